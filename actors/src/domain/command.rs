@@ -1,0 +1,241 @@
+//! What can be asked of a conversation. Ids, times and randomness are put in before; nothing here is made up inside.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::content::{Citation, Finish, Input, Metadata, ToolStatus};
+use super::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempotency};
+use super::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
+use super::policy::Policy;
+use super::usage::Usage;
+
+/// What `decide` may look at besides the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Env<'a> {
+    /// The present time.
+    pub now: Timestamp,
+    /// The copilot's configuration.
+    pub policy: &'a Policy,
+}
+
+/// What a turn does to one that is busy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenBusy {
+    /// Waits behind it.
+    #[default]
+    Enqueue,
+    /// Is refused.
+    Reject,
+    /// Cancels it and runs next.
+    Interrupt,
+}
+
+/// Who decides on an approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The call may run, with these arguments if they were edited.
+    Approve {
+        /// Arguments in place of the model's.
+        arguments: Option<Value>,
+    },
+    /// The call must not run.
+    Reject,
+}
+
+/// A change that somebody asks for, or a report of work that was done.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "fields are named like those of the events they lead to")]
+pub enum Command {
+    Create {
+        tenant: TenantId,
+        user: UserId,
+        copilot: CopilotName,
+        channel: Channel,
+        title: Option<String>,
+        metadata: Metadata,
+        idempotency: Option<Idempotency>,
+    },
+    Update {
+        title: Option<String>,
+        metadata: Option<Metadata>,
+    },
+    Erase {
+        by: String,
+    },
+    Submit {
+        turn: TurnId,
+        input: Input,
+        metadata: Metadata,
+        response_schema: Option<Value>,
+        when_busy: WhenBusy,
+        idempotency: Option<Idempotency>,
+        trace: Option<String>,
+        /// What readers saw of the busy turn's open message; sealed before an interrupt.
+        sealed: Option<Sealed>,
+    },
+    Cancel {
+        turn: TurnId,
+        sealed: Option<Sealed>,
+    },
+    Decide {
+        turn: TurnId,
+        call: CallId,
+        decision: Decision,
+        reason: Option<String>,
+        by: String,
+    },
+    GiveFeedback {
+        turn: TurnId,
+        rating: i8,
+        comment: Option<String>,
+        by: String,
+    },
+
+    /// Takes up open turns after the process, the actor or the agent died.
+    Recover,
+    ContextAssembled {
+        at: Step,
+        prompt_tokens: u64,
+        summary_upto_seq: Option<Seq>,
+    },
+    ModelReplied {
+        at: Step,
+        reply: ModelReply,
+    },
+    ModelFailed {
+        at: Step,
+        failure: ModelFailure,
+    },
+    /// A rule stopped the answer; `text` is what readers saw of it.
+    OutputBlocked {
+        at: Step,
+        rule: String,
+        model: String,
+        usage: Usage,
+    },
+    ToolReplied {
+        turn: TurnId,
+        call: CallId,
+        status: ToolStatus,
+        result: Option<Value>,
+        error: Option<String>,
+    },
+    ApprovalExpired {
+        turn: TurnId,
+        call: CallId,
+    },
+    TurnExpired {
+        turn: TurnId,
+        sealed: Option<Sealed>,
+    },
+    Compressed {
+        upto_seq: Seq,
+        tokens_before: u64,
+        tokens_after: u64,
+        summary: String,
+        method: CompressionMethod,
+        model: String,
+        usage: Usage,
+    },
+}
+
+/// Names one model step; reports that name another than the present one are stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// The turn.
+    pub turn: TurnId,
+    /// Its attempt.
+    pub attempt: u32,
+    /// Number of the step, from 1.
+    pub step: u32,
+}
+
+/// The released text of an open message after it was sealed: what readers saw, and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The step that was writing.
+    pub at: Step,
+    /// What was released.
+    pub text: String,
+    /// What had been used by then, counted by us.
+    pub usage: Usage,
+}
+
+/// What a model step produced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelReply {
+    /// The whole text, as released.
+    pub text: String,
+    /// Name and arguments of each call it asks for.
+    pub calls: Vec<(String, Value)>,
+    /// Passages it rests on.
+    pub citations: Vec<Citation>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Model that answered.
+    pub model: String,
+    /// What it used.
+    pub usage: Usage,
+    /// Milliseconds from the turn's acceptance to the first released text.
+    pub first_token_ms: Option<u64>,
+    /// Rules that touched the text.
+    pub guardrails: Vec<(GuardStage, String, GuardAction)>,
+}
+
+/// Why a model step produced nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFailure {
+    /// What kind of failure.
+    pub class: FailureClass,
+    /// What was tried and what came back, fit for the tenant's eyes.
+    pub message: String,
+    /// Model that was asked.
+    pub model: String,
+    /// What it used nevertheless.
+    pub usage: Usage,
+    /// When the provider wants to be asked again.
+    pub retry_after: Option<std::time::Duration>,
+}
+
+/// Kinds of failed model calls. Each has its own rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureClass {
+    /// The key is dead: 401, 402, 403.
+    Key,
+    /// Too many requests: 429.
+    Rate,
+    /// The provider is overloaded or broken: 5xx.
+    Overload,
+    /// The prompt does not fit.
+    ContextLength,
+    /// The provider's content policy.
+    ContentPolicy,
+    /// The provider refused the request for another reason: 4xx.
+    Rejected,
+    /// One of the four clocks ran out.
+    Silence,
+    /// The stream ended without `finish_reason`.
+    Cut,
+    /// What came was not the protocol.
+    Malformed,
+    /// No connection, or it broke.
+    Network,
+}
+
+impl FailureClass {
+    /// Stable name for logs, metrics and records.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Rate => "rate",
+            Self::Overload => "overload",
+            Self::ContextLength => "context_length",
+            Self::ContentPolicy => "content_policy",
+            Self::Rejected => "rejected",
+            Self::Silence => "silence",
+            Self::Cut => "cut",
+            Self::Malformed => "malformed",
+            Self::Network => "network",
+        }
+    }
+}

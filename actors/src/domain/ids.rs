@@ -1,0 +1,241 @@
+//! Identifiers. Every id that leaves the house is a UUID behind a prefix that names its kind.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+/// Number of a record in its conversation's log; the first record is 1.
+pub type Seq = u64;
+
+/// The text is not an identifier of the kind that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected an id of the form {prefix}<32 hexadecimal digits>")]
+pub struct InvalidId {
+    prefix: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Prefix of the textual form.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// Wraps a UUID that was made outside the domain (version 7 for new ids).
+            pub const fn new(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// Returns the UUID behind the prefix.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0.simple())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let invalid = InvalidId { prefix: $prefix };
+                let hex = text.strip_prefix($prefix).ok_or(invalid.clone())?;
+                // One spelling only: two texts for one id would be two cache keys and two audit entries.
+                if hex.len() != 32 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+                    return Err(invalid);
+                }
+                Uuid::try_parse(hex).map(Self).map_err(|_| invalid)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id! {
+    /// A conversation.
+    ConversationId, "conv_"
+}
+id! {
+    /// One prompt and the work it causes.
+    TurnId, "turn_"
+}
+id! {
+    /// A message of a conversation.
+    MessageId, "msg_"
+}
+id! {
+    /// A tool call; at the same time the tool's idempotency key.
+    CallId, "call_"
+}
+
+impl ConversationId {
+    /// Derives the id of a conversation that is created with an idempotency key, so that copies of one request
+    /// meet in one log and the append decides between them. `round` rises when a key is used again after its day.
+    pub fn derived(tenant: &TenantId, user: &UserId, key: &str, round: u32) -> Self {
+        // Length prefixes keep ("a", "bc") and ("ab", "c") apart.
+        let name = format!(
+            "{}:{tenant}{}:{user}{}:{key}{round}",
+            tenant.0.len(),
+            user.0.len(),
+            key.len()
+        );
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
+    }
+}
+
+impl MessageId {
+    /// Id of the message that a model step writes; known before its first byte and the same after a restart.
+    pub fn of_step(turn: TurnId, attempt: u32, step: u32) -> Self {
+        Self(Uuid::new_v5(&turn.0, format!("message/{attempt}/{step}").as_bytes()))
+    }
+
+    /// Id of the user's message that opens a turn.
+    pub fn of_input(turn: TurnId) -> Self {
+        Self(Uuid::new_v5(&turn.0, b"input"))
+    }
+
+    /// Id of the message that bears a tool's result.
+    pub fn of_result(call: CallId) -> Self {
+        Self(Uuid::new_v5(&call.0, b"result"))
+    }
+}
+
+impl CallId {
+    /// Id of the `index`-th call which a model step asks for.
+    pub fn of_step(turn: TurnId, attempt: u32, step: u32, index: usize) -> Self {
+        Self(Uuid::new_v5(
+            &turn.0,
+            format!("call/{attempt}/{step}/{index}").as_bytes(),
+        ))
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $max:literal, $ok:expr, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Returns the name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                let valid: fn(char) -> bool = $ok;
+                if text.is_empty() || text.len() > $max || !text.chars().all(valid) {
+                    return Err(InvalidName { rule: $rule });
+                }
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// The text does not satisfy the rule for names of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {rule}")]
+pub struct InvalidName {
+    rule: &'static str,
+}
+
+name! {
+    /// A customer company; the first part of every key.
+    TenantId, 64, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_',
+    "1 to 64 characters of a-z, 0-9, - and _"
+}
+name! {
+    /// A user inside a tenant, as the tenant's own backend names them (`sub` of the token).
+    UserId, 256, |c| !c.is_control(),
+    "1 to 256 bytes without control characters"
+}
+name! {
+    /// A copilot inside a tenant.
+    CopilotName, 64, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.',
+    "1 to 64 characters of a-z, A-Z, 0-9, -, _ and ."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_exactly_one_spelling() {
+        let id = TurnId::new(Uuid::from_u128(7));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in [
+            "",
+            "turn_",
+            "turn_7",
+            "conv_00000000000000000000000000000007",
+            "turn_0000000000000000000000000000000G",
+            "turn_0000000000000000000000000000000A",
+            "turn_00000000-0000-0000-0000-000000000007",
+        ] {
+            assert!(bad.parse::<TurnId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn derived_ids_keep_their_parts_apart() {
+        let of = |tenant: &str, user: &str, key: &str| {
+            ConversationId::derived(&tenant.parse().unwrap(), &user.parse().unwrap(), key, 0)
+        };
+        assert_eq!(of("a", "b", "c"), of("a", "b", "c"));
+        assert_ne!(of("a", "bc", "d"), of("ab", "c", "d"));
+        assert_ne!(of("a", "b", "cd"), of("a", "bc", "d"));
+    }
+}

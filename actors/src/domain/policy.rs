@@ -1,0 +1,172 @@
+//! What a tenant's configuration says about one copilot. Passed into `decide`; never part of the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::guard::Rules;
+use super::ids::CopilotName;
+use super::schema::Schema;
+use super::usage::NanoUsd;
+
+/// Everything that decides how a copilot works.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Its name.
+    pub copilot: CopilotName,
+    /// What it is told before every conversation.
+    pub instructions: String,
+    /// Route of its answers.
+    pub route: String,
+    /// Name of the model behind `route`, for the record.
+    pub model: String,
+    /// Route of summaries: a smaller, cheaper model.
+    pub small_route: String,
+    /// Tools it may call, by name.
+    pub tools: BTreeMap<String, ToolPolicy>,
+    /// Bounds of a turn.
+    pub limits: Limits,
+    /// When and how its memory is compressed.
+    pub memory: MemoryPolicy,
+    /// Its guardrails.
+    pub rules: Rules,
+}
+
+/// One tool as a copilot may use it.
+#[derive(Debug, Clone)]
+pub struct ToolPolicy {
+    /// What the tool is.
+    pub tool: Arc<ToolDefinition>,
+    /// Whether a person has to allow each call.
+    pub approval: bool,
+    /// Longest time for one call; the definition's unless configured.
+    pub timeout: Duration,
+}
+
+/// A tool, read from its file in `schemas/tools/`.
+#[derive(Debug)]
+pub struct ToolDefinition {
+    /// Name that the model calls.
+    pub name: String,
+    /// What the model is told about it.
+    pub description: String,
+    /// External system whose connector runs it, such as `zendesk`.
+    pub system: String,
+    /// What repeating it would do.
+    pub repeat: Repeat,
+    /// Longest time for one call.
+    pub timeout: Duration,
+    /// JSON Schema of its arguments.
+    pub parameters: Schema,
+}
+
+/// What may be done with a call whose outcome is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It changes nothing: do it again.
+    Read,
+    /// The vendor knows its idempotency key for so long: within it, do it again.
+    Keyed(Duration),
+    /// It can be found at the vendor by its key: look first.
+    LookUp,
+    /// Nobody can tell: it ends `unknown`.
+    Never,
+}
+
+impl Repeat {
+    /// Whether the call changes something outside.
+    pub fn changes_something(self) -> bool {
+        self != Self::Read
+    }
+}
+
+/// Bounds of a turn and its queue.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Turns that may wait behind the running one.
+    pub queue: usize,
+    /// Bytes of a prompt.
+    pub input_bytes: usize,
+    /// Bytes of metadata, as JSON.
+    pub metadata_bytes: usize,
+    /// Model steps of a turn.
+    pub steps: u32,
+    /// Tokens of a turn, prompts and answers together.
+    pub tokens: u64,
+    /// Money of a turn; 0 means no limit.
+    pub cost: NanoUsd,
+    /// Time of a turn, not counting the time it waits for approvals.
+    pub time: Duration,
+    /// Tool calls that one step may ask for.
+    pub calls_per_step: usize,
+    /// Bytes of one tool result, as JSON.
+    pub result_bytes: usize,
+    /// Bytes of one answer.
+    pub answer_bytes: usize,
+    /// Attempts of a turn, over crashes and failures of the provider.
+    pub attempts: u32,
+    /// Invalid arguments or answers that the model may repair in one turn.
+    pub repairs: u32,
+    /// Time a person has to decide.
+    pub approval: Duration,
+    /// Longest visible wait for the provider's or the tenant's limits.
+    pub wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue: 16,
+            input_bytes: 64 * 1024,
+            metadata_bytes: 16 * 1024,
+            steps: 16,
+            tokens: 1_000_000,
+            cost: 0,
+            time: Duration::from_secs(600),
+            calls_per_step: 16,
+            result_bytes: 32 * 1024,
+            answer_bytes: 256 * 1024,
+            attempts: 3,
+            repairs: 3,
+            approval: Duration::from_secs(3600),
+            wait: Duration::from_secs(600),
+        }
+    }
+}
+
+/// When the memory is compressed and how much of it stays verbatim. All figures are tokens of the one tokenizer.
+#[derive(Debug, Clone)]
+pub struct MemoryPolicy {
+    /// Context of the answering model.
+    pub context_tokens: u64,
+    /// The window is compressed once it is larger than this.
+    pub trigger_tokens: u64,
+    /// What stays verbatim afterwards, at most.
+    pub keep_tokens: u64,
+    /// The window is truncated, if no summary can be had, once it is larger than this.
+    pub hard_tokens: u64,
+    /// Length of a summary, at most.
+    pub summary_tokens: u64,
+    /// Input of one summariser call, at most.
+    pub pass_tokens: u64,
+    /// Summariser calls of one compression, at most; what is beyond is left out.
+    pub passes: usize,
+    /// Time of one summariser call.
+    pub timeout: Duration,
+}
+
+impl MemoryPolicy {
+    /// Derives the figures from the contexts of the two models.
+    pub fn for_context(context_tokens: u64, small_context_tokens: u64) -> Self {
+        Self {
+            context_tokens,
+            trigger_tokens: (context_tokens / 2).min(16_000),
+            keep_tokens: (context_tokens / 6).min(6_000),
+            hard_tokens: context_tokens * 7 / 10,
+            summary_tokens: (context_tokens / 16).clamp(64, 1_000),
+            pass_tokens: (small_context_tokens / 2).clamp(256, 12_000),
+            passes: 8,
+            timeout: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! What the actors need from the outside world, as traits. Adapters implement them; tests use `fakes`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::domain::command::FailureClass;
+use crate::domain::content::Finish;
+use crate::domain::event::{Channel, Record};
+use crate::domain::header::Header;
+use crate::domain::ids::{CallId, ConversationId, CopilotName, Seq, TenantId, TurnId, UserId};
+use crate::domain::policy::Policy;
+use crate::domain::prompt::PromptMessage;
+use crate::domain::usage::Usage;
+use crate::tenancy::TenantScope;
+
+/// The present time. Tests put a paused clock here.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// Returns the present time.
+    fn now(&self) -> Timestamp;
+}
+
+/// Where copilots' configurations are looked up; hot-reloadable behind the trait.
+pub trait Policies: Send + Sync {
+    /// Returns the policy of `copilot`, or of the tenant's first copilot when none is named.
+    fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>>;
+}
+
+// ---------------------------------------------------------------------------------------------------- event log
+
+/// One atomic addition to a log: all its records or none.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The log.
+    pub conversation: ConversationId,
+    /// Owner of the conversation; reads by id are filtered by it.
+    pub user: UserId,
+    /// Tells this append from another one at the same number.
+    pub append_id: Uuid,
+    /// The records, without gaps; the first one's `seq` is the expected next number. Never empty.
+    pub records: Vec<Record>,
+    /// The conversation's header after these records, for the projection.
+    pub header: Header,
+}
+
+impl Append {
+    /// Number of the first record.
+    pub fn first_seq(&self) -> Seq {
+        self.records.first().map_or(0, |record| record.seq)
+    }
+}
+
+/// Why an append or a read did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Another append stands at this number: the writer's memory is out of date.
+    #[error("another append stands at record {0}")]
+    Conflict(Seq),
+    /// The conversation was erased; its tombstone refuses every append.
+    #[error("the conversation is erased")]
+    Erased,
+    /// The store did not answer in time or not at all; the outcome is unknown. Asking again is safe.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store will not take it, ever: disk full, read-only, record too large. Nothing was written.
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// What is stored cannot be read.
+    #[error("the store holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// A cached fold of a log up to `seq`. May be lost, or ignored when its version is not the reader's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Last record that is folded in.
+    pub seq: Seq,
+    /// Version of the format.
+    pub version: u32,
+    /// The state, as the domain serialised it; refers to messages by `seq`.
+    pub state: Vec<u8>,
+}
+
+/// What an erasure removed, per store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureReceipt {
+    /// Name of each store and the number of things deleted there.
+    pub stores: Vec<(String, u64)>,
+}
+
+/// The append-only logs and what is derived from them.
+///
+/// Contract (one suite checks every implementation): an append is atomic and durable when it returns; of two appends
+/// at one number one gets [`LogError::Conflict`]; repeating an append with the same `append_id` is success; what a
+/// returned append wrote is seen by every later read, also after a restart; nothing of one tenant is ever returned
+/// in the scope of another. `append` asks again by itself on an unknown outcome, until its deadline (30 s).
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// Adds records.
+    async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError>;
+
+    /// Reads records with `seq > after`, in order, at most `limit` of them. Empty at the end, and for an unknown log.
+    async fn read(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError>;
+
+    /// Reads all records of one turn and the conversation it belongs to.
+    async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError>;
+
+    /// Reads the records of one conversation that are messages (`Event::is_message`), from `cursor` on (exclusive),
+    /// upwards or downwards, at most `limit`.
+    async fn read_messages(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        cursor: Option<Seq>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError>;
+
+    /// Returns the header of one conversation as of its last append (read-your-writes), with its owner; also erased ones.
+    async fn header(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Header>, LogError>;
+
+    /// Lists conversations of one user (or of all, for admins), newest first; may lag by a second. Erased ones only
+    /// when `erased` says so.
+    async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError>;
+
+    /// Returns the newest snapshot.
+    async fn snapshot(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Snapshot>, LogError>;
+
+    /// Stores a snapshot in place of an older one.
+    async fn save_snapshot(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        snapshot: &Snapshot,
+    ) -> Result<(), LogError>;
+
+    /// Lists conversations that the reconciler has to look at, over all tenants: with open turns, or erased and not yet
+    /// cleaned; after `cursor`, at most `limit`, ordered by (tenant, conversation).
+    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError>;
+
+    /// Deletes what an erased conversation still has before its tombstone, everywhere; idempotent. The tombstone stays.
+    async fn erase(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        tombstone: Seq,
+    ) -> Result<ErasureReceipt, LogError>;
+
+    /// Rebuilds every projection from the log; returns the number of conversations.
+    async fn rebuild(&self) -> Result<u64, LogError>;
+
+    /// Tells whether the store answers (`/readyz`).
+    async fn ready(&self) -> Result<(), LogError>;
+}
+
+/// The records of one turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnRecords {
+    /// Its conversation.
+    pub conversation: ConversationId,
+    /// The conversation's owner.
+    pub user: UserId,
+    /// Its records, in order.
+    pub records: Vec<Record>,
+}
+
+/// Direction of a page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Oldest first.
+    #[default]
+    Asc,
+    /// Newest first.
+    Desc,
+}
+
+/// Which conversations to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListQuery {
+    /// Only this owner's.
+    pub user: Option<UserId>,
+    /// Only of this channel.
+    pub channel: Option<Channel>,
+    /// Whether erased ones are wanted too.
+    pub erased: bool,
+    /// Only older than this position (creation time and id of the last one on the page before).
+    pub before: Option<(Timestamp, ConversationId)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A conversation that the reconciler has to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// Its tenant, as stored by a verified request.
+    pub scope: TenantScope,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Number of its tombstone, when it is erased and not yet cleaned; otherwise it has open turns.
+    pub tombstone: Option<Seq>,
+    /// Its last append.
+    pub updated_at: Timestamp,
+}
+
+// -------------------------------------------------------------------------------------------------------- models
+
+/// A prompt for a model.
+#[derive(Debug, Clone)]
+pub struct ModelRequest {
+    /// Who asks.
+    pub scope: TenantScope,
+    /// Route of the tenant's configuration.
+    pub route: String,
+    /// For accounting and the provider's prompt cache; none for a summary.
+    pub conversation: ConversationId,
+    /// The user behind it.
+    pub user: UserId,
+    /// The messages; keeps OpenAI's and Anthropic's pairing rules.
+    pub messages: Arc<Vec<PromptMessage>>,
+    /// Tools on offer.
+    pub tools: Arc<Vec<ToolOffer>>,
+    /// Schema that the answer has to satisfy.
+    pub response_schema: Option<Value>,
+    /// Longest answer, in tokens.
+    pub max_tokens: Option<u64>,
+}
+
+/// A tool as the model is told about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolOffer {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// JSON Schema of its arguments.
+    pub parameters: Value,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelEvent {
+    /// The model that answers, as the provider names it; at most once, first.
+    Model(String),
+    /// A piece of text.
+    Text(String),
+    /// A piece of a call: the first one of an `index` bears the name.
+    ToolCall {
+        /// Which call of this step.
+        index: usize,
+        /// Its name.
+        name: Option<String>,
+        /// A piece of its arguments' JSON.
+        arguments: String,
+    },
+    /// What was used; cost included.
+    Usage(Usage),
+    /// The provider said that it is done. Always comes before a good end of the stream.
+    Finished(Finish),
+}
+
+/// A model call failed; see [`FailureClass`] for what follows.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ModelError {
+    /// What kind of failure.
+    pub class: FailureClass,
+    /// What was tried and what came back; without secrets, fit for the tenant's eyes.
+    pub message: String,
+    /// When the provider wants to be asked again.
+    pub retry_after: Option<Duration>,
+}
+
+/// An answer while it is being written. Dropping it closes the upstream connection at once.
+pub type ModelStream = BoxStream<'static, Result<ModelEvent, ModelError>>;
+
+/// Language models, by route.
+#[async_trait]
+pub trait Model: Send + Sync {
+    /// Opens a stream. A stream that ends without [`ModelEvent::Finished`] yields a [`FailureClass::Cut`] error first.
+    async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError>;
+}
+
+// --------------------------------------------------------------------------------------------------------- tools
+
+/// One call of a tool, validated and allowed.
+#[derive(Debug, Clone)]
+pub struct ToolRequest {
+    /// Who pays and whose credentials are used.
+    pub scope: TenantScope,
+    /// Name of the tool.
+    pub tool: String,
+    /// Id of the call and the vendor's idempotency key.
+    pub call: CallId,
+    /// Arguments that satisfy the tool's schema.
+    pub arguments: Value,
+    /// Longest time for the whole call.
+    pub timeout: Duration,
+}
+
+/// What an external system answered.
+#[derive(Debug, Clone, Default)]
+pub struct ToolReply {
+    /// The result.
+    pub result: Value,
+    /// What the vendor said about its rate limits.
+    pub rate: RateHint,
+}
+
+/// What a vendor says about its rate limits, from the headers of any answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateHint {
+    /// Calls per minute.
+    pub limit: Option<u32>,
+    /// Calls left in the present window.
+    pub remaining: Option<u32>,
+    /// Time until the window begins anew.
+    pub reset: Option<Duration>,
+}
+
+/// A call of a tool failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ToolError {
+    /// What is known about its effect.
+    pub kind: ToolErrorKind,
+    /// What was tried and what came back, fit for the model and the user.
+    pub message: String,
+    /// When the vendor wants to be asked again.
+    pub retry_after: Option<Duration>,
+    /// What the vendor said about its rate limits.
+    pub rate: RateHint,
+}
+
+/// What is known after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolErrorKind {
+    /// The vendor refused for good: nothing was changed.
+    Refused,
+    /// The vendor asks for patience (429): nothing was changed, try again later.
+    RateLimited,
+    /// It never reached the vendor (no connection): nothing was changed, try again.
+    Unreachable,
+    /// The vendor broke (5xx), went silent or cut the answer: it may have taken effect.
+    InDoubt,
+}
+
+/// What a look-up of an earlier call found.
+#[derive(Debug, Clone)]
+pub enum LookUp {
+    /// The call took effect; this is its result.
+    Found(Value),
+    /// Nothing was found. That proves nothing until the call's own timeout and a margin have passed.
+    NotFound,
+}
+
+/// One external system of one tenant. Its connector limits, breaks and retries around it.
+#[async_trait]
+pub trait ToolBox: Send + Sync {
+    /// Does it.
+    async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError>;
+
+    /// Looks whether an earlier call with the same id took effect.
+    async fn look_up(&self, request: &ToolRequest) -> Result<LookUp, ToolError>;
+}
+
+/// Finds the external systems of tenants.
+pub trait Systems: Send + Sync {
+    /// Returns the tenant's `system`, if it is configured.
+    fn system(&self, scope: &TenantScope, system: &str) -> Option<Arc<dyn ToolBox>>;
+}
+
+/// Makes new ids; tests make predictable ones.
+pub trait Ids: Send + Sync {
+    /// Returns a fresh UUID, version 7 in the product.
+    fn uuid(&self) -> Uuid;
+}
+
+/// Everything the actors need, handed down once.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "each field is the port of its name")]
+pub struct Ports {
+    pub log: Arc<dyn EventLog>,
+    pub model: Arc<dyn Model>,
+    pub systems: Arc<dyn Systems>,
+    pub policies: Arc<dyn Policies>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+}
+
+/// Names a tenant and one of its external systems.
+pub type SystemKey = (TenantId, String);
