@@ -61,6 +61,7 @@ pub enum Command {
     },
     Erase {
         by: String,
+        halt: Halt,
     },
     Submit {
         turn: TurnId,
@@ -70,12 +71,12 @@ pub enum Command {
         when_busy: WhenBusy,
         idempotency: Option<Idempotency>,
         trace: Option<String>,
-        /// What readers saw of the busy turn's open message; sealed before an interrupt.
-        sealed: Option<Sealed>,
+        /// State of the busy turn's work, sealed before an interrupt.
+        halt: Halt,
     },
     Cancel {
         turn: TurnId,
-        sealed: Option<Sealed>,
+        halt: Halt,
     },
     Decide {
         turn: TurnId,
@@ -106,7 +107,7 @@ pub enum Command {
         at: Step,
         failure: ModelFailure,
     },
-    /// A rule stopped the answer; `text` is what readers saw of it.
+    /// A rule stopped the answer.
     OutputBlocked {
         at: Step,
         rule: String,
@@ -126,7 +127,8 @@ pub enum Command {
     },
     TurnExpired {
         turn: TurnId,
-        sealed: Option<Sealed>,
+        attempt: u32,
+        halt: Halt,
     },
     Compressed {
         upto_seq: Seq,
@@ -148,6 +150,16 @@ pub struct Step {
     pub attempt: u32,
     /// Number of the step, from 1.
     pub step: u32,
+}
+
+/// How far the running turn's work had come when it was stopped: made before the command, so that nothing moves
+/// between what readers saw, what left the house and what is written down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Halt {
+    /// The open message, if one was being written.
+    pub sealed: Option<Sealed>,
+    /// Calls that had not left the house and now never will.
+    pub unsent: Vec<CallId>,
 }
 
 /// The released text of an open message after it was sealed: what readers saw, and no more.

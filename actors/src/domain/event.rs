@@ -117,7 +117,7 @@ pub enum FailureCode {
 }
 
 /// How a call that was in doubt after a crash is taken up again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryMode {
     /// Done again: it reads only, or the vendor knows its key.
@@ -182,6 +182,9 @@ pub enum Event {
         /// W3C `traceparent` of the request, so that work after a restart stays in its trace.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<String>,
+        /// Whether it goes before the turns that already wait (an interrupt).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        next: bool,
     },
     #[serde(rename = "turn.started")]
     TurnStarted { attempt: u32, model: String },
@@ -249,6 +252,8 @@ pub enum Event {
         call_id: CallId,
         name: String,
         arguments: Value,
+        /// Internal. From then on the call has taken effect or never will.
+        settles_at: Timestamp,
     },
     /// Internal. Recovery's claim on a call that was in flight.
     #[serde(rename = "tool.retried")]
@@ -256,6 +261,7 @@ pub enum Event {
         call_id: CallId,
         retry: u32,
         mode: RetryMode,
+        settles_at: Timestamp,
     },
     #[serde(rename = "tool.finished")]
     ToolFinished {

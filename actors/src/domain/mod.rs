@@ -1,12 +1,20 @@
 //! The pure core. Nothing here awaits, reads a clock, makes up an id or does I/O.
 
 pub mod command;
+pub mod compression;
 pub mod content;
+pub mod conversation;
+pub mod decide;
+pub mod effects;
 pub mod event;
 pub mod guard;
 pub mod header;
 pub mod ids;
+pub mod memory;
 pub mod policy;
+pub mod project;
 pub mod prompt;
 pub mod schema;
+pub mod tokens;
+pub mod turn;
 pub mod usage;

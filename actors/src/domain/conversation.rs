@@ -1,0 +1,180 @@
+//! The state of one conversation: a fold over its log, and nothing else.
+
+use std::collections::VecDeque;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::content::ToolStatus;
+use super::event::{Event, Idempotency, Record};
+use super::header::Header;
+use super::ids::{CallId, ConversationId, Seq, TurnId};
+use super::memory::Memory;
+use super::turn::{Phase, Turn};
+
+/// How long an `Idempotency-Key` is remembered.
+pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
+/// Most keys that one conversation remembers; the oldest go first.
+const MAX_KEYS: usize = 4096;
+/// Most calls with unknown outcome whose late result is still welcome.
+const MAX_UNSETTLED: usize = 64;
+
+/// One conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conversation {
+    /// Its id.
+    pub id: ConversationId,
+    /// Number of its last record; 0 for an empty log.
+    pub seq: Seq,
+    /// What is known since it was created.
+    pub book: Option<Book>,
+    /// Idempotency keys of its turns.
+    pub keys: Keys,
+    /// What the model sees of it.
+    pub memory: Memory,
+}
+
+/// The part of the state that decisions rest on. Small: it is copied while a decision is drafted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Book {
+    /// Its summary for lists.
+    pub header: Header,
+    /// Open turns. Invariant: the first one is running unless it is queued, and all behind it are queued.
+    pub turns: VecDeque<Turn>,
+    /// Calls that ended `unknown` and may still report.
+    pub unsettled: VecDeque<(TurnId, CallId)>,
+}
+
+/// Idempotency keys of the last day.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Keys(VecDeque<(Idempotency, TurnId, Timestamp)>);
+
+impl Keys {
+    /// Finds the turn that a key stands for.
+    pub fn find(&self, key: &str, now: Timestamp) -> Option<(&Idempotency, TurnId)> {
+        let fresh = |at: &Timestamp| now.duration_since(*at) < KEY_LIFE;
+        self.0
+            .iter()
+            .rev()
+            .find(|(known, _, at)| known.key == key && fresh(at))
+            .map(|(known, turn, _)| (known, *turn))
+    }
+
+    fn remember(&mut self, idempotency: &Idempotency, turn: TurnId, at: Timestamp) {
+        while self.0.len() >= MAX_KEYS || self.0.front().is_some_and(|old| at.duration_since(old.2) >= KEY_LIFE) {
+            self.0.pop_front();
+        }
+        self.0.push_back((idempotency.clone(), turn, at));
+    }
+}
+
+impl Conversation {
+    /// An empty log.
+    pub fn new(id: ConversationId) -> Self {
+        Self {
+            id,
+            seq: 0,
+            book: None,
+            keys: Keys::default(),
+            memory: Memory::default(),
+        }
+    }
+
+    /// Adds one record. The only way in which the state changes, in life and after a crash alike.
+    pub fn apply(&mut self, record: &Record) {
+        self.seq = record.seq;
+        match &mut self.book {
+            None => self.book = Header::open(self.id, record).map(Book::new),
+            Some(book) => book.apply(record),
+        }
+        if let (
+            Event::TurnQueued {
+                idempotency: Some(idempotency),
+                ..
+            },
+            Some(turn),
+        ) = (&record.event, record.turn)
+        {
+            self.keys.remember(idempotency, turn, record.at);
+        }
+        if let Event::ConversationErased { .. } = record.event {
+            self.keys = Keys::default();
+        }
+        self.memory.apply(record);
+    }
+
+    /// The book of a conversation that exists and was not erased.
+    pub fn live(&self) -> Option<&Book> {
+        self.book.as_ref().filter(|book| !book.header.erased)
+    }
+
+    /// The turn that is being worked on.
+    pub fn active(&self) -> Option<&Turn> {
+        self.book.as_ref().and_then(Book::active)
+    }
+}
+
+impl Book {
+    fn new(header: Header) -> Self {
+        Self {
+            header,
+            turns: VecDeque::new(),
+            unsettled: VecDeque::new(),
+        }
+    }
+
+    /// The turn that is being worked on.
+    pub fn active(&self) -> Option<&Turn> {
+        self.turns.front().filter(|turn| turn.phase != Phase::Queued)
+    }
+
+    /// Finds an open turn.
+    pub fn turn(&self, id: TurnId) -> Option<&Turn> {
+        self.turns.iter().find(|turn| turn.id == id)
+    }
+
+    /// Adds one record.
+    pub fn apply(&mut self, record: &Record) {
+        self.header.apply(record);
+        let Some(id) = record.turn else {
+            if let Event::ConversationErased { .. } = record.event {
+                self.turns.clear();
+                self.unsettled.clear();
+            }
+            return;
+        };
+        match &record.event {
+            Event::TurnQueued { next, .. } => {
+                let place = if *next {
+                    usize::from(self.active().is_some())
+                } else {
+                    self.turns.len()
+                };
+                self.turns.extend(Turn::open(record));
+                if let Some(turn) = self.turns.pop_back() {
+                    self.turns.insert(place, turn);
+                }
+            }
+            event if event.is_terminal() => self.turns.retain(|turn| turn.id != id),
+            event => {
+                match event {
+                    Event::ToolFinished {
+                        call_id,
+                        status: ToolStatus::Unknown,
+                        ..
+                    } => {
+                        if self.unsettled.len() >= MAX_UNSETTLED {
+                            self.unsettled.pop_front();
+                        }
+                        self.unsettled.push_back((id, *call_id));
+                    }
+                    Event::ToolSettled { call_id, .. } => self.unsettled.retain(|(_, call)| call != call_id),
+                    _ => {}
+                }
+                if let Some(turn) = self.turns.iter_mut().find(|turn| turn.id == id) {
+                    turn.apply(record);
+                }
+            }
+        }
+    }
+}

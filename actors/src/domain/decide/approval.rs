@@ -1,0 +1,112 @@
+//! Calls that wait for a person.
+
+use serde_json::Value;
+
+use super::Rejection;
+use super::draft::Draft;
+use super::tools::{call_tool, finish_call};
+use crate::domain::command::Decision;
+use crate::domain::content::ToolStatus;
+use crate::domain::event::{ApprovalOutcome, Event};
+use crate::domain::ids::{CallId, TurnId};
+use crate::domain::schema::Violation;
+use crate::domain::turn::{Call, Stage};
+
+pub(super) fn decide(
+    draft: &mut Draft<'_>,
+    turn: TurnId,
+    call: CallId,
+    decision: Decision,
+    reason: Option<String>,
+    by: String,
+) -> Result<Option<TurnId>, Rejection> {
+    let Call {
+        name, arguments, stage, ..
+    } = find(draft, turn, call).ok_or(Rejection::NotWaiting)?;
+    match stage {
+        Stage::AwaitingApproval(expires_at) if draft.env.now < expires_at => {}
+        _ => return Err(Rejection::NotWaiting),
+    }
+    match decision {
+        Decision::Approve { arguments: edited } => {
+            if let Some(edited) = &edited {
+                check(draft, &name, edited)?;
+            }
+            draft.push(
+                turn,
+                Event::ApprovalDecided {
+                    call_id: call,
+                    decision: ApprovalOutcome::Approved,
+                    arguments: edited.clone(),
+                    reason,
+                    by,
+                },
+            );
+            call_tool(draft, turn, call, name, edited.unwrap_or(arguments));
+        }
+        Decision::Reject => {
+            let error = reason.clone().map_or("a person refused this call".to_owned(), |why| {
+                format!("a person refused this call: {why}")
+            });
+            let decision = ApprovalOutcome::Rejected;
+            draft.push(
+                turn,
+                Event::ApprovalDecided {
+                    call_id: call,
+                    decision,
+                    arguments: None,
+                    reason,
+                    by,
+                },
+            );
+            finish_call(draft, turn, call, ToolStatus::Rejected, None, Some(error));
+        }
+    }
+    draft.bound_next_step();
+    Ok(Some(turn))
+}
+
+pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, call: CallId) -> Option<TurnId> {
+    let waiting = find(draft, turn, call)?;
+    match waiting.stage {
+        Stage::AwaitingApproval(expires_at) if draft.env.now >= expires_at => {}
+        _ => return None,
+    }
+    draft.push(
+        turn,
+        Event::ApprovalDecided {
+            call_id: call,
+            decision: ApprovalOutcome::Expired,
+            arguments: None,
+            reason: None,
+            by: "system".into(),
+        },
+    );
+    let error = Some("nobody decided on this call in time".to_owned());
+    finish_call(draft, turn, call, ToolStatus::Rejected, None, error);
+    draft.bound_next_step();
+    Some(turn)
+}
+
+fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {
+    draft
+        .book
+        .turn(turn)?
+        .calls()
+        .iter()
+        .find(|known| known.id == call)
+        .cloned()
+}
+
+fn check(draft: &Draft<'_>, tool: &str, arguments: &Value) -> Result<(), Rejection> {
+    let Some(tool) = draft.policy().tools.get(tool) else {
+        return Ok(());
+    };
+    tool.tool.parameters.check(arguments).map_err(|violations| {
+        let below = |v: Violation| Violation {
+            pointer: format!("/arguments{}", v.pointer),
+            message: v.message,
+        };
+        Rejection::Invalid(violations.into_iter().map(below).collect())
+    })
+}

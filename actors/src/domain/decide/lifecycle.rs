@@ -1,0 +1,88 @@
+//! Creating, changing and erasing a conversation.
+
+use super::draft::Draft;
+use super::halt::halt;
+use super::{Decision, Rejection};
+use crate::domain::command::{Env, Halt};
+use crate::domain::content::Metadata;
+use crate::domain::conversation::Conversation;
+use crate::domain::event::{Event, Idempotency, Record};
+use crate::domain::ids::TurnId;
+
+/// Longest title, in bytes.
+pub const MAX_TITLE: usize = 1024;
+
+pub(super) fn create(
+    conversation: &Conversation,
+    env: Env<'_>,
+    idempotency: Option<Idempotency>,
+    created: Event,
+) -> Result<Decision, Rejection> {
+    if let Some(book) = &conversation.book {
+        // The id is derived from the key: the copy of a request meets the conversation that the first one made.
+        let same = !book.header.erased && idempotency.is_some() && book.header.idempotency == idempotency;
+        return if same {
+            Ok(Decision::default())
+        } else {
+            Err(Rejection::KeyReused)
+        };
+    }
+    if let Event::ConversationCreated { title, metadata, .. } = &created {
+        check(title.as_deref(), Some(metadata), env)?;
+    }
+    let record = Record {
+        seq: conversation.seq + 1,
+        at: env.now,
+        turn: None,
+        event: created,
+    };
+    Ok(Decision {
+        records: vec![record],
+        turn: None,
+    })
+}
+
+pub(super) fn update(
+    draft: &mut Draft<'_>,
+    title: Option<String>,
+    metadata: Option<Metadata>,
+) -> Result<Option<TurnId>, Rejection> {
+    check(title.as_deref(), metadata.as_ref(), draft.env)?;
+    if title.is_some() || metadata.is_some() {
+        draft.push_plain(Event::ConversationUpdated { title, metadata });
+    }
+    Ok(None)
+}
+
+pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option<TurnId> {
+    if let Some(active) = draft.book.active().map(|turn| turn.id) {
+        halt(draft, active, stopped);
+    }
+    let open: Vec<TurnId> = draft.book.turns.iter().map(|turn| turn.id).collect();
+    for turn in open {
+        let usage = draft.book.turn(turn).map(|turn| turn.usage.clone()).unwrap_or_default();
+        draft.push(turn, Event::TurnCancelled { usage });
+    }
+    draft.push_plain(Event::ConversationErased { by });
+    None
+}
+
+fn check(title: Option<&str>, metadata: Option<&Metadata>, env: Env<'_>) -> Result<(), Rejection> {
+    if title.is_some_and(|title| title.len() > MAX_TITLE) {
+        return Err(Rejection::TooLarge {
+            what: "the title",
+            max: MAX_TITLE,
+        });
+    }
+    metadata.map_or(Ok(()), |metadata| check_metadata(metadata, env))
+}
+
+pub(super) fn check_metadata(metadata: &Metadata, env: Env<'_>) -> Result<(), Rejection> {
+    let max = env.policy.limits.metadata_bytes;
+    let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
+    if !metadata.is_empty() && bytes > max {
+        Err(Rejection::TooLarge { what: "metadata", max })
+    } else {
+        Ok(())
+    }
+}

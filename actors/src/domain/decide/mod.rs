@@ -1,0 +1,200 @@
+//! Turns a command into records or a refusal. The state is not changed here: only `apply` does that, once the records
+//! are stored.
+
+mod approval;
+mod draft;
+mod halt;
+mod lifecycle;
+mod model;
+mod recover;
+mod submit;
+mod tools;
+
+use super::command::{Command, Env};
+use super::conversation::Conversation;
+use super::event::{Event, Record};
+use super::ids::TurnId;
+use super::schema::Violation;
+use draft::Draft;
+
+/// What follows from a command. No records: nothing changes (a copy of an earlier request, or a stale report).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    /// To be appended, all or none.
+    pub records: Vec<Record>,
+    /// The turn that answers the command, if it is about one.
+    pub turn: Option<TurnId>,
+}
+
+/// Why a command is refused. A refusal changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No such conversation, or no such open turn in it.
+    #[error("there is no such thing here")]
+    NotFound,
+    /// The turn has ended.
+    #[error("the turn has ended")]
+    Ended,
+    /// Another turn is running or waiting.
+    #[error("another turn is running or waiting")]
+    TurnRunning,
+    /// Too many turns are waiting.
+    #[error("{waiting} turns are already waiting")]
+    QueueFull {
+        /// How many.
+        waiting: usize,
+    },
+    /// The key was used for another request.
+    #[error("the idempotency key was used with another body")]
+    KeyReused,
+    /// The call is not waiting for a decision.
+    #[error("the call is not waiting for a decision")]
+    NotWaiting,
+    /// Something is larger than allowed.
+    #[error("{what} may have at most {max} bytes")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// The request is well formed but breaks a rule.
+    #[error("the request is not valid")]
+    Invalid(
+        /// Where and how.
+        Vec<Violation>,
+    ),
+}
+
+impl Conversation {
+    /// Decides what follows from `command`.
+    pub fn decide(&self, env: Env<'_>, command: Command) -> Result<Decision, Rejection> {
+        if let Command::Create {
+            tenant,
+            user,
+            copilot,
+            channel,
+            title,
+            metadata,
+            idempotency,
+        } = command
+        {
+            return lifecycle::create(
+                self,
+                env,
+                idempotency.clone(),
+                Event::ConversationCreated {
+                    tenant,
+                    user,
+                    copilot,
+                    channel,
+                    title,
+                    metadata,
+                    idempotency,
+                },
+            );
+        }
+        let book = self.live().ok_or(Rejection::NotFound)?;
+        let mut draft = Draft::new(book, self.seq, env);
+        let turn = match command {
+            Command::Create { .. } => None,
+            Command::Update { title, metadata } => lifecycle::update(&mut draft, title, metadata)?,
+            Command::Erase { by, halt } => lifecycle::erase(&mut draft, by, &halt),
+            Command::GiveFeedback {
+                turn,
+                rating,
+                comment,
+                by,
+            } => {
+                draft.push(turn, Event::FeedbackGiven { rating, comment, by });
+                Some(turn)
+            }
+            Command::Submit {
+                turn,
+                input,
+                metadata,
+                response_schema,
+                when_busy,
+                idempotency,
+                trace,
+                halt,
+            } => {
+                if let Some(existing) = submit::copy_of(self, env, idempotency.as_ref())? {
+                    return Ok(Decision {
+                        records: Vec::new(),
+                        turn: Some(existing),
+                    });
+                }
+                let queued = Event::TurnQueued {
+                    input,
+                    metadata,
+                    response_schema,
+                    idempotency,
+                    trace,
+                    next: false,
+                };
+                submit::submit(&mut draft, turn, queued, when_busy, &halt)?
+            }
+            Command::Cancel { turn, halt } => halt::cancel(&mut draft, turn, &halt)?,
+            Command::TurnExpired { turn, attempt, halt } => halt::expire(&mut draft, turn, attempt, &halt),
+            Command::Decide {
+                turn,
+                call,
+                decision,
+                reason,
+                by,
+            } => approval::decide(&mut draft, turn, call, decision, reason, by)?,
+            Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
+            Command::Recover => recover::recover(&mut draft),
+            Command::ContextAssembled {
+                at,
+                prompt_tokens,
+                summary_upto_seq,
+            } => model::context_assembled(&mut draft, at, prompt_tokens, summary_upto_seq),
+            Command::ModelReplied { at, reply } => model::replied(&mut draft, at, reply),
+            Command::ModelFailed { at, failure } => model::failed(&mut draft, at, failure),
+            Command::OutputBlocked { at, rule, model, usage } => model::blocked(&mut draft, at, rule, model, usage),
+            Command::ToolReplied {
+                turn,
+                call,
+                status,
+                result,
+                error,
+            } => tools::replied(&mut draft, turn, call, status, result, error),
+            Command::Compressed {
+                upto_seq,
+                tokens_before,
+                tokens_after,
+                summary,
+                method,
+                model,
+                usage,
+            } => {
+                if self
+                    .memory
+                    .pending
+                    .as_ref()
+                    .or(self.memory.summary.as_ref())
+                    .is_some_and(|s| s.upto_seq >= upto_seq)
+                {
+                    None
+                } else {
+                    draft.push_plain(Event::MemoryCompressed {
+                        upto_seq,
+                        tokens_before,
+                        tokens_after,
+                        summary,
+                        method,
+                        model,
+                        usage,
+                    });
+                    None
+                }
+            }
+        };
+        Ok(Decision {
+            records: draft.records,
+            turn,
+        })
+    }
+}

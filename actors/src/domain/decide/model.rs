@@ -1,0 +1,244 @@
+//! Reports of model steps.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::draft::Draft;
+use super::tools::propose;
+use crate::domain::command::{FailureClass, ModelFailure, ModelReply, Step};
+use crate::domain::content::{Finish, ToolCall};
+use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
+use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
+use crate::domain::schema::{Schema, describe};
+use crate::domain::usage::Usage;
+
+/// Waited after a 429 that names no time.
+const DEFAULT_RATE_WAIT: Duration = Duration::from_secs(2);
+
+pub(super) fn context_assembled(
+    draft: &mut Draft<'_>,
+    at: Step,
+    prompt_tokens: u64,
+    summary_upto_seq: Option<Seq>,
+) -> Option<TurnId> {
+    draft.thinking_at(at)?;
+    let Step { turn, attempt, step } = at;
+    let retrieved = Vec::new();
+    draft.push(
+        turn,
+        Event::ContextAssembled {
+            prompt_tokens,
+            summary_upto_seq,
+            retrieved,
+            attempt,
+            step,
+        },
+    );
+    Some(turn)
+}
+
+pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Option<TurnId> {
+    let turn = draft.thinking_at(at)?;
+    let (id, schema, first_token_ms) = (turn.id, turn.response_schema.clone(), turn.first_token_ms);
+    for (stage, rule, action) in reply.guardrails {
+        draft.push(
+            id,
+            Event::GuardrailTriggered {
+                stage,
+                rule,
+                action,
+                detail: None,
+            },
+        );
+    }
+    let tool_calls: Vec<ToolCall> = reply
+        .calls
+        .into_iter()
+        .enumerate()
+        .map(|(index, (name, arguments))| ToolCall {
+            id: CallId::of_step(id, at.attempt, at.step, index),
+            name,
+            arguments,
+        })
+        .collect();
+    let structured = match schema {
+        Some(schema) if tool_calls.is_empty() => match parse(&schema, &reply.text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                reject(draft, at, reply.text, error, reply.model, reply.usage);
+                return Some(id);
+            }
+        },
+        _ => None,
+    };
+    let answered = tool_calls.is_empty();
+    let finish = match reply.finish {
+        Finish::Length => Finish::Length,
+        _ if answered => Finish::Stop,
+        _ => Finish::ToolCalls,
+    };
+    draft.push(
+        id,
+        Event::MessageCompleted {
+            message_id: MessageId::of_step(id, at.attempt, at.step),
+            text: reply.text,
+            citations: reply.citations,
+            tool_calls: tool_calls.clone(),
+            finish,
+            structured,
+            step: at.step,
+            model: reply.model,
+            usage: reply.usage,
+            first_token_ms: reply.first_token_ms,
+        },
+    );
+    if answered {
+        let usage = draft.book.turn(id).map(|turn| turn.usage.clone()).unwrap_or_default();
+        let first_token_ms = first_token_ms.or(reply.first_token_ms);
+        draft.push(id, Event::TurnCompleted { usage, first_token_ms });
+        draft.start_next();
+    } else {
+        propose(draft, id, tool_calls);
+    }
+    Some(id)
+}
+
+/// Reads an answer as JSON that satisfies the turn's schema.
+fn parse(schema: &Value, text: &str) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(text.trim()).map_err(|error| format!("not JSON: {error}"))?;
+    let schema = Schema::compile(schema.clone()).map_err(|error| error.to_string())?;
+    schema.check(&value).map_err(|violations| describe(&violations))?;
+    Ok(value)
+}
+
+/// An answer that breaks the schema never becomes a message: it is reset, and the model is told why.
+fn reject(draft: &mut Draft<'_>, at: Step, text: String, error: String, model: String, usage: Usage) {
+    let (stage, rule, action) = (GuardStage::Output, "response_schema".to_owned(), GuardAction::Repair);
+    draft.push(
+        at.turn,
+        Event::GuardrailTriggered {
+            stage,
+            rule,
+            action,
+            detail: Some(error.clone()),
+        },
+    );
+    let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
+    draft.push(
+        at.turn,
+        Event::MessageReset {
+            message_id,
+            reason: "response_schema".into(),
+        },
+    );
+    draft.push(
+        at.turn,
+        Event::OutputRejected {
+            text,
+            error,
+            model,
+            usage,
+        },
+    );
+    draft.bound_next_step();
+}
+
+pub(super) fn blocked(draft: &mut Draft<'_>, at: Step, rule: String, model: String, usage: Usage) -> Option<TurnId> {
+    draft.thinking_at(at)?;
+    let (stage, action) = (GuardStage::Output, GuardAction::Block);
+    draft.push(
+        at.turn,
+        Event::GuardrailTriggered {
+            stage,
+            rule,
+            action,
+            detail: None,
+        },
+    );
+    let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
+    draft.push(
+        at.turn,
+        Event::MessageReset {
+            message_id,
+            reason: "guardrail".into(),
+        },
+    );
+    draft.push(
+        at.turn,
+        Event::ModelFailed {
+            class: "blocked".into(),
+            model,
+            usage,
+        },
+    );
+    draft.fail(
+        at.turn,
+        FailureCode::GuardrailBlocked,
+        "the answer breaks a rule of this copilot",
+    );
+    draft.start_next();
+    Some(at.turn)
+}
+
+pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> Option<TurnId> {
+    let attempt = draft.thinking_at(at)?.attempt;
+    let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
+    let ModelFailure {
+        class,
+        message,
+        model,
+        usage,
+        retry_after,
+    } = failure;
+    draft.push(
+        at.turn,
+        Event::MessageReset {
+            message_id,
+            reason: class.code().into(),
+        },
+    );
+    draft.push(
+        at.turn,
+        Event::ModelFailed {
+            class: class.code().into(),
+            model,
+            usage,
+        },
+    );
+    let fatal = match class {
+        FailureClass::Key | FailureClass::Rejected => Some(FailureCode::ProviderRejected),
+        FailureClass::ContextLength => Some(FailureCode::ContextTooLong),
+        FailureClass::ContentPolicy => Some(FailureCode::ContentPolicy),
+        FailureClass::Rate if retry_after.is_some_and(|wait| wait > draft.limits().wait) => {
+            Some(FailureCode::RateLimited)
+        }
+        FailureClass::Rate if attempt >= draft.limits().attempts => Some(FailureCode::RateLimited),
+        _ if attempt >= draft.limits().attempts => Some(FailureCode::ProviderUnavailable),
+        _ => None,
+    };
+    if let Some(code) = fatal {
+        draft.fail(at.turn, code, message);
+        draft.start_next();
+        return Some(at.turn);
+    }
+    let model = draft.policy().model.clone();
+    draft.push(
+        at.turn,
+        Event::TurnStarted {
+            attempt: attempt + 1,
+            model,
+        },
+    );
+    if class == FailureClass::Rate {
+        let until = draft.after(retry_after.unwrap_or(DEFAULT_RATE_WAIT));
+        draft.push(
+            at.turn,
+            Event::TurnWaiting {
+                reason: "provider_rate_limit".into(),
+                until,
+            },
+        );
+    }
+    Some(at.turn)
+}

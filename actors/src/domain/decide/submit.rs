@@ -1,0 +1,110 @@
+//! Accepting a prompt.
+
+use super::Rejection;
+use super::draft::Draft;
+use super::halt::halt;
+use super::lifecycle::check_metadata;
+use crate::domain::command::{Env, Halt, WhenBusy};
+use crate::domain::conversation::Conversation;
+use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempotency};
+use crate::domain::guard;
+use crate::domain::ids::TurnId;
+use crate::domain::schema::{Schema, Violation};
+
+/// Finds the turn that an earlier copy of this request made.
+pub(super) fn copy_of(
+    conversation: &Conversation,
+    env: Env<'_>,
+    idempotency: Option<&Idempotency>,
+) -> Result<Option<TurnId>, Rejection> {
+    let Some(asked) = idempotency else { return Ok(None) };
+    match conversation.keys.find(&asked.key, env.now) {
+        Some((known, turn)) if known == asked => Ok(Some(turn)),
+        Some(_) => Err(Rejection::KeyReused),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn submit(
+    draft: &mut Draft<'_>,
+    turn: TurnId,
+    mut queued: Event,
+    when_busy: WhenBusy,
+    stopped: &Halt,
+) -> Result<Option<TurnId>, Rejection> {
+    let text = check(draft, &queued)?;
+    let busy = !draft.book.turns.is_empty();
+    let waiting = draft.book.turns.len().saturating_sub(1);
+    match when_busy {
+        WhenBusy::Reject if busy => return Err(Rejection::TurnRunning),
+        WhenBusy::Enqueue if busy && waiting >= draft.limits().queue => return Err(Rejection::QueueFull { waiting }),
+        WhenBusy::Interrupt => {
+            if let Some(active) = draft.book.active().map(|turn| turn.id) {
+                halt(draft, active, stopped);
+                let usage = draft
+                    .book
+                    .turn(active)
+                    .map(|turn| turn.usage.clone())
+                    .unwrap_or_default();
+                draft.push(active, Event::TurnCancelled { usage });
+            }
+            if let Event::TurnQueued { next, .. } = &mut queued {
+                *next = true;
+            }
+        }
+        WhenBusy::Reject | WhenBusy::Enqueue => {}
+    }
+    draft.push(turn, queued);
+    if let Some(rule) = guard::blocking_rule(&text, &draft.policy().rules.input) {
+        let (stage, action) = (GuardStage::Input, GuardAction::Block);
+        draft.push(
+            turn,
+            Event::GuardrailTriggered {
+                stage,
+                rule: rule.name.clone(),
+                action,
+                detail: None,
+            },
+        );
+        draft.fail(
+            turn,
+            FailureCode::GuardrailBlocked,
+            "the prompt breaks a rule of this copilot",
+        );
+    }
+    draft.start_next();
+    Ok(Some(turn))
+}
+
+/// Checks sizes and shapes; returns the prompt's text.
+fn check(draft: &Draft<'_>, queued: &Event) -> Result<String, Rejection> {
+    let Event::TurnQueued {
+        input,
+        metadata,
+        response_schema,
+        ..
+    } = queued
+    else {
+        return Err(Rejection::NotFound);
+    };
+    let max = draft.limits().input_bytes;
+    if input.bytes() > max {
+        return Err(Rejection::TooLarge { what: "input", max });
+    }
+    check_metadata(metadata, draft.env)?;
+    let text = input.text();
+    if text.trim().is_empty() {
+        return Err(invalid("/input", "must not be empty"));
+    }
+    if let Some(schema) = response_schema {
+        Schema::compile(schema.clone()).map_err(|error| invalid("/response_schema", &error.to_string()))?;
+    }
+    Ok(text)
+}
+
+fn invalid(pointer: &str, message: &str) -> Rejection {
+    Rejection::Invalid(vec![Violation {
+        pointer: pointer.to_owned(),
+        message: message.to_owned(),
+    }])
+}

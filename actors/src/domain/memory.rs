@@ -1,0 +1,290 @@
+//! What the model sees of a conversation: a rolling summary, then a window of verbatim messages.
+//!
+//! The full history stays in the log; this is a view of its end. The window is kept as one block per turn, and only whole
+//! blocks ever leave it, so a tool call is never separated from its result.
+//! Invariant: between two compressions the prompt only grows at its end (byte-stable prefix, for provider caches).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use super::content::{Finish, Input, ToolCall, ToolStatus};
+use super::event::{Event, Record};
+use super::ids::{CallId, Seq, TurnId};
+use super::tokens;
+
+/// The window and the summary of what came before it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Memory {
+    /// Stands for everything up to its `upto_seq`.
+    pub summary: Option<Summary>,
+    /// Takes effect when the next turn starts: a running turn's prompt does not move.
+    pub pending: Option<Summary>,
+    /// The turns since, oldest first. The last one may be running.
+    pub blocks: VecDeque<Block>,
+    /// Prompts of turns that have not started.
+    queued: BTreeMap<TurnId, (Seq, Arc<Input>)>,
+}
+
+/// A summary of the older part.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Summary {
+    /// Last record that it stands for.
+    pub upto_seq: Seq,
+    /// Its text.
+    pub text: String,
+}
+
+/// What one turn adds to the prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// The turn.
+    pub turn: TurnId,
+    /// Number of the record with its prompt.
+    pub queued_seq: Seq,
+    /// Number of the record with its end; none while it runs.
+    pub end_seq: Option<Seq>,
+    /// Its messages.
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// One message of the window.
+#[derive(Debug)]
+pub struct Entry {
+    /// Who said what.
+    pub said: Said,
+    tokens: OnceLock<u64>,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.said == other.said
+    }
+}
+
+/// Who said what.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the variants are the roles of a prompt")]
+pub enum Said {
+    User {
+        input: Arc<Input>,
+    },
+    Assistant {
+        text: String,
+        calls: Vec<ToolCall>,
+    },
+    Tool {
+        call: CallId,
+        name: String,
+        status: ToolStatus,
+        result: Option<Value>,
+        error: Option<String>,
+    },
+    /// The validator's words on the answer before it.
+    Correction {
+        error: String,
+    },
+    /// Stands where an answer should be, so that roles alternate.
+    Note {
+        text: &'static str,
+    },
+}
+
+impl Entry {
+    fn new(said: Said) -> Arc<Self> {
+        Arc::new(Self {
+            said,
+            tokens: OnceLock::new(),
+        })
+    }
+
+    /// Tokens of this message in a prompt; counted once.
+    pub fn tokens(&self) -> u64 {
+        *self.tokens.get_or_init(|| {
+            super::project::text_of(&self.said).map_or(0, |text| tokens::count(&text)) + tokens::PER_MESSAGE
+        })
+    }
+
+    /// Bytes that counting would have to look at; 0 once counted.
+    pub fn uncounted_bytes(&self) -> usize {
+        if self.tokens.get().is_some() {
+            0
+        } else {
+            super::project::text_of(&self.said).map_or(0, |text| text.len())
+        }
+    }
+}
+
+impl Block {
+    /// Tokens of the whole block.
+    pub fn tokens(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.tokens()).sum()
+    }
+}
+
+impl Memory {
+    /// Adds one record.
+    pub fn apply(&mut self, record: &Record) {
+        match &record.event {
+            Event::MemoryCompressed { upto_seq, summary, .. } => {
+                self.pending = Some(Summary {
+                    upto_seq: *upto_seq,
+                    text: summary.clone(),
+                });
+                if self.blocks.back().is_none_or(|block| block.end_seq.is_some()) {
+                    self.adopt();
+                }
+            }
+            Event::ConversationErased { .. } => *self = Self::default(),
+            Event::TurnStarted { attempt: 1, .. } => {
+                self.adopt();
+                self.apply_window(record);
+            }
+            _ => self.apply_window(record),
+        }
+    }
+
+    /// Adds one record to the window alone; the summaries are known already (from a snapshot).
+    pub fn apply_window(&mut self, record: &Record) {
+        let Some(turn) = record.turn else { return };
+        match &record.event {
+            Event::TurnQueued { input, .. } => {
+                self.queued.insert(turn, (record.seq, Arc::new(input.clone())));
+            }
+            Event::TurnStarted { attempt: 1, .. } => {
+                let Some((queued_seq, input)) = self.queued.remove(&turn) else {
+                    return;
+                };
+                if self
+                    .summary
+                    .as_ref()
+                    .is_some_and(|summary| record.seq <= summary.upto_seq)
+                {
+                    return;
+                }
+                let entries = vec![Entry::new(Said::User { input })];
+                self.blocks.push_back(Block {
+                    turn,
+                    queued_seq,
+                    end_seq: None,
+                    entries,
+                });
+            }
+            Event::MessageCompleted {
+                text,
+                tool_calls,
+                finish,
+                ..
+            } => {
+                let calls = if *finish == Finish::Cancelled {
+                    Vec::new()
+                } else {
+                    tool_calls.clone()
+                };
+                self.add(
+                    turn,
+                    Said::Assistant {
+                        text: text.clone(),
+                        calls,
+                    },
+                );
+            }
+            Event::OutputRejected { text, error, .. } => {
+                self.add(
+                    turn,
+                    Said::Assistant {
+                        text: text.clone(),
+                        calls: Vec::new(),
+                    },
+                );
+                self.add(turn, Said::Correction { error: error.clone() });
+            }
+            Event::ToolFinished {
+                call_id,
+                status,
+                result,
+                error,
+            } => {
+                let name = self.name_of(turn, *call_id);
+                let (result, error) = (result.clone(), error.clone());
+                self.add(
+                    turn,
+                    Said::Tool {
+                        call: *call_id,
+                        name,
+                        status: *status,
+                        result,
+                        error,
+                    },
+                );
+            }
+            Event::TurnCompleted { .. } => self.end(turn, record.seq, "(no answer)"),
+            Event::TurnFailed { .. } => self.end(turn, record.seq, "(this request failed before it was answered)"),
+            Event::TurnCancelled { .. } => self.end(turn, record.seq, "(this request was cancelled)"),
+            _ => {}
+        }
+    }
+
+    /// First record that the window needs; `None` if it needs none.
+    pub fn window_from(&self) -> Option<Seq> {
+        let queued = self.queued.values().map(|(seq, _)| *seq);
+        self.blocks.iter().map(|block| block.queued_seq).chain(queued).min()
+    }
+
+    /// Tokens of summary and window together.
+    pub fn tokens(&self) -> u64 {
+        let summary = self
+            .pending
+            .as_ref()
+            .or(self.summary.as_ref())
+            .map_or(0, |summary| tokens::count(&summary.text));
+        summary + self.blocks.iter().map(Block::tokens).sum::<u64>()
+    }
+
+    /// Lets a pending summary take effect.
+    fn adopt(&mut self) {
+        let Some(summary) = self.pending.take() else { return };
+        self.blocks
+            .retain(|block| block.end_seq.is_none_or(|end| end > summary.upto_seq));
+        self.summary = Some(summary);
+    }
+
+    fn block(&mut self, turn: TurnId) -> Option<&mut Block> {
+        self.blocks
+            .back_mut()
+            .filter(|block| block.turn == turn && block.end_seq.is_none())
+    }
+
+    fn add(&mut self, turn: TurnId, said: Said) {
+        if let Some(block) = self.block(turn) {
+            block.entries.push(Entry::new(said));
+        }
+    }
+
+    fn name_of(&mut self, turn: TurnId, call: CallId) -> String {
+        let find = |entry: &Arc<Entry>| match &entry.said {
+            Said::Assistant { calls, .. } => calls
+                .iter()
+                .find(|known| known.id == call)
+                .map(|known| known.name.clone()),
+            _ => None,
+        };
+        self.block(turn)
+            .and_then(|block| block.entries.iter().rev().find_map(find))
+            .unwrap_or_default()
+    }
+
+    fn end(&mut self, turn: TurnId, seq: Seq, note: &'static str) {
+        self.queued.remove(&turn);
+        let Some(block) = self.block(turn) else { return };
+        block.end_seq = Some(seq);
+        let answered = block
+            .entries
+            .last()
+            .is_some_and(|entry| matches!(&entry.said, Said::Assistant { calls, .. } if calls.is_empty()));
+        if !answered {
+            block.entries.push(Entry::new(Said::Note { text: note }));
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A turn that has not ended, folded from its records.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::command::Step;
+use super::content::{Finish, Input, ToolStatus};
+use super::event::{ApprovalOutcome, Event, GuardAction, Record, RetryMode};
+use super::ids::{CallId, Seq, TurnId};
+use super::usage::TotalUsage;
+
+/// An open turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Its id.
+    pub id: TurnId,
+    /// Number of its first record.
+    pub queued_seq: Seq,
+    /// When it was accepted.
+    pub queued_at: Timestamp,
+    /// The prompt.
+    pub input: Arc<Input>,
+    /// Schema that the answer has to satisfy.
+    pub response_schema: Option<Arc<Value>>,
+    /// Trace of the request that brought it.
+    pub trace: Option<String>,
+    /// Attempt under way; 0 while it is queued.
+    pub attempt: u32,
+    /// Model step under way, from 1.
+    pub step: u32,
+    /// What it is doing.
+    pub phase: Phase,
+    /// From when its time is counted: the last start, decision or end of a wait.
+    pub clock_from: Timestamp,
+    /// End of a visible wait.
+    pub waiting_until: Option<Timestamp>,
+    /// Invalid arguments or answers that the model was asked to repair.
+    pub repairs: u32,
+    /// Used so far.
+    pub usage: TotalUsage,
+    /// Milliseconds from acceptance to the first text a reader saw.
+    pub first_token_ms: Option<u64>,
+}
+
+/// What an open turn is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Waits for the turns before it.
+    Queued,
+    /// A model step is due or under way.
+    Thinking,
+    /// The calls of the last step are due, under way or waiting for a person. Never all done: that is `Thinking`.
+    Acting(Vec<Call>),
+}
+
+/// A tool call of the present step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Its id.
+    pub id: CallId,
+    /// Name of the tool.
+    pub name: String,
+    /// Its arguments; final once it runs.
+    pub arguments: Value,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a tool call is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Stage {
+    /// The model asked for it. Only inside one append.
+    Proposed,
+    /// Waits for a person until then.
+    AwaitingApproval(Timestamp),
+    /// Written down as called: may be on its way.
+    Running {
+        /// How often it was taken up again after a crash.
+        retry: u32,
+        /// How it is done.
+        mode: RetryMode,
+        /// From then on it has taken effect or never will.
+        settles_at: Timestamp,
+    },
+    /// Has exactly one result.
+    Done(ToolStatus),
+}
+
+impl Turn {
+    /// Opens a turn with its first record; none if the record is another.
+    pub fn open(record: &Record) -> Option<Self> {
+        let (
+            Some(id),
+            Event::TurnQueued {
+                input,
+                response_schema,
+                trace,
+                ..
+            },
+        ) = (record.turn, &record.event)
+        else {
+            return None;
+        };
+        Some(Self {
+            id,
+            queued_seq: record.seq,
+            queued_at: record.at,
+            input: Arc::new(input.clone()),
+            response_schema: response_schema.clone().map(Arc::new),
+            trace: trace.clone(),
+            attempt: 0,
+            step: 1,
+            phase: Phase::Queued,
+            clock_from: record.at,
+            waiting_until: None,
+            repairs: 0,
+            usage: TotalUsage::default(),
+            first_token_ms: None,
+        })
+    }
+
+    /// Names the present model step.
+    pub fn present(&self) -> Step {
+        Step {
+            turn: self.id,
+            attempt: self.attempt,
+            step: self.step,
+        }
+    }
+
+    /// Returns the calls of the present step; empty while the model is thinking.
+    pub fn calls(&self) -> &[Call] {
+        match &self.phase {
+            Phase::Acting(calls) => calls,
+            Phase::Queued | Phase::Thinking => &[],
+        }
+    }
+
+    /// Whether only people can move it on.
+    pub fn only_awaits_approval(&self) -> bool {
+        let calls = self.calls();
+        !calls.is_empty() && !calls.iter().any(|call| matches!(call.stage, Stage::Running { .. }))
+    }
+
+    /// Adds one later record of this turn.
+    pub fn apply(&mut self, record: &Record) {
+        match &record.event {
+            Event::TurnStarted { attempt, .. } => {
+                self.attempt = *attempt;
+                self.clock_from = record.at;
+                self.waiting_until = None;
+                if self.phase == Phase::Queued {
+                    self.phase = Phase::Thinking;
+                }
+            }
+            Event::TurnWaiting { until, .. } => {
+                self.waiting_until = Some(*until);
+                self.clock_from = *until;
+            }
+            Event::ContextAssembled { .. } => self.waiting_until = None,
+            Event::MessageCompleted {
+                tool_calls,
+                finish,
+                model,
+                usage,
+                first_token_ms,
+                ..
+            } => {
+                self.usage.add(model, *usage);
+                self.first_token_ms = self.first_token_ms.or(*first_token_ms);
+                if *finish != Finish::Cancelled && !tool_calls.is_empty() {
+                    let proposed = |call: &super::content::ToolCall| Call {
+                        id: call.id,
+                        name: call.name.clone(),
+                        arguments: call.arguments.clone(),
+                        stage: Stage::Proposed,
+                    };
+                    self.phase = Phase::Acting(tool_calls.iter().map(proposed).collect());
+                }
+            }
+            Event::OutputRejected { model, usage, .. } => {
+                self.usage.add(model, *usage);
+                self.step += 1;
+            }
+            Event::ModelFailed { model, usage, .. } => self.usage.add(model, *usage),
+            Event::GuardrailTriggered {
+                action: GuardAction::Repair,
+                ..
+            } => self.repairs += 1,
+            Event::ApprovalRequested {
+                call_id, expires_at, ..
+            } => {
+                self.stage(*call_id, Stage::AwaitingApproval(*expires_at));
+            }
+            Event::ApprovalDecided {
+                decision: ApprovalOutcome::Approved,
+                ..
+            } => self.clock_from = record.at,
+            Event::ToolCalled {
+                call_id,
+                arguments,
+                settles_at,
+                ..
+            } => {
+                if let Some(call) = self.call_mut(*call_id) {
+                    call.arguments = arguments.clone();
+                }
+                self.stage(
+                    *call_id,
+                    Stage::Running {
+                        retry: 0,
+                        mode: RetryMode::Repeat,
+                        settles_at: *settles_at,
+                    },
+                );
+            }
+            Event::ToolRetried {
+                call_id,
+                retry,
+                mode,
+                settles_at,
+            } => {
+                self.stage(
+                    *call_id,
+                    Stage::Running {
+                        retry: *retry,
+                        mode: *mode,
+                        settles_at: *settles_at,
+                    },
+                );
+            }
+            Event::ToolFinished { call_id, status, .. } => {
+                self.stage(*call_id, Stage::Done(*status));
+                if self.calls().iter().all(|call| matches!(call.stage, Stage::Done(_))) {
+                    self.phase = Phase::Thinking;
+                    self.step += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn call_mut(&mut self, id: CallId) -> Option<&mut Call> {
+        match &mut self.phase {
+            Phase::Acting(calls) => calls.iter_mut().find(|call| call.id == id),
+            Phase::Queued | Phase::Thinking => None,
+        }
+    }
+
+    fn stage(&mut self, id: CallId, stage: Stage) {
+        if let Some(call) = self.call_mut(id) {
+            call.stage = stage;
+        }
+    }
+}
