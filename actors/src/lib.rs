@@ -1,6 +1,15 @@
 //! The application core of copilotd: the pure conversation domain, the ports to the outside world, and the actors
 //! that stand between them. No web framework, database driver or provider client is known here.
 
+pub mod agent;
+pub mod compressor;
+pub mod connector;
+pub mod conversation;
+pub mod conversations;
+pub mod crash;
 pub mod domain;
+pub mod live;
 pub mod ports;
+pub mod reconcile;
+pub mod shared;
 pub mod tenancy;

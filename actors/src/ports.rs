@@ -18,6 +18,7 @@ use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::prompt::PromptMessage;
+pub use crate::domain::rate::RateHint;
 use crate::domain::usage::Usage;
 use crate::tenancy::TenantScope;
 
@@ -320,17 +321,6 @@ pub struct ToolReply {
     pub rate: RateHint,
 }
 
-/// What a vendor says about its rate limits, from the headers of any answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RateHint {
-    /// Calls per minute.
-    pub limit: Option<u32>,
-    /// Calls left in the present window.
-    pub remaining: Option<u32>,
-    /// Time until the window begins anew.
-    pub reset: Option<Duration>,
-}
-
 /// A call of a tool failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -389,6 +379,12 @@ pub trait Ids: Send + Sync {
     fn uuid(&self) -> Uuid;
 }
 
+/// Carries a trace over a stored record: the request's `traceparent` goes in, a span with that parent comes out.
+pub trait Traces: Send + Sync {
+    /// Opens the span of a turn's work below the request that brought it.
+    fn resume(&self, traceparent: Option<&str>) -> tracing::Span;
+}
+
 /// Everything the actors need, handed down once.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "each field is the port of its name")]
@@ -399,6 +395,7 @@ pub struct Ports {
     pub policies: Arc<dyn Policies>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
+    pub traces: Arc<dyn Traces>,
 }
 
 /// Names a tenant and one of its external systems.

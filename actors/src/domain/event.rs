@@ -327,6 +327,36 @@ pub enum Event {
 }
 
 impl Event {
+    /// Its name, as in the log and in `schemas/events/`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConversationCreated { .. } => "conversation.created",
+            Self::ConversationUpdated { .. } => "conversation.updated",
+            Self::ConversationErased { .. } => "conversation.erased",
+            Self::TurnQueued { .. } => "turn.queued",
+            Self::TurnStarted { .. } => "turn.started",
+            Self::TurnWaiting { .. } => "turn.waiting",
+            Self::ContextAssembled { .. } => "context.assembled",
+            Self::MessageCompleted { .. } => "message.completed",
+            Self::MessageReset { .. } => "message.reset",
+            Self::OutputRejected { .. } => "output.rejected",
+            Self::ModelFailed { .. } => "model.failed",
+            Self::ApprovalRequested { .. } => "approval.requested",
+            Self::ApprovalDecided { .. } => "approval.decided",
+            Self::ToolCalled { .. } => "tool.called",
+            Self::ToolRetried { .. } => "tool.retried",
+            Self::ToolFinished { .. } => "tool.finished",
+            Self::ToolSettled { .. } => "tool.settled",
+            Self::GuardrailTriggered { .. } => "guardrail.triggered",
+            Self::ModelFallback { .. } => "model.fallback",
+            Self::MemoryCompressed { .. } => "memory.compressed",
+            Self::FeedbackGiven { .. } => "turn.feedback",
+            Self::TurnCompleted { .. } => "turn.completed",
+            Self::TurnFailed { .. } => "turn.failed",
+            Self::TurnCancelled { .. } => "turn.cancelled",
+        }
+    }
+
     /// Whether a turn ends with this event.
     pub fn is_terminal(&self) -> bool {
         matches!(

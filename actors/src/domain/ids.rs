@@ -208,6 +208,13 @@ name! {
     "1 to 64 characters of a-z, A-Z, 0-9, -, _ and ."
 }
 
+impl CopilotName {
+    /// Stands where no copilot is known.
+    pub fn unnamed() -> Self {
+        Self("unnamed".into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

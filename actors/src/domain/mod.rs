@@ -1,5 +1,6 @@
 //! The pure core. Nothing here awaits, reads a clock, makes up an id or does I/O.
 
+pub mod breaker;
 pub mod command;
 pub mod compression;
 pub mod content;
@@ -14,7 +15,10 @@ pub mod memory;
 pub mod policy;
 pub mod project;
 pub mod prompt;
+pub mod rate;
 pub mod schema;
+pub mod stream;
 pub mod tokens;
 pub mod turn;
 pub mod usage;
+pub mod view;

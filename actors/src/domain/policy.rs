@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::guard::Rules;
 use super::ids::CopilotName;
 use super::schema::Schema;
-use super::usage::NanoUsd;
+use super::usage::{NanoUsd, Price};
 
 /// Everything that decides how a copilot works.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Policy {
     pub model: String,
     /// Route of summaries: a smaller, cheaper model.
     pub small_route: String,
+    /// Price of the model behind `route`, for steps whose usage only we can estimate.
+    pub price: Price,
     /// Tools it may call, by name.
     pub tools: BTreeMap<String, ToolPolicy>,
     /// Bounds of a turn.
@@ -30,6 +32,24 @@ pub struct Policy {
     pub memory: MemoryPolicy,
     /// Its guardrails.
     pub rules: Rules,
+}
+
+impl Policy {
+    /// Stands for a copilot that is not configured any more: it has no route, so that open turns end with a clear failure.
+    pub fn removed(copilot: Option<&CopilotName>) -> Self {
+        Self {
+            copilot: copilot.cloned().unwrap_or_else(CopilotName::unnamed),
+            instructions: String::new(),
+            route: String::new(),
+            model: String::new(),
+            small_route: String::new(),
+            price: Price::default(),
+            tools: BTreeMap::new(),
+            limits: Limits::default(),
+            memory: MemoryPolicy::for_context(8_192, 8_192),
+            rules: Rules::default(),
+        }
+    }
 }
 
 /// One tool as a copilot may use it.

@@ -10,6 +10,8 @@ mod recover;
 mod submit;
 mod tools;
 
+pub use tools::SETTLE_MARGIN;
+
 use super::command::{Command, Env};
 use super::conversation::Conversation;
 use super::event::{Event, Record};

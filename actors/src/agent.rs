@@ -1,0 +1,421 @@
+//! `Agent`: one per running turn. Works a model step off: assembles the prompt, streams the answer through the guard into
+//! the live message, and reports the outcome to its conversation.
+//!
+//! Supervised by its `Conversation`, which kills it to cancel: its handler is dropped at the next await, and with it the
+//! upstream connection. It owns nothing that has to survive. Tool calls go to the connectors, which report to the
+//! conversation themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use metrics::{counter, histogram};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::Value;
+use tracing::Instrument as _;
+
+use crate::conversation::{self, ConversationRef};
+use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, Step};
+use crate::domain::content::Finish;
+use crate::domain::event::{GuardAction, GuardStage};
+use crate::domain::guard::{Blocked, HoldBack};
+use crate::domain::ids::{ConversationId, UserId};
+use crate::domain::memory::Memory;
+use crate::domain::policy::Policy;
+use crate::domain::project::{self, Prompt};
+use crate::domain::tokens;
+use crate::domain::usage::Usage;
+use crate::live::LiveMessage;
+use crate::ports::{ModelError, ModelEvent, ModelRequest, ToolOffer};
+use crate::shared::{Shared, jitter, until};
+use crate::tenancy::TenantScope;
+
+/// Above so many bytes the tokenizer runs off the async threads.
+const INLINE_TOKENIZER_BYTES: usize = 16 * 1024;
+/// Wait before a second attempt; doubles with each further one.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Most bytes of one call's arguments.
+const MAX_ARGUMENTS: usize = 64 * 1024;
+/// Most calls that are collected from one answer; the core allows fewer.
+const MAX_CALLS: usize = 128;
+
+/// A model step to be worked off.
+#[derive(Debug)]
+pub struct Think {
+    /// Which one.
+    pub at: Step,
+    /// Not before then.
+    pub not_before: Option<Timestamp>,
+    /// What the model sees.
+    pub memory: Memory,
+    /// How the copilot works.
+    pub policy: Arc<Policy>,
+    /// Schema that the answer has to satisfy.
+    pub response_schema: Option<Arc<Value>>,
+    /// When the turn was accepted; the time to the first text counts from then.
+    pub accepted_at: Timestamp,
+    /// Where the answer is released.
+    pub live: Arc<LiveMessage>,
+    /// Span of the request that brought the turn.
+    pub span: tracing::Span,
+}
+
+/// The actor; see the module.
+pub struct Agent {
+    /// Shared parts.
+    pub shared: Arc<Shared>,
+    /// Who is told.
+    pub conversation: ConversationRef,
+    /// Its id.
+    pub id: ConversationId,
+    /// Its tenant.
+    pub scope: TenantScope,
+    /// Its user.
+    pub user: UserId,
+}
+
+/// How a stream ended.
+enum Outcome {
+    Replied(ModelReply),
+    Blocked { rule: String, usage: Usage, model: String },
+    Failed(ModelFailure),
+}
+
+/// An answer while it is collected.
+struct Answer {
+    guard: HoldBack,
+    calls: BTreeMap<usize, (String, String)>,
+    /// Everything released so far.
+    text: String,
+    /// Bytes the model wrote, released or not, arguments included; for an estimate when no usage comes.
+    written: usize,
+    model: String,
+    usage: Option<Usage>,
+    finish: Option<Finish>,
+    first_token_ms: Option<u64>,
+}
+
+impl Agent {
+    async fn think(&self, think: Think) {
+        let Think {
+            at,
+            not_before,
+            memory,
+            policy,
+            response_schema,
+            accepted_at,
+            live,
+            ..
+        } = think;
+        self.pause(at, not_before).await;
+        let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
+        let prompt = assemble(memory, Arc::clone(&policy)).await;
+        let prompt_tokens = prompt.tokens;
+        if prompt_tokens > policy.memory.context_tokens {
+            let message = format!(
+                "the prompt has {prompt_tokens} tokens, the model takes {}",
+                policy.memory.context_tokens
+            );
+            self.report(Command::ModelFailed {
+                at,
+                failure: failure(FailureClass::ContextLength, message, &policy, Usage::default(), None),
+            });
+            return;
+        }
+        // Beside the model call, not before it: the record is committed while the provider thinks.
+        self.report(Command::ContextAssembled {
+            at,
+            prompt_tokens,
+            summary_upto_seq,
+        });
+        let request = ModelRequest {
+            scope: self.scope.clone(),
+            route: policy.route.clone(),
+            conversation: self.id,
+            user: self.user.clone(),
+            messages: Arc::new(prompt.messages),
+            tools: Arc::new(offers(&policy)),
+            response_schema: response_schema.as_deref().cloned(),
+            max_tokens: None,
+        };
+        let outcome = self
+            .stream(
+                request,
+                &policy,
+                prompt_tokens,
+                accepted_at,
+                &live,
+                response_schema.is_some(),
+            )
+            .await;
+        self.report(match outcome {
+            Outcome::Replied(reply) => Command::ModelReplied { at, reply },
+            Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
+            Outcome::Failed(failure) => {
+                counter!("copilotd_model_failures_total", "class" => failure.class.code()).increment(1);
+                Command::ModelFailed { at, failure }
+            }
+        });
+    }
+
+    /// Waits for the end of a visible wait, or a little before another attempt.
+    async fn pause(&self, at: Step, not_before: Option<Timestamp>) {
+        let wait = match not_before {
+            Some(time) => until(self.shared.ports.clock.now(), time) + jitter(RETRY_PAUSE),
+            None if at.attempt > 1 => {
+                let pause = RETRY_PAUSE * 2_u32.pow((at.attempt - 2).min(4));
+                pause + jitter(pause)
+            }
+            None => return,
+        };
+        tokio::time::sleep(wait).await;
+    }
+
+    async fn stream(
+        &self,
+        request: ModelRequest,
+        policy: &Policy,
+        prompt_tokens: u64,
+        accepted_at: Timestamp,
+        live: &LiveMessage,
+        validated: bool,
+    ) -> Outcome {
+        let mut answer = Answer {
+            guard: HoldBack::new(&policy.rules.output),
+            calls: BTreeMap::new(),
+            text: String::new(),
+            written: 0,
+            model: policy.model.clone(),
+            usage: None,
+            finish: None,
+            first_token_ms: None,
+        };
+        let mut stream = match self.shared.ports.model.stream(request).await {
+            Ok(stream) => stream,
+            Err(error) => return Outcome::Failed(from_error(error, policy, Usage::default())),
+        };
+        while let Some(event) = stream.next().await {
+            let taken = match event {
+                Ok(event) => answer.take(event, policy, live),
+                Err(error) => {
+                    let usage = answer.usage(prompt_tokens);
+                    return Outcome::Failed(from_error(error, policy, usage));
+                }
+            };
+            if answer.first_token_ms.is_none() && !answer.text.is_empty() && !validated {
+                answer.first_token_ms = Some(self.since(accepted_at));
+            }
+            match taken {
+                Ok(true) => {}
+                // The answer is as long as it may get; dropping the stream stops the provider.
+                Ok(false) => {
+                    answer.finish = Some(Finish::Length);
+                    break;
+                }
+                Err(blocked) => return answer.blocked(blocked, prompt_tokens),
+            }
+        }
+        drop(stream);
+        match answer.guard.finish() {
+            Ok(rest) => answer.release(&rest, live),
+            Err(blocked) => return answer.blocked(blocked, prompt_tokens),
+        }
+        let Some(finish) = answer.finish else {
+            let message = "the provider ended its answer without saying that it was complete".to_owned();
+            let usage = answer.usage(prompt_tokens);
+            return Outcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
+        };
+        let first_token_ms = answer
+            .first_token_ms
+            .or_else(|| validated.then(|| self.since(accepted_at)));
+        if let Some(ms) = first_token_ms {
+            histogram!("copilotd_first_token_seconds").record(ms as f64 / 1000.0);
+        }
+        let usage = answer.usage(prompt_tokens);
+        count_tokens(&usage);
+        let redacted = |rule: &String| (GuardStage::Output, rule.clone(), GuardAction::Redact);
+        Outcome::Replied(ModelReply {
+            guardrails: answer.guard.redactions().iter().map(redacted).collect(),
+            calls: answer
+                .calls
+                .into_values()
+                .map(|(name, arguments)| (name, parse_arguments(arguments)))
+                .collect(),
+            text: answer.text,
+            citations: Vec::new(),
+            finish,
+            model: answer.model,
+            usage,
+            first_token_ms,
+        })
+    }
+
+    fn since(&self, accepted_at: Timestamp) -> u64 {
+        let ms = self.shared.ports.clock.now().duration_since(accepted_at).as_millis();
+        u64::try_from(ms).unwrap_or(0)
+    }
+
+    fn report(&self, command: Command) {
+        // A dead conversation is rebuilt from its log and asks for the step again.
+        let _ = self.conversation.cast(conversation::Msg::report(command));
+    }
+}
+
+impl Answer {
+    /// Takes one piece. False: the answer has reached its bound.
+    fn take(&mut self, event: ModelEvent, policy: &Policy, live: &LiveMessage) -> Result<bool, Blocked> {
+        match event {
+            ModelEvent::Model(model) => self.model = model,
+            ModelEvent::Text(piece) => {
+                self.written += piece.len();
+                let released = self.guard.push(&piece)?;
+                self.release(&released, live);
+                return Ok(self.text.len() <= policy.limits.answer_bytes);
+            }
+            ModelEvent::ToolCall { index, name, arguments } => {
+                self.written += arguments.len();
+                if self.calls.len() >= MAX_CALLS && !self.calls.contains_key(&index) {
+                    return Ok(true);
+                }
+                let call = self.calls.entry(index).or_default();
+                if let Some(name) = name {
+                    call.0 = name;
+                }
+                if call.1.len() + arguments.len() <= MAX_ARGUMENTS {
+                    call.1.push_str(&arguments);
+                } else {
+                    // Cut off it is not JSON any more, and the model is told so.
+                    call.1 = "arguments too long".to_owned();
+                }
+            }
+            ModelEvent::Usage(usage) => self.usage = Some(usage),
+            ModelEvent::Finished(finish) => self.finish = Some(finish),
+        }
+        Ok(true)
+    }
+
+    fn release(&mut self, text: &str, live: &LiveMessage) {
+        if !text.is_empty() {
+            live.push(text);
+            self.text.push_str(text);
+        }
+    }
+
+    fn blocked(self, blocked: Blocked, prompt_tokens: u64) -> Outcome {
+        let usage = self.usage(prompt_tokens);
+        Outcome::Blocked {
+            rule: blocked.rule,
+            usage,
+            model: self.model,
+        }
+    }
+
+    /// What the provider says it used, else what we counted.
+    fn usage(&self, prompt_tokens: u64) -> Usage {
+        self.usage.unwrap_or_else(|| Usage {
+            prompt_tokens,
+            // Four bytes a token is close enough for an answer that nobody will bill exactly.
+            completion_tokens: (self.written as u64).div_ceil(4),
+            cached_tokens: 0,
+            cost: 0,
+        })
+    }
+}
+
+/// Assembles the prompt; off the async threads when there is much to count.
+async fn assemble(memory: Memory, policy: Arc<Policy>) -> Prompt {
+    let entries = memory.blocks.iter().flat_map(|block| &block.entries);
+    let uncounted: usize = entries.map(|entry| entry.uncounted_bytes()).sum();
+    if uncounted < INLINE_TOKENIZER_BYTES {
+        return project::prompt(&memory, &policy);
+    }
+    let work = move || project::prompt(&memory, &policy);
+    // The closure does not panic, and the runtime outlives its actors.
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Prompt {
+        messages: Vec::new(),
+        tokens: 0,
+    })
+}
+
+fn offers(policy: &Policy) -> Vec<ToolOffer> {
+    let offer = |tool: &crate::domain::policy::ToolPolicy| ToolOffer {
+        name: tool.tool.name.clone(),
+        description: tool.tool.description.clone(),
+        parameters: tool.tool.parameters.source().clone(),
+    };
+    policy.tools.values().map(offer).collect()
+}
+
+/// Models are sloppy with an empty list of arguments; everything else that is not JSON stays a string, for the
+/// validator's words.
+fn parse_arguments(arguments: String) -> Value {
+    if arguments.trim().is_empty() {
+        return Value::Object(serde_json::Map::new());
+    }
+    serde_json::from_str(&arguments).unwrap_or(Value::String(arguments))
+}
+
+fn from_error(error: ModelError, policy: &Policy, usage: Usage) -> ModelFailure {
+    failure(error.class, error.message, policy, usage, error.retry_after)
+}
+
+fn failure(
+    class: FailureClass,
+    message: String,
+    policy: &Policy,
+    usage: Usage,
+    retry_after: Option<Duration>,
+) -> ModelFailure {
+    ModelFailure {
+        class,
+        message,
+        model: policy.model.clone(),
+        usage,
+        retry_after,
+    }
+}
+
+fn count_tokens(usage: &Usage) {
+    counter!("copilotd_tokens_total", "kind" => "prompt").increment(usage.prompt_tokens);
+    counter!("copilotd_tokens_total", "kind" => "cached").increment(usage.cached_tokens);
+    counter!("copilotd_tokens_total", "kind" => "completion").increment(usage.completion_tokens);
+}
+
+/// What was used by a step that is stopped now, counted by us: its prompt is not known here, its text is.
+pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
+    let completion_tokens = if text.is_empty() { 0 } else { tokens::count(text) };
+    Usage {
+        prompt_tokens,
+        completion_tokens,
+        cached_tokens: 0,
+        cost: 0,
+    }
+}
+
+impl Actor for Agent {
+    type Msg = Box<Think>;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Box<Think>>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<Box<Think>>, think: Box<Think>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let span = tracing::info_span!(
+            parent: &think.span,
+            "invoke_agent",
+            otel.name = format!("invoke_agent {}", think.policy.copilot),
+            gen_ai.operation.name = "invoke_agent",
+            gen_ai.agent.name = %think.policy.copilot,
+            gen_ai.conversation.id = %self.id,
+            copilotd.turn.id = %think.at.turn,
+            copilotd.turn.attempt = think.at.attempt,
+            copilotd.turn.step = think.at.step,
+        );
+        self.think(*think).instrument(span).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Calls the summariser for a plan. Runs beside the conversation; a failure here never fails a turn.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use metrics::counter;
+
+use crate::domain::command::Command;
+use crate::domain::compression::{self, INSTRUCTIONS, Plan};
+use crate::domain::event::CompressionMethod;
+use crate::domain::ids::{ConversationId, UserId};
+use crate::domain::memory::Memory;
+use crate::domain::policy::Policy;
+use crate::domain::prompt::PromptMessage;
+use crate::domain::tokens;
+use crate::domain::usage::Usage;
+use crate::ports::{ModelEvent, ModelRequest};
+use crate::shared::Shared;
+use crate::tenancy::TenantScope;
+
+/// Failed compressions in a row after which the window is truncated instead.
+const PATIENCE: u32 = 3;
+
+/// What a compression works on.
+#[expect(missing_docs, reason = "each field is what its type says")]
+pub struct Work {
+    pub shared: Arc<Shared>,
+    pub scope: TenantScope,
+    pub conversation: ConversationId,
+    pub user: UserId,
+    pub memory: Memory,
+    pub policy: Arc<Policy>,
+    /// Compressions that failed in a row before this one.
+    pub failures: u32,
+}
+
+/// Compresses the memory if it has to be; answers with the command that records it.
+pub async fn compress(work: Work) -> Option<Command> {
+    let (memory, policy) = (work.memory.clone(), Arc::clone(&work.policy));
+    // Counting a window takes milliseconds: not on the async threads.
+    let plan = tokio::task::spawn_blocking(move || compression::plan(&memory, &policy.memory))
+        .await
+        .ok()??;
+    let mut usage = Usage::default();
+    let mut model = String::new();
+    let summarised = summarise(&work, &plan, &mut usage, &mut model).await;
+    let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &work.policy.memory));
+    let (summary, tokens_after, method) = match accepted {
+        Some((text, tokens)) => (text, tokens, CompressionMethod::Summarised),
+        None if plan.urgent || work.failures + 1 >= PATIENCE => {
+            let text = compression::truncated(&plan, &work.policy.memory);
+            let tokens = tokens::count(&text);
+            (text, tokens, CompressionMethod::Truncated)
+        }
+        None => {
+            counter!("copilotd_compressions_total", "method" => "failed").increment(1);
+            tracing::warn!(conversation = %work.conversation, "no summary could be had; the memory stays as it is");
+            return None;
+        }
+    };
+    let label = if method == CompressionMethod::Summarised {
+        "summarised"
+    } else {
+        "truncated"
+    };
+    counter!("copilotd_compressions_total", "method" => label).increment(1);
+    let (upto_seq, tokens_before) = (plan.upto_seq, plan.tokens_before);
+    Some(Command::Compressed {
+        upto_seq,
+        tokens_before,
+        tokens_after,
+        summary,
+        method,
+        model,
+        usage,
+    })
+}
+
+/// Folds the passes into one summary, each call with the summary so far.
+async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut String) -> Option<String> {
+    let mut summary = plan.previous.clone();
+    for pass in &plan.passes {
+        let previous = summary.as_deref().unwrap_or("(none)");
+        let text = format!("Previous summary:\n{previous}\n\nTranscript:\n{pass}");
+        let request = ModelRequest {
+            scope: work.scope.clone(),
+            route: work.policy.small_route.clone(),
+            conversation: work.conversation,
+            user: work.user.clone(),
+            messages: Arc::new(vec![
+                PromptMessage::System {
+                    text: INSTRUCTIONS.to_owned(),
+                },
+                PromptMessage::User { text },
+            ]),
+            tools: Arc::default(),
+            response_schema: None,
+            max_tokens: Some(work.policy.memory.summary_tokens),
+        };
+        let call = collect(work, request, usage, model);
+        summary = Some(tokio::time::timeout(work.policy.memory.timeout, call).await.ok()??);
+    }
+    summary
+}
+
+async fn collect(work: &Work, request: ModelRequest, usage: &mut Usage, model: &mut String) -> Option<String> {
+    let mut stream = work.shared.ports.model.stream(request).await.ok()?;
+    let (mut text, mut finished) = (String::new(), false);
+    while let Some(event) = stream.next().await {
+        match event.ok()? {
+            ModelEvent::Text(piece) => text.push_str(&piece),
+            ModelEvent::Model(name) => *model = name,
+            ModelEvent::Usage(used) => *usage += used,
+            ModelEvent::Finished(_) => finished = true,
+            ModelEvent::ToolCall { .. } => {}
+        }
+        if text.len() > work.policy.limits.answer_bytes {
+            return None;
+        }
+    }
+    finished.then_some(text)
+}

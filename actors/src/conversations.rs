@@ -1,0 +1,361 @@
+//! `Conversations`: the directory and supervisor of all conversations of this process.
+//!
+//! Invariant: at most one live copy of a conversation stands in the map, and a successor is spawned only after its
+//! predecessor has ended. Nothing here awaits storage: a conversation folds its log in its own task. When the directory
+//! itself dies the process ends, because every conversation hangs on it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use metrics::{counter, gauge};
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::time::Instant;
+
+use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
+use crate::domain::command::Command;
+use crate::domain::ids::{ConversationId, TurnId};
+use crate::shared::{Shared, jitter};
+use crate::tenancy::TenantScope;
+
+/// Names a conversation inside the process.
+pub type Key = (TenantScope, ConversationId);
+
+/// Pause before a conversation that died is started again; doubles with each further death.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A conversation that lived so long starts with a clean record.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
+/// Restarts in a row after which it is left to the reconciler.
+const RESTARTS: u32 = 8;
+
+/// What the directory is asked and told.
+#[derive(Debug)]
+pub enum Msg {
+    /// Somebody needs this conversation.
+    Get {
+        /// Which one.
+        key: Key,
+        /// Answered when a copy stands in the map.
+        reply: RpcReplyPort<ConversationRef>,
+    },
+    /// An idle copy asks to be let go.
+    Retire {
+        /// Which one.
+        key: Key,
+        /// The copy.
+        actor: ActorId,
+        /// When it has to be back by itself.
+        wake_at: Option<Timestamp>,
+    },
+    /// Start it again after its death.
+    Restart {
+        /// Which one.
+        key: Key,
+    },
+}
+
+/// The way to conversations, for everybody outside. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    live: Arc<DashMap<Key, ConversationRef>>,
+    dormant: Arc<DashMap<Key, Timestamp>>,
+    actor: ActorRef<Msg>,
+    timeout: Duration,
+}
+
+impl Directory {
+    /// Asks a conversation for a change. A copy that is just being let go, or died, is asked for once more.
+    pub async fn ask(
+        &self,
+        scope: &TenantScope,
+        id: ConversationId,
+        asker: &Asker,
+        command: Command,
+    ) -> Result<Accepted, Refusal> {
+        let make = |reply| conversation::Msg::Ask {
+            asker: asker.clone(),
+            command: Box::new(command.clone()),
+            reply,
+        };
+        match self.call(scope, id, false, make).await {
+            Some(Err(Refusal::Gone)) | None => {}
+            Some(answer) => return answer,
+        }
+        match self.call(scope, id, true, make).await {
+            Some(Err(Refusal::Gone)) | None => Err(Refusal::Unavailable),
+            Some(answer) => answer,
+        }
+    }
+
+    /// Asks how many turns stand before this one. Does not wake anything.
+    pub async fn position(&self, scope: &TenantScope, id: ConversationId, turn: TurnId) -> Option<usize> {
+        let conversation = self.live.get(&(scope.clone(), id))?.clone();
+        let make = |reply| conversation::Msg::Position { turn, reply };
+        match conversation.call(make, Some(self.timeout)).await {
+            Ok(CallResult::Success(position)) => position,
+            _ => None,
+        }
+    }
+
+    /// Makes sure that a conversation is alive, so that it takes up what is open.
+    pub async fn wake(&self, scope: &TenantScope, id: ConversationId) -> bool {
+        self.get((scope.clone(), id)).await.is_some()
+    }
+
+    /// Whether a copy lives, or sleeps until a known time.
+    pub fn is_cared_for(&self, key: &Key, now: Timestamp) -> bool {
+        self.live.contains_key(key) || self.dormant.get(key).is_some_and(|wake_at| *wake_at > now)
+    }
+
+    /// Number of conversations that live.
+    pub fn alive(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Ends every conversation; what is open is left to the next process. Answers when all have ended or `time` is over.
+    pub async fn stop(&self, time: Duration) {
+        let _ = self
+            .actor
+            .stop_children_and_wait(Some("shutting down".into()), Some(time))
+            .await;
+        let _ = self.actor.stop_and_wait(Some("shutting down".into()), Some(time)).await;
+    }
+
+    pub(crate) fn cast(&self, msg: Msg) {
+        // The directory ends last of all; a message behind its end has no reader any more.
+        let _ = self.actor.cast(msg);
+    }
+
+    /// One call. None: nobody could be reached.
+    async fn call(
+        &self,
+        scope: &TenantScope,
+        id: ConversationId,
+        again: bool,
+        make: impl Fn(RpcReplyPort<conversation::Reply>) -> conversation::Msg,
+    ) -> Option<conversation::Reply> {
+        let key = (scope.clone(), id);
+        let known = if again {
+            None
+        } else {
+            self.live.get(&key).map(|entry| entry.clone())
+        };
+        let conversation = match known {
+            Some(conversation) => conversation,
+            None => self.get(key).await?,
+        };
+        match conversation.call(make, Some(self.timeout)).await {
+            Ok(CallResult::Success(reply)) => Some(reply),
+            // What it was asked may be stored or not: saying so is all that is left.
+            Ok(CallResult::Timeout) => Some(Err(Refusal::Unavailable)),
+            Ok(CallResult::SenderError) | Err(_) => None,
+        }
+    }
+
+    async fn get(&self, key: Key) -> Option<ConversationRef> {
+        let make = |reply| Msg::Get { key, reply };
+        match self.actor.call(make, Some(self.timeout)).await {
+            Ok(CallResult::Success(conversation)) => Some(conversation),
+            _ => None,
+        }
+    }
+}
+
+/// The actor; see the module.
+pub struct Conversations {
+    shared: Arc<Shared>,
+    live: Arc<DashMap<Key, ConversationRef>>,
+    dormant: Arc<DashMap<Key, Timestamp>>,
+}
+
+/// All that changes besides the map.
+#[derive(Default)]
+pub struct State {
+    keys: HashMap<ActorId, Key>,
+    /// Copies that are ending, and who waits for their successors.
+    ending: HashMap<Key, Vec<RpcReplyPort<ConversationRef>>>,
+    deaths: HashMap<Key, Deaths>,
+}
+
+struct Deaths {
+    count: u32,
+    last: Instant,
+}
+
+impl Conversations {
+    /// Starts the directory. The handle of its task ends when it does.
+    pub async fn start(shared: Arc<Shared>) -> Result<(Directory, tokio::task::JoinHandle<()>), ractor::SpawnErr> {
+        let live = Arc::new(DashMap::new());
+        let dormant = Arc::new(DashMap::new());
+        let timeout = shared.bounds.call;
+        let actor = Self {
+            shared: Arc::clone(&shared),
+            live: Arc::clone(&live),
+            dormant: Arc::clone(&dormant),
+        };
+        let (actor, task) = Actor::spawn(None, actor, ()).await?;
+        let directory = Directory {
+            live,
+            dormant,
+            actor,
+            timeout,
+        };
+        // Set once: a process has one directory.
+        let _ = shared.directory.set(directory.clone());
+        Ok((directory, task))
+    }
+
+    async fn get(
+        &self,
+        me: &ActorRef<Msg>,
+        state: &mut State,
+        key: Key,
+        reply: RpcReplyPort<ConversationRef>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(waiting) = state.ending.get_mut(&key) {
+            waiting.push(reply);
+            return Ok(());
+        }
+        let known = self.live.get(&key).map(|entry| entry.clone());
+        let conversation = match known {
+            Some(conversation) => conversation,
+            None => self.spawn(me, state, key).await?,
+        };
+        let _ = reply.send(conversation);
+        Ok(())
+    }
+
+    async fn spawn(
+        &self,
+        me: &ActorRef<Msg>,
+        state: &mut State,
+        key: Key,
+    ) -> Result<ConversationRef, ActorProcessingErr> {
+        let args = Args {
+            scope: key.0.clone(),
+            id: key.1,
+        };
+        let conversation = Conversation {
+            shared: Arc::clone(&self.shared),
+        };
+        let (conversation, _) = Actor::spawn_linked(None, conversation, args, me.get_cell()).await?;
+        state.keys.insert(conversation.get_id(), key.clone());
+        self.dormant.remove(&key);
+        self.live.insert(key, conversation.clone());
+        gauge!("copilotd_conversations_alive").set(self.live.len() as f64);
+        Ok(conversation)
+    }
+
+    fn retire(&self, state: &mut State, key: Key, actor: ActorId, wake_at: Option<Timestamp>) {
+        let Some((_, conversation)) = self.live.remove_if(&key, |_, live| live.get_id() == actor) else {
+            return;
+        };
+        if let Some(wake_at) = wake_at {
+            self.dormant.insert(key.clone(), wake_at);
+        }
+        state.ending.insert(key, Vec::new());
+        // It answers everything that is still in its mailbox with "gone": those callers come here next and wait.
+        conversation.stop(Some("idle".into()));
+    }
+
+    /// A copy has ended. Whoever waited gets its successor.
+    async fn ended(
+        &self,
+        me: &ActorRef<Msg>,
+        state: &mut State,
+        actor: ActorId,
+        failed: bool,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(key) = state.keys.remove(&actor) else {
+            return Ok(());
+        };
+        self.live.remove_if(&key, |_, live| live.get_id() == actor);
+        gauge!("copilotd_conversations_alive").set(self.live.len() as f64);
+        let waiting = state.ending.remove(&key).unwrap_or_default();
+        if !waiting.is_empty() {
+            let conversation = self.spawn(me, state, key).await?;
+            for reply in waiting {
+                let _ = reply.send(conversation.clone());
+            }
+        } else if failed {
+            self.restart_later(me, state, key);
+        } else {
+            state.deaths.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// What died with open turns goes on by itself, after a jittered pause, a bounded number of times.
+    fn restart_later(&self, me: &ActorRef<Msg>, state: &mut State, key: Key) {
+        counter!("copilotd_conversation_deaths_total").increment(1);
+        let now = Instant::now();
+        let deaths = match state.deaths.entry(key.clone()) {
+            Entry::Occupied(entry) => {
+                let deaths = entry.into_mut();
+                if now.duration_since(deaths.last) > FORGIVEN_AFTER {
+                    deaths.count = 0;
+                }
+                deaths
+            }
+            Entry::Vacant(entry) => entry.insert(Deaths { count: 0, last: now }),
+        };
+        deaths.count += 1;
+        deaths.last = now;
+        if deaths.count > RESTARTS {
+            state.deaths.remove(&key);
+            return;
+        }
+        let pause = (RESTART_PAUSE * 2_u32.pow(deaths.count - 1)).min(LONGEST_PAUSE);
+        let (me, pause) = (me.clone(), pause + jitter(pause));
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = me.cast(Msg::Restart { key });
+        });
+    }
+}
+
+impl Actor for Conversations {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+        Ok(State::default())
+    }
+
+    async fn handle(&self, me: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Get { key, reply } => self.get(&me, state, key, reply).await?,
+            Msg::Retire { key, actor, wake_at } => self.retire(state, key, actor, wake_at),
+            Msg::Restart { key } => {
+                if !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
+                    self.spawn(&me, state, key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(who, error) => {
+                tracing::warn!(%error, "a conversation died and will be folded from its log");
+                self.ended(&me, state, who.get_id(), true).await?;
+            }
+            SupervisionEvent::ActorTerminated(who, _, _) => self.ended(&me, state, who.get_id(), false).await?,
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}

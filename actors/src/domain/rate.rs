@@ -1,0 +1,133 @@
+//! A token bucket for calls to an external system, corrected by what the vendor's headers say.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// What a vendor says about its rate limits, from the headers of any answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateHint {
+    /// Calls per minute.
+    pub limit: Option<u32>,
+    /// Calls left in the present window.
+    pub remaining: Option<u32>,
+    /// Time until the window begins anew.
+    pub reset: Option<Duration>,
+}
+
+/// A bucket of calls. Both it and the vendor have to allow a call: a vendor's `Retry-After` alone is known to be
+/// too short at times, and its limit is shared with other programs.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    per_minute: f64,
+    burst: f64,
+    level: f64,
+    filled_at: Timestamp,
+    closed_until: Option<Timestamp>,
+}
+
+impl Bucket {
+    /// A full bucket of `per_minute` calls with bursts of a sixth of it.
+    pub fn new(per_minute: u32, now: Timestamp) -> Self {
+        let per_minute = f64::from(per_minute.max(1));
+        let burst = (per_minute / 6.0).max(1.0);
+        Self {
+            per_minute,
+            burst,
+            level: burst,
+            filled_at: now,
+            closed_until: None,
+        }
+    }
+
+    /// Takes one call, or says when to ask again.
+    pub fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
+        if let Some(until) = self.closed_until.filter(|until| *until > now) {
+            return Err(until);
+        }
+        self.closed_until = None;
+        self.fill(now);
+        if self.level >= 1.0 {
+            self.level -= 1.0;
+            return Ok(());
+        }
+        let wait = Duration::from_secs_f64((1.0 - self.level) * 60.0 / self.per_minute + 0.001);
+        Err(now.saturating_add(wait).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Learns from an answer's headers.
+    pub fn learn(&mut self, hint: RateHint, now: Timestamp) {
+        self.fill(now);
+        if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
+            self.per_minute = f64::from(limit);
+            self.burst = (self.per_minute / 6.0).max(1.0);
+        }
+        if let Some(remaining) = hint.remaining {
+            self.level = self.level.min(f64::from(remaining));
+            if remaining == 0 {
+                self.close(hint.reset.unwrap_or(Duration::from_secs(1)), now);
+            }
+        }
+    }
+
+    /// Lets nothing through for `time`: the vendor said 429.
+    pub fn close(&mut self, time: Duration, now: Timestamp) {
+        // A vendor that says zero means "soon"; asking at once would earn the next 429.
+        let until = now
+            .saturating_add(time.max(Duration::from_millis(250)))
+            .unwrap_or(Timestamp::MAX);
+        self.closed_until = self.closed_until.max(Some(until));
+        self.level = self.level.min(1.0);
+    }
+
+    fn fill(&mut self, now: Timestamp) {
+        let seconds = now.duration_since(self.filled_at).as_secs_f64().max(0.0);
+        self.level = (self.level + seconds * self.per_minute / 60.0).min(self.burst);
+        self.filled_at = self.filled_at.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    #[test]
+    fn a_minute_lets_a_burst_and_the_rate_through() {
+        let mut bucket = Bucket::new(60, at(0));
+        let passed = (0..60_000)
+            .step_by(10)
+            .filter(|ms| bucket.take(at(*ms)).is_ok())
+            .count();
+        assert!((69..=70).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn a_refusal_names_the_time_of_the_next_call() {
+        let mut bucket = Bucket::new(60, at(0));
+        while bucket.take(at(0)).is_ok() {}
+        let next = bucket.take(at(0)).unwrap_err();
+        assert!(bucket.take(next).is_ok());
+        assert!(bucket.take(next).is_err());
+    }
+
+    #[test]
+    fn the_vendor_has_the_last_word() {
+        let mut bucket = Bucket::new(600, at(0));
+        bucket.learn(
+            RateHint {
+                limit: Some(60),
+                remaining: Some(0),
+                reset: Some(Duration::from_secs(5)),
+            },
+            at(0),
+        );
+        assert_eq!(bucket.take(at(4_999)), Err(at(5_000)));
+        assert!(bucket.take(at(5_000)).is_ok());
+        bucket.close(Duration::ZERO, at(6_000));
+        assert_eq!(bucket.take(at(6_000)), Err(at(6_250)));
+    }
+}

@@ -1,0 +1,268 @@
+//! The stream's positions and frames: which bytes a reader gets for which records, and where it resumes.
+//!
+//! Invariant: the deltas of a segment concatenate to the text of its `message.completed`, whatever mixture of live text
+//! and records a reader saw and wherever it was cut.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::event::{Event, Record};
+use super::ids::{MessageId, Seq, TurnId};
+use super::view::public_event;
+
+/// A reader's whole position: the SSE `id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Last durable event.
+    pub seq: Seq,
+    /// Bytes of the open message that were sent; none when nothing of it was.
+    pub offset: Option<usize>,
+}
+
+/// The text is not a position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected <seq> or <seq>.<offset>")]
+pub struct InvalidPosition;
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        let number = |digits: &str| {
+            let plain = !digits.is_empty() && digits.len() <= 19 && digits.bytes().all(|b| b.is_ascii_digit());
+            if plain {
+                digits.parse::<u64>().map_err(|_| InvalidPosition)
+            } else {
+                Err(InvalidPosition)
+            }
+        };
+        match text.split_once('.') {
+            None => Ok(Self {
+                seq: number(text)?,
+                offset: None,
+            }),
+            Some((seq, offset)) => {
+                let offset = usize::try_from(number(offset)?).map_err(|_| InvalidPosition)?;
+                Ok(Self {
+                    seq: number(seq)?,
+                    offset: Some(offset),
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            Some(offset) => write!(f, "{}.{offset}", self.seq),
+            None => write!(f, "{}", self.seq),
+        }
+    }
+}
+
+/// A record as writers need it; encoded once for all of them.
+#[derive(Debug, PartialEq)]
+pub struct Encoded {
+    /// Its number.
+    pub seq: Seq,
+    /// Its turn.
+    pub turn: Option<TurnId>,
+    /// Name and data of the public event; none for internal records.
+    public: Option<(&'static str, String)>,
+    /// What it does to the open segment.
+    segment: Segment,
+    /// Whether its turn ends with it.
+    pub terminal: bool,
+    /// Whether the conversation ends with it.
+    pub erased: bool,
+}
+
+/// What a record does to the text of its turn.
+#[derive(Debug, PartialEq)]
+enum Segment {
+    Untouched,
+    Opened,
+    Completed { message_id: MessageId, text: String },
+    Discarded,
+}
+
+impl Encoded {
+    /// Encodes a record.
+    pub fn new(record: &Record) -> Self {
+        let segment = match &record.event {
+            Event::TurnStarted { .. } => Segment::Opened,
+            Event::MessageCompleted { message_id, text, .. } => Segment::Completed {
+                message_id: *message_id,
+                text: text.clone(),
+            },
+            Event::MessageReset { .. } => Segment::Discarded,
+            event if event.is_terminal() => Segment::Discarded,
+            _ => Segment::Untouched,
+        };
+        Self {
+            seq: record.seq,
+            turn: record.turn,
+            public: public_event(record).map(|event| (event.name, event.data.to_string())),
+            segment,
+            terminal: record.event.is_terminal(),
+            erased: matches!(record.event, Event::ConversationErased { .. }),
+        }
+    }
+
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        let text = if let Segment::Completed { text, .. } = &self.segment {
+            text.len()
+        } else {
+            0
+        };
+        self.public.as_ref().map_or(0, |(_, data)| data.len()) + text + 64
+    }
+
+    /// Checks a resume offset against the segment that this record closes: `None` if it closes none, else whether
+    /// `offset` lies in its text at a character. A discarded text takes any offset.
+    pub fn admits_offset(&self, offset: usize) -> Option<bool> {
+        match &self.segment {
+            Segment::Untouched => None,
+            Segment::Opened | Segment::Discarded => Some(true),
+            Segment::Completed { text, .. } => Some(text.is_char_boundary(offset)),
+        }
+    }
+}
+
+/// One reader of a conversation or of one of its turns. Pure: it turns records and live text into frames.
+#[derive(Debug)]
+pub struct Reader {
+    /// Only this turn's events.
+    turn: Option<TurnId>,
+    /// Last record that was looked at.
+    seen: Seq,
+    /// Last durable event that was sent, or where the reader resumed.
+    sent: Seq,
+    /// Bytes of the open segment that were sent.
+    offset: usize,
+    ended: bool,
+}
+
+impl Reader {
+    /// A reader that has everything up to `position`.
+    pub fn new(turn: Option<TurnId>, position: Position) -> Self {
+        let Position { seq, offset } = position;
+        Self {
+            turn,
+            seen: seq,
+            sent: seq,
+            offset: offset.unwrap_or(0),
+            ended: false,
+        }
+    }
+
+    /// Last record that was looked at; the next one to look at follows it.
+    pub fn seen(&self) -> Seq {
+        self.seen
+    }
+
+    /// Whether everything was sent that will ever be: the turn ended, or the conversation was erased.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Takes the next record and writes what the reader gets for it.
+    pub fn record(&mut self, encoded: &Encoded, now: Timestamp, out: &mut String) {
+        debug_assert!(encoded.seq > self.seen, "records come in order, each once");
+        self.seen = encoded.seq;
+        if encoded.erased {
+            self.ended = true;
+        }
+        if self.turn.is_some() && encoded.turn != self.turn {
+            return;
+        }
+        match &encoded.segment {
+            Segment::Untouched => {}
+            Segment::Opened | Segment::Discarded => self.offset = 0,
+            Segment::Completed { message_id, text } => {
+                if let (Some(turn), Some(rest)) = (encoded.turn, text.get(self.offset..)) {
+                    self.delta(turn, *message_id, rest, now, out);
+                }
+                self.offset = 0;
+            }
+        }
+        if let Some((name, data)) = &encoded.public {
+            self.sent = encoded.seq;
+            self.frame(name, data, out);
+        }
+        if encoded.terminal && self.turn.is_some() {
+            self.ended = true;
+        }
+    }
+
+    /// Takes the open message's text and writes what is new of it. `from(offset)` returns the text behind an offset.
+    pub fn live(
+        &mut self,
+        turn: TurnId,
+        message_id: MessageId,
+        from: impl FnOnce(usize) -> Option<String>,
+        now: Timestamp,
+        out: &mut String,
+    ) {
+        if self.turn.is_none_or(|wanted| wanted == turn)
+            && let Some(text) = from(self.offset)
+        {
+            self.delta(turn, message_id, &text, now, out);
+        }
+    }
+
+    fn delta(&mut self, turn: TurnId, message_id: MessageId, text: &str, now: Timestamp, out: &mut String) {
+        if text.is_empty() {
+            return;
+        }
+        self.offset += text.len();
+        let data = json!({ "seq": self.sent, "turn_id": turn, "at": now, "message_id": message_id, "text": text });
+        self.frame("message.delta", &data.to_string(), out);
+    }
+
+    fn frame(&self, name: &str, data: &str, out: &mut String) {
+        use std::fmt::Write as _;
+        let offset = (self.offset > 0).then_some(self.offset);
+        let id = Position { seq: self.sent, offset };
+        // Writing to a string cannot fail.
+        let _ = write!(out, "id: {id}\nevent: {name}\ndata: {data}\n\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_have_one_spelling() {
+        for (text, seq, offset) in [
+            ("0", 0, None),
+            ("17", 17, None),
+            ("17.0", 17, Some(0)),
+            ("17.120", 17, Some(120)),
+        ] {
+            assert_eq!(text.parse(), Ok(Position { seq, offset }), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "1.",
+            ".1",
+            "1.2.3",
+            "-1",
+            "+1",
+            "1.-2",
+            "a",
+            "1 ",
+            "99999999999999999999",
+            "１",
+        ] {
+            assert_eq!(text.parse::<Position>(), Err(InvalidPosition), "{text}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! API.md's message object.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::event::tool_text;
+use crate::domain::content::Part;
+use crate::domain::event::{Event, Record};
+use crate::domain::ids::{MessageId, Seq, TurnId};
+
+/// Who speaks in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the roles of API.md")]
+pub enum Role {
+    User,
+    Assistant,
+    Tool,
+}
+
+/// A message as clients see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md's message object")]
+pub struct MessageView {
+    pub id: MessageId,
+    pub turn_id: TurnId,
+    pub role: Role,
+    pub content: Vec<Part>,
+    pub created_at: Timestamp,
+    pub seq: Seq,
+}
+
+/// Reads a record as a message, if it is one.
+pub fn message(record: &Record) -> Option<MessageView> {
+    let turn_id = record.turn?;
+    let (id, role, content) = match &record.event {
+        Event::TurnQueued { input, .. } => (MessageId::of_input(turn_id), Role::User, input.parts()),
+        Event::MessageCompleted { message_id, text, .. } => {
+            let content = if text.is_empty() {
+                Vec::new()
+            } else {
+                vec![Part::Text { text: text.clone() }]
+            };
+            (*message_id, Role::Assistant, content)
+        }
+        Event::ToolFinished {
+            call_id, result, error, ..
+        } => {
+            let text = tool_text(result.as_ref(), error.as_deref());
+            (MessageId::of_result(*call_id), Role::Tool, vec![Part::Text { text }])
+        }
+        _ => return None,
+    };
+    Some(MessageView {
+        id,
+        turn_id,
+        role,
+        content,
+        created_at: record.at,
+        seq: record.seq,
+    })
+}

@@ -1,0 +1,19 @@
+//! The state as clients see it: API.md's objects, folded from records.
+
+mod conversation;
+mod event;
+mod message;
+mod turn;
+
+pub use conversation::ConversationView;
+pub use event::{PublicEvent, public_event};
+pub use message::{MessageView, Role, message};
+pub use turn::{GuardrailView, OutputView, ToolCallView, TurnError, TurnView, UsageView, WaitingView};
+
+use super::usage::NanoUsd;
+
+/// Nano-dollars as dollars, for JSON only.
+pub fn usd(cost: NanoUsd) -> f64 {
+    // Exact up to 2^53 nano-dollars, nine million dollars.
+    cost as f64 / 1e9
+}

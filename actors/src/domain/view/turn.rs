@@ -1,0 +1,274 @@
+//! API.md's turn object.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::usd;
+use crate::domain::content::{Citation, Input, Metadata, ToolCall, ToolStatus};
+use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Record};
+use crate::domain::ids::{CallId, ConversationId, TurnId};
+use crate::domain::usage::TotalUsage;
+
+/// A turn as clients see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md's turn object")]
+pub struct TurnView {
+    pub id: TurnId,
+    pub conversation_id: ConversationId,
+    pub status: &'static str,
+    pub attempt: u32,
+    pub queue_position: Option<usize>,
+    pub waiting: Option<WaitingView>,
+    pub input: Input,
+    pub metadata: Metadata,
+    pub output: Option<OutputView>,
+    pub tool_calls: Vec<ToolCallView>,
+    pub guardrails: Vec<GuardrailView>,
+    pub usage: UsageView,
+    pub error: Option<TurnError>,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub first_token_ms: Option<u64>,
+}
+
+/// What a turn waits for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct WaitingView {
+    pub reason: String,
+    pub until: Timestamp,
+}
+
+/// A turn's answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct OutputView {
+    pub text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured: Option<Value>,
+    pub citations: Vec<Citation>,
+}
+
+/// A tool call of a turn.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct ToolCallView {
+    pub id: CallId,
+    pub name: String,
+    pub arguments: Value,
+    pub status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a guardrail did in a turn.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct GuardrailView {
+    pub stage: GuardStage,
+    pub rule: String,
+    pub action: GuardAction,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Tokens and money.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct UsageView {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub cached_tokens: u64,
+    pub cost_usd: f64,
+    pub models: Vec<String>,
+}
+
+/// Why a turn failed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct TurnError {
+    pub code: FailureCode,
+    pub message: String,
+}
+
+impl From<&TotalUsage> for UsageView {
+    fn from(usage: &TotalUsage) -> Self {
+        Self {
+            prompt_tokens: usage.sum.prompt_tokens,
+            completion_tokens: usage.sum.completion_tokens,
+            cached_tokens: usage.sum.cached_tokens,
+            cost_usd: usd(usage.sum.cost),
+            models: usage.models.clone(),
+        }
+    }
+}
+
+impl TurnView {
+    /// Folds a turn from its records; none if they do not begin with its first one.
+    pub fn fold(conversation: ConversationId, records: &[Record], queue_position: Option<usize>) -> Option<Self> {
+        let (first, rest) = records.split_first()?;
+        let (Some(id), Event::TurnQueued { input, metadata, .. }) = (first.turn, &first.event) else {
+            return None;
+        };
+        let mut view = Self {
+            id,
+            conversation_id: conversation,
+            status: "queued",
+            attempt: 0,
+            queue_position: None,
+            waiting: None,
+            input: input.clone(),
+            metadata: metadata.clone(),
+            output: None,
+            tool_calls: Vec::new(),
+            guardrails: Vec::new(),
+            usage: UsageView::default(),
+            error: None,
+            created_at: first.at,
+            started_at: None,
+            finished_at: None,
+            first_token_ms: None,
+        };
+        let mut usage = TotalUsage::default();
+        for record in rest.iter().filter(|record| record.turn == first.turn) {
+            view.add(record, &mut usage);
+        }
+        view.usage = UsageView::from(&usage);
+        if view.status == "running" && view.tool_calls.iter().any(|call| call.status == "awaiting_approval") {
+            view.status = "awaiting_approval";
+        }
+        view.queue_position = queue_position.filter(|_| view.status == "queued");
+        Some(view)
+    }
+
+    fn add(&mut self, record: &Record, usage: &mut TotalUsage) {
+        match &record.event {
+            Event::TurnStarted { attempt, .. } => {
+                self.status = "running";
+                self.attempt = *attempt;
+                self.started_at = self.started_at.or(Some(record.at));
+                self.waiting = None;
+            }
+            Event::TurnWaiting { reason, until } => {
+                self.waiting = Some(WaitingView {
+                    reason: reason.clone(),
+                    until: *until,
+                });
+            }
+            Event::ContextAssembled { .. } => self.waiting = None,
+            Event::MessageCompleted {
+                text,
+                citations,
+                tool_calls,
+                structured,
+                model,
+                usage: used,
+                first_token_ms,
+                ..
+            } => {
+                usage.add(model, *used);
+                self.first_token_ms = self.first_token_ms.or(*first_token_ms);
+                let (text, citations) = (text.clone(), citations.clone());
+                self.output = Some(OutputView {
+                    text,
+                    structured: structured.clone(),
+                    citations,
+                });
+                self.tool_calls.extend(tool_calls.iter().map(ToolCallView::proposed));
+            }
+            Event::OutputRejected { model, usage: used, .. } | Event::ModelFailed { model, usage: used, .. } => {
+                usage.add(model, *used);
+            }
+            Event::GuardrailTriggered {
+                stage,
+                rule,
+                action,
+                detail,
+            } => self.guardrails.push(GuardrailView {
+                stage: *stage,
+                rule: rule.clone(),
+                action: *action,
+                detail: detail.clone(),
+            }),
+            Event::ApprovalRequested {
+                call_id, expires_at, ..
+            } => self.call(*call_id, |call| {
+                call.status = "awaiting_approval";
+                call.expires_at = Some(*expires_at);
+            }),
+            Event::ToolCalled { call_id, arguments, .. } => self.call(*call_id, |call| {
+                call.status = "running";
+                call.arguments = arguments.clone();
+                call.expires_at = None;
+            }),
+            Event::ToolFinished {
+                call_id,
+                status,
+                result,
+                error,
+            } => self.call(*call_id, |call| {
+                call.status = status_word(*status);
+                call.result = result.clone();
+                call.error = error.clone();
+                call.expires_at = None;
+            }),
+            Event::TurnCompleted { .. } => self.end("completed", record.at),
+            Event::TurnCancelled { .. } => self.end("cancelled", record.at),
+            Event::TurnFailed { code, message, .. } => {
+                self.end("failed", record.at);
+                self.error = Some(TurnError {
+                    code: *code,
+                    message: message.clone(),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, id: CallId, change: impl FnOnce(&mut ToolCallView)) {
+        if let Some(call) = self.tool_calls.iter_mut().find(|call| call.id == id) {
+            change(call);
+        }
+    }
+
+    fn end(&mut self, status: &'static str, at: Timestamp) {
+        self.status = status;
+        self.finished_at = Some(at);
+        self.waiting = None;
+    }
+
+    /// Whether nothing more will happen in this turn.
+    pub fn is_terminal(&self) -> bool {
+        self.finished_at.is_some()
+    }
+}
+
+impl ToolCallView {
+    fn proposed(call: &ToolCall) -> Self {
+        Self {
+            id: call.id,
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+            status: "proposed",
+            result: None,
+            error: None,
+            expires_at: None,
+        }
+    }
+}
+
+fn status_word(status: ToolStatus) -> &'static str {
+    match status {
+        ToolStatus::Succeeded => "succeeded",
+        ToolStatus::Failed => "failed",
+        ToolStatus::Rejected => "rejected",
+        ToolStatus::Cancelled => "cancelled",
+        ToolStatus::Unknown => "unknown",
+    }
+}

@@ -1,0 +1,217 @@
+//! Running answers and watched conversations, in memory: what SSE writers read when they have caught up with the log.
+//!
+//! Tokens touch neither a mailbox nor the database: the agent appends to a [`LiveMessage`], each writer keeps an offset of
+//! its own, and a [`Tail`] has one wake-up for all of them. Nothing here awaits while it holds a lock.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+
+use crate::domain::command::Step;
+use crate::domain::event::Record;
+use crate::domain::ids::{ConversationId, MessageId, Seq, TenantId};
+use crate::domain::stream::Encoded;
+
+/// Most records a tail keeps for writers that are a little behind; others read the log.
+const RING_RECORDS: usize = 128;
+/// Most bytes of encoded events a tail keeps.
+const RING_BYTES: usize = 256 * 1024;
+
+/// An answer while it is being written.
+#[derive(Debug)]
+pub struct LiveMessage {
+    /// The model step that writes it.
+    pub at: Step,
+    /// Its id.
+    pub message_id: MessageId,
+    text: Mutex<Text>,
+    wake: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Text {
+    released: String,
+    /// Whether readers may see it: its opening records are committed, and it needs no validation first.
+    visible: bool,
+    sealed: bool,
+}
+
+impl LiveMessage {
+    /// Opens an answer that nobody sees yet.
+    pub fn new(at: Step, tail: &Tail) -> Arc<Self> {
+        Arc::new(Self {
+            at,
+            message_id: MessageId::of_step(at.turn, at.attempt, at.step),
+            text: Mutex::default(),
+            wake: tail.wake.clone(),
+        })
+    }
+
+    /// Appends released text. Answers false once the message is sealed: nothing more will be seen.
+    pub fn push(&self, piece: &str) -> bool {
+        let mut text = lock(&self.text);
+        if text.sealed {
+            return false;
+        }
+        text.released.push_str(piece);
+        if text.visible {
+            self.wake.send_replace(());
+        }
+        true
+    }
+
+    /// Lets readers see the text.
+    pub fn show(&self) {
+        lock(&self.text).visible = true;
+        self.wake.send_replace(());
+    }
+
+    /// Stops the message for good and returns what readers may have seen of it.
+    pub fn seal(&self) -> String {
+        let mut text = lock(&self.text);
+        text.sealed = true;
+        if text.visible {
+            text.released.clone()
+        } else {
+            String::new()
+        }
+    }
+
+    /// Bytes of visible text.
+    pub fn visible_len(&self) -> usize {
+        let text = lock(&self.text);
+        if text.visible { text.released.len() } else { 0 }
+    }
+
+    /// Returns the visible text from `offset` on; none if `offset` is beyond it or inside a character.
+    pub fn visible_from(&self, offset: usize) -> Option<String> {
+        let text = lock(&self.text);
+        let visible = if text.visible { text.released.as_str() } else { "" };
+        visible.get(offset..).map(str::to_owned)
+    }
+}
+
+/// The end of one conversation's log while somebody watches it or works on it.
+#[derive(Debug)]
+pub struct Tail {
+    state: Mutex<TailState>,
+    wake: watch::Sender<()>,
+    key: (TenantId, ConversationId),
+    hub: Weak<Tails>,
+}
+
+type Tails = DashMap<(TenantId, ConversationId), Weak<Tail>>;
+
+#[derive(Debug, Default)]
+struct TailState {
+    /// Last committed record that was published here; 0 if none was.
+    last_seq: Seq,
+    ring: VecDeque<Arc<Encoded>>,
+    ring_bytes: usize,
+    live: Option<Arc<LiveMessage>>,
+}
+
+/// What a writer at a certain record has to do next.
+#[derive(Debug)]
+pub enum Next {
+    /// Send these.
+    Records(Vec<Arc<Encoded>>),
+    /// Read the log: the ring does not reach back so far.
+    Gap,
+    /// Nothing is committed behind it; the answer being written is this.
+    UpToDate(Option<Arc<LiveMessage>>),
+}
+
+impl Tail {
+    /// Publishes committed records and the answer that is open after them, in one step.
+    pub fn publish(&self, records: &[Record], live: Option<&Arc<LiveMessage>>) {
+        let mut state = lock(&self.state);
+        for record in records {
+            let encoded = Arc::new(Encoded::new(record));
+            state.ring_bytes += encoded.bytes();
+            state.last_seq = encoded.seq;
+            state.ring.push_back(encoded);
+        }
+        while state.ring.len() > RING_RECORDS || (state.ring_bytes > RING_BYTES && state.ring.len() > 1) {
+            let dropped = state.ring.pop_front().map_or(0, |encoded| encoded.bytes());
+            state.ring_bytes -= dropped;
+        }
+        state.live = live.cloned();
+        drop(state);
+        self.wake.send_replace(());
+    }
+
+    /// Tells a writer that has sent everything up to `seq` what comes next.
+    pub fn after(&self, seq: Seq) -> Next {
+        let state = lock(&self.state);
+        if state.last_seq > seq {
+            let first = state.ring.front().map_or(Seq::MAX, |encoded| encoded.seq);
+            if first > seq + 1 {
+                return Next::Gap;
+            }
+            return Next::Records(state.ring.iter().filter(|encoded| encoded.seq > seq).cloned().collect());
+        }
+        // A writer that read further in the log than was published waits: the open answer may be closed already.
+        Next::UpToDate(state.live.clone().filter(|_| state.last_seq == seq))
+    }
+
+    /// Returns a receiver that wakes at every change. Subscribe before looking.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.wake.subscribe()
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.remove_if(&self.key, |_, tail| tail.strong_count() == 0);
+        }
+    }
+}
+
+/// All tails of this process, by conversation. A tail lives as long as somebody holds it.
+#[derive(Debug, Clone, Default)]
+pub struct Hub(Arc<Tails>);
+
+impl Hub {
+    /// Returns the conversation's tail, a new one if nobody holds it.
+    pub fn tail(&self, tenant: &TenantId, conversation: ConversationId) -> Arc<Tail> {
+        let key = (tenant.clone(), conversation);
+        let mut slot = self.0.entry(key.clone()).or_default();
+        if let Some(tail) = slot.upgrade() {
+            return tail;
+        }
+        let tail = Arc::new(Tail {
+            state: Mutex::default(),
+            wake: watch::Sender::new(()),
+            key,
+            hub: Arc::downgrade(&self.0),
+        });
+        *slot = Arc::downgrade(&tail);
+        tail
+    }
+
+    /// Returns the conversation's tail if somebody holds it.
+    pub fn existing(&self, tenant: &TenantId, conversation: ConversationId) -> Option<Arc<Tail>> {
+        self.0
+            .get(&(tenant.clone(), conversation))
+            .and_then(|slot| slot.upgrade())
+    }
+
+    /// Number of tails.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nobody holds a tail.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks, and the data is consistent after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

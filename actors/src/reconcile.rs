@@ -1,0 +1,98 @@
+//! `Reconciler`: finds turns that are open in storage but alive nowhere, and erased conversations that still have
+//! something to delete. Takes no input, is idempotent, and wakes on a timer.
+
+use std::sync::Arc;
+
+use metrics::{counter, gauge};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::conversations::Directory;
+use crate::ports::{LogError, Pending};
+use crate::shared::Shared;
+
+/// Conversations that are looked at in one page.
+const PAGE: usize = 256;
+
+/// The actor; see the module.
+pub struct Reconciler {
+    /// Shared parts.
+    pub shared: Arc<Shared>,
+    /// The way to conversations.
+    pub directory: Directory,
+}
+
+/// Look now.
+#[derive(Debug, Clone, Copy)]
+pub struct Look;
+
+impl Reconciler {
+    async fn look(&self) -> Result<(), LogError> {
+        let log = &self.shared.ports.log;
+        let mut cursor: Option<Pending> = None;
+        loop {
+            let page = log.pending(cursor.as_ref(), PAGE).await?;
+            for pending in &page {
+                match pending.tombstone {
+                    Some(tombstone) => self.clean(pending, tombstone).await?,
+                    None => self.wake(pending).await,
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => cursor = Some(last.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn wake(&self, pending: &Pending) {
+        let now = self.shared.ports.clock.now();
+        let key = (pending.scope.clone(), pending.conversation);
+        if !self.directory.is_cared_for(&key, now) {
+            counter!("copilotd_reconciled_total", "what" => "open_turn").increment(1);
+            // It folds its log in its own task and takes up what is open.
+            self.directory.wake(&pending.scope, pending.conversation).await;
+        }
+    }
+
+    async fn clean(&self, pending: &Pending, tombstone: u64) -> Result<(), LogError> {
+        let receipt = self
+            .shared
+            .ports
+            .log
+            .erase(&pending.scope, pending.conversation, tombstone)
+            .await?;
+        counter!("copilotd_reconciled_total", "what" => "erased").increment(1);
+        let stores: Vec<String> = receipt
+            .stores
+            .iter()
+            .map(|(store, count)| format!("{store}: {count}"))
+            .collect();
+        tracing::info!(
+            tenant = %pending.scope.tenant(),
+            conversation = %pending.conversation,
+            stores = stores.join(", "),
+            "erased what a deleted conversation had"
+        );
+        Ok(())
+    }
+}
+
+impl Actor for Reconciler {
+    type Msg = Look;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, me: ActorRef<Look>, (): ()) -> Result<(), ActorProcessingErr> {
+        me.cast(Look)?;
+        Ok(())
+    }
+
+    async fn handle(&self, me: ActorRef<Look>, _: Look, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        if let Err(error) = self.look().await {
+            tracing::warn!(%error, "the reconciler could not look through the store; it will try again");
+        }
+        gauge!("copilotd_open_turns").set(self.shared.admission.open() as f64);
+        me.send_after(self.shared.bounds.reconcile, || Look);
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! What every actor of one process shares: ports, limits, and the ways to each other.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use ractor::ActorRef;
+
+use crate::connector::Connectors;
+use crate::conversations::Directory;
+use crate::domain::ids::TenantId;
+use crate::live::Hub;
+use crate::ports::Ports;
+
+/// Bounds of the actors. All have working defaults.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// A conversation without work is let go after so long.
+    pub idle: Duration,
+    /// Approvals that are due later than this do not keep a conversation in memory.
+    pub far_approval: Duration,
+    /// Open turns of one process.
+    pub node_turns: usize,
+    /// Open turns of one tenant.
+    pub tenant_turns: usize,
+    /// Longest wait for an actor's answer; above the log's own deadline of 30 s.
+    pub call: Duration,
+    /// Records after which a snapshot is worth its write.
+    pub snapshot_every: u64,
+    /// Calls under way to one external system of one tenant.
+    pub connector_concurrency: usize,
+    /// Calls that may wait for it.
+    pub connector_queue: usize,
+    /// Calls per minute before the vendor's headers say better.
+    pub connector_per_minute: u32,
+    /// Time between two looks of the reconciler.
+    pub reconcile: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(60),
+            far_approval: Duration::from_secs(300),
+            node_turns: 20_000,
+            tenant_turns: 10_000,
+            call: Duration::from_secs(35),
+            snapshot_every: 64,
+            connector_concurrency: 8,
+            connector_queue: 256,
+            connector_per_minute: 200,
+            reconcile: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Handed to every actor at its start; read-only but for the counters.
+pub struct Shared {
+    /// The outside world.
+    pub ports: Ports,
+    /// Bounds.
+    pub bounds: Bounds,
+    /// Watched conversations.
+    pub hub: Hub,
+    /// Open turns, by tenant and in all.
+    pub admission: Admission,
+    /// The directory; set once, right after it was spawned.
+    pub directory: OnceLock<Directory>,
+    /// The connectors' supervisor; set once, right after it was spawned.
+    pub connectors: OnceLock<ActorRef<<Connectors as ractor::Actor>::Msg>>,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub fn new(ports: Ports, bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self {
+            ports,
+            bounds,
+            hub: Hub::default(),
+            admission: Admission::default(),
+            directory: OnceLock::new(),
+            connectors: OnceLock::new(),
+        })
+    }
+}
+
+/// Counts open turns, so that work is refused at the door before it queues without bound.
+#[derive(Debug, Default)]
+pub struct Admission {
+    all: AtomicUsize,
+    tenants: DashMap<TenantId, usize>,
+}
+
+/// Which bound is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The process'.
+    Node,
+    /// The tenant's.
+    Tenant,
+}
+
+impl Admission {
+    /// Whether one more turn may be accepted.
+    pub fn admits(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
+        if self.all.load(Ordering::Relaxed) >= bounds.node_turns {
+            return Err(Full::Node);
+        }
+        let open = self.tenants.get(tenant).map_or(0, |open| *open);
+        if open >= bounds.tenant_turns {
+            Err(Full::Tenant)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Corrects the count of a tenant's open turns from `before` to `after`.
+    pub fn count(&self, tenant: &TenantId, before: usize, after: usize) {
+        if before == after {
+            return;
+        }
+        // Wrapping arithmetic: the sum over all corrections is what is open.
+        self.all.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        let mut open = self.tenants.entry(tenant.clone()).or_default();
+        *open = open.wrapping_add(after).wrapping_sub(before);
+        let none = *open == 0;
+        drop(open);
+        if none {
+            self.tenants.remove_if(tenant, |_, open| *open == 0);
+        }
+    }
+
+    /// Open turns of this process.
+    pub fn open(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+}
+
+/// A random duration up to `most`, so that what failed together does not come back together.
+pub fn jitter(most: Duration) -> Duration {
+    // The hasher's keys are random per instance; that is all the randomness a jitter needs.
+    let share = RandomState::new().hash_one(0_u8) % 1000;
+    most * u32::try_from(share).unwrap_or(0) / 1000
+}
+
+/// Time from `now` until `at`; zero if it has passed.
+pub fn until(now: jiff::Timestamp, at: jiff::Timestamp) -> Duration {
+    at.duration_since(now).try_into().unwrap_or(Duration::ZERO)
+}
