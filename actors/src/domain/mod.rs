@@ -15,6 +15,7 @@ pub mod policy;
 pub mod project;
 pub mod prompt;
 pub mod schema;
+pub mod snapshot;
 pub mod tokens;
 pub mod turn;
 pub mod usage;
