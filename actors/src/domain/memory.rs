@@ -124,6 +124,15 @@ impl Block {
 }
 
 impl Memory {
+    /// A memory whose window is still to be read from the log, with [`Memory::apply_window`].
+    pub fn of_summaries(summary: Option<Summary>, pending: Option<Summary>) -> Self {
+        Self {
+            summary,
+            pending,
+            ..Self::default()
+        }
+    }
+
     /// Adds one record.
     pub fn apply(&mut self, record: &Record) {
         match &record.event {

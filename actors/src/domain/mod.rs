@@ -17,6 +17,7 @@ pub mod project;
 pub mod prompt;
 pub mod rate;
 pub mod schema;
+pub mod snapshot;
 pub mod stream;
 pub mod tokens;
 pub mod turn;

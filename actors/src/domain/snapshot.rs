@@ -1,0 +1,97 @@
+//! A cache of a conversation's state, so that waking one does not read its whole log.
+//!
+//! Invariant: what is cached and then completed from the log equals the full fold. No text that a turn brought stands in a
+//! snapshot: the window and the prompts of open turns are read from the log again, from the record that
+//! [`decode`] names. Only the summaries are kept, because the log does not say which of them is in force.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::content::Input;
+use super::conversation::{Book, Conversation, Keys};
+use super::event::{Event, Record};
+use super::ids::{ConversationId, Seq};
+use super::memory::{Memory, Summary};
+use super::turn::Turn;
+
+/// Version of the encoding. A snapshot of another version is ignored: raise it with every change of a type below.
+pub const VERSION: u32 = 1;
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    version: u32,
+    /// First record that has to be read again.
+    read_from: Seq,
+    book: Option<Book>,
+    keys: Keys,
+    summary: Option<Summary>,
+    pending: Option<Summary>,
+}
+
+/// Writes the state down, without the texts that the log holds.
+pub fn encode(conversation: &Conversation) -> Vec<u8> {
+    let mut book = conversation.book.clone();
+    let open = book.iter().flat_map(|book| &book.turns).map(|turn| turn.queued_seq);
+    let read_from = open
+        .chain(conversation.memory.window_from())
+        .min()
+        .unwrap_or(conversation.seq + 1);
+    let blank = Arc::new(Input::Text(String::new()));
+    for turn in book.iter_mut().flat_map(|book| &mut book.turns) {
+        turn.input = blank.clone();
+        turn.response_schema = None;
+    }
+    let snapshot = Snapshot {
+        version: VERSION,
+        read_from,
+        book,
+        keys: conversation.keys.clone(),
+        summary: conversation.memory.summary.clone(),
+        pending: conversation.memory.pending.clone(),
+    };
+    // Nothing here can fail to be written; if it did, the empty snapshot would be ignored.
+    serde_json::to_vec(&snapshot).unwrap_or_default()
+}
+
+/// Reads a snapshot that was taken after record `seq`, and the number of the first record to be read again. The records
+/// from there to `seq` go through [`refill`], those behind it through [`Conversation::apply`]. `None` if it cannot be
+/// used: the log is folded from its beginning then.
+pub fn decode(id: ConversationId, seq: Seq, bytes: &[u8]) -> Option<(Conversation, Seq)> {
+    let Versioned { version } = serde_json::from_slice(bytes).ok()?;
+    if version != VERSION {
+        return None;
+    }
+    let snapshot: Snapshot = serde_json::from_slice(bytes).ok()?;
+    let header = snapshot.book.as_ref().map(|book| &book.header);
+    let fits = header.map_or(seq == 0, |header| header.id == id && header.last_seq == seq);
+    if !fits || snapshot.read_from > seq + 1 {
+        return None;
+    }
+    let conversation = Conversation {
+        id,
+        seq,
+        book: snapshot.book,
+        keys: snapshot.keys,
+        memory: Memory::of_summaries(snapshot.summary, snapshot.pending),
+    };
+    Some((conversation, snapshot.read_from))
+}
+
+/// Puts back what one record, not newer than the snapshot, brought and the snapshot left to the log.
+pub fn refill(conversation: &mut Conversation, record: &Record) {
+    conversation.memory.apply_window(record);
+    let (Event::TurnQueued { .. }, Some(book)) = (&record.event, &mut conversation.book) else {
+        return;
+    };
+    let turn = book.turns.iter_mut().find(|turn| turn.queued_seq == record.seq);
+    if let (Some(turn), Some(opened)) = (turn, Turn::open(record)) {
+        turn.input = opened.input;
+        turn.response_schema = opened.response_schema;
+    }
+}
