@@ -2,5 +2,7 @@
 //! that stand between them. No web framework, database driver or provider client is known here.
 
 pub mod domain;
+#[cfg(feature = "fakes")]
+pub mod fakes;
 pub mod ports;
 pub mod tenancy;
