@@ -9,6 +9,8 @@ pub mod conversations;
 pub mod crash;
 pub mod domain;
 pub mod live;
+#[cfg(feature = "fakes")]
+pub mod fakes;
 pub mod ports;
 pub mod reconcile;
 pub mod shared;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::domain::command::FailureClass;
 use crate::domain::content::Finish;
-use crate::domain::event::{Channel, Record};
+use crate::domain::event::{Channel, Event, Record};
 use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
@@ -55,6 +55,42 @@ impl Append {
     /// Number of the first record.
     pub fn first_seq(&self) -> Seq {
         self.records.first().map_or(0, |record| record.seq)
+    }
+
+    /// Number of the last record.
+    pub fn last_seq(&self) -> Seq {
+        self.records.last().map_or(0, |record| record.seq)
+    }
+
+    /// Number of the tombstone, when this append erases the conversation.
+    pub fn tombstone(&self) -> Option<Seq> {
+        let last = self.records.last()?;
+        matches!(last.event, Event::ConversationErased { .. }).then_some(last.seq)
+    }
+
+    /// Refuses an append that no store may take: empty, with gaps, or with the header of something else. Every
+    /// implementation asks this first, so that a slip in the core cannot become a fact.
+    pub fn check(&self, scope: &TenantScope) -> Result<(), LogError> {
+        let numbered = self
+            .records
+            .iter()
+            .zip(self.first_seq()..)
+            .all(|(record, seq)| record.seq == seq);
+        let refusal = if self.first_seq() == 0 || !numbered {
+            "its records are not numbered without gaps from 1 on"
+        } else if self.header.id != self.conversation || self.header.user != self.user {
+            "its header is another conversation's"
+        } else if self.header.tenant != *scope.tenant() {
+            "its header is another tenant's"
+        } else if self.header.last_seq != self.last_seq() || (self.tombstone().is_some() && !self.header.erased) {
+            "its header was not folded up to its last record"
+        } else {
+            return Ok(());
+        };
+        Err(LogError::Refused(format!(
+            "an append to {}: {refusal}",
+            self.conversation
+        )))
     }
 }
 

@@ -1,0 +1,3 @@
+//! In-memory ports for tests. Never part of the product: the feature `fakes` is off by default.
+
+pub mod log;

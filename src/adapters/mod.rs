@@ -1,0 +1,7 @@
+//! The ports of the actors, on real stores. Wire and driver types stay inside each adapter.
+
+mod patience;
+pub mod sqlite;
+mod text;
+
+pub use text::MAX_APPEND_BYTES;

@@ -1,0 +1,41 @@
+//! How long a store is asked again, and how often.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pauses between attempts, growing and jittered, until a deadline.
+pub(super) struct Patience {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Begins now.
+    pub(super) fn new(longest: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + longest,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Returns when to give up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Waits before the next attempt; false when there is no time for one.
+    pub(super) async fn pause(&mut self) -> bool {
+        // Between half and all of the pause: writers that failed together do not come back together.
+        let pause = self.pause.mul_f64(rand::random_range(0.5..=1.0));
+        if Instant::now() + pause >= self.deadline {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+}

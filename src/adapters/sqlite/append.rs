@@ -1,0 +1,210 @@
+//! What an append and a snapshot do to the tables.
+
+use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use copilotd_actors::ports::{Append, LogError, Snapshot};
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::rows;
+use crate::adapters::text;
+
+/// An append as it goes to the writer: encoded once, however often it is tried.
+pub(super) struct EncodedAppend {
+    conversation: ConversationId,
+    append_id: Uuid,
+    first_seq: Seq,
+    last_seq: Seq,
+    messages: usize,
+    tombstone: Option<Seq>,
+    turns: Vec<TurnId>,
+    records: Vec<u8>,
+    header: Header,
+    changes: Changes,
+}
+
+/// Which part of a header an append can have changed besides its counters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    Counters,
+    Usage,
+    Everything,
+}
+
+impl Changes {
+    /// Mirrors `Header::apply`; the contract suite compares headers after every kind of event.
+    fn of(records: &[Record]) -> Self {
+        let mut changes = Self::Counters;
+        for record in records {
+            match record.event {
+                Event::ConversationCreated { .. }
+                | Event::ConversationUpdated { .. }
+                | Event::ConversationErased { .. } => return Self::Everything,
+                Event::TurnCompleted { .. }
+                | Event::TurnFailed { .. }
+                | Event::TurnCancelled { .. }
+                | Event::MemoryCompressed { .. } => changes = Self::Usage,
+                _ => {}
+            }
+        }
+        changes
+    }
+}
+
+impl EncodedAppend {
+    /// Encodes an append, or refuses it for its size.
+    pub(super) fn new(append: &Append) -> Result<Self, LogError> {
+        Ok(Self {
+            conversation: append.conversation,
+            append_id: append.append_id,
+            first_seq: append.first_seq(),
+            last_seq: append.last_seq(),
+            messages: text::messages(&append.records),
+            tombstone: append.tombstone(),
+            turns: text::turns(&append.records),
+            records: text::encode_array(&append.records)?,
+            header: append.header.clone(),
+            changes: Changes::of(&append.records),
+        })
+    }
+
+    /// Writes the append and its projections.
+    pub(super) fn write(&self, connection: &Connection) -> Result<(), Failure> {
+        let (tenant, key) = (self.header.tenant.as_str(), rows::key(self.conversation));
+        let head = head(connection, &self.header.tenant, self.conversation)?;
+        match &head {
+            Some(head) if head.append_id == self.append_id => return Ok(()),
+            Some(head) if head.last_seq >= self.first_seq && self.stands(connection)? => return Ok(()),
+            Some(head) if head.tombstone.is_some() => return Err(LogError::Erased.into()),
+            _ => {}
+        }
+        if self.first_seq != head.map_or(0, |head| head.last_seq) + 1 {
+            return Err(LogError::Conflict(self.first_seq).into());
+        }
+        connection
+            .prepare_cached(
+                "INSERT INTO appends (tenant, conversation, first_seq, last_seq, append_id, messages, tombstone, records)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                tenant,
+                key,
+                self.first_seq,
+                self.last_seq,
+                self.append_id,
+                self.messages,
+                self.tombstone,
+                self.records,
+            ])?;
+        for turn in &self.turns {
+            add_turn(
+                connection,
+                &self.header.tenant,
+                *turn,
+                self.conversation,
+                self.first_seq,
+            )?;
+        }
+        let updated = self.changes != Changes::Everything
+            && rows::update(connection, &self.header, self.changes == Changes::Usage)?;
+        if !updated {
+            rows::insert(connection, &self.header, self.tombstone, false)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this very append stands at its number already.
+    fn stands(&self, connection: &Connection) -> Result<bool, Failure> {
+        let standing: Option<Uuid> = connection
+            .prepare_cached("SELECT append_id FROM appends WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
+            .query_row(
+                params![
+                    self.header.tenant.as_str(),
+                    rows::key(self.conversation),
+                    self.first_seq
+                ],
+                |row| row.get(0),
+            )
+            .optional()?;
+        Ok(standing == Some(self.append_id))
+    }
+}
+
+/// Notes that records of a turn stand in an append.
+pub(super) fn add_turn(
+    connection: &Connection,
+    tenant: &TenantId,
+    turn: TurnId,
+    conversation: ConversationId,
+    first_seq: Seq,
+) -> Result<(), Failure> {
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO append_turns (tenant, turn, first_seq, conversation) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            tenant.as_str(),
+            turn.uuid(),
+            first_seq,
+            rows::key(conversation)
+        ])?;
+    Ok(())
+}
+
+/// The last append of a log.
+pub(super) struct Head {
+    pub(super) last_seq: Seq,
+    pub(super) append_id: Uuid,
+    pub(super) tombstone: Option<Seq>,
+}
+
+/// Finds the last append of a log, from the log itself.
+pub(super) fn head(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+) -> Result<Option<Head>, Failure> {
+    let head = connection
+        .prepare_cached(
+            "SELECT last_seq, append_id, tombstone FROM appends WHERE tenant = ?1 AND conversation = ?2
+             ORDER BY first_seq DESC LIMIT 1",
+        )?
+        .query_row(params![tenant.as_str(), rows::key(conversation)], |row| {
+            Ok(Head {
+                last_seq: row.get(0)?,
+                append_id: row.get(1)?,
+                tombstone: row.get(2)?,
+            })
+        })
+        .optional()?;
+    Ok(head)
+}
+
+/// Keeps a snapshot unless a newer one is there or the conversation is erased: a snapshot that comes after the
+/// tombstone would bring back what was erased.
+pub(super) fn save_snapshot(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+    snapshot: &Snapshot,
+) -> Result<(), Failure> {
+    let Some(Head { tombstone: None, .. }) = head(connection, tenant, conversation)? else {
+        return Ok(());
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO snapshots (tenant, conversation, seq, version, state) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (tenant, conversation) DO UPDATE
+             SET seq = excluded.seq, version = excluded.version, state = excluded.state WHERE excluded.seq >= seq",
+        )?
+        .execute(params![
+            tenant.as_str(),
+            rows::key(conversation),
+            snapshot.seq,
+            snapshot.version,
+            snapshot.state,
+        ])?;
+    Ok(())
+}

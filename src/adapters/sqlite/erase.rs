@@ -1,0 +1,217 @@
+//! Erasing what stands before a tombstone, and making the projections again.
+
+use std::ops::ControlFlow;
+
+use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use copilotd_actors::ports::LogError;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::append::{add_turn, head};
+use super::failure::Failure;
+use super::rows;
+use crate::adapters::text;
+
+/// Most appends that one piece of work deletes: other writers get their turn in between.
+const PIECE: usize = 200;
+
+/// What one step of an erasure deleted.
+#[derive(Default)]
+pub(super) struct Erased {
+    pub(super) records: u64,
+    pub(super) snapshots: u64,
+}
+
+/// As much of a record as an erasure needs; the rest may be unreadable and is deleted all the same.
+#[derive(Deserialize)]
+struct TurnOf {
+    #[serde(default)]
+    turn: Option<TurnId>,
+}
+
+/// Deletes some of the oldest appends; breaks when nothing but the tombstone is left.
+pub(super) fn erase_some(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+    tombstone: Seq,
+) -> Result<ControlFlow<Erased, Erased>, Failure> {
+    let Some(head) = head(connection, tenant, conversation)? else {
+        return Ok(ControlFlow::Break(Erased::default()));
+    };
+    if head.tombstone != Some(tombstone) {
+        let refusal = format!("record {tombstone} is not the tombstone of {conversation}");
+        return Err(LogError::Refused(refusal).into());
+    }
+    let key = rows::key(conversation);
+    let oldest: Vec<(i64, Seq, Seq, Vec<u8>)> = connection
+        .prepare_cached(
+            "SELECT rowid, first_seq, last_seq, records FROM appends
+             WHERE tenant = ?1 AND conversation = ?2 AND first_seq < ?3 ORDER BY first_seq LIMIT ?4",
+        )?
+        .query_map(params![tenant.as_str(), key, tombstone, PIECE], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    let more = oldest.len() == PIECE;
+    let mut erased = Erased::default();
+    for (row, first_seq, last_seq, records) in oldest {
+        forget_turns(connection, tenant, first_seq, &records)?;
+        if last_seq < tombstone {
+            erased.records += last_seq + 1 - first_seq;
+            connection
+                .prepare_cached("DELETE FROM appends WHERE rowid = ?1")?
+                .execute([row])?;
+        } else {
+            erased.records += tombstone - first_seq;
+            keep_tombstone(connection, row, tombstone, &records)?;
+        }
+    }
+    if more {
+        return Ok(ControlFlow::Continue(erased));
+    }
+    let snapshots = connection
+        .prepare_cached("DELETE FROM snapshots WHERE tenant = ?1 AND conversation = ?2")?
+        .execute(params![tenant.as_str(), key])?;
+    erased.snapshots = snapshots as u64;
+    keep_header(connection, tenant, conversation, tombstone)?;
+    Ok(ControlFlow::Break(erased))
+}
+
+fn forget_turns(connection: &Connection, tenant: &TenantId, first_seq: Seq, records: &[u8]) -> Result<(), Failure> {
+    let turns: Vec<TurnOf> = serde_json::from_slice(records).unwrap_or_default();
+    let mut turns: Vec<Uuid> = turns.iter().filter_map(|of| of.turn).map(TurnId::uuid).collect();
+    turns.dedup();
+    for turn in turns {
+        connection
+            .prepare_cached("DELETE FROM append_turns WHERE tenant = ?1 AND turn = ?2 AND first_seq = ?3")?
+            .execute(params![tenant.as_str(), turn, first_seq])?;
+    }
+    Ok(())
+}
+
+/// Takes everything but the tombstone out of its append.
+fn keep_tombstone(connection: &Connection, row: i64, tombstone: Seq, records: &[u8]) -> Result<(), Failure> {
+    let mut records = text::decode_array(records)?;
+    records.retain(|record| record.seq >= tombstone);
+    connection
+        .prepare_cached("UPDATE appends SET first_seq = ?2, messages = 0, records = ?3 WHERE rowid = ?1")?
+        .execute(params![row, tombstone, text::encode_array(&records)?])?;
+    Ok(())
+}
+
+/// Leaves in the log what its first record can no longer tell: whose conversation it was, and when.
+fn keep_header(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+    tombstone: Seq,
+) -> Result<(), Failure> {
+    let kept: Option<String> = connection
+        .prepare_cached("SELECT header FROM appends WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
+        .query_row(params![tenant.as_str(), rows::key(conversation), tombstone], |row| {
+            row.get(0)
+        })?;
+    if kept.is_some() {
+        return Ok(());
+    }
+    let Some(mut header) = find_header(connection, tenant, conversation)? else {
+        let missing = format!("the header of {conversation} is missing; rebuild the projections");
+        return Err(LogError::Corrupt(missing).into());
+    };
+    header.title = None;
+    header.metadata = Metadata::new();
+    header.idempotency = None;
+    rows::insert(connection, &header, Some(tombstone), true)?;
+    connection
+        .prepare_cached("UPDATE appends SET header = ?4 WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
+        .execute(params![
+            tenant.as_str(),
+            rows::key(conversation),
+            tombstone,
+            rows::text(&header)?,
+        ])?;
+    Ok(())
+}
+
+/// Reads the header of one conversation.
+pub(super) fn find_header(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+) -> Result<Option<Header>, Failure> {
+    let sql = format!(
+        "SELECT {} FROM conversations WHERE tenant = ?1 AND conversation = ?2",
+        rows::HEADER
+    );
+    connection
+        .prepare_cached(&sql)?
+        .query_row(params![tenant.as_str(), rows::key(conversation)], |row| {
+            Ok(rows::header(row))
+        })
+        .optional()?
+        .transpose()
+}
+
+/// Makes the projections again from the log; returns the number of conversations.
+pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
+    connection.execute_batch("DELETE FROM append_turns; DELETE FROM conversations;")?;
+    let mut statement = connection.prepare(
+        "SELECT tenant, conversation, first_seq, tombstone, header, records FROM appends
+         ORDER BY tenant, conversation, first_seq",
+    )?;
+    let mut appends = statement.query([])?;
+    let mut folding: Option<(Header, Option<Seq>, bool)> = None;
+    let mut count = 0;
+    while let Some(row) = appends.next()? {
+        let tenant: String = row.get(0)?;
+        let tenant = text::stored_scope(&tenant)?.tenant().clone();
+        let conversation = rows::conversation(row.get(1)?);
+        let first_seq: Seq = row.get(2)?;
+        let tombstone: Option<Seq> = row.get(3)?;
+        let kept: Option<String> = row.get(4)?;
+        let records = text::decode_array(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)?;
+        for turn in text::turns(&records) {
+            add_turn(connection, &tenant, turn, conversation, first_seq)?;
+        }
+        let same = |header: &Header| header.id == conversation && header.tenant == tenant;
+        match &mut folding {
+            Some((header, end, _)) if same(header) => {
+                records.iter().for_each(|record| header.apply(record));
+                *end = tombstone;
+            }
+            other => {
+                if let Some((header, tombstone, cleaned)) = other.take() {
+                    rows::insert(connection, &header, tombstone, cleaned)?;
+                }
+                let cleaned = kept.is_some();
+                let header = match kept {
+                    Some(header) => rows::json(&header)?,
+                    None => fold(conversation, &records)?,
+                };
+                *other = Some((header, tombstone, cleaned));
+                count += 1;
+            }
+        }
+    }
+    if let Some((header, tombstone, cleaned)) = folding {
+        rows::insert(connection, &header, tombstone, cleaned)?;
+    }
+    Ok(count)
+}
+
+fn fold(id: ConversationId, records: &[copilotd_actors::domain::event::Record]) -> Result<Header, LogError> {
+    let opened = records
+        .split_first()
+        .and_then(|(first, rest)| Some((Header::open(id, first)?, rest)));
+    let Some((mut header, rest)) = opened else {
+        return Err(LogError::Corrupt(format!(
+            "the log of {id} does not begin with its creation"
+        )));
+    };
+    rest.iter().for_each(|record| header.apply(record));
+    Ok(header)
+}

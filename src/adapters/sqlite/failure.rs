@@ -1,0 +1,88 @@
+//! What a failure of SQLite means to a caller.
+
+use copilotd_actors::ports::LogError;
+use rusqlite::ErrorCode;
+
+/// Why work on the database did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// An answer: nothing is wrong with the database.
+    #[error(transparent)]
+    Answer(#[from] LogError),
+    /// SQLite failed.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// One commit failed for many; its cause was told to the first of them only by its text.
+    #[error("{text}")]
+    Shared {
+        /// SQLite's class.
+        code: Option<ErrorCode>,
+        /// SQLite's text.
+        text: String,
+    },
+    /// The writer has ended.
+    #[error("the writer has ended")]
+    Ended,
+}
+
+impl Failure {
+    /// Makes a copy for each of those whose commit failed together.
+    pub(super) fn share(error: &rusqlite::Error) -> impl Fn() -> Self {
+        let (code, text) = (error.sqlite_error_code(), error.to_string());
+        move || Self::Shared {
+            code,
+            text: text.clone(),
+        }
+    }
+
+    /// Whether asking again may help.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Answer(_) | Self::Ended => false,
+            Self::Sqlite(error) => class(error.sqlite_error_code()) == Class::Transient,
+            Self::Shared { code, .. } => class(*code) == Class::Transient,
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Class {
+    Refused,
+    Corrupt,
+    Transient,
+}
+
+fn class(code: Option<ErrorCode>) -> Class {
+    match code {
+        // SQLite has rolled back whenever it reports one of these: nothing was written, and asking again changes nothing.
+        Some(
+            ErrorCode::DiskFull
+            | ErrorCode::ReadOnly
+            | ErrorCode::TooBig
+            | ErrorCode::PermissionDenied
+            | ErrorCode::CannotOpen
+            | ErrorCode::ConstraintViolation
+            | ErrorCode::TypeMismatch
+            | ErrorCode::ApiMisuse,
+        ) => Class::Refused,
+        // A value that has not the type its column promises has no code.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => Class::Corrupt,
+        Some(_) => Class::Transient,
+    }
+}
+
+impl From<Failure> for LogError {
+    fn from(failure: Failure) -> Self {
+        let of = |code, text: String| match class(code) {
+            Class::Refused => Self::Refused(text),
+            Class::Corrupt => Self::Corrupt(text),
+            Class::Transient => Self::Unavailable(text),
+        };
+        match failure {
+            Failure::Answer(answer) => answer,
+            Failure::Sqlite(error) => of(error.sqlite_error_code(), error.to_string()),
+            Failure::Shared { code, text } => of(code, text),
+            Failure::Ended => Self::Unavailable("the writer has ended".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The embedded store: every log and every projection in one SQLite file.
+//!
+//! One thread writes and commits what has gathered meanwhile together ([`writer`]); a few connections read beside it
+//! on blocking threads ([`readers`]). Projections change in the append's own transaction, so no read ever lags.
+//! Invariant: no database call runs on an async thread, and an append is acknowledged only after its commit has been
+//! flushed (`synchronous = FULL`).
+
+mod append;
+mod erase;
+mod failure;
+mod lock;
+mod read;
+mod readers;
+mod rows;
+mod schema;
+mod writer;
+
+use std::fs::{DirBuilder, File};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::ports::{
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
+};
+use copilotd_actors::tenancy::TenantScope;
+use tokio::time::Instant;
+
+use self::append::EncodedAppend;
+use self::failure::Failure;
+use self::lock::DirectoryLock;
+use self::readers::Readers;
+use self::writer::Writer;
+use super::patience::Patience;
+
+/// Name of the database inside the data directory.
+const FILE: &str = "copilotd.db";
+
+/// What can be set besides the place.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// Largest size of the database file; appends beyond it are refused as if the disk were full.
+    pub max_bytes: Option<u64>,
+    /// Connections that read at the same time.
+    pub readers: usize,
+    /// How long an append is tried before its outcome is given up as unknown.
+    pub append_deadline: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            max_bytes: None,
+            readers: 4,
+            append_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it cannot be made, read or written.
+    #[error("cannot use {path}", path = path.display())]
+    Directory {
+        /// What was tried.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("{path} is in use by another copilotd{of}; one process may use a data directory at a time",
+        path = path.display(), of = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// Process that holds it, as far as it can be told.
+        pid: Option<u32>,
+    },
+    /// A later release wrote it.
+    #[error("{path} has schema version {found}, and this release knows versions up to {known}; use a newer release",
+        path = path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Newest version of this release.
+        known: i64,
+    },
+    /// It is somebody else's database.
+    #[error("{path} is a database, but not one of copilotd", path = path.display())]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+    },
+    /// SQLite could not open it.
+    #[error("cannot open the database")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// [`EventLog`] in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteLog {
+    // Dropped first: the last writer to close folds the write-ahead log back, which readers would hinder.
+    readers: Readers,
+    writer: Writer,
+    append_deadline: Duration,
+}
+
+impl SqliteLog {
+    /// Opens the store under `directory`, which is made when it is missing. Blocks for a moment; call it at start.
+    ///
+    /// # Errors
+    /// When the directory is unusable, another process has it, or the file is not one of ours or too new.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        Self::open_with(directory, &SqliteOptions::default())
+    }
+
+    /// Opens the store with other options.
+    ///
+    /// # Errors
+    /// As [`SqliteLog::open`].
+    pub fn open_with(directory: &Path, options: &SqliteOptions) -> Result<Self, OpenError> {
+        make_directory(directory)?;
+        let lock = DirectoryLock::take(directory)?;
+        let path = directory.join(FILE);
+        let connection = schema::open_writer(&path, options)?;
+        let readers = Readers::open(&path, options.readers.max(1))?;
+        let writer = Writer::start(connection, lock).map_err(|source| OpenError::Directory { path, source })?;
+        Ok(Self {
+            readers,
+            writer,
+            append_deadline: options.append_deadline,
+        })
+    }
+
+    /// Waits for the last commit, folds the write-ahead log back into the file and gives the directory free. Dropping
+    /// does the same on the dropping thread.
+    pub async fn close(self) {
+        // The thread that closes must not be one that drives others.
+        let closed = tokio::task::spawn_blocking(move || drop(self)).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "the store was not closed cleanly; the next start recovers it");
+        }
+    }
+
+    async fn append_until(&self, encoded: &Arc<EncodedAppend>) -> Result<(), LogError> {
+        let mut patience = Patience::new(self.append_deadline);
+        loop {
+            let work = Arc::clone(encoded);
+            let written = self.writer.write(move |connection| work.write(connection));
+            let failure = match tokio::time::timeout_at(patience.deadline(), written).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(failure)) => failure,
+                Err(_) => return Err(LogError::Unavailable("the disk did not take it in time".to_owned())),
+            };
+            if !failure.is_transient() || !patience.pause().await {
+                return Err(failure.into());
+            }
+            tracing::warn!(error = %failure, "an append is tried again");
+        }
+    }
+}
+
+fn make_directory(directory: &Path) -> Result<(), OpenError> {
+    let cannot = |source| OpenError::Directory {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory).map_err(cannot)?;
+    // The directory's own entry must survive a power cut as well as what will stand in it.
+    if let Some(parent) = directory.canonicalize().map_err(cannot)?.parent() {
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(cannot)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl EventLog for SqliteLog {
+    async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
+        append.check(scope)?;
+        let encoded = Arc::new(EncodedAppend::new(append)?);
+        let begun = Instant::now();
+        let outcome = self.append_until(&encoded).await;
+        metrics::histogram!("copilotd_append_seconds", "store" => "sqlite").record(begun.elapsed());
+        outcome
+    }
+
+    async fn read(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let tenant = scope.tenant().clone();
+        let query = move |c: &_| read::records(c, &tenant, conversation, after, limit);
+        Ok(self.readers.run(query).await?)
+    }
+
+    async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError> {
+        let tenant = scope.tenant().clone();
+        Ok(self.readers.run(move |c| read::turn(c, &tenant, turn)).await?)
+    }
+
+    async fn read_messages(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        cursor: Option<Seq>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let tenant = scope.tenant().clone();
+        let query = move |c: &_| read::messages(c, &tenant, conversation, cursor, order, limit);
+        Ok(self.readers.run(query).await?)
+    }
+
+    async fn header(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Header>, LogError> {
+        let tenant = scope.tenant().clone();
+        let query = move |c: &_| erase::find_header(c, &tenant, conversation);
+        Ok(self.readers.run(query).await?)
+    }
+
+    async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {
+        let (tenant, query) = (scope.tenant().clone(), query.clone());
+        Ok(self.readers.run(move |c| read::list(c, &tenant, &query)).await?)
+    }
+
+    async fn snapshot(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Snapshot>, LogError> {
+        let tenant = scope.tenant().clone();
+        Ok(self
+            .readers
+            .run(move |c| read::snapshot(c, &tenant, conversation))
+            .await?)
+    }
+
+    async fn save_snapshot(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        snapshot: &Snapshot,
+    ) -> Result<(), LogError> {
+        let (tenant, snapshot) = (scope.tenant().clone(), snapshot.clone());
+        let work = move |c: &_| append::save_snapshot(c, &tenant, conversation, &snapshot);
+        Ok(self.writer.write(work).await?)
+    }
+
+    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+        let after = cursor.map(|cursor| (cursor.scope.tenant().clone(), cursor.conversation));
+        Ok(self.readers.run(move |c| read::pending(c, after, limit)).await?)
+    }
+
+    async fn erase(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        tombstone: Seq,
+    ) -> Result<ErasureReceipt, LogError> {
+        let (mut records, mut snapshots) = (0, 0);
+        loop {
+            let tenant = scope.tenant().clone();
+            let work = move |c: &_| erase::erase_some(c, &tenant, conversation, tombstone);
+            let step = self.writer.write(work).await?;
+            let (ControlFlow::Continue(erased) | ControlFlow::Break(erased)) = &step;
+            records += erased.records;
+            snapshots += erased.snapshots;
+            if step.is_break() {
+                break;
+            }
+        }
+        // The write-ahead log still holds the pages as they were: fold it back and cut it off.
+        let fold_back = |c: &rusqlite::Connection| {
+            c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
+                .map_err(Failure::from)
+        };
+        let mut patience = Patience::new(self.append_deadline);
+        while self.writer.between(fold_back).await? {
+            if !patience.pause().await {
+                return Err(LogError::Unavailable(
+                    "readers kept the write-ahead log from being cut off".to_owned(),
+                ));
+            }
+        }
+        Ok(ErasureReceipt {
+            stores: vec![
+                ("sqlite.records".to_owned(), records),
+                ("sqlite.snapshots".to_owned(), snapshots),
+            ],
+        })
+    }
+
+    async fn rebuild(&self) -> Result<u64, LogError> {
+        Ok(self.writer.write(erase::rebuild).await?)
+    }
+
+    async fn ready(&self) -> Result<(), LogError> {
+        // A transaction that could be neither committed nor undone would make every later one fail.
+        let idle = self.writer.between(|c| Ok(c.is_autocommit())).await?;
+        if !idle {
+            return Err(LogError::Unavailable("the writer cannot end a transaction".to_owned()));
+        }
+        let query =
+            |c: &rusqlite::Connection| Ok(c.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))?);
+        Ok(self.readers.run(query).await?)
+    }
+}

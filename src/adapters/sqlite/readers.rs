@@ -1,0 +1,54 @@
+//! Connections that read, lent one at a time to blocking threads.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::failure::Failure;
+use super::{OpenError, schema};
+
+/// A small pool. Invariant: there are as many permits as connections, so who holds a permit finds a connection.
+#[derive(Debug)]
+pub(super) struct Readers {
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// Opens `count` connections.
+    pub(super) fn open(path: &Path, count: usize) -> Result<Self, OpenError> {
+        let idle: Vec<Connection> = (0..count)
+            .map(|_| schema::open_reader(path))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            idle: Arc::new(Mutex::new(idle)),
+            permits: Arc::new(Semaphore::new(count)),
+        })
+    }
+
+    /// Runs `query` on a blocking thread. Its rows are seen as of one moment per statement.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| Failure::Ended)?;
+        let idle = Arc::clone(&self.idle);
+        let answer = tokio::task::spawn_blocking(move || {
+            let connection = lock(&idle).pop().ok_or(Failure::Ended)?;
+            let answer = query(&connection);
+            // Back before the permit, and also when the caller has gone away.
+            lock(&idle).push(connection);
+            drop(permit);
+            answer
+        });
+        answer.await.map_err(|_| Failure::Ended)?
+    }
+}
+
+fn lock(idle: &Mutex<Vec<Connection>>) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    // Push and pop leave a whole vector behind even if something else panicked.
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}

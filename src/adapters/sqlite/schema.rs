@@ -1,0 +1,133 @@
+//! Tables, and how an older file becomes a newer one.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{OpenError, SqliteOptions};
+
+/// Says "a database of copilotd" in the file's header ("cpld").
+const APPLICATION_ID: i64 = 0x6370_6c64;
+
+/// One step per version: the first makes version 1. A step that has been released is never edited.
+const MIGRATIONS: &[&str] = &[VERSION_1];
+
+const VERSION_1: &str = "
+-- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
+CREATE TABLE appends (
+    tenant       TEXT    NOT NULL,
+    conversation BLOB    NOT NULL,
+    first_seq    INTEGER NOT NULL,
+    last_seq     INTEGER NOT NULL,
+    append_id    BLOB    NOT NULL,
+    messages     INTEGER NOT NULL,
+    tombstone    INTEGER,
+    header       TEXT,
+    records      BLOB    NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX appends_by_number ON appends (tenant, conversation, first_seq);
+CREATE INDEX appends_with_messages ON appends (tenant, conversation, first_seq) WHERE messages > 0;
+
+-- Projections: all of it can be made again from the log.
+CREATE TABLE append_turns (
+    tenant       TEXT    NOT NULL,
+    turn         BLOB    NOT NULL,
+    first_seq    INTEGER NOT NULL,
+    conversation BLOB    NOT NULL,
+    PRIMARY KEY (tenant, turn, first_seq)
+) STRICT, WITHOUT ROWID;
+
+-- What changes with every append stands first; what can be long and seldom changes stands last.
+CREATE TABLE conversations (
+    tenant       TEXT    NOT NULL,
+    conversation BLOB    NOT NULL,
+    last_seq     INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    turn_count   INTEGER NOT NULL,
+    open_turns   INTEGER NOT NULL,
+    due          INTEGER NOT NULL,
+    tombstone    INTEGER,
+    erased       INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    user         TEXT    NOT NULL,
+    copilot      TEXT    NOT NULL,
+    channel      TEXT    NOT NULL,
+    usage        TEXT    NOT NULL,
+    idempotency  TEXT,
+    title        TEXT,
+    metadata     TEXT    NOT NULL,
+    PRIMARY KEY (tenant, conversation)
+) STRICT;
+CREATE INDEX conversations_by_user ON conversations (tenant, user, created_at, conversation);
+CREATE INDEX conversations_by_age ON conversations (tenant, created_at, conversation);
+CREATE INDEX conversations_due ON conversations (tenant, conversation) WHERE due = 1;
+
+-- A cache of folded logs.
+CREATE TABLE snapshots (
+    tenant       TEXT    NOT NULL,
+    conversation BLOB    NOT NULL,
+    seq          INTEGER NOT NULL,
+    version      INTEGER NOT NULL,
+    state        BLOB    NOT NULL,
+    PRIMARY KEY (tenant, conversation)
+) STRICT;
+";
+
+/// Opens the one connection that writes, with the file brought to the newest version.
+pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: what is erased is
+    // overwritten, not only forgotten.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA secure_delete = ON;
+         PRAGMA busy_timeout = 5000;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA journal_size_limit = 67108864;",
+    )?;
+    migrate(&mut connection, path)?;
+    if let Some(bytes) = options.max_bytes {
+        let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = i64::try_from(bytes).unwrap_or(i64::MAX) / page;
+        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+    }
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Opens a connection that cannot write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.execute_batch("PRAGMA query_only = ON; PRAGMA busy_timeout = 5000;")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION_ID && tables > 0 {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    for (version, step) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        // Step and number in one transaction: a crash in between leaves the older version whole.
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! How records stand in every store: as JSON text, written once by serde and handed back byte for byte.
+
+use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::ids::{TenantId, TurnId};
+use copilotd_actors::ports::{Append, LogError};
+use copilotd_actors::tenancy::TenantScope;
+
+/// Longest append, as JSON text, that a store takes. MongoDB's documents end at 16 MiB, and a conversation must be
+/// able to move from one store to the other.
+pub const MAX_APPEND_BYTES: usize = 12 * 1024 * 1024;
+
+/// Writes the records of an append, each as its own text.
+pub(super) fn encode_each(append: &Append) -> Result<Vec<String>, LogError> {
+    let texts: Result<Vec<String>, _> = append.records.iter().map(serde_json::to_string).collect();
+    let texts = texts.map_err(|error| LogError::Refused(format!("a record cannot be written as JSON: {error}")))?;
+    let bytes: usize = texts.iter().map(|text| text.len() + 1).sum();
+    check_size(bytes)?;
+    Ok(texts)
+}
+
+/// Writes the records of an append as one JSON array.
+pub(super) fn encode_array(records: &[Record]) -> Result<Vec<u8>, LogError> {
+    let text = serde_json::to_vec(records)
+        .map_err(|error| LogError::Refused(format!("a record cannot be written as JSON: {error}")))?;
+    check_size(text.len())?;
+    Ok(text)
+}
+
+fn check_size(bytes: usize) -> Result<(), LogError> {
+    if bytes > MAX_APPEND_BYTES {
+        return Err(LogError::Refused(format!(
+            "an append of {bytes} bytes, and the most is {MAX_APPEND_BYTES}"
+        )));
+    }
+    Ok(())
+}
+
+/// Reads one record.
+pub(super) fn decode(text: &str) -> Result<Record, LogError> {
+    serde_json::from_str(text).map_err(|error| LogError::Corrupt(format!("a record: {error}")))
+}
+
+/// Reads an array of records.
+pub(super) fn decode_array(text: &[u8]) -> Result<Vec<Record>, LogError> {
+    serde_json::from_slice(text).map_err(|error| LogError::Corrupt(format!("records: {error}")))
+}
+
+/// Returns the turns that records belong to, each once.
+pub(super) fn turns(records: &[Record]) -> Vec<TurnId> {
+    let mut turns: Vec<TurnId> = records.iter().filter_map(|record| record.turn).collect();
+    turns.sort_unstable();
+    turns.dedup();
+    turns
+}
+
+/// Counts the records that clients page through.
+pub(super) fn messages(records: &[Record]) -> usize {
+    records.iter().filter(|record| record.event.is_message()).count()
+}
+
+/// Opens the scope of a tenant whose name a verified request once stored.
+pub(super) fn stored_scope(tenant: &str) -> Result<TenantScope, LogError> {
+    let tenant: TenantId = tenant
+        .parse()
+        .map_err(|error| LogError::Corrupt(format!("a tenant's name: {error}")))?;
+    Ok(TenantScope::from_verified(tenant))
+}

@@ -1,0 +1,79 @@
+//! The stores behind `EventLog`: one contract, and what each of them must stand beyond it.
+
+mod contract;
+mod erasing;
+mod memory;
+mod paging;
+mod projections;
+mod sqlite;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use copilotd_actors::ports::EventLog;
+use futures::future::BoxFuture;
+
+/// A fresh, empty store of its own for one test.
+pub struct Fixture {
+    pub log: Arc<dyn EventLog>,
+    /// Loses everything that can be made again from the log.
+    pub drop_projections: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    /// Whether the store itself limits the size of an append.
+    pub bounded: bool,
+    /// Kept until the test ends.
+    pub _guard: Box<dyn Any + Send + Sync>,
+}
+
+/// Runs every contract test on the stores that `$open` makes; one that answers `None` has said why.
+macro_rules! contract_suite {
+    ($open:ident: $($group:ident { $($name:ident)* })*) => {
+        $(mod $group {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(store) = super::$open().await {
+                    $crate::store::$group::$name(store).await;
+                }
+            })*
+        })*
+    };
+    ($open:ident) => {
+        contract_suite! { $open:
+            contract {
+                an_append_is_read_back_as_it_was
+                an_append_is_all_or_nothing
+                malformed_appends_are_refused
+                the_second_append_at_a_number_conflicts
+                an_append_behind_or_beyond_the_end_conflicts
+                a_repeated_append_is_success
+                of_concurrent_appends_at_one_number_one_wins
+                concurrent_conversations_do_not_disturb_each_other
+                numbers_and_key_order_survive
+                a_large_append_is_kept_and_a_huge_one_refused
+                nothing_crosses_tenants
+                an_empty_store_answers
+            }
+            paging {
+                reading_pages_at_every_cut
+                a_turn_is_found_among_others
+                messages_page_both_ways
+                lists_are_newest_first
+                lists_filter_by_user_channel_and_erasure
+                pending_pages_over_all_tenants
+            }
+            projections {
+                a_header_shows_each_append_at_once
+                a_snapshot_replaces_an_older_one
+                lost_projections_are_rebuilt_from_the_log
+            }
+            erasing {
+                a_tombstone_refuses_every_append
+                erasing_leaves_only_the_tombstone
+                erasing_twice_deletes_nothing_more
+                only_the_tombstone_can_be_erased_up_to
+                a_long_conversation_is_erased_whole
+                rebuilding_keeps_what_is_erased_erased
+            }
+        }
+    };
+}
+pub(crate) use contract_suite;
