@@ -1,0 +1,42 @@
+# Names for commands, nothing more: each can be run as it stands here, without just.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Installs what the tests need.
+setup:
+    scripts/setup
+
+# Everything, as CI does it.
+test *stages:
+    scripts/test {{stages}}
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# The fast loop: the tests that need nothing but Rust.
+check *args:
+    cargo nextest run --workspace {{args}}
+
+doc:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace
+
+deny:
+    cargo deny check licenses bans sources
+
+# Real third-party clients against the real binary.
+clients:
+    scripts/test clients
+
+# Kills the real binary at each named point.
+crash:
+    scripts/test crash
+
+# The product on embedded defaults, the outside world simulated.
+demo *args:
+    cargo run --release -- demo {{args}}
