@@ -730,7 +730,7 @@ impl Conversation {
         let (shared, scope, id) = (Arc::clone(&self.shared), state.scope.clone(), state.core.id);
         let (version, seq, bytes) = (snapshot::VERSION, state.core.seq, snapshot::encode(&state.core));
         state.snapshot_seq = seq;
-        let _: JoinHandle<()> = tokio::spawn(async move {
+        drop::<JoinHandle<()>>(tokio::spawn(async move {
             let snapshot = Snapshot {
                 seq,
                 version,
@@ -740,7 +740,7 @@ impl Conversation {
             if let Err(error) = shared.ports.log.save_snapshot(&scope, id, &snapshot).await {
                 tracing::debug!(%error, conversation = %id, "a snapshot was not stored");
             }
-        });
+        }));
     }
 }
 

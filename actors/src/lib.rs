@@ -8,9 +8,9 @@ pub mod conversation;
 pub mod conversations;
 pub mod crash;
 pub mod domain;
-pub mod live;
 #[cfg(feature = "fakes")]
 pub mod fakes;
+pub mod live;
 pub mod ports;
 pub mod reconcile;
 pub mod shared;
