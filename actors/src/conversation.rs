@@ -40,6 +40,8 @@ use crate::tenancy::TenantScope;
 const PAGE: usize = 512;
 /// After a call must have settled, this much later the conversation stops waiting for its connector's word.
 const CALL_GRACE: Duration = Duration::from_secs(5);
+/// What was never created is let go after so long: time enough for the request that woke it to arrive.
+const NEVER_CREATED: Duration = Duration::from_secs(1);
 
 /// Address of a conversation.
 pub type ConversationRef = ActorRef<Msg>;
@@ -676,11 +678,10 @@ impl Conversation {
             return;
         }
         let (me, generation) = (me.clone(), state.generation);
-        // What was never created is asked for by mistake; it is let go at once.
         let time = if state.core.book.is_some() {
             self.shared.bounds.idle
         } else {
-            Duration::ZERO
+            self.shared.bounds.idle.min(NEVER_CREATED)
         };
         state.idle = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(time).await;

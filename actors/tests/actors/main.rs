@@ -1,0 +1,6 @@
+//! The actors with fake ports, in paused time.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod turns;
