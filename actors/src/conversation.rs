@@ -656,6 +656,9 @@ impl Conversation {
                 break;
             }
         }
+        if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
+            tail.folded(state.core.seq);
+        }
         let open = state.core.book.as_ref().map_or(0, |book| book.turns.len());
         state.counted.set(open);
         if open > 0 {

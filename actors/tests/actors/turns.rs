@@ -156,10 +156,20 @@ async fn a_wait_for_the_providers_limit_is_shown_and_costs_one_call_more() {
         "hello",
         vec![Act::Fail(FailureClass::Rate, Some(Duration::from_secs(7)))],
     );
+    world
+        .model
+        .on("hello", &[says(&["a", "b", "c"], Duration::from_secs(1))]);
     let id = world.create().await;
     let turn = world.submit(id, "hello").await;
     let begun = tokio::time::Instant::now();
-    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    let deltas = viewer
+        .read_all()
+        .await
+        .iter()
+        .filter(|event| event.name == "message.delta")
+        .count();
+    assert_eq!(deltas, 3, "the answer is seen while it is written");
     assert!(begun.elapsed() >= Duration::from_secs(7));
     world.settle().await;
     assert_eq!(world.model.seen().calls, 2, "the wait's end starts one call, not two");

@@ -79,6 +79,12 @@ impl Client {
         }
     }
 
+    /// Whether the last thing it saw is the end of a turn.
+    pub fn has_ended(&self) -> bool {
+        let last = self.names().last().copied().unwrap_or_default();
+        ["turn.completed", "turn.failed", "turn.cancelled"].contains(&last)
+    }
+
     pub fn names(&self) -> Vec<&str> {
         self.durable.iter().map(|(_, name)| name.as_str()).collect()
     }

@@ -7,4 +7,4 @@ mod world;
 
 pub use client::Client;
 pub use viewer::{Seen, Viewer};
-pub use world::{Probe, World, scope, submission, submitted};
+pub use world::{Probe, World, copilot, scope, submission, submitted, tool};

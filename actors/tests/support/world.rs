@@ -11,7 +11,7 @@ use copilotd_actors::domain::command::{Command, Decision, Halt, WhenBusy};
 use copilotd_actors::domain::content::Input;
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
-use copilotd_actors::domain::policy::Policy;
+use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::policy::{FixedPolicies, policy};
@@ -56,7 +56,7 @@ pub use super::probe::Probe;
 
 impl World {
     pub async fn new() -> Self {
-        Self::with(policy("support".parse().unwrap())).await
+        Self::with(copilot()).await
     }
 
     pub async fn with(policy: Policy) -> Self {
@@ -320,4 +320,14 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         trace,
         halt,
     }
+}
+
+/// A copilot without tools.
+pub fn copilot() -> Policy {
+    policy("support".parse().unwrap())
+}
+
+/// Adds a tool that belongs to a system of its own name, with five seconds for a call.
+pub fn tool(policy: Policy, name: &str, repeat: Repeat) -> Policy {
+    policy.with_tool(name, name, repeat, Duration::from_secs(5)).unwrap()
 }
