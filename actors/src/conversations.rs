@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 use metrics::{counter, gauge};
 use ractor::rpc::CallResult;
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent};
 use tokio::time::Instant;
 
 use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
@@ -230,6 +230,11 @@ impl Conversations {
         }
         let known = self.live.get(&key).map(|entry| entry.clone());
         let conversation = match known {
+            Some(dying) if dying.get_status() > ActorStatus::Running => {
+                // The news of its end is on its way here, and brings the successor.
+                state.ending.entry(key).or_default().push(reply);
+                return Ok(());
+            }
             Some(conversation) => conversation,
             None => self.spawn(me, state, key).await?,
         };

@@ -160,7 +160,6 @@ impl Turn {
                 self.waiting_until = Some(*until);
                 self.clock_from = *until;
             }
-            Event::ContextAssembled { .. } => self.waiting_until = None,
             Event::MessageCompleted {
                 tool_calls,
                 finish,
@@ -169,6 +168,7 @@ impl Turn {
                 first_token_ms,
                 ..
             } => {
+                self.waiting_until = None;
                 self.usage.add(model, *usage);
                 self.first_token_ms = self.first_token_ms.or(*first_token_ms);
                 if *finish != Finish::Cancelled && !tool_calls.is_empty() {
@@ -182,6 +182,7 @@ impl Turn {
                 }
             }
             Event::OutputRejected { model, usage, .. } => {
+                self.waiting_until = None;
                 self.usage.add(model, *usage);
                 self.step += 1;
             }

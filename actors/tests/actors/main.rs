@@ -3,5 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admission;
+mod approvals;
 mod crashes;
+mod failures;
+mod stops;
 mod turns;
