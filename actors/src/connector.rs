@@ -309,6 +309,10 @@ impl Connector {
                 };
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => outcome).increment(1);
                 state.bucket.learn(error.rate, now);
+                if !waiting.look_up && waiting.job.repeat == Repeat::LookUp && error.kind == ToolErrorKind::InDoubt {
+                    // What follows are look-ups, counted from here.
+                    waiting.tries = 1;
+                }
                 let backoff = Duration::from_millis(200) * 2_u32.pow(waiting.tries.min(6));
                 let pause = error.retry_after.unwrap_or(backoff) + jitter(backoff / 2);
                 waiting.not_before = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
@@ -357,6 +361,7 @@ impl Connector {
         let settled = waiting.job.settles_at.saturating_sub(spare).unwrap_or(now);
         if waiting.job.mode == RetryMode::LookUp && !waiting.sent && now >= settled {
             waiting.look_up = false;
+            waiting.tries = 0;
             waiting.doubt = false;
             waiting.job.gate.came_back();
             waiting.not_before = now;

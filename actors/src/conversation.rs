@@ -151,6 +151,7 @@ pub struct State {
     running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     gates: HashMap<CallId, Arc<Gate>>,
     compression: Option<AbortOnDropHandle<()>>,
+    compress_again: bool,
     compression_failures: u32,
     snapshot_seq: Seq,
     idle: Option<AbortOnDropHandle<()>>,
@@ -650,9 +651,13 @@ impl Conversation {
 
     /// Makes the older part of the memory smaller, off the user's path: after a turn.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
-        let Some(book) = state.core.live().filter(|_| state.compression.is_none()) else {
+        if state.compression.is_some() {
+            // It looks at the memory as it was; one more look follows it.
+            state.compress_again = true;
             return;
-        };
+        }
+        state.compress_again = false;
+        let Some(book) = state.core.live() else { return };
         let work = compressor::Work {
             shared: Arc::clone(&self.shared),
             scope: state.scope.clone(),
@@ -845,6 +850,7 @@ impl Actor for Conversation {
             running: HashMap::new(),
             gates: HashMap::new(),
             compression: None,
+            compress_again: false,
             compression_failures: 0,
             snapshot_seq: 0,
             idle: None,
@@ -876,6 +882,10 @@ impl Actor for Conversation {
                         state.compression_failures = 0;
                         self.step(&me, state, command, None).await?;
                     }
+                }
+                if state.compress_again {
+                    let policy = self.policy(state, &Command::Recover);
+                    self.compress(&me, state, &policy);
                 }
             }
             Msg::Idle(generation) => {

@@ -5,7 +5,10 @@ mod support;
 
 mod admission;
 mod approvals;
+mod compression;
+mod connectors;
 mod crashes;
 mod failures;
 mod stops;
+mod streams;
 mod turns;
