@@ -1,8 +1,9 @@
 //! Calls the summariser for a plan. Runs beside the conversation; a failure here never fails a turn.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use metrics::counter;
 
 use crate::domain::command::Command;
@@ -42,7 +43,7 @@ pub enum Outcome {
     /// It has to be compressed, and no summary could be had.
     Failed,
     /// This records its compression.
-    Compressed(Command),
+    Compressed(Box<Command>),
 }
 
 /// Compresses the memory if it has to be.
@@ -57,7 +58,11 @@ pub async fn compress(work: Work) -> Outcome {
     };
     let mut usage = Usage::default();
     let mut model = String::new();
-    let summarised = summarise(&work, &plan, &mut usage, &mut model).await;
+    // A panic of an adapter is a failure like any other.
+    let summarised = AssertUnwindSafe(summarise(&work, &plan, &mut usage, &mut model))
+        .catch_unwind()
+        .await
+        .unwrap_or(None);
     let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &work.policy.memory));
     let (summary, tokens_after, method) = match accepted {
         Some((text, tokens)) => (text, tokens, CompressionMethod::Summarised),
@@ -79,7 +84,7 @@ pub async fn compress(work: Work) -> Outcome {
     };
     counter!("copilotd_compressions_total", "method" => label).increment(1);
     let (upto_seq, tokens_before) = (plan.upto_seq, plan.tokens_before);
-    Outcome::Compressed(Command::Compressed {
+    Outcome::Compressed(Box::new(Command::Compressed {
         upto_seq,
         tokens_before,
         tokens_after,
@@ -87,7 +92,7 @@ pub async fn compress(work: Work) -> Outcome {
         method,
         model,
         usage,
-    })
+    }))
 }
 
 /// Folds the passes into one summary, each call with the summary so far.

@@ -74,7 +74,7 @@ pub enum Msg {
     /// Nothing has happened for a while since this generation.
     Idle(u64),
     /// The compression under way came to this.
-    CompressionEnded(Box<Outcome>),
+    CompressionEnded(Outcome),
 }
 
 impl Msg {
@@ -669,10 +669,10 @@ impl Conversation {
         };
         let me = me.clone();
         let task = async move {
-            // A panic in there is a failure like any other.
+            // Whatever breaks in there: a word comes back, or the conversation would wait for it for ever.
             let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
             let outcome = outcome.unwrap_or(Outcome::Failed);
-            let _ = me.cast(Msg::CompressionEnded(Box::new(outcome)));
+            let _ = me.cast(Msg::CompressionEnded(outcome));
         };
         state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())));
     }
@@ -875,12 +875,12 @@ impl Actor for Conversation {
             Msg::Due(effect) => self.due(&me, state, effect).await?,
             Msg::CompressionEnded(outcome) => {
                 state.compression = None;
-                match *outcome {
+                match outcome {
                     Outcome::NotNeeded => {}
                     Outcome::Failed => state.compression_failures += 1,
                     Outcome::Compressed(command) => {
                         state.compression_failures = 0;
-                        self.step(&me, state, command, None).await?;
+                        self.step(&me, state, *command, None).await?;
                     }
                 }
                 if state.compress_again {

@@ -21,7 +21,8 @@ fn patient(hard: u64, timeout: Duration) -> Policy {
         trigger_tokens: 200,
         keep_tokens: 60,
         hard_tokens: hard,
-        summary_tokens: 50, timeout,
+        summary_tokens: 50,
+        timeout,
         ..copilot().memory
     };
     Policy { memory, ..copilot() }

@@ -9,6 +9,8 @@ mod compression;
 mod connectors;
 mod crashes;
 mod failures;
+mod guards;
 mod stops;
+mod story;
 mod streams;
 mod turns;
