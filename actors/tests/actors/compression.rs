@@ -114,7 +114,7 @@ async fn a_failing_summariser_never_fails_a_turn_and_after_three_failures_in_a_r
         vec![Act::Panic],
     ] {
         let world = World::with(patient(10_000, Duration::from_secs(5))).await;
-        world.model.on("small", &[script.clone()]);
+        world.model.on("small", std::slice::from_ref(&script));
         let id = world.create().await;
         // Turns after which nothing has to be compressed are no failures.
         for _ in 0..8 {

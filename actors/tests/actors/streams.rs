@@ -44,7 +44,7 @@ impl Viewer {
         let (reader, tail) = self
             .connection
             .get_or_insert_with(|| (Reader::new(self.turn, position), world.tail()));
-        let mut catch_up = |reader: &mut Reader, out: &mut String| {
+        let catch_up = |reader: &mut Reader, out: &mut String| {
             for record in &world.log[usize::try_from(reader.seen()).unwrap()..] {
                 reader.record(&Encoded::new(record), now, out);
             }

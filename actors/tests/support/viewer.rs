@@ -111,13 +111,6 @@ impl Viewer {
         }
         &self.events
     }
-
-    /// The last id, with which a client resumes.
-    pub fn last_id(&self) -> String {
-        self.events
-            .last()
-            .map_or_else(|| "0".to_owned(), |seen| seen.id.clone())
-    }
 }
 
 pub fn parse(frame: &str) -> Seen {

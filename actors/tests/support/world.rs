@@ -1,6 +1,5 @@
 //! The process and its outside world.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -48,7 +47,6 @@ pub struct World {
     pub ids: Arc<CountingIds>,
     pub scope: TenantScope,
     pub bounds: Bounds,
-    next: AtomicU64,
     process: Option<Process>,
 }
 
@@ -79,7 +77,6 @@ impl World {
             ids: Arc::default(),
             scope: scope("acme"),
             bounds,
-            next: AtomicU64::new(0),
             process: None,
         };
         world.restart().await;
@@ -267,11 +264,6 @@ impl World {
     /// Lets everything go on until nothing moves for ten seconds of tokio's time: shows that something does not happen.
     pub async fn settle(&self) {
         tokio::time::sleep(Duration::from_secs(10)).await;
-    }
-
-    /// A number that was not given out before.
-    pub fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
