@@ -1,7 +1,7 @@
 //! `Conversation`: owns one conversation's state and is the only writer of its log.
 //!
 //! Supervised by [`Conversations`](crate::conversations::Conversations). Invariant: decide, append, apply, reply, effects,
-//! always in this order ([`Conversation::step`] is the only path). When it dies, whoever needs it next gets a copy that
+//! always in this order (`Conversation::step` is the only path). When it dies, whoever needs it next gets a copy that
 //! was folded from the log and took up what was open.
 
 use std::collections::HashMap;
