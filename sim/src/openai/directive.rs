@@ -131,16 +131,18 @@ impl Directive {
     }
 
     fn answer(&self, chat: &Chat, step: u64) -> Step {
-        if let Some(tool) = &self.tool {
-            if step < self.rounds.unwrap_or(1) {
-                let arguments = self.args.as_deref().unwrap_or("{}");
-                let arguments = arguments.replace("$r", &step.to_string());
-                let call = |i: u64| {
-                    let arguments = arguments.replace("$i", &i.to_string());
-                    Call::new(tool, Value::String(arguments))
-                };
-                return Step::call((0..self.calls.unwrap_or(1)).map(call).collect());
-            }
+        if let Some(tool) = self
+            .tool
+            .as_ref()
+            .filter(|_| step < self.rounds.unwrap_or(1))
+        {
+            let arguments = self.args.as_deref().unwrap_or("{}");
+            let arguments = arguments.replace("$r", &step.to_string());
+            let call = |i: u64| {
+                let arguments = arguments.replace("$i", &i.to_string());
+                Call::new(tool, Value::String(arguments))
+            };
+            return Step::call((0..self.calls.unwrap_or(1)).map(call).collect());
         }
         match (&self.text, self.tokens, &self.tool) {
             (Some(text), _, _) => Step::say(text.as_str()),
@@ -163,11 +165,10 @@ impl Directive {
             .status
             .or((self.fail_times.is_some() && otherwise_whole).then_some(500));
         if let Some(status) = status {
-            answer.error = Some(Refusal {
-                code: self.code.clone(),
-                retry_after: self.retry_after,
-                ..Refusal::status(status)
-            });
+            let mut refusal = Refusal::status(status);
+            refusal.code.clone_from(&self.code);
+            refusal.retry_after = self.retry_after;
+            answer.error = Some(refusal);
         }
         answer.cut_after_chars = self.cut_after;
         answer.end_without_finish_after_chars = self.end_without_finish_after;

@@ -12,7 +12,7 @@ const DEFAULT_DIMENSIONS: u64 = 1536;
 const PLACES_PER_WORD: u64 = 8;
 
 /// Answers `POST /v1/embeddings`.
-pub(crate) fn answer(body: &Value) -> Result<Value, Refusal> {
+pub(crate) fn answer(body: &Value) -> Result<Value, Box<Refusal>> {
     let model = body["model"]
         .as_str()
         .filter(|model| !model.is_empty())

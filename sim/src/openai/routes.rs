@@ -201,16 +201,16 @@ async fn unknown(State(provider): State<Arc<Provider>>, uri: axum::http::Uri) ->
     dress(&provider, refused(&refusal), Instant::now())
 }
 
-fn authorised(provider: &Provider, headers: &HeaderMap) -> Result<(), Refusal> {
+fn authorised(provider: &Provider, headers: &HeaderMap) -> Result<(), Box<Refusal>> {
     let key = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "))
         .map_or("", str::trim);
-    let refuse = |message: String| Refusal {
-        status: 401,
-        message: Some(message),
-        ..Refusal::default()
+    let refuse = |message: String| {
+        let mut refusal = Refusal::status(401);
+        refusal.message = Some(message);
+        refusal
     };
     if key.is_empty() {
         let message = "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
@@ -226,7 +226,7 @@ fn authorised(provider: &Provider, headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-fn parse(body: &[u8]) -> Result<Value, Refusal> {
+fn parse(body: &[u8]) -> Result<Value, Box<Refusal>> {
     serde_json::from_slice(body).map_err(|_| {
         Refusal::invalid(
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)",
@@ -235,15 +235,13 @@ fn parse(body: &[u8]) -> Result<Value, Refusal> {
     })
 }
 
-fn known_model(model: &Value) -> Result<(), Refusal> {
+fn known_model(model: &Value) -> Result<(), Box<Refusal>> {
     if model == MISSING_MODEL {
-        return Err(Refusal {
-            status: 404,
-            message: Some(format!(
-                "The model `{MISSING_MODEL}` does not exist or you do not have access to it."
-            )),
-            ..Refusal::default()
-        });
+        let mut refusal = Refusal::status(404);
+        refusal.message = Some(format!(
+            "The model `{MISSING_MODEL}` does not exist or you do not have access to it."
+        ));
+        return Err(refusal);
     }
     Ok(())
 }

@@ -276,9 +276,8 @@ impl Memory {
         attempts_here.count += 1;
         let count = attempts_here.count;
         if self.attempts_order.len() > KEPT_PROMPTS {
-            if let Some(oldest) = self.attempts_order.pop_front() {
-                self.attempts.remove(&oldest);
-            }
+            let oldest = self.attempts_order.pop_front();
+            oldest.map(|oldest| self.attempts.remove(&oldest));
         }
         count
     }

@@ -19,7 +19,7 @@ pub(crate) struct Step {
     pub(crate) pace_ms: Option<u64>,
     /// The `finish_reason`, when not the natural one.
     pub(crate) finish: Option<String>,
-    pub(crate) error: Option<Refusal>,
+    pub(crate) error: Option<Box<Refusal>>,
     /// Drops the connection after so many characters.
     pub(crate) cut_after_chars: Option<usize>,
     /// Ends the body properly after so many characters, without `finish_reason` and `[DONE]`.
@@ -94,24 +94,24 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn status(status: u16) -> Self {
-        Self {
+    pub(crate) fn status(status: u16) -> Box<Self> {
+        Box::new(Self {
             status,
             ..Self::default()
-        }
+        })
     }
 
     /// A request that is wrong in itself.
-    pub(crate) fn invalid(message: impl Into<String>, param: Option<&str>) -> Self {
-        Self {
+    pub(crate) fn invalid(message: impl Into<String>, param: Option<&str>) -> Box<Self> {
+        Box::new(Self {
             status: 400,
             message: Some(message.into()),
             param: param.map(str::to_owned),
             ..Self::default()
-        }
+        })
     }
 
-    pub(crate) fn with_code(mut self, code: &str) -> Self {
+    pub(crate) fn with_code(mut self: Box<Self>, code: &str) -> Box<Self> {
         self.code = Some(code.to_owned());
         self
     }

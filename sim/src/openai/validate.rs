@@ -47,7 +47,7 @@ const FIELDS: [&str; 37] = [
     "web_search_options",
 ];
 
-type Checked = Result<(), Refusal>;
+type Checked = Result<(), Box<Refusal>>;
 
 /// Checks a chat completion request.
 pub(crate) fn chat(request: &Value) -> Checked {
@@ -120,7 +120,7 @@ fn numbers(fields: &Map<String, Value>) -> Checked {
 }
 
 /// Checks the tools and returns their names.
-fn tools(request: &Value) -> Result<HashSet<&str>, Refusal> {
+fn tools(request: &Value) -> Result<HashSet<&str>, Box<Refusal>> {
     let mut names = HashSet::new();
     let tools = match &request["tools"] {
         Value::Null => return Ok(names),
@@ -296,7 +296,7 @@ fn content(at: usize, message: &Value, may_be_null: bool) -> Checked {
 }
 
 /// Checks an assistant message's calls and returns their ids.
-fn calls(at: usize, message: &Value) -> Result<Vec<&str>, Refusal> {
+fn calls(at: usize, message: &Value) -> Result<Vec<&str>, Box<Refusal>> {
     let calls = match &message["tool_calls"] {
         Value::Null => return Ok(Vec::new()),
         Value::Array(calls) if !calls.is_empty() => calls,

@@ -21,7 +21,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::Running;
-use crate::http::{Reply, Request};
+use crate::http::{Content, Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
 use model::{Ticket, User};
@@ -41,8 +41,8 @@ struct Zendesk {
     users: Vec<User>,
     next_id: u64,
     version: u64,
-    /// What was created under which `Idempotency-Key`: the request's body and the ticket.
-    idempotency: HashMap<String, (Vec<u8>, u64)>,
+    /// What was created under which `Idempotency-Key`.
+    idempotency: HashMap<String, write::FirstUse>,
 }
 
 impl Zendesk {
@@ -285,11 +285,11 @@ impl Zendesk {
             .map(model::Comment::to_json)
             .collect();
         let mut reply = paging::page(request, "comments", comments);
-        if let crate::http::Content::Json(body) = &mut reply.body {
-            if request.param("include") == Some("users") {
-                let authors = ticket.comments.iter().map(|comment| comment.author_id);
-                body["users"] = self.users_json(request, &authors.collect::<Vec<_>>());
-            }
+        if let Content::Json(body) = &mut reply.body
+            && request.param("include") == Some("users")
+        {
+            let authors = ticket.comments.iter().map(|comment| comment.author_id);
+            body["users"] = self.users_json(request, &authors.collect::<Vec<_>>());
         }
         reply
     }

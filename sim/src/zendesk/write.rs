@@ -1,11 +1,16 @@
 //! Creating and changing tickets.
 
-use jiff::Timestamp;
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::model::{Comment, Ticket, User, now};
 use super::{Zendesk, not_found};
 use crate::http::{Reply, Request};
+
+/// The longest `Idempotency-Key`, and how long one is remembered.
+const MAX_KEY: usize = 255;
+const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(2);
 
 const STATUSES: [&str; 6] = ["new", "open", "pending", "hold", "solved", "closed"];
 const PRIORITIES: [&str; 4] = ["urgent", "high", "normal", "low"];
@@ -15,20 +20,20 @@ impl Zendesk {
     /// Creates a ticket; a repeated `Idempotency-Key` gets the first one's answer.
     pub(crate) fn create(&mut self, request: &Request, caller: u64) -> Reply {
         let key = request.header("idempotency-key").map(str::to_owned);
-        if let Some((body, id)) = key.as_ref().and_then(|key| self.idempotency.get(key)) {
-            if body[..] != request.body[..] {
-                return Reply::json(
-                    400,
-                    json!({
-                        "error": "IdempotentRequestError",
-                        "description": "Request parameters do not match those of the request this idempotency key was first used with.",
-                    }),
+        if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
+            let description = "The idempotency key is longer than 255 characters";
+            return idempotency_error(description);
+        }
+        self.idempotency
+            .retain(|_, first| now().duration_since(first.at) < KEY_LIFETIME);
+        if let Some(first) = key.as_ref().and_then(|key| self.idempotency.get(key)) {
+            if first.request[..] != request.body[..] {
+                return idempotency_error(
+                    "Request parameters don't match the given idempotency key",
                 );
             }
-            let Some(ticket) = self.ticket(*id) else {
-                return not_found();
-            };
-            return created(ticket, request).with_header("x-idempotency-lookup", "hit");
+            // The answer of then, also when the ticket has changed since.
+            return created(first.answer.clone()).with_header("x-idempotency-lookup", "hit");
         }
         let wanted = match read_ticket(request) {
             Ok(wanted) => wanted,
@@ -69,12 +74,21 @@ impl Zendesk {
         let public = wanted["comment"]["public"].as_bool().unwrap_or(true);
         let comment = self.comment(author, body, public, at);
         ticket.comments.push(comment);
-        let reply = created(&ticket, request).changed();
+        let answer = ticket.to_json(&request.origin());
+        let reply = created(answer.clone()).changed();
         self.tickets.push(ticket);
         self.version += 1;
         match key {
             Some(key) => {
-                self.idempotency.insert(key, (request.body.to_vec(), id));
+                let request = request.body.clone();
+                self.idempotency.insert(
+                    key,
+                    FirstUse {
+                        at,
+                        request,
+                        answer,
+                    },
+                );
                 reply.with_header("x-idempotency-lookup", "miss")
             }
             None => reply,
@@ -196,10 +210,23 @@ impl Zendesk {
     }
 }
 
-fn created(ticket: &Ticket, request: &Request) -> Reply {
-    let shown = ticket.to_json(&request.origin());
-    let location = shown["url"].as_str().unwrap_or_default().to_owned();
-    Reply::json(201, json!({"ticket": shown})).with_header("location", location)
+/// What an `Idempotency-Key` was first used for.
+pub(crate) struct FirstUse {
+    at: Timestamp,
+    request: Bytes,
+    answer: Value,
+}
+
+fn created(ticket: Value) -> Reply {
+    let location = ticket["url"].as_str().unwrap_or_default().to_owned();
+    Reply::json(201, json!({"ticket": ticket})).with_header("location", location)
+}
+
+fn idempotency_error(description: &str) -> Reply {
+    Reply::json(
+        400,
+        json!({"error": "IdempotentRequestError", "description": description}),
+    )
 }
 
 /// Reads and checks the `ticket` of a request.
