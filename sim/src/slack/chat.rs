@@ -107,6 +107,9 @@ impl Slack {
             return Err("msg_too_long");
         }
         let (channel, message) = self.own_message(arguments, "cant_update_message")?;
+        if message.streaming {
+            return Err("streaming_state_conflict");
+        }
         if let Some(text) = text {
             message.text = text.to_owned();
         }

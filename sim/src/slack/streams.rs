@@ -20,7 +20,10 @@ impl Slack {
         {
             return Err("invalid_thread_ts");
         }
-        if self.channels[at].with.is_none() {
+        if self.channels[at].with.is_some() {
+            // Only in a channel may a stream stand outside a thread.
+            thread_ts.as_ref().ok_or("invalid_thread_ts")?;
+        } else {
             for (name, error) in [
                 ("recipient_team_id", "missing_recipient_team_id"),
                 ("recipient_user_id", "missing_recipient_user_id"),
@@ -122,6 +125,9 @@ fn piece(arguments: &Arguments) -> Result<Piece, &'static str> {
         tasks: false,
     };
     let chunks = arguments.structure("chunks", "invalid_chunks")?;
+    if chunks.is_some() && !piece.text.is_empty() {
+        return Err("cannot_provide_both_markdown_text_and_chunks");
+    }
     for chunk in chunks
         .as_ref()
         .and_then(Value::as_array)
