@@ -1,5 +1,9 @@
-//! The ports of the actors, on real stores. Wire and driver types stay inside each adapter.
+//! What the ports of the actors are in the outside world: each module drives one foreign system. Wire and driver types
+//! stay inside their adapter.
 
+pub mod genai_span;
+pub mod models;
+pub mod openai;
 mod patience;
 pub mod sqlite;
 mod text;
