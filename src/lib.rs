@@ -1,1 +1,8 @@
-//! copilotd
+//! copilotd: the self-hosted backend for AI copilots. This crate is the outside world around `copilotd_actors`:
+//! configuration, HTTP, adapters and the command line.
+
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod scopes;
+pub mod shape;
