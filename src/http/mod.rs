@@ -1,0 +1,6 @@
+//! The HTTP surface. Nothing here names an adapter.
+
+pub mod auth;
+pub mod body;
+pub mod problem;
+pub mod request_id;
