@@ -7,6 +7,7 @@
 //!
 //! Control plane, on every simulator (JSON):
 //! - `GET /_sim/state`: everything, with counters;
+//! - `GET /_sim/requests`: the last 200 requests with their bodies;
 //! - `POST /_sim/reset`: back to how it was at the start, knobs included;
 //! - `POST /_sim/knobs`: changes the knobs that are named in the body, leaves the others;
 //! - `POST /_sim/release`: lets everything go that a `hold` knob holds;

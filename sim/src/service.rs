@@ -25,6 +25,9 @@ use crate::{Running, locked};
 
 /// Older requests than these are forgotten.
 const JOURNAL_LENGTH: usize = 100_000;
+/// Requests of which also the body is kept, when it is not too large.
+const KEPT_BODIES: usize = 200;
+const KEPT_BODY_BYTES: usize = 64 * 1024;
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// A vendor as a plain state machine: one request, one answer.
@@ -56,6 +59,8 @@ struct Served<V> {
 struct Control {
     knobs: Knobs,
     journal: VecDeque<Entry>,
+    /// The last requests with their bodies, so that a test can hold them against the description.
+    bodies: VecDeque<Value>,
     /// Numbers requests; goes on over a reset, so that those under way do not mark others' entries.
     sequence: u64,
     received: u64,
@@ -88,6 +93,7 @@ pub(crate) async fn start<V: Vendor>(listen: SocketAddr, vendor: V) -> std::io::
     });
     let app = Router::new()
         .route("/_sim/state", get(state::<V>))
+        .route("/_sim/requests", get(requests::<V>))
         .route("/_sim/reset", post(reset::<V>))
         .route("/_sim/knobs", post(set_knobs::<V>).get(show_knobs::<V>))
         .route("/_sim/release", post(release::<V>))
@@ -262,6 +268,17 @@ impl Control {
     fn note(&mut self, request: &Request, query: String) -> u64 {
         self.received += 1;
         self.sequence += 1;
+        if self.bodies.len() == KEPT_BODIES {
+            self.bodies.pop_front();
+        }
+        self.bodies.push_back(json!({
+            "n": self.sequence,
+            "method": request.method.as_str(),
+            "path": request.path,
+            "query": query,
+            "content_type": request.header("content-type"),
+            "body": shown_body(&request.body),
+        }));
         if self.journal.len() == JOURNAL_LENGTH {
             self.journal.pop_front();
         }
@@ -307,6 +324,14 @@ impl Control {
     }
 }
 
+/// Shows a body as JSON where it is JSON, as text where it is text, not at all where it is too large.
+fn shown_body(body: &[u8]) -> Value {
+    if body.len() > KEPT_BODY_BYTES {
+        return Value::Null;
+    }
+    serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)))
+}
+
 /// The control plane is also read by a page of another origin (the demo's), hence the header.
 fn control_reply(status: u16, body: Value) -> Response {
     Reply::json(status, body)
@@ -326,6 +351,11 @@ async fn state<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
     state["journal"] = json!(control.journal);
     drop(control);
     control_reply(200, state)
+}
+
+async fn requests<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
+    let bodies = json!(locked(&served.control).bodies);
+    control_reply(200, json!({"requests": bodies}))
 }
 
 async fn changes<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> Response {

@@ -8,7 +8,7 @@
 //! | `tokens=N` | say N made-up words |
 //! | `text=…` | say exactly this (a JSON string, or all up to `]]`) |
 //! | `json={…}` | say exactly this JSON |
-//! | `tool=NAME` | call this tool first; after its result, answer with text that quotes the result |
+//! | `tool=NAME` | call this tool first, offered or not (but never against `tool_choice: none`); after its result, answer with text that quotes it |
 //! | `args={…}` | its arguments; `$i` becomes the call's number, from 0 |
 //! | `calls=N` | make the call N times in parallel |
 //! | `rounds=N` | make it in N steps, one after the other; `$r` becomes the step's number, from 0 |
@@ -134,7 +134,7 @@ impl Directive {
         if let Some(tool) = self
             .tool
             .as_ref()
-            .filter(|_| step < self.rounds.unwrap_or(1))
+            .filter(|_| !chat.no_calls && step < self.rounds.unwrap_or(1))
         {
             let arguments = self.args.as_deref().unwrap_or("{}");
             let arguments = arguments.replace("$r", &step.to_string());

@@ -2,9 +2,9 @@
 //!
 //! `POST /v1/chat/completions`, `GET /v1/models`, `GET /v1/models/{id}` and `POST /v1/embeddings`.
 //! What a completion says is decided by the first of these that applies:
-//! 1. a script queued with `POST /_sim/script` (see [`script`]);
-//! 2. a directive `[[sim …]]` in the last user message (see [`directive`]);
-//! 3. the persona, which uses the tools it is offered (see [`persona`]).
+//! 1. a script queued with `POST /_sim/script` (`script.rs`);
+//! 2. a directive `[[sim …]]` in the last user message (`directive.rs`);
+//! 3. the persona, which uses the tools it is offered (`persona.rs`).
 //!
 //! Tokens are counted approximately: one for four characters, rounded up. Cached prompt tokens are
 //! those of the longest common prefix with an earlier request for the same model, in blocks of 16.

@@ -14,6 +14,8 @@ pub(crate) struct Chat {
     pub(crate) max_tokens: Option<u64>,
     pub(crate) messages: Vec<Message>,
     pub(crate) tools: Vec<String>,
+    /// Whether `tool_choice` forbids calls.
+    pub(crate) no_calls: bool,
     /// The schema of `response_format`, or `true` for a mere `json_object`.
     pub(crate) response_schema: Option<Value>,
     /// What the prompt's tokens are counted on.
@@ -56,7 +58,7 @@ impl Chat {
             Some("json_object") => Some(Value::Bool(true)),
             _ => None,
         };
-        let tool_choice_none = body["tool_choice"] == "none";
+        let no_calls = body["tool_choice"] == "none";
         Self {
             model: body["model"].as_str().unwrap_or_default().to_owned(),
             stream: body["stream"] == true,
@@ -66,10 +68,11 @@ impl Chat {
                 .as_u64()
                 .or(body["max_tokens"].as_u64()),
             tools: array(&body["tools"])
-                .filter(|_| !tool_choice_none)
+                .filter(|_| !no_calls)
                 .filter_map(|tool| tool["function"]["name"].as_str())
                 .map(str::to_owned)
                 .collect(),
+            no_calls,
             response_schema,
             prompt: prompt_text(body, &messages),
             messages,

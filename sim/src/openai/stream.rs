@@ -80,6 +80,12 @@ impl Pieces {
         }
     }
 
+    /// Characters that may still be said before the stream is to fail.
+    fn room(&self) -> usize {
+        self.max_chars
+            .map_or(usize::MAX, |max| max.saturating_sub(self.said_chars))
+    }
+
     /// Whether there was more to say than `max_tokens` allows.
     fn was_shortened(&self) -> bool {
         self.max_pieces == Some(self.said_pieces) && self.has_more()
@@ -114,9 +120,7 @@ impl Iterator for Pieces {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        let room = self
-            .max_chars
-            .map_or(usize::MAX, |max| max.saturating_sub(self.said_chars));
+        let room = self.room();
         if room == 0 || self.max_pieces == Some(self.said_pieces) || !self.has_more() {
             return None;
         }
@@ -266,15 +270,8 @@ impl Frames {
                 if let Some(piece) = self.pieces.next() {
                     return Act::Send(self.chunk(&json!({"content": piece}), None));
                 }
-                if self.step.cut_after_chars.is_some() {
-                    return Act::Cut;
-                }
-                if self.step.end_without_finish_after_chars.is_some() {
-                    return Act::End;
-                }
-                if self.step.stall_after_chars.is_some() {
-                    let keepalive = self.step.stall_keepalive_ms.map(Duration::from_millis);
-                    return Act::Stall(keepalive);
+                if let Some(end) = self.early_end(self.step.tool_calls.is_empty()) {
+                    return end;
                 }
                 if let Some(error) = self.step.in_stream_error.take() {
                     self.phase = Phase::Over;
@@ -285,6 +282,9 @@ impl Frames {
             }
             Phase::Call(number, at) => self.call_delta(number, at),
             Phase::Closing => {
+                if let Some(end) = self.early_end(true) {
+                    return end;
+                }
                 self.phase = Phase::Over;
                 let reason = finish_reason(&self.step, &self.pieces);
                 let mut last = self.chunk(&json!({}), Some(&reason));
@@ -299,7 +299,28 @@ impl Frames {
         }
     }
 
+    /// How the stream ends before its time, if it does: after the wanted characters of text and
+    /// arguments, or when there are `no_more`.
+    fn early_end(&self, no_more: bool) -> Option<Act> {
+        if self.pieces.room() > 0 && !no_more {
+            return None;
+        }
+        if self.step.cut_after_chars.is_some() {
+            Some(Act::Cut)
+        } else if self.step.end_without_finish_after_chars.is_some() {
+            Some(Act::End)
+        } else if self.step.stall_after_chars.is_some() {
+            let keepalive = self.step.stall_keepalive_ms.map(Duration::from_millis);
+            Some(Act::Stall(keepalive))
+        } else {
+            None
+        }
+    }
+
     fn call_delta(&mut self, number: usize, at: Option<usize>) -> Act {
+        if let Some(end) = self.early_end(false) {
+            return end;
+        }
         let Some(call) = self.step.tool_calls.get(number) else {
             self.phase = Phase::Closing;
             return self.body();
@@ -316,7 +337,9 @@ impl Frames {
         };
         let arguments = call.arguments();
         let size = self.step.chunk_chars.unwrap_or(ARGUMENT_CHARS).max(1);
+        let size = size.min(self.pieces.room());
         let fragment: String = arguments.chars().skip(at).take(size).collect();
+        self.pieces.said_chars += fragment.chars().count();
         if fragment.is_empty() {
             self.phase = Phase::Call(number + 1, None);
             return self.body();

@@ -401,7 +401,13 @@ fn strict(schema: &Value, what: &str, path: &mut Vec<String>) -> Checked {
                 "Invalid schema for {what}: In context=({}), {fault}",
                 path.join(", ")
             );
-            refuse(message, Some("response_format"))
+            {
+                let of_tool = what.starts_with("function");
+                refuse(
+                    message,
+                    Some(if of_tool { "tools" } else { "response_format" }),
+                )
+            }
         };
         if schema["additionalProperties"] != false {
             return fault(

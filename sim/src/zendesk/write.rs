@@ -74,7 +74,11 @@ impl Zendesk {
         let public = wanted["comment"]["public"].as_bool().unwrap_or(true);
         let comment = self.comment(author, body, public, at);
         ticket.comments.push(comment);
-        let answer = ticket.to_json(&request.origin());
+        let audit_id = self.new_id();
+        let answer = json!({
+            "ticket": ticket.to_json(&request.origin()),
+            "audit": audit(audit_id, &ticket, caller, None, true),
+        });
         let reply = created(answer.clone()).changed();
         self.tickets.push(ticket);
         self.version += 1;
@@ -156,7 +160,7 @@ impl Zendesk {
             audit_id,
             ticket,
             caller,
-            &before,
+            Some(&before),
             !wanted["comment"].is_null(),
         );
         let reply = Reply::json(
@@ -217,9 +221,12 @@ pub(crate) struct FirstUse {
     answer: Value,
 }
 
-fn created(ticket: Value) -> Reply {
-    let location = ticket["url"].as_str().unwrap_or_default().to_owned();
-    Reply::json(201, json!({"ticket": ticket})).with_header("location", location)
+fn created(answer: Value) -> Reply {
+    let location = answer["ticket"]["url"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    Reply::json(201, answer).with_header("location", location)
 }
 
 fn idempotency_error(description: &str) -> Reply {
@@ -304,11 +311,12 @@ fn set_fields(ticket: &mut Ticket, wanted: &Value) {
     ticket.tags.retain(|tag| !removed.contains(tag));
 }
 
+/// Tells what a change did; without `before` the ticket is new.
 fn audit(
     id: u64,
     ticket: &Ticket,
     caller: u64,
-    before: &(String, Option<String>),
+    before: Option<&(String, Option<String>)>,
     commented: bool,
 ) -> Value {
     let mut events = Vec::new();
@@ -323,19 +331,31 @@ fn audit(
             "attachments": [],
         }));
     }
-    let changes = [
-        ("status", Some(&before.0), Some(&ticket.status)),
-        ("priority", before.1.as_ref(), ticket.priority.as_ref()),
+    let fields = [
+        (
+            "status",
+            before.map(|before| &before.0),
+            Some(&ticket.status),
+        ),
+        (
+            "priority",
+            before.and_then(|before| before.1.as_ref()),
+            ticket.priority.as_ref(),
+        ),
     ];
-    for (number, (field, old, new)) in changes.into_iter().enumerate() {
+    for (number, (field, old, new)) in fields.into_iter().enumerate() {
         if old != new {
-            events.push(json!({
+            let mut event = json!({
                 "id": id * 10 + number as u64,
-                "type": "Change",
+                "type": "Create",
                 "field_name": field,
                 "value": new,
-                "previous_value": old,
-            }));
+            });
+            if before.is_some() {
+                event["type"] = json!("Change");
+                event["previous_value"] = json!(old);
+            }
+            events.push(event);
         }
     }
     json!({

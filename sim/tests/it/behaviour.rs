@@ -134,6 +134,47 @@ async fn directives_decide_how_a_stream_ends() {
 }
 
 #[tokio::test]
+async fn tool_calls_are_cut_in_the_middle() {
+    let provider = start().await;
+    let prompt = r#"[[sim tool=look cut_after=9 args={"place": "far away"}]]"#;
+    let response = send(&provider, &ask(prompt, true)).await;
+    let mut stream = response.bytes_stream();
+    let mut bytes = Vec::new();
+    let mut broken = false;
+    while let Some(piece) = stream.next().await {
+        match piece {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(_) => broken = true,
+        }
+    }
+    let mut arguments = String::new();
+    for event in events(std::str::from_utf8(&bytes).unwrap()) {
+        let chunk: Value = serde_json::from_str(event).unwrap();
+        let call = &chunk["choices"][0]["delta"]["tool_calls"][0];
+        arguments += call["function"]["arguments"].as_str().unwrap_or_default();
+    }
+    assert_eq!((arguments.as_str(), broken), (r#"{"place":"#, true));
+}
+
+#[tokio::test]
+async fn answers_in_one_piece_fail_too() {
+    let provider = start().await;
+    let request = |directive: &str| {
+        let body = ask(&format!("[[sim {directive} text=one two]]"), false);
+        reqwest::Client::new()
+            .post(format!("{}/v1/chat/completions", provider.base_url()))
+            .bearer_auth("key")
+            .timeout(Duration::from_millis(300))
+            .json(&body)
+    };
+    let cut = request("cut_after=3").send().await;
+    assert!(!cut.unwrap_err().is_timeout());
+    let silent = request("stall_after=3").send().await;
+    assert!(silent.unwrap_err().is_timeout());
+    assert_eq!(request("").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn failures_are_counted_for_each_prompt() {
     let provider = start().await;
     for prompt in [

@@ -169,6 +169,10 @@ async fn changes_are_numbered() {
     let second = changes(version).await;
     assert!(second["version"].as_u64().unwrap() > version);
     assert_eq!(second["tickets"][0]["subject"], "new one");
+    let url = format!("{}/_sim/requests", sim.base_url());
+    let kept: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let body = &kept["requests"][0]["body"];
+    assert_eq!(body["ticket"]["subject"], "new one");
 }
 
 #[tokio::test]
