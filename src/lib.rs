@@ -1,1 +1,3 @@
 //! copilotd
+
+pub mod adapters;

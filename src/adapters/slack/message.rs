@@ -1,0 +1,46 @@
+//! A message as Slack takes it, made from Markdown.
+
+use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::ports::ToolError;
+use serde_json::{Value, json};
+
+use super::{blocks, markdown};
+use crate::adapters::tools::refused;
+
+/// Slack refuses an update with a longer `text`, and cuts that of a post; the blocks carry the whole message.
+const FALLBACK: usize = 4000;
+
+/// Name of our metadata on every message.
+pub const METADATA: &str = "copilotd_call";
+
+/// A message in both forms that Slack wants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Block Kit.
+    pub blocks: Vec<Value>,
+    /// For notifications and for clients without blocks.
+    pub text: String,
+}
+
+/// Converts Markdown. Nothing in it can notify anybody or become markup of Slack's own.
+pub fn from_markdown(text: &str) -> Result<Message, ToolError> {
+    let pieces = markdown::pieces(text);
+    let blocks = blocks::pack(&pieces);
+    let text = blocks::shorten(&markdown::fallback(&pieces), FALLBACK);
+    if text.trim().is_empty() {
+        return Err(refused("the message has no text"));
+    }
+    Ok(Message { blocks, text })
+}
+
+/// The fields that all our messages share. `parse` keeps Slack from making mentions out of plain names.
+pub(super) fn body(channel: &str, markdown: &str, call: CallId) -> Result<Value, ToolError> {
+    let message = from_markdown(markdown)?;
+    Ok(json!({
+        "channel": channel,
+        "text": message.text,
+        "blocks": message.blocks,
+        "parse": "none",
+        "metadata": { "event_type": METADATA, "event_payload": { "call_id": call.to_string() } },
+    }))
+}
