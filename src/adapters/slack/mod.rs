@@ -40,7 +40,7 @@ pub struct SlackConfig {
     /// `https://slack.com/api/`, unless it is simulated.
     pub base_url: String,
     /// The bot's token. Needs the scopes chat:write, channels:read, groups:read, users:read, users:read.email, im:write
-    /// and, to find messages again, channels:history, groups:history and im:history.
+    /// and, to find messages again, channels:history, groups:history, im:history and metadata.message:read.
     pub token: SecretString,
 }
 

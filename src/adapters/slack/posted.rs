@@ -1,4 +1,4 @@
-//! Posting messages, and finding them again by the metadata that each of them bears.
+//! Posting messages, and finding them again by the marks that each of them bears.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::api::{Call, Page};
-use super::message::{self, METADATA};
+use super::message;
 use crate::adapters::tools::refused;
 
 /// How far back a message is looked for when this process did not begin its call.
@@ -109,7 +109,7 @@ pub(super) async fn find(
     let mut cursor = None;
     for _ in 0..PAGES {
         let Page { items, next } = call.page(method, "messages", &query, cursor).await?;
-        if let Some(found) = items.iter().find(|message| bears(message, request.call)) {
+        if let Some(found) = items.iter().find(|item| message::bears(item, request.call)) {
             return Ok(LookUp::Found(tell(channel, &found["ts"], thread)));
         }
         if next.is_none() {
@@ -120,12 +120,6 @@ pub(super) async fn find(
     Err(refused(format!(
         "too many messages were posted since: whether this one is among the later ones in {channel} cannot be told"
     )))
-}
-
-/// Whether a message bears the mark of `call`.
-pub(super) fn bears(message: &Value, call: CallId) -> bool {
-    let metadata = &message["metadata"];
-    metadata["event_type"] == METADATA && metadata["event_payload"]["call_id"] == call.to_string().as_str()
 }
 
 pub(super) fn tell(channel: &str, ts: &Value, thread: Option<&str>) -> Value {

@@ -45,17 +45,18 @@ impl Tool<Call> for UpdateMessage {
         let query = [
             ("channel", channel.clone()),
             ("ts", wanted.ts.clone()),
+            ("oldest", wanted.ts.clone()),
             ("latest", wanted.ts.clone()),
             ("inclusive", "true".to_owned()),
             ("include_all_metadata", "true".to_owned()),
         ];
         let page = call.page("conversations.replies", "messages", &query, None).await?;
-        match page.items.iter().find(|message| message["ts"] == wanted.ts.as_str()) {
-            Some(message) if posted::bears(message, request.call) => {
-                Ok(LookUp::Found(posted::tell(&channel, &message["ts"], None)))
+        match page.items.iter().find(|item| item["ts"] == wanted.ts.as_str()) {
+            Some(found) if message::bears(found, request.call) => {
+                Ok(LookUp::Found(posted::tell(&channel, &found["ts"], None)))
             }
             Some(_) => Ok(LookUp::NotFound),
-            None => Err(refused("the message that was to be updated is not there any more")),
+            None => Err(refused("the message that was to be updated cannot be found")),
         }
     }
 }

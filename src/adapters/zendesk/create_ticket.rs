@@ -2,12 +2,12 @@
 //! ticket of the first one; that window is the tool's `keyed_s`.
 
 use async_trait::async_trait;
-use copilotd_actors::ports::{ToolError, ToolRequest};
+use copilotd_actors::ports::{ToolError, ToolErrorKind, ToolRequest};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::api::{Call, Change};
+use super::api::{Call, Change, is_conflict};
 use super::users::Users;
 use super::wire::{self, Detail, Ticket};
 use crate::adapters::tools::{Tool, arguments, refused};
@@ -61,8 +61,18 @@ impl Tool<Call> for CreateTicket {
                 body: json!({ "ticket": ticket }),
                 idempotency_key: Some(request.call.to_string()),
             })
-            .await?;
+            .await
+            .map_err(doubt)?;
         let ticket: Ticket = wire::take(answer, "ticket")?;
         Ok(json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) }))
     }
+}
+
+/// A refusal because of the key means that an earlier request with it reached Zendesk: what became of that one is not
+/// known, and "nothing was changed" would be a guess.
+fn doubt(mut error: ToolError) -> ToolError {
+    if is_conflict(&error) || error.message.contains("IdempotentRequestError") {
+        error.kind = ToolErrorKind::InDoubt;
+    }
+    error
 }

@@ -1,4 +1,5 @@
 //! The tools against small scripted servers; what they send is checked against the vendors' published descriptions.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod definitions;
 mod markdown;
@@ -9,6 +10,7 @@ mod specs;
 mod stub;
 mod systems;
 mod text;
+mod tracing;
 mod unread;
 mod zendesk;
 mod zendesk_changes;

@@ -73,6 +73,7 @@ async fn a_post_bears_our_mark_and_can_notify_nobody() {
             "channel": "C00000003",
             "text": "*3* tickets &lt;!channel&gt;",
             "blocks": [{
+                "block_id": format!("copilotd_call:{}", call_id(7)),
                 "type": "section",
                 "text": { "type": "mrkdwn", "text": "*3* tickets &lt;!channel&gt;", "verbatim": true },
                 "expand": true,

@@ -66,6 +66,18 @@ async fn a_message_in_doubt_is_found_by_our_metadata() {
 }
 
 #[tokio::test]
+async fn a_forgotten_scope_does_not_make_a_message_look_absent() {
+    let blocks = json!([{ "type": "section", "block_id": format!("copilotd_call:{}", call_id(7)) }]);
+    let bare = json!({ "type": "message", "ts": "9.1", "text": "hello", "blocks": blocks });
+    let stub = channel_with(vec![bare], false).await;
+    let workspace = slack(&stub);
+    for call in calls() {
+        let found = workspace.look_up(&call).await.unwrap();
+        assert!(matches!(found, LookUp::Found(_)), "{}", call.tool);
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let stub = channel_with(vec![message("9.1", 8)], false).await;
     let workspace = slack(&stub);

@@ -57,6 +57,22 @@ async fn creating_a_ticket_bears_the_calls_id_as_its_key() {
 }
 
 #[tokio::test]
+async fn a_refused_key_leaves_doubt_about_the_first_request() {
+    for answer in [
+        say(409, json!({ "error": "Conflict" })),
+        say(
+            400,
+            json!({ "error": "IdempotentRequestError", "description": "Request parameters don't match" }),
+        ),
+    ] {
+        let stub = Stub::start(move |_| answer.clone()).await;
+        let create = request("zendesk_create_ticket", json!({ "subject": "a", "body": "b" }));
+        let error = zendesk(&stub).call(&create).await.unwrap_err();
+        assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_comment_bears_our_mark_and_the_expected_version() {
     let stub = Stub::start(done).await;
     let arguments = json!({
