@@ -2,12 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::markdown::{Piece, escape};
+use super::escape::escape;
+use super::markdown::Piece;
 
 /// Longest text of a section.
 const SECTION: usize = 3000;
 /// Most blocks of a message.
 const BLOCKS: usize = 50;
+
+/// Wider cells are not cut, but stand out of their column.
+const MAX_COLUMN: usize = 40;
 
 const FENCE: &str = "```";
 
@@ -48,7 +52,9 @@ pub(super) fn code_table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.trim().chars().count()).max().unwrap_or(0)
+        let widest = cells.map(|cell| cell.trim().chars().count()).max();
+        // One long cell must not pad all the others to its own length.
+        widest.unwrap_or(0).min(MAX_COLUMN)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut lines = Vec::new();
@@ -73,8 +79,8 @@ pub(super) fn shorten(text: &str, max: usize) -> String {
     if units(text) <= max {
         return text.to_owned();
     }
-    let mut parts = split(text, max - 1);
-    format!("{}…", parts.swap_remove(0))
+    let first = split(text, max - 1).into_iter().next();
+    format!("{}…", first.unwrap_or_default())
 }
 
 fn close(blocks: &mut Vec<Value>, section: &mut String) {

@@ -6,9 +6,11 @@
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 use super::blocks::code_table;
+use super::escape::{escape, safe_url};
 
-/// Longer addresses are shown as text only: a link may not be split.
-const MAX_URL: usize = 1500;
+/// Thousands of nested lists fit in one short line; their indents must not multiply the message.
+const MAX_INDENT: usize = 8;
+/// A link may not be split, so its label is bounded.
 const MAX_LABEL: usize = 500;
 
 /// A part of a message.
@@ -20,20 +22,6 @@ pub(super) enum Piece {
     Code(String),
     /// A line across.
     Rule,
-}
-
-/// Makes text harmless; this is all the escaping that Slack knows.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 /// Takes a message apart.
@@ -255,7 +243,7 @@ impl Writer {
             return;
         }
         let quote = if self.quotes > 0 { "> " } else { "" };
-        let indent = "    ".repeat(self.lists.len().saturating_sub(1));
+        let indent = "    ".repeat(self.lists.len().saturating_sub(1).min(MAX_INDENT));
         for line in text.trim_end().lines() {
             let bullet = match self.bullet.take() {
                 Some(bullet) => bullet,
@@ -279,25 +267,4 @@ impl Writer {
                 .push(Piece::Text(std::mem::take(&mut self.lines).join("\n")));
         }
     }
-}
-
-/// Only addresses that lead out of Slack; whatever could end the link early is percent-encoded.
-fn safe_url(url: &str) -> Option<String> {
-    let scheme = url.split_once(':')?.0.to_ascii_lowercase();
-    if !matches!(scheme.as_str(), "http" | "https" | "mailto") || url.chars().count() > MAX_URL {
-        return None;
-    }
-    let mut safe = String::with_capacity(url.len());
-    for character in url.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("%3C"),
-            '>' => safe.push_str("%3E"),
-            '|' => safe.push_str("%7C"),
-            ' ' => safe.push_str("%20"),
-            control if control.is_control() => return None,
-            other => safe.push(other),
-        }
-    }
-    Some(safe)
 }

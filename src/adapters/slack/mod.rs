@@ -3,6 +3,7 @@
 mod api;
 mod blocks;
 mod channels;
+mod escape;
 mod find_channel;
 mod find_user;
 mod markdown;

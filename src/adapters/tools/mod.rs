@@ -1,6 +1,6 @@
 //! Tools: what a model may call, as files in `schemas/tools/`, and the code behind each of them.
 //!
-//! A new tool is one schema file, one Rust file that implements [`Tool`], and one line in its system's `TOOLS`. The
+//! A new tool is one schema file, one Rust file that implements `Tool`, and one line in its system's `TOOLS`. The
 //! schema file is what validates the arguments and what the model reads; there is no second description.
 
 mod definition;

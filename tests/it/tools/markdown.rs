@@ -99,6 +99,24 @@ fn a_long_message_is_split_within_slacks_limits() {
 }
 
 #[test]
+fn a_short_text_cannot_become_an_enormous_message() {
+    let nested = format!("{}x\n{}", "- ".repeat(10_000), "y\n".repeat(5_000));
+    let table = format!(
+        "| {} | b |\n|---|---|\n{}",
+        "w".repeat(10_000),
+        "| a | b |\n".repeat(2_000)
+    );
+    let quotes = format!("{}x", "> ".repeat(10_000));
+    for markdown in [&nested, &table, &quotes] {
+        let message = from_markdown(markdown).unwrap();
+        let total: usize = sections(&message).iter().map(String::len).sum();
+        assert!(total < 400_000, "{total}");
+        assert_limits(&message);
+    }
+    assert!(from_markdown(&format!("```\n{}\n```", " ".repeat(9_000))).is_err());
+}
+
+#[test]
 fn what_is_beyond_fifty_blocks_is_left_out_and_said() {
     let message = from_markdown(&"text\n\n---\n\n".repeat(100)).unwrap();
     assert_eq!(message.blocks.len(), 50);
