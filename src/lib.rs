@@ -5,5 +5,7 @@ pub mod adapters;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod openapi;
 pub mod scopes;
 pub mod shape;
+pub mod telemetry;
