@@ -2,6 +2,7 @@
 //! configuration, HTTP, adapters and the command line.
 
 pub mod adapters;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod http;

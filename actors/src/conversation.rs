@@ -166,18 +166,25 @@ struct Counted {
     shared: Arc<Shared>,
     tenant: TenantId,
     turns: usize,
+    busy: bool,
 }
 
 impl Counted {
-    fn set(&mut self, turns: usize) {
+    fn set(&mut self, turns: usize, busy: bool) {
         self.shared.admission.count(&self.tenant, self.turns, turns);
-        self.turns = turns;
+        self.shared.admission.count_busy(self.busy, busy);
+        (self.turns, self.busy) = (turns, busy);
+    }
+
+    fn of(&mut self, core: &Core) {
+        let busy = core.active().is_some_and(|turn| !turn.only_awaits_approval());
+        self.set(core.book.as_ref().map_or(0, |book| book.turns.len()), busy);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.set(0);
+        self.set(0, false);
     }
 }
 
@@ -226,9 +233,7 @@ impl Conversation {
                 position,
             }));
         }
-        state
-            .counted
-            .set(state.core.book.as_ref().map_or(0, |book| book.turns.len()));
+        state.counted.of(&state.core);
         if !decision.records.is_empty() {
             self.run_effects(me, state, &policy).await?;
             if decision.records.iter().any(|record| record.event.is_terminal()) {
@@ -655,7 +660,7 @@ impl Conversation {
             }
         }
         let open = state.core.book.as_ref().map_or(0, |book| book.turns.len());
-        state.counted.set(open);
+        state.counted.of(&state.core);
         if open > 0 {
             counter!("copilotd_recoveries_total").increment(1);
             self.step(me, state, Command::Recover, None).await?;
@@ -785,6 +790,7 @@ impl Actor for Conversation {
             shared: Arc::clone(&self.shared),
             tenant: args.scope.tenant().clone(),
             turns: 0,
+            busy: false,
         };
         Ok(State {
             core: Core::new(args.id),
