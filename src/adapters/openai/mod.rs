@@ -169,11 +169,13 @@ impl OpenAi {
             Ok(Err(error)) => return Err(self.errors.transport(&error)),
             Err(_) => return Err(self.silent(clocks)),
         };
-        let is_json = response
+        // Some servers name no type, or a plain one; a document or a page is surely not a stream.
+        let kind = response
             .headers()
             .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        if response.status().is_success() && !is_json {
+            .map_or(b"".as_slice(), HeaderValue::as_bytes);
+        let is_document = kind.starts_with(b"application/json") || kind.starts_with(b"text/html");
+        if response.status().is_success() && !is_document {
             return Ok((response, ticket));
         }
         Err(self.refusal(response, clocks).await)
