@@ -272,18 +272,21 @@ async fn an_answer_that_is_whole_does_not_wait_for_a_connection_that_stays_open(
 async fn a_finished_connection_serves_the_next_request() {
     let server = Server::start(|mut exchange: Exchange| async move {
         exchange.write(STREAM).await;
-        let body = [said("a"), finish("stop"), usage(1, 1, 0), DONE.to_owned()].concat();
         exchange
-            .write([chunked(body.as_bytes()), b"0\r\n\r\n".to_vec()].concat())
+            .chunk([said("a"), finish("stop"), usage(1, 1, 0), DONE.to_owned()].concat())
             .await;
+        // Frameworks end the body a moment after the last event.
+        tokio::task::yield_now().await;
+        exchange.write("0\r\n\r\n").await;
         Some(exchange)
     })
     .await;
     let model = model(&server.url, PATIENT);
-    for _ in 0..5 {
+    for _ in 0..50 {
         let (events, error) = ask(&model, request()).await;
         assert!(error.is_none(), "{error:?}");
         assert_eq!(text(&events), "a");
     }
-    assert_eq!(server.connections(), 1);
+    // The next request may be faster than the end of the last body, so it may find that connection still busy.
+    assert!(server.connections() < 10, "{} connections", server.connections());
 }
