@@ -151,6 +151,8 @@ impl Answer {
         let Some(upstream) = &mut self.upstream else {
             return Read::End;
         };
+        // Even empty it would hold on to the connection's read buffer, which then could not be used again: 8 KiB a stream.
+        self.piece = Bytes::new();
         let due = self.clocks.due();
         if due < self.sleep.deadline() {
             self.sleep.as_mut().reset(due);

@@ -70,6 +70,24 @@ async fn a_server_that_does_not_answer_is_silent() {
 }
 
 #[tokio::test]
+async fn a_status_counts_even_if_its_body_never_comes() {
+    let server = Server::start(|mut exchange: Exchange| async move {
+        exchange
+            .write("HTTP/1.1 503 Busy\r\ncontent-length: 10\r\n\r\nhalf")
+            .await;
+        exchange.closed().await;
+        None
+    })
+    .await;
+    let limits = Timeouts {
+        first_token: 4 * SHORT,
+        ..PATIENT
+    };
+    let (_, error) = ask(&model(&server.url, limits), request()).await;
+    assert_eq!(error.unwrap().class, FailureClass::Overload);
+}
+
+#[tokio::test]
 async fn keep_alives_and_empty_pieces_are_silence() {
     let empty = delta(json!({"role": "assistant", "content": ""}));
     for again in [": keep-alive\n\n".to_owned(), empty] {

@@ -1,5 +1,6 @@
 //! The OpenAI-compatible adapter against scripted servers on raw sockets. Sockets need real time: clocks are small, and
 //! nothing is waited for but what is observed.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod cancel;
 mod clocks;
