@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -14,12 +15,13 @@ use axum::response::Response;
 use axum::routing::post;
 use copilotd::adapters::openai::{Hosts, OpenAi};
 use copilotd_actors::ports::{Model, ModelEvent, ModelStream};
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::server::{DONE, Exchange, STREAM, Server, finish, said};
 use super::{PATIENT, config, model, request, text};
@@ -70,32 +72,17 @@ async fn three_hundred_streams_run_side_by_side() {
     assert_eq!(server.connections(), STREAMS);
 }
 
-/// A server that admits a hundred streams per HTTP/2 connection, as the large providers do.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http2_streams_never_queue_behind_a_full_connection() {
-    let all = Arc::new(Barrier::new(STREAMS));
-    let answer = move || {
-        let all = Arc::clone(&all);
-        async move {
-            all.wait().await;
-            let last = Arc::clone(&all);
-            let pieces = stream::iter([said("a")]).chain(stream::once(async move {
-                last.wait().await;
-                said("b") + &finish("stop") + DONE
-            }));
-            let body = pieces.map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
-            Response::builder()
-                .header("content-type", "text/event-stream")
-                .body(Body::from_stream(body))
-                .unwrap()
-        }
-    };
-    let per_connection: Arc<std::sync::Mutex<HashMap<SocketAddr, Arc<AtomicUsize>>>> = Arc::default();
-    let app = Router::new().route("/v1/chat/completions", post(answer));
+/// Counts requests, one number per connection.
+type Counts = Arc<Mutex<HashMap<SocketAddr, Arc<AtomicUsize>>>>;
+
+/// Serves `app` over HTTP/2 and admits a hundred streams per connection, as the large providers do.
+async fn http2(app: Router) -> (OpenAi, Counts) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let counts = Arc::clone(&per_connection);
-    let server = tokio::spawn(async move {
+    let mut config = config(&format!("http://{}/v1", listener.local_addr().unwrap()), PATIENT);
+    config.dialect.http2_cleartext = true;
+    let all = Counts::default();
+    let counts = Arc::clone(&all);
+    tokio::spawn(async move {
         while let Ok((socket, peer)) = listener.accept().await {
             let count = Arc::new(AtomicUsize::new(0));
             counts.lock().unwrap().insert(peer, Arc::clone(&count));
@@ -106,23 +93,79 @@ async fn http2_streams_never_queue_behind_a_full_connection() {
             tokio::spawn(async move {
                 let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
                 builder.http2().max_concurrent_streams(100);
-                let _ = builder
-                    .serve_connection(TokioIo::new(socket), TowerToHyperService::new(counted))
-                    .await;
+                let service = TowerToHyperService::new(counted);
+                let _ = builder.serve_connection(TokioIo::new(socket), service).await;
             });
         }
     });
-    let mut config = config(&url, PATIENT);
-    config.dialect.http2_cleartext = true;
-    let model: Arc<dyn Model> = Arc::new(OpenAi::new(config, &Hosts::default()).unwrap());
-    rest(open(model).await).await;
-    let mut counts: Vec<usize> = per_connection
-        .lock()
+    (OpenAi::new(config, &Hosts::default()).unwrap(), all)
+}
+
+fn events(pieces: impl Stream<Item = String> + Send + 'static) -> Response {
+    let body = Body::from_stream(pieces.map(|piece| Ok::<_, Infallible>(Bytes::from(piece))));
+    Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(body)
         .unwrap()
-        .values()
-        .map(|count| count.load(Ordering::SeqCst))
-        .collect();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http2_streams_never_queue_behind_a_full_connection() {
+    let all = Arc::new(Barrier::new(STREAMS));
+    let answer = move || {
+        let all = Arc::clone(&all);
+        async move {
+            all.wait().await;
+            events(stream::iter([said("a")]).chain(stream::once(async move {
+                all.wait().await;
+                said("b") + &finish("stop") + DONE
+            })))
+        }
+    };
+    let (model, counts) = http2(Router::new().route("/v1/chat/completions", post(answer))).await;
+    rest(open(Arc::new(model)).await).await;
+    let counts = counts.lock().unwrap();
+    let mut counts: Vec<usize> = counts.values().map(|count| count.load(Ordering::SeqCst)).collect();
     counts.sort_unstable();
     assert_eq!(counts, [100, 100, 100]);
-    server.abort();
+}
+
+/// Tells when it is dropped.
+struct Dropped(mpsc::UnboundedSender<Instant>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.send(Instant::now());
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_http2_stream_ends_at_once_and_leaves_its_neighbours_alone() {
+    let (sender, mut dropped) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Semaphore::new(0));
+    let allowed = Arc::clone(&go_on);
+    let answer = move || {
+        let (guard, allowed) = (Dropped(sender.clone()), Arc::clone(&allowed));
+        async move {
+            events(stream::iter([said("a")]).chain(stream::once(async move {
+                let _guard = guard;
+                allowed.acquire().await.unwrap().forget();
+                said("b") + &finish("stop") + DONE
+            })))
+        }
+    };
+    let (model, counts) = http2(Router::new().route("/v1/chat/completions", post(answer))).await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream = model.stream(request()).await.unwrap();
+        while !matches!(stream.next().await.unwrap().unwrap(), ModelEvent::Text(_)) {}
+        streams.push(stream);
+    }
+    let left = Instant::now();
+    drop(streams.remove(0));
+    let took = dropped.recv().await.unwrap().saturating_duration_since(left);
+    assert!(took < Duration::from_millis(100), "{took:?}");
+    go_on.add_permits(1);
+    rest(streams).await;
+    assert_eq!(counts.lock().unwrap().len(), 1);
 }
