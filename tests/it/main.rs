@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod model;
 mod store;
 mod support;
 mod tools;

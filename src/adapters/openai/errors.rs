@@ -4,27 +4,28 @@
 //! our own words. What it says about the request is the tenant's: it is passed on, cut short and cleaned.
 
 use std::error::Error;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
 use reqwest::StatusCode;
-use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::clocks::Silence;
+use super::retry_after::retry_after;
 
 /// Longest text of a provider that is passed on.
 const MAX_MESSAGE: usize = 500;
-/// Nobody waits longer than this because a header says so.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shorter secrets are not looked for: they would mask innocent text (a header's value may be `1`).
+const MIN_SECRET: usize = 8;
 
-/// Makes the errors of one deployment.
+/// Makes the errors of one deployment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Errors {
-    name: String,
-    secrets: Vec<SecretString>,
+    name: Arc<str>,
+    secrets: Arc<[SecretString]>,
 }
 
 /// What a provider said about an error.
@@ -40,8 +41,8 @@ impl Errors {
     /// Errors of the deployment `name`, whose texts never hold one of `secrets`.
     pub fn new(name: &str, secrets: Vec<SecretString>) -> Self {
         Self {
-            name: name.to_owned(),
-            secrets,
+            name: name.into(),
+            secrets: secrets.into(),
         }
     }
 
@@ -151,15 +152,10 @@ impl Errors {
 
     /// Cuts, strips control characters and masks secrets that a provider echoes.
     pub fn clean(&self, text: &str) -> String {
-        let mut text: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            // Twice the bound, so that masking happens before the cut and no secret is left by half.
-            .take(2 * MAX_MESSAGE)
-            .collect();
-        for secret in &self.secrets {
-            let secret = secret.expose_secret();
-            if !secret.is_empty() {
+        let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        // Before the cut, so that no secret is left by half.
+        for secret in self.secrets.iter().map(ExposeSecret::expose_secret) {
+            if secret.len() >= MIN_SECRET {
                 text = text.replace(secret, "***");
             }
         }
@@ -279,33 +275,6 @@ impl Said {
     }
 }
 
-/// Reads when to ask again: `retry-after-ms`, or `Retry-After` in seconds or as a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| -> Option<f64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
-    let seconds = number("retry-after-ms")
-        .map(|ms| ms / 1000.0)
-        .or_else(|| number(RETRY_AFTER.as_str()));
-    let wait = match seconds {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
-        None => {
-            let until = date(headers.get(RETRY_AFTER)?)?;
-            // The provider's own clock is the one its date was made with.
-            let now = headers.get(DATE).and_then(date).or_else(|| {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-                i64::try_from(now.as_secs()).ok()
-            })?;
-            Duration::from_secs(u64::try_from(until.saturating_sub(now)).unwrap_or(0))
-        }
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
-}
-
-/// Reads an HTTP date as seconds since 1970.
-fn date(value: &HeaderValue) -> Option<i64> {
-    let date = jiff::fmt::rfc2822::parse(value.to_str().ok()?.trim()).ok()?;
-    Some(date.timestamp().as_second())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,41 +374,6 @@ mod tests {
         ] {
             let value: Value = serde_json::from_str(error).unwrap();
             assert_eq!(errors().in_stream(&value).class, class, "{error}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        for (fields, expected) in [
-            (vec![("retry-after", "7")], Some(7_000)),
-            (vec![("retry-after", "0.5")], Some(500)),
-            (vec![("retry-after", "7"), ("retry-after-ms", "250")], Some(250)),
-            (
-                vec![
-                    ("date", "Mon, 23 Nov 2026 18:00:00 GMT"),
-                    ("retry-after", "Mon, 23 Nov 2026 18:01:30 GMT"),
-                ],
-                Some(90_000),
-            ),
-            (
-                vec![
-                    ("date", "Mon, 23 Nov 2026 18:00:00 GMT"),
-                    ("retry-after", "Mon, 23 Nov 2026 17:00:00 GMT"),
-                ],
-                Some(0),
-            ),
-            (vec![("retry-after", "Thu, 01 Jan 2099 00:00:00 GMT")], Some(86_400_000)),
-            (vec![("retry-after", "1e300")], None),
-            (vec![("retry-after", "-1")], None),
-            (vec![("retry-after", "soon")], None),
-            (vec![], None),
-        ] {
-            let mut headers = HeaderMap::new();
-            for (name, value) in &fields {
-                headers.insert(*name, HeaderValue::from_static(value));
-            }
-            let wait = retry_after(&headers).map(|wait| wait.as_millis());
-            assert_eq!(wait, expected, "{fields:?}");
         }
     }
 

@@ -155,6 +155,10 @@ impl Key {
         if self.http2_cleartext && !self.tls {
             builder = builder.http2_prior_knowledge();
         }
+        if !self.tls {
+            // Root certificates would be read for nothing, and a machine that has none could not even call its neighbour.
+            builder = builder.tls_certs_only([]);
+        }
         if is_loopback(&self.host) {
             builder = builder.no_proxy();
         }

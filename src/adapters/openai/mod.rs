@@ -5,8 +5,8 @@
 //! costs memory without bound and every stream a task more; it reads error bodies without bound and throws their
 //! headers away, `Retry-After` among them; it puts bodies that it cannot parse, which hold what users and models
 //! said, into the log; its event parser knows no longest line; and comments never come through, while a stream that
-//! ends early ends like one that is done. What is needed instead is small: reqwest for the request, [`sse`] for
-//! events, [`chunk`] for their meaning, [`clocks`] for silence, [`errors`] for classes.
+//! ends early ends like one that is done. What is needed instead is small: reqwest for the request, `sse` for
+//! events, `chunk` for their meaning, `clocks` for silence, `errors` for classes.
 //!
 //! Nothing here repeats a request, except where HTTP/2 says that the server has not looked at it: retries, fallbacks and
 //! limits are the gateway's. Nothing here logs.
@@ -18,11 +18,13 @@ mod errors;
 mod estimate;
 mod hosts;
 mod request;
+mod retry_after;
 mod sse;
 mod stream;
 mod strict;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -51,6 +53,8 @@ use stream::Answer;
 
 /// What is read of an answer that is not a stream.
 const MAX_ERROR_BODY: usize = 64 * 1024;
+/// How long that is waited for.
+const ERROR_BODY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One deployment of a model.
 #[derive(Debug)]
@@ -108,6 +112,10 @@ impl OpenAi {
             dialect.http2_cleartext,
             dialect.streams_per_connection,
         );
+        // What keeps every call from going out, such as missing root certificates, is better known at start.
+        if let Err(error @ NoClient::Setup(_)) = host.client() {
+            return Err(invalid(error.to_string()));
+        }
         let (address, port) = host.address();
         Ok(Self {
             peer: Peer {
@@ -169,11 +177,13 @@ impl OpenAi {
             Ok(Err(error)) => return Err(self.errors.transport(&error)),
             Err(_) => return Err(self.silent(clocks)),
         };
-        let is_json = response
+        // Some servers name no type, or a plain one; a document or a page is surely not a stream.
+        let kind = response
             .headers()
             .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        if response.status().is_success() && !is_json {
+            .map_or(b"".as_slice(), HeaderValue::as_bytes);
+        let is_document = kind.starts_with(b"application/json") || kind.starts_with(b"text/html");
+        if response.status().is_success() && !is_document {
             return Ok((response, ticket));
         }
         Err(self.refusal(response, clocks).await)
@@ -185,7 +195,8 @@ impl OpenAi {
         let headers = std::mem::take(response.headers_mut());
         let mut body = Vec::new();
         // The status alone is an answer: a body that does not come, or never ends, takes nothing away from it.
-        while let Ok(Ok(Some(piece))) = timeout_at(clocks.due(), response.chunk()).await {
+        let patience = clocks.due().min(Instant::now() + ERROR_BODY_PATIENCE);
+        while let Ok(Ok(Some(piece))) = timeout_at(patience, response.chunk()).await {
             let room = MAX_ERROR_BODY - body.len();
             body.extend_from_slice(&piece[..piece.len().min(room)]);
             if body.len() >= MAX_ERROR_BODY {

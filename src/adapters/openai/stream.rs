@@ -1,10 +1,12 @@
 //! One answer while it is being written.
 //!
 //! Invariant: the body (and with it the upstream connection) and the ticket are dropped as soon as nothing more is wanted:
-//! at the end, at the first error, or when the reader drops the stream.
+//! at the end, at the first error, or when the reader drops the stream. Only a provider that has said `[DONE]` gets a
+//! moment to end the body itself, so that the connection can serve again.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use copilotd_actors::domain::usage::{Price, Usage};
@@ -20,6 +22,9 @@ use super::estimate::Transcript;
 use super::hosts::Ticket;
 use super::sse::SseReader;
 use crate::adapters::genai_span::CallSpan;
+
+/// How long a body may take to end after the provider's last word.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the reading of an answer needs.
 pub struct Answer {
@@ -146,6 +151,8 @@ impl Answer {
         let Some(upstream) = &mut self.upstream else {
             return Read::End;
         };
+        // Even empty it would hold on to the connection's read buffer, which then could not be used again: 8 KiB a stream.
+        self.piece = Bytes::new();
         let due = self.clocks.due();
         if due < self.sleep.deadline() {
             self.sleep.as_mut().reset(due);
@@ -188,9 +195,11 @@ impl Answer {
 
     /// The provider said that nothing more will come.
     async fn done(&mut self) {
-        // The body's own end usually came along: reading it lets the connection go back to the pool.
-        if let Some(upstream) = &mut self.upstream {
-            let _ = upstream.body.next().now_or_never();
+        if let Some(mut upstream) = self.upstream.take()
+            && !matches!(upstream.body.next().now_or_never(), Some(None))
+        {
+            // The reader shall not wait for it.
+            tokio::spawn(async move { tokio::time::timeout(GOODBYE, upstream.body.next()).await.map(drop) });
         }
         self.close().await;
     }
