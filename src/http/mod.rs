@@ -4,3 +4,6 @@ pub mod auth;
 pub mod body;
 pub mod problem;
 pub mod request_id;
+
+#[cfg(test)]
+mod tests;
