@@ -1,6 +1,9 @@
 //! The configuration: what is right is read as it stands, what is wrong is named all at once.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot be set up fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what cannot be set up fails the test"
+)]
 
 mod faults;
 

@@ -1,6 +1,9 @@
 //! Credentials: what is accepted, what is refused, and what a caller may do with it.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot be set up fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what cannot be set up fails the test"
+)]
 
 mod command;
 mod keys;
