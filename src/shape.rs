@@ -55,6 +55,11 @@ fn explain(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
             .iter()
             .map(|name| member(name, "is not known here"))
             .collect(),
+        // The validator's own message leaves out what comes after the second candidate.
+        ValidationErrorKind::Enum { options } => vec![Violation {
+            message: format!("expected one of {}", clip(options.to_string().trim_matches(['[', ']']))),
+            pointer: at,
+        }],
         _ => vec![Violation {
             pointer: at,
             message: clip(&error.masked().to_string()),
@@ -94,7 +99,7 @@ mod tests {
             [
                 "/a is required",
                 "/b~1c is required",
-                "/d value is not one of \"x\" or \"y\"",
+                "/d expected one of \"x\",\"y\"",
                 "/e value is longer than 2 characters",
                 "/f is not known here",
                 "/g is not known here",

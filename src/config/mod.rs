@@ -1,7 +1,7 @@
 //! The configuration: one struct per concern, read from `copilotd.toml` and checked once, at start. Only this module
 //! reads the process environment.
 //!
-//! The schema in `schemas/config/` says what may stand where; [`check`] says what has to fit together. Both run over
+//! The schema in `schemas/config/` says what may stand where; `check` says what has to fit together. Both run over
 //! the whole file before anything is reported, so that one run names every fault.
 
 mod check;

@@ -12,3 +12,6 @@ pub mod routes;
 pub mod server;
 pub mod state;
 mod writer;
+
+#[cfg(test)]
+mod tests;

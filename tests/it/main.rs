@@ -1,5 +1,7 @@
 //! Integration tests.
 
+mod config;
+mod credentials;
 mod model;
 mod store;
 mod support;

@@ -212,6 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn every_document_satisfies_its_schema_and_the_schema_knows_every_code() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/api/problem.json"));
+        let shape = crate::shape::Shape::compile(text).unwrap();
+        for code in Code::ALL {
+            let document = Problem::new(*code).detail("x").document("r1");
+            let document = serde_json::from_slice(&document).unwrap();
+            assert_eq!(shape.violations(&document, 16), [], "{document}");
+        }
+        let schema: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(schema["properties"]["code"]["enum"], serde_json::json!(Code::ALL));
+    }
+
+    #[test]
     fn the_document_says_all() {
         let problem = Problem::invalid([FieldError {
             pointer: "/input".into(),
