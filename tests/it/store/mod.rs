@@ -2,9 +2,11 @@
 
 mod contract;
 mod erasing;
+mod killed;
 mod memory;
 mod paging;
 mod projections;
+mod random;
 mod sqlite;
 
 use std::any::Any;
