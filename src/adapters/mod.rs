@@ -3,6 +3,7 @@
 
 pub mod genai_span;
 pub mod models;
+pub mod mongo;
 pub mod openai;
 mod patience;
 pub mod slack;
