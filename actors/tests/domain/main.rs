@@ -4,4 +4,11 @@ mod acts;
 mod audit;
 mod support;
 
+mod approvals;
+mod lifecycle;
+mod models;
 mod prompt_rules;
+mod recovery;
+mod stopping;
+mod submitting;
+mod tools;
