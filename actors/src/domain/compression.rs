@@ -68,6 +68,7 @@ pub fn plan(memory: &Memory, policy: &MemoryPolicy) -> Option<Plan> {
 
 /// Cuts the transcript into pieces of at most `pass_tokens`. Beyond the allowed passes the oldest text is left out.
 fn passes<'a>(blocks: impl Iterator<Item = &'a Block>, policy: &MemoryPolicy) -> Vec<String> {
+    const BYTES: usize = 16;
     let mut passes: Vec<(String, u64)> = Vec::new();
     for line in blocks
         .flat_map(|block| &block.entries)
@@ -75,7 +76,9 @@ fn passes<'a>(blocks: impl Iterator<Item = &'a Block>, policy: &MemoryPolicy) ->
     {
         let mut rest = line.as_str();
         while !rest.is_empty() {
-            let piece = tokens::clip(rest, policy.pass_tokens);
+            // Few tokens are longer: without this bound each piece would cost a look at all that is left.
+            let near = usize::try_from(policy.pass_tokens).map_or(usize::MAX, |tokens| tokens.saturating_mul(BYTES));
+            let piece = tokens::clip(&rest[..rest.floor_char_boundary(near)], policy.pass_tokens);
             // A single character may be more than one token: never stand still.
             let piece = if piece.is_empty() { rest } else { piece };
             rest = &rest[piece.len()..];

@@ -1,7 +1,7 @@
 //! Makes the provider's message list from the state.
 //!
-//! Invariant: for every history the list satisfies OpenAI's and Anthropic's pairing rules; `tests/prompt_rules.rs` checks
-//! it over random histories.
+//! Invariant: for every history the list satisfies OpenAI's and Anthropic's pairing rules; `tests/domain/prompt_rules.rs`
+//! checks it over random histories.
 
 use std::borrow::Cow;
 

@@ -2,10 +2,13 @@
 
 mod acts;
 mod audit;
+mod history;
 mod support;
 
 mod approvals;
+mod codec;
 mod lifecycle;
+mod memory;
 mod models;
 mod prompt_rules;
 mod recovery;

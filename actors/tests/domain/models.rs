@@ -184,14 +184,13 @@ fn a_turn_keeps_within_its_limits() {
         given
     };
     let last = |code: &str| format!("t1 tool.finished c0 succeeded\n t1 turn.failed {code}");
-    let cases: [(fn(&mut copilotd_actors::domain::policy::Policy), &str); 3] = [
-        (|policy| policy.limits.steps = 1, "limit_steps"),
-        (|policy| policy.limits.tokens = 109, "limit_cost"),
-        (|policy| policy.limits.cost = 4, "limit_cost"),
-    ];
-    for (limit, code) in cases {
+    for (steps, tokens, cost, code) in [
+        (1, 1000, 1000, "limit_steps"),
+        (9, 109, 1000, "limit_cost"),
+        (9, 1000, 4, "limit_cost"),
+    ] {
         let mut policy = policy();
-        limit(&mut policy);
+        (policy.limits.steps, policy.limits.tokens, policy.limits.cost) = (steps, tokens, cost);
         case_with(policy.clone(), vec![submit(1), asks(&["read"])], done(0), &last(code));
         // An answer is not refused for what it took.
         case_with(

@@ -131,7 +131,7 @@ fn results_are_bounded_in_size_and_depth() {
 fn arguments_that_nest_too_deeply_leave_the_log_readable() {
     let mut world = World::new(policy());
     world.play(&submit(1));
-    let deep = (0..120).fold(json!(1), |inner, _| json!({ "n": inner }));
+    let deep = (0..126).fold(json!(1), |inner, _| json!({ "n": inner }));
     let out = world.play(&asks_with(vec![("read", deep)]));
     assert!(out.ends_with("t1 tool.finished c0 failed"), "{out}");
     world.crash();
