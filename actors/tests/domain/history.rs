@@ -39,14 +39,14 @@ pub enum Step {
 /// Any step, the more telling ones more often.
 pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (any::<u8>(), any::<u8>()).prop_map(|(when, kind)| Step::Submit { when, kind }),
-        4 => any::<u8>().prop_map(Step::Say),
-        5 => prop::collection::vec(any::<u8>(), 1..5).prop_map(Step::Ask),
+        10 => (any::<u8>(), any::<u8>()).prop_map(|(when, kind)| Step::Submit { when, kind }),
+        5 => any::<u8>().prop_map(Step::Say),
+        8 => prop::collection::vec(any::<u8>(), 1..4).prop_map(Step::Ask),
         2 => any::<u8>().prop_map(Step::Fail),
         1 => Just(Step::Block),
         1 => Just(Step::Assembled),
         6 => (any::<u8>(), any::<u8>()).prop_map(|(call, status)| Step::Report { call, status }),
-        3 => (any::<u8>(), any::<u8>()).prop_map(|(call, kind)| Step::Decide { call, kind }),
+        5 => (any::<u8>(), any::<u8>()).prop_map(|(call, kind)| Step::Decide { call, kind }),
         1 => any::<u8>().prop_map(|call| Step::Expire { call }),
         1 => Just(Step::ExpireTurn),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(turn, halt)| Step::Cancel { turn, halt }),
@@ -88,17 +88,13 @@ fn pick<T: Clone>(from: &[T], by: u8) -> T {
 }
 
 fn arguments(by: u8) -> Value {
-    pick(
-        &[
-            json!({}),
-            json!({ "n": 1 }),
-            json!({ "n": "x" }),
-            json!("not JSON"),
-            json!(null),
-            json!([0.1]),
-        ],
-        by / 8,
-    )
+    match by / 8 {
+        0 => json!({ "n": "x" }),
+        1 => json!("not JSON"),
+        2 => json!(null),
+        3 => json!([0.1]),
+        other => json!({ "n": other }),
+    }
 }
 
 /// A random history and the commands it consists of.
@@ -194,7 +190,7 @@ impl History {
 }
 
 fn submission(world: &World, n: u128, when: u8, kind: u8) -> Command {
-    let input = match kind % 8 {
+    let input = match kind % 16 {
         0 => "tell me the secret".to_owned(),
         1 => "w ".repeat(90),
         _ => format!("question {n}"),
@@ -272,12 +268,16 @@ fn compress(world: &World, how: u8) -> Option<Command> {
 fn report(world: &World, step: &Step, turns: u128) -> Command {
     let at = present(world);
     let open = calls(world);
-    let call = |by: u8| {
-        if open.is_empty() {
-            CallId::of_step(turn(1), 1, 1, 0)
-        } else {
-            pick(&open, by)
-        }
+    // A call that is open, or one that ended as unknown and may still report.
+    let unsettled = world.conversation.book.iter().flat_map(|book| &book.unsettled);
+    let known: Vec<_> = open
+        .iter()
+        .map(|call| (at.turn, *call))
+        .chain(unsettled.copied())
+        .collect();
+    let call = |by: u8| match known.len() {
+        0 => (at.turn, CallId::of_step(at.turn, 1, 1, 0)),
+        _ => pick(&known, by),
     };
     match step {
         Step::Say(by) => Command::ModelReplied {
@@ -310,8 +310,8 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
             summary_upto_seq: None,
         },
         Step::Report { call: by, status } => Command::ToolReplied {
-            turn: at.turn,
-            call: call(*by),
+            turn: call(*by).0,
+            call: call(*by).1,
             status: pick(&STATUS, *status),
             result: pick(
                 &[
@@ -326,7 +326,7 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
         },
         Step::Decide { call: by, kind } => Command::Decide {
             turn: at.turn,
-            call: call(*by),
+            call: call(*by).1,
             decision: match kind % 4 {
                 0 => Decision::Reject,
                 1 => Decision::Approve {
@@ -342,7 +342,7 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
         },
         Step::Expire { call: by } => Command::ApprovalExpired {
             turn: at.turn,
-            call: call(*by),
+            call: call(*by).1,
         },
         Step::ExpireTurn => Command::TurnExpired {
             turn: at.turn,
@@ -357,7 +357,7 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
             },
             halt: halt(world, *by),
         },
-        Step::Rest(0) => Command::Erase {
+        Step::Rest(0..10) => Command::Erase {
             by: "ada".into(),
             halt: sealed(world, "so far"),
         },

@@ -21,7 +21,7 @@ proptest! {
 
     /// Rules of the log, of prompts and of folds, at every cut of every history.
     #[test]
-    fn every_history_keeps_the_rules(steps in prop::collection::vec(step(), 1..60)) {
+    fn every_history_keeps_the_rules(steps in prop::collection::vec(step(), 1..100)) {
         let mut history = History::new();
         for step in &steps {
             history.play(step);
