@@ -7,6 +7,7 @@ mod support;
 
 mod approvals;
 mod codec;
+mod effects;
 mod lifecycle;
 mod memory;
 mod models;

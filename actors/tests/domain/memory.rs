@@ -143,6 +143,36 @@ fn only_the_end_of_a_turn_in_the_window_can_be_compressed_up_to() {
 }
 
 #[test]
+fn what_came_before_a_large_running_turn_can_leave() {
+    let mut world = talk(policy(), &[10, 10]);
+    let end = world.conversation.seq;
+    world.play(&submit(9));
+    world.play(&asks_with(vec![(
+        "read",
+        serde_json::json!({ "n": "word ".repeat(300) }),
+    )]));
+    assert!(world.conversation.active().is_some());
+    assert_eq!(planned(&world).expect("a plan").upto_seq, end);
+}
+
+#[test]
+fn a_late_summary_does_not_undo_a_newer_one() {
+    let mut world = talk(policy(), &[30, 30, 30]);
+    let first = world.conversation.memory.blocks[0].end_seq.expect("it has ended");
+    world.play(&submit(9));
+    let plan = planned(&world).expect("a plan");
+    assert!(first < plan.upto_seq);
+    compress(&mut world, &plan, "they talked");
+    let late = Plan {
+        upto_seq: first,
+        ..plan
+    };
+    let appends = world.appends.len();
+    compress(&mut world, &late, "they began to talk");
+    assert_eq!(world.appends.len(), appends);
+}
+
+#[test]
 fn a_prompt_that_was_queued_before_the_cut_is_found_again() {
     let mut world = World::new(policy());
     for act in [submit(1), submit(2), submit(3)] {

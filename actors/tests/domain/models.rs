@@ -105,22 +105,6 @@ fn a_rate_limit_is_waited_for_visibly() {
 }
 
 #[test]
-fn the_effect_that_runs_does_not_change_while_it_runs() {
-    let mut world = World::new(policy());
-    world.play(&submit(1));
-    world.play(&fails_for(FailureClass::Rate, Some(Duration::from_secs(30))));
-    let due = |world: &World| copilotd_actors::domain::effects::open_effects(&world.conversation, &world.policy);
-    let before = due(&world);
-    world.now += Duration::from_secs(30);
-    world.play(&act(|world| Command::ContextAssembled {
-        at: present(world),
-        prompt_tokens: 1,
-        summary_upto_seq: None,
-    }));
-    assert_eq!(due(&world), before);
-}
-
-#[test]
 fn an_answer_keeps_the_schema_or_is_repaired() {
     let given = || vec![submit_schema(1, json!({ "type": "object", "required": ["n"] }))];
     let rejected = "t1 guardrail.triggered output response_schema repair
