@@ -160,8 +160,15 @@ pub fn text_of(said: &Said) -> Option<Cow<'_, str>> {
             status,
             result,
             error,
+            edited,
             ..
-        } => Cow::Owned(tool_text(name, *status, result.as_ref(), error.as_deref())),
+        } => {
+            let text = tool_text(name, *status, result.as_ref(), error.as_deref());
+            Cow::Owned(match edited {
+                Some(edited) => format!("A person changed the arguments of this call to {edited}.\n{text}"),
+                None => text,
+            })
+        }
     })
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::acts::*;
-use crate::support::{Act, case};
+use crate::support::{Act, World, case, policy};
 
 fn waiting() -> Vec<Act> {
     vec![submit(1), asks(&["ask"])]
@@ -107,4 +107,23 @@ fn a_tool_that_was_taken_away_is_not_called() {
         "t1 approval.decided c0 approved bob
          t1 tool.finished c0 failed",
     );
+}
+
+#[test]
+fn the_model_learns_what_a_person_changed() {
+    for (arguments, told) in [(json!({ "n": 4 }), true), (json!({}), false)] {
+        let mut world = World::new(policy());
+        for act in waiting().iter().chain([&approve_edited(1, 0, arguments), &done(0)]) {
+            world.play(act);
+        }
+        let prompt = world.prompt();
+        assert!(prompt.contains("assistant  ask{}\n"), "{prompt}");
+        assert_eq!(
+            prompt.contains("A person changed the arguments of this call to {\"n\":4}."),
+            told,
+            "{prompt}"
+        );
+        world.crash();
+        assert_eq!(world.prompt(), prompt);
+    }
 }
