@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use copilotd_actors::connector::Connectors;
 use copilotd_actors::conversations::Conversations;
+use copilotd_actors::domain::tokens;
 use copilotd_actors::ports::{EventLog, Ports};
 use copilotd_actors::reconcile::Reconciler;
 use copilotd_actors::shared::{Bounds, Shared};
@@ -46,6 +47,8 @@ impl App {
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
+        // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
+        drop(tokio::task::spawn_blocking(|| tokens::count("")));
         let clock = Arc::new(system::SystemClock);
         let policies = config.policies(tools::definitions()).map_err(|faults| anyhow::anyhow!("{faults}"))?;
         let ports = Ports {

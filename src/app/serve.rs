@@ -39,7 +39,7 @@ pub async fn run_with(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // The store first: it refuses a second process before anything is done twice.
-    let log = store::open(config).await?;
+    let store::Opened { log, lost } = store::open(config).await?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
@@ -52,14 +52,16 @@ pub async fn run_with(
     let serving =
         tokio::spawn(server::serve(listener, routes, config.server.header_timeout, stopped, CONNECTION_GRACE));
     ready(address)?;
-    let failed = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        _ = &mut app.supervisor => true,
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        _ = &mut app.supervisor => Some("the directory of conversations died"),
+        // Another process may own the store from now on: nothing may be shown or sent that is not stored.
+        () = lost => Some("the store's lease was lost"),
     };
     tracing::info!("draining: no new turns, running ones get {} s", config.server.drain.as_secs());
-    app.stop(if failed { Duration::ZERO } else { config.server.drain }).await;
+    app.stop(failure.map_or(config.server.drain, |_| Duration::ZERO)).await;
     stop.send_replace(true);
     serving.await.context("the server's task")?;
-    if failed { anyhow::bail!("the directory of conversations died") } else { Ok(()) }
+    failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }
