@@ -32,7 +32,10 @@ pub struct Telemetry;
 /// Starts logs and traces.
 pub fn start(config: &crate::config::Telemetry) -> anyhow::Result<Telemetry> {
     let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
     Ok(Telemetry)
 }
 

@@ -482,7 +482,23 @@ impl Conversation {
         }
     }
 
-    /// A timer went off. The core checks whether it still means anything.
+    /// A timer went off. If the core says that it came too early (clocks are set back), it is set again.
+    async fn overdue(&self, me: &ConversationRef, state: &mut State, effect: Effect) -> Result<(), ActorProcessingErr> {
+        let Some(command) = self.due(state, effect) else {
+            return Ok(());
+        };
+        let policy = self.policy(state, &command);
+        if let Ok(command) = self.with_halt(state, &policy, command) {
+            self.step(me, state, command, None).await?;
+        }
+        // A call has its result now. Forgetting it here could only send it twice.
+        if !matches!(effect, Effect::CallTool { .. }) {
+            state.running.remove(&effect);
+        }
+        self.run_effects(me, state, &policy).await
+    }
+
+    /// What a timer that went off asks of the core.
     fn due(&self, state: &mut State, effect: Effect) -> Option<Command> {
         if !state.running.contains_key(&effect) {
             return None;
@@ -492,7 +508,7 @@ impl Conversation {
             Effect::ExpireTurn { turn, attempt, .. } => Some(Command::TurnExpired {
                 turn,
                 attempt,
-                halt: self.halt(state),
+                halt: Halt::default(),
             }),
             Effect::CallTool { turn, call, .. } => {
                 let open = state.core.active()?.calls().iter().find(|open| open.id == call)?;
@@ -546,6 +562,7 @@ impl Conversation {
             Command::Cancel { turn, .. } => Some(*turn) == active,
             Command::Submit { when_busy, .. } => *when_busy == WhenBusy::Interrupt && active.is_some(),
             Command::Erase { .. } => active.is_some(),
+            Command::TurnExpired { turn, .. } => Some(*turn) == active,
             _ => false,
         };
         if !stops {
@@ -558,7 +575,10 @@ impl Conversation {
         if state.core.decide(env, command.clone())?.records.is_empty() {
             return Ok(command);
         }
-        if let Command::Cancel { halt, .. } | Command::Submit { halt, .. } | Command::Erase { halt, .. } = &mut command
+        if let Command::Cancel { halt, .. }
+        | Command::Submit { halt, .. }
+        | Command::Erase { halt, .. }
+        | Command::TurnExpired { halt, .. } = &mut command
         {
             *halt = self.halt(state);
         }
@@ -822,11 +842,7 @@ impl Actor for Conversation {
                 let _ = reply.send(position(state, turn));
                 return Ok(());
             }
-            Msg::Due(effect) => {
-                if let Some(command) = self.due(state, effect) {
-                    self.step(&me, state, command, None).await?;
-                }
-            }
+            Msg::Due(effect) => self.overdue(&me, state, effect).await?,
             Msg::CompressionEnded(outcome) => {
                 state.compression = None;
                 state.compression_failures = outcome.as_ref().map_or(state.compression_failures + 1, |_| 0);

@@ -141,7 +141,8 @@ impl Admission {
 
     /// Corrects the count of busy turns.
     pub fn count_busy(&self, before: bool, after: bool) {
-        self.busy.fetch_add(usize::from(after).wrapping_sub(usize::from(before)), Ordering::Relaxed);
+        self.busy
+            .fetch_add(usize::from(after).wrapping_sub(usize::from(before)), Ordering::Relaxed);
     }
 
     /// Open turns of this process.

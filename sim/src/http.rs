@@ -118,9 +118,7 @@ pub(crate) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let pair = (bytes[at] == b'%')
-            .then(|| bytes.get(at + 1..at + 3))
-            .flatten();
+        let pair = (bytes[at] == b'%').then(|| bytes.get(at + 1..at + 3)).flatten();
         let decoded = pair
             .and_then(|hex| std::str::from_utf8(hex).ok())
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
@@ -161,13 +159,8 @@ mod tests {
     fn forms_are_decoded() {
         assert_eq!(
             form_pairs("page%5Bsize%5D=2&text=a+b%20c%2B%C3%A4&flag&bad=%zz"),
-            [
-                ("page[size]", "2"),
-                ("text", "a b c+ä"),
-                ("flag", ""),
-                ("bad", "%zz")
-            ]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            [("page[size]", "2"), ("text", "a b c+ä"), ("flag", ""), ("bad", "%zz")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
         );
         assert_eq!(percent_encode("a b[ä"), "a%20b%5B%C3%A4");
     }

@@ -43,10 +43,7 @@ impl Knobs {
 
     /// Returns the fault for this request and uses it up by one.
     pub(crate) fn take_fault(&mut self, method: &Method, path: &str) -> Option<Fault> {
-        let at = self
-            .fail_next
-            .iter()
-            .position(|fault| fault.on.matches(method, path))?;
+        let at = self.fail_next.iter().position(|fault| fault.on.matches(method, path))?;
         let fault = self.fail_next[at].clone();
         if fault.times <= 1 {
             self.fail_next.remove(at);
@@ -58,9 +55,7 @@ impl Knobs {
 
     /// Returns the hold if it is for this request.
     pub(crate) fn hold_for(&self, method: &Method, path: &str) -> Option<Hold> {
-        self.hold
-            .clone()
-            .filter(|hold| hold.on.matches(method, path))
+        self.hold.clone().filter(|hold| hold.on.matches(method, path))
     }
 }
 
@@ -77,10 +72,7 @@ impl On {
         self.method
             .as_deref()
             .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()))
-            && self
-                .path_contains
-                .as_deref()
-                .is_none_or(|part| path.contains(part))
+            && self.path_contains.as_deref().is_none_or(|part| path.contains(part))
     }
 }
 

@@ -48,7 +48,5 @@ impl Drop for Running {
 
 /// Returns what the lock guards, also after a panic elsewhere: a simulator goes on serving.
 fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -28,8 +28,7 @@ async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
     let on = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let openai = copilotd_sim::openai::start(on(arguments.openai_port)).await?;
-    let zendesk =
-        copilotd_sim::zendesk::start(on(arguments.zendesk_port), arguments.fixtures).await?;
+    let zendesk = copilotd_sim::zendesk::start(on(arguments.zendesk_port), arguments.fixtures).await?;
     let slack = copilotd_sim::slack::start(on(arguments.slack_port), arguments.fixtures).await?;
     // The one line a starting script reads; everything is serving by now.
     println!(

@@ -154,9 +154,7 @@ impl<V: Vendor> Served<V> {
             .rate_limit_per_minute
             .map(|limit| locked(&self.control).spend(limit));
         if let Some(Budget {
-            exceeded: true,
-            reset,
-            ..
+            exceeded: true, reset, ..
         }) = budget
         {
             return self.finish(n, V::failure(429, Some(reset)), budget, &request, "refused");
@@ -184,13 +182,7 @@ impl<V: Vendor> Served<V> {
                     ..
                 }),
                 _,
-            ) => self.finish(
-                n,
-                V::failure(status, retry_after),
-                budget,
-                &request,
-                "failed",
-            ),
+            ) => self.finish(n, V::failure(status, retry_after), budget, &request, "failed"),
             (None, Some(reply)) => self.finish(n, reply, budget, &request, "answered"),
             (None, None) => unreachable!("only a fault keeps a request from being applied"),
         }
@@ -234,13 +226,7 @@ impl<V: Vendor> Served<V> {
             reset,
             ..
         } = budget.unwrap_or_default();
-        Some(V::rate_headers(
-            reply,
-            &request.path,
-            limit,
-            remaining,
-            reset,
-        ))
+        Some(V::rate_headers(reply, &request.path, limit, remaining, reset))
     }
 }
 

@@ -77,14 +77,36 @@ fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::R
             env("OPENAI_MODEL", "gpt-4o"),
             env("OPENAI_SMALL_MODEL", "gpt-4o-mini"),
         ),
-        None => (simulated, "simulated".to_owned(), "sim-large".to_owned(), "sim-small".to_owned()),
+        None => (
+            simulated,
+            "simulated".to_owned(),
+            "sim-large".to_owned(),
+            "sim-small".to_owned(),
+        ),
     };
     let mut text = String::new();
-    writeln!(text, "[server]\nlisten = \"127.0.0.1:{}\"\ndata_dir = {}", args.port, quoted(&args.data_dir.to_string_lossy()))?;
-    writeln!(text, "drain_s = 5\n[telemetry]\nlog_format = \"pretty\"\nlog_level = {}", quoted(&env("RUST_LOG", "warn")))?;
-    writeln!(text, "[[providers]]\nname = \"main\"\nkind = \"openai\"\nbase_url = {}\napi_key = {{ value = {} }}", quoted(&base_url), quoted(&key))?;
+    writeln!(
+        text,
+        "[server]\nlisten = \"127.0.0.1:{}\"\ndata_dir = {}",
+        args.port,
+        quoted(&args.data_dir.to_string_lossy())
+    )?;
+    writeln!(
+        text,
+        "drain_s = 5\n[telemetry]\nlog_format = \"pretty\"\nlog_level = {}",
+        quoted(&env("RUST_LOG", "warn"))
+    )?;
+    writeln!(
+        text,
+        "[[providers]]\nname = \"main\"\nkind = \"openai\"\nbase_url = {}\napi_key = {{ value = {} }}",
+        quoted(&base_url),
+        quoted(&key)
+    )?;
     for (route, model) in [("default", &model), ("small", &small)] {
-        let target = format!("{{ provider = \"main\", model = {}, context_tokens = 128000 }}", quoted(model));
+        let target = format!(
+            "{{ provider = \"main\", model = {}, context_tokens = 128000 }}",
+            quoted(model)
+        );
         writeln!(text, "[[routes]]\nname = \"{route}\"\ntargets = [{target}]")?;
     }
     for tenant in TENANTS {
@@ -133,13 +155,21 @@ fn quoted(text: &str) -> String {
 fn gateway_key(directory: &Path, tenant: &str) -> anyhow::Result<String> {
     use base64::Engine as _;
     let bytes = files::key(directory, &format!("{tenant}.gateway.key"))?;
-    Ok(format!("cpk_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)))
+    Ok(format!(
+        "cpk_{}",
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+    ))
 }
 
 /// What `demo.json` says; the address is added once it is known.
 fn about(config: &Config, context: &Context, directory: &Path, world: &World) -> anyhow::Result<Value> {
     let token = |tenant: &str, user: &str, scopes: Scopes| -> anyhow::Result<String> {
-        let grant = Grant { tenant: tenant.parse()?, user: user.parse()?, scopes, life: TOKEN_LIFE };
+        let grant = Grant {
+            tenant: tenant.parse()?,
+            user: user.parse()?,
+            scopes,
+            life: TOKEN_LIFE,
+        };
         Ok(mint(config, &grant, context.now)?.expose_secret().to_owned())
     };
     let mut tenants = serde_json::Map::new();
@@ -150,7 +180,10 @@ fn about(config: &Config, context: &Context, directory: &Path, world: &World) ->
         }
         let admin = token(tenant, "admin", [Scopes::CHAT, Scopes::ADMIN].into_iter().collect())?;
         let gateway_key = gateway_key(directory, tenant)?;
-        tenants.insert(tenant.to_owned(), json!({ "users": users, "admin": admin, "gateway_key": gateway_key }));
+        tenants.insert(
+            tenant.to_owned(),
+            json!({ "users": users, "admin": admin, "gateway_key": gateway_key }),
+        );
     }
     Ok(json!({
         "base_url": null,
@@ -170,14 +203,20 @@ fn page(about: std::sync::Arc<std::sync::OnceLock<Value>>) -> Router {
         let about = about.get().cloned().unwrap_or(Value::Null);
         ([(header::CACHE_CONTROL, "no-store")], axum::Json(about)).into_response()
     };
-    Router::new().route("/", get(|| async { Html(PAGE) })).route("/demo.json", get(config))
+    Router::new()
+        .route("/", get(|| async { Html(PAGE) }))
+        .route("/demo.json", get(config))
 }
 
 /// What a person reads.
 fn guide(about: &Value, directory: &Path, real: bool) -> String {
     let base = about["base_url"].as_str().unwrap_or_default();
     let token = about["tenants"]["acme"]["users"]["ada"].as_str().unwrap_or_default();
-    let model = if real { "the provider of OPENAI_API_KEY" } else { "a simulated model (set OPENAI_API_KEY for a real one)" };
+    let model = if real {
+        "the provider of OPENAI_API_KEY"
+    } else {
+        "a simulated model (set OPENAI_API_KEY for a real one)"
+    };
     format!(
         r#"copilotd demo is ready, with {model}.
 

@@ -50,7 +50,9 @@ impl App {
         // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
         drop(tokio::task::spawn_blocking(|| tokens::count("")));
         let clock = Arc::new(system::SystemClock);
-        let policies = config.policies(tools::definitions()).map_err(|faults| anyhow::anyhow!("{faults}"))?;
+        let policies = config
+            .policies(tools::definitions())
+            .map_err(|faults| anyhow::anyhow!("{faults}"))?;
         let ports = Ports {
             log,
             model: Arc::new(models::models(config)?),
@@ -61,11 +63,23 @@ impl App {
             traces: Arc::new(StoredTraces),
         };
         let shared = Shared::new(ports, bounds);
-        let (directory, supervisor) = Conversations::start(Arc::clone(&shared)).await.context("starting the directory")?;
-        let (connectors, _) = Actor::spawn(None, Connectors { shared: Arc::clone(&shared) }, ()).await?;
+        let (directory, supervisor) = Conversations::start(Arc::clone(&shared))
+            .await
+            .context("starting the directory")?;
+        let (connectors, _) = Actor::spawn(
+            None,
+            Connectors {
+                shared: Arc::clone(&shared),
+            },
+            (),
+        )
+        .await?;
         // Set once: this is the only start of this process.
         let _ = shared.connectors.set(connectors.clone());
-        let reconciler = Reconciler { shared: Arc::clone(&shared), directory: directory.clone() };
+        let reconciler = Reconciler {
+            shared: Arc::clone(&shared),
+            directory: directory.clone(),
+        };
         let (reconciler, _) = Actor::spawn(None, reconciler, ()).await?;
         let auth = Authenticator {
             verifier: Verifier::new(config)?,
@@ -77,13 +91,21 @@ impl App {
             auth: Arc::new(auth),
             directory,
             shared,
-            body: BodyLimits { bytes: config.server.max_body_bytes, time: config.server.body_timeout },
+            body: BodyLimits {
+                bytes: config.server.max_body_bytes,
+                time: config.server.body_timeout,
+            },
             shutdown: Shutdown::default(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             metrics: telemetry::metrics(),
             store: store::name(&config.store),
         };
-        Ok(Self { state, supervisor, reconciler, connectors })
+        Ok(Self {
+            state,
+            supervisor,
+            reconciler,
+            connectors,
+        })
     }
 
     /// Drains: no new turns, running ones get until `deadline`, the rest is left to the next process.
@@ -100,7 +122,10 @@ impl App {
         }
         self.state.shutdown.close();
         self.state.directory.stop(Duration::from_secs(10)).await;
-        let _ = self.connectors.stop_and_wait(Some("shutting down".into()), Some(Duration::from_secs(5))).await;
+        let _ = self
+            .connectors
+            .stop_and_wait(Some("shutting down".into()), Some(Duration::from_secs(5)))
+            .await;
     }
 }
 
@@ -122,7 +147,9 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
             Ok(())
         }
-        Command::Check(_) | Command::Token(_) | Command::Key(_) => Err(Failure::failed("done by the command line itself")),
+        Command::Check(_) | Command::Token(_) | Command::Key(_) => {
+            Err(Failure::failed("done by the command line itself"))
+        }
     }
 }
 

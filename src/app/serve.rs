@@ -23,10 +23,14 @@ const CONNECTION_GRACE: Duration = Duration::from_secs(3);
 /// Serves the product.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let _telemetry = telemetry::start(&config.telemetry)?;
-    run_with(config, |state| router(state), |address| {
-        tracing::info!(%address, "copilotd serves");
-        Ok(())
-    })
+    run_with(
+        config,
+        |state| router(state),
+        |address| {
+            tracing::info!(%address, "copilotd serves");
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -41,7 +45,9 @@ pub async fn run_with(
     // The store first: it refuses a second process before anything is done twice.
     let store::Opened { log, lost } = store::open(config).await?;
     let listen = config.server.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
     std::fs::create_dir_all(&config.server.data_dir)
         .with_context(|| format!("cannot make {}", config.server.data_dir.display()))?;
@@ -49,8 +55,13 @@ pub async fn run_with(
     let mut app = App::start(config, log, &ticket_key, Bounds::default()).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
-    let serving =
-        tokio::spawn(server::serve(listener, routes, config.server.header_timeout, stopped, CONNECTION_GRACE));
+    let serving = tokio::spawn(server::serve(
+        listener,
+        routes,
+        config.server.header_timeout,
+        stopped,
+        CONNECTION_GRACE,
+    ));
     ready(address)?;
     let failure = tokio::select! {
         _ = terminate.recv() => None,
@@ -59,7 +70,10 @@ pub async fn run_with(
         // Another process may own the store from now on: nothing may be shown or sent that is not stored.
         () = lost => Some("the store's lease was lost"),
     };
-    tracing::info!("draining: no new turns, running ones get {} s", config.server.drain.as_secs());
+    tracing::info!(
+        "draining: no new turns, running ones get {} s",
+        config.server.drain.as_secs()
+    );
     app.stop(failure.map_or(config.server.drain, |_| Duration::ZERO)).await;
     stop.send_replace(true);
     serving.await.context("the server's task")?;

@@ -35,13 +35,19 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let directory = config.server.data_dir.clone();
             let opened = tokio::task::spawn_blocking(move || SqliteLog::open(&directory)).await;
             let log = opened?.context("cannot open the store")?;
-            Ok(Opened { log: Arc::new(log), lost: futures::future::pending().boxed() })
+            Ok(Opened {
+                log: Arc::new(log),
+                lost: futures::future::pending().boxed(),
+            })
         }
         Store::Mongodb { url, database } => {
             let opened = MongoLog::connect(url.expose_secret(), database, MongoOptions::default()).await;
             let log = opened.context("cannot open the store")?;
             let lost = log.lease_lost().boxed();
-            Ok(Opened { log: Arc::new(log), lost })
+            Ok(Opened {
+                log: Arc::new(log),
+                lost,
+            })
         }
     }
 }

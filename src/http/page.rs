@@ -37,7 +37,9 @@ impl<'de> Deserialize<'de> for Limit {
         if (1..=MAX_LIMIT).contains(&limit) {
             Ok(Self(limit))
         } else {
-            Err(serde::de::Error::custom(format!("limit has to be from 1 to {MAX_LIMIT}")))
+            Err(serde::de::Error::custom(format!(
+                "limit has to be from 1 to {MAX_LIMIT}"
+            )))
         }
     }
 }

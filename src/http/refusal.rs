@@ -13,12 +13,12 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Rejected(rejection) => rejection.into(),
-            Refusal::Full(Full::Tenant) => {
-                Self::new(Code::RateLimited).detail("too many turns of this tenant are open").retry_after(Duration::from_secs(2))
-            }
-            Refusal::Full(Full::Node) => {
-                Self::new(Code::Overloaded).detail("too many turns are open").retry_after(Duration::from_secs(2))
-            }
+            Refusal::Full(Full::Tenant) => Self::new(Code::RateLimited)
+                .detail("too many turns of this tenant are open")
+                .retry_after(Duration::from_secs(2)),
+            Refusal::Full(Full::Node) => Self::new(Code::Overloaded)
+                .detail("too many turns are open")
+                .retry_after(Duration::from_secs(2)),
             Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
@@ -33,7 +33,9 @@ impl From<Rejection> for Problem {
             Rejection::NotFound => Self::new(Code::NotFound),
             Rejection::Ended => Self::new(Code::Conflict).detail(detail),
             Rejection::TurnRunning => Self::new(Code::TurnRunning).detail(detail),
-            Rejection::QueueFull { .. } => Self::new(Code::QueueFull).detail(detail).retry_after(Duration::from_secs(5)),
+            Rejection::QueueFull { .. } => Self::new(Code::QueueFull)
+                .detail(detail)
+                .retry_after(Duration::from_secs(5)),
             Rejection::KeyReused => Self::new(Code::IdempotencyKeyReused).detail(detail),
             Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),
             Rejection::TooLarge { .. } => Self::new(Code::TooLarge).detail(detail),
@@ -53,7 +55,9 @@ impl From<LogError> for Problem {
             }
             LogError::Conflict(_) | LogError::Unavailable(_) | LogError::Refused(_) => {
                 tracing::warn!(%error, "a read failed");
-                Self::new(Code::Unavailable).retry(Retry::Safe).retry_after(Duration::from_secs(2))
+                Self::new(Code::Unavailable)
+                    .retry(Retry::Safe)
+                    .retry_after(Duration::from_secs(2))
             }
         }
     }

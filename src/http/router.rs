@@ -16,10 +16,15 @@ use crate::telemetry;
 /// Builds the router.
 pub fn router(state: AppState) -> Router {
     let api = Router::new()
-        .route("/v1/conversations", get(conversations::list).post(conversations::create))
+        .route(
+            "/v1/conversations",
+            get(conversations::list).post(conversations::create),
+        )
         .route(
             "/v1/conversations/{id}",
-            get(conversations::get).patch(conversations::update).delete(conversations::delete),
+            get(conversations::get)
+                .patch(conversations::update)
+                .delete(conversations::delete),
         )
         .route("/v1/conversations/{id}/messages", get(messages::list))
         .route("/v1/conversations/{id}/turns", post(turns::submit))
@@ -63,7 +68,9 @@ async fn accepts_events(request: Request, next: Next) -> Response {
 
 async fn accepts(request: Request, next: Next, kind: &str, subtype: &str) -> Response {
     if request.method() != Method::OPTIONS && !admits(request.headers(), kind, subtype) {
-        return Problem::new(Code::NotAcceptable).detail(format!("this answers with {kind}/{subtype}")).into_response();
+        return Problem::new(Code::NotAcceptable)
+            .detail(format!("this answers with {kind}/{subtype}"))
+            .into_response();
     }
     next.run(request).await
 }
@@ -74,15 +81,18 @@ fn admits(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
     if values.peek().is_none() {
         return true;
     }
-    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let essence = parts.next().unwrap_or_default();
-        let refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        let (wanted, detail) = essence.split_once('/').unwrap_or((essence, ""));
-        let fits = (wanted == "*" && detail == "*")
-            || (wanted.eq_ignore_ascii_case(kind) && (detail == "*" || detail.eq_ignore_ascii_case(subtype)));
-        fits && !refused
-    })
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let essence = parts.next().unwrap_or_default();
+            let refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            let (wanted, detail) = essence.split_once('/').unwrap_or((essence, ""));
+            let fits = (wanted == "*" && detail == "*")
+                || (wanted.eq_ignore_ascii_case(kind) && (detail == "*" || detail.eq_ignore_ascii_case(subtype)));
+            fits && !refused
+        })
 }
 
 #[cfg(test)]

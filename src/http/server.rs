@@ -31,8 +31,15 @@ pub async fn serve(
     grace: Duration,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HTTP1_BUFFER);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(HTTP2_STREAMS);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HTTP1_BUFFER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS);
     let builder = Arc::new(builder);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -49,7 +56,9 @@ pub async fn serve(
             }
         };
         // Beyond the bound a connection is closed unanswered: an answer would need what is used up.
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            continue;
+        };
         let (builder, router, stop) = (Arc::clone(&builder), router.clone(), stop.clone());
         tokio::spawn(async move {
             connection(stream, peer, &builder, router, stop).await;

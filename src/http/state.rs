@@ -63,7 +63,10 @@ pub struct Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { draining: Arc::default(), closed: watch::Sender::new(false) }
+        Self {
+            draining: Arc::default(),
+            closed: watch::Sender::new(false),
+        }
     }
 }
 

@@ -109,7 +109,11 @@ impl Writer {
     async fn collect(&mut self, out: &mut String) -> Result<(), LogError> {
         let now = self.state.clock().now();
         loop {
-            let next = if self.caught_up { self.tail.after(self.reader.seen()) } else { Next::Gap };
+            let next = if self.caught_up {
+                self.tail.after(self.reader.seen())
+            } else {
+                Next::Gap
+            };
             match next {
                 Next::Records(records) => {
                     for record in records {
@@ -128,7 +132,8 @@ impl Writer {
                     if let Some(live) = live.filter(|_| due) {
                         let before = out.len();
                         let (turn, message_id) = (live.at.turn, live.message_id);
-                        self.reader.live(turn, message_id, |offset| live.visible_from(offset), now, out);
+                        self.reader
+                            .live(turn, message_id, |offset| live.visible_from(offset), now, out);
                         if out.len() > before {
                             self.last_delta = Some(Instant::now());
                         }
@@ -150,13 +155,20 @@ impl Writer {
 
     async fn page(&self) -> Result<Vec<Encoded>, LogError> {
         let seen: Seq = self.reader.seen();
-        let records = self.state.log().read(&self.caller.scope, self.conversation, seen, PAGE).await?;
+        let records = self
+            .state
+            .log()
+            .read(&self.caller.scope, self.conversation, seen, PAGE)
+            .await?;
         Ok(records.iter().map(Encoded::new).collect())
     }
 
     async fn wait(&mut self) -> Woken {
         let now = self.state.clock().now();
-        let left = self.caller.expires_at.map(|end| Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO));
+        let left = self
+            .caller
+            .expires_at
+            .map(|end| Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO));
         let expiry = async {
             match left {
                 Some(left) => tokio::time::sleep(left).await,
@@ -164,7 +176,10 @@ impl Writer {
             }
         };
         // Text that came within the pace of the last delta is taken when that has passed.
-        let pace = self.last_delta.map(|last| last + PACE).filter(|at| *at > Instant::now());
+        let pace = self
+            .last_delta
+            .map(|last| last + PACE)
+            .filter(|at| *at > Instant::now());
         let changed = async {
             if let Some(at) = pace {
                 tokio::time::sleep_until(at).await;

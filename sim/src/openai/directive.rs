@@ -236,9 +236,7 @@ mod tests {
     use super::*;
 
     fn read(message: &str) -> Directive {
-        Directive::find(message)
-            .expect("there is one")
-            .expect("it is valid")
+        Directive::find(message).expect("there is one").expect("it is valid")
     }
 
     #[test]
@@ -265,10 +263,7 @@ mod tests {
             read("[[sim text=so be it = well]]").text.as_deref(),
             Some("so be it = well")
         );
-        assert_eq!(
-            read(r#"[[sim text="a ]] b" status=500]]"#).status,
-            Some(500)
-        );
+        assert_eq!(read(r#"[[sim text="a ]] b" status=500]]"#).status, Some(500));
         assert_eq!(read("[[sim tokens=3]]").tokens, Some(3));
     }
 
@@ -280,10 +275,7 @@ mod tests {
             "[[sim tokens=1",
             "[[sim args={]]",
         ] {
-            assert!(
-                Directive::find(wrong).expect("there is one").is_err(),
-                "{wrong}"
-            );
+            assert!(Directive::find(wrong).expect("there is one").is_err(), "{wrong}");
         }
         assert!(Directive::find("no directive").is_none());
     }

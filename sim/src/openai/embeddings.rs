@@ -17,16 +17,18 @@ pub(crate) fn answer(body: &Value) -> Result<Value, Box<Refusal>> {
         .as_str()
         .filter(|model| !model.is_empty())
         .ok_or_else(|| Refusal::invalid("you must provide a model parameter", None))?;
-    let inputs = inputs(&body["input"])
-        .ok_or_else(|| Refusal::invalid("'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference.", None))?;
+    let inputs = inputs(&body["input"]).ok_or_else(|| {
+        Refusal::invalid(
+            "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference.",
+            None,
+        )
+    })?;
     let dimensions = match &body["dimensions"] {
         Value::Null => DEFAULT_DIMENSIONS,
         value => value
             .as_u64()
             .filter(|wanted| (1..=4096).contains(wanted))
-            .ok_or_else(|| {
-                Refusal::invalid("Invalid value for 'dimensions'.", Some("dimensions"))
-            })?,
+            .ok_or_else(|| Refusal::invalid("Invalid value for 'dimensions'.", Some("dimensions")))?,
     };
     let base64 = match body["encoding_format"].as_str() {
         None | Some("float") => false,
@@ -65,19 +67,13 @@ pub(crate) fn answer(body: &Value) -> Result<Value, Box<Refusal>> {
 fn inputs(input: &Value) -> Option<Vec<String>> {
     let one = |value: &Value| match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Array(numbers) if !numbers.is_empty() && numbers.iter().all(Value::is_u64) => Some(
-            numbers
-                .iter()
-                .map(Value::to_string)
-                .collect::<Vec<_>>()
-                .join(" "),
-        ),
+        Value::Array(numbers) if !numbers.is_empty() && numbers.iter().all(Value::is_u64) => {
+            Some(numbers.iter().map(Value::to_string).collect::<Vec<_>>().join(" "))
+        }
         _ => None,
     };
     match input {
-        Value::Array(items) if items.iter().any(|item| !item.is_u64()) => {
-            items.iter().map(one).collect()
-        }
+        Value::Array(items) if items.iter().any(|item| !item.is_u64()) => items.iter().map(one).collect(),
         value => one(value).map(|input| vec![input]),
     }
 }

@@ -21,11 +21,7 @@ pub(crate) struct Source<'a> {
 
 /// Returns a value that fits `schema`.
 pub(crate) fn fill(schema: &Value, source: &Source<'_>) -> Value {
-    Filler {
-        root: schema,
-        source,
-    }
-    .value(schema, "", None, 0)
+    Filler { root: schema, source }.value(schema, "", None, 0)
 }
 
 struct Filler<'a> {
@@ -74,17 +70,13 @@ impl Filler<'_> {
         if kinds.contains(&"null") && is_unknown(name, item) {
             return Value::Null;
         }
-        let kind = kinds
-            .iter()
-            .find(|kind| **kind != "null")
-            .unwrap_or(&"null");
+        let kind = kinds.iter().find(|kind| **kind != "null").unwrap_or(&"null");
         match *kind {
             "object" => self.object(schema, item, depth),
             "array" => self.array(schema, name, item, depth),
             "integer" | "number" => self.number(schema, name, item, *kind == "integer"),
             "boolean" => json!(item.is_some_and(|ticket| {
-                ["urgent", "is_urgent", "escalate"].contains(&name)
-                    && ticket.text("priority") == "urgent"
+                ["urgent", "is_urgent", "escalate"].contains(&name) && ticket.text("priority") == "urgent"
             })),
             "string" => json!(self.string(schema, name, item)),
             _ => Value::Null,
@@ -140,40 +132,26 @@ impl Filler<'_> {
                 .unwrap_or(&Value::Null),
             None => items,
         };
-        let about_tickets = [
-            "ticket", "item", "result", "entr", "issue", "row", "subject", "id",
-        ];
-        items["properties"].is_object()
-            || about_tickets
-                .iter()
-                .any(|part| name.to_lowercase().contains(part))
+        let about_tickets = ["ticket", "item", "result", "entr", "issue", "row", "subject", "id"];
+        items["properties"].is_object() || about_tickets.iter().any(|part| name.to_lowercase().contains(part))
     }
 
     fn number(&self, schema: &Value, name: &str, item: Option<&Ticket>, whole: bool) -> Value {
         let name = name.to_lowercase();
         let tickets = self.source.tickets;
         let known = match item {
-            Some(ticket) if ["id", "ticket_id", "ticket", "number"].contains(&name.as_str()) => {
-                ticket.id()
-            }
+            Some(ticket) if ["id", "ticket_id", "ticket", "number"].contains(&name.as_str()) => ticket.id(),
             Some(ticket) => ticket.0.get(&name).and_then(Value::as_u64),
             None => {
-                let group = PRIORITIES
-                    .iter()
-                    .chain(&STATUSES)
-                    .find(|word| name.contains(**word));
+                let group = PRIORITIES.iter().chain(&STATUSES).find(|word| name.contains(**word));
                 let in_group = |word: &str| {
-                    let of = |ticket: &&Ticket| {
-                        ticket.text("priority") == word || ticket.text("status") == word
-                    };
+                    let of = |ticket: &&Ticket| ticket.text("priority") == word || ticket.text("status") == word;
                     tickets.iter().filter(of).count()
                 };
                 let total = ["count", "total", "number", "unread", "tickets", "size"];
                 match group {
                     Some(word) => Some(in_group(word) as u64),
-                    None if total.iter().any(|part| name.contains(part)) => {
-                        Some(tickets.len() as u64)
-                    }
+                    None if total.iter().any(|part| name.contains(part)) => Some(tickets.len() as u64),
                     None => None,
                 }
             }
@@ -182,10 +160,7 @@ impl Filler<'_> {
         if let Some(least) = schema["minimum"].as_f64() {
             value = value.max(least);
         }
-        if let Some(beyond) = schema["exclusiveMinimum"]
-            .as_f64()
-            .filter(|beyond| value <= *beyond)
-        {
+        if let Some(beyond) = schema["exclusiveMinimum"].as_f64().filter(|beyond| value <= *beyond) {
             value = beyond + 1.0;
         }
         if let Some(most) = schema["maximum"].as_f64() {
@@ -213,9 +188,7 @@ impl Filler<'_> {
         while text.chars().count() < least {
             text.push('.');
         }
-        if let Some((end, _)) =
-            size(&schema["maxLength"]).and_then(|most| text.char_indices().nth(most))
-        {
+        if let Some((end, _)) = size(&schema["maxLength"]).and_then(|most| text.char_indices().nth(most)) {
             text.truncate(end);
         }
         text
@@ -288,9 +261,7 @@ fn merged(schema: &Value, parts: &[Value], root: &Value) -> Value {
                     (Some(Value::Object(known)), Value::Object(more)) => {
                         known.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
                     }
-                    (Some(Value::Array(known)), Value::Array(more)) => {
-                        known.extend(more.iter().cloned())
-                    }
+                    (Some(Value::Array(known)), Value::Array(more)) => known.extend(more.iter().cloned()),
                     _ => {
                         whole.insert(key.clone(), value.clone());
                     }

@@ -45,11 +45,7 @@ pub(crate) fn answer(chat: &Chat) -> Step {
             arguments["ticket_id"] = json!(ticket);
             once(chat, UPDATE, arguments)
         }
-        Wish::Comment {
-            ticket,
-            body,
-            public,
-        } => once(
+        Wish::Comment { ticket, body, public } => once(
             chat,
             COMMENT,
             json!({"ticket_id": ticket, "body": body, "public": public}),
@@ -110,47 +106,30 @@ impl Wish {
         if has(&["unread"]) && has(&["summar", "report", "digest", "overview", "alert"]) {
             return Self::Report { channel };
         }
-        if has(&["create", "open a", "file a", "raise a", "new ticket"])
-            && has(&["ticket"])
-            && ticket.is_none()
-        {
+        if has(&["create", "open a", "file a", "raise a", "new ticket"]) && has(&["ticket"]) && ticket.is_none() {
             return Self::Create {
                 subject: subject_in(asked),
             };
         }
         if let Some(ticket) = ticket {
             if has(&["comment", "reply", "answer", "note"]) {
-                let body = asked
-                    .split_once(':')
-                    .map_or(asked, |(_, body)| body)
-                    .trim()
-                    .to_owned();
+                let body = asked.split_once(':').map_or(asked, |(_, body)| body).trim().to_owned();
                 let public = !has(&["internal", "private", "note"]);
-                return Self::Comment {
-                    ticket,
-                    body,
-                    public,
-                };
+                return Self::Comment { ticket, body, public };
             }
             if let Some(changes) = changes_in(&low) {
                 return Self::Update { ticket, changes };
             }
             return Self::Show { ticket };
         }
-        if let Some(channel) =
-            channel.filter(|_| has(&["post", "send", "say", "tell", "write", "alert", "announce"]))
-        {
+        if let Some(channel) = channel.filter(|_| has(&["post", "send", "say", "tell", "write", "alert", "announce"])) {
             let text = posted_text(asked);
             return Self::Post { channel, text };
         }
         if has(&["ticket"]) {
-            return Self::Search {
-                query: about(asked),
-            };
+            return Self::Search { query: about(asked) };
         }
-        let first = low
-            .split(|c: char| !c.is_alphabetic())
-            .find(|word| !word.is_empty());
+        let first = low.split(|c: char| !c.is_alphabetic()).find(|word| !word.is_empty());
         if ["hi", "hello", "hey", "moin", "hallo"].contains(&first.unwrap_or_default()) {
             return Self::Greeting;
         }
@@ -177,16 +156,12 @@ fn report(chat: &Chat, channel: Option<&str>) -> Option<Step> {
     if let Some(step) = once(chat, SEARCH, json!({"unread": true})) {
         return Some(step);
     }
-    let found: Vec<_> = results_of(chat, SEARCH)
-        .into_iter()
-        .flat_map(tickets_in)
-        .collect();
+    let found: Vec<_> = results_of(chat, SEARCH).into_iter().flat_map(tickets_in).collect();
     let read = !results_of(chat, GET).is_empty();
     if !read && !found.is_empty() && chat.offers(GET) {
         let ids = found.iter().filter_map(Ticket::id).take(MAX_READS);
         return Some(Step::call(
-            ids.map(|id| Call::new(GET, json!({"ticket_id": id})))
-                .collect(),
+            ids.map(|id| Call::new(GET, json!({"ticket_id": id}))).collect(),
         ));
     }
     let channel = channel?;
@@ -305,9 +280,7 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
             _ => {}
         }
     }
-    let looked = done
-        .iter()
-        .any(|(call, _)| call.name == SEARCH || call.name == GET);
+    let looked = done.iter().any(|(call, _)| call.name == SEARCH || call.name == GET);
     if looked && tickets.is_empty() {
         said.push("I found no such tickets.".to_owned());
     }
@@ -341,8 +314,7 @@ fn without_tools(chat: &Chat, wish: &Wish) -> String {
 fn channel_in(asked: &str) -> Option<String> {
     let name = |at: usize| -> String {
         let rest = asked[at + 1..].chars();
-        rest.take_while(|c| c.is_alphanumeric() || "-_".contains(*c))
-            .collect()
+        rest.take_while(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
     };
     let mut names = asked.match_indices('#').map(|(at, _)| name(at));
     names
@@ -390,11 +362,7 @@ fn about(asked: &str) -> Option<String> {
 
 fn subject_in(asked: &str) -> String {
     let subject = about(asked)
-        .or_else(|| {
-            asked
-                .split_once(':')
-                .map(|(_, rest)| rest.trim().to_owned())
-        })
+        .or_else(|| asked.split_once(':').map(|(_, rest)| rest.trim().to_owned()))
         .filter(|subject| !subject.is_empty());
     subject
         .unwrap_or_else(|| first_sentence(asked))

@@ -64,9 +64,7 @@ impl Chat {
             stream: body["stream"] == true,
             include_usage: body["stream_options"]["include_usage"] == true,
             n: body["n"].as_u64().unwrap_or(1),
-            max_tokens: body["max_completion_tokens"]
-                .as_u64()
-                .or(body["max_tokens"].as_u64()),
+            max_tokens: body["max_completion_tokens"].as_u64().or(body["max_tokens"].as_u64()),
             tools: array(&body["tools"])
                 .filter(|_| !no_calls)
                 .filter_map(|tool| tool["function"]["name"].as_str())
@@ -81,8 +79,7 @@ impl Chat {
 
     /// Returns the last user message.
     pub(crate) fn last_user(&self) -> &str {
-        self.turn_start()
-            .map_or("", |at| self.messages[at].text.as_str())
+        self.turn_start().map_or("", |at| self.messages[at].text.as_str())
     }
 
     /// Returns what came after the last user message.
@@ -92,9 +89,7 @@ impl Chat {
     }
 
     fn turn_start(&self) -> Option<usize> {
-        self.messages
-            .iter()
-            .rposition(|message| message.role == Role::User)
+        self.messages.iter().rposition(|message| message.role == Role::User)
     }
 
     /// Returns the calls made since the last user message, each with its result.

@@ -72,12 +72,7 @@ async fn chat(
     dress(&provider, response, started)
 }
 
-async fn answer(
-    provider: &Arc<Provider>,
-    switch: &Switch,
-    chat: &Chat,
-    decision: Decision,
-) -> Response {
+async fn answer(provider: &Arc<Provider>, switch: &Switch, chat: &Chat, decision: Decision) -> Response {
     let Decision {
         step,
         prompt_tokens,
@@ -123,12 +118,7 @@ async fn answer(
     answer_whole(switch, &step, &manner, open).await
 }
 
-async fn answer_whole(
-    switch: &Switch,
-    step: &Step,
-    manner: &Manner,
-    mut open: super::state::Open,
-) -> Response {
+async fn answer_whole(switch: &Switch, step: &Step, manner: &Manner, mut open: super::state::Open) -> Response {
     let (takes, whole) = stream::whole(step, manner);
     tokio::time::sleep(takes).await;
     match whole {
@@ -173,11 +163,7 @@ async fn models(State(provider): State<Arc<Provider>>, headers: HeaderMap) -> Re
     dress(&provider, response, started)
 }
 
-async fn model(
-    State(provider): State<Arc<Provider>>,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-) -> Response {
+async fn model(State(provider): State<Arc<Provider>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let started = Instant::now();
     let known = authorised(&provider, &headers).and_then(|()| known_model(&json!(id)));
     let response = match known {
@@ -270,10 +256,7 @@ fn dress(provider: &Provider, mut response: Response, started: Instant) -> Respo
     };
     set("x-request-id", &format!("req_{}", provider.unique()));
     set("openai-version", "2020-10-01");
-    set(
-        "openai-processing-ms",
-        &started.elapsed().as_millis().to_string(),
-    );
+    set("openai-processing-ms", &started.elapsed().as_millis().to_string());
     set("x-ratelimit-limit-requests", "10000");
     set("x-ratelimit-remaining-requests", remaining);
     set("x-ratelimit-reset-requests", "6ms");

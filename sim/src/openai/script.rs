@@ -45,9 +45,10 @@ impl Scripts {
 
     /// Returns the next step of the first script that fits, and uses it up.
     pub(crate) fn take(&mut self, last_user: &str) -> Option<Step> {
-        let at = self.0.iter().position(|queued| {
-            queued.script.pattern == "*" || last_user.contains(&queued.script.pattern)
-        })?;
+        let at = self
+            .0
+            .iter()
+            .position(|queued| queued.script.pattern == "*" || last_user.contains(&queued.script.pattern))?;
         let queued = &mut self.0[at];
         let step = queued.script.steps[queued.next].clone();
         queued.next += 1;

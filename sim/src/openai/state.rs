@@ -182,11 +182,7 @@ impl Provider {
             decided_by,
             outcome: "open",
             ended_at: None,
-            body: if size <= KEPT_BODY_BYTES {
-                body
-            } else {
-                Value::Null
-            },
+            body: if size <= KEPT_BODY_BYTES { body } else { Value::Null },
         });
         self.open.fetch_add(1, Ordering::Relaxed);
         Decision {
@@ -294,11 +290,7 @@ impl Memory {
             error: Some(refusal),
             ..Step::default()
         };
-        if let Some(limit) = self
-            .knobs
-            .context_tokens
-            .filter(|&limit| prompt_tokens > limit)
-        {
+        if let Some(limit) = self.knobs.context_tokens.filter(|&limit| prompt_tokens > limit) {
             let message = format!(
                 "This model's maximum context length is {limit} tokens. However, your messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages."
             );
@@ -313,10 +305,7 @@ impl Memory {
         }
         match Directive::find(chat.last_user()) {
             Some(Ok(directive)) => ("directive", directive.step(chat, turn_step, attempt)),
-            Some(Err(fault)) => (
-                "directive",
-                refuse(Refusal::invalid(fault, Some("messages"))),
-            ),
+            Some(Err(fault)) => ("directive", refuse(Refusal::invalid(fault, Some("messages")))),
             None => ("persona", persona::answer(chat)),
         }
     }
@@ -360,12 +349,7 @@ impl Open {
     }
 
     fn mark(&self, memory: &mut Memory, outcome: &'static str, ended: bool) {
-        if let Some(seen) = memory
-            .requests
-            .iter_mut()
-            .rev()
-            .find(|seen| seen.n == self.n)
-        {
+        if let Some(seen) = memory.requests.iter_mut().rev().find(|seen| seen.n == self.n) {
             seen.outcome = outcome;
             seen.ended_at = ended.then(|| jiff::Timestamp::now().to_string());
         }
@@ -383,9 +367,7 @@ impl Drop for Open {
         if memory.closings.len() == KEPT_CLOSINGS {
             memory.closings.pop_front();
         }
-        memory
-            .closings
-            .push_back(jiff::Timestamp::now().to_string());
+        memory.closings.push_back(jiff::Timestamp::now().to_string());
         self.mark(&mut memory, "closed_by_client", true);
     }
 }

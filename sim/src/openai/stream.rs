@@ -24,10 +24,9 @@ const LONGEST_PIECE: usize = 24;
 const BEFORE_CUT: Duration = Duration::from_millis(10);
 
 const VOCABULARY: [&str; 40] = [
-    "the", "model", "answers", "with", "words", "that", "mean", "little", "and", "arrive", "at",
-    "a", "steady", "pace", "so", "anyone", "can", "measure", "how", "each", "piece", "travels",
-    "from", "here", "to", "its", "reader", "while", "nothing", "is", "lost", "on", "long", "way",
-    "between", "them", "every", "single", "time", "again",
+    "the", "model", "answers", "with", "words", "that", "mean", "little", "and", "arrive", "at", "a", "steady", "pace",
+    "so", "anyone", "can", "measure", "how", "each", "piece", "travels", "from", "here", "to", "its", "reader",
+    "while", "nothing", "is", "lost", "on", "long", "way", "between", "them", "every", "single", "time", "again",
 ];
 
 /// What is needed beside the step to say it.
@@ -246,10 +245,7 @@ impl Frames {
             } else {
                 Value::Null
             };
-            self.chunk(
-                &json!({"role": "assistant", "content": content, "refusal": null}),
-                None,
-            )
+            self.chunk(&json!({"role": "assistant", "content": content, "refusal": null}), None)
         };
         match self.body() {
             Act::Send(body) => Act::Send(opening + &body),
@@ -382,11 +378,7 @@ fn usage(manner: &Manner, step: &Step, pieces: &Pieces) -> Usage {
 }
 
 /// Streams the step; `open` counts the stream until it ends or the client leaves.
-pub(crate) fn body(
-    step: Step,
-    manner: Manner,
-    open: Open,
-) -> impl Stream<Item = Result<Bytes, io::Error>> + Send {
+pub(crate) fn body(step: Step, manner: Manner, open: Open) -> impl Stream<Item = Result<Bytes, io::Error>> + Send {
     let due = Instant::now() + manner.first;
     let frames = Frames::new(step, manner);
     futures::stream::unfold((frames, due, open), async |(mut frames, due, mut open)| {
@@ -421,10 +413,7 @@ pub(crate) fn body(
             Act::Stall(Some(every)) => {
                 open.stalled();
                 tokio::time::sleep(every).await;
-                Some((
-                    Ok(Bytes::from_static(b": keepalive\n\n")),
-                    (frames, due, open),
-                ))
+                Some((Ok(Bytes::from_static(b": keepalive\n\n")), (frames, due, open)))
             }
         }
     })
@@ -445,10 +434,7 @@ pub(crate) fn whole(step: &Step, manner: &Manner) -> (Duration, Whole) {
     let text: String = pieces.by_ref().collect();
     let paces = u32::try_from(pieces.said_pieces.saturating_sub(1)).unwrap_or(u32::MAX);
     let takes = manner.first + manner.pace * paces;
-    if step.cut_after_chars.is_some()
-        || step.end_without_finish_after_chars.is_some()
-        || step.malformed
-    {
+    if step.cut_after_chars.is_some() || step.end_without_finish_after_chars.is_some() || step.malformed {
         return (takes, Whole::Cut);
     }
     if step.stall_after_chars.is_some() {
@@ -464,8 +450,7 @@ pub(crate) fn whole(step: &Step, manner: &Manner) -> (Duration, Whole) {
             })
         })
         .collect();
-    let mut message =
-        json!({"role": "assistant", "content": text, "refusal": null, "annotations": []});
+    let mut message = json!({"role": "assistant", "content": text, "refusal": null, "annotations": []});
     if !calls.is_empty() {
         if text.is_empty() {
             message["content"] = Value::Null;
@@ -474,9 +459,7 @@ pub(crate) fn whole(step: &Step, manner: &Manner) -> (Duration, Whole) {
     }
     let reason = finish_reason(step, &pieces);
     let choices: Vec<_> = (0..manner.n)
-        .map(|index| {
-            json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason})
-        })
+        .map(|index| json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason}))
         .collect();
     let answer = json!({
         "id": manner.id,

@@ -15,13 +15,7 @@ pub(crate) fn requested(chat: &Chat) -> Option<String> {
     let has = |words: &[&str]| words.iter().any(|word| asked.contains(word));
     let wanted = chat.tools.is_empty()
         && has(&["summaris", "summariz", "compress", "condense"])
-        && has(&[
-            "conversation",
-            "transcript",
-            "dialogue",
-            "messages",
-            "history",
-        ]);
+        && has(&["conversation", "transcript", "dialogue", "messages", "history"]);
     if !wanted {
         return None;
     }
@@ -38,12 +32,7 @@ pub(crate) fn requested(chat: &Chat) -> Option<String> {
 pub(crate) fn summarise(text: &str) -> String {
     let sentences: Vec<Vec<&str>> = text
         .split_inclusive(['\n', '.', '!', '?'])
-        .map(|sentence| {
-            sentence
-                .split_whitespace()
-                .take(MAX_SENTENCE_WORDS)
-                .collect()
-        })
+        .map(|sentence| sentence.split_whitespace().take(MAX_SENTENCE_WORDS).collect())
         .filter(|words: &Vec<_>| words.len() > 2)
         .collect();
     // A summary must be shorter than what it is of.

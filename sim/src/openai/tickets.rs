@@ -74,9 +74,7 @@ fn collect(value: &Value, found: &mut Vec<Ticket>) {
             if ticket.id().is_some() && !ticket.subject().is_empty() {
                 found.push(ticket);
             } else {
-                let nested = fields
-                    .values()
-                    .filter(|value| value.is_array() || value.is_object());
+                let nested = fields.values().filter(|value| value.is_array() || value.is_object());
                 nested.for_each(|value| collect(value, found));
             }
         }
@@ -131,16 +129,11 @@ pub(crate) fn failure_in(text: &str) -> Option<Failure> {
         Some(_) => return None,
         None => return failure_word(&text.chars().take(200).collect::<String>()),
     };
-    if fields.contains_key("ticket") || fields.contains_key("tickets") || fields.contains_key("id")
-    {
+    if fields.contains_key("ticket") || fields.contains_key("tickets") || fields.contains_key("id") {
         return None;
     }
     for name in ["status", "outcome", "result"] {
-        if let Some(failure) = fields
-            .get(name)
-            .and_then(Value::as_str)
-            .and_then(failure_word)
-        {
+        if let Some(failure) = fields.get(name).and_then(Value::as_str).and_then(failure_word) {
             return Some(failure);
         }
     }
@@ -157,22 +150,9 @@ fn failure_word(text: &str) -> Option<Failure> {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if has(&["reject", "denied", "declined", "not approved", "refused"]) {
         Some(Failure::Rejected)
-    } else if has(&[
-        "unknown",
-        "uncertain",
-        "in doubt",
-        "may or may not",
-        "expired",
-    ]) {
+    } else if has(&["unknown", "uncertain", "in doubt", "may or may not", "expired"]) {
         Some(Failure::Unknown)
-    } else if has(&[
-        "fail",
-        "error",
-        "timed out",
-        "timeout",
-        "not available",
-        "invalid",
-    ]) {
+    } else if has(&["fail", "error", "timed out", "timeout", "not available", "invalid"]) {
         Some(Failure::Failed)
     } else {
         None
@@ -191,10 +171,7 @@ mod tests {
     fn tickets_are_found_in_any_wrapping() {
         let two = r#"{"tickets":[{"id":1,"subject":"a","requester":{"id":7,"name":"Ada"}},{"id":2,"subject":"b"}],"count":2}"#;
         assert_eq!(ids(two), [1, 2]);
-        assert_eq!(
-            ids(&format!("[untrusted data from zendesk]\n{two}\n[end]")),
-            [1, 2]
-        );
+        assert_eq!(ids(&format!("[untrusted data from zendesk]\n{two}\n[end]")), [1, 2]);
         assert_eq!(ids(&two[..two.len() - 12]), [1, 2]);
         assert_eq!(ids(r#"{"ticket":{"id":"3","subject":"c"}}"#), [3]);
         assert_eq!(ids(r#"{"tickets":[],"count":0}"#), [0_u64; 0]);
@@ -203,18 +180,9 @@ mod tests {
 
     #[test]
     fn failures_are_told_from_results() {
-        assert_eq!(
-            failure_in("The user rejected this call."),
-            Some(Failure::Rejected)
-        );
-        assert_eq!(
-            failure_in(r#"{"error":{"code":"timeout"}}"#),
-            Some(Failure::Failed)
-        );
-        assert_eq!(
-            failure_in(r#"{"status":"unknown"}"#),
-            Some(Failure::Unknown)
-        );
+        assert_eq!(failure_in("The user rejected this call."), Some(Failure::Rejected));
+        assert_eq!(failure_in(r#"{"error":{"code":"timeout"}}"#), Some(Failure::Failed));
+        assert_eq!(failure_in(r#"{"status":"unknown"}"#), Some(Failure::Unknown));
         assert_eq!(
             failure_in(r#"{"ticket":{"id":1,"subject":"Payment failed","status":"open"}}"#),
             None

@@ -55,10 +55,7 @@ pub(crate) fn chat(request: &Value) -> Checked {
         return refuse("The request body must be a JSON object.", None);
     };
     if let Some(unknown) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
-        return refuse(
-            format!("Unrecognized request argument supplied: {unknown}"),
-            None,
-        );
+        return refuse(format!("Unrecognized request argument supplied: {unknown}"), None);
     }
     if request["model"].as_str().is_none_or(str::is_empty) {
         return refuse("you must provide a model parameter", None);
@@ -314,10 +311,7 @@ fn calls(at: usize, message: &Value) -> Result<Vec<&str>, Box<Refusal>> {
     for (number, call) in calls.iter().enumerate() {
         let missing = |part: &str| {
             let param = format!("messages[{at}].tool_calls[{number}].{part}");
-            Refusal::invalid(
-                format!("Missing required parameter: '{param}'."),
-                Some(&param),
-            )
+            Refusal::invalid(format!("Missing required parameter: '{param}'."), Some(&param))
         };
         let id = call["id"].as_str().ok_or_else(|| missing("id"))?;
         if call["type"] != "function" && call["type"] != "custom" {
@@ -325,9 +319,7 @@ fn calls(at: usize, message: &Value) -> Result<Vec<&str>, Box<Refusal>> {
         }
         if call["type"] == "function" {
             let function = &call["function"];
-            function["name"]
-                .as_str()
-                .ok_or_else(|| missing("function.name"))?;
+            function["name"].as_str().ok_or_else(|| missing("function.name"))?;
             function["arguments"]
                 .as_str()
                 .ok_or_else(|| missing("function.arguments"))?;
@@ -350,11 +342,7 @@ fn response_format(request: &Value) -> Checked {
         None if format.is_null() => Ok(()),
         Some("text") => Ok(()),
         Some("json_object") => {
-            if request["messages"]
-                .to_string()
-                .to_lowercase()
-                .contains("json")
-            {
+            if request["messages"].to_string().to_lowercase().contains("json") {
                 return Ok(());
             }
             refuse(
@@ -380,11 +368,7 @@ fn response_format(request: &Value) -> Checked {
                 return Ok(());
             }
             let name = inner["name"].as_str().unwrap_or_default();
-            strict(
-                &inner["schema"],
-                &format!("response_format '{name}'"),
-                &mut Vec::new(),
-            )
+            strict(&inner["schema"], &format!("response_format '{name}'"), &mut Vec::new())
         }
         _ => refuse(
             "Invalid value for 'response_format.type'. Supported values are: 'json_object', 'json_schema', and 'text'.",
@@ -397,16 +381,10 @@ fn response_format(request: &Value) -> Checked {
 fn strict(schema: &Value, what: &str, path: &mut Vec<String>) -> Checked {
     if let Some(properties) = schema["properties"].as_object() {
         let fault = |fault: String, path: &[String]| {
-            let message = format!(
-                "Invalid schema for {what}: In context=({}), {fault}",
-                path.join(", ")
-            );
+            let message = format!("Invalid schema for {what}: In context=({}), {fault}", path.join(", "));
             {
                 let of_tool = what.starts_with("function");
-                refuse(
-                    message,
-                    Some(if of_tool { "tools" } else { "response_format" }),
-                )
+                refuse(message, Some(if of_tool { "tools" } else { "response_format" }))
             }
         };
         if schema["additionalProperties"] != false {

@@ -37,19 +37,14 @@ impl Arguments {
 
     pub(crate) fn token(&self, request: &Request) -> Option<String> {
         let header = request.header("authorization");
-        let bearer = header
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .map(str::trim);
+        let bearer = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
         let token = bearer.or_else(|| self.text("token"))?;
         (!token.is_empty()).then(|| token.to_owned())
     }
 
     /// Returns a text, nothing when it is empty.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
+        self.0.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
 
     /// Returns a timestamp, which some clients send as a number.
@@ -79,11 +74,7 @@ impl Arguments {
     }
 
     /// Returns a structure; in forms and queries it is written as JSON in a text.
-    pub(crate) fn structure(
-        &self,
-        name: &str,
-        error: &'static str,
-    ) -> Result<Option<Value>, &'static str> {
+    pub(crate) fn structure(&self, name: &str, error: &'static str) -> Result<Option<Value>, &'static str> {
         match self.0.get(name) {
             None => Ok(None),
             Some(Value::String(text)) if text.is_empty() => Ok(None),

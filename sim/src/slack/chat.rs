@@ -12,10 +12,7 @@ const MAX_BLOCKS: usize = 50;
 impl Slack {
     /// Finds where to post: a channel's id or name, or a person's id for a direct message.
     pub(crate) fn destination(&mut self, arguments: &Arguments) -> Result<usize, &'static str> {
-        let wanted = arguments
-            .text("channel")
-            .ok_or("channel_not_found")?
-            .to_owned();
+        let wanted = arguments.text("channel").ok_or("channel_not_found")?.to_owned();
         let at = match self.find(&wanted) {
             Some(at) => at,
             None => self.direct(&wanted).map_err(|_| "channel_not_found")?,
@@ -149,10 +146,7 @@ impl Slack {
     pub(crate) fn add_reaction(&mut self, arguments: &Arguments) -> Answer {
         let id = arguments.text("channel").unwrap_or_default();
         let ts = arguments.ts("timestamp").ok_or("no_item_specified")?;
-        let name = arguments
-            .text("name")
-            .ok_or("invalid_name")?
-            .trim_matches(':');
+        let name = arguments.text("name").ok_or("invalid_name")?.trim_matches(':');
         read_ts(&ts).ok_or("bad_timestamp")?;
         let found = self.channels.iter_mut().find(|channel| channel.id == id);
         let channel = found.ok_or("channel_not_found")?;

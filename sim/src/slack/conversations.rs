@@ -14,9 +14,7 @@ impl Slack {
     /// Finds a channel by id, or by name with or without `#`.
     pub(crate) fn find(&self, wanted: &str) -> Option<usize> {
         let name = wanted.trim_start_matches('#');
-        let is_it = |channel: &Channel| {
-            channel.id == wanted || (channel.with.is_none() && channel.name == name)
-        };
+        let is_it = |channel: &Channel| channel.id == wanted || (channel.with.is_none() && channel.name == name);
         self.channels.iter().position(is_it)
     }
 
@@ -32,19 +30,10 @@ impl Slack {
         let wanted = |kind: &str| types.split(',').any(|name| name.trim() == kind);
         let no_archived = arguments.flag("exclude_archived").unwrap_or(false);
         let fits = |channel: &&Channel| {
-            let kind = if channel.with.is_some() {
-                "im"
-            } else {
-                "public_channel"
-            };
+            let kind = if channel.with.is_some() { "im" } else { "public_channel" };
             wanted(kind) && !(no_archived && channel.is_archived)
         };
-        let channels = self
-            .channels
-            .iter()
-            .filter(fits)
-            .map(Channel::to_json)
-            .collect();
+        let channels = self.channels.iter().filter(fits).map(Channel::to_json).collect();
         let (channels, next_cursor) = page(arguments, channels)?;
         told(json!({
             "channels": channels,
@@ -79,15 +68,10 @@ impl Slack {
         let metadata = arguments.flag("include_all_metadata").unwrap_or(false);
         // Replies show in their thread only, unless they were also sent to the channel.
         let messages = channel.messages.iter().rev().filter(|message| {
-            let is_reply = message
-                .thread_ts
-                .as_ref()
-                .is_some_and(|thread| *thread != message.ts);
+            let is_reply = message.thread_ts.as_ref().is_some_and(|thread| *thread != message.ts);
             (!is_reply || message.broadcast) && range.holds(&message.ts)
         });
-        let messages = messages
-            .map(|message| channel.in_thread(message, metadata))
-            .collect();
+        let messages = messages.map(|message| channel.in_thread(message, metadata)).collect();
         let (messages, next_cursor) = page(arguments, messages)?;
         let mut answer = json!({
             "messages": messages,
@@ -110,12 +94,9 @@ impl Slack {
         let range = Range::read(arguments)?;
         let metadata = arguments.flag("include_all_metadata").unwrap_or(false);
         let in_thread = channel.messages.iter().filter(|message| {
-            message.ts == parent
-                || (message.thread_ts.as_ref() == Some(&parent) && range.holds(&message.ts))
+            message.ts == parent || (message.thread_ts.as_ref() == Some(&parent) && range.holds(&message.ts))
         });
-        let messages = in_thread
-            .map(|message| channel.in_thread(message, metadata))
-            .collect();
+        let messages = in_thread.map(|message| channel.in_thread(message, metadata)).collect();
         let (messages, next_cursor) = page(arguments, messages)?;
         let mut answer = json!({"messages": messages, "has_more": !next_cursor.is_empty()});
         if !next_cursor.is_empty() {
@@ -129,9 +110,7 @@ impl Slack {
         if let Some(id) = arguments.text("channel") {
             let found = self.channels.iter().find(|channel| channel.id == id);
             let channel = found.ok_or("channel_not_found")?;
-            return told(
-                json!({"no_op": true, "already_open": true, "channel": {"id": channel.id}}),
-            );
+            return told(json!({"no_op": true, "already_open": true, "channel": {"id": channel.id}}));
         }
         let users = arguments.text("users").ok_or("users_list_not_supplied")?;
         let users: Vec<&str> = users.split(',').map(str::trim).collect();
@@ -218,16 +197,12 @@ impl Range {
         let Some(at) = read_ts(ts) else {
             return false;
         };
-        (at > self.oldest && at < self.latest)
-            || (self.inclusive && (at == self.oldest || at == self.latest))
+        (at > self.oldest && at < self.latest) || (self.inclusive && (at == self.oldest || at == self.latest))
     }
 }
 
 /// Returns one page and the cursor of the next, empty at the end.
-pub(crate) fn page(
-    arguments: &Arguments,
-    items: Vec<Value>,
-) -> Result<(Vec<Value>, String), &'static str> {
+pub(crate) fn page(arguments: &Arguments, items: Vec<Value>) -> Result<(Vec<Value>, String), &'static str> {
     let limit = arguments.number("limit").filter(|limit| *limit > 0);
     let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let start = match arguments.text("cursor") {
@@ -246,12 +221,6 @@ pub(crate) fn page(
 }
 
 fn read_cursor(cursor: &str) -> Option<usize> {
-    let decoded = base64::engine::general_purpose::STANDARD
-        .decode(cursor)
-        .ok()?;
-    String::from_utf8(decoded)
-        .ok()?
-        .strip_prefix("next:")?
-        .parse()
-        .ok()
+    let decoded = base64::engine::general_purpose::STANDARD.decode(cursor).ok()?;
+    String::from_utf8(decoded).ok()?.strip_prefix("next:")?.parse().ok()
 }

@@ -38,13 +38,7 @@ pub(crate) fn fill(slack: &mut Slack) {
             false,
             Some("Alerts of the copilot will show up here."),
         ),
-        (
-            "C0GENERAL01",
-            "general",
-            true,
-            false,
-            Some("Good morning, everyone!"),
-        ),
+        ("C0GENERAL01", "general", true, false, Some("Good morning, everyone!")),
         ("C0RANDOM001", "random", false, false, None),
         ("C0OLDNEWS01", "old-news", true, true, None),
     ] {

@@ -55,17 +55,11 @@ struct Answered {
 }
 
 fn told(fields: Value) -> Answer {
-    Ok(Answered {
-        fields,
-        changed: false,
-    })
+    Ok(Answered { fields, changed: false })
 }
 
 fn done(fields: Value) -> Answer {
-    Ok(Answered {
-        fields,
-        changed: true,
-    })
+    Ok(Answered { fields, changed: true })
 }
 
 impl Slack {

@@ -9,11 +9,7 @@ pub(crate) const APP_ID: &str = "A0SIMAPP01";
 
 /// Writes microseconds as `1700000000.000001`.
 pub(crate) fn ts(microseconds: i64) -> String {
-    format!(
-        "{:010}.{:06}",
-        microseconds / 1_000_000,
-        microseconds % 1_000_000
-    )
+    format!("{:010}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
 }
 
 /// Reads a timestamp; the part after the point may be missing or shorter.

@@ -40,11 +40,7 @@ impl Slack {
 
     pub(crate) fn lookup_by_email(&self, arguments: &Arguments) -> Answer {
         let email = arguments.text("email").unwrap_or_default().to_lowercase();
-        match self
-            .users
-            .iter()
-            .find(|user| user.email.as_deref() == Some(&email))
-        {
+        match self.users.iter().find(|user| user.email.as_deref() == Some(&email)) {
             Some(user) => told(json!({"user": user.to_json()})),
             None => Err("users_not_found"),
         }

@@ -14,10 +14,7 @@ impl Slack {
         let at = self.destination(arguments)?;
         let piece = piece(arguments)?;
         let thread_ts = arguments.ts("thread_ts");
-        if thread_ts
-            .as_deref()
-            .is_some_and(|thread| read_ts(thread).is_none())
-        {
+        if thread_ts.as_deref().is_some_and(|thread| read_ts(thread).is_none()) {
             return Err("invalid_thread_ts");
         }
         if self.channels[at].with.is_some() {
@@ -88,8 +85,7 @@ impl Slack {
             return Err("channel_not_found");
         }
         let thread = arguments.ts("thread_ts").ok_or("invalid_thread_ts")?;
-        self.statuses
-            .retain(|(c, t, _)| (c, t) != (&channel, &thread));
+        self.statuses.retain(|(c, t, _)| (c, t) != (&channel, &thread));
         if let Some(status) = arguments.text("status") {
             self.statuses.push((channel, thread, status.to_owned()));
         }
@@ -117,10 +113,7 @@ impl Piece {
 /// Reads `markdown_text` or `chunks`.
 fn piece(arguments: &Arguments) -> Result<Piece, &'static str> {
     let mut piece = Piece {
-        text: arguments
-            .text("markdown_text")
-            .unwrap_or_default()
-            .to_owned(),
+        text: arguments.text("markdown_text").unwrap_or_default().to_owned(),
         blocks: None,
         tasks: false,
     };
@@ -128,17 +121,10 @@ fn piece(arguments: &Arguments) -> Result<Piece, &'static str> {
     if chunks.is_some() && !piece.text.is_empty() {
         return Err("cannot_provide_both_markdown_text_and_chunks");
     }
-    for chunk in chunks
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for chunk in chunks.as_ref().and_then(Value::as_array).into_iter().flatten() {
         match chunk["type"].as_str() {
             Some("markdown_text") => {
-                piece
-                    .text
-                    .push_str(chunk["text"].as_str().ok_or("invalid_chunks")?);
+                piece.text.push_str(chunk["text"].as_str().ok_or("invalid_chunks")?);
             }
             Some("task_update" | "plan_update") => piece.tasks = true,
             Some("blocks") => add_blocks(&mut piece.blocks, chunk["blocks"].clone()),

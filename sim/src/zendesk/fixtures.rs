@@ -109,10 +109,7 @@ pub(crate) fn fill(zendesk: &mut Zendesk) {
                     ADA,
                     "Since Monday our webhook endpoint gets most events twice, with the same event id. We answer 200 within 300 ms.",
                 ),
-                (
-                    AGENT,
-                    "Thank you, we can see the duplicates and are looking into it.",
-                ),
+                (AGENT, "Thank you, we can see the duplicates and are looking into it."),
             ],
         ),
         (
@@ -122,10 +119,7 @@ pub(crate) fn fill(zendesk: &mut Zendesk) {
             Some("low"),
             BOB,
             "website",
-            &[
-                (BOB, "The pricing page says 'anual'."),
-                (AGENT, "Fixed, thank you!"),
-            ],
+            &[(BOB, "The pricing page says 'anual'."), (AGENT, "Fixed, thank you!")],
         ),
         (
             107,
@@ -152,9 +146,7 @@ pub(crate) fn fill(zendesk: &mut Zendesk) {
             )],
         ),
     ];
-    for (number, (id, subject, status, priority, requester, tag, said)) in
-        tickets.into_iter().enumerate()
-    {
+    for (number, (id, subject, status, priority, requester, tag, said)) in tickets.into_iter().enumerate() {
         let age = SignedDuration::from_hours(72 - 8 * number as i64);
         let created_at = now() - age;
         let comments: Vec<_> = said
@@ -177,17 +169,12 @@ pub(crate) fn fill(zendesk: &mut Zendesk) {
             kind: Some("question".to_owned()),
             requester_id: requester,
             submitter_id: requester,
-            assignee_id: comments
-                .iter()
-                .any(|comment| comment.author_is_agent)
-                .then_some(AGENT),
+            assignee_id: comments.iter().any(|comment| comment.author_is_agent).then_some(AGENT),
             tags: vec![tag.to_owned()],
             external_id: None,
             custom_fields: json!([]),
             created_at,
-            updated_at: comments
-                .last()
-                .map_or(created_at, |comment| comment.created_at),
+            updated_at: comments.last().map_or(created_at, |comment| comment.created_at),
             comments,
         });
     }

@@ -91,12 +91,7 @@ impl Zendesk {
             let email = name.strip_suffix("/token").ok_or_else(refuse)?;
             (Some(email.to_owned()), token.to_owned())
         };
-        if token.is_empty()
-            || knobs
-                .require_token
-                .as_ref()
-                .is_some_and(|wanted| *wanted != token)
-        {
+        if token.is_empty() || knobs.require_token.as_ref().is_some_and(|wanted| *wanted != token) {
             return Err(refuse());
         }
         let known = email.and_then(|email| self.users.iter().find(|user| user.email == email));
@@ -120,13 +115,11 @@ impl Vendor for Zendesk {
         let id = |text: &str| text.parse::<u64>().ok();
         let get = request.method == Method::GET;
         match (parts.as_slice(), &request.method) {
-            (["tickets"], &Method::GET) => {
-                paging::tickets(self, request, self.tickets.iter().collect())
-            }
+            (["tickets"], &Method::GET) => paging::tickets(self, request, self.tickets.iter().collect()),
             (["tickets"], &Method::POST) => self.create(request, caller),
-            (["tickets", "count"], &Method::GET) => json_ok(
-                json!({"count": {"value": self.tickets.len(), "refreshed_at": model::now().to_string()}}),
-            ),
+            (["tickets", "count"], &Method::GET) => {
+                json_ok(json!({"count": {"value": self.tickets.len(), "refreshed_at": model::now().to_string()}}))
+            }
             (["tickets", "show_many"], &Method::GET) => self.show_many(request),
             (["tickets", ticket], &Method::GET) => self.show(request, id(ticket)),
             (["tickets", ticket], &Method::PUT) => self.update(request, id(ticket), caller),
@@ -203,11 +196,7 @@ impl Vendor for Zendesk {
             .iter()
             .map(|ticket| {
                 let mut shown = ticket.to_json("");
-                let comments: Vec<_> = ticket
-                    .comments
-                    .iter()
-                    .map(model::Comment::to_json)
-                    .collect();
+                let comments: Vec<_> = ticket.comments.iter().map(model::Comment::to_json).collect();
                 shown["comments"] = json!(comments);
                 shown["unread"] = json!(ticket.is_unread());
                 shown
@@ -268,10 +257,7 @@ impl Zendesk {
 
     fn show_many(&self, request: &Request) -> Reply {
         let wanted = many(request);
-        let tickets = self
-            .tickets
-            .iter()
-            .filter(|ticket| wanted.contains(&ticket.id));
+        let tickets = self.tickets.iter().filter(|ticket| wanted.contains(&ticket.id));
         paging::tickets(self, request, tickets.collect())
     }
 
@@ -279,11 +265,7 @@ impl Zendesk {
         let Some(ticket) = id.and_then(|id| self.ticket(id)) else {
             return not_found();
         };
-        let comments = ticket
-            .comments
-            .iter()
-            .map(model::Comment::to_json)
-            .collect();
+        let comments = ticket.comments.iter().map(model::Comment::to_json).collect();
         let mut reply = paging::page(request, "comments", comments);
         if let Content::Json(body) = &mut reply.body
             && request.param("include") == Some("users")
@@ -295,10 +277,7 @@ impl Zendesk {
     }
 
     fn search_users(&self, request: &Request) -> Reply {
-        let query = request
-            .param("query")
-            .or(request.param("name"))
-            .unwrap_or_default();
+        let query = request.param("query").or(request.param("name")).unwrap_or_default();
         let wanted = query.trim().trim_matches('"').to_lowercase();
         let wanted = wanted
             .strip_prefix("email:")
@@ -308,10 +287,7 @@ impl Zendesk {
         let external = request.param("external_id");
         let fits = |user: &&User| match external {
             Some(external) => user.external_id.as_deref() == Some(external),
-            None => {
-                !wanted.is_empty()
-                    && (user.email == wanted || user.name.to_lowercase().contains(&wanted))
-            }
+            None => !wanted.is_empty() && (user.email == wanted || user.name.to_lowercase().contains(&wanted)),
         };
         paging::users(request, self.users.iter().filter(fits).collect())
     }
@@ -320,13 +296,9 @@ impl Zendesk {
     fn sideload(&self, request: &Request, body: &mut Value, tickets: &[&Ticket]) {
         let wanted = request.param("include").unwrap_or_default();
         if wanted.split(',').any(|name| name == "users") {
-            let people = tickets.iter().flat_map(|ticket| {
-                [
-                    Some(ticket.requester_id),
-                    Some(ticket.submitter_id),
-                    ticket.assignee_id,
-                ]
-            });
+            let people = tickets
+                .iter()
+                .flat_map(|ticket| [Some(ticket.requester_id), Some(ticket.submitter_id), ticket.assignee_id]);
             body["users"] = self.users_json(request, &people.flatten().collect::<Vec<_>>());
         }
     }
@@ -348,8 +320,5 @@ fn json_ok(body: Value) -> Reply {
 }
 
 fn not_found() -> Reply {
-    Reply::json(
-        404,
-        json!({"error": "RecordNotFound", "description": "Not found"}),
-    )
+    Reply::json(404, json!({"error": "RecordNotFound", "description": "Not found"}))
 }

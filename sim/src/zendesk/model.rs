@@ -52,8 +52,7 @@ impl Ticket {
     /// requester's last.
     pub(crate) fn is_unread(&self) -> bool {
         let last_public = self.comments.iter().rev().find(|comment| comment.public);
-        ["new", "open"].contains(&self.status.as_str())
-            && last_public.is_none_or(|comment| !comment.author_is_agent)
+        ["new", "open"].contains(&self.status.as_str()) && last_public.is_none_or(|comment| !comment.author_is_agent)
     }
 
     /// Notes a change; the time grows even within one second.

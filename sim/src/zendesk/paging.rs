@@ -17,17 +17,11 @@ pub(crate) fn tickets(zendesk: &Zendesk, request: &Request, mut tickets: Vec<&Ti
         tickets.retain(|ticket| ticket.external_id.as_deref() == Some(external));
     }
     let origin = request.origin();
-    let shown = tickets
-        .iter()
-        .map(|ticket| ticket.to_json(&origin))
-        .collect();
+    let shown = tickets.iter().map(|ticket| ticket.to_json(&origin)).collect();
     let mut reply = page(request, "tickets", shown);
     if let Content::Json(body) = &mut reply.body {
         let on_page: Vec<_> = body["tickets"].as_array().into_iter().flatten().collect();
-        let on_page: Vec<_> = on_page
-            .iter()
-            .filter_map(|ticket| ticket["id"].as_u64())
-            .collect();
+        let on_page: Vec<_> = on_page.iter().filter_map(|ticket| ticket["id"].as_u64()).collect();
         tickets.retain(|ticket| on_page.contains(&ticket.id));
         zendesk.sideload(request, body, &tickets);
     }
@@ -41,19 +35,12 @@ pub(crate) fn users(request: &Request, users: Vec<&User>) -> Reply {
         .into_iter()
         .filter(|user| role.is_none_or(|role| user.role == role));
     let origin = request.origin();
-    page(
-        request,
-        "users",
-        users.map(|user| user.to_json(&origin)).collect(),
-    )
+    page(request, "users", users.map(|user| user.to_json(&origin)).collect())
 }
 
 /// Answers with one page of `items` under `name`.
 pub(crate) fn page(request: &Request, name: &str, items: Vec<Value>) -> Reply {
-    let by_cursor = request
-        .query
-        .iter()
-        .any(|(key, _)| key.starts_with("page["));
+    let by_cursor = request.query.iter().any(|(key, _)| key.starts_with("page["));
     let result = if by_cursor {
         cursor_page(request, items)
     } else {
@@ -79,8 +66,7 @@ fn cursor_page(request: &Request, items: Vec<Value>) -> Result<(Vec<Value>, Valu
             .ok_or_else(|| invalid_page("page[size] must be a positive integer"))?,
     };
     let position = |name: &str| -> Result<Option<usize>, Reply> {
-        let read =
-            |cursor| read_cursor(cursor).ok_or_else(|| invalid_page("The cursor is invalid"));
+        let read = |cursor| read_cursor(cursor).ok_or_else(|| invalid_page("The cursor is invalid"));
         request.param(name).map(read).transpose()
     };
     let start = match (position("page[after]")?, position("page[before]")?) {
@@ -94,10 +80,7 @@ fn cursor_page(request: &Request, items: Vec<Value>) -> Result<(Vec<Value>, Valu
     let has_more = end < total;
     let link = |kind: &str, at: usize| {
         let cursor = percent_encode(&write_cursor(at));
-        link_with(
-            request,
-            &[("page%5Bsize%5D", &size.to_string()), (kind, &cursor)],
-        )
+        link_with(request, &[("page%5Bsize%5D", &size.to_string()), (kind, &cursor)])
     };
     let cursors = !page.is_empty();
     let about = json!({
@@ -123,21 +106,13 @@ fn numbered_page(request: &Request, items: Vec<Value>) -> Result<(Vec<Value>, Va
         ));
     }
     let total = items.len();
-    let shown: Vec<_> = items
-        .into_iter()
-        .skip((page - 1) * size)
-        .take(size)
-        .collect();
+    let shown: Vec<_> = items.into_iter().skip((page - 1) * size).take(size).collect();
     Ok((shown, numbered_about(request, total, page, size)))
 }
 
 /// Reads `page` and `per_page`.
 pub(crate) fn numbers(request: &Request) -> (usize, usize) {
-    let read = |name: &str| {
-        request
-            .param(name)
-            .and_then(|text| text.parse::<usize>().ok())
-    };
+    let read = |name: &str| request.param(name).and_then(|text| text.parse::<usize>().ok());
     let page = read("page").unwrap_or(1).max(1);
     let size = read("per_page").unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     (page, size)
@@ -145,12 +120,7 @@ pub(crate) fn numbers(request: &Request) -> (usize, usize) {
 
 /// Returns the count and the links of a numbered page.
 pub(crate) fn numbered_about(request: &Request, total: usize, page: usize, size: usize) -> Value {
-    let link = |page: usize| {
-        link_with(
-            request,
-            &[("page", &page.to_string()), ("per_page", &size.to_string())],
-        )
-    };
+    let link = |page: usize| link_with(request, &[("page", &page.to_string()), ("per_page", &size.to_string())]);
     json!({
         "count": total,
         "next_page": (page * size < total).then(|| link(page + 1)),
@@ -175,9 +145,7 @@ fn write_cursor(at: usize) -> String {
 }
 
 fn read_cursor(cursor: &str) -> Option<usize> {
-    let decoded = base64::engine::general_purpose::STANDARD
-        .decode(cursor)
-        .ok()?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(cursor).ok()?;
     let value: Value = serde_json::from_slice(&decoded).ok()?;
     usize::try_from(value["v"].as_u64()?).ok()
 }

@@ -49,11 +49,7 @@ pub(crate) fn search(zendesk: &Zendesk, request: &Request) -> Reply {
         body["next_page"] = Value::Null;
     }
     body["facets"] = Value::Null;
-    body["results"] = results
-        .into_iter()
-        .skip((page - 1) * size)
-        .take(size)
-        .collect();
+    body["results"] = results.into_iter().skip((page - 1) * size).take(size).collect();
     Reply::json(200, body)
 }
 
@@ -91,9 +87,7 @@ pub(crate) fn export(zendesk: &Zendesk, request: &Request) -> Reply {
         body: request.body.clone(),
     };
     if paged.param("page[size]").is_none() {
-        paged
-            .query
-            .push(("page[size]".to_owned(), "100".to_owned()));
+        paged.query.push(("page[size]".to_owned(), "100".to_owned()));
     }
     let mut reply = paging::page(&paged, "results", results);
     if let Content::Json(body) = &mut reply.body {
@@ -118,10 +112,7 @@ fn results(zendesk: &Zendesk, request: &Request) -> Result<Vec<Value>, Reply> {
         let term = terms.iter().find(|term| term.field == name);
         request.param(name).or(term.map(|term| term.value.as_str()))
     };
-    let sort_by = order("sort_by")
-        .or(order("order_by"))
-        .unwrap_or("relevance")
-        .to_owned();
+    let sort_by = order("sort_by").or(order("order_by")).unwrap_or("relevance").to_owned();
     let ascending = order("sort_order").or(order("sort")) == Some("asc");
     let origin = request.origin();
     let mut results = Vec::new();
@@ -136,8 +127,7 @@ fn results(zendesk: &Zendesk, request: &Request) -> Result<Vec<Value>, Reply> {
         }));
     }
     if kind.is_none_or(|kind| kind == "user") {
-        let fits =
-            |user: &&User| !terms.is_empty() && terms.iter().all(|term| user_matches(user, term));
+        let fits = |user: &&User| !terms.is_empty() && terms.iter().all(|term| user_matches(user, term));
         results.extend(zendesk.users.iter().filter(fits).map(|user| {
             let mut shown = user.to_json(&origin);
             shown["result_type"] = json!("user");
@@ -150,9 +140,7 @@ fn results(zendesk: &Zendesk, request: &Request) -> Result<Vec<Value>, Reply> {
 fn sort(tickets: &mut [&Ticket], by: &str, ascending: bool) {
     match by {
         "updated_at" => tickets.sort_by_key(|ticket| (ticket.updated_at, ticket.id)),
-        "priority" => {
-            tickets.sort_by_key(|ticket| (priority_rank(ticket.priority.as_deref()), ticket.id))
-        }
+        "priority" => tickets.sort_by_key(|ticket| (priority_rank(ticket.priority.as_deref()), ticket.id)),
         "status" => tickets.sort_by_key(|ticket| (status_rank(&ticket.status), ticket.id)),
         // "relevance" too: the newest first.
         _ => tickets.sort_by_key(|ticket| (ticket.created_at, ticket.id)),
@@ -179,18 +167,12 @@ impl Zendesk {
         let person = |id: Option<u64>| match term.value.as_str() {
             "none" => id.is_none(),
             value => id.and_then(|id| self.user(id)).is_some_and(|user| {
-                user.email == value
-                    || user.id.to_string() == value
-                    || user.name.to_lowercase().contains(value)
+                user.email == value || user.id.to_string() == value || user.name.to_lowercase().contains(value)
             }),
         };
         let fits = match term.field.as_str() {
             "type" | "sort_by" | "sort_order" | "order_by" | "sort" => return true,
-            "status" => compare(
-                status_rank(&ticket.status),
-                status_rank(&term.value),
-                term.operator,
-            ),
+            "status" => compare(status_rank(&ticket.status), status_rank(&term.value), term.operator),
             "priority" if term.value == "none" => ticket.priority.is_none(),
             "priority" => compare(
                 priority_rank(ticket.priority.as_deref()),
@@ -201,10 +183,7 @@ impl Zendesk {
             "requester" => person(Some(ticket.requester_id)),
             "submitter" => person(Some(ticket.submitter_id)),
             "assignee" => person(ticket.assignee_id),
-            "commenter" => ticket
-                .comments
-                .iter()
-                .any(|comment| person(Some(comment.author_id))),
+            "commenter" => ticket.comments.iter().any(|comment| person(Some(comment.author_id))),
             "tags" => ticket.tags.contains(&term.value),
             "external_id" => ticket.external_id.as_deref() == Some(&term.value),
             "subject" => ticket.subject.to_lowercase().contains(&term.value),
@@ -273,9 +252,7 @@ fn parse(query: &str) -> Vec<Term> {
                 None => (false, word),
             };
             let at = word.find([':', '<', '>']);
-            let is_field = |at: &usize| {
-                *at > 0 && word[..*at].chars().all(|c| c.is_alphanumeric() || c == '_')
-            };
+            let is_field = |at: &usize| *at > 0 && word[..*at].chars().all(|c| c.is_alphanumeric() || c == '_');
             let Some(at) = at.filter(is_field) else {
                 let value = word.replace('"', "").to_lowercase();
                 return Term {

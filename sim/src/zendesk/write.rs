@@ -28,9 +28,7 @@ impl Zendesk {
             .retain(|_, first| now().duration_since(first.at) < KEY_LIFETIME);
         if let Some(first) = key.as_ref().and_then(|key| self.idempotency.get(key)) {
             if first.request[..] != request.body[..] {
-                return idempotency_error(
-                    "Request parameters don't match the given idempotency key",
-                );
+                return idempotency_error("Request parameters don't match the given idempotency key");
             }
             // The answer of then, also when the ticket has changed since.
             return created(first.answer.clone()).with_header("x-idempotency-lookup", "hit");
@@ -68,9 +66,7 @@ impl Zendesk {
         };
         set_fields(&mut ticket, &wanted);
         // The first comment is the requester's, whoever wrote it down.
-        let author = wanted["comment"]["author_id"]
-            .as_u64()
-            .unwrap_or(requester_id);
+        let author = wanted["comment"]["author_id"].as_u64().unwrap_or(requester_id);
         let public = wanted["comment"]["public"].as_bool().unwrap_or(true);
         let comment = self.comment(author, body, public, at);
         ticket.comments.push(comment);
@@ -85,14 +81,7 @@ impl Zendesk {
         match key {
             Some(key) => {
                 let request = request.body.clone();
-                self.idempotency.insert(
-                    key,
-                    FirstUse {
-                        at,
-                        request,
-                        answer,
-                    },
-                );
+                self.idempotency.insert(key, FirstUse { at, request, answer });
                 reply.with_header("x-idempotency-lookup", "miss")
             }
             None => reply,
@@ -101,8 +90,7 @@ impl Zendesk {
 
     /// Changes a ticket's fields and adds a comment.
     pub(crate) fn update(&mut self, request: &Request, id: Option<u64>, caller: u64) -> Reply {
-        let Some(at) = id.and_then(|id| self.tickets.iter().position(|ticket| ticket.id == id))
-        else {
+        let Some(at) = id.and_then(|id| self.tickets.iter().position(|ticket| ticket.id == id)) else {
             return not_found();
         };
         let wanted = match read_ticket(request) {
@@ -110,11 +98,7 @@ impl Zendesk {
             Err(refusal) => return refusal,
         };
         if self.tickets[at].status == "closed" {
-            return invalid(
-                "status",
-                "Status: closed prevents ticket update",
-                "InvalidValue",
-            );
+            return invalid("status", "Status: closed prevents ticket update", "InvalidValue");
         }
         if wanted["safe_update"] == true {
             let stamp = wanted["updated_stamp"]
@@ -156,13 +140,7 @@ impl Zendesk {
             ticket.comments.push(comment);
         }
         ticket.touch();
-        let audit = audit(
-            audit_id,
-            ticket,
-            caller,
-            Some(&before),
-            !wanted["comment"].is_null(),
-        );
+        let audit = audit(audit_id, ticket, caller, Some(&before), !wanted["comment"].is_null());
         let reply = Reply::json(
             200,
             json!({"ticket": ticket.to_json(&request.origin()), "audit": audit}),
@@ -187,11 +165,7 @@ impl Zendesk {
         if let Some(id) = wanted["requester_id"].as_u64() {
             return match self.user(id) {
                 Some(_) => Ok(id),
-                None => Err(invalid(
-                    "requester",
-                    "Requester: is invalid",
-                    "InvalidValue",
-                )),
+                None => Err(invalid("requester", "Requester: is invalid", "InvalidValue")),
             };
         }
         let Some(email) = text(&wanted["requester"]["email"]) else {
@@ -222,10 +196,7 @@ pub(crate) struct FirstUse {
 }
 
 fn created(answer: Value) -> Reply {
-    let location = answer["ticket"]["url"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let location = answer["ticket"]["url"].as_str().unwrap_or_default().to_owned();
     Reply::json(201, answer).with_header("location", location)
 }
 
@@ -253,11 +224,7 @@ fn read_ticket(request: &Request) -> Result<Value, Reply> {
             }),
         ));
     }
-    for (name, allowed) in [
-        ("status", &STATUSES[..]),
-        ("priority", &PRIORITIES),
-        ("type", &KINDS),
-    ] {
+    for (name, allowed) in [("status", &STATUSES[..]), ("priority", &PRIORITIES), ("type", &KINDS)] {
         let value = &ticket[name];
         if !value.is_null() && !value.as_str().is_some_and(|value| allowed.contains(&value)) {
             let description = format!("{}: {value} is not valid", capitalised(name));
@@ -265,10 +232,7 @@ fn read_ticket(request: &Request) -> Result<Value, Reply> {
         }
     }
     if let Some(body) = comment_body(&ticket["comment"]).filter(|body| body.len() > 65_536) {
-        let description = format!(
-            "Comment: is too long ({} bytes, the limit is 65536)",
-            body.len()
-        );
+        let description = format!("Comment: is too long ({} bytes, the limit is 65536)", body.len());
         return Err(invalid("comment", &description, "ValueTooLong"));
     }
     Ok(ticket)
@@ -312,13 +276,7 @@ fn set_fields(ticket: &mut Ticket, wanted: &Value) {
 }
 
 /// Tells what a change did; without `before` the ticket is new.
-fn audit(
-    id: u64,
-    ticket: &Ticket,
-    caller: u64,
-    before: Option<&(String, Option<String>)>,
-    commented: bool,
-) -> Value {
+fn audit(id: u64, ticket: &Ticket, caller: u64, before: Option<&(String, Option<String>)>, commented: bool) -> Value {
     let mut events = Vec::new();
     if let Some(comment) = ticket.comments.last().filter(|_| commented) {
         events.push(json!({
@@ -332,11 +290,7 @@ fn audit(
         }));
     }
     let fields = [
-        (
-            "status",
-            before.map(|before| &before.0),
-            Some(&ticket.status),
-        ),
+        ("status", before.map(|before| &before.0), Some(&ticket.status)),
         (
             "priority",
             before.and_then(|before| before.1.as_ref()),

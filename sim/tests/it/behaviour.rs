@@ -18,14 +18,7 @@ pub async fn start() -> Running {
 
 async fn control(provider: &Running, path: &str, body: Value) -> Value {
     let request = reqwest::Client::new().post(format!("{}/_sim/{path}", provider.base_url()));
-    request
-        .json(&body)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap()
+    request.json(&body).send().await.unwrap().json().await.unwrap()
 }
 
 async fn state(provider: &Running) -> Value {
@@ -93,38 +86,20 @@ fn heard(text: &str, finish: Option<&str>, done: bool, broken: bool) -> Heard {
 async fn directives_decide_how_a_stream_ends() {
     let provider = start().await;
     for (directive, expected) in [
-        (
-            "text=one two three",
-            heard("one two three", Some("stop"), true, false),
-        ),
+        ("text=one two three", heard("one two three", Some("stop"), true, false)),
         (
             "finish=length text=one two",
             heard("one two", Some("length"), true, false),
         ),
-        (
-            "cut_after=5 text=one two three",
-            heard("one t", None, false, true),
-        ),
+        ("cut_after=5 text=one two three", heard("one t", None, false, true)),
         (
             "end_without_finish_after=5 text=one two three",
             heard("one t", None, false, false),
         ),
-        (
-            "stream_error=server_error text=one",
-            heard("one", None, false, false),
-        ),
-        (
-            "malformed=1 text=one two",
-            heard("one two", Some("stop"), true, false),
-        ),
-        (
-            "chunk=2 text=ab  cd",
-            heard("ab  cd", Some("stop"), true, false),
-        ),
-        (
-            "json={\"a\": [1]}",
-            heard("{\"a\": [1]}", Some("stop"), true, false),
-        ),
+        ("stream_error=server_error text=one", heard("one", None, false, false)),
+        ("malformed=1 text=one two", heard("one two", Some("stop"), true, false)),
+        ("chunk=2 text=ab  cd", heard("ab  cd", Some("stop"), true, false)),
+        ("json={\"a\": [1]}", heard("{\"a\": [1]}", Some("stop"), true, false)),
     ] {
         let said = hear(&provider, &format!("x [[sim {directive}]]")).await;
         assert_eq!(said, expected, "{directive}");
@@ -216,23 +191,14 @@ async fn scripts_are_followed_in_order() {
         let refused = send(&provider, &ask("special", false)).await;
         assert_eq!(refused.status(), 429);
         assert_eq!(refused.headers()["retry-after"], "3");
-        let called: Value = send(&provider, &ask("special", false))
-            .await
-            .json()
-            .await
-            .unwrap();
+        let called: Value = send(&provider, &ask("special", false)).await.json().await.unwrap();
         let call = &called["choices"][0]["message"]["tool_calls"][0];
         assert_eq!(call["function"]["arguments"], "not json");
         assert_eq!(hear(&provider, "special").await.text, "found");
     }
     assert_eq!(state(&provider).await["scripts_waiting"], 0);
     assert!(!hear(&provider, "special").await.text.contains("found"));
-    let wrong = control(
-        &provider,
-        "script",
-        json!({"match": "*", "steps": [{"txt": "typo"}]}),
-    )
-    .await;
+    let wrong = control(&provider, "script", json!({"match": "*", "steps": [{"txt": "typo"}]})).await;
     assert!(wrong["error"].as_str().unwrap().contains("txt"));
 }
 
@@ -240,9 +206,7 @@ async fn scripts_are_followed_in_order() {
 async fn a_client_that_leaves_is_noticed() {
     let provider = start().await;
     for directive in ["stall_after=3 text=one two", "pace_ms=20 tokens=10000"] {
-        let before = state(&provider).await["closed_by_client"]["count"]
-            .as_u64()
-            .unwrap();
+        let before = state(&provider).await["closed_by_client"]["count"].as_u64().unwrap();
         let response = send(&provider, &ask(&format!("[[sim {directive}]]"), true)).await;
         let mut stream = response.bytes_stream();
         stream.next().await.unwrap().unwrap();
@@ -299,11 +263,7 @@ async fn the_cache_is_told_in_the_usage() {
     for question in ["first", "second"] {
         let answer: Value = send(&provider, &body(question)).await.json().await.unwrap();
         let usage = &answer["usage"];
-        cached.push(
-            usage["prompt_tokens_details"]["cached_tokens"]
-                .as_u64()
-                .unwrap(),
-        );
+        cached.push(usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap());
         assert!(usage["prompt_tokens"].as_u64().unwrap() > 425);
     }
     assert_eq!(cached[0], 0);
@@ -318,12 +278,7 @@ async fn knobs_limit_and_fail() {
     assert_eq!(long.status(), 400);
     let long: Value = long.json().await.unwrap();
     assert_eq!(long["error"]["code"], "context_length_exceeded");
-    control(
-        &provider,
-        "knobs",
-        json!({"context_tokens": null, "error_rate": 0.5}),
-    )
-    .await;
+    control(&provider, "knobs", json!({"context_tokens": null, "error_rate": 0.5})).await;
     let mut failed = 0;
     for _ in 0..100 {
         failed += u32::from(send(&provider, &ask("hello", false)).await.status() == 500);

@@ -49,10 +49,7 @@ fn create(sim: &Running, subject: &str) -> RequestBuilder {
 
 fn count(state: &Value, subject: &str) -> usize {
     let tickets = state["tickets"].as_array().unwrap();
-    tickets
-        .iter()
-        .filter(|ticket| ticket["subject"] == subject)
-        .count()
+    tickets.iter().filter(|ticket| ticket["subject"] == subject).count()
 }
 
 #[tokio::test]
@@ -70,11 +67,7 @@ async fn a_fault_comes_before_or_after_the_effect() {
         fault["method"] = json!("POST");
         control(&sim, "knobs", json!({"fail_next": [fault]})).await;
         let answer = create(&sim, "doubtful").send().await;
-        assert_eq!(
-            answer.ok().map(|answer| answer.status().as_u16()),
-            status,
-            "{fault}"
-        );
+        assert_eq!(answer.ok().map(|answer| answer.status().as_u16()), status, "{fault}");
         let now = state(&sim).await;
         assert_eq!(count(&now, "doubtful"), created, "{fault}");
         assert_eq!(now["journal"][0]["applied"], created == 1, "{fault}");
@@ -88,8 +81,7 @@ async fn a_held_request_is_carried_out_though_its_client_is_gone() {
     let sim = zendesk().await;
     for apply_first in [true, false] {
         control(&sim, "reset", json!({})).await;
-        let hold =
-            json!({"method": "POST", "path_contains": "/tickets", "apply_first": apply_first});
+        let hold = json!({"method": "POST", "path_contains": "/tickets", "apply_first": apply_first});
         control(&sim, "knobs", json!({"hold": hold})).await;
         let impatient = create(&sim, "held").timeout(Duration::from_millis(100));
         assert!(impatient.send().await.unwrap_err().is_timeout());
@@ -136,18 +128,12 @@ async fn rate_limits_and_faults_fit_the_descriptions() {
         let request = reqwest::Client::new().post(url).bearer_auth(token);
         request.form(&[("channel", "#support"), ("text", "Hi")])
     };
-    let limited = slack_spec
-        .call("/chat.postMessage", post("xoxb-right"))
-        .await;
+    let limited = slack_spec.call("/chat.postMessage", post("xoxb-right")).await;
     assert_eq!(limited.header("retry-after"), "7");
     assert_eq!(limited.body["error"], "ratelimited");
-    let wrong = slack_spec
-        .call("/chat.postMessage", post("xoxb-wrong"))
-        .await;
+    let wrong = slack_spec.call("/chat.postMessage", post("xoxb-wrong")).await;
     assert_eq!(wrong.body["error"], "invalid_auth");
-    let right = slack_spec
-        .call("/chat.postMessage", post("xoxb-right"))
-        .await;
+    let right = slack_spec.call("/chat.postMessage", post("xoxb-right")).await;
     assert_eq!(right.body["ok"], true);
 }
 
@@ -161,10 +147,7 @@ async fn changes_are_numbered() {
     let first = changes(0).await;
     assert_eq!(first["tickets"].as_array().unwrap().len(), 8);
     let version = first["version"].as_u64().unwrap();
-    assert_eq!(
-        changes(version).await,
-        json!({"changed": false, "version": version})
-    );
+    assert_eq!(changes(version).await, json!({"changed": false, "version": version}));
     create(&sim, "new one").send().await.unwrap();
     let second = changes(version).await;
     assert!(second["version"].as_u64().unwrap() > version);

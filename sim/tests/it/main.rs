@@ -3,10 +3,7 @@
 //! The descriptions are found by `COPILOTD_SPECS`, else in `../shared/specs` beside the checkout. Where
 //! they are older than the wire, `overlay.json` adds to them, each addition with its source.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on may end by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may end by panicking")]
 
 mod behaviour;
 mod faults;

@@ -27,11 +27,8 @@ fn post(provider: &Running, path: &str, body: &Value) -> RequestBuilder {
 }
 
 async fn chat(spec: &Spec, provider: &Running, body: Value) -> Answer {
-    spec.call(
-        "/chat/completions",
-        post(provider, "/chat/completions", &body),
-    )
-    .await
+    spec.call("/chat/completions", post(provider, "/chat/completions", &body))
+        .await
 }
 
 fn user(text: &str) -> Value {
@@ -40,18 +37,14 @@ fn user(text: &str) -> Value {
 
 #[tokio::test]
 async fn documented_requests_are_accepted() {
-    let (Some(spec), Some(examples)) = (Spec::openai(), file("openai/documented_examples.json"))
-    else {
+    let (Some(spec), Some(examples)) = (Spec::openai(), file("openai/documented_examples.json")) else {
         return;
     };
     let provider = start().await;
     let mut tried = 0;
     for (path, examples) in [
         ("/chat/completions", &examples["POST /chat/completions"]),
-        (
-            "/embeddings",
-            &json!([examples["POST /embeddings"].clone()]),
-        ),
+        ("/embeddings", &json!([examples["POST /embeddings"].clone()])),
     ] {
         for example in examples.as_array().unwrap() {
             let curl = example["request"]["curl"].as_str().unwrap();
@@ -100,10 +93,7 @@ async fn answers_fit_the_description() {
         let answer = post(&provider, "/embeddings", &body).send().await.unwrap();
         let answer: Value = answer.json().await.unwrap();
         assert_eq!(answer["data"][1]["index"], 1);
-        assert_eq!(
-            answer["data"][0]["embedding"].is_string(),
-            encoding == "base64"
-        );
+        assert_eq!(answer["data"][0]["embedding"].is_string(), encoding == "base64");
         // The description knows only numbers, though it has `encoding_format`.
         if encoding == "float" {
             let schema = "/components/schemas/CreateEmbeddingResponse";
@@ -116,9 +106,7 @@ async fn answers_fit_the_description() {
     };
     spec.call("/models", get("/models")).await;
     spec.call("/models/{model}", get("/models/gpt-4o")).await;
-    let missing = spec
-        .call("/models/{model}", get("/models/no-such-model"))
-        .await;
+    let missing = spec.call("/models/{model}", get("/models/no-such-model")).await;
     assert_eq!(missing.status, 404);
 }
 
@@ -152,17 +140,11 @@ async fn a_stream_is_framed_as_openai_frames_it() {
         {
             let index = usize::try_from(delta["index"].as_u64().unwrap()).unwrap();
             // Only the first delta of a call has its id and name.
-            assert_eq!(
-                delta.get("id").is_some(),
-                delta["function"].get("name").is_some()
-            );
+            assert_eq!(delta.get("id").is_some(), delta["function"].get("name").is_some());
             arguments[index].push_str(delta["function"]["arguments"].as_str().unwrap());
         }
     }
-    assert_eq!(
-        arguments,
-        [r#"{"place": "number 0"}"#, r#"{"place": "number 1"}"#]
-    );
+    assert_eq!(arguments, [r#"{"place": "number 0"}"#, r#"{"place": "number 1"}"#]);
     let last = chunks.last().unwrap();
     assert_eq!(last["choices"][0]["finish_reason"], "tool_calls");
     assert_eq!(last["choices"][0]["delta"], json!({}));
@@ -190,10 +172,7 @@ async fn what_the_description_forbids_is_refused() {
         json!({"model": "m", "messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", "function": {}}]}),
     ] {
         let schema = "/components/schemas/CreateChatCompletionRequest";
-        assert!(
-            !spec.faults(schema, &body).is_empty(),
-            "{body} is described as valid"
-        );
+        assert!(!spec.faults(schema, &body).is_empty(), "{body} is described as valid");
         let answer = chat(&spec, &provider, body.clone()).await;
         assert_eq!(answer.status, 400, "{body} was accepted");
     }
@@ -219,23 +198,11 @@ async fn calls_and_results_must_pair() {
             ],
         ),
         (false, vec![asked.clone(), calls(&["a", "b"]), result("a")]),
-        (
-            false,
-            vec![asked.clone(), calls(&["a"]), asked.clone(), result("a")],
-        ),
-        (
-            false,
-            vec![asked.clone(), calls(&["a"]), result("a"), result("a")],
-        ),
-        (
-            false,
-            vec![asked.clone(), calls(&["a"]), result("a"), result("b")],
-        ),
+        (false, vec![asked.clone(), calls(&["a"]), asked.clone(), result("a")]),
+        (false, vec![asked.clone(), calls(&["a"]), result("a"), result("a")]),
+        (false, vec![asked.clone(), calls(&["a"]), result("a"), result("b")]),
         (false, vec![asked.clone(), result("a")]),
-        (
-            false,
-            vec![asked.clone(), calls(&["a", "a"]), result("a"), result("a")],
-        ),
+        (false, vec![asked.clone(), calls(&["a", "a"]), result("a"), result("a")]),
         (false, vec![asked.clone(), calls(&[])]),
     ] {
         let body = json!({"model": "m", "messages": messages});

@@ -12,16 +12,13 @@ const TOOLS: [&str; 4] = [
 ];
 
 /// Runs a turn to its end; `tool` answers each call. Returns the calls and the final text.
-async fn turn(
-    request: Value,
-    tool: impl Fn(&str, &Value) -> String,
-) -> (Vec<(String, Value)>, String) {
+async fn turn(request: Value, tool: impl Fn(&str, &Value) -> String) -> (Vec<(String, Value)>, String) {
     let provider = start().await;
     let mut body = request;
     body["model"] = json!("m");
-    let described = TOOLS.iter().map(|name| {
-        json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
-    });
+    let described = TOOLS
+        .iter()
+        .map(|name| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}));
     body["tools"] = described.collect();
     let mut calls = Vec::new();
     for _ in 0..8 {
@@ -104,12 +101,7 @@ async fn the_showcase_is_played_through() {
     assert_eq!(calls[0].1, json!({"unread": true}));
     assert_eq!(calls[2].1, json!({"ticket_id": 6}));
     assert_eq!(calls[3].1["channel"], "#support");
-    assert!(
-        calls[3].1["text"]
-            .as_str()
-            .unwrap()
-            .contains("2 unread tickets")
-    );
+    assert!(calls[3].1["text"].as_str().unwrap().contains("2 unread tickets"));
     let report: Value = serde_json::from_str(&text).unwrap();
     assert!(jsonschema::is_valid(&schema, &report), "{report:#}");
     assert_eq!(report["total"], 2);
@@ -119,16 +111,10 @@ async fn the_showcase_is_played_through() {
 #[tokio::test]
 async fn a_rejected_call_is_told_plainly() {
     let request = json!({"messages": [{"role": "user", "content": "Create a ticket about the broken printer"}]});
-    let (calls, text) = turn(request.clone(), |_, _| {
-        "The user rejected this call.".to_owned()
-    })
-    .await;
+    let (calls, text) = turn(request.clone(), |_, _| "The user rejected this call.".to_owned()).await;
     assert_eq!(calls.len(), 1);
     assert!(text.contains("was rejected"), "{text}");
-    let (_, text) = turn(request.clone(), |_, _| {
-        json!({"status": "unknown"}).to_string()
-    })
-    .await;
+    let (_, text) = turn(request.clone(), |_, _| json!({"status": "unknown"}).to_string()).await;
     assert!(text.contains("I cannot tell whether"), "{text}");
     let created = |_: &str, _: &Value| json!({"ticket": {"id": 77, "subject": "x"}}).to_string();
     let (_, text) = turn(request, created).await;

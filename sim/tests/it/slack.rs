@@ -56,22 +56,10 @@ async fn reading_fits_the_description() {
         ("auth.test", vec![], None),
         ("users.list", vec![], None),
         ("users.list", vec![("limit", "2")], None),
-        (
-            "users.list",
-            vec![("cursor", "nonsense")],
-            Some("invalid_cursor"),
-        ),
+        ("users.list", vec![("cursor", "nonsense")], Some("invalid_cursor")),
         ("users.info", vec![("user", "U0SIMADA01")], None),
-        (
-            "users.info",
-            vec![("user", "U0NOBODY01")],
-            Some("user_not_found"),
-        ),
-        (
-            "users.lookupByEmail",
-            vec![("email", "bob@example.com")],
-            None,
-        ),
+        ("users.info", vec![("user", "U0NOBODY01")], Some("user_not_found")),
+        ("users.lookupByEmail", vec![("email", "bob@example.com")], None),
         (
             "users.lookupByEmail",
             vec![("email", "x@example.com")],
@@ -89,21 +77,9 @@ async fn reading_fits_the_description() {
             vec![("channel", "C0NOWHERE01")],
             Some("channel_not_found"),
         ),
-        (
-            "conversations.members",
-            vec![("channel", "C0SUPPORT01")],
-            None,
-        ),
-        (
-            "conversations.history",
-            vec![("channel", "C0SUPPORT01")],
-            None,
-        ),
-        (
-            "conversations.history",
-            vec![("channel", "C0OLDNEWS01")],
-            None,
-        ),
+        ("conversations.members", vec![("channel", "C0SUPPORT01")], None),
+        ("conversations.history", vec![("channel", "C0SUPPORT01")], None),
+        ("conversations.history", vec![("channel", "C0OLDNEWS01")], None),
         (
             "conversations.history",
             vec![("channel", "C0RANDOM001")],
@@ -121,11 +97,7 @@ async fn reading_fits_the_description() {
         ),
     ] {
         let answer = slack.get(method, &arguments).await;
-        assert_eq!(
-            answer.body["error"].as_str(),
-            error,
-            "{method} {arguments:?}"
-        );
+        assert_eq!(answer.body["error"].as_str(), error, "{method} {arguments:?}");
         assert_eq!(answer.status, 200);
     }
 }
@@ -157,9 +129,7 @@ async fn messages_are_posted_changed_and_found_again() {
         )
         .await;
     assert_eq!(history.body["messages"][0]["metadata"], metadata);
-    let without = slack
-        .get("conversations.history", &[("channel", channel)])
-        .await;
+    let without = slack.get("conversations.history", &[("channel", channel)]).await;
     assert!(without.body["messages"][0]["metadata"].is_null());
 
     let reply = json!({"channel": channel, "thread_ts": ts, "text": "And a ninth"});
@@ -169,13 +139,8 @@ async fn messages_are_posted_changed_and_found_again() {
         .await;
     assert_eq!(thread.body["messages"][0]["reply_count"], 1);
     assert_eq!(thread.body["messages"][1]["text"], "And a ninth");
-    let history = slack
-        .get("conversations.history", &[("channel", channel)])
-        .await;
-    assert_eq!(
-        history.body["messages"][0]["ts"], ts,
-        "replies stay in their thread"
-    );
+    let history = slack.get("conversations.history", &[("channel", channel)]).await;
+    assert_eq!(history.body["messages"][0]["ts"], ts, "replies stay in their thread");
 
     slack
         .post(
@@ -187,18 +152,11 @@ async fn messages_are_posted_changed_and_found_again() {
     slack.post("reactions.add", reaction.clone()).await;
     let again = slack.post("reactions.add", reaction).await;
     assert_eq!(again.body["error"], "already_reacted");
-    let history = slack
-        .get("conversations.history", &[("channel", channel)])
-        .await;
+    let history = slack.get("conversations.history", &[("channel", channel)]).await;
     assert_eq!(history.body["messages"][0]["text"], "Nine tickets");
-    slack
-        .post("chat.delete", json!({"channel": channel, "ts": ts}))
-        .await;
+    slack.post("chat.delete", json!({"channel": channel, "ts": ts})).await;
     let gone = slack
-        .post(
-            "chat.update",
-            json!({"channel": channel, "ts": ts, "text": "x"}),
-        )
+        .post("chat.update", json!({"channel": channel, "ts": ts, "text": "x"}))
         .await;
     assert_eq!(gone.body["error"], "message_not_found");
 }
@@ -209,10 +167,7 @@ async fn refusals_are_slacks_own() {
         return;
     };
     for (arguments, error) in [
-        (
-            json!({"channel": "C0NOWHERE01", "text": "a"}),
-            "channel_not_found",
-        ),
+        (json!({"channel": "C0NOWHERE01", "text": "a"}), "channel_not_found"),
         (json!({"channel": "#old-news", "text": "a"}), "is_archived"),
         (json!({"channel": "#random", "text": "a"}), "not_in_channel"),
         (json!({"channel": "#support"}), "no_text"),
@@ -249,32 +204,20 @@ async fn direct_messages_are_opened() {
     let Some(slack) = Slack::start().await else {
         return;
     };
-    let opened = slack
-        .post("conversations.open", json!({"users": "U0SIMBOB01"}))
-        .await;
+    let opened = slack.post("conversations.open", json!({"users": "U0SIMBOB01"})).await;
     let channel = text(&opened.body["channel"]["id"]).to_owned();
     let again = slack
-        .post(
-            "conversations.open",
-            json!({"users": "U0SIMBOB01", "return_im": true}),
-        )
+        .post("conversations.open", json!({"users": "U0SIMBOB01", "return_im": true}))
         .await;
     assert_eq!(again.body["channel"]["id"], channel.as_str());
     assert_eq!(again.body["already_open"], true);
     let posted = slack
-        .post(
-            "chat.postMessage",
-            json!({"channel": "U0SIMBOB01", "text": "Hi"}),
-        )
+        .post("chat.postMessage", json!({"channel": "U0SIMBOB01", "text": "Hi"}))
         .await;
     assert_eq!(posted.body["channel"], channel.as_str());
-    let nobody = slack
-        .post("conversations.open", json!({"users": "U0NOBODY01"}))
-        .await;
+    let nobody = slack.post("conversations.open", json!({"users": "U0NOBODY01"})).await;
     assert_eq!(nobody.body["error"], "user_not_found");
-    slack
-        .get("conversations.list", &[("types", "im,public_channel")])
-        .await;
+    slack.get("conversations.list", &[("types", "im,public_channel")]).await;
 }
 
 #[tokio::test]
@@ -283,10 +226,7 @@ async fn streamed_messages_grow() {
         return;
     };
     let parent = slack
-        .post(
-            "chat.postMessage",
-            json!({"channel": "#support", "text": "Ask me"}),
-        )
+        .post("chat.postMessage", json!({"channel": "#support", "text": "Ask me"}))
         .await;
     let channel = "C0SUPPORT01";
     let thread = text(&parent.body["ts"]);
@@ -296,19 +236,15 @@ async fn streamed_messages_grow() {
     let mut start = start;
     start["recipient_team_id"] = json!("T0SIMULATED");
     start["recipient_user_id"] = json!("U0SIMADA01");
-    slack.spec.check(
-        "/definitions/ChatStartStreamArguments",
-        &start,
-        "the request",
-    );
+    slack
+        .spec
+        .check("/definitions/ChatStartStreamArguments", &start, "the request");
     let started = slack.post("chat.startStream", start).await;
     let ts = text(&started.body["ts"]);
     let append = json!({"channel": channel, "ts": ts, "chunks": [{"type": "markdown_text", "text": "upon "}]});
-    slack.spec.check(
-        "/definitions/ChatAppendStreamArguments",
-        &append,
-        "the request",
-    );
+    slack
+        .spec
+        .check("/definitions/ChatAppendStreamArguments", &append, "the request");
     slack.post("chat.appendStream", append.clone()).await;
     let stop = json!({"channel": channel, "ts": ts, "markdown_text": "a time", "metadata": {"event_type": "e", "event_payload": {}}});
     slack

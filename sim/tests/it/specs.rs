@@ -41,10 +41,7 @@ impl Spec {
     }
 
     pub fn zendesk() -> Option<Self> {
-        Some(Self::new(
-            "zendesk",
-            file("zendesk/zendesk_support.openapi.json")?,
-        ))
+        Some(Self::new("zendesk", file("zendesk/zendesk_support.openapi.json")?))
     }
 
     pub fn slack() -> Option<Self> {
@@ -62,10 +59,7 @@ impl Spec {
     fn new(vendor: &'static str, mut document: Value) -> Self {
         let overlay: Value = serde_json::from_str(OVERLAY).unwrap();
         for addition in overlay[vendor].as_array().unwrap() {
-            assert!(
-                addition["source"].is_string(),
-                "{addition} needs its source"
-            );
+            assert!(addition["source"].is_string(), "{addition} needs its source");
             let at = addition["at"].as_str().unwrap();
             let place = document
                 .pointer_mut(at)
@@ -158,9 +152,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -187,20 +179,11 @@ impl Spec {
             match headers.get(name) {
                 Some(value) => {
                     let text = value.to_str().unwrap();
-                    let place = format!(
-                        "{pointer}/headers/{}",
-                        name.replace('~', "~0").replace('/', "~1")
-                    );
-                    let typed = text
-                        .parse::<i64>()
-                        .map_or_else(|_| json!(text), |n| json!(n));
+                    let place = format!("{pointer}/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+                    let typed = text.parse::<i64>().map_or_else(|_| json!(text), |n| json!(n));
                     let is_text = header["schema"]["type"] == "string";
                     let value = if is_text { json!(text) } else { typed };
-                    self.check(
-                        &format!("{place}/schema"),
-                        &value,
-                        &format!("{what}: header {name}"),
-                    );
+                    self.check(&format!("{place}/schema"), &value, &format!("{what}: header {name}"));
                 }
                 None => assert!(header["required"] != true, "{what} lacks the header {name}"),
             }

@@ -31,9 +31,7 @@ impl Zendesk {
     /// Gets `path`, described as `described` under `/api/v2`.
     async fn get(&self, described: &str, path: &str) -> Answer {
         let described = format!("/api/v2{described}");
-        self.spec
-            .call(&described, self.request(Method::GET, path))
-            .await
+        self.spec.call(&described, self.request(Method::GET, path)).await
     }
 
     async fn create(&self, ticket: Value, key: Option<&str>) -> Answer {
@@ -55,10 +53,7 @@ impl Zendesk {
 
 fn ids(answer: &Answer, list: &str) -> Vec<u64> {
     let items = answer.body[list].as_array().unwrap();
-    items
-        .iter()
-        .map(|item| item["id"].as_u64().unwrap())
-        .collect()
+    items.iter().map(|item| item["id"].as_u64().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -72,28 +67,12 @@ async fn answers_fit_the_description() {
         ("/tickets", "/tickets.json?page[after]=nonsense", 400),
         ("/tickets", "/tickets.json?page=101&per_page=100", 400),
         ("/tickets/count", "/tickets/count.json", 200),
-        (
-            "/tickets/show_many",
-            "/tickets/show_many.json?ids=101,102",
-            200,
-        ),
+        ("/tickets/show_many", "/tickets/show_many.json?ids=101,102", 200),
         ("/tickets/{ticket_id}", "/tickets/101.json", 200),
         ("/tickets/{ticket_id}", "/tickets/999.json", 404),
-        (
-            "/tickets/{ticket_id}/comments",
-            "/tickets/103/comments.json",
-            200,
-        ),
-        (
-            "/tickets/{ticket_id}/comments",
-            "/tickets/999/comments.json",
-            404,
-        ),
-        (
-            "/search",
-            "/search.json?query=type:ticket status<solved",
-            200,
-        ),
+        ("/tickets/{ticket_id}/comments", "/tickets/103/comments.json", 200),
+        ("/tickets/{ticket_id}/comments", "/tickets/999/comments.json", 404),
+        ("/search", "/search.json?query=type:ticket status<solved", 200),
         ("/search", "/search.json", 422),
         ("/search", "/search.json?query=refund&page=11", 422),
         ("/search/count", "/search/count.json?query=refund", 200),
@@ -107,20 +86,12 @@ async fn answers_fit_the_description() {
         ("/users/me", "/users/me.json", 200),
         ("/users/{user_id}", "/users/11.json", 200),
         ("/users/{user_id}", "/users/999.json", 404),
-        (
-            "/users/search",
-            "/users/search.json?query=ada@example.com",
-            200,
-        ),
+        ("/users/search", "/users/search.json?query=ada@example.com", 200),
         ("/users/show_many", "/users/show_many.json?ids=11,12", 200),
         ("/views", "/views.json", 200),
         ("/views/{view_id}", "/views/27.json", 200),
         ("/views/{view_id}/tickets", "/views/27/tickets.json", 200),
-        (
-            "/views/{view_id}/tickets",
-            "/views/27/tickets.json?page[size]=2",
-            200,
-        ),
+        ("/views/{view_id}/tickets", "/views/27/tickets.json?page[size]=2", 200),
         ("/views/{view_id}/execute", "/views/27/execute.json", 200),
         ("/views/{view_id}/execute", "/views/999/execute.json", 404),
         ("/views/{view_id}/count", "/views/27/count.json", 200),
@@ -128,10 +99,7 @@ async fn answers_fit_the_description() {
         let answer = zendesk.get(described, path).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.text);
     }
-    let strangers = reqwest::Client::new().get(format!(
-        "{}/api/v2/tickets.json",
-        zendesk.running.base_url()
-    ));
+    let strangers = reqwest::Client::new().get(format!("{}/api/v2/tickets.json", zendesk.running.base_url()));
     let answer = zendesk.spec.call("/api/v2/tickets", strangers).await;
     assert_eq!(answer.status, 401);
 }
@@ -146,12 +114,8 @@ async fn documented_requests_are_accepted() {
     };
     // The requests for which the description carries examples; its own are few.
     let mut tried = 0;
-    for (path, method) in [
-        ("/api/v2/tickets", "post"),
-        ("/api/v2/tickets/{ticket_id}", "put"),
-    ] {
-        let content =
-            &description["paths"][path][method]["requestBody"]["content"]["application/json"];
+    for (path, method) in [("/api/v2/tickets", "post"), ("/api/v2/tickets/{ticket_id}", "put")] {
+        let content = &description["paths"][path][method]["requestBody"]["content"]["application/json"];
         let named = content["examples"]
             .as_object()
             .into_iter()
@@ -219,21 +183,16 @@ async fn tickets_change_and_stale_changes_are_refused() {
     assert_eq!(ticket["status"], "new");
     let id = ticket["id"].as_u64().unwrap();
     let stamp = ticket["updated_at"].clone();
-    let safe =
-        |stamp: &Value| json!({"safe_update": true, "updated_stamp": stamp, "status": "open"});
+    let safe = |stamp: &Value| json!({"safe_update": true, "updated_stamp": stamp, "status": "open"});
     let updated = zendesk.update(id, safe(&stamp)).await;
     assert_eq!(updated.body["ticket"]["status"], "open");
     let stale = zendesk.update(id, safe(&stamp)).await;
     assert_eq!(stale.status, 409);
-    let said =
-        json!({"comment": {"body": "Try water", "public": true}, "additional_tags": ["water"]});
+    let said = json!({"comment": {"body": "Try water", "public": true}, "additional_tags": ["water"]});
     let commented = zendesk.update(id, said).await;
     assert_eq!(commented.body["ticket"]["tags"], json!(["fire", "water"]));
     let comments = zendesk
-        .get(
-            "/tickets/{ticket_id}/comments",
-            &format!("/tickets/{id}/comments"),
-        )
+        .get("/tickets/{ticket_id}/comments", &format!("/tickets/{id}/comments"))
         .await;
     assert_eq!(comments.body["comments"][1]["body"], "Try water");
     for wrong in [
@@ -243,10 +202,7 @@ async fn tickets_change_and_stale_changes_are_refused() {
     ] {
         assert_eq!(zendesk.update(id, wrong).await.status, 422);
     }
-    assert_eq!(
-        zendesk.create(json!({"subject": "a"}), None).await.status,
-        422
-    );
+    assert_eq!(zendesk.create(json!({"subject": "a"}), None).await.status, 422);
 }
 
 #[tokio::test]
@@ -275,9 +231,7 @@ async fn pages_follow_one_another() {
         while let Some(path) = next {
             let page = zendesk.get(described, &path).await;
             seen.extend(ids(&page, list));
-            let link = page.body["links"]["next"]
-                .as_str()
-                .or(page.body["next_page"].as_str());
+            let link = page.body["links"]["next"].as_str().or(page.body["next_page"].as_str());
             next = link.map(|link| link.strip_prefix(&origin).unwrap().to_owned());
         }
         seen.sort_unstable();
@@ -295,19 +249,13 @@ async fn search_finds() {
         ("type:ticket status>=solved", vec![106]),
         ("type:ticket priority:urgent status<solved", vec![103, 108]),
         ("refund", vec![101]),
-        (
-            "type:ticket requester:bob@example.com -status:solved",
-            vec![102, 108],
-        ),
+        ("type:ticket requester:bob@example.com -status:solved", vec![102, 108]),
         ("type:ticket subject:\"cancel the trial\"", vec![107]),
         ("type:ticket tags:billing", vec![101, 107]),
         ("type:ticket assignee:none status:new", vec![102, 107]),
         ("type:user carol", vec![13]),
     ] {
-        let path = format!(
-            "/search.json?query={}",
-            query.replace(' ', "+").replace('<', "%3C")
-        );
+        let path = format!("/search.json?query={}", query.replace(' ', "+").replace('<', "%3C"));
         let mut results = ids(&zendesk.get("/search", &path).await, "results");
         results.sort_unstable();
         assert_eq!(results, found, "{query}");

@@ -11,8 +11,8 @@ use copilotd_actors::domain::ids::{CallId, TurnId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::turns::view;
 use super::turn_records;
+use super::turns::view;
 use crate::http::auth::{Caller, Scopes};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, invalid};
@@ -55,16 +55,31 @@ pub async fn decide(
         return Err(Problem::new(Code::NotFound));
     }
     let decision = match body.decision {
-        Word::Approve => Decision::Approve { arguments: body.arguments.clone() },
+        Word::Approve => Decision::Approve {
+            arguments: body.arguments.clone(),
+        },
         Word::Reject if body.arguments.is_some() => {
             return Err(invalid("/arguments", "a rejected call takes no arguments"));
         }
         Word::Reject => Decision::Reject,
     };
     let by = caller.user.to_string();
-    let command = Command::Decide { turn, call, decision, reason: body.reason.clone(), by };
-    let asker = Asker { user: caller.user.clone(), admin };
-    match state.directory.ask(&caller.scope, found.conversation, &asker, command).await {
+    let command = Command::Decide {
+        turn,
+        call,
+        decision,
+        reason: body.reason.clone(),
+        by,
+    };
+    let asker = Asker {
+        user: caller.user.clone(),
+        admin,
+    };
+    match state
+        .directory
+        .ask(&caller.scope, found.conversation, &asker, command)
+        .await
+    {
         Ok(_) => {}
         Err(Refusal::Rejected(Rejection::NotWaiting)) => {
             let now = turn_records(&state, &caller, turn, true).await?;
@@ -81,7 +96,12 @@ pub async fn decide(
 /// Whether the call was decided in just this way before.
 fn repeats(records: &[Record], wanted: CallId, body: &Decide) -> bool {
     records.iter().any(|record| match &record.event {
-        Event::ApprovalDecided { call_id, decision, arguments, .. } if *call_id == wanted => {
+        Event::ApprovalDecided {
+            call_id,
+            decision,
+            arguments,
+            ..
+        } if *call_id == wanted => {
             let same = match decision {
                 ApprovalOutcome::Approved => body.decision == Word::Approve,
                 ApprovalOutcome::Rejected => body.decision == Word::Reject,

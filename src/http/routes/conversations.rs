@@ -58,7 +58,12 @@ pub async fn create(
         Some(name) => Some(name.parse().map_err(|_| unknown())?),
         None => None,
     };
-    let policy = state.shared.ports.policies.policy(&caller.scope, copilot.as_ref()).ok_or_else(unknown)?;
+    let policy = state
+        .shared
+        .ports
+        .policies
+        .policy(&caller.scope, copilot.as_ref())
+        .ok_or_else(unknown)?;
     let idempotency = key.with_body(&body);
     let id = id_for(&state, &caller, idempotency.as_ref()).await?;
     let command = Command::Create {
@@ -72,7 +77,12 @@ pub async fn create(
     };
     let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
     let location = [(header::LOCATION, format!("/v1/conversations/{id}"))];
-    Ok((StatusCode::CREATED, location, axum::Json(ConversationView::from(&accepted.header))).into_response())
+    Ok((
+        StatusCode::CREATED,
+        location,
+        axum::Json(ConversationView::from(&accepted.header)),
+    )
+        .into_response())
 }
 
 /// With a key, copies of one request get one id, and the log's fence decides between them. A key that was used more
@@ -82,7 +92,9 @@ async fn id_for(
     caller: &Caller,
     idempotency: Option<&Idempotency>,
 ) -> Result<ConversationId, Problem> {
-    let Some(idempotency) = idempotency else { return Ok(ConversationId::new(state.shared.ports.ids.uuid())) };
+    let Some(idempotency) = idempotency else {
+        return Ok(ConversationId::new(state.shared.ports.ids.uuid()));
+    };
     for round in 0..MAX_ROUNDS {
         let id = ConversationId::derived(caller.scope.tenant(), &caller.user, &idempotency.key, round);
         let header = state.log().header(&caller.scope, id).await?;
@@ -115,13 +127,21 @@ pub async fn list(
         None => None,
     };
     let limit = query.limit.get();
-    let wanted = ListQuery { user: Some(caller.user.clone()), before, limit: limit + 1, ..ListQuery::default() };
+    let wanted = ListQuery {
+        user: Some(caller.user.clone()),
+        before,
+        limit: limit + 1,
+        ..ListQuery::default()
+    };
     let mut headers = state.log().list(&caller.scope, &wanted).await?;
     let more = headers.len() > limit;
     headers.truncate(limit);
     let last = headers.last().filter(|_| more);
     let next_cursor = last.map(|header| page::cursor(&name, &(header.created_at, header.id)));
-    Ok(axum::Json(Page { data: headers.iter().map(ConversationView::from).collect(), next_cursor }))
+    Ok(axum::Json(Page {
+        data: headers.iter().map(ConversationView::from).collect(),
+        next_cursor,
+    }))
 }
 
 /// Returns a conversation.
@@ -142,7 +162,10 @@ pub async fn update(
     Json(body): Json<Update>,
 ) -> Result<axum::Json<ConversationView>, Problem> {
     own_conversation(&state, &caller, id).await?;
-    let command = Command::Update { title: body.title, metadata: body.metadata };
+    let command = Command::Update {
+        title: body.title,
+        metadata: body.metadata,
+    };
     let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
     Ok(axum::Json(ConversationView::from(&accepted.header)))
 }
@@ -154,7 +177,10 @@ pub async fn delete(
     Ids((id,)): Ids<(ConversationId,)>,
 ) -> Result<StatusCode, Problem> {
     own_conversation(&state, &caller, id).await?;
-    let command = Command::Erase { by: caller.user.to_string(), halt: Halt::default() };
+    let command = Command::Erase {
+        by: caller.user.to_string(),
+        halt: Halt::default(),
+    };
     state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -50,7 +50,13 @@ pub async fn of_conversation(
             check(&state, &access, &header, None, position, &tail).await?;
             Reader::new(None, position)
         }
-        None => Reader::new(None, Position { seq: header.last_seq, offset: None }),
+        None => Reader::new(
+            None,
+            Position {
+                seq: header.last_seq,
+                offset: None,
+            },
+        ),
     };
     open(state, access, id, reader, tail)
 }
@@ -71,15 +77,32 @@ pub async fn of_turn(
     let first = found.records.first().map_or(1, |record| record.seq);
     let reader = match position(&headers, &options)? {
         Some(position) => {
-            let ended = |seq: Seq| found.records.iter().any(|record| record.event.is_terminal() && record.seq <= seq);
+            let ended = |seq: Seq| {
+                found
+                    .records
+                    .iter()
+                    .any(|record| record.event.is_terminal() && record.seq <= seq)
+            };
             if position.seq <= header.last_seq && ended(position.seq) {
                 // Tells an EventSource not to come back.
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
             check(&state, &access, &header, Some(turn), position, &tail).await?;
-            Reader::new(Some(turn), Position { seq: position.seq.max(first - 1), ..position })
+            Reader::new(
+                Some(turn),
+                Position {
+                    seq: position.seq.max(first - 1),
+                    ..position
+                },
+            )
         }
-        None => Reader::new(Some(turn), Position { seq: first - 1, offset: None }),
+        None => Reader::new(
+            Some(turn),
+            Position {
+                seq: first - 1,
+                offset: None,
+            },
+        ),
     };
     open(state, access, id, reader, tail)
 }
@@ -92,7 +115,10 @@ fn position(headers: &HeaderMap, options: &Options) -> Result<Option<Position>, 
         (Some(_), Some(_)) => Some("\u{fffd}"),
         (None, _) => options.after.as_deref(),
     };
-    let parse = |text: &str| text.parse().map_err(|error| invalid("", format!("Last-Event-ID: {error}")));
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|error| invalid("", format!("Last-Event-ID: {error}")))
+    };
     text.map(parse).transpose()
 }
 
@@ -109,7 +135,9 @@ async fn check(
     if position.seq > header.last_seq {
         return Err(gone());
     }
-    let Some(offset) = position.offset.filter(|offset| *offset > 0) else { return Ok(()) };
+    let Some(offset) = position.offset.filter(|offset| *offset > 0) else {
+        return Ok(());
+    };
     let mut seen = position.seq;
     loop {
         let page = state.log().read(&access.caller.scope, header.id, seen, PAGE).await?;

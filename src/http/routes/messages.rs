@@ -48,10 +48,16 @@ pub async fn list(
         None => None,
     };
     let limit = query.limit.get();
-    let records = state.log().read_messages(&caller.scope, id, after, query.order, limit + 1).await?;
+    let records = state
+        .log()
+        .read_messages(&caller.scope, id, after, query.order, limit + 1)
+        .await?;
     let more = records.len() > limit;
     let data: Vec<MessageView> = records.iter().take(limit).filter_map(message).collect();
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
-    Ok(axum::Json(Messages { page: Page { data, next_cursor }, last_seq }))
+    Ok(axum::Json(Messages {
+        page: Page { data, next_cursor },
+        last_seq,
+    }))
 }

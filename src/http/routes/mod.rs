@@ -19,13 +19,18 @@ use super::state::AppState;
 
 /// Who asks the actors.
 fn asker(caller: &Caller) -> Asker {
-    Asker { user: caller.user.clone(), admin: false }
+    Asker {
+        user: caller.user.clone(),
+        admin: false,
+    }
 }
 
 /// Finds a conversation of the caller. What belongs to others does not exist.
 async fn own_conversation(state: &AppState, caller: &Caller, id: ConversationId) -> Result<Header, Problem> {
     let header = state.log().header(&caller.scope, id).await?;
-    header.filter(|header| header.user == caller.user && !header.erased).ok_or_else(|| Problem::new(Code::NotFound))
+    header
+        .filter(|header| header.user == caller.user && !header.erased)
+        .ok_or_else(|| Problem::new(Code::NotFound))
 }
 
 /// Finds a turn of the caller, or of anybody in the tenant for those who may act on others' turns.

@@ -27,12 +27,20 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": { state.store: word(store) },
     });
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, axum::Json(body)).into_response()
 }
 
 /// Metrics for Prometheus.
 pub async fn metrics(State(state): State<AppState>) -> Response {
     let text = (state.metrics)();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }

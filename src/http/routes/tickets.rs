@@ -35,5 +35,8 @@ pub async fn create(
     let id: ConversationId = body.conversation_id.parse().map_err(|_| Problem::new(Code::NotFound))?;
     own_conversation(&state, &caller, id).await?;
     let issued = state.auth.tickets.issue(id, &caller, state.clock().now());
-    Ok(axum::Json(Ticket { ticket: issued.ticket, expires_at: issued.open_until }))
+    Ok(axum::Json(Ticket {
+        ticket: issued.ticket,
+        expires_at: issued.open_until,
+    }))
 }

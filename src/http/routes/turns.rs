@@ -69,9 +69,16 @@ pub async fn submit(
         trace: telemetry::traceparent(),
         halt: Halt::default(),
     };
-    let accepted = state.directory.ask(&caller.scope, conversation, &asker(&caller), command).await?;
+    let accepted = state
+        .directory
+        .ask(&caller.scope, conversation, &asker(&caller), command)
+        .await?;
     let turn = accepted.turn.ok_or_else(|| Problem::new(Code::Internal))?;
-    let of_turn: Vec<Record> = accepted.records.into_iter().filter(|record| record.turn == Some(turn)).collect();
+    let of_turn: Vec<Record> = accepted
+        .records
+        .into_iter()
+        .filter(|record| record.turn == Some(turn))
+        .collect();
     let view = match TurnView::fold(conversation, &of_turn, accepted.position) {
         Some(view) => view,
         // The copy of an earlier request: the turn as it is now.
@@ -93,7 +100,8 @@ pub async fn get(
 /// Reads a turn as it is now.
 pub(super) async fn view(state: &AppState, caller: &Caller, turn: TurnId) -> Result<TurnView, Problem> {
     let found = turn_records(state, caller, turn, true).await?;
-    let mut view = TurnView::fold(found.conversation, &found.records, None).ok_or_else(|| Problem::new(Code::Internal))?;
+    let mut view =
+        TurnView::fold(found.conversation, &found.records, None).ok_or_else(|| Problem::new(Code::Internal))?;
     if view.status == "queued" {
         view.queue_position = state.directory.position(&caller.scope, found.conversation, turn).await;
     }
@@ -109,8 +117,15 @@ pub async fn cancel(
     let found = turn_records(&state, &caller, turn, false).await?;
     let ended = found.records.iter().any(|record| record.event.is_terminal());
     if !ended {
-        let command = Command::Cancel { turn, halt: Halt::default() };
-        match state.directory.ask(&caller.scope, found.conversation, &asker(&caller), command).await {
+        let command = Command::Cancel {
+            turn,
+            halt: Halt::default(),
+        };
+        match state
+            .directory
+            .ask(&caller.scope, found.conversation, &asker(&caller), command)
+            .await
+        {
             Ok(_) | Err(Refusal::Rejected(Rejection::Ended)) => {}
             Err(refusal) => return Err(refusal.into()),
         }
@@ -135,8 +150,15 @@ pub async fn feedback(
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
     let found = turn_records(&state, &caller, turn, false).await?;
-    let command =
-        Command::GiveFeedback { turn, rating: body.rating, comment: body.comment, by: caller.user.to_string() };
-    state.directory.ask(&caller.scope, found.conversation, &asker(&caller), command).await?;
+    let command = Command::GiveFeedback {
+        turn,
+        rating: body.rating,
+        comment: body.comment,
+        by: caller.user.to_string(),
+    };
+    state
+        .directory
+        .ask(&caller.scope, found.conversation, &asker(&caller), command)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
