@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 use metrics::{counter, gauge};
 use ractor::rpc::CallResult;
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent};
 use tokio::time::Instant;
 
 use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
@@ -224,6 +224,12 @@ impl Conversations {
         }
         let known = self.live.get(&key).map(|entry| entry.clone());
         let conversation = match known {
+            // It is ending, and word of its end is on its way: the caller, who may have seen it die, waits for that.
+            Some(dying) if dying.get_status() >= ActorStatus::Stopping => {
+                self.live.remove_if(&key, |_, live| live.get_id() == dying.get_id());
+                state.ending.entry(key).or_default().push(reply);
+                return Ok(());
+            }
             Some(conversation) => conversation,
             None => self.spawn(me, state, key).await?,
         };
