@@ -40,6 +40,8 @@ use crate::tenancy::TenantScope;
 const PAGE: usize = 512;
 /// After a call must have settled, this much later the conversation stops waiting for its connector's word.
 const CALL_GRACE: Duration = Duration::from_secs(5);
+/// What was never created is let go after so long: time enough for the request that woke it to arrive.
+const NEVER_CREATED: Duration = Duration::from_secs(1);
 
 /// Address of a conversation.
 pub type ConversationRef = ActorRef<Msg>;
@@ -679,6 +681,9 @@ impl Conversation {
                 break;
             }
         }
+        if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
+            tail.folded(state.core.seq);
+        }
         let open = state.core.book.as_ref().map_or(0, |book| book.turns.len());
         state.counted.of(&state.core);
         if open > 0 {
@@ -701,11 +706,10 @@ impl Conversation {
             return;
         }
         let (me, generation) = (me.clone(), state.generation);
-        // What was never created is asked for by mistake; it is let go at once.
         let time = if state.core.book.is_some() {
             self.shared.bounds.idle
         } else {
-            Duration::ZERO
+            self.shared.bounds.idle.min(NEVER_CREATED)
         };
         state.idle = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(time).await;

@@ -128,6 +128,11 @@ impl Tail {
     /// Publishes committed records and the answer that is open after them, in one step.
     pub fn publish(&self, records: &[Record], live: Option<&Arc<LiveMessage>>) {
         let mut state = lock(&self.state);
+        if records.first().is_some_and(|first| first.seq != state.last_seq + 1) {
+            // Something was committed that was not published here, because its writer died in between.
+            state.ring.clear();
+            state.ring_bytes = 0;
+        }
         for record in records {
             let encoded = Arc::new(Encoded::new(record));
             state.ring_bytes += encoded.bytes();
@@ -139,6 +144,20 @@ impl Tail {
             state.ring_bytes -= dropped;
         }
         state.live = live.cloned();
+        drop(state);
+        self.wake.send_replace(());
+    }
+
+    /// Says that the log has been folded up to `seq` by a new copy of the conversation: what its predecessor committed and
+    /// did not publish is read from the log, and the answer that it was writing is written no further.
+    pub fn folded(&self, seq: Seq) {
+        let mut state = lock(&self.state);
+        if state.last_seq < seq {
+            state.ring.clear();
+            state.ring_bytes = 0;
+            state.last_seq = seq;
+        }
+        state.live = None;
         drop(state);
         self.wake.send_replace(());
     }

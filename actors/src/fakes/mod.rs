@@ -1,3 +1,7 @@
 //! In-memory ports for tests. Never part of the product: the feature `fakes` is off by default.
 
 pub mod log;
+pub mod model;
+pub mod policy;
+pub mod system;
+pub mod world;

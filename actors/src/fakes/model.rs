@@ -1,0 +1,240 @@
+//! A model that follows scripts.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::domain::command::FailureClass;
+use crate::domain::content::Finish;
+use crate::domain::prompt::PromptMessage;
+use crate::domain::usage::Usage;
+use crate::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+
+/// One thing that the model does.
+#[derive(Debug, Clone)]
+pub enum Act {
+    /// Says something.
+    Text(String),
+    /// Waits, in tokio's time.
+    Wait(Duration),
+    /// Asks for a tool.
+    Call(String, Value),
+    /// Reports what it used.
+    Usage(Usage),
+    /// Breaks; before anything else, the stream does not even open.
+    Fail(FailureClass, Option<Duration>),
+    /// Is done.
+    Finish(Finish),
+    /// Says nothing for ever.
+    Stall,
+    /// Panics.
+    Panic,
+}
+
+/// What the model does in one step, in order. A script without [`Act::Finish`] is a cut stream.
+pub type Script = Vec<Act>;
+
+/// An answer in pieces, with a pause before each, and a good end.
+pub fn says(pieces: &[&str], pause: Duration) -> Script {
+    let piece = |text: &&str| [Act::Wait(pause), Act::Text((*text).to_owned())];
+    let mut script: Script = pieces.iter().flat_map(piece).collect();
+    script.push(Act::Finish(Finish::Stop));
+    script
+}
+
+/// A step that asks for tools.
+pub fn calls(calls: &[(&str, Value)]) -> Script {
+    let call = |(name, arguments): &(&str, Value)| Act::Call((*name).to_owned(), arguments.clone());
+    let mut script: Script = calls.iter().map(call).collect();
+    script.push(Act::Finish(Finish::ToolCalls));
+    script
+}
+
+/// The model. Clones share everything, so it outlives a crash of the actors.
+#[derive(Clone, Default)]
+pub struct FakeModel(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    seen: watch::Sender<Seen>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Scripts of a prompt's (or route's) steps.
+    steps: HashMap<String, Vec<Script>>,
+    /// Scripts that are used once, before those.
+    once: HashMap<String, VecDeque<Script>>,
+    requests: Vec<ModelRequest>,
+}
+
+/// What the model has seen so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Calls, refused ones included.
+    pub calls: usize,
+    /// Streams that are open now.
+    pub open: usize,
+    /// Most streams that were open at once.
+    pub peak: usize,
+    /// Streams that were dropped before their end: closed connections.
+    pub dropped: usize,
+}
+
+impl FakeModel {
+    /// Makes a model that answers everything with "ok".
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Scripts the steps of the turn whose prompt contains `prompt`, or of a route of that name. The last one repeats.
+    pub fn on(&self, prompt: &str, steps: &[Script]) {
+        self.state().steps.insert(prompt.to_owned(), steps.to_vec());
+    }
+
+    /// Scripts the next call for this prompt or route alone.
+    pub fn once(&self, prompt: &str, script: Script) {
+        self.state()
+            .once
+            .entry(prompt.to_owned())
+            .or_default()
+            .push_back(script);
+    }
+
+    /// Returns every request so far.
+    pub fn requests(&self) -> Vec<ModelRequest> {
+        self.state().requests.clone()
+    }
+
+    /// Returns what it has seen so far.
+    pub fn seen(&self) -> Seen {
+        *self.0.seen.borrow()
+    }
+
+    /// Waits until it has seen what `enough` asks for.
+    pub async fn wait_for(&self, enough: impl FnMut(&Seen) -> bool) -> Seen {
+        let mut seen = self.0.seen.subscribe();
+        // The sender lives in `self`.
+        seen.wait_for(enough).await.map(|seen| *seen).unwrap_or_default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn script(&self, request: &ModelRequest) -> Script {
+        let last = request
+            .messages
+            .iter()
+            .rposition(|m| matches!(m, PromptMessage::User { .. }));
+        let text = match last.map(|at| &request.messages[at]) {
+            Some(PromptMessage::User { text }) => text.as_str(),
+            _ => "",
+        };
+        let behind = &request.messages[last.map_or(0, |at| at + 1)..];
+        let step = behind
+            .iter()
+            .filter(|m| matches!(m, PromptMessage::Assistant { .. }))
+            .count();
+        let mut state = self.state();
+        state.requests.push(request.clone());
+        let matches = |key: &String| *key == request.route || text.contains(key.as_str());
+        // The longest key is the most precise one.
+        let once = state.once.iter().filter(|(key, left)| matches(key) && !left.is_empty());
+        let once = once.map(|(key, _)| key.clone()).max_by_key(String::len);
+        if let Some(script) = once.and_then(|key| state.once.get_mut(&key)?.pop_front()) {
+            return script;
+        }
+        let steps = state.steps.iter().filter(|(key, _)| matches(key));
+        let steps = steps.max_by_key(|(key, _)| key.len()).map(|(_, steps)| steps);
+        let script = steps.and_then(|steps| steps.get(step).or(steps.last()));
+        script.cloned().unwrap_or_else(|| says(&["ok"], Duration::ZERO))
+    }
+}
+
+/// An open stream; notes whether it was read to its end.
+struct Open {
+    inner: Arc<Inner>,
+    script: VecDeque<Act>,
+    calls: usize,
+    ended: bool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let dropped = usize::from(!self.ended);
+        self.inner.seen.send_modify(|seen| {
+            seen.open -= 1;
+            seen.dropped += dropped;
+        });
+    }
+}
+
+fn error(class: FailureClass, retry_after: Option<Duration>) -> ModelError {
+    ModelError {
+        class,
+        message: format!("failed by the test: {}", class.code()),
+        retry_after,
+    }
+}
+
+impl Open {
+    async fn next(&mut self) -> Option<Result<ModelEvent, ModelError>> {
+        while let Some(act) = self.script.pop_front() {
+            let event = match act {
+                Act::Wait(time) => {
+                    tokio::time::sleep(time).await;
+                    continue;
+                }
+                Act::Stall => std::future::pending().await,
+                Act::Panic => panic!("the test wants the model to panic"),
+                Act::Text(text) => ModelEvent::Text(text),
+                Act::Call(name, arguments) => {
+                    let index = self.calls;
+                    self.calls += 1;
+                    let (name, arguments) = (Some(name), arguments.to_string());
+                    ModelEvent::ToolCall { index, name, arguments }
+                }
+                Act::Usage(usage) => ModelEvent::Usage(usage),
+                Act::Finish(finish) => ModelEvent::Finished(finish),
+                Act::Fail(class, retry_after) => {
+                    self.ended = true;
+                    return Some(Err(error(class, retry_after)));
+                }
+            };
+            return Some(Ok(event));
+        }
+        self.ended = true;
+        None
+    }
+}
+
+#[async_trait]
+impl Model for FakeModel {
+    async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
+        let script: VecDeque<Act> = self.script(&request).into();
+        self.0.seen.send_modify(|seen| {
+            seen.calls += 1;
+            seen.open += 1;
+            seen.peak = seen.peak.max(seen.open);
+        });
+        let mut open = Open {
+            inner: Arc::clone(&self.0),
+            script,
+            calls: 0,
+            ended: false,
+        };
+        if let Some(Act::Fail(class, retry_after)) = open.script.front() {
+            open.ended = true;
+            return Err(error(*class, *retry_after));
+        }
+        let events = futures::stream::unfold(open, |mut open| async move { Some((open.next().await?, open)) });
+        Ok(events.boxed())
+    }
+}

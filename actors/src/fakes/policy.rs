@@ -1,0 +1,103 @@
+//! Copilots that a test puts together.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::domain::guard::{OnMatch, Rule};
+use crate::domain::ids::CopilotName;
+use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
+use crate::domain::schema::{InvalidSchema, Schema};
+use crate::ports::Policies;
+use crate::tenancy::TenantScope;
+
+/// Every tenant has the same copilots; the first one stands in for an omitted name.
+#[derive(Debug, Default)]
+pub struct FixedPolicies(Mutex<Vec<Arc<Policy>>>);
+
+impl FixedPolicies {
+    /// Offers `policy` alone.
+    pub fn of(policy: Policy) -> Self {
+        Self(Mutex::new(vec![Arc::new(policy)]))
+    }
+
+    /// Replaces a copilot of the same name, or adds one: a reload of the configuration.
+    pub fn set(&self, policy: Policy) {
+        let mut policies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match policies.iter_mut().find(|known| known.copilot == policy.copilot) {
+            Some(known) => *known = Arc::new(policy),
+            None => policies.push(Arc::new(policy)),
+        }
+    }
+}
+
+impl Policies for FixedPolicies {
+    fn policy(&self, _: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
+        let policies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match copilot {
+            None => policies.first().cloned(),
+            Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
+        }
+    }
+}
+
+/// A copilot on route `main` with summaries on route `small`, without tools and rules.
+pub fn policy(copilot: CopilotName) -> Policy {
+    Policy {
+        instructions: "You help.".to_owned(),
+        route: "main".to_owned(),
+        model: "fake-1".to_owned(),
+        small_route: "small".to_owned(),
+        memory: crate::domain::policy::MemoryPolicy::for_context(128_000, 128_000),
+        ..Policy::removed(Some(&copilot))
+    }
+}
+
+impl Policy {
+    /// Adds a tool of `system` that takes any object and has `timeout` for a call.
+    ///
+    /// # Errors
+    /// Never in practice: the schema is fixed.
+    pub fn with_tool(
+        mut self,
+        name: &str,
+        system: &str,
+        repeat: Repeat,
+        timeout: Duration,
+    ) -> Result<Self, InvalidSchema> {
+        let tool = ToolDefinition {
+            name: name.to_owned(),
+            description: format!("Does {name}."),
+            system: system.to_owned(),
+            repeat,
+            timeout,
+            parameters: Schema::compile(json!({ "type": "object" }))?,
+        };
+        let tool = ToolPolicy {
+            tool: Arc::new(tool),
+            approval: false,
+            timeout,
+        };
+        self.tools.insert(name.to_owned(), tool);
+        Ok(self)
+    }
+
+    /// Lets each call of `tool` wait for a person.
+    pub fn with_approval(mut self, tool: &str) -> Self {
+        if let Some(tool) = self.tools.get_mut(tool) {
+            tool.approval = true;
+        }
+        self
+    }
+
+    /// Adds a rule on answers.
+    pub fn with_output_rule(mut self, literal: &str, action: OnMatch) -> Self {
+        self.rules.output.push(Rule {
+            name: literal.to_owned(),
+            literal: literal.to_owned(),
+            action,
+        });
+        self
+    }
+}

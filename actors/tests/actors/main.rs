@@ -1,0 +1,7 @@
+//! The actors with fake ports, in paused time.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crashes;
+mod turns;

@@ -1,0 +1,333 @@
+//! The process and its outside world.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use copilotd_actors::connector::Connectors;
+use copilotd_actors::conversation::{Accepted, Asker, Refusal};
+use copilotd_actors::conversations::{Conversations, Directory};
+use copilotd_actors::domain::command::{Command, Decision, Halt, WhenBusy};
+use copilotd_actors::domain::content::Input;
+use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
+use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
+use copilotd_actors::domain::policy::{Policy, Repeat};
+use copilotd_actors::fakes::log::MemoryLog;
+use copilotd_actors::fakes::model::FakeModel;
+use copilotd_actors::fakes::policy::{FixedPolicies, policy};
+use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
+use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
+use copilotd_actors::ports::{EventLog, Ids, Ports};
+use copilotd_actors::reconcile::Reconciler;
+use copilotd_actors::shared::{Bounds, Shared};
+use copilotd_actors::tenancy::TenantScope;
+use ractor::{Actor, ActorCell};
+use tokio::task::JoinHandle;
+
+use super::Viewer;
+
+/// Longest time a test waits for anything, in tokio's time.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// What runs until the next crash.
+struct Process {
+    shared: Arc<Shared>,
+    directory: Directory,
+    task: JoinHandle<()>,
+    others: Vec<ActorCell>,
+}
+
+/// Fakes, and a process that works with them.
+pub struct World {
+    pub log: MemoryLog,
+    pub probe: Arc<Probe>,
+    pub model: FakeModel,
+    pub systems: FakeSystems,
+    pub policies: Arc<FixedPolicies>,
+    pub clock: Arc<PausedClock>,
+    pub ids: Arc<CountingIds>,
+    pub scope: TenantScope,
+    pub bounds: Bounds,
+    next: AtomicU64,
+    process: Option<Process>,
+}
+
+pub use super::probe::Probe;
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(copilot()).await
+    }
+
+    pub async fn with(policy: Policy) -> Self {
+        let bounds = Bounds {
+            reconcile: Duration::from_secs(5),
+            ..Bounds::default()
+        };
+        Self::bounded(policy, bounds).await
+    }
+
+    pub async fn bounded(policy: Policy, bounds: Bounds) -> Self {
+        let log = MemoryLog::new();
+        let mut world = Self {
+            probe: Arc::new(Probe::new(log.clone())),
+            log,
+            model: FakeModel::new(),
+            systems: FakeSystems::default(),
+            policies: Arc::new(FixedPolicies::of(policy)),
+            clock: Arc::default(),
+            ids: Arc::default(),
+            scope: scope("acme"),
+            bounds,
+            next: AtomicU64::new(0),
+            process: None,
+        };
+        world.restart().await;
+        world
+    }
+
+    /// Starts the process; what the log holds as open goes on.
+    pub async fn restart(&mut self) {
+        assert!(self.process.is_none(), "one process at a time");
+        let ports = Ports {
+            log: Arc::clone(&self.probe) as Arc<dyn EventLog>,
+            model: Arc::new(self.model.clone()),
+            systems: Arc::new(self.systems.clone()),
+            policies: Arc::clone(&self.policies) as _,
+            clock: Arc::clone(&self.clock) as _,
+            ids: Arc::clone(&self.ids) as _,
+            traces: Arc::new(NoTraces),
+        };
+        let shared = Shared::new(ports, self.bounds.clone());
+        let (directory, task) = Conversations::start(Arc::clone(&shared)).await.unwrap();
+        let connectors = Connectors {
+            shared: Arc::clone(&shared),
+        };
+        let (connectors, _) = Actor::spawn(None, connectors, ()).await.unwrap();
+        shared.connectors.set(connectors.clone()).unwrap();
+        let reconciler = Reconciler {
+            shared: Arc::clone(&shared),
+            directory: directory.clone(),
+        };
+        let (reconciler, _) = Actor::spawn(None, reconciler, ()).await.unwrap();
+        self.process = Some(Process {
+            shared,
+            directory,
+            task,
+            others: vec![connectors.get_cell(), reconciler.get_cell()],
+        });
+    }
+
+    /// Ends the process where it stands: no handler goes on behind its present await, nothing is flushed.
+    pub async fn crash(&mut self) {
+        let Process {
+            shared,
+            directory,
+            task,
+            others,
+        } = self.process.take().unwrap();
+        directory.kill();
+        others.iter().for_each(|other| other.kill());
+        let _ = task.await;
+        drop((directory, others));
+        let left = Arc::downgrade(&shared);
+        drop(shared);
+        gone(&left).await;
+        self.probe.disarm();
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.process.as_ref().unwrap().shared
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.process.as_ref().unwrap().directory
+    }
+
+    pub fn system(&self, name: &str) -> FakeSystem {
+        self.systems.get(name)
+    }
+
+    pub fn asker(&self) -> Asker {
+        Asker {
+            user: "ada".parse().unwrap(),
+            admin: false,
+        }
+    }
+
+    /// Asks as the user.
+    pub async fn ask(&self, id: ConversationId, command: Command) -> Result<Accepted, Refusal> {
+        self.directory().ask(&self.scope, id, &self.asker(), command).await
+    }
+
+    /// Creates a conversation.
+    pub async fn create(&self) -> ConversationId {
+        let id = ConversationId::new(self.ids.uuid());
+        self.ask(id, self.creation(None)).await.unwrap();
+        id
+    }
+
+    pub fn creation(&self, idempotency: Option<Idempotency>) -> Command {
+        Command::Create {
+            tenant: self.scope.tenant().clone(),
+            user: self.asker().user,
+            copilot: "support".parse().unwrap(),
+            channel: Channel::Api,
+            title: None,
+            metadata: Default::default(),
+            idempotency,
+        }
+    }
+
+    pub fn turn_id(&self) -> TurnId {
+        TurnId::new(self.ids.uuid())
+    }
+
+    /// Submits a prompt that waits its turn.
+    pub async fn submit(&self, id: ConversationId, text: &str) -> TurnId {
+        let turn = self.turn_id();
+        let accepted = self.ask(id, submission(turn, text)).await.unwrap();
+        assert_eq!(accepted.turn, Some(turn));
+        turn
+    }
+
+    pub async fn cancel(&self, id: ConversationId, turn: TurnId) -> Result<Accepted, Refusal> {
+        let halt = Halt::default();
+        self.ask(id, Command::Cancel { turn, halt }).await
+    }
+
+    pub async fn decide(
+        &self,
+        id: ConversationId,
+        turn: TurnId,
+        call: CallId,
+        decision: Decision,
+    ) -> Result<Accepted, Refusal> {
+        let (reason, by) = (None, "ada".to_owned());
+        let command = Command::Decide {
+            turn,
+            call,
+            decision,
+            reason,
+            by,
+        };
+        self.ask(id, command).await
+    }
+
+    pub fn viewer(&self, id: ConversationId, turn: Option<TurnId>, after: &str) -> Viewer {
+        Viewer::new(self, id, turn, after)
+    }
+
+    /// Waits until the log holds a record that `wanted` accepts, and returns it.
+    pub async fn wait_for(&self, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
+        let search = async {
+            let mut n = self.log.commits();
+            loop {
+                if let Some(found) = self.log.records(id).into_iter().find(|record| wanted(record)) {
+                    return found;
+                }
+                n = n.max(self.log.commits() - 1) + 1;
+                self.log.wait_for_commits(n).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, search).await {
+            Ok(found) => found,
+            Err(_) => panic!("never came; the log is {:#?}", self.names(id)),
+        }
+    }
+
+    /// Waits for the turn's end.
+    pub async fn end_of(&self, id: ConversationId, turn: TurnId) -> Event {
+        let end = self.wait_for(id, |r| r.turn == Some(turn) && r.event.is_terminal());
+        end.await.event
+    }
+
+    /// Waits for an event of this name.
+    pub async fn named(&self, id: ConversationId, name: &str) -> Record {
+        self.wait_for(id, |record| record.event.name() == name).await
+    }
+
+    /// Names of all events of a conversation.
+    pub fn names(&self, id: ConversationId) -> Vec<&'static str> {
+        self.log.records(id).iter().map(|record| record.event.name()).collect()
+    }
+
+    /// Lets everything go on until nothing moves for ten seconds of tokio's time: shows that something does not happen.
+    pub async fn settle(&self) {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+
+    /// A number that was not given out before.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Waits until nothing of the old process is left.
+async fn gone(shared: &Weak<Shared>) {
+    for _ in 0..100_000 {
+        if shared.strong_count() == 0 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{} holders of the old process are left", shared.strong_count());
+}
+
+pub fn scope(tenant: &str) -> TenantScope {
+    #[expect(clippy::disallowed_methods, reason = "a test is its own verifier")]
+    TenantScope::from_verified(tenant.parse().unwrap())
+}
+
+pub fn submission(turn: TurnId, text: &str) -> Command {
+    Command::Submit {
+        turn,
+        input: Input::Text(text.to_owned()),
+        metadata: Default::default(),
+        response_schema: None,
+        when_busy: WhenBusy::Enqueue,
+        idempotency: None,
+        trace: None,
+        halt: Halt::default(),
+    }
+}
+
+/// The command with its fields changed.
+pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> Command {
+    let Command::Submit {
+        turn,
+        input,
+        metadata,
+        response_schema,
+        trace,
+        halt,
+        ..
+    } = submission(turn, text)
+    else {
+        unreachable!("a submission is a submission")
+    };
+    let idempotency = key.map(|key| Idempotency {
+        key: key.to_owned(),
+        body_hash: text.to_owned(),
+    });
+    Command::Submit {
+        turn,
+        input,
+        metadata,
+        response_schema,
+        when_busy: how,
+        idempotency,
+        trace,
+        halt,
+    }
+}
+
+/// A copilot without tools.
+pub fn copilot() -> Policy {
+    policy("support".parse().unwrap())
+}
+
+/// Adds a tool that belongs to a system of its own name, with five seconds for a call.
+pub fn tool(policy: Policy, name: &str, repeat: Repeat) -> Policy {
+    policy.with_tool(name, name, repeat, Duration::from_secs(5)).unwrap()
+}
