@@ -222,7 +222,7 @@ impl EventLog for MongoLog {
         append.check(scope)?;
         let begun = Instant::now();
         let key = Key::new(scope, append.conversation);
-        let ticket = self.projector.ticket(key.clone()).await;
+        let ticket = self.projector.ticket(key.clone(), self.append_deadline).await?;
         let outcome = match AppendDocument::new(scope, append, ticket.stamp) {
             Ok(document) => {
                 let deadline = self.append_deadline;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::Seq;
-use copilotd_actors::ports::Append;
+use copilotd_actors::ports::{Append, LogError};
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, doc};
 use tokio::sync::{Notify, watch};
@@ -160,19 +160,23 @@ impl Projector {
         })
     }
 
-    /// Gives an append its stamp. Waits while too much is undone.
-    pub(super) async fn ticket(self: &Arc<Self>, key: Key) -> Ticket {
+    /// Gives an append its stamp. Waits while too much is undone, but not for ever.
+    pub(super) async fn ticket(self: &Arc<Self>, key: Key, longest: Duration) -> Result<Ticket, LogError> {
         let mut done = self.done.subscribe();
-        while self.state().waiting.len() >= MOST_WAITING && done.changed().await.is_ok() {}
+        let room = async { while self.state().waiting.len() >= MOST_WAITING && done.changed().await.is_ok() {} };
+        if tokio::time::timeout(longest, room).await.is_err() {
+            let behind = format!("{MOST_WAITING} headers wait to be written");
+            return Err(LogError::Unavailable(behind));
+        }
         let mut state = self.state();
         let stamp = state.next_stamp;
         state.next_stamp += 1;
         state.open.insert(stamp);
-        Ticket {
+        Ok(Ticket {
             projector: Arc::clone(self),
             key: Some(key),
             stamp,
-        }
+        })
     }
 
     /// Waits until everything that was appended before is projected, but not for ever.
@@ -249,7 +253,7 @@ impl Projector {
                 (key, waiting, outcome)
             })
             .buffer_unordered(AT_ONCE);
-        let mut complete = true;
+        let mut failed = Vec::new();
         while let Some((key, waiting, outcome)) = writes.next().await {
             match outcome {
                 Ok(()) => {
@@ -259,12 +263,15 @@ impl Projector {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, conversation = %key.conversation, "a header is projected again later");
                     self.enqueue(key, waiting.stamps, Change::Fold);
-                    complete = false;
+                    failed.push(error);
                 }
             }
         }
+        if let Some(error) = failed.first() {
+            tracing::warn!(%error, headers = failed.len(), "headers are projected again later");
+        }
+        let complete = failed.is_empty();
         if complete {
             self.done.send_replace(version);
         }

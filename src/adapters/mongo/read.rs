@@ -9,9 +9,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
 use super::collections::Collections;
-use super::documents::{
-    AppendDocument, DueDocument, Key, Projected, channel, key, nanos, number, seq, time, turn_key, uuid,
-};
+use super::documents::{AppendDocument, DueDocument, Key, Projected, channel, key, nanos, seq, time, turn_key, uuid};
 use super::failure::Failure;
 use crate::adapters::text;
 
@@ -41,7 +39,7 @@ pub(super) async fn messages(
             let mut filter = key.filter();
             filter.extend(only);
             if let Some(cursor) = cursor {
-                filter.insert("first_seq", doc! { "$lt": number(cursor)? });
+                filter.insert("first_seq", doc! { "$lt": bound(cursor) });
             }
             let mut page = Vec::new();
             if limit == 0 {
@@ -79,7 +77,7 @@ async fn upwards(
     if limit == 0 {
         return Ok(page);
     }
-    let after_number = number(after)?;
+    let after_number = bound(after);
     let mut filter = key.filter();
     filter.extend(only);
     let mut containing = filter.clone();
@@ -233,6 +231,7 @@ fn decode(append: &AppendDocument) -> Result<Vec<Record>, LogError> {
     append.records.iter().map(|record| text::decode(record)).collect()
 }
 
-fn bound(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
+/// A limit or a number to compare with, as far as BSON can count; no record has one beyond that.
+fn bound(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
 }

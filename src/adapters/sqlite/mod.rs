@@ -295,6 +295,11 @@ impl EventLog for SqliteLog {
                 ));
             }
         }
+        // Last of all: a process that dies before this comes back to it.
+        let tenant = scope.tenant().clone();
+        self.writer
+            .write(move |c| erase::finish(c, &tenant, conversation))
+            .await?;
         Ok(ErasureReceipt {
             stores: vec![
                 ("sqlite.records".to_owned(), records),
