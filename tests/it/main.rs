@@ -1,6 +1,6 @@
 //! Integration tests.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod architecture;
 mod config;
 mod credentials;
 mod model;
