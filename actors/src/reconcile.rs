@@ -33,7 +33,12 @@ impl Reconciler {
             let page = log.pending(cursor.as_ref(), PAGE).await?;
             for pending in &page {
                 match pending.tombstone {
-                    Some(tombstone) => self.clean(pending, tombstone).await?,
+                    Some(tombstone) => {
+                        // One that cannot be cleaned now must not keep the others waiting.
+                        if let Err(error) = self.clean(pending, tombstone).await {
+                            tracing::warn!(%error, conversation = %pending.conversation, "an erased conversation is not clean yet");
+                        }
+                    }
                     None => self.wake(pending).await,
                 }
             }

@@ -100,7 +100,8 @@ impl Encoded {
                 text: text.clone(),
             },
             Event::MessageReset { .. } => Segment::Discarded,
-            event if event.is_terminal() => Segment::Discarded,
+            // Not the end of a turn: the turn may have waited behind the one whose message is open, and a message that is
+            // open is closed by a record of its own.
             _ => Segment::Untouched,
         };
         Self {

@@ -3,5 +3,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admission;
+mod approvals;
+mod compression;
+mod connectors;
 mod crashes;
+mod failures;
+mod stops;
+mod streams;
 mod turns;

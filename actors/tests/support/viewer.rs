@@ -120,7 +120,7 @@ impl Viewer {
     }
 }
 
-fn parse(frame: &str) -> Seen {
+pub fn parse(frame: &str) -> Seen {
     let mut lines = frame.lines();
     let mut line = |prefix: &str| lines.next().unwrap().strip_prefix(prefix).unwrap().to_owned();
     Seen {

@@ -10,7 +10,7 @@ use copilotd_actors::conversations::{Conversations, Directory};
 use copilotd_actors::domain::command::{Command, Decision, Halt, WhenBusy};
 use copilotd_actors::domain::content::Input;
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
-use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
+use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
@@ -220,14 +220,26 @@ impl World {
 
     /// Waits until the log holds a record that `wanted` accepts, and returns it.
     pub async fn wait_for(&self, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
+        self.wait_after(0, id, wanted).await
+    }
+
+    /// The same for records behind `seq` alone.
+    pub async fn wait_after(&self, seq: Seq, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
         let search = async {
-            let mut n = self.log.commits();
+            // Only what is new is looked at: some tests have long logs.
+            let mut seen = seq;
             loop {
-                if let Some(found) = self.log.records(id).into_iter().find(|record| wanted(record)) {
+                let n = self.log.commits();
+                let page = self
+                    .log
+                    .read(&self.scope, id, seen, usize::MAX)
+                    .await
+                    .unwrap_or_default();
+                seen = page.last().map_or(seen, |record| record.seq);
+                if let Some(found) = page.into_iter().find(|record| wanted(record)) {
                     return found;
                 }
-                n = n.max(self.log.commits() - 1) + 1;
-                self.log.wait_for_commits(n).await;
+                self.log.wait_for_commits(n + 1).await;
             }
         };
         match tokio::time::timeout(PATIENCE, search).await {
