@@ -1,3 +1,12 @@
-//! copilotd
+//! copilotd: the self-hosted backend for AI copilots. This crate is the outside world around `copilotd_actors`:
+//! configuration, HTTP, adapters and the command line.
 
 pub mod adapters;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod openapi;
+pub mod scopes;
+pub mod shape;
+pub mod telemetry;

@@ -171,12 +171,14 @@ struct Counted {
     shared: Arc<Shared>,
     tenant: TenantId,
     turns: usize,
+    busy: bool,
 }
 
 impl State {
     fn count(&mut self) {
         let open = self.core.book.as_ref().map_or(0, |book| book.turns.len());
-        self.counted.set(open);
+        let busy = self.core.active().is_some_and(|turn| !turn.only_awaits_approval());
+        self.counted.set(open, busy);
     }
 }
 
@@ -188,15 +190,16 @@ impl Counted {
         Ok(())
     }
 
-    fn set(&mut self, turns: usize) {
+    fn set(&mut self, turns: usize, busy: bool) {
         self.shared.admission.count(&self.tenant, self.turns, turns);
-        self.turns = turns;
+        self.shared.admission.count_busy(self.busy, busy);
+        (self.turns, self.busy) = (turns, busy);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.set(0);
+        self.set(0, false);
     }
 }
 
@@ -840,6 +843,7 @@ impl Actor for Conversation {
             shared: Arc::clone(&self.shared),
             tenant: args.scope.tenant().clone(),
             turns: 0,
+            busy: false,
         };
         Ok(State {
             core: Core::new(args.id),

@@ -91,6 +91,7 @@ impl Shared {
 #[derive(Debug, Default)]
 pub struct Admission {
     all: AtomicUsize,
+    busy: AtomicUsize,
     tenants: DashMap<TenantId, usize>,
 }
 
@@ -139,6 +140,17 @@ impl Admission {
         if none {
             self.tenants.remove_if(tenant, |_, open| *open == 0);
         }
+    }
+
+    /// Turns that are being worked on; those that only wait for a person are not.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Corrects the count of busy turns.
+    pub fn count_busy(&self, before: bool, after: bool) {
+        self.busy
+            .fetch_add(usize::from(after).wrapping_sub(usize::from(before)), Ordering::Relaxed);
     }
 
     /// Open turns of this process.

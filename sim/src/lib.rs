@@ -1,1 +1,52 @@
-//! sim
+//! The outside world on loopback: an OpenAI-compatible provider, a Zendesk and a Slack.
+//!
+//! Each simulator is a small HTTP server with its state in memory and a control plane under
+//! `/_sim/`. They exist so that copilotd can be run, demonstrated and tested without any account,
+//! and so that a test can ask "what happened out there?" after copilotd was killed. What they
+//! accept and answer is checked in `tests/` against the vendors' published descriptions.
+//!
+//! Control plane, on every simulator (JSON):
+//! - `GET /_sim/state`: everything, with counters;
+//! - `GET /_sim/requests`: the last 200 requests with their bodies;
+//! - `POST /_sim/reset`: back to how it was at the start, knobs included;
+//! - `POST /_sim/knobs`: changes the knobs that are named in the body, leaves the others;
+//! - `POST /_sim/release`: lets everything go that a `hold` knob holds;
+//! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls.
+
+mod http;
+mod knobs;
+mod net;
+pub mod openai;
+mod service;
+pub mod slack;
+pub mod zendesk;
+
+use tokio_util::sync::CancellationToken;
+
+/// A simulator serving on loopback until dropped.
+#[derive(Debug)]
+pub struct Running {
+    base_url: String,
+    shutdown: CancellationToken,
+    links: net::Links,
+}
+
+impl Running {
+    /// Returns where it serves, as `http://127.0.0.1:PORT` without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        // A client must see the outage at once, not when its request happens to finish.
+        self.links.cut_all();
+    }
+}
+
+/// Returns what the lock guards, also after a panic elsewhere: a simulator goes on serving.
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,7 +1,16 @@
-//! The ports of the actors, on real stores. Wire and driver types stay inside each adapter.
+//! What the ports of the actors are in the outside world: each module drives one foreign system. Wire and driver types
+//! stay inside their adapter; nothing here imports another.
 
+pub mod genai_span;
+pub mod models;
+pub mod mongo;
+pub mod openai;
 mod patience;
+pub mod slack;
 pub mod sqlite;
+pub mod systems;
 mod text;
+pub mod tools;
+pub mod zendesk;
 
 pub use text::MAX_APPEND_BYTES;

@@ -59,6 +59,7 @@ pub(super) fn messages(records: &[Record]) -> usize {
 }
 
 /// Opens the scope of a tenant whose name a verified request once stored.
+#[expect(clippy::disallowed_methods, reason = "recovery: a verified request once stored it")]
 pub(super) fn stored_scope(tenant: &str) -> Result<TenantScope, LogError> {
     let tenant: TenantId = tenant
         .parse()

@@ -1,4 +1,9 @@
 //! Integration tests.
 
+mod architecture;
+mod config;
+mod credentials;
+mod model;
 mod store;
 mod support;
+mod tools;

@@ -23,6 +23,11 @@ pub struct Record {
     pub event: Event,
 }
 
+/// Reads a value that may be `null`: serde would take that for an absent one, and a tool's `null` is a result.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
 /// Where a conversation is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -208,7 +213,7 @@ pub enum Event {
         tool_calls: Vec<ToolCall>,
         finish: Finish,
         /// The answer as JSON, when the turn asked for a schema.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         structured: Option<Value>,
         step: u32,
         model: String,
@@ -241,7 +246,7 @@ pub enum Event {
     ApprovalDecided {
         call_id: CallId,
         decision: ApprovalOutcome,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         arguments: Option<Value>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
@@ -267,7 +272,7 @@ pub enum Event {
     ToolFinished {
         call_id: CallId,
         status: ToolStatus,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         result: Option<Value>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
@@ -277,7 +282,7 @@ pub enum Event {
     ToolSettled {
         call_id: CallId,
         status: ToolStatus,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         result: Option<Value>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,

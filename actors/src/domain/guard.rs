@@ -181,11 +181,20 @@ mod tests {
     fn run(rules: &[Rule], pieces: &[&str]) -> Result<String, Blocked> {
         let mut window = HoldBack::new(rules);
         let mut out = String::new();
+        let mut whole = |step: Result<String, Blocked>| match step {
+            Ok(released) => {
+                out += &released;
+                Ok(out.clone())
+            }
+            Err(Blocked { rule, released }) => Err(Blocked {
+                rule,
+                released: format!("{out}{released}"),
+            }),
+        };
         for piece in pieces {
-            out += &window.push(piece)?;
+            whole(window.push(piece))?;
         }
-        out += &window.finish()?;
-        Ok(out)
+        whole(window.finish())
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Block {
     pub end_seq: Option<Seq>,
     /// Its messages.
     pub entries: Vec<Arc<Entry>>,
+    /// Arguments that a person changed, of calls without a result as yet.
+    edited: Vec<(CallId, Value)>,
 }
 
 /// One message of the window.
@@ -80,6 +82,8 @@ pub enum Said {
         status: ToolStatus,
         result: Option<Value>,
         error: Option<String>,
+        /// Arguments that a person put in place of the model's, which stand in its own message for ever.
+        edited: Option<Value>,
     },
     /// The validator's words on the answer before it.
     Correction {
@@ -178,6 +182,7 @@ impl Memory {
                     queued_seq,
                     end_seq: None,
                     entries,
+                    edited: Vec::new(),
                 });
             }
             Event::MessageCompleted {
@@ -209,13 +214,32 @@ impl Memory {
                 );
                 self.add(turn, Said::Correction { error: error.clone() });
             }
+            Event::ApprovalDecided {
+                call_id,
+                arguments: Some(arguments),
+                ..
+            } => {
+                let changed = self
+                    .call(turn, *call_id)
+                    .is_some_and(|call| call.arguments != *arguments);
+                if let Some(block) = self.block(turn).filter(|_| changed) {
+                    block.edited.push((*call_id, arguments.clone()));
+                }
+            }
             Event::ToolFinished {
                 call_id,
                 status,
                 result,
                 error,
             } => {
-                let name = self.name_of(turn, *call_id);
+                let name = self
+                    .call(turn, *call_id)
+                    .map(|call| call.name.clone())
+                    .unwrap_or_default();
+                let edited = self.block(turn).and_then(|block| {
+                    let place = block.edited.iter().position(|(call, _)| call == call_id)?;
+                    Some(block.edited.swap_remove(place).1)
+                });
                 let (result, error) = (result.clone(), error.clone());
                 self.add(
                     turn,
@@ -225,6 +249,7 @@ impl Memory {
                         status: *status,
                         result,
                         error,
+                        edited,
                     },
                 );
             }
@@ -271,17 +296,13 @@ impl Memory {
         }
     }
 
-    fn name_of(&mut self, turn: TurnId, call: CallId) -> String {
-        let find = |entry: &Arc<Entry>| match &entry.said {
-            Said::Assistant { calls, .. } => calls
-                .iter()
-                .find(|known| known.id == call)
-                .map(|known| known.name.clone()),
+    /// Finds a call of the running turn.
+    fn call(&self, turn: TurnId, id: CallId) -> Option<&ToolCall> {
+        let block = self.blocks.back().filter(|block| block.turn == turn)?;
+        block.entries.iter().rev().find_map(|entry| match &entry.said {
+            Said::Assistant { calls, .. } => calls.iter().find(|call| call.id == id),
             _ => None,
-        };
-        self.block(turn)
-            .and_then(|block| block.entries.iter().rev().find_map(find))
-            .unwrap_or_default()
+        })
     }
 
     fn end(&mut self, turn: TurnId, seq: Seq, note: &'static str) {

@@ -1,7 +1,7 @@
 //! Makes the provider's message list from the state.
 //!
-//! Invariant: for every history the list satisfies OpenAI's and Anthropic's pairing rules; `tests/prompt_rules.rs` checks
-//! it over random histories.
+//! Invariant: for every history the list satisfies OpenAI's and Anthropic's pairing rules; `tests/domain/prompt_rules.rs`
+//! checks it over random histories.
 
 use std::borrow::Cow;
 
@@ -102,15 +102,15 @@ fn message(said: &Said) -> PromptMessage {
                 .iter()
                 .map(|call| PromptCall {
                     id: call.id,
-                    name: call.name.clone(),
+                    name: tool_name(&call.name).into_owned(),
                     arguments: object(&call.arguments),
                 })
                 .collect();
-            // Providers refuse an assistant's message that is empty.
-            let text = if text.is_empty() && calls.is_empty() {
-                "(no text)".to_owned()
-            } else {
-                text.clone()
+            // Providers refuse an assistant's message that is empty, and a piece of text that is only blanks.
+            let text = match (text.trim().is_empty(), calls.is_empty()) {
+                (true, true) => "(no text)".to_owned(),
+                (true, false) => String::new(),
+                (false, _) => text.clone(),
             };
             PromptMessage::Assistant { text, calls }
         }
@@ -123,6 +123,19 @@ fn object(arguments: &Value) -> Value {
         arguments.clone()
     } else {
         Value::Object(Map::new())
+    }
+}
+
+/// Models make up names of tools; providers take only some characters there, in every later prompt as well.
+fn tool_name(name: &str) -> Cow<'_, str> {
+    const MAX: usize = 64;
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() {
+        Cow::Borrowed("unnamed")
+    } else if name.len() <= MAX && name.chars().all(fits) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(name.chars().take(MAX).map(|c| if fits(c) { c } else { '_' }).collect())
     }
 }
 
@@ -147,8 +160,15 @@ pub fn text_of(said: &Said) -> Option<Cow<'_, str>> {
             status,
             result,
             error,
+            edited,
             ..
-        } => Cow::Owned(tool_text(name, *status, result.as_ref(), error.as_deref())),
+        } => {
+            let text = tool_text(name, *status, result.as_ref(), error.as_deref());
+            Cow::Owned(match edited {
+                Some(edited) => format!("A person changed the arguments of this call to {edited}.\n{text}"),
+                None => text,
+            })
+        }
     })
 }
 
@@ -167,5 +187,6 @@ fn tool_text(name: &str, status: ToolStatus, result: Option<&Value>, error: Opti
         (None, None) => String::new(),
     };
     let body = body.replace("</tool_result", "<\\/tool_result");
+    let name = tool_name(name);
     format!("<tool_result tool=\"{name}\" status=\"{status}\">\n{body}\n</tool_result>")
 }

@@ -115,7 +115,7 @@ mod tests {
         let schema = Schema::compile(json!({
             "type": "object",
             "required": ["a"],
-            "properties": { "b": { "type": "array", "items": { "type": "integer" } } },
+            "properties": { "a": {}, "b": { "type": "array", "items": { "type": "integer" } } },
             "additionalProperties": false
         }))
         .unwrap();

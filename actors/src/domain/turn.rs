@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::command::Step;
 use super::content::{Finish, Input, ToolStatus};
-use super::event::{ApprovalOutcome, Event, GuardAction, Record, RetryMode};
+use super::event::{Event, GuardAction, Record, RetryMode};
 use super::ids::{CallId, Seq, TurnId};
 use super::usage::TotalUsage;
 
@@ -35,7 +35,7 @@ pub struct Turn {
     pub phase: Phase,
     /// From when its time is counted: the last start, decision or end of a wait.
     pub clock_from: Timestamp,
-    /// End of a visible wait.
+    /// End of the visible wait before the present step; may be past.
     pub waiting_until: Option<Timestamp>,
     /// Invalid arguments or answers that the model was asked to repair.
     pub repairs: u32,
@@ -67,6 +67,8 @@ pub struct Call {
     pub arguments: Value,
     /// How far it is.
     pub stage: Stage,
+    /// When it was first written down as called; a vendor's window for its key counts from then.
+    pub called_at: Option<Timestamp>,
 }
 
 /// How far a tool call is.
@@ -177,6 +179,7 @@ impl Turn {
                         name: call.name.clone(),
                         arguments: call.arguments.clone(),
                         stage: Stage::Proposed,
+                        called_at: None,
                     };
                     self.phase = Phase::Acting(tool_calls.iter().map(proposed).collect());
                 }
@@ -196,10 +199,8 @@ impl Turn {
             } => {
                 self.stage(*call_id, Stage::AwaitingApproval(*expires_at));
             }
-            Event::ApprovalDecided {
-                decision: ApprovalOutcome::Approved,
-                ..
-            } => self.clock_from = record.at,
+            // However it was decided, and if by nobody: the time that a person took is not the turn's.
+            Event::ApprovalDecided { .. } => self.clock_from = record.at,
             Event::ToolCalled {
                 call_id,
                 arguments,
@@ -208,6 +209,7 @@ impl Turn {
             } => {
                 if let Some(call) = self.call_mut(*call_id) {
                     call.arguments = arguments.clone();
+                    call.called_at = Some(record.at);
                 }
                 self.stage(
                     *call_id,

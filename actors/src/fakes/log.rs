@@ -135,7 +135,7 @@ impl MemoryLog {
     fn open(&self) -> Result<MutexGuard<'_, Store>, LogError> {
         let store = self.store();
         if store.down {
-            return Err(LogError::Unavailable("switched off by the test".to_owned()));
+            return Err(unavailable("switched off by the test"));
         }
         Ok(store)
     }
@@ -187,6 +187,10 @@ impl Store {
     }
 }
 
+fn unavailable(why: &str) -> LogError {
+    LogError::Unavailable(why.to_owned())
+}
+
 #[async_trait]
 impl EventLog for MemoryLog {
     async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
@@ -196,7 +200,7 @@ impl EventLog for MemoryLog {
             store.attempts += 1;
             let attempt = store.attempts;
             if store.down {
-                return Err(LogError::Unavailable("switched off by the test".to_owned()));
+                return Err(unavailable("switched off by the test"));
             }
             if let Some(reason) = store.refusals.remove(&attempt) {
                 return Err(LogError::Refused(reason));
@@ -209,18 +213,14 @@ impl EventLog for MemoryLog {
         // The sender lives in `self`, so waiting cannot fail before this call is over.
         let _ = self.shared.held.subscribe().wait_for(|held| !held).await;
         if fault == Some(Fault::Before) {
-            return Err(LogError::Unavailable(
-                "failed by the test before it was written".to_owned(),
-            ));
+            return Err(unavailable("failed by the test before it was written"));
         }
         let new = self.open()?.commit(scope, append)?;
         if new {
             self.shared.commits.send_modify(|commits| *commits += 1);
         }
         if fault == Some(Fault::After) {
-            return Err(LogError::Unavailable(
-                "failed by the test after it was written".to_owned(),
-            ));
+            return Err(unavailable("failed by the test after it was written"));
         }
         Ok(())
     }
@@ -343,10 +343,15 @@ impl EventLog for MemoryLog {
             };
             due && after.as_ref().is_none_or(|after| *key > after)
         });
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "recovery: the tenant stands in the log of a verified request"
+        )]
+        let scope = TenantScope::from_verified;
         Ok(pending
             .take(limit)
             .map(|((tenant, conversation), log)| Pending {
-                scope: TenantScope::from_verified(tenant.clone()),
+                scope: scope(tenant.clone()),
                 conversation: *conversation,
                 tombstone: log.tombstone,
                 updated_at: log.header.updated_at,

@@ -125,7 +125,7 @@ fn keep_header(
     header.title = None;
     header.metadata = Metadata::new();
     header.idempotency = None;
-    rows::insert(connection, &header, Some(tombstone), true)?;
+    rows::insert(connection, &header, Some(tombstone), false)?;
     connection
         .prepare_cached("UPDATE appends SET header = ?4 WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
         .execute(params![
@@ -134,6 +134,16 @@ fn keep_header(
             tombstone,
             rows::text(&header)?,
         ])?;
+    Ok(())
+}
+
+/// Notes that nothing of an erased conversation is left but its tombstone.
+pub(super) fn finish(connection: &Connection, tenant: &TenantId, conversation: ConversationId) -> Result<(), Failure> {
+    connection
+        .prepare_cached(
+            "UPDATE conversations SET due = 0 WHERE tenant = ?1 AND conversation = ?2 AND tombstone IS NOT NULL",
+        )?
+        .execute(params![tenant.as_str(), rows::key(conversation)])?;
     Ok(())
 }
 

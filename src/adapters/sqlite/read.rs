@@ -24,7 +24,7 @@ pub(super) fn records(
              (SELECT max(first_seq) FROM appends WHERE tenant = ?1 AND conversation = ?2 AND first_seq <= ?3), 0)
          ORDER BY first_seq",
     )?;
-    let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), after])?;
+    let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), rows::bound(after)])?;
     let mut page = Vec::new();
     while page.len() < limit
         && let Some(row) = rows.next()?
@@ -74,7 +74,6 @@ pub(super) fn messages(
     order: Order,
     limit: usize,
 ) -> Result<Vec<Record>, Failure> {
-    // The largest number SQLite knows stands for "no cursor" from above.
     let (sql, cursor) = match order {
         Order::Asc => (
             "SELECT records FROM appends WHERE tenant = ?1 AND conversation = ?2 AND messages > 0
@@ -86,11 +85,11 @@ pub(super) fn messages(
         Order::Desc => (
             "SELECT records FROM appends WHERE tenant = ?1 AND conversation = ?2 AND messages > 0 AND first_seq < ?3
              ORDER BY first_seq DESC",
-            cursor.unwrap_or(i64::MAX as Seq),
+            cursor.unwrap_or(Seq::MAX),
         ),
     };
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), cursor])?;
+    let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), rows::bound(cursor)])?;
     let mut page = Vec::new();
     while page.len() < limit
         && let Some(row) = rows.next()?

@@ -38,13 +38,27 @@ impl Readers {
         let idle = Arc::clone(&self.idle);
         let answer = tokio::task::spawn_blocking(move || {
             let connection = lock(&idle).pop().ok_or(Failure::Ended)?;
-            let answer = query(&connection);
-            // Back before the permit, and also when the caller has gone away.
-            lock(&idle).push(connection);
-            drop(permit);
-            answer
+            // Goes back before the permit: locals end in reverse order.
+            let _permit = permit;
+            let lent = Lent {
+                connection: Some(connection),
+                idle,
+            };
+            query(lent.connection.as_ref().ok_or(Failure::Ended)?)
         });
         answer.await.map_err(|_| Failure::Ended)?
+    }
+}
+
+/// A connection that goes back whatever happens to its query.
+struct Lent {
+    connection: Option<Connection>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        lock(&self.idle).extend(self.connection.take());
     }
 }
 

@@ -127,6 +127,11 @@ pub(super) fn conversation(key: Uuid) -> ConversationId {
     ConversationId::new(key)
 }
 
+/// A number to compare with, as far as SQLite can count; no record has one beyond that.
+pub(super) fn bound(seq: Seq) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
 /// A time as a number that sorts and loses nothing.
 pub(super) fn nanos(time: Timestamp) -> Result<i64, LogError> {
     i64::try_from(time.as_nanosecond())

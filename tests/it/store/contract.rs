@@ -193,6 +193,7 @@ pub async fn numbers_and_key_order_survive(store: Fixture) {
         response_schema: Some(schema),
         idempotency: None,
         trace: None,
+        next: false,
     };
     talk.write(log, vec![(Some(turn), event)]).await;
     let read = log.read(&talk.scope, talk.id, 1, 1).await.unwrap();

@@ -2,9 +2,15 @@
 
 mod contract;
 mod erasing;
+mod killed;
+mod measure;
 mod memory;
+mod mongo;
+mod mongo_faults;
+mod mongo_lease;
 mod paging;
 mod projections;
+mod random;
 mod sqlite;
 
 use std::any::Any;

@@ -30,7 +30,7 @@ pub async fn a_header_shows_each_append_at_once(store: Fixture) {
         vec![talk.created()],
         vec![queued(a, "x"), started(a)],
         vec![assembled(a)],
-        vec![updated("renamed"), queued(b, "y")],
+        vec![updated("re\0named"), queued(b, "y")],
         vec![answered(a, "z")],
         vec![completed(a), started(b)],
         vec![compressed()],

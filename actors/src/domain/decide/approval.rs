@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Rejection;
 use super::draft::Draft;
-use super::tools::{call_tool, finish_call};
+use super::tools::{MAX_DEPTH, call_tool, finish_call, too_deep};
 use crate::domain::command::Decision;
 use crate::domain::content::ToolStatus;
 use crate::domain::event::{ApprovalOutcome, Event};
@@ -99,6 +99,13 @@ fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {
 }
 
 fn check(draft: &Draft<'_>, tool: &str, arguments: &Value) -> Result<(), Rejection> {
+    if too_deep(arguments) {
+        let (pointer, message) = (
+            "/arguments".to_owned(),
+            format!("nested deeper than {MAX_DEPTH} levels"),
+        );
+        return Err(Rejection::Invalid(vec![Violation { pointer, message }]));
+    }
     let Some(tool) = draft.policy().tools.get(tool) else {
         return Ok(());
     };

@@ -48,12 +48,14 @@ pub(super) fn halt(draft: &mut Draft<'_>, id: TurnId, stopped: &Halt) {
     match &turn.phase {
         Phase::Queued => {}
         Phase::Thinking => {
-            let Some(sealed) = stopped.sealed.as_ref().filter(|sealed| sealed.at == turn.present()) else {
-                return;
-            };
+            let message_id = MessageId::of_step(id, turn.attempt, turn.step);
+            let sealed = stopped.sealed.as_ref().filter(|sealed| sealed.at == turn.present());
             let model = draft.policy().model.clone();
-            if sealed.text.is_empty() {
-                if sealed.usage.total_tokens() > 0 {
+            let Some(sealed) = sealed.filter(|sealed| !sealed.text.is_empty()) else {
+                // Every segment is closed: a reader that waits for this one has to learn that nothing stands in it.
+                let reason = "stopped".to_owned();
+                draft.push(id, Event::MessageReset { message_id, reason });
+                if let Some(sealed) = sealed.filter(|sealed| sealed.usage.total_tokens() > 0) {
                     let class = "cancelled".to_owned();
                     draft.push(
                         id,
@@ -65,11 +67,11 @@ pub(super) fn halt(draft: &mut Draft<'_>, id: TurnId, stopped: &Halt) {
                     );
                 }
                 return;
-            }
+            };
             draft.push(
                 id,
                 Event::MessageCompleted {
-                    message_id: MessageId::of_step(id, turn.attempt, turn.step),
+                    message_id,
                     text: sealed.text.clone(),
                     citations: Vec::new(),
                     tool_calls: Vec::new(),

@@ -172,15 +172,10 @@ impl Conversation {
                 model,
                 usage,
             } => {
-                if self
-                    .memory
-                    .pending
-                    .as_ref()
-                    .or(self.memory.summary.as_ref())
-                    .is_some_and(|s| s.upto_seq >= upto_seq)
-                {
-                    None
-                } else {
+                let known = self.memory.pending.as_ref().or(self.memory.summary.as_ref());
+                let stale = known.is_some_and(|summary| summary.upto_seq >= upto_seq);
+                // Only a whole, ended turn leaves the window: any other number would tear one apart.
+                if !stale && self.memory.blocks.iter().any(|block| block.end_seq == Some(upto_seq)) {
                     draft.push_plain(Event::MemoryCompressed {
                         upto_seq,
                         tokens_before,
@@ -190,8 +185,8 @@ impl Conversation {
                         model,
                         usage,
                     });
-                    None
                 }
+                None
             }
         };
         Ok(Decision {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::draft::Draft;
-use super::tools::propose;
+use super::tools::{MAX_DEPTH, propose, too_deep};
 use crate::domain::command::{FailureClass, ModelFailure, ModelReply, Step};
 use crate::domain::content::{Finish, ToolCall};
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
@@ -13,6 +13,8 @@ use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
 use crate::domain::schema::{Schema, describe};
 use crate::domain::usage::Usage;
 
+/// Why a turn waits visibly.
+pub(super) const RATE_WAIT: &str = "provider_rate_limit";
 /// Waited after a 429 that names no time.
 const DEFAULT_RATE_WAIT: Duration = Duration::from_secs(2);
 
@@ -59,7 +61,7 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
         .map(|(index, (name, arguments))| ToolCall {
             id: CallId::of_step(id, at.attempt, at.step, index),
             name,
-            arguments,
+            arguments: storable(arguments),
         })
         .collect();
     let structured = match schema {
@@ -104,9 +106,21 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
     Some(id)
 }
 
+/// What is nested too deeply is kept as text: it satisfies no tool's schema, and the model is told so.
+fn storable(arguments: Value) -> Value {
+    if too_deep(&arguments) {
+        Value::String(arguments.to_string())
+    } else {
+        arguments
+    }
+}
+
 /// Reads an answer as JSON that satisfies the turn's schema.
 fn parse(schema: &Value, text: &str) -> Result<Value, String> {
     let value: Value = serde_json::from_str(text.trim()).map_err(|error| format!("not JSON: {error}"))?;
+    if too_deep(&value) {
+        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
     let schema = Schema::compile(schema.clone()).map_err(|error| error.to_string())?;
     schema.check(&value).map_err(|violations| describe(&violations))?;
     Ok(value)
@@ -235,7 +249,7 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
         draft.push(
             at.turn,
             Event::TurnWaiting {
-                reason: "provider_rate_limit".into(),
+                reason: RATE_WAIT.into(),
                 until,
             },
         );

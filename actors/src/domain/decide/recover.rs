@@ -1,6 +1,7 @@
 //! Taking up open turns after a death. Recovery writes its claim first; what it then does is what life does.
 
 use super::draft::Draft;
+use super::model::RATE_WAIT;
 use super::tools::{finish_call, may_repeat, settles_at};
 use crate::domain::content::ToolStatus;
 use crate::domain::event::{Event, FailureCode};
@@ -39,6 +40,11 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
                         model,
                     },
                 );
+                // The provider's wish outlives our process.
+                if let Some(until) = turn.waiting_until.filter(|until| *until > draft.env.now) {
+                    let reason = RATE_WAIT.to_owned();
+                    draft.push(turn.id, Event::TurnWaiting { reason, until });
+                }
             }
         }
         Phase::Acting(calls) => {
@@ -65,9 +71,7 @@ fn take_up(draft: &mut Draft<'_>, turn: TurnId, call: &Call) {
         let error = Some("the tool is not configured any more; whether the call took effect is not known".into());
         return finish_call(draft, turn, call.id, ToolStatus::Unknown, None, error);
     };
-    let called_at = settled
-        .saturating_sub(tool.timeout + super::tools::SETTLE_MARGIN)
-        .unwrap_or(now);
+    let called_at = call.called_at.unwrap_or(now);
     let exhausted = retry + 1 >= draft.limits().attempts;
     match may_repeat(tool.tool.repeat, called_at, now) {
         Some(mode) if !exhausted => {

@@ -16,6 +16,22 @@ use crate::domain::turn::Stage;
 /// Beyond a call's own timeout: what the network and the vendor may still do with it.
 pub const SETTLE_MARGIN: Duration = Duration::from_secs(10);
 
+/// Deepest nesting of a value that goes into the log. A parser that reads the log back stops at 128 levels, a record's own
+/// included: a value that is just readable where it comes from would make the whole log unreadable.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// Whether a value is nested deeper than the log allows.
+pub(super) fn too_deep(value: &Value) -> bool {
+    fn within(value: &Value, levels: usize) -> bool {
+        match value {
+            Value::Array(items) => levels > 0 && items.iter().all(|item| within(item, levels - 1)),
+            Value::Object(fields) => levels > 0 && fields.values().all(|field| within(field, levels - 1)),
+            _ => true,
+        }
+    }
+    !within(value, MAX_DEPTH)
+}
+
 /// Whether a call of this tool may have changed something; a tool that is not configured any more may have.
 pub(super) fn changes_something(policy: &Policy, tool: &str) -> bool {
     policy
@@ -173,14 +189,21 @@ pub(super) fn replied(
 fn bounded(result: Option<Value>, error: Option<String>, max: usize) -> (Option<Value>, Option<String>) {
     let result = result.map(|value| {
         let text = value.to_string();
-        if text.len() <= max {
+        if text.len() <= max && !too_deep(&value) {
             return value;
         }
-        let mut end = max;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        serde_json::json!({ "truncated": true, "bytes": text.len(), "beginning": &text[..end] })
+        let truncated =
+            |beginning: &str| serde_json::json!({ "truncated": true, "bytes": text.len(), "beginning": beginning });
+        let mut left = max.saturating_sub(truncated("").to_string().len());
+        let fits = |c: &char| {
+            // JSON inside a JSON string: marks and backslashes are escaped once more.
+            let size = if matches!(c, '"' | '\\') { 2 } else { c.len_utf8() };
+            let fits = size <= left;
+            left = left.saturating_sub(size);
+            fits
+        };
+        let end = text.chars().take_while(fits).map(char::len_utf8).sum();
+        truncated(&text[..end])
     });
     let error = error.map(|text| text.chars().take(max.min(4096)).collect());
     (result, error)

@@ -1,0 +1,281 @@
+//! The words of the scripts: each makes one command from the state it meets.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::command::{
+    Command, Decision, FailureClass, Halt, ModelFailure, ModelReply, Sealed, Step, WhenBusy,
+};
+use copilotd_actors::domain::content::{Finish, Input, Metadata, ToolStatus};
+use copilotd_actors::domain::event::{Channel, Idempotency};
+use copilotd_actors::domain::usage::Usage;
+use serde_json::{Value, json};
+
+use crate::support::{Act, World, turn};
+
+/// What every model step of a script uses.
+pub const USAGE: Usage = Usage {
+    prompt_tokens: 100,
+    completion_tokens: 10,
+    cached_tokens: 0,
+    cost: 5,
+};
+
+pub fn act(make: impl Fn(&World) -> Command + 'static) -> Act {
+    Act::Do(Box::new(make))
+}
+
+pub fn create(idempotency: Option<Idempotency>) -> Command {
+    Command::Create {
+        tenant: "acme".parse().expect("a tenant"),
+        user: "ada".parse().expect("a user"),
+        copilot: "support".parse().expect("a copilot"),
+        channel: Channel::Api,
+        title: None,
+        metadata: Metadata::new(),
+        idempotency,
+    }
+}
+
+pub fn key(key: &str, body: &str) -> Option<Idempotency> {
+    Some(Idempotency {
+        key: key.into(),
+        body_hash: body.into(),
+    })
+}
+
+/// A submission with everything at its default, to be changed by `change`.
+pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static) -> Act {
+    let input = Input::Text(input.to_owned());
+    act(move |world| {
+        let mut command = Command::Submit {
+            turn: turn(n),
+            input: input.clone(),
+            metadata: Metadata::new(),
+            response_schema: None,
+            when_busy: WhenBusy::Enqueue,
+            idempotency: None,
+            trace: None,
+            halt: sealed(world, ""),
+        };
+        change(&mut command);
+        command
+    })
+}
+
+pub fn submit(n: u128) -> Act {
+    submission(n, &format!("question {n}"), |_| {})
+}
+
+pub fn submit_when(n: u128, when: WhenBusy) -> Act {
+    submission(n, &format!("question {n}"), move |command| {
+        if let Command::Submit { when_busy, .. } = command {
+            *when_busy = when;
+        }
+    })
+}
+
+/// Interrupts a turn whose open message had come that far.
+pub fn interrupt(n: u128, text: &'static str) -> Act {
+    act(move |world| Command::Submit {
+        turn: turn(n),
+        input: Input::Text(format!("question {n}")),
+        metadata: Metadata::new(),
+        response_schema: None,
+        when_busy: WhenBusy::Interrupt,
+        idempotency: None,
+        trace: None,
+        halt: sealed(world, text),
+    })
+}
+
+pub fn submit_keyed(n: u128, name: &'static str, body: &'static str) -> Act {
+    submission(n, "hi", move |command| {
+        if let Command::Submit { idempotency, .. } = command {
+            *idempotency = key(name, body);
+        }
+    })
+}
+
+pub fn submit_schema(n: u128, schema: Value) -> Act {
+    submission(n, "hi", move |command| {
+        if let Command::Submit { response_schema, .. } = command {
+            *response_schema = Some(schema.clone());
+        }
+    })
+}
+
+pub fn present(world: &World) -> Step {
+    world.conversation.active().map_or(
+        Step {
+            turn: turn(0),
+            attempt: 0,
+            step: 0,
+        },
+        |turn| turn.present(),
+    )
+}
+
+pub fn sealed(world: &World, text: &str) -> Halt {
+    Halt {
+        sealed: Some(Sealed {
+            at: present(world),
+            text: text.to_owned(),
+            usage: USAGE,
+        }),
+        unsent: Vec::new(),
+    }
+}
+
+/// Cancels turn `n`, whose open message had come that far.
+pub fn cancel(n: u128, text: &'static str) -> Act {
+    act(move |world| Command::Cancel {
+        turn: turn(n),
+        halt: sealed(world, text),
+    })
+}
+
+/// Cancels turn `n`; these calls had not left the house.
+pub fn cancel_unsent(n: u128, unsent: &'static [usize]) -> Act {
+    act(move |world| Command::Cancel {
+        turn: turn(n),
+        halt: Halt {
+            sealed: None,
+            unsent: unsent.iter().map(|index| world.call(*index)).collect(),
+        },
+    })
+}
+
+pub fn erase(text: &'static str) -> Act {
+    act(move |world| Command::Erase {
+        by: "ada".into(),
+        halt: sealed(world, text),
+    })
+}
+
+pub fn expire_turn(n: u128, text: &'static str) -> Act {
+    act(move |world| Command::TurnExpired {
+        turn: turn(n),
+        attempt: present(world).attempt,
+        halt: sealed(world, text),
+    })
+}
+
+pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
+    ModelReply {
+        text: text.to_owned(),
+        finish: if calls.is_empty() {
+            Finish::Stop
+        } else {
+            Finish::ToolCalls
+        },
+        calls,
+        citations: Vec::new(),
+        model: "m".into(),
+        usage: USAGE,
+        first_token_ms: Some(7),
+        guardrails: Vec::new(),
+    }
+}
+
+pub fn says(text: &'static str) -> Act {
+    act(move |world| Command::ModelReplied {
+        at: present(world),
+        reply: reply(text, Vec::new()),
+    })
+}
+
+/// The model asks for these tools with `{}`.
+pub fn asks(tools: &'static [&'static str]) -> Act {
+    let calls: Vec<(&str, Value)> = tools.iter().map(|tool| (*tool, json!({}))).collect();
+    asks_with(calls)
+}
+
+pub fn asks_with(calls: Vec<(&str, Value)>) -> Act {
+    let calls: Vec<(String, Value)> = calls
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    act(move |world| Command::ModelReplied {
+        at: present(world),
+        reply: reply("", calls.clone()),
+    })
+}
+
+pub fn fails(class: FailureClass) -> Act {
+    fails_for(class, None)
+}
+
+pub fn fails_for(class: FailureClass, retry_after: Option<Duration>) -> Act {
+    act(move |world| Command::ModelFailed {
+        at: present(world),
+        failure: ModelFailure {
+            class,
+            message: "tried".into(),
+            model: "m".into(),
+            usage: USAGE,
+            retry_after,
+        },
+    })
+}
+
+pub fn tool(index: usize, status: ToolStatus) -> Act {
+    act(move |world| {
+        let call = world.call(index);
+        let owner = world
+            .log()
+            .filter(|record| {
+                matches!(&record.event, copilotd_actors::domain::event::Event::MessageCompleted { tool_calls, .. }
+                    if tool_calls.iter().any(|known| known.id == call))
+            })
+            .find_map(|record| record.turn);
+        Command::ToolReplied {
+            turn: owner.expect("a call has a turn"),
+            call,
+            status,
+            result: Some(json!({ "ok": true })),
+            error: None,
+        }
+    })
+}
+
+pub fn done(index: usize) -> Act {
+    tool(index, ToolStatus::Succeeded)
+}
+
+fn decide(n: u128, index: usize, decision: Decision) -> Act {
+    act(move |world| Command::Decide {
+        turn: turn(n),
+        call: world.call(index),
+        decision: decision.clone(),
+        reason: None,
+        by: "bob".into(),
+    })
+}
+
+pub fn approve(n: u128, index: usize) -> Act {
+    decide(n, index, Decision::Approve { arguments: None })
+}
+
+pub fn approve_edited(n: u128, index: usize, arguments: Value) -> Act {
+    let arguments = Some(arguments);
+    decide(n, index, Decision::Approve { arguments })
+}
+
+pub fn refuse(n: u128, index: usize) -> Act {
+    decide(n, index, Decision::Reject)
+}
+
+pub fn expire_approval(n: u128, index: usize) -> Act {
+    act(move |world| Command::ApprovalExpired {
+        turn: turn(n),
+        call: world.call(index),
+    })
+}
+
+pub fn recover() -> Act {
+    act(|_| Command::Recover)
+}
+
+pub fn wait(seconds: u64) -> Act {
+    Act::Pass(Duration::from_secs(seconds))
+}

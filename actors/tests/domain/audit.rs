@@ -1,0 +1,102 @@
+//! What has to hold for every log, whatever led to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use copilotd_actors::domain::conversation::Conversation;
+use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::ids::{CallId, MessageId, TurnId};
+use copilotd_actors::domain::turn::Phase;
+
+use crate::support::conversation_id;
+
+#[derive(Default)]
+struct Seen {
+    queued: BTreeSet<TurnId>,
+    ended: BTreeSet<TurnId>,
+    open_calls: BTreeMap<CallId, TurnId>,
+    finished: BTreeSet<CallId>,
+    unknown: BTreeSet<CallId>,
+    closed: BTreeSet<MessageId>,
+}
+
+/// Panics at the first append that breaks a rule of the log.
+pub fn audit(appends: &[Vec<Record>]) {
+    let mut seen = Seen::default();
+    let mut conversation = Conversation::new(conversation_id());
+    let mut seq = 0;
+    for append in appends {
+        let open = step_under_way(&conversation);
+        for record in append {
+            seq += 1;
+            assert_eq!(record.seq, seq);
+            look(&mut seen, record);
+            conversation.apply(record);
+        }
+        // A model step that was under way is closed exactly once when it is left.
+        if let Some(message) = open
+            && step_under_way(&conversation) != Some(message)
+        {
+            assert!(seen.closed.contains(&message), "an open message was left: {append:#?}");
+        }
+        let idle = conversation
+            .book
+            .iter()
+            .any(|book| book.turns.front().is_some_and(|turn| turn.phase == Phase::Queued));
+        assert!(!idle, "a turn waits for nothing: {append:#?}");
+    }
+}
+
+/// The message that is being written between two appends.
+fn step_under_way(conversation: &Conversation) -> Option<MessageId> {
+    let turn = conversation.active().filter(|turn| turn.phase == Phase::Thinking)?;
+    Some(MessageId::of_step(turn.id, turn.attempt, turn.step))
+}
+
+fn look(seen: &mut Seen, record: &Record) {
+    if let Some(turn) = record.turn {
+        match &record.event {
+            Event::TurnQueued { .. } => assert!(seen.queued.insert(turn), "queued twice"),
+            Event::FeedbackGiven { .. } | Event::ToolSettled { .. } => {}
+            event => {
+                assert!(seen.queued.contains(&turn), "not queued: {event:?}");
+                assert!(!seen.ended.contains(&turn), "after its end: {event:?}");
+            }
+        }
+        if record.event.is_terminal() {
+            seen.ended.insert(turn);
+            assert!(
+                !seen.open_calls.values().any(|owner| *owner == turn),
+                "ended with open calls"
+            );
+        }
+    }
+    match &record.event {
+        Event::MessageCompleted {
+            message_id, tool_calls, ..
+        } => {
+            assert!(seen.closed.insert(*message_id), "a message was closed twice");
+            for call in tool_calls {
+                let turn = record.turn.expect("a message has a turn");
+                assert!(seen.open_calls.insert(call.id, turn).is_none(), "one id for two calls");
+                assert!(!seen.finished.contains(&call.id), "one id for two calls");
+            }
+        }
+        Event::MessageReset { message_id, .. } => {
+            assert!(seen.closed.insert(*message_id), "a message was closed twice");
+        }
+        Event::ToolCalled { call_id, .. } | Event::ApprovalRequested { call_id, .. } => {
+            assert!(seen.open_calls.contains_key(call_id), "nobody asked for this call");
+        }
+        Event::ToolFinished { call_id, status, .. } => {
+            assert!(seen.open_calls.remove(call_id).is_some(), "a result without a call");
+            assert!(seen.finished.insert(*call_id), "two results of one call");
+            if *status == copilotd_actors::domain::content::ToolStatus::Unknown {
+                seen.unknown.insert(*call_id);
+            }
+        }
+        Event::ToolSettled { call_id, .. } => {
+            assert!(seen.unknown.remove(call_id), "settled twice, or without need");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,103 @@
+//! What is due, read off the state.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::command::{Command, FailureClass};
+use copilotd_actors::domain::effects::{Effect, open_effects};
+use jiff::Timestamp;
+
+use crate::acts::*;
+use crate::support::{Act, World, policy};
+
+/// Plays a script and says what is due then; times are seconds since its beginning.
+#[track_caller]
+fn due(script: Vec<Act>, then: &str) {
+    let mut world = World::new(policy());
+    let start = world.now;
+    for act in &script {
+        world.play(act);
+    }
+    let since = |at: Timestamp| at.duration_since(start).as_secs();
+    let lines: Vec<String> = open_effects(&world.conversation, &world.policy)
+        .into_iter()
+        .map(|effect| match effect {
+            Effect::CallModel { at, not_before: None } => format!("model {}/{}", at.attempt, at.step),
+            Effect::CallModel {
+                at,
+                not_before: Some(then),
+            } => format!("model {}/{} from {}", at.attempt, at.step, since(then)),
+            Effect::CallTool { retry, settles_at, .. } => format!("tool retry {retry} settles {}", since(settles_at)),
+            Effect::ExpireApproval { at, .. } => format!("approval until {}", since(at)),
+            Effect::ExpireTurn { attempt, at, .. } => format!("turn {attempt} until {}", since(at)),
+        })
+        .collect();
+    assert_eq!(lines.join(", "), then);
+}
+
+#[test]
+fn what_is_due_follows_the_state() {
+    due(vec![], "");
+    due(vec![submit(1), submit(2)], "model 1/1, turn 1 until 600");
+    due(vec![submit(1), says("a")], "");
+    due(vec![submit(1), cancel(1, "")], "");
+    due(vec![submit(1), submit(2), erase("")], "");
+    due(
+        vec![submit(1), wait(5), asks(&["read"])],
+        "tool retry 0 settles 45, turn 1 until 600",
+    );
+    due(vec![submit(1), asks(&["read"]), done(0)], "model 1/2, turn 1 until 600");
+    due(
+        vec![submit(1), wait(5), fails(FailureClass::Cut)],
+        "model 2/1, turn 2 until 605",
+    );
+    due(
+        vec![submit(1), asks(&["look_up"]), wait(5), Act::Crash, recover()],
+        "tool retry 1 settles 80, turn 1 until 600",
+    );
+}
+
+#[test]
+fn a_turns_clock_stands_still_while_only_people_can_move_it_on() {
+    due(vec![submit(1), asks(&["ask"])], "approval until 3600");
+    due(
+        vec![submit(1), asks(&["ask", "read"])],
+        "approval until 3600, tool retry 0 settles 40, turn 1 until 600",
+    );
+    due(vec![submit(1), asks(&["ask", "read"]), done(1)], "approval until 3600");
+    due(
+        vec![submit(1), asks(&["ask", "ask"]), wait(1000), refuse(1, 0)],
+        "approval until 3600",
+    );
+    due(
+        vec![submit(1), asks(&["ask"]), wait(1000), approve(1, 0)],
+        "tool retry 0 settles 1040, turn 1 until 1600",
+    );
+    due(
+        vec![submit(1), asks(&["ask"]), wait(1000), refuse(1, 0)],
+        "model 1/2, turn 1 until 1600",
+    );
+}
+
+#[test]
+fn a_wait_holds_one_model_step_back() {
+    let limited = || fails_for(FailureClass::Rate, Some(Duration::from_secs(30)));
+    let assembled = || {
+        act(|world| Command::ContextAssembled {
+            at: present(world),
+            prompt_tokens: 1,
+            summary_upto_seq: None,
+        })
+    };
+    let waiting = "model 2/1 from 30, turn 2 until 630";
+    due(vec![submit(1), limited()], waiting);
+    // The effect that is under way stays the same, or it would be stopped and started again.
+    due(vec![submit(1), limited(), wait(31), assembled()], waiting);
+    due(
+        vec![submit(1), limited(), wait(31), fails(FailureClass::Cut)],
+        "model 3/1, turn 3 until 631",
+    );
+    due(
+        vec![submit(1), limited(), wait(31), asks(&["read"]), done(0)],
+        "model 2/2, turn 2 until 630",
+    );
+}

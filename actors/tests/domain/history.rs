@@ -1,0 +1,381 @@
+//! Random histories: what may happen to a conversation, in any order.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::command::{Command, Decision, FailureClass, Halt, ModelFailure, WhenBusy};
+use copilotd_actors::domain::compression;
+use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
+use copilotd_actors::domain::effects::{Effect, open_effects};
+use copilotd_actors::domain::event::CompressionMethod;
+use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::domain::usage::Usage;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::acts::{USAGE, key, present, reply, sealed};
+use crate::support::{World, policy, turn};
+
+/// What happens next. Numbers choose among what is there, so that most steps mean something.
+#[derive(Debug, Clone)]
+pub enum Step {
+    Submit { when: u8, kind: u8 },
+    Say(u8),
+    Ask(Vec<u8>),
+    Fail(u8),
+    Block,
+    Assembled,
+    Report { call: u8, status: u8 },
+    Decide { call: u8, kind: u8 },
+    Expire { call: u8 },
+    ExpireTurn,
+    Cancel { turn: u8, halt: u8 },
+    Crash,
+    Compress(u8),
+    Again(u16),
+    Pass(u16),
+    Rest(u8),
+}
+
+/// Any step, the more telling ones more often.
+pub fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (any::<u8>(), any::<u8>()).prop_map(|(when, kind)| Step::Submit { when, kind }),
+        5 => any::<u8>().prop_map(Step::Say),
+        8 => prop::collection::vec(any::<u8>(), 1..4).prop_map(Step::Ask),
+        2 => any::<u8>().prop_map(Step::Fail),
+        1 => Just(Step::Block),
+        1 => Just(Step::Assembled),
+        6 => (any::<u8>(), any::<u8>()).prop_map(|(call, status)| Step::Report { call, status }),
+        5 => (any::<u8>(), any::<u8>()).prop_map(|(call, kind)| Step::Decide { call, kind }),
+        1 => any::<u8>().prop_map(|call| Step::Expire { call }),
+        1 => Just(Step::ExpireTurn),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(turn, halt)| Step::Cancel { turn, halt }),
+        2 => Just(Step::Crash),
+        3 => any::<u8>().prop_map(Step::Compress),
+        2 => any::<u16>().prop_map(Step::Again),
+        2 => any::<u16>().prop_map(Step::Pass),
+        1 => any::<u8>().prop_map(Step::Rest),
+    ]
+}
+
+const TEXTS: [&str; 6] = [
+    "",
+    " \n",
+    "{\"n\": 1}",
+    "a longer answer with some words in it",
+    "x",
+    "</tool_result> é",
+];
+const TOOLS: [&str; 8] = ["read", "keyed", "look_up", "never", "ask", "ask", "no such tool!", ""];
+const STATUS: [ToolStatus; 5] = [
+    ToolStatus::Succeeded,
+    ToolStatus::Failed,
+    ToolStatus::Unknown,
+    ToolStatus::Cancelled,
+    ToolStatus::Rejected,
+];
+const CLASSES: [FailureClass; 6] = [
+    FailureClass::Rate,
+    FailureClass::Cut,
+    FailureClass::Network,
+    FailureClass::Key,
+    FailureClass::ContextLength,
+    FailureClass::Silence,
+];
+
+fn pick<T: Clone>(from: &[T], by: u8) -> T {
+    from[usize::from(by) % from.len()].clone()
+}
+
+fn arguments(by: u8) -> Value {
+    match by / 8 {
+        0 => json!({ "n": "x" }),
+        1 => json!("not JSON"),
+        2 => json!(null),
+        3 => json!([0.1]),
+        other => json!({ "n": other }),
+    }
+}
+
+/// A random history and the commands it consists of.
+pub struct History {
+    pub world: World,
+    commands: Vec<Command>,
+    turns: u128,
+}
+
+impl History {
+    pub fn new() -> Self {
+        Self {
+            world: World::new(policy()),
+            commands: Vec::new(),
+            turns: 0,
+        }
+    }
+
+    /// Lets one thing happen; what is refused is refused.
+    pub fn play(&mut self, step: &Step) {
+        let world = &mut self.world;
+        let command = match step {
+            Step::Pass(seconds) => {
+                world.now += Duration::from_secs(u64::from(*seconds % 5000));
+                return;
+            }
+            Step::Crash => {
+                world.crash();
+                Command::Recover
+            }
+            Step::Again(which) => {
+                let Some(old) = self
+                    .commands
+                    .len()
+                    .checked_sub(1)
+                    .map(|last| usize::from(*which) % (last + 1))
+                else {
+                    return;
+                };
+                self.commands[old].clone()
+            }
+            Step::Submit { when, kind } => {
+                self.turns += 1;
+                submission(world, self.turns, *when, *kind)
+            }
+            Step::Compress(how) => match compress(world, *how) {
+                Some(command) => command,
+                None => return,
+            },
+            other => report(world, other, self.turns),
+        };
+        // A second copy of a prompt without a key is another prompt, and would bear another id.
+        let unkeyed = matches!(&command, Command::Submit { idempotency: None, .. });
+        if !unkeyed && !matches!(command, Command::Recover) {
+            self.commands.push(command.clone());
+        }
+        let _ = world.run(command);
+    }
+
+    /// Does what is due until nothing is.
+    pub fn finish(&mut self) {
+        for _ in 0..400 {
+            let world = &mut self.world;
+            let Some(effect) = open_effects(&world.conversation, &world.policy).first().copied() else {
+                return;
+            };
+            let command = match effect {
+                Effect::CallModel { at, .. } => Command::ModelReplied {
+                    at,
+                    reply: reply("{\"n\": 2}", Vec::new()),
+                },
+                Effect::CallTool { turn, call, .. } => Command::ToolReplied {
+                    turn,
+                    call,
+                    status: ToolStatus::Succeeded,
+                    result: None,
+                    error: None,
+                },
+                Effect::ExpireApproval { turn, call, at } => {
+                    world.now = world.now.max(at);
+                    Command::ApprovalExpired { turn, call }
+                }
+                Effect::ExpireTurn { .. } => panic!("a turn has nothing to do but to expire"),
+            };
+            let decision = world.run(command).expect("a due report is taken");
+            assert!(
+                !decision.records.is_empty(),
+                "a due report changes something: {effect:?}"
+            );
+        }
+        panic!("the turns do not end: {:?}", self.world.conversation.book);
+    }
+}
+
+fn submission(world: &World, n: u128, when: u8, kind: u8) -> Command {
+    let input = match kind % 16 {
+        0 => "tell me the secret".to_owned(),
+        1 => "w ".repeat(90),
+        _ => format!("question {n}"),
+    };
+    let keys = [None, None, key("a", "1"), key("b", "1"), key("a", "2")];
+    Command::Submit {
+        turn: turn(n),
+        input: Input::Text(input),
+        metadata: Metadata::new(),
+        response_schema: (kind.is_multiple_of(5)).then(|| json!({ "type": "object", "required": ["n"] })),
+        when_busy: pick(
+            &[
+                WhenBusy::Enqueue,
+                WhenBusy::Enqueue,
+                WhenBusy::Interrupt,
+                WhenBusy::Reject,
+            ],
+            when,
+        ),
+        idempotency: pick(&keys, kind / 8),
+        trace: None,
+        halt: halt(world, when / 4),
+    }
+}
+
+fn halt(world: &World, by: u8) -> Halt {
+    let mut halt = match by % 4 {
+        0 => Halt::default(),
+        1 => sealed(world, ""),
+        _ => sealed(world, "so far"),
+    };
+    if by % 8 > 3 {
+        halt.unsent = calls(world);
+    }
+    if by % 16 > 12
+        && let Some(sealed) = &mut halt.sealed
+    {
+        sealed.at.attempt += 1;
+    }
+    halt
+}
+
+fn calls(world: &World) -> Vec<CallId> {
+    world
+        .conversation
+        .active()
+        .map_or(Vec::new(), |turn| turn.calls().iter().map(|call| call.id).collect())
+}
+
+fn compress(world: &World, how: u8) -> Option<Command> {
+    let compressed = |upto_seq, before, summary: String, method| Command::Compressed {
+        upto_seq,
+        tokens_before: before,
+        tokens_after: 1,
+        summary,
+        method,
+        model: "s".into(),
+        usage: Usage::default(),
+    };
+    if how.is_multiple_of(4) {
+        // A report about something that is no longer, or never was.
+        let upto = u64::from(how) % (world.conversation.seq + 2);
+        return Some(compressed(upto, 1, "wrong".into(), CompressionMethod::Summarised));
+    }
+    let plan = compression::plan(&world.conversation.memory, &world.policy.memory)?;
+    let (summary, method) = if how.is_multiple_of(2) {
+        let summary = compression::truncated(&plan, &world.policy.memory);
+        (summary, CompressionMethod::Truncated)
+    } else {
+        ("they talked".to_owned(), CompressionMethod::Summarised)
+    };
+    Some(compressed(plan.upto_seq, plan.tokens_before, summary, method))
+}
+
+fn report(world: &World, step: &Step, turns: u128) -> Command {
+    let at = present(world);
+    let open = calls(world);
+    // A call that is open, or one that ended as unknown and may still report.
+    let unsettled = world.conversation.book.iter().flat_map(|book| &book.unsettled);
+    let known: Vec<_> = open
+        .iter()
+        .map(|call| (at.turn, *call))
+        .chain(unsettled.copied())
+        .collect();
+    let call = |by: u8| match known.len() {
+        0 => (at.turn, CallId::of_step(at.turn, 1, 1, 0)),
+        _ => pick(&known, by),
+    };
+    match step {
+        Step::Say(by) => Command::ModelReplied {
+            at,
+            reply: reply(pick(&TEXTS, *by), Vec::new()),
+        },
+        Step::Ask(tools) => {
+            let calls = tools
+                .iter()
+                .map(|by| (pick(&TOOLS, *by).to_owned(), arguments(*by)))
+                .collect();
+            Command::ModelReplied {
+                at,
+                reply: reply(pick(&TEXTS, tools[0]), calls),
+            }
+        }
+        Step::Fail(by) => Command::ModelFailed {
+            at,
+            failure: ModelFailure {
+                class: pick(&CLASSES, *by),
+                message: String::new(),
+                model: "m".into(),
+                usage: USAGE,
+                retry_after: (by.is_multiple_of(3)).then(|| Duration::from_secs(u64::from(*by) * 3)),
+            },
+        },
+        Step::Assembled => Command::ContextAssembled {
+            at,
+            prompt_tokens: 1,
+            summary_upto_seq: None,
+        },
+        Step::Report { call: by, status } => Command::ToolReplied {
+            turn: call(*by).0,
+            call: call(*by).1,
+            status: pick(&STATUS, *status),
+            result: pick(
+                &[
+                    None,
+                    Some(json!(null)),
+                    Some(json!({ "a": 0.1 })),
+                    Some(json!("y".repeat(900))),
+                ],
+                *status,
+            ),
+            error: (status % 2 == 0).then(|| "why".to_owned()),
+        },
+        Step::Decide { call: by, kind } => Command::Decide {
+            turn: at.turn,
+            call: call(*by).1,
+            decision: match kind % 4 {
+                0 => Decision::Reject,
+                1 => Decision::Approve {
+                    arguments: Some(json!({ "n": 3 })),
+                },
+                2 => Decision::Approve {
+                    arguments: Some(json!({ "no": 3 })),
+                },
+                _ => Decision::Approve { arguments: None },
+            },
+            reason: None,
+            by: "bob".into(),
+        },
+        Step::Expire { call: by } => Command::ApprovalExpired {
+            turn: at.turn,
+            call: call(*by).1,
+        },
+        Step::ExpireTurn => Command::TurnExpired {
+            turn: at.turn,
+            attempt: at.attempt,
+            halt: sealed(world, "so far"),
+        },
+        Step::Cancel { turn: which, halt: by } => Command::Cancel {
+            turn: if which % 2 == 0 {
+                at.turn
+            } else {
+                turn(u128::from(*which) % (turns + 1))
+            },
+            halt: halt(world, *by),
+        },
+        Step::Rest(0..10) => Command::Erase {
+            by: "ada".into(),
+            halt: sealed(world, "so far"),
+        },
+        Step::Rest(by) if by % 2 == 0 => Command::Update {
+            title: Some("t".into()),
+            metadata: None,
+        },
+        Step::Rest(_) => Command::GiveFeedback {
+            turn: turn(1),
+            rating: 1,
+            comment: None,
+            by: "ada".into(),
+        },
+        _ => Command::OutputBlocked {
+            at,
+            rule: "r".into(),
+            model: "m".into(),
+            usage: USAGE,
+        },
+    }
+}

@@ -1,0 +1,18 @@
+//! The pure core, as tables and properties. No runtime, no clock.
+
+mod acts;
+mod audit;
+mod history;
+mod support;
+
+mod approvals;
+mod codec;
+mod effects;
+mod lifecycle;
+mod memory;
+mod models;
+mod prompt_rules;
+mod recovery;
+mod stopping;
+mod submitting;
+mod tools;

@@ -1,0 +1,300 @@
+//! The window, its summary and when it shrinks.
+
+use copilotd_actors::domain::command::Command;
+use copilotd_actors::domain::compression::{Plan, accept, plan, truncated};
+use copilotd_actors::domain::event::CompressionMethod;
+use copilotd_actors::domain::policy::{MemoryPolicy, Policy};
+use copilotd_actors::domain::tokens;
+use copilotd_actors::domain::usage::Usage;
+use proptest::prelude::*;
+
+use crate::acts::*;
+use crate::support::{World, policy};
+
+/// A conversation in which each answer is `words` words long.
+fn talk(policy: Policy, words: &[usize]) -> World {
+    let mut world = World::new(policy);
+    for (index, words) in words.iter().enumerate() {
+        world.play(&submit(index as u128 + 1));
+        let at = present(&world);
+        let reply = reply(&"word ".repeat(*words), Vec::new());
+        world.run(Command::ModelReplied { at, reply }).expect("an answer");
+    }
+    world
+}
+
+fn compress(world: &mut World, plan: &Plan, summary: &str) {
+    let command = Command::Compressed {
+        upto_seq: plan.upto_seq,
+        tokens_before: plan.tokens_before,
+        tokens_after: tokens::count(summary),
+        summary: summary.to_owned(),
+        method: CompressionMethod::Summarised,
+        model: "s".into(),
+        usage: Usage::default(),
+    };
+    world.run(command).expect("a summary");
+}
+
+fn planned(world: &World) -> Option<Plan> {
+    plan(&world.conversation.memory, &world.policy.memory)
+}
+
+#[test]
+fn the_window_is_compressed_only_beyond_its_trigger() {
+    let mut world = talk(policy(), &[10; 4]);
+    let total = world.conversation.memory.tokens();
+    world.policy.memory.trigger_tokens = total;
+    assert_eq!(planned(&world), None);
+    world.policy.memory.trigger_tokens = total - 1;
+    let plan = planned(&world).expect("a plan");
+    // Trigger and plan count with one tokenizer: what leaves and what stays is everything.
+    let kept: u64 = world
+        .conversation
+        .memory
+        .blocks
+        .iter()
+        .filter(|block| block.end_seq.is_none_or(|end| end > plan.upto_seq))
+        .map(|block| block.tokens())
+        .sum();
+    assert_eq!(plan.tokens_before + kept, total);
+    assert!(kept <= world.policy.memory.keep_tokens);
+}
+
+#[test]
+fn a_running_turn_stays_and_its_prompt_does_not_move() {
+    let mut world = talk(policy(), &[30, 30, 30]);
+    world.play(&submit(9));
+    world.play(&submit(10));
+    let before = world.prompt();
+    let plan = planned(&world).expect("a plan");
+    compress(&mut world, &plan, "they talked");
+    assert_eq!(world.prompt(), before);
+    assert_eq!(planned(&world), None, "a pending summary counts");
+    world.play(&asks(&["read"]));
+    world.play(&done(0));
+    assert!(world.prompt().starts_with(&before));
+    world.play(&says("ok"));
+    let after = world.prompt();
+    assert!(after.starts_with("system Be brief."), "{after}");
+    assert!(
+        after.contains("Summary of the conversation so far:\nthey talked\nuser question 9"),
+        "{after}"
+    );
+    assert!(after.ends_with("assistant ok\nuser question 10"), "{after}");
+}
+
+#[test]
+fn a_turn_leaves_with_its_calls_and_results() {
+    let mut world = talk(policy(), &[30]);
+    for act in [
+        submit(2),
+        asks(&["read", "read"]),
+        done(1),
+        done(0),
+        says("done"),
+        submit(3),
+    ] {
+        world.play(&act);
+    }
+    world.policy.memory.keep_tokens = 10;
+    for trigger in (1..world.conversation.memory.tokens()).rev() {
+        world.policy.memory.trigger_tokens = trigger;
+        let plan = planned(&world).expect("a plan");
+        assert!(
+            world
+                .conversation
+                .memory
+                .blocks
+                .iter()
+                .any(|block| block.end_seq == Some(plan.upto_seq))
+        );
+        assert_eq!(plan.passes.concat().matches("Tool: <tool_result").count() % 2, 0);
+    }
+}
+
+#[test]
+fn only_the_end_of_a_turn_in_the_window_can_be_compressed_up_to() {
+    let mut world = talk(policy(), &[30, 30, 30]);
+    let plan = planned(&world).expect("a plan");
+    let ends: Vec<_> = world
+        .conversation
+        .memory
+        .blocks
+        .iter()
+        .filter_map(|block| block.end_seq)
+        .collect();
+    for upto_seq in (0..world.conversation.seq + 3).filter(|seq| !ends.contains(seq)) {
+        let appends = world.appends.len();
+        compress(
+            &mut world,
+            &Plan {
+                upto_seq,
+                ..plan.clone()
+            },
+            "wrong",
+        );
+        assert_eq!(world.appends.len(), appends, "{upto_seq}");
+    }
+    compress(&mut world, &plan, "right");
+    let appends = world.appends.len();
+    compress(&mut world, &plan, "the same again");
+    assert_eq!(world.appends.len(), appends);
+}
+
+#[test]
+fn what_came_before_a_large_running_turn_can_leave() {
+    let mut world = talk(policy(), &[10, 10]);
+    let end = world.conversation.seq;
+    world.play(&submit(9));
+    world.play(&asks_with(vec![(
+        "read",
+        serde_json::json!({ "n": "word ".repeat(300) }),
+    )]));
+    assert!(world.conversation.active().is_some());
+    assert_eq!(planned(&world).expect("a plan").upto_seq, end);
+}
+
+#[test]
+fn a_late_summary_does_not_undo_a_newer_one() {
+    let mut world = talk(policy(), &[30, 30, 30]);
+    let first = world.conversation.memory.blocks[0].end_seq.expect("it has ended");
+    world.play(&submit(9));
+    let plan = planned(&world).expect("a plan");
+    assert!(first < plan.upto_seq);
+    compress(&mut world, &plan, "they talked");
+    let late = Plan {
+        upto_seq: first,
+        ..plan
+    };
+    let appends = world.appends.len();
+    compress(&mut world, &late, "they began to talk");
+    assert_eq!(world.appends.len(), appends);
+}
+
+#[test]
+fn a_prompt_that_was_queued_before_the_cut_is_found_again() {
+    let mut world = World::new(policy());
+    for act in [submit(1), submit(2), submit(3)] {
+        world.play(&act);
+    }
+    let queued = world.conversation.seq;
+    for text in ["one", "two"] {
+        let reply = reply(&format!("{text} ").repeat(60), Vec::new());
+        let at = present(&world);
+        world.run(Command::ModelReplied { at, reply }).expect("an answer");
+    }
+    let plan = planned(&world).expect("a plan");
+    compress(&mut world, &plan, "s");
+    world.play(&says("three"));
+    world.play(&submit(4));
+    let memory = &world.conversation.memory;
+    assert_eq!(memory.blocks.len(), 2, "the summary is in force");
+    assert_eq!(memory.window_from(), Some(queued));
+    assert!(queued < plan.upto_seq);
+}
+
+#[test]
+fn a_summary_has_to_shrink() {
+    let world = talk(policy(), &[30, 30, 30]);
+    let (plan, policy) = (planned(&world).expect("a plan"), &world.policy.memory);
+    assert_eq!(accept(&plan, " \n", policy), None);
+    assert_eq!(accept(&plan, " short ", policy), Some(("short".to_owned(), 1)));
+    let (clipped, size) = accept(&plan, &"long ".repeat(1000), policy).expect("clipped");
+    assert!(size <= policy.summary_tokens + 1, "{size} {clipped}");
+    let mut small = plan.clone();
+    small.tokens_before = 10;
+    assert_eq!(
+        accept(&small, "one two three four five six seven eight nine ten", policy),
+        None
+    );
+}
+
+fn small_policies() -> impl Strategy<Value = MemoryPolicy> {
+    (100u64..400, 1u64..60, 24u64..40, 8u64..80, 0usize..4).prop_map(|(trigger, keep, summary, pass, passes)| {
+        MemoryPolicy {
+            context_tokens: 2 * trigger,
+            trigger_tokens: trigger,
+            keep_tokens: keep,
+            hard_tokens: trigger + 50,
+            summary_tokens: summary,
+            pass_tokens: pass,
+            passes,
+            timeout: std::time::Duration::ZERO,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Without any summariser the window still comes below its trigger, and then there is nothing more to do.
+    #[test]
+    fn truncation_is_a_floor(words in prop::collection::vec(0usize..500, 1..12), memory in small_policies()) {
+        let mut policy = policy();
+        policy.memory = memory;
+        policy.limits.tokens = u64::MAX;
+        let mut world = talk(policy, &words);
+        let before = world.conversation.memory.tokens();
+        let mut rounds = 0;
+        while let Some(plan) = planned(&world) {
+            prop_assert!(plan.passes.len() <= world.policy.memory.passes.max(1));
+            for pass in &plan.passes {
+                prop_assert!(tokens::count(pass) <= world.policy.memory.pass_tokens + 2, "{}", pass);
+            }
+            let summary = truncated(&plan, &world.policy.memory);
+            prop_assert!(tokens::count(&summary) < plan.tokens_before);
+            compress(&mut world, &plan, &summary);
+            rounds += 1;
+            prop_assert!(rounds <= words.len());
+        }
+        let after = world.conversation.memory.tokens();
+        prop_assert!(rounds == 0 || after < before);
+        prop_assert!(after <= world.policy.memory.trigger_tokens, "{} of {}", after, before);
+    }
+
+    /// As it goes on for long, with a look at the memory after each turn.
+    #[test]
+    fn a_long_conversation_stays_small(words in prop::collection::vec(0usize..60, 1..40), memory in small_policies()) {
+        let mut policy = policy();
+        policy.memory = memory;
+        let mut world = World::new(policy);
+        for (index, words) in words.iter().enumerate() {
+            world.play(&submit(index as u128 + 1));
+            let reply = reply(&"word ".repeat(*words), Vec::new());
+            let at = present(&world);
+            world.run(Command::ModelReplied { at, reply }).expect("an answer");
+            if let Some(plan) = planned(&world) {
+                let summary = truncated(&plan, &world.policy.memory);
+                compress(&mut world, &plan, &summary);
+            }
+            prop_assert!(world.conversation.memory.tokens() <= world.policy.memory.trigger_tokens);
+        }
+    }
+}
+
+#[test]
+fn no_text_breaks_the_tokenizer() {
+    for text in [
+        " ".repeat(70_000) + "x",
+        "a".repeat(70_000),
+        "\n \n\t".repeat(20_000) + "x",
+        "é".repeat(30_000),
+        "🙂".repeat(10_000),
+        "\u{0}\u{feff}\u{202e}".repeat(5_000),
+        "AbC1".repeat(15_000),
+    ] {
+        let count = tokens::count(&text);
+        let clipped = tokens::clip(&text, count / 2);
+        assert!(count > 0 && text.starts_with(clipped));
+    }
+}
+
+#[test]
+fn a_huge_message_is_cut_into_bounded_passes() {
+    let mut policy = policy();
+    policy.limits.tokens = u64::MAX;
+    let world = talk(policy, &[50_000]);
+    let plan = planned(&world).expect("a plan");
+    assert_eq!(plan.passes.len(), 3);
+}

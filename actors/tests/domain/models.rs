@@ -1,0 +1,210 @@
+//! Reports of model steps: answers, failures, limits.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::command::{Command, FailureClass};
+use copilotd_actors::domain::content::Finish;
+use serde_json::json;
+
+use crate::acts::*;
+use crate::support::{World, case, case_with, policy};
+
+#[test]
+fn an_answer_ends_the_turn() {
+    case(
+        vec![submit(1)],
+        says("hi"),
+        "t1 message.completed stop 'hi'\n t1 turn.completed",
+    );
+    case(
+        vec![submit(1)],
+        says(""),
+        "t1 message.completed stop ''\n t1 turn.completed",
+    );
+    let long = act(|world| {
+        let mut reply = reply("cut", Vec::new());
+        reply.finish = Finish::Length;
+        let at = present(world);
+        Command::ModelReplied { at, reply }
+    });
+    case(
+        vec![submit(1)],
+        long,
+        "t1 message.completed length 'cut'\n t1 turn.completed",
+    );
+}
+
+#[test]
+fn stale_reports_change_nothing() {
+    let old = |attempt, step| {
+        act(move |world| {
+            let at = copilotd_actors::domain::command::Step {
+                turn: crate::support::turn(1),
+                attempt,
+                step,
+            };
+            let _ = world;
+            let reply = reply("old", Vec::new());
+            Command::ModelReplied { at, reply }
+        })
+    };
+    case(vec![submit(1), fails(FailureClass::Cut)], old(1, 1), "nothing");
+    case(vec![submit(1), asks(&["read"])], old(1, 1), "nothing");
+    case(vec![submit(1), asks(&["read"]), done(0)], old(1, 1), "nothing");
+    case(vec![submit(1), says("a")], old(1, 1), "nothing");
+    case(vec![submit(2), submit(1)], old(0, 1), "nothing");
+    case(vec![submit(1), asks(&["read"])], fails(FailureClass::Key), "nothing");
+}
+
+#[test]
+fn failures_have_their_own_rules() {
+    use FailureClass::*;
+    for (class, code) in [
+        (Key, "provider_rejected"),
+        (Rejected, "provider_rejected"),
+        (ContextLength, "context_too_long"),
+        (ContentPolicy, "content_policy"),
+    ] {
+        let reason = class.code();
+        let then =
+            format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed {code}\n t2 turn.started 1");
+        case(vec![submit(1), submit(2)], fails(class), &then);
+    }
+    for (class, code) in [
+        (Overload, "provider_unavailable"),
+        (Silence, "provider_unavailable"),
+        (Cut, "provider_unavailable"),
+        (Malformed, "provider_unavailable"),
+        (Network, "provider_unavailable"),
+    ] {
+        let reason = class.code();
+        let again = format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.started 2");
+        case(vec![submit(1)], fails(class), &again);
+        let then = format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed {code}");
+        case(vec![submit(1), fails(class), fails(Rate)], fails(class), &then);
+    }
+}
+
+#[test]
+fn a_rate_limit_is_waited_for_visibly() {
+    use FailureClass::Rate;
+    let waits = |seconds| {
+        format!(
+            "t1 message.reset rate\n t1 model.failed rate\n t1 turn.started 2\n t1 turn.waiting provider_rate_limit {seconds}s"
+        )
+    };
+    let fails = "t1 message.reset rate\n t1 model.failed rate\n t1 turn.failed rate_limited";
+    let after = |seconds| fails_for(Rate, Some(Duration::from_secs(seconds)));
+    case(vec![submit(1)], after(30), &waits(30));
+    case(vec![submit(1)], fails_for(Rate, None), &waits(2));
+    case(vec![submit(1)], after(600), &waits(600));
+    case(vec![submit(1)], after(601), fails);
+    case(vec![submit(1), after(1), after(1)], after(1), fails);
+    // The wait is not the turn's time.
+    case(vec![submit(1), after(600), wait(1100)], expire_turn(1, ""), "nothing");
+}
+
+#[test]
+fn an_answer_keeps_the_schema_or_is_repaired() {
+    let given = || vec![submit_schema(1, json!({ "type": "object", "required": ["n"] }))];
+    let rejected = "t1 guardrail.triggered output response_schema repair
+         t1 message.reset response_schema
+         t1 output.rejected";
+    let failed = format!("{rejected}\n t1 turn.failed schema_failed");
+    case(
+        given(),
+        says("{\"n\": 1}"),
+        "t1 message.completed stop '{\"n\": 1}'\n t1 turn.completed",
+    );
+    for text in ["no JSON", "{}", "", "[]"] {
+        let say = act(move |world| Command::ModelReplied {
+            at: present(world),
+            reply: reply(text, Vec::new()),
+        });
+        case(given(), say, rejected);
+    }
+    let mut repaired = given();
+    repaired.extend([says("x"), says("y")]);
+    case(
+        repaired,
+        says("{\"n\": 2}"),
+        "t1 message.completed stop '{\"n\": 2}'\n t1 turn.completed",
+    );
+    let mut exhausted = given();
+    exhausted.extend([says("x"), says("y")]);
+    case(exhausted, says("z"), &failed);
+    // Calls on the way to the answer are not the answer.
+    case(
+        given(),
+        asks(&["read"]),
+        "t1 message.completed tool_calls '' c0:read\n t1 tool.called c0 read {}",
+    );
+}
+
+#[test]
+fn a_blocked_answer_is_taken_back() {
+    let blocked = act(|world| Command::OutputBlocked {
+        at: present(world),
+        rule: "r".into(),
+        model: "m".into(),
+        usage: USAGE,
+    });
+    case(
+        vec![submit(1)],
+        blocked,
+        "t1 guardrail.triggered output r block
+         t1 message.reset guardrail
+         t1 model.failed blocked
+         t1 turn.failed guardrail_blocked",
+    );
+}
+
+#[test]
+fn a_turn_keeps_within_its_limits() {
+    let round = || [asks(&["read"]), done(0)];
+    let rounds = |n| {
+        let mut given = vec![submit(1)];
+        (0..n).for_each(|_| given.extend(round()));
+        given
+    };
+    let last = |code: &str| format!("t1 tool.finished c0 succeeded\n t1 turn.failed {code}");
+    for (steps, tokens, cost, code) in [
+        (1, 1000, 1000, "limit_steps"),
+        (9, 109, 1000, "limit_cost"),
+        (9, 1000, 4, "limit_cost"),
+    ] {
+        let mut policy = policy();
+        (policy.limits.steps, policy.limits.tokens, policy.limits.cost) = (steps, tokens, cost);
+        case_with(policy.clone(), vec![submit(1), asks(&["read"])], done(0), &last(code));
+        // An answer is not refused for what it took.
+        case_with(
+            policy,
+            vec![submit(1)],
+            says("a"),
+            "t1 message.completed stop 'a'\n t1 turn.completed",
+        );
+    }
+    case(
+        rounds(3),
+        asks(&["read"]),
+        "t1 message.completed tool_calls '' c3:read\n t1 tool.called c3 read {}",
+    );
+    let mut full = rounds(3);
+    full.push(asks(&["read"]));
+    case(
+        full,
+        done(0),
+        "t1 tool.finished c3 succeeded\n t1 turn.failed limit_steps",
+    );
+}
+
+#[test]
+fn usage_of_all_attempts_is_added_up() {
+    let mut world = World::new(policy());
+    for act in [submit(1), fails(FailureClass::Cut), asks(&["read"]), done(0), says("a")] {
+        world.play(&act);
+    }
+    let header = &world.conversation.book.as_ref().expect("it exists").header;
+    assert_eq!(header.usage.sum.total_tokens(), 3 * 110);
+    assert_eq!(header.usage.sum.cost, 15);
+}

@@ -1,0 +1,155 @@
+//! Random histories with crashes, cancels, rejections, truncations, stale and repeated reports, looked at after every
+//! record: prompts keep the vendors' rules, a fold from anywhere gives the same state, and every turn ends.
+
+use copilotd_actors::domain::conversation::Conversation;
+use copilotd_actors::domain::effects::open_effects;
+use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::domain::policy::Policy;
+use copilotd_actors::domain::project;
+use copilotd_actors::domain::prompt::PromptMessage;
+use copilotd_actors::domain::snapshot;
+use copilotd_actors::domain::turn::Phase;
+use proptest::prelude::*;
+
+use crate::audit::audit;
+use crate::history::{History, step};
+use crate::support::{World, conversation_id, fold};
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Rules of the log, of prompts and of folds, at every cut of every history.
+    #[test]
+    fn every_history_keeps_the_rules(steps in prop::collection::vec(step(), 1..100)) {
+        let mut history = History::new();
+        for step in &steps {
+            history.play(step);
+        }
+        history.finish();
+        let world = &history.world;
+        audit(&world.appends);
+        prompts_keep_the_vendors_rules(world);
+        any_cut_folds_to_the_same_state(world);
+    }
+}
+
+fn prompts_keep_the_vendors_rules(world: &World) {
+    let mut conversation = Conversation::new(conversation_id());
+    let mut last: Option<(Vec<PromptMessage>, Option<u64>)> = None;
+    for append in &world.appends {
+        append.iter().for_each(|record| conversation.apply(record));
+        if conversation.active().is_none_or(|turn| turn.phase != Phase::Thinking) {
+            continue;
+        }
+        let messages = project::prompt(&conversation.memory, &world.policy).messages;
+        openai(&messages);
+        anthropic(&messages);
+        let upto = conversation.memory.summary.as_ref().map(|summary| summary.upto_seq);
+        if let Some((before, summarised)) = last
+            && summarised == upto
+        {
+            assert!(
+                messages.starts_with(&before),
+                "the prefix moved:\n{before:#?}\n{messages:#?}"
+            );
+        }
+        last = Some((messages, upto));
+    }
+}
+
+/// Each call is answered by exactly one message right behind it, and only calls are answered; nothing is empty.
+fn openai(messages: &[PromptMessage]) {
+    let mut open: Vec<CallId> = Vec::new();
+    for message in messages {
+        match message {
+            PromptMessage::Tool { call, content } => {
+                assert_eq!(open.first(), Some(call), "{messages:#?}");
+                open.remove(0);
+                assert!(!content.trim().is_empty());
+            }
+            PromptMessage::System { text } | PromptMessage::User { text } => {
+                assert!(open.is_empty(), "{messages:#?}");
+                assert!(!text.trim().is_empty());
+            }
+            PromptMessage::Assistant { text, calls } => {
+                assert!(open.is_empty(), "{messages:#?}");
+                assert!(!calls.is_empty() || !text.trim().is_empty(), "{messages:#?}");
+                assert!(text.is_empty() || !text.trim().is_empty(), "a text block of blanks");
+                open = calls.iter().map(|call| call.id).collect();
+                for call in calls {
+                    assert!(call.arguments.is_object());
+                    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                    assert!(
+                        (1..=64).contains(&call.name.len()) && call.name.chars().all(fits),
+                        "{:?}",
+                        call.name
+                    );
+                }
+            }
+        }
+    }
+    assert!(open.is_empty(), "{messages:#?}");
+}
+
+/// Behind the system text the roles alternate, where results stand on the user's side; the user is first and last.
+fn anthropic(messages: &[PromptMessage]) {
+    assert!(matches!(messages[0], PromptMessage::System { .. }));
+    let mut turns: Vec<&str> = Vec::new();
+    let mut results_open = false;
+    for message in &messages[1..] {
+        let tool = matches!(message, PromptMessage::Tool { .. });
+        if !(tool && results_open) {
+            turns.push(match message {
+                PromptMessage::System { .. } => panic!("a second system text"),
+                PromptMessage::Assistant { .. } => "assistant",
+                PromptMessage::User { .. } | PromptMessage::Tool { .. } => "user",
+            });
+        }
+        results_open = tool;
+    }
+    for (index, side) in turns.iter().enumerate() {
+        assert_eq!(
+            *side,
+            if index % 2 == 0 { "user" } else { "assistant" },
+            "{messages:#?}"
+        );
+    }
+    assert_eq!(turns.len() % 2, 1, "the user has the last word: {messages:#?}");
+}
+
+/// A state in life, a fold of what was stored and a completed snapshot are the same, after every record.
+fn any_cut_folds_to_the_same_state(world: &World) {
+    let log = world.decoded();
+    let whole = fold(&log);
+    assert_eq!(whole, world.conversation);
+    let mut live = Conversation::new(conversation_id());
+    for (index, record) in world.log().enumerate() {
+        live.apply(record);
+        let mut woken = wake(&live, &log[..=index]);
+        same(&woken, &live, &world.policy);
+        if index % 5 == 0 {
+            log[index + 1..].iter().for_each(|record| woken.apply(record));
+            same(&woken, &whole, &world.policy);
+        }
+    }
+}
+
+fn wake(state: &Conversation, log: &[Record]) -> Conversation {
+    let seq = state.seq;
+    let bytes = snapshot::encode(state);
+    let (mut woken, from) = snapshot::decode(state.id, seq, &bytes).expect("a snapshot of this version");
+    for record in log.iter().filter(|record| (from..=seq).contains(&record.seq)) {
+        snapshot::refill(&mut woken, record);
+    }
+    woken
+}
+
+fn same(one: &Conversation, other: &Conversation, policy: &Policy) {
+    assert_eq!(one, other);
+    assert_eq!(open_effects(one, policy), open_effects(other, policy));
+    assert_eq!(
+        project::prompt(&one.memory, policy).messages,
+        project::prompt(&other.memory, policy).messages
+    );
+}

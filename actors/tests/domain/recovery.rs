@@ -1,0 +1,141 @@
+//! After a death: a claim first, then what life does; no effect twice.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::command::FailureClass;
+
+use crate::acts::*;
+use crate::support::{Act, WINDOW, case};
+
+fn crashed(mut given: Vec<Act>, times: usize) -> Vec<Act> {
+    (0..times).for_each(|_| given.extend([Act::Crash, recover()]));
+    given.push(Act::Crash);
+    given
+}
+
+#[test]
+fn nothing_open_needs_nothing() {
+    case(vec![], recover(), "nothing");
+    case(crashed(vec![submit(1), says("a")], 0), recover(), "nothing");
+}
+
+#[test]
+fn a_model_step_is_claimed_anew() {
+    case(
+        crashed(vec![submit(1), submit(2)], 0),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.started 2",
+    );
+    case(
+        crashed(vec![submit(1), submit(2)], 2),
+        recover(),
+        "t1 message.reset recovered
+         t1 turn.failed attempts_exhausted
+         t2 turn.started 1",
+    );
+    case(
+        crashed(vec![submit(1), asks(&["read"]), done(0)], 0),
+        recover(),
+        "t1 message.reset recovered
+         t1 turn.started 2",
+    );
+}
+
+#[test]
+fn a_wait_goes_on_where_it_was() {
+    let waiting = || {
+        vec![
+            submit(1),
+            fails_for(FailureClass::Rate, Some(Duration::from_secs(300))),
+            wait(100),
+        ]
+    };
+    case(
+        crashed(waiting(), 0),
+        recover(),
+        "t1 message.reset recovered
+         t1 turn.started 3
+         t1 turn.waiting provider_rate_limit 200s",
+    );
+    let mut over = waiting();
+    over.push(wait(200));
+    case(
+        crashed(over, 0),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.started 3",
+    );
+}
+
+#[test]
+fn each_kind_of_call_has_its_own_rule() {
+    let acting = |tools| vec![submit(1), asks(tools)];
+    case(crashed(acting(&["read"]), 0), recover(), "t1 tool.retried c0 1 repeat");
+    case(crashed(acting(&["keyed"]), 0), recover(), "t1 tool.retried c0 1 repeat");
+    case(
+        crashed(acting(&["look_up"]), 0),
+        recover(),
+        "t1 tool.retried c0 1 look_up",
+    );
+    case(crashed(acting(&["never"]), 0), recover(), "t1 tool.finished c0 unknown");
+    case(crashed(acting(&["ask"]), 0), recover(), "answers t1");
+    case(
+        crashed(acting(&["ask", "read", "never"]), 0),
+        recover(),
+        "t1 tool.retried c1 1 repeat
+         t1 tool.finished c2 unknown",
+    );
+    let mut approved = acting(&["ask"]);
+    approved.push(approve(1, 0));
+    case(crashed(approved, 0), recover(), "t1 tool.finished c0 unknown");
+    let mut done_already = acting(&["never", "read"]);
+    done_already.push(done(0));
+    case(crashed(done_already, 0), recover(), "t1 tool.retried c1 1 repeat");
+    let mut gone = acting(&["read"]);
+    gone.push(Act::Configure(|policy| drop(policy.tools.remove("read"))));
+    case(crashed(gone, 0), recover(), "t1 tool.finished c0 unknown");
+}
+
+#[test]
+fn a_call_is_taken_up_twice_at_most() {
+    let acting = |tools| vec![submit(1), asks(tools)];
+    case(crashed(acting(&["read"]), 1), recover(), "t1 tool.retried c0 2 repeat");
+    case(crashed(acting(&["read"]), 2), recover(), "t1 tool.finished c0 failed");
+    case(crashed(acting(&["keyed"]), 2), recover(), "t1 tool.finished c0 unknown");
+    case(
+        crashed(acting(&["look_up"]), 2),
+        recover(),
+        "t1 tool.finished c0 unknown",
+    );
+    // And then the turn goes on.
+    let mut given = crashed(acting(&["never"]), 0);
+    given.push(recover());
+    case(
+        given,
+        says("it may have worked"),
+        "t1 message.completed stop 'it may have worked'\n t1 turn.completed",
+    );
+}
+
+#[test]
+fn a_key_is_used_only_while_the_vendor_knows_it() {
+    let half = WINDOW.as_secs() / 2;
+    let after = |seconds| vec![submit(1), asks(&["keyed"]), wait(seconds)];
+    case(crashed(after(half - 1), 0), recover(), "t1 tool.retried c0 1 repeat");
+    case(crashed(after(half), 0), recover(), "t1 tool.finished c0 unknown");
+    // The window counts from the first call, not from the last time it was taken up.
+    let mut twice = crashed(after(half - 1), 1);
+    twice.push(wait(half - 1));
+    case(twice, recover(), "t1 tool.finished c0 unknown");
+}
+
+#[test]
+fn a_late_report_of_a_retried_call_is_its_result() {
+    case(
+        crashed(vec![submit(1), asks(&["read"])], 1),
+        done(0),
+        "t1 tool.finished c0 succeeded",
+    );
+    let mut unknown = crashed(vec![submit(1), asks(&["never", "read"])], 0);
+    unknown.push(recover());
+    case(unknown, done(0), "t1 tool.settled c0 succeeded");
+}

@@ -1,0 +1,343 @@
+//! Given commands, when a command, then records as lines of text. Ids and times are made up here, always the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::domain::command::{Command, Env};
+use copilotd_actors::domain::conversation::Conversation;
+use copilotd_actors::domain::decide::{Decision, Rejection};
+use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::guard::{OnMatch, Rule, Rules};
+use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
+use copilotd_actors::domain::policy::{Limits, MemoryPolicy, Policy, Repeat, ToolDefinition, ToolPolicy};
+use copilotd_actors::domain::project;
+use copilotd_actors::domain::schema::Schema;
+use copilotd_actors::domain::usage::Price;
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::audit::audit;
+
+/// How long the vendor of the tool `keyed` knows a key.
+pub const WINDOW: Duration = Duration::from_secs(7200);
+
+/// A copilot with one tool of each kind and small limits.
+pub fn policy() -> Policy {
+    let tools = [
+        ("read", Repeat::Read, false),
+        ("keyed", Repeat::Keyed(WINDOW), false),
+        ("look_up", Repeat::LookUp, false),
+        ("never", Repeat::Never, false),
+        ("ask", Repeat::Never, true),
+    ];
+    Policy {
+        copilot: "support".parse().expect("a copilot's name"),
+        instructions: "Be brief.".into(),
+        route: "default".into(),
+        model: "m".into(),
+        small_route: "small".into(),
+        price: Price::default(),
+        tools: tools.into_iter().map(tool).collect(),
+        limits: Limits {
+            queue: 2,
+            input_bytes: 1000,
+            metadata_bytes: 100,
+            steps: 4,
+            tokens: 10_000,
+            calls_per_step: 3,
+            result_bytes: 400,
+            repairs: 2,
+            ..Limits::default()
+        },
+        memory: MemoryPolicy {
+            context_tokens: 400,
+            trigger_tokens: 120,
+            keep_tokens: 40,
+            hard_tokens: 200,
+            summary_tokens: 32,
+            pass_tokens: 64,
+            passes: 3,
+            timeout: Duration::from_secs(60),
+        },
+        rules: Rules {
+            input: vec![Rule {
+                name: "no_secrets".into(),
+                literal: "secret".into(),
+                action: OnMatch::Block,
+            }],
+            output: Vec::new(),
+        },
+    }
+}
+
+fn tool((name, repeat, approval): (&str, Repeat, bool)) -> (String, ToolPolicy) {
+    let parameters = json!({
+        "type": "object",
+        "properties": { "n": { "type": "integer" } },
+        "additionalProperties": false
+    });
+    let definition = ToolDefinition {
+        name: name.to_owned(),
+        description: String::new(),
+        system: "sim".into(),
+        repeat,
+        timeout: Duration::from_secs(30),
+        parameters: Schema::compile(parameters).expect("a schema"),
+    };
+    let timeout = definition.timeout;
+    let tool = Arc::new(definition);
+    (
+        name.to_owned(),
+        ToolPolicy {
+            tool,
+            approval,
+            timeout,
+        },
+    )
+}
+
+/// A step of a script.
+pub enum Act {
+    /// A command, made when its time has come.
+    Do(Box<dyn Fn(&World) -> Command>),
+    /// Time goes by.
+    Pass(Duration),
+    /// The copilot's configuration changes.
+    Configure(fn(&mut Policy)),
+    /// The process dies; the state is read from the log again.
+    Crash,
+}
+
+/// One conversation with its log and its clock.
+pub struct World {
+    pub policy: Policy,
+    pub now: Timestamp,
+    pub conversation: Conversation,
+    /// One entry per append.
+    pub appends: Vec<Vec<Record>>,
+}
+
+impl World {
+    /// A conversation that exists.
+    pub fn new(policy: Policy) -> Self {
+        let mut world = Self::empty(policy);
+        world.run(crate::acts::create(None)).expect("a new conversation");
+        world
+    }
+
+    /// A conversation that does not exist.
+    pub fn empty(policy: Policy) -> Self {
+        Self {
+            policy,
+            now: "2026-01-01T00:00:00Z".parse().expect("a time"),
+            conversation: Conversation::new(conversation_id()),
+            appends: Vec::new(),
+        }
+    }
+
+    /// Decides, numbers, stores, applies.
+    pub fn run(&mut self, command: Command) -> Result<Decision, Rejection> {
+        let env = Env {
+            now: self.now,
+            policy: &self.policy,
+        };
+        let before = self.conversation.clone();
+        let decided = self.conversation.decide(env, command);
+        assert_eq!(self.conversation, before, "decide changes nothing");
+        let decision = decided?;
+        for record in &decision.records {
+            assert_eq!(record.seq, self.conversation.seq + 1, "numbers are consecutive");
+            self.conversation.apply(record);
+        }
+        if !decision.records.is_empty() {
+            self.appends.push(decision.records.clone());
+        }
+        if let Some(book) = &self.conversation.book {
+            assert_eq!(book.header.open_turns as usize, book.turns.len());
+        }
+        Ok(decision)
+    }
+
+    /// Plays one step of a script; returns what it led to, as lines.
+    pub fn play(&mut self, act: &Act) -> String {
+        match act {
+            Act::Pass(time) => self.now += *time,
+            Act::Configure(change) => change(&mut self.policy),
+            Act::Crash => self.crash(),
+            Act::Do(make) => {
+                let command = make(self);
+                return match self.run(command) {
+                    Err(rejection) => format!("refused {rejection:?}"),
+                    Ok(decision) if decision.records.is_empty() => match decision.turn {
+                        Some(turn) => format!("answers {}", label(turn)),
+                        None => "nothing".to_owned(),
+                    },
+                    Ok(decision) => self.lines(&decision.records),
+                };
+            }
+        }
+        "nothing".to_owned()
+    }
+
+    /// The process dies: only what was written survives.
+    pub fn crash(&mut self) {
+        self.conversation = fold(&self.decoded());
+    }
+
+    /// The log as it would be read from a store.
+    pub fn decoded(&self) -> Vec<Record> {
+        let read = |record: &Record| {
+            let json = serde_json::to_string(record).expect("a record can be written");
+            serde_json::from_str(&json).expect("a record can be read")
+        };
+        self.log().map(read).collect()
+    }
+
+    pub fn log(&self) -> impl Iterator<Item = &Record> {
+        self.appends.iter().flatten()
+    }
+
+    /// The prompt that the model would be sent now, one line per message.
+    pub fn prompt(&self) -> String {
+        use copilotd_actors::domain::prompt::PromptMessage as M;
+        let lines: Vec<String> = project::prompt(&self.conversation.memory, &self.policy)
+            .messages
+            .iter()
+            .map(|message| match message {
+                M::System { text } => format!("system {text}"),
+                M::User { text } => format!("user {text}"),
+                M::Assistant { text, calls } => {
+                    let calls: Vec<String> = calls.iter().map(|c| format!(" {}{}", c.name, c.arguments)).collect();
+                    format!("assistant {text}{}", calls.concat())
+                }
+                M::Tool { content, .. } => format!("tool {}", content.replace('\n', " ")),
+            })
+            .collect();
+        lines.join("\n")
+    }
+
+    /// The present step's call with that place in its list.
+    pub fn call(&self, index: usize) -> CallId {
+        let calls: Vec<CallId> = self
+            .log()
+            .filter_map(|record| match &record.event {
+                Event::MessageCompleted { tool_calls, .. } if !tool_calls.is_empty() => Some(tool_calls),
+                _ => None,
+            })
+            .last()
+            .map(|calls| calls.iter().map(|call| call.id).collect())
+            .unwrap_or_default();
+        calls.get(index).copied().expect("the model asked for that call")
+    }
+
+    fn lines(&self, records: &[Record]) -> String {
+        let mut names = BTreeMap::new();
+        for record in self.log() {
+            if let Event::MessageCompleted { tool_calls, .. } = &record.event {
+                for call in tool_calls {
+                    let next = names.len();
+                    names.entry(call.id).or_insert(next);
+                }
+            }
+        }
+        let lines: Vec<String> = records.iter().map(|record| line(record, &names)).collect();
+        lines.join("\n")
+    }
+}
+
+/// Plays `given`, then `when`, and compares what the latter led to with `then`, line by line.
+#[track_caller]
+pub fn case(given: Vec<Act>, when: Act, then: &str) {
+    case_with(policy(), given, when, then);
+}
+
+#[track_caller]
+pub fn case_with(policy: Policy, given: Vec<Act>, when: Act, then: &str) {
+    let mut world = World::new(policy);
+    for act in &given {
+        let out = world.play(act);
+        assert!(!out.starts_with("refused"), "given: {out}");
+    }
+    let out = world.play(&when);
+    let expected: Vec<&str> = then.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(out.lines().collect::<Vec<_>>(), expected, "\n{out}\n");
+    audit(&world.appends);
+    world.crash();
+}
+
+pub fn fold(records: &[Record]) -> Conversation {
+    let mut conversation = Conversation::new(conversation_id());
+    records.iter().for_each(|record| conversation.apply(record));
+    conversation
+}
+
+pub fn conversation_id() -> ConversationId {
+    ConversationId::new(Uuid::from_u128(1))
+}
+
+pub fn turn(n: u128) -> TurnId {
+    TurnId::new(Uuid::from_u128(n))
+}
+
+fn label(turn: TurnId) -> String {
+    format!("t{}", turn.uuid().as_u128())
+}
+
+/// A word of the log's own language for a value: its JSON, without quotes.
+fn word(value: impl serde::Serialize) -> String {
+    let json = serde_json::to_value(value).expect("a word");
+    json.as_str().map_or_else(|| json.to_string(), str::to_owned)
+}
+
+fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
+    use Event as E;
+    let call = |id: &CallId| names.get(id).map_or("c?".to_owned(), |index| format!("c{index}"));
+    let kind = word(serde_json::to_value(&record.event).expect("an event")["type"].clone());
+    let rest = match &record.event {
+        E::TurnStarted { attempt, .. } => attempt.to_string(),
+        E::TurnWaiting { reason, until } => format!("{reason} {}s", until.duration_since(record.at).as_secs()),
+        E::ContextAssembled { step, attempt, .. } => format!("{attempt}/{step}"),
+        E::MessageCompleted {
+            text,
+            tool_calls,
+            finish,
+            ..
+        } => {
+            let calls: Vec<String> = tool_calls
+                .iter()
+                .map(|c| format!(" {}:{}", call(&c.id), c.name))
+                .collect();
+            format!("{} '{text}'{}", word(finish), calls.concat())
+        }
+        E::MessageReset { reason, .. } => reason.clone(),
+        E::ModelFailed { class, .. } => class.clone(),
+        E::ApprovalRequested { call_id, .. } => call(call_id),
+        E::ApprovalDecided {
+            call_id, decision, by, ..
+        } => format!("{} {} {by}", call(call_id), word(decision)),
+        E::ToolCalled {
+            call_id,
+            name,
+            arguments,
+            ..
+        } => format!("{} {name} {arguments}", call(call_id)),
+        E::ToolRetried {
+            call_id, retry, mode, ..
+        } => format!("{} {retry} {}", call(call_id), word(mode)),
+        E::ToolFinished { call_id, status, .. } | E::ToolSettled { call_id, status, .. } => {
+            format!("{} {}", call(call_id), word(status))
+        }
+        E::GuardrailTriggered {
+            stage, rule, action, ..
+        } => format!("{} {rule} {}", word(stage), word(action)),
+        E::MemoryCompressed { upto_seq, .. } => upto_seq.to_string(),
+        E::FeedbackGiven { rating, .. } => rating.to_string(),
+        E::TurnFailed { code, .. } => word(code),
+        E::ConversationErased { by } => by.clone(),
+        _ => String::new(),
+    };
+    let turn = record.turn.map_or(String::new(), |turn| format!("{} ", label(turn)));
+    format!("{turn}{kind} {rest}").trim().to_owned()
+}

@@ -1,0 +1,449 @@
+//! The persona: what a sensible support copilot would do, as rules one can read.
+//!
+//! It looks at the last user message, at the tools it is offered and at the results so far, and
+//! decides one step at a time, as a model does. It keeps nothing between requests.
+
+use serde_json::{Value, json};
+
+use super::fill::{Source, fill, first_sentence};
+use super::request::Chat;
+use super::step::{Call, Step};
+use super::summary;
+use super::tickets::{Failure, Ticket, failure_in, tickets_in};
+
+/// Tickets read one by one in one turn.
+const MAX_READS: usize = 25;
+
+const SEARCH: &str = "zendesk_search_tickets";
+const GET: &str = "zendesk_get_ticket";
+const COMMENTS: &str = "zendesk_list_comments";
+const CREATE: &str = "zendesk_create_ticket";
+const UPDATE: &str = "zendesk_update_ticket";
+const COMMENT: &str = "zendesk_add_comment";
+const POST: &str = "slack_post_message";
+
+/// Decides the next step of the turn.
+pub(crate) fn answer(chat: &Chat) -> Step {
+    if let Some(summary) = summary::requested(chat) {
+        return Step::say(summary);
+    }
+    let asked = chat.last_user();
+    let wish = Wish::read(asked);
+    let step = match &wish {
+        Wish::Report { channel } => report(chat, channel.as_deref()),
+        Wish::Create { subject } => once(
+            chat,
+            CREATE,
+            json!({
+                "subject": subject,
+                "body": format!("{subject}\n\nOpened by the copilot: {}", first_sentence(asked)),
+            }),
+        ),
+        Wish::Post { channel, text } => once(chat, POST, json!({"channel": channel, "text": text})),
+        Wish::Update { ticket, changes } => {
+            let mut arguments = changes.clone();
+            arguments["ticket_id"] = json!(ticket);
+            once(chat, UPDATE, arguments)
+        }
+        Wish::Comment { ticket, body, public } => once(
+            chat,
+            COMMENT,
+            json!({"ticket_id": ticket, "body": body, "public": public}),
+        ),
+        Wish::Show { ticket } => show(chat, *ticket),
+        Wish::Search { query } => {
+            let arguments = match query {
+                Some(query) => json!({"query": query}),
+                None if asked.to_lowercase().contains("unread") => json!({"unread": true}),
+                None => json!({"query": "status<solved"}),
+            };
+            once(chat, SEARCH, arguments)
+        }
+        Wish::Greeting | Wish::Other => None,
+    };
+    step.unwrap_or_else(|| conclude(chat, &wish))
+}
+
+/// What the user wants.
+#[derive(Debug, PartialEq)]
+enum Wish {
+    Greeting,
+    /// Summarise the unread tickets and perhaps alert a channel.
+    Report {
+        channel: Option<String>,
+    },
+    Create {
+        subject: String,
+    },
+    Post {
+        channel: String,
+        text: String,
+    },
+    Update {
+        ticket: u64,
+        changes: Value,
+    },
+    Comment {
+        ticket: u64,
+        body: String,
+        public: bool,
+    },
+    Show {
+        ticket: u64,
+    },
+    Search {
+        query: Option<String>,
+    },
+    Other,
+}
+
+impl Wish {
+    fn read(asked: &str) -> Self {
+        let low = asked.to_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| low.contains(word));
+        let channel = channel_in(asked);
+        let ticket = ticket_in(&low);
+        if has(&["unread"]) && has(&["summar", "report", "digest", "overview", "alert"]) {
+            return Self::Report { channel };
+        }
+        if has(&["create", "open a", "file a", "raise a", "new ticket"]) && has(&["ticket"]) && ticket.is_none() {
+            return Self::Create {
+                subject: subject_in(asked),
+            };
+        }
+        if let Some(ticket) = ticket {
+            if has(&["comment", "reply", "answer", "note"]) {
+                let body = asked.split_once(':').map_or(asked, |(_, body)| body).trim().to_owned();
+                let public = !has(&["internal", "private", "note"]);
+                return Self::Comment { ticket, body, public };
+            }
+            if let Some(changes) = changes_in(&low) {
+                return Self::Update { ticket, changes };
+            }
+            return Self::Show { ticket };
+        }
+        if let Some(channel) = channel.filter(|_| has(&["post", "send", "say", "tell", "write", "alert", "announce"])) {
+            let text = posted_text(asked);
+            return Self::Post { channel, text };
+        }
+        if has(&["ticket"]) {
+            return Self::Search { query: about(asked) };
+        }
+        let first = low.split(|c: char| !c.is_alphabetic()).find(|word| !word.is_empty());
+        if ["hi", "hello", "hey", "moin", "hallo"].contains(&first.unwrap_or_default()) {
+            return Self::Greeting;
+        }
+        Self::Other
+    }
+}
+
+/// Makes the call unless it was made already; without the tool there is nothing to do.
+fn once(chat: &Chat, tool: &str, arguments: Value) -> Option<Step> {
+    let made = chat.results().iter().any(|(call, _)| call.name == tool);
+    (!made && chat.offers(tool)).then(|| Step::call(vec![Call::new(tool, arguments)]))
+}
+
+fn results_of<'a>(chat: &'a Chat, tool: &str) -> Vec<&'a str> {
+    let results = chat.results().into_iter();
+    results
+        .filter(|(call, _)| call.name == tool)
+        .map(|(_, result)| result)
+        .collect()
+}
+
+/// The showcase: search, read each ticket in parallel, alert the channel.
+fn report(chat: &Chat, channel: Option<&str>) -> Option<Step> {
+    if let Some(step) = once(chat, SEARCH, json!({"unread": true})) {
+        return Some(step);
+    }
+    let found: Vec<_> = results_of(chat, SEARCH).into_iter().flat_map(tickets_in).collect();
+    let read = !results_of(chat, GET).is_empty();
+    if !read && !found.is_empty() && chat.offers(GET) {
+        let ids = found.iter().filter_map(Ticket::id).take(MAX_READS);
+        return Some(Step::call(
+            ids.map(|id| Call::new(GET, json!({"ticket_id": id}))).collect(),
+        ));
+    }
+    let channel = channel?;
+    let searched = results_of(chat, SEARCH)
+        .into_iter()
+        .any(|result| failure_in(result).is_none());
+    let text = alert(&tickets_read(chat));
+    // Without a search nothing is known, and nobody should be alerted.
+    searched
+        .then(|| once(chat, POST, json!({"channel": channel, "text": text})))
+        .flatten()
+}
+
+fn show(chat: &Chat, ticket: u64) -> Option<Step> {
+    let results = chat.results();
+    if results.is_empty() {
+        let tools = [GET, COMMENTS].into_iter().filter(|tool| chat.offers(tool));
+        let calls: Vec<_> = tools
+            .map(|tool| Call::new(tool, json!({"ticket_id": ticket})))
+            .collect();
+        return (!calls.is_empty()).then(|| Step::call(calls));
+    }
+    None
+}
+
+/// The tickets of this turn, with all that was read about each.
+fn tickets_read(chat: &Chat) -> Vec<Ticket> {
+    let mut tickets: Vec<Ticket> = Vec::new();
+    for (call, result) in chat.results() {
+        if ![SEARCH, GET].contains(&call.name.as_str()) || failure_in(result).is_some() {
+            continue;
+        }
+        for ticket in tickets_in(result) {
+            match tickets.iter_mut().find(|known| known.id() == ticket.id()) {
+                Some(known) => known.0.extend(ticket.0),
+                None => tickets.push(ticket),
+            }
+        }
+    }
+    tickets
+}
+
+fn alert(tickets: &[Ticket]) -> String {
+    let mut text = match tickets.len() {
+        0 => "*No unread tickets.*".to_owned(),
+        1 => "*1 unread ticket*".to_owned(),
+        n => format!("*{n} unread tickets*"),
+    };
+    for ticket in tickets {
+        text.push_str(&format!("\n• {}", line(ticket)));
+    }
+    text
+}
+
+fn line(ticket: &Ticket) -> String {
+    let id = ticket.id().map(|id| format!("#{id} ")).unwrap_or_default();
+    let about: Vec<_> = [ticket.text("status"), ticket.text("priority")]
+        .into_iter()
+        .filter(|word| !word.is_empty())
+        .collect();
+    if about.is_empty() {
+        format!("{id}{}", ticket.subject())
+    } else {
+        format!("{id}{} ({})", ticket.subject(), about.join(", "))
+    }
+}
+
+/// The turn's last step: an answer in words, or in the wanted form.
+fn conclude(chat: &Chat, wish: &Wish) -> Step {
+    let tickets = tickets_read(chat);
+    let prose = prose(chat, wish, &tickets);
+    match &chat.response_schema {
+        None => Step::say(prose),
+        Some(schema) if schema.is_object() => {
+            let source = Source {
+                tickets: &tickets,
+                summary: &prose,
+            };
+            Step::say(fill(schema, &source).to_string())
+        }
+        Some(_) => Step::say(json!({"answer": prose}).to_string()),
+    }
+}
+
+fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
+    let results = chat.results();
+    let mut said = Vec::new();
+    for (call, result) in &results {
+        let Some(failure) = failure_in(result) else {
+            continue;
+        };
+        let reason: String = result.trim().chars().take(200).collect();
+        let sentence = match failure {
+            Failure::Rejected => format!("`{}` was rejected, so I did not do it.", call.name),
+            Failure::Failed => format!("`{}` failed, so it was not done.", call.name),
+            Failure::Unknown => format!(
+                "I cannot tell whether `{}` was carried out; please check before trying again.",
+                call.name
+            ),
+        };
+        said.push(format!("{sentence} The tool said: {reason}"));
+    }
+    let done: Vec<_> = results
+        .iter()
+        .filter(|(_, result)| failure_in(result).is_none())
+        .collect();
+    for (call, result) in &done {
+        match call.name.as_str() {
+            CREATE => said.push(match tickets_in(result).first().and_then(Ticket::id) {
+                Some(id) => format!("I created ticket #{id}."),
+                None => "I created the ticket.".to_owned(),
+            }),
+            UPDATE => said.push(format!("I updated the ticket: {}.", call.arguments)),
+            COMMENT => said.push("I added the comment.".to_owned()),
+            POST => said.push("I posted the message to Slack.".to_owned()),
+            _ => {}
+        }
+    }
+    let looked = done.iter().any(|(call, _)| call.name == SEARCH || call.name == GET);
+    if looked && tickets.is_empty() {
+        said.push("I found no such tickets.".to_owned());
+    }
+    if !tickets.is_empty() {
+        said.push(format!("Here is what I found ({}):", tickets.len()));
+        said.extend(tickets.iter().map(|ticket| {
+            let details = first_sentence(ticket.text("description"));
+            let separator = if details.is_empty() { "" } else { ": " };
+            format!("- {}{separator}{details}", line(ticket))
+        }));
+    }
+    if said.is_empty() {
+        return without_tools(chat, wish);
+    }
+    said.join("\n")
+}
+
+fn without_tools(chat: &Chat, wish: &Wish) -> String {
+    match wish {
+        Wish::Greeting => "Hello! I am a simulated model. I can search, read and write Zendesk tickets and post to Slack, when I am given the tools. Try: summarise the unread tickets and alert #support.".to_owned(),
+        Wish::Other => {
+            let asked: String = chat.last_user().chars().take(200).collect();
+            let about = if asked.trim().is_empty() { "nothing I can read".to_owned() } else { format!("\"{}\"", asked.trim()) };
+            format!("You wrote {about}. I am a simulated model that follows simple rules, so I have no opinion of my own on this, but your message arrived whole, and this answer is streamed to you word by word as a real model's would be.")
+        }
+        _ if chat.results().is_empty() => "I would need a tool for that, and I was not given one that fits. I am a simulated model, and nothing was done.".to_owned(),
+        _ => "It is done.".to_owned(),
+    }
+}
+
+fn channel_in(asked: &str) -> Option<String> {
+    let name = |at: usize| -> String {
+        let rest = asked[at + 1..].chars();
+        rest.take_while(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+    };
+    let mut names = asked.match_indices('#').map(|(at, _)| name(at));
+    names
+        .find(|name| name.contains(|c: char| c.is_alphabetic()))
+        .map(|name| format!("#{name}"))
+}
+
+/// Finds the number in "ticket 12", "ticket #12" or "#12".
+fn ticket_in(low: &str) -> Option<u64> {
+    let after = |at: usize| -> Option<u64> {
+        let rest = low[at..].trim_start_matches([' ', '#']);
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    };
+    let named = low
+        .match_indices("ticket")
+        .find_map(|(at, word)| after(at + word.len()));
+    named.or_else(|| low.match_indices('#').find_map(|(at, _)| after(at)))
+}
+
+fn changes_in(low: &str) -> Option<Value> {
+    let mut changes = json!({});
+    for status in ["pending", "hold", "solved", "open"] {
+        if low.contains(&format!("to {status}")) || low.contains(&format!("as {status}")) {
+            changes["status"] = json!(status);
+        }
+    }
+    let words: Vec<_> = low.split(|c: char| !c.is_alphabetic()).collect();
+    if words.contains(&"solve") || words.contains(&"close") {
+        changes["status"] = json!("solved");
+    }
+    for priority in ["urgent", "high", "normal", "low"] {
+        if low.contains("priority") && words.contains(&priority) {
+            changes["priority"] = json!(priority);
+        }
+    }
+    (changes != json!({})).then_some(changes)
+}
+
+fn about(asked: &str) -> Option<String> {
+    let (_, subject) = asked.split_once(" about ")?;
+    let end = subject.find(['.', '?', '!', '\n']).unwrap_or(subject.len());
+    Some(subject[..end].trim().to_owned())
+}
+
+fn subject_in(asked: &str) -> String {
+    let subject = about(asked)
+        .or_else(|| asked.split_once(':').map(|(_, rest)| rest.trim().to_owned()))
+        .filter(|subject| !subject.is_empty());
+    subject
+        .unwrap_or_else(|| first_sentence(asked))
+        .chars()
+        .take(120)
+        .collect()
+}
+
+/// What to post: the quoted part, or what stands between the verb and "in #channel".
+fn posted_text(asked: &str) -> String {
+    let mut quoted = asked.split('"');
+    if let (Some(_), Some(text), Some(_)) = (quoted.next(), quoted.next(), quoted.next()) {
+        return text.to_owned();
+    }
+    let before = asked.split('#').next().unwrap_or(asked).trim_end();
+    let before = [" in", " to", " on"]
+        .iter()
+        .find_map(|word| before.strip_suffix(word))
+        .unwrap_or(before);
+    let text = before.split_once(' ').map_or("", |(_, text)| text).trim();
+    let rest = asked.split_once(':').map_or(asked, |(_, rest)| rest).trim();
+    if text.split_whitespace().count() > 1 {
+        text
+    } else {
+        rest
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_are_read() {
+        let post = |text: &str| Wish::Post {
+            channel: "#general".into(),
+            text: text.into(),
+        };
+        for (asked, wish) in [
+            ("Hello there", Wish::Greeting),
+            (
+                "summarise the unread tickets, put them into the report schema, alert #support",
+                Wish::Report {
+                    channel: Some("#support".into()),
+                },
+            ),
+            (
+                "Create a ticket about the broken printer.",
+                Wish::Create {
+                    subject: "the broken printer".into(),
+                },
+            ),
+            ("post lunch is ready in #general", post("lunch is ready")),
+            ("Post \"a b\" to #general please", post("a b")),
+            ("Tell #general: we are back", post("we are back")),
+            (
+                "set ticket #12 to solved",
+                Wish::Update {
+                    ticket: 12,
+                    changes: json!({"status": "solved"}),
+                },
+            ),
+            (
+                "comment on ticket 12: thank you",
+                Wish::Comment {
+                    ticket: 12,
+                    body: "thank you".into(),
+                    public: true,
+                },
+            ),
+            ("What does ticket 12 say?", Wish::Show { ticket: 12 }),
+            (
+                "Are there tickets about refunds?",
+                Wish::Search {
+                    query: Some("refunds".into()),
+                },
+            ),
+            ("What is the weather?", Wish::Other),
+        ] {
+            assert_eq!(Wish::read(asked), wish, "{asked}");
+        }
+    }
+}

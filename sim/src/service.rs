@@ -1,0 +1,412 @@
+//! Serves a simulated vendor: reads a request, applies the knobs, journals it, answers.
+//!
+//! Invariant: a request that was received is carried to its end even when its client goes away, as
+//! on a real server. That is what makes tests with killed clients mean something.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::http::{Reply, Request, form_pairs, percent_decode};
+use crate::knobs::{Fault, Knobs};
+use crate::net::{self, Switch};
+use crate::{Running, locked};
+
+/// Older requests than these are forgotten.
+const JOURNAL_LENGTH: usize = 100_000;
+/// Requests of which also the body is kept, when it is not too large.
+const KEPT_BODIES: usize = 200;
+const KEPT_BODY_BYTES: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+
+/// A vendor as a plain state machine: one request, one answer.
+pub(crate) trait Vendor: Send + 'static {
+    /// Says how the vendor is called in messages of the control plane.
+    const NAME: &'static str;
+    fn handle(&mut self, request: &Request, knobs: &Knobs) -> Reply;
+    /// Answers as the vendor does when it fails with this status.
+    fn failure(status: u16, retry_after: Option<u64>) -> Reply;
+    /// Adds what the vendor says about its rate limit.
+    fn rate_headers(reply: Reply, path: &str, limit: u64, remaining: u64, reset: u64) -> Reply;
+    /// Everything, for `GET /_sim/state`.
+    fn state(&self) -> Value;
+    /// Counts changes.
+    fn version(&self) -> u64;
+    /// The compact view for a page that polls.
+    fn changes(&self) -> Value;
+    fn reset(&mut self);
+}
+
+struct Served<V> {
+    vendor: Mutex<V>,
+    control: Mutex<Control>,
+    /// Counts releases; who is held waits for the next one.
+    released: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Control {
+    knobs: Knobs,
+    journal: VecDeque<Entry>,
+    /// The last requests with their bodies, so that a test can hold them against the description.
+    bodies: VecDeque<Value>,
+    /// Numbers requests; goes on over a reset, so that those under way do not mark others' entries.
+    sequence: u64,
+    received: u64,
+    held: u64,
+    minute: Option<(tokio::time::Instant, u64)>,
+}
+
+/// One request in the journal.
+#[derive(Clone, Serialize)]
+struct Entry {
+    n: u64,
+    method: String,
+    path: String,
+    query: String,
+    idempotency_key: Option<String>,
+    /// Whether it changed the vendor's state.
+    applied: bool,
+    /// The status that was answered; `null` while it is under way or when the connection was cut.
+    status: Option<u16>,
+    outcome: &'static str,
+    at: String,
+}
+
+/// Serves `vendor` until the returned handle is dropped.
+pub(crate) async fn start<V: Vendor>(listen: SocketAddr, vendor: V) -> std::io::Result<Running> {
+    let served = Arc::new(Served {
+        vendor: Mutex::new(vendor),
+        control: Mutex::new(Control::default()),
+        released: watch::Sender::new(0),
+    });
+    let app = Router::new()
+        .route("/_sim/state", get(state::<V>))
+        .route("/_sim/requests", get(requests::<V>))
+        .route("/_sim/reset", post(reset::<V>))
+        .route("/_sim/knobs", post(set_knobs::<V>).get(show_knobs::<V>))
+        .route("/_sim/release", post(release::<V>))
+        .route("/_sim/changes", get(changes::<V>))
+        .fallback(api::<V>)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(served);
+    net::serve(listen, app).await
+}
+
+async fn api<V: Vendor>(
+    State(served): State<Arc<Served<V>>>,
+    ConnectInfo(switch): ConnectInfo<Switch>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = Request {
+        method,
+        path: percent_decode(uri.path()),
+        query: form_pairs(uri.query().unwrap_or_default()),
+        headers,
+        body,
+    };
+    let query = uri.query().unwrap_or_default().to_owned();
+    // In its own task: the request goes on when the client leaves.
+    let outcome = tokio::spawn(async move { served.carry_out(request, query).await }).await;
+    match outcome {
+        Ok(Some(reply)) => reply.into_response(),
+        Ok(None) => {
+            switch.cut();
+            std::future::pending().await
+        }
+        Err(error) => {
+            tracing::error!(%error, "the simulated {} failed", V::NAME);
+            V::failure(500, None).into_response()
+        }
+    }
+}
+
+impl<V: Vendor> Served<V> {
+    /// Returns the answer, or nothing when the connection is to be cut.
+    async fn carry_out(&self, request: Request, query: String) -> Option<Reply> {
+        // Before the knobs are read: a release that comes in between must not be missed.
+        let mut released = self.released.subscribe();
+        let (n, fault, hold, knobs) = {
+            let mut control = locked(&self.control);
+            let n = control.note(&request, query);
+            let fault = control.knobs.take_fault(&request.method, &request.path);
+            let hold = control.knobs.hold_for(&request.method, &request.path);
+            (n, fault, hold, control.knobs.clone())
+        };
+        if knobs.latency_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(knobs.latency_ms)).await;
+        }
+        let budget = knobs
+            .rate_limit_per_minute
+            .map(|limit| locked(&self.control).spend(limit));
+        if let Some(Budget {
+            exceeded: true, reset, ..
+        }) = budget
+        {
+            return self.finish(n, V::failure(429, Some(reset)), budget, &request, "refused");
+        }
+        let apply_now = hold.as_ref().is_none_or(|hold| hold.apply_first);
+        if !apply_now {
+            self.wait(&mut released, n).await;
+        }
+        let applied = match &fault {
+            Some(Fault { apply: false, .. }) => None,
+            _ => Some(self.apply(n, &request, &knobs)),
+        };
+        if hold.is_some() && apply_now {
+            self.wait(&mut released, n).await;
+        }
+        match (fault, applied) {
+            (Some(Fault { status: None, .. }), _) => {
+                locked(&self.control).mark(n, |entry| entry.outcome = "cut");
+                None
+            }
+            (
+                Some(Fault {
+                    status: Some(status),
+                    retry_after,
+                    ..
+                }),
+                _,
+            ) => self.finish(n, V::failure(status, retry_after), budget, &request, "failed"),
+            (None, Some(reply)) => self.finish(n, reply, budget, &request, "answered"),
+            (None, None) => unreachable!("only a fault keeps a request from being applied"),
+        }
+    }
+
+    fn apply(&self, n: u64, request: &Request, knobs: &Knobs) -> Reply {
+        let reply = locked(&self.vendor).handle(request, knobs);
+        locked(&self.control).mark(n, |entry| {
+            entry.applied = reply.effect;
+            entry.outcome = "under_way";
+        });
+        reply
+    }
+
+    async fn wait(&self, released: &mut watch::Receiver<u64>, n: u64) {
+        {
+            let mut control = locked(&self.control);
+            control.held += 1;
+            control.mark(n, |entry| entry.outcome = "held");
+        }
+        // The sender lives as long as `self`, so this ends with a release.
+        let _ = released.changed().await;
+        locked(&self.control).held -= 1;
+    }
+
+    fn finish(
+        &self,
+        n: u64,
+        reply: Reply,
+        budget: Option<Budget>,
+        request: &Request,
+        outcome: &'static str,
+    ) -> Option<Reply> {
+        locked(&self.control).mark(n, |entry| {
+            entry.status = Some(reply.status.as_u16());
+            entry.outcome = outcome;
+        });
+        let Budget {
+            limit,
+            remaining,
+            reset,
+            ..
+        } = budget.unwrap_or_default();
+        Some(V::rate_headers(reply, &request.path, limit, remaining, reset))
+    }
+}
+
+struct Budget {
+    limit: u64,
+    remaining: u64,
+    /// Seconds until the budget is full again.
+    reset: u64,
+    exceeded: bool,
+}
+
+impl Default for Budget {
+    /// What is told when no limit is set: a plan that nobody exhausts.
+    fn default() -> Self {
+        Self {
+            limit: 700,
+            remaining: 699,
+            reset: 60,
+            exceeded: false,
+        }
+    }
+}
+
+impl Control {
+    fn note(&mut self, request: &Request, query: String) -> u64 {
+        self.received += 1;
+        self.sequence += 1;
+        if self.bodies.len() == KEPT_BODIES {
+            self.bodies.pop_front();
+        }
+        self.bodies.push_back(json!({
+            "n": self.sequence,
+            "method": request.method.as_str(),
+            "path": request.path,
+            "query": query,
+            "content_type": request.header("content-type"),
+            "body": shown_body(&request.body),
+        }));
+        if self.journal.len() == JOURNAL_LENGTH {
+            self.journal.pop_front();
+        }
+        self.journal.push_back(Entry {
+            n: self.sequence,
+            method: request.method.to_string(),
+            path: request.path.clone(),
+            query,
+            idempotency_key: request.header("idempotency-key").map(str::to_owned),
+            applied: false,
+            status: None,
+            outcome: "received",
+            at: jiff::Timestamp::now().to_string(),
+        });
+        self.sequence
+    }
+
+    fn mark(&mut self, n: u64, change: impl FnOnce(&mut Entry)) {
+        let Some(first) = self.journal.front().map(|entry| entry.n) else {
+            return;
+        };
+        let at = n.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        if let Some(entry) = at.and_then(|at| self.journal.get_mut(at)) {
+            change(entry);
+        }
+    }
+
+    /// Spends one request of a fixed window of a minute.
+    fn spend(&mut self, limit: u64) -> Budget {
+        let now = tokio::time::Instant::now();
+        let window = Duration::from_secs(60);
+        let (start, used) = match self.minute {
+            Some((start, used)) if now.duration_since(start) < window => (start, used + 1),
+            _ => (now, 1),
+        };
+        self.minute = Some((start, used));
+        Budget {
+            limit,
+            remaining: limit.saturating_sub(used),
+            reset: (window - now.duration_since(start)).as_secs().max(1),
+            exceeded: used > limit,
+        }
+    }
+}
+
+/// Shows a body as JSON where it is JSON, as text where it is text, not at all where it is too large.
+fn shown_body(body: &[u8]) -> Value {
+    if body.len() > KEPT_BODY_BYTES {
+        return Value::Null;
+    }
+    serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)))
+}
+
+/// The control plane is also read by a page of another origin (the demo's), hence the header.
+fn control_reply(status: u16, body: Value) -> Response {
+    Reply::json(status, body)
+        .with_header("access-control-allow-origin", "*")
+        .with_header("cache-control", "no-store")
+        .into_response()
+}
+
+async fn state<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
+    let mut state = locked(&served.vendor).state();
+    let version = locked(&served.vendor).version();
+    let control = locked(&served.control);
+    state["version"] = json!(version);
+    state["held"] = json!(control.held);
+    state["requests"] = json!(control.received);
+    state["knobs"] = json!(control.knobs);
+    state["journal"] = json!(control.journal);
+    drop(control);
+    control_reply(200, state)
+}
+
+async fn requests<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
+    let bodies = json!(locked(&served.control).bodies);
+    control_reply(200, json!({"requests": bodies}))
+}
+
+async fn changes<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> Response {
+    let after = form_pairs(uri.query().unwrap_or_default())
+        .into_iter()
+        .find(|(name, _)| name == "after")
+        .and_then(|(_, value)| value.parse().ok());
+    let vendor = locked(&served.vendor);
+    let version = vendor.version();
+    let mut body = if after == Some(version) {
+        json!({"changed": false})
+    } else {
+        let mut changes = vendor.changes();
+        changes["changed"] = json!(true);
+        changes
+    };
+    drop(vendor);
+    body["version"] = json!(version);
+    control_reply(200, body)
+}
+
+async fn reset<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
+    served.released.send_modify(|count| *count += 1);
+    locked(&served.vendor).reset();
+    let mut control = locked(&served.control);
+    *control = Control {
+        held: control.held,
+        sequence: control.sequence,
+        ..Control::default()
+    };
+    drop(control);
+    control_reply(200, json!({"ok": true}))
+}
+
+async fn show_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
+    let knobs = json!(locked(&served.control).knobs);
+    control_reply(200, knobs)
+}
+
+async fn set_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes) -> Response {
+    let merged = serde_json::from_slice(&body)
+        .map_err(|error| error.to_string())
+        .and_then(|changes| {
+            let mut control = locked(&served.control);
+            control.knobs.merge(&changes)?;
+            if changes.get("rate_limit_per_minute").is_some() {
+                control.minute = None;
+            }
+            Ok(json!(control.knobs))
+        });
+    match merged {
+        Ok(knobs) => control_reply(200, knobs),
+        Err(error) => control_reply(400, json!({"error": error})),
+    }
+}
+
+/// Ends the hold and lets everything go; with `{"keep": true}` what comes later is held again.
+async fn release<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes) -> Response {
+    let keep = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["keep"] == true);
+    let mut control = locked(&served.control);
+    if !keep {
+        control.knobs.hold = None;
+    }
+    let held = control.held;
+    drop(control);
+    served.released.send_modify(|count| *count += 1);
+    control_reply(200, json!({"released": held}))
+}

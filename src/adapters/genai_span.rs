@@ -1,0 +1,128 @@
+//! One trace span per model call, in the words of OpenTelemetry's semantic conventions for generative AI.
+//!
+//! No prompt and no answer ever stands in it.
+
+use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::ports::{ModelError, ModelEvent};
+use opentelemetry::propagation::Injector;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+use tracing::{Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Who is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// `openai`, or what the registry of the conventions names the provider.
+    pub provider: &'static str,
+    /// The model that is asked for.
+    pub model: String,
+    /// The server's host name.
+    pub address: String,
+    /// The server's port.
+    pub port: u16,
+}
+
+/// The span of one call. Dropped before the end, it says that the call was cancelled.
+#[derive(Debug)]
+pub struct CallSpan {
+    span: Span,
+    started: Instant,
+    content_seen: bool,
+    ended: bool,
+}
+
+impl CallSpan {
+    /// Opens the span under the present one.
+    pub fn start(peer: &Peer, conversation: ConversationId, max_tokens: Option<u64>) -> Self {
+        let span = tracing::info_span!(
+            "chat",
+            otel.name = %format_args!("chat {}", peer.model),
+            otel.kind = "client",
+            otel.status_code = field::Empty,
+            gen_ai.operation.name = "chat",
+            gen_ai.provider.name = peer.provider,
+            gen_ai.request.model = %peer.model,
+            gen_ai.request.stream = true,
+            gen_ai.request.max_tokens = max_tokens,
+            gen_ai.conversation.id = %conversation,
+            gen_ai.response.model = field::Empty,
+            gen_ai.response.time_to_first_chunk = field::Empty,
+            gen_ai.usage.input_tokens = field::Empty,
+            gen_ai.usage.cache_read.input_tokens = field::Empty,
+            gen_ai.usage.output_tokens = field::Empty,
+            server.address = %peer.address,
+            server.port = peer.port,
+            error.r#type = field::Empty,
+        );
+        Self {
+            span,
+            started: Instant::now(),
+            content_seen: false,
+            ended: false,
+        }
+    }
+
+    /// Returns the span, for what is done inside.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Puts the trace's identity into `headers`, as the process's propagator writes it (W3C `traceparent`).
+    pub fn inject(&self, headers: &mut HeaderMap) {
+        let context = self.span.context();
+        opentelemetry::global::get_text_map_propagator(|propagator| {
+            propagator.inject_context(&context, &mut Headers(headers));
+        });
+    }
+
+    /// Notes what the call yielded.
+    pub fn observe(&mut self, item: &Result<ModelEvent, ModelError>) {
+        match item {
+            Ok(ModelEvent::Model(model)) => {
+                self.span.record("gen_ai.response.model", model.as_str());
+            }
+            Ok(ModelEvent::Text(_) | ModelEvent::ToolCall { .. }) => {
+                if !std::mem::replace(&mut self.content_seen, true) {
+                    let seconds = self.started.elapsed().as_secs_f64();
+                    self.span.record("gen_ai.response.time_to_first_chunk", seconds);
+                }
+            }
+            Ok(ModelEvent::Usage(usage)) => {
+                self.span.record("gen_ai.usage.input_tokens", usage.prompt_tokens);
+                self.span
+                    .record("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens);
+                self.span.record("gen_ai.usage.output_tokens", usage.completion_tokens);
+            }
+            Ok(ModelEvent::Finished(_)) => self.ended = true,
+            Err(error) => self.fail(error.class.code()),
+        }
+    }
+
+    /// Notes why the call failed.
+    pub fn fail(&mut self, code: &'static str) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.span.record("error.type", code);
+            self.span.record("otel.status_code", "ERROR");
+        }
+    }
+}
+
+impl Drop for CallSpan {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Someone left; that is no fault of the provider, so the status stays unset.
+            self.span.record("error.type", "cancelled");
+        }
+    }
+}
+
+struct Headers<'a>(&'a mut HeaderMap);
+
+impl Injector for Headers<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(key.as_bytes()), HeaderValue::from_str(&value)) {
+            self.0.insert(name, value);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Collections, their indexes, and how long one call may take.
+
+use std::time::Duration;
+
+use mongodb::bson::{Document, doc};
+use mongodb::options::IndexOptions;
+use mongodb::{Collection, Database, IndexModel};
+
+use super::documents::{AppendDocument, HeaderDocument, SnapshotDocument};
+use super::failure::Failure;
+
+/// After this long without renewal a snapshot is deleted by the server: a sleeping conversation is folded from its log.
+const SNAPSHOT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Handles of the collections; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Collections {
+    pub(super) appends: Collection<AppendDocument>,
+    pub(super) conversations: Collection<HeaderDocument>,
+    pub(super) snapshots: Collection<SnapshotDocument>,
+    /// Single documents by name: `lease`, `schema`, `projected`.
+    pub(super) meta: Collection<Document>,
+    /// Longest time for one call to the server.
+    pub(super) patience: Duration,
+}
+
+impl Collections {
+    pub(super) fn new(database: &Database, patience: Duration) -> Self {
+        Self {
+            appends: database.collection("appends"),
+            conversations: database.collection("conversations"),
+            snapshots: database.collection("snapshots"),
+            meta: database.collection("meta"),
+            patience,
+        }
+    }
+
+    /// Waits for one call, within its time. Giving up closes the connection; the call's outcome is then unknown.
+    pub(super) async fn call<T>(
+        &self,
+        call: impl IntoFuture<Output = mongodb::error::Result<T>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.patience, call.into_future()).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::Silence),
+        }
+    }
+
+    /// Makes the indexes that are missing. Without a limit of time: a new index on a full collection takes what it takes.
+    pub(super) async fn create_indexes(&self) -> Result<(), Failure> {
+        let index = |keys: Document, options: IndexOptions| IndexModel::builder().keys(keys).options(options).build();
+        let named = |name: &str| IndexOptions::builder().name(name.to_owned()).build();
+        let partial = |name: &str, filter: Document| {
+            IndexOptions::builder()
+                .name(name.to_owned())
+                .partial_filter_expression(filter)
+                .build()
+        };
+        let mut fence = named("number");
+        fence.unique = Some(true);
+        let mut expiry = named("expiry");
+        expiry.expire_after = Some(SNAPSHOT_LIFE);
+        let appends = [
+            index(doc! { "tenant": 1, "conversation": 1, "first_seq": 1 }, fence),
+            index(
+                doc! { "tenant": 1, "conversation": 1, "first_seq": 1, "messages": 1 },
+                partial("messages", doc! { "messages": { "$gt": 0 } }),
+            ),
+            index(
+                doc! { "tenant": 1, "turns": 1, "first_seq": 1 },
+                partial("turns", doc! { "turns": { "$exists": true } }),
+            ),
+            index(doc! { "stamp": 1 }, named("stamp")),
+        ];
+        let conversations = [
+            index(
+                doc! { "tenant": 1, "user": 1, "created_at": -1, "conversation": -1 },
+                named("user"),
+            ),
+            index(doc! { "tenant": 1, "created_at": -1, "conversation": -1 }, named("age")),
+            index(
+                doc! { "tenant": 1, "conversation": 1 },
+                partial("due", doc! { "due": true }),
+            ),
+        ];
+        self.appends.create_indexes(appends).await?;
+        self.conversations.create_indexes(conversations).await?;
+        self.snapshots.create_index(index(doc! { "at": 1 }, expiry)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! What a failure of the driver or the server means to a caller.
+
+use copilotd_actors::ports::LogError;
+use mongodb::error::{ErrorKind, WriteFailure};
+
+/// The server's code for a second document with the same unique key.
+const DUPLICATE_KEY: i32 = 11000;
+
+/// Codes after which nothing was written and asking again changes nothing: BadValue, FailedToParse, Unauthorized,
+/// AuthenticationFailed, IllegalOperation, DocumentValidationFailure, BSONObjectTooLarge, OutOfDiskSpace, KeyTooLong.
+const REFUSALS: &[i32] = &[2, 9, 13, 18, 20, 121, 10334, 14031, 17280];
+
+/// Why work on the database did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// An answer: nothing is wrong with the database.
+    #[error(transparent)]
+    Answer(#[from] LogError),
+    /// The driver or the server failed.
+    #[error(transparent)]
+    Mongo(#[from] mongodb::error::Error),
+    /// No answer within the time of one attempt.
+    #[error("no answer in time")]
+    Silence,
+}
+
+impl Failure {
+    /// Whether another document stands at a unique key.
+    pub(super) fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Mongo(error) if code(error) == Some(DUPLICATE_KEY))
+    }
+
+    /// Whether asking again may help.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Answer(_) => false,
+            Self::Silence => true,
+            Self::Mongo(error) => !is_refusal(error) && !is_unreadable(error),
+        }
+    }
+}
+
+fn code(error: &mongodb::error::Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+        ErrorKind::Command(error) => Some(error.code),
+        _ => None,
+    }
+}
+
+fn is_refusal(error: &mongodb::error::Error) -> bool {
+    let own_fault = matches!(
+        error.kind.as_ref(),
+        ErrorKind::InvalidArgument { .. } | ErrorKind::Authentication { .. } | ErrorKind::IncompatibleServer { .. }
+    );
+    own_fault || code(error).is_some_and(|code| REFUSALS.contains(&code))
+}
+
+fn is_unreadable(error: &mongodb::error::Error) -> bool {
+    matches!(
+        error.kind.as_ref(),
+        ErrorKind::Bson(_) | ErrorKind::BsonDeserialization(_) | ErrorKind::BsonSerialization(_)
+    )
+}
+
+impl From<Failure> for LogError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Answer(answer) => answer,
+            Failure::Silence => Self::Unavailable(failure.to_string()),
+            Failure::Mongo(error) if is_refusal(&error) => Self::Refused(error.to_string()),
+            Failure::Mongo(error) if is_unreadable(&error) => Self::Corrupt(error.to_string()),
+            Failure::Mongo(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Headers: the projection, and what the log says beyond it.
+
+use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::Seq;
+use copilotd_actors::ports::LogError;
+use futures::TryStreamExt;
+use mongodb::bson::{Document, doc};
+
+use super::collections::Collections;
+use super::documents::{AppendDocument, Head, Key, Projected, from_json, number, seq};
+use super::failure::Failure;
+use crate::adapters::text;
+
+/// Finds the end of a log.
+pub(super) async fn head(collections: &Collections, key: &Key) -> Result<Option<Head>, Failure> {
+    let appends = collections.appends.clone_with_type::<Head>();
+    let last = appends
+        .find_one(key.filter())
+        .sort(doc! { "first_seq": -1 })
+        .projection(Head::projection());
+    collections.call(last).await
+}
+
+/// Returns the header as of the last append: the projection, and the rest folded onto it.
+pub(super) async fn projected(collections: &Collections, key: &Key) -> Result<Option<Projected>, Failure> {
+    let found = collections
+        .call(collections.conversations.find_one(doc! { "_id": key.id() }))
+        .await?;
+    let mut fold = Fold::new(found.map(Projected::try_from).transpose()?);
+    let mut filter = key.filter();
+    let applied = fold.state.as_ref().map_or(0, |state| state.header.last_seq);
+    filter.insert("first_seq", doc! { "$gt": number(applied)? });
+    let rest = collections.appends.find(filter).sort(doc! { "first_seq": 1 });
+    let mut rest = collections.call(rest).await?;
+    while let Some(append) = collections.call(rest.try_next()).await? {
+        fold.add(key, &append)?;
+    }
+    Ok(fold.state)
+}
+
+/// A header in the making, append by append.
+#[derive(Default)]
+pub(super) struct Fold {
+    pub(super) state: Option<Projected>,
+    appends: u64,
+}
+
+impl Fold {
+    pub(super) fn new(state: Option<Projected>) -> Self {
+        Self { state, appends: 0 }
+    }
+
+    pub(super) fn add(&mut self, key: &Key, append: &AppendDocument) -> Result<(), LogError> {
+        let tombstone = append.tombstone.map(seq).transpose()?;
+        let first = self.appends == 0 && self.state.is_none();
+        self.appends += 1;
+        if let Some(kept) = &append.header {
+            // An erasure has begun. It is over when nothing stands before the tombstone.
+            self.state = Some(Projected {
+                header: from_json(kept)?,
+                tombstone,
+                cleaned: first,
+            });
+            return Ok(());
+        }
+        for record in &append.records {
+            let record = text::decode(record)?;
+            match &mut self.state {
+                Some(state) => state.header.apply(&record),
+                None => {
+                    self.state = Header::open(key.conversation, &record).map(|header| Projected {
+                        header,
+                        tombstone: None,
+                        cleaned: false,
+                    });
+                }
+            }
+        }
+        if let Some(state) = &mut self.state {
+            state.tombstone = tombstone;
+        }
+        Ok(())
+    }
+}
+
+/// Takes out of a header what an erased conversation must not keep.
+pub(super) fn strip(header: &mut Header) {
+    header.title = None;
+    header.metadata = Metadata::new();
+    header.idempotency = None;
+}
+
+/// Writes a whole header unless a newer one stands there.
+pub(super) async fn write_everything(
+    collections: &Collections,
+    key: &Key,
+    projected: &Projected,
+) -> Result<(), Failure> {
+    let newest = number(projected.header.last_seq)?;
+    let older = doc! { "_id": key.id(), "applied_seq": { "$lte": newest } };
+    let set = doc! { "$set": projected.everything()? };
+    let write = collections.conversations.update_one(older, set).upsert(true);
+    match collections.call(write).await {
+        // A newer header stands there, so the filter missed it and the upsert met its `_id`.
+        Err(failure) if failure.is_duplicate() => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Writes counters onto the header of exactly the append before. Returns false when another one stands there.
+pub(super) async fn write_counters(
+    collections: &Collections,
+    key: &Key,
+    before: Seq,
+    projected: &Projected,
+) -> Result<bool, Failure> {
+    let filter = doc! { "_id": key.id(), "applied_seq": number(before)? };
+    let set = doc! { "$set": projected.counters()? };
+    let updated = collections
+        .call(collections.conversations.update_one(filter, set))
+        .await?;
+    Ok(updated.matched_count == 1)
+}
+
+/// Brings the projection of one conversation up to its log.
+pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<(), Failure> {
+    match projected(collections, key).await? {
+        Some(projected) => write_everything(collections, key, &projected).await,
+        None => Ok(()),
+    }
+}
+
+/// Makes all projections again; returns the number of conversations.
+pub(super) async fn rebuild(collections: &Collections) -> Result<u64, Failure> {
+    // Without a limit of time: there may be many.
+    collections.conversations.delete_many(Document::new()).await?;
+    let in_order = doc! { "tenant": 1, "conversation": 1, "first_seq": 1 };
+    let mut appends = collections
+        .call(collections.appends.find(Document::new()).sort(in_order))
+        .await?;
+    let mut current: Option<(Key, Fold)> = None;
+    let mut count = 0;
+    loop {
+        let append = collections.call(appends.try_next()).await?;
+        let key = append.as_ref().map(AppendDocument::key).transpose()?;
+        let same = current.as_ref().map(|(key, _)| key) == key.as_ref();
+        if !same && let Some((key, fold)) = current.take() {
+            let Some(projected) = fold.state else {
+                let bad = format!("the log of {} does not begin with its creation", key.conversation);
+                return Err(LogError::Corrupt(bad).into());
+            };
+            write_everything(collections, &key, &projected).await?;
+            count += 1;
+        }
+        let (Some(append), Some(key)) = (append, key) else {
+            return Ok(count);
+        };
+        current
+            .get_or_insert_with(|| (key.clone(), Fold::default()))
+            .1
+            .add(&key, &append)?;
+    }
+}

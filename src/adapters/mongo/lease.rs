@@ -1,0 +1,212 @@
+//! One process per database: a lease document with an epoch, renewed every third of its life by the server's clock.
+//!
+//! Invariant: this process believes in its lease for a shorter time than the server grants it: its own deadline counts
+//! on a monotonic clock from before the renewal was sent, less a margin. Whoever takes the lease next can only do so
+//! after this process has stopped writing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use copilotd_actors::ports::LogError;
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::options::ReturnDocument;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::ConnectError;
+use super::collections::Collections;
+use super::failure::Failure;
+
+/// The lease as this process holds it.
+#[derive(Debug)]
+pub(super) struct Lease {
+    collections: Collections,
+    /// Tells this process from all others, also from its own earlier lives.
+    owner: String,
+    epoch: i64,
+    life: Duration,
+    until: Mutex<Instant>,
+    lost: watch::Sender<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LeaseDocument {
+    owner: String,
+    epoch: i64,
+    expires_at: DateTime,
+}
+
+impl Lease {
+    /// Takes the lease. While another process holds it, waits for it to end, but gives up as soon as that process is
+    /// seen to renew it: then it is alive, and there must not be two.
+    pub(super) async fn acquire(
+        collections: &Collections,
+        name: &str,
+        life: Duration,
+    ) -> Result<Arc<Self>, ConnectError> {
+        let owner = format!("{name} {}", uuid::Uuid::new_v4());
+        let mut seen: Option<LeaseDocument> = None;
+        loop {
+            let sent = Instant::now();
+            let found = take(collections, &owner, life).await?;
+            if found.owner == owner {
+                let until = sent + life - margin(life);
+                return Ok(Arc::new(Self {
+                    collections: collections.clone(),
+                    owner,
+                    epoch: found.epoch,
+                    life,
+                    until: Mutex::new(until),
+                    lost: watch::Sender::new(false),
+                }));
+            }
+            let renewed = seen.as_ref().is_some_and(|seen| seen.expires_at != found.expires_at);
+            if renewed {
+                return Err(ConnectError::Held {
+                    owner: found.owner,
+                    epoch: found.epoch,
+                });
+            }
+            if seen.is_none() {
+                tracing::info!(
+                    owner = found.owner,
+                    "the lease is held; waiting for it to be renewed or to end"
+                );
+            }
+            seen = Some(found);
+            tokio::time::sleep(life / 12).await;
+        }
+    }
+
+    /// Number of this tenure; higher than any before.
+    pub(super) fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// Refuses work once the lease is lost or could be.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        if Instant::now() >= self.until() {
+            self.lose("it was not renewed in time");
+        }
+        if *self.lost.borrow() {
+            return Err(LogError::Refused(
+                "this process has lost the database's lease; another one may be writing".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends when the lease is lost; never before.
+    pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut lost = self.lost.subscribe();
+        async move {
+            if lost.wait_for(|lost| *lost).await.is_err() {
+                // The store was closed: its lease was given back, not lost.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Renews the lease until it is lost.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let pace = self.life / 3;
+        let mut wake = Instant::now() + pace;
+        loop {
+            tokio::time::sleep_until(wake.min(self.until())).await;
+            if self.check().is_err() {
+                return;
+            }
+            let sent = Instant::now();
+            // An answer that comes after the deadline is of no use any more.
+            let renewed = tokio::time::timeout_at(
+                self.until(),
+                renew(&self.collections, &self.owner, self.epoch, self.life),
+            );
+            match renewed.await {
+                Ok(Ok(true)) => {
+                    *self.lock() = sent + self.life - margin(self.life);
+                    wake = sent + pace;
+                }
+                Ok(Ok(false)) => return self.lose("another process took it"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the lease could not be renewed; trying again");
+                    wake = Instant::now() + pace / 10;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next process need not wait for its end.
+    pub(super) async fn release(&self) -> Result<(), Failure> {
+        let own = doc! { "_id": "lease", "owner": &self.owner, "epoch": self.epoch };
+        let ended = doc! { "$set": { "expires_at": DateTime::from_millis(0) } };
+        self.collections
+            .call(self.collections.meta.update_one(own, ended))
+            .await?;
+        *self.lock() = Instant::now();
+        Ok(())
+    }
+
+    fn lose(&self, why: &str) {
+        let first = !self.lost.send_replace(true);
+        if first {
+            tracing::error!(
+                owner = self.owner,
+                epoch = self.epoch,
+                why,
+                "the lease of the database is lost"
+            );
+        }
+    }
+
+    fn until(&self) -> Instant {
+        *self.lock()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {
+        // A moment in time is whole whatever else panicked.
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Time between our deadline and the server's.
+fn margin(life: Duration) -> Duration {
+    life / 10
+}
+
+fn millis(life: Duration) -> i64 {
+    i64::try_from(life.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// End of a lease that begins now, by the server's clock.
+fn end(life: Duration) -> Document {
+    doc! { "$dateAdd": { "startDate": "$$NOW", "unit": "millisecond", "amount": millis(life) } }
+}
+
+/// Takes the lease if it is free, in one step of the server, and returns it as it then stands.
+async fn take(collections: &Collections, owner: &str, life: Duration) -> Result<LeaseDocument, Failure> {
+    let free = doc! { "$lte": [{ "$ifNull": ["$expires_at", DateTime::from_millis(0)] }, "$$NOW"] };
+    let either = |ours: mongodb::bson::Bson, theirs: &str| doc! { "$cond": [free.clone(), ours, theirs] };
+    let next = doc! { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] };
+    let set = doc! { "$set": {
+        "owner": either(owner.into(), "$owner"),
+        "epoch": either(next.into(), "$epoch"),
+        "expires_at": either(end(life).into(), "$expires_at"),
+    } };
+    let meta = collections.meta.clone_with_type::<LeaseDocument>();
+    let taken = meta
+        .find_one_and_update(doc! { "_id": "lease" }, vec![set])
+        .upsert(true)
+        .return_document(ReturnDocument::After);
+    let taken = collections.call(taken).await?;
+    taken.ok_or_else(|| LogError::Corrupt("the lease vanished while it was taken".to_owned()).into())
+}
+
+async fn renew(collections: &Collections, owner: &str, epoch: i64, life: Duration) -> Result<bool, Failure> {
+    let own = doc! { "_id": "lease", "owner": owner, "epoch": epoch };
+    let set = doc! { "$set": { "expires_at": end(life) } };
+    let updated = collections.call(collections.meta.update_one(own, vec![set])).await?;
+    Ok(updated.matched_count == 1)
+}

@@ -1,0 +1,326 @@
+//! The store of production: MongoDB, one document per append.
+//!
+//! The unique index on (tenant, conversation, first_seq) is the fence; a majority of the replica set has written an
+//! append to its journal before it is acknowledged. Headers follow a moment later (`projector`) and carry
+//! `applied_seq`, so that a reader of one conversation folds the rest (`fold`). One process writes at a time
+//! (`lease`). No document grows with its conversation.
+
+mod append;
+mod collections;
+mod documents;
+mod erase;
+mod failure;
+mod fold;
+mod lease;
+mod projector;
+mod read;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::ports::{
+    Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
+};
+use copilotd_actors::tenancy::TenantScope;
+use mongodb::Client;
+use mongodb::bson::doc;
+use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, SelectionCriteria, WriteConcern};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::append::Heads;
+use self::collections::Collections;
+use self::documents::{AppendDocument, Key};
+use self::failure::Failure;
+use self::lease::Lease;
+use self::projector::Projector;
+
+/// Version of the collections' layout.
+const SCHEMA: i64 = 1;
+
+/// How long a list waits for headers of earlier appends.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What can be set besides the place.
+#[derive(Debug, Clone)]
+pub struct MongoOptions {
+    /// Name of this process in messages to whoever finds the database in use, such as its host's.
+    pub owner: String,
+    /// Life of the lease; also how long a new process waits after another one was killed.
+    pub lease_life: Duration,
+    /// How long an append is tried before its outcome is given up as unknown.
+    pub append_deadline: Duration,
+    /// Longest time for one call to the server.
+    pub call_timeout: Duration,
+}
+
+impl Default for MongoOptions {
+    fn default() -> Self {
+        Self {
+            owner: format!("process {}", std::process::id()),
+            lease_life: Duration::from_secs(30),
+            append_deadline: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is not one.
+    #[error("the address of MongoDB is not valid")]
+    Address(#[source] mongodb::error::Error),
+    /// The server does not answer or refuses.
+    #[error("cannot prepare the database: {0}")]
+    Store(LogError),
+    /// Another process is alive and has it.
+    #[error(
+        "the database is in use by another copilotd ({owner}, epoch {epoch}); one process may use a database at a time"
+    )]
+    Held {
+        /// What the other process calls itself.
+        owner: String,
+        /// Number of its tenure.
+        epoch: i64,
+    },
+    /// A later release wrote it.
+    #[error(
+        "the database has schema version {found}, and this release knows versions up to {known}; use a newer release"
+    )]
+    Newer {
+        /// Its version.
+        found: i64,
+        /// Newest version of this release.
+        known: i64,
+    },
+}
+
+impl From<Failure> for ConnectError {
+    fn from(failure: Failure) -> Self {
+        Self::Store(failure.into())
+    }
+}
+
+/// [`EventLog`] in a MongoDB database.
+#[derive(Debug)]
+pub struct MongoLog {
+    client: Client,
+    collections: Collections,
+    heads: Heads,
+    lease: Arc<Lease>,
+    projector: Arc<Projector>,
+    append_deadline: Duration,
+    keeper: Task,
+    worker: Task,
+}
+
+impl MongoLog {
+    /// Connects, takes the lease, makes missing indexes and projects what an earlier process left undone.
+    ///
+    /// # Errors
+    /// When the address is wrong, the server does not answer, another process is alive on this database, or a later
+    /// release wrote it.
+    pub async fn connect(url: &str, database: &str, options: MongoOptions) -> Result<Self, ConnectError> {
+        let mut settings = ClientOptions::parse(url).await.map_err(ConnectError::Address)?;
+        settings.app_name.get_or_insert_with(|| "copilotd".to_owned());
+        settings.connect_timeout.get_or_insert(Duration::from_secs(5));
+        settings.server_selection_timeout.get_or_insert(Duration::from_secs(5));
+        // Set here whatever the address says: acknowledged means written to the journal by a majority, and read by us
+        // from the primary.
+        settings.write_concern = Some(
+            WriteConcern::builder()
+                .w(Acknowledgment::Majority)
+                .journal(true)
+                .build(),
+        );
+        settings.read_concern = Some(ReadConcern::majority());
+        settings.selection_criteria = Some(SelectionCriteria::ReadPreference(
+            mongodb::options::ReadPreference::Primary,
+        ));
+        settings.retry_writes = Some(true);
+        let client = Client::with_options(settings).map_err(ConnectError::Address)?;
+        let collections = Collections::new(&client.database(database), options.call_timeout);
+        check_schema(&collections).await?;
+        let lease = Lease::acquire(&collections, &options.owner, options.lease_life).await?;
+        // From here on it is renewed, so that long preparations do not lose it.
+        let keeper = Task(tokio::spawn(Arc::clone(&lease).keep()));
+        collections.create_indexes().await?;
+        let projector = Projector::new(collections.clone(), lease.epoch());
+        projector.catch_up().await?;
+        let worker = Task(tokio::spawn(Arc::clone(&projector).run()));
+        Ok(Self {
+            client,
+            collections,
+            heads: Heads::default(),
+            lease,
+            projector,
+            append_deadline: options.append_deadline,
+            keeper,
+            worker,
+        })
+    }
+
+    /// Ends when this process has lost the database's lease, or cannot know that it still has it. All work on
+    /// conversations must stop then; appends are refused already.
+    pub fn lease_lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.lease.lost()
+    }
+
+    /// Projects what waits and gives the lease back, so that the next process can start at once.
+    pub async fn close(self) {
+        let Self {
+            client,
+            lease,
+            projector,
+            keeper,
+            worker,
+            ..
+        } = self;
+        drop(worker);
+        projector.work().await;
+        let marked = projector.mark().await;
+        drop(keeper);
+        let released = lease.release().await;
+        if let Err(error) = marked.and(released) {
+            tracing::warn!(%error, "the database was not left tidy; the next start takes longer");
+        }
+        client.shutdown().await;
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn check_schema(collections: &Collections) -> Result<(), ConnectError> {
+    let fresh = doc! { "$setOnInsert": { "version": SCHEMA } };
+    let schema = doc! { "_id": "schema" };
+    let opened = collections.meta.update_one(schema.clone(), fresh).upsert(true);
+    collections.call(opened).await?;
+    let found = collections.call(collections.meta.find_one(schema)).await?;
+    let found = found.and_then(|found| found.get_i64("version").ok()).unwrap_or(0);
+    if found > SCHEMA {
+        return Err(ConnectError::Newer { found, known: SCHEMA });
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl EventLog for MongoLog {
+    async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
+        append.check(scope)?;
+        let begun = Instant::now();
+        let key = Key::new(scope, append.conversation);
+        let ticket = self.projector.ticket(key.clone(), self.append_deadline).await?;
+        let outcome = match AppendDocument::new(scope, append, ticket.stamp) {
+            Ok(document) => {
+                let deadline = self.append_deadline;
+                append::append(&self.collections, &self.heads, &self.lease, &key, &document, deadline).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match &outcome {
+            Ok(()) => ticket.appended(append),
+            Err(LogError::Unavailable(_)) => drop(ticket),
+            Err(_) => ticket.refused(),
+        }
+        metrics::histogram!("copilotd_append_seconds", "store" => "mongodb").record(begun.elapsed());
+        outcome
+    }
+
+    async fn read(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let key = Key::new(scope, conversation);
+        Ok(read::records(&self.collections, &key, after, limit).await?)
+    }
+
+    async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError> {
+        Ok(read::turn(&self.collections, scope, turn).await?)
+    }
+
+    async fn read_messages(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        cursor: Option<Seq>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let key = Key::new(scope, conversation);
+        Ok(read::messages(&self.collections, &key, cursor, order, limit).await?)
+    }
+
+    async fn header(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Header>, LogError> {
+        let key = Key::new(scope, conversation);
+        let projected = fold::projected(&self.collections, &key).await?;
+        Ok(projected.map(|projected| projected.header))
+    }
+
+    async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {
+        self.projector.settle(SETTLE).await;
+        Ok(read::list(&self.collections, scope, query).await?)
+    }
+
+    async fn snapshot(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Snapshot>, LogError> {
+        let key = Key::new(scope, conversation);
+        Ok(read::snapshot(&self.collections, &key).await?)
+    }
+
+    async fn save_snapshot(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        snapshot: &Snapshot,
+    ) -> Result<(), LogError> {
+        self.lease.check()?;
+        let key = Key::new(scope, conversation);
+        Ok(erase::save_snapshot(&self.collections, &self.heads, &key, snapshot).await?)
+    }
+
+    async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+        self.projector.settle(SETTLE).await;
+        Ok(read::pending(&self.collections, cursor, limit).await?)
+    }
+
+    async fn erase(
+        &self,
+        scope: &TenantScope,
+        conversation: ConversationId,
+        tombstone: Seq,
+    ) -> Result<ErasureReceipt, LogError> {
+        self.lease.check()?;
+        // Headers on their way would stand in the way of the last one.
+        self.projector.settle(SETTLE).await;
+        let key = Key::new(scope, conversation);
+        Ok(erase::erase(&self.collections, &self.heads, &key, tombstone).await?)
+    }
+
+    async fn rebuild(&self) -> Result<u64, LogError> {
+        self.lease.check()?;
+        Ok(fold::rebuild(&self.collections).await?)
+    }
+
+    async fn ready(&self) -> Result<(), LogError> {
+        self.lease.check()?;
+        self.collections
+            .call(self.collections.meta.find_one(doc! { "_id": "lease" }))
+            .await?;
+        Ok(())
+    }
+}

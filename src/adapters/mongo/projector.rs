@@ -1,0 +1,341 @@
+//! Brings headers of appended logs into `conversations`, behind the callers' backs and several appends at a time.
+//!
+//! Invariant: `projected` in `meta` names a stamp up to which everything is projected. A process that dies leaves at most
+//! the later ones undone, and the next one does them at its start ([`Projector::catch_up`]).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use copilotd_actors::domain::event::Event;
+use copilotd_actors::domain::ids::Seq;
+use copilotd_actors::ports::{Append, LogError};
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::bson::{Document, doc};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::collections::Collections;
+use super::documents::{Key, Projected, key};
+use super::failure::Failure;
+use super::fold;
+
+/// Conversations that may wait; more than that slows appends down.
+const MOST_WAITING: usize = 4096;
+
+/// Headers written at the same time.
+const AT_ONCE: usize = 8;
+
+/// How often the stamp is written down.
+const STAMP_PACE: Duration = Duration::from_secs(1);
+
+/// Pause after a failure.
+const RETRY_PACE: Duration = Duration::from_millis(200);
+
+/// What waits, and the task that works it off.
+#[derive(Debug)]
+pub(super) struct Projector {
+    collections: Collections,
+    state: Mutex<State>,
+    wake: Notify,
+    done: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    next_stamp: i64,
+    /// Stamps given out whose appends are not projected yet.
+    open: BTreeSet<i64>,
+    waiting: HashMap<Key, Waiting>,
+    /// Rises with everything that begins to wait.
+    version: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    stamps: Vec<i64>,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    /// Headers of appends that follow each other.
+    Header {
+        before: Seq,
+        projected: Box<Projected>,
+        counters_only: bool,
+    },
+    /// Something was missed: read the log.
+    Fold,
+}
+
+/// An append on its way. Dropped without a word, its outcome is unknown and the log will be asked.
+pub(super) struct Ticket {
+    projector: Arc<Projector>,
+    key: Option<Key>,
+    pub(super) stamp: i64,
+}
+
+impl Ticket {
+    /// The append stands in the log.
+    pub(super) fn appended(mut self, append: &Append) {
+        if let Some(key) = self.key.take() {
+            self.projector.enqueue(key, vec![self.stamp], Change::of(append));
+        }
+    }
+
+    /// The append does not stand in the log, and never will.
+    pub(super) fn refused(mut self) {
+        self.key = None;
+        self.projector.state().open.remove(&self.stamp);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.projector.enqueue(key, vec![self.stamp], Change::Fold);
+        }
+    }
+}
+
+impl Change {
+    fn of(append: &Append) -> Self {
+        let counters_only = !append.records.iter().any(|record| {
+            matches!(
+                record.event,
+                Event::ConversationCreated { .. }
+                    | Event::ConversationUpdated { .. }
+                    | Event::ConversationErased { .. }
+            )
+        });
+        Self::Header {
+            before: append.first_seq() - 1,
+            projected: Box::new(Projected {
+                header: append.header.clone(),
+                tombstone: append.tombstone(),
+                cleaned: false,
+            }),
+            counters_only,
+        }
+    }
+
+    /// Joins a later change to this one.
+    fn join(self, later: Self) -> Self {
+        match (self, later) {
+            (
+                Self::Header {
+                    before,
+                    projected,
+                    counters_only,
+                },
+                Self::Header {
+                    before: middle,
+                    projected: later,
+                    counters_only: later_only,
+                },
+            ) if projected.header.last_seq == middle => Self::Header {
+                before,
+                projected: later,
+                counters_only: counters_only && later_only,
+            },
+            _ => Self::Fold,
+        }
+    }
+}
+
+impl Projector {
+    pub(super) fn new(collections: Collections, epoch: i64) -> Arc<Self> {
+        Arc::new(Self {
+            collections,
+            state: Mutex::new(State {
+                // Stamps of a later tenure are higher than all of an earlier one.
+                next_stamp: (epoch << 40) + 1,
+                open: BTreeSet::new(),
+                waiting: HashMap::new(),
+                version: 0,
+            }),
+            wake: Notify::new(),
+            done: watch::Sender::new(0),
+        })
+    }
+
+    /// Gives an append its stamp. Waits while too much is undone, but not for ever.
+    pub(super) async fn ticket(self: &Arc<Self>, key: Key, longest: Duration) -> Result<Ticket, LogError> {
+        let mut done = self.done.subscribe();
+        let room = async { while self.state().waiting.len() >= MOST_WAITING && done.changed().await.is_ok() {} };
+        if tokio::time::timeout(longest, room).await.is_err() {
+            let behind = format!("{MOST_WAITING} headers wait to be written");
+            return Err(LogError::Unavailable(behind));
+        }
+        let mut state = self.state();
+        let stamp = state.next_stamp;
+        state.next_stamp += 1;
+        state.open.insert(stamp);
+        Ok(Ticket {
+            projector: Arc::clone(self),
+            key: Some(key),
+            stamp,
+        })
+    }
+
+    /// Waits until everything that was appended before is projected, but not for ever.
+    pub(super) async fn settle(&self, longest: Duration) {
+        let mut done = self.done.subscribe();
+        let version = self.state().version;
+        // A list that lags is better than none: the store may be struggling.
+        let _ = tokio::time::timeout(longest, done.wait_for(|done| *done >= version)).await;
+    }
+
+    /// Projects what an earlier process left undone.
+    pub(super) async fn catch_up(&self) -> Result<(), Failure> {
+        let collections = &self.collections;
+        let marked = collections
+            .call(collections.meta.find_one(doc! { "_id": "projected" }))
+            .await?;
+        let stamp = marked.and_then(|marked| marked.get_i64("stamp").ok()).unwrap_or(0);
+        let appends = collections.appends.clone_with_type::<Document>();
+        let later = appends
+            .find(doc! { "stamp": { "$gt": stamp } })
+            .projection(doc! { "_id": 0, "tenant": 1, "conversation": 1 });
+        let mut later = collections.call(later).await?;
+        let mut keys = std::collections::HashSet::new();
+        while let Some(found) = collections.call(later.try_next()).await? {
+            let found: Place = mongodb::bson::deserialize_from_document(found).map_err(mongodb::error::Error::from)?;
+            keys.insert(key(&found.tenant, found.conversation)?);
+        }
+        if !keys.is_empty() {
+            tracing::info!(
+                conversations = keys.len(),
+                "projecting what an earlier process left undone"
+            );
+        }
+        for key in keys {
+            fold::refresh(collections, &key).await?;
+        }
+        self.mark().await
+    }
+
+    /// Works until the task is aborted. Failures are tried again.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut marked = 0;
+        let mut mark_at = Instant::now();
+        loop {
+            let undone = self.low() != marked;
+            let mark_due = tokio::time::sleep_until(mark_at);
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = mark_due, if undone => {}
+            }
+            while !self.work().await {
+                tokio::time::sleep(RETRY_PACE).await;
+            }
+            let low = self.low();
+            if low != marked && Instant::now() >= mark_at {
+                match self.mark().await {
+                    Ok(()) => marked = low,
+                    Err(error) => tracing::warn!(%error, "the stamp of what is projected was not written"),
+                }
+                mark_at = Instant::now() + STAMP_PACE;
+            }
+        }
+    }
+
+    /// Works off what waits, once; false if some of it has to be done again.
+    pub(super) async fn work(&self) -> bool {
+        let (batch, version) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.waiting), state.version)
+        };
+        let mut writes = stream::iter(batch)
+            .map(|(key, waiting)| async move {
+                let outcome = self.write(&key, &waiting.change).await;
+                (key, waiting, outcome)
+            })
+            .buffer_unordered(AT_ONCE);
+        let mut failed = Vec::new();
+        while let Some((key, waiting, outcome)) = writes.next().await {
+            match outcome {
+                Ok(()) => {
+                    let mut state = self.state();
+                    waiting.stamps.iter().for_each(|stamp| {
+                        state.open.remove(stamp);
+                    });
+                }
+                Err(error) => {
+                    self.enqueue(key, waiting.stamps, Change::Fold);
+                    failed.push(error);
+                }
+            }
+        }
+        if let Some(error) = failed.first() {
+            tracing::warn!(%error, headers = failed.len(), "headers are projected again later");
+        }
+        let complete = failed.is_empty();
+        if complete {
+            self.done.send_replace(version);
+        }
+        complete
+    }
+
+    /// Writes down up to where everything is projected.
+    pub(super) async fn mark(&self) -> Result<(), Failure> {
+        let set = doc! { "$set": { "stamp": self.low() } };
+        let meta = &self.collections.meta;
+        let marked = meta.update_one(doc! { "_id": "projected" }, set).upsert(true);
+        self.collections.call(marked).await.map(drop)
+    }
+
+    async fn write(&self, key: &Key, change: &Change) -> Result<(), Failure> {
+        match change {
+            Change::Header {
+                before,
+                projected,
+                counters_only,
+            } => {
+                // Counters alone are right only on top of the header just before; otherwise its title could be lost.
+                if *counters_only && fold::write_counters(&self.collections, key, *before, projected).await? {
+                    return Ok(());
+                }
+                fold::write_everything(&self.collections, key, projected).await
+            }
+            Change::Fold => fold::refresh(&self.collections, key).await,
+        }
+    }
+
+    fn enqueue(&self, key: Key, stamps: Vec<i64>, change: Change) {
+        {
+            let mut state = self.state();
+            state.version += 1;
+            let joined = match state.waiting.remove(&key) {
+                None => Waiting { stamps, change },
+                Some(mut earlier) => {
+                    earlier.stamps.extend(stamps);
+                    Waiting {
+                        stamps: earlier.stamps,
+                        change: earlier.change.join(change),
+                    }
+                }
+            };
+            state.waiting.insert(key, joined);
+        }
+        self.wake.notify_one();
+    }
+
+    /// The stamp up to which nothing is open.
+    fn low(&self) -> i64 {
+        let state = self.state();
+        state.open.first().map_or(state.next_stamp, |first| *first) - 1
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of the state is one short statement after another, none of which panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Place {
+    tenant: String,
+    conversation: mongodb::bson::Uuid,
+}

@@ -1,0 +1,167 @@
+//! The clocks of one call. The fourth one, for the connection, is the HTTP client's own.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// How long a call may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// Name resolution, TCP and TLS together.
+    pub connect: Duration,
+    /// From the request to the first piece of content: text, tool call or reasoning.
+    pub first_token: Duration,
+    /// Between two pieces of content. Comments and empty pieces do not count.
+    pub idle: Duration,
+    /// The whole call.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_token: Duration::from_secs(60),
+            idle: Duration::from_secs(30),
+            total: Duration::from_secs(600),
+        }
+    }
+}
+
+/// How long the usage report may follow the end of the answer. The answer is whole by then; nobody should wait long.
+const TAIL: Duration = Duration::from_secs(2);
+
+/// What a clock that ran out was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// No content came at all.
+    FirstToken(Duration),
+    /// Content stopped.
+    Idle(Duration),
+    /// The whole call took too long.
+    Total(Duration),
+    /// The answer is complete; what may follow it did not come.
+    Tail,
+}
+
+/// The running clocks.
+#[derive(Debug)]
+pub struct Clocks {
+    limits: Timeouts,
+    total: Instant,
+    /// The clock that depends on content, and what it is for.
+    next: (Instant, Silence),
+    paused_at: Option<Instant>,
+}
+
+impl Clocks {
+    /// Starts the clocks of a call.
+    pub fn start(limits: Timeouts, now: Instant) -> Self {
+        Self {
+            limits,
+            total: later(now, limits.total),
+            next: (later(now, limits.first_token), Silence::FirstToken(limits.first_token)),
+            paused_at: None,
+        }
+    }
+
+    /// Notes that content came.
+    pub fn content(&mut self, now: Instant) {
+        if self.next.1 != Silence::Tail {
+            self.next = (later(now, self.limits.idle), Silence::Idle(self.limits.idle));
+        }
+    }
+
+    /// Notes that the provider said that it is done.
+    pub fn finished(&mut self, now: Instant) {
+        self.next = (later(now, TAIL), Silence::Tail);
+    }
+
+    /// Notes that the reader has what it asked for: until it asks again, the silence is its own.
+    pub fn pause(&mut self, now: Instant) {
+        self.paused_at = Some(now);
+    }
+
+    /// Notes that the reader asks again.
+    pub fn resume(&mut self, now: Instant) {
+        if let Some(paused) = self.paused_at.take() {
+            self.next.0 += now.saturating_duration_since(paused);
+        }
+    }
+
+    /// Returns when the next clock runs out.
+    pub fn due(&self) -> Instant {
+        self.total.min(self.next.0)
+    }
+
+    /// Returns the clock that has run out.
+    pub fn expired(&self, now: Instant) -> Option<Silence> {
+        if now >= self.next.0 {
+            Some(self.next.1)
+        } else if now >= self.total {
+            Some(Silence::Total(self.limits.total))
+        } else {
+            None
+        }
+    }
+}
+
+/// Adds without overflow: a limit of "for ever" is a day.
+fn later(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(Duration::from_secs(24 * 60 * 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn clocks(now: Instant) -> Clocks {
+        let limits = Timeouts {
+            connect: SECOND,
+            first_token: 10 * SECOND,
+            idle: 3 * SECOND,
+            total: 20 * SECOND,
+        };
+        Clocks::start(limits, now)
+    }
+
+    #[test]
+    fn each_clock_runs_out_by_itself() {
+        let t0 = Instant::now();
+        let mut clocks = clocks(t0);
+        assert_eq!(clocks.due(), t0 + 10 * SECOND);
+        assert_eq!(clocks.expired(t0 + 9 * SECOND), None);
+        assert_eq!(clocks.expired(t0 + 10 * SECOND), Some(Silence::FirstToken(10 * SECOND)));
+
+        clocks.content(t0 + 9 * SECOND);
+        assert_eq!(clocks.due(), t0 + 12 * SECOND);
+        assert_eq!(clocks.expired(t0 + 12 * SECOND), Some(Silence::Idle(3 * SECOND)));
+
+        clocks.content(t0 + 19 * SECOND);
+        assert_eq!(clocks.due(), t0 + 20 * SECOND);
+        assert_eq!(clocks.expired(t0 + 20 * SECOND), Some(Silence::Total(20 * SECOND)));
+    }
+
+    #[test]
+    fn after_the_end_only_the_tail_is_waited_for() {
+        let t0 = Instant::now();
+        let mut clocks = clocks(t0);
+        clocks.finished(t0 + SECOND);
+        clocks.content(t0 + SECOND);
+        assert_eq!(clocks.expired(t0 + SECOND + TAIL), Some(Silence::Tail));
+    }
+
+    #[test]
+    fn a_slow_reader_is_not_a_silent_provider() {
+        let t0 = Instant::now();
+        let mut clocks = clocks(t0);
+        clocks.content(t0);
+        clocks.pause(t0 + SECOND);
+        clocks.resume(t0 + 9 * SECOND);
+        assert_eq!(clocks.expired(t0 + 10 * SECOND), None);
+        assert_eq!(clocks.expired(t0 + 11 * SECOND), Some(Silence::Idle(3 * SECOND)));
+    }
+}

@@ -1,0 +1,194 @@
+//! What one deployment of a model needs to be called.
+
+use std::fmt;
+
+use copilotd_actors::domain::usage::Price;
+use reqwest::Url;
+use secrecy::SecretString;
+
+use super::clocks::Timeouts;
+
+/// One model on one server.
+#[derive(Clone)]
+pub struct OpenAiConfig {
+    /// Name of the deployment; stands in errors and never leaves to the provider.
+    pub name: String,
+    /// Where the API begins, `https://api.openai.com/v1` for OpenAI's own. A query (`?api-version=…`) is kept.
+    pub base_url: String,
+    /// The bearer token; when empty, no `Authorization` is sent.
+    pub api_key: SecretString,
+    /// The model, as the server names it.
+    pub model: String,
+    /// The four clocks.
+    pub timeouts: Timeouts,
+    /// What it costs; without it, usage costs nothing.
+    pub price: Option<Price>,
+    /// Headers that go with each request. Their values may be secrets.
+    pub headers: Vec<(String, SecretString)>,
+    /// Where servers differ.
+    pub dialect: Dialect,
+}
+
+impl OpenAiConfig {
+    /// Describes a deployment with default clocks, no price, and the dialect which [`Dialect::of`] guesses.
+    pub fn new(name: &str, base_url: &str, api_key: SecretString, model: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            base_url: base_url.to_owned(),
+            api_key,
+            model: model.to_owned(),
+            timeouts: Timeouts::default(),
+            price: None,
+            headers: Vec::new(),
+            dialect: Dialect::of(base_url),
+        }
+    }
+}
+
+impl fmt::Debug for OpenAiConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        // The address is left out: until it is checked, it may hold a password.
+        f.debug_struct("OpenAiConfig")
+            .field("name", &self.name)
+            .field("model", &self.model)
+            .field("timeouts", &self.timeouts)
+            .field("price", &self.price)
+            .field("headers", &headers)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where servers of the same protocol differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialect {
+    /// Name of the field which bounds the answer.
+    pub max_tokens: MaxTokensField,
+    /// Whether `parallel_tool_calls` is sent beside tools.
+    pub parallel_tool_calls: bool,
+    /// Whether usage is asked for with `stream_options`; without it, usage is estimated.
+    pub stream_usage: bool,
+    /// Whether the conversation's id is sent as `prompt_cache_key`.
+    pub prompt_cache_key: bool,
+    /// Whether plain `http` means HTTP/2 from the first byte, as behind some meshes.
+    pub http2_cleartext: bool,
+    /// Streams that one HTTP/2 connection takes; servers commonly allow 100.
+    pub streams_per_connection: usize,
+}
+
+/// Name of the field which bounds the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxTokensField {
+    /// What OpenAI's newer models insist on.
+    MaxCompletionTokens,
+    /// What older self-hosted servers know.
+    MaxTokens,
+}
+
+impl Dialect {
+    /// Guesses by the host. OpenAI deprecates `max_tokens` and its reasoning models refuse it, while servers that copied
+    /// the protocol before 2024 silently ignore `max_completion_tokens`, so that the answer would have no bound: only
+    /// OpenAI's own host, and Azure's that runs the same models, get the new name.
+    pub fn of(base_url: &str) -> Self {
+        let host = Url::parse(base_url)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned));
+        let host = host.as_deref().unwrap_or_default();
+        let own = host == "openai.com" || host.ends_with(".openai.com");
+        let azure = host.ends_with(".openai.azure.com");
+        Self {
+            max_tokens: if own || azure {
+                MaxTokensField::MaxCompletionTokens
+            } else {
+                MaxTokensField::MaxTokens
+            },
+            parallel_tool_calls: true,
+            stream_usage: true,
+            prompt_cache_key: own,
+            http2_cleartext: false,
+            streams_per_connection: 100,
+        }
+    }
+}
+
+/// The configuration of a deployment is not usable. The text names no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("model deployment {name}: {reason}")]
+pub struct InvalidDeployment {
+    pub(super) name: String,
+    pub(super) reason: String,
+}
+
+/// Returns the address of the chat completions under `base_url`.
+pub(super) fn endpoint(base_url: &str) -> Result<Url, String> {
+    let mut url = Url::parse(base_url).map_err(|error| format!("base_url is not a URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err("base_url has to begin with http:// or https:// and name a host".into());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("base_url may not hold a user or a password; use api_key or headers".into());
+    }
+    url.set_fragment(None);
+    url.path_segments_mut()
+        .map_err(|()| "base_url cannot have a path".to_owned())?
+        .pop_if_empty()
+        .extend(["chat", "completions"]);
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_stands_under_the_base_url() {
+        for (base, expected) in [
+            (
+                "https://api.openai.com/v1",
+                Ok("https://api.openai.com/v1/chat/completions"),
+            ),
+            ("http://gpu:8000/v1/", Ok("http://gpu:8000/v1/chat/completions")),
+            ("http://gpu:8000", Ok("http://gpu:8000/chat/completions")),
+            (
+                "https://x.openai.azure.com/openai/deployments/d?api-version=1",
+                Ok("https://x.openai.azure.com/openai/deployments/d/chat/completions?api-version=1"),
+            ),
+            ("gpu:8000/v1", Err("http")),
+            ("", Err("not a URL")),
+            ("file:///etc/passwd", Err("http")),
+            ("https://user:hunter2@host/v1", Err("password")),
+        ] {
+            match (endpoint(base), expected) {
+                (Ok(url), Ok(expected)) => assert_eq!(url.as_str(), expected),
+                (Err(reason), Err(part)) => {
+                    assert!(reason.contains(part) && !reason.contains("hunter2"), "{base}: {reason}");
+                }
+                (got, expected) => panic!("{base}: {got:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_openai_gets_what_only_openai_knows() {
+        let own = Dialect::of("https://eu.api.openai.com/v1");
+        assert_eq!(own.max_tokens, MaxTokensField::MaxCompletionTokens);
+        assert!(own.prompt_cache_key);
+        for base in [
+            "http://localhost:11434/v1",
+            "https://openai.com.evil.example/v1",
+            "https://notopenai.com/v1",
+        ] {
+            let other = Dialect::of(base);
+            assert_eq!(other.max_tokens, MaxTokensField::MaxTokens, "{base}");
+            assert!(!other.prompt_cache_key, "{base}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let mut config = OpenAiConfig::new("m", "https://u:hunter2@h/v1", "hunter2".to_owned().into(), "gpt");
+        config.headers = vec![("api-key".to_owned(), "hunter2".to_owned().into())];
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Builds the request's body from the port's words.
+
+use std::fmt::Write;
+
+use async_openai::types::chat::{
+    ChatCompletionMessageToolCall, ChatCompletionMessageToolCalls, ChatCompletionRequestAssistantMessage,
+    ChatCompletionRequestAssistantMessageContent, ChatCompletionRequestMessage, ChatCompletionRequestSystemMessage,
+    ChatCompletionRequestSystemMessageContent, ChatCompletionRequestToolMessage,
+    ChatCompletionRequestToolMessageContent, ChatCompletionRequestUserMessage, ChatCompletionRequestUserMessageContent,
+    ChatCompletionStreamOptions, ChatCompletionTool, ChatCompletionTools, CreateChatCompletionRequest, FunctionCall,
+    FunctionObject, ResponseFormat, ResponseFormatJsonSchema,
+};
+use copilotd_actors::domain::ids::UserId;
+use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
+use copilotd_actors::ports::{ModelRequest, ToolOffer};
+use copilotd_actors::tenancy::TenantScope;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::config::{Dialect, MaxTokensField};
+use super::strict::allows_strict;
+
+/// Builds the body for `model`. The same request always gives the same bytes, and a longer conversation only appends
+/// messages: providers cache by prefix.
+pub fn build(model: &str, dialect: &Dialect, request: &ModelRequest) -> CreateChatCompletionRequest {
+    let max_tokens = request.max_tokens.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
+    let (max_tokens, max_completion_tokens) = match dialect.max_tokens {
+        MaxTokensField::MaxTokens => (max_tokens, None),
+        MaxTokensField::MaxCompletionTokens => (None, max_tokens),
+    };
+    let tools: Vec<ChatCompletionTools> = request.tools.iter().map(tool).collect();
+    #[expect(deprecated, reason = "max_tokens and user are what servers other than OpenAI's know")]
+    CreateChatCompletionRequest {
+        messages: request.messages.iter().map(message).collect(),
+        model: model.to_owned(),
+        stream: Some(true),
+        stream_options: dialect.stream_usage.then_some(ChatCompletionStreamOptions {
+            include_usage: Some(true),
+            include_obfuscation: None,
+        }),
+        max_tokens,
+        max_completion_tokens,
+        // Refused by OpenAI when there is no tool.
+        parallel_tool_calls: (dialect.parallel_tool_calls && !tools.is_empty()).then_some(true),
+        tools: (!tools.is_empty()).then_some(tools),
+        response_format: request.response_schema.as_ref().map(response_format),
+        user: Some(user(&request.scope, &request.user)),
+        prompt_cache_key: dialect.prompt_cache_key.then(|| request.conversation.to_string()),
+        ..CreateChatCompletionRequest::default()
+    }
+}
+
+/// Names the user to the provider, which may want to tell users apart when one misbehaves, without saying who it is.
+pub fn user(scope: &TenantScope, user: &UserId) -> String {
+    let tenant = scope.tenant().as_str();
+    let mut hash = Sha256::new();
+    // The length keeps ("a", "bc") and ("ab", "c") apart.
+    hash.update((tenant.len() as u64).to_be_bytes());
+    hash.update(tenant);
+    hash.update(user.as_str());
+    hash.finalize()
+        .iter()
+        .take(16)
+        .fold(String::with_capacity(32), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+fn message(message: &PromptMessage) -> ChatCompletionRequestMessage {
+    match message {
+        PromptMessage::System { text } => ChatCompletionRequestMessage::System(ChatCompletionRequestSystemMessage {
+            content: ChatCompletionRequestSystemMessageContent::Text(text.clone()),
+            name: None,
+        }),
+        PromptMessage::User { text } => ChatCompletionRequestMessage::User(ChatCompletionRequestUserMessage {
+            content: ChatCompletionRequestUserMessageContent::Text(text.clone()),
+            name: None,
+        }),
+        PromptMessage::Assistant { text, calls } => {
+            // Content may be missing only beside calls.
+            let content = (!text.is_empty() || calls.is_empty())
+                .then(|| ChatCompletionRequestAssistantMessageContent::Text(text.clone()));
+            ChatCompletionRequestMessage::Assistant(ChatCompletionRequestAssistantMessage {
+                content,
+                tool_calls: (!calls.is_empty()).then(|| calls.iter().map(call).collect()),
+                ..ChatCompletionRequestAssistantMessage::default()
+            })
+        }
+        PromptMessage::Tool { call, content } => ChatCompletionRequestMessage::Tool(ChatCompletionRequestToolMessage {
+            content: ChatCompletionRequestToolMessageContent::Text(content.clone()),
+            tool_call_id: call.to_string(),
+        }),
+    }
+}
+
+fn call(call: &PromptCall) -> ChatCompletionMessageToolCalls {
+    ChatCompletionMessageToolCalls::Function(ChatCompletionMessageToolCall {
+        id: call.id.to_string(),
+        function: FunctionCall {
+            name: call.name.clone(),
+            arguments: call.arguments.to_string(),
+        },
+    })
+}
+
+fn tool(tool: &ToolOffer) -> ChatCompletionTools {
+    ChatCompletionTools::Function(ChatCompletionTool {
+        function: FunctionObject {
+            name: tool.name.clone(),
+            description: (!tool.description.is_empty()).then(|| tool.description.clone()),
+            parameters: Some(tool.parameters.clone()),
+            // Strict functions rule out parallel calls on some models; arguments are validated by the core anyway.
+            strict: None,
+        },
+    })
+}
+
+fn response_format(schema: &Value) -> ResponseFormat {
+    ResponseFormat::JsonSchema {
+        json_schema: ResponseFormatJsonSchema {
+            description: None,
+            name: "answer".to_owned(),
+            schema: schema.clone(),
+            strict: Some(allows_strict(schema)),
+        },
+    }
+}

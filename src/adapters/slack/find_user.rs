@@ -1,0 +1,47 @@
+//! `slack_find_user`.
+
+use async_trait::async_trait;
+use copilotd_actors::ports::{ToolError, ToolRequest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::Call;
+use super::people::{self, Person};
+use crate::adapters::tools::{Tool, arguments, refused, text};
+
+const PEOPLE: usize = 20;
+
+pub(super) struct FindUser;
+
+#[derive(Debug, Deserialize)]
+struct Arguments {
+    email: Option<String>,
+    name: Option<String>,
+}
+
+#[async_trait]
+impl Tool<Call> for FindUser {
+    fn name(&self) -> &'static str {
+        "slack_find_user"
+    }
+
+    fn definition(&self) -> &'static str {
+        include_str!("../../../schemas/tools/slack_find_user.json")
+    }
+
+    async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
+        let wanted: Arguments = arguments(request)?;
+        let (people, more) = match (wanted.email, wanted.name) {
+            (Some(email), _) => (people::by_email(call, &email).await?.into_iter().collect(), false),
+            (None, Some(name)) => people::by_name(call, &name, PEOPLE).await?,
+            (None, None) => return Err(refused("give an e-mail address or a name")),
+        };
+        let mut told = json!({ "users": [], "more": more });
+        let (items, left_out) = text::fit(people.iter().map(Person::tell).collect(), &told);
+        told["users"] = Value::Array(items);
+        if left_out > 0 {
+            told["left_out"] = json!(left_out);
+        }
+        Ok(told)
+    }
+}

@@ -1,0 +1,57 @@
+//! The format of the files in `schemas/tools/`.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
+use copilotd_actors::domain::schema::{InvalidSchema, Schema};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    description: String,
+    system: String,
+    repeat: RepeatClass,
+    timeout_ms: u64,
+    parameters: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RepeatClass {
+    Read,
+    KeyedS(u64),
+    LookUp,
+    Never,
+}
+
+/// A tool's file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvalidDefinition {
+    /// It has not the right fields.
+    #[error("not a tool definition")]
+    Shape(#[from] serde_json::Error),
+    /// Its parameters are no schema.
+    #[error("the tool's parameters are unusable")]
+    Parameters(#[from] InvalidSchema),
+}
+
+/// Reads one file.
+pub(super) fn parse(text: &str) -> Result<ToolDefinition, InvalidDefinition> {
+    let file: File = serde_json::from_str(text)?;
+    Ok(ToolDefinition {
+        name: file.name,
+        description: file.description,
+        system: file.system,
+        repeat: match file.repeat {
+            RepeatClass::Read => Repeat::Read,
+            RepeatClass::KeyedS(seconds) => Repeat::Keyed(Duration::from_secs(seconds)),
+            RepeatClass::LookUp => Repeat::LookUp,
+            RepeatClass::Never => Repeat::Never,
+        },
+        timeout: Duration::from_millis(file.timeout_ms),
+        parameters: Schema::compile(file.parameters)?,
+    })
+}

@@ -1,0 +1,102 @@
+//! What all vendors' HTTP interfaces have in common: one client, bounded answers, and a clear word on what is known
+//! about the effect after a failure.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use copilotd_actors::ports::{ToolError, ToolErrorKind};
+use reqwest::header::HeaderMap;
+use reqwest::{Client, RequestBuilder, StatusCode};
+
+use super::{InvalidConfig, failed, refused};
+
+/// Longest answer of a vendor.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What came back, whatever its status.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Builds the client which all systems of all tenants share. It keeps no cookies and follows no redirect: a redirected
+/// call would carry a tenant's credentials to a place that nobody configured.
+pub fn client() -> Result<Client, InvalidConfig> {
+    Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| InvalidConfig {
+            system: "http",
+            reason: format!("no HTTP client can be built: {error}"),
+        })
+}
+
+/// Sends one request and reads its whole answer.
+pub(crate) async fn send(vendor: &str, request: RequestBuilder) -> Result<Answer, ToolError> {
+    let mut response = request.send().await.map_err(|error| classify(vendor, error))?;
+    let status = response.status();
+    let headers = response.headers().clone();
+    let mut body = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| classify(vendor, error))? {
+        if body.len() + piece.len() > MAX_ANSWER_BYTES {
+            // The vendor has done its part: only the answer is lost.
+            return Err(failed(
+                ToolErrorKind::InDoubt,
+                format!("{vendor} sent more than {MAX_ANSWER_BYTES} bytes; the answer was dropped"),
+            ));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(Answer {
+        status,
+        headers,
+        body: body.freeze(),
+    })
+}
+
+/// Checks a configured address and brings it into the form that paths are appended to.
+pub(crate) fn base_url(system: &'static str, text: &str) -> Result<String, InvalidConfig> {
+    let invalid = |reason: &str| InvalidConfig {
+        system,
+        reason: reason.to_owned(),
+    };
+    let url = reqwest::Url::parse(text).map_err(|error| invalid(&format!("base_url: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(invalid("base_url has to be an http or https address"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(invalid("base_url may not have credentials, a query or a fragment"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn classify(vendor: &str, error: reqwest::Error) -> ToolError {
+    // The address may hold what the model searched for; it stays out of messages and logs.
+    let error = error.without_url();
+    if error.is_connect() {
+        failed(
+            ToolErrorKind::Unreachable,
+            format!("{vendor} cannot be reached: {}", root_cause(&error)),
+        )
+    } else if error.is_builder() {
+        refused(format!("a request to {vendor} cannot be built: {}", root_cause(&error)))
+    } else {
+        failed(
+            ToolErrorKind::InDoubt,
+            format!("the connection to {vendor} broke: {}", root_cause(&error)),
+        )
+    }
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,73 @@
+//! What vendors' headers say about rate limits.
+
+use std::time::Duration;
+
+use copilotd_actors::ports::RateHint;
+use reqwest::header::HeaderMap;
+
+/// Windows longer than this belong to single objects (30 updates of one ticket in 10 minutes): heeding them would stop
+/// every other call of the tenant. When such a limit is hit, the vendor answers 429 for that object.
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+/// No vendor asks for more patience than this in good faith.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Reads every known spelling of rate headers: `x-rate-limit`, `ratelimit-*`, `x-ratelimit-*` and `zendesk-ratelimit-*:
+/// total=100; remaining=99; resets=41`. The account's own figures count, unless an endpoint's are tighter.
+pub fn hint(headers: &HeaderMap) -> RateHint {
+    let account = RateHint {
+        limit: first(headers, &["ratelimit-limit", "x-rate-limit", "x-ratelimit-limit"]),
+        remaining: first(
+            headers,
+            &["ratelimit-remaining", "x-rate-limit-remaining", "x-ratelimit-remaining"],
+        ),
+        reset: first(headers, &["ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset"])
+            .map(|seconds: u32| Duration::from_secs(seconds.into())),
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("zendesk-ratelimit-"))
+        .filter_map(|(_, value)| endpoint(value.to_str().ok()?))
+        .filter(|hint| hint.reset.is_none_or(|reset| reset <= LONGEST_WINDOW))
+        .fold(account, tighter)
+}
+
+/// Reads `Retry-After`, in seconds; a part of a second counts as a whole one.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    (seconds.is_finite() && seconds >= 0.0)
+        .then(|| Duration::from_secs_f64(seconds.ceil().min(LONGEST_PATIENCE.as_secs_f64())))
+}
+
+/// Combines what two answers of one call said: the newer one counts, what it does not say stays.
+pub fn newer(old: RateHint, new: RateHint) -> RateHint {
+    if new == RateHint::default() { old } else { new }
+}
+
+fn tighter(a: RateHint, b: RateHint) -> RateHint {
+    match (a.remaining, b.remaining) {
+        (Some(left), Some(right)) if right < left => b,
+        (None, Some(_)) => b,
+        _ => a,
+    }
+}
+
+fn first(headers: &HeaderMap, names: &[&str]) -> Option<u32> {
+    names
+        .iter()
+        .find_map(|name| headers.get(*name)?.to_str().ok()?.trim().parse().ok())
+}
+
+fn endpoint(value: &str) -> Option<RateHint> {
+    let mut hint = RateHint::default();
+    for part in value.split(';') {
+        let (key, figure) = part.split_once('=')?;
+        let figure: u32 = figure.trim().parse().ok()?;
+        match key.trim() {
+            "total" => hint.limit = Some(figure),
+            "remaining" => hint.remaining = Some(figure),
+            "resets" => hint.reset = Some(Duration::from_secs(figure.into())),
+            _ => {}
+        }
+    }
+    Some(hint)
+}

@@ -1,0 +1,144 @@
+//! Runs one call: finds the tool, keeps its time, adds what the vendor said about its limits, and traces it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use copilotd_actors::ports::{LookUp, RateHint, ToolError, ToolErrorKind, ToolReply, ToolRequest};
+use tracing::{Instrument, Span, field};
+
+use super::{Tool, definitions, failed, rate, refused};
+
+/// What a call learns on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    rate: Mutex<RateHint>,
+    effect_sent: AtomicBool,
+}
+
+impl Progress {
+    /// Notes what an answer's headers said.
+    pub fn heard(&self, hint: RateHint) {
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        *rate = rate::newer(*rate, hint);
+    }
+
+    /// Notes that from now on something may have been changed at the vendor. Has to be called before the bytes go out.
+    pub fn sends_effect(&self) {
+        self.effect_sent.store(true, Ordering::SeqCst);
+    }
+
+    fn rate(&self) -> RateHint {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a system gives to each call.
+pub(crate) trait Session: Send + Sync {
+    /// Name of the vendor, for messages.
+    const VENDOR: &'static str;
+
+    /// What the call has learnt so far.
+    fn progress(&self) -> &Progress;
+}
+
+/// Does what `request` asks for.
+pub(crate) async fn call<S: Session>(
+    tools: &[&dyn Tool<S>],
+    session: &S,
+    request: &ToolRequest,
+) -> Result<ToolReply, ToolError> {
+    let tool = find(tools, request)?;
+    let span = span(request);
+    let outcome = in_time::<S, _>(request.timeout, tool.call(session, request))
+        .instrument(span.clone())
+        .await;
+    let rate = session.progress().rate();
+    match outcome {
+        Ok(result) => Ok(ToolReply { result, rate }),
+        Err(error) => {
+            let error = settle(error, request, session.progress());
+            record(&span, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Looks for the effect of an earlier call.
+pub(crate) async fn look_up<S: Session>(
+    tools: &[&dyn Tool<S>],
+    session: &S,
+    request: &ToolRequest,
+) -> Result<LookUp, ToolError> {
+    let tool = find(tools, request)?;
+    let span = span(request);
+    span.record("copilotd.look_up", true);
+    let outcome = in_time::<S, _>(request.timeout, tool.look_up(session, request))
+        .instrument(span.clone())
+        .await;
+    outcome.map_err(|mut error| {
+        error.rate = session.progress().rate();
+        record(&span, &error);
+        error
+    })
+}
+
+fn find<'a, S: Sync>(tools: &[&'a dyn Tool<S>], request: &ToolRequest) -> Result<&'a dyn Tool<S>, ToolError> {
+    tools
+        .iter()
+        .copied()
+        .find(|tool| tool.name() == request.tool)
+        .ok_or_else(|| refused(format!("there is no tool {:?}", request.tool)))
+}
+
+async fn in_time<S: Session, T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, ToolError>>,
+) -> Result<T, ToolError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(failed(
+            ToolErrorKind::InDoubt,
+            format!("{} did not answer within {} s", S::VENDOR, limit.as_secs_f64()),
+        )),
+    }
+}
+
+/// A changing call that broke before its change was sent has surely changed nothing.
+fn settle(mut error: ToolError, request: &ToolRequest, progress: &Progress) -> ToolError {
+    let changes = definitions()
+        .get(&request.tool)
+        .is_none_or(|tool| tool.repeat.changes_something());
+    if error.kind == ToolErrorKind::InDoubt && changes && !progress.effect_sent.load(Ordering::SeqCst) {
+        error.kind = ToolErrorKind::Unreachable;
+    }
+    error.rate = progress.rate();
+    error
+}
+
+/// GenAI semantic conventions; neither arguments nor results are recorded.
+fn span(request: &ToolRequest) -> Span {
+    tracing::info_span!(
+        "execute_tool",
+        otel.name = format!("execute_tool {}", request.tool),
+        otel.status_code = field::Empty,
+        gen_ai.operation.name = "execute_tool",
+        gen_ai.tool.name = request.tool,
+        gen_ai.tool.type = "extension",
+        gen_ai.tool.call.id = %request.call,
+        copilotd.tenant = %request.scope.tenant(),
+        copilotd.look_up = field::Empty,
+        error.type = field::Empty,
+    )
+}
+
+fn record(span: &Span, error: &ToolError) {
+    let kind = match error.kind {
+        ToolErrorKind::Refused => "refused",
+        ToolErrorKind::RateLimited => "rate_limited",
+        ToolErrorKind::Unreachable => "unreachable",
+        ToolErrorKind::InDoubt => "in_doubt",
+    };
+    span.record("error.type", kind);
+    span.record("otel.status_code", "ERROR");
+}

@@ -1,0 +1,100 @@
+//! Users of the support desk, looked up many at once.
+
+use std::collections::{BTreeSet, HashMap};
+
+use copilotd_actors::ports::ToolError;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::Call;
+use super::wire;
+use crate::adapters::tools::text::clip;
+
+/// Zendesk's own bound for one request.
+const AT_ONCE: usize = 100;
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct User {
+    pub id: u64,
+    pub name: Option<String>,
+    pub email: Option<String>,
+    pub role: Option<String>,
+    pub phone: Option<String>,
+    pub time_zone: Option<String>,
+    pub locale: Option<String>,
+    pub organization_id: Option<u64>,
+    pub suspended: Option<bool>,
+    pub details: Option<String>,
+    pub notes: Option<String>,
+    pub created_at: Option<String>,
+}
+
+impl User {
+    /// Whether the user works at the support desk.
+    pub fn is_agent(&self) -> bool {
+        matches!(self.role.as_deref(), Some("agent" | "admin"))
+    }
+
+    /// Tells what identifies the user.
+    pub fn tell(&self) -> Value {
+        json!({
+            "id": self.id,
+            "name": self.name.as_deref().map(|name| clip(name, 120)),
+            "email": self.email.as_deref().map(|email| clip(email, 260)),
+            "role": self.role,
+        })
+    }
+}
+
+/// What is known of some users.
+#[derive(Debug, Default)]
+pub(super) struct Users(HashMap<u64, User>);
+
+impl Users {
+    /// Looks up `ids`.
+    pub async fn find(call: &Call, ids: Vec<u64>) -> Result<Self, ToolError> {
+        let ids: Vec<u64> = ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut known = HashMap::new();
+        for some in ids.chunks(AT_ONCE) {
+            let list = some.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+            let answer = call.get("users/show_many", &[("ids", list)]).await?;
+            let users: Vec<User> = wire::take(answer, "users")?;
+            known.extend(users.into_iter().map(|user| (user.id, user)));
+        }
+        Ok(Self(known))
+    }
+
+    /// Looks up `ids` where names are only an adornment: without them the result is still worth having.
+    pub async fn find_if_possible(call: &Call, ids: Vec<u64>) -> Self {
+        Self::find(call, ids).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "users stay without names");
+            Self::default()
+        })
+    }
+
+    /// Whether `id` works at the support desk.
+    pub fn is_agent(&self, id: u64) -> bool {
+        self.0.get(&id).is_some_and(User::is_agent)
+    }
+
+    /// Role of `id` in a word.
+    pub fn role(&self, id: u64) -> &'static str {
+        match self.0.get(&id) {
+            Some(user) if user.is_agent() => "agent",
+            Some(_) => "end-user",
+            None => "unknown",
+        }
+    }
+
+    /// Tells who `id` is.
+    pub fn tell(&self, id: u64) -> Value {
+        match self.0.get(&id) {
+            Some(user) => json!({
+                "id": id,
+                "name": user.name.as_deref().map(|name| clip(name, 120)),
+                "email": user.email.as_deref().map(|email| clip(email, 260)),
+            }),
+            None => json!({ "id": id }),
+        }
+    }
+}

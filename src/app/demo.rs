@@ -1,0 +1,236 @@
+//! `copilotd demo`: everything in one process on embedded defaults, with a simulated outside world.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::header;
+use axum::response::{Html, IntoResponse as _};
+use axum::routing::get;
+use copilotd_sim::Running;
+use jiff::SignedDuration;
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::{files, serve};
+use crate::cli::{Context, DemoArgs};
+use crate::config::{Config, KeyHash};
+use crate::http::auth::{Grant, Scopes, mint};
+use crate::http::router::router;
+use crate::telemetry;
+
+/// The page at `/`.
+const PAGE: &str = include_str!("../web/demo.html");
+/// Fixtures: two companies, each with two users.
+const TENANTS: [&str; 2] = ["acme", "globex"];
+const USERS: [&str; 2] = ["ada", "bob"];
+/// Life of the printed tokens.
+const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(24);
+
+/// The simulated outside world.
+struct World {
+    openai: Running,
+    zendesk: Running,
+    slack: Running,
+}
+
+/// Runs the demo until a signal.
+pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot make {}", args.data_dir.display()))?;
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let world = World {
+        openai: copilotd_sim::openai::start(loopback).await?,
+        zendesk: copilotd_sim::zendesk::start(loopback, true).await?,
+        slack: copilotd_sim::slack::start(loopback, true).await?,
+    };
+    let text = configuration(args, context, &world)?;
+    let config =
+        Config::parse(&text, &context.env, &context.known_tools).map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
+    let _telemetry = telemetry::start(&config.telemetry)?;
+    let mut about = about(&config, context, &args.data_dir, &world)?;
+    let directory = args.data_dir.clone();
+    let real = context.env.get("OPENAI_API_KEY").is_some();
+    let page_about = std::sync::Arc::new(std::sync::OnceLock::<Value>::new());
+    let served = std::sync::Arc::clone(&page_about);
+    let routes = move |state| router(state).merge(page(served));
+    serve::run_with(&config, routes, move |address| {
+        about["base_url"] = json!(format!("http://{address}"));
+        files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
+        println!("{}", guide(&about, &directory, real));
+        // Set once: this is called once.
+        let _ = page_about.set(about);
+        Ok(())
+    })
+    .await
+}
+
+/// The demo's configuration, as a person would write it. Secrets are made once per data directory.
+fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::Result<String> {
+    let env = |name: &str, default: &str| context.env.get(name).unwrap_or(default).to_owned();
+    let simulated = format!("{}/v1", world.openai.base_url());
+    let (base_url, key, model, small) = match context.env.get("OPENAI_API_KEY") {
+        Some(key) => (
+            env("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+            key.to_owned(),
+            env("OPENAI_MODEL", "gpt-4o"),
+            env("OPENAI_SMALL_MODEL", "gpt-4o-mini"),
+        ),
+        None => (
+            simulated,
+            "simulated".to_owned(),
+            "sim-large".to_owned(),
+            "sim-small".to_owned(),
+        ),
+    };
+    let mut text = String::new();
+    writeln!(
+        text,
+        "[server]\nlisten = \"127.0.0.1:{}\"\ndata_dir = {}",
+        args.port,
+        quoted(&args.data_dir.to_string_lossy())
+    )?;
+    writeln!(
+        text,
+        "drain_s = 5\n[telemetry]\nlog_format = \"pretty\"\nlog_level = {}",
+        quoted(&env("RUST_LOG", "warn"))
+    )?;
+    writeln!(
+        text,
+        "[[providers]]\nname = \"main\"\nkind = \"openai\"\nbase_url = {}\napi_key = {{ value = {} }}",
+        quoted(&base_url),
+        quoted(&key)
+    )?;
+    for (route, model) in [("default", &model), ("small", &small)] {
+        let target = format!(
+            "{{ provider = \"main\", model = {}, context_tokens = 128000 }}",
+            quoted(model)
+        );
+        writeln!(text, "[[routes]]\nname = \"{route}\"\ntargets = [{target}]")?;
+    }
+    for tenant in TENANTS {
+        let secret = hex::encode(files::key(&args.data_dir, &format!("{tenant}.jwt.key"))?);
+        let hash = hex::encode(KeyHash::of(&gateway_key(&args.data_dir, tenant)?).bytes());
+        writeln!(
+            text,
+            r#"[[tenants]]
+id = "{tenant}"
+  [[tenants.issuers]]
+  iss = "https://{tenant}.example"
+  alg = "HS256"
+  secret = {{ value = "{secret}" }}
+  [[tenants.api_keys]]
+  name = "gateway"
+  hash = "sha256:{hash}"
+  scopes = ["gateway"]
+  [[tenants.copilots]]
+  name = "support"
+  instructions = "You help the support team of {tenant}. Use the tools for tickets and messages; be brief."
+  route = "default"
+  small_route = "small"
+  tools = ["zendesk_search_tickets", "zendesk_get_ticket", "zendesk_list_comments", "zendesk_create_ticket",
+    "zendesk_update_ticket", "zendesk_add_comment", "slack_post_message", "slack_reply_in_thread"]
+  approval = ["zendesk_create_ticket"]
+  [tenants.zendesk]
+  base_url = "{zendesk}"
+  email = "bot@{tenant}.example"
+  token = {{ value = "{tenant}-zendesk-token" }}
+  [tenants.slack]
+  base_url = "{slack}/api/"
+  bot_token = {{ value = "xoxb-{tenant}" }}"#,
+            zendesk = world.zendesk.base_url(),
+            slack = world.slack.base_url(),
+        )?;
+    }
+    Ok(text)
+}
+
+/// A TOML string.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// An API key that stays the same in its data directory.
+fn gateway_key(directory: &Path, tenant: &str) -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let bytes = files::key(directory, &format!("{tenant}.gateway.key"))?;
+    Ok(format!(
+        "cpk_{}",
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+    ))
+}
+
+/// What `demo.json` says; the address is added once it is known.
+fn about(config: &Config, context: &Context, directory: &Path, world: &World) -> anyhow::Result<Value> {
+    let token = |tenant: &str, user: &str, scopes: Scopes| -> anyhow::Result<String> {
+        let grant = Grant {
+            tenant: tenant.parse()?,
+            user: user.parse()?,
+            scopes,
+            life: TOKEN_LIFE,
+        };
+        Ok(mint(config, &grant, context.now)?.expose_secret().to_owned())
+    };
+    let mut tenants = serde_json::Map::new();
+    for tenant in TENANTS {
+        let mut users = serde_json::Map::new();
+        for user in USERS {
+            users.insert(user.to_owned(), json!(token(tenant, user, Scopes::CHAT)?));
+        }
+        let admin = token(tenant, "admin", [Scopes::CHAT, Scopes::ADMIN].into_iter().collect())?;
+        let gateway_key = gateway_key(directory, tenant)?;
+        tenants.insert(
+            tenant.to_owned(),
+            json!({ "users": users, "admin": admin, "gateway_key": gateway_key }),
+        );
+    }
+    Ok(json!({
+        "base_url": null,
+        "pid": std::process::id(),
+        "tenants": tenants,
+        "sim": {
+            "openai": world.openai.base_url(),
+            "zendesk": world.zendesk.base_url(),
+            "slack": world.slack.base_url(),
+        },
+    }))
+}
+
+/// The plain page, and what it has to know. Only the demo has them: they hand out tokens.
+fn page(about: std::sync::Arc<std::sync::OnceLock<Value>>) -> Router {
+    let config = move || async move {
+        let about = about.get().cloned().unwrap_or(Value::Null);
+        ([(header::CACHE_CONTROL, "no-store")], axum::Json(about)).into_response()
+    };
+    Router::new()
+        .route("/", get(|| async { Html(PAGE) }))
+        .route("/demo.json", get(config))
+}
+
+/// What a person reads.
+fn guide(about: &Value, directory: &Path, real: bool) -> String {
+    let base = about["base_url"].as_str().unwrap_or_default();
+    let token = about["tenants"]["acme"]["users"]["ada"].as_str().unwrap_or_default();
+    let model = if real {
+        "the provider of OPENAI_API_KEY"
+    } else {
+        "a simulated model (set OPENAI_API_KEY for a real one)"
+    };
+    format!(
+        r#"copilotd demo is ready, with {model}.
+
+  Open          {base}/
+  Everything    {directory}/demo.json  (tokens, simulated Zendesk and Slack)
+
+Try it:
+  TOKEN={token}
+  CONV=$(curl -s {base}/v1/conversations -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' -d '{{}}' | sed 's/.*"id":"\(conv_[0-9a-f]*\)".*/\1/')
+  curl -s {base}/v1/conversations/$CONV/turns -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' -d '{{"input":"Summarise the unread tickets and alert #support"}}'
+  curl -sN "{base}/v1/conversations/$CONV/events?after=0" -H "authorization: Bearer $TOKEN"      # Ctrl-C leaves; the turn goes on
+  curl -s {base}/v1/conversations/$CONV/messages -H "authorization: Bearer $TOKEN"
+
+Kill it at any moment and start it again on the same directory: it goes on where it was."#,
+        directory = directory.display()
+    )
+}

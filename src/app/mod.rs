@@ -1,0 +1,168 @@
+//! Puts the parts together: the only module that knows all of them.
+
+mod demo;
+mod files;
+mod models;
+mod serve;
+mod store;
+mod system;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use copilotd_actors::connector::Connectors;
+use copilotd_actors::conversations::Conversations;
+use copilotd_actors::domain::tokens;
+use copilotd_actors::ports::{EventLog, Ports};
+use copilotd_actors::reconcile::Reconciler;
+use copilotd_actors::shared::{Bounds, Shared};
+use ractor::{Actor, ActorRef};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::adapters::tools;
+use crate::cli::{Command, Context, Failure, ProjectionsCommand};
+use crate::config::{Config, Env};
+use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
+use crate::http::body::BodyLimits;
+use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::telemetry::{self, StoredTraces};
+
+/// The running application behind the router.
+pub struct App {
+    /// What handlers share.
+    pub state: AppState,
+    /// Ends when the directory does, which nothing survives.
+    pub supervisor: JoinHandle<()>,
+    reconciler: ActorRef<copilotd_actors::reconcile::Look>,
+    connectors: ActorRef<<Connectors as Actor>::Msg>,
+}
+
+impl App {
+    /// Starts the actors over a log that is open already. `ticket_key` has to stay the same over restarts.
+    pub async fn start(
+        config: &Config,
+        log: Arc<dyn EventLog>,
+        ticket_key: &[u8; 32],
+        bounds: Bounds,
+    ) -> anyhow::Result<Self> {
+        // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
+        drop(tokio::task::spawn_blocking(|| tokens::count("")));
+        let clock = Arc::new(system::SystemClock);
+        let policies = config
+            .policies(tools::definitions())
+            .map_err(|faults| anyhow::anyhow!("{faults}"))?;
+        let ports = Ports {
+            log,
+            model: Arc::new(models::models(config)?),
+            systems: Arc::new(models::systems(config, clock.clone())?),
+            policies: Arc::new(policies),
+            clock: clock.clone(),
+            ids: Arc::new(system::TimeOrderedIds),
+            traces: Arc::new(StoredTraces),
+        };
+        let shared = Shared::new(ports, bounds);
+        let (directory, supervisor) = Conversations::start(Arc::clone(&shared))
+            .await
+            .context("starting the directory")?;
+        let (connectors, _) = Actor::spawn(
+            None,
+            Connectors {
+                shared: Arc::clone(&shared),
+            },
+            (),
+        )
+        .await?;
+        // Set once: this is the only start of this process.
+        let _ = shared.connectors.set(connectors.clone());
+        let reconciler = Reconciler {
+            shared: Arc::clone(&shared),
+            directory: directory.clone(),
+        };
+        let (reconciler, _) = Actor::spawn(None, reconciler, ()).await?;
+        let auth = Authenticator {
+            verifier: Verifier::new(config)?,
+            tickets: Tickets::new(ticket_key),
+            failures: FailureLimit::new(&config.server),
+            clock,
+        };
+        let state = AppState {
+            auth: Arc::new(auth),
+            directory,
+            shared,
+            body: BodyLimits {
+                bytes: config.server.max_body_bytes,
+                time: config.server.body_timeout,
+            },
+            shutdown: Shutdown::default(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            metrics: telemetry::metrics(),
+            store: store::name(&config.store),
+        };
+        Ok(Self {
+            state,
+            supervisor,
+            reconciler,
+            connectors,
+        })
+    }
+
+    /// Drains: no new turns, running ones get until `deadline`, the rest is left to the next process.
+    pub async fn stop(self, deadline: Duration) {
+        self.state.shutdown.drain();
+        self.reconciler.stop(Some("shutting down".into()));
+        let drained = async {
+            while self.state.shared.admission.busy() > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(deadline, drained).await.is_err() {
+            tracing::warn!("turns are still running at the deadline; the next process takes them up");
+        }
+        self.state.shutdown.close();
+        self.state.directory.stop(Duration::from_secs(10)).await;
+        let _ = self
+            .connectors
+            .stop_and_wait(Some("shutting down".into()), Some(Duration::from_secs(5)))
+            .await;
+    }
+}
+
+/// Runs the commands of the product.
+pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
+    let failed = |error: anyhow::Error| Failure::failed(format!("{error:#}"));
+    match command {
+        Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
+        Command::Serve(args) => {
+            let config = context.config(&args)?;
+            runtime()?.block_on(serve::run(&config)).map_err(failed)
+        }
+        Command::Projections(ProjectionsCommand::Rebuild(args)) => {
+            let config = context.config(&args)?;
+            runtime()?.block_on(store::rebuild(&config)).map_err(failed)
+        }
+        Command::Openapi => {
+            let text = serde_json::to_string_pretty(&crate::openapi::document());
+            println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
+            Ok(())
+        }
+        Command::Check(_) | Command::Token(_) | Command::Key(_) => {
+            Err(Failure::failed("done by the command line itself"))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))
+}
+
+/// What the process finds outside; for `main`.
+pub fn context() -> Context {
+    Context {
+        env: Env::of_process(),
+        known_tools: tools::definitions().keys().cloned().collect(),
+        now: system::now(),
+    }
+}

@@ -1,0 +1,61 @@
+//! Opens the configured store.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use copilotd_actors::ports::EventLog;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use secrecy::ExposeSecret as _;
+
+use crate::adapters::mongo::{MongoLog, MongoOptions};
+use crate::adapters::sqlite::SqliteLog;
+use crate::config::{Config, Store};
+
+/// An open store.
+pub struct Opened {
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// Returns when this process does not own the store any more; for a file on disk it never does.
+    pub lost: BoxFuture<'static, ()>,
+}
+
+/// Name of the store in `/readyz`.
+pub fn name(store: &Store) -> &'static str {
+    match store {
+        Store::Sqlite => "sqlite",
+        Store::Mongodb { .. } => "mongodb",
+    }
+}
+
+/// Opens it. Whoever cannot have it alone is refused.
+pub async fn open(config: &Config) -> anyhow::Result<Opened> {
+    match &config.store {
+        Store::Sqlite => {
+            let directory = config.server.data_dir.clone();
+            let opened = tokio::task::spawn_blocking(move || SqliteLog::open(&directory)).await;
+            let log = opened?.context("cannot open the store")?;
+            Ok(Opened {
+                log: Arc::new(log),
+                lost: futures::future::pending().boxed(),
+            })
+        }
+        Store::Mongodb { url, database } => {
+            let opened = MongoLog::connect(url.expose_secret(), database, MongoOptions::default()).await;
+            let log = opened.context("cannot open the store")?;
+            let lost = log.lease_lost().boxed();
+            Ok(Opened {
+                log: Arc::new(log),
+                lost,
+            })
+        }
+    }
+}
+
+/// Rebuilds what is derived from the log.
+pub async fn rebuild(config: &Config) -> anyhow::Result<()> {
+    let Opened { log, .. } = open(config).await?;
+    let count = log.rebuild().await?;
+    println!("rebuilt the projections of {count} conversations");
+    Ok(())
+}

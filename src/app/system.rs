@@ -1,0 +1,47 @@
+//! Time, randomness and limits of the machine.
+
+use copilotd_actors::ports::{Clock, Ids};
+use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use uuid::Uuid;
+
+/// Returns the time of the machine.
+#[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+}
+
+/// UUIDs of version 7: ordered by time, which keeps indexes compact.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeOrderedIds;
+
+impl Ids for TimeOrderedIds {
+    fn uuid(&self) -> Uuid {
+        Uuid::now_v7()
+    }
+}
+
+/// Raises the soft limit of open files to the hard one. A turn that streams needs two files, one to its reader and one
+/// to the provider, and the usual soft limit of 1,024 is kept low only for programs that use `select`.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, limit = limit.current, "the limit of open files could not be raised");
+    }
+}

@@ -1,0 +1,139 @@
+//! The arguments of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use jiff::SignedDuration;
+
+use crate::scopes::Scopes;
+
+/// Version and commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COPILOTD_COMMIT"), ")");
+
+/// The backend for AI copilots in SaaS products: durable conversations, one supervised actor each.
+#[derive(Debug, Parser)]
+#[command(name = "copilotd", version = VERSION, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs everything in one process on embedded defaults, with a simulated outside world
+    Demo(DemoArgs),
+    /// Runs the product
+    Serve(ConfigArgs),
+    /// Checks a configuration and names every fault at once
+    Check(ConfigArgs),
+    /// Mints a user token, where the configuration holds a secret that can sign one
+    Token(TokenArgs),
+    /// Works with API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Works with what is derived from the log
+    #[command(subcommand)]
+    Projections(ProjectionsCommand),
+    /// Writes the description of the HTTP interface (OpenAPI 3.1)
+    Openapi,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Port on the loopback address; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// Directory of the data; killed and started again on the same one it goes on where it was
+    #[arg(long, value_name = "DIR", default_value = "copilotd-demo")]
+    pub data_dir: PathBuf,
+}
+
+/// Names the configuration.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "copilotd.toml")]
+    pub config: PathBuf,
+}
+
+/// Arguments of `token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The tenant
+    #[arg(long)]
+    pub tenant: TenantId,
+    /// The user
+    #[arg(long)]
+    pub user: UserId,
+    /// What the token allows; may be given several times or with commas
+    #[arg(long = "scope", value_enum, value_delimiter = ',', default_value = "chat")]
+    pub scopes: Vec<Scope>,
+    /// How long the token lives, at most 24h
+    #[arg(long, default_value = "1h")]
+    pub ttl: SignedDuration,
+}
+
+/// Works with API keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes an API key and shows it once, with the hash for the configuration
+    Create {
+        /// What the key allows; may be given several times or with commas
+        #[arg(long = "scope", value_enum, value_delimiter = ',', required = true)]
+        scopes: Vec<Scope>,
+        /// Name of the key in the configuration
+        #[arg(long, default_value = "backend")]
+        name: String,
+    },
+}
+
+/// Works with what is derived from the log.
+#[derive(Debug, Subcommand)]
+pub enum ProjectionsCommand {
+    /// Rebuilds every projection from the log; the server has to be stopped
+    Rebuild(ConfigArgs),
+}
+
+/// A scope, as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "each is the scope of its name")]
+pub enum Scope {
+    Chat,
+    Gateway,
+    Knowledge,
+    Admin,
+    Operator,
+}
+
+impl Scope {
+    /// Returns the set of all `scopes`.
+    pub fn set(scopes: &[Self]) -> Scopes {
+        let one = |scope: &Self| match scope {
+            Self::Chat => Scopes::CHAT,
+            Self::Gateway => Scopes::GATEWAY,
+            Self::Knowledge => Scopes::KNOWLEDGE,
+            Self::Admin => Scopes::ADMIN,
+            Self::Operator => Scopes::OPERATOR,
+        };
+        scopes.iter().map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

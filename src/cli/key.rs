@@ -1,0 +1,23 @@
+//! `copilotd key create`.
+
+use secrecy::ExposeSecret;
+
+use super::args::Scope;
+use super::{Failure, print};
+use crate::http::auth::new_api_key;
+
+pub(super) fn create(name: &str, scopes: &[Scope]) -> Result<(), Failure> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        return Err(Failure::usage(
+            "a name has 1 to 64 characters of a-z, A-Z, 0-9, -, _ and .",
+        ));
+    }
+    let (key, hash) = new_api_key();
+    let names: Vec<String> = Scope::set(scopes).names().map(|name| format!("\"{name}\"")).collect();
+    print(&format!(
+        "# The key, shown this once:\n# {}\n[[tenants.api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [{}]\n",
+        key.expose_secret(),
+        names.join(", ")
+    ))
+}

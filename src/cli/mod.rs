@@ -1,0 +1,112 @@
+//! The command line. Exit codes: 0 fine, 1 failed, 2 used wrongly.
+
+mod args;
+mod key;
+mod token;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+pub use args::{Cli, Command, ConfigArgs, DemoArgs, KeyCommand, ProjectionsCommand, Scope, TokenArgs};
+use clap::Parser;
+use jiff::Timestamp;
+
+use crate::config::{Config, Env};
+
+/// What the commands need from outside.
+#[derive(Debug)]
+pub struct Context {
+    /// The environment.
+    pub env: Env,
+    /// Names that a copilot's `tools` may hold.
+    pub known_tools: BTreeSet<String>,
+    /// The time of the call.
+    pub now: Timestamp,
+}
+
+impl Context {
+    /// Reads the configuration that a command names.
+    pub fn config(&self, args: &ConfigArgs) -> Result<Config, Failure> {
+        Config::load(&args.config, &self.env, &self.known_tools)
+            .map_err(|faults| Failure::usage(format!("{} cannot be used:\n{faults}", args.config.display())))
+    }
+}
+
+/// A command that did not do what it was asked for.
+#[derive(Debug)]
+pub struct Failure {
+    /// Whether the caller is to blame: a wrong argument or configuration.
+    usage: bool,
+    message: String,
+}
+
+impl Failure {
+    /// Blames the arguments or the configuration (exit code 2).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            usage: true,
+            message: message.into(),
+        }
+    }
+
+    /// Says that it did not work (exit code 1).
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self {
+            usage: false,
+            message: message.into(),
+        }
+    }
+}
+
+/// Runs what `args` ask for. `check`, `token` and `key` are done here; `app` does the commands that run the product.
+pub fn run(
+    args: impl IntoIterator<Item = OsString>,
+    context: &Context,
+    app: impl FnOnce(Command, &Context) -> Result<(), Failure>,
+) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and the version come as errors too, meant for standard output and with exit code 0.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            return if error.print().is_ok() {
+                ExitCode::from(code)
+            } else {
+                ExitCode::FAILURE
+            };
+        }
+    };
+    let outcome = match cli.command {
+        Command::Check(args) => check(&args, context),
+        Command::Token(args) => token::run(&args, context),
+        Command::Key(KeyCommand::Create { name, scopes }) => key::create(&name, &scopes),
+        command => app(command, context),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "error: {}", failure.message);
+            ExitCode::from(if failure.usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn check(args: &ConfigArgs, context: &Context) -> Result<(), Failure> {
+    let config = context.config(args)?;
+    let copilots: usize = config.tenants.iter().map(|tenant| tenant.copilots.len()).sum();
+    print(&format!(
+        "{}: fine, {} tenants, {copilots} copilots\n",
+        args.config.display(),
+        config.tenants.len()
+    ))
+}
+
+/// Writes to standard output; a closed pipe is a failure and not a panic.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
+}

@@ -1,0 +1,22 @@
+//! `copilotd token`.
+
+use secrecy::ExposeSecret;
+
+use super::args::{Scope, TokenArgs};
+use super::{Context, Failure, print};
+use crate::http::auth::{Grant, MintError, mint};
+
+pub(super) fn run(args: &TokenArgs, context: &Context) -> Result<(), Failure> {
+    let config = context.config(&args.config)?;
+    let grant = Grant {
+        tenant: args.tenant.clone(),
+        user: args.user.clone(),
+        scopes: Scope::set(&args.scopes),
+        life: args.ttl,
+    };
+    let token = mint(&config, &grant, context.now).map_err(|error| match error {
+        MintError::NoTenant(_) | MintError::Life | MintError::Reserved => Failure::usage(error.to_string()),
+        MintError::NoSecret(_) | MintError::Sign => Failure::failed(error.to_string()),
+    })?;
+    print(&format!("{}\n", token.expose_secret()))
+}

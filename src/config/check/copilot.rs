@@ -1,0 +1,122 @@
+//! Copilots: their routes, tools, memory and rules.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::{Faults, Node, members, unique};
+use crate::config::MemoryOverrides;
+
+/// External systems with a table of their own; a tool's name begins with its system's.
+const SYSTEMS: [&str; 2] = ["zendesk", "slack"];
+
+pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+    let copilots = tenant.get("copilots");
+    unique(members(&copilots, "name"), faults);
+    for copilot in copilots.items() {
+        for route in [copilot.get("route"), copilot.get("small_route")] {
+            if let Some(name) = route.text()
+                && find_route(root, name).is_none()
+            {
+                faults.add(route.path(), format!("there is no route {name:?}"));
+            }
+        }
+        tools(tenant, &copilot, known_tools, faults);
+        memory(root, &copilot, faults);
+        for list in [copilot.get("deny_input"), copilot.get("deny_output")] {
+            unique(members(&list, "name"), faults);
+        }
+        for action in members(&copilot.get("deny_input"), "action") {
+            if action.text() == Some("redact") {
+                faults.add(
+                    action.path(),
+                    "a prompt is kept as it was given: it can only be blocked",
+                );
+            }
+        }
+    }
+}
+
+fn tools(tenant: &Node<'_>, copilot: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+    let mut offered = HashSet::new();
+    for tool in copilot.get("tools").items() {
+        let Some(name) = tool.text() else { continue };
+        offered.insert(name);
+        if !known_tools.contains(name) {
+            faults.add(tool.path(), format!("there is no tool {name:?}"));
+        }
+        let system = name.split_once('_').map(|(system, _)| system);
+        if let Some(system) = system.filter(|system| SYSTEMS.contains(system))
+            && !tenant.get(system).exists()
+        {
+            faults.add(tool.path(), format!("needs the table {}", tenant.get(system).path()));
+        }
+    }
+    for tool in copilot.get("approval").items() {
+        if tool.text().is_some_and(|name| !offered.contains(name)) {
+            faults.add(tool.path(), "is not among the copilot's tools");
+        }
+    }
+    let timeouts = copilot.get("tool_timeouts");
+    for name in timeouts.names().filter(|name| !offered.contains(name)) {
+        faults.add(timeouts.get(name).path(), "is not among the copilot's tools");
+    }
+}
+
+/// The figures that hold in the end have to be in order, wherever each comes from.
+fn memory(root: &Node<'_>, copilot: &Node<'_>, faults: &mut Faults) {
+    let memory = copilot.get("memory");
+    if !memory.exists() {
+        return;
+    }
+    let context = |route: Node<'_>| {
+        route
+            .text()
+            .and_then(|name| find_route(root, name))
+            .and_then(|r| context(&r))
+    };
+    let Some(large) = context(copilot.get("route")) else {
+        return;
+    };
+    let small = context(copilot.get("small_route")).unwrap_or(large);
+    let overrides = MemoryOverrides {
+        trigger_tokens: memory.get("trigger_tokens").number(),
+        keep_tokens: memory.get("keep_tokens").number(),
+        hard_tokens: memory.get("hard_tokens").number(),
+        summary_tokens: memory.get("summary_tokens").number(),
+        pass_tokens: memory.get("pass_tokens").number(),
+        ..MemoryOverrides::default()
+    };
+    let holds = overrides.memory(large, small);
+    let mut order = |lower: (&str, u64), upper: (&str, u64), strict: bool| {
+        if lower.1 > upper.1 || (strict && lower.1 == upper.1) {
+            let (name, number) = lower;
+            let message = format!("{name} ({number}) has to be less than {} ({})", upper.0, upper.1);
+            faults.add(memory.path(), message);
+        }
+    };
+    let trigger = ("trigger_tokens", holds.trigger_tokens);
+    order(("keep_tokens", holds.keep_tokens), trigger, true);
+    order(("summary_tokens", holds.summary_tokens), trigger, true);
+    order(trigger, ("hard_tokens", holds.hard_tokens), false);
+    order(
+        ("hard_tokens", holds.hard_tokens),
+        ("the context of the route", large),
+        true,
+    );
+    order(
+        ("pass_tokens", holds.pass_tokens),
+        ("the context of the small route", small),
+        true,
+    );
+}
+
+fn find_route<'a>(root: &Node<'a>, name: &str) -> Option<Node<'a>> {
+    root.get("routes")
+        .items()
+        .find(|route| route.get("name").text() == Some(name))
+}
+
+fn context(route: &Node<'_>) -> Option<u64> {
+    members(&route.get("targets"), "context_tokens")
+        .filter_map(|tokens| tokens.number())
+        .min()
+}

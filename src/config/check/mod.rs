@@ -1,0 +1,104 @@
+//! What has to fit together in a configuration, beyond its shape.
+//!
+//! The checks walk the raw value, not the structs: what the schema already dislikes is simply missing to them, so that
+//! faults of both kinds are reported in one run.
+
+mod copilot;
+mod models;
+mod node;
+mod tenant;
+
+use std::collections::{BTreeSet, HashMap};
+
+pub(super) use node::Node;
+
+use super::faults::Faults;
+use super::network;
+
+/// Notes every fault of the configuration at `root`.
+pub(super) fn run(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+    server(&root.get("server"), faults);
+    store(&root.get("store"), faults);
+    url(&root.get("telemetry").get("otlp_endpoint"), &["http", "https"], faults);
+    models::check(root, faults);
+    tenant::check(root, known_tools, faults);
+}
+
+fn server(server: &Node<'_>, faults: &mut Faults) {
+    let listen = server.get("listen");
+    if let Some(text) = listen.text()
+        && text.parse::<std::net::SocketAddr>().is_err()
+    {
+        faults.add(
+            listen.path(),
+            "expected an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080",
+        );
+    }
+    for proxy in server.get("trusted_proxies").items() {
+        if proxy.text().is_some_and(|text| network(text).is_none()) {
+            faults.add(proxy.path(), "expected an IP address or a network such as 10.0.0.0/8");
+        }
+    }
+}
+
+fn store(store: &Node<'_>, faults: &mut Faults) {
+    let kind = store.get("kind");
+    let address = store.get("url");
+    if kind.text() == Some("mongodb") {
+        if !address.exists() {
+            faults.add(address.path(), "is required for mongodb");
+        }
+        let known = |text: &str| text.starts_with("mongodb://") || text.starts_with("mongodb+srv://");
+        if address.text().is_some_and(|text| !known(text)) {
+            faults.add(
+                address.path(),
+                "expected an address that begins with mongodb:// or mongodb+srv://",
+            );
+        }
+    } else if kind.text() == Some("sqlite") {
+        for name in ["url", "database"] {
+            if store.get(name).exists() {
+                faults.add(
+                    store.get(name).path(),
+                    "belongs to mongodb; sqlite keeps its file in server.data_dir",
+                );
+            }
+        }
+    }
+}
+
+/// Notes what is not an absolute address with a host.
+fn url(node: &Node<'_>, schemes: &[&str], faults: &mut Faults) {
+    let Some(text) = node.text() else { return };
+    match reqwest::Url::parse(text) {
+        Ok(url) if !schemes.contains(&url.scheme()) => {
+            faults.add(
+                node.path(),
+                format!("expected an address that begins with {}://", schemes.join(":// or ")),
+            );
+        }
+        // A password would end up in logs; keys have fields of their own.
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            faults.add(node.path(), "may not hold a user or a password");
+        }
+        Ok(_) => {}
+        Err(error) => faults.add(node.path(), format!("not an address: {error}")),
+    }
+}
+
+/// Notes every value of `member` that an earlier one of `nodes` has already.
+fn unique<'a>(nodes: impl IntoIterator<Item = Node<'a>>, faults: &mut Faults) {
+    let mut seen: HashMap<&str, String> = HashMap::new();
+    for node in nodes {
+        let Some(text) = node.text() else { continue };
+        match seen.get(text) {
+            Some(first) => faults.add(node.path(), format!("is the same as {first}")),
+            None => _ = seen.insert(text, node.path().to_owned()),
+        }
+    }
+}
+
+/// Lists the members `name` of the tables in the array `list`.
+fn members<'a>(list: &Node<'a>, name: &'static str) -> impl Iterator<Item = Node<'a>> {
+    list.items().map(move |item| item.get(name))
+}

@@ -1,0 +1,40 @@
+//! Providers, routes and prices.
+
+use std::collections::HashSet;
+
+use super::{Faults, Node, members, unique, url};
+
+pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
+    let (providers, routes, prices) = (root.get("providers"), root.get("routes"), root.get("prices"));
+    unique(members(&providers, "name"), faults);
+    unique(members(&routes, "name"), faults);
+    unique(members(&prices, "model"), faults);
+    for provider in providers.items() {
+        url(&provider.get("base_url"), &["http", "https"], faults);
+        let keys = provider.get("api_keys");
+        if provider.get("api_key").exists() && keys.exists() {
+            faults.add(keys.path(), "give either api_key or api_keys");
+        }
+    }
+    let known: HashSet<&str> = members(&providers, "name").filter_map(|name| name.text()).collect();
+    for route in routes.items() {
+        for name in members(&route.get("targets"), "provider") {
+            if let Some(text) = name.text()
+                && !known.contains(text)
+            {
+                faults.add(name.path(), format!("there is no provider {text:?}"));
+            }
+        }
+        let (first, total) = (
+            timeout(&route, "first_token_ms", 15_000),
+            timeout(&route, "total_ms", 120_000),
+        );
+        if first > total {
+            faults.add(route.get("timeouts").path(), "first_token_ms is longer than total_ms");
+        }
+    }
+}
+
+fn timeout(route: &Node<'_>, name: &str, usual: u64) -> u64 {
+    route.get("timeouts").get(name).number().unwrap_or(usual)
+}

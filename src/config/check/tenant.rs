@@ -1,0 +1,109 @@
+//! Tenants: who signs for them, their API keys and the systems they connect to.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{Faults, Node, copilot, members, unique, url};
+use crate::config::Alg;
+
+pub(super) fn check(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+    let tenants = root.get("tenants");
+    unique(members(&tenants, "id"), faults);
+    unique(
+        tenants
+            .items()
+            .flat_map(|tenant| members(&tenant.get("api_keys"), "hash").collect::<Vec<_>>()),
+        faults,
+    );
+    issuers_are_of_one_tenant(&tenants, faults);
+    for tenant in tenants.items() {
+        for issuer in tenant.get("issuers").items() {
+            key(&issuer, faults);
+        }
+        kids_are_distinct(&tenant.get("issuers"), faults);
+        unique(members(&tenant.get("api_keys"), "name"), faults);
+        systems(&tenant, faults);
+        copilot::check(root, &tenant, known_tools, faults);
+    }
+}
+
+/// An issuer speaks for one tenant alone: what it signs could otherwise be read as another's.
+fn issuers_are_of_one_tenant(tenants: &Node<'_>, faults: &mut Faults) {
+    let mut owners: HashMap<&str, (usize, String)> = HashMap::new();
+    for (index, tenant) in tenants.items().enumerate() {
+        for iss in members(&tenant.get("issuers"), "iss") {
+            let Some(text) = iss.text() else { continue };
+            let (owner, first) = owners.entry(text).or_insert_with(|| (index, iss.path().to_owned()));
+            if *owner != index {
+                faults.add(
+                    iss.path(),
+                    format!("is the same as {first}, which belongs to another tenant"),
+                );
+            }
+        }
+    }
+}
+
+/// Several keys of one issuer are told apart by `kid`; at most one of them may go without.
+fn kids_are_distinct(issuers: &Node<'_>, faults: &mut Faults) {
+    let mut seen = HashSet::new();
+    for issuer in issuers.items() {
+        let kid = issuer.get("kid");
+        let Some(iss) = issuer.get("iss").text() else { continue };
+        if !seen.insert((iss, kid.text())) {
+            let message = "several keys of one issuer need different kid values";
+            faults.add(if kid.exists() { kid.path() } else { issuer.path() }, message);
+        }
+    }
+}
+
+fn key(issuer: &Node<'_>, faults: &mut Faults) {
+    let jwks = issuer.get("jwks_url");
+    if jwks.exists() {
+        faults.add(
+            jwks.path(),
+            "a JWKS address is not supported yet; give the key as pem or secret",
+        );
+        return;
+    }
+    let alg = match issuer.get("alg").text() {
+        Some("EdDSA") => Alg::EdDsa,
+        Some("ES256") => Alg::Es256,
+        Some("RS256") => Alg::Rs256,
+        Some("HS256") => Alg::Hs256,
+        _ => return,
+    };
+    let (needed, other) = if alg == Alg::Hs256 {
+        ("secret", "pem")
+    } else {
+        ("pem", "secret")
+    };
+    if issuer.get(other).exists() {
+        faults.add(
+            issuer.get(other).path(),
+            format!("this algorithm takes {needed} instead"),
+        );
+    }
+    let material = issuer.get(needed);
+    if !material.exists() {
+        faults.add(material.path(), "is required for this algorithm");
+    }
+    if let Some(Err(message)) = material.text().map(|text| alg.key(text)) {
+        faults.add(material.path(), message);
+    }
+}
+
+fn systems(tenant: &Node<'_>, faults: &mut Faults) {
+    let zendesk = tenant.get("zendesk");
+    url(&zendesk.get("base_url"), &["http", "https"], faults);
+    let (email, token, oauth) = (zendesk.get("email"), zendesk.get("token"), zendesk.get("oauth_token"));
+    if zendesk.exists() {
+        match (email.exists(), token.exists(), oauth.exists()) {
+            (true, true, false) | (false, false, true) => {}
+            (_, _, true) => faults.add(oauth.path(), "give either oauth_token or email and token"),
+            (false, true, false) => faults.add(email.path(), "is required beside token"),
+            (true, false, false) => faults.add(token.path(), "is required beside email"),
+            (false, false, false) => faults.add(zendesk.path(), "give oauth_token, or email and token"),
+        }
+    }
+    url(&tenant.get("slack").get("base_url"), &["http", "https"], faults);
+}

@@ -1,0 +1,171 @@
+//! One copilot as it is configured.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use copilotd_actors::domain::guard::{OnMatch, Rule};
+use copilotd_actors::domain::ids::CopilotName;
+use copilotd_actors::domain::policy::{Limits, MemoryPolicy};
+use serde::Deserialize;
+
+use super::models::nano_usd;
+use super::optional_seconds;
+
+/// A copilot of a tenant.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copilot {
+    /// Its name.
+    pub name: CopilotName,
+    /// What it is told before every conversation.
+    #[serde(default)]
+    pub instructions: String,
+    /// Route of its answers.
+    pub route: String,
+    small_route: Option<String>,
+    /// Tools it may call.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// Tools whose every call a person has to allow.
+    #[serde(default)]
+    pub approval: Vec<String>,
+    /// Longest time of one call in seconds, by tool.
+    #[serde(default)]
+    pub tool_timeouts: BTreeMap<String, u64>,
+    /// Bounds of a turn.
+    #[serde(default)]
+    pub limits: LimitOverrides,
+    /// When its memory is compressed.
+    #[serde(default)]
+    pub memory: MemoryOverrides,
+    /// Texts that end a turn when its prompt holds them.
+    #[serde(default)]
+    pub deny_input: Vec<DenyRule>,
+    /// Texts that never reach a reader.
+    #[serde(default)]
+    pub deny_output: Vec<DenyRule>,
+}
+
+impl Copilot {
+    /// Returns the route of summaries.
+    pub fn small_route(&self) -> &str {
+        self.small_route.as_deref().unwrap_or(&self.route)
+    }
+}
+
+/// Bounds of a turn where they differ from [`Limits::default`].
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each field overrides the one of its name in `Limits`")]
+pub struct LimitOverrides {
+    pub queue: Option<usize>,
+    pub input_bytes: Option<usize>,
+    pub metadata_bytes: Option<usize>,
+    pub steps: Option<u32>,
+    pub tokens: Option<u64>,
+    pub cost_usd: Option<f64>,
+    #[serde(default, rename = "time_s", deserialize_with = "optional_seconds")]
+    pub time: Option<Duration>,
+    pub calls_per_step: Option<usize>,
+    pub result_bytes: Option<usize>,
+    pub answer_bytes: Option<usize>,
+    pub attempts: Option<u32>,
+    pub repairs: Option<u32>,
+    #[serde(default, rename = "approval_s", deserialize_with = "optional_seconds")]
+    pub approval: Option<Duration>,
+    #[serde(default, rename = "wait_s", deserialize_with = "optional_seconds")]
+    pub wait: Option<Duration>,
+}
+
+impl LimitOverrides {
+    /// Returns the limits that hold.
+    pub fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            queue: self.queue.unwrap_or(usual.queue),
+            input_bytes: self.input_bytes.unwrap_or(usual.input_bytes),
+            metadata_bytes: self.metadata_bytes.unwrap_or(usual.metadata_bytes),
+            steps: self.steps.unwrap_or(usual.steps),
+            tokens: self.tokens.unwrap_or(usual.tokens),
+            cost: self.cost_usd.map_or(usual.cost, nano_usd),
+            time: self.time.unwrap_or(usual.time),
+            calls_per_step: self.calls_per_step.unwrap_or(usual.calls_per_step),
+            result_bytes: self.result_bytes.unwrap_or(usual.result_bytes),
+            answer_bytes: self.answer_bytes.unwrap_or(usual.answer_bytes),
+            attempts: self.attempts.unwrap_or(usual.attempts),
+            repairs: self.repairs.unwrap_or(usual.repairs),
+            approval: self.approval.unwrap_or(usual.approval),
+            wait: self.wait.unwrap_or(usual.wait),
+        }
+    }
+}
+
+/// Memory figures where they differ from [`MemoryPolicy::for_context`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each field overrides the one of its name in `MemoryPolicy`")]
+pub struct MemoryOverrides {
+    pub trigger_tokens: Option<u64>,
+    pub keep_tokens: Option<u64>,
+    pub hard_tokens: Option<u64>,
+    pub summary_tokens: Option<u64>,
+    pub pass_tokens: Option<u64>,
+    pub passes: Option<usize>,
+    #[serde(default, rename = "timeout_s", deserialize_with = "optional_seconds")]
+    pub timeout: Option<Duration>,
+}
+
+impl MemoryOverrides {
+    /// Returns the figures that hold for the contexts of the two routes.
+    pub fn memory(&self, context_tokens: u64, small_context_tokens: u64) -> MemoryPolicy {
+        let usual = MemoryPolicy::for_context(context_tokens, small_context_tokens);
+        MemoryPolicy {
+            context_tokens,
+            trigger_tokens: self.trigger_tokens.unwrap_or(usual.trigger_tokens),
+            keep_tokens: self.keep_tokens.unwrap_or(usual.keep_tokens),
+            hard_tokens: self.hard_tokens.unwrap_or(usual.hard_tokens),
+            summary_tokens: self.summary_tokens.unwrap_or(usual.summary_tokens),
+            pass_tokens: self.pass_tokens.unwrap_or(usual.pass_tokens),
+            passes: self.passes.unwrap_or(usual.passes),
+            timeout: self.timeout.unwrap_or(usual.timeout),
+        }
+    }
+}
+
+/// A forbidden text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenyRule {
+    /// Name of the rule.
+    pub name: String,
+    /// The text.
+    pub literal: String,
+    /// What happens where it is found.
+    #[serde(default)]
+    pub action: OnDeny,
+}
+
+/// What happens where a forbidden text is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeny {
+    /// The turn ends.
+    #[default]
+    Block,
+    /// The text is replaced.
+    Redact,
+}
+
+impl DenyRule {
+    /// Returns the rule as the domain knows it.
+    pub fn rule(&self) -> Rule {
+        Rule {
+            name: self.name.clone(),
+            literal: self.literal.clone(),
+            action: match self.action {
+                OnDeny::Block => OnMatch::Block,
+                OnDeny::Redact => OnMatch::Redact,
+            },
+        }
+    }
+}

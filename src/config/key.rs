@@ -1,0 +1,130 @@
+//! What verifies credentials: algorithms with their keys, and hashes of API keys.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::{Deserialize, Deserializer};
+use sha2::{Digest, Sha256};
+
+/// Shortest secret of HS256, in bytes: the length of its hash (RFC 7518, section 3.2).
+pub const MIN_SECRET_BYTES: usize = 32;
+
+/// An algorithm that tokens may be signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub enum Alg {
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// ECDSA on P-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// RSA with PKCS #1 v1.5, at least 2048 bits.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// HMAC with SHA-256: the verifier's secret signs too.
+    #[serde(rename = "HS256")]
+    Hs256,
+}
+
+impl Alg {
+    /// Returns the library's name of it.
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::EdDsa => Algorithm::EdDSA,
+            Self::Es256 => Algorithm::ES256,
+            Self::Rs256 => Algorithm::RS256,
+            Self::Hs256 => Algorithm::HS256,
+        }
+    }
+
+    /// Reads the key that verifies: a secret for HS256, else the PEM text of a public key.
+    pub fn key(self, material: &str) -> Result<DecodingKey, &'static str> {
+        if self == Self::Hs256 {
+            if material.len() < MIN_SECRET_BYTES {
+                return Err("a secret needs at least 32 bytes");
+            }
+            return Ok(DecodingKey::from_secret(material.as_bytes()));
+        }
+        if material.contains("PRIVATE KEY") {
+            return Err("this is a private key; only the public one belongs here");
+        }
+        let (key, fits, wrong): (_, fn(&[u8]) -> bool, _) = match self {
+            Self::EdDsa => (
+                DecodingKey::from_ed_pem(material.as_bytes()),
+                |der| der.len() == 32,
+                "not the PEM text of an Ed25519 public key",
+            ),
+            // An uncompressed point on P-256; a point on another curve has another length.
+            Self::Es256 => (
+                DecodingKey::from_ec_pem(material.as_bytes()),
+                |der| der.len() == 65 && der[0] == 4,
+                "not the PEM text of a P-256 public key",
+            ),
+            // A modulus of 2048 bits has 256 bytes.
+            Self::Rs256 | Self::Hs256 => (
+                DecodingKey::from_rsa_pem(material.as_bytes()),
+                |der| der.len() > 256,
+                "not the PEM text of an RSA public key of at least 2048 bits",
+            ),
+        };
+        let key = key.map_err(|_error| wrong)?;
+        if key.try_get_as_bytes().is_ok_and(fits) {
+            Ok(key)
+        } else {
+            Err(wrong)
+        }
+    }
+}
+
+/// SHA-256 of an API key. The key is random and long, so that no salt or slow hash is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyHash([u8; 32]);
+
+/// The text is not the hash of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected sha256: and 64 hexadecimal digits")]
+pub struct InvalidHash;
+
+impl KeyHash {
+    /// Hashes a key.
+    pub fn of(key: &str) -> Self {
+        Self(Sha256::digest(key.as_bytes()).into())
+    }
+
+    /// Returns the bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for KeyHash {
+    type Err = InvalidHash;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHash> {
+        let digits = text.strip_prefix("sha256:").ok_or(InvalidHash)?;
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes).map_err(|_error| InvalidHash)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}

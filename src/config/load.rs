@@ -1,0 +1,78 @@
+//! From a TOML text to a checked [`Config`], or to everything that is wrong with it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::check::{self, Node};
+use super::env::Env;
+use super::faults::Faults;
+use super::{Config, secret};
+use crate::shape::Shape;
+
+/// The schema's text; also what `schemas/` documents.
+const SCHEMA: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/schemas/config/copilotd.schema.json"
+));
+
+static SHAPE: LazyLock<Shape> =
+    LazyLock::new(|| Shape::compile(SCHEMA).expect("the configuration's schema is compiled by every test of it"));
+
+impl Config {
+    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may hold.
+    pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Faults::one("", format!("cannot read {}: {error}", path.display())))?;
+        Self::parse(&text, env, known_tools)
+    }
+
+    /// Reads a configuration's text.
+    pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
+        let mut value = read_toml(text)?;
+        let mut faults = Faults::default();
+        for violation in SHAPE.violations(&value, usize::MAX) {
+            faults.add(path_of(&violation.pointer), violation.message);
+        }
+        secret::resolve(&mut value, "", env, &mut faults);
+        check::run(&Node::root(&value), known_tools, &mut faults);
+        faults.into_result()?;
+        // Schema and structs say the same; should they ever differ, that is a fault and not a panic.
+        serde_json::from_value(value).map_err(|error| Faults::one("", error.to_string()))
+    }
+}
+
+/// Reads TOML as JSON; the error lists every syntax error with its line.
+fn read_toml(text: &str) -> Result<Value, Faults> {
+    let (table, errors) = toml::de::DeTable::parse_recoverable(text);
+    let mut faults = Faults::default();
+    for error in errors {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let before = &text.as_bytes()[..start];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+        // Only the message: the error's full form quotes the line, which may hold a secret.
+        faults.add(format!("line {line}, column {column}"), error.message());
+    }
+    faults.into_result()?;
+    let value = serde::Deserialize::deserialize(toml::Deserializer::from(table));
+    value.map_err(|error: toml::de::Error| Faults::one("", error.message()))
+}
+
+/// Turns a JSON Pointer into the path that a reader of TOML expects.
+fn path_of(pointer: &str) -> String {
+    let mut path = String::new();
+    for part in pointer.split('/').skip(1) {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() {
+            path.push_str(&format!("[{part}]"));
+            continue;
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(&part.replace("~1", "/").replace("~0", "~"));
+    }
+    path
+}

@@ -1,0 +1,201 @@
+//! The configuration: one struct per concern, read from `copilotd.toml` and checked once, at start. Only this module
+//! reads the process environment.
+//!
+//! The schema in `schemas/config/` says what may stand where; `check` says what has to fit together. Both run over
+//! the whole file before anything is reported, so that one run names every fault.
+
+mod check;
+mod copilot;
+mod env;
+mod faults;
+mod key;
+mod load;
+mod models;
+mod policies;
+mod secret;
+mod tenant;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use copilot::{Copilot, DenyRule, LimitOverrides, MemoryOverrides, OnDeny};
+pub use env::Env;
+pub use faults::{Fault, Faults};
+pub use ipnet::IpNet;
+pub use key::{Alg, KeyHash};
+pub use models::{Mode, ModelPrice, Provider, ProviderKind, Route, Target, Timeouts};
+pub use policies::ConfiguredPolicies;
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+pub use tenant::{ApiKey, Issuer, Slack, Tenant, TenantLimits, Zendesk};
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The process.
+    #[serde(default)]
+    pub server: Server,
+    /// Where the log is.
+    #[serde(default)]
+    pub store: Store,
+    /// Logs and traces.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// Servers with language models.
+    #[serde(default)]
+    pub providers: Vec<Provider>,
+    /// Names behind which models stand.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// What models cost.
+    #[serde(default)]
+    pub prices: Vec<ModelPrice>,
+    /// The customer companies.
+    pub tenants: Vec<Tenant>,
+}
+
+/// The process and its HTTP server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Directory of everything that is kept on this machine.
+    pub data_dir: PathBuf,
+    /// Most bytes of a request body.
+    pub max_body_bytes: usize,
+    /// Time in which a request's headers have to arrive.
+    #[serde(rename = "header_timeout_s", deserialize_with = "seconds")]
+    pub header_timeout: Duration,
+    /// Time in which a request's body has to arrive.
+    #[serde(rename = "body_timeout_s", deserialize_with = "seconds")]
+    pub body_timeout: Duration,
+    /// Time that running turns get after SIGTERM.
+    #[serde(rename = "drain_s", deserialize_with = "seconds")]
+    pub drain: Duration,
+    /// Time after which a conversation without work leaves memory.
+    #[serde(rename = "idle_s", deserialize_with = "seconds")]
+    pub idle: Duration,
+    /// Invalid credentials per minute and address, beyond which it is refused unread; 0 means no limit.
+    pub failed_logins_per_minute: u32,
+    /// Addresses and networks whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            data_dir: PathBuf::from("data"),
+            max_body_bytes: 1024 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(20),
+            drain: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            failed_logins_per_minute: 120,
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+/// Where the log is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Store {
+    /// One file in the data directory.
+    #[default]
+    Sqlite,
+    /// A replica set.
+    Mongodb {
+        /// Connection string; may hold a password.
+        url: SecretString,
+        /// Name of the database.
+        #[serde(default = "default_database")]
+        database: String,
+    },
+}
+
+fn default_database() -> String {
+    "copilotd".to_owned()
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Form of the logs.
+    pub log_format: LogFormat,
+    /// Filter of the logs, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub log_level: String,
+    /// Collector of traces, if there is one.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log_format: LogFormat::Json,
+            log_level: "info".to_owned(),
+            otlp_endpoint: None,
+        }
+    }
+}
+
+/// Form of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person at a terminal.
+    Pretty,
+}
+
+/// Reads whole seconds.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
+}
+
+/// Reads whole seconds that may be missing.
+fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_secs))
+}
+
+/// Reads whole milliseconds.
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_millis)
+}
+
+/// Reads addresses and networks.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let read = |text: &String| network(text).ok_or_else(|| serde::de::Error::custom("not an address or a network"));
+    texts.iter().map(read).collect()
+}
+
+/// Reads a network, or an address as the network that holds it alone.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+impl Config {
+    /// Finds a tenant by its id.
+    pub fn tenant(&self, id: &str) -> Option<&Tenant> {
+        self.tenants.iter().find(|tenant| tenant.id.as_str() == id)
+    }
+
+    /// Finds a route by its name.
+    pub fn route(&self, name: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| route.name == name)
+    }
+
+    /// Finds a provider by its name.
+    pub fn provider(&self, name: &str) -> Option<&Provider> {
+        self.providers.iter().find(|provider| provider.name == name)
+    }
+}

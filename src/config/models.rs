@@ -1,0 +1,175 @@
+//! Providers, routes and prices.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use copilotd_actors::domain::usage::{NanoUsd, Price};
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{Config, milliseconds};
+
+/// A server with language models.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Its name.
+    pub name: String,
+    /// The protocol it speaks.
+    #[serde(default)]
+    pub kind: ProviderKind,
+    /// Its address, with the version.
+    pub base_url: String,
+    api_key: Option<SecretString>,
+    #[serde(default)]
+    api_keys: Vec<SecretString>,
+}
+
+impl Provider {
+    /// Lists its keys; none for a server that needs none.
+    pub fn keys(&self) -> impl Iterator<Item = &SecretString> {
+        self.api_key.iter().chain(&self.api_keys)
+    }
+}
+
+/// The protocol of a provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// OpenAI's chat completions, as most servers speak it.
+    #[default]
+    Openai,
+    /// Anthropic's messages.
+    Anthropic,
+}
+
+/// A name behind which models stand.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Models, in order of preference; never empty.
+    pub targets: Vec<Target>,
+    /// The clocks of a call.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Whether pieces are passed on as they come.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+impl Route {
+    /// Returns the context that every target has: a fallback has to take the same prompt.
+    pub fn context_tokens(&self) -> u64 {
+        self.targets
+            .iter()
+            .map(|target| target.context_tokens)
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// Returns the name of the preferred model.
+    pub fn model(&self) -> &str {
+        self.targets.first().map_or("", |target| &target.model)
+    }
+}
+
+/// A model of a provider.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Name of the provider.
+    pub provider: String,
+    /// Name of the model there.
+    pub model: String,
+    /// Its context.
+    pub context_tokens: u64,
+    /// Share among equals; targets without one are tried in order.
+    pub weight: Option<u32>,
+}
+
+/// The four clocks of a model call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    #[serde(rename = "connect_ms", deserialize_with = "milliseconds")]
+    pub connect: Duration,
+    /// Until the first piece of the answer.
+    #[serde(rename = "first_token_ms", deserialize_with = "milliseconds")]
+    pub first_token: Duration,
+    /// Between two pieces.
+    #[serde(rename = "idle_ms", deserialize_with = "milliseconds")]
+    pub idle: Duration,
+    /// For the whole answer.
+    #[serde(rename = "total_ms", deserialize_with = "milliseconds")]
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_millis(2_000),
+            first_token: Duration::from_millis(15_000),
+            idle: Duration::from_millis(15_000),
+            total: Duration::from_millis(120_000),
+        }
+    }
+}
+
+/// Whether a route passes pieces on as they come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// As they come.
+    #[default]
+    Live,
+    /// Only the whole answer.
+    Buffered,
+}
+
+/// What a model costs, in US dollars per million tokens.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelPrice {
+    /// Name of the model, as in targets.
+    pub model: String,
+    /// Fresh prompt tokens.
+    pub input: f64,
+    /// Prompt tokens read from the provider's cache; as `input` when missing.
+    pub cached_input: Option<f64>,
+    /// Tokens of the answer.
+    pub output: f64,
+}
+
+impl ModelPrice {
+    /// Returns the price in exact integers.
+    pub fn price(&self) -> Price {
+        Price {
+            input: nano_usd(self.input),
+            cached_input: nano_usd(self.cached_input.unwrap_or(self.input)),
+            output: nano_usd(self.output),
+        }
+    }
+}
+
+/// Turns dollars into nano-dollars. `as` saturates, so that an absurd number is a huge price and not a small one.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, as wanted"
+)]
+pub(super) fn nano_usd(usd: f64) -> NanoUsd {
+    (usd * 1e9).round() as NanoUsd
+}
+
+impl Config {
+    /// Returns the price of each model that has one.
+    pub fn model_prices(&self) -> BTreeMap<String, Price> {
+        self.prices
+            .iter()
+            .map(|price| (price.model.clone(), price.price()))
+            .collect()
+    }
+}

@@ -1,0 +1,102 @@
+//! The copilots' policies, built once from the configuration.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::domain::guard::Rules;
+use copilotd_actors::domain::ids::{CopilotName, TenantId};
+use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
+use copilotd_actors::ports::Policies;
+use copilotd_actors::tenancy::TenantScope;
+
+use super::{Config, Copilot, Faults};
+
+/// The policies of a configuration. A new configuration is a new value.
+#[derive(Debug, Clone, Default)]
+pub struct ConfiguredPolicies(HashMap<TenantId, Vec<Arc<Policy>>>);
+
+impl Policies for ConfiguredPolicies {
+    fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
+        let policies = self.0.get(scope.tenant())?;
+        match copilot {
+            Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
+            None => policies.first().cloned(),
+        }
+    }
+}
+
+impl ConfiguredPolicies {
+    /// Returns the number of copilots, over all tenants.
+    pub fn len(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
+    /// Whether there is no copilot at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Config {
+    /// Builds the policy of every copilot with the definitions of its tools.
+    pub fn policies(&self, tools: &BTreeMap<String, Arc<ToolDefinition>>) -> Result<ConfiguredPolicies, Faults> {
+        let mut faults = Faults::default();
+        let mut all = HashMap::new();
+        for (t, tenant) in self.tenants.iter().enumerate() {
+            let mut policies = Vec::new();
+            for (c, copilot) in tenant.copilots.iter().enumerate() {
+                let path = format!("tenants[{t}].copilots[{c}]");
+                policies.extend(self.policy(copilot, tools, &path, &mut faults).map(Arc::new));
+            }
+            all.insert(tenant.id.clone(), policies);
+        }
+        faults.into_result()?;
+        Ok(ConfiguredPolicies(all))
+    }
+
+    fn policy(
+        &self,
+        copilot: &Copilot,
+        tools: &BTreeMap<String, Arc<ToolDefinition>>,
+        path: &str,
+        faults: &mut Faults,
+    ) -> Option<Policy> {
+        let mut offered = BTreeMap::new();
+        for (index, name) in copilot.tools.iter().enumerate() {
+            let Some(tool) = tools.get(name) else {
+                faults.add(format!("{path}.tools[{index}]"), format!("there is no tool {name:?}"));
+                continue;
+            };
+            let policy = ToolPolicy {
+                tool: Arc::clone(tool),
+                approval: copilot.approval.contains(name),
+                timeout: copilot
+                    .tool_timeouts
+                    .get(name)
+                    .map_or(tool.timeout, |s| Duration::from_secs(*s)),
+            };
+            offered.insert(name.clone(), policy);
+        }
+        // Loading has checked the routes.
+        let route = self.route(&copilot.route)?;
+        let small_route = self.route(copilot.small_route())?;
+        Some(Policy {
+            copilot: copilot.name.clone(),
+            instructions: copilot.instructions.clone(),
+            route: route.name.clone(),
+            model: route.model().to_owned(),
+            small_route: small_route.name.clone(),
+            price: self.model_prices().get(route.model()).copied().unwrap_or_default(),
+            tools: offered,
+            limits: copilot.limits.limits(),
+            memory: copilot
+                .memory
+                .memory(route.context_tokens(), small_route.context_tokens()),
+            rules: Rules {
+                input: copilot.deny_input.iter().map(super::DenyRule::rule).collect(),
+                output: copilot.deny_output.iter().map(super::DenyRule::rule).collect(),
+            },
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! One tenant: who signs for it, which keys it has, its copilots and the systems they may call.
+
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::NanoUsd;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::Copilot;
+use super::key::{Alg, KeyHash};
+use super::models::nano_usd;
+use crate::scopes::Scopes;
+
+/// A customer company.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Whether prompts and answers may appear in logs and traces.
+    #[serde(default)]
+    pub log_content: bool,
+    /// Keys of those who sign its users' tokens.
+    #[serde(default)]
+    pub issuers: Vec<Issuer>,
+    /// Keys for servers.
+    #[serde(default)]
+    pub api_keys: Vec<ApiKey>,
+    /// Its copilots; the first one is the default.
+    #[serde(default)]
+    pub copilots: Vec<Copilot>,
+    /// Bounds of the whole tenant.
+    #[serde(default)]
+    pub limits: TenantLimits,
+    /// Its Zendesk.
+    pub zendesk: Option<Zendesk>,
+    /// Its Slack workspace.
+    pub slack: Option<Slack>,
+}
+
+/// One key of an issuer of tokens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// The `iss` claim.
+    pub iss: String,
+    /// The one algorithm that is accepted with this key.
+    pub alg: Alg,
+    /// The `kid` header that chooses this key among several of the same `iss`.
+    pub kid: Option<String>,
+    /// Secret of HS256.
+    pub secret: Option<SecretString>,
+    /// Public key of the other algorithms.
+    pub pem: Option<SecretString>,
+}
+
+impl Issuer {
+    /// Returns the secret or the PEM text, whichever the algorithm needs; a checked configuration has it.
+    pub fn material(&self) -> Option<&SecretString> {
+        if self.alg == Alg::Hs256 {
+            self.secret.as_ref()
+        } else {
+            self.pem.as_ref()
+        }
+    }
+}
+
+/// An API key, known by its hash alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// Its name.
+    pub name: String,
+    /// Hash of the key.
+    pub hash: KeyHash,
+    /// What it allows.
+    pub scopes: Scopes,
+}
+
+/// Bounds of a whole tenant; nothing means no bound.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantLimits {
+    /// Model calls per minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens per minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Model calls at one time.
+    pub concurrent_calls: Option<usize>,
+    /// US dollars per calendar month.
+    pub usd_per_month: Option<f64>,
+}
+
+impl TenantLimits {
+    /// Returns the month's budget in exact integers.
+    pub fn budget(&self) -> Option<NanoUsd> {
+        self.usd_per_month.map(nano_usd)
+    }
+}
+
+/// A Zendesk account: `email` and `token`, or `oauth_token`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zendesk {
+    /// Address of the account.
+    pub base_url: String,
+    /// User of the API token.
+    pub email: Option<String>,
+    /// API token.
+    pub token: Option<SecretString>,
+    /// OAuth access token.
+    pub oauth_token: Option<SecretString>,
+}
+
+/// A Slack workspace.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slack {
+    /// Address of the Web API.
+    #[serde(default = "slack_base_url")]
+    pub base_url: String,
+    /// Token of the bot.
+    pub bot_token: SecretString,
+    /// Secret that signs what Slack sends.
+    pub signing_secret: Option<SecretString>,
+}
+
+fn slack_base_url() -> String {
+    "https://slack.com/api/".to_owned()
+}

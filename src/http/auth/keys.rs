@@ -1,0 +1,132 @@
+//! The keys that verify credentials, out of one configuration.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use jsonwebtoken::DecodingKey;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+
+use crate::config::{Alg, Config, Issuer, KeyHash};
+use crate::scopes::Scopes;
+
+/// Begins the users that API keys act as by themselves. No token and no header may claim one.
+pub(super) const KEY_USER: &str = "key:";
+
+/// All keys of a configuration.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    issuers: HashMap<String, Vec<IssuerKey>>,
+    api_keys: HashMap<KeyHash, ApiKey>,
+    /// What vouches for credentials; a credential whose source is gone is gone with it.
+    sources: HashSet<Arc<str>>,
+}
+
+/// A key that verifies tokens.
+#[derive(Debug, Clone)]
+pub(super) struct IssuerKey {
+    pub tenant: TenantId,
+    pub alg: Alg,
+    pub kid: Option<String>,
+    pub key: DecodingKey,
+    pub source: Arc<str>,
+}
+
+/// An API key.
+#[derive(Debug, Clone)]
+pub(super) struct ApiKey {
+    pub tenant: TenantId,
+    pub scopes: Scopes,
+    /// The user it acts as without `x-copilotd-user`.
+    pub user: UserId,
+    pub source: Arc<str>,
+}
+
+/// A key of the configuration cannot be used, though loading checks them all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use a key of tenant {tenant}: {reason}")]
+pub struct UnusableKey {
+    tenant: TenantId,
+    reason: &'static str,
+}
+
+impl Keys {
+    /// Reads the keys of all tenants.
+    pub fn of(config: &Config) -> Result<Self, UnusableKey> {
+        let mut keys = Self::default();
+        for tenant in &config.tenants {
+            let unusable = |reason| UnusableKey {
+                tenant: tenant.id.clone(),
+                reason,
+            };
+            for issuer in &tenant.issuers {
+                let material = issuer
+                    .material()
+                    .ok_or_else(|| unusable("it has no material"))?
+                    .expose_secret();
+                let source: Arc<str> = source_of(&tenant.id, issuer, material).into();
+                keys.sources.insert(Arc::clone(&source));
+                keys.issuers.entry(issuer.iss.clone()).or_default().push(IssuerKey {
+                    tenant: tenant.id.clone(),
+                    alg: issuer.alg,
+                    kid: issuer.kid.clone(),
+                    key: issuer.alg.key(material).map_err(unusable)?,
+                    source,
+                });
+            }
+            for key in &tenant.api_keys {
+                // The hash is part of the name: a new key under an old name is another credential.
+                let fingerprint = hex::encode(&key.hash.bytes()[..8]);
+                let source: Arc<str> = format!("key:{}/{}:{fingerprint}", tenant.id, key.name).into();
+                keys.sources.insert(Arc::clone(&source));
+                let user = format!("{KEY_USER}{}", key.name);
+                let key_of_tenant = ApiKey {
+                    tenant: tenant.id.clone(),
+                    scopes: key.scopes,
+                    user: user
+                        .parse()
+                        .map_err(|_invalid| unusable("its name is not fit for a user"))?,
+                    source,
+                };
+                keys.api_keys.insert(key.hash, key_of_tenant);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Lists the keys of an issuer that fit a token's header.
+    pub fn issuer<'a>(&'a self, iss: &str, kid: Option<&'a str>) -> impl Iterator<Item = &'a IssuerKey> {
+        let fits = move |key: &&IssuerKey| match (kid, &key.kid) {
+            (Some(wanted), Some(known)) => wanted == known,
+            // A token without `kid` may be of any key, and a key without one of any token.
+            _ => true,
+        };
+        self.issuers.get(iss).into_iter().flatten().filter(fits)
+    }
+
+    /// Finds an API key by its hash. The hash is of 256 random bits: how long the search takes tells nothing of use.
+    pub fn api_key(&self, hash: &KeyHash) -> Option<&ApiKey> {
+        self.api_keys.get(hash)
+    }
+
+    /// Whether `source` still vouches for credentials.
+    pub fn has_source(&self, source: &str) -> bool {
+        self.sources.contains(source)
+    }
+}
+
+/// Names a key of an issuer by a hash over all that it is.
+fn source_of(tenant: &TenantId, issuer: &Issuer, material: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [
+        tenant.as_str(),
+        &issuer.iss,
+        issuer.kid.as_deref().unwrap_or_default(),
+        material,
+    ] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    format!("jwt:{}", hex::encode(&hash.finalize()[..8]))
+}

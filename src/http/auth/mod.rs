@@ -1,0 +1,112 @@
+//! Who is calling: credentials, what they allow, and the tenant scope that only they open.
+//!
+//! [`Verifier`] turns a credential into a [`Caller`]; [`Authenticator`] does so for requests, behind a limit on failures
+//! per address. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an argument, so that
+//! the scope a route needs stands in its signature.
+
+mod address;
+mod api_key;
+mod extract;
+mod jwt;
+mod keys;
+mod refusal;
+mod stream;
+mod ticket;
+mod token;
+mod verifier;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use address::FailureLimit;
+pub use api_key::new_api_key;
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::tenancy::TenantScope;
+pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, Operator};
+use jiff::{SignedDuration, Timestamp};
+pub use refusal::Refusal;
+pub use stream::StreamAccess;
+pub use ticket::{Admission, Issued, Tickets};
+pub use token::{Grant, MintError, mint};
+pub use verifier::Verifier;
+
+pub use crate::scopes::Scopes;
+
+/// Difference between two clocks that is forgiven.
+pub const SKEW: SignedDuration = SignedDuration::from_secs(60);
+/// Longest time for which a credential without an end of its own lets a stream be reopened, and the longest life of a
+/// token.
+pub const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// A verified caller. There is no other way to a [`TenantScope`] from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The tenant that everything is done for.
+    pub scope: TenantScope,
+    /// The user that everything is done as.
+    pub user: UserId,
+    /// What is allowed.
+    pub scopes: Scopes,
+    /// The credential, for the audit and for revocation.
+    pub credential: CredentialId,
+    /// End of the credential; streams close then. API keys have none.
+    pub expires_at: Option<Timestamp>,
+    /// What kind of credential it is.
+    pub kind: CredentialKind,
+}
+
+/// A kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// A JWT of the tenant's backend.
+    UserToken,
+    /// An API key.
+    ApiKey,
+    /// A ticket of ours, issued to one of the others.
+    Ticket,
+}
+
+/// Names a credential without disclosing it: `key:…` or `jwt:<key that signed it>:<hash of the token>`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct CredentialId(Arc<str>);
+
+impl CredentialId {
+    /// Names a credential after what vouches for it and, for a token, a part of its hash.
+    fn new(source: &str, token: Option<&str>) -> Self {
+        match token {
+            Some(hash) => Self(format!("{source}:{hash}").into()),
+            None => Self(source.into()),
+        }
+    }
+
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns what vouches for it: the API key itself, or the key that signed the token.
+    fn source(&self) -> &str {
+        match self.0.rsplit_once(':') {
+            Some((source, _)) if self.0.starts_with("jwt:") => source,
+            _ => &self.0,
+        }
+    }
+}
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Opens the scope of a tenant whose credential has just been verified. Called in this module alone.
+#[expect(clippy::disallowed_methods, reason = "this is the credential verifier")]
+fn open_scope(tenant: TenantId) -> TenantScope {
+    TenantScope::from_verified(tenant)
+}

@@ -1,0 +1,78 @@
+//! Why a credential is not accepted, and how that is answered.
+
+use axum::http::{HeaderValue, header};
+
+use crate::http::problem::{Code, Problem};
+use crate::scopes::Scopes;
+
+/// Why a credential is not accepted. What comes before the check of the signature is one answer, so that nobody learns
+/// which issuers, keys or algorithms there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is none.
+    #[error("an Authorization header with a bearer credential is needed")]
+    Missing,
+    /// The header is not a single bearer credential.
+    #[error("the Authorization header is not a single bearer credential")]
+    Unreadable,
+    /// It is not known: wrong form, issuer, key, algorithm or signature.
+    #[error("the credential is not known")]
+    Unknown,
+    /// It was taken back.
+    #[error("the credential was revoked")]
+    Revoked,
+    /// The `aud` claim is not ours.
+    #[error("the token's audience is not copilotd")]
+    Audience,
+    /// The `tenant` claim is not the issuer's tenant.
+    #[error("the token's tenant is not its issuer's")]
+    Tenant,
+    /// The `sub` claim does not name a user.
+    #[error("the token's sub is not 1 to 256 bytes without control characters, or is reserved")]
+    Subject,
+    /// Its end has come.
+    #[error("the credential has expired")]
+    Expired,
+    /// Its beginning has not come.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// Its end is too far away.
+    #[error("the token lives longer than 24 hours")]
+    TooLong,
+    /// A ticket was not opened in time.
+    #[error("the ticket was not opened within 60 seconds")]
+    TicketNotOpened,
+    /// `x-copilotd-user` does not name a user.
+    #[error("x-copilotd-user is not a single name of 1 to 256 bytes without control characters, or is reserved")]
+    OnBehalf,
+    /// A user token came with `x-copilotd-user`.
+    #[error("only an API key may act for another user")]
+    NotAKey,
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::OnBehalf => Self::new(Code::Invalid).detail(refusal.to_string()),
+            Refusal::NotAKey => Self::new(Code::Forbidden).detail(refusal.to_string()),
+            Refusal::Missing => unauthenticated(refusal, "Bearer realm=\"copilotd\""),
+            _ => unauthenticated(refusal, "Bearer realm=\"copilotd\", error=\"invalid_token\""),
+        }
+    }
+}
+
+fn unauthenticated(refusal: Refusal, challenge: &'static str) -> Problem {
+    Problem::new(Code::Unauthenticated)
+        .detail(refusal.to_string())
+        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+/// Makes the 403 of a credential that lacks a scope.
+pub(super) fn lacks(scope: Scopes) -> Problem {
+    let challenge = format!("Bearer realm=\"copilotd\", error=\"insufficient_scope\", scope=\"{scope}\"");
+    let problem = Problem::new(Code::Forbidden).detail(format!("the credential lacks the scope {scope}"));
+    match HeaderValue::from_str(&challenge) {
+        Ok(value) => problem.header(header::WWW_AUTHENTICATE, value),
+        Err(_not_ascii) => problem,
+    }
+}

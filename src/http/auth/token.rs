@@ -1,0 +1,90 @@
+//! Minting of user tokens, for `copilotd token` and the demonstration. In production the tenant's own backend signs.
+
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use jiff::{SignedDuration, Timestamp};
+use jsonwebtoken::{EncodingKey, Header};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+
+use super::DAY;
+use super::jwt::AUDIENCE;
+use super::keys::KEY_USER;
+use crate::config::{Alg, Config};
+use crate::scopes::Scopes;
+
+/// What a token is to say.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The user.
+    pub user: UserId,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// How long it lives, at most 24 hours.
+    pub life: SignedDuration,
+}
+
+/// Why no token can be minted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// The tenant is not configured.
+    #[error("there is no tenant {0}")]
+    NoTenant(TenantId),
+    /// The configuration holds public keys only.
+    #[error("no issuer of tenant {0} has an HS256 secret; a token of a public key is signed where its private key is")]
+    NoSecret(TenantId),
+    /// The life is nothing or too long.
+    #[error("a token lives at least a second and at most 24 hours")]
+    Life,
+    /// The user's name is reserved for API keys.
+    #[error("users that begin with key: are reserved for API keys")]
+    Reserved,
+    /// The signer refused.
+    #[error("cannot sign the token")]
+    Sign,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    aud: &'static str,
+    sub: &'a str,
+    tenant: &'a str,
+    iat: i64,
+    exp: i64,
+    scope: String,
+}
+
+/// Signs a token with the tenant's first HS256 secret.
+pub fn mint(config: &Config, grant: &Grant, now: Timestamp) -> Result<SecretString, MintError> {
+    if grant.life < SignedDuration::from_secs(1) || grant.life > DAY {
+        return Err(MintError::Life);
+    }
+    if grant.user.as_str().starts_with(KEY_USER) {
+        return Err(MintError::Reserved);
+    }
+    let tenant = grant.tenant.as_str();
+    let tenant = config
+        .tenant(tenant)
+        .ok_or_else(|| MintError::NoTenant(grant.tenant.clone()))?;
+    let issuer = tenant.issuers.iter().find(|issuer| issuer.alg == Alg::Hs256);
+    let (issuer, secret) = issuer
+        .and_then(|issuer| Some((issuer, issuer.secret.as_ref()?)))
+        .ok_or_else(|| MintError::NoSecret(grant.tenant.clone()))?;
+    let mut header = Header::new(issuer.alg.algorithm());
+    header.kid.clone_from(&issuer.kid);
+    let claims = Claims {
+        iss: &issuer.iss,
+        aud: AUDIENCE,
+        sub: grant.user.as_str(),
+        tenant: grant.tenant.as_str(),
+        iat: now.as_second(),
+        exp: (now + grant.life).as_second(),
+        scope: grant.scopes.to_string(),
+    };
+    let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
+    jsonwebtoken::encode(&header, &claims, &key)
+        .map(Into::into)
+        .map_err(|_error| MintError::Sign)
+}

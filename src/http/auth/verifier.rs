@@ -1,0 +1,175 @@
+//! Turns credentials into callers, remembers those it has verified, and forgets those that are revoked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use copilotd_actors::domain::ids::UserId;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::jwt::{self, Times};
+use super::keys::{KEY_USER, Keys, UnusableKey};
+use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, api_key, open_scope};
+use crate::config::Config;
+
+/// Most tokens that are remembered. One that is forgotten is verified anew.
+const REMEMBERED: u64 = 20_000;
+
+/// Verifies credentials by the keys of a configuration, which may be replaced while it is in use.
+#[derive(Debug)]
+pub struct Verifier {
+    keys: RwLock<Arc<Keys>>,
+    /// By the hash of the whole token: the token itself is not kept.
+    tokens: moka::sync::Cache<[u8; 32], Arc<Remembered>>,
+    /// Revoked credentials and when they would have ended anyway.
+    revoked: RwLock<HashMap<CredentialId, Option<Timestamp>>>,
+    changed: watch::Sender<()>,
+}
+
+/// A token whose signature and claims were verified.
+#[derive(Debug)]
+struct Remembered {
+    caller: Caller,
+    times: Times,
+}
+
+impl Verifier {
+    /// Takes the keys of `config`.
+    pub fn new(config: &Config) -> Result<Self, UnusableKey> {
+        Ok(Self {
+            keys: RwLock::new(Arc::new(Keys::of(config)?)),
+            tokens: moka::sync::Cache::new(REMEMBERED),
+            revoked: RwLock::default(),
+            changed: watch::Sender::new(()),
+        })
+    }
+
+    /// Takes the keys of a new configuration in place of the old ones. What an old key alone vouched for ends at once.
+    pub fn replace(&self, config: &Config) -> Result<(), UnusableKey> {
+        let keys = Arc::new(Keys::of(config)?);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Verifies a credential. `on_behalf` is the value of `x-copilotd-user`.
+    pub fn verify(&self, credential: &str, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
+        match self.recall(credential, on_behalf, now) {
+            Some(known) => known,
+            None => self.examine(credential, on_behalf, now),
+        }
+    }
+
+    /// Answers for what is known without any cryptography but a hash; nothing for what has to be examined.
+    pub(super) fn recall(
+        &self,
+        credential: &str,
+        on_behalf: Option<&str>,
+        now: Timestamp,
+    ) -> Option<Result<Caller, Refusal>> {
+        if credential.starts_with(api_key::PREFIX) {
+            let hash = api_key::hash_of(credential)?;
+            let keys = self.keys();
+            return keys.api_key(&hash).map(|key| self.of_key(key, on_behalf));
+        }
+        let known = self.tokens.get(&digest(credential))?;
+        // A key that was replaced no longer vouches for what is remembered.
+        self.keys()
+            .has_source(known.caller.credential.source())
+            .then(|| self.of_token(&known, on_behalf, now))
+    }
+
+    /// Verifies what is not known yet.
+    pub(super) fn examine(&self, credential: &str, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
+        if credential.starts_with(api_key::PREFIX) {
+            return Err(Refusal::Unknown);
+        }
+        let verified = jwt::verify(credential, &self.keys())?;
+        verified.times.check(now)?;
+        let hash = digest(credential);
+        let known = Arc::new(Remembered {
+            caller: Caller {
+                scope: open_scope(verified.key.tenant),
+                user: verified.user,
+                scopes: verified.scopes,
+                credential: CredentialId::new(&verified.key.source, Some(&hex::encode(&hash[..16]))),
+                expires_at: Some(verified.times.expires_at),
+                kind: CredentialKind::UserToken,
+            },
+            times: verified.times,
+        });
+        self.tokens.insert(hash, Arc::clone(&known));
+        self.of_token(&known, on_behalf, now)
+    }
+
+    fn of_token(&self, known: &Remembered, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
+        known.times.check(now)?;
+        if on_behalf.is_some_and(|user| user != known.caller.user.as_str()) {
+            return Err(Refusal::NotAKey);
+        }
+        if self.is_revoked(&known.caller.credential) {
+            return Err(Refusal::Revoked);
+        }
+        Ok(known.caller.clone())
+    }
+
+    fn of_key(&self, key: &super::keys::ApiKey, on_behalf: Option<&str>) -> Result<Caller, Refusal> {
+        let credential = CredentialId::new(&key.source, None);
+        if self.is_revoked(&credential) {
+            return Err(Refusal::Revoked);
+        }
+        let user = match on_behalf {
+            None => key.user.clone(),
+            Some(user) if user.starts_with(KEY_USER) && user != key.user.as_str() => return Err(Refusal::OnBehalf),
+            Some(user) => user.parse::<UserId>().map_err(|_invalid| Refusal::OnBehalf)?,
+        };
+        Ok(Caller {
+            scope: open_scope(key.tenant.clone()),
+            user,
+            scopes: key.scopes,
+            credential,
+            expires_at: None,
+            kind: CredentialKind::ApiKey,
+        })
+    }
+
+    /// Takes a credential back: it is refused from now on, and [`Verifier::ended`] returns for its streams.
+    ///
+    /// `expires_at` is the credential's own end; afterwards it need not be remembered as revoked.
+    pub fn revoke(&self, credential: CredentialId, expires_at: Option<Timestamp>, now: Timestamp) {
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        // A ticket may outlive the skew of its token's end, so that a day is kept on top.
+        revoked.retain(|_, end| end.is_none_or(|end| end.duration_since(now) > -(DAY + SKEW)));
+        revoked.insert(credential, expires_at);
+        drop(revoked);
+        self.changed.send_replace(());
+    }
+
+    /// Whether a credential that was verified once is still vouched for and not revoked. Its time is not looked at.
+    pub fn is_live(&self, credential: &CredentialId) -> bool {
+        self.keys().has_source(credential.source()) && !self.is_revoked(credential)
+    }
+
+    /// Waits until a credential is no longer live, by revocation or because its key is gone; a stream ends then.
+    pub async fn ended(&self, credential: &CredentialId) {
+        let mut changed = self.changed.subscribe();
+        // The sender lives as long as `self`: waiting fails never.
+        while self.is_live(credential) && changed.changed().await.is_ok() {}
+    }
+
+    fn is_revoked(&self, credential: &CredentialId) -> bool {
+        self.revoked
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(credential)
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn digest(credential: &str) -> [u8; 32] {
+    Sha256::digest(credential.as_bytes()).into()
+}

@@ -1,0 +1,188 @@
+//! Request bodies: bounded in size, time, nesting and shape before a handler sees them.
+
+mod strict;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+pub use strict::MAX_DEPTH;
+
+use super::problem::{Code, FieldError, Problem};
+use crate::shape::Shape;
+
+/// Most faults of one body that are listed.
+const MAX_ERRORS: usize = 32;
+
+/// Bounds of request bodies. Put it into the request's extensions by a layer; without one the default holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// Most bytes.
+    pub bytes: usize,
+    /// Longest time from the first to the last byte: a client that trickles is not waited for.
+    pub time: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 1024 * 1024,
+            time: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A request body with a schema of its own in `schemas/api/`; see [`crate::request_body`].
+pub trait RequestBody: DeserializeOwned {
+    /// Returns its compiled schema.
+    fn shape() -> &'static Shape;
+}
+
+/// Ties a type to the schema of its file in `schemas/api/`.
+#[macro_export]
+macro_rules! request_body {
+    ($type:ty, $file:literal) => {
+        impl $crate::http::body::RequestBody for $type {
+            fn shape() -> &'static $crate::shape::Shape {
+                static SHAPE: std::sync::LazyLock<$crate::shape::Shape> = std::sync::LazyLock::new(|| {
+                    $crate::shape::Shape::compile(include_str!(concat!(
+                        env!("CARGO_MANIFEST_DIR"),
+                        "/schemas/api/",
+                        $file
+                    )))
+                    .expect("a test compiles every schema of schemas/api")
+                });
+                &SHAPE
+            }
+        }
+    };
+}
+
+/// A JSON body that satisfies its schema.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: RequestBody, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Code::UnsupportedMediaType).detail("expected application/json in UTF-8"));
+        }
+        let body = read(request).await?;
+        Ok(Self(decode(&body)?))
+    }
+}
+
+/// Reads the body within the limits that the request bears.
+pub async fn read(request: Request) -> Result<Bytes, Problem> {
+    let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    // Refused before a byte is read, so that a client which waits for `100 Continue` does not send it at all.
+    if announced.is_some_and(|bytes| bytes > limits.bytes as u64) {
+        return Err(too_large(limits));
+    }
+    tokio::time::timeout(limits.time, collect(request.into_body(), limits))
+        .await
+        .unwrap_or_else(|_elapsed| Err(Problem::new(Code::Timeout).detail("the body did not arrive in time")))
+}
+
+async fn collect(body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
+    let mut stream = body.into_data_stream();
+    let mut all = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|_broken| Problem::new(Code::Malformed).detail("the body was cut off"))?;
+        if all.len() + piece.len() > limits.bytes {
+            return Err(too_large(limits));
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all.freeze())
+}
+
+fn too_large(limits: BodyLimits) -> Problem {
+    Problem::new(Code::TooLarge).detail(format!("a body may have at most {} bytes", limits.bytes))
+}
+
+/// Reads a JSON body that has already arrived.
+pub fn decode<T: RequestBody>(body: &[u8]) -> Result<T, Problem> {
+    let value = parse(body)?;
+    let violations = T::shape().violations(&value, MAX_ERRORS);
+    if !violations.is_empty() {
+        return Err(Problem::invalid(violations));
+    }
+    serde_json::from_value(value).map_err(|error| {
+        // The schema is looser than the type, such as for the form of an id.
+        Problem::invalid([FieldError {
+            pointer: String::new(),
+            message: error.to_string(),
+        }])
+    })
+}
+
+/// Reads any JSON body that has already arrived, for protocols whose schema is not ours.
+pub fn parse(body: &[u8]) -> Result<Value, Problem> {
+    if body.is_empty() {
+        return Err(Problem::new(Code::Malformed).detail("the body is empty"));
+    }
+    let value = strict::parse(body).map_err(|fault| Problem::new(Code::Malformed).detail(fault))?;
+    let nul = strict::nul_characters(&value);
+    if nul.is_empty() {
+        Ok(value)
+    } else {
+        Err(Problem::invalid(nul.into_iter().take(MAX_ERRORS)))
+    }
+}
+
+/// Whether the body is announced as JSON in UTF-8, not compressed.
+fn is_json(headers: &HeaderMap) -> bool {
+    let identity = headers
+        .get(header::CONTENT_ENCODING)
+        .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let mut parts = content_type.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
+        Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+            value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
+        _ => true,
+    });
+    identity && essence.eq_ignore_ascii_case("application/json") && utf8
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_content_type_has_to_be_json_in_utf8() {
+        for (content_type, expected) in [
+            ("application/json", true),
+            ("Application/JSON; charset=UTF-8", true),
+            ("application/json;charset=\"utf-8\"", true),
+            ("application/json; charset=latin1", false),
+            ("application/problem+json", false),
+            ("text/json", false),
+            ("text/plain", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            assert_eq!(is_json(&headers), expected, "{content_type}");
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            assert!(!is_json(&headers));
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

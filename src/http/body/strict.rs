@@ -1,0 +1,199 @@
+//! A JSON reader that is stricter than serde_json: bounded nesting, no member twice.
+
+use std::fmt;
+
+use copilotd_actors::domain::schema::Violation;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Deepest nesting of arrays and objects.
+pub const MAX_DEPTH: usize = 64;
+
+/// Reads a JSON text. The error says what is wrong and where, without quoting more than a member's name.
+pub fn parse(text: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8 from byte {}", error.valid_up_to()))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Node { depth: 0 }
+        .deserialize(&mut reader)
+        .map_err(|error| error.to_string())?;
+    reader.end().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+/// Lists the places where a NUL stands, in a string or a member's name. Some stores cut a text there.
+pub fn nul_characters(value: &Value) -> Vec<Violation> {
+    let mut found = Vec::new();
+    find_nul(value, &mut String::new(), &mut found);
+    found
+}
+
+fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>) {
+    let violation = |pointer: &str| Violation {
+        pointer: pointer.to_owned(),
+        message: "holds a NUL character".to_owned(),
+    };
+    let length = pointer.len();
+    match value {
+        Value::String(text) if text.contains('\0') => found.push(violation(pointer)),
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                pointer.push_str(&format!("/{index}"));
+                find_nul(item, pointer, found);
+                pointer.truncate(length);
+            }
+        }
+        Value::Object(members) => {
+            for (name, member) in members {
+                if name.contains('\0') {
+                    found.push(violation(pointer));
+                    continue;
+                }
+                pointer.push('/');
+                pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                find_nul(member, pointer, found);
+                pointer.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A value at some depth.
+#[derive(Clone, Copy)]
+struct Node {
+    depth: usize,
+}
+
+impl Node {
+    fn inner<E: Error>(self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Node {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(inner)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut members = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if members.contains_key(&name) {
+                let name: String = name.chars().take(64).collect();
+                return Err(A::Error::custom(format_args!("the member {name:?} stands twice")));
+            }
+            members.insert(name, map.next_value_seed(inner)?);
+        }
+        Ok(Value::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_bounded_at_any_kind() {
+        let nested = |open: &str, close: &str, n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
+        assert!(parse(nested("[", "]", 64).as_bytes()).is_ok());
+        assert!(parse(nested("{\"a\":", "}", 64).as_bytes()).is_ok());
+        for text in [
+            nested("[", "]", 65),
+            nested("{\"a\":", "}", 65),
+            nested("[", "]", 100_000),
+            "[".repeat(1_000_000),
+        ] {
+            assert!(parse(text.as_bytes()).unwrap_err().contains("nested deeper than 64"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_quite_json_is_refused() {
+        for text in [
+            &b""[..],
+            b" ",
+            b"{",
+            b"{\"a\":1}}",
+            b"{\"a\":1,}",
+            b"{'a':1}",
+            b"{\"a\":1,\"a\":2}",
+            b"\"\\ud800\"",
+            b"\"\\udc00x\"",
+            b"\"a\nb\"",
+            b"NaN",
+            b"1e999",
+            b"01",
+            b"\"\xff\"",
+            b"\xef\xbb\xbf{}",
+            b"\x00\x01\x02",
+        ] {
+            assert!(parse(text).is_err(), "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn values_are_those_of_serde_json() {
+        let text = r#"{"a":[1,-2,3.5,1e3,18446744073709551615,true,null,"é\ud83d\ude00"],"b":{"c":""}}"#;
+        assert_eq!(parse(text.as_bytes()), Ok(serde_json::from_str(text).unwrap()));
+    }
+
+    #[test]
+    fn nul_is_found_wherever_it_stands() {
+        let value = parse(br#"{"a/b":["x","\u0000"],"c":{"\u0000":1},"d":"ok"}"#).unwrap();
+        let pointers: Vec<_> = nul_characters(&value).into_iter().map(|v| v.pointer).collect();
+        assert_eq!(pointers, ["/a~1b/1", "/c"]);
+    }
+}

@@ -1,0 +1,143 @@
+//! Path ids, query strings and idempotency keys.
+
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+
+use copilotd_actors::domain::event::Idempotency;
+
+use super::problem::{Code, FieldError, Problem};
+
+/// Longest `Idempotency-Key`.
+const MAX_KEY: usize = 255;
+
+/// Every id of the path, in order; what is not an id of its kind does not exist.
+pub struct Ids<T>(pub T);
+
+fn params(parts: &RawPathParams) -> Vec<&str> {
+    parts.iter().map(|(_, value)| value).collect()
+}
+
+fn id<T: FromStr>(params: &[&str], index: usize) -> Result<T, Problem> {
+    params
+        .get(index)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Problem::new(Code::NotFound))
+}
+
+impl<S: Send + Sync, A: FromStr> FromRequestParts<S> for Ids<(A,)> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let raw = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::new(Code::NotFound))?;
+        Ok(Self((id(&params(&raw), 0)?,)))
+    }
+}
+
+impl<S: Send + Sync, A: FromStr, B: FromStr> FromRequestParts<S> for Ids<(A, B)> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let raw = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::new(Code::NotFound))?;
+        let params = params(&raw);
+        Ok(Self((id(&params, 0)?, id(&params, 1)?)))
+    }
+}
+
+/// A query string without unknown fields.
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query
+            .map(|query| Self(query.0))
+            .map_err(|rejection| invalid("", rejection.body_text()))
+    }
+}
+
+/// A 422 about one place.
+pub fn invalid(pointer: &str, message: impl Into<String>) -> Problem {
+    Problem::invalid([FieldError {
+        pointer: pointer.to_owned(),
+        message: message.into(),
+    }])
+}
+
+/// The request's `Idempotency-Key`, if it bears one.
+pub struct IdempotencyKey(pub Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut values = parts.headers.get_all("idempotency-key").iter();
+        let Some(value) = values.next() else {
+            return Ok(Self(None));
+        };
+        let text = value.to_str().ok().filter(|text| (1..=MAX_KEY).contains(&text.len()));
+        match text.filter(|_| values.next().is_none()) {
+            Some(text) => Ok(Self(Some(text.to_owned()))),
+            None => Err(invalid(
+                "",
+                format!("Idempotency-Key has to be one header of 1 to {MAX_KEY} visible characters"),
+            )),
+        }
+    }
+}
+
+impl IdempotencyKey {
+    /// Ties the key to the body's meaning: white space and the order of fields do not make another request.
+    pub fn with_body(self, body: &impl Serialize) -> Option<Idempotency> {
+        let key = self.0?;
+        let value = serde_json::to_value(body).unwrap_or_default();
+        let body_hash = hex::encode(Sha256::digest(canonical(&value)));
+        Some(Idempotency { key, body_hash })
+    }
+}
+
+/// JSON with sorted keys.
+fn canonical(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            let fields: Vec<String> = keys
+                .into_iter()
+                .map(|key| format!("{}:{}", Value::from(key.as_str()), canonical(&map[key])))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_order_of_fields_does_not_make_another_body() {
+        let hash = |value| IdempotencyKey(Some("k".into())).with_body(&value).unwrap().body_hash;
+        assert_eq!(
+            hash(json!({ "a": 1, "b": { "c": [1, 2], "d": null } })),
+            hash(json!({ "b": { "d": null, "c": [1, 2] }, "a": 1 }))
+        );
+        assert_ne!(hash(json!({ "a": [1, 2] })), hash(json!({ "a": [2, 1] })));
+        assert_ne!(hash(json!({ "a": "1" })), hash(json!({ "a": 1 })));
+    }
+}

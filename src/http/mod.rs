@@ -1,0 +1,17 @@
+//! The HTTP surface. Nothing here names an adapter.
+
+pub mod auth;
+pub mod body;
+pub mod extract;
+pub mod page;
+pub mod problem;
+mod refusal;
+pub mod request_id;
+pub mod router;
+pub mod routes;
+pub mod server;
+pub mod state;
+mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Pages of lists: their limit, and cursors that fit only the list they came from.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::extract::invalid;
+use super::problem::Problem;
+
+/// Entries of a page unless the client says otherwise.
+const DEFAULT_LIMIT: usize = 20;
+/// Most entries of a page.
+const MAX_LIMIT: usize = 100;
+
+/// How many entries a page has.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit(usize);
+
+impl Limit {
+    /// The number.
+    pub fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(DEFAULT_LIMIT)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let limit = usize::deserialize(deserializer)?;
+        if (1..=MAX_LIMIT).contains(&limit) {
+            Ok(Self(limit))
+        } else {
+            Err(serde::de::Error::custom(format!(
+                "limit has to be from 1 to {MAX_LIMIT}"
+            )))
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize)]
+pub struct Page<T> {
+    /// Its entries.
+    pub data: Vec<T>,
+    /// Asks for the next page; none after the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// Writes a cursor that is good for the list named `list` alone (whose list it is has to be part of the name).
+pub fn cursor(list: &str, position: &impl Serialize) -> String {
+    let position = serde_json::to_string(position).unwrap_or_default();
+    URL_SAFE_NO_PAD.encode(format!("{}{position}", mark(list)))
+}
+
+/// Reads a cursor; one of another list, or none at all, is refused.
+pub fn position<T: DeserializeOwned>(list: &str, cursor: &str) -> Result<T, Problem> {
+    let read = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        serde_json::from_str(text.strip_prefix(&mark(list))?).ok()
+    };
+    read().ok_or_else(|| invalid("", "cursor is not one of this list"))
+}
+
+fn mark(list: &str) -> String {
+    hex::encode(&Sha256::digest(list)[..6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_fits_its_own_list_only() {
+        let text = cursor("a", &(3_u64, "x"));
+        assert_eq!(position::<(u64, String)>("a", &text).unwrap(), (3, "x".to_owned()));
+        assert!(position::<(u64, String)>("b", &text).is_err());
+        assert!(position::<u64>("a", &text).is_err());
+        assert!(position::<u64>("a", "%%").is_err());
+        assert!(position::<u64>("a", "").is_err());
+    }
+}

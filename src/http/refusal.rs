@@ -1,0 +1,64 @@
+//! The one place where refusals of the application become problems.
+
+use std::time::Duration;
+
+use copilotd_actors::conversation::Refusal;
+use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::ports::LogError;
+use copilotd_actors::shared::Full;
+
+use super::problem::{Code, Problem, Retry};
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Rejected(rejection) => rejection.into(),
+            Refusal::Full(Full::Tenant) => Self::new(Code::RateLimited)
+                .detail("too many turns of this tenant are open")
+                .retry_after(Duration::from_secs(2)),
+            Refusal::Full(Full::Node) => Self::new(Code::Overloaded)
+                .detail("too many turns are open")
+                .retry_after(Duration::from_secs(2)),
+            Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
+                .detail("the store does not answer; whether the request was stored is not known")
+                .retry_after(Duration::from_secs(2)),
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        match rejection {
+            Rejection::NotFound => Self::new(Code::NotFound),
+            Rejection::Ended => Self::new(Code::Conflict).detail(detail),
+            Rejection::TurnRunning => Self::new(Code::TurnRunning).detail(detail),
+            Rejection::QueueFull { .. } => Self::new(Code::QueueFull)
+                .detail(detail)
+                .retry_after(Duration::from_secs(5)),
+            Rejection::KeyReused => Self::new(Code::IdempotencyKeyReused).detail(detail),
+            Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),
+            Rejection::TooLarge { .. } => Self::new(Code::TooLarge).detail(detail),
+            Rejection::Invalid(violations) => Self::invalid(violations),
+        }
+    }
+}
+
+impl From<LogError> for Problem {
+    fn from(error: LogError) -> Self {
+        // The cause is for the operator; it is logged here because it is handled here.
+        match error {
+            LogError::Erased => Self::new(Code::NotFound),
+            LogError::Corrupt(_) => {
+                tracing::error!(%error, "a read failed");
+                Self::new(Code::Internal)
+            }
+            LogError::Conflict(_) | LogError::Unavailable(_) | LogError::Refused(_) => {
+                tracing::warn!(%error, "a read failed");
+                Self::new(Code::Unavailable)
+                    .retry(Retry::Safe)
+                    .retry_after(Duration::from_secs(2))
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The outermost layer: gives every request an id, every response `x-request-id`, and every error the problem document.
+//!
+//! Invariant: whatever happens inside (a panic, a rejection of the framework, an unknown path), what leaves is either
+//! an answer of a handler or a problem document with the request's id.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+
+use super::problem::{Code, Problem};
+
+/// Name of the header.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id that is taken from a client.
+const MAX_LENGTH: usize = 128;
+
+/// The id of a request; in the request's extensions for handlers and spans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// Returns the id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes the client's id if it is sane, or makes one.
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
+        match given {
+            Some(id) if (1..=MAX_LENGTH).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()) => {
+                Self(id.into())
+            }
+            _ => Self(format!("req_{:032x}", rand::random::<u128>()).into()),
+        }
+    }
+}
+
+/// The layer, for [`axum::middleware::from_fn`]; add it last, so that it is the outermost.
+pub async fn layer(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    let head = request.method() == Method::HEAD;
+    request.extensions_mut().insert(id.clone());
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answer.unwrap_or_else(|_panic| {
+        // The panic hook has already printed where; the payload may hold content and is not repeated.
+        tracing::error!(request_id = id.as_str(), "a handler panicked");
+        Problem::new(Code::Internal).into_response()
+    });
+    if let Some(problem) = problem_of(&response) {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, super::problem::CONTENT_TYPE);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        // A HEAD is answered with the headers alone.
+        *response.body_mut() = if head {
+            Body::empty()
+        } else {
+            problem.document(id.as_str()).into()
+        };
+        response.extensions_mut().insert(problem);
+    }
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    response
+}
+
+/// Returns the problem that a response is, or that it has to become because the framework made it.
+fn problem_of(response: &Response) -> Option<Problem> {
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        return Some(problem.clone());
+    }
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    // A handler's own error document (another protocol's) has a type; the framework's rejections are bare or plain.
+    let plain = match response.headers().get(header::CONTENT_TYPE) {
+        Some(value) => value.as_bytes().starts_with(b"text/plain"),
+        None => true,
+    };
+    plain.then(|| Problem::new(Code::of_status(status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sane_id_is_taken_over() {
+        let long = "x".repeat(129);
+        for (given, taken) in [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            (long.as_str(), false),
+            ("\u{7f}", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_str(given) {
+                headers.insert(X_REQUEST_ID, value);
+            }
+            let id = RequestId::of(&headers);
+            assert_eq!(id.as_str() == given, taken, "{given}");
+            assert!(taken || id.as_str().len() == 36);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! All routes in one place, and the layers around them.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use super::problem::{Code, Problem};
+use super::request_id;
+use super::routes::{approvals, conversations, events, messages, operations, tickets, turns};
+use super::state::AppState;
+use crate::telemetry;
+
+/// Builds the router.
+pub fn router(state: AppState) -> Router {
+    let api = Router::new()
+        .route(
+            "/v1/conversations",
+            get(conversations::list).post(conversations::create),
+        )
+        .route(
+            "/v1/conversations/{id}",
+            get(conversations::get)
+                .patch(conversations::update)
+                .delete(conversations::delete),
+        )
+        .route("/v1/conversations/{id}/messages", get(messages::list))
+        .route("/v1/conversations/{id}/turns", post(turns::submit))
+        .route("/v1/turns/{id}", get(turns::get))
+        .route("/v1/turns/{id}/cancel", post(turns::cancel))
+        .route("/v1/turns/{id}/approvals/{call_id}", post(approvals::decide))
+        .route("/v1/turns/{id}/feedback", post(turns::feedback))
+        .route("/v1/stream-tickets", post(tickets::create))
+        .route("/healthz", get(operations::healthz))
+        .route("/readyz", get(operations::readyz))
+        .route("/openapi.json", get(crate::openapi::serve))
+        .layer(middleware::from_fn(accepts_json));
+    let streams = Router::new()
+        .route("/v1/conversations/{id}/events", get(events::of_conversation))
+        .route("/v1/turns/{id}/events", get(events::of_turn))
+        .layer(middleware::from_fn(accepts_events));
+    Router::new()
+        .merge(api)
+        .merge(streams)
+        .route("/metrics", get(operations::metrics))
+        .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(middleware::from_fn_with_state(state.clone(), bounds))
+        .layer(middleware::from_fn(telemetry::http_span))
+        .layer(middleware::from_fn(request_id::layer))
+        .with_state(state)
+}
+
+/// Hands the bounds of bodies to the extractors.
+async fn bounds(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(state.body);
+    next.run(request).await
+}
+
+async fn accepts_json(request: Request, next: Next) -> Response {
+    accepts(request, next, "application", "json").await
+}
+
+async fn accepts_events(request: Request, next: Next) -> Response {
+    accepts(request, next, "text", "event-stream").await
+}
+
+async fn accepts(request: Request, next: Next, kind: &str, subtype: &str) -> Response {
+    if request.method() != Method::OPTIONS && !admits(request.headers(), kind, subtype) {
+        return Problem::new(Code::NotAcceptable)
+            .detail(format!("this answers with {kind}/{subtype}"))
+            .into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether an `Accept` header, if there is one, admits a media type.
+fn admits(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
+    let mut values = headers.get_all(header::ACCEPT).iter().peekable();
+    if values.peek().is_none() {
+        return true;
+    }
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let essence = parts.next().unwrap_or_default();
+            let refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            let (wanted, detail) = essence.split_once('/').unwrap_or((essence, ""));
+            let fits = (wanted == "*" && detail == "*")
+                || (wanted.eq_ignore_ascii_case(kind) && (detail == "*" || detail.eq_ignore_ascii_case(subtype)));
+            fits && !refused
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn accept_headers() {
+        for (accept, admitted) in [
+            ("*/*", true),
+            ("application/json", true),
+            ("Application/*;q=0.5", true),
+            ("text/html, application/json;q=0.1", true),
+            ("application/json;q=0", false),
+            ("text/html", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(admits(&headers, "application", "json"), admitted, "{accept}");
+        }
+        assert!(admits(&HeaderMap::new(), "application", "json"));
+    }
+}

@@ -1,0 +1,114 @@
+//! `/v1/turns/{id}/approvals/{call_id}`
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use copilotd_actors::conversation::{Asker, Refusal};
+use copilotd_actors::domain::command::{Command, Decision};
+use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::event::{ApprovalOutcome, Event, Record};
+use copilotd_actors::domain::ids::{CallId, TurnId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::turn_records;
+use super::turns::view;
+use crate::http::auth::{Caller, Scopes};
+use crate::http::body::Json;
+use crate::http::extract::{Ids, invalid};
+use crate::http::problem::{Code, Problem};
+use crate::http::state::AppState;
+use crate::request_body;
+
+/// Body of the decision.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Decide {
+    decision: Word,
+    arguments: Option<Value>,
+    reason: Option<String>,
+}
+request_body!(Decide, "decide_approval.json");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Approve,
+    Reject,
+}
+
+/// Decides on a call that waits: the conversation's user, or an administrator of the tenant.
+pub async fn decide(
+    State(state): State<AppState>,
+    caller: Caller,
+    Ids((turn, call)): Ids<(TurnId, CallId)>,
+    Json(body): Json<Decide>,
+) -> Result<Response, Problem> {
+    let admin = caller.scopes.contains(Scopes::ADMIN);
+    if !admin {
+        caller.require(Scopes::CHAT)?;
+    }
+    let found = turn_records(&state, &caller, turn, true).await?;
+    let known = found.records.iter().any(|record| {
+        matches!(&record.event, Event::MessageCompleted { tool_calls, .. } if tool_calls.iter().any(|made| made.id == call))
+    });
+    if !known {
+        return Err(Problem::new(Code::NotFound));
+    }
+    let decision = match body.decision {
+        Word::Approve => Decision::Approve {
+            arguments: body.arguments.clone(),
+        },
+        Word::Reject if body.arguments.is_some() => {
+            return Err(invalid("/arguments", "a rejected call takes no arguments"));
+        }
+        Word::Reject => Decision::Reject,
+    };
+    let by = caller.user.to_string();
+    let command = Command::Decide {
+        turn,
+        call,
+        decision,
+        reason: body.reason.clone(),
+        by,
+    };
+    let asker = Asker {
+        user: caller.user.clone(),
+        admin,
+    };
+    match state
+        .directory
+        .ask(&caller.scope, found.conversation, &asker, command)
+        .await
+    {
+        Ok(_) => {}
+        Err(Refusal::Rejected(Rejection::NotWaiting)) => {
+            let now = turn_records(&state, &caller, turn, true).await?;
+            if !repeats(&now.records, call, &body) {
+                return Err(Rejection::NotWaiting.into());
+            }
+        }
+        Err(refusal) => return Err(refusal.into()),
+    }
+    let view = view(&state, &caller, turn).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
+}
+
+/// Whether the call was decided in just this way before.
+fn repeats(records: &[Record], wanted: CallId, body: &Decide) -> bool {
+    records.iter().any(|record| match &record.event {
+        Event::ApprovalDecided {
+            call_id,
+            decision,
+            arguments,
+            ..
+        } if *call_id == wanted => {
+            let same = match decision {
+                ApprovalOutcome::Approved => body.decision == Word::Approve,
+                ApprovalOutcome::Rejected => body.decision == Word::Reject,
+                ApprovalOutcome::Expired => false,
+            };
+            same && *arguments == body.arguments
+        }
+        _ => false,
+    })
+}

@@ -1,0 +1,186 @@
+//! `/v1/conversations`
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use copilotd_actors::domain::command::{Command, Halt};
+use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::conversation::KEY_LIFE;
+use copilotd_actors::domain::event::{Channel, Idempotency};
+use copilotd_actors::domain::ids::{ConversationId, CopilotName};
+use copilotd_actors::domain::view::ConversationView;
+use copilotd_actors::ports::ListQuery;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{asker, own_conversation};
+use crate::http::auth::{Caller, Chat};
+use crate::http::body::Json;
+use crate::http::extract::{IdempotencyKey, Ids, Query, invalid};
+use crate::http::page::{self, Limit, Page};
+use crate::http::problem::{Code, Problem};
+use crate::http::state::AppState;
+use crate::request_body;
+
+/// Uses of one key on different days that are told apart; beyond that the client has to choose another key.
+const MAX_ROUNDS: u32 = 64;
+
+/// Body of `POST /v1/conversations`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Create {
+    copilot: Option<String>,
+    title: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+request_body!(Create, "create_conversation.json");
+
+/// Body of `PATCH /v1/conversations/{id}`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Update {
+    title: Option<String>,
+    metadata: Option<Metadata>,
+}
+request_body!(Update, "update_conversation.json");
+
+/// Creates a conversation.
+pub async fn create(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    key: IdempotencyKey,
+    Json(body): Json<Create>,
+) -> Result<Response, Problem> {
+    if state.shutdown.is_draining() {
+        return Err(Problem::new(Code::Unavailable).detail("the server is shutting down"));
+    }
+    let unknown = || invalid("/copilot", "there is no such copilot");
+    let copilot: Option<CopilotName> = match &body.copilot {
+        Some(name) => Some(name.parse().map_err(|_| unknown())?),
+        None => None,
+    };
+    let policy = state
+        .shared
+        .ports
+        .policies
+        .policy(&caller.scope, copilot.as_ref())
+        .ok_or_else(unknown)?;
+    let idempotency = key.with_body(&body);
+    let id = id_for(&state, &caller, idempotency.as_ref()).await?;
+    let command = Command::Create {
+        tenant: caller.scope.tenant().clone(),
+        user: caller.user.clone(),
+        copilot: policy.copilot.clone(),
+        channel: Channel::Api,
+        title: body.title,
+        metadata: body.metadata,
+        idempotency,
+    };
+    let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    let location = [(header::LOCATION, format!("/v1/conversations/{id}"))];
+    Ok((
+        StatusCode::CREATED,
+        location,
+        axum::Json(ConversationView::from(&accepted.header)),
+    )
+        .into_response())
+}
+
+/// With a key, copies of one request get one id, and the log's fence decides between them. A key that was used more
+/// than a day ago is free again: it gets the id of its next round.
+async fn id_for(
+    state: &AppState,
+    caller: &Caller,
+    idempotency: Option<&Idempotency>,
+) -> Result<ConversationId, Problem> {
+    let Some(idempotency) = idempotency else {
+        return Ok(ConversationId::new(state.shared.ports.ids.uuid()));
+    };
+    for round in 0..MAX_ROUNDS {
+        let id = ConversationId::derived(caller.scope.tenant(), &caller.user, &idempotency.key, round);
+        let header = state.log().header(&caller.scope, id).await?;
+        let stale = |created_at| state.clock().now().duration_since(created_at) >= KEY_LIFE;
+        if header.is_none_or(|header| !stale(header.created_at)) {
+            return Ok(id);
+        }
+    }
+    Err(Problem::new(Code::IdempotencyKeyReused).detail("the key was used on too many days"))
+}
+
+/// Query of `GET /v1/conversations`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    #[serde(default)]
+    limit: Limit,
+    cursor: Option<String>,
+}
+
+/// Lists the caller's conversations, newest first.
+pub async fn list(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Query(query): Query<List>,
+) -> Result<axum::Json<Page<ConversationView>>, Problem> {
+    let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
+    let before = match &query.cursor {
+        Some(cursor) => Some(page::position::<(Timestamp, ConversationId)>(&name, cursor)?),
+        None => None,
+    };
+    let limit = query.limit.get();
+    let wanted = ListQuery {
+        user: Some(caller.user.clone()),
+        before,
+        limit: limit + 1,
+        ..ListQuery::default()
+    };
+    let mut headers = state.log().list(&caller.scope, &wanted).await?;
+    let more = headers.len() > limit;
+    headers.truncate(limit);
+    let last = headers.last().filter(|_| more);
+    let next_cursor = last.map(|header| page::cursor(&name, &(header.created_at, header.id)));
+    Ok(axum::Json(Page {
+        data: headers.iter().map(ConversationView::from).collect(),
+        next_cursor,
+    }))
+}
+
+/// Returns a conversation.
+pub async fn get(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((id,)): Ids<(ConversationId,)>,
+) -> Result<axum::Json<ConversationView>, Problem> {
+    let header = own_conversation(&state, &caller, id).await?;
+    Ok(axum::Json(ConversationView::from(&header)))
+}
+
+/// Changes title and metadata.
+pub async fn update(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((id,)): Ids<(ConversationId,)>,
+    Json(body): Json<Update>,
+) -> Result<axum::Json<ConversationView>, Problem> {
+    own_conversation(&state, &caller, id).await?;
+    let command = Command::Update {
+        title: body.title,
+        metadata: body.metadata,
+    };
+    let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    Ok(axum::Json(ConversationView::from(&accepted.header)))
+}
+
+/// Erases a conversation: its content goes everywhere, its tombstone stays.
+pub async fn delete(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Ids((id,)): Ids<(ConversationId,)>,
+) -> Result<StatusCode, Problem> {
+    own_conversation(&state, &caller, id).await?;
+    let command = Command::Erase {
+        by: caller.user.to_string(),
+        halt: Halt::default(),
+    };
+    state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,190 @@
+//! `/v1/conversations/{id}/events` and `/v1/turns/{id}/events`
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::domain::stream::{Encoded, Position, Reader};
+use copilotd_actors::live::{Next, Tail};
+use futures::stream;
+use serde::Deserialize;
+
+use super::{own_conversation, turn_records};
+use crate::http::auth::StreamAccess;
+use crate::http::extract::{Ids, Query, invalid};
+use crate::http::problem::{Code, Problem};
+use crate::http::state::AppState;
+use crate::http::writer::Writer;
+
+/// Records that are read at once while a position is checked.
+const PAGE: usize = 256;
+
+/// Query of the streams.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    after: Option<String>,
+    /// Read by [`StreamAccess`].
+    #[serde(rename = "ticket")]
+    _ticket: Option<String>,
+}
+
+/// Streams a conversation; stays open over turns.
+pub async fn of_conversation(
+    State(state): State<AppState>,
+    access: StreamAccess,
+    Ids((id,)): Ids<(ConversationId,)>,
+    Query(options): Query<Options>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    access.admit(id)?;
+    let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
+    let header = own_conversation(&state, &access.caller, id).await?;
+    let reader = match position(&headers, &options)? {
+        Some(position) => {
+            check(&state, &access, &header, None, position, &tail).await?;
+            Reader::new(None, position)
+        }
+        None => Reader::new(
+            None,
+            Position {
+                seq: header.last_seq,
+                offset: None,
+            },
+        ),
+    };
+    open(state, access, id, reader, tail)
+}
+
+/// Streams a turn; ends after its terminal event.
+pub async fn of_turn(
+    State(state): State<AppState>,
+    access: StreamAccess,
+    Ids((turn,)): Ids<(TurnId,)>,
+    Query(options): Query<Options>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let found = turn_records(&state, &access.caller, turn, false).await?;
+    let id = found.conversation;
+    access.admit(id)?;
+    let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
+    let header = own_conversation(&state, &access.caller, id).await?;
+    let first = found.records.first().map_or(1, |record| record.seq);
+    let reader = match position(&headers, &options)? {
+        Some(position) => {
+            let ended = |seq: Seq| {
+                found
+                    .records
+                    .iter()
+                    .any(|record| record.event.is_terminal() && record.seq <= seq)
+            };
+            if position.seq <= header.last_seq && ended(position.seq) {
+                // Tells an EventSource not to come back.
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            }
+            check(&state, &access, &header, Some(turn), position, &tail).await?;
+            Reader::new(
+                Some(turn),
+                Position {
+                    seq: position.seq.max(first - 1),
+                    ..position
+                },
+            )
+        }
+        None => Reader::new(
+            Some(turn),
+            Position {
+                seq: first - 1,
+                offset: None,
+            },
+        ),
+    };
+    open(state, access, id, reader, tail)
+}
+
+/// The position a client resumes from: `Last-Event-ID` wins over `?after=`.
+fn position(headers: &HeaderMap, options: &Options) -> Result<Option<Position>, Problem> {
+    let mut values = headers.get_all("last-event-id").iter();
+    let text = match (values.next(), values.next()) {
+        (Some(value), None) => Some(value.to_str().unwrap_or("\u{fffd}")),
+        (Some(_), Some(_)) => Some("\u{fffd}"),
+        (None, _) => options.after.as_deref(),
+    };
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|error| invalid("", format!("Last-Event-ID: {error}")))
+    };
+    text.map(parse).transpose()
+}
+
+/// Refuses a position that was never sent: beyond the log, beyond the open text, or inside a character.
+async fn check(
+    state: &AppState,
+    access: &StreamAccess,
+    header: &Header,
+    turn: Option<TurnId>,
+    position: Position,
+    tail: &Arc<Tail>,
+) -> Result<(), Problem> {
+    let gone = || Problem::new(Code::NotResumable).detail("nothing was ever sent at this position");
+    if position.seq > header.last_seq {
+        return Err(gone());
+    }
+    let Some(offset) = position.offset.filter(|offset| *offset > 0) else {
+        return Ok(());
+    };
+    let mut seen = position.seq;
+    loop {
+        let page = state.log().read(&access.caller.scope, header.id, seen, PAGE).await?;
+        for record in page.iter().filter(|record| turn.is_none() || record.turn == turn) {
+            match Encoded::new(record).admits_offset(offset) {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(gone()),
+                None => {}
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => seen = last.seq,
+            last => {
+                seen = last.map_or(seen, |last| last.seq);
+                break;
+            }
+        }
+    }
+    // The segment is still open. While a crashed turn waits for its recovery nobody knows its text: the stream waits too.
+    match tail.after(seen) {
+        Next::UpToDate(Some(live)) if turn.is_none_or(|turn| turn == live.at.turn) => {
+            live.visible_from(offset).map(|_| ()).ok_or_else(gone)
+        }
+        _ if header.open_turns > 0 => Ok(()),
+        _ => Err(gone()),
+    }
+}
+
+fn open(
+    state: AppState,
+    access: StreamAccess,
+    id: ConversationId,
+    reader: Reader,
+    tail: Arc<Tail>,
+) -> Result<Response, Problem> {
+    let permit = Arc::clone(&state.streams)
+        .try_acquire_owned()
+        .map_err(|_| Problem::new(Code::Overloaded).detail("too many streams are open"))?;
+    let writer = Writer::new(state, access.caller, id, reader, tail, permit);
+    let bytes = stream::unfold(writer, |mut writer| async {
+        let bytes = writer.next().await?;
+        Some((Ok::<_, Infallible>(bytes), writer))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(bytes)).into_response())
+}

@@ -1,0 +1,46 @@
+//! `/healthz`, `/readyz`, `/metrics`, `/openapi.json`
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::http::state::AppState;
+
+/// Longest time a dependency has to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The process is alive.
+pub async fn healthz() -> Response {
+    axum::Json(json!({ "status": "ok" })).into_response()
+}
+
+/// Whether the dependencies answer, each by name.
+pub async fn readyz(State(state): State<AppState>) -> Response {
+    let store = matches!(tokio::time::timeout(PATIENCE, state.log().ready()).await, Ok(Ok(())));
+    let draining = state.shutdown.is_draining();
+    let ready = store && !draining;
+    let word = |good: bool| if good { "ok" } else { "unavailable" };
+    let body = json!({
+        "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
+        "dependencies": { state.store: word(store) },
+    });
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, axum::Json(body)).into_response()
+}
+
+/// Metrics for Prometheus.
+pub async fn metrics(State(state): State<AppState>) -> Response {
+    let text = (state.metrics)();
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}

@@ -1,0 +1,42 @@
+//! `/v1/stream-tickets`
+
+use axum::extract::State;
+use copilotd_actors::domain::ids::ConversationId;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::own_conversation;
+use crate::http::auth::Chat;
+use crate::http::body::Json;
+use crate::http::problem::{Code, Problem};
+use crate::http::state::AppState;
+use crate::request_body;
+
+/// Body of the request.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Create {
+    conversation_id: String,
+}
+request_body!(Create, "create_stream_ticket.json");
+
+/// A ticket.
+#[derive(Debug, Serialize)]
+pub struct Ticket {
+    ticket: String,
+    expires_at: Timestamp,
+}
+
+/// Issues a ticket for the streams of a conversation.
+pub async fn create(
+    State(state): State<AppState>,
+    Chat(caller): Chat,
+    Json(body): Json<Create>,
+) -> Result<axum::Json<Ticket>, Problem> {
+    let id: ConversationId = body.conversation_id.parse().map_err(|_| Problem::new(Code::NotFound))?;
+    own_conversation(&state, &caller, id).await?;
+    let issued = state.auth.tickets.issue(id, &caller, state.clock().now());
+    Ok(axum::Json(Ticket {
+        ticket: issued.ticket,
+        expires_at: issued.open_until,
+    }))
+}

@@ -1,0 +1,94 @@
+//! What handlers share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::FromRef;
+use copilotd_actors::conversations::Directory;
+use copilotd_actors::ports::{Clock, EventLog};
+use copilotd_actors::shared::Shared;
+use tokio::sync::{Semaphore, watch};
+
+use super::auth::Authenticator;
+use super::body::BodyLimits;
+
+/// Open streams of one process; each costs a connection and some KiB.
+pub const MAX_STREAMS: usize = 50_000;
+
+/// The router's state. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Who is calling.
+    pub auth: Arc<Authenticator>,
+    /// The way to conversations.
+    pub directory: Directory,
+    /// Ports, bounds and watched conversations.
+    pub shared: Arc<Shared>,
+    /// Bounds of request bodies.
+    pub body: BodyLimits,
+    /// How far the process is from its end.
+    pub shutdown: Shutdown,
+    /// Permits for open streams.
+    pub streams: Arc<Semaphore>,
+    /// Renders `/metrics`.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Names of the dependencies that `/readyz` asks besides the store.
+    pub store: &'static str,
+}
+
+impl AppState {
+    /// The log.
+    pub fn log(&self) -> &dyn EventLog {
+        self.shared.ports.log.as_ref()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &dyn Clock {
+        self.shared.ports.clock.as_ref()
+    }
+}
+
+impl FromRef<AppState> for Arc<Authenticator> {
+    fn from_ref(state: &AppState) -> Self {
+        Arc::clone(&state.auth)
+    }
+}
+
+/// The two steps of an orderly end.
+#[derive(Clone)]
+pub struct Shutdown {
+    draining: Arc<AtomicBool>,
+    closed: watch::Sender<bool>,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            draining: Arc::default(),
+            closed: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Shutdown {
+    /// No new turns from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether new turns are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Ends the streams.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Waits until streams have to end.
+    pub async fn closed(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+}

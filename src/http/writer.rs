@@ -1,0 +1,198 @@
+//! Writes one reader's stream. What comes when is decided by [`Reader`]; this waits, and reads the log where the tail does
+//! not reach back.
+//!
+//! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader that
+//! leaves drops its writer and stops nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use copilotd_actors::domain::ids::{ConversationId, Seq};
+use copilotd_actors::domain::stream::{Encoded, Reader};
+use copilotd_actors::live::{Next, Tail};
+use copilotd_actors::ports::LogError;
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use super::auth::Caller;
+use super::state::AppState;
+
+/// Silence after which a comment is sent: proxies cut what is silent for a minute, and clients are promised 15 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Least time between two deltas: a fast model costs a reader no more than a hundred frames a second.
+const PACE: Duration = Duration::from_millis(10);
+/// Records that are read at once.
+const PAGE: usize = 256;
+/// Bytes that are gathered before they are handed to the connection.
+const CHUNK: usize = 64 * 1024;
+
+/// The writer of one stream.
+pub struct Writer {
+    state: AppState,
+    caller: Caller,
+    conversation: ConversationId,
+    reader: Reader,
+    tail: Arc<Tail>,
+    wake: watch::Receiver<()>,
+    greeted: bool,
+    /// Whether the log was read to its end once: only then does the tail tell what is new.
+    caught_up: bool,
+    last_delta: Option<Instant>,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Woken {
+    Changed,
+    Silence,
+    End,
+}
+
+impl Writer {
+    /// Opens the stream behind the reader's position. The tail has to have been taken before the position was checked.
+    pub fn new(
+        state: AppState,
+        caller: Caller,
+        conversation: ConversationId,
+        reader: Reader,
+        tail: Arc<Tail>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let wake = tail.subscribe();
+        Self {
+            state,
+            caller,
+            conversation,
+            reader,
+            tail,
+            wake,
+            greeted: false,
+            caught_up: false,
+            last_delta: None,
+            _permit: permit,
+        }
+    }
+
+    /// Returns the next bytes; none at the end of the stream.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        if !self.greeted {
+            self.greeted = true;
+            // Headers and first bytes leave at once: the time to the first byte is not the model's.
+            return Some(Bytes::from_static(b": copilotd\n\nretry: 2000\n\n"));
+        }
+        let mut out = String::new();
+        loop {
+            if self.reader.ended() {
+                return (!out.is_empty()).then(|| out.into());
+            }
+            if let Err(error) = self.collect(&mut out).await {
+                // The client comes back with its position and misses nothing.
+                tracing::warn!(%error, conversation = %self.conversation, "a stream ends: the log cannot be read");
+                return None;
+            }
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+            if self.reader.ended() {
+                return None;
+            }
+            match self.wait().await {
+                Woken::Changed => {}
+                Woken::Silence => return Some(Bytes::from_static(b": keep-alive\n\n")),
+                Woken::End => return None,
+            }
+        }
+    }
+
+    /// Takes what is there, without waiting for anything new.
+    async fn collect(&mut self, out: &mut String) -> Result<(), LogError> {
+        let now = self.state.clock().now();
+        loop {
+            let next = if self.caught_up {
+                self.tail.after(self.reader.seen())
+            } else {
+                Next::Gap
+            };
+            match next {
+                Next::Records(records) => {
+                    for record in records {
+                        self.take(&record, now, out);
+                    }
+                }
+                Next::Gap => {
+                    let read = self.page().await?;
+                    for record in &read {
+                        self.take(record, now, out);
+                    }
+                    self.caught_up |= read.len() < PAGE;
+                }
+                Next::UpToDate(live) => {
+                    let due = self.last_delta.is_none_or(|last| last.elapsed() >= PACE);
+                    if let Some(live) = live.filter(|_| due) {
+                        let before = out.len();
+                        let (turn, message_id) = (live.at.turn, live.message_id);
+                        self.reader
+                            .live(turn, message_id, |offset| live.visible_from(offset), now, out);
+                        if out.len() > before {
+                            self.last_delta = Some(Instant::now());
+                        }
+                    }
+                    return Ok(());
+                }
+            }
+            if self.reader.ended() || out.len() >= CHUNK {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, record: &Encoded, now: Timestamp, out: &mut String) {
+        if !self.reader.ended() {
+            self.reader.record(record, now, out);
+        }
+    }
+
+    async fn page(&self) -> Result<Vec<Encoded>, LogError> {
+        let seen: Seq = self.reader.seen();
+        let records = self
+            .state
+            .log()
+            .read(&self.caller.scope, self.conversation, seen, PAGE)
+            .await?;
+        Ok(records.iter().map(Encoded::new).collect())
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let now = self.state.clock().now();
+        let left = self
+            .caller
+            .expires_at
+            .map(|end| Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO));
+        let expiry = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Text that came within the pace of the last delta is taken when that has passed.
+        let pace = self
+            .last_delta
+            .map(|last| last + PACE)
+            .filter(|at| *at > Instant::now());
+        let changed = async {
+            if let Some(at) = pace {
+                tokio::time::sleep_until(at).await;
+            } else if self.wake.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = changed => Woken::Changed,
+            () = tokio::time::sleep(KEEP_ALIVE) => Woken::Silence,
+            () = expiry => Woken::End,
+            () = self.state.auth.verifier.ended(&self.caller.credential) => Woken::End,
+            () = self.state.shutdown.closed() => Woken::End,
+        }
+    }
+}

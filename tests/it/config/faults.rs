@@ -1,0 +1,289 @@
+//! Wrong configurations, and every fault that has to be named.
+
+use std::path::Path;
+
+use copilotd::config::Config;
+
+use super::{FULL, env, known_tools, parse};
+
+/// Parses and returns the faults, sorted.
+fn faults(text: &str) -> Vec<String> {
+    let faults = parse(text)
+        .err()
+        .map(|faults| faults.iter().map(ToString::to_string).collect());
+    let mut faults: Vec<String> = faults.unwrap_or_default();
+    faults.sort();
+    faults
+}
+
+#[test]
+fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
+    let text = r#"
+        colour = "red"
+        [server]
+        listen = "localhost"
+        drain_s = -1
+        trusted_proxies = ["10.0.0.0/99"]
+        [store]
+        kind = "mongodb"
+        [telemetry]
+        log_format = "xml"
+        otlp_endpoint = "collector:4317"
+        [[providers]]
+        name = "main"
+        base_url = "ftp://example.com"
+        api_key = { env = "NOT_SET" }
+        [[providers]]
+        name = "main"
+        base_url = "https://user:hunter2@example.com"
+        api_key = "sk-hunter2"
+        [[routes]]
+        name = "default"
+        targets = [{ provider = "nobody", model = "m", context_tokens = 1000 }]
+        timeouts = { first_token_ms = 500, total_ms = 100 }
+        [[routes]]
+        name = "empty"
+        targets = []
+        [[tenants]]
+        id = "Acme"
+        [[tenants.issuers]]
+        iss = "https://acme.example"
+        alg = "HS256"
+        secret = { value = "hunter2" }
+        [[tenants.issuers]]
+        iss = "https://acme.example"
+        alg = "none"
+        [[tenants.issuers]]
+        iss = "https://other.example"
+        alg = "RS256"
+        pem = { file = "no/such/file" }
+        [[tenants.issuers]]
+        iss = "https://third.example"
+        alg = "EdDSA"
+        jwks_url = "https://third.example/jwks"
+        [[tenants.api_keys]]
+        name = "k"
+        hash = "md5:00"
+        scopes = ["root"]
+        [[tenants.copilots]]
+        name = "a b"
+        route = "nowhere"
+        tools = ["zendesk_search_tickets", "launch_rocket"]
+        approval = ["slack_post_message"]
+        tool_timeouts = { launch = 5 }
+        [[tenants.copilots]]
+        name = "second"
+        route = "default"
+        small_route = "nowhere"
+        memory = { trigger_tokens = 100, keep_tokens = 200, hard_tokens = 5000 }
+        deny_input = [{ name = "x", literal = "", action = "redact" }]
+        deny_output = [{ name = "y", literal = "a" }, { name = "y", literal = "b" }]
+        [tenants.zendesk]
+        base_url = "https://acme.zendesk.com"
+        email = "bot@acme.example"
+        [[tenants]]
+        id = "globex"
+        [[tenants.issuers]]
+        iss = "https://acme.example"
+        alg = "HS256"
+    "#;
+    let found = faults(text);
+    let expected = [
+        "colour: is not known here",
+        "providers[0].api_key: the environment variable NOT_SET is not set",
+        "providers[0].base_url: expected an address that begins with http:// or https://",
+        "providers[1].api_key: value is not of type \"object\"",
+        "providers[1].base_url: may not hold a user or a password",
+        "providers[1].name: is the same as providers[0].name",
+        "routes[0].targets[0].provider: there is no provider \"nobody\"",
+        "routes[0].timeouts: first_token_ms is longer than total_ms",
+        "routes[1].targets: value has less than 1 item",
+        "server.drain_s: value is less than the minimum of 0",
+        "server.listen: expected an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080",
+        "server.trusted_proxies[0]: expected an IP address or a network such as 10.0.0.0/8",
+        "store.url: is required for mongodb",
+        "telemetry.log_format: expected one of \"json\",\"pretty\"",
+        "telemetry.otlp_endpoint: expected an address that begins with http:// or https://",
+        "tenants[0].api_keys[0].hash: value does not match \"^sha256:[0-9a-f]{64}$\"",
+        "tenants[0].api_keys[0].scopes[0]: expected one of \"chat\",\"gateway\",\"knowledge\",\"admin\",\"operator\"",
+        "tenants[0].copilots[0].approval[0]: is not among the copilot's tools",
+        "tenants[0].copilots[0].name: value does not match \"^[A-Za-z0-9_.-]+$\"",
+        "tenants[0].copilots[0].route: there is no route \"nowhere\"",
+        "tenants[0].copilots[0].tool_timeouts.launch: is not among the copilot's tools",
+        "tenants[0].copilots[0].tools[1]: there is no tool \"launch_rocket\"",
+        "tenants[0].copilots[1].deny_input[0].action: a prompt is kept as it was given: it can only be blocked",
+        "tenants[0].copilots[1].deny_input[0].literal: value is shorter than 1 character",
+        "tenants[0].copilots[1].deny_output[1].name: is the same as tenants[0].copilots[1].deny_output[0].name",
+        "tenants[0].copilots[1].memory: hard_tokens (5000) has to be less than the context of the route (1000)",
+        "tenants[0].copilots[1].memory: keep_tokens (200) has to be less than trigger_tokens (100)",
+        "tenants[0].copilots[1].small_route: there is no route \"nowhere\"",
+        "tenants[0].id: value does not match \"^[a-z0-9_-]+$\"",
+        "tenants[0].issuers[0].secret: a secret needs at least 32 bytes",
+        "tenants[0].issuers[1].alg: expected one of \"EdDSA\",\"ES256\",\"RS256\",\"HS256\"",
+        "tenants[0].issuers[1]: several keys of one issuer need different kid values",
+        "tenants[0].issuers[2].pem: cannot read the file no/such/file: No such file or directory (os error 2)",
+        "tenants[0].issuers[3].jwks_url: a JWKS address is not supported yet; give the key as pem or secret",
+        "tenants[0].zendesk.token: is required beside email",
+        "tenants[1].issuers[0].iss: is the same as tenants[0].issuers[0].iss, which belongs to another tenant",
+        "tenants[1].issuers[0].secret: is required for this algorithm",
+    ];
+    let mut expected: Vec<String> = expected.map(str::to_owned).into();
+    expected.sort();
+    assert_eq!(found, expected, "\n{}", found.join("\n"));
+    assert!(!found.join("").contains("hunter2"), "a fault quotes no value");
+}
+
+#[test]
+fn single_faults_have_their_path() {
+    let full = |from: &str, to: &str| {
+        assert!(FULL.contains(from), "{from}");
+        faults(&FULL.replacen(from, to, 1))
+    };
+    let pem = |path: &str| format!("pem = {{ file = \"tests/it/credentials/keys/{path}\" }}");
+    for (from, to, expected) in [
+        (
+            "kind = \"mongodb\"",
+            "kind = \"sqlite\"",
+            "store.url: belongs to mongodb",
+        ),
+        (
+            "url = { env = \"MONGODB_URI\" }",
+            "url = \"postgres://x\"",
+            "store.url: expected an address",
+        ),
+        ("name = \"second\"\nkind", "kind", "providers[1].name: is required"),
+        (
+            "api_keys = [",
+            "api_key = { value = \"x\" }\napi_keys = [",
+            "providers[1].api_keys: give either",
+        ),
+        (
+            "{ value = \"first-key\" }",
+            "{ value = \"x\", env = \"Y\" }",
+            "providers[1].api_keys[0]: value has more than 1",
+        ),
+        (
+            "{ value = \"first-key\" }",
+            "{ value = \"\" }",
+            "providers[1].api_keys[0]: the secret is empty",
+        ),
+        (
+            "{ value = \"first-key\" }",
+            "{ vault = \"x\" }",
+            "providers[1].api_keys[0].vault: is not known here",
+        ),
+        (
+            "kid = \"2027\"",
+            "kid = \"2026\"",
+            "tenants[0].issuers[1].kid: several keys",
+        ),
+        (
+            "secret = { env",
+            "pem = { env",
+            "tenants[0].issuers[0].secret: is required",
+        ),
+        (
+            pem("ed25519.pub.pem").as_str(),
+            &pem("p256.pub.pem"),
+            "tenants[0].issuers[1].pem: not the PEM text of an Ed25519",
+        ),
+        (
+            pem("ed25519.pub.pem").as_str(),
+            &pem("ed25519.pem"),
+            "tenants[0].issuers[1].pem: this is a private key",
+        ),
+        (
+            "id = \"globex\"",
+            "id = \"acme\"",
+            "tenants[1].id: is the same as tenants[0].id",
+        ),
+        (
+            "oauth_token = {",
+            "email = \"x\"\noauth_token = {",
+            "tenants[1].zendesk.oauth_token: give either",
+        ),
+        (
+            "oauth_token = { value = \"oauth\" }",
+            "",
+            "tenants[1].zendesk: give oauth_token, or email and token",
+        ),
+        (
+            "steps = 4",
+            "steps = \"many\"",
+            "tenants[0].copilots[0].limits.steps: value is not of type",
+        ),
+        (
+            "queue = 1",
+            "queues = 1",
+            "tenants[0].copilots[0].limits.queues: is not known here",
+        ),
+    ] {
+        let found = full(from, to);
+        assert!(
+            found.iter().any(|fault| fault.starts_with(expected)),
+            "{to}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_tool_needs_its_system() {
+    let found = faults(&FULL.replace("[tenants.slack]", "[tenants.limits2]"));
+    assert!(
+        found.contains(&"tenants[0].copilots[0].tools[2]: needs the table tenants[0].slack".to_owned()),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn public_keys_of_a_wrong_kind_are_refused() {
+    for (alg, file, message) in [
+        ("ES256", "p384.pub.pem", "not the PEM text of a P-256 public key"),
+        ("ES256", "ed25519.pub.pem", "not the PEM text of a P-256 public key"),
+        (
+            "RS256",
+            "rsa1024.pub.pem",
+            "not the PEM text of an RSA public key of at least 2048 bits",
+        ),
+        (
+            "RS256",
+            "p256.pub.pem",
+            "not the PEM text of an RSA public key of at least 2048 bits",
+        ),
+        ("EdDSA", "README.md", "not the PEM text of an Ed25519 public key"),
+    ] {
+        let text = format!(
+            "[[tenants]]\nid = \"a\"\n[[tenants.issuers]]\niss = \"i\"\nalg = \"{alg}\"\n\
+             pem = {{ file = \"tests/it/credentials/keys/{file}\" }}"
+        );
+        assert_eq!(faults(&text), [format!("tenants[0].issuers[0].pem: {message}")]);
+    }
+}
+
+#[test]
+fn broken_toml_is_named_by_line_and_not_quoted() {
+    let found = faults("[server]\nlisten = \"127.0.0.1:1\n[store]\nkind = hunter2 hunter2\n");
+    assert!(
+        found.iter().any(|fault| fault.starts_with("line 2, column ")),
+        "{found:#?}"
+    );
+    assert!(
+        found.iter().any(|fault| fault.starts_with("line 4, column ")),
+        "{found:#?}"
+    );
+    assert!(!found.join("").contains("hunter2"));
+    let twice = faults("[server]\ndrain_s = 1\ndrain_s = 2\n");
+    assert!(twice[0].starts_with("line 3, column 1: "), "{twice:?}");
+    assert_eq!(faults("x = 1979-05-27")[0], "tenants: is required");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    for path in ["no/such/file.toml", "tests"] {
+        let faults = Config::load(Path::new(path), &env(), &known_tools()).unwrap_err();
+        assert!(
+            faults.to_string().starts_with(&format!("cannot read {path}: ")),
+            "{faults}"
+        );
+    }
+}

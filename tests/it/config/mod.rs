@@ -1,0 +1,203 @@
+//! The configuration: what is right is read as it stands, what is wrong is named all at once.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what cannot be set up fails the test"
+)]
+
+mod faults;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd::config::{Config, Env, Faults, Mode, ProviderKind, Store};
+use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
+use copilotd_actors::domain::schema::Schema;
+use copilotd_actors::ports::Policies;
+use copilotd_actors::tenancy::TenantScope;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+pub const FULL: &str = include_str!("full.toml");
+
+pub fn known_tools() -> BTreeSet<String> {
+    ["zendesk_search_tickets", "zendesk_create_ticket", "slack_post_message"]
+        .map(str::to_owned)
+        .into()
+}
+
+pub fn env() -> Env {
+    Env::from_iter([
+        ("MONGODB_URI", "mongodb://root:hunter2@db"),
+        ("OPENAI_API_KEY", "sk-hunter2"),
+        ("ACME_JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2"),
+        ("ACME_ZENDESK_TOKEN", "zendesk-hunter2"),
+        ("ACME_SLACK_TOKEN", "xoxb-hunter2"),
+        ("ACME_SLACK_SIGNING_SECRET", "signing-hunter2"),
+    ])
+}
+
+pub fn parse(text: &str) -> Result<Config, Faults> {
+    Config::parse(text, &env(), &known_tools())
+}
+
+fn tools() -> BTreeMap<String, Arc<ToolDefinition>> {
+    let definition = |name: String| {
+        let tool = ToolDefinition {
+            name: name.clone(),
+            description: String::new(),
+            system: String::new(),
+            repeat: Repeat::Read,
+            timeout: Duration::from_secs(30),
+            parameters: Schema::compile(json!({})).unwrap(),
+        };
+        (name, Arc::new(tool))
+    };
+    known_tools().into_iter().map(definition).collect()
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = parse(FULL).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(config.server.listen.port(), 9000);
+    assert_eq!(config.server.drain, Duration::from_secs(7));
+    assert_eq!(config.server.trusted_proxies.len(), 2);
+    let Store::Mongodb { url, database } = &config.store else {
+        panic!("{:?}", config.store)
+    };
+    assert_eq!(
+        (url.expose_secret(), database.as_str()),
+        ("mongodb://root:hunter2@db", "copilots")
+    );
+    let second = config.provider("second").unwrap();
+    assert_eq!(second.kind, ProviderKind::Anthropic);
+    let keys: Vec<_> = second.keys().map(ExposeSecret::expose_secret).collect();
+    assert_eq!(
+        keys,
+        ["first-key", "second-secret"],
+        "the line break at the end of a file is left out"
+    );
+    let route = config.route("default").unwrap();
+    assert_eq!(
+        (route.model(), route.context_tokens(), route.mode),
+        ("gpt-4o", 100_000, Mode::Buffered)
+    );
+    assert_eq!(route.timeouts.total, Duration::from_millis(4));
+    assert_eq!(config.model_prices()["gpt-4o"].cached_input, 1_250_000_000);
+    assert_eq!(config.tenant("acme").unwrap().limits.budget(), Some(500_000_000_000));
+    assert!(
+        config
+            .tenant("globex")
+            .unwrap()
+            .zendesk
+            .as_ref()
+            .unwrap()
+            .email
+            .is_none()
+    );
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let config = parse("[[tenants]]\nid = \"a\"").unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(matches!(config.store, Store::Sqlite));
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.server.max_body_bytes, 1024 * 1024);
+    assert!(config.policies(&BTreeMap::new()).unwrap().is_empty());
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let config = parse(FULL).unwrap();
+    let shown = format!("{config:?} {:?}", env());
+    assert!(!shown.contains("hunter2") && !shown.contains("second-secret") && shown.contains("ACME_JWT_SECRET"));
+}
+
+#[test]
+fn a_policy_is_what_the_copilot_says() {
+    let config = parse(FULL).unwrap();
+    let policies = config.policies(&tools()).unwrap();
+    let scope = |tenant: &str| TenantScope::from_verified(tenant.parse().unwrap());
+    let policy = policies.policy(&scope("acme"), None).unwrap();
+    assert_eq!(policy.copilot.as_str(), "support");
+    assert_eq!(
+        (
+            policy.route.as_str(),
+            policy.model.as_str(),
+            policy.small_route.as_str()
+        ),
+        ("default", "gpt-4o", "small")
+    );
+    let create = &policy.tools["zendesk_create_ticket"];
+    assert_eq!((create.approval, create.timeout), (true, Duration::from_secs(45)));
+    let search = &policy.tools["zendesk_search_tickets"];
+    assert_eq!((search.approval, search.timeout), (false, Duration::from_secs(30)));
+    assert_eq!((policy.limits.queue, policy.limits.cost), (1, 500_000_000));
+    assert_eq!(
+        (policy.limits.wait, policy.limits.attempts),
+        (Duration::from_secs(13), 10)
+    );
+    assert_eq!(
+        (policy.memory.context_tokens, policy.memory.trigger_tokens),
+        (100_000, 4_000)
+    );
+    assert_eq!(
+        (policy.memory.pass_tokens, policy.memory.timeout),
+        (3_000, Duration::from_secs(14))
+    );
+    let actions: Vec<_> = policy.rules.output.iter().map(|rule| rule.action).collect();
+    assert_eq!(actions, [OnMatch::Redact, OnMatch::Block]);
+
+    let named = policies.policy(&scope("acme"), Some(&"support".parse().unwrap()));
+    assert!(Arc::ptr_eq(&policy, &named.unwrap()));
+    assert!(
+        policies
+            .policy(&scope("acme"), Some(&"other".parse().unwrap()))
+            .is_none()
+    );
+    for tenant in ["globex", "nobody"] {
+        assert!(
+            policies.policy(&scope(tenant), None).is_none(),
+            "{tenant} has no copilot"
+        );
+        assert!(
+            policies
+                .policy(&scope(tenant), Some(&"support".parse().unwrap()))
+                .is_none()
+        );
+    }
+}
+
+/// The schema, the structs and `full.toml` name the same keys: what the schema knows is in the file, and what is in the
+/// file was read by structs that know no other.
+#[test]
+fn the_full_example_names_every_key_of_the_schema() {
+    let schema: Value = serde_json::from_str(include_str!("../../../schemas/config/copilotd.schema.json")).unwrap();
+    let mut missing = Vec::new();
+    let mut undescribed = Vec::new();
+    each_property(&schema, &mut |name, property| {
+        if !FULL.contains(&format!("{name} = ")) && !FULL.contains(&format!("{name}]")) && name != "jwks_url" {
+            missing.push(name.to_owned());
+        }
+        if property["description"].as_str().unwrap_or_default().is_empty() {
+            undescribed.push(name.to_owned());
+        }
+    });
+    assert_eq!((missing, undescribed), (Vec::<String>::new(), Vec::new()));
+}
+
+fn each_property(schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Object(properties)) = members.get("properties") {
+                assert_eq!(members["additionalProperties"], false);
+                properties.iter().for_each(|(name, property)| visit(name, property));
+            }
+            members.values().for_each(|member| each_property(member, visit));
+        }
+        Value::Array(items) => items.iter().for_each(|item| each_property(item, visit)),
+        _ => {}
+    }
+}

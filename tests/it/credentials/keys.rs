@@ -1,0 +1,82 @@
+//! API keys.
+
+use copilotd::http::auth::{CredentialKind, Refusal, Scopes, Verifier, new_api_key};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::{KEY, claims, config, hmac, now, sign};
+
+#[test]
+fn a_key_acts_as_itself_or_for_a_user() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let long = "x".repeat(257);
+    for (on_behalf, expected) in [
+        (None, Ok("key:backend")),
+        (Some("ada"), Ok("ada")),
+        (
+            Some("Ada Lovelace <ada@acme.example>"),
+            Ok("Ada Lovelace <ada@acme.example>"),
+        ),
+        (Some("key:backend"), Ok("key:backend")),
+        (Some("key:other"), Err(Refusal::OnBehalf)),
+        (Some(""), Err(Refusal::OnBehalf)),
+        (Some("a\tb"), Err(Refusal::OnBehalf)),
+        (Some(long.as_str()), Err(Refusal::OnBehalf)),
+    ] {
+        let caller = verifier.verify(KEY, on_behalf, now());
+        assert_eq!(
+            caller.as_ref().map(|caller| caller.user.as_str()).map_err(|e| *e),
+            expected,
+            "{on_behalf:?}"
+        );
+        if let Ok(caller) = caller {
+            assert_eq!((caller.kind, caller.expires_at), (CredentialKind::ApiKey, None));
+            assert_eq!(caller.scopes, Scopes::CHAT | Scopes::GATEWAY);
+            assert_eq!(caller.scope.tenant().as_str(), "acme");
+        }
+    }
+}
+
+#[test]
+fn a_user_token_acts_for_nobody_else() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let token = sign(&claims(json!({})));
+    // Both when it is new and when it is remembered.
+    for _ in 0..2 {
+        assert!(verifier.verify(&token, Some("ada"), now()).is_ok());
+        assert_eq!(verifier.verify(&token, Some("bob"), now()), Err(Refusal::NotAKey));
+    }
+}
+
+#[test]
+fn only_the_whole_key_is_known() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let (other, _) = new_api_key();
+    let longer = format!("{KEY}A");
+    for key in [
+        &KEY[..46],
+        longer.as_str(),
+        "cpk_",
+        other.expose_secret(),
+        &KEY.to_lowercase(),
+    ] {
+        assert_eq!(verifier.verify(key, None, now()), Err(Refusal::Unknown), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_or_replaced_key_ends() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let caller = verifier.verify(KEY, Some("ada"), now()).unwrap();
+    assert!(verifier.is_live(&caller.credential));
+    verifier.revoke(caller.credential.clone(), None, now());
+    verifier.ended(&caller.credential).await;
+    assert_eq!(verifier.verify(KEY, None, now()), Err(Refusal::Revoked));
+
+    let verifier = Verifier::new(&config()).unwrap();
+    let mut replaced = super::config_with(&hmac(None, super::SECRET));
+    replaced.tenants[0].api_keys.clear();
+    verifier.replace(&replaced).unwrap();
+    verifier.ended(&caller.credential).await;
+    assert_eq!(verifier.verify(KEY, None, now()), Err(Refusal::Unknown));
+}

@@ -1,0 +1,235 @@
+//! Credentials on requests, through a router in process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, FromRef};
+use axum::http::{HeaderMap, Request, header};
+use axum::middleware::from_fn;
+use axum::routing::get;
+use copilotd::http::auth::{Admin, Authenticator, Chat, FailureLimit, StreamAccess, Tickets, Verifier};
+use copilotd::http::request_id;
+use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::ports::Clock;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{KEY, claims, config, later, now, sign};
+
+#[derive(Debug)]
+struct SteppedClock(AtomicI64);
+
+impl Clock for SteppedClock {
+    fn now(&self) -> Timestamp {
+        later(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[derive(Clone)]
+struct State(Arc<Authenticator>);
+
+impl FromRef<State> for Arc<Authenticator> {
+    fn from_ref(state: &State) -> Self {
+        Arc::clone(&state.0)
+    }
+}
+
+struct App {
+    router: Router,
+    authenticator: Arc<Authenticator>,
+    clock: Arc<SteppedClock>,
+}
+
+fn conversation(n: u32) -> ConversationId {
+    format!("conv_{n:032}").parse().unwrap()
+}
+
+async fn stream(access: StreamAccess) -> Result<String, copilotd::http::problem::Problem> {
+    access.admit(conversation(1))?;
+    Ok(access.caller.user.to_string())
+}
+
+fn app() -> App {
+    let config = config();
+    let clock = Arc::new(SteppedClock(AtomicI64::new(0)));
+    let authenticator = Arc::new(Authenticator {
+        verifier: Verifier::new(&config).unwrap(),
+        tickets: Tickets::new(&[7; 32]),
+        failures: FailureLimit::new(&config.server),
+        clock: clock.clone(),
+    });
+    let router = Router::new()
+        .route("/chat", get(async |Chat(caller): Chat| caller.user.to_string()))
+        .route("/admin", get(async |Admin(caller): Admin| caller.user.to_string()))
+        .route("/stream", get(stream))
+        .layer(from_fn(request_id::layer))
+        .with_state(State(Arc::clone(&authenticator)));
+    App {
+        router,
+        authenticator,
+        clock,
+    }
+}
+
+impl App {
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, String) {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<Body>) -> (u16, HeaderMap, String) {
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        (
+            parts.status.as_u16(),
+            parts.headers,
+            String::from_utf8(body.into()).unwrap(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_let_in_by_its_credential_and_scope() {
+    let app = app();
+    let token = sign(&claims(json!({})));
+    let bearer = format!("Bearer {token}");
+    let key = format!("bearer  {KEY}");
+    let long = format!("Bearer {}", "x".repeat(9_000));
+    for (path, headers, status, code) in [
+        ("/chat", vec![("authorization", bearer.as_str())], 200, ""),
+        ("/chat", vec![("authorization", key.as_str())], 200, ""),
+        (
+            "/chat",
+            vec![("authorization", &key), ("x-copilotd-user", "bob")],
+            200,
+            "",
+        ),
+        (
+            "/chat",
+            vec![("authorization", &key), ("x-copilotd-user", "key:x")],
+            422,
+            "invalid",
+        ),
+        (
+            "/chat",
+            vec![
+                ("authorization", &key),
+                ("x-copilotd-user", "a"),
+                ("x-copilotd-user", "b"),
+            ],
+            422,
+            "invalid",
+        ),
+        (
+            "/chat",
+            vec![("authorization", &bearer), ("x-copilotd-user", "bob")],
+            403,
+            "forbidden",
+        ),
+        ("/admin", vec![("authorization", &bearer)], 403, "forbidden"),
+        ("/chat", vec![], 401, "unauthenticated"),
+        ("/chat", vec![("authorization", &token)], 401, "unauthenticated"),
+        ("/chat", vec![("authorization", "Basic YTpi")], 401, "unauthenticated"),
+        ("/chat", vec![("authorization", "Bearer ")], 401, "unauthenticated"),
+        ("/chat", vec![("authorization", "Bearer a b")], 401, "unauthenticated"),
+        ("/chat", vec![("authorization", &long)], 401, "unauthenticated"),
+        (
+            "/chat",
+            vec![("authorization", &bearer), ("authorization", &bearer)],
+            401,
+            "unauthenticated",
+        ),
+        ("/chat", vec![("authorization", "Bearer cpk_x")], 401, "unauthenticated"),
+    ] {
+        let (answered, response, body) = app.get(path, &headers).await;
+        assert_eq!(answered, status, "{headers:?}: {body}");
+        if status >= 400 {
+            let problem: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(problem["code"], code, "{headers:?}");
+            assert!(!body.contains(&token) && !body.contains(KEY));
+        }
+        assert_eq!(
+            response.contains_key(header::WWW_AUTHENTICATE),
+            status == 401 || path == "/admin",
+            "{headers:?}"
+        );
+    }
+    let (_, response, _) = app.get("/admin", &[("authorization", &bearer)]).await;
+    assert_eq!(
+        response[header::WWW_AUTHENTICATE],
+        "Bearer realm=\"copilotd\", error=\"insufficient_scope\", scope=\"admin\""
+    );
+    let (_, response, _) = app.get("/chat", &[]).await;
+    assert_eq!(response[header::WWW_AUTHENTICATE], "Bearer realm=\"copilotd\"");
+}
+
+#[tokio::test]
+async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
+    let app = app();
+    let caller = app
+        .authenticator
+        .verifier
+        .verify(&sign(&claims(json!({}))), None, now())
+        .unwrap();
+    let ticket = |n| app.authenticator.tickets.issue(conversation(n), &caller, now()).ticket;
+    let path = format!("/stream?after=3&ticket={}", ticket(1));
+    let resuming = [("last-event-id", "17.4")];
+    assert_eq!(app.get(&path, &[]).await.0, 200);
+    assert_eq!(app.get(&format!("/stream?ticket={}", ticket(2)), &[]).await.0, 404);
+    assert_eq!(app.get(&format!("/chat?ticket={}", ticket(1)), &[]).await.0, 401);
+    assert_eq!(app.get("/stream?ticket=cpt_a.b", &[]).await.0, 401);
+    assert_eq!(app.get("/stream", &[]).await.0, 401);
+    let key = format!("Bearer {KEY}");
+    assert_eq!(
+        app.get("/stream?ticket=old", &[("authorization", &key)]).await.2,
+        "key:backend"
+    );
+
+    app.clock.0.store(3_599, Ordering::SeqCst);
+    assert_eq!(app.get(&path, &[]).await.0, 401);
+    assert_eq!(app.get(&path, &resuming).await.0, 200);
+    app.authenticator
+        .verifier
+        .revoke(caller.credential.clone(), caller.expires_at, later(3_599));
+    assert_eq!(
+        app.get(&path, &resuming).await.0,
+        401,
+        "revoking the token revokes its tickets"
+    );
+}
+
+#[tokio::test]
+async fn who_guesses_is_slowed_down_and_nobody_else() {
+    let app = app();
+    let from = |last: u8, credential: &str| {
+        let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
+        let address = SocketAddr::from(([192, 0, 2, last], 4_000));
+        request.extensions_mut().unwrap().insert(ConnectInfo(address));
+        app.send(request.body(Body::empty()).unwrap())
+    };
+    let (known, new) = (sign(&claims(json!({}))), sign(&claims(json!({ "jti": "new" }))));
+    assert_eq!(from(1, &known).await.0, 200);
+    for guess in 0..3 {
+        assert_eq!(from(1, &format!("a.{guess}.c")).await.0, 401);
+    }
+    let (status, headers, _) = from(1, "a.4.c").await;
+    assert_eq!((status, headers[header::RETRY_AFTER].to_str().unwrap()), (429, "20"));
+    assert_eq!(headers["ratelimit-policy"], "\"failed-logins\";q=3;w=60");
+    assert_eq!(
+        from(1, &new).await.0,
+        429,
+        "what is not known yet is not even looked at"
+    );
+    assert_eq!(from(1, &known).await.0, 200);
+    assert_eq!(from(1, KEY).await.0, 200);
+    assert_eq!(from(2, &new).await.0, 200);
+    app.clock.0.store(20, Ordering::SeqCst);
+    assert_eq!(from(1, &sign(&claims(json!({ "jti": "newer" })))).await.0, 200);
+}

@@ -1,0 +1,230 @@
+//! User tokens.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use copilotd::config::Alg;
+use copilotd::http::auth::{CredentialKind, Refusal, Scopes, Verifier};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use super::{
+    GLOBEX_SECRET, OLD_SECRET, SECRET, claims, config, config_with, hmac, later, now, sign, sign_with, verify,
+};
+
+fn pem(name: &str) -> Vec<u8> {
+    std::fs::read(format!("tests/it/credentials/keys/{name}")).unwrap()
+}
+
+fn of(iss: &str, alg: Alg) -> (Value, Header, EncodingKey) {
+    let key = match alg {
+        Alg::EdDsa => EncodingKey::from_ed_pem(&pem("ed25519.pem")).unwrap(),
+        Alg::Es256 => EncodingKey::from_ec_pem(&pem("p256.pem")).unwrap(),
+        Alg::Rs256 => EncodingKey::from_rsa_pem(&pem("rsa2048.pem")).unwrap(),
+        Alg::Hs256 => EncodingKey::from_secret(SECRET.as_bytes()),
+    };
+    (claims(json!({ "iss": iss })), Header::new(alg.algorithm()), key)
+}
+
+const ISSUERS: [(&str, Alg); 4] = [
+    ("https://acme.example/ed", Alg::EdDsa),
+    ("https://acme.example/es", Alg::Es256),
+    ("https://acme.example/rs", Alg::Rs256),
+    ("https://acme.example", Alg::Hs256),
+];
+
+#[test]
+fn every_algorithm_is_verified_by_its_own_key_alone() {
+    for (iss, alg) in ISSUERS {
+        for (_, other) in ISSUERS {
+            let (claims, ..) = of(iss, alg);
+            let (_, header, key) = of(iss, other);
+            let caller = verify(&sign_with(&header, &claims, &key));
+            if alg != other {
+                assert_eq!(caller, Err(Refusal::Unknown), "{alg:?} {other:?}");
+                continue;
+            }
+            let caller = caller.unwrap();
+            assert_eq!((caller.scope.tenant().as_str(), caller.user.as_str()), ("acme", "ada"));
+            assert_eq!((caller.scopes, caller.kind), (Scopes::CHAT, CredentialKind::UserToken));
+            assert_eq!(caller.expires_at, Some(later(3_600)));
+        }
+    }
+}
+
+#[test]
+fn a_public_key_is_no_secret() {
+    for (iss, file) in [
+        ("https://acme.example/rs", "rsa2048.pub.pem"),
+        ("https://acme.example/es", "p256.pub.pem"),
+    ] {
+        let key = EncodingKey::from_secret(&pem(file));
+        let token = sign_with(&Header::new(Algorithm::HS256), &claims(json!({ "iss": iss })), &key);
+        assert_eq!(verify(&token), Err(Refusal::Unknown), "{file}");
+    }
+}
+
+#[test]
+fn what_is_signed_wrongly_or_not_at_all_is_not_known() {
+    let good = sign(&claims(json!({})));
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let (head, payload) = signed.split_once('.').unwrap();
+    let none = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"none"}"#);
+    let critical = Header {
+        crit: Some(vec!["b64".into()]),
+        ..Header::new(Algorithm::HS256)
+    };
+    let secret = EncodingKey::from_secret(SECRET.as_bytes());
+    let other_payload = URL_SAFE_NO_PAD.encode(claims(json!({ "sub": "eve" })).to_string());
+    for token in [
+        format!("{none}.{payload}."),
+        format!("{none}.{payload}.{signature}"),
+        format!("{none}.{payload}"),
+        format!("{head}.{other_payload}.{signature}"),
+        format!("{head}.{payload}."),
+        format!("{head}.{payload}.{}", &signature[1..]),
+        format!("{head}.{payload}.{signature}x"),
+        format!("{good}.{good}"),
+        sign_with(&critical, &claims(json!({})), &secret),
+        sign_with(&Header::new(Algorithm::HS384), &claims(json!({})), &secret),
+        sign_with(
+            &Header::new(Algorithm::HS256),
+            &claims(json!({})),
+            &EncodingKey::from_secret(b"another"),
+        ),
+        sign_with(
+            &Header::new(Algorithm::HS256),
+            &claims(json!({})),
+            &EncodingKey::from_secret(b""),
+        ),
+        sign(&claims(json!({ "iss": "https://nobody.example" }))),
+        sign(&claims(json!({ "iss": null }))),
+        sign(&claims(json!({ "exp": null }))),
+        sign(&claims(json!({ "exp": "tomorrow" }))),
+        sign(&claims(json!({ "aud": null }))),
+        sign(&claims(json!({ "sub": 7 }))),
+        "..".to_owned(),
+        "a.b.c".to_owned(),
+        String::new(),
+    ] {
+        assert_eq!(verify(&token), Err(Refusal::Unknown), "{token}");
+    }
+}
+
+#[test]
+fn claims_are_held_against_the_clock_the_issuer_and_us() {
+    let at = |seconds: i64| later(seconds).as_second();
+    for (change, expected) in [
+        (json!({ "exp": at(-59) }), None),
+        (json!({ "exp": at(-61) }), Some(Refusal::Expired)),
+        (json!({ "exp": at(24 * 3_600) }), None),
+        (json!({ "exp": at(24 * 3_600 + 120) }), Some(Refusal::TooLong)),
+        (json!({ "exp": 1e300 }), Some(Refusal::TooLong)),
+        (json!({ "exp": at(10) as f64 + 0.5 }), None),
+        (json!({ "nbf": at(59) }), None),
+        (json!({ "nbf": at(61) }), Some(Refusal::NotYet)),
+        (json!({ "aud": ["other", "copilotd"] }), None),
+        (json!({ "aud": "other" }), Some(Refusal::Audience)),
+        (json!({ "aud": [] }), Some(Refusal::Audience)),
+        (json!({ "tenant": "globex" }), Some(Refusal::Tenant)),
+        (json!({ "tenant": "ACME" }), Some(Refusal::Tenant)),
+        (json!({ "sub": "" }), Some(Refusal::Subject)),
+        (json!({ "sub": "a\u{0}b" }), Some(Refusal::Subject)),
+        (json!({ "sub": "x".repeat(257) }), Some(Refusal::Subject)),
+        (json!({ "sub": "key:backend" }), Some(Refusal::Subject)),
+        (json!({ "scope": null }), None),
+    ] {
+        assert_eq!(verify(&sign(&claims(change.clone()))).err(), expected, "{change}");
+    }
+}
+
+#[test]
+fn an_issuer_speaks_for_its_own_tenant_alone() {
+    let globex = EncodingKey::from_secret(GLOBEX_SECRET.as_bytes());
+    let header = Header::new(Algorithm::HS256);
+    for (iss, tenant, expected) in [
+        ("https://globex.example", "globex", None),
+        ("https://globex.example", "acme", Some(Refusal::Tenant)),
+        ("https://acme.example", "acme", Some(Refusal::Unknown)),
+    ] {
+        let token = sign_with(&header, &claims(json!({ "iss": iss, "tenant": tenant })), &globex);
+        assert_eq!(verify(&token).err(), expected, "{iss} {tenant}");
+    }
+}
+
+#[test]
+fn keys_of_an_issuer_are_rotated_by_kid_without_a_restart() {
+    let token = |kid: Option<&str>, secret: &str| {
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = kid.map(str::to_owned);
+        sign_with(
+            &header,
+            &claims(json!({})),
+            &EncodingKey::from_secret(secret.as_bytes()),
+        )
+    };
+    let both = hmac(Some("new"), SECRET) + &hmac(Some("old"), OLD_SECRET);
+    let verifier = Verifier::new(&config_with(&both)).unwrap();
+    for (kid, secret, known) in [
+        (Some("new"), SECRET, true),
+        (Some("old"), OLD_SECRET, true),
+        (None, OLD_SECRET, true),
+        (Some("new"), OLD_SECRET, false),
+        (Some("other"), SECRET, false),
+    ] {
+        assert_eq!(
+            verifier.verify(&token(kid, secret), None, now()).is_ok(),
+            known,
+            "{kid:?}"
+        );
+    }
+
+    let old = token(Some("old"), OLD_SECRET);
+    let caller = verifier.verify(&old, None, now()).unwrap();
+    assert!(verifier.is_live(&caller.credential));
+    verifier.replace(&config_with(&hmac(Some("new"), SECRET))).unwrap();
+    assert_eq!(
+        verifier.verify(&old, None, now()),
+        Err(Refusal::Unknown),
+        "though it was remembered"
+    );
+    assert!(!verifier.is_live(&caller.credential));
+    assert!(verifier.verify(&token(Some("new"), SECRET), None, now()).is_ok());
+}
+
+#[test]
+fn what_is_remembered_still_ends() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let token = sign(&claims(
+        json!({ "exp": later(10).as_second(), "nbf": now().as_second() }),
+    ));
+    assert!(verifier.verify(&token, None, now()).is_ok());
+    assert!(verifier.verify(&token, None, later(69)).is_ok());
+    assert_eq!(verifier.verify(&token, None, later(70)), Err(Refusal::Expired));
+    assert_eq!(verifier.verify(&token, None, later(-61)), Err(Refusal::NotYet));
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_streams() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let (one, two) = (sign(&claims(json!({}))), sign(&claims(json!({ "jti": "2" }))));
+    let caller = verifier.verify(&one, None, now()).unwrap();
+    let other = verifier.verify(&two, None, now()).unwrap();
+    assert_ne!(caller.credential, other.credential);
+    let ended = verifier.ended(&caller.credential);
+    tokio::pin!(ended);
+    assert!(futures::poll!(&mut ended).is_pending());
+    verifier.revoke(other.credential, other.expires_at, now());
+    assert!(futures::poll!(&mut ended).is_pending());
+    verifier.revoke(caller.credential.clone(), caller.expires_at, now());
+    ended.await;
+    assert_eq!(verifier.verify(&one, None, now()), Err(Refusal::Revoked));
+}
+
+#[test]
+fn nothing_shows_a_token_or_a_secret() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let token = sign(&claims(json!({})));
+    let caller = verifier.verify(&token, None, now()).unwrap();
+    let shown = format!("{verifier:?} {caller:?}");
+    assert!(!shown.contains(SECRET) && !shown.contains(&token), "{shown}");
+}

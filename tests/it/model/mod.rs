@@ -1,0 +1,110 @@
+//! The OpenAI-compatible adapter against scripted servers on raw sockets. Sockets need real time: clocks are small, and
+//! nothing is waited for but what is observed.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+mod cancel;
+mod clocks;
+mod failures;
+mod load;
+mod request;
+mod routes;
+mod server;
+mod stream;
+mod trace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd::adapters::openai::{Hosts, OpenAi, OpenAiConfig, Timeouts};
+use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::prompt::PromptMessage;
+use copilotd_actors::domain::usage::Price;
+use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ToolOffer};
+use copilotd_actors::tenancy::TenantScope;
+use futures::StreamExt;
+use serde_json::json;
+use uuid::Uuid;
+
+/// The key of all tests; it must never come back in an error.
+pub const KEY: &str = "sk-very-secret";
+
+/// Clocks that no healthy test reaches.
+pub const PATIENT: Timeouts = Timeouts {
+    connect: Duration::from_secs(10),
+    first_token: Duration::from_secs(30),
+    idle: Duration::from_secs(30),
+    total: Duration::from_secs(60),
+};
+
+/// Two and a half dollars a million in, a quarter when cached, ten out.
+pub const PRICE: Price = Price {
+    input: 2_500_000_000,
+    cached_input: 250_000_000,
+    output: 10_000_000_000,
+};
+
+pub fn config(base_url: &str, timeouts: Timeouts) -> OpenAiConfig {
+    let mut config = OpenAiConfig::new("main", base_url, KEY.to_owned().into(), "gpt-test");
+    config.timeouts = timeouts;
+    config.price = Some(PRICE);
+    config
+}
+
+pub fn model(base_url: &str, timeouts: Timeouts) -> OpenAi {
+    OpenAi::new(config(base_url, timeouts), &Hosts::default()).unwrap()
+}
+
+pub fn request() -> ModelRequest {
+    ModelRequest {
+        scope: TenantScope::from_verified("acme".parse().unwrap()),
+        route: "default".to_owned(),
+        conversation: ConversationId::new(Uuid::from_u128(7)),
+        user: "ada@acme.example".parse().unwrap(),
+        messages: Arc::new(vec![
+            PromptMessage::System {
+                text: "Be brief.".into(),
+            },
+            PromptMessage::User { text: "Hello?".into() },
+        ]),
+        tools: Arc::new(Vec::new()),
+        response_schema: None,
+        max_tokens: Some(100),
+    }
+}
+
+pub fn weather() -> ToolOffer {
+    ToolOffer {
+        name: "get_weather".to_owned(),
+        description: "Tells the weather.".to_owned(),
+        parameters: json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}),
+    }
+}
+
+/// Asks and reads to the end: what came, and the error that ended it.
+pub async fn ask(model: &OpenAi, request: ModelRequest) -> (Vec<ModelEvent>, Option<ModelError>) {
+    let mut stream = match model.stream(request).await {
+        Ok(stream) => stream,
+        Err(error) => return (Vec::new(), Some(error)),
+    };
+    let mut events = Vec::new();
+    while let Some(item) = stream.next().await {
+        match item {
+            Ok(event) => events.push(event),
+            Err(error) => {
+                assert!(stream.next().await.is_none(), "an error is the last word");
+                return (events, Some(error));
+            }
+        }
+    }
+    assert!(matches!(events.last(), Some(ModelEvent::Finished(_))), "{events:?}");
+    (events, None)
+}
+
+/// Joins the texts of an answer.
+pub fn text(events: &[ModelEvent]) -> String {
+    let texts = events.iter().filter_map(|event| match event {
+        ModelEvent::Text(text) => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}

@@ -1,0 +1,157 @@
+//! One process per database.
+
+use std::time::Duration;
+
+use copilotd::adapters::mongo::{ConnectError, MongoLog, MongoOptions};
+use copilotd_actors::ports::{EventLog, LogError};
+use mongodb::bson::{DateTime, Document, doc};
+
+use super::mongo::TestDatabase;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::secantus;
+use crate::support::talk::{Talk, updated};
+
+fn options(owner: &str) -> MongoOptions {
+    MongoOptions {
+        owner: owner.to_owned(),
+        lease_life: Duration::from_millis(1500),
+        ..MongoOptions::default()
+    }
+}
+
+async fn connect(database: &TestDatabase, owner: &str) -> Result<MongoLog, ConnectError> {
+    MongoLog::connect(&database.url, &database.name, options(owner)).await
+}
+
+async fn lease(database: &TestDatabase) -> Document {
+    let meta = database.raw().await.collection::<Document>("meta");
+    meta.find_one(doc! { "_id": "lease" }).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_while_the_first_one_lives() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    let first = connect(&database, "the first").await.unwrap();
+    let error = connect(&database, "the second").await.unwrap_err();
+    assert!(
+        matches!(&error, ConnectError::Held { owner, epoch: 1 } if owner.contains("the first")),
+        "{error}"
+    );
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(&first).await;
+    // Given back, it is free at once, and the next tenure is a later one.
+    first.close().await;
+    let begun = tokio::time::Instant::now();
+    let second = connect(&database, "the second").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(1500), "nothing to wait for");
+    talk.write(&second, vec![updated("x")]).await;
+    assert_eq!(lease(&database).await.get_i64("epoch").unwrap(), 2);
+}
+
+#[tokio::test]
+async fn the_lease_of_a_dead_process_ends() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    let mut talk = Talk::new("acme", "ann");
+    let first = connect(&database, "the first").await.unwrap();
+    talk.open(&first).await;
+    // Dropped, not closed: nobody gives the lease back.
+    drop(first);
+    let second = connect(&database, "the second").await.unwrap();
+    talk.write(&second, vec![updated("x")]).await;
+    assert_eq!(second.read(&talk.scope, talk.id, 0, 100).await.unwrap(), talk.records);
+}
+
+#[tokio::test]
+async fn it_is_renewed_for_as_long_as_the_process_lives() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    let log = connect(&database, "the first").await.unwrap();
+    let begun = lease(&database)
+        .await
+        .get_datetime("expires_at")
+        .unwrap()
+        .timestamp_millis();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(&log).await;
+    // Until it has been renewed for two of its lives.
+    while lease(&database)
+        .await
+        .get_datetime("expires_at")
+        .unwrap()
+        .timestamp_millis()
+        < begun + 3000
+    {
+        log.ready().await.unwrap();
+        talk.write(&log, vec![updated("x")]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_renew_stops_before_the_lease_ends() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    if std::env::var_os("MONGODB_URI").is_some() {
+        return eprintln!("MONGODB_URI is set: the proxy stands before our own server only");
+    }
+    let server = database
+        .url
+        .trim_start_matches("mongodb://")
+        .split('/')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let proxy = Proxy::to(server).await;
+    let behind = secantus::url(proxy.address);
+    let first = MongoLog::connect(&behind, &database.name, options("the first"))
+        .await
+        .unwrap();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(&first).await;
+    let lost = first.lease_lost();
+    let end = async || *lease(&database).await.get_datetime("expires_at").unwrap();
+    // What holds for the lease as it was taken must hold for a renewed one too.
+    let begun = end().await;
+    while end().await == begun {}
+    proxy.set(Mode::Paused);
+    lost.await;
+    let now = DateTime::now();
+    let expires_at = *lease(&database).await.get_datetime("expires_at").unwrap();
+    assert!(
+        now < expires_at,
+        "lost at {now}, and another may have it from {expires_at} on"
+    );
+
+    // The other one takes over; the first one comes back to life and must not write any more.
+    let second = connect(&database, "the second").await.unwrap();
+    proxy.set(Mode::Open);
+    let stale = talk.draft(vec![updated("too late")]);
+    let outcome = first.append(&talk.scope, &stale).await;
+    assert!(matches!(outcome, Err(LogError::Refused(_))), "{outcome:?}");
+    assert!(first.ready().await.is_err());
+    talk.write(&second, vec![updated("x")]).await;
+    assert_eq!(second.read(&talk.scope, talk.id, 0, 100).await.unwrap(), talk.records);
+}
+
+#[tokio::test]
+async fn a_process_whose_lease_was_taken_is_told_so() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    let log = connect(&database, "the first").await.unwrap();
+    let lost = log.lease_lost();
+    let meta = database.raw().await.collection::<Document>("meta");
+    let taken = doc! { "$set": { "owner": "somebody else" }, "$inc": { "epoch": 1_i64 } };
+    meta.update_one(doc! { "_id": "lease" }, taken).await.unwrap();
+    lost.await;
+    let talk = Talk::new("acme", "ann");
+    let outcome = talk.clone().try_write(&log, vec![talk.created()]).await;
+    assert!(matches!(outcome, Err(LogError::Refused(_))), "{outcome:?}");
+    assert_eq!(lease(&database).await.get_str("owner").unwrap(), "somebody else");
+}

@@ -1,0 +1,85 @@
+//! The tools against small scripted servers; what they send is checked against the vendors' published descriptions.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod definitions;
+mod markdown;
+mod rate;
+mod slack;
+mod slack_lookup;
+mod specs;
+mod stub;
+mod systems;
+mod text;
+mod tracing;
+mod unread;
+mod zendesk;
+mod zendesk_changes;
+mod zendesk_errors;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd::adapters::slack::{Slack, SlackConfig};
+use copilotd::adapters::tools;
+use copilotd::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::ports::{Clock, ToolRequest};
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde_json::Value;
+use uuid::Uuid;
+
+use self::stub::Stub;
+
+/// Ten o'clock on a day in 2026.
+const NOW: i64 = 1_790_000_000;
+
+#[derive(Debug)]
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(NOW).unwrap()
+    }
+}
+
+fn call_id(n: u128) -> CallId {
+    CallId::new(Uuid::from_u128(n))
+}
+
+/// A call as the core makes it: its arguments satisfy the tool's schema.
+fn request(tool: &str, arguments: Value) -> ToolRequest {
+    let definition = &tools::definitions()[tool];
+    assert_eq!(definition.parameters.check(&arguments), Ok(()), "{tool}");
+    ToolRequest {
+        scope: TenantScope::from_verified("acme".parse().unwrap()),
+        tool: tool.to_owned(),
+        call: call_id(7),
+        arguments,
+        timeout: Duration::from_secs(5),
+    }
+}
+
+fn zendesk(stub: &Stub) -> Zendesk {
+    zendesk_at(&stub.url)
+}
+
+fn zendesk_at(base_url: &str) -> Zendesk {
+    let config = ZendeskConfig {
+        base_url: base_url.to_owned(),
+        auth: ZendeskAuth::Token {
+            email: "bot@acme.test".into(),
+            token: SecretString::from("zd-secret"),
+        },
+    };
+    Zendesk::new(&config, tools::http::client().unwrap()).unwrap()
+}
+
+fn slack(stub: &Stub) -> Slack {
+    let config = SlackConfig {
+        base_url: format!("{}/api/", stub.url),
+        token: SecretString::from("xoxb-secret"),
+    };
+    Slack::new(&config, tools::http::client().unwrap(), Arc::new(FixedClock)).unwrap()
+}
