@@ -328,10 +328,6 @@ impl EventLog for MemoryLog {
         Ok(())
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "recovery: a verified request stored the tenant"
-    )]
     async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
         let store = self.open()?;
         let after = cursor.map(|cursor| (cursor.scope.tenant().clone(), cursor.conversation));
