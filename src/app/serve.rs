@@ -71,7 +71,7 @@ pub async fn run_with(
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        _ = &mut app.supervisor => Some("the directory of conversations died"),
+        _ = &mut app.supervisor => Some("an actor died that nothing survives"),
         // Another process may own the store from now on: nothing may be shown or sent that is not stored.
         () = lost => Some("the store's lease was lost"),
     };
