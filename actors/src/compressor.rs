@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use metrics::counter;
 
+use crate::crash;
 use crate::domain::command::Command;
 use crate::domain::compression::{self, INSTRUCTIONS, Plan};
 use crate::domain::event::CompressionMethod;
@@ -43,7 +44,9 @@ pub async fn compress(work: Work) -> Option<Command> {
         .ok()??;
     let mut usage = Usage::default();
     let mut model = String::new();
+    crash::point("effect.before:summary_request");
     let summarised = summarise(&work, &plan, &mut usage, &mut model).await;
+    crash::point("effect.after:summary_request");
     let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &work.policy.memory));
     let (summary, tokens_after, method) = match accepted {
         Some((text, tokens)) => (text, tokens, CompressionMethod::Summarised),
