@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::{FutureExt as _, StreamExt as _};
 use metrics::counter;
 
+use crate::crash;
 use crate::domain::command::Command;
 use crate::domain::compression::{self, INSTRUCTIONS, Plan};
 use crate::domain::event::CompressionMethod;
@@ -58,11 +59,13 @@ pub async fn compress(work: Work) -> Outcome {
     };
     let mut usage = Usage::default();
     let mut model = String::new();
+    crash::point("effect.before:summary_request");
     // A panic of an adapter is a failure like any other.
     let summarised = AssertUnwindSafe(summarise(&work, &plan, &mut usage, &mut model))
         .catch_unwind()
         .await
         .unwrap_or(None);
+    crash::point("effect.after:summary_request");
     let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &work.policy.memory));
     let (summary, tokens_after, method) = match accepted {
         Some((text, tokens)) => (text, tokens, CompressionMethod::Summarised),

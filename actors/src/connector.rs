@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::conversation::{self, ConversationRef};
+use crate::crash;
 use crate::domain::breaker::Breaker;
 use crate::domain::command::Command;
 use crate::domain::content::ToolStatus;
@@ -257,6 +258,7 @@ impl Connector {
             let mut request = waiting.job.request.clone();
             request.timeout = request.timeout.min(left);
             let limit = request.timeout;
+            crash_point("effect.before", &waiting);
             let call = async {
                 if waiting.look_up {
                     toolbox.look_up(&request).await.map(Tried::LookedUp)
@@ -275,6 +277,7 @@ impl Connector {
                     Tried::Failed(doubtful(format!("{} did not answer within {seconds} s", request.tool)))
                 }
             };
+            crash_point("effect.after", &waiting);
             let _ = me.cast(Msg::Tried(waiting, tried));
         };
         tokio::spawn(work.instrument(span));
@@ -402,6 +405,14 @@ impl Waiting {
         } else {
             ToolStatus::Failed
         }
+    }
+}
+
+/// Stops crash tests before a request leaves and after its answer is there, for each tool by its name.
+fn crash_point(place: &str, waiting: &Waiting) {
+    if cfg!(feature = "crash-points") {
+        let what = if waiting.look_up { "look_up" } else { "request" };
+        crash::point(&format!("{place}:{what}:{}", waiting.job.request.tool));
     }
 }
 

@@ -7,6 +7,7 @@ use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::conversations::Directory;
+use crate::crash;
 use crate::ports::{LogError, Pending};
 use crate::shared::Shared;
 
@@ -60,12 +61,14 @@ impl Reconciler {
     }
 
     async fn clean(&self, pending: &Pending, tombstone: u64) -> Result<(), LogError> {
+        crash::point("effect.before:erase");
         let receipt = self
             .shared
             .ports
             .log
             .erase(&pending.scope, pending.conversation, tombstone)
             .await?;
+        crash::point("effect.after:erase");
         counter!("copilotd_reconciled_total", "what" => "erased").increment(1);
         let stores: Vec<String> = receipt
             .stores

@@ -115,6 +115,9 @@ pub enum Store {
         /// Name of the database.
         #[serde(default = "default_database")]
         database: String,
+        /// Life of the lease; the store's own unless given.
+        #[serde(default, rename = "lease_s", deserialize_with = "optional_seconds")]
+        lease: Option<Duration>,
     },
 }
 
