@@ -1,6 +1,7 @@
 //! Puts the parts together: the only module that knows all of them.
 
 mod demo;
+mod demo_page;
 mod files;
 mod models;
 mod serve;
