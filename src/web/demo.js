@@ -285,10 +285,10 @@ function refreshList(delay = 0) {
       const page = await api.call("GET", "/v1/conversations?limit=30");
       if (asked !== who) return;
       // Pages that were asked for stay below the first.
-      const known = new Set(page.data.map(({ id }) => id));
-      const older = list.cursor ? list.data.slice(30).filter(({ id }) => !known.has(id)) : [];
+      const oldest = page.data.at(-1)?.created_at;
+      const older = list.extended ? list.data.filter(({ created_at }) => created_at < oldest) : [];
       list.data = [...page.data, ...older];
-      if (!older.length) list.cursor = page.next_cursor;
+      if (!list.extended) list.cursor = page.next_cursor;
       drawList();
     } catch {
       refreshList(3000);
@@ -299,12 +299,14 @@ function refreshList(delay = 0) {
 function drawList() {
   const shown = conversations.data.filter(({ id }) => !conversations.deleted.has(id));
   keyed($("conversations"), shown, ({ id }) => id, () => {
-    const link = el("a", {}, el("span", { class: "name" }), el("span", { class: "meta" }));
+    // On a narrow screen also the one that is open already is chosen to be seen.
+    const link = el("a", { onclick: () => view("chat") }, el("span", { class: "name" }), el("span", { class: "meta" }));
     return el("li", {}, link);
   }, (node, conversation) => {
     const link = node.firstElementChild;
     link.href = address(conversation.id);
-    link.toggleAttribute("aria-current", conversation.id === session?.id);
+    if (conversation.id === session?.id) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
     setText(link.firstElementChild, conversation.title ?? "Untitled");
     setText(link.lastElementChild, `${clock(conversation.updated_at)} · ${conversation.turn_count} ${conversation.turn_count === 1 ? "turn" : "turns"}`);
   });
@@ -314,7 +316,7 @@ function drawList() {
 async function olderConversations() {
   const page = await api.insist("GET", `/v1/conversations?${new URLSearchParams({ limit: 30, cursor: conversations.cursor })}`);
   conversations.data.push(...page.data);
-  conversations.cursor = page.next_cursor;
+  Object.assign(conversations, { cursor: page.next_cursor, extended: true });
   drawList();
 }
 
@@ -379,6 +381,8 @@ function drawTurns() {
   drawOutbox(turns);
   const busy = turns.some((turn) => !turn.ended);
   $("busy").hidden = !busy;
+  // The choice is for this answer. Left at “interrupts”, it would surprise with the next one.
+  if (!busy) $("when-busy").value = "enqueue";
   $("stop").hidden = !turns.some((turn) => !turn.ended && turn.status !== "queued");
   $("scroll").setAttribute("aria-busy", String(busy));
   $("welcome").hidden = Boolean(session.id) || $("outbox").children.length > 0;
@@ -455,7 +459,9 @@ function listen() {
     renaming(false);
     if (title) rename(title);
   };
-  $("rename-input").onkeydown = (event) => event.key === "Escape" && renaming(false);
+  $("rename-input").onkeydown = (event) => {
+    if (event.key === "Escape") renaming(false);
+  };
   $("delete").onclick = () => $("confirm").showModal();
   $("confirm").onclose = () => {
     if ($("confirm").returnValue === "delete") erase();
@@ -520,6 +526,8 @@ async function start() {
   listen();
   suggest();
   route();
+  // A conversation that had not begun yet when the page was reloaded.
+  if (!session.id) session.draft = outbox.find((entry) => sameWho(entry) && !entry.conversation)?.draft;
   const changed = () => document.body.dataset.view === "world" || document.querySelector(".dot").removeAttribute("hidden");
   const pane = (name, draw) =>
     new Pane({ body: $(name), state: $(`${name}-state`), where: () => about.sim[name], moved: readAbout, draw, changed }).run();

@@ -194,7 +194,7 @@ function updateFoot(node, turn) {
       el("button", { type: "button", class: "small", onclick: () => node.actions.retry(turn) }, icon("retry"), "Ask again")));
   }
   if (turn.status === "cancelled") node.foot.append(el("span", { class: "note", text: "Cancelled" }));
-  if (turn.usage) node.foot.append(el("span", { class: "usage", text: usage(turn) }));
+  if (turn.usage?.prompt_tokens) node.foot.append(el("span", { class: "usage", text: usage(turn) }));
   if (turn.status === "completed") node.foot.append(thumb(node, turn, 1, "good", "Good answer"), thumb(node, turn, -1, "bad", "Bad answer"));
 }
 

@@ -7,6 +7,11 @@
 
 const RANK = { proposed: 0, awaiting_approval: 1, running: 2 };
 const rank = (status) => RANK[status] ?? 3;
+const RESET = {
+  recovered: "The server was restarted in mid-answer; the answer begins again",
+  response_schema: "The answer did not fit its schema; the model was asked again",
+  guardrail: "A guardrail took the answer back",
+};
 const ENDED = ["completed", "failed", "cancelled"];
 
 export const EVENTS = [
@@ -117,7 +122,8 @@ export class Turn {
         const at = this.items.findIndex((item) => item.id === data.message_id);
         if (this.items[at]?.done) break;
         if (at >= 0) this.items.splice(at, 1);
-        this.note(`reset:${data.seq}`, `Attempt ${this.attempt} ended early: ${data.reason.replaceAll("_", " ")}`);
+        // That a turn was stopped is told by its end.
+        if (data.reason !== "stopped") this.note(`reset:${data.seq}`, RESET[data.reason] ?? `Attempt ${this.attempt} ended early: ${data.reason.replaceAll("_", " ")}`);
         break;
       }
       case "approval.requested":
