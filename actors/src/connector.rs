@@ -24,7 +24,7 @@ use crate::domain::ids::TurnId;
 use crate::domain::policy::Repeat;
 use crate::domain::rate::{Bucket, RateHint};
 use crate::ports::{LookUp, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
-use crate::shared::{Shared, jitter, until};
+use crate::shared::{self, Shared, jitter, until};
 
 /// Tries of one call in one process, the first included.
 const TRIES: u32 = 3;
@@ -145,6 +145,7 @@ pub struct State {
     bucket: Bucket,
     breaker: Breaker,
     wake: u64,
+    _alive: shared::Alive,
 }
 
 impl Connector {
@@ -414,6 +415,7 @@ impl Actor for Connector {
             bucket: Bucket::new(self.shared.bounds.connector_per_minute, now),
             breaker: Breaker::default(),
             wake: 0,
+            _alive: shared::Alive::new("connector"),
         })
     }
 
@@ -491,6 +493,7 @@ impl Actor for Connectors {
         // A connector starts anew with its next call: an empty queue and a fresh budget are all it has to lose.
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
+                counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
                 tracing::error!(%error, "a connector died");
                 alive.0.retain(|_, connector| connector.get_id() != who.get_id());
             }
