@@ -6,4 +6,5 @@ mod credentials;
 mod model;
 mod store;
 mod support;
+mod telemetry;
 mod tools;
