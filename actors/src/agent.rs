@@ -17,6 +17,7 @@ use serde_json::Value;
 use tracing::Instrument as _;
 
 use crate::conversation::{self, ConversationRef};
+use crate::crash;
 use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, Step};
 use crate::domain::content::Finish;
 use crate::domain::event::{GuardAction, GuardStage};
@@ -195,6 +196,7 @@ impl Agent {
             finish: None,
             first_token_ms: None,
         };
+        crash::point("effect.before:model_request");
         // Only the opening is inside the span: to be in it while the answer comes would cost an entry per token.
         let opening = self.shared.ports.model.stream(request).instrument(span.clone());
         let mut stream = match opening.await {
@@ -212,6 +214,7 @@ impl Agent {
             if answer.first_token_ms.is_none() && !answer.text.is_empty() && !validated {
                 answer.first_token_ms = Some(self.since(accepted_at));
             }
+            crash::point("effect.during:model_stream");
             match taken {
                 Ok(true) => {}
                 // The answer is as long as it may get; dropping the stream stops the provider.
@@ -223,6 +226,7 @@ impl Agent {
             }
         }
         drop(stream);
+        crash::point("effect.after:model_stream");
         match answer.guard.finish() {
             Ok(rest) => answer.release(&rest, live),
             Err(blocked) => return answer.blocked(blocked, prompt_tokens),

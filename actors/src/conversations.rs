@@ -230,9 +230,8 @@ impl Conversations {
         }
         let known = self.live.get(&key).map(|entry| entry.clone());
         let conversation = match known {
-            // It is ending, and word of its end is on its way: the caller, who may have seen it die, waits for that.
-            Some(dying) if dying.get_status() >= ActorStatus::Stopping => {
-                self.live.remove_if(&key, |_, live| live.get_id() == dying.get_id());
+            Some(dying) if dying.get_status() > ActorStatus::Running => {
+                // The news of its end is on its way here, and brings the successor.
                 state.ending.entry(key).or_default().push(reply);
                 return Ok(());
             }

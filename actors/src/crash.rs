@@ -13,11 +13,15 @@ pub fn point(_name: &str) {}
 
 #[cfg(feature = "crash-points")]
 mod enabled {
+    use std::fs::OpenOptions;
+    use std::io::Write as _;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// `NAME` or `NAME#N`: die at the N-th time that point is reached (the first without `#N`).
     const VARIABLE: &str = "COPILOTD_CRASH_AT";
+    /// A file that gets the name of every point that is reached, so that a test can tell which ones it has to try.
+    const TRACE: &str = "COPILOTD_CRASH_TRACE";
 
     struct Plan {
         name: String,
@@ -41,7 +45,21 @@ mod enabled {
         .as_ref()
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only in builds for crash tests, which steer it from outside"
+    )]
+    fn note(name: &str) {
+        static FILE: OnceLock<Option<String>> = OnceLock::new();
+        if let Some(path) = FILE.get_or_init(|| std::env::var(TRACE).ok()) {
+            // One write in append mode: lines of several threads do not mix.
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            let _ = file.and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()));
+        }
+    }
+
     pub(super) fn point(name: &str) {
+        note(name);
         let Some(plan) = plan() else { return };
         if plan.name == name && plan.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             // No destructor runs and nothing is flushed, as with `kill -9`.

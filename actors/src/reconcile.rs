@@ -7,6 +7,7 @@ use metrics::counter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::conversations::Directory;
+use crate::crash;
 use crate::ports::{LogError, Pending};
 use crate::shared::Shared;
 
@@ -33,7 +34,12 @@ impl Reconciler {
             let page = log.pending(cursor.as_ref(), PAGE).await?;
             for pending in &page {
                 match pending.tombstone {
-                    Some(tombstone) => self.clean(pending, tombstone).await?,
+                    Some(tombstone) => {
+                        // One that cannot be cleaned now must not keep the others waiting.
+                        if let Err(error) = self.clean(pending, tombstone).await {
+                            tracing::warn!(%error, conversation = %pending.conversation, "an erased conversation is not clean yet");
+                        }
+                    }
                     None => self.wake(pending).await,
                 }
             }
@@ -55,12 +61,14 @@ impl Reconciler {
     }
 
     async fn clean(&self, pending: &Pending, tombstone: u64) -> Result<(), LogError> {
+        crash::point("effect.before:erase");
         let receipt = self
             .shared
             .ports
             .log
             .erase(&pending.scope, pending.conversation, tombstone)
             .await?;
+        crash::point("effect.after:erase");
         counter!("copilotd_reconciled_total", "what" => "erased").increment(1);
         let stores: Vec<String> = receipt
             .stores

@@ -107,17 +107,25 @@ pub enum Full {
 }
 
 impl Admission {
-    /// Whether one more turn may be accepted.
-    pub fn admits(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
-        if self.all.load(Ordering::Relaxed) >= bounds.node_turns {
-            return Err(Full::Node);
-        }
-        let open = self.tenants.get(tenant).map_or(0, |open| *open);
-        if open >= bounds.tenant_turns {
-            Err(Full::Tenant)
+    /// Takes a place for one more turn, if there is one. Two that ask at once do not get the same place.
+    pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
+        let mut open = self.tenants.entry(tenant.clone()).or_default();
+        let full = if *open >= bounds.tenant_turns {
+            Some(Full::Tenant)
         } else {
-            Ok(())
+            let below = |all: usize| (all < bounds.node_turns).then_some(all + 1);
+            let taken = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
+            taken.err().map(|_| Full::Node)
+        };
+        if full.is_none() {
+            *open += 1;
         }
+        let none = *open == 0;
+        drop(open);
+        if none {
+            self.tenants.remove_if(tenant, |_, open| *open == 0);
+        }
+        full.map_or(Ok(()), Err)
     }
 
     /// Corrects the count of a tenant's open turns from `before` to `after`.

@@ -1,6 +1,7 @@
 //! Puts the parts together: the only module that knows all of them.
 
 mod demo;
+mod demo_page;
 mod files;
 mod models;
 mod serve;
@@ -36,7 +37,7 @@ use crate::telemetry::{self, StoredTraces};
 pub struct App {
     /// What handlers share.
     pub state: AppState,
-    /// Ends when the directory does, which nothing survives.
+    /// Ends when one of the actors does that nothing survives: the directory, the connectors' supervisor, the reconciler.
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::reconcile::Look>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
@@ -66,10 +67,10 @@ impl App {
             traces: Arc::new(StoredTraces),
         };
         let shared = Shared::new(ports, bounds);
-        let (directory, supervisor) = Conversations::start(Arc::clone(&shared))
+        let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
             .context("starting the directory")?;
-        let (connectors, _) = Actor::spawn(
+        let (connectors, connectors_end) = Actor::spawn(
             None,
             Connectors {
                 shared: Arc::clone(&shared),
@@ -83,7 +84,15 @@ impl App {
             shared: Arc::clone(&shared),
             directory: directory.clone(),
         };
-        let (reconciler, _) = Actor::spawn(None, reconciler, ()).await?;
+        let (reconciler, reconciler_end) = Actor::spawn(None, reconciler, ()).await?;
+        let supervisor = tokio::spawn(async move {
+            // None of them ends while the process serves; how one ended was logged by itself.
+            let _ = tokio::select! {
+                end = conversations_end => end,
+                end = connectors_end => end,
+                end = reconciler_end => end,
+            };
+        });
         let auth = Authenticator {
             verifier: Verifier::new(config)?,
             tickets: Tickets::new(ticket_key),

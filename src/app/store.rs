@@ -40,8 +40,13 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 lost: futures::future::pending().boxed(),
             })
         }
-        Store::Mongodb { url, database } => {
-            let opened = MongoLog::connect(url.expose_secret(), database, MongoOptions::default()).await;
+        Store::Mongodb { url, database, lease } => {
+            let usual = MongoOptions::default();
+            let options = MongoOptions {
+                lease_life: lease.unwrap_or(usual.lease_life),
+                ..usual
+            };
+            let opened = MongoLog::connect(url.expose_secret(), database, options).await;
             let log = opened.context("cannot open the store")?;
             let lost = log.lease_lost().boxed();
             Ok(Opened {

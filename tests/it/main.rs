@@ -2,7 +2,10 @@
 
 mod architecture;
 mod config;
+#[cfg(feature = "crash-points")]
+mod crash;
 mod credentials;
+mod kill;
 mod model;
 mod store;
 mod support;

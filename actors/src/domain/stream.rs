@@ -100,7 +100,8 @@ impl Encoded {
                 text: text.clone(),
             },
             Event::MessageReset { .. } => Segment::Discarded,
-            event if event.is_terminal() => Segment::Discarded,
+            // Not the end of a turn: the turn may have waited behind the one whose message is open, and a message that is
+            // open is closed by a record of its own.
             _ => Segment::Untouched,
         };
         Self {
@@ -236,7 +237,49 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::usage::TotalUsage;
+
+    #[test]
+    fn the_end_of_a_queued_turn_leaves_the_open_message_alone() {
+        let (running, queued) = (TurnId::new(Uuid::from_u128(1)), TurnId::new(Uuid::from_u128(2)));
+        let message = MessageId::of_step(running, 1, 1);
+        let now = Timestamp::UNIX_EPOCH;
+        let cancelled = Encoded::new(&Record {
+            seq: 8,
+            at: now,
+            turn: Some(queued),
+            event: Event::TurnCancelled {
+                usage: TotalUsage::default(),
+            },
+        });
+        // A position in the open message is not judged by it either.
+        assert_eq!(cancelled.admits_offset(5), None);
+        let position = "7".parse().unwrap();
+        let mut reader = Reader::new(None, position);
+        let (mut out, text) = (String::new(), "so far and further");
+        let show = |reader: &mut Reader, end: usize, out: &mut String| {
+            out.clear();
+            reader.live(
+                running,
+                message,
+                |from| text[..end].get(from..).map(str::to_owned),
+                now,
+                out,
+            );
+        };
+        show(&mut reader, 6, &mut out);
+        out.clear();
+        reader.record(&cancelled, now, &mut out);
+        assert!(out.starts_with("id: 8.6\nevent: turn.cancelled\n"), "{out}");
+        show(&mut reader, text.len(), &mut out);
+        assert!(
+            out.starts_with("id: 8.18\nevent: message.delta\n") && out.contains(r#""text":" and further""#),
+            "{out}"
+        );
+    }
 
     #[test]
     fn positions_have_one_spelling() {

@@ -339,7 +339,10 @@ impl EventLog for MemoryLog {
             };
             due && after.as_ref().is_none_or(|after| *key > after)
         });
-        #[expect(clippy::disallowed_methods, reason = "recovery: the tenant stands in the log of a verified request")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "recovery: the tenant stands in the log of a verified request"
+        )]
         let scope = TenantScope::from_verified;
         Ok(pending
             .take(limit)

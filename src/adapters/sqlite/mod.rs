@@ -196,6 +196,9 @@ impl EventLog for SqliteLog {
         let begun = Instant::now();
         let outcome = self.append_until(&encoded).await;
         metrics::histogram!("copilotd_append_seconds", "store" => "sqlite").record(begun.elapsed());
+        if outcome.is_ok() {
+            encoded.count();
+        }
         outcome
     }
 

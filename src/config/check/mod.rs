@@ -67,7 +67,7 @@ fn store(store: &Node<'_>, faults: &mut Faults) {
             );
         }
     } else if kind.text() == Some("sqlite") {
-        for name in ["url", "database"] {
+        for name in ["url", "database", "lease_s"] {
             if store.get(name).exists() {
                 faults.add(
                     store.get(name).path(),

@@ -64,7 +64,7 @@ fn every_key_is_read() {
     assert_eq!(config.server.listen.port(), 9000);
     assert_eq!(config.server.drain, Duration::from_secs(7));
     assert_eq!(config.server.trusted_proxies.len(), 2);
-    let Store::Mongodb { url, database } = &config.store else {
+    let Store::Mongodb { url, database, .. } = &config.store else {
         panic!("{:?}", config.store)
     };
     assert_eq!(

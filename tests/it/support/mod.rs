@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub mod live;
 pub mod proxy;
 pub mod secantus;
 pub mod talk;

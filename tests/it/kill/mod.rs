@@ -1,0 +1,3 @@
+//! The real binary, killed at any moment.
+
+mod rounds;

@@ -1,0 +1,57 @@
+//! Kills at random moments, with many turns running.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::support::live::client::Client;
+use crate::support::live::orders;
+use crate::support::live::server::{Server, Store};
+use crate::support::live::stage::perform;
+use crate::support::live::verdict::verdict;
+use crate::support::live::world::World;
+
+/// Copies of the mixed workload that run at once; two have more than fifty turns.
+const COPIES: usize = 2;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Kills the server `rounds` times while one workload after the other runs.
+async fn rounds(store: &Store, rounds: u64) {
+    let seed = setting("COPILOTD_KILL_SEED", rand::rng().random());
+    println!("COPILOTD_KILL_SEED={seed} COPILOTD_KILL_ROUNDS={rounds}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let scratch = tempfile::TempDir::new().unwrap();
+    let world = World::start(scratch.path()).await;
+    let mut server = Server::new(&world, store, 5);
+    server.start(&[]).await;
+    let client = Client::new(server.address(), "ada");
+    for round in 0..rounds {
+        let orders = (0..COPIES)
+            .flat_map(|copy| orders::mixed(&format!("r{round}c{copy}")))
+            .collect();
+        let moment = Duration::from_millis(random.random_range(50..3000));
+        let work = perform(&client, &world, orders);
+        tokio::pin!(work);
+        let early = tokio::select! {
+            talks = &mut work => Some(talks),
+            () = tokio::time::sleep(moment) => None,
+        };
+        server.kill().await;
+        server.start(&[]).await;
+        let talks = match early {
+            Some(talks) => talks,
+            None => work.await,
+        };
+        let summary = verdict(&client, &world, &talks, true).await;
+        println!("round {round}: killed after {moment:?}, {summary:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite() {
+    rounds(&Store::Sqlite, setting("COPILOTD_KILL_ROUNDS", 6)).await;
+}

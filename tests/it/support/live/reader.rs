@@ -1,0 +1,130 @@
+//! A reader of a stream, as a browser is one: it comes back with `Last-Event-ID` for as long as it is wanted.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use reqwest::Method;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::client::{Client, PATIENCE};
+use super::transcript::{Frames, Transcript};
+
+/// Pause before a reader comes back; a browser's is longer, which tests nothing more.
+const PAUSE: Duration = Duration::from_millis(30);
+/// A stream says something at least this often.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// A reader; it leaves when it is dropped.
+pub struct Reader {
+    pub name: String,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    transcript: Mutex<Transcript>,
+    changed: watch::Sender<()>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Transcript> {
+        self.transcript.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader {
+    /// Opens `path` and reads it to its end, over deaths of the server.
+    pub fn open(client: &Client, path: String) -> Self {
+        let shared = Arc::new(Shared {
+            transcript: Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
+        let task = tokio::spawn(read(client.clone(), path.clone(), Arc::clone(&shared)));
+        Self {
+            name: path,
+            shared,
+            task,
+        }
+    }
+
+    /// What it has got so far.
+    pub fn look<T>(&self, look: impl FnOnce(&Transcript) -> T) -> T {
+        look(&self.shared.lock())
+    }
+
+    /// Waits until it has got something.
+    pub async fn until(&self, what: &str, found: impl Fn(&Transcript) -> bool) {
+        let mut changed = self.shared.changed.subscribe();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.look(&found) {
+            let waited = tokio::time::timeout_at(deadline, changed.changed()).await;
+            assert!(
+                waited.is_ok(),
+                "{} never got {what}: {:#?}",
+                self.name,
+                self.shared.lock()
+            );
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn read(client: Client, path: String, shared: Arc<Shared>) {
+    let mut first = true;
+    loop {
+        if !first {
+            tokio::time::sleep(PAUSE).await;
+            shared.lock().resumes += 1;
+        }
+        let position = shared.lock().position.clone();
+        let mut request = client.request(Method::GET, &path).await;
+        if let Some(position) = &position {
+            request = request.header("last-event-id", position);
+        }
+        let Ok(mut answer) = request.send().await else {
+            first = false;
+            continue;
+        };
+        first = false;
+        match answer.status().as_u16() {
+            200 => {}
+            // Nothing follows.
+            204 => return,
+            503 => continue,
+            404 => {
+                shared.lock().gone = true;
+                shared.changed.send_replace(());
+                return;
+            }
+            status => {
+                let body = answer.text().await.unwrap_or_default();
+                let fault = format!("{path} at {position:?} was answered {status}: {body}");
+                shared.lock().faults.push(fault);
+                shared.changed.send_replace(());
+                return;
+            }
+        }
+        // What a broken connection leaves of a frame is not an event.
+        let mut frames = Frames::default();
+        loop {
+            match tokio::time::timeout(SILENCE, answer.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    frames.push(&bytes, |id, name, data| shared.lock().take(id, name, data));
+                    shared.changed.send_replace(());
+                }
+                Ok(Ok(None) | Err(_)) => break,
+                Err(_) => {
+                    shared.lock().faults.push(format!("{path} was silent for {SILENCE:?}"));
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The real server on one data directory, over as many lives as a test wants.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use copilotd::config::KeyHash;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::child::Child;
+use super::world::World;
+
+/// An API key that acts for any user of the one tenant.
+pub const KEY: &str = "cpk_killkillkillkillkillkillkillkillkillkillkil";
+
+/// Where the conversations' logs are.
+#[derive(Debug, Clone)]
+pub enum Store {
+    Sqlite,
+    Mongo { url: String, database: String },
+}
+
+/// The server of one configuration; each [`Server::start`] is a life of it.
+pub struct Server {
+    pub directory: TempDir,
+    config: PathBuf,
+    child: Option<Child>,
+    /// Where it serves; none between two lives.
+    address: watch::Sender<Option<SocketAddr>>,
+}
+
+impl Server {
+    /// Writes the configuration; starts nothing yet.
+    pub fn new(world: &World, store: &Store, drain_s: u64) -> Self {
+        let directory = TempDir::new().unwrap();
+        let config = directory.path().join("copilotd.toml");
+        let text = configuration(world, store, &directory.path().join("data"), drain_s);
+        std::fs::write(&config, text).unwrap();
+        Self {
+            directory,
+            config,
+            child: None,
+            address: watch::Sender::new(None),
+        }
+    }
+
+    /// Where it serves, over all its lives.
+    pub fn address(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.address.subscribe()
+    }
+
+    /// Starts a life; with `env` set as said. Answers once it serves.
+    pub async fn start(&mut self, env: &[(String, String)]) {
+        let ended = self.try_start(env).await.err();
+        assert!(
+            ended.is_none(),
+            "the server did not start, it ended with {ended:?}:\n{}",
+            self.log()
+        );
+    }
+
+    /// Starts a life that may end before it serves: then answers its exit code.
+    pub async fn try_start(&mut self, env: &[(String, String)]) -> Result<(), i32> {
+        assert!(self.child.is_none(), "it still lives");
+        let mut child = serve(&self.config, env, &self.directory.path().join("server.log")).await;
+        let address = child.wait_for(serving_at).await;
+        if address.is_none() {
+            return Err(child.wait().await);
+        }
+        self.address.send_replace(address);
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> i32 {
+        let status = self.child.as_mut().expect("it lives").wait().await;
+        self.gone();
+        status
+    }
+
+    pub async fn kill(&mut self) {
+        self.child.as_mut().expect("it lives").kill().await;
+        self.gone();
+    }
+
+    pub async fn terminate(&self) {
+        self.child.as_ref().expect("it lives").signal("TERM").await;
+    }
+
+    fn gone(&mut self) {
+        self.child = None;
+        self.address.send_replace(None);
+    }
+
+    /// Starts another process with the same configuration, which is meant to be refused: its exit code and its words.
+    pub async fn second(&self) -> (i32, String) {
+        let mut child = serve(&self.config, &[], &self.directory.path().join("second.log")).await;
+        let served = child.wait_for(serving_at).await;
+        assert!(served.is_none(), "a second process was admitted");
+        (child.wait().await, child.output())
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// What all lives have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+async fn serve(config: &Path, env: &[(String, String)], log: &Path) -> Child {
+    let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
+    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    Child::start(program, &arguments, env, log).await
+}
+
+/// Finds the line in which the server says where it serves, whatever the form of its logs.
+fn serving_at(log: &str) -> Option<SocketAddr> {
+    let (_, said) = log.split_once("copilotd serves")?;
+    let line = log
+        .lines()
+        .find(|line| line.contains("copilotd serves"))
+        .filter(|_| said.contains('\n'))?;
+    let (_, port) = line.split_once("127.0.0.1:")?;
+    let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
+    Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))
+}
+
+/// One tenant with three copilots: one for everything, one whose tickets need approval, one with little memory. The
+/// tools' time is short, because a call that is looked up after a crash has to wait for it.
+fn configuration(world: &World, store: &Store, data: &Path, drain_s: u64) -> String {
+    let store = match store {
+        Store::Sqlite => String::new(),
+        Store::Mongo { url, database } => {
+            format!(
+                "[store]\nkind = \"mongodb\"\nurl = {{ value = \"{url}\" }}\ndatabase = \"{database}\"\nlease_s = 6\n"
+            )
+        }
+    };
+    let copilot = |name: &str, more: &str| {
+        format!(
+            r#"
+  [[tenants.copilots]]
+  name = "{name}"
+  route = "default"
+  small_route = "default"
+  tools = ["zendesk_search_tickets", "zendesk_get_ticket", "zendesk_create_ticket", "zendesk_add_comment",
+    "slack_post_message"]
+  tool_timeouts = {{ zendesk_create_ticket = 2, zendesk_add_comment = 2, slack_post_message = 2 }}
+  deny_output = [{{ name = "secret", literal = "FORBIDDEN" }}]
+  {more}"#
+        )
+    };
+    format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+data_dir = "{data}"
+drain_s = {drain_s}
+{store}
+[telemetry]
+log_level = "info"
+[[providers]]
+name = "main"
+kind = "openai"
+base_url = "{openai}/v1"
+api_key = {{ value = "simulated" }}
+[[routes]]
+name = "default"
+targets = [{{ provider = "main", model = "sim-large", context_tokens = 16000 }}]
+[[tenants]]
+id = "acme"
+  [[tenants.api_keys]]
+  name = "backend"
+  hash = "{hash}"
+  scopes = ["chat"]
+{support}
+{careful}
+{brief}
+  [tenants.zendesk]
+  base_url = "{zendesk}"
+  email = "bot@acme.example"
+  token = {{ value = "zendesk-token" }}
+  [tenants.slack]
+  base_url = "{slack}/api/"
+  bot_token = {{ value = "xoxb-acme" }}
+"#,
+        data = data.display(),
+        openai = world.openai,
+        zendesk = world.zendesk,
+        slack = world.slack,
+        hash = KeyHash::of(KEY),
+        support = copilot("support", ""),
+        careful = copilot("careful", "approval = [\"zendesk_create_ticket\"]"),
+        brief = copilot(
+            "brief",
+            "memory = { trigger_tokens = 300, keep_tokens = 100, summary_tokens = 80 }"
+        ),
+    )
+}

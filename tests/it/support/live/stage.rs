@@ -1,0 +1,171 @@
+//! Plays the clients: submits orders, watches them from the beginning, does what a person would do.
+
+use std::sync::Mutex;
+
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+
+use super::client::Client;
+use super::orders::{Act, HELD_TICKET, Order};
+use super::reader::Reader;
+use super::transcript::Transcript;
+use super::world::World;
+
+/// A conversation that is watched.
+pub struct Talk {
+    pub id: String,
+    pub reader: Reader,
+    pub turns: Vec<Turn>,
+    pub erased: bool,
+}
+
+/// A turn that was answered 202.
+pub struct Turn {
+    pub order: Order,
+    pub key: String,
+    pub id: String,
+    pub reader: Reader,
+}
+
+/// Works all orders off at once; those of one conversation begin one after the other. Answers when all have ended.
+pub async fn perform(client: &Client, world: &World, orders: Vec<Order>) -> Vec<Talk> {
+    let mut groups: Vec<Vec<Order>> = Vec::new();
+    for order in orders {
+        match groups.iter_mut().find(|group| group[0].talk == order.talk) {
+            Some(group) => group.push(order),
+            None => groups.push(vec![order]),
+        }
+    }
+    let hold = json!({"hold": {"method": "PUT", "path_contains": format!("/tickets/{HELD_TICKET}")}});
+    world.post(&world.zendesk, "knobs", &hold).await;
+    join_all(groups.into_iter().map(|group| talk(client, world, group))).await
+}
+
+async fn talk(client: &Client, world: &World, orders: Vec<Order>) -> Talk {
+    let name = orders[0].talk.clone();
+    let id = client.conversation(orders[0].copilot, &name).await;
+    let reader = Reader::open(client, format!("/v1/conversations/{id}/events?after=0"));
+    let erased = Mutex::new(false);
+    let mut turns: Vec<Turn> = Vec::new();
+    for (n, order) in orders.into_iter().enumerate() {
+        if order.over_text {
+            let before = turns.last().map(|turn| turn.id.clone()).unwrap_or_default();
+            let shown = |seen: &Transcript| seen.open_bytes() > 0 || seen.ended(&before);
+            reader.until("text of the turn before", shown).await;
+        }
+        let key = format!("{name}-{n}");
+        let turn = client.submit(&id, &key, &order.body).await;
+        let watched = Reader::open(client, format!("/v1/turns/{turn}/events"));
+        turns.push(Turn {
+            order,
+            key,
+            id: turn,
+            reader: watched,
+        });
+    }
+    join_all(turns.iter().map(|turn| async {
+        act(client, world, &id, turn).await;
+        if turn.order.act == Act::Erase {
+            let end = |seen: &Transcript| seen.has("conversation.erased") || seen.gone;
+            reader.until("its end", end).await;
+            *erased.lock().unwrap() = true;
+        } else {
+            turn.reader.until("its end", |seen| seen.ended(&turn.id)).await;
+            rate(client, &id, turn).await;
+        }
+    }))
+    .await;
+    if turns[0].order.copilot == "brief" {
+        reader
+            .until("a compression", |seen| seen.has("memory.compressed"))
+            .await;
+    }
+    let erased = *erased.lock().unwrap();
+    Talk {
+        id,
+        reader,
+        turns,
+        erased,
+    }
+}
+
+async fn act(client: &Client, world: &World, conversation: &str, turn: &Turn) {
+    let id = &turn.id;
+    let reader = &turn.reader;
+    let cancel = async || {
+        let (status, body) = client
+            .ask(Method::POST, &format!("/v1/turns/{id}/cancel"), None, None)
+            .await;
+        assert_eq!(status, 202, "{body}");
+    };
+    let text = async || {
+        reader
+            .until("text", |seen| seen.open_bytes() > 0 || seen.ended(id))
+            .await;
+    };
+    match turn.order.act {
+        Act::Wait | Act::Rate => {}
+        Act::CancelQueued => cancel().await,
+        Act::Cancel => {
+            text().await;
+            cancel().await;
+        }
+        Act::Approve | Act::Reject => {
+            reader
+                .until("the question", |seen| seen.has("approval.requested"))
+                .await;
+            let asked = reader.look(|seen| {
+                seen.durable
+                    .iter()
+                    .find(|event| event.name == "approval.requested")
+                    .cloned()
+            });
+            let call = asked.unwrap().data["call_id"].as_str().unwrap().to_owned();
+            let decision = if turn.order.act == Act::Approve {
+                "approve"
+            } else {
+                "reject"
+            };
+            let path = format!("/v1/turns/{id}/approvals/{call}");
+            let decided = client
+                .ask(Method::POST, &path, None, Some(&json!({ "decision": decision })))
+                .await;
+            assert_eq!(decided.0, 202, "{}", decided.1);
+        }
+        Act::CancelHeld => {
+            reader.until("the call", |seen| seen.has("tool.called")).await;
+            let held = async || world.state(&world.zendesk).await["held"].as_u64() > Some(0);
+            let deadline = tokio::time::Instant::now() + super::client::PATIENCE;
+            while !held().await && !reader.look(|seen| seen.ended(id)) {
+                assert!(tokio::time::Instant::now() < deadline, "the call never reached Zendesk");
+                tokio::task::yield_now().await;
+            }
+            cancel().await;
+            world.post(&world.zendesk, "release", &json!({})).await;
+        }
+        Act::Erase => {
+            text().await;
+            let path = format!("/v1/conversations/{conversation}");
+            let (status, body) = client.ask(Method::DELETE, &path, None, None).await;
+            // A copy of the request whose answer was lost finds nothing any more.
+            assert!([204, 404].contains(&status), "{status} {body}");
+        }
+    }
+}
+
+async fn rate(client: &Client, conversation: &str, turn: &Turn) {
+    if turn.order.act != Act::Rate {
+        return;
+    }
+    let path = format!("/v1/turns/{}/feedback", turn.id);
+    let rated = client
+        .ask(Method::POST, &path, None, Some(&json!({ "rating": 1 })))
+        .await;
+    assert_eq!(rated.0, 204, "{}", rated.1);
+    let path = format!("/v1/conversations/{conversation}");
+    let named = client
+        .ask(Method::PATCH, &path, None, Some(&json!({ "title": "renamed" })))
+        .await;
+    assert_eq!(named.0, 200, "{}", named.1);
+}
