@@ -28,7 +28,7 @@ use crate::domain::ids::TurnId;
 use crate::domain::policy::Repeat;
 use crate::domain::rate::{Bucket, RateHint};
 use crate::ports::{LookUp, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
-use crate::shared::{Shared, jitter, until};
+use crate::shared::{self, Shared, jitter, until};
 
 /// Tries of one call in one process, the first included.
 const TRIES: u32 = 3;
@@ -170,6 +170,7 @@ pub struct State {
     bucket: Bucket,
     breaker: Breaker,
     timer: Option<AbortOnDropHandle<()>>,
+    _alive: shared::Alive,
 }
 
 impl Connector {
@@ -464,6 +465,7 @@ impl Actor for Connector {
             bucket: Bucket::new(self.shared.bounds.connector_per_minute, now),
             breaker: Breaker::default(),
             timer: None,
+            _alive: shared::Alive::new("connector"),
         })
     }
 
@@ -539,6 +541,7 @@ impl Actor for Connectors {
         // A connector starts anew with its next call: an empty queue and a fresh budget are all it has to lose.
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
+                counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
                 tracing::error!(%error, "a connector died");
                 alive.0.retain(|_, connector| connector.get_id() != who.get_id());
             }

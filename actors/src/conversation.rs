@@ -32,10 +32,11 @@ use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::snapshot;
-use crate::domain::turn::{Phase, Stage};
+use crate::domain::turn::{Phase, Stage, Turn};
 use crate::live::{LiveMessage, Tail};
 use crate::ports::{Append, LogError, Snapshot, ToolRequest};
-use crate::shared::{Full, Shared, until};
+use crate::shared::{Alive, Full, Shared, outside_spans, until};
+use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
 /// Records that are read at once while the log is folded.
@@ -158,6 +159,8 @@ pub struct State {
     generation: u64,
     retiring: bool,
     counted: Counted,
+    spans: Option<TurnSpans>,
+    _alive: Alive,
 }
 
 struct Live {
@@ -171,14 +174,16 @@ struct Counted {
     shared: Arc<Shared>,
     tenant: TenantId,
     turns: usize,
+    queued: usize,
     busy: bool,
 }
 
 impl State {
     fn count(&mut self) {
         let open = self.core.book.as_ref().map_or(0, |book| book.turns.len());
+        let queued = open - usize::from(self.core.active().is_some());
         let busy = self.core.active().is_some_and(|turn| !turn.only_awaits_approval());
-        self.counted.set(open, busy);
+        self.counted.set(open, queued, busy);
     }
 }
 
@@ -190,16 +195,17 @@ impl Counted {
         Ok(())
     }
 
-    fn set(&mut self, turns: usize, busy: bool) {
+    fn set(&mut self, turns: usize, queued: usize, busy: bool) {
         self.shared.admission.count(&self.tenant, self.turns, turns);
+        self.shared.admission.count_queued(self.queued, queued);
         self.shared.admission.count_busy(self.busy, busy);
-        (self.turns, self.busy) = (turns, busy);
+        (self.turns, self.queued, self.busy) = (turns, queued, busy);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.set(0, false);
+        self.set(0, 0, false);
     }
 }
 
@@ -238,6 +244,9 @@ impl Conversation {
             for record in &decision.records {
                 state.core.apply(record);
                 count(record);
+                if let Some(spans) = &state.spans {
+                    spans.note(record);
+                }
             }
             self.publish(state, &decision.records);
         }
@@ -286,7 +295,22 @@ impl Conversation {
         };
         crash_points("append.before", records);
         let begun = tokio::time::Instant::now();
-        let result = self.shared.ports.log.append(&state.scope, &append).await;
+        // What a timer or a recovery appends belongs to its turn's trace; everything else to that of its sender.
+        let sender = tracing::Span::current();
+        let turn = state.spans.as_ref().map(TurnSpans::whole);
+        let span = tracing::info_span!(
+            parent: turn.filter(|_| sender.is_disabled()).unwrap_or(&sender),
+            "append",
+            copilotd.append.first_seq = append.first_seq(),
+            copilotd.append.records = records.len(),
+        );
+        let result = self
+            .shared
+            .ports
+            .log
+            .append(&state.scope, &append)
+            .instrument(span)
+            .await;
         histogram!("copilotd_append_wait_seconds").record(begun.elapsed().as_secs_f64());
         crash_points("append.after", records);
         result
@@ -347,6 +371,7 @@ impl Conversation {
             .collect();
         state.gates.retain(|call, _| open.contains(call));
         let active = state.core.active().map(|turn| turn.id);
+        state.spans.take_if(|spans| Some(spans.turn()) != active);
         if let Some((_, agent)) = state.agent.take_if(|(turn, _)| Some(*turn) != active) {
             // Drops its handler where it stands, and with it the provider's connection.
             agent.kill();
@@ -438,7 +463,12 @@ impl Conversation {
             response_schema: turn.response_schema.clone(),
             accepted_at: turn.queued_at,
             live: Arc::clone(&message),
-            span: self.shared.ports.traces.resume(turn.trace.as_deref()),
+            span: self.spans(&mut state.spans, &state.scope, turn, state.core.id).agent(
+                turn,
+                &state.scope,
+                state.core.id,
+                policy,
+            ),
         };
         state.live = Some(Live {
             message,
@@ -447,8 +477,21 @@ impl Conversation {
         });
         state.agent = Some((at.turn, agent.clone()));
         // If it is dead already, its supervision event says so and the turn is taken up again.
-        let _ = agent.cast(Box::new(think));
+        let _ = outside_spans(|| agent.cast(Box::new(think)));
         Ok(())
+    }
+
+    /// The spans of `turn`: those that are open, or new ones in the trace of its request.
+    fn spans<'a>(
+        &self,
+        open: &'a mut Option<TurnSpans>,
+        scope: &TenantScope,
+        turn: &Turn,
+        id: ConversationId,
+    ) -> &'a mut TurnSpans {
+        let traces = self.shared.ports.traces.as_ref();
+        open.take_if(|spans| spans.turn() != turn.id);
+        open.get_or_insert_with(|| TurnSpans::resume(turn, traces, scope, id))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one effect")]
@@ -504,10 +547,15 @@ impl Conversation {
             settles_at,
             gate,
             reply_to: me.clone(),
-            span: self.shared.ports.traces.resume(open.trace.as_deref()),
+            span: self.spans(&mut state.spans, &state.scope, open, state.core.id).agent(
+                open,
+                &state.scope,
+                state.core.id,
+                policy,
+            ),
         };
         if let Some(connectors) = self.shared.connectors.get() {
-            let _ = connectors.cast(Box::new(job));
+            let _ = outside_spans(|| connectors.cast(Box::new(job)));
         }
     }
 
@@ -677,7 +725,8 @@ impl Conversation {
             let outcome = outcome.unwrap_or(Outcome::Failed);
             let _ = me.cast(Msg::CompressionEnded(outcome));
         };
-        state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())));
+        let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
+        state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
     }
 
     /// Folds the log; then what is open is taken up. The same functions as in life.
@@ -717,6 +766,9 @@ impl Conversation {
         state.count();
         if state.counted.turns > 0 {
             counter!("copilotd_recoveries_total").increment(1);
+            if let Some(turn) = state.core.active() {
+                self.spans(&mut state.spans, &state.scope, turn, id);
+            }
             self.step(me, state, Command::Recover, None).await?;
             // Approvals need no claim, only their timers.
             let policy = self.policy(state, &Command::Recover);
@@ -843,6 +895,7 @@ impl Actor for Conversation {
             shared: Arc::clone(&self.shared),
             tenant: args.scope.tenant().clone(),
             turns: 0,
+            queued: 0,
             busy: false,
         };
         Ok(State {
@@ -861,6 +914,8 @@ impl Actor for Conversation {
             generation: 0,
             retiring: false,
             counted,
+            spans: None,
+            _alive: Alive::new("conversation"),
         })
     }
 
@@ -920,6 +975,7 @@ impl Actor for Conversation {
         {
             return Ok(());
         }
+        counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
         tracing::error!(conversation = %state.core.id, %why, "an agent died; its turn is taken up again");
         state.agent = None;
         state

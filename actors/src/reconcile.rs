@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::conversations::Directory;
@@ -99,7 +99,6 @@ impl Actor for Reconciler {
         if let Err(error) = self.look().await {
             tracing::warn!(%error, "the reconciler could not look through the store; it will try again");
         }
-        gauge!("copilotd_open_turns").set(self.shared.admission.open() as f64);
         me.send_after(self.shared.bounds.reconcile, || Look);
         Ok(())
     }

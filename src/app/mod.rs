@@ -8,12 +8,14 @@ mod serve;
 mod store;
 mod system;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use copilotd_actors::connector::Connectors;
 use copilotd_actors::conversations::Conversations;
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tokens;
 use copilotd_actors::ports::{EventLog, Ports};
 use copilotd_actors::reconcile::Reconciler;
@@ -28,6 +30,7 @@ use crate::config::{Config, Env};
 use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::telemetry::content::LoggedContent;
 use crate::telemetry::{self, StoredTraces};
 
 /// The running application behind the router.
@@ -56,7 +59,7 @@ impl App {
             .map_err(|faults| anyhow::anyhow!("{faults}"))?;
         let ports = Ports {
             log,
-            model: Arc::new(models::models(config)?),
+            model: LoggedContent::around(Arc::new(models::models(config)?), content_tenants(config)),
             systems: Arc::new(models::systems(config, clock.clone())?),
             policies: Arc::new(policies),
             clock: clock.clone(),
@@ -96,6 +99,8 @@ impl App {
             failures: FailureLimit::new(&config.server),
             clock,
         };
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
             auth: Arc::new(auth),
             directory,
@@ -105,8 +110,8 @@ impl App {
                 time: config.server.body_timeout,
             },
             shutdown: Shutdown::default(),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-            metrics: telemetry::metrics(),
+            streams,
+            metrics,
             store: store::name(&config.store),
         };
         Ok(Self {
@@ -160,6 +165,12 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             Err(Failure::failed("done by the command line itself"))
         }
     }
+}
+
+/// The tenants that want to see their prompts and answers in the log.
+fn content_tenants(config: &Config) -> HashSet<TenantId> {
+    let wanting = config.tenants.iter().filter(|tenant| tenant.log_content);
+    wanting.map(|tenant| tenant.id.clone()).collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -9,4 +9,5 @@ mod kill;
 mod model;
 mod store;
 mod support;
+mod telemetry;
 mod tools;
