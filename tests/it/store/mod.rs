@@ -4,7 +4,7 @@ mod contract;
 mod erasing;
 mod killed;
 mod memory;
-mod mongo;
+pub mod mongo;
 mod mongo_faults;
 mod mongo_lease;
 mod paging;
