@@ -1,4 +1,8 @@
 //! Hands the commit to the program as `COPILOTD_COMMIT`. Outside a checkout it is what the environment says, or nothing.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "Cargo speaks to build scripts by the environment"
+)]
 
 use std::path::{Path, PathBuf};
 

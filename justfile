@@ -33,6 +33,10 @@ deny:
 clients:
     scripts/test clients
 
+# The demo's page in a real browser.
+browser:
+    scripts/test browser
+
 # Kills the real binary at each named point.
 crash:
     scripts/test crash

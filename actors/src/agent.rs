@@ -30,7 +30,7 @@ use crate::domain::tokens;
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
 use crate::ports::{ModelError, ModelEvent, ModelRequest, ToolOffer};
-use crate::shared::{Shared, jitter, until};
+use crate::shared::{Alive, Shared, jitter, until};
 use crate::tenancy::TenantScope;
 
 /// Above so many bytes the tokenizer runs off the async threads.
@@ -59,7 +59,7 @@ pub struct Think {
     pub accepted_at: Timestamp,
     /// Where the answer is released.
     pub live: Arc<LiveMessage>,
-    /// Span of the request that brought the turn.
+    /// Span of the turn's agent.
     pub span: tracing::Span,
 }
 
@@ -108,7 +108,7 @@ impl Agent {
             response_schema,
             accepted_at,
             live,
-            ..
+            span,
         } = think;
         self.pause(at, not_before).await;
         let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
@@ -119,18 +119,17 @@ impl Agent {
                 "the prompt has {prompt_tokens} tokens, the model takes {}",
                 policy.memory.context_tokens
             );
-            self.report(Command::ModelFailed {
-                at,
-                failure: failure(FailureClass::ContextLength, message, &policy, Usage::default(), None),
-            });
+            let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
+            span.in_scope(|| self.report(Command::ModelFailed { at, failure }));
             return;
         }
         // Beside the model call, not before it: the record is committed while the provider thinks.
-        self.report(Command::ContextAssembled {
+        let assembled = Command::ContextAssembled {
             at,
             prompt_tokens,
             summary_upto_seq,
-        });
+        };
+        span.in_scope(|| self.report(assembled));
         let request = ModelRequest {
             scope: self.scope.clone(),
             route: policy.route.clone(),
@@ -149,16 +148,18 @@ impl Agent {
                 accepted_at,
                 &live,
                 response_schema.is_some(),
+                &span,
             )
             .await;
-        self.report(match outcome {
+        let command = match outcome {
             Outcome::Replied(reply) => Command::ModelReplied { at, reply },
             Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
             Outcome::Failed(failure) => {
                 counter!("copilotd_model_failures_total", "class" => failure.class.code()).increment(1);
                 Command::ModelFailed { at, failure }
             }
-        });
+        };
+        span.in_scope(|| self.report(command));
     }
 
     /// Waits for the end of a visible wait, or a little before another attempt.
@@ -174,6 +175,7 @@ impl Agent {
         tokio::time::sleep(wait).await;
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one call site, which has each of them at hand")]
     async fn stream(
         &self,
         request: ModelRequest,
@@ -182,6 +184,7 @@ impl Agent {
         accepted_at: Timestamp,
         live: &LiveMessage,
         validated: bool,
+        span: &tracing::Span,
     ) -> Outcome {
         let mut answer = Answer {
             guard: HoldBack::new(&policy.rules.output),
@@ -194,7 +197,9 @@ impl Agent {
             first_token_ms: None,
         };
         crash::point("effect.before:model_request");
-        let mut stream = match self.shared.ports.model.stream(request).await {
+        // Only the opening is inside the span: to be in it while the answer comes would cost an entry per token.
+        let opening = self.shared.ports.model.stream(request).instrument(span.clone());
+        let mut stream = match opening.await {
             Ok(stream) => stream,
             Err(error) => return Outcome::Failed(from_error(error, policy, Usage::default())),
         };
@@ -400,26 +405,20 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
 
 impl Actor for Agent {
     type Msg = Box<Think>;
-    type State = ();
+    type State = Alive;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Box<Think>>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
+    async fn pre_start(&self, _: ActorRef<Box<Think>>, (): ()) -> Result<Alive, ActorProcessingErr> {
+        Ok(Alive::new("agent"))
     }
 
-    async fn handle(&self, _: ActorRef<Box<Think>>, think: Box<Think>, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let span = tracing::info_span!(
-            parent: &think.span,
-            "invoke_agent",
-            otel.name = format!("invoke_agent {}", think.policy.copilot),
-            gen_ai.operation.name = "invoke_agent",
-            gen_ai.agent.name = %think.policy.copilot,
-            gen_ai.conversation.id = %self.id,
-            copilotd.turn.id = %think.at.turn,
-            copilotd.turn.attempt = think.at.attempt,
-            copilotd.turn.step = think.at.step,
-        );
-        self.think(*think).instrument(span).await;
+    async fn handle(
+        &self,
+        _: ActorRef<Box<Think>>,
+        think: Box<Think>,
+        _: &mut Alive,
+    ) -> Result<(), ActorProcessingErr> {
+        self.think(*think).await;
         Ok(())
     }
 }

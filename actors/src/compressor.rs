@@ -1,8 +1,9 @@
 //! Calls the summariser for a plan. Runs beside the conversation; a failure here never fails a turn.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use metrics::counter;
 
 use crate::crash;
@@ -35,17 +36,35 @@ pub struct Work {
     pub failures: u32,
 }
 
-/// Compresses the memory if it has to be; answers with the command that records it.
-pub async fn compress(work: Work) -> Option<Command> {
+/// What became of a look at the memory.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is small enough.
+    NotNeeded,
+    /// It has to be compressed, and no summary could be had.
+    Failed,
+    /// This records its compression.
+    Compressed(Box<Command>),
+}
+
+/// Compresses the memory if it has to be.
+pub async fn compress(work: Work) -> Outcome {
     let (memory, policy) = (work.memory.clone(), Arc::clone(&work.policy));
     // Counting a window takes milliseconds: not on the async threads.
-    let plan = tokio::task::spawn_blocking(move || compression::plan(&memory, &policy.memory))
-        .await
-        .ok()??;
+    let planned = tokio::task::spawn_blocking(move || compression::plan(&memory, &policy.memory)).await;
+    let plan = match planned {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return Outcome::NotNeeded,
+        Err(_) => return Outcome::Failed,
+    };
     let mut usage = Usage::default();
     let mut model = String::new();
     crash::point("effect.before:summary_request");
-    let summarised = summarise(&work, &plan, &mut usage, &mut model).await;
+    // A panic of an adapter is a failure like any other.
+    let summarised = AssertUnwindSafe(summarise(&work, &plan, &mut usage, &mut model))
+        .catch_unwind()
+        .await
+        .unwrap_or(None);
     crash::point("effect.after:summary_request");
     let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &work.policy.memory));
     let (summary, tokens_after, method) = match accepted {
@@ -58,7 +77,7 @@ pub async fn compress(work: Work) -> Option<Command> {
         None => {
             counter!("copilotd_compressions_total", "method" => "failed").increment(1);
             tracing::warn!(conversation = %work.conversation, "no summary could be had; the memory stays as it is");
-            return None;
+            return Outcome::Failed;
         }
     };
     let label = if method == CompressionMethod::Summarised {
@@ -68,7 +87,7 @@ pub async fn compress(work: Work) -> Option<Command> {
     };
     counter!("copilotd_compressions_total", "method" => label).increment(1);
     let (upto_seq, tokens_before) = (plan.upto_seq, plan.tokens_before);
-    Some(Command::Compressed {
+    Outcome::Compressed(Box::new(Command::Compressed {
         upto_seq,
         tokens_before,
         tokens_after,
@@ -76,7 +95,7 @@ pub async fn compress(work: Work) -> Option<Command> {
         method,
         model,
         usage,
-    })
+    }))
 }
 
 /// Folds the passes into one summary, each call with the summary so far.

@@ -5,14 +5,17 @@
 //! Invariant: a call is sent only through its gate, and repeated only as its tool's [`Repeat`] allows.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::conversation::{self, ConversationRef};
@@ -25,7 +28,7 @@ use crate::domain::ids::TurnId;
 use crate::domain::policy::Repeat;
 use crate::domain::rate::{Bucket, RateHint};
 use crate::ports::{LookUp, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
-use crate::shared::{Shared, jitter, until};
+use crate::shared::{self, Shared, jitter, until};
 
 /// Tries of one call in one process, the first included.
 const TRIES: u32 = 3;
@@ -59,14 +62,31 @@ impl Gate {
         matches!(swap, Ok(_) | Err(CANCELLED))
     }
 
+    /// Says that what was sent has certainly changed nothing: the call may be cancelled again.
+    fn came_back(&self) {
+        // Cancelled meanwhile it stays sent, and `pass` keeps it from being sent once more.
+        let _ = self
+            .state
+            .compare_exchange(SENT, WAITING, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Whether nothing more may be sent.
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether it was sent and not cancelled before, in this life or an earlier one.
+    fn is_sent(&self) -> bool {
+        self.state.load(Ordering::Acquire) == SENT
+    }
+
     /// Passes; false if the call was cancelled, or must not be sent once more.
     fn pass(&self) -> bool {
         let swap = self
             .state
             .compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire);
         match swap {
-            Ok(_) => true,
-            Err(SENT) => !self.stopped.load(Ordering::Acquire),
+            Ok(_) | Err(SENT) => !self.stopped.load(Ordering::Acquire),
             Err(_) => false,
         }
     }
@@ -103,7 +123,7 @@ pub enum Msg {
     /// A try of a call came back.
     Tried(Box<Waiting>, Tried),
     /// Look at the queue again.
-    Wake(u64),
+    Wake,
 }
 
 /// Outcome of one try.
@@ -123,6 +143,10 @@ pub struct Waiting {
     job: Job,
     tries: u32,
     look_up: bool,
+    /// Whether a try in this life or an earlier one may have taken effect.
+    doubt: bool,
+    /// Whether it was sent in this life.
+    sent: bool,
     not_before: Timestamp,
 }
 
@@ -145,26 +169,25 @@ pub struct State {
     in_flight: usize,
     bucket: Bucket,
     breaker: Breaker,
-    wake: u64,
+    timer: Option<AbortOnDropHandle<()>>,
+    _alive: shared::Alive,
 }
 
 impl Connector {
     fn call(&self, state: &mut State, job: Job) {
         if state.queue.len() >= self.shared.bounds.connector_queue {
-            report(
-                &job,
-                ToolStatus::Failed,
-                None,
-                Some("too many calls are waiting for this system".into()),
-            );
+            let why = "too many calls are waiting for this system".to_owned();
+            report(&job, unsent(&job), None, Some(why));
             return;
         }
         let now = self.shared.ports.clock.now();
-        let look_up = job.mode == RetryMode::LookUp;
+        let (look_up, doubt) = (job.mode == RetryMode::LookUp, job.gate.is_sent());
         state.queue.push_back(Box::new(Waiting {
             job,
             tries: 0,
             look_up,
+            doubt,
+            sent: false,
             not_before: now,
         }));
     }
@@ -176,7 +199,11 @@ impl Connector {
         let mut soon = |at: Timestamp| next = Some(next.map_or(at, |known: Timestamp| known.min(at)));
         let mut kept = VecDeque::new();
         while let Some(mut waiting) = state.queue.pop_front() {
-            if self.expired(&waiting, now) {
+            if waiting.job.gate.is_stopped() {
+                // Its conversation has written down how it ended.
+                continue;
+            }
+            if now >= waiting.last_start() {
                 self.give_up(&waiting);
                 continue;
             }
@@ -203,6 +230,7 @@ impl Connector {
                 continue;
             }
             waiting.tries += 1;
+            waiting.sent |= !waiting.look_up;
             state.in_flight += 1;
             self.send(me, state, waiting, now);
         }
@@ -212,15 +240,15 @@ impl Connector {
             .set(state.queue.len() as f64);
         gauge!("copilotd_breaker_state", "system" => state.key.1.clone(), "tenant" => tenant)
             .set(state.breaker.level());
-        let deadline = state.queue.iter().map(|waiting| waiting.job.settles_at).min();
-        if let Some(at) = next.into_iter().chain(deadline).min() {
-            state.wake += 1;
-            let (me, wake, time) = (me.clone(), state.wake, until(now, at).max(Duration::from_millis(1)));
-            tokio::spawn(async move {
+        let deadline = state.queue.iter().map(|waiting| waiting.last_start()).min();
+        // Dropped and set anew: of many looks at the queue one timer is left.
+        state.timer = next.into_iter().chain(deadline).min().map(|at| {
+            let (me, time) = (me.clone(), until(now, at).max(Duration::from_millis(1)));
+            AbortOnDropHandle::new(tokio::spawn(async move {
                 tokio::time::sleep(time).await;
-                let _ = me.cast(Msg::Wake(wake));
-            });
-        }
+                let _ = me.cast(Msg::Wake);
+            }))
+        });
     }
 
     fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<Waiting>, now: Timestamp) {
@@ -239,19 +267,16 @@ impl Connector {
                     toolbox.call(&request).await.map(Tried::Replied)
                 }
             };
+            // A panic in there must give the call's place back, like any other end.
+            let call = AssertUnwindSafe(call).catch_unwind();
             let tried = match tokio::time::timeout(limit, call).await {
-                Ok(Ok(tried)) => tried,
-                Ok(Err(error)) => Tried::Failed(error),
-                Err(_) => Tried::Failed(ToolError {
-                    kind: ToolErrorKind::InDoubt,
-                    message: format!(
-                        "{} did not answer within {} s",
-                        request.tool,
-                        limit.as_secs_f64().ceil()
-                    ),
-                    retry_after: None,
-                    rate: RateHint::default(),
-                }),
+                Ok(Ok(Ok(tried))) => tried,
+                Ok(Ok(Err(error))) => Tried::Failed(error),
+                Ok(Err(_)) => Tried::Failed(doubtful(format!("{} broke", request.tool))),
+                Err(_) => {
+                    let seconds = limit.as_secs_f64().ceil();
+                    Tried::Failed(doubtful(format!("{} did not answer within {seconds} s", request.tool)))
+                }
             };
             crash_point("effect.after", &waiting);
             let _ = me.cast(Msg::Tried(waiting, tried));
@@ -288,19 +313,18 @@ impl Connector {
                 };
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => outcome).increment(1);
                 state.bucket.learn(error.rate, now);
+                if !waiting.look_up && waiting.job.repeat == Repeat::LookUp && error.kind == ToolErrorKind::InDoubt {
+                    // What follows are look-ups, counted from here.
+                    waiting.tries = 1;
+                }
                 let backoff = Duration::from_millis(200) * 2_u32.pow(waiting.tries.min(6));
                 let pause = error.retry_after.unwrap_or(backoff) + jitter(backoff / 2);
                 waiting.not_before = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
                 match error.kind {
                     ToolErrorKind::Refused => {
                         state.breaker.succeeded();
-                        // A look-up that is refused says nothing about the call itself.
-                        let status = if waiting.look_up {
-                            in_doubt(&waiting)
-                        } else {
-                            ToolStatus::Failed
-                        };
-                        report(&waiting.job, status, None, Some(error.message));
+                        // What is refused now says nothing about an earlier try.
+                        report(&waiting.job, waiting.failed(), None, Some(error.message));
                         return;
                     }
                     ToolErrorKind::RateLimited => {
@@ -311,9 +335,10 @@ impl Connector {
                     ToolErrorKind::Unreachable => state.breaker.failed(now),
                     ToolErrorKind::InDoubt => {
                         state.breaker.failed(now);
+                        waiting.doubt |= !waiting.look_up;
                         match waiting.job.repeat {
                             Repeat::Never if !waiting.look_up => {
-                                report(&waiting.job, ToolStatus::Unknown, None, Some(error.message));
+                                report(&waiting.job, waiting.failed(), None, Some(error.message));
                                 return;
                             }
                             Repeat::LookUp => waiting.look_up = true,
@@ -321,16 +346,12 @@ impl Connector {
                         }
                     }
                 }
+                if !waiting.doubt {
+                    waiting.job.gate.came_back();
+                }
                 let exhausted = waiting.tries >= TRIES && !waiting.look_up;
-                if exhausted || self.expired(&waiting, waiting.not_before) {
-                    let never_sent = error.kind == ToolErrorKind::Unreachable && waiting.job.mode == RetryMode::Repeat;
-                    let never_sent = never_sent || error.kind == ToolErrorKind::RateLimited;
-                    let status = if never_sent {
-                        ToolStatus::Failed
-                    } else {
-                        in_doubt(&waiting)
-                    };
-                    report(&waiting.job, status, None, Some(error.message));
+                if exhausted || waiting.not_before >= waiting.last_start() {
+                    report(&waiting.job, waiting.failed(), None, Some(error.message));
                 } else {
                     state.queue.push_back(waiting);
                 }
@@ -342,10 +363,13 @@ impl Connector {
     fn not_found(&self, state: &mut State, mut waiting: Box<Waiting>, now: Timestamp) {
         let spare = waiting.job.request.timeout + crate::domain::decide::SETTLE_MARGIN;
         let settled = waiting.job.settles_at.saturating_sub(spare).unwrap_or(now);
-        if waiting.job.mode == RetryMode::LookUp && now >= settled {
+        if waiting.job.mode == RetryMode::LookUp && !waiting.sent && now >= settled {
             waiting.look_up = false;
+            waiting.tries = 0;
+            waiting.doubt = false;
+            waiting.job.gate.came_back();
             waiting.not_before = now;
-        } else if waiting.job.mode == RetryMode::LookUp {
+        } else if waiting.job.mode == RetryMode::LookUp && !waiting.sent {
             waiting.not_before = settled.min(now + Duration::from_secs(2));
         } else {
             // Sent in this life and in doubt: look until it must have settled, never send again.
@@ -354,27 +378,34 @@ impl Connector {
         state.queue.push_back(waiting);
     }
 
-    /// Whether a try that begins `at` could settle too late.
-    fn expired(&self, waiting: &Waiting, at: Timestamp) -> bool {
-        let margin = if waiting.look_up {
+    fn give_up(&self, waiting: &Waiting) {
+        let why = if waiting.doubt {
+            "the system did not answer in time"
+        } else {
+            "the system was busy or unavailable for too long; the call had no effect"
+        };
+        report(&waiting.job, waiting.failed(), None, Some(why.into()));
+    }
+}
+
+impl Waiting {
+    /// A try that begins then or later could settle too late.
+    fn last_start(&self) -> Timestamp {
+        let margin = if self.look_up {
             Duration::ZERO
         } else {
             crate::domain::decide::SETTLE_MARGIN
         };
-        at.saturating_add(margin).unwrap_or(Timestamp::MAX) >= waiting.job.settles_at
+        self.job.settles_at.saturating_sub(margin).unwrap_or(Timestamp::MIN)
     }
 
-    fn give_up(&self, waiting: &Waiting) {
-        let sent = waiting.tries > 0 || waiting.job.mode == RetryMode::LookUp;
-        let (status, why) = if sent {
-            (in_doubt(waiting), "the system did not answer in time")
+    /// What it ends as without success: a read that failed has changed nothing, and neither has what never arrived.
+    fn failed(&self) -> ToolStatus {
+        if self.doubt && self.job.repeat.changes_something() {
+            ToolStatus::Unknown
         } else {
-            (
-                ToolStatus::Failed,
-                "the system was busy or unavailable for too long; the call was not sent",
-            )
-        };
-        report(&waiting.job, status, None, Some(why.into()));
+            ToolStatus::Failed
+        }
     }
 }
 
@@ -386,12 +417,21 @@ fn crash_point(place: &str, waiting: &Waiting) {
     }
 }
 
-/// What a call in doubt ends as: a read that failed has changed nothing.
-fn in_doubt(waiting: &Waiting) -> ToolStatus {
-    if waiting.job.repeat.changes_something() {
+/// What a call ends as that is not sent now; in an earlier life it may have been.
+fn unsent(job: &Job) -> ToolStatus {
+    if job.gate.is_sent() && job.repeat.changes_something() {
         ToolStatus::Unknown
     } else {
         ToolStatus::Failed
+    }
+}
+
+fn doubtful(message: String) -> ToolError {
+    ToolError {
+        kind: ToolErrorKind::InDoubt,
+        message,
+        retry_after: None,
+        rate: RateHint::default(),
     }
 }
 
@@ -424,7 +464,8 @@ impl Actor for Connector {
             in_flight: 0,
             bucket: Bucket::new(self.shared.bounds.connector_per_minute, now),
             breaker: Breaker::default(),
-            wake: 0,
+            timer: None,
+            _alive: shared::Alive::new("connector"),
         })
     }
 
@@ -432,9 +473,7 @@ impl Actor for Connector {
         match msg {
             Msg::Call(job) => self.call(state, *job),
             Msg::Tried(waiting, tried) => self.tried(state, waiting, tried),
-            // Only the newest timer counts.
-            Msg::Wake(wake) if wake != state.wake => return Ok(()),
-            Msg::Wake(_) => {}
+            Msg::Wake => {}
         }
         self.pump(&me, state);
         Ok(())
@@ -467,7 +506,7 @@ impl Actor for Connectors {
             None => {
                 let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &job.system) else {
                     let why = format!("{} is not configured for this tenant", job.system);
-                    report(&job, ToolStatus::Failed, None, Some(why));
+                    report(&job, unsent(&job), None, Some(why));
                     return Ok(());
                 };
                 let connector = Connector {
@@ -485,7 +524,7 @@ impl Actor for Connectors {
         if let Err(ractor::MessagingErr::SendErr(Msg::Call(job))) = connector.cast(Msg::Call(job)) {
             report(
                 &job,
-                ToolStatus::Failed,
+                unsent(&job),
                 None,
                 Some("the connector was restarting; the call was not sent".into()),
             );
@@ -502,6 +541,7 @@ impl Actor for Connectors {
         // A connector starts anew with its next call: an empty queue and a fresh budget are all it has to lose.
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
+                counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
                 tracing::error!(%error, "a connector died");
                 alive.0.retain(|_, connector| connector.get_id() != who.get_id());
             }

@@ -1,13 +1,15 @@
 //! `Conversation`: owns one conversation's state and is the only writer of its log.
 //!
 //! Supervised by [`Conversations`](crate::conversations::Conversations). Invariant: decide, append, apply, reply, effects,
-//! always in this order ([`Conversation::step`] is the only path). When it dies, whoever needs it next gets a copy that
+//! always in this order (`Conversation::step` is the only path). When it dies, whoever needs it next gets a copy that
 //! was folded from the log and took up what was open.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -16,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::agent::{Agent, Think, usage_of_sealed};
-use crate::compressor;
+use crate::compressor::{self, Outcome};
 use crate::connector::{Gate, Job};
 use crate::conversations;
 use crate::crash;
@@ -30,10 +32,11 @@ use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::snapshot;
-use crate::domain::turn::{Phase, Stage};
+use crate::domain::turn::{Phase, Stage, Turn};
 use crate::live::{LiveMessage, Tail};
 use crate::ports::{Append, LogError, Snapshot, ToolRequest};
-use crate::shared::{Full, Shared, until};
+use crate::shared::{Alive, Full, Shared, outside_spans, until};
+use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
 /// Records that are read at once while the log is folded.
@@ -72,7 +75,7 @@ pub enum Msg {
     /// Nothing has happened for a while since this generation.
     Idle(u64),
     /// The compression under way came to this.
-    CompressionEnded(Option<Box<Command>>),
+    CompressionEnded(Outcome),
 }
 
 impl Msg {
@@ -149,12 +152,15 @@ pub struct State {
     running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     gates: HashMap<CallId, Arc<Gate>>,
     compression: Option<AbortOnDropHandle<()>>,
+    compress_again: bool,
     compression_failures: u32,
     snapshot_seq: Seq,
     idle: Option<AbortOnDropHandle<()>>,
     generation: u64,
     retiring: bool,
     counted: Counted,
+    spans: Option<TurnSpans>,
+    _alive: Alive,
 }
 
 struct Live {
@@ -168,25 +174,38 @@ struct Counted {
     shared: Arc<Shared>,
     tenant: TenantId,
     turns: usize,
+    queued: usize,
     busy: bool,
 }
 
+impl State {
+    fn count(&mut self) {
+        let open = self.core.book.as_ref().map_or(0, |book| book.turns.len());
+        let queued = open - usize::from(self.core.active().is_some());
+        let busy = self.core.active().is_some_and(|turn| !turn.only_awaits_approval());
+        self.counted.set(open, queued, busy);
+    }
+}
+
 impl Counted {
-    fn set(&mut self, turns: usize, busy: bool) {
-        self.shared.admission.count(&self.tenant, self.turns, turns);
-        self.shared.admission.count_busy(self.busy, busy);
-        (self.turns, self.busy) = (turns, busy);
+    /// Takes a place for one more turn before it is stored, so that many at once do not pass the bound together.
+    fn admit(&mut self) -> Result<(), Full> {
+        self.shared.admission.admit(&self.tenant, &self.shared.bounds)?;
+        self.turns += 1;
+        Ok(())
     }
 
-    fn of(&mut self, core: &Core) {
-        let busy = core.active().is_some_and(|turn| !turn.only_awaits_approval());
-        self.set(core.book.as_ref().map_or(0, |book| book.turns.len()), busy);
+    fn set(&mut self, turns: usize, queued: usize, busy: bool) {
+        self.shared.admission.count(&self.tenant, self.turns, turns);
+        self.shared.admission.count_queued(self.queued, queued);
+        self.shared.admission.count_busy(self.busy, busy);
+        (self.turns, self.queued, self.busy) = (turns, queued, busy);
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.set(0, false);
+        self.set(0, 0, false);
     }
 }
 
@@ -204,6 +223,8 @@ impl Conversation {
             now: self.shared.ports.clock.now(),
             policy: &policy,
         };
+        // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
+        let halted = command.halt().is_some_and(|halt| *halt != Halt::default());
         let decision = match state.core.decide(env, command) {
             Ok(decision) => decision,
             Err(rejection) => return refuse(reply, rejection.into()),
@@ -212,14 +233,20 @@ impl Conversation {
             if let Err(error) = self.append(state, &decision.records).await {
                 // Refused for good means that nothing was written: the memory is right and the caller is told. Everything
                 // else means that it may be wrong: this copy ends.
-                let known = matches!(error, LogError::Refused(_)) && reply.is_some();
+                let known = matches!(error, LogError::Refused(_)) && reply.is_some() && !halted;
                 tracing::warn!(conversation = %state.core.id, %error, "an append failed");
-                refuse(reply, Refusal::Unavailable)?;
+                // Behind another writer's append nothing of this one was written: the successor may be asked.
+                let lost = matches!(error, LogError::Conflict(_) | LogError::Erased);
+                let refusal = if lost { Refusal::Gone } else { Refusal::Unavailable };
+                refuse(reply, refusal)?;
                 return if known { Ok(()) } else { Err(error.into()) };
             }
             for record in &decision.records {
                 state.core.apply(record);
                 count(record);
+                if let Some(spans) = &state.spans {
+                    spans.note(record);
+                }
             }
             self.publish(state, &decision.records);
         }
@@ -235,9 +262,13 @@ impl Conversation {
                 position,
             }));
         }
-        state.counted.of(&state.core);
+        state.count();
         if !decision.records.is_empty() {
             self.run_effects(me, state, &policy).await?;
+            if state.core.live().is_none() {
+                // What was erased is shown to no summariser.
+                state.compression = None;
+            }
             if decision.records.iter().any(|record| record.event.is_terminal()) {
                 self.compress(me, state, &policy);
             }
@@ -264,7 +295,22 @@ impl Conversation {
         };
         crash_points("append.before", records);
         let begun = tokio::time::Instant::now();
-        let result = self.shared.ports.log.append(&state.scope, &append).await;
+        // What a timer or a recovery appends belongs to its turn's trace; everything else to that of its sender.
+        let sender = tracing::Span::current();
+        let turn = state.spans.as_ref().map(TurnSpans::whole);
+        let span = tracing::info_span!(
+            parent: turn.filter(|_| sender.is_disabled()).unwrap_or(&sender),
+            "append",
+            copilotd.append.first_seq = append.first_seq(),
+            copilotd.append.records = records.len(),
+        );
+        let result = self
+            .shared
+            .ports
+            .log
+            .append(&state.scope, &append)
+            .instrument(span)
+            .await;
         histogram!("copilotd_append_wait_seconds").record(begun.elapsed().as_secs_f64());
         crash_points("append.after", records);
         result
@@ -325,6 +371,7 @@ impl Conversation {
             .collect();
         state.gates.retain(|call, _| open.contains(call));
         let active = state.core.active().map(|turn| turn.id);
+        state.spans.take_if(|spans| Some(spans.turn()) != active);
         if let Some((_, agent)) = state.agent.take_if(|(turn, _)| Some(*turn) != active) {
             // Drops its handler where it stands, and with it the provider's connection.
             agent.kill();
@@ -416,7 +463,12 @@ impl Conversation {
             response_schema: turn.response_schema.clone(),
             accepted_at: turn.queued_at,
             live: Arc::clone(&message),
-            span: self.shared.ports.traces.resume(turn.trace.as_deref()),
+            span: self.spans(&mut state.spans, &state.scope, turn, state.core.id).agent(
+                turn,
+                &state.scope,
+                state.core.id,
+                policy,
+            ),
         };
         state.live = Some(Live {
             message,
@@ -425,8 +477,21 @@ impl Conversation {
         });
         state.agent = Some((at.turn, agent.clone()));
         // If it is dead already, its supervision event says so and the turn is taken up again.
-        let _ = agent.cast(Box::new(think));
+        let _ = outside_spans(|| agent.cast(Box::new(think)));
         Ok(())
+    }
+
+    /// The spans of `turn`: those that are open, or new ones in the trace of its request.
+    fn spans<'a>(
+        &self,
+        open: &'a mut Option<TurnSpans>,
+        scope: &TenantScope,
+        turn: &Turn,
+        id: ConversationId,
+    ) -> &'a mut TurnSpans {
+        let traces = self.shared.ports.traces.as_ref();
+        open.take_if(|spans| spans.turn() != turn.id);
+        open.get_or_insert_with(|| TurnSpans::resume(turn, traces, scope, id))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one effect")]
@@ -449,10 +514,15 @@ impl Conversation {
         };
         let Some(tool) = policy.tools.get(&call.name) else {
             let error = Some("the tool is not configured any more".to_owned());
+            let status = if retried {
+                ToolStatus::Unknown
+            } else {
+                ToolStatus::Failed
+            };
             let command = Command::ToolReplied {
                 turn,
                 call: call_id,
-                status: ToolStatus::Failed,
+                status,
                 result: None,
                 error,
             };
@@ -477,34 +547,36 @@ impl Conversation {
             settles_at,
             gate,
             reply_to: me.clone(),
-            span: self.shared.ports.traces.resume(open.trace.as_deref()),
+            span: self.spans(&mut state.spans, &state.scope, open, state.core.id).agent(
+                open,
+                &state.scope,
+                state.core.id,
+                policy,
+            ),
         };
         if let Some(connectors) = self.shared.connectors.get() {
-            let _ = connectors.cast(Box::new(job));
+            let _ = outside_spans(|| connectors.cast(Box::new(job)));
         }
     }
 
-    /// A timer went off. If the core says that it came too early (clocks are set back), it is set again.
-    async fn overdue(&self, me: &ConversationRef, state: &mut State, effect: Effect) -> Result<(), ActorProcessingErr> {
-        let Some(command) = self.due(state, effect) else {
+    /// A timer went off. The core checks whether it still means anything.
+    async fn due(&self, me: &ConversationRef, state: &mut State, effect: Effect) -> Result<(), ActorProcessingErr> {
+        if !state.running.contains_key(&effect) {
             return Ok(());
-        };
-        let policy = self.policy(state, &command);
-        if let Ok(command) = self.with_halt(state, &policy, command) {
-            self.step(me, state, command, None).await?;
         }
-        // A call has its result now. Forgetting it here could only send it twice.
         if !matches!(effect, Effect::CallTool { .. }) {
+            // If the clock was set back, or the policy changed, it is not due after all: then it is set anew below.
             state.running.remove(&effect);
+        }
+        let policy = self.policy(state, &Command::Recover);
+        let command = self.command_of(state, &policy, effect);
+        if let Some(Ok(command)) = command.map(|command| self.with_halt(state, &policy, command)) {
+            self.step(me, state, command, None).await?;
         }
         self.run_effects(me, state, &policy).await
     }
 
-    /// What a timer that went off asks of the core.
-    fn due(&self, state: &mut State, effect: Effect) -> Option<Command> {
-        if !state.running.contains_key(&effect) {
-            return None;
-        }
+    fn command_of(&self, state: &State, policy: &Policy, effect: Effect) -> Option<Command> {
         match effect {
             Effect::ExpireApproval { turn, call, .. } => Some(Command::ApprovalExpired { turn, call }),
             Effect::ExpireTurn { turn, attempt, .. } => Some(Command::TurnExpired {
@@ -519,7 +591,9 @@ impl Conversation {
                 }
                 // Its connector died with it. A call that never left has failed; of another nobody knows.
                 let unsent = state.gates.get(&call).is_some_and(|gate| gate.cancel());
-                let status = if unsent {
+                let tool = policy.tools.get(&open.name);
+                let reads = tool.is_some_and(|tool| !tool.tool.repeat.changes_something());
+                let status = if unsent || reads {
                     ToolStatus::Failed
                 } else {
                     ToolStatus::Unknown
@@ -561,10 +635,9 @@ impl Conversation {
     fn with_halt(&self, state: &State, policy: &Policy, mut command: Command) -> Result<Command, Rejection> {
         let active = state.core.active().map(|turn| turn.id);
         let stops = match &command {
-            Command::Cancel { turn, .. } => Some(*turn) == active,
+            Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
             Command::Submit { when_busy, .. } => *when_busy == WhenBusy::Interrupt && active.is_some(),
             Command::Erase { .. } => active.is_some(),
-            Command::TurnExpired { turn, .. } => Some(*turn) == active,
             _ => false,
         };
         if !stops {
@@ -577,11 +650,7 @@ impl Conversation {
         if state.core.decide(env, command.clone())?.records.is_empty() {
             return Ok(command);
         }
-        if let Command::Cancel { halt, .. }
-        | Command::Submit { halt, .. }
-        | Command::Erase { halt, .. }
-        | Command::TurnExpired { halt, .. } = &mut command
-        {
+        if let Some(halt) = command.halt_mut() {
             *halt = self.halt(state);
         }
         Ok(command)
@@ -607,15 +676,18 @@ impl Conversation {
             return refuse(Some(reply), Rejection::NotFound.into());
         }
         if let Command::Submit { .. } = command
-            && let Err(full) = self.shared.admission.admits(state.scope.tenant(), &self.shared.bounds)
+            && let Err(full) = state.counted.admit()
         {
             return refuse(Some(reply), Refusal::Full(full));
         }
         let policy = self.policy(state, &command);
-        match self.with_halt(state, &policy, command) {
+        let done = match self.with_halt(state, &policy, command) {
             Ok(command) => self.step(me, state, command, Some(reply)).await,
             Err(rejection) => refuse(Some(reply), rejection.into()),
-        }
+        };
+        // A refused turn gives its place back.
+        state.count();
+        done
     }
 
     fn policy(&self, state: &State, command: &Command) -> Arc<Policy> {
@@ -630,9 +702,13 @@ impl Conversation {
 
     /// Makes the older part of the memory smaller, off the user's path: after a turn.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
-        let Some(book) = state.core.live().filter(|_| state.compression.is_none()) else {
+        if state.compression.is_some() {
+            // It looks at the memory as it was; one more look follows it.
+            state.compress_again = true;
             return;
-        };
+        }
+        state.compress_again = false;
+        let Some(book) = state.core.live() else { return };
         let work = compressor::Work {
             shared: Arc::clone(&self.shared),
             scope: state.scope.clone(),
@@ -644,10 +720,13 @@ impl Conversation {
         };
         let me = me.clone();
         let task = async move {
-            let outcome = compressor::compress(work).await;
-            let _ = me.cast(Msg::CompressionEnded(outcome.map(Box::new)));
+            // Whatever breaks in there: a word comes back, or the conversation would wait for it for ever.
+            let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
+            let outcome = outcome.unwrap_or(Outcome::Failed);
+            let _ = me.cast(Msg::CompressionEnded(outcome));
         };
-        state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())));
+        let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
+        state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
     }
 
     /// Folds the log; then what is open is taken up. The same functions as in life.
@@ -684,10 +763,12 @@ impl Conversation {
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
             tail.folded(state.core.seq);
         }
-        let open = state.core.book.as_ref().map_or(0, |book| book.turns.len());
-        state.counted.of(&state.core);
-        if open > 0 {
+        state.count();
+        if state.counted.turns > 0 {
             counter!("copilotd_recoveries_total").increment(1);
+            if let Some(turn) = state.core.active() {
+                self.spans(&mut state.spans, &state.scope, turn, id);
+            }
             self.step(me, state, Command::Recover, None).await?;
             // Approvals need no claim, only their timers.
             let policy = self.policy(state, &Command::Recover);
@@ -814,6 +895,7 @@ impl Actor for Conversation {
             shared: Arc::clone(&self.shared),
             tenant: args.scope.tenant().clone(),
             turns: 0,
+            queued: 0,
             busy: false,
         };
         Ok(State {
@@ -825,12 +907,15 @@ impl Actor for Conversation {
             running: HashMap::new(),
             gates: HashMap::new(),
             compression: None,
+            compress_again: false,
             compression_failures: 0,
             snapshot_seq: 0,
             idle: None,
             generation: 0,
             retiring: false,
             counted,
+            spans: None,
+            _alive: Alive::new("conversation"),
         })
     }
 
@@ -846,12 +931,20 @@ impl Actor for Conversation {
                 let _ = reply.send(position(state, turn));
                 return Ok(());
             }
-            Msg::Due(effect) => self.overdue(&me, state, effect).await?,
+            Msg::Due(effect) => self.due(&me, state, effect).await?,
             Msg::CompressionEnded(outcome) => {
                 state.compression = None;
-                state.compression_failures = outcome.as_ref().map_or(state.compression_failures + 1, |_| 0);
-                if let Some(command) = outcome {
-                    self.step(&me, state, *command, None).await?;
+                match outcome {
+                    Outcome::NotNeeded => {}
+                    Outcome::Failed => state.compression_failures += 1,
+                    Outcome::Compressed(command) => {
+                        state.compression_failures = 0;
+                        self.step(&me, state, *command, None).await?;
+                    }
+                }
+                if state.compress_again {
+                    let policy = self.policy(state, &Command::Recover);
+                    self.compress(&me, state, &policy);
                 }
             }
             Msg::Idle(generation) => {
@@ -882,6 +975,7 @@ impl Actor for Conversation {
         {
             return Ok(());
         }
+        counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
         tracing::error!(conversation = %state.core.id, %why, "an agent died; its turn is taken up again");
         state.agent = None;
         state

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use jiff::Timestamp;
-use metrics::{counter, gauge};
+use metrics::counter;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent};
 use tokio::time::Instant;
@@ -230,9 +230,8 @@ impl Conversations {
         }
         let known = self.live.get(&key).map(|entry| entry.clone());
         let conversation = match known {
-            // It is ending, and word of its end is on its way: the caller, who may have seen it die, waits for that.
-            Some(dying) if dying.get_status() >= ActorStatus::Stopping => {
-                self.live.remove_if(&key, |_, live| live.get_id() == dying.get_id());
+            Some(dying) if dying.get_status() > ActorStatus::Running => {
+                // The news of its end is on its way here, and brings the successor.
                 state.ending.entry(key).or_default().push(reply);
                 return Ok(());
             }
@@ -260,7 +259,6 @@ impl Conversations {
         state.keys.insert(conversation.get_id(), key.clone());
         self.dormant.remove(&key);
         self.live.insert(key, conversation.clone());
-        gauge!("copilotd_conversations_alive").set(self.live.len() as f64);
         Ok(conversation)
     }
 
@@ -272,6 +270,7 @@ impl Conversations {
             self.dormant.insert(key.clone(), wake_at);
         }
         state.ending.insert(key, Vec::new());
+        counter!("copilotd_passivations_total").increment(1);
         // It answers everything that is still in its mailbox with "gone": those callers come here next and wait.
         conversation.stop(Some("idle".into()));
     }
@@ -288,7 +287,6 @@ impl Conversations {
             return Ok(());
         };
         self.live.remove_if(&key, |_, live| live.get_id() == actor);
-        gauge!("copilotd_conversations_alive").set(self.live.len() as f64);
         let waiting = state.ending.remove(&key).unwrap_or_default();
         if !waiting.is_empty() {
             let conversation = self.spawn(me, state, key).await?;
@@ -305,7 +303,6 @@ impl Conversations {
 
     /// What died with open turns goes on by itself, after a jittered pause, a bounded number of times.
     fn restart_later(&self, me: &ActorRef<Msg>, state: &mut State, key: Key) {
-        counter!("copilotd_conversation_deaths_total").increment(1);
         let now = Instant::now();
         let deaths = match state.deaths.entry(key.clone()) {
             Entry::Occupied(entry) => {
@@ -362,6 +359,7 @@ impl Actor for Conversations {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
+                counter!("copilotd_actor_deaths_total", "actor" => "conversation").increment(1);
                 tracing::warn!(%error, "a conversation died and will be folded from its log");
                 self.ended(&me, state, who.get_id(), true).await?;
             }

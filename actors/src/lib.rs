@@ -14,4 +14,5 @@ pub mod live;
 pub mod ports;
 pub mod reconcile;
 pub mod shared;
+pub mod spans;
 pub mod tenancy;

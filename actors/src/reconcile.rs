@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::conversations::Directory;
@@ -34,7 +34,12 @@ impl Reconciler {
             let page = log.pending(cursor.as_ref(), PAGE).await?;
             for pending in &page {
                 match pending.tombstone {
-                    Some(tombstone) => self.clean(pending, tombstone).await?,
+                    Some(tombstone) => {
+                        // One that cannot be cleaned now must not keep the others waiting.
+                        if let Err(error) = self.clean(pending, tombstone).await {
+                            tracing::warn!(%error, conversation = %pending.conversation, "an erased conversation is not clean yet");
+                        }
+                    }
                     None => self.wake(pending).await,
                 }
             }
@@ -94,7 +99,6 @@ impl Actor for Reconciler {
         if let Err(error) = self.look().await {
             tracing::warn!(%error, "the reconciler could not look through the store; it will try again");
         }
-        gauge!("copilotd_open_turns").set(self.shared.admission.open() as f64);
         me.send_after(self.shared.bounds.reconcile, || Look);
         Ok(())
     }

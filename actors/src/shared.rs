@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use metrics::gauge;
 use ractor::ActorRef;
 
 use crate::connector::Connectors;
@@ -92,6 +93,7 @@ impl Shared {
 pub struct Admission {
     all: AtomicUsize,
     busy: AtomicUsize,
+    queued: AtomicUsize,
     tenants: DashMap<TenantId, usize>,
 }
 
@@ -105,17 +107,25 @@ pub enum Full {
 }
 
 impl Admission {
-    /// Whether one more turn may be accepted.
-    pub fn admits(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
-        if self.all.load(Ordering::Relaxed) >= bounds.node_turns {
-            return Err(Full::Node);
-        }
-        let open = self.tenants.get(tenant).map_or(0, |open| *open);
-        if open >= bounds.tenant_turns {
-            Err(Full::Tenant)
+    /// Takes a place for one more turn, if there is one. Two that ask at once do not get the same place.
+    pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
+        let mut open = self.tenants.entry(tenant.clone()).or_default();
+        let full = if *open >= bounds.tenant_turns {
+            Some(Full::Tenant)
         } else {
-            Ok(())
+            let below = |all: usize| (all < bounds.node_turns).then_some(all + 1);
+            let taken = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
+            taken.err().map(|_| Full::Node)
+        };
+        if full.is_none() {
+            *open += 1;
         }
+        let none = *open == 0;
+        drop(open);
+        if none {
+            self.tenants.remove_if(tenant, |_, open| *open == 0);
+        }
+        full.map_or(Ok(()), Err)
     }
 
     /// Corrects the count of a tenant's open turns from `before` to `after`.
@@ -145,10 +155,60 @@ impl Admission {
             .fetch_add(usize::from(after).wrapping_sub(usize::from(before)), Ordering::Relaxed);
     }
 
+    /// Corrects the count of turns that wait behind another one of their conversation.
+    pub fn count_queued(&self, before: usize, after: usize) {
+        self.queued.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     /// Open turns of this process.
     pub fn open(&self) -> usize {
         self.all.load(Ordering::Relaxed)
     }
+
+    /// Open turns of this process by what they are doing. Taken while they change, so that sums may be off by a few.
+    pub fn by_state(&self) -> OpenTurns {
+        let (open, queued, running) = (self.open(), self.queued.load(Ordering::Relaxed), self.busy());
+        OpenTurns {
+            queued,
+            running,
+            awaiting_approval: open.saturating_sub(queued).saturating_sub(running),
+        }
+    }
+}
+
+/// Open turns of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenTurns {
+    /// Those that wait behind another one.
+    pub queued: usize,
+    /// Those that are being worked on.
+    pub running: usize,
+    /// Those that only wait for a person.
+    pub awaiting_approval: usize,
+}
+
+/// Counts an actor as alive until it is dropped: part of the actor's state, which goes however the actor ends.
+#[derive(Debug)]
+pub struct Alive(&'static str);
+
+impl Alive {
+    /// Counts one more actor of a kind.
+    pub fn new(kind: &'static str) -> Self {
+        gauge!("copilotd_actors_alive", "actor" => kind).increment(1.0);
+        Self(kind)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        gauge!("copilotd_actors_alive", "actor" => self.0).decrement(1.0);
+    }
+}
+
+/// Sends a message outside of every span. ractor handles a message inside its sender's span and enters that at every poll;
+/// a handler that streams an answer would do so once per token, and keep the span open as long.
+pub fn outside_spans<T>(send: impl FnOnce() -> T) -> T {
+    tracing::dispatcher::with_default(&tracing::Dispatch::none(), send)
 }
 
 /// A random duration up to `most`, so that what failed together does not come back together.

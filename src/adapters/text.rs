@@ -37,12 +37,18 @@ fn check_size(bytes: usize) -> Result<(), LogError> {
 
 /// Reads one record.
 pub(super) fn decode(text: &str) -> Result<Record, LogError> {
-    serde_json::from_str(text).map_err(|error| LogError::Corrupt(format!("a record: {error}")))
+    serde_json::from_str(text).map_err(|error| unreadable("a record", &error))
 }
 
 /// Reads an array of records.
 pub(super) fn decode_array(text: &[u8]) -> Result<Vec<Record>, LogError> {
-    serde_json::from_slice(text).map_err(|error| LogError::Corrupt(format!("records: {error}")))
+    serde_json::from_slice(text).map_err(|error| unreadable("records", &error))
+}
+
+/// Says what cannot be read, and where. serde's own words quote the value, which may be a prompt, and this is logged.
+pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> LogError {
+    let (kind, line, column) = (error.classify(), error.line(), error.column());
+    LogError::Corrupt(format!("{what}: {kind:?} error at line {line}, column {column}"))
 }
 
 /// Returns the turns that records belong to, each once.
@@ -59,6 +65,7 @@ pub(super) fn messages(records: &[Record]) -> usize {
 }
 
 /// Opens the scope of a tenant whose name a verified request once stored.
+#[expect(clippy::disallowed_methods, reason = "recovery: a verified request once stored it")]
 pub(super) fn stored_scope(tenant: &str) -> Result<TenantScope, LogError> {
     let tenant: TenantId = tenant
         .parse()

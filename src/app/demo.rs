@@ -5,24 +5,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
-use axum::Router;
-use axum::http::header;
-use axum::response::{Html, IntoResponse as _};
-use axum::routing::get;
 use copilotd_sim::Running;
 use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use super::{files, serve};
+use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs};
 use crate::config::{Config, KeyHash};
 use crate::http::auth::{Grant, Scopes, mint};
 use crate::http::router::router;
 use crate::telemetry;
 
-/// The page at `/`.
-const PAGE: &str = include_str!("../web/demo.html");
 /// Fixtures: two companies, each with two users.
 const TENANTS: [&str; 2] = ["acme", "globex"];
 const USERS: [&str; 2] = ["ada", "bob"];
@@ -52,9 +46,10 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let mut about = about(&config, context, &args.data_dir, &world)?;
     let directory = args.data_dir.clone();
     let real = context.env.get("OPENAI_API_KEY").is_some();
+    about["simulated_model"] = json!(!real);
     let page_about = std::sync::Arc::new(std::sync::OnceLock::<Value>::new());
     let served = std::sync::Arc::clone(&page_about);
-    let routes = move |state| router(state).merge(page(served));
+    let routes = move |state| router(state).merge(demo_page::routes(served));
     serve::run_with(&config, routes, move |address| {
         about["base_url"] = json!(format!("http://{address}"));
         files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
@@ -195,17 +190,6 @@ fn about(config: &Config, context: &Context, directory: &Path, world: &World) ->
             "slack": world.slack.base_url(),
         },
     }))
-}
-
-/// The plain page, and what it has to know. Only the demo has them: they hand out tokens.
-fn page(about: std::sync::Arc<std::sync::OnceLock<Value>>) -> Router {
-    let config = move || async move {
-        let about = about.get().cloned().unwrap_or(Value::Null);
-        ([(header::CACHE_CONTROL, "no-store")], axum::Json(about)).into_response()
-    };
-    Router::new()
-        .route("/", get(|| async { Html(PAGE) }))
-        .route("/demo.json", get(config))
 }
 
 /// What a person reads.

@@ -1,18 +1,21 @@
 //! Puts the parts together: the only module that knows all of them.
 
 mod demo;
+mod demo_page;
 mod files;
 mod models;
 mod serve;
 mod store;
 mod system;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use copilotd_actors::connector::Connectors;
 use copilotd_actors::conversations::Conversations;
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tokens;
 use copilotd_actors::ports::{EventLog, Ports};
 use copilotd_actors::reconcile::Reconciler;
@@ -27,13 +30,14 @@ use crate::config::{Config, Env};
 use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::telemetry::content::LoggedContent;
 use crate::telemetry::{self, StoredTraces};
 
 /// The running application behind the router.
 pub struct App {
     /// What handlers share.
     pub state: AppState,
-    /// Ends when the directory does, which nothing survives.
+    /// Ends when one of the actors does that nothing survives: the directory, the connectors' supervisor, the reconciler.
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::reconcile::Look>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
@@ -55,7 +59,7 @@ impl App {
             .map_err(|faults| anyhow::anyhow!("{faults}"))?;
         let ports = Ports {
             log,
-            model: Arc::new(models::models(config)?),
+            model: LoggedContent::around(Arc::new(models::models(config)?), content_tenants(config)),
             systems: Arc::new(models::systems(config, clock.clone())?),
             policies: Arc::new(policies),
             clock: clock.clone(),
@@ -63,10 +67,10 @@ impl App {
             traces: Arc::new(StoredTraces),
         };
         let shared = Shared::new(ports, bounds);
-        let (directory, supervisor) = Conversations::start(Arc::clone(&shared))
+        let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
             .context("starting the directory")?;
-        let (connectors, _) = Actor::spawn(
+        let (connectors, connectors_end) = Actor::spawn(
             None,
             Connectors {
                 shared: Arc::clone(&shared),
@@ -80,13 +84,23 @@ impl App {
             shared: Arc::clone(&shared),
             directory: directory.clone(),
         };
-        let (reconciler, _) = Actor::spawn(None, reconciler, ()).await?;
+        let (reconciler, reconciler_end) = Actor::spawn(None, reconciler, ()).await?;
+        let supervisor = tokio::spawn(async move {
+            // None of them ends while the process serves; how one ended was logged by itself.
+            let _ = tokio::select! {
+                end = conversations_end => end,
+                end = connectors_end => end,
+                end = reconciler_end => end,
+            };
+        });
         let auth = Authenticator {
             verifier: Verifier::new(config)?,
             tickets: Tickets::new(ticket_key),
             failures: FailureLimit::new(&config.server),
             clock,
         };
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
             auth: Arc::new(auth),
             directory,
@@ -96,8 +110,8 @@ impl App {
                 time: config.server.body_timeout,
             },
             shutdown: Shutdown::default(),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-            metrics: telemetry::metrics(),
+            streams,
+            metrics,
             store: store::name(&config.store),
         };
         Ok(Self {
@@ -151,6 +165,12 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             Err(Failure::failed("done by the command line itself"))
         }
     }
+}
+
+/// The tenants that want to see their prompts and answers in the log.
+fn content_tenants(config: &Config) -> HashSet<TenantId> {
+    let wanting = config.tenants.iter().filter(|tenant| tenant.log_content);
+    wanting.map(|tenant| tenant.id.clone()).collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{App, files, store};
+use super::{App, files, store, system};
 use crate::config::Config;
 use crate::http::router::router;
 use crate::http::server;
@@ -40,6 +40,7 @@ pub async fn run_with(
     routes: impl FnOnce(AppState) -> Router,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    system::raise_open_files();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // The store first: it refuses a second process before anything is done twice.
@@ -52,7 +53,11 @@ pub async fn run_with(
     std::fs::create_dir_all(&config.server.data_dir)
         .with_context(|| format!("cannot make {}", config.server.data_dir.display()))?;
     let ticket_key = files::key(&config.server.data_dir, "ticket.key")?;
-    let mut app = App::start(config, log, &ticket_key, Bounds::default()).await?;
+    let bounds = Bounds {
+        idle: config.server.idle,
+        ..Bounds::default()
+    };
+    let mut app = App::start(config, log, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(
@@ -66,7 +71,7 @@ pub async fn run_with(
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        _ = &mut app.supervisor => Some("the directory of conversations died"),
+        _ = &mut app.supervisor => Some("an actor died that nothing survives"),
         // Another process may own the store from now on: nothing may be shown or sent that is not stored.
         () = lost => Some("the store's lease was lost"),
     };

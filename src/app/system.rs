@@ -1,7 +1,8 @@
-//! Time and randomness of the machine.
+//! Time, randomness and limits of the machine.
 
 use copilotd_actors::ports::{Clock, Ids};
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use uuid::Uuid;
 
 /// Returns the time of the machine.
@@ -27,5 +28,20 @@ pub struct TimeOrderedIds;
 impl Ids for TimeOrderedIds {
     fn uuid(&self) -> Uuid {
         Uuid::now_v7()
+    }
+}
+
+/// Raises the soft limit of open files to the hard one. A turn that streams needs two files, one to its reader and one
+/// to the provider, and the usual soft limit of 1,024 is kept low only for programs that use `select`.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, limit = limit.current, "the limit of open files could not be raised");
     }
 }

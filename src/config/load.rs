@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::check::{self, Node};
 use super::env::Env;
@@ -37,6 +37,13 @@ impl Config {
             faults.add(path_of(&violation.pointer), violation.message);
         }
         secret::resolve(&mut value, "", env, &mut faults);
+        // The environment of a developer's shell wins over the file, as everywhere.
+        if let (Some(filter), Value::Object(root)) = (env.get("RUST_LOG"), &mut value) {
+            let telemetry = root.entry("telemetry").or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(telemetry) = telemetry {
+                telemetry.insert("log_level".to_owned(), filter.into());
+            }
+        }
         check::run(&Node::root(&value), known_tools, &mut faults);
         faults.into_result()?;
         // Schema and structs say the same; should they ever differ, that is a fault and not a panic.

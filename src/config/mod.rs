@@ -75,6 +75,9 @@ pub struct Server {
     /// Time that running turns get after SIGTERM.
     #[serde(rename = "drain_s", deserialize_with = "seconds")]
     pub drain: Duration,
+    /// Time after which a conversation without work leaves memory.
+    #[serde(rename = "idle_s", deserialize_with = "seconds")]
+    pub idle: Duration,
     /// Invalid credentials per minute and address, beyond which it is refused unread; 0 means no limit.
     pub failed_logins_per_minute: u32,
     /// Addresses and networks whose `X-Forwarded-For` is believed.
@@ -91,6 +94,7 @@ impl Default for Server {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(20),
             drain: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
             failed_logins_per_minute: 120,
             trusted_proxies: Vec::new(),
         }

@@ -1,6 +1,6 @@
 //! Integration tests.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod architecture;
 mod config;
 #[cfg(feature = "crash-points")]
 mod crash;
@@ -9,4 +9,5 @@ mod kill;
 mod model;
 mod store;
 mod support;
+mod telemetry;
 mod tools;

@@ -141,6 +141,30 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// How far the running turn's work had come, for a command that stops it.
+    pub fn halt(&self) -> Option<&Halt> {
+        match self {
+            Self::Cancel { halt, .. }
+            | Self::Submit { halt, .. }
+            | Self::Erase { halt, .. }
+            | Self::TurnExpired { halt, .. } => Some(halt),
+            _ => None,
+        }
+    }
+
+    /// The same, to be filled in.
+    pub fn halt_mut(&mut self) -> Option<&mut Halt> {
+        match self {
+            Self::Cancel { halt, .. }
+            | Self::Submit { halt, .. }
+            | Self::Erase { halt, .. }
+            | Self::TurnExpired { halt, .. } => Some(halt),
+            _ => None,
+        }
+    }
+}
+
 /// Names one model step; reports that name another than the present one are stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Step {

@@ -16,6 +16,8 @@ use super::turn::{Phase, Turn};
 pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
 /// Most keys that one conversation remembers; the oldest go first.
 const MAX_KEYS: usize = 4096;
+/// Accepted turns that are remembered. A submission is repeated at once or not at all.
+const MAX_ACCEPTED: usize = 64;
 /// Most calls with unknown outcome whose late result is still welcome.
 const MAX_UNSETTLED: usize = 64;
 
@@ -43,6 +45,8 @@ pub struct Book {
     pub turns: VecDeque<Turn>,
     /// Calls that ended `unknown` and may still report.
     pub unsettled: VecDeque<(TurnId, CallId)>,
+    /// Turns that were accepted last, open or not: a submission whose answer was lost on its way is known again.
+    pub accepted: VecDeque<TurnId>,
 }
 
 /// Idempotency keys of the last day.
@@ -120,6 +124,7 @@ impl Book {
             header,
             turns: VecDeque::new(),
             unsettled: VecDeque::new(),
+            accepted: VecDeque::new(),
         }
     }
 
@@ -145,6 +150,10 @@ impl Book {
         };
         match &record.event {
             Event::TurnQueued { next, .. } => {
+                if self.accepted.len() >= MAX_ACCEPTED {
+                    self.accepted.pop_front();
+                }
+                self.accepted.push_back(id);
                 let place = if *next {
                     usize::from(self.active().is_some())
                 } else {

@@ -100,8 +100,8 @@ impl Encoded {
                 text: text.clone(),
             },
             Event::MessageReset { .. } => Segment::Discarded,
-            // Not the end of a turn: a running one has closed its message before, and a queued one has none, so that its
-            // end must not touch the message of the turn before it.
+            // Not the end of a turn: the turn may have waited behind the one whose message is open, and a message that is
+            // open is closed by a record of its own.
             _ => Segment::Untouched,
         };
         Self {

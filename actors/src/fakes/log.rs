@@ -339,10 +339,15 @@ impl EventLog for MemoryLog {
             };
             due && after.as_ref().is_none_or(|after| *key > after)
         });
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "recovery: the tenant stands in the log of a verified request"
+        )]
+        let scope = TenantScope::from_verified;
         Ok(pending
             .take(limit)
             .map(|((tenant, conversation), log)| Pending {
-                scope: TenantScope::from_verified(tenant.clone()),
+                scope: scope(tenant.clone()),
                 conversation: *conversation,
                 tombstone: log.tombstone,
                 updated_at: log.header.updated_at,

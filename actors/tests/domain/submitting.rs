@@ -170,3 +170,10 @@ fn a_copy_of_a_request_is_one_turn_for_a_day() {
         "answers t2",
     );
 }
+
+#[test]
+fn a_submission_that_is_repeated_with_its_turn_is_one_turn_without_a_key() {
+    case(vec![submit(1)], submit(1), "answers t1");
+    case(vec![submit(1), says("done")], submit(1), "answers t1");
+    case(vec![submit(1), crate::support::Act::Crash], submit(1), "answers t1");
+}

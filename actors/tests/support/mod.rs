@@ -6,5 +6,5 @@ mod viewer;
 mod world;
 
 pub use client::Client;
-pub use viewer::{Seen, Viewer};
+pub use viewer::{Seen, Viewer, parse};
 pub use world::{Probe, World, copilot, scope, submission, submitted, tool};

@@ -111,16 +111,9 @@ impl Viewer {
         }
         &self.events
     }
-
-    /// The last id, with which a client resumes.
-    pub fn last_id(&self) -> String {
-        self.events
-            .last()
-            .map_or_else(|| "0".to_owned(), |seen| seen.id.clone())
-    }
 }
 
-fn parse(frame: &str) -> Seen {
+pub fn parse(frame: &str) -> Seen {
     let mut lines = frame.lines();
     let mut line = |prefix: &str| lines.next().unwrap().strip_prefix(prefix).unwrap().to_owned();
     Seen {

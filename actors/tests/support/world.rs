@@ -1,6 +1,5 @@
 //! The process and its outside world.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use copilotd_actors::conversations::{Conversations, Directory};
 use copilotd_actors::domain::command::{Command, Decision, Halt, WhenBusy};
 use copilotd_actors::domain::content::Input;
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
-use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
+use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
@@ -48,7 +47,6 @@ pub struct World {
     pub ids: Arc<CountingIds>,
     pub scope: TenantScope,
     pub bounds: Bounds,
-    next: AtomicU64,
     process: Option<Process>,
 }
 
@@ -79,7 +77,6 @@ impl World {
             ids: Arc::default(),
             scope: scope("acme"),
             bounds,
-            next: AtomicU64::new(0),
             process: None,
         };
         world.restart().await;
@@ -220,14 +217,26 @@ impl World {
 
     /// Waits until the log holds a record that `wanted` accepts, and returns it.
     pub async fn wait_for(&self, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
+        self.wait_after(0, id, wanted).await
+    }
+
+    /// The same for records behind `seq` alone.
+    pub async fn wait_after(&self, seq: Seq, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
         let search = async {
-            let mut n = self.log.commits();
+            // Only what is new is looked at: some tests have long logs.
+            let mut seen = seq;
             loop {
-                if let Some(found) = self.log.records(id).into_iter().find(|record| wanted(record)) {
+                let n = self.log.commits();
+                let page = self
+                    .log
+                    .read(&self.scope, id, seen, usize::MAX)
+                    .await
+                    .unwrap_or_default();
+                seen = page.last().map_or(seen, |record| record.seq);
+                if let Some(found) = page.into_iter().find(|record| wanted(record)) {
                     return found;
                 }
-                n = n.max(self.log.commits() - 1) + 1;
-                self.log.wait_for_commits(n).await;
+                self.log.wait_for_commits(n + 1).await;
             }
         };
         match tokio::time::timeout(PATIENCE, search).await {
@@ -255,11 +264,6 @@ impl World {
     /// Lets everything go on until nothing moves for ten seconds of tokio's time: shows that something does not happen.
     pub async fn settle(&self) {
         tokio::time::sleep(Duration::from_secs(10)).await;
-    }
-
-    /// A number that was not given out before.
-    pub fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 

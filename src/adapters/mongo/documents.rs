@@ -10,7 +10,7 @@ use mongodb::bson::{Binary, DateTime, Document, Uuid, doc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::text;
+use crate::adapters::text::{self, unreadable};
 
 /// One conversation of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -273,7 +273,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, LogError> {
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, LogError> {
-    serde_json::from_str(text).map_err(|error| LogError::Corrupt(format!("a header: {error}")))
+    serde_json::from_str(text).map_err(|error| unreadable("a header", &error))
 }
 
 pub(super) fn channel(channel: Channel) -> Result<String, LogError> {

@@ -69,7 +69,8 @@ impl From<Failure> for LogError {
             Failure::Answer(answer) => answer,
             Failure::Silence => Self::Unavailable(failure.to_string()),
             Failure::Mongo(error) if is_refusal(&error) => Self::Refused(error.to_string()),
-            Failure::Mongo(error) if is_unreadable(&error) => Self::Corrupt(error.to_string()),
+            // The driver's words quote the value, which may be content.
+            Failure::Mongo(error) if is_unreadable(&error) => Self::Corrupt("a document has another form".to_owned()),
             Failure::Mongo(error) => Self::Unavailable(error.to_string()),
         }
     }

@@ -1,9 +1,9 @@
 //! The store of production: MongoDB, one document per append.
 //!
 //! The unique index on (tenant, conversation, first_seq) is the fence; a majority of the replica set has written an
-//! append to its journal before it is acknowledged. Headers follow a moment later ([`projector`]) and carry
-//! `applied_seq`, so that a reader of one conversation folds the rest ([`fold`]). One process writes at a time
-//! ([`lease`]). No document grows with its conversation.
+//! append to its journal before it is acknowledged. Headers follow a moment later (`projector`) and carry
+//! `applied_seq`, so that a reader of one conversation folds the rest (`fold`). One process writes at a time
+//! (`lease`). No document grows with its conversation.
 
 mod append;
 mod collections;

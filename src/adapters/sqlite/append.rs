@@ -115,6 +115,23 @@ impl EncodedAppend {
         Ok(())
     }
 
+    /// Counts what was handed to the database: the values of the statements above, as they are.
+    pub(super) fn count(&self) {
+        const INTEGER: usize = 8;
+        const ID: usize = 16;
+        let key = self.header.tenant.as_str().len() + ID;
+        let records = key + ID + 4 * INTEGER + self.records.len();
+        let turns = self.turns.len() * (key + INTEGER + ID);
+        let row = match self.changes {
+            Changes::Counters => 0,
+            Changes::Usage => length(&self.header.usage),
+            Changes::Everything => length(&self.header),
+        };
+        let projections = turns + key + 5 * INTEGER + row;
+        count_bytes("records", records);
+        count_bytes("projections", projections);
+    }
+
     /// Whether this very append stands at its number already.
     fn stands(&self, connection: &Connection) -> Result<bool, Failure> {
         let standing: Option<Uuid> = connection
@@ -130,6 +147,15 @@ impl EncodedAppend {
             .optional()?;
         Ok(standing == Some(self.append_id))
     }
+}
+
+/// Length of a value as JSON text; it was written as such before.
+fn length<T: serde::Serialize>(value: &T) -> usize {
+    rows::text(value).map_or(0, |text| text.len())
+}
+
+fn count_bytes(part: &'static str, bytes: usize) {
+    metrics::counter!("copilotd_store_bytes_total", "store" => "sqlite", "part" => part).increment(bytes as u64);
 }
 
 /// Notes that records of a turn stand in an append.
@@ -206,5 +232,6 @@ pub(super) fn save_snapshot(
             snapshot.version,
             snapshot.state,
         ])?;
+    count_bytes("snapshots", snapshot.state.len());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The embedded store: every log and every projection in one SQLite file.
 //!
-//! One thread writes and commits what has gathered meanwhile together ([`writer`]); a few connections read beside it
-//! on blocking threads ([`readers`]). Projections change in the append's own transaction, so no read ever lags.
+//! One thread writes and commits what has gathered meanwhile together (`writer`); a few connections read beside it
+//! on blocking threads (`readers`). Projections change in the append's own transaction, so no read ever lags.
 //! Invariant: no database call runs on an async thread, and an append is acknowledged only after its commit has been
 //! flushed (`synchronous = FULL`).
 
@@ -196,6 +196,9 @@ impl EventLog for SqliteLog {
         let begun = Instant::now();
         let outcome = self.append_until(&encoded).await;
         metrics::histogram!("copilotd_append_seconds", "store" => "sqlite").record(begun.elapsed());
+        if outcome.is_ok() {
+            encoded.count();
+        }
         outcome
     }
 

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::failure::Failure;
+use crate::adapters::text::unreadable;
 
 /// Columns of a header, in the order in which [`header`] reads them.
 pub(super) const HEADER: &str = "conversation, tenant, user, copilot, channel, title, metadata, erased, created_at, \
@@ -155,5 +156,5 @@ pub(super) fn text<T: Serialize>(value: &T) -> Result<String, LogError> {
 
 /// Reads a value from JSON text.
 pub(super) fn json<T: DeserializeOwned>(text: &str) -> Result<T, LogError> {
-    serde_json::from_str(text).map_err(|error| LogError::Corrupt(format!("a header: {error}")))
+    serde_json::from_str(text).map_err(|error| unreadable("a header", &error))
 }

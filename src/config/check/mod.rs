@@ -11,6 +11,7 @@ mod tenant;
 use std::collections::{BTreeSet, HashMap};
 
 pub(super) use node::Node;
+use tracing_subscriber::EnvFilter;
 
 use super::faults::Faults;
 use super::network;
@@ -19,7 +20,7 @@ use super::network;
 pub(super) fn run(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
     server(&root.get("server"), faults);
     store(&root.get("store"), faults);
-    url(&root.get("telemetry").get("otlp_endpoint"), &["http", "https"], faults);
+    telemetry(&root.get("telemetry"), faults);
     models::check(root, faults);
     tenant::check(root, known_tools, faults);
 }
@@ -38,6 +39,16 @@ fn server(server: &Node<'_>, faults: &mut Faults) {
         if proxy.text().is_some_and(|text| network(text).is_none()) {
             faults.add(proxy.path(), "expected an IP address or a network such as 10.0.0.0/8");
         }
+    }
+}
+
+fn telemetry(telemetry: &Node<'_>, faults: &mut Faults) {
+    url(&telemetry.get("otlp_endpoint"), &["http", "https"], faults);
+    let level = telemetry.get("log_level");
+    if let Some(text) = level.text()
+        && let Err(error) = EnvFilter::try_new(text)
+    {
+        faults.add(level.path(), format!("not a filter of logs: {error}"));
     }
 }
 

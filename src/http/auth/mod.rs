@@ -106,6 +106,7 @@ impl fmt::Debug for CredentialId {
 }
 
 /// Opens the scope of a tenant whose credential has just been verified. Called in this module alone.
+#[expect(clippy::disallowed_methods, reason = "this is the credential verifier")]
 fn open_scope(tenant: TenantId) -> TenantScope {
     TenantScope::from_verified(tenant)
 }

@@ -3,6 +3,7 @@
 mod contract;
 mod erasing;
 mod killed;
+mod measure;
 mod memory;
 pub mod mongo;
 mod mongo_faults;

@@ -115,6 +115,10 @@ async fn a_process_that_cannot_renew_stops_before_the_lease_ends() {
     let mut talk = Talk::new("acme", "ann");
     talk.open(&first).await;
     let lost = first.lease_lost();
+    let end = async || *lease(&database).await.get_datetime("expires_at").unwrap();
+    // What holds for the lease as it was taken must hold for a renewed one too.
+    let begun = end().await;
+    while end().await == begun {}
     proxy.set(Mode::Paused);
     lost.await;
     let now = DateTime::now();

@@ -193,6 +193,38 @@ async fn a_full_disk_refuses_appends_and_keeps_what_it_has() {
     log.ready().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_fails_half_way_leaves_nothing_and_hurts_nobody() {
+    let directory = TempDir::new().unwrap();
+    let log = Arc::new(SqliteLog::open(directory.path()).unwrap());
+    // Fails after the records were inserted, inside the same commit as others.
+    let saboteur = rusqlite::Connection::open(directory.path().join("copilotd.db")).unwrap();
+    saboteur
+        .execute_batch(
+            "CREATE TRIGGER sabotage BEFORE UPDATE ON conversations WHEN NEW.user = 'unlucky'
+             BEGIN SELECT RAISE(ABORT, 'sabotage'); END",
+        )
+        .unwrap();
+    let tasks = (0..12).map(|n| {
+        let log = Arc::clone(&log);
+        tokio::spawn(async move {
+            let unlucky = n % 3 == 0;
+            let mut talk = Talk::new("acme", if unlucky { "unlucky" } else { "ann" });
+            talk.open(log.as_ref()).await;
+            for _ in 0..10 {
+                let outcome = talk.try_write(log.as_ref(), vec![queued(turn(), "x")]).await;
+                assert_eq!(outcome.is_err(), unlucky, "{outcome:?}");
+            }
+            assert_eq!(log.read(&talk.scope, talk.id, 0, 100).await.unwrap(), talk.records);
+            assert_eq!(log.header(&talk.scope, talk.id).await.unwrap(), talk.header);
+        })
+    });
+    futures::future::join_all(tasks)
+        .await
+        .into_iter()
+        .for_each(Result::unwrap);
+}
+
 #[tokio::test]
 async fn a_locked_database_is_waited_for_until_the_deadline() {
     let directory = TempDir::new().unwrap();

@@ -13,8 +13,10 @@ use tokio::sync::OnceCell;
 const VERSION: &str = "secantus-0.5.3-beta.196";
 
 /// Keeps the server alive for as long as somebody holds the other end of standard input: a test process that is
-/// killed cannot leave a server behind.
+/// killed cannot leave a server behind. Signals to the whole group (Ctrl-C) are left to the test process: the watchdog must
+/// outlive it.
 const WATCHDOG: &str = r#"
+trap "" INT TERM HUP
 "$0" --port "$1" --storage-path "$2" --sync-on-commit --log-level WARNING --cache-size 256M --log-file-max 32MB \
     </dev/null >"$2/server.log" 2>&1 &
 echo $!

@@ -121,7 +121,7 @@ impl Conversation {
                 trace,
                 halt,
             } => {
-                if let Some(existing) = submit::copy_of(self, env, idempotency.as_ref())? {
+                if let Some(existing) = submit::copy_of(self, env, turn, idempotency.as_ref())? {
                     return Ok(Decision {
                         records: Vec::new(),
                         turn: Some(existing),

@@ -15,14 +15,23 @@ use crate::domain::schema::{Schema, Violation};
 pub(super) fn copy_of(
     conversation: &Conversation,
     env: Env<'_>,
+    turn: TurnId,
     idempotency: Option<&Idempotency>,
 ) -> Result<Option<TurnId>, Rejection> {
-    let Some(asked) = idempotency else { return Ok(None) };
-    match conversation.keys.find(&asked.key, env.now) {
-        Some((known, turn)) if known == asked => Ok(Some(turn)),
-        Some(_) => Err(Rejection::KeyReused),
-        None => Ok(None),
+    if let Some(asked) = idempotency
+        && let Some((known, made)) = conversation.keys.find(&asked.key, env.now)
+    {
+        return if known == asked {
+            Ok(Some(made))
+        } else {
+            Err(Rejection::KeyReused)
+        };
     }
+    // The directory asks once more when an answer was lost; ids are made once per request.
+    Ok(conversation
+        .live()
+        .filter(|book| book.accepted.contains(&turn))
+        .map(|_| turn))
 }
 
 pub(super) fn submit(

@@ -1,0 +1,113 @@
+//! The spans of the turn that a conversation works on, as the trace of its request sees them:
+//!
+//! request (maybe of an earlier process) → `turn` → `invoke_agent` (one per attempt) → `chat`, `execute_tool`, `append`.
+//!
+//! Names and fields follow OpenTelemetry's semantic conventions for generative AI. Nothing a user, a model or a tool said
+//! stands in them.
+
+use tracing::{Span, field};
+
+use crate::domain::event::{Event, FailureCode, Record};
+use crate::domain::ids::{ConversationId, TurnId};
+use crate::domain::policy::Policy;
+use crate::domain::turn::Turn;
+use crate::ports::Traces;
+use crate::tenancy::TenantScope;
+
+/// Open spans of one turn. They end when this is dropped.
+#[derive(Debug)]
+pub struct TurnSpans {
+    turn: TurnId,
+    whole: Span,
+    /// The present attempt and its span.
+    agent: Option<(u32, Span)>,
+}
+
+impl TurnSpans {
+    /// Opens the span of `turn` in the trace of its request.
+    pub fn resume(turn: &Turn, traces: &dyn Traces, scope: &TenantScope, conversation: ConversationId) -> Self {
+        let whole = traces.resume(turn.trace.as_deref());
+        whole.record("copilotd.tenant", field::display(scope.tenant()));
+        whole.record("copilotd.turn.id", field::display(turn.id));
+        whole.record("gen_ai.conversation.id", field::display(conversation));
+        Self {
+            turn: turn.id,
+            whole,
+            agent: None,
+        }
+    }
+
+    /// The span of the agent, opened for each attempt anew.
+    pub fn agent(&mut self, turn: &Turn, scope: &TenantScope, conversation: ConversationId, policy: &Policy) -> Span {
+        match &self.agent {
+            Some((attempt, span)) if *attempt == turn.attempt => span.clone(),
+            _ => {
+                let span = agent(&self.whole, turn, scope, conversation, policy);
+                self.agent = Some((turn.attempt, span.clone()));
+                span
+            }
+        }
+    }
+
+    /// The span of the whole turn.
+    pub fn whole(&self) -> &Span {
+        &self.whole
+    }
+
+    /// The turn they belong to.
+    pub fn turn(&self) -> TurnId {
+        self.turn
+    }
+
+    /// Notes how the turn ended, if it ends with `record`.
+    pub fn note(&self, record: &Record) {
+        if record.turn != Some(self.turn) {
+            return;
+        }
+        let Some((_, agent)) = &self.agent else { return };
+        let usage = match &record.event {
+            Event::TurnCompleted { usage, .. } => usage,
+            Event::TurnFailed { usage, code, .. } => {
+                agent.record("error.type", word(code).as_str());
+                agent.record("otel.status_code", "ERROR");
+                usage
+            }
+            Event::TurnCancelled { usage } => {
+                // Whoever cancels has got what they wanted: no error status.
+                agent.record("error.type", "cancelled");
+                usage
+            }
+            _ => return,
+        };
+        agent.record("gen_ai.usage.input_tokens", usage.sum.prompt_tokens);
+        agent.record("gen_ai.usage.cache_read.input_tokens", usage.sum.cached_tokens);
+        agent.record("gen_ai.usage.output_tokens", usage.sum.completion_tokens);
+    }
+}
+
+/// The code as it stands in the log.
+fn word(code: &FailureCode) -> String {
+    let value = serde_json::to_value(code).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn agent(whole: &Span, turn: &Turn, scope: &TenantScope, conversation: ConversationId, policy: &Policy) -> Span {
+    tracing::info_span!(
+        parent: whole,
+        "invoke_agent",
+        otel.name = %format_args!("invoke_agent {}", policy.copilot),
+        otel.status_code = field::Empty,
+        gen_ai.operation.name = "invoke_agent",
+        gen_ai.provider.name = "copilotd",
+        gen_ai.agent.name = %policy.copilot,
+        gen_ai.request.model = policy.model,
+        gen_ai.conversation.id = %conversation,
+        gen_ai.usage.input_tokens = field::Empty,
+        gen_ai.usage.cache_read.input_tokens = field::Empty,
+        gen_ai.usage.output_tokens = field::Empty,
+        copilotd.tenant = %scope.tenant(),
+        copilotd.turn.id = %turn.id,
+        copilotd.turn.attempt = turn.attempt,
+        error.type = field::Empty,
+    )
+}

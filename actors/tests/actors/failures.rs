@@ -1,0 +1,356 @@
+//! Stores, agents, connectors and clocks that fail.
+
+use std::time::Duration;
+
+use copilotd_actors::conversation::Refusal;
+use copilotd_actors::domain::command::Command;
+use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::event::{Event, FailureCode, Record};
+use copilotd_actors::domain::policy::Repeat;
+use copilotd_actors::fakes::model::{Act, calls, says};
+use copilotd_actors::fakes::system::{Answer, Says};
+use copilotd_actors::ports::{Append, EventLog, Ids};
+use serde_json::json;
+
+use crate::support::{Client, World, copilot, submission, tool};
+
+fn rename(title: &str) -> Command {
+    Command::Update {
+        title: Some(title.to_owned()),
+        metadata: None,
+    }
+}
+
+/// Another copy of the conversation, in another process, writes to the log.
+async fn write_behind_the_actors_back(world: &World, id: copilotd_actors::domain::ids::ConversationId) {
+    let mut header = world.log.header(&world.scope, id).await.unwrap().unwrap();
+    let record = Record {
+        seq: header.last_seq + 1,
+        at: header.updated_at,
+        turn: None,
+        event: Event::ConversationUpdated {
+            title: Some("theirs".into()),
+            metadata: None,
+        },
+    };
+    header.apply(&record);
+    let (user, append_id) = (header.user.clone(), world.ids.uuid());
+    let append = Append {
+        conversation: id,
+        user,
+        append_id,
+        records: vec![record],
+        header,
+    };
+    world.log.append(&world.scope, &append).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversation_that_loses_its_append_dies_and_its_callers_are_served_by_a_successor() {
+    let world = World::new().await;
+    let id = world.create().await;
+    write_behind_the_actors_back(&world, id).await;
+    let (a, b) = tokio::join!(world.ask(id, rename("a")), world.ask(id, rename("b")));
+    a.unwrap();
+    b.unwrap();
+    let records = world.log.records(id);
+    assert_eq!(records.len(), 4, "{records:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_in_mid_turn_is_recovered_and_the_turn_ends() {
+    let world = World::new().await;
+    world
+        .model
+        .on("hello", &[says(&["a", "b", "c"], Duration::from_secs(1))]);
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    viewer
+        .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
+        .await;
+    write_behind_the_actors_back(&world, id).await;
+    viewer.read_all().await;
+    let mut client = Client::default();
+    client.take(&viewer.events);
+    client.has_all(&world.log.records(id), Some(turn));
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_the_models_text_waits_and_nothing_of_it_is_lost() {
+    let world = World::new().await;
+    world
+        .model
+        .on("hello", &[says(&["a", "b", "c"], Duration::from_secs(1))]);
+    let id = world.create().await;
+    world.log.delay_appends(Duration::from_secs(30));
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    let _ = tokio::time::timeout(Duration::from_secs(20), viewer.read_until(|_| false)).await;
+    assert!(
+        viewer.events.iter().all(|event| event.name != "message.delta"),
+        "nothing is shown that is not stored"
+    );
+    viewer.read_all().await;
+    let mut client = Client::default();
+    client.take(&viewer.events);
+    assert_eq!(client.texts, ["abc"]);
+    assert_eq!(world.model.seen().calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_for_minutes_loses_nothing_that_was_accepted() {
+    let world = World::new().await;
+    let id = world.create().await;
+    world.model.on("hello", &[says(&["a"], Duration::from_secs(1))]);
+    let turn = world.submit(id, "hello").await;
+    world.log.set_down(true);
+    assert_eq!(world.ask(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    world.log.set_down(false);
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_leaves_the_conversation_as_it_was() {
+    let world = World::new().await;
+    let id = world.create().await;
+    world.log.refuse_append(1, "the disk is full");
+    assert_eq!(world.ask(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
+    let turn = world.submit(id, "hello").await;
+    world.end_of(id, turn).await;
+    let header = world.ask(id, rename("y")).await.unwrap().header;
+    assert_eq!(header.last_seq, world.log.records(id).last().unwrap().seq);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_that_the_store_refuses_leaves_a_turn_that_still_ends_and_is_still_seen() {
+    let world = World::with(tool(copilot(), "do", Repeat::Never)).await;
+    world.model.on(
+        "work",
+        &[calls(&[("do", json!({}))]), says(&["a", "b"], Duration::from_secs(1))],
+    );
+    world.system("do").answer(Answer::done(Duration::from_secs(2)));
+    let id = world.create().await;
+    let turn = world.submit(id, "work").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    viewer
+        .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
+        .await;
+    world.log.refuse_append(1, "the disk is full");
+    assert_eq!(world.cancel(id, turn).await.unwrap_err(), Refusal::Unavailable);
+    let begun = tokio::time::Instant::now();
+    let deltas = viewer
+        .read_all()
+        .await
+        .iter()
+        .filter(|event| event.name == "message.delta")
+        .count();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it did not have to wait for a deadline"
+    );
+    assert!(deltas > 2, "the answer was still seen while it was written");
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queued_call_survives_a_cancel_that_the_store_refuses() {
+    let world = World::with(tool(copilot(), "do", Repeat::Never)).await;
+    world
+        .model
+        .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
+    world.system("do").answer(Answer::failed(
+        copilotd_actors::ports::ToolErrorKind::RateLimited,
+        Some(Duration::from_secs(1)),
+        None,
+    ));
+    let id = world.create().await;
+    let turn = world.submit(id, "work").await;
+    world.system("do").wait_for(|seen| seen.calls == 1).await;
+    world.log.refuse_append(1, "the disk is full");
+    world.cancel(id, turn).await.unwrap_err();
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it did not have to wait for a deadline"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_panics_is_replaced_and_its_turn_taken_up() {
+    let world = World::new().await;
+    world.model.once(
+        "hello",
+        vec![Act::Text("half ".into()), Act::Wait(Duration::from_secs(1)), Act::Panic],
+    );
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    viewer.read_all().await;
+    let mut client = Client::default();
+    client.take(&viewer.events);
+    assert_eq!(client.texts, ["ok"]);
+    client.has_all(&world.log.records(id), Some(turn));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_panics_for_ever_ends_its_turn_after_three_attempts() {
+    let world = World::new().await;
+    world.model.on("hello", &[vec![Act::Panic]]);
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let end = world.end_of(id, turn).await;
+    assert!(
+        matches!(
+            end,
+            Event::TurnFailed {
+                code: FailureCode::AttemptsExhausted,
+                ..
+            }
+        ),
+        "{end:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_that_panics_is_in_doubt_and_gives_its_place_back() {
+    let world = World::with(tool(copilot(), "do", Repeat::Never)).await;
+    world
+        .model
+        .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
+    let panics = Answer {
+        effect: None,
+        delay: Duration::ZERO,
+        says: Says::Panic,
+    };
+    for _ in 0..3 {
+        for _ in 0..4 {
+            world.system("do").answer(panics.clone());
+        }
+        for _ in 0..4 {
+            let id = world.create().await;
+            let turn = world.submit(id, "work").await;
+            let begun = tokio::time::Instant::now();
+            world.end_of(id, turn).await;
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            let unknown = |r: &Record| {
+                matches!(
+                    r.event,
+                    Event::ToolFinished {
+                        status: ToolStatus::Unknown,
+                        ..
+                    }
+                )
+            };
+            assert!(world.log.records(id).iter().any(unknown));
+        }
+        // The breaker would open at five in a row.
+        let id = world.create().await;
+        let turn = world.submit(id, "work").await;
+        world.end_of(id, turn).await;
+        let done = |r: &Record| {
+            matches!(
+                r.event,
+                Event::ToolFinished {
+                    status: ToolStatus::Succeeded,
+                    ..
+                }
+            )
+        };
+        assert!(world.log.records(id).iter().any(done));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_connectors_are_lost_ends_by_its_deadline() {
+    for (repeat, status) in [(Repeat::Never, ToolStatus::Unknown), (Repeat::Read, ToolStatus::Failed)] {
+        let world = World::with(tool(copilot(), "do", repeat)).await;
+        world
+            .model
+            .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
+        world.system("do").answer_all(Answer::done(Duration::from_secs(2)));
+        let id = world.create().await;
+        let turn = world.submit(id, "work").await;
+        world.system("do").wait_for(|seen| seen.open == 1).await;
+        world.shared().connectors.get().unwrap().kill();
+        world.end_of(id, turn).await;
+        let finished = world.named(id, "tool.finished").await;
+        assert!(
+            matches!(finished.event, Event::ToolFinished { status: s, .. } if s == status),
+            "{finished:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_delays_an_end_and_does_not_lose_it() {
+    let world = World::new().await;
+    world.model.on(
+        "hello",
+        &[vec![
+            Act::Text("so ".into()),
+            Act::Wait(Duration::from_secs(630)),
+            Act::Text("far".into()),
+            Act::Stall,
+        ]],
+    );
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    world.clock.step(-60_000);
+    viewer
+        .read_until(|e| e.iter().filter(|e| e.name == "message.delta").count() == 2)
+        .await;
+    let end = world.end_of(id, turn).await;
+    assert!(
+        matches!(
+            end,
+            Event::TurnFailed {
+                code: FailureCode::LimitTime,
+                ..
+            }
+        ),
+        "{end:?}"
+    );
+    viewer.read_all().await;
+    let mut client = Client::default();
+    client.take(&viewer.events);
+    assert_eq!(
+        client.texts,
+        ["so far"],
+        "a timer that went off too early stopped nothing"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copilot_that_is_not_configured_any_more_ends_its_turns_clearly() {
+    let mut world = World::new().await;
+    world.model.on("hello", &[vec![Act::Stall]]);
+    let id = world.create().await;
+    let turn = world.turn_id();
+    world.ask(id, submission(turn, "hello")).await.unwrap();
+    world.crash().await;
+    world.policies = std::sync::Arc::default();
+    world.model.on(
+        "hello",
+        &[vec![Act::Fail(
+            copilotd_actors::domain::command::FailureClass::Rejected,
+            None,
+        )]],
+    );
+    world.restart().await;
+    let end = world.end_of(id, turn).await;
+    assert!(
+        matches!(
+            end,
+            Event::TurnFailed {
+                code: FailureCode::ProviderRejected,
+                ..
+            }
+        ),
+        "{end:?}"
+    );
+}

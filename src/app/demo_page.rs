@@ -1,0 +1,60 @@
+//! The plain page of `copilotd demo`, and what it has to know. Only the demo serves them: they hand out tokens.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::http::{HeaderName, header};
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::Value;
+
+/// What the page consists of: path, media type, content.
+const FILES: [(&str, &str, &str); 12] = [
+    ("/", "text/html; charset=utf-8", include_str!("../web/demo.html")),
+    (
+        "/demo/demo.css",
+        "text/css; charset=utf-8",
+        include_str!("../web/demo.css"),
+    ),
+    ("/demo/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
+    ("/demo/api.js", JAVASCRIPT, include_str!("../web/api.js")),
+    ("/demo/demo.js", JAVASCRIPT, include_str!("../web/demo.js")),
+    ("/demo/dom.js", JAVASCRIPT, include_str!("../web/dom.js")),
+    ("/demo/list.js", JAVASCRIPT, include_str!("../web/list.js")),
+    ("/demo/markdown.js", JAVASCRIPT, include_str!("../web/markdown.js")),
+    ("/demo/outbox.js", JAVASCRIPT, include_str!("../web/outbox.js")),
+    ("/demo/transcript.js", JAVASCRIPT, include_str!("../web/transcript.js")),
+    ("/demo/turns.js", JAVASCRIPT, include_str!("../web/turns.js")),
+    ("/demo/world.js", JAVASCRIPT, include_str!("../web/world.js")),
+];
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+/// Nothing but the page's own files. It may connect to any port of this machine, because the simulators have other ones
+/// after a restart, and the page that is open then has to find them. Trusted Types: a text that is taken for HTML is
+/// refused by the browser.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// The page's routes. `about` is set once the address is known.
+pub fn routes(about: Arc<OnceLock<Value>>) -> Router {
+    let about = move || async move {
+        let about = about.get().cloned().unwrap_or(Value::Null);
+        ([(header::CACHE_CONTROL, "no-store")], Json(about)).into_response()
+    };
+    FILES
+        .into_iter()
+        .fold(Router::new(), |router, (path, media_type, content)| {
+            router.route(path, get(move || async move { (headers(media_type), content) }))
+        })
+        .route("/demo.json", get(about))
+}
+
+fn headers(media_type: &'static str) -> [(HeaderName, &'static str); 5] {
+    [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ]
+}

@@ -1,0 +1,117 @@
+//! Prompts and answers in the log, for tenants that asked for it (`log_content = true`) and at level debug alone.
+//!
+//! This is the only place that logs content. It stands around the models: what tools answered is part of the next
+//! prompt, so nothing else has to be logged. Traces never hold content: they take nothing below level info.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::prompt::PromptMessage;
+use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+use futures::StreamExt as _;
+
+/// Most bytes of one piece of content in a line.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Target of the lines, for filters: `info,copilotd::content=debug`.
+const TARGET: &str = "copilotd::content";
+
+/// Models whose content is logged for some tenants.
+pub struct LoggedContent {
+    models: Arc<dyn Model>,
+    tenants: HashSet<TenantId>,
+}
+
+impl LoggedContent {
+    /// Wraps `models`, if there is anyone to log for.
+    pub fn around(models: Arc<dyn Model>, tenants: HashSet<TenantId>) -> Arc<dyn Model> {
+        if tenants.is_empty() {
+            models
+        } else {
+            Arc::new(Self { models, tenants })
+        }
+    }
+}
+
+impl fmt::Debug for LoggedContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LoggedContent").field(&self.tenants).finish()
+    }
+}
+
+#[async_trait]
+impl Model for LoggedContent {
+    async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
+        let wanted = self.tenants.contains(request.scope.tenant());
+        if !wanted || !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+            return self.models.stream(request).await;
+        }
+        let (tenant, conversation) = (request.scope.tenant().clone(), request.conversation);
+        for message in request.messages.iter() {
+            let (role, text) = said(message);
+            tracing::debug!(target: TARGET, %tenant, %conversation, role, text = cut(&text), "prompt");
+        }
+        let stream = self.models.stream(request).await?;
+        let mut answer = Answer {
+            span: tracing::Span::current(),
+            tenant,
+            text: String::new(),
+        };
+        let logged = stream.inspect(move |event| answer.take(event));
+        Ok(logged.boxed())
+    }
+}
+
+/// Collects an answer; it is logged when its stream ends or is dropped.
+struct Answer {
+    span: tracing::Span,
+    tenant: TenantId,
+    text: String,
+}
+
+impl Answer {
+    fn take(&mut self, event: &Result<ModelEvent, ModelError>) {
+        let piece = match event {
+            Ok(ModelEvent::Text(piece)) => piece,
+            Ok(ModelEvent::ToolCall { name, arguments, .. }) => {
+                if let Some(name) = name {
+                    self.text.push_str(&format!(" [call {name}] "));
+                }
+                arguments
+            }
+            _ => return,
+        };
+        if self.text.len() <= MAX_BYTES {
+            self.text.push_str(piece);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.span.in_scope(|| {
+            tracing::debug!(target: TARGET, tenant = %self.tenant, role = "assistant", text = cut(&self.text), "answer");
+        });
+    }
+}
+
+fn said(message: &PromptMessage) -> (&'static str, String) {
+    match message {
+        PromptMessage::System { text } => ("system", text.clone()),
+        PromptMessage::User { text } => ("user", text.clone()),
+        PromptMessage::Assistant { text, calls } => {
+            let calls = calls
+                .iter()
+                .map(|call| format!(" [call {}] {}", call.name, call.arguments));
+            ("assistant", std::iter::once(text.clone()).chain(calls).collect())
+        }
+        PromptMessage::Tool { content, .. } => ("tool", content.clone()),
+    }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_BYTES)]
+}

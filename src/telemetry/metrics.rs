@@ -1,0 +1,267 @@
+//! The metrics of the process, as `/metrics` shows them. [`METRICS`] is the whole list.
+//!
+//! Counters and histograms are recorded where things happen; what is a state (open turns, live actors' numbers, streams)
+//! is looked at when the page is asked for, so that it costs nothing in between.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use copilotd_actors::shared::Shared;
+use metrics::{Unit, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Semaphore;
+
+use crate::http::state::MAX_STREAMS;
+
+/// Time between two foldings of the histograms: until then each sample stands in memory.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// As it is now.
+    Gauge,
+    /// Samples, counted by these bounds.
+    Histogram(&'static [f64]),
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it is counted in.
+    pub unit: Unit,
+    /// What it tells.
+    pub about: &'static str,
+}
+
+/// Bounds for what should take milliseconds.
+const FAST: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// Bounds for what a model does.
+const SLOW: &[f64] = &[
+    0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0,
+];
+/// Bounds for numbers of things.
+const COUNT: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+const fn metric(name: &'static str, kind: Kind, unit: Unit, about: &'static str) -> Metric {
+    Metric {
+        name,
+        kind,
+        unit,
+        about,
+    }
+}
+
+/// Every metric of this process.
+pub const METRICS: &[Metric] = &[
+    metric(
+        "copilotd_build_info",
+        Kind::Gauge,
+        Unit::Count,
+        "Always 1; the label says which version runs.",
+    ),
+    metric(
+        "copilotd_http_requests_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests by method, route and status; 499: the client left before there was an answer.",
+    ),
+    metric(
+        "copilotd_http_request_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time until the answer's head, by method and route.",
+    ),
+    metric(
+        "copilotd_open_streams",
+        Kind::Gauge,
+        Unit::Count,
+        "Event streams that are open.",
+    ),
+    metric(
+        "copilotd_turns_total",
+        Kind::Counter,
+        Unit::Count,
+        "Turns that reached a state.",
+    ),
+    metric(
+        "copilotd_turns",
+        Kind::Gauge,
+        Unit::Count,
+        "Turns that are in a state now; queued ones wait behind another of their conversation.",
+    ),
+    metric(
+        "copilotd_first_token_seconds",
+        Kind::Histogram(SLOW),
+        Unit::Seconds,
+        "Time from a turn's acceptance to the first text of each answer.",
+    ),
+    metric(
+        "copilotd_tokens_total",
+        Kind::Counter,
+        Unit::Count,
+        "Tokens by kind; cached ones are part of the prompt's.",
+    ),
+    metric(
+        "copilotd_model_failures_total",
+        Kind::Counter,
+        Unit::Count,
+        "Model calls that failed, by class.",
+    ),
+    metric(
+        "copilotd_tool_tries_total",
+        Kind::Counter,
+        Unit::Count,
+        "Tries of tool calls, by system and outcome.",
+    ),
+    metric(
+        "copilotd_connector_queue",
+        Kind::Gauge,
+        Unit::Count,
+        "Tool calls that wait for a tenant's system.",
+    ),
+    metric(
+        "copilotd_breaker_state",
+        Kind::Gauge,
+        Unit::Count,
+        "Circuit breaker of a tenant's system: 0 closed, 1 half open, 2 open.",
+    ),
+    metric(
+        "copilotd_append_wait_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time a conversation waits for its append, retries included.",
+    ),
+    metric(
+        "copilotd_append_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time the store takes for an append, by store.",
+    ),
+    metric(
+        "copilotd_append_batch",
+        Kind::Histogram(COUNT),
+        Unit::Count,
+        "Appends that SQLite committed together.",
+    ),
+    metric(
+        "copilotd_actors_alive",
+        Kind::Gauge,
+        Unit::Count,
+        "Actors that live, by kind.",
+    ),
+    metric(
+        "copilotd_actor_deaths_total",
+        Kind::Counter,
+        Unit::Count,
+        "Actors that died of an error, by kind.",
+    ),
+    metric(
+        "copilotd_passivations_total",
+        Kind::Counter,
+        Unit::Count,
+        "Idle conversations that were let go.",
+    ),
+    metric(
+        "copilotd_recoveries_total",
+        Kind::Counter,
+        Unit::Count,
+        "Conversations that were loaded with open turns.",
+    ),
+    metric(
+        "copilotd_reconciled_total",
+        Kind::Counter,
+        Unit::Count,
+        "What the reconciler found to do.",
+    ),
+    metric(
+        "copilotd_compressions_total",
+        Kind::Counter,
+        Unit::Count,
+        "Compressions of memories, by how they ended.",
+    ),
+    metric(
+        "copilotd_spans_lost_total",
+        Kind::Counter,
+        Unit::Count,
+        "Spans that the collector did not take.",
+    ),
+];
+
+/// Returns what renders the page. Several applications of one process (in tests) share their counters.
+pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let handle = recorder();
+    Arc::new(move || {
+        gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        gauge!("copilotd_open_streams").set(number(MAX_STREAMS.saturating_sub(streams.available_permits())));
+        let turns = shared.admission.by_state();
+        for (state, count) in [
+            ("queued", turns.queued),
+            ("running", turns.running),
+            ("awaiting_approval", turns.awaiting_approval),
+        ] {
+            gauge!("copilotd_turns", "state" => state).set(number(count));
+        }
+        handle.render()
+    })
+}
+
+/// Installs the recorder, once per process.
+fn recorder() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let recorder = builder().build_recorder();
+        let handle = recorder.handle();
+        // Fails when a test has installed its own; the page is then empty.
+        let _ = metrics::set_global_recorder(recorder);
+        METRICS.iter().for_each(describe);
+        let upkeep = handle.clone();
+        let thread = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+            loop {
+                std::thread::sleep(UPKEEP);
+                upkeep.run_upkeep();
+            }
+        });
+        if let Err(error) = thread {
+            tracing::warn!(%error, "histograms are folded only when the page is asked for");
+        }
+        handle
+    })
+}
+
+fn builder() -> PrometheusBuilder {
+    let mut builder = PrometheusBuilder::new();
+    for metric in METRICS {
+        if let Kind::Histogram(bounds) = metric.kind {
+            let name = Matcher::Full(metric.name.to_owned());
+            builder = builder
+                .set_buckets_for_metric(name, bounds)
+                .expect("no list of bounds is empty");
+        }
+    }
+    builder
+}
+
+fn describe(metric: &Metric) {
+    match metric.kind {
+        Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.about),
+        Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.about),
+        Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.unit, metric.about),
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of things in memory are far below 2^52"
+)]
+fn number(count: usize) -> f64 {
+    count as f64
+}

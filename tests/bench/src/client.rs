@@ -1,0 +1,289 @@
+//! The calls that the benchmarks make: the server's contract, and the provider's for comparison.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::http::Connection;
+use crate::sse::Events;
+use crate::stats::Samples;
+
+/// How the provider answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Words of the answer; one is one piece of the provider's stream.
+    pub words: u64,
+    /// Time to the first word.
+    pub first_ms: u64,
+    /// Time between two words.
+    pub pace_ms: u64,
+}
+
+impl Pace {
+    fn prompt(self) -> String {
+        let Self {
+            words,
+            first_ms,
+            pace_ms,
+        } = self;
+        format!("[[sim tokens={words} first_ms={first_ms} pace_ms={pace_ms}]]")
+    }
+}
+
+/// What a reader of one answer saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Time from the request to the first text.
+    pub first: Duration,
+    /// Times between two pieces of text.
+    pub gaps: Samples,
+    /// Words that came.
+    pub words: u64,
+    /// Bytes of text that came.
+    pub bytes: u64,
+    /// Time from the request to 202; zero for the provider.
+    pub accepted: Duration,
+    /// What the server counted for the prompt.
+    pub prompt_tokens: u64,
+}
+
+/// What the server says that it handed to its store since it began, in bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Stored {
+    /// Records of logs.
+    pub records: f64,
+    /// Everything that is derived from them.
+    pub projections: f64,
+    /// Snapshots of folded logs.
+    pub snapshots: f64,
+    /// Number of appends.
+    pub appends: f64,
+}
+
+impl Stored {
+    /// All together.
+    pub fn all(self) -> f64 {
+        self.records + self.projections + self.snapshots
+    }
+}
+
+/// The way to the server.
+#[derive(Debug)]
+pub struct Client {
+    address: SocketAddr,
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    text: std::borrow::Cow<'a, str>,
+}
+
+impl Client {
+    /// A client with an API key.
+    pub fn new(address: SocketAddr, key: &str) -> Self {
+        Self {
+            address,
+            key: key.to_owned(),
+        }
+    }
+
+    /// Address of the server.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Opens a connection.
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
+        Connection::open(self.address).await
+    }
+
+    fn headers(&self, user: usize) -> String {
+        format!("authorization: Bearer {}\r\nx-copilotd-user: user-{user}\r\n", self.key)
+    }
+
+    async fn call(
+        &self,
+        connection: &mut Connection,
+        user: usize,
+        (method, path): (&str, &str),
+        body: Option<&Value>,
+        expected: u16,
+    ) -> anyhow::Result<Value> {
+        let body = body.map(Value::to_string);
+        let headers = self.headers(user);
+        let response = connection.send(method, path, &headers, body.as_deref()).await?;
+        let status = response.status;
+        let text = connection.text(response).await?;
+        ensure!(status == expected, "{method} {path} answered {status}: {text}");
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Creates a conversation.
+    pub async fn create(&self, connection: &mut Connection, user: usize) -> anyhow::Result<String> {
+        let path = ("POST", "/v1/conversations");
+        let made = self.call(connection, user, path, Some(&json!({})), 201).await?;
+        Ok(made["id"].as_str().context("a conversation's id")?.to_owned())
+    }
+
+    /// Submits a turn and returns its id.
+    pub async fn submit(
+        &self,
+        connection: &mut Connection,
+        user: usize,
+        conversation: &str,
+        pace: Pace,
+    ) -> anyhow::Result<String> {
+        let path = format!("/v1/conversations/{conversation}/turns");
+        let body = json!({ "input": pace.prompt() });
+        let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
+        Ok(turn["id"].as_str().context("a turn's id")?.to_owned())
+    }
+
+    /// Reads a turn's state.
+    pub async fn status(&self, connection: &mut Connection, user: usize, turn: &str) -> anyhow::Result<String> {
+        let path = format!("/v1/turns/{turn}");
+        let turn = self.call(connection, user, ("GET", &path), None, 200).await?;
+        Ok(turn["status"].as_str().context("a turn's status")?.to_owned())
+    }
+
+    /// Reads what was handed to the store.
+    pub async fn stored(&self, connection: &mut Connection) -> anyhow::Result<Stored> {
+        let response = connection.send("GET", "/metrics", "", None).await?;
+        let text = connection.text(response).await?;
+        let sum = |name: &str, label: &str| -> f64 {
+            let lines = text
+                .lines()
+                .filter(|line| line.starts_with(name) && line.contains(label));
+            lines
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum()
+        };
+        Ok(Stored {
+            records: sum("copilotd_store_bytes_total", "part=\"records\""),
+            projections: sum("copilotd_store_bytes_total", "part=\"projections\""),
+            snapshots: sum("copilotd_store_bytes_total", "part=\"snapshots\""),
+            appends: sum("copilotd_append_seconds_count", ""),
+        })
+    }
+
+    /// Submits a turn and reads its stream to the end, on one connection.
+    pub async fn turn(
+        &self,
+        connection: &mut Connection,
+        user: usize,
+        conversation: &str,
+        pace: Pace,
+    ) -> anyhow::Result<Seen> {
+        let begun = Instant::now();
+        let turn = self.submit(connection, user, conversation, pace).await?;
+        let accepted = begun.elapsed();
+        let headers = self.headers(user);
+        let path = format!("/v1/turns/{turn}/events");
+        let mut response = connection.send("GET", &path, &headers, None).await?;
+        ensure!(response.status == 200, "the stream answered {}", response.status);
+        let mut reading = Reading::new(begun);
+        let (mut ended, mut prompt_tokens) = (None, 0);
+        let mut events = Events::default();
+        while connection.next(&mut response, &mut events.bytes).await? {
+            events.drain(|name, data| match name {
+                "message.delta" => {
+                    if let Ok(delta) = serde_json::from_str::<Delta<'_>>(data) {
+                        reading.text(&delta.text);
+                    }
+                }
+                "context.assembled" => {
+                    let event: Value = serde_json::from_str(data).unwrap_or_default();
+                    prompt_tokens = event["prompt_tokens"].as_u64().unwrap_or(0);
+                }
+                "turn.completed" | "turn.failed" | "turn.cancelled" => ended = Some(format!("{name} {data}")),
+                _ => {}
+            });
+        }
+        let ended = ended.context("the stream ended before its turn")?;
+        ensure!(ended.starts_with("turn.completed"), "{ended}");
+        let seen = Seen {
+            accepted,
+            prompt_tokens,
+            ..reading.seen
+        };
+        ensure!(seen.words == pace.words, "{} of {} words came", seen.words, pace.words);
+        Ok(seen)
+    }
+}
+
+/// Calls the provider directly and reads its stream to the end.
+pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<Seen> {
+    let body = json!({
+        "model": "sim-large",
+        "stream": true,
+        "stream_options": { "include_usage": true },
+        "messages": [
+            { "role": "system", "content": "You are measured." },
+            { "role": "user", "content": pace.prompt() },
+        ],
+    });
+    let begun = Instant::now();
+    let headers = "authorization: Bearer simulated\r\n";
+    let body = body.to_string();
+    let mut response = connection
+        .send("POST", "/v1/chat/completions", headers, Some(&body))
+        .await?;
+    ensure!(response.status == 200, "the provider answered {}", response.status);
+    let mut reading = Reading::new(begun);
+    let mut done = false;
+    let mut events = Events::default();
+    while connection.next(&mut response, &mut events.bytes).await? {
+        events.drain(|_, data| {
+            if data == "[DONE]" {
+                done = true;
+                return;
+            }
+            let chunk: Value = serde_json::from_str(data).unwrap_or_default();
+            reading.text(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+        });
+    }
+    ensure!(done, "the provider's stream was cut");
+    let seen = reading.seen;
+    ensure!(seen.words == pace.words, "{} of {} words came", seen.words, pace.words);
+    Ok(seen)
+}
+
+/// Notes when pieces of text come.
+struct Reading {
+    begun: Instant,
+    last: Option<Instant>,
+    seen: Seen,
+}
+
+impl Reading {
+    fn new(begun: Instant) -> Self {
+        Self {
+            begun,
+            last: None,
+            seen: Seen::default(),
+        }
+    }
+
+    fn text(&mut self, piece: &str) {
+        if piece.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        match self.last.replace(now) {
+            Some(last) => self.seen.gaps.add(now - last),
+            None => {
+                self.seen.first = now - self.begun;
+                // The provider's words are parted by single blanks.
+                self.seen.words = 1;
+            }
+        }
+        self.seen.bytes += piece.len() as u64;
+        self.seen.words += piece.bytes().filter(|byte| *byte == b' ').count() as u64;
+    }
+}

@@ -1,0 +1,66 @@
+//! `copilotd-bench`: measures the real binary against the simulated provider, in three processes on loopback.
+
+mod client;
+mod http;
+mod machine;
+mod process;
+mod report;
+mod scenario;
+mod sse;
+mod stats;
+mod world;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use crate::scenario::{Scenario, Size};
+use crate::world::Programs;
+
+/// Measures copilotd against a simulated provider called directly, and prints Markdown tables.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// What to measure
+    #[arg(value_enum, required = true)]
+    scenarios: Vec<Scenario>,
+    /// Sizes that take about a minute in all
+    #[arg(long)]
+    small: bool,
+    /// Numbers of streams, in place of the usual ones
+    #[arg(long, value_delimiter = ',')]
+    streams: Vec<usize>,
+    /// The server's program (beside this one)
+    #[arg(long)]
+    server: Option<PathBuf>,
+    /// The provider's program (beside this one)
+    #[arg(long)]
+    sim: Option<PathBuf>,
+    /// Where data directories are made; its disk is measured with the server
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    scratch: PathBuf,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let own = std::env::current_exe()?;
+    let beside = own.parent().context("the directory of this program")?;
+    let programs = Programs {
+        server: arguments.server.unwrap_or_else(|| beside.join("copilotd")),
+        sim: arguments.sim.unwrap_or_else(|| beside.join("copilotd-sim")),
+        scratch: arguments.scratch,
+    };
+    let size = Size {
+        small: arguments.small,
+        streams: arguments.streams,
+        open_files: machine::raise_open_files()?,
+    };
+    println!("{}; {} open files per process\n", machine::describe(), size.open_files);
+    for scenario in Scenario::all_of(&arguments.scenarios) {
+        let report = scenario.run(&programs, &size).await;
+        println!("{}", report.with_context(|| format!("{scenario:?}"))?);
+    }
+    Ok(())
+}

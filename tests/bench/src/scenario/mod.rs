@@ -1,0 +1,82 @@
+//! What is measured. Each scenario has a server and a provider of its own.
+
+mod bytes;
+mod history;
+mod idle;
+mod stream;
+mod submit;
+mod turns;
+
+use clap::ValueEnum;
+
+use crate::report::Report;
+use crate::world::Programs;
+
+/// A scenario by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// All of them
+    All,
+    /// Turns that are submitted at once
+    Submit,
+    /// Concurrent streaming turns
+    Stream,
+    /// Turns per second
+    Turns,
+    /// Long conversations
+    History,
+    /// Bytes handed to the store
+    Bytes,
+    /// Idle conversations
+    Idle,
+}
+
+/// How much is measured.
+#[derive(Debug)]
+pub struct Size {
+    /// Whether it has to be done in about a minute.
+    pub small: bool,
+    /// Numbers of streams that were asked for.
+    pub streams: Vec<usize>,
+    /// Files a process may open.
+    pub open_files: u64,
+}
+
+impl Size {
+    /// One of two figures.
+    pub fn pick<T>(&self, full: T, small: T) -> T {
+        if self.small { small } else { full }
+    }
+}
+
+impl Scenario {
+    /// The scenarios that were asked for.
+    pub fn all_of(asked: &[Self]) -> Vec<Self> {
+        let every = [
+            Self::Submit,
+            Self::Stream,
+            Self::Turns,
+            Self::History,
+            Self::Bytes,
+            Self::Idle,
+        ];
+        if asked.contains(&Self::All) {
+            every.to_vec()
+        } else {
+            asked.to_vec()
+        }
+    }
+
+    /// Measures.
+    pub async fn run(self, programs: &Programs, size: &Size) -> anyhow::Result<Report> {
+        match self {
+            Self::All => anyhow::bail!("`all` is not one of them"),
+            Self::Submit => submit::run(programs, size).await,
+            Self::Stream => stream::run(programs, size).await,
+            Self::Turns => turns::run(programs, size).await,
+            Self::History => history::run(programs, size).await,
+            Self::Bytes => bytes::run(programs, size).await,
+            Self::Idle => idle::run(programs, size).await,
+        }
+    }
+}

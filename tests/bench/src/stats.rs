@@ -1,0 +1,72 @@
+//! Percentiles and how figures are written.
+
+use std::time::Duration;
+
+/// Measured durations.
+#[derive(Debug, Default, Clone)]
+pub struct Samples(Vec<Duration>);
+
+impl Samples {
+    /// Adds one.
+    pub fn add(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: Samples) {
+        self.0.extend(other.0);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The smallest sample that `share` of all are not above.
+    pub fn percentile(&self, share: f64) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let at = ((sorted.len() as f64 * share).ceil() as usize).max(1) - 1;
+        sorted
+            .get(at.min(sorted.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// `p50 / p99` in milliseconds.
+    pub fn both(&self) -> String {
+        format!("{} / {}", ms(self.percentile(0.5)), ms(self.percentile(0.99)))
+    }
+}
+
+/// Milliseconds with as many digits as mean something.
+pub fn ms(time: Duration) -> String {
+    decimal(time.as_secs_f64() * 1000.0)
+}
+
+/// The difference of two percentiles in milliseconds; may be negative.
+pub fn added(with: &Samples, without: &Samples, share: f64) -> String {
+    let difference = with.percentile(share).as_secs_f64() - without.percentile(share).as_secs_f64();
+    decimal(difference * 1000.0)
+}
+
+/// A number with as many digits as mean something.
+pub fn decimal(value: f64) -> String {
+    if value.abs() < 10.0 {
+        format!("{value:.2}")
+    } else if value.abs() < 100.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+/// Kibibytes.
+pub fn kib(bytes: f64) -> String {
+    decimal(bytes / 1024.0)
+}
+
+/// Mebibytes.
+pub fn mib(bytes: f64) -> String {
+    decimal(bytes / 1024.0 / 1024.0)
+}

@@ -1,0 +1,182 @@
+//! The two programs under measurement: the server on a fresh data directory, and the provider.
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::http::Connection;
+use crate::machine::Used;
+use crate::process::{self, Process};
+
+/// Longest wait for a program to serve.
+const START: Duration = Duration::from_secs(60);
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `copilotd`.
+    pub server: PathBuf,
+    /// `copilotd-sim`.
+    pub sim: PathBuf,
+    /// Where data directories are made.
+    pub scratch: PathBuf,
+}
+
+/// What a scenario wants of its server.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Seconds after which an idle conversation is let go.
+    pub idle_s: Option<u64>,
+    /// Context of the model in tokens.
+    pub context_tokens: Option<u64>,
+    /// Whether the server gets one processor only.
+    pub one_core: bool,
+}
+
+/// Both programs, running.
+#[derive(Debug)]
+pub struct World {
+    programs: Programs,
+    server: Process,
+    _sim: Process,
+    wish: Wish,
+    directory: TempDir,
+    /// Address of the provider.
+    pub provider: SocketAddr,
+    /// The way to the server.
+    pub client: Arc<Client>,
+}
+
+impl World {
+    /// Starts both.
+    pub async fn start(programs: &Programs, wish: Wish) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix_in("copilotd-bench-", &programs.scratch)?;
+        let (sim, mut said) = Process::start(&programs.sim, &[], &directory.path().join("sim.log"), None)?;
+        let said: serde_json::Value =
+            serde_json::from_str(&process::line(&mut said)?).context("the provider's line")?;
+        let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
+        let provider: SocketAddr = provider.context("the provider's address")?.parse()?;
+        let made = process::output(&programs.server, &["key", "create", "--scope", "chat"])?;
+        let key = made.lines().find_map(|line| line.strip_prefix("# cpk_"));
+        let key = format!("cpk_{}", key.context("the new key")?);
+        let listen = free_address()?;
+        std::fs::write(
+            directory.path().join("copilotd.toml"),
+            configuration(directory.path(), listen, provider, &made, &wish),
+        )?;
+        let server = serve(programs, directory.path(), &wish)?;
+        let world = Self {
+            programs: programs.clone(),
+            server,
+            _sim: sim,
+            wish,
+            directory,
+            provider,
+            client: Arc::new(Client::new(listen, &key)),
+        };
+        world.ready(listen).await?;
+        Ok(world)
+    }
+
+    /// Kills the server without warning and starts it again on the same data; returns the time until it serves.
+    pub async fn restart(&mut self) -> anyhow::Result<Duration> {
+        self.server.kill();
+        let begun = Instant::now();
+        self.server = serve(&self.programs, self.directory.path(), &self.wish)?;
+        self.ready(self.client.address()).await?;
+        Ok(begun.elapsed())
+    }
+
+    /// What the server has used so far.
+    pub fn used(&self) -> anyhow::Result<Used> {
+        self.server.used()
+    }
+
+    /// Waits until the server does nothing, so that what follows an answer is counted with it.
+    pub async fn quiet(&self) -> anyhow::Result<()> {
+        let mut before = self.used()?.cpu;
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let now = self.used()?.cpu;
+            if now.saturating_sub(before) < Duration::from_millis(10) {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
+    }
+
+    /// Directory of the server's data.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    async fn ready(&self, address: SocketAddr) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < START {
+            if let Ok(mut connection) = Connection::open(address).await
+                && let Ok(response) = connection.send("GET", "/healthz", "", None).await
+                && response.status == 200
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let log = std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default();
+        bail!("the server did not start: {log}")
+    }
+}
+
+fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<Process> {
+    let config = directory.join("copilotd.toml");
+    let arguments = [OsStr::new("serve"), OsStr::new("--config"), config.as_os_str()];
+    let log = directory.join("server.log");
+    let core = wish.one_core.then_some(0);
+    Ok(Process::start(&programs.server, &arguments, &log, core)?.0)
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn configuration(directory: &Path, listen: SocketAddr, provider: SocketAddr, key: &str, wish: &Wish) -> String {
+    let data = directory.join("data");
+    let idle = wish
+        .idle_s
+        .map(|seconds| format!("idle_s = {seconds}\n"))
+        .unwrap_or_default();
+    let context = wish.context_tokens.unwrap_or(128_000);
+    format!(
+        r#"[server]
+listen = "{listen}"
+data_dir = {data:?}
+{idle}
+[[providers]]
+name = "main"
+kind = "openai"
+base_url = "http://{provider}/v1"
+api_key = {{ value = "simulated" }}
+[[routes]]
+name = "default"
+targets = [{{ provider = "main", model = "sim-large", context_tokens = {context} }}]
+[[routes]]
+name = "small"
+targets = [{{ provider = "main", model = "sim-small", context_tokens = {context} }}]
+[[tenants]]
+id = "acme"
+  [[tenants.copilots]]
+  name = "support"
+  instructions = "You are measured."
+  route = "default"
+  small_route = "small"
+{key}"#
+    )
+}

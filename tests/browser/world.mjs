@@ -1,0 +1,87 @@
+// Starts the demo and a browser for the tests.
+
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = resolve(here, "../..");
+
+function binary() {
+  const target = process.env.CARGO_TARGET_DIR ?? join(root, "target");
+  const candidates = [process.env.COPILOTD_BIN, join(target, "debug/copilotd"), join(target, "release/copilotd")];
+  const found = candidates.find((path) => path && existsSync(path));
+  if (!found) throw new Error("build copilotd first, or set COPILOTD_BIN");
+  return found;
+}
+
+/** `copilotd demo` on a directory of its own. */
+export class Demo {
+  constructor() {
+    this.directory = mkdtempSync(join(tmpdir(), "copilotd-browser-"));
+    this.port = 0;
+  }
+
+  /** Starts it; after the first time on the same port. Resolves when it says that it is ready. */
+  async start() {
+    const { OPENAI_API_KEY: _, ...env } = process.env;
+    const args = ["demo", "--port", String(this.port), "--data-dir", this.directory];
+    this.process = spawn(binary(), args, { env, stdio: ["ignore", "pipe", "inherit"] });
+    this.ended = new Promise((ended) => this.process.once("exit", ended));
+    await new Promise((ready, failed) => {
+      this.process.once("error", failed);
+      this.ended.then((code) => failed(new Error(`copilotd demo ended with ${code}`)));
+      let said = "";
+      this.process.stdout.setEncoding("utf8").on("data", (text) => {
+        said += text;
+        if (said.includes("goes on where it was.")) ready();
+      });
+    });
+    this.about = JSON.parse(readFileSync(join(this.directory, "demo.json"), "utf8"));
+    this.url = this.about.base_url;
+    this.port = new URL(this.url).port;
+  }
+
+  async kill() {
+    this.process.kill("SIGKILL");
+    await this.ended;
+  }
+
+  async stop() {
+    if (this.process?.exitCode === null && this.process.signalCode === null) await this.kill();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** Asks the server as acme's ada, past the page. */
+  async get(path) {
+    const headers = { authorization: `Bearer ${this.about.tenants.acme.users.ada}` };
+    const answer = await fetch(this.url + path, { headers });
+    return answer.json();
+  }
+
+  /** A simulator's state. */
+  async outside(name) {
+    return (await fetch(`${this.about.sim[name]}/_sim/state`)).json();
+  }
+}
+
+/** Launches Chromium, without anything that would call out. */
+export function launch() {
+  const modules = process.env.COPILOTD_NODE_MODULES ?? join(here, "node_modules");
+  const { chromium } = createRequire(join(modules, "any.js"))("playwright-core");
+  return chromium.launch({
+    executablePath: process.env.COPILOTD_CHROMIUM ?? "/usr/bin/chromium",
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-dev-shm-usage",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+      "--no-first-run",
+    ],
+  });
+}

@@ -1,0 +1,167 @@
+//! The metrics page of a small run, and the lists that have to agree with the code.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use copilotd::telemetry::METRICS;
+use reqwest::Method;
+
+use super::page::Page;
+use super::{Copilotd, Options, World, eventually};
+
+async fn page(server: &Copilotd) -> Page {
+    let answer = reqwest::get(format!("{}/metrics", server.base)).await.unwrap();
+    assert_eq!(
+        answer.headers()["content-type"],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    Page::read(&answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn the_page_counts_what_happened() {
+    let world = World::start().await;
+    let server = world.serve(Options::default()).await;
+    let token = server.acme.clone();
+    let (_, first) = server
+        .turn(&token, "Summarise the unread tickets and alert #support")
+        .await;
+    let (_, second) = server.turn(&token, "Hello").await;
+    let (_, failed) = server.turn(&token, "[[sim status=400 code=bad]]").await;
+    assert_eq!(
+        [&first["status"], &second["status"], &failed["status"]],
+        ["completed", "completed", "failed"]
+    );
+    let unknown = server
+        .request(&token, Method::GET, "/v1/some/made-up/path-1")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(unknown.status(), 404);
+    let conversation = server.conversation(&token).await;
+    let path = format!("/v1/conversations/{conversation}/events");
+    let stream = server.request(&token, Method::GET, &path).send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+
+    let page_1 = page(&server).await;
+    let route = ("route", "/v1/conversations/{id}/turns");
+    for (name, labels, value) in [
+        ("copilotd_turns_total", vec![("state", "queued")], 3.0),
+        ("copilotd_turns_total", vec![("state", "started")], 3.0),
+        ("copilotd_turns_total", vec![("state", "completed")], 2.0),
+        ("copilotd_turns_total", vec![("state", "failed")], 1.0),
+        ("copilotd_turns", vec![], 0.0),
+        ("copilotd_model_failures_total", vec![("class", "rejected")], 1.0),
+        (
+            "copilotd_http_requests_total",
+            vec![route, ("method", "POST"), ("status", "202")],
+            3.0,
+        ),
+        (
+            "copilotd_http_request_seconds_count",
+            vec![route, ("method", "POST")],
+            3.0,
+        ),
+        (
+            "copilotd_http_requests_total",
+            vec![("route", "none"), ("status", "404")],
+            1.0,
+        ),
+        ("copilotd_open_streams", vec![], 1.0),
+        ("copilotd_actors_alive", vec![("actor", "conversation")], 4.0),
+        ("copilotd_actors_alive", vec![("actor", "agent")], 0.0),
+        ("copilotd_actors_alive", vec![("actor", "connector")], 2.0),
+        (
+            "copilotd_breaker_state",
+            vec![("tenant", "acme"), ("system", "zendesk")],
+            0.0,
+        ),
+        (
+            "copilotd_connector_queue",
+            vec![("tenant", "acme"), ("system", "slack")],
+            0.0,
+        ),
+        ("copilotd_build_info", vec![("version", env!("CARGO_PKG_VERSION"))], 1.0),
+    ] {
+        assert_eq!(page_1.sum(name, &labels), value, "{name} {labels:?}");
+    }
+    let usage = |name: &str| first["usage"][name].as_f64().unwrap() + second["usage"][name].as_f64().unwrap();
+    for (kind, name) in [("prompt", "prompt_tokens"), ("completion", "completion_tokens")] {
+        assert_eq!(
+            page_1.sum("copilotd_tokens_total", &[("kind", kind)]),
+            usage(name),
+            "{kind}"
+        );
+    }
+    let appends = page_1.sum("copilotd_append_wait_seconds_count", &[]);
+    assert!(appends >= 12.0, "{appends}");
+    assert_eq!(
+        page_1.sum("copilotd_append_seconds_count", &[("store", "sqlite")]),
+        appends
+    );
+    assert!(page_1.sum("copilotd_first_token_seconds_count", &[]) >= 2.0);
+    assert!(
+        page_1.sum("copilotd_first_token_seconds_sum", &[]) > 0.1,
+        "the provider takes that long"
+    );
+    assert!(page_1.sum("copilotd_tool_tries_total", &[("outcome", "ok")]) >= 2.0);
+
+    // Nothing that a client chose, and no id, has become a label.
+    let known: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+    for family in page_1.types.keys() {
+        assert!(known.contains(family.as_str()), "{family} is not listed");
+    }
+    for value in page_1.samples.iter().flat_map(|sample| sample.labels.values()) {
+        assert!(
+            !value.contains("path-1") && !value.contains("conv_") && !value.contains("turn_"),
+            "{value}"
+        );
+    }
+    drop(stream);
+    let closed = || async { (page(&server).await.sum("copilotd_open_streams", &[]) == 0.0).then_some(()) };
+    eventually("the end of the stream", Duration::from_secs(10), closed).await;
+    server.stop().await;
+}
+
+#[test]
+fn every_metric_of_the_code_is_listed_and_described() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut recorded = BTreeSet::new();
+    for directory in ["src", "actors/src"] {
+        collect(&root.join(directory), &mut recorded);
+    }
+    let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    assert_eq!(recorded, listed);
+    let document = std::fs::read_to_string(root.join("docs/observability.md")).unwrap();
+    for metric in METRICS {
+        assert!(
+            document.contains(&format!("| `{}` |", metric.name)),
+            "{} is not in the document",
+            metric.name
+        );
+    }
+}
+
+/// Finds the names that stand in `counter!`, `gauge!` and `histogram!`.
+fn collect(directory: &Path, names: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for name in ["counter!(", "gauge!(", "histogram!("] {
+                for part in text.split(name).skip(1) {
+                    if let Some((metric, _)) = part
+                        .trim_start()
+                        .strip_prefix('"')
+                        .and_then(|part| part.split_once('"'))
+                    {
+                        names.insert(metric.to_owned());
+                    }
+                }
+            }
+        }
+    }
+}
