@@ -81,7 +81,7 @@ async fn a_running_turn_ends_in_its_time_and_new_ones_are_refused() {
     // Its own stream showed the end before the process went.
     scene.reader.look(|seen| {
         assert!(seen.ended(&scene.turn), "{seen:#?}");
-        assert_eq!((seen.resumes, &seen.faults), (0, &Vec::new()));
+        assert_eq!((seen.resumes(), &seen.faults), (0, &Vec::new()));
     });
     scene.server.start(&[]).await;
     let view = scene.client.turn(&scene.turn).await;
@@ -104,7 +104,7 @@ async fn a_turn_that_outlives_the_deadline_is_taken_up_by_the_next_process() {
     scene.reader.look(|seen| {
         assert_eq!(seen.faults, [""; 0]);
         assert!(
-            seen.resumes > 0 && seen.has("message.reset") && seen.has("turn.completed"),
+            seen.resumes() > 0 && seen.has("message.reset") && seen.has("turn.completed"),
             "{seen:#?}"
         );
     });
