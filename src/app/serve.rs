@@ -52,7 +52,8 @@ pub async fn run_with(
     std::fs::create_dir_all(&config.server.data_dir)
         .with_context(|| format!("cannot make {}", config.server.data_dir.display()))?;
     let ticket_key = files::key(&config.server.data_dir, "ticket.key")?;
-    let mut app = App::start(config, log, &ticket_key, Bounds::default()).await?;
+    let ports = App::ports(config, log)?;
+    let mut app = App::start(config, ports, &ticket_key, Bounds::default()).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(

@@ -3,6 +3,7 @@
 mod architecture;
 mod config;
 mod credentials;
+mod http;
 mod model;
 mod store;
 mod support;
