@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use copilotd::http::auth::Scopes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::fakes::model::{Act, calls, says};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::app::{TestApp, with_app, with_bounds};
@@ -315,12 +317,9 @@ async fn approvals_are_decided_once() {
 
         // Nobody decides within the hour: the call is rejected and the turn goes on.
         let (turn, path) = waiting().await;
-        let events = app
-            .ada("GET", &format!("{turn}/events"))
-            .stream()
-            .await
-            .until("approval.decided")
-            .await;
+        let token = app.token_for("acme", "ada", Scopes::CHAT, SignedDuration::from_hours(2));
+        let mut stream = app.call("GET", &format!("{turn}/events")).by(&token).stream().await;
+        let events = stream.until("approval.decided").await;
         assert_eq!(events.last().unwrap().data["decision"], "expired");
         app.turn_is(&turn, "completed").await;
         app.post(&path, json!({ "decision": "reject" }))
