@@ -5,6 +5,7 @@ mod config;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod credentials;
+mod http;
 mod kill;
 mod model;
 mod store;
