@@ -35,7 +35,7 @@ use crate::domain::snapshot;
 use crate::domain::turn::{Phase, Stage, Turn};
 use crate::live::{LiveMessage, Tail};
 use crate::ports::{Append, LogError, Snapshot, ToolRequest};
-use crate::shared::{Alive, Full, Shared, outside_spans, until};
+use crate::shared::{Alive, Full, Shared, cause, outside_spans, until};
 use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
@@ -963,7 +963,7 @@ impl Actor for Conversation {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let (who, why) = match event {
-            SupervisionEvent::ActorFailed(who, error) => (who, error.to_string()),
+            SupervisionEvent::ActorFailed(who, error) => (who, cause(&error)),
             SupervisionEvent::ActorTerminated(who, _, reason) => (who, reason.unwrap_or_default()),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };
