@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 /// What the page consists of: path, media type, content.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/demo.html")),
     (
         "/demo/demo.css",
@@ -20,7 +20,9 @@ const FILES: [(&str, &str, &str); 10] = [
     ("/demo/api.js", JAVASCRIPT, include_str!("../web/api.js")),
     ("/demo/demo.js", JAVASCRIPT, include_str!("../web/demo.js")),
     ("/demo/dom.js", JAVASCRIPT, include_str!("../web/dom.js")),
+    ("/demo/list.js", JAVASCRIPT, include_str!("../web/list.js")),
     ("/demo/markdown.js", JAVASCRIPT, include_str!("../web/markdown.js")),
+    ("/demo/outbox.js", JAVASCRIPT, include_str!("../web/outbox.js")),
     ("/demo/transcript.js", JAVASCRIPT, include_str!("../web/transcript.js")),
     ("/demo/turns.js", JAVASCRIPT, include_str!("../web/turns.js")),
     ("/demo/world.js", JAVASCRIPT, include_str!("../web/world.js")),

@@ -69,7 +69,12 @@ export class Api {
     if (body !== undefined) headers["content-type"] = "application/json";
     if (key) headers["idempotency-key"] = key;
     try {
-      return await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+      return await fetch(path, {
+        method,
+        headers,
+        signal,
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
     } catch (error) {
       if (signal?.aborted) throw error;
       throw new ApiError(0, {});

@@ -1,10 +1,13 @@
 // The page: who is here, which conversation is open, what is sent, and the stream that keeps it true.
 //
-// The address says it all (`#/tenant/user/conversation`), so that a reload, a bookmark or a second window shows the same.
+// The address says it all (`#/tenant/user/conversation`), so that a reload, a bookmark or a second window shows the
+// same.
 
 import { Api, pause } from "./api.js";
-import { clock, el, icon, keyed, left, setText } from "./dom.js";
-import { createTurn, toolName, updateTurn, userText } from "./transcript.js";
+import { el, keyed, left, setText } from "./dom.js";
+import { LAG, List } from "./list.js";
+import { Outbox } from "./outbox.js";
+import { createTurn, toolName, updateTurn } from "./transcript.js";
 import { EVENTS, History, Turn } from "./turns.js";
 import { drawSlack, drawZendesk, Pane } from "./world.js";
 
@@ -13,10 +16,19 @@ const SUGGESTIONS = [
   { text: "Create a ticket about a broken export" },
   { text: "Show me ticket 103" },
   { label: "A slow answer", text: "[[sim tokens=200 pace_ms=60]] Tell me something long" },
-  { label: "A provider that breaks off once", text: "[[sim tokens=80 pace_ms=30 cut_after=180 fail_times=1]] Try this" },
+  {
+    label: "A provider that breaks off once",
+    text: "[[sim tokens=80 pace_ms=30 cut_after=180 fail_times=1]] Try this",
+  },
   { label: "A provider that is down", text: "[[sim status=500]] Are you there?" },
-  { label: "A tool that fails", text: '[[sim tool=zendesk_get_ticket args={"ticket_id": 99999}]] Show me ticket 99999' },
-  { label: "Wrong tool arguments", text: '[[sim tool=zendesk_get_ticket args={"ticket_id": "oops"}]] Show me ticket “oops”' },
+  {
+    label: "A tool that fails",
+    text: '[[sim tool=zendesk_get_ticket args={"ticket_id": 99999}]] Show me ticket 99999',
+  },
+  {
+    label: "Wrong tool arguments",
+    text: '[[sim tool=zendesk_get_ticket args={"ticket_id": "oops"}]] Show me ticket “oops”',
+  },
 ];
 
 const $ = (id) => document.getElementById(id);
@@ -28,11 +40,22 @@ let who;
 let api;
 /** The open conversation, or the one that begins with the next message (`id` is null). */
 let session;
-let conversations = { data: [], cursor: null, deleted: new Set() };
-/** Messages that are sent but not yet seen in a conversation. Kept over a reload: each has its idempotency key. */
-let outbox = JSON.parse(sessionStorage.getItem("outbox") ?? "[]");
+const outbox = new Outbox(apiOf, {
+  changed: drawAll,
+  began(draft, conversation, sender) {
+    if (isMe(sender)) list.add(conversation);
+    if (session.draft?.key === draft.key) location.replace(address(conversation.id));
+  },
+});
+const list = new List({
+  parent: $("conversations"),
+  more: $("more"),
+  address: (id) => address(id),
+  isOpen: (id) => id === session?.id,
+  chosen: () => view("chat"),
+});
 
-// --- Who, and which conversation ---------------------------------------------------------------------------------------
+// --- Who, and which conversation -------------------------------------------------------------------------------------
 
 async function readAbout() {
   about = await (await fetch("demo.json", { signal: AbortSignal.timeout(5000) })).json();
@@ -43,11 +66,13 @@ function apiOf({ tenant, user }) {
   return new Api(token(), () => readAbout().then(token));
 }
 
+/** Whether that is who is here now. */
+const isMe = ({ tenant, user }) => tenant === who.tenant && user === who.user;
 const address = (conversation, { tenant, user } = who) => `#/${tenant}/${user}/${conversation ?? ""}`;
 
 /** Shows what the address says. */
 function route() {
-  let [, tenant, user, conversation] = location.hash.split("/").map(decodeURIComponent);
+  let [, tenant, user, conversation] = location.hash.split("/");
   if (!about.tenants[tenant]?.users[user]) {
     [tenant, conversation] = [Object.keys(about.tenants)[0], null];
     user = Object.keys(about.tenants[tenant].users)[0];
@@ -57,11 +82,10 @@ function route() {
     api = apiOf(who);
     options($("tenant"), Object.keys(about.tenants), tenant);
     options($("user"), Object.keys(about.tenants[tenant].users), user);
-    conversations = { data: [], cursor: null, deleted: new Set() };
-    refreshList();
+    list.of(api);
     session?.abort.abort();
     session = null;
-    deliverAll();
+    outbox.deliver();
   }
   if (!session || session.id !== (conversation || null)) open(conversation || null);
 }
@@ -74,7 +98,15 @@ function options(select, names, chosen) {
 function open(id) {
   session?.abort.abort();
   session?.source?.close();
-  session = { id, title: null, turns: new Map(), changed: new Set(), history: null, abort: new AbortController(), failures: 0 };
+  session = {
+    id,
+    title: null,
+    turns: new Map(),
+    changed: new Set(),
+    history: null,
+    abort: new AbortController(),
+    failures: 0,
+  };
   atEnd = true;
   view("chat");
   connection("idle");
@@ -83,7 +115,7 @@ function open(id) {
   else if (matchMedia("(min-width: 760px)").matches) $("input").focus();
 }
 
-// --- The stream --------------------------------------------------------------------------------------------------------
+// --- The stream ------------------------------------------------------------------------------------------------------
 
 /** Reads what the conversation is, and follows what it becomes. Begins anew until that worked. */
 async function sync(mine) {
@@ -98,7 +130,12 @@ async function sync(mine) {
     const conversation = await api.insist("GET", path, { signal }, away);
     const history = new History(api, mine.id);
     const turns = await history.earlier(signal);
-    const { ticket } = await api.insist("POST", "/v1/stream-tickets", { body: { conversation_id: mine.id }, signal }, away);
+    const { ticket } = await api.insist(
+      "POST",
+      "/v1/stream-tickets",
+      { body: { conversation_id: mine.id }, signal },
+      away,
+    );
     if (signal.aborted) return;
     Object.assign(mine, { title: conversation.title, history, turns: new Map(turns.map((turn) => [turn.id, turn])) });
     follow(mine, `${path}/events?${new URLSearchParams({ after: history.lastSeq, ticket })}`);
@@ -114,8 +151,8 @@ async function sync(mine) {
 }
 
 /**
- * Follows the stream. After a cut the browser itself comes back with `Last-Event-ID`, and the server goes on at that very
- * byte. When the server refuses (a ticket that was never used, a position it does not know), all is read anew.
+ * Follows the stream. After a cut the browser itself comes back with `Last-Event-ID`, and the server goes on at that
+ * very byte. When the server refuses (a ticket that was never used, a position it does not know), all is read anew.
  */
 function follow(mine, url) {
   const source = new EventSource(url);
@@ -136,7 +173,10 @@ function follow(mine, url) {
 
 async function again(mine) {
   mine.failures++;
-  await pause(Math.min(500 * 2 ** mine.failures, 5000), mine.abort.signal).then(() => sync(mine), () => {});
+  await pause(Math.min(500 * 2 ** mine.failures, 5000), mine.abort.signal).then(
+    () => sync(mine),
+    () => {},
+  );
 }
 
 function take(mine, type, data) {
@@ -153,7 +193,7 @@ function take(mine, type, data) {
   if (type === "message.completed" && data.text) announce(`Copilot: ${data.text}`);
   if (type === "approval.requested") announce(`Your decision is needed: ${toolName(data.name)}`);
   if (type === "turn.failed") announce(`The turn failed: ${data.message}`);
-  if (turn.ended || type === "turn.queued") refreshList(1100);
+  if (turn.ended || type === "turn.queued") list.refresh(LAG);
   draw(turn);
 }
 
@@ -167,7 +207,8 @@ function connection(state) {
   const words = { idle: "", connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…" };
   $("connection").dataset.state = state;
   setText($("connection"), words[state]);
-  if (state === "reconnecting") banner("The connection is lost. Reconnecting… What was accepted goes on, and nothing is shown twice.", "away");
+  if (state === "reconnecting")
+    banner("The connection is lost. Reconnecting… What was accepted goes on, and nothing is shown twice.", "away");
   else if ($("banner").dataset.kind === "away") $("banner").hidden = true;
 }
 
@@ -185,68 +226,28 @@ function problem(text) {
 
 const announce = (text) => setText($("announce"), text);
 
-// --- Sending -----------------------------------------------------------------------------------------------------------
+// --- Sending ---------------------------------------------------------------------------------------------------------
 
 function send(text) {
   if (!text.trim()) return;
-  // Two messages that begin a conversation begin the same one: same key, same body.
   if (!session.id) session.draft ??= { key: crypto.randomUUID(), title: titleOf(text) };
-  outbox.push({
-    key: crypto.randomUUID(), who, conversation: session.id, draft: session.draft, text,
+  atEnd = true;
+  outbox.add({
+    who,
+    conversation: session.id,
+    draft: session.draft,
+    text,
     whenBusy: $("busy").hidden ? "enqueue" : $("when-busy").value,
   });
-  atEnd = true;
-  drawAll();
-  deliverAll();
 }
 
 function titleOf(text) {
-  const plain = text.replace(/\[\[sim.*?\]\]/gs, "").trim().split("\n")[0] || "Conversation";
+  const plain =
+    text
+      .replace(/\[\[sim.*?\]\]/gs, "")
+      .trim()
+      .split("\n")[0] || "Conversation";
   return plain.length > 60 ? `${plain.slice(0, 59)}…` : plain;
-}
-
-let delivering = false;
-/** Delivers in order. Until the server has answered, the same key is sent again: there can be no second turn. */
-async function deliverAll() {
-  if (delivering) return;
-  delivering = true;
-  for (let entry; (entry = outbox.find((entry) => !entry.accepted && !entry.error)); ) {
-    keep();
-    try {
-      await deliver(entry);
-      entry.accepted = true;
-    } catch (error) {
-      entry.error = error.message;
-    }
-    keep();
-    drawAll();
-  }
-  delivering = false;
-}
-
-async function deliver(entry) {
-  const sender = apiOf(entry.who);
-  const away = () => {
-    entry.away = true;
-    drawAll();
-  };
-  if (!entry.conversation) {
-    const { key, title } = entry.draft;
-    const made = await sender.insist("POST", "/v1/conversations", { body: { title }, key }, away);
-    entry.conversation = made.id;
-    if (sameWho(entry) && !conversations.data.some(({ id }) => id === made.id)) conversations.data.unshift(made);
-    if (session.draft?.key === key) location.replace(address(made.id));
-  }
-  await sender.insist("POST", `/v1/conversations/${entry.conversation}/turns`, {
-    body: { input: entry.text, when_busy: entry.whenBusy, metadata: { send: entry.key } }, key: entry.key,
-  }, away);
-}
-
-const sameWho = (entry) => entry.who.tenant === who.tenant && entry.who.user === who.user;
-
-/** Keeps what a reload would lose. What is accepted is the server's to keep. */
-function keep() {
-  sessionStorage.setItem("outbox", JSON.stringify(outbox.filter((entry) => !entry.accepted)));
 }
 
 const actions = {
@@ -259,7 +260,9 @@ const actions = {
   },
   /** A decision may be repeated: an equal one changes nothing. */
   async decide(turn, call, decision, edited) {
-    await api.insist("POST", `/v1/turns/${turn.id}/approvals/${call.id}`, { body: { decision, ...(edited && { arguments: edited }) } });
+    await api.insist("POST", `/v1/turns/${turn.id}/approvals/${call.id}`, {
+      body: { decision, ...(edited && { arguments: edited }) },
+    });
   },
   async feedback(turn, rating) {
     try {
@@ -274,58 +277,14 @@ const actions = {
   retry: (turn) => send(turn.input),
 };
 
-// --- The list of conversations -----------------------------------------------------------------------------------------
-
-let listTimer;
-function refreshList(delay = 0) {
-  clearTimeout(listTimer);
-  listTimer = setTimeout(async () => {
-    const [asked, list] = [who, conversations];
-    try {
-      const page = await api.call("GET", "/v1/conversations?limit=30");
-      if (asked !== who) return;
-      // Pages that were asked for stay below the first.
-      const oldest = page.data.at(-1)?.created_at;
-      const older = list.extended ? list.data.filter(({ created_at }) => created_at < oldest) : [];
-      list.data = [...page.data, ...older];
-      if (!list.extended) list.cursor = page.next_cursor;
-      drawList();
-    } catch {
-      refreshList(3000);
-    }
-  }, delay);
-}
-
-function drawList() {
-  const shown = conversations.data.filter(({ id }) => !conversations.deleted.has(id));
-  keyed($("conversations"), shown, ({ id }) => id, () => {
-    // On a narrow screen also the one that is open already is chosen to be seen.
-    const link = el("a", { onclick: () => view("chat") }, el("span", { class: "name" }), el("span", { class: "meta" }));
-    return el("li", {}, link);
-  }, (node, conversation) => {
-    const link = node.firstElementChild;
-    link.href = address(conversation.id);
-    if (conversation.id === session?.id) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-    setText(link.firstElementChild, conversation.title ?? "Untitled");
-    setText(link.lastElementChild, `${clock(conversation.updated_at)} · ${conversation.turn_count} ${conversation.turn_count === 1 ? "turn" : "turns"}`);
-  });
-  $("more").hidden = !conversations.cursor;
-}
-
-async function olderConversations() {
-  const page = await api.insist("GET", `/v1/conversations?${new URLSearchParams({ limit: 30, cursor: conversations.cursor })}`);
-  conversations.data.push(...page.data);
-  Object.assign(conversations, { cursor: page.next_cursor, extended: true });
-  drawList();
-}
+// --- Renaming and deleting -------------------------------------------------------------------------------------------
 
 async function rename(title) {
   const mine = session;
   try {
-    mine.title = (await api.insist("PATCH", `/v1/conversations/${mine.id}`, { body: { title } })).title;
-    for (const entry of conversations.data) if (entry.id === mine.id) entry.title = mine.title;
-    refreshList(1100);
+    const changed = await api.insist("PATCH", `/v1/conversations/${mine.id}`, { body: { title } });
+    mine.title = changed.title;
+    list.change(changed);
   } catch (error) {
     problem(error.message);
   }
@@ -336,15 +295,14 @@ async function erase() {
   const { id } = session;
   try {
     await api.call("DELETE", `/v1/conversations/${id}`);
-    conversations.deleted.add(id);
+    list.remove(id);
     location.hash = address(null);
-    drawList();
   } catch (error) {
     problem(error.message);
   }
 }
 
-// --- Drawing -----------------------------------------------------------------------------------------------------------
+// --- Drawing ---------------------------------------------------------------------------------------------------------
 
 let atEnd = true;
 let frame = null;
@@ -358,11 +316,11 @@ function draw(turn) {
 function drawAll() {
   if (!session) return;
   for (const turn of session.turns.values()) session.changed.add(turn);
-  setText($("title"), session.id ? session.title ?? "Conversation" : "New conversation");
+  setText($("title"), session.id ? (session.title ?? "Conversation") : "New conversation");
   document.title = session.title ? `${session.title} · copilotd demo` : "copilotd demo";
   $("tools").hidden = !session.id;
   $("earlier").hidden = !session.history?.more;
-  drawList();
+  list.draw();
   frame ??= requestAnimationFrame(drawTurns);
 }
 
@@ -371,12 +329,18 @@ function drawTurns() {
   const turns = [...session.turns.values()].sort((a, b) => a.seq - b.seq);
   const queued = turns.filter((turn) => turn.status === "queued");
   for (const turn of queued) session.changed.add(turn);
-  keyed($("turns"), turns, (turn) => turn.id, (turn) => {
-    session.changed.add(turn);
-    return createTurn(turn, actions);
-  }, (node, turn) => {
-    if (session.changed.has(turn)) updateTurn(node, turn, queued.indexOf(turn) + 1);
-  });
+  keyed(
+    $("turns"),
+    turns,
+    (turn) => turn.id,
+    (turn) => {
+      session.changed.add(turn);
+      return createTurn(turn, actions);
+    },
+    (node, turn) => {
+      if (session.changed.has(turn)) updateTurn(node, turn, queued.indexOf(turn) + 1);
+    },
+  );
   session.changed.clear();
   drawOutbox(turns);
   const busy = turns.some((turn) => !turn.ended);
@@ -390,35 +354,14 @@ function drawTurns() {
 }
 
 function drawOutbox(turns) {
-  const seen = new Set(turns.map((turn) => turn.metadata?.send));
-  if (outbox.some((entry) => seen.has(entry.key))) {
-    outbox = outbox.filter((entry) => !seen.has(entry.key));
-    keep();
-  }
-  const here = outbox.filter((entry) => sameWho(entry) && (entry.conversation ? entry.conversation === session.id : entry.draft?.key === session.draft?.key));
-  keyed($("outbox"), here, (entry) => entry.key, (entry) => {
-    const node = el("li", { class: "turn" }, el("div", { class: "said" }, userText(entry.text)));
-    node.append((node.state = el("div", { class: "sending" })));
-    return node;
-  }, (node, entry) => {
-    const say = entry.error ?? (entry.away && !entry.accepted ? "Not sent yet; trying again…" : "Sending…");
-    if (node.__say === say) return;
-    node.__say = say;
-    node.state.replaceChildren(el("span", { role: entry.error ? "alert" : null, text: say }));
-    const drop = (then) => () => {
-      outbox = outbox.filter((other) => other !== entry);
-      keep();
-      then?.();
-      drawAll();
-    };
-    // A refused message is sent anew, with a new key: under the old one the refusal may be remembered.
-    if (entry.error) node.state.append(
-      el("button", { type: "button", class: "small", onclick: drop(() => send(entry.text)) }, icon("retry"), "Try again"),
-      el("button", { type: "button", class: "quiet", text: "Discard", onclick: drop() }));
-  });
+  outbox.settle(new Set(turns.map((turn) => turn.metadata?.send)));
+  const isHere = ({ conversation, draft }) =>
+    conversation ? conversation === session.id : draft.key === session.draft?.key;
+  const here = outbox.entries.filter((entry) => isMe(entry.who) && isHere(entry));
+  outbox.draw($("outbox"), here, send);
 }
 
-// --- What a person does ------------------------------------------------------------------------------------------------
+// --- What a person does ----------------------------------------------------------------------------------------------
 
 function listen() {
   addEventListener("hashchange", route);
@@ -426,7 +369,7 @@ function listen() {
   $("tenant").onchange = () => (location.hash = `#/${$("tenant").value}/${who.user}/`);
   $("user").onchange = () => (location.hash = `#/${who.tenant}/${$("user").value}/`);
   $("new").onclick = () => (session.id ? (location.hash = address(null)) : open(null));
-  $("more").onclick = () => olderConversations().catch((error) => problem(error.message));
+  $("more").onclick = () => list.older().catch((error) => problem(error.message));
   $("earlier").onclick = earlier;
 
   const input = $("input");
@@ -480,9 +423,10 @@ function listen() {
     button.onclick = () => view(button.dataset.to);
   }
   setInterval(() => {
-    for (const node of document.querySelectorAll(".timer")) setText(node, (node.dataset.before ?? "") + left(node.dataset.until));
+    for (const node of document.querySelectorAll(".timer"))
+      setText(node, (node.dataset.before ?? "") + left(node.dataset.until));
   }, 1000);
-  setInterval(() => document.hidden || refreshList(), 15000);
+  setInterval(() => document.hidden || list.refresh(), 15000);
 }
 
 /** Chooses what a narrow screen shows. */
@@ -517,8 +461,11 @@ async function earlier() {
 
 function suggest() {
   const usable = SUGGESTIONS.filter(({ text }) => about.simulated_model || !text.includes("[[sim"));
-  $("suggestions").replaceChildren(...usable.map(({ label, text }) =>
-    el("button", { type: "button", title: text, text: label ?? text, onclick: () => send(text) })));
+  $("suggestions").replaceChildren(
+    ...usable.map(({ label, text }) =>
+      el("button", { type: "button", title: text, text: label ?? text, onclick: () => send(text) }),
+    ),
+  );
 }
 
 async function start() {
@@ -527,10 +474,18 @@ async function start() {
   suggest();
   route();
   // A conversation that had not begun yet when the page was reloaded.
-  if (!session.id) session.draft = outbox.find((entry) => sameWho(entry) && !entry.conversation)?.draft;
-  const changed = () => document.body.dataset.view === "world" || document.querySelector(".dot").removeAttribute("hidden");
+  if (!session.id) session.draft = outbox.entries.find((entry) => isMe(entry.who) && !entry.conversation)?.draft;
+  const changed = () =>
+    document.body.dataset.view === "world" || document.querySelector(".dot").removeAttribute("hidden");
   const pane = (name, draw) =>
-    new Pane({ body: $(name), state: $(`${name}-state`), where: () => about.sim[name], moved: readAbout, draw, changed }).run();
+    new Pane({
+      body: $(name),
+      state: $(`${name}-state`),
+      where: () => about.sim[name],
+      moved: readAbout,
+      draw,
+      changed,
+    }).run();
   pane("slack", drawSlack);
   pane("zendesk", drawZendesk);
 }

@@ -32,8 +32,8 @@ export function setText(node, text) {
 }
 
 /**
- * Makes `parent`'s children those of `items`, in their order. A node is kept as long as its key is there, so that focus,
- * open details and half-edited fields survive every update.
+ * Makes `parent`'s children those of `items`, in their order. A node is kept as long as its key is there, so that
+ * focus, open details and half-edited fields survive every update.
  */
 export function keyed(parent, items, key, create, update) {
   const old = new Map([...parent.children].map((node) => [node.__key, node]));

@@ -4,7 +4,26 @@
 import { el } from "./dom.js";
 
 const ITEM = /^\s*(?:[-*+•]|(\d+)[.)])\s+(.*)$/;
-const INLINE = /(`+)(.+?)\1|\*\*(.+?)\*\*|\*([^\s*][^*]*?)\*|\b_([^_]+)_\b|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)|(https?:\/\/[^\s<>)\]]*[^\s<>)\].,;:!?])/;
+const INLINE = either(
+  /(`+)(.+?)\1/, // code
+  /\*\*(.+?)\*\*/, // strong
+  /\*([^\s*][^*]*?)\*/, // emphasis, in two spellings
+  /\b_([^_]+)_\b/,
+  /\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/, // a link with a label, and a bare one
+  /(https?:\/\/[^\s<>)\]]*[^\s<>)\].,;:!?])/,
+);
+const MRKDWN = either(
+  /<(https?:[^|>]+)(?:\|([^>]*))?>/, // a link
+  /<[@#!][^|>]*(?:\|([^>]*))?>/, // someone, a channel or everyone
+  /`([^`]+)`/,
+  /(?<!\w)\*([^*\n]+)\*(?!\w)/,
+  /(?<!\w)_([^_\n]+)_(?!\w)/,
+);
+
+/** Joins patterns. Their groups are counted through. */
+function either(...patterns) {
+  return new RegExp(patterns.map((pattern) => pattern.source).join("|"), "g");
+}
 
 /**
  * Shows a text in a container. Blocks that did not change keep their nodes: while an answer streams, only its last
@@ -80,18 +99,18 @@ function build({ kind, lines, start }) {
 /** Builds the nodes of a line of text. */
 export function inline(text) {
   const nodes = [];
-  let rest = text;
-  for (let found = INLINE.exec(rest); found; found = INLINE.exec(rest)) {
+  let at = 0;
+  for (const found of text.matchAll(INLINE)) {
     const [whole, , code, strong, emphasis, alike, label, target, bare] = found;
-    if (found.index) nodes.push(rest.slice(0, found.index));
+    nodes.push(text.slice(at, found.index));
     if (code !== undefined) nodes.push(el("code", { text: code }));
     else if (strong !== undefined) nodes.push(el("strong", {}, ...inline(strong)));
     else if (label !== undefined) nodes.push(link(target, label));
     else if (bare !== undefined) nodes.push(link(bare, bare));
     else nodes.push(el("em", {}, ...inline(emphasis ?? alike)));
-    rest = rest.slice(found.index + whole.length);
+    at = found.index + whole.length;
   }
-  if (rest) nodes.push(rest);
+  nodes.push(text.slice(at));
   return nodes;
 }
 
@@ -102,12 +121,10 @@ function link(href, text) {
 
 /** Builds the nodes of a text in Slack's own markup: `*bold*`, `_italic_`, `<https://…|label>`, `&amp;`. */
 export function mrkdwn(text) {
-  const plain = (part) =>
-    part.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
-  const pattern = /<(https?:[^|>]+)(?:\|([^>]*))?>|<[@#!][^|>]*(?:\|([^>]*))?>|`([^`]+)`|(?<!\w)\*([^*\n]+)\*(?!\w)|(?<!\w)_([^_\n]+)_(?!\w)/g;
+  const plain = (part) => part.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
   const nodes = [];
   let at = 0;
-  for (const found of text.matchAll(pattern)) {
+  for (const found of text.matchAll(MRKDWN)) {
     const [whole, target, label, mention, code, strong, emphasis] = found;
     nodes.push(plain(text.slice(at, found.index)));
     if (target) nodes.push(link(plain(target), plain(label ?? target)));

@@ -4,8 +4,14 @@ import { clock, el, icon, keyed, left, setText } from "./dom.js";
 import { inline, render } from "./markdown.js";
 
 const STATUS = {
-  proposed: "proposed", awaiting_approval: "needs approval", running: "running", succeeded: "done", failed: "failed",
-  rejected: "rejected", cancelled: "cancelled", unknown: "outcome unknown",
+  proposed: "proposed",
+  awaiting_approval: "needs approval",
+  running: "running",
+  succeeded: "done",
+  failed: "failed",
+  rejected: "rejected",
+  cancelled: "cancelled",
+  unknown: "outcome unknown",
 };
 
 /** Says a tool's name for people: `zendesk_get_ticket` is `Zendesk: get ticket`. */
@@ -17,7 +23,9 @@ export function toolName(name) {
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
 const brief = (value) =>
   value && typeof value === "object"
-    ? Object.entries(value).map(([key, part]) => `${key.replaceAll("_", " ")}: ${typeof part === "string" ? part : JSON.stringify(part)}`).join(", ")
+    ? Object.entries(value)
+        .map(([key, part]) => `${key.replaceAll("_", " ")}: ${typeof part === "string" ? part : JSON.stringify(part)}`)
+        .join(", ")
     : shown(value ?? "");
 
 /** Makes the node of a turn. `actions`: cancel, decide, feedback, retry. */
@@ -28,7 +36,17 @@ export function createTurn(turn, actions) {
   node.status = el("div", { class: "status" });
   node.foot = el("div", { class: "foot" });
   node.actions = actions;
-  node.append(node.said, el("div", { class: "answer" }, el("span", { class: "hidden", text: "Copilot: " }), node.items, node.status, node.foot));
+  node.append(
+    node.said,
+    el(
+      "div",
+      { class: "answer" },
+      el("span", { class: "hidden", text: "Copilot: " }),
+      node.items,
+      node.status,
+      node.foot,
+    ),
+  );
   return node;
 }
 
@@ -44,7 +62,13 @@ export function userText(text) {
 
 export function updateTurn(node, turn, position) {
   node.dataset.status = turn.state;
-  keyed(node.items, turn.items.filter(visible), (item) => item.id, (item) => create(item, turn, node.actions), update);
+  keyed(
+    node.items,
+    turn.items.filter(visible),
+    (item) => item.id,
+    (item) => create(item, turn, node.actions),
+    update,
+  );
   updateStatus(node, turn, position);
   updateFoot(node, turn);
 }
@@ -72,9 +96,15 @@ function createCall(call, turn, actions) {
   node.given = el("pre", { tabindex: 0 });
   node.outcome = el("pre", { tabindex: 0 });
   node.outcomeName = el("h4");
-  node.details = el("details", {},
+  node.details = el(
+    "details",
+    {},
     el("summary", {}, el("span", { class: "name", text: toolName(call.name) }), node.brief, node.badge),
-    el("h4", { text: "Arguments" }), node.given, node.outcomeName, node.outcome);
+    el("h4", { text: "Arguments" }),
+    node.given,
+    node.outcomeName,
+    node.outcome,
+  );
   node.append(node.details);
   node.decide = (decision, edited) => actions.decide(turn, call, decision, edited);
   return node;
@@ -83,7 +113,10 @@ function createCall(call, turn, actions) {
 function updateCall(node, call) {
   node.dataset.status = call.status;
   setText(node.brief, brief(call.arguments));
-  setText(node.badge, call.decided && call.status !== "succeeded" ? call.decided : STATUS[call.status] ?? call.status);
+  setText(
+    node.badge,
+    call.decided && call.status !== "succeeded" ? call.decided : (STATUS[call.status] ?? call.status),
+  );
   setText(node.given, shown(call.arguments));
   const outcome = call.error ?? call.result;
   node.outcome.hidden = node.outcomeName.hidden = outcome === undefined || outcome === null;
@@ -104,25 +137,36 @@ function updateCall(node, call) {
 /** Asks for a decision. Arguments are shown for reading first, as fields once someone wants to change them. */
 function approval(node, call) {
   const title = el("h4", { text: `${toolName(call.name)}?` });
-  const timer = el("span", { class: "timer", data: { until: call.expiresAt, before: "expires in " }, text: `expires in ${left(call.expiresAt)}` });
+  const timer = el("span", {
+    class: "timer",
+    data: { until: call.expiresAt, before: "expires in " },
+    text: `expires in ${left(call.expiresAt)}`,
+  });
   const problem = el("p", { class: "problem", role: "alert", hidden: true });
   const body = el("dl");
   for (const [key, value] of Object.entries(call.arguments)) {
     body.append(el("dt", { text: key.replaceAll("_", " ") }), el("dd", { text: shown(value) }));
   }
   let fields = null;
-  const edit = el("button", { type: "button", class: "small", text: "Edit", onclick: () => {
-    fields = Object.entries(call.arguments).map(([key, value]) => ({
-      key, value, input: el("textarea", { rows: Math.min(8, shown(value).split("\n").length), "aria-label": key }),
-    }));
-    body.replaceChildren();
-    for (const { key, value, input } of fields) {
-      input.value = shown(value);
-      body.append(el("dt", { text: key.replaceAll("_", " ") }), el("dd", {}, input));
-    }
-    edit.hidden = true;
-    fields[0]?.input.focus();
-  } });
+  const edit = el("button", {
+    type: "button",
+    class: "small",
+    text: "Edit",
+    onclick: () => {
+      fields = Object.entries(call.arguments).map(([key, value]) => ({
+        key,
+        value,
+        input: el("textarea", { rows: Math.min(8, shown(value).split("\n").length), "aria-label": key }),
+      }));
+      body.replaceChildren();
+      for (const { key, value, input } of fields) {
+        input.value = shown(value);
+        body.append(el("dt", { text: key.replaceAll("_", " ") }), el("dd", {}, input));
+      }
+      edit.hidden = true;
+      fields[0]?.input.focus();
+    },
+  });
   const decide = async (decision) => {
     const buttons = [...box.querySelectorAll("button")];
     problem.hidden = true;
@@ -131,17 +175,28 @@ function approval(node, call) {
       for (const button of buttons) button.disabled = true;
       await node.decide(decision, edited);
     } catch (error) {
-      setText(problem, [error.message, ...(error.errors ?? []).map((fault) => `${fault.pointer}: ${fault.message}`)].join("\n"));
+      setText(
+        problem,
+        [error.message, ...(error.errors ?? []).map((fault) => `${fault.pointer}: ${fault.message}`)].join("\n"),
+      );
       problem.hidden = false;
       for (const button of buttons) button.disabled = false;
     }
   };
-  const box = el("div", { class: "approval", role: "group", "aria-label": `Approval: ${toolName(call.name)}` },
-    el("div", { class: "head" }, title, timer), body, problem,
-    el("div", { class: "buttons" },
+  const box = el(
+    "div",
+    { class: "approval", role: "group", "aria-label": `Approval: ${toolName(call.name)}` },
+    el("div", { class: "head" }, title, timer),
+    body,
+    problem,
+    el(
+      "div",
+      { class: "buttons" },
       el("button", { type: "button", class: "primary", text: "Approve", onclick: () => decide("approve") }),
       edit,
-      el("button", { type: "button", class: "small", text: "Reject", onclick: () => decide("reject") })));
+      el("button", { type: "button", class: "small", text: "Reject", onclick: () => decide("reject") }),
+    ),
+  );
   return box;
 }
 
@@ -170,8 +225,13 @@ function updateStatus(node, turn, position) {
     el("span", { class: "pulse", "aria-hidden": "true" }),
     el("span", { text: say }),
     until ? el("span", { class: "timer", data: { until }, text: left(until) }) : "",
-    el("button", { type: "button", class: "quiet", onclick: () => node.actions.cancel(turn),
-      text: turn.state === "queued" ? "Remove from the queue" : "Cancel" }));
+    el("button", {
+      type: "button",
+      class: "quiet",
+      onclick: () => node.actions.cancel(turn),
+      text: turn.state === "queued" ? "Remove from the queue" : "Cancel",
+    }),
+  );
 }
 
 function statusLine(turn, position) {
@@ -189,18 +249,41 @@ function updateFoot(node, turn) {
   node.foot.__key = key;
   node.foot.replaceChildren();
   if (turn.status === "failed") {
-    node.foot.append(el("div", { class: "failure" },
-      el("strong", { text: "This turn failed" }), el("code", { text: turn.error.code }), el("p", {}, ...inline(turn.error.message)),
-      el("button", { type: "button", class: "small", onclick: () => node.actions.retry(turn) }, icon("retry"), "Ask again")));
+    node.foot.append(
+      el(
+        "div",
+        { class: "failure" },
+        el("strong", { text: "This turn failed" }),
+        el("code", { text: turn.error.code }),
+        el("p", {}, ...inline(turn.error.message)),
+        el(
+          "button",
+          { type: "button", class: "small", onclick: () => node.actions.retry(turn) },
+          icon("retry"),
+          "Ask again",
+        ),
+      ),
+    );
   }
   if (turn.status === "cancelled") node.foot.append(el("span", { class: "note", text: "Cancelled" }));
   if (turn.usage?.prompt_tokens) node.foot.append(el("span", { class: "usage", text: usage(turn) }));
-  if (turn.status === "completed") node.foot.append(thumb(node, turn, 1, "good", "Good answer"), thumb(node, turn, -1, "bad", "Bad answer"));
+  if (turn.status === "completed")
+    node.foot.append(thumb(node, turn, 1, "good", "Good answer"), thumb(node, turn, -1, "bad", "Bad answer"));
 }
 
 function thumb(node, turn, rating, name, label) {
-  return el("button", { type: "button", class: "icon thumb", "aria-label": label, title: label,
-    "aria-pressed": String(turn.rating === rating), onclick: () => node.actions.feedback(turn, rating) }, icon(name));
+  return el(
+    "button",
+    {
+      type: "button",
+      class: "icon thumb",
+      "aria-label": label,
+      title: label,
+      "aria-pressed": String(turn.rating === rating),
+      onclick: () => node.actions.feedback(turn, rating),
+    },
+    icon(name),
+  );
 }
 
 function usage({ usage: used, firstTokenMs, finishedAt }) {
@@ -209,8 +292,12 @@ function usage({ usage: used, firstTokenMs, finishedAt }) {
   return [
     `${count(used.prompt_tokens)} tokens in${cached}, ${count(used.completion_tokens)} out`,
     used.cost_usd ? `$${used.cost_usd.toFixed(4)}` : null,
-    firstTokenMs === null || firstTokenMs === undefined ? null : `first word after ${(firstTokenMs / 1000).toFixed(1)} s`,
+    firstTokenMs === null || firstTokenMs === undefined
+      ? null
+      : `first word after ${(firstTokenMs / 1000).toFixed(1)} s`,
     used.models.join(", ") || null,
     finishedAt ? clock(finishedAt) : null,
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }

@@ -15,9 +15,24 @@ const RESET = {
 const ENDED = ["completed", "failed", "cancelled"];
 
 export const EVENTS = [
-  "turn.queued", "turn.started", "turn.waiting", "context.assembled", "message.delta", "message.completed",
-  "message.reset", "approval.requested", "approval.decided", "tool.called", "tool.finished", "guardrail.triggered",
-  "model.fallback", "memory.compressed", "conversation.erased", "turn.completed", "turn.failed", "turn.cancelled",
+  "turn.queued",
+  "turn.started",
+  "turn.waiting",
+  "context.assembled",
+  "message.delta",
+  "message.completed",
+  "message.reset",
+  "approval.requested",
+  "approval.decided",
+  "tool.called",
+  "tool.finished",
+  "guardrail.triggered",
+  "model.fallback",
+  "memory.compressed",
+  "conversation.erased",
+  "turn.completed",
+  "turn.failed",
+  "turn.cancelled",
 ];
 
 /** The words of an input or of a message. */
@@ -63,7 +78,8 @@ export class Turn {
       } else if (message.role === "tool" && calls.length) turn.#call(calls.shift());
     }
     for (const call of calls) turn.#call(call);
-    for (const { rule, stage, action } of view.guardrails) turn.note(`guardrail:${rule}:${stage}`, guardrail(stage, rule, action));
+    for (const { rule, stage, action } of view.guardrails)
+      turn.note(`guardrail:${rule}:${stage}`, guardrail(stage, rule, action));
     turn.status = view.status === "awaiting_approval" ? "running" : view.status;
     turn.attempt = view.attempt;
     turn.error = view.error;
@@ -123,7 +139,11 @@ export class Turn {
         if (this.items[at]?.done) break;
         if (at >= 0) this.items.splice(at, 1);
         // That a turn was stopped is told by its end.
-        if (data.reason !== "stopped") this.note(`reset:${data.seq}`, RESET[data.reason] ?? `Attempt ${this.attempt} ended early: ${data.reason.replaceAll("_", " ")}`);
+        if (data.reason !== "stopped")
+          this.note(
+            `reset:${data.seq}`,
+            RESET[data.reason] ?? `Attempt ${this.attempt} ended early: ${data.reason.replaceAll("_", " ")}`,
+          );
         break;
       }
       case "approval.requested":
@@ -148,11 +168,17 @@ export class Turn {
         this.note(`fallback:${data.seq}`, `${data.from} did not answer (${data.reason}); ${data.to} took over`);
         break;
       case "memory.compressed":
-        this.note(`memory:${data.seq}`, `Earlier messages were summarised: ${data.tokens_before} tokens became ${data.tokens_after}`);
+        this.note(
+          `memory:${data.seq}`,
+          `Earlier messages were summarised: ${data.tokens_before} tokens became ${data.tokens_after}`,
+        );
         break;
       case "turn.completed":
       case "turn.cancelled":
-        this.#end(type.slice(5), data.at, { usage: data.usage, firstTokenMs: data.first_token_ms ?? this.firstTokenMs });
+        this.#end(type.slice(5), data.at, {
+          usage: data.usage,
+          firstTokenMs: data.first_token_ms ?? this.firstTokenMs,
+        });
         break;
       case "turn.failed":
         this.#end("failed", data.at, { error: { code: data.code, message: data.message, retryable: data.retryable } });
@@ -174,14 +200,25 @@ export class Turn {
 }
 
 function guardrail(stage, rule, action) {
-  const what = { allow: "was noted", redact: "took something out", block: "stopped it", repair: "sent it back to the model" };
+  const what = {
+    allow: "was noted",
+    redact: "took something out",
+    block: "stopped it",
+    repair: "sent it back to the model",
+  };
   return `Guardrail “${rule.replaceAll("_", " ")}” (${stage}) ${what[action] ?? action}`;
 }
 
 /** Gathers messages, newest page first, until their turns are whole: those whose first message is here. */
 export class History {
   constructor(api, conversation) {
-    Object.assign(this, { api, path: `/v1/conversations/${conversation}/messages`, cursor: null, rest: [], lastSeq: 0 });
+    Object.assign(this, {
+      api,
+      path: `/v1/conversations/${conversation}/messages`,
+      cursor: null,
+      rest: [],
+      lastSeq: 0,
+    });
     this.more = true;
   }
 
@@ -194,7 +231,10 @@ export class History {
       if (!this.cursor) this.lastSeq = page.last_seq;
       this.cursor = page.next_cursor;
       this.more = Boolean(this.cursor);
-      const byTurn = Map.groupBy([...this.rest, ...page.data].sort((a, b) => a.seq - b.seq), (message) => message.turn_id);
+      const byTurn = Map.groupBy(
+        [...this.rest, ...page.data].sort((a, b) => a.seq - b.seq),
+        (message) => message.turn_id,
+      );
       found = [...byTurn.values()].filter((messages) => messages[0].role === "user");
       this.rest = [...byTurn.values()].filter((messages) => messages[0].role !== "user").flat();
     }

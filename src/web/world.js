@@ -60,11 +60,24 @@ function list(parent, items, key, create, fill, changed) {
 
 export function drawSlack(body, { channels }, changed) {
   const busy = channels.filter((channel) => channel.messages.length);
-  keyed(body, busy, (channel) => channel.id, createChannel, (node, channel) => {
-    list(node.messages, channel.messages, (message) => message.ts, () => el("li"), fillMessage, changed);
-    const last = node.messages.lastElementChild;
-    if (changed && last?.classList.contains("fresh")) last.scrollIntoView({ block: "nearest" });
-  });
+  keyed(
+    body,
+    busy,
+    (channel) => channel.id,
+    createChannel,
+    (node, channel) => {
+      list(
+        node.messages,
+        channel.messages,
+        (message) => message.ts,
+        () => el("li"),
+        fillMessage,
+        changed,
+      );
+      const last = node.messages.lastElementChild;
+      if (changed && last?.classList.contains("fresh")) last.scrollIntoView({ block: "nearest" });
+    },
+  );
 }
 
 function createChannel(channel) {
@@ -78,10 +91,18 @@ function fillMessage(node, message) {
   const time = new Date(Number(message.ts) * 1000);
   node.classList.toggle("reply", Boolean(message.thread_ts && message.thread_ts !== message.ts));
   node.replaceChildren(
-    el("div", { class: "by" }, el("strong", { text: message.user }), el("time", { text: clock(time) }),
-      message.edited ? el("span", { text: "edited" }) : null),
+    el(
+      "div",
+      { class: "by" },
+      el("strong", { text: message.user }),
+      el("time", { text: clock(time) }),
+      message.edited ? el("span", { text: "edited" }) : null,
+    ),
     el("div", { class: "text" }, ...mrkdwn(message.text)),
-    message.reactions.length ? el("div", { class: "reactions", text: message.reactions.map((name) => `:${name}:`).join(" ") }) : "");
+    message.reactions.length
+      ? el("div", { class: "reactions", text: message.reactions.map((name) => `:${name}:`).join(" ") })
+      : "",
+  );
 }
 
 export function drawZendesk(body, { tickets }, changed) {
@@ -101,15 +122,30 @@ function fillTicket(node, ticket) {
   const urgent = ticket.priority === "urgent" || ticket.priority === "high";
   node.summary.replaceChildren(
     el("span", { class: "subject" }, el("span", { class: "number", text: `#${ticket.id}` }), ` ${ticket.subject}`),
-    el("span", { class: "meta" },
+    el(
+      "span",
+      { class: "meta" },
       el("span", { class: "badge", data: { status: ticket.status }, text: ticket.status }),
       ticket.priority ? el("span", { class: urgent ? "urgent" : "", text: ticket.priority }) : null,
       el("span", { text: ticket.requester ?? "" }),
       ticket.unread ? el("span", { class: "unread", text: "unread" }) : null,
-      el("time", { text: clock(ticket.updated_at) })));
-  node.comments.replaceChildren(...ticket.comments.map((comment) =>
-    el("li", { class: comment.public ? "" : "internal" },
-      el("div", { class: "by" }, el("strong", { text: comment.author ?? "unknown" }), el("time", { text: clock(comment.created_at) }),
-        comment.public ? null : el("span", { text: "internal note" })),
-      el("div", { class: "text", text: comment.body }))));
+      el("time", { text: clock(ticket.updated_at) }),
+    ),
+  );
+  node.comments.replaceChildren(
+    ...ticket.comments.map((comment) =>
+      el(
+        "li",
+        { class: comment.public ? "" : "internal" },
+        el(
+          "div",
+          { class: "by" },
+          el("strong", { text: comment.author ?? "unknown" }),
+          el("time", { text: clock(comment.created_at) }),
+          comment.public ? null : el("span", { text: "internal note" }),
+        ),
+        el("div", { class: "text", text: comment.body }),
+      ),
+    ),
+  );
 }

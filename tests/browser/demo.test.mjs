@@ -42,7 +42,9 @@ describe("the demo's page", { timeout: 240_000 }, () => {
         await tell();
         assert.deepEqual(faults, [], "the browser's console");
       } catch (error) {
-        console.error(`--- the page at the end of “${name}” (${page.url()})\n${await page.innerText("body").catch(String)}\n---`);
+        console.error(
+          `--- at the end of “${name}” (${page.url()})\n${await page.innerText("body").catch(String)}\n---`,
+        );
         throw error;
       }
     });
@@ -56,7 +58,8 @@ describe("the demo's page", { timeout: 240_000 }, () => {
     await page.keyboard.press("Enter");
   };
   const turn = (number = 0) => page.locator("#turns > .turn").nth(number);
-  const reached = (status, number = 0) => page.locator(`#turns > .turn:nth-child(${number + 1})[data-status="${status}"]`).waitFor();
+  const reached = (status, number = 0) =>
+    page.locator(`#turns > .turn:nth-child(${number + 1})[data-status="${status}"]`).waitFor();
   const conversation = () => new URL(page.url()).hash.split("/").at(-1);
   const connection = (words) => page.locator("#connection", { hasText: words }).waitFor();
   /** Waits until the open message has at least so many characters, and returns them. */
@@ -86,7 +89,9 @@ describe("the demo's page", { timeout: 240_000 }, () => {
     assert.ok((await written(some.length + 20)).startsWith(some));
     await reached("completed");
     await whole();
-    await turn().getByText(/tokens in.*out/).waitFor();
+    await turn()
+      .getByText(/tokens in.*out/)
+      .waitFor();
     await turn().getByRole("button", { name: "Good answer" }).click();
     await turn().locator('.thumb[aria-pressed="true"]').waitFor();
   });
@@ -194,7 +199,9 @@ describe("the demo's page", { timeout: 240_000 }, () => {
     const message = turn().locator(".message");
     assert.equal(await message.textContent(), text.replaceAll("**", ""));
     assert.equal(await message.locator("img").count(), 0);
-    assert.deepEqual(await message.locator("a").evaluateAll((links) => links.map((link) => link.href)), ["https://example.com/a"]);
+    assert.deepEqual(await message.locator("a").evaluateAll((links) => links.map((link) => link.href)), [
+      "https://example.com/a",
+    ]);
   });
 
   story("a conversation is renamed and deleted, and is nobody else's", async () => {

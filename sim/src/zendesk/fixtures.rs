@@ -176,6 +176,7 @@ pub(crate) fn fill(zendesk: &mut Zendesk) {
             created_at,
             updated_at: comments.last().map_or(created_at, |comment| comment.created_at),
             comments,
+            audits: Vec::new(),
         });
     }
 }

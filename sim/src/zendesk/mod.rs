@@ -124,6 +124,7 @@ impl Vendor for Zendesk {
             (["tickets", ticket], &Method::GET) => self.show(request, id(ticket)),
             (["tickets", ticket], &Method::PUT) => self.update(request, id(ticket), caller),
             (["tickets", ticket, "comments"], &Method::GET) => self.comments(request, id(ticket)),
+            (["tickets", ticket, "audits"], &Method::GET) => self.audits(request, id(ticket)),
             (["search"], &Method::GET) => search::search(self, request),
             (["search", "count"], &Method::GET) => search::count(self, request),
             (["search", "export"], &Method::GET) => search::export(self, request),
@@ -265,7 +266,11 @@ impl Zendesk {
         let Some(ticket) = id.and_then(|id| self.ticket(id)) else {
             return not_found();
         };
-        let comments = ticket.comments.iter().map(model::Comment::to_json).collect();
+        let mut comments: Vec<_> = ticket.comments.iter().map(model::Comment::to_json).collect();
+        // Cursor paging knows `sort`, numbered paging `sort_order`.
+        if request.param("sort") == Some("-created_at") || request.param("sort_order") == Some("desc") {
+            comments.reverse();
+        }
         let mut reply = paging::page(request, "comments", comments);
         if let Content::Json(body) = &mut reply.body
             && request.param("include") == Some("users")
@@ -274,6 +279,14 @@ impl Zendesk {
             body["users"] = self.users_json(request, &authors.collect::<Vec<_>>());
         }
         reply
+    }
+
+    /// What was changed, by whom, and with which metadata of the request.
+    fn audits(&self, request: &Request, id: Option<u64>) -> Reply {
+        match id.and_then(|id| self.ticket(id)) {
+            Some(ticket) => paging::page(request, "audits", ticket.audits.clone()),
+            None => not_found(),
+        }
     }
 
     fn search_users(&self, request: &Request) -> Reply {

@@ -19,6 +19,8 @@ pub(crate) struct Ticket {
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
     pub(crate) comments: Vec<Comment>,
+    /// What each change did, oldest first, as Zendesk tells it.
+    pub(crate) audits: Vec<Value>,
 }
 
 #[derive(Clone, Debug)]

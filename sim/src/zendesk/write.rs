@@ -63,6 +63,7 @@ impl Zendesk {
             created_at: at,
             updated_at: at,
             comments: Vec::new(),
+            audits: Vec::new(),
         };
         set_fields(&mut ticket, &wanted);
         // The first comment is the requester's, whoever wrote it down.
@@ -71,10 +72,9 @@ impl Zendesk {
         let comment = self.comment(author, body, public, at);
         ticket.comments.push(comment);
         let audit_id = self.new_id();
-        let answer = json!({
-            "ticket": ticket.to_json(&request.origin()),
-            "audit": audit(audit_id, &ticket, caller, None, true),
-        });
+        let audit = audit(audit_id, &ticket, caller, None, &wanted);
+        ticket.audits.push(audit.clone());
+        let answer = json!({"ticket": ticket.to_json(&request.origin()), "audit": audit});
         let reply = created(answer.clone()).changed();
         self.tickets.push(ticket);
         self.version += 1;
@@ -140,7 +140,8 @@ impl Zendesk {
             ticket.comments.push(comment);
         }
         ticket.touch();
-        let audit = audit(audit_id, ticket, caller, Some(&before), !wanted["comment"].is_null());
+        let audit = audit(audit_id, ticket, caller, Some(&before), &wanted);
+        ticket.audits.push(audit.clone());
         let reply = Reply::json(
             200,
             json!({"ticket": ticket.to_json(&request.origin()), "audit": audit}),
@@ -275,8 +276,10 @@ fn set_fields(ticket: &mut Ticket, wanted: &Value) {
     ticket.tags.retain(|tag| !removed.contains(tag));
 }
 
-/// Tells what a change did; without `before` the ticket is new.
-fn audit(id: u64, ticket: &Ticket, caller: u64, before: Option<&(String, Option<String>)>, commented: bool) -> Value {
+/// Tells what a change did; without `before` the ticket is new. The request's `metadata` becomes the audit's `custom`.
+fn audit(id: u64, ticket: &Ticket, caller: u64, before: Option<&(String, Option<String>)>, wanted: &Value) -> Value {
+    let commented = before.is_none() || !wanted["comment"].is_null();
+    let custom = wanted["metadata"].as_object().cloned().unwrap_or_default();
     let mut events = Vec::new();
     if let Some(comment) = ticket.comments.last().filter(|_| commented) {
         events.push(json!({
@@ -317,7 +320,7 @@ fn audit(id: u64, ticket: &Ticket, caller: u64, before: Option<&(String, Option<
         "ticket_id": ticket.id,
         "created_at": ticket.updated_at.to_string(),
         "author_id": caller,
-        "metadata": {"system": {}, "custom": {}},
+        "metadata": {"system": {}, "custom": custom},
         "events": events,
         "via": {"channel": "api", "source": {"from": {}, "to": {}, "rel": null}},
     })

@@ -72,6 +72,8 @@ async fn answers_fit_the_description() {
         ("/tickets/{ticket_id}", "/tickets/999.json", 404),
         ("/tickets/{ticket_id}/comments", "/tickets/103/comments.json", 200),
         ("/tickets/{ticket_id}/comments", "/tickets/999/comments.json", 404),
+        ("/tickets/{ticket_id}/audits", "/tickets/103/audits.json", 200),
+        ("/tickets/{ticket_id}/audits", "/tickets/999/audits.json", 404),
         ("/search", "/search.json?query=type:ticket status<solved", 200),
         ("/search", "/search.json", 422),
         ("/search", "/search.json?query=refund&page=11", 422),
@@ -260,4 +262,45 @@ async fn search_finds() {
         results.sort_unstable();
         assert_eq!(results, found, "{query}");
     }
+}
+
+#[tokio::test]
+async fn audits_keep_the_metadata_of_requests() {
+    let Some(zendesk) = Zendesk::start().await else { return };
+    let made = zendesk
+        .create(
+            json!({"subject": "Leak", "comment": {"body": "It drips"}, "metadata": {"mark": "first"}}),
+            None,
+        )
+        .await;
+    let id = made.body["ticket"]["id"].as_u64().unwrap();
+    let noted = json!({"comment": {"body": "Seen", "public": false}, "metadata": {"mark": "second"}});
+    zendesk.update(id, noted).await;
+    zendesk.update(id, json!({"priority": "high"})).await;
+    let mut marks = Vec::new();
+    let mut path = format!("/tickets/{id}/audits.json?page[size]=2");
+    loop {
+        let page = zendesk.get("/tickets/{ticket_id}/audits", &path).await;
+        marks.extend(
+            page.body["audits"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|audit| audit["metadata"]["custom"].clone()),
+        );
+        let Some(cursor) = page.body["meta"]["after_cursor"]
+            .as_str()
+            .filter(|_| page.body["meta"]["has_more"] == true)
+        else {
+            break;
+        };
+        path = format!(
+            "/tickets/{id}/audits.json?page[size]=2&page[after]={}",
+            cursor.replace('=', "%3D")
+        );
+    }
+    assert_eq!(marks, [json!({"mark": "first"}), json!({"mark": "second"}), json!({})]);
+    let path = format!("/tickets/{id}/comments.json?page[size]=10&sort=-created_at");
+    let newest_first = zendesk.get("/tickets/{ticket_id}/comments", &path).await;
+    assert_eq!(newest_first.body["comments"][0]["body"], "Seen");
 }

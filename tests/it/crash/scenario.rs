@@ -1,5 +1,8 @@
 //! One run: lives that end at a named point each, then one that goes on to the end.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use crate::support::live::child::ABORTED;
 use crate::support::live::client::Client;
 use crate::support::live::orders;
@@ -9,27 +12,21 @@ use crate::support::live::verdict::{Summary, verdict};
 use crate::support::live::world::World;
 
 /// A point may lie behind the last thing that a client sees.
-const AFTERMATH: std::time::Duration = std::time::Duration::from_secs(20);
+const AFTERMATH: Duration = Duration::from_secs(30);
 
 /// Runs the mixed workload; each of `points` (`NAME#N`) ends one life. Panics if one was not reached.
-pub async fn run(points: &[&str], store: &Store) -> Summary {
+pub async fn run(points: &[String], store: Store) -> Summary {
     let scratch = tempfile::TempDir::new().unwrap();
     let world = World::start(scratch.path()).await;
-    let mut server = Server::new(&world, store, 5);
+    let mut server = Server::new(&world, store);
     let client = Client::new(server.address(), "ada");
-    let armed = |point: Option<&&str>| -> Vec<(String, String)> {
-        point
-            .map(|point| ("COPILOTD_CRASH_AT".to_owned(), (*point).to_owned()))
-            .into_iter()
-            .collect()
+    let armed = |point: Option<&String>| -> Vec<(String, String)> {
+        let variable = |point: &String| ("COPILOTD_CRASH_AT".to_owned(), point.clone());
+        point.map(variable).into_iter().collect()
     };
     let mut lives = points.iter();
     let mut present = lives.next();
-    // A life may end while it starts: it takes up what is open before it serves.
-    let begin = async |server: &mut Server, env: &[(String, String)]| server.try_start(env).await;
-    begin(&mut server, &armed(present))
-        .await
-        .expect("the first life serves");
+    server.start(&armed(present)).await;
     let work = perform(&client, &world, orders::mixed("a"));
     tokio::pin!(work);
     let mut done = None;
@@ -49,7 +46,8 @@ pub async fn run(points: &[&str], store: &Store) -> Summary {
             tail(&server.log())
         );
         present = lives.next();
-        while let Err(status) = begin(&mut server, &armed(present)).await {
+        // A life may end while it starts: it takes up what is open before it serves.
+        while let Err(status) = server.try_start(&armed(present)).await {
             let point = present.expect("an unarmed life serves");
             assert_eq!(
                 status,
@@ -68,6 +66,30 @@ pub async fn run(points: &[&str], store: &Store) -> Summary {
         },
     };
     verdict(&client, &world, &talks, points.len() < 2).await
+}
+
+/// Runs the mixed workload undisturbed; answers the names of the points that it reaches.
+pub async fn reached() -> BTreeSet<String> {
+    let scratch = tempfile::TempDir::new().unwrap();
+    let trace = scratch.path().join("points");
+    let world = World::start(scratch.path()).await;
+    let mut server = Server::new(&world, Store::Sqlite);
+    let path = trace.to_str().unwrap().to_owned();
+    server.start(&[("COPILOTD_CRASH_TRACE".to_owned(), path)]).await;
+    let client = Client::new(server.address(), "ada");
+    let talks = perform(&client, &world, orders::mixed("a")).await;
+    verdict(&client, &world, &talks, true).await;
+    let names = || -> BTreeSet<String> {
+        let text = std::fs::read_to_string(&trace).unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    // What was erased is deleted at the reconciler's next look: the last thing of all.
+    let deadline = tokio::time::Instant::now() + AFTERMATH;
+    while !names().contains("effect.after:erase") {
+        assert!(tokio::time::Instant::now() < deadline, "nothing was erased");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    names()
 }
 
 fn tail(log: &str) -> String {

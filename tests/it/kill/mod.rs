@@ -1,3 +1,12 @@
-//! The real binary, killed at any moment.
+//! The real binary, killed at any moment, refused, or told to end; and its store and its vendors when they fail it.
 
+mod drain;
+mod late;
+mod refused;
 mod rounds;
+mod store;
+
+/// A number from the environment, such as a seed to run again.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::setting;
+use crate::store::mongo::TestDatabase;
 use crate::support::live::client::Client;
 use crate::support::live::orders;
 use crate::support::live::server::{Server, Store};
@@ -15,18 +17,14 @@ use crate::support::live::world::World;
 /// Copies of the mixed workload that run at once; two have more than fifty turns.
 const COPIES: usize = 2;
 
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
-
 /// Kills the server `rounds` times while one workload after the other runs.
-async fn rounds(store: &Store, rounds: u64) {
+async fn rounds(store: Store, rounds: u64) {
     let seed = setting("COPILOTD_KILL_SEED", rand::rng().random());
     println!("COPILOTD_KILL_SEED={seed} COPILOTD_KILL_ROUNDS={rounds}");
     let mut random = StdRng::seed_from_u64(seed);
     let scratch = tempfile::TempDir::new().unwrap();
     let world = World::start(scratch.path()).await;
-    let mut server = Server::new(&world, store, 5);
+    let mut server = Server::new(&world, store);
     server.start(&[]).await;
     let client = Client::new(server.address(), "ada");
     for round in 0..rounds {
@@ -53,5 +51,18 @@ async fn rounds(store: &Store, rounds: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite() {
-    rounds(&Store::Sqlite, setting("COPILOTD_KILL_ROUNDS", 6)).await;
+    rounds(Store::Sqlite, setting("COPILOTD_KILL_ROUNDS", 6)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mongodb() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    let store = Store::Mongo {
+        url: database.url.clone(),
+        database: database.name.clone(),
+        lease_s: 6,
+    };
+    rounds(store, setting("COPILOTD_KILL_ROUNDS", 6)).await;
 }

@@ -5,7 +5,7 @@ mod erasing;
 mod killed;
 mod measure;
 mod memory;
-mod mongo;
+pub mod mongo;
 mod mongo_faults;
 mod mongo_lease;
 mod paging;

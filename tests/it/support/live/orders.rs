@@ -149,7 +149,7 @@ pub fn mixed(run: &str) -> Vec<Order> {
         order(&talk("cut"), "[[sim tokens=60 cut_after=80 fail_times=1]]"),
         order(
             &talk("limited"),
-            "[[sim text=later status=429 retry_after=1 fail_times=1]]",
+            r#"[[sim text="later" status=429 retry_after=1 fail_times=1]]"#,
         ),
         order(&talk("cancel"), "[[sim tokens=400]]").act(Act::Cancel, STOPPED),
         order(&queue, "[[sim tokens=60 pace_ms=20]]"),

@@ -81,7 +81,6 @@ async fn read(client: Client, path: String, shared: Arc<Shared>) {
     loop {
         if !first {
             tokio::time::sleep(PAUSE).await;
-            shared.lock().resumes += 1;
         }
         let position = shared.lock().position.clone();
         let mut request = client.request(Method::GET, &path).await;
@@ -94,7 +93,7 @@ async fn read(client: Client, path: String, shared: Arc<Shared>) {
         };
         first = false;
         match answer.status().as_u16() {
-            200 => {}
+            200 => shared.lock().connections += 1,
             // Nothing follows.
             204 => return,
             503 => continue,

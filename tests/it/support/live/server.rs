@@ -17,12 +17,38 @@ pub const KEY: &str = "cpk_killkillkillkillkillkillkillkillkillkillkil";
 #[derive(Debug, Clone)]
 pub enum Store {
     Sqlite,
-    Mongo { url: String, database: String },
+    Mongo {
+        url: String,
+        database: String,
+        /// How long the next life waits after a kill, and how long the store may be away.
+        lease_s: u64,
+    },
+}
+
+/// What differs between the servers of several tests.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub store: Store,
+    /// Time that turns get after SIGTERM.
+    pub drain_s: u64,
+    /// The data directory, unless it is one of the server's own.
+    pub data: Option<PathBuf>,
+}
+
+impl From<Store> for Settings {
+    fn from(store: Store) -> Self {
+        Self {
+            store,
+            drain_s: 5,
+            data: None,
+        }
+    }
 }
 
 /// The server of one configuration; each [`Server::start`] is a life of it.
 pub struct Server {
-    pub directory: TempDir,
+    directory: TempDir,
+    pub data: PathBuf,
     config: PathBuf,
     child: Option<Child>,
     /// Where it serves; none between two lives.
@@ -31,13 +57,16 @@ pub struct Server {
 
 impl Server {
     /// Writes the configuration; starts nothing yet.
-    pub fn new(world: &World, store: &Store, drain_s: u64) -> Self {
+    pub fn new(world: &World, settings: impl Into<Settings>) -> Self {
+        let settings = settings.into();
         let directory = TempDir::new().unwrap();
         let config = directory.path().join("copilotd.toml");
-        let text = configuration(world, store, &directory.path().join("data"), drain_s);
+        let data = settings.data.unwrap_or_else(|| directory.path().join("data"));
+        let text = configuration(world, &settings.store, &data, settings.drain_s);
         std::fs::write(&config, text).unwrap();
         Self {
             directory,
+            data,
             config,
             child: None,
             address: watch::Sender::new(None),
@@ -101,10 +130,6 @@ impl Server {
         (child.wait().await, child.output())
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
     /// What all lives have logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
@@ -134,11 +159,9 @@ fn serving_at(log: &str) -> Option<SocketAddr> {
 fn configuration(world: &World, store: &Store, data: &Path, drain_s: u64) -> String {
     let store = match store {
         Store::Sqlite => String::new(),
-        Store::Mongo { url, database } => {
-            format!(
-                "[store]\nkind = \"mongodb\"\nurl = {{ value = \"{url}\" }}\ndatabase = \"{database}\"\nlease_s = 6\n"
-            )
-        }
+        Store::Mongo { url, database, lease_s } => format!(
+            "[store]\nkind = \"mongodb\"\nurl = {{ value = \"{url}\" }}\ndatabase = \"{database}\"\nlease_s = {lease_s}\n"
+        ),
     };
     let copilot = |name: &str, more: &str| {
         format!(

@@ -29,8 +29,8 @@ pub struct Transcript {
     pub faults: Vec<String>,
     /// The last event's id: where the reader resumes.
     pub position: Option<String>,
-    /// Connections after the first.
-    pub resumes: usize,
+    /// Streams that it was given: the first one, and one for each time that it had to come back.
+    pub connections: usize,
     /// Events that were pieces of text.
     pub deltas: usize,
     /// Whether it came back and there was no such stream: only for what was erased.
@@ -131,6 +131,11 @@ impl Transcript {
         self.durable
             .iter()
             .any(|event| event.is_terminal() && event.turn() == Some(turn))
+    }
+
+    /// How often it had to come back.
+    pub fn resumes(&self) -> usize {
+        self.connections.saturating_sub(1)
     }
 
     pub fn has(&self, name: &str) -> bool {

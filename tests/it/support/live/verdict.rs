@@ -30,6 +30,9 @@ impl std::ops::AddAssign for Summary {
     }
 }
 
+/// Attempts of a turn, those that a death interrupted included.
+const ATTEMPTS: u64 = 3;
+
 /// Checks every conversation. With `steady` nothing may have ended but as ordered; without it a turn may also have
 /// used up its attempts.
 pub async fn verdict(client: &Client, world: &World, talks: &[Talk], steady: bool) -> Summary {
@@ -74,7 +77,7 @@ async fn conversation(client: &Client, talk: &Talk, summary: &mut Summary) {
                 "{} differs from what is read afterwards",
                 turn.reader.name
             );
-            summary.resumes += seen.resumes;
+            summary.resumes += seen.resumes();
             summary.deltas += seen.deltas;
         });
         truth.extend(read);
@@ -92,7 +95,7 @@ async fn conversation(client: &Client, talk: &Talk, summary: &mut Summary) {
             .cloned()
             .collect();
         assert_eq!(of_turns, truth, "{} differs from its turns' streams", talk.reader.name);
-        summary.resumes += seen.resumes;
+        summary.resumes += seen.resumes();
     });
     let queued = truth.iter().filter(|event| event.name == "turn.queued").count();
     assert_eq!(queued, talk.turns.len(), "requests and turns of {}", talk.id);
@@ -121,7 +124,7 @@ async fn turn(client: &Client, world: &World, talk: &Talk, turn: &Turn, steady: 
     );
     let view = client.turn(&turn.id).await;
     let status = view["status"].as_str().unwrap();
-    let tired = !steady && view["error"]["code"] == "attempts_exhausted";
+    let tired = !steady && status == "failed" && view["attempt"] == ATTEMPTS;
     assert!(
         turn.order.ends.contains(&status) || tired,
         "{} ended as {status}: {view:#}",

@@ -1,0 +1,303 @@
+//! Starting what is due and stopping what is not due any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ractor::{Actor, ActorProcessingErr};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::state::Live;
+use super::{Conversation, ConversationRef, Msg, State};
+use crate::agent::{Agent, Think};
+use crate::connector::{Gate, Job};
+use crate::crash;
+use crate::domain::command::{Command, Halt, Step};
+use crate::domain::content::ToolStatus;
+use crate::domain::effects::{Effect, open_effects};
+use crate::domain::event::RetryMode;
+use crate::domain::ids::{CallId, ConversationId, TurnId};
+use crate::domain::policy::Policy;
+use crate::domain::turn::{Stage, Turn};
+use crate::live::LiveMessage;
+use crate::ports::ToolRequest;
+use crate::shared::{outside_spans, until};
+use crate::spans::TurnSpans;
+use crate::tenancy::TenantScope;
+
+/// After a call must have settled, this much later the conversation stops waiting for its connector's word.
+const CALL_GRACE: Duration = Duration::from_secs(5);
+
+impl Conversation {
+    /// Starts what is due and not under way, and stops what is under way and not due any more.
+    pub(super) async fn run_effects(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        policy: &Arc<Policy>,
+    ) -> Result<(), ActorProcessingErr> {
+        let wanted = open_effects(&state.core, policy);
+        state.running.retain(|effect, _| wanted.contains(effect));
+        let open: Vec<CallId> = wanted
+            .iter()
+            .filter_map(|effect| {
+                if let Effect::CallTool { call, .. } = effect {
+                    Some(*call)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        state.gates.retain(|call, _| open.contains(call));
+        let active = state.core.active().map(|turn| turn.id);
+        state.spans.take_if(|spans| Some(spans.turn()) != active);
+        if let Some((_, agent)) = state.agent.take_if(|(turn, _)| Some(*turn) != active) {
+            // Drops its handler where it stands, and with it the provider's connection.
+            agent.kill();
+        }
+        for effect in wanted {
+            if state.running.contains_key(&effect) {
+                continue;
+            }
+            let handle = self.start(me, state, policy, effect).await?;
+            state.running.insert(effect, handle);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        effect: Effect,
+    ) -> Result<Option<AbortOnDropHandle<()>>, ActorProcessingErr> {
+        match effect {
+            Effect::CallModel { at, not_before } => {
+                crash::point("effect.before:call_model");
+                self.call_model(me, state, policy, at, not_before).await?;
+                crash::point("effect.after:call_model");
+                Ok(None)
+            }
+            Effect::CallTool {
+                turn,
+                call,
+                mode,
+                settles_at,
+                retry,
+            } => {
+                crash::point("effect.before:call_tool");
+                self.call_tool(me, state, policy, turn, call, mode, settles_at, retry > 0);
+                crash::point("effect.after:call_tool");
+                Ok(Some(self.timer(me, effect, settles_at, CALL_GRACE)))
+            }
+            Effect::ExpireApproval { at, .. } | Effect::ExpireTurn { at, .. } => {
+                Ok(Some(self.timer(me, effect, at, Duration::ZERO)))
+            }
+        }
+    }
+
+    pub(super) fn timer(
+        &self,
+        me: &ConversationRef,
+        effect: Effect,
+        at: Timestamp,
+        grace: Duration,
+    ) -> AbortOnDropHandle<()> {
+        let me = me.clone();
+        let time = until(self.shared.ports.clock.now(), at) + grace;
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            let _ = me.cast(Msg::Due(effect));
+        }))
+    }
+
+    pub(super) async fn call_model(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        at: Step,
+        not_before: Option<Timestamp>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
+            return Ok(());
+        };
+        let agent = match &state.agent {
+            Some((_, agent)) => agent.clone(),
+            None => {
+                let agent = Agent {
+                    shared: Arc::clone(&self.shared),
+                    conversation: me.clone(),
+                    id: state.core.id,
+                    scope: state.scope.clone(),
+                    user: book.header.user.clone(),
+                };
+                Actor::spawn_linked(None, agent, (), me.get_cell()).await?.0
+            }
+        };
+        let tail = state
+            .tail
+            .get_or_insert_with(|| self.shared.hub.tail(state.scope.tenant(), state.core.id));
+        let message = LiveMessage::new(at, tail);
+        let think = Think {
+            at,
+            not_before,
+            memory: state.core.memory.clone(),
+            policy: Arc::clone(policy),
+            response_schema: turn.response_schema.clone(),
+            accepted_at: turn.queued_at,
+            live: Arc::clone(&message),
+            span: self.spans(&mut state.spans, &state.scope, turn, state.core.id).agent(
+                turn,
+                &state.scope,
+                state.core.id,
+                policy,
+            ),
+        };
+        state.live = Some(Live {
+            message,
+            shown: false,
+            prompt_tokens: 0,
+        });
+        state.agent = Some((at.turn, agent.clone()));
+        // If it is dead already, its supervision event says so and the turn is taken up again.
+        let _ = outside_spans(|| agent.cast(Box::new(think)));
+        Ok(())
+    }
+
+    /// The spans of `turn`: those that are open, or new ones in the trace of its request.
+    pub(super) fn spans<'a>(
+        &self,
+        open: &'a mut Option<TurnSpans>,
+        scope: &TenantScope,
+        turn: &Turn,
+        id: ConversationId,
+    ) -> &'a mut TurnSpans {
+        let traces = self.shared.ports.traces.as_ref();
+        open.take_if(|spans| spans.turn() != turn.id);
+        open.get_or_insert_with(|| TurnSpans::resume(turn, traces, scope, id))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one effect")]
+    pub(super) fn call_tool(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        policy: &Policy,
+        turn: TurnId,
+        call_id: CallId,
+        mode: RetryMode,
+        settles_at: Timestamp,
+        retried: bool,
+    ) {
+        let Some(open) = state.core.active().filter(|open| open.id == turn) else {
+            return;
+        };
+        let Some(call) = open.calls().iter().find(|call| call.id == call_id) else {
+            return;
+        };
+        let Some(tool) = policy.tools.get(&call.name) else {
+            let error = Some("the tool is not configured any more".to_owned());
+            let status = if retried {
+                ToolStatus::Unknown
+            } else {
+                ToolStatus::Failed
+            };
+            let command = Command::ToolReplied {
+                turn,
+                call: call_id,
+                status,
+                result: None,
+                error,
+            };
+            let _ = me.cast(Msg::report(command));
+            return;
+        };
+        let gate = Arc::new(if retried { Gate::passed() } else { Gate::default() });
+        state.gates.insert(call_id, Arc::clone(&gate));
+        let request = ToolRequest {
+            scope: state.scope.clone(),
+            tool: call.name.clone(),
+            call: call_id,
+            arguments: call.arguments.clone(),
+            timeout: tool.timeout,
+        };
+        let job = Job {
+            request,
+            system: tool.tool.system.clone(),
+            turn,
+            repeat: tool.tool.repeat,
+            mode,
+            settles_at,
+            gate,
+            reply_to: me.clone(),
+            span: self.spans(&mut state.spans, &state.scope, open, state.core.id).agent(
+                open,
+                &state.scope,
+                state.core.id,
+                policy,
+            ),
+        };
+        if let Some(connectors) = self.shared.connectors.get() {
+            let _ = outside_spans(|| connectors.cast(Box::new(job)));
+        }
+    }
+
+    /// A timer went off. The core checks whether it still means anything.
+    pub(super) async fn due(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        effect: Effect,
+    ) -> Result<(), ActorProcessingErr> {
+        if !state.running.contains_key(&effect) {
+            return Ok(());
+        }
+        if !matches!(effect, Effect::CallTool { .. }) {
+            // If the clock was set back, or the policy changed, it is not due after all: then it is set anew below.
+            state.running.remove(&effect);
+        }
+        let policy = self.policy(state, &Command::Recover);
+        let command = self.command_of(state, &policy, effect);
+        if let Some(Ok(command)) = command.map(|command| self.with_halt(state, &policy, command)) {
+            self.step(me, state, command, None).await?;
+        }
+        self.run_effects(me, state, &policy).await
+    }
+
+    pub(super) fn command_of(&self, state: &State, policy: &Policy, effect: Effect) -> Option<Command> {
+        match effect {
+            Effect::ExpireApproval { turn, call, .. } => Some(Command::ApprovalExpired { turn, call }),
+            Effect::ExpireTurn { turn, attempt, .. } => Some(Command::TurnExpired {
+                turn,
+                attempt,
+                halt: Halt::default(),
+            }),
+            Effect::CallTool { turn, call, .. } => {
+                let open = state.core.active()?.calls().iter().find(|open| open.id == call)?;
+                if !matches!(open.stage, Stage::Running { .. }) {
+                    return None;
+                }
+                // Its connector died with it. A call that never left has failed; of another nobody knows.
+                let unsent = state.gates.get(&call).is_some_and(|gate| gate.cancel());
+                let tool = policy.tools.get(&open.name);
+                let reads = tool.is_some_and(|tool| !tool.tool.repeat.changes_something());
+                let status = if unsent || reads {
+                    ToolStatus::Failed
+                } else {
+                    ToolStatus::Unknown
+                };
+                let error = Some("the system's connector was lost while the call was with it".to_owned());
+                Some(Command::ToolReplied {
+                    turn,
+                    call,
+                    status,
+                    result: None,
+                    error,
+                })
+            }
+            Effect::CallModel { .. } => None,
+        }
+    }
+}

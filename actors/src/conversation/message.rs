@@ -1,0 +1,103 @@
+//! What a conversation is asked, told and answers.
+
+use ractor::{ActorRef, RpcReplyPort};
+
+use crate::compressor::Outcome;
+use crate::domain::command::Command;
+use crate::domain::decide::Rejection;
+use crate::domain::effects::Effect;
+use crate::domain::event::Record;
+use crate::domain::header::Header;
+use crate::domain::ids::{ConversationId, TurnId, UserId};
+use crate::shared::Full;
+use crate::tenancy::TenantScope;
+
+/// Address of a conversation.
+pub type ConversationRef = ActorRef<Msg>;
+
+/// What a conversation is asked and told.
+#[derive(Debug)]
+pub enum Msg {
+    /// Somebody outside wants a change.
+    Ask {
+        /// Who asks.
+        asker: Asker,
+        /// What for.
+        command: Box<Command>,
+        /// Answered once it is stored or refused.
+        reply: RpcReplyPort<Reply>,
+    },
+    /// An agent or a connector reports work.
+    Report(Box<Command>),
+    /// How many turns stand before this one; none if it is not open.
+    Position {
+        /// The turn.
+        turn: TurnId,
+        /// Answered at once.
+        reply: RpcReplyPort<Option<usize>>,
+    },
+    /// A timer of an effect went off.
+    Due(Effect),
+    /// Nothing has happened for a while since this generation.
+    Idle(u64),
+    /// The compression under way came to this.
+    CompressionEnded(Outcome),
+}
+
+impl Msg {
+    /// Wraps a report.
+    pub fn report(command: Command) -> Self {
+        Self::Report(Box::new(command))
+    }
+}
+
+/// Who asks for a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// The user.
+    pub user: UserId,
+    /// Whether an administrator of the tenant asks, who may act on other users' conversations.
+    pub admin: bool,
+}
+
+/// Answer to [`Msg::Ask`].
+pub type Reply = Result<Accepted, Refusal>;
+
+/// The change is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// The conversation as it is now.
+    pub header: Header,
+    /// The turn it is about.
+    pub turn: Option<TurnId>,
+    /// What was stored for it; empty for a copy of an earlier request.
+    pub records: Vec<Record>,
+    /// Turns that stand before it.
+    pub position: Option<usize>,
+}
+
+/// The change is not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The core refuses it.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Too many turns are open.
+    #[error("too many turns are open")]
+    Full(Full),
+    /// This copy is being let go: ask the directory again.
+    #[error("the conversation is being let go")]
+    Gone,
+    /// The store cannot take it now. Nothing is known to be stored; asking again with the same key is safe.
+    #[error("the store is unavailable")]
+    Unavailable,
+}
+
+/// What differs per instance.
+#[derive(Debug, Clone)]
+pub struct Args {
+    /// Its tenant.
+    pub scope: TenantScope,
+    /// Its id.
+    pub id: ConversationId,
+}

@@ -1,0 +1,149 @@
+//! Coming to life from the log, and being let go again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use metrics::counter;
+use ractor::ActorProcessingErr;
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Conversation, ConversationRef, Msg, State};
+use crate::conversations;
+use crate::domain::command::Command;
+use crate::domain::effects::Effect;
+use crate::domain::ids::Seq;
+use crate::domain::snapshot;
+use crate::ports::Snapshot;
+
+/// Records that are read at once while the log is folded.
+const PAGE: usize = 512;
+/// What was never created is let go after so long: time enough for the request that woke it to arrive.
+const NEVER_CREATED: Duration = Duration::from_secs(1);
+
+impl Conversation {
+    /// Folds the log; then what is open is taken up. The same functions as in life.
+    pub(super) async fn load(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let log = &self.shared.ports.log;
+        let id = state.core.id;
+        let mut from: Seq = 1;
+        if let Some(Snapshot { seq, state: bytes, .. }) = log
+            .snapshot(&state.scope, id)
+            .await?
+            .filter(|snapshot| snapshot.version == snapshot::VERSION)
+            && let Some((core, window_from)) = snapshot::decode(id, seq, &bytes)
+        {
+            state.core = core;
+            state.snapshot_seq = seq;
+            from = window_from;
+        }
+        loop {
+            let page = log.read(&state.scope, id, from - 1, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            from = last.seq + 1;
+            let full = page.len() == PAGE;
+            for record in &page {
+                if record.seq <= state.snapshot_seq {
+                    snapshot::refill(&mut state.core, record);
+                } else {
+                    state.core.apply(record);
+                }
+            }
+            if !full {
+                break;
+            }
+        }
+        if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
+            tail.folded(state.core.seq);
+        }
+        state.count();
+        if state.counted.turns > 0 {
+            counter!("copilotd_recoveries_total").increment(1);
+            if let Some(turn) = state.core.active() {
+                self.spans(&mut state.spans, &state.scope, turn, id);
+            }
+            self.step(me, state, Command::Recover, None).await?;
+            // Approvals need no claim, only their timers.
+            let policy = self.policy(state, &Command::Recover);
+            self.run_effects(me, state, &policy).await?;
+        }
+        self.rest(me, state);
+        Ok(())
+    }
+
+    /// Sets the timer after which an idle conversation is let go.
+    pub(super) fn rest(&self, me: &ConversationRef, state: &mut State) {
+        state.generation += 1;
+        state.idle = None;
+        self.save(state, self.shared.bounds.snapshot_every);
+        if !self.may_rest(state) {
+            return;
+        }
+        let (me, generation) = (me.clone(), state.generation);
+        let time = if state.core.book.is_some() {
+            self.shared.bounds.idle
+        } else {
+            self.shared.bounds.idle.min(NEVER_CREATED)
+        };
+        state.idle = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            let _ = me.cast(Msg::Idle(generation));
+        })));
+    }
+
+    pub(super) fn may_rest(&self, state: &State) -> bool {
+        let far = self
+            .shared
+            .ports
+            .clock
+            .now()
+            .saturating_add(self.shared.bounds.far_approval)
+            .unwrap_or(Timestamp::MAX);
+        let patient = |effect: &Effect| matches!(effect, Effect::ExpireApproval { at, .. } if *at > far);
+        state.compression.is_none() && state.running.keys().all(patient)
+    }
+
+    pub(super) fn retire(&self, me: &ConversationRef, state: &mut State, generation: u64) {
+        if generation != state.generation || !self.may_rest(state) {
+            return;
+        }
+        self.save(state, self.shared.bounds.snapshot_every / 2);
+        state.retiring = true;
+        let due = state.running.keys().filter_map(|effect| match effect {
+            Effect::ExpireApproval { at, .. } => Some(*at),
+            _ => None,
+        });
+        let wake_at = due.min();
+        if let Some(directory) = self.shared.directory.get() {
+            let key = (state.scope.clone(), state.core.id);
+            directory.cast(conversations::Msg::Retire {
+                key,
+                actor: me.get_id(),
+                wake_at,
+            });
+        }
+    }
+
+    /// Stores a snapshot beside the work, if enough has happened since the last one.
+    pub(super) fn save(&self, state: &mut State, every: u64) {
+        let quiet = state.core.active().is_none_or(|turn| turn.only_awaits_approval());
+        if !quiet || state.core.live().is_none() || state.core.seq < state.snapshot_seq + every.max(1) {
+            return;
+        }
+        let (shared, scope, id) = (Arc::clone(&self.shared), state.scope.clone(), state.core.id);
+        let (version, seq, bytes) = (snapshot::VERSION, state.core.seq, snapshot::encode(&state.core));
+        state.snapshot_seq = seq;
+        drop::<JoinHandle<()>>(tokio::spawn(async move {
+            let snapshot = Snapshot {
+                seq,
+                version,
+                state: bytes,
+            };
+            // Only a cache: the log is folded from further back next time.
+            if let Err(error) = shared.ports.log.save_snapshot(&scope, id, &snapshot).await {
+                tracing::debug!(%error, conversation = %id, "a snapshot was not stored");
+            }
+        }));
+    }
+}

@@ -1,0 +1,140 @@
+//! The store dies too, in mid-append, or is cut off. Elections cannot be tried on the stand-in: what a client sees of
+//! one, lost connections and silence, is made by the proxy.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tempfile::TempDir;
+
+use super::setting;
+use crate::support::live::client::Client;
+use crate::support::live::orders;
+use crate::support::live::server::{Server, Store};
+use crate::support::live::stage::{Talk, perform};
+use crate::support::live::verdict::verdict;
+use crate::support::live::world::World;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::secantus;
+
+/// Longer than any trouble of these tests: the process stays the owner of its database.
+const LEASE_S: u64 = 60;
+
+/// A MongoDB of our own that may be killed.
+struct Database {
+    binary: PathBuf,
+    data: TempDir,
+    port: u16,
+    server: Option<secantus::Server>,
+}
+
+impl Database {
+    async fn start() -> Option<Self> {
+        let mut database = Self {
+            binary: secantus::binary()?,
+            data: TempDir::new().unwrap(),
+            port: secantus::free_port(),
+            server: None,
+        };
+        database.again().await;
+        Some(database)
+    }
+
+    async fn again(&mut self) {
+        let server = secantus::Server::start(&self.binary, self.data.path(), self.port, true).await;
+        self.server = Some(server);
+    }
+
+    fn kill(&mut self) {
+        self.server.take().expect("it lives").kill();
+    }
+
+    fn url(&self) -> String {
+        self.server.as_ref().expect("it lives").url()
+    }
+}
+
+fn store(url: String) -> Store {
+    Store::Mongo {
+        url,
+        database: "copilotd".to_owned(),
+        lease_s: LEASE_S,
+    }
+}
+
+/// Performs orders while `trouble` goes on; both end.
+async fn through(client: &Client, world: &World, copy: &str, trouble: impl Future<Output = ()>) -> Vec<Talk> {
+    let (talks, ()) = tokio::join!(perform(client, world, orders::mixed(copy)), trouble);
+    talks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_killed_in_mid_append_loses_nothing() {
+    let Some(mut database) = Database::start().await else {
+        return;
+    };
+    let seed = setting("COPILOTD_KILL_SEED", rand::rng().random());
+    println!("COPILOTD_KILL_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let scratch = TempDir::new().unwrap();
+    let world = World::start(scratch.path()).await;
+    let mut server = Server::new(&world, store(database.url()));
+    server.start(&[]).await;
+    let client = Client::new(server.address(), "ada");
+    for round in 0..3 {
+        let moments = [300..1000, 500..2000].map(|range| Duration::from_millis(random.random_range(range)));
+        let trouble = async {
+            for moment in moments {
+                tokio::time::sleep(moment).await;
+                database.kill();
+                database.again().await;
+            }
+        };
+        let talks = through(&client, &world, &format!("k{round}"), trouble).await;
+        let summary = verdict(&client, &world, &talks, false).await;
+        println!("round {round}: store killed after {moments:?}, {summary:?}");
+    }
+    // What the last round was told is also there for the next process, after both have died at once.
+    let work = perform(&client, &world, orders::mixed("both"));
+    tokio::pin!(work);
+    tokio::select! {
+        _ = &mut work => panic!("it was meant to take longer"),
+        () = tokio::time::sleep(Duration::from_millis(random.random_range(300..800))) => {}
+    }
+    database.kill();
+    server.kill().await;
+    database.again().await;
+    server.start(&[]).await;
+    let talks = work.await;
+    println!("both killed: {:?}", verdict(&client, &world, &talks, false).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_slow_silent_or_cut_off_loses_nothing() {
+    let Some(database) = Database::start().await else {
+        return;
+    };
+    let proxy = Proxy::to(database.server.as_ref().unwrap().address).await;
+    let scratch = TempDir::new().unwrap();
+    let world = World::start(scratch.path()).await;
+    let mut server = Server::new(&world, store(secantus::url(proxy.address)));
+    server.start(&[]).await;
+    let client = Client::new(server.address(), "ada");
+    let troubles = [
+        ("delayed", Mode::Delayed(Duration::from_millis(150)), 2000),
+        ("silent", Mode::Paused, 2500),
+        ("answers lost", Mode::AnswersLost, 700),
+        ("cut", Mode::Cut, 1500),
+    ];
+    for (n, (name, mode, ms)) in troubles.into_iter().enumerate() {
+        let trouble = async {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            proxy.set(mode);
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            proxy.set(Mode::Open);
+        };
+        let talks = through(&client, &world, &format!("p{n}"), trouble).await;
+        println!("{name}: {:?}", verdict(&client, &world, &talks, false).await);
+    }
+}
