@@ -542,7 +542,7 @@ impl Actor for Connectors {
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
                 counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
-                tracing::error!(%error, "a connector died");
+                tracing::error!(error = shared::cause(&error), "a connector died");
                 alive.0.retain(|_, connector| connector.get_id() != who.get_id());
             }
             SupervisionEvent::ActorTerminated(who, _, _) => {

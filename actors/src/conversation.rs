@@ -30,7 +30,7 @@ use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
 use crate::domain::turn::Phase;
 use crate::ports::{Append, LogError};
-use crate::shared::Shared;
+use crate::shared::{Shared, cause};
 use crate::spans::TurnSpans;
 pub use message::{Accepted, Args, Asker, ConversationRef, Msg, Refusal, Reply};
 pub use state::State;
@@ -385,7 +385,7 @@ impl Actor for Conversation {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let (who, why) = match event {
-            SupervisionEvent::ActorFailed(who, error) => (who, error.to_string()),
+            SupervisionEvent::ActorFailed(who, error) => (who, cause(&error)),
             SupervisionEvent::ActorTerminated(who, _, reason) => (who, reason.unwrap_or_default()),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
 use crate::domain::command::Command;
 use crate::domain::ids::{ConversationId, TurnId};
-use crate::shared::{Shared, jitter};
+use crate::shared::{Shared, cause, jitter};
 use crate::tenancy::TenantScope;
 
 /// Names a conversation inside the process.
@@ -360,7 +360,10 @@ impl Actor for Conversations {
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
                 counter!("copilotd_actor_deaths_total", "actor" => "conversation").increment(1);
-                tracing::warn!(%error, "a conversation died and will be folded from its log");
+                tracing::warn!(
+                    error = cause(&error),
+                    "a conversation died and will be folded from its log"
+                );
                 self.ended(&me, state, who.get_id(), true).await?;
             }
             SupervisionEvent::ActorTerminated(who, _, _) => self.ended(&me, state, who.get_id(), false).await?,

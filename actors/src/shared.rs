@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use metrics::gauge;
-use ractor::ActorRef;
+use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
 
 use crate::connector::Connectors;
 use crate::conversations::Directory;
 use crate::domain::ids::TenantId;
 use crate::live::Hub;
-use crate::ports::Ports;
+use crate::ports::{LogError, Ports};
 
 /// Bounds of the actors. All have working defaults.
 #[derive(Debug, Clone)]
@@ -202,6 +202,17 @@ impl Alive {
 impl Drop for Alive {
     fn drop(&mut self) {
         gauge!("copilotd_actors_alive", "actor" => self.0).decrement(1.0);
+    }
+}
+
+/// Why an actor died, for the log. A panic's message may quote a text; where it happened is logged by the panic itself.
+pub fn cause(error: &ActorProcessingErr) -> String {
+    if let Some(error) = error.downcast_ref::<LogError>() {
+        error.to_string()
+    } else if let Some(error) = error.downcast_ref::<SpawnErr>() {
+        error.to_string()
+    } else {
+        "a panic, or something that must not happen".to_owned()
     }
 }
 

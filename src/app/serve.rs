@@ -23,14 +23,10 @@ const CONNECTION_GRACE: Duration = Duration::from_secs(3);
 /// Serves the product.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let _telemetry = telemetry::start(&config.telemetry)?;
-    run_with(
-        config,
-        |state| router(state),
-        |address| {
-            tracing::info!(%address, "copilotd serves");
-            Ok(())
-        },
-    )
+    run_with(config, router, |address| {
+        tracing::info!(%address, "copilotd serves");
+        Ok(())
+    })
     .await
 }
 

@@ -153,6 +153,12 @@ pub const METRICS: &[Metric] = &[
         "Appends that SQLite committed together.",
     ),
     metric(
+        "copilotd_store_bytes_total",
+        Kind::Counter,
+        Unit::Bytes,
+        "Bytes handed to the store, uncompressed, by part: records, projections, snapshots.",
+    ),
+    metric(
         "copilotd_actors_alive",
         Kind::Gauge,
         Unit::Count,

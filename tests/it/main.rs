@@ -1,4 +1,9 @@
 //! Integration tests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "clippy's allowance covers test functions only, not what they share; tests set clocks and scopes"
+)]
 
 mod architecture;
 mod config;

@@ -11,6 +11,7 @@ mod admission;
 mod approvals;
 mod compression;
 mod connectors;
+mod cost;
 mod crashes;
 mod failures;
 mod guards;

@@ -8,6 +8,10 @@ use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads when to ask again: `retry-after-ms`, or `Retry-After` in seconds or as a date.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a date without the sender's own clock can only be held against this machine's"
+)]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| -> Option<f64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
     let seconds = number("retry-after-ms")
