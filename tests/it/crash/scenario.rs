@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::live::child::ABORTED;
 use crate::support::live::client::Client;
 use crate::support::live::orders;
 use crate::support::live::server::{Server, Store};
@@ -11,6 +10,8 @@ use crate::support::live::stage::perform;
 use crate::support::live::verdict::{Summary, verdict};
 use crate::support::live::world::World;
 
+/// How a process ended that a crash point stopped by `abort`, as a shell tells it.
+const ABORTED: i32 = 128 + 6;
 /// A point may lie behind the last thing that a client sees.
 const AFTERMATH: Duration = Duration::from_secs(30);
 

@@ -19,7 +19,7 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::secantus;
 
 /// Longer than any trouble of these tests: the process stays the owner of its database.
-const LEASE_S: u64 = 60;
+const LEASE_S: u64 = 20;
 
 /// A MongoDB of our own that may be killed.
 struct Database {
