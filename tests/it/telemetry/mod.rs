@@ -165,11 +165,11 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
             .unwrap();
         let served = || async {
             let log = self.log();
-            let lines = log[begun..].lines().filter_map(|line| serde_json::from_str(line).ok());
-            let found = lines
+            log[begun..]
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
                 .filter(|line: &Value| line["message"] == "copilotd serves")
-                .find_map(|line| line["address"].as_str().map(str::to_owned));
-            found
+                .find_map(|line| line["address"].as_str().map(str::to_owned))
         };
         let address = eventually("the address", PATIENCE, served).await;
         let config = Config::parse(&text, &Env::default(), &app::context().known_tools).unwrap();
