@@ -44,28 +44,28 @@ pub struct App {
 }
 
 impl App {
-    /// Starts the actors over a log that is open already. `ticket_key` has to stay the same over restarts.
-    pub async fn start(
-        config: &Config,
-        log: Arc<dyn EventLog>,
-        ticket_key: &[u8; 32],
-        bounds: Bounds,
-    ) -> anyhow::Result<Self> {
-        // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
-        drop(tokio::task::spawn_blocking(|| tokens::count("")));
+    /// The outside world as `config` describes it, around a log that is open already.
+    pub fn ports(config: &Config, log: Arc<dyn EventLog>) -> anyhow::Result<Ports> {
         let clock = Arc::new(system::SystemClock);
         let policies = config
             .policies(tools::definitions())
             .map_err(|faults| anyhow::anyhow!("{faults}"))?;
-        let ports = Ports {
+        Ok(Ports {
             log,
             model: LoggedContent::around(Arc::new(models::models(config)?), content_tenants(config)),
             systems: Arc::new(models::systems(config, clock.clone())?),
             policies: Arc::new(policies),
-            clock: clock.clone(),
+            clock,
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),
-        };
+        })
+    }
+
+    /// Starts the actors on `ports`. `ticket_key` has to stay the same over restarts.
+    pub async fn start(config: &Config, ports: Ports, ticket_key: &[u8; 32], bounds: Bounds) -> anyhow::Result<Self> {
+        // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
+        drop(tokio::task::spawn_blocking(|| tokens::count("")));
+        let clock = Arc::clone(&ports.clock);
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
             .await
@@ -157,7 +157,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             runtime()?.block_on(store::rebuild(&config)).map_err(failed)
         }
         Command::Openapi => {
-            let text = serde_json::to_string_pretty(&crate::openapi::document());
+            let text = serde_json::to_string_pretty(crate::openapi::document());
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
             Ok(())
         }

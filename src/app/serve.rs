@@ -53,7 +53,8 @@ pub async fn run_with(
         idle: config.server.idle,
         ..Bounds::default()
     };
-    let mut app = App::start(config, log, &ticket_key, bounds).await?;
+    let ports = App::ports(config, log)?;
+    let mut app = App::start(config, ports, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use copilotd_actors::domain::event::Idempotency;
 
@@ -72,6 +73,16 @@ pub fn invalid(pointer: &str, message: impl Into<String>) -> Problem {
         pointer: pointer.to_owned(),
         message: message.into(),
     }])
+}
+
+/// Describes [`IdempotencyKey`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes; the header is read by `IdempotencyKey`")]
+pub struct Idempotent {
+    /// The same key and body within 24 hours mean no second effect and the same answer; another body is refused
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
 }
 
 /// The request's `Idempotency-Key`, if it bears one.

@@ -5,7 +5,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::problem::{Code, Problem};
 use super::request_id;
@@ -15,41 +17,48 @@ use crate::telemetry;
 
 /// Builds the router.
 pub fn router(state: AppState) -> Router {
-    let api = Router::new()
-        .route(
-            "/v1/conversations",
-            get(conversations::list).post(conversations::create),
-        )
-        .route(
-            "/v1/conversations/{id}",
-            get(conversations::get)
-                .patch(conversations::update)
-                .delete(conversations::delete),
-        )
-        .route("/v1/conversations/{id}/messages", get(messages::list))
-        .route("/v1/conversations/{id}/turns", post(turns::submit))
-        .route("/v1/turns/{id}", get(turns::get))
-        .route("/v1/turns/{id}/cancel", post(turns::cancel))
-        .route("/v1/turns/{id}/approvals/{call_id}", post(approvals::decide))
-        .route("/v1/turns/{id}/feedback", post(turns::feedback))
-        .route("/v1/stream-tickets", post(tickets::create))
-        .route("/healthz", get(operations::healthz))
-        .route("/readyz", get(operations::readyz))
-        .route("/openapi.json", get(crate::openapi::serve))
-        .layer(middleware::from_fn(accepts_json));
-    let streams = Router::new()
-        .route("/v1/conversations/{id}/events", get(events::of_conversation))
-        .route("/v1/turns/{id}/events", get(events::of_turn))
-        .layer(middleware::from_fn(accepts_events));
-    Router::new()
-        .merge(api)
-        .merge(streams)
-        .route("/metrics", get(operations::metrics))
+    let (routes, _) = routes().split_for_parts();
+    routes
         .fallback(|| async { Problem::new(Code::NotFound) })
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
         .layer(middleware::from_fn(telemetry::http_span))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)
+}
+
+/// Describes the routes as their handlers do.
+pub(crate) fn described() -> OpenApi {
+    routes().into_openapi()
+}
+
+/// The one table of routes: what is served and what is described come out of it together.
+fn routes() -> OpenApiRouter<AppState> {
+    let api = OpenApiRouter::default()
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(
+            conversations::get,
+            conversations::update,
+            conversations::delete
+        ))
+        .routes(routes!(messages::list))
+        .routes(routes!(turns::submit))
+        .routes(routes!(turns::get))
+        .routes(routes!(turns::cancel))
+        .routes(routes!(approvals::decide))
+        .routes(routes!(turns::feedback))
+        .routes(routes!(tickets::create))
+        .routes(routes!(operations::healthz))
+        .routes(routes!(operations::readyz))
+        .routes(routes!(crate::openapi::serve))
+        .layer(middleware::from_fn(accepts_json));
+    let streams = OpenApiRouter::default()
+        .routes(routes!(events::of_conversation))
+        .routes(routes!(events::of_turn))
+        .layer(middleware::from_fn(accepts_events));
+    OpenApiRouter::default()
+        .merge(api)
+        .merge(streams)
+        .routes(routes!(operations::metrics))
 }
 
 /// Hands the bounds of bodies to the extractors.

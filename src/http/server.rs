@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +20,8 @@ const MAX_CONNECTIONS: usize = 60_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Buffer of one HTTP/1.1 connection; its growth is what a slow reader may cost.
 const HTTP1_BUFFER: usize = 16 * 1024;
+/// Silence after which an HTTP/2 client is asked whether it is still there; one that does not answer is gone.
+const HTTP2_PING: Duration = Duration::from_secs(30);
 /// Streams on one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 256;
 
@@ -39,6 +42,7 @@ pub async fn serve(
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING)
         .max_concurrent_streams(HTTP2_STREAMS);
     let builder = Arc::new(builder);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -61,7 +65,7 @@ pub async fn serve(
         };
         let (builder, router, stop) = (Arc::clone(&builder), router.clone(), stop.clone());
         tokio::spawn(async move {
-            connection(stream, peer, &builder, router, stop).await;
+            connection(stream, peer, &builder, router, header_timeout, stop).await;
             drop(permit);
         });
     }
@@ -76,19 +80,31 @@ async fn connection(
     peer: SocketAddr,
     builder: &auto::Builder<TokioExecutor>,
     router: Router,
+    header_timeout: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     // Small frames leave at once; a kernel that refuses this serves all the same.
     let _ = stream.set_nodelay(true);
+    let asked = Arc::new(AtomicBool::new(false));
+    let first = Arc::clone(&asked);
     let service = tower::service_fn(move |mut request: axum::http::Request<hyper::body::Incoming>| {
+        first.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().call(request)
     });
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
+    // hyper's own timer starts with HTTP/1; before, and on HTTP/2, a client that asks for nothing would stay for ever.
+    let mute = async {
+        tokio::time::sleep(header_timeout).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     // How a client's connection ends is the client's affair.
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = mute => return,
         _ = stop.wait_for(|stop| *stop) => {}
     }
     connection.as_mut().graceful_shutdown();

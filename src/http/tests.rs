@@ -247,7 +247,11 @@ fn every_schema_of_a_body_compiles() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/api");
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        crate::shape::Shape::compile(&std::fs::read_to_string(&path).unwrap())
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Those of answers refer to each other; `openapi` compiles them together.
+        if !text.contains("\"title\": \"Body of ") {
+            continue;
+        }
+        crate::shape::Shape::compile(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 }

@@ -1,10 +1,16 @@
 //! Integration tests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "clippy's allowance covers test functions only, not what they share; tests set clocks and scopes"
+)]
 
 mod architecture;
 mod config;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod credentials;
+mod http;
 mod kill;
 mod model;
 mod store;

@@ -18,6 +18,7 @@ use crate::http::body::Json;
 use crate::http::extract::{Ids, invalid};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
+use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
 /// Body of the decision.
@@ -36,7 +37,23 @@ enum Word {
     Reject,
 }
 
-/// Decides on a call that waits: the conversation's user, or an administrator of the tenant.
+problems!(DecideProblems: AUTH, FOUND, BODY, &[Code::NotWaiting]);
+
+/// Decides on a call that waits: the conversation's user, or an administrator of the tenant
+///
+/// The same decision again is 202; another one, or a late one, is `not_waiting`.
+#[utoipa::path(
+    post,
+    path = "/v1/turns/{id}/approvals/{call_id}",
+    operation_id = "decide_approval",
+    tag = "turns",
+    request_body = ref("#/components/schemas/DecideApproval"),
+    responses(
+        (status = 202, description = "The decision is stored", body = ref("#/components/schemas/Turn")),
+        DecideProblems,
+    ),
+    security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
+)]
 pub async fn decide(
     State(state): State<AppState>,
     caller: Caller,

@@ -12,14 +12,16 @@ use copilotd_actors::domain::view::ConversationView;
 use copilotd_actors::ports::ListQuery;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
-use super::{asker, own_conversation};
+use super::{asker, own_conversation, taking_work};
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
-use crate::http::extract::{IdempotencyKey, Ids, Query, invalid};
+use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Query, invalid};
 use crate::http::page::{self, Limit, Page};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
+use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
 /// Uses of one key on different days that are told apart; beyond that the client has to choose another key.
@@ -43,16 +45,29 @@ pub struct Update {
 }
 request_body!(Update, "update_conversation.json");
 
-/// Creates a conversation.
+problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReused]);
+
+/// Opens a conversation
+#[utoipa::path(
+    post,
+    path = "/v1/conversations",
+    operation_id = "create_conversation",
+    tag = "conversations",
+    params(Idempotent),
+    request_body = ref("#/components/schemas/CreateConversation"),
+    responses(
+        (status = 201, description = "It is stored", body = ref("#/components/schemas/Conversation"), headers(("location" = String, description = "Its address"))),
+        CreateProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn create(
     State(state): State<AppState>,
     Chat(caller): Chat,
     key: IdempotencyKey,
     Json(body): Json<Create>,
 ) -> Result<Response, Problem> {
-    if state.shutdown.is_draining() {
-        return Err(Problem::new(Code::Unavailable).detail("the server is shutting down"));
-    }
+    taking_work(&state)?;
     let unknown = || invalid("/copilot", "there is no such copilot");
     let copilot: Option<CopilotName> = match &body.copilot {
         Some(name) => Some(name.parse().map_err(|_| unknown())?),
@@ -107,15 +122,33 @@ async fn id_for(
 }
 
 /// Query of `GET /v1/conversations`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct List {
+    /// Entries of a page
     #[serde(default)]
+    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
     limit: Limit,
+    /// `next_cursor` of the page before
     cursor: Option<String>,
 }
 
-/// Lists the caller's conversations, newest first.
+problems!(ListProblems: AUTH);
+
+/// Lists the caller's conversations, newest first
+#[utoipa::path(
+    get,
+    path = "/v1/conversations",
+    operation_id = "list_conversations",
+    tag = "conversations",
+    params(List),
+    responses(
+        (status = 200, description = "A page of them", body = ref("#/components/schemas/ConversationPage")),
+        ListProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn list(
     State(state): State<AppState>,
     Chat(caller): Chat,
@@ -144,7 +177,20 @@ pub async fn list(
     }))
 }
 
-/// Returns a conversation.
+problems!(GetProblems: AUTH, FOUND);
+
+/// Returns a conversation
+#[utoipa::path(
+    get,
+    path = "/v1/conversations/{id}",
+    operation_id = "get_conversation",
+    tag = "conversations",
+    responses(
+        (status = 200, description = "As it is now", body = ref("#/components/schemas/Conversation")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn get(
     State(state): State<AppState>,
     Chat(caller): Chat,
@@ -154,7 +200,21 @@ pub async fn get(
     Ok(axum::Json(ConversationView::from(&header)))
 }
 
-/// Changes title and metadata.
+problems!(UpdateProblems: AUTH, FOUND, BODY);
+
+/// Changes title and metadata
+#[utoipa::path(
+    patch,
+    path = "/v1/conversations/{id}",
+    operation_id = "update_conversation",
+    tag = "conversations",
+    request_body = ref("#/components/schemas/UpdateConversation"),
+    responses(
+        (status = 200, description = "It is stored", body = ref("#/components/schemas/Conversation")),
+        UpdateProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn update(
     State(state): State<AppState>,
     Chat(caller): Chat,
@@ -170,7 +230,18 @@ pub async fn update(
     Ok(axum::Json(ConversationView::from(&accepted.header)))
 }
 
-/// Erases a conversation: its content goes everywhere, its tombstone stays.
+/// Erases a conversation: its content goes everywhere, its tombstone stays
+#[utoipa::path(
+    delete,
+    path = "/v1/conversations/{id}",
+    operation_id = "delete_conversation",
+    tag = "conversations",
+    responses(
+        (status = 204, description = "It is erased"),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn delete(
     State(state): State<AppState>,
     Chat(caller): Chat,

@@ -13,6 +13,7 @@ use copilotd_actors::domain::stream::{Encoded, Position, Reader};
 use copilotd_actors::live::{Next, Tail};
 use futures::stream;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{own_conversation, turn_records};
 use crate::http::auth::StreamAccess;
@@ -20,21 +21,52 @@ use crate::http::extract::{Ids, Query, invalid};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
 use crate::http::writer::Writer;
+use crate::openapi::{AUTH, FOUND, problems};
 
 /// Records that are read at once while a position is checked.
 const PAGE: usize = 256;
 
 /// Query of the streams.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Options {
+    /// Position to start behind, for clients that cannot send `Last-Event-ID`
+    #[param(pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?$")]
     after: Option<String>,
     /// Read by [`StreamAccess`].
     #[serde(rename = "ticket")]
+    #[param(ignore)]
     _ticket: Option<String>,
 }
 
-/// Streams a conversation; stays open over turns.
+/// Headers of the streams, read where they are needed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes; the header is read as it came")]
+struct Resuming {
+    /// Position to start behind; wins over `?after=`
+    #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?$")]
+    last_event_id: Option<String>,
+}
+
+problems!(StreamProblems: AUTH, FOUND, &[Code::NotResumable, Code::Overloaded]);
+
+/// Streams a conversation; stays open over turns
+///
+/// Without a position it starts now.
+#[utoipa::path(
+    get,
+    path = "/v1/conversations/{id}/events",
+    operation_id = "stream_conversation",
+    tag = "streams",
+    params(Options, Resuming),
+    responses(
+        (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = String),
+        StreamProblems,
+    ),
+    security(("bearer" = ["chat"]), ("ticket" = [])),
+)]
 pub async fn of_conversation(
     State(state): State<AppState>,
     access: StreamAccess,
@@ -61,7 +93,22 @@ pub async fn of_conversation(
     open(state, access, id, reader, tail)
 }
 
-/// Streams a turn; ends after its terminal event.
+/// Streams a turn; ends after its terminal event
+///
+/// Without a position it starts at the turn's first event.
+#[utoipa::path(
+    get,
+    path = "/v1/turns/{id}/events",
+    operation_id = "stream_turn",
+    tag = "streams",
+    params(Options, Resuming),
+    responses(
+        (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = String),
+        (status = 204, description = "The position is at the turn's end or behind it: do not come back"),
+        StreamProblems,
+    ),
+    security(("bearer" = ["chat"]), ("ticket" = [])),
+)]
 pub async fn of_turn(
     State(state): State<AppState>,
     access: StreamAccess,

@@ -5,6 +5,7 @@ use copilotd_actors::domain::ids::{ConversationId, Seq};
 use copilotd_actors::domain::view::{MessageView, message};
 use copilotd_actors::ports::Order;
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use super::own_conversation;
 use crate::http::auth::Chat;
@@ -12,15 +13,22 @@ use crate::http::extract::{Ids, Query};
 use crate::http::page::{self, Limit, Page};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use crate::openapi::{AUTH, FOUND, problems};
 
 /// Query of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct List {
+    /// Entries of a page
     #[serde(default)]
+    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
     limit: Limit,
+    /// `next_cursor` of the page before, which has to be of the same order
     cursor: Option<String>,
+    /// Oldest or newest first
     #[serde(default)]
+    #[param(value_type = String, pattern = "^(asc|desc)$", default = "asc")]
     order: Order,
 }
 
@@ -32,7 +40,21 @@ pub struct Messages {
     last_seq: Seq,
 }
 
-/// Lists a conversation's messages.
+problems!(ListProblems: AUTH, FOUND);
+
+/// Lists a conversation's messages
+#[utoipa::path(
+    get,
+    path = "/v1/conversations/{id}/messages",
+    operation_id = "list_messages",
+    tag = "conversations",
+    params(List),
+    responses(
+        (status = 200, description = "A page of them", body = ref("#/components/schemas/MessagePage")),
+        ListProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn list(
     State(state): State<AppState>,
     Chat(caller): Chat,

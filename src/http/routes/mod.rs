@@ -14,8 +14,17 @@ use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::ports::TurnRecords;
 
 use super::auth::{Caller, Scopes};
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, Retry};
 use super::state::AppState;
+
+/// Refuses what would begin something new while the process is about to end.
+fn taking_work(state: &AppState) -> Result<(), Problem> {
+    if state.shutdown.is_draining() {
+        let problem = Problem::new(Code::Unavailable).detail("the server is shutting down");
+        return Err(problem.retry(Retry::Safe));
+    }
+    Ok(())
+}
 
 /// Who asks the actors.
 fn asker(caller: &Caller) -> Asker {
@@ -37,5 +46,11 @@ async fn own_conversation(state: &AppState, caller: &Caller, id: ConversationId)
 async fn turn_records(state: &AppState, caller: &Caller, id: TurnId, others: bool) -> Result<TurnRecords, Problem> {
     let found = state.log().read_turn(&caller.scope, id).await?;
     let allowed = |turn: &TurnRecords| turn.user == caller.user || (others && caller.scopes.contains(Scopes::ADMIN));
-    found.filter(allowed).ok_or_else(|| Problem::new(Code::NotFound))
+    let turn = found.filter(allowed).ok_or_else(|| Problem::new(Code::NotFound))?;
+    // The records of an erased conversation are there until the reconciler has come by; for clients they are gone.
+    let header = state.log().header(&caller.scope, turn.conversation).await?;
+    match header {
+        Some(header) if !header.erased => Ok(turn),
+        _ => Err(Problem::new(Code::NotFound)),
+    }
 }

@@ -12,12 +12,31 @@ use crate::http::state::AppState;
 /// Longest time a dependency has to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The process is alive.
+/// The process is alive
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "get_health",
+    tag = "operations",
+    responses(
+        (status = 200, description = "It is", body = ref("#/components/schemas/Health")),
+    ),
+)]
 pub async fn healthz() -> Response {
     axum::Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Whether the dependencies answer, each by name.
+/// Whether the dependencies answer, each by name
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "get_readiness",
+    tag = "operations",
+    responses(
+        (status = 200, description = "They do", body = ref("#/components/schemas/Readiness")),
+        (status = 503, description = "One does not, or the process is about to end", body = ref("#/components/schemas/Readiness")),
+    ),
+)]
 pub async fn readyz(State(state): State<AppState>) -> Response {
     let store = matches!(tokio::time::timeout(PATIENCE, state.log().ready()).await, Ok(Ok(())));
     let draining = state.shutdown.is_draining();
@@ -35,7 +54,14 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-/// Metrics for Prometheus.
+/// Metrics for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "get_metrics",
+    tag = "operations",
+    responses((status = 200, description = "In the text format", body = String, content_type = "text/plain")),
+)]
 pub async fn metrics(State(state): State<AppState>) -> Response {
     let text = (state.metrics)();
     (

@@ -10,6 +10,7 @@ use crate::http::auth::Chat;
 use crate::http::body::Json;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
+use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
 /// Body of the request.
@@ -26,7 +27,21 @@ pub struct Ticket {
     expires_at: Timestamp,
 }
 
-/// Issues a ticket for the streams of a conversation.
+problems!(CreateProblems: AUTH, FOUND, BODY);
+
+/// Issues a ticket for the streams of a conversation
+#[utoipa::path(
+    post,
+    path = "/v1/stream-tickets",
+    operation_id = "create_stream_ticket",
+    tag = "streams",
+    request_body = ref("#/components/schemas/CreateStreamTicket"),
+    responses(
+        (status = 200, description = "A ticket, signed and not stored", body = ref("#/components/schemas/StreamTicket")),
+        CreateProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn create(
     State(state): State<AppState>,
     Chat(caller): Chat,

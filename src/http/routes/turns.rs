@@ -13,12 +13,13 @@ use copilotd_actors::domain::view::TurnView;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{asker, turn_records};
+use super::{asker, taking_work, turn_records};
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
-use crate::http::extract::{IdempotencyKey, Ids};
+use crate::http::extract::{IdempotencyKey, Idempotent, Ids};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
+use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::{request_body, telemetry};
 
 /// Body of `POST /v1/conversations/{id}/turns`.
@@ -43,7 +44,35 @@ enum When {
     Interrupt,
 }
 
-/// Accepts a prompt.
+problems!(
+    SubmitProblems:
+    AUTH,
+    FOUND,
+    BODY,
+    &[
+        Code::TurnRunning,
+        Code::IdempotencyKeyReused,
+        Code::QueueFull,
+        Code::Overloaded,
+    ],
+);
+
+/// Asks the copilot
+///
+/// A 202 is a promise: the turn is in durable storage, survives a crash at any moment and reaches a terminal state.
+#[utoipa::path(
+    post,
+    path = "/v1/conversations/{id}/turns",
+    operation_id = "submit_turn",
+    tag = "turns",
+    params(Idempotent),
+    request_body = ref("#/components/schemas/SubmitTurn"),
+    responses(
+        (status = 202, description = "It is stored", body = ref("#/components/schemas/Turn"), headers(("location" = String, description = "The turn's address"))),
+        SubmitProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn submit(
     State(state): State<AppState>,
     Chat(caller): Chat,
@@ -51,9 +80,7 @@ pub async fn submit(
     key: IdempotencyKey,
     Json(body): Json<Submit>,
 ) -> Result<Response, Problem> {
-    if state.shutdown.is_draining() {
-        return Err(Problem::new(Code::Unavailable).detail("the server is shutting down"));
-    }
+    taking_work(&state)?;
     let idempotency = key.with_body(&body);
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),
@@ -88,7 +115,20 @@ pub async fn submit(
     Ok((StatusCode::ACCEPTED, location, axum::Json(view)).into_response())
 }
 
-/// Returns a turn.
+problems!(GetProblems: AUTH, FOUND);
+
+/// Returns a turn
+#[utoipa::path(
+    get,
+    path = "/v1/turns/{id}",
+    operation_id = "get_turn",
+    tag = "turns",
+    responses(
+        (status = 200, description = "As it is now", body = ref("#/components/schemas/Turn")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn get(
     State(state): State<AppState>,
     Chat(caller): Chat,
@@ -108,7 +148,18 @@ pub(super) async fn view(state: &AppState, caller: &Caller, turn: TurnId) -> Res
     Ok(view)
 }
 
-/// Cancels a turn; one that has ended stays as it is.
+/// Cancels a turn; one that has ended stays as it is
+#[utoipa::path(
+    post,
+    path = "/v1/turns/{id}/cancel",
+    operation_id = "cancel_turn",
+    tag = "turns",
+    responses(
+        (status = 202, description = "It has ended", body = ref("#/components/schemas/Turn")),
+        GetProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn cancel(
     State(state): State<AppState>,
     Chat(caller): Chat,
@@ -142,7 +193,21 @@ pub struct Feedback {
 }
 request_body!(Feedback, "give_feedback.json");
 
-/// Keeps what the user thinks of an answer.
+problems!(FeedbackProblems: AUTH, FOUND, BODY);
+
+/// Keeps what the user thinks of an answer
+#[utoipa::path(
+    post,
+    path = "/v1/turns/{id}/feedback",
+    operation_id = "give_feedback",
+    tag = "turns",
+    request_body = ref("#/components/schemas/GiveFeedback"),
+    responses(
+        (status = 204, description = "It is stored"),
+        FeedbackProblems,
+    ),
+    security(("bearer" = ["chat"])),
+)]
 pub async fn feedback(
     State(state): State<AppState>,
     Chat(caller): Chat,

@@ -1,4 +1,9 @@
 //! The real binary, killed at any moment, refused, or told to end; and its store and its vendors when they fail it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests may panic as tests do, and a developer sets their seeds"
+)]
 
 mod drain;
 mod late;

@@ -33,6 +33,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How a process ended that was killed, as a shell tells it.
 pub const KILLED: i32 = 128 + 9;
 /// The same for `abort`, with which crash points end the process.
+#[cfg(feature = "crash-points")]
 pub const ABORTED: i32 = 128 + 6;
 
 /// A running process.

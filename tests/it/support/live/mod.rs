@@ -1,5 +1,10 @@
 //! The real binary under test: processes, the simulated world, clients and readers that outlive every server, and the
 //! promises that are checked in the end.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests may panic as tests do, and the build says where its programs are"
+)]
 
 pub mod child;
 pub mod client;

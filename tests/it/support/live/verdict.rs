@@ -133,11 +133,11 @@ async fn turn(client: &Client, world: &World, talk: &Talk, turn: &Turn, steady: 
     let events: Vec<Durable> = turn.reader.look(|seen| seen.durable.clone());
     let of = |name: &'static str| events.iter().filter(move |event| event.name == name);
     assert_eq!(events.last().unwrap().name, format!("turn.{status}"));
-    if let Some(answer) = of("message.completed").last().filter(|_| status == "completed") {
+    if let Some(answer) = of("message.completed").next_back().filter(|_| status == "completed") {
         assert_eq!(view["output"]["text"], answer.data["text"]);
     }
     let attempt = of("turn.started")
-        .last()
+        .next_back()
         .map_or(0, |event| event.data["attempt"].as_u64().unwrap());
     assert_eq!(view["attempt"], attempt);
     for finished in of("tool.finished") {

@@ -1,0 +1,147 @@
+//! What no handler says for itself: schemas, credentials, and what is the same for many operations.
+
+use serde_json::{Map, Value, json};
+
+use super::schemas;
+
+const ABOUT: &str = "The self-hosted backend for AI copilots: durable conversations, each an append-only log.\n\n\
+    Every response bears `x-request-id`; every error is a problem document (RFC 9457) with a stable `code`. A path that \
+    exists answers another method with 405 `method_not_allowed` and `Allow`. Unknown fields of a body or a query are \
+    refused (422).";
+
+const STREAM: &str = "Server-sent events (`text/event-stream`, UTF-8, LF, never compressed). A comment follows the headers at \
+    once and then at least every 15 s; `retry: 2000` once. `event:` is the type, `data:` the JSON object that \
+    `x-events` names for it. `id:` is the reader's whole position, `<seq>` or `<seq>.<offset>`: send it back as \
+    `Last-Event-ID` to continue exactly there, on any connection and after any restart.";
+
+/// Makes the whole document out of the paths.
+pub(super) fn complete(mut document: Value) -> Value {
+    document["openapi"] = json!("3.1.0");
+    document["jsonSchemaDialect"] = json!("https://json-schema.org/draft/2020-12/schema");
+    document["info"] = json!({
+        "title": "copilotd",
+        "version": env!("CARGO_PKG_VERSION"),
+        "description": ABOUT,
+        "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+    });
+    document["servers"] = json!([{ "url": "/" }]);
+    document["components"] = json!({ "schemas": schemas::components(), "securitySchemes": credentials() });
+    document["tags"] = json!([
+        { "name": "conversations", "description": "Conversations and their messages" },
+        { "name": "turns", "description": "Prompts and the work they cause" },
+        { "name": "streams", "description": "Events as they happen" },
+        { "name": "operations", "description": "The process" },
+    ]);
+    if let Some(Value::Object(paths)) = document.get_mut("paths") {
+        for (path, item) in paths {
+            complete_path(path, item);
+        }
+    }
+    document
+}
+
+fn credentials() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A user token (a JWT that the tenant's own backend signs), or an API key (`cpk_…`).",
+        },
+        "ticket": {
+            "type": "apiKey",
+            "in": "query",
+            "name": "ticket",
+            "description": "A ticket of `POST /v1/stream-tickets`, for readers that cannot send headers.",
+        },
+    })
+}
+
+fn complete_path(path: &str, item: &mut Value) {
+    let Value::Object(operations) = item else { return };
+    for operation in operations.values_mut() {
+        let secured = operation.get("security").is_some();
+        let mut parameters = match operation["parameters"].take() {
+            Value::Array(parameters) => parameters,
+            _ => Vec::new(),
+        };
+        parameters.splice(0..0, ids(path));
+        if secured {
+            parameters.push(json!({
+                "name": "x-copilotd-user",
+                "in": "header",
+                "description": "The user that an API key acts for. A user token may name its own user alone.",
+                "schema": { "type": "string", "minLength": 1, "maxLength": 256 },
+            }));
+        }
+        operation["parameters"] = Value::Array(parameters);
+        if let Some(Value::Object(responses)) = operation.get_mut("responses") {
+            responses
+                .iter_mut()
+                .for_each(|(status, response)| complete_response(status, response));
+        }
+    }
+}
+
+/// Describes the ids in a path.
+fn ids(path: &str) -> Vec<Value> {
+    let mut before = "";
+    let mut ids = Vec::new();
+    for segment in path.split('/') {
+        if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            let (prefix, what) = match before {
+                "conversations" => ("conv", "The conversation."),
+                "turns" => ("turn", "The turn."),
+                _ => ("call", "The call."),
+            };
+            ids.push(json!({
+                "name": name,
+                "in": "path",
+                "required": true,
+                "description": what,
+                "schema": { "type": "string", "pattern": format!("^{prefix}_[0-9a-f]{{32}}$") },
+            }));
+        }
+        before = segment;
+    }
+    ids
+}
+
+fn complete_response(status: &str, response: &mut Value) {
+    let header = |required: bool, description: &str, kind: &str| json!({ "description": description, "required": required, "schema": { "type": kind } });
+    let mut headers = match response["headers"].take() {
+        Value::Object(headers) => headers,
+        _ => Map::new(),
+    };
+    headers.insert(
+        "x-request-id".into(),
+        header(true, "The request's own id, if it was sane, or a new one.", "string"),
+    );
+    if status == "401" || status == "403" {
+        headers.insert(
+            "www-authenticate".into(),
+            header(false, "What is missing (RFC 6750).", "string"),
+        );
+    }
+    if status == "429" || status == "503" {
+        headers.insert(
+            "retry-after".into(),
+            header(false, "Seconds after which to come back.", "integer"),
+        );
+    }
+    if status == "429" {
+        headers.insert(
+            "ratelimit-policy".into(),
+            header(false, "The limit, where it is one of requests.", "string"),
+        );
+        headers.insert("ratelimit".into(), header(false, "What is left of it.", "string"));
+    }
+    if let Some(stream) = response.pointer_mut("/content/text~1event-stream") {
+        *stream = json!({ "schema": { "type": "string", "description": STREAM }, "x-events": schemas::events() });
+        headers.insert(
+            "cache-control".into(),
+            header(true, "`no-cache, no-transform`", "string"),
+        );
+        headers.insert("x-accel-buffering".into(), header(true, "`no`", "string"));
+    }
+    response["headers"] = Value::Object(headers);
+}

@@ -1,0 +1,83 @@
+//! Which problems an operation answers with: sets of codes that stand beside the handlers.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::{Content, Ref, schema};
+
+use crate::http::problem::Code;
+
+/// Whatever needs a credential.
+pub(crate) const AUTH: &[Code] = &[
+    Code::Unauthenticated,
+    Code::Forbidden,
+    Code::NotAcceptable,
+    Code::Invalid,
+    Code::RateLimited,
+    Code::Internal,
+    Code::Unavailable,
+];
+/// Whatever names something by its id.
+pub(crate) const FOUND: &[Code] = &[Code::NotFound];
+/// Whatever takes a body.
+pub(crate) const BODY: &[Code] = &[
+    Code::Malformed,
+    Code::Timeout,
+    Code::TooLarge,
+    Code::UnsupportedMediaType,
+    Code::Invalid,
+];
+
+/// Declares the problems of an operation: a type for `responses(…)`.
+macro_rules! problems {
+    ($name:ident: $($set:expr),+ $(,)?) => {
+        pub(crate) struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<
+                String,
+                utoipa::openapi::RefOr<utoipa::openapi::response::Response>,
+            > {
+                $crate::openapi::answers(&[$($set),+])
+            }
+        }
+    };
+}
+pub(crate) use problems;
+
+/// Describes the answers of all codes in `sets`, one for each status.
+pub(crate) fn answers(sets: &[&[Code]]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in sets.iter().copied().flatten().copied() {
+        let codes = by_status.entry(code.status().as_u16()).or_default();
+        if !codes.contains(&code) {
+            codes.push(code);
+        }
+    }
+    let answer = |(status, codes): (u16, Vec<Code>)| {
+        let words: Vec<String> = codes
+            .iter()
+            .map(|code| format!("`{}`: {}", code.as_str(), code.title()))
+            .collect();
+        let of_these = schema::ObjectBuilder::new()
+            .schema_type(schema::SchemaType::AnyValue)
+            .property(
+                "code",
+                schema::ObjectBuilder::new()
+                    .schema_type(schema::SchemaType::AnyValue)
+                    .enum_values(Some(codes.iter().map(|code| json!(code)))),
+            );
+        let body = schema::AllOfBuilder::new()
+            .item(Ref::from_schema_name("Problem"))
+            .item(of_these);
+        let content = Content::new(Some(RefOr::T(schema::Schema::from(body.build()))));
+        let response = ResponseBuilder::new()
+            .description(words.join(". "))
+            .content("application/problem+json", content)
+            .build();
+        (status.to_string(), RefOr::T(response))
+    };
+    by_status.into_iter().map(answer).collect()
+}

@@ -1,0 +1,119 @@
+//! The component schemas: the files of `schemas/api` and `schemas/events`, with their references turned inwards.
+
+use serde_json::{Map, Value, json};
+
+macro_rules! files {
+    ($($directory:literal: $($name:literal)+;)+) => {
+        /// Directory, name and text of every file.
+        pub(super) const FILES: &[(&str, &str, &str)] = &[$($((
+            $directory,
+            $name,
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/", $directory, "/", $name, ".json")),
+        ),)+)+];
+    };
+}
+
+files! {
+    "api": "citation" "conversation" "conversation_page" "create_conversation" "create_stream_ticket"
+        "decide_approval" "give_feedback" "health" "message" "message_page" "problem" "readiness" "stream_ticket"
+        "submit_turn" "tool_call" "turn" "update_conversation" "usage";
+    "events": "approval.decided" "approval.requested" "context.assembled" "conversation.erased"
+        "guardrail.triggered" "memory.compressed" "message.completed" "message.delta" "message.reset"
+        "model.fallback" "tool.called" "tool.finished" "turn.cancelled" "turn.completed" "turn.failed" "turn.queued"
+        "turn.started" "turn.waiting";
+}
+
+/// Names the component of a file: `submit_turn` is `SubmitTurn`, the event `turn.queued` is `TurnQueuedEvent`.
+fn component(directory: &str, name: &str) -> String {
+    let words = name.split(['_', '.']);
+    let mut component: String = words
+        .flat_map(|word| {
+            let (first, rest) = word.split_at(word.len().min(1));
+            [first.to_ascii_uppercase(), rest.to_owned()]
+        })
+        .collect();
+    if directory == "events" {
+        component.push_str("Event");
+    }
+    component
+}
+
+/// Returns the reference to a component.
+fn reference(directory: &str, name: &str) -> String {
+    format!("#/components/schemas/{}", component(directory, name))
+}
+
+/// Returns every component by its name.
+pub(super) fn components() -> Map<String, Value> {
+    let read = |(directory, name, text): &(&str, &str, &str)| {
+        let mut schema: Value = serde_json::from_str(text).expect("a test reads every schema");
+        if let Value::Object(schema) = &mut schema {
+            schema.remove("$schema");
+            schema.remove("$id");
+        }
+        turn_inwards(&mut schema, directory);
+        (component(directory, name), schema)
+    };
+    FILES.iter().map(read).collect()
+}
+
+/// Returns the components of the events by their names on the stream.
+pub(super) fn events() -> Value {
+    let events = FILES.iter().filter(|(directory, _, _)| *directory == "events");
+    let named = events.map(|(directory, name, _)| ((*name).to_owned(), json!({ "$ref": reference(directory, name) })));
+    Value::Object(named.collect())
+}
+
+/// Rewrites references to other files.
+fn turn_inwards(value: &mut Value, directory: &str) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(target)) = members.get_mut("$ref") {
+                let path = target.strip_prefix("https://copilotd.dev/schemas/").unwrap_or(target);
+                let (directory, file) = path.split_once('/').unwrap_or((directory, path));
+                *target = reference(directory, file.strip_suffix(".json").unwrap_or(file));
+            }
+            members.values_mut().for_each(|member| turn_inwards(member, directory));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| turn_inwards(item, directory)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_component_that_compiles() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/");
+        let mut files = BTreeSet::new();
+        for directory in ["api", "events"] {
+            for entry in std::fs::read_dir(format!("{root}{directory}")).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                files.insert((directory, name.strip_suffix(".json").unwrap().to_owned()));
+            }
+        }
+        let known: BTreeSet<_> = FILES
+            .iter()
+            .map(|(directory, name, _)| (*directory, (*name).to_owned()))
+            .collect();
+        assert_eq!(known, files);
+        let components = components();
+        assert_eq!(components.len(), files.len(), "no two files have one name");
+        for (directory, name, text) in FILES {
+            let schema: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(
+                schema["$id"],
+                format!("https://copilotd.dev/schemas/{directory}/{name}.json")
+            );
+            let whole = json!({
+                "$ref": reference(directory, name),
+                "components": { "schemas": components },
+            });
+            jsonschema::draft202012::new(&whole).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The application behind its router, in process: real actors over fakes whose time and answers a test decides.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Method;
+use copilotd::app::App;
+use copilotd::config::{Config, Env, KeyHash};
+use copilotd::http::auth::{Grant, Scopes, mint};
+use copilotd::http::router::router;
+use copilotd_actors::fakes::log::MemoryLog;
+use copilotd_actors::fakes::model::FakeModel;
+use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
+use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
+use copilotd_actors::ports::{Clock as _, Ports};
+use copilotd_actors::shared::Bounds;
+use jiff::{SignedDuration, Timestamp};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::client::{Answer, Call};
+
+/// A key of acme for its backend, with the scope chat.
+pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Two companies with the same issuers, keys and copilots.
+fn config(change: &str) -> Config {
+    let mut text = r#"
+        [server]
+        body_timeout_s = 20
+        max_body_bytes = 200000
+        [[providers]]
+        name = "main"
+        kind = "openai"
+        base_url = "http://127.0.0.1:1/v1"
+        api_key = { value = "none" }
+        [[routes]]
+        name = "default"
+        targets = [{ provider = "main", model = "fake-1", context_tokens = 128000 }]
+    "#
+    .to_owned();
+    let key = format!(
+        "[[tenants.api_keys]]\nname = \"backend\"\nhash = \"sha256:{}\"\nscopes = [\"chat\"]\n",
+        hex::encode(KeyHash::of(KEY).bytes())
+    );
+    for (tenant, keys) in [("acme", key.as_str()), ("globex", "")] {
+        text += &format!(
+            r#"
+            [[tenants]]
+            id = "{tenant}"
+            [[tenants.issuers]]
+            iss = "https://{tenant}.example"
+            alg = "HS256"
+            secret = {{ value = "a secret of {tenant}, at least 32 bytes long" }}
+            {keys}
+            [[tenants.copilots]]
+            name = "support"
+            route = "default"
+            tools = ["zendesk_search_tickets", "zendesk_create_ticket"]
+            approval = ["zendesk_create_ticket"]
+            [tenants.copilots.limits]
+            queue = 2
+            metadata_bytes = 2000
+            [[tenants.copilots]]
+            name = "terse"
+            route = "default"
+            [tenants.zendesk]
+            base_url = "http://127.0.0.1:1"
+            email = "bot@{tenant}.example"
+            token = {{ value = "none" }}
+            "#
+        );
+    }
+    text += change;
+    let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
+    Config::parse(&text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// See the module.
+pub struct TestApp {
+    pub app: App,
+    pub router: Router,
+    pub log: MemoryLog,
+    pub model: FakeModel,
+    pub clock: Arc<PausedClock>,
+    pub systems: FakeSystems,
+    pub config: Config,
+}
+
+/// Runs a test against a fresh application, which has to come to rest afterwards.
+pub async fn with_app(test: impl AsyncFnOnce(&TestApp)) {
+    with_bounds(Bounds::default(), test).await;
+}
+
+/// As [`with_app`], with other bounds of the actors.
+pub async fn with_bounds(bounds: Bounds, test: impl AsyncFnOnce(&TestApp)) {
+    let app = TestApp::start(bounds).await;
+    test(&app).await;
+    app.stop().await;
+}
+
+impl TestApp {
+    async fn start(bounds: Bounds) -> Self {
+        let config = config("");
+        let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
+        let clock = Arc::new(PausedClock::default());
+        let mut ports: Ports = App::ports(&config, Arc::new(log.clone())).unwrap();
+        ports.model = Arc::new(model.clone());
+        ports.systems = Arc::new(systems.clone());
+        ports.clock = Arc::clone(&clock) as _;
+        ports.ids = Arc::new(CountingIds::default());
+        ports.traces = Arc::new(NoTraces);
+        let app = App::start(&config, ports, &[7; 32], bounds).await.unwrap();
+        Self {
+            router: router(app.state.clone()),
+            app,
+            log,
+            model,
+            clock,
+            systems,
+            config,
+        }
+    }
+
+    /// Ends the application; work that goes on for ever fails the test.
+    async fn stop(self) {
+        let shared = Arc::clone(&self.app.state.shared);
+        self.app.stop(Duration::from_secs(3600)).await;
+        assert_eq!(
+            shared.admission.busy(),
+            0,
+            "turns are still running at the end of the test"
+        );
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A token of a user with these scopes that lives for an hour.
+    pub fn token_of(&self, tenant: &str, user: &str, scopes: Scopes) -> String {
+        self.token_for(tenant, user, scopes, SignedDuration::from_hours(1))
+    }
+
+    pub fn token_for(&self, tenant: &str, user: &str, scopes: Scopes, life: SignedDuration) -> String {
+        let grant = Grant {
+            tenant: tenant.parse().unwrap(),
+            user: user.parse().unwrap(),
+            scopes,
+            life,
+        };
+        mint(&self.config, &grant, self.now())
+            .unwrap()
+            .expose_secret()
+            .to_owned()
+    }
+
+    /// A token of a user of acme, with the scope chat.
+    pub fn token(&self, user: &str) -> String {
+        self.token_of("acme", user, Scopes::CHAT)
+    }
+
+    /// A request without a credential.
+    pub fn call(&self, method: &str, path: &str) -> Call<'_> {
+        Call::new(self, Method::from_bytes(method.as_bytes()).unwrap(), path)
+    }
+
+    /// A request of ada, the user of most tests.
+    pub fn ada(&self, method: &str, path: &str) -> Call<'_> {
+        self.call(method, path).by(&self.token("ada"))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ada("GET", path).send().await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.ada("POST", path).json(&body).send().await
+    }
+
+    /// Opens a conversation of ada and returns its path.
+    pub async fn conversation(&self) -> String {
+        let answer = self.post("/v1/conversations", json!({})).await.expect(201);
+        format!("/v1/conversations/{}", answer.text("/id"))
+    }
+
+    /// Submits a prompt of ada and returns the turn's path.
+    pub async fn submit(&self, conversation: &str, prompt: &str) -> String {
+        let body = json!({ "input": prompt });
+        let answer = self.post(&format!("{conversation}/turns"), body).await.expect(202);
+        answer.headers["location"].to_str().unwrap().to_owned()
+    }
+
+    /// Waits until a turn is as `wanted` and returns it.
+    pub async fn turn_is(&self, turn: &str, wanted: &str) -> Value {
+        for _ in 0..10_000 {
+            let view = self.get(turn).await.expect(200).json();
+            if view["status"] == wanted {
+                return view;
+            }
+            assert!(view["finished_at"].is_null(), "expected {wanted}: {view:#}");
+            // Time is paused: it moves only when nobody has anything to do.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("the turn never was {wanted}");
+    }
+
+    /// Submits a prompt of ada and waits until it is answered.
+    pub async fn answered(&self, conversation: &str, prompt: &str) -> Value {
+        let turn = self.submit(conversation, prompt).await;
+        self.turn_is(&turn, "completed").await
+    }
+
+    /// An external system, which is there from now on.
+    pub fn system(&self, name: &str) -> FakeSystem {
+        self.systems.get(name)
+    }
+}

@@ -1,0 +1,172 @@
+//! Holds every answer that a test gets against the published description: nothing is answered that it does not know.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use axum::http::{HeaderMap, Method};
+use copilotd::openapi::document;
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+/// Compiled schemas by the pointer to the answer's media type.
+static SCHEMAS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
+
+/// Fails if the description does not know such an answer to such a request.
+pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body: Option<&[u8]>) {
+    let said = format!("{method} {path} answered {status}");
+    assert!(headers.contains_key("x-request-id"), "{said} without x-request-id");
+    let Some((template, item)) = find(path) else {
+        assert_eq!(status, 404, "{said}, but the path is not described");
+        return;
+    };
+    let name = match method.as_str() {
+        // The answer to a HEAD is that to a GET without its body.
+        "HEAD" => "get".to_owned(),
+        other => other.to_lowercase(),
+    };
+    let Some(operation) = item.get(&name) else {
+        assert_eq!(status, 405, "{said}, but the method is not described");
+        return;
+    };
+    let answer = &operation["responses"][status.to_string()];
+    assert!(answer.is_object(), "{said}, but that status is not described");
+    for (name, header) in answer["headers"].as_object().unwrap() {
+        let present = headers.contains_key(name.as_str());
+        assert!(present || header["required"] != true, "{said} without {name}");
+    }
+    let Some(body) = body.filter(|_| method != Method::HEAD) else {
+        return;
+    };
+    let Some(content) = answer["content"].as_object() else {
+        assert!(body.is_empty(), "{said} with a body");
+        return;
+    };
+    let media = headers["content-type"].to_str().unwrap().split(';').next().unwrap();
+    let described = content
+        .get(media)
+        .unwrap_or_else(|| panic!("{said} as {media}, which is not described"));
+    if media.ends_with("json") && described.get("schema").is_some() {
+        let escape = |text: &str| text.replace('~', "~0").replace('/', "~1");
+        let pointer = format!(
+            "/paths/{}/{name}/responses/{status}/content/{}/schema",
+            escape(template),
+            escape(media)
+        );
+        matches(&pointer, &serde_json::from_slice(body).unwrap(), &said);
+    }
+}
+
+/// Fails if an event's data is not as its schema says.
+pub fn check_event(name: &str, data: &Value) {
+    let words = name.split(['.', '_']).map(|word| word[..1].to_uppercase() + &word[1..]);
+    let component = words.collect::<String>() + "Event";
+    assert!(
+        !document()["components"]["schemas"][&component].is_null(),
+        "no schema for {name}"
+    );
+    matches(&format!("/components/schemas/{component}"), data, name);
+}
+
+fn matches(pointer: &str, value: &Value, said: &str) {
+    let mut schemas = SCHEMAS.lock().unwrap_or_else(PoisonError::into_inner);
+    let compiled = schemas.entry(pointer.to_owned()).or_insert_with(|| {
+        let schema = document().pointer(pointer).unwrap();
+        let whole = json!({ "allOf": [schema], "components": document()["components"] });
+        Arc::new(
+            jsonschema::options()
+                .should_validate_formats(true)
+                .build(&whole)
+                .unwrap(),
+        )
+    });
+    let compiled = Arc::clone(compiled);
+    drop(schemas);
+    let faults: Vec<String> = compiled
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(
+        faults.is_empty(),
+        "{said}, which breaks {pointer}: {faults:#?}\n{value:#}"
+    );
+}
+
+/// Finds the path of the description that a request's path is one of.
+fn find(path: &str) -> Option<(&'static String, &'static Value)> {
+    let path = path.split('?').next()?;
+    let fits = |template: &str| {
+        let (mut wanted, mut given) = (template.split('/'), path.split('/'));
+        loop {
+            match (wanted.next(), given.next()) {
+                (None, None) => return true,
+                (Some(wanted), Some(given)) if wanted == given => {}
+                (Some(wanted), Some(given)) if wanted.starts_with('{') && !given.is_empty() => {}
+                _ => return false,
+            }
+        }
+    };
+    document()["paths"]
+        .as_object()?
+        .iter()
+        .find(|(template, _)| fits(template))
+}
+
+#[test]
+fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
+    let mut described: Vec<String> = Vec::new();
+    for (path, item) in document()["paths"].as_object().unwrap() {
+        described.extend(
+            item.as_object()
+                .unwrap()
+                .keys()
+                .map(|method| format!("{} {path}", method.to_uppercase())),
+        );
+    }
+    let mut tested: Vec<String> = super::access::routes()
+        .iter()
+        .map(|route| {
+            let id = |text: &str| {
+                text.replace("{conversation}", "{id}")
+                    .replace("{turn}", "{id}")
+                    .replace("{call}", "{call_id}")
+            };
+            format!("{} {}", route.method, id(route.path))
+        })
+        .collect();
+    tested.extend(["/healthz", "/readyz", "/metrics", "/openapi.json"].map(|path| format!("GET {path}")));
+    described.sort();
+    tested.sort();
+    assert_eq!(described, tested);
+}
+
+#[test]
+fn the_description_is_whole() {
+    let document = document();
+    let text = document.to_string();
+    assert_eq!(document["openapi"], "3.1.0");
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let said = format!("{method} {path}");
+            assert!(
+                operation["summary"].is_string() && operation["operationId"].is_string(),
+                "{said}"
+            );
+            let open = ["/healthz", "/readyz", "/metrics", "/openapi.json"].contains(&path.as_str());
+            assert_eq!(operation["security"].is_null(), open, "{said}");
+            for status in ["401", "403", "429", "500", "503"] {
+                let known = operation["responses"][status].is_object();
+                assert!(known || open, "{said} does not describe {status}");
+            }
+            let parameters = operation["parameters"].as_array().unwrap();
+            let ids = parameters.iter().filter(|parameter| parameter["in"] == "path").count();
+            assert_eq!(ids, path.matches('{').count(), "{said}");
+        }
+    }
+    for target in text.split("\"$ref\":\"").skip(1) {
+        let target = target.split('"').next().unwrap();
+        let pointer = target
+            .strip_prefix('#')
+            .unwrap_or_else(|| panic!("{target} is outside"));
+        assert!(document.pointer(pointer).is_some(), "{target} is not there");
+    }
+}

@@ -1,0 +1,13 @@
+//! The HTTP interface, through its router in process. Each test reads as request, status, body.
+
+mod access;
+mod app;
+mod client;
+mod contract;
+mod conversations;
+mod input;
+mod resume;
+mod sockets;
+mod sse;
+mod streams;
+mod turns;

@@ -1,0 +1,363 @@
+//! Streams: their framing, and what readers get while they are there.
+
+use std::time::Duration;
+
+use copilotd::http::auth::Scopes;
+use copilotd_actors::fakes::model::{Act, calls, says};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::app::with_app;
+use super::sse::{Block, delta_text, durable};
+
+#[tokio::test(start_paused = true)]
+async fn the_framing() {
+    with_app(async |app| {
+        app.model.on(
+            "hi",
+            &[vec![
+                Act::Wait(Duration::from_secs(29)),
+                Act::Text("a\nb\r\nc".into()),
+                Act::Finish(copilotd_actors::domain::content::Finish::Stop),
+            ]],
+        );
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "hi").await;
+        let call = app
+            .ada("GET", &format!("{turn}/events"))
+            .header("accept-encoding", "gzip, br, zstd, deflate");
+        let mut stream = call.stream().await;
+        for (name, value) in [
+            ("content-type", "text/event-stream"),
+            ("cache-control", "no-cache, no-transform"),
+            ("x-accel-buffering", "no"),
+        ] {
+            assert_eq!(stream.headers[name], value);
+        }
+        assert!(!stream.headers.contains_key("content-encoding") && !stream.headers.contains_key("content-length"));
+        let (mut blocks, mut times) = (Vec::new(), vec![app.now()]);
+        while let Some(block) = stream.block().await {
+            blocks.push(block);
+            times.push(app.now());
+        }
+        assert!(matches!(blocks[0], Block::Comment(_)), "at once: {:?}", blocks[0]);
+        assert_eq!(blocks[1], Block::Retry(2000));
+        assert_eq!(times[0], times[2], "before anything happens");
+        assert_eq!(
+            blocks.iter().filter(|block| matches!(block, Block::Retry(_))).count(),
+            1
+        );
+        let silence = times
+            .windows(2)
+            .map(|pair| pair[1].duration_since(pair[0]))
+            .max()
+            .unwrap();
+        assert!(silence <= SignedDuration::from_secs(15), "{silence}");
+        let events: Vec<_> = blocks
+            .into_iter()
+            .filter_map(|block| {
+                if let Block::Event(event) = block {
+                    Some(event)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(
+            durable(&events),
+            [
+                "turn.queued",
+                "turn.started",
+                "context.assembled",
+                "message.completed",
+                "turn.completed"
+            ]
+        );
+        assert_eq!(delta_text(&events), "a\nb\r\nc");
+        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+        assert_eq!(ids, ["2", "3", "4", "4.6", "5", "6"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_have_a_pace_and_lose_nothing() {
+    with_app(async |app| {
+        let pieces: Vec<String> = (0..500).map(|n| format!("{n} ")).collect();
+        let whole = pieces.concat();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        app.model.on("count", &[says(&pieces, Duration::from_millis(1))]);
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "count").await;
+        let path = format!("{turn}/events");
+        let gone = app.ada("GET", &path).stream().await;
+        let readers = (0..4_u64).map(async |slowness| {
+            let mut stream = app.ada("GET", &path).stream().await;
+            let (mut events, mut times) = (Vec::new(), Vec::new());
+            while let Some(event) = stream.next().await {
+                if event.name == "message.delta" {
+                    times.push(app.now());
+                }
+                events.push(event);
+                tokio::time::sleep(Duration::from_millis(slowness * 40)).await;
+            }
+            assert_eq!(delta_text(&events), whole);
+            assert_eq!(*durable(&events).last().unwrap(), "turn.completed");
+            times
+        });
+        drop(gone);
+        let times = futures::future::join_all(readers).await;
+        for times in &times {
+            // The last piece comes with the end of the message and does not wait.
+            let gaps = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_millis());
+            let hasty = gaps.rev().skip(1).filter(|gap| *gap < 10).count();
+            assert_eq!(hasty, 0, "at most one in 10 ms");
+        }
+        let pieces: Vec<usize> = times.iter().map(Vec::len).collect();
+        assert!(
+            pieces.is_sorted_by(|a, b| a >= b) && pieces[0] > 30 && pieces[3] < 10,
+            "{pieces:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_leaves_stops_nothing() {
+    with_app(async |app| {
+        app.model
+            .on("hi", &[says(&["one ", "two ", "three"], Duration::from_secs(1))]);
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "hi").await;
+        for path in [format!("{turn}/events"), format!("{conversation}/events?after=0")] {
+            let mut stream = app.ada("GET", &path).stream().await;
+            stream.until("message.delta").await;
+        }
+        let view = app.turn_is(&turn, "completed").await;
+        assert_eq!(view["output"]["text"], "one two three");
+        assert_eq!(app.model.seen().dropped, 0);
+        assert_eq!(
+            app.app.state.streams.available_permits(),
+            copilotd::http::state::MAX_STREAMS
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversation_is_followed_over_its_turns() {
+    with_app(async |app| {
+        app.model.on("one", &[says(&["a", "b"], Duration::from_secs(1))]);
+        let conversation = app.conversation().await;
+        let before = app.answered(&conversation, "before").await["id"].clone();
+        let mut stream = app.ada("GET", &format!("{conversation}/events")).stream().await;
+        let one = app.submit(&conversation, "one").await;
+        let mut events = stream.until("message.delta").await;
+        let two = app.submit(&conversation, "two").await;
+        events.extend(stream.until("turn.completed").await);
+        events.extend(stream.until("turn.completed").await);
+        assert!(
+            events.iter().all(|event| event.data["turn_id"] != before),
+            "it starts now"
+        );
+        assert_eq!(
+            durable(&events),
+            [
+                "turn.queued",
+                "turn.started",
+                "context.assembled",
+                "turn.queued",
+                "message.completed",
+                "turn.completed",
+                "turn.started",
+                "context.assembled",
+                "message.completed",
+                "turn.completed",
+            ]
+        );
+        assert_eq!(delta_text(&events), "abok");
+        assert!(events.is_sorted_by(|a, b| a.seq() <= b.seq()));
+        for (turn, said) in [(&one, "ab"), (&two, "ok")] {
+            let own = app.ada("GET", &format!("{turn}/events")).stream().await.rest().await;
+            let id = turn.rsplit('/').next().unwrap();
+            assert!(own.iter().all(|event| event.data["turn_id"] == id));
+            assert_eq!(delta_text(&own), said);
+            let seen: Vec<_> = events
+                .iter()
+                .filter(|e| e.data["turn_id"] == id && e.name != "message.delta")
+                .collect();
+            let shown: Vec<_> = own.iter().filter(|e| e.name != "message.delta").collect();
+            assert!(
+                seen.iter()
+                    .zip(&shown)
+                    .all(|(a, b)| (a.seq(), &a.data) == (b.seq(), &b.data))
+                    && seen.len() == shown.len()
+            );
+        }
+        let erased = app.ada("DELETE", &conversation).send().await.expect(204);
+        drop(erased);
+        assert_eq!(durable(&stream.rest().await), ["conversation.erased"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn erasing_ends_every_stream() {
+    with_app(async |app| {
+        app.model.on("hi", &[vec![Act::Text("so far".into()), Act::Stall]]);
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "hi").await;
+        let mut all = app.ada("GET", &format!("{conversation}/events?after=0")).stream().await;
+        let mut one = app.ada("GET", &format!("{turn}/events")).stream().await;
+        all.until("message.delta").await;
+        one.until("message.delta").await;
+        app.ada("DELETE", &conversation).send().await.expect(204);
+        assert_eq!(
+            durable(&all.rest().await),
+            ["message.completed", "turn.cancelled", "conversation.erased"]
+        );
+        assert_eq!(durable(&one.rest().await), ["message.completed", "turn.cancelled"]);
+        assert_eq!(app.model.wait_for(|seen| seen.open == 0).await.dropped, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_schema_nothing_is_shown_before_it_validates() {
+    with_app(async |app| {
+        let schema = json!({ "type": "object", "required": ["n"], "properties": { "n": { "type": "integer" } } });
+        let answer = says(&["{\"n\":", " 7}"], Duration::from_secs(1));
+        // By the route: the model is told what was wrong in a message of its own.
+        app.model.on("default", &[answer]);
+        app.model
+            .once("default", says(&["{\"n\":", " \"x\"}"], Duration::from_secs(1)));
+        let conversation = app.conversation().await;
+        let body = json!({ "input": "count", "response_schema": schema });
+        let turn = app.post(&format!("{conversation}/turns"), body).await.expect(202);
+        let turn = turn.headers["location"].to_str().unwrap().to_owned();
+        let begun = app.now();
+        let mut stream = app.ada("GET", &format!("{turn}/events")).stream().await;
+        let events = stream.until("message.delta").await;
+        assert!(
+            app.now().duration_since(begun) >= SignedDuration::from_secs(4),
+            "after both answers were whole"
+        );
+        assert_eq!(events.last().unwrap().text(), "{\"n\": 7}");
+        let rest = stream.rest().await;
+        assert_eq!(durable(&rest), ["message.completed", "turn.completed"]);
+        assert_eq!(rest[0].data["text"], "{\"n\": 7}");
+        let view = app.get(&turn).await.expect(200).json();
+        assert_eq!(view["output"]["structured"], json!({ "n": 7 }));
+        let messages = app.get(&format!("{conversation}/messages")).await.expect(200);
+        assert!(
+            !String::from_utf8_lossy(&messages.body).contains("\\\"x\\\""),
+            "what was invalid is no message"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_event_of_a_conversation_with_tools() {
+    with_app(async |app| {
+        let arguments = json!({ "subject": "A ticket", "body": "Words" });
+        app.model.on(
+            "please",
+            &[
+                calls(&[
+                    ("zendesk_search_tickets", json!({ "query": "x" })),
+                    ("zendesk_create_ticket", arguments),
+                ]),
+                says(&["done"], Duration::ZERO),
+            ],
+        );
+        app.system("zendesk");
+        let conversation = app.conversation().await;
+        let mut stream = app.ada("GET", &format!("{conversation}/events")).stream().await;
+        app.submit(&conversation, "please").await;
+        let asked = stream.until("approval.requested").await.pop().unwrap();
+        let path = format!(
+            "/v1/turns/{}/approvals/{}",
+            asked.data["turn_id"].as_str().unwrap(),
+            asked.data["call_id"].as_str().unwrap()
+        );
+        app.post(&path, json!({ "decision": "approve" })).await.expect(202);
+        let rest = stream.until("turn.completed").await;
+        let names = durable(&rest);
+        for name in [
+            "approval.decided",
+            "tool.called",
+            "tool.finished",
+            "context.assembled",
+            "message.completed",
+        ] {
+            assert!(names.contains(&name), "{name} is not in {names:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_end_with_their_credential() {
+    with_app(async |app| {
+        app.model.on("hi", &[vec![Act::Text("a".into()), Act::Stall]]);
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "hi").await;
+        let path = format!("{conversation}/events?after=0");
+        let begun = app.now();
+        let token = app.token_for("acme", "ada", Scopes::CHAT, SignedDuration::from_secs(100));
+        let mut stream = app.call("GET", &path).by(&token).stream().await;
+        stream.rest().await;
+        let lived = app.now().duration_since(begun);
+        assert!(
+            lived >= SignedDuration::from_secs(100) && lived < SignedDuration::from_secs(101),
+            "{lived}"
+        );
+
+        let mut revoked = app.ada("GET", &path).stream().await;
+        revoked.until("message.delta").await;
+        let verifier = &app.app.state.auth.verifier;
+        let caller = verifier.verify(&app.token("ada"), None, app.now()).unwrap();
+        verifier.revoke(caller.credential, caller.expires_at, app.now());
+        let begun = app.now();
+        assert_eq!(revoked.rest().await, []);
+        assert_eq!(app.now(), begun, "at once");
+        app.ada("GET", &path).send().await.problem(401, "unauthenticated");
+        // Another token of hers goes on: time has to pass, or it would be the same one.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        app.ada("POST", &format!("{turn}/cancel")).send().await.expect(202);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_takes_no_new_turns_and_finishes_those_that_run() {
+    with_app(async |app| {
+        app.model.on("hi", &[says(&["one ", "two"], Duration::from_secs(5))]);
+        let conversation = app.conversation().await;
+        let turn = app.submit(&conversation, "hi").await;
+        let mut stream = app.ada("GET", &format!("{conversation}/events?after=0")).stream().await;
+        app.app.state.shutdown.drain();
+        let problem = app
+            .post(&format!("{conversation}/turns"), json!({ "input": "x" }))
+            .await
+            .problem(503, "unavailable");
+        assert_eq!(problem["retry"], "safe", "nothing was done");
+        let problem = app
+            .post("/v1/conversations", json!({}))
+            .await
+            .problem(503, "unavailable");
+        assert_eq!(problem["retry"], "safe");
+        let ready = app.call("GET", "/readyz").send().await.expect(503).json();
+        assert_eq!(
+            ready,
+            json!({ "status": "draining", "dependencies": { "sqlite": "ok" } })
+        );
+        app.call("GET", "/healthz").send().await.expect(200);
+        app.get(&turn).await.expect(200);
+        stream.until("turn.completed").await;
+        app.app.state.shutdown.close();
+        assert_eq!(stream.rest().await, [], "and then streams end");
+    })
+    .await;
+}
