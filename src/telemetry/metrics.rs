@@ -93,7 +93,7 @@ pub const METRICS: &[Metric] = &[
         "Turns that reached a state.",
     ),
     metric(
-        "copilotd_turns",
+        "copilotd_open_turns",
         Kind::Gauge,
         Unit::Count,
         "Turns that are in a state now; queued ones wait behind another of their conversation.",
@@ -214,7 +214,7 @@ pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Arc<dyn Fn() -> 
             ("running", turns.running),
             ("awaiting_approval", turns.awaiting_approval),
         ] {
-            gauge!("copilotd_turns", "state" => state).set(number(count));
+            gauge!("copilotd_open_turns", "state" => state).set(number(count));
         }
         handle.render()
     })

@@ -176,17 +176,15 @@ fn the_filter_of_logs_can_be_given_by_the_environment_and_has_to_be_one() {
         let env: Env = filter.map(|filter| ("RUST_LOG", filter)).into_iter().collect();
         Config::parse(text, &env, &known_tools())
     };
-    let minimal = "tenants = []\n[telemetry]\nlog_level = \"warn\"";
-    let level = |filter| parse(minimal, filter).unwrap().telemetry.log_level;
+    let one = "[[tenants]]\nid = \"acme\"\n";
+    let minimal = format!("{one}[telemetry]\nlog_level = \"warn\"");
+    let level = |filter| parse(&minimal, filter).unwrap().telemetry.log_level;
     assert_eq!(
         (level(None), level(Some("info,copilotd=debug"))),
         ("warn".to_owned(), "info,copilotd=debug".to_owned())
     );
-    assert_eq!(
-        parse("tenants = []", Some("error")).unwrap().telemetry.log_level,
-        "error"
-    );
-    let faults = parse("tenants = []", Some("copilotd=loud")).unwrap_err().to_string();
+    assert_eq!(parse(one, Some("error")).unwrap().telemetry.log_level, "error");
+    let faults = parse(one, Some("copilotd=loud")).unwrap_err().to_string();
     assert!(faults.contains("telemetry.log_level: not a filter of logs"), "{faults}");
 }
 

@@ -51,7 +51,7 @@ async fn the_page_counts_what_happened() {
         ("copilotd_turns_total", vec![("state", "started")], 3.0),
         ("copilotd_turns_total", vec![("state", "completed")], 2.0),
         ("copilotd_turns_total", vec![("state", "failed")], 1.0),
-        ("copilotd_turns", vec![], 0.0),
+        ("copilotd_open_turns", vec![], 0.0),
         ("copilotd_model_failures_total", vec![("class", "rejected")], 1.0),
         (
             "copilotd_http_requests_total",

@@ -165,8 +165,9 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
             .unwrap();
         let served = || async {
             let log = self.log();
-            let lines = log[begun..].lines().filter_map(|line| serde_json::from_str(line).ok());
-            lines
+            log[begun..]
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
                 .filter(|line: &Value| line["message"] == "copilotd serves")
                 .find_map(|line| line["address"].as_str().map(str::to_owned))
         };

@@ -53,6 +53,12 @@ impl Page {
             assert!(sample.value.is_finite() && sample.value >= 0.0, "{sample:?}");
         }
         for (family, kind) in &self.types {
+            // To OpenMetrics a counter's family is its name without the suffix.
+            let bare = family.strip_suffix("_total");
+            assert!(
+                !bare.is_some_and(|bare| self.types.contains_key(bare)),
+                "{family} clashes"
+            );
             if kind == "histogram" {
                 self.lint_histogram(family);
             }
