@@ -6,11 +6,12 @@ use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, FailureClass, Halt, WhenBusy};
 use copilotd_actors::domain::content::{Finish, ToolStatus};
 use copilotd_actors::domain::decide::Rejection;
-use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::event::{Event, Idempotency, Record};
+use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
-use copilotd_actors::ports::ToolErrorKind;
+use copilotd_actors::ports::{Ids as _, ToolErrorKind};
 use serde_json::json;
 
 use crate::support::{Client, World, copilot, submission, submitted, tool};
@@ -271,6 +272,25 @@ async fn an_erased_conversation_ends_its_streams_its_model_and_every_later_reque
         ["conversation.erased"],
         "the reconciler deleted the rest"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_of_an_erased_conversation_is_refused_before_and_after_it_was_cleaned() {
+    let world = World::new().await;
+    let id = ConversationId::new(world.ids.uuid());
+    let key = Some(Idempotency {
+        key: "k".into(),
+        body_hash: "00".into(),
+    });
+    world.ask(id, world.creation(key.clone())).await.unwrap();
+    let (by, halt) = ("ada".to_owned(), Halt::default());
+    world.ask(id, Command::Erase { by, halt }).await.unwrap();
+    let again = world.ask(id, world.creation(key.clone())).await;
+    assert_eq!(again.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
+    world.settle().await;
+    let cleaned = world.ask(id, world.creation(key)).await;
+    assert_eq!(cleaned.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
+    assert_eq!(world.names(id), ["conversation.erased"]);
 }
 
 #[tokio::test(start_paused = true)]
