@@ -12,6 +12,7 @@ use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{Ids as _, ToolErrorKind};
+use copilotd_actors::shared::Bounds;
 use serde_json::json;
 
 use crate::support::{Client, World, copilot, submission, submitted, tool};
@@ -167,6 +168,22 @@ async fn a_cancelled_call_that_is_in_flight_ends_unknown_and_its_late_result_is_
             ..
         }
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_result_is_kept_though_its_conversation_is_idle_for_longer_than_it_may_be() {
+    let bounds = Bounds {
+        idle: Duration::from_secs(1),
+        ..Bounds::default()
+    };
+    let world = World::bounded(tool(copilot(), "do", Repeat::Never), bounds).await;
+    world.system("do").answer(Answer::done(Duration::from_secs(3)));
+    world.model.on("work", &[calls(&[("do", json!({}))])]);
+    let id = world.create().await;
+    let turn = world.submit(id, "work").await;
+    world.system("do").wait_for(|seen| seen.open == 1).await;
+    world.cancel(id, turn).await.unwrap();
+    world.named(id, "tool.settled").await;
 }
 
 #[tokio::test(start_paused = true)]
