@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::state::Live;
 use super::{Conversation, ConversationRef, Msg, State};
 use crate::agent::{Agent, Think};
-use crate::connector::{Gate, Job};
+use crate::connector::{Gate, Job, Request};
 use crate::crash;
 use crate::domain::command::{Command, Halt, Step};
 use crate::domain::content::ToolStatus;
@@ -243,7 +243,7 @@ impl Conversation {
             ),
         };
         if let Some(connectors) = self.shared.connectors.get() {
-            let _ = outside_spans(|| connectors.cast(Box::new(job)));
+            let _ = outside_spans(|| connectors.cast(Request::Call(Box::new(job))));
         }
     }
 
