@@ -77,3 +77,20 @@ def test_the_readme_s_five_lines_work(demo):
     assert "event: turn.queued" in printed and "event: message.completed" in printed
     assert '"role":"user"' in printed
     assert printed.rstrip().endswith("}") and '"conversation_id"' in printed.splitlines()[-1]
+
+
+def test_a_killed_demo_goes_on_where_it_was(demo):
+    def posted() -> list:
+        base = demo.about["sim"]["slack"].removesuffix("/api/").rstrip("/")
+        state = requests.get(f"{base}/_sim/state", timeout=10).json()
+        return [message["ts"] for channel in state["channels"] for message in channel["messages"]]
+
+    token, before = demo.token(), posted()
+    conversation = demo.post("/v1/conversations", {"title": "kept"})["id"]
+    demo.kill()
+    demo.start()
+    answer = requests.get(
+        f"{demo.url}/v1/conversations/{conversation}", headers={"authorization": f"Bearer {token}"}, timeout=10
+    )
+    assert (answer.status_code, answer.json()["title"]) == (200, "kept")
+    assert before and posted() == before
