@@ -88,6 +88,37 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn both_versions_are_told_by_their_first_bytes_however_these_come() {
+    served(async |_, address| {
+        for pieces in [["G", "ET"], ["P", "OST"], ["PR", "OPFIND"]] {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            for piece in pieces {
+                socket.write_all(piece.as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            socket
+                .write_all(b" /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 405 "),
+                "{answer}"
+            );
+        }
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+        let answer = client.get(format!("http://{address}/healthz")).send().await.unwrap();
+        assert_eq!(
+            (answer.version(), answer.status()),
+            (reqwest::Version::HTTP_2, reqwest::StatusCode::OK)
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stream_on_the_wire() {
     served(async |app, address| {
         app.model.on("hi", &[says(&["a", "b"], Duration::from_millis(20))]);
