@@ -65,6 +65,25 @@ async fn a_body_that_does_not_come_is_408() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_gets_its_413() {
+    served(async |app, address| {
+        let token = app.token("ada");
+        let head = format!(
+            "POST /v1/conversations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        );
+        let text = "x".repeat(5_000_000);
+        let announced = format!("{head}content-length: {}\r\n\r\n{text}", text.len());
+        let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
+        for request in [announced, chunked] {
+            let answer = exchange(address, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        }
+        assert_eq!(app.log.attempts(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_head_that_does_not_come_is_not_waited_for() {
     served(async |_, address| {
         for head in ["", "GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ", "GET"] {
