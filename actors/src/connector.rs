@@ -1,119 +1,44 @@
 //! `Connector`: one per tenant and external system. Owns the system's rate budget, circuit breaker and concurrency.
 //!
-//! Supervised by [`Connectors`], which starts it anew when it dies. What it had in hand is then lost here but not in the
+//! Supervised by [`Connectors`], which starts it anew when it dies and lets it go when it is idle. What it had in hand is then lost here but not in the
 //! log: the conversation's own deadline for each call ends it truthfully.
 //! Invariant: a call is sent only through its gate, and repeated only as its tool's [`Repeat`] allows.
 
-use std::collections::{HashMap, VecDeque};
+mod gate;
+mod job;
+mod supervisor;
+
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use metrics::{counter, gauge};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use serde_json::Value;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use crate::conversation::{self, ConversationRef};
+pub use gate::Gate;
+pub use job::{Job, Waiting};
+pub use supervisor::{Alive, Connectors, Request};
+
+use job::{report, unsent};
+
 use crate::crash;
 use crate::domain::breaker::Breaker;
-use crate::domain::command::Command;
 use crate::domain::content::ToolStatus;
 use crate::domain::event::RetryMode;
-use crate::domain::ids::TurnId;
 use crate::domain::policy::Repeat;
 use crate::domain::rate::{Bucket, RateHint};
-use crate::ports::{LookUp, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
+use crate::ports::{LookUp, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use crate::shared::{self, Shared, jitter, until};
 
 /// Tries of one call in one process, the first included.
 const TRIES: u32 = 3;
-
-/// Decides between sending a call and cancelling it: exactly one of the two happens.
-#[derive(Debug, Default)]
-pub struct Gate {
-    state: AtomicU8,
-    stopped: AtomicBool,
-}
-
-const WAITING: u8 = 0;
-const SENT: u8 = 1;
-const CANCELLED: u8 = 2;
-
-impl Gate {
-    /// A gate that was passed in an earlier life: the call may be on its way.
-    pub fn passed() -> Self {
-        Self {
-            state: AtomicU8::new(SENT),
-            stopped: AtomicBool::new(false),
-        }
-    }
-
-    /// Stops the call; true if it had not left and never will.
-    pub fn cancel(&self) -> bool {
-        self.stopped.store(true, Ordering::Release);
-        let swap = self
-            .state
-            .compare_exchange(WAITING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
-        matches!(swap, Ok(_) | Err(CANCELLED))
-    }
-
-    /// Says that what was sent has certainly changed nothing: the call may be cancelled again.
-    fn came_back(&self) {
-        // Cancelled meanwhile it stays sent, and `pass` keeps it from being sent once more.
-        let _ = self
-            .state
-            .compare_exchange(SENT, WAITING, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// Whether nothing more may be sent.
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Whether it was sent and not cancelled before, in this life or an earlier one.
-    fn is_sent(&self) -> bool {
-        self.state.load(Ordering::Acquire) == SENT
-    }
-
-    /// Passes; false if the call was cancelled, or must not be sent once more.
-    fn pass(&self) -> bool {
-        let swap = self
-            .state
-            .compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire);
-        match swap {
-            Ok(_) | Err(SENT) => !self.stopped.load(Ordering::Acquire),
-            Err(_) => false,
-        }
-    }
-}
-
-/// A call to be made.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// What is called.
-    pub request: ToolRequest,
-    /// External system.
-    pub system: String,
-    /// The turn that wants it.
-    pub turn: TurnId,
-    /// What repeating it would do.
-    pub repeat: Repeat,
-    /// Whether it may have been sent in an earlier life.
-    pub mode: RetryMode,
-    /// From then on the call has taken effect or never will; nothing is sent that could settle later.
-    pub settles_at: Timestamp,
-    /// Sends or cancels.
-    pub gate: Arc<Gate>,
-    /// Who is told.
-    pub reply_to: ConversationRef,
-    /// The trace it belongs to.
-    pub span: tracing::Span,
-}
+/// Time without a call after which a connector is let go. Its budget is full and its breaker closed long before.
+const IDLE: Duration = Duration::from_secs(900);
 
 /// Messages of [`Connector`].
 #[derive(Debug)]
@@ -124,6 +49,8 @@ pub enum Msg {
     Tried(Box<Waiting>, Tried),
     /// Look at the queue again.
     Wake,
+    /// Nothing was to be done since this look at the queue.
+    Idle(u64),
 }
 
 /// Outcome of one try.
@@ -137,22 +64,10 @@ pub enum Tried {
     Failed(ToolError),
 }
 
-/// A call in the queue.
-#[derive(Debug)]
-pub struct Waiting {
-    job: Job,
-    tries: u32,
-    look_up: bool,
-    /// Whether a try in this life or an earlier one may have taken effect.
-    doubt: bool,
-    /// Whether it was sent in this life.
-    sent: bool,
-    not_before: Timestamp,
-}
-
 /// The actor; see the module.
 pub struct Connector {
     shared: Arc<Shared>,
+    supervisor: ActorRef<Request>,
 }
 
 /// What differs per instance.
@@ -170,11 +85,16 @@ pub struct State {
     bucket: Bucket,
     breaker: Breaker,
     timer: Option<AbortOnDropHandle<()>>,
+    /// Calls that were taken.
+    taken: u64,
+    /// Looks at the queue; tells an old timer of idleness from the present one.
+    looks: u64,
     _alive: shared::Alive,
 }
 
 impl Connector {
     fn call(&self, state: &mut State, job: Job) {
+        state.taken += 1;
         if state.queue.len() >= self.shared.bounds.connector_queue {
             let why = "too many calls are waiting for this system".to_owned();
             report(&job, unsent(&job), None, Some(why));
@@ -240,15 +160,22 @@ impl Connector {
             .set(state.queue.len() as f64);
         gauge!("copilotd_breaker_state", "system" => state.key.1.clone(), "tenant" => tenant)
             .set(state.breaker.level());
+        state.looks += 1;
         let deadline = state.queue.iter().map(|waiting| waiting.last_start()).min();
+        let (me, idle) = (me.clone(), state.queue.is_empty() && state.in_flight == 0);
+        let (time, then) = match next.into_iter().chain(deadline).min() {
+            Some(at) => (until(now, at).max(Duration::from_millis(1)), Msg::Wake),
+            None if idle => (IDLE, Msg::Idle(state.looks)),
+            None => {
+                state.timer = None;
+                return;
+            }
+        };
         // Dropped and set anew: of many looks at the queue one timer is left.
-        state.timer = next.into_iter().chain(deadline).min().map(|at| {
-            let (me, time) = (me.clone(), until(now, at).max(Duration::from_millis(1)));
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::sleep(time).await;
-                let _ = me.cast(Msg::Wake);
-            }))
-        });
+        state.timer = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            let _ = me.cast(then);
+        })));
     }
 
     fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<Waiting>, now: Timestamp) {
@@ -388,41 +315,11 @@ impl Connector {
     }
 }
 
-impl Waiting {
-    /// A try that begins then or later could settle too late.
-    fn last_start(&self) -> Timestamp {
-        let margin = if self.look_up {
-            Duration::ZERO
-        } else {
-            crate::domain::decide::SETTLE_MARGIN
-        };
-        self.job.settles_at.saturating_sub(margin).unwrap_or(Timestamp::MIN)
-    }
-
-    /// What it ends as without success: a read that failed has changed nothing, and neither has what never arrived.
-    fn failed(&self) -> ToolStatus {
-        if self.doubt && self.job.repeat.changes_something() {
-            ToolStatus::Unknown
-        } else {
-            ToolStatus::Failed
-        }
-    }
-}
-
 /// Stops crash tests before a request leaves and after its answer is there, for each tool by its name.
 fn crash_point(place: &str, waiting: &Waiting) {
     if cfg!(feature = "crash-points") {
         let what = if waiting.look_up { "look_up" } else { "request" };
         crash::point(&format!("{place}:{what}:{}", waiting.job.request.tool));
-    }
-}
-
-/// What a call ends as that is not sent now; in an earlier life it may have been.
-fn unsent(job: &Job) -> ToolStatus {
-    if job.gate.is_sent() && job.repeat.changes_something() {
-        ToolStatus::Unknown
-    } else {
-        ToolStatus::Failed
     }
 }
 
@@ -433,21 +330,6 @@ fn doubtful(message: String) -> ToolError {
         retry_after: None,
         rate: RateHint::default(),
     }
-}
-
-/// Tells the conversation. A dead one is rebuilt from its log and recovers the call by itself.
-fn report(job: &Job, status: ToolStatus, result: Option<Value>, error: Option<String>) {
-    let (turn, call) = (job.turn, job.request.call);
-    job.span.in_scope(|| {
-        let command = Command::ToolReplied {
-            turn,
-            call,
-            status,
-            result,
-            error,
-        };
-        let _ = job.reply_to.cast(conversation::Msg::report(command));
-    });
 }
 
 impl Actor for Connector {
@@ -465,6 +347,8 @@ impl Actor for Connector {
             bucket: Bucket::new(self.shared.bounds.connector_per_minute, now),
             breaker: Breaker::default(),
             timer: None,
+            taken: 0,
+            looks: 0,
             _alive: shared::Alive::new("connector"),
         })
     }
@@ -474,82 +358,15 @@ impl Actor for Connector {
             Msg::Call(job) => self.call(state, *job),
             Msg::Tried(waiting, tried) => self.tried(state, waiting, tried),
             Msg::Wake => {}
+            Msg::Idle(look) => {
+                if look == state.looks {
+                    let (key, taken) = (state.key.clone(), state.taken);
+                    let _ = self.supervisor.cast(Request::Retire { key, taken });
+                }
+                return Ok(());
+            }
         }
         self.pump(&me, state);
-        Ok(())
-    }
-}
-
-/// Supervises the connectors; forwards calls to them and starts them when they are needed.
-pub struct Connectors {
-    /// Shared parts.
-    pub shared: Arc<Shared>,
-}
-
-/// Connectors that live.
-#[derive(Default)]
-pub struct Alive(HashMap<SystemKey, ActorRef<Msg>>);
-
-impl Actor for Connectors {
-    type Msg = Box<Job>;
-    type State = Alive;
-    type Arguments = ();
-
-    async fn pre_start(&self, _: ActorRef<Box<Job>>, (): ()) -> Result<Alive, ActorProcessingErr> {
-        Ok(Alive::default())
-    }
-
-    async fn handle(&self, me: ActorRef<Box<Job>>, job: Box<Job>, alive: &mut Alive) -> Result<(), ActorProcessingErr> {
-        let key = (job.request.scope.tenant().clone(), job.system.clone());
-        let connector = match alive.0.get(&key) {
-            Some(connector) => connector.clone(),
-            None => {
-                let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &job.system) else {
-                    let why = format!("{} is not configured for this tenant", job.system);
-                    report(&job, unsent(&job), None, Some(why));
-                    return Ok(());
-                };
-                let connector = Connector {
-                    shared: Arc::clone(&self.shared),
-                };
-                let args = Args {
-                    key: key.clone(),
-                    toolbox,
-                };
-                let (connector, _) = Actor::spawn_linked(None, connector, args, me.get_cell()).await?;
-                alive.0.insert(key, connector.clone());
-                connector
-            }
-        };
-        if let Err(ractor::MessagingErr::SendErr(Msg::Call(job))) = connector.cast(Msg::Call(job)) {
-            report(
-                &job,
-                unsent(&job),
-                None,
-                Some("the connector was restarting; the call was not sent".into()),
-            );
-        }
-        Ok(())
-    }
-
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Box<Job>>,
-        event: SupervisionEvent,
-        alive: &mut Alive,
-    ) -> Result<(), ActorProcessingErr> {
-        // A connector starts anew with its next call: an empty queue and a fresh budget are all it has to lose.
-        match event {
-            SupervisionEvent::ActorFailed(who, error) => {
-                counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
-                tracing::error!(error = shared::cause(&error), "a connector died");
-                alive.0.retain(|_, connector| connector.get_id() != who.get_id());
-            }
-            SupervisionEvent::ActorTerminated(who, _, _) => {
-                alive.0.retain(|_, connector| connector.get_id() != who.get_id());
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
-        }
         Ok(())
     }
 }

@@ -63,6 +63,11 @@ impl Conversation {
         };
         if !decision.records.is_empty() {
             if let Err(error) = self.append(state, &decision.records).await {
+                // The id of what was erased and cleaned comes again with its idempotency key alone: nothing is known of it
+                // here, and the tombstone answers as the erased header did before.
+                if matches!(error, LogError::Erased) && state.core.book.is_none() {
+                    return refuse(reply, Rejection::KeyReused.into());
+                }
                 // Refused for good means that nothing was written: the memory is right and the caller is told. Everything
                 // else means that it may be wrong: this copy ends.
                 let known = matches!(error, LogError::Refused(_)) && reply.is_some() && !halted;

@@ -14,6 +14,7 @@
 //! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls.
 
 mod http;
+mod kept;
 mod knobs;
 mod net;
 pub mod openai;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use crate::http::{Reply, Request, form_pairs, percent_decode};
 use crate::knobs::{Fault, Knobs};
 use crate::net::{self, Switch};
-use crate::{Running, locked};
+use crate::{Running, kept, locked};
 
 /// Older requests than these are forgotten.
 const JOURNAL_LENGTH: usize = 100_000;
@@ -46,10 +47,16 @@ pub(crate) trait Vendor: Send + 'static {
     /// The compact view for a page that polls.
     fn changes(&self) -> Value;
     fn reset(&mut self);
+    /// The whole state, to be kept in a file; empty for a vendor that has none.
+    fn kept(&self) -> serde_json::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
 }
 
 struct Served<V> {
     vendor: Mutex<V>,
+    /// Where the state is kept over a restart, if it is.
+    file: Option<PathBuf>,
     control: Mutex<Control>,
     /// Counts releases; who is held waits for the next one.
     released: watch::Sender<u64>,
@@ -85,9 +92,10 @@ struct Entry {
 }
 
 /// Serves `vendor` until the returned handle is dropped.
-pub(crate) async fn start<V: Vendor>(listen: SocketAddr, vendor: V) -> std::io::Result<Running> {
+pub(crate) async fn start<V: Vendor>(listen: SocketAddr, vendor: V, file: Option<PathBuf>) -> std::io::Result<Running> {
     let served = Arc::new(Served {
         vendor: Mutex::new(vendor),
+        file,
         control: Mutex::new(Control::default()),
         released: watch::Sender::new(0),
     });
@@ -189,12 +197,28 @@ impl<V: Vendor> Served<V> {
     }
 
     fn apply(&self, n: u64, request: &Request, knobs: &Knobs) -> Reply {
-        let reply = locked(&self.vendor).handle(request, knobs);
+        let reply = {
+            let mut vendor = locked(&self.vendor);
+            let reply = vendor.handle(request, knobs);
+            if reply.effect {
+                self.keep(&vendor);
+            }
+            reply
+        };
         locked(&self.control).mark(n, |entry| {
             entry.applied = reply.effect;
             entry.outcome = "under_way";
         });
         reply
+    }
+
+    /// Stores what was changed before it is answered, as a vendor does.
+    fn keep(&self, vendor: &V) {
+        let Some(file) = &self.file else { return };
+        let kept = vendor.kept().map_err(std::io::Error::from);
+        if let Err(error) = kept.and_then(|state| kept::write(file, &state)) {
+            tracing::error!(%error, "the state of the simulated {} was not kept", V::NAME);
+        }
     }
 
     async fn wait(&self, released: &mut watch::Receiver<u64>, n: u64) {
@@ -365,7 +389,11 @@ async fn changes<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> R
 
 async fn reset<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
     served.released.send_modify(|count| *count += 1);
-    locked(&served.vendor).reset();
+    {
+        let mut vendor = locked(&served.vendor);
+        vendor.reset();
+        served.keep(&vendor);
+    }
     let mut control = locked(&served.control);
     *control = Control {
         held: control.held,

@@ -36,8 +36,8 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let world = World {
         openai: copilotd_sim::openai::start(loopback).await?,
-        zendesk: copilotd_sim::zendesk::start(loopback, true).await?,
-        slack: copilotd_sim::slack::start(loopback, true).await?,
+        zendesk: copilotd_sim::zendesk::start_kept(loopback, args.data_dir.join("zendesk.json")).await?,
+        slack: copilotd_sim::slack::start_kept(loopback, args.data_dir.join("slack.json")).await?,
     };
     let text = configuration(args, context, &world)?;
     let config =

@@ -74,6 +74,10 @@ fn complete_path(path: &str, item: &mut Value) {
             }));
         }
         operation["parameters"] = Value::Array(parameters);
+        // Every body that is described is also asked for.
+        if let Some(body) = operation.get_mut("requestBody") {
+            body["required"] = json!(true);
+        }
         if let Some(Value::Object(responses)) = operation.get_mut("responses") {
             responses
                 .iter_mut()

@@ -11,7 +11,8 @@ const MAX_ANSWER = 160;
 
 const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
 const model = await llama.loadModel({ modelPath: path });
-const context = await model.createContext({ contextSize: CONTEXT, sequences: 1 });
+// One thread: several wait for each other in busy loops, which takes minutes a word where cores are shared.
+const context = await model.createContext({ contextSize: CONTEXT, sequences: 1, threads: 1 });
 const completion = new LlamaCompletion({ contextSequence: context.getSequence() });
 
 // One sequence: answers are made one after another.

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::state::Live;
 use super::{Conversation, ConversationRef, Msg, State};
 use crate::agent::{Agent, Think};
-use crate::connector::{Gate, Job};
+use crate::connector::{Gate, Job, Request};
 use crate::crash;
 use crate::domain::command::{Command, Halt, Step};
 use crate::domain::content::ToolStatus;
@@ -26,7 +26,7 @@ use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
 /// After a call must have settled, this much later the conversation stops waiting for its connector's word.
-const CALL_GRACE: Duration = Duration::from_secs(5);
+pub(super) const CALL_GRACE: Duration = Duration::from_secs(5);
 
 impl Conversation {
     /// Starts what is due and not under way, and stops what is under way and not due any more.
@@ -37,6 +37,9 @@ impl Conversation {
         policy: &Arc<Policy>,
     ) -> Result<(), ActorProcessingErr> {
         let wanted = open_effects(&state.core, policy);
+        let stopped = state.running.keys().filter(|effect| !wanted.contains(effect));
+        let late = stopped.filter_map(|effect| unsettled_until(&state.core, effect)).max();
+        state.late = state.late.max(late);
         state.running.retain(|effect, _| wanted.contains(effect));
         let open: Vec<CallId> = wanted
             .iter()
@@ -240,7 +243,7 @@ impl Conversation {
             ),
         };
         if let Some(connectors) = self.shared.connectors.get() {
-            let _ = outside_spans(|| connectors.cast(Box::new(job)));
+            let _ = outside_spans(|| connectors.cast(Request::Call(Box::new(job))));
         }
     }
 
@@ -300,4 +303,16 @@ impl Conversation {
             Effect::CallModel { .. } => None,
         }
     }
+}
+
+/// When a call that has ended as unknown must have settled.
+fn unsettled_until(core: &crate::domain::conversation::Conversation, effect: &Effect) -> Option<Timestamp> {
+    let Effect::CallTool {
+        turn, call, settles_at, ..
+    } = effect
+    else {
+        return None;
+    };
+    let unsettled = core.book.as_ref()?.unsettled.contains(&(*turn, *call));
+    unsettled.then_some(*settles_at)
 }

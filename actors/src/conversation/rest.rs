@@ -9,6 +9,7 @@ use ractor::ActorProcessingErr;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::effects::CALL_GRACE;
 use super::{Conversation, ConversationRef, Msg, State};
 use crate::conversations;
 use crate::domain::command::Command;
@@ -16,6 +17,7 @@ use crate::domain::effects::Effect;
 use crate::domain::ids::Seq;
 use crate::domain::snapshot;
 use crate::ports::Snapshot;
+use crate::shared::until;
 
 /// Records that are read at once while the log is folded.
 const PAGE: usize = 512;
@@ -86,6 +88,11 @@ impl Conversation {
         } else {
             self.shared.bounds.idle.min(NEVER_CREATED)
         };
+        // A late result finds the copy that knows its call.
+        let late = state.late.map_or(Duration::ZERO, |at| {
+            until(self.shared.ports.clock.now(), at) + CALL_GRACE
+        });
+        let time = time.max(late);
         state.idle = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(time).await;
             let _ = me.cast(Msg::Idle(generation));

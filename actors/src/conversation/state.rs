@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,6 +32,8 @@ pub struct State {
     pub(super) compress_again: bool,
     pub(super) compression_failures: u32,
     pub(super) snapshot_seq: Seq,
+    /// Until then a call that was stopped on its way may still tell how it ended.
+    pub(super) late: Option<Timestamp>,
     pub(super) idle: Option<AbortOnDropHandle<()>>,
     pub(super) generation: u64,
     pub(super) retiring: bool,
@@ -76,6 +79,7 @@ impl State {
             compress_again: false,
             compression_failures: 0,
             snapshot_seq: 0,
+            late: None,
             idle: None,
             generation: 0,
             retiring: false,

@@ -233,7 +233,14 @@ pub enum Event {
     },
     /// Internal. What an attempt used that produced no message.
     #[serde(rename = "model.failed")]
-    ModelFailed { class: String, model: String, usage: Usage },
+    ModelFailed {
+        class: String,
+        model: String,
+        usage: Usage,
+        /// What the provider said; for those who run the server, never for a user.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
 
     #[serde(rename = "approval.requested")]
     ApprovalRequested {

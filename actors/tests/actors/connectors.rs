@@ -352,3 +352,26 @@ async fn a_tool_of_a_system_that_is_not_configured_fails_clearly() {
     );
     assert_eq!(run(&world).await, [ToolStatus::Failed]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_without_calls_is_let_go_and_comes_back() {
+    let world = one(Repeat::Read).await;
+    let living = || world.shared().connectors.get().unwrap().get_cell().get_children().len();
+    assert_eq!(run(&world).await, [ToolStatus::Succeeded]);
+    assert_eq!(living(), 1);
+    tokio::time::sleep(Duration::from_secs(800)).await;
+    world
+        .model
+        .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
+    assert_eq!(run(&world).await, [ToolStatus::Succeeded]);
+    // The time counts from the last call.
+    tokio::time::sleep(Duration::from_secs(800)).await;
+    assert_eq!(living(), 1);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(living(), 0);
+    world
+        .model
+        .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
+    assert_eq!(run(&world).await, [ToolStatus::Succeeded]);
+    assert_eq!(living(), 1);
+}

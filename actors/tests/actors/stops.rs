@@ -6,11 +6,13 @@ use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, FailureClass, Halt, WhenBusy};
 use copilotd_actors::domain::content::{Finish, ToolStatus};
 use copilotd_actors::domain::decide::Rejection;
-use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::event::{Event, Idempotency, Record};
+use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
-use copilotd_actors::ports::ToolErrorKind;
+use copilotd_actors::ports::{Ids as _, ToolErrorKind};
+use copilotd_actors::shared::Bounds;
 use serde_json::json;
 
 use crate::support::{Client, World, copilot, submission, submitted, tool};
@@ -169,6 +171,22 @@ async fn a_cancelled_call_that_is_in_flight_ends_unknown_and_its_late_result_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_result_is_kept_though_its_conversation_is_idle_for_longer_than_it_may_be() {
+    let bounds = Bounds {
+        idle: Duration::from_secs(1),
+        ..Bounds::default()
+    };
+    let world = World::bounded(tool(copilot(), "do", Repeat::Never), bounds).await;
+    world.system("do").answer(Answer::done(Duration::from_secs(3)));
+    world.model.on("work", &[calls(&[("do", json!({}))])]);
+    let id = world.create().await;
+    let turn = world.submit(id, "work").await;
+    world.system("do").wait_for(|seen| seen.open == 1).await;
+    world.cancel(id, turn).await.unwrap();
+    world.named(id, "tool.settled").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_read_ends_cancelled_though_it_is_in_flight() {
     let world = with_call(Repeat::Read, &[Answer::done(Duration::from_secs(3))]).await;
     let id = world.create().await;
@@ -271,6 +289,25 @@ async fn an_erased_conversation_ends_its_streams_its_model_and_every_later_reque
         ["conversation.erased"],
         "the reconciler deleted the rest"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_of_an_erased_conversation_is_refused_before_and_after_it_was_cleaned() {
+    let world = World::new().await;
+    let id = ConversationId::new(world.ids.uuid());
+    let key = Some(Idempotency {
+        key: "k".into(),
+        body_hash: "00".into(),
+    });
+    world.ask(id, world.creation(key.clone())).await.unwrap();
+    let (by, halt) = ("ada".to_owned(), Halt::default());
+    world.ask(id, Command::Erase { by, halt }).await.unwrap();
+    let again = world.ask(id, world.creation(key.clone())).await;
+    assert_eq!(again.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
+    world.settle().await;
+    let cleaned = world.ask(id, world.creation(key)).await;
+    assert_eq!(cleaned.unwrap_err(), Refusal::Rejected(Rejection::KeyReused));
+    assert_eq!(world.names(id), ["conversation.erased"]);
 }
 
 #[tokio::test(start_paused = true)]

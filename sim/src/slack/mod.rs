@@ -14,25 +14,34 @@ mod streams;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::Running;
 use crate::http::{Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
+use crate::{Running, kept};
 use arguments::Arguments;
 use model::{Channel, Message, User};
 
 /// Starts Slack; with `fixtures` it has some people and channels.
 pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
-    service::start(listen, Slack::new(fixtures)).await
+    service::start(listen, Slack::new(fixtures), None).await
+}
+
+/// Starts Slack with what `file` holds, or with people and channels; from then on the file is kept up to date.
+pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
+    let slack = kept::read(&file)?.unwrap_or_else(|| Slack::new(true));
+    service::start(listen, slack, Some(file)).await
 }
 
 /// Messages of each channel in the compact view.
 const SHOWN_MESSAGES: usize = 100;
 
 /// The state of one workspace.
+#[derive(Serialize, Deserialize)]
 struct Slack {
     fixtures: bool,
     channels: Vec<Channel>,
@@ -199,6 +208,10 @@ impl Vendor for Slack {
             .map(|(channel, thread, status)| json!({"channel": channel, "thread_ts": thread, "status": status}))
             .collect();
         json!({"channels": channels, "users": users, "statuses": statuses})
+    }
+
+    fn kept(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
     }
 
     fn version(&self) -> u64 {

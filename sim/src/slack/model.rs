@@ -1,5 +1,6 @@
 //! Channels, people and messages, and how Slack writes them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub(crate) const TEAM_ID: &str = "T0SIMULATED";
@@ -26,7 +27,7 @@ pub(crate) fn read_ts(text: &str) -> Option<i64> {
         .checked_add(fraction)
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Channel {
     pub(crate) id: String,
     /// Empty for direct messages.
@@ -39,7 +40,7 @@ pub(crate) struct Channel {
     pub(crate) messages: Vec<Message>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) ts: String,
     pub(crate) thread_ts: Option<String>,
@@ -54,7 +55,7 @@ pub(crate) struct Message {
     pub(crate) reactions: Vec<(String, String)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct User {
     pub(crate) id: String,
     pub(crate) name: String,

@@ -27,7 +27,7 @@ fn user(id: u64, name: &str, email: &str, role: &'static str) -> User {
         id,
         name: name.to_owned(),
         email: email.to_owned(),
-        role,
+        role: role.into(),
         external_id: None,
         created_at: now() - SignedDuration::from_hours(24 * 90),
     }

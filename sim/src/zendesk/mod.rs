@@ -15,26 +15,35 @@ mod write;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use axum::http::Method;
 use base64::Engine as _;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::Running;
 use crate::http::{Content, Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
+use crate::{Running, kept};
 use model::{Ticket, User};
 
 /// Starts Zendesk; with `fixtures` it knows some people and tickets.
 pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
-    service::start(listen, Zendesk::new(fixtures)).await
+    service::start(listen, Zendesk::new(fixtures), None).await
+}
+
+/// Starts Zendesk with what `file` holds, or with people and tickets; from then on the file is kept up to date.
+pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
+    let zendesk = kept::read(&file)?.unwrap_or_else(|| Zendesk::new(true));
+    service::start(listen, zendesk, Some(file)).await
 }
 
 /// Tickets in the compact view.
 const SHOWN_CHANGES: usize = 200;
 
 /// The state of one Zendesk account.
+#[derive(Serialize, Deserialize)]
 struct Zendesk {
     fixtures: bool,
     tickets: Vec<Ticket>,
@@ -205,6 +214,10 @@ impl Vendor for Zendesk {
             .collect();
         let users: Vec<_> = self.users.iter().map(|user| user.to_json("")).collect();
         json!({"tickets": tickets, "users": users})
+    }
+
+    fn kept(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
     }
 
     fn version(&self) -> u64 {

@@ -1,9 +1,12 @@
 //! Tickets, comments and people, and how Zendesk writes them.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Ticket {
     pub(crate) id: u64,
     pub(crate) subject: String,
@@ -23,7 +26,7 @@ pub(crate) struct Ticket {
     pub(crate) audits: Vec<Value>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comment {
     pub(crate) id: u64,
     pub(crate) author_id: u64,
@@ -33,12 +36,12 @@ pub(crate) struct Comment {
     pub(crate) created_at: Timestamp,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct User {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) email: String,
-    pub(crate) role: &'static str,
+    pub(crate) role: Cow<'static, str>,
     pub(crate) external_id: Option<String>,
     pub(crate) created_at: Timestamp,
 }

@@ -1,7 +1,7 @@
 //! Creating and changing tickets.
 
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::model::{Comment, Ticket, User, now};
@@ -80,7 +80,7 @@ impl Zendesk {
         self.version += 1;
         match key {
             Some(key) => {
-                let request = request.body.clone();
+                let request = request.body.to_vec();
                 self.idempotency.insert(key, FirstUse { at, request, answer });
                 reply.with_header("x-idempotency-lookup", "miss")
             }
@@ -181,7 +181,7 @@ impl Zendesk {
             id,
             name: name.unwrap_or_else(|| email.split('@').next().unwrap_or_default().to_owned()),
             email,
-            role: "end-user",
+            role: "end-user".into(),
             external_id: None,
             created_at: now(),
         });
@@ -190,9 +190,10 @@ impl Zendesk {
 }
 
 /// What an `Idempotency-Key` was first used for.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct FirstUse {
     at: Timestamp,
-    request: Bytes,
+    request: Vec<u8>,
     answer: Value,
 }
 

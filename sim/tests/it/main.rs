@@ -7,6 +7,7 @@
 
 mod behaviour;
 mod faults;
+mod kept;
 mod openai;
 mod persona;
 mod slack;

@@ -19,7 +19,18 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         }
     }
     let known: HashSet<&str> = members(&providers, "name").filter_map(|name| name.text()).collect();
+    let foreign: HashSet<&str> = providers
+        .items()
+        .filter(|provider| provider.get("kind").text() == Some("anthropic"))
+        .filter_map(|provider| provider.get("name").text())
+        .collect();
     for route in routes.items() {
+        // The first target is the one that is called.
+        if let Some(first) = members(&route.get("targets"), "provider").next()
+            && first.text().is_some_and(|name| foreign.contains(name))
+        {
+            faults.add(first.path(), "this release cannot call Anthropic's protocol yet");
+        }
         for name in members(&route.get("targets"), "provider") {
             if let Some(text) = name.text()
                 && !known.contains(text)

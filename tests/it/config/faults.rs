@@ -153,6 +153,11 @@ fn single_faults_have_their_path() {
         ),
         ("name = \"second\"\nkind", "kind", "providers[1].name: is required"),
         (
+            "{ provider = \"main\", model = \"gpt-4o\"",
+            "{ provider = \"second\", model = \"claude\"",
+            "routes[0].targets[0].provider: this release cannot call",
+        ),
+        (
             "api_keys = [",
             "api_key = { value = \"x\" }\napi_keys = [",
             "providers[1].api_keys: give either",

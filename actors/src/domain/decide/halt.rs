@@ -63,6 +63,7 @@ pub(super) fn halt(draft: &mut Draft<'_>, id: TurnId, stopped: &Halt) {
                             class,
                             model,
                             usage: sealed.usage,
+                            detail: None,
                         },
                     );
                 }

@@ -184,6 +184,7 @@ pub(super) fn blocked(draft: &mut Draft<'_>, at: Step, rule: String, model: Stri
             class: "blocked".into(),
             model,
             usage,
+            detail: None,
         },
     );
     draft.fail(
@@ -218,6 +219,7 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
             class: class.code().into(),
             model,
             usage,
+            detail: Some(message),
         },
     );
     let fatal = match class {
@@ -232,7 +234,7 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
         _ => None,
     };
     if let Some(code) = fatal {
-        draft.fail(at.turn, code, message);
+        draft.fail(at.turn, code, told(class));
         draft.start_next();
         return Some(at.turn);
     }
@@ -255,4 +257,20 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
         );
     }
     Some(at.turn)
+}
+
+/// What a user is told of a model's failure. The provider's own words may name accounts, deployments and limits.
+fn told(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::Key => "the model's provider does not accept this copilot's credentials",
+        FailureClass::Rejected => "the model's provider refused the request",
+        FailureClass::ContextLength => "the conversation does not fit into the model's context",
+        FailureClass::ContentPolicy => "the model's provider stopped the answer by its content policy",
+        FailureClass::Rate => "the model's provider takes no more requests for now",
+        FailureClass::Overload => "the model's provider is overloaded",
+        FailureClass::Silence => "the model did not answer in time",
+        FailureClass::Cut => "the model's answer was cut off",
+        FailureClass::Malformed => "the model's provider answered with something that cannot be read",
+        FailureClass::Network => "the model's provider could not be reached",
+    }
 }

@@ -1,0 +1,97 @@
+//! A call on its way through a connector, and what it ends as.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::gate::Gate;
+use crate::conversation::{self, ConversationRef};
+use crate::domain::command::Command;
+use crate::domain::content::ToolStatus;
+use crate::domain::event::RetryMode;
+use crate::domain::ids::TurnId;
+use crate::domain::policy::Repeat;
+use crate::ports::ToolRequest;
+
+/// A call to be made.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What is called.
+    pub request: ToolRequest,
+    /// External system.
+    pub system: String,
+    /// The turn that wants it.
+    pub turn: TurnId,
+    /// What repeating it would do.
+    pub repeat: Repeat,
+    /// Whether it may have been sent in an earlier life.
+    pub mode: RetryMode,
+    /// From then on the call has taken effect or never will; nothing is sent that could settle later.
+    pub settles_at: Timestamp,
+    /// Sends or cancels.
+    pub gate: Arc<Gate>,
+    /// Who is told.
+    pub reply_to: ConversationRef,
+    /// The trace it belongs to.
+    pub span: tracing::Span,
+}
+
+/// A call in the queue.
+#[derive(Debug)]
+pub struct Waiting {
+    pub(super) job: Job,
+    pub(super) tries: u32,
+    pub(super) look_up: bool,
+    /// Whether a try in this life or an earlier one may have taken effect.
+    pub(super) doubt: bool,
+    /// Whether it was sent in this life.
+    pub(super) sent: bool,
+    pub(super) not_before: Timestamp,
+}
+
+impl Waiting {
+    /// A try that begins then or later could settle too late.
+    pub(super) fn last_start(&self) -> Timestamp {
+        let margin = if self.look_up {
+            Duration::ZERO
+        } else {
+            crate::domain::decide::SETTLE_MARGIN
+        };
+        self.job.settles_at.saturating_sub(margin).unwrap_or(Timestamp::MIN)
+    }
+
+    /// What it ends as without success: a read that failed has changed nothing, and neither has what never arrived.
+    pub(super) fn failed(&self) -> ToolStatus {
+        if self.doubt && self.job.repeat.changes_something() {
+            ToolStatus::Unknown
+        } else {
+            ToolStatus::Failed
+        }
+    }
+}
+
+/// What a call ends as that is not sent now; in an earlier life it may have been.
+pub(super) fn unsent(job: &Job) -> ToolStatus {
+    if job.gate.is_sent() && job.repeat.changes_something() {
+        ToolStatus::Unknown
+    } else {
+        ToolStatus::Failed
+    }
+}
+
+/// Tells the conversation. A dead one is rebuilt from its log and recovers the call by itself.
+pub(super) fn report(job: &Job, status: ToolStatus, result: Option<Value>, error: Option<String>) {
+    let (turn, call) = (job.turn, job.request.call);
+    job.span.in_scope(|| {
+        let command = Command::ToolReplied {
+            turn,
+            call,
+            status,
+            result,
+            error,
+        };
+        let _ = job.reply_to.cast(conversation::Msg::report(command));
+    });
+}
