@@ -56,7 +56,7 @@ fn model(config: &Config, route: &Route, hosts: &Hosts) -> anyhow::Result<Arc<dy
         idle: clocks.idle,
         total: clocks.total,
     };
-    deployment.price = config.model_prices().get(&target.model).copied();
+    deployment.price = config.price_list().at(&target.model, super::system::now());
     Ok(Arc::new(OpenAi::new(deployment, hosts)?))
 }
 
