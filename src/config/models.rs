@@ -166,10 +166,8 @@ impl ModelPrice {
 
     /// Returns the first moment of this price.
     fn begin(&self) -> Timestamp {
-        let midnight = self.from.map(|day| day.to_zoned(TimeZone::UTC));
-        midnight
-            .and_then(Result::ok)
-            .map_or(Timestamp::MIN, |zoned| zoned.timestamp())
+        let midnight = |day: Date| TimeZone::UTC.to_timestamp(day.at(0, 0, 0, 0)).ok();
+        self.from.and_then(midnight).unwrap_or(Timestamp::MIN)
     }
 }
 
