@@ -134,6 +134,7 @@ impl Agent {
             scope: self.scope.clone(),
             route: policy.route.clone(),
             conversation: self.id,
+            turn: Some(at.turn),
             user: self.user.clone(),
             messages: Arc::new(prompt.messages),
             tools: Arc::new(offers(&policy)),

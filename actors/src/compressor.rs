@@ -108,6 +108,7 @@ async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut Stri
             scope: work.scope.clone(),
             route: work.policy.small_route.clone(),
             conversation: work.conversation,
+            turn: None,
             user: work.user.clone(),
             messages: Arc::new(vec![
                 PromptMessage::System {

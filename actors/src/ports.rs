@@ -262,8 +262,10 @@ pub struct ModelRequest {
     pub scope: TenantScope,
     /// Route of the tenant's configuration.
     pub route: String,
-    /// For accounting and the provider's prompt cache; none for a summary.
+    /// For accounting and the provider's prompt cache.
     pub conversation: ConversationId,
+    /// The turn that asks; none for a summary.
+    pub turn: Option<TurnId>,
     /// The user behind it.
     pub user: UserId,
     /// The messages; keeps OpenAI's and Anthropic's pairing rules.
@@ -319,6 +321,19 @@ pub struct ModelError {
     pub message: String,
     /// When the provider wants to be asked again.
     pub retry_after: Option<Duration>,
+    /// How the provider named a fault of the request; none when the fault is not the request's.
+    pub refusal: Option<Box<Refusal>>,
+}
+
+/// A provider's words for a fault of the request: identifiers only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// Its code or type.
+    pub code: Option<String>,
+    /// The field of the request that it names.
+    pub param: Option<String>,
 }
 
 /// An answer while it is being written. Dropping it closes the upstream connection at once.

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::gateway::upstream::Piece;
+
 /// Who is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -34,7 +36,7 @@ pub struct CallSpan {
 
 impl CallSpan {
     /// Opens the span under the present one.
-    pub fn start(peer: &Peer, conversation: ConversationId, max_tokens: Option<u64>) -> Self {
+    pub fn start(peer: &Peer, conversation: Option<ConversationId>, max_tokens: Option<u64>, stream: bool) -> Self {
         let span = tracing::info_span!(
             "chat",
             otel.name = %format_args!("chat {}", peer.model),
@@ -43,9 +45,9 @@ impl CallSpan {
             gen_ai.operation.name = "chat",
             gen_ai.provider.name = peer.provider,
             gen_ai.request.model = %peer.model,
-            gen_ai.request.stream = true,
+            gen_ai.request.stream = stream,
             gen_ai.request.max_tokens = max_tokens,
-            gen_ai.conversation.id = %conversation,
+            gen_ai.conversation.id = conversation.map(tracing::field::display),
             gen_ai.response.model = field::Empty,
             gen_ai.response.time_to_first_chunk = field::Empty,
             gen_ai.usage.input_tokens = field::Empty,
@@ -77,25 +79,32 @@ impl CallSpan {
     }
 
     /// Notes what the call yielded.
-    pub fn observe(&mut self, item: &Result<ModelEvent, ModelError>) {
+    pub fn observe(&mut self, item: &Result<Piece, ModelError>) {
         match item {
-            Ok(ModelEvent::Model(model)) => {
+            Ok(piece) => piece.events.iter().for_each(|event| self.event(event)),
+            Err(error) => self.fail(error.class.code()),
+        }
+    }
+
+    /// Notes one thing that a piece meant.
+    pub fn event(&mut self, event: &ModelEvent) {
+        match event {
+            ModelEvent::Model(model) => {
                 self.span.record("gen_ai.response.model", model.as_str());
             }
-            Ok(ModelEvent::Text(_) | ModelEvent::ToolCall { .. }) => {
+            ModelEvent::Text(_) | ModelEvent::ToolCall { .. } => {
                 if !std::mem::replace(&mut self.content_seen, true) {
                     let seconds = self.started.elapsed().as_secs_f64();
                     self.span.record("gen_ai.response.time_to_first_chunk", seconds);
                 }
             }
-            Ok(ModelEvent::Usage(usage)) => {
+            ModelEvent::Usage(usage) => {
                 self.span.record("gen_ai.usage.input_tokens", usage.prompt_tokens);
                 self.span
                     .record("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens);
                 self.span.record("gen_ai.usage.output_tokens", usage.completion_tokens);
             }
-            Ok(ModelEvent::Finished(_)) => self.ended = true,
-            Err(error) => self.fail(error.class.code()),
+            ModelEvent::Finished(_) => self.ended = true,
         }
     }
 

@@ -2,10 +2,10 @@
 //! stay inside their adapter; nothing here imports another.
 
 pub mod genai_span;
-pub mod models;
 pub mod mongo;
 pub mod openai;
 mod patience;
+pub mod provider;
 pub mod slack;
 pub mod sqlite;
 pub mod systems;

@@ -52,7 +52,7 @@ impl App {
             .map_err(|faults| anyhow::anyhow!("{faults}"))?;
         Ok(Ports {
             log,
-            model: LoggedContent::around(Arc::new(models::models(config)?), content_tenants(config)),
+            model: LoggedContent::around(Arc::new(models::gateway(config)?), content_tenants(config)),
             systems: Arc::new(models::systems(config, clock.clone())?),
             policies: Arc::new(policies),
             clock,

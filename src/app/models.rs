@@ -4,36 +4,60 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use copilotd_actors::ports::{Clock, Model};
+use copilotd_actors::ports::Clock;
 use secrecy::SecretString;
 
-use crate::adapters::models::{Models, RouteKey};
-use crate::adapters::openai::{Hosts, OpenAi, OpenAiConfig, Timeouts};
+use crate::adapters::openai::{OpenAi, OpenAiConfig};
+use crate::adapters::provider::{Hosts, Timeouts};
 use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use crate::config::{Config, ProviderKind, Route};
+use crate::config::{Config, Mode, ProviderKind, Route, Target};
+use crate::gateway::route::{Key, SharedKeys, TargetName};
+use crate::gateway::{self, Gateway};
 
-/// The models of all routes.
-pub fn models(config: &Config) -> anyhow::Result<Models> {
+/// The gateway to the models of all routes.
+pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
     let hosts = Hosts::default();
-    let mut routes = HashMap::new();
+    let mut keys = HashMap::new();
+    let mut routes = Vec::new();
     for route in &config.routes {
-        let model = model(config, route, &hosts).with_context(|| format!("route {}", route.name))?;
-        routes.insert(
-            RouteKey {
-                tenant: None,
-                route: route.name.clone(),
+        let mut targets = Vec::new();
+        for target in &route.targets {
+            let name = TargetName {
+                provider: target.provider.clone(),
+                model: target.model.clone(),
+            };
+            if !keys.contains_key(&name) {
+                let made =
+                    deployments(config, route, target, &hosts).with_context(|| format!("route {}", route.name))?;
+                keys.insert(name.clone(), made);
+            }
+            targets.push(Arc::new(gateway::route::Target {
+                name,
+                region: None,
+                context_tokens: target.context_tokens,
+                weight: target.weight,
+                tools: true,
+                schema: true,
+            }));
+        }
+        routes.push(gateway::route::Route {
+            name: route.name.clone(),
+            targets,
+            timeouts: timeouts(route),
+            mode: match route.mode {
+                Mode::Live => gateway::call::Mode::Live,
+                Mode::Buffered => gateway::call::Mode::Buffered,
             },
-            model,
-        );
+        });
     }
-    Ok(Models::new(routes))
+    Ok(Gateway::new(routes, Arc::new(SharedKeys::new(keys))))
 }
 
-fn model(config: &Config, route: &Route, hosts: &Hosts) -> anyhow::Result<Arc<dyn Model>> {
-    let target = route.targets.first().context("it has no target")?;
+/// One deployment for each key of the target's provider.
+fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -> anyhow::Result<Arc<[Arc<Key>]>> {
     let provider = config
         .provider(&target.provider)
         .context("its provider is not configured")?;
@@ -43,21 +67,31 @@ fn model(config: &Config, route: &Route, hosts: &Hosts) -> anyhow::Result<Arc<dy
             provider.name
         );
     }
-    let key = provider
-        .keys()
-        .next()
-        .cloned()
-        .unwrap_or_else(|| SecretString::from(String::new()));
-    let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, key, &target.model);
+    let mut secrets: Vec<SecretString> = provider.keys().cloned().collect();
+    if secrets.is_empty() {
+        secrets.push(SecretString::from(String::new()));
+    }
+    let mut keys = Vec::new();
+    for (n, secret) in secrets.into_iter().enumerate() {
+        let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
+        deployment.connect = route.timeouts.connect;
+        deployment.price = config.price_list().at(&target.model, super::system::now());
+        keys.push(Arc::new(Key {
+            name: format!("{}#{}", provider.name, n + 1),
+            upstream: Arc::new(OpenAi::new(deployment, hosts)?),
+        }));
+    }
+    Ok(keys.into())
+}
+
+fn timeouts(route: &Route) -> Timeouts {
     let clocks = route.timeouts;
-    deployment.timeouts = Timeouts {
+    Timeouts {
         connect: clocks.connect,
         first_token: clocks.first_token,
         idle: clocks.idle,
         total: clocks.total,
-    };
-    deployment.price = config.price_list().at(&target.model, super::system::now());
-    Ok(Arc::new(OpenAi::new(deployment, hosts)?))
+    }
 }
 
 /// The external systems of all tenants.

@@ -181,6 +181,7 @@ fn error(class: FailureClass, retry_after: Option<Duration>) -> ModelError {
         class,
         message: format!("failed by the test: {}", class.code()),
         retry_after,
+        refusal: None,
     }
 }
 

@@ -4,17 +4,16 @@
 //! chunk insists on `id`, `created`, `object` and a closed list of finish reasons, which self-hosted servers do not all
 //! keep, and does not know `reasoning_content`.
 
-use std::collections::VecDeque;
-
+use bytes::Bytes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::errors::Errors;
-use super::estimate::Transcript;
+use crate::adapters::provider::{self, Errors, Out, Progress, Transcript};
+use crate::gateway::upstream::Piece;
 
 /// Most calls of one step. A wild index must not become a wild allocation further on.
 const MAX_CALLS: usize = 128;
@@ -23,6 +22,8 @@ const MAX_REFUSAL: usize = 2_000;
 
 #[derive(Debug, Deserialize)]
 struct Chunk {
+    id: Option<String>,
+    created: Option<u64>,
     model: Option<String>,
     choices: Option<Vec<Choice>>,
     usage: Option<WireUsage>,
@@ -45,6 +46,8 @@ struct Delta {
     /// Ollama, OpenRouter.
     reasoning: Option<String>,
     tool_calls: Option<Vec<CallDelta>>,
+    /// What came before `tool_calls`.
+    function_call: Option<FunctionDelta>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,7 +64,7 @@ struct FunctionDelta {
 }
 
 #[derive(Debug, Deserialize)]
-struct WireUsage {
+pub(super) struct WireUsage {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
@@ -80,123 +83,141 @@ struct CompletionDetails {
     reasoning_tokens: Option<u64>,
 }
 
-/// What an event meant for the clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing.
-    None,
-    /// Content: text, reasoning or a piece of a call.
-    Content,
-    /// The provider gave its reason to finish.
-    Finished,
-    /// Nothing more will come.
-    Done,
-}
-
 /// The memory of one answer's reading.
 #[derive(Debug)]
 pub struct Decoder {
     errors: Errors,
-    /// A refusal where a schema was asked for is a failure; without a schema it is simply what the model says.
-    has_schema: bool,
+    wish: Wish,
     /// Calls whose name is known, one bit each.
     named: u128,
     last_call: Option<usize>,
     model_told: bool,
+    usage_told: bool,
     content_seen: bool,
     refusal: String,
+    /// Choices that have ended, one bit each.
+    ended: u128,
     finish: Option<Result<Finish, ModelError>>,
     usage: Option<Usage>,
+    /// Identity of the answer, for a chunk of our own.
+    id: Option<String>,
+    created: Option<u64>,
+    model: Option<String>,
+}
+
+/// What the caller wants to see.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// Whether chunks are passed on. Then a refusal and an end by the content filter are the caller's to read; else they
+    /// are failures: a refusal where a schema was asked for, the filter always.
+    pub chunks: bool,
+    /// Whether the last chunk shall report usage.
+    pub include_usage: bool,
+    /// A schema was asked for.
+    pub has_schema: bool,
+    /// How many answers were asked for.
+    pub choices: u64,
 }
 
 impl Decoder {
     /// Begins an answer.
-    pub fn new(errors: Errors, has_schema: bool) -> Self {
+    pub fn new(errors: Errors, wish: Wish) -> Self {
         Self {
             errors,
-            has_schema,
+            wish,
             named: 0,
             last_call: None,
             model_told: false,
+            usage_told: false,
             content_seen: false,
             refusal: String::new(),
+            ended: 0,
             finish: None,
             usage: None,
+            id: None,
+            created: None,
+            model: None,
         }
     }
 
-    /// Reads the data of one event and puts what it means into `out` and `transcript`.
-    pub fn decode(
-        &mut self,
-        data: &[u8],
-        out: &mut VecDeque<Result<ModelEvent, ModelError>>,
-        transcript: &mut Transcript,
-    ) -> Result<Progress, ModelError> {
-        if data.trim_ascii() == b"[DONE]" {
-            return Ok(Progress::Done);
+    /// Notes who answers, and tells it once.
+    fn identity(&mut self, chunk: &mut Chunk, events: &mut Vec<ModelEvent>) {
+        if self.wish.chunks && self.id.is_none() {
+            self.id = chunk.id.take();
+            self.created = chunk.created;
+            self.model.clone_from(&chunk.model);
         }
-        // The cause is not quoted: it may hold a piece of the conversation.
-        let chunk: Chunk = serde_json::from_slice(data).map_err(|_| {
-            self.errors
-                .malformed("it sent something that is not a chunk of an answer")
-        })?;
-        if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
-            return Err(self.errors.in_stream(&error));
-        }
-        if let Some(usage) = chunk.usage {
-            self.usage = usage.read().or(self.usage);
-        }
-        if let Some(model) = chunk
-            .model
-            .filter(|model| !model.is_empty() && !self.model_told && !self.content_seen)
+        let model = chunk.model.take().filter(|model| !model.is_empty());
+        if let Some(model) = model
+            && !self.model_told
+            && !self.content_seen
         {
             self.model_told = true;
-            out.push_back(Ok(ModelEvent::Model(model)));
+            events.push(ModelEvent::Model(model));
         }
+    }
+
+    /// Reads one choice. Only the first one's text is told as events.
+    fn choice(
+        &mut self,
+        choice: Choice,
+        piece: &mut Piece,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError> {
+        let index = choice.index.unwrap_or(0);
+        // A choice that nobody asked for would be a second answer mixed in.
+        if index >= self.wish.choices.clamp(1, 128) {
+            return Ok(Progress::None);
+        }
+        let mut others = Vec::new();
+        let events = if index == 0 { &mut piece.events } else { &mut others };
         let mut progress = Progress::None;
-        // One answer is asked for; another index would be a second one mixed in.
-        for choice in chunk
-            .choices
-            .into_iter()
-            .flatten()
-            .filter(|choice| choice.index.unwrap_or(0) == 0)
-        {
-            if self.delta(choice.delta.unwrap_or_default(), out, transcript)? {
-                self.content_seen = true;
-                progress = Progress::Content;
+        if self.delta(choice.delta.unwrap_or_default(), index, events, transcript)? {
+            self.content_seen = true;
+            piece.content = true;
+            progress = Progress::Content;
+        }
+        if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
+            self.ended |= 1 << index;
+            let ending = self.ending(&reason, index);
+            if index == 0 {
+                self.finish.get_or_insert(ending);
+            } else if let Err(error) = ending {
+                return Err(error);
             }
-            if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
-                self.finish.get_or_insert(self.ending(&reason));
-                progress = Progress::Finished;
-            }
+            progress = if self.has_ended() {
+                Progress::Finished
+            } else {
+                Progress::Content
+            };
         }
         Ok(progress)
     }
 
-    /// Tells whether content has come: from then on the provider bills.
-    pub fn content_seen(&self) -> bool {
-        self.content_seen
+    /// Tells whether every choice that was asked for has ended.
+    fn has_ended(&self) -> bool {
+        u64::from(self.ended.count_ones()) >= self.wish.choices
     }
 
-    /// Tells whether the provider gave its reason to finish.
-    pub fn is_finished(&self) -> bool {
-        self.finish.is_some()
-    }
-
-    /// Takes how the answer ended; none when it was cut.
-    pub fn take_finish(&mut self) -> Option<Result<Finish, ModelError>> {
-        self.finish.take()
-    }
-
-    /// Returns what the provider says that it used.
-    pub fn usage(&self) -> Option<Usage> {
-        self.usage
+    /// Passes a chunk on, unless it holds nothing that the caller asked for, or an ending that is a failure.
+    fn pass(&mut self, data: &[u8], only_usage: bool) -> Option<Bytes> {
+        if !self.wish.chunks || matches!(self.finish, Some(Err(_))) {
+            return None;
+        }
+        if only_usage {
+            self.usage_told = true;
+            if !self.wish.include_usage {
+                return None;
+            }
+        }
+        Some(Bytes::copy_from_slice(data))
     }
 
     fn delta(
         &mut self,
         delta: Delta,
-        out: &mut VecDeque<Result<ModelEvent, ModelError>>,
+        choice: u64,
+        out: &mut Vec<ModelEvent>,
         transcript: &mut Transcript,
     ) -> Result<bool, ModelError> {
         let mut content = false;
@@ -207,8 +228,8 @@ impl Decoder {
         if let Some(refusal) = delta.refusal.filter(|refusal| !refusal.is_empty()) {
             content = true;
             transcript.add(&refusal);
-            if !self.has_schema {
-                out.push_back(Ok(ModelEvent::Text(refusal)));
+            if self.wish.chunks || !self.wish.has_schema {
+                out.push(ModelEvent::Text(refusal));
             } else if self.refusal.len() < MAX_REFUSAL {
                 self.refusal.push_str(&refusal);
             }
@@ -216,10 +237,23 @@ impl Decoder {
         if let Some(text) = delta.content.filter(|text| !text.is_empty()) {
             content = true;
             transcript.add(&text);
-            out.push_back(Ok(ModelEvent::Text(text)));
+            out.push(ModelEvent::Text(text));
         }
-        for call in delta.tool_calls.into_iter().flatten() {
-            content |= self.call(call, out, transcript)?;
+        // The old form of a call, which knows one at most.
+        let old = delta.function_call.map(|function| CallDelta {
+            index: Some(0),
+            id: None,
+            function: Some(function),
+        });
+        for call in delta.tool_calls.into_iter().flatten().chain(old) {
+            content |= match choice {
+                0 => self.call(call, out, transcript)?,
+                // Another choice's calls are the caller's to put together.
+                _ => {
+                    transcript.add(call.function.and_then(|f| f.arguments).as_deref().unwrap_or_default());
+                    true
+                }
+            };
         }
         Ok(content)
     }
@@ -227,7 +261,7 @@ impl Decoder {
     fn call(
         &mut self,
         call: CallDelta,
-        out: &mut VecDeque<Result<ModelEvent, ModelError>>,
+        out: &mut Vec<ModelEvent>,
         transcript: &mut Transcript,
     ) -> Result<bool, ModelError> {
         let function = call.function.unwrap_or_default();
@@ -256,17 +290,19 @@ impl Decoder {
         }
         transcript.add(name.as_deref().unwrap_or_default());
         transcript.add(&arguments);
-        out.push_back(Ok(ModelEvent::ToolCall { index, name, arguments }));
+        out.push(ModelEvent::ToolCall { index, name, arguments });
         Ok(true)
     }
 
-    fn ending(&self, reason: &str) -> Result<Finish, ModelError> {
+    fn ending(&self, reason: &str, choice: u64) -> Result<Finish, ModelError> {
         if !self.refusal.is_empty() {
             let text = format!("it refused: {}", self.errors.clean(&self.refusal));
             return Err(self.errors.plain(FailureClass::ContentPolicy, &text));
         }
         match reason {
             "length" | "max_tokens" | "model_length" => Ok(Finish::Length),
+            // It says so in the chunk. It is not the whole answer, so it must not count as one.
+            "content_filter" if self.wish.chunks => Ok(Finish::Length),
             "content_filter" => {
                 let text = "the provider's content policy stopped the answer";
                 Err(self.errors.plain(FailureClass::ContentPolicy, text))
@@ -277,7 +313,7 @@ impl Decoder {
             "error" | "insufficient_system_resource" => Err(self
                 .errors
                 .plain(FailureClass::Overload, "the provider broke off the answer")),
-            "tool_calls" | "function_call" if self.named == 0 => {
+            "tool_calls" | "function_call" if self.named == 0 && choice == 0 => {
                 Err(self.errors.malformed("it asked for tools and named none"))
             }
             // Several servers say `stop` after calls, and some have words of their own for a good end.
@@ -287,9 +323,82 @@ impl Decoder {
     }
 }
 
+impl provider::Decoder for Decoder {
+    fn decode(&mut self, data: &[u8], out: &mut Out, transcript: &mut Transcript) -> Result<Progress, ModelError> {
+        if data.trim_ascii() == b"[DONE]" {
+            return Ok(Progress::Done);
+        }
+        // The cause is not quoted: it may hold a piece of the conversation.
+        let mut chunk: Chunk = serde_json::from_slice(data).map_err(|_| {
+            self.errors
+                .malformed("it sent something that is not a chunk of an answer")
+        })?;
+        if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
+            return Err(self.errors.in_stream(&error));
+        }
+        chunk.error = None;
+        let mut piece = Piece::default();
+        let mut progress = Progress::None;
+        let has_usage = chunk.usage.is_some();
+        if let Some(usage) = chunk.usage.take() {
+            self.usage = usage.read().or(self.usage);
+        }
+        self.identity(&mut chunk, &mut piece.events);
+        let choices = chunk.choices.unwrap_or_default();
+        let only_usage = has_usage && choices.is_empty();
+        for choice in choices {
+            match self.choice(choice, &mut piece, transcript)? {
+                Progress::None => {}
+                found => progress = found,
+            }
+        }
+        piece.chunk = self.pass(data, only_usage);
+        if piece.chunk.is_some() || piece.content || !piece.events.is_empty() {
+            out.push_back(Ok(piece));
+        }
+        Ok(progress)
+    }
+
+    fn content_seen(&self) -> bool {
+        self.content_seen
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finish.is_some() && self.has_ended()
+    }
+
+    fn take_finish(&mut self) -> Option<Result<Finish, ModelError>> {
+        if matches!(self.finish, Some(Ok(_))) && !self.has_ended() {
+            return None;
+        }
+        self.finish.take()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
+        if !self.wish.chunks || !self.wish.include_usage || self.usage_told {
+            return None;
+        }
+        let chunk = json!({
+            "id": self.id, "object": "chat.completion.chunk", "created": self.created.unwrap_or(0), "model": self.model,
+            "choices": [],
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "total_tokens": usage.total_tokens(),
+                "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+            },
+        });
+        Some(chunk.to_string().into())
+    }
+}
+
 impl WireUsage {
     /// A report of nothing at all is no report: some servers fill the field with zeros.
-    fn read(self) -> Option<Usage> {
+    pub(super) fn read(self) -> Option<Usage> {
         let details = self.prompt_tokens_details.and_then(|details| details.cached_tokens);
         let reasoned = self
             .completion_tokens_details

@@ -1,12 +1,11 @@
 //! What one deployment of a model needs to be called.
 
 use std::fmt;
+use std::time::Duration;
 
 use copilotd_actors::domain::usage::Price;
 use reqwest::Url;
 use secrecy::SecretString;
-
-use super::clocks::Timeouts;
 
 /// One model on one server.
 #[derive(Clone)]
@@ -15,12 +14,14 @@ pub struct OpenAiConfig {
     pub name: String,
     /// Where the API begins, `https://api.openai.com/v1` for OpenAI's own. A query (`?api-version=…`) is kept.
     pub base_url: String,
-    /// The bearer token; when empty, no `Authorization` is sent.
+    /// The key; when empty, none is sent.
     pub api_key: SecretString,
     /// The model, as the server names it.
     pub model: String,
-    /// The four clocks.
-    pub timeouts: Timeouts,
+    /// How the key is sent.
+    pub auth: Auth,
+    /// Longest time until a connection stands.
+    pub connect: Duration,
     /// What it costs; without it, usage costs nothing.
     pub price: Option<Price>,
     /// Headers that go with each request. Their values may be secrets.
@@ -30,14 +31,15 @@ pub struct OpenAiConfig {
 }
 
 impl OpenAiConfig {
-    /// Describes a deployment with default clocks, no price, and the dialect which [`Dialect::of`] guesses.
+    /// Describes a deployment with no price, and the dialect and form of the key that its address suggests.
     pub fn new(name: &str, base_url: &str, api_key: SecretString, model: &str) -> Self {
         Self {
             name: name.to_owned(),
             base_url: base_url.to_owned(),
             api_key,
             model: model.to_owned(),
-            timeouts: Timeouts::default(),
+            auth: Auth::of(base_url),
+            connect: Duration::from_secs(5),
             price: None,
             headers: Vec::new(),
             dialect: Dialect::of(base_url),
@@ -52,12 +54,46 @@ impl fmt::Debug for OpenAiConfig {
         f.debug_struct("OpenAiConfig")
             .field("name", &self.name)
             .field("model", &self.model)
-            .field("timeouts", &self.timeouts)
+            .field("auth", &self.auth)
             .field("price", &self.price)
             .field("headers", &headers)
             .field("dialect", &self.dialect)
             .finish_non_exhaustive()
     }
+}
+
+/// How a key is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// `api-key`, as Azure wants it.
+    ApiKey,
+}
+
+impl Auth {
+    /// Guesses by the host.
+    pub fn of(base_url: &str) -> Self {
+        if host(base_url).ends_with(".openai.azure.com") {
+            Self::ApiKey
+        } else {
+            Self::Bearer
+        }
+    }
+
+    /// Makes the header.
+    pub(super) fn header(self, key: &str) -> (String, SecretString) {
+        match self {
+            Self::Bearer => ("authorization".to_owned(), format!("Bearer {key}").into()),
+            Self::ApiKey => ("api-key".to_owned(), key.to_owned().into()),
+        }
+    }
+}
+
+fn host(base_url: &str) -> String {
+    let url = Url::parse(base_url).ok();
+    url.and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 /// Where servers of the same protocol differ.
@@ -91,10 +127,7 @@ impl Dialect {
     /// the protocol before 2024 silently ignore `max_completion_tokens`, so that the answer would have no bound: only
     /// OpenAI's own host, and Azure's that runs the same models, get the new name.
     pub fn of(base_url: &str) -> Self {
-        let host = Url::parse(base_url)
-            .ok()
-            .and_then(|url| url.host_str().map(str::to_owned));
-        let host = host.as_deref().unwrap_or_default();
+        let host = host(base_url);
         let own = host == "openai.com" || host.ends_with(".openai.com");
         let azure = host.ends_with(".openai.azure.com");
         Self {
@@ -110,14 +143,6 @@ impl Dialect {
             streams_per_connection: 100,
         }
     }
-}
-
-/// The configuration of a deployment is not usable. The text names no secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("model deployment {name}: {reason}")]
-pub struct InvalidDeployment {
-    pub(super) name: String,
-    pub(super) reason: String,
 }
 
 /// Returns the address of the chat completions under `base_url`.

@@ -1,4 +1,4 @@
-//! Builds the request's body from the port's words.
+//! Builds a chat body from the port's words.
 
 use std::fmt::Write;
 
@@ -17,37 +17,32 @@ use copilotd_actors::tenancy::TenantScope;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::config::{Dialect, MaxTokensField};
 use super::strict::allows_strict;
+use crate::gateway::body::{ChatBody, InvalidBody};
 
-/// Builds the body for `model`. The same request always gives the same bytes, and a longer conversation only appends
-/// messages: providers cache by prefix.
-pub fn build(model: &str, dialect: &Dialect, request: &ModelRequest) -> CreateChatCompletionRequest {
-    let max_tokens = request.max_tokens.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
-    let (max_tokens, max_completion_tokens) = match dialect.max_tokens {
-        MaxTokensField::MaxTokens => (max_tokens, None),
-        MaxTokensField::MaxCompletionTokens => (None, max_tokens),
-    };
+/// Builds the body of a turn's step or a summary. The same request always gives the same bytes, and a longer
+/// conversation only appends messages: providers cache by prefix. What depends on the deployment is put in when it is
+/// sent (`wire`).
+pub fn body(request: &ModelRequest) -> Result<ChatBody, InvalidBody> {
     let tools: Vec<ChatCompletionTools> = request.tools.iter().map(tool).collect();
-    #[expect(deprecated, reason = "max_tokens and user are what servers other than OpenAI's know")]
-    CreateChatCompletionRequest {
+    #[expect(deprecated, reason = "user is what servers other than OpenAI's know")]
+    let body = CreateChatCompletionRequest {
         messages: request.messages.iter().map(message).collect(),
-        model: model.to_owned(),
+        model: request.route.clone(),
         stream: Some(true),
-        stream_options: dialect.stream_usage.then_some(ChatCompletionStreamOptions {
+        stream_options: Some(ChatCompletionStreamOptions {
             include_usage: Some(true),
             include_obfuscation: None,
         }),
-        max_tokens,
-        max_completion_tokens,
+        max_completion_tokens: request.max_tokens.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
         // Refused by OpenAI when there is no tool.
-        parallel_tool_calls: (dialect.parallel_tool_calls && !tools.is_empty()).then_some(true),
+        parallel_tool_calls: (!tools.is_empty()).then_some(true),
         tools: (!tools.is_empty()).then_some(tools),
         response_format: request.response_schema.as_ref().map(response_format),
         user: Some(user(&request.scope, &request.user)),
-        prompt_cache_key: dialect.prompt_cache_key.then(|| request.conversation.to_string()),
         ..CreateChatCompletionRequest::default()
-    }
+    };
+    ChatBody::from_value(&body)
 }
 
 /// Names the user to the provider, which may want to tell users apart when one misbehaves, without saying who it is.

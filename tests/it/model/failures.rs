@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd::adapters::openai::{Hosts, OpenAi, OpenAiConfig, Timeouts};
+use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
+use copilotd::adapters::provider::{Hosts, Timeouts};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use serde_json::json;

@@ -7,7 +7,6 @@ mod clocks;
 mod failures;
 mod load;
 mod request;
-mod routes;
 mod server;
 mod stream;
 mod trace;
@@ -15,13 +14,16 @@ mod trace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::openai::{Hosts, OpenAi, OpenAiConfig, Timeouts};
+use async_trait::async_trait;
+use copilotd::adapters::openai::{self, OpenAi, OpenAiConfig};
+use copilotd::adapters::provider::{Hosts, Timeouts};
+use copilotd::gateway::upstream::{Upstream, UpstreamCall};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::domain::usage::Price;
-use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ToolOffer};
+use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream, ToolOffer};
 use copilotd_actors::tenancy::TenantScope;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -42,15 +44,45 @@ pub const PRICE: Price = Price {
     ..Price::flat(2_500_000_000, 10_000_000_000)
 };
 
+/// One deployment, asked without the gateway's retries.
+#[derive(Debug)]
+pub struct Direct {
+    pub upstream: OpenAi,
+    pub timeouts: Timeouts,
+}
+
+#[async_trait]
+impl Model for Direct {
+    async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
+        let pieces = self.upstream.stream(&call(&request, self.timeouts)).await?;
+        Ok(pieces
+            .map_ok(|piece| futures::stream::iter(piece.events.into_iter().map(Ok)))
+            .try_flatten()
+            .boxed())
+    }
+}
+
+pub fn call(request: &ModelRequest, timeouts: Timeouts) -> UpstreamCall {
+    UpstreamCall {
+        body: Arc::new(openai::body(request).unwrap()),
+        timeouts,
+        chunks: false,
+        conversation: Some(request.conversation),
+    }
+}
+
 pub fn config(base_url: &str, timeouts: Timeouts) -> OpenAiConfig {
     let mut config = OpenAiConfig::new("main", base_url, KEY.to_owned().into(), "gpt-test");
-    config.timeouts = timeouts;
+    config.connect = timeouts.connect;
     config.price = Some(PRICE);
     config
 }
 
-pub fn model(base_url: &str, timeouts: Timeouts) -> OpenAi {
-    OpenAi::new(config(base_url, timeouts), &Hosts::default()).unwrap()
+pub fn model(base_url: &str, timeouts: Timeouts) -> Direct {
+    Direct {
+        upstream: OpenAi::new(config(base_url, timeouts), &Hosts::default()).unwrap(),
+        timeouts,
+    }
 }
 
 pub fn request() -> ModelRequest {
@@ -58,6 +90,7 @@ pub fn request() -> ModelRequest {
         scope: TenantScope::from_verified("acme".parse().unwrap()),
         route: "default".to_owned(),
         conversation: ConversationId::new(Uuid::from_u128(7)),
+        turn: None,
         user: "ada@acme.example".parse().unwrap(),
         messages: Arc::new(vec![
             PromptMessage::System {
@@ -80,7 +113,7 @@ pub fn weather() -> ToolOffer {
 }
 
 /// Asks and reads to the end: what came, and the error that ended it.
-pub async fn ask(model: &OpenAi, request: ModelRequest) -> (Vec<ModelEvent>, Option<ModelError>) {
+pub async fn ask(model: &Direct, request: ModelRequest) -> (Vec<ModelEvent>, Option<ModelError>) {
     let mut stream = match model.stream(request).await {
         Ok(stream) => stream,
         Err(error) => return (Vec::new(), Some(error)),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use copilotd::adapters::openai::{Dialect, MaxTokensField, build_request, user_hash};
+use copilotd::adapters::openai::{Dialect, MaxTokensField, user_hash, write};
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::ports::ModelRequest;
@@ -11,13 +11,17 @@ use copilotd_actors::tenancy::TenantScope;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{request, weather};
+use super::{PATIENT, call, request, weather};
 
 const OPENAI: &str = "https://api.openai.com/v1";
 const OTHER: &str = "http://gpu:8000/v1";
 
 fn build(base_url: &str, request: &ModelRequest) -> Value {
-    serde_json::to_value(build_request("gpt-test", &Dialect::of(base_url), request)).unwrap()
+    built(&Dialect::of(base_url), request)
+}
+
+fn built(dialect: &Dialect, request: &ModelRequest) -> Value {
+    serde_json::from_slice(&write(&call(request, PATIENT), "gpt-test", dialect, true)).unwrap()
 }
 
 /// A request in which everything is used.
@@ -180,7 +184,7 @@ fn what_is_sent_depends_on_the_host_and_the_request() {
         prompt_cache_key: true,
         ..Dialect::of(OTHER)
     };
-    let body = serde_json::to_value(build_request("m", &dialect, &full())).unwrap();
+    let body = built(&dialect, &full());
     for (pointer, present) in [
         ("/max_completion_tokens", true),
         ("/parallel_tool_calls", false),
@@ -210,7 +214,8 @@ fn a_longer_conversation_only_appends() {
             messages: Arc::new(whole.messages[..n].to_vec()),
             ..whole.clone()
         };
-        let bytes = serde_json::to_string(&build_request("m", &Dialect::of(OPENAI), &part)).unwrap();
+        let bytes = write(&call(&part, PATIENT), "m", &Dialect::of(OPENAI), true);
+        let bytes = String::from_utf8(bytes.to_vec()).unwrap();
         let end = bytes.find("],\"model\"").unwrap();
         bytes[..end].to_owned()
     };

@@ -4,42 +4,43 @@
 //! at the end, at the first error, or when the reader drops the stream. Only a provider that has said `[DONE]` gets a
 //! moment to end the body itself, so that the connection can serve again.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{Price, Usage};
-use copilotd_actors::ports::{ModelError, ModelEvent, ModelStream};
+use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, Sleep};
 
-use super::chunk::{Decoder, Progress};
 use super::clocks::{Clocks, Silence};
+use super::decoder::{Decoder, Out, Progress};
 use super::errors::Errors;
 use super::estimate::Transcript;
 use super::hosts::Ticket;
 use super::sse::SseReader;
 use crate::adapters::genai_span::CallSpan;
+use crate::gateway::upstream::{Piece, PieceStream};
 
 /// How long a body may take to end after the provider's last word.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the reading of an answer needs.
-pub struct Answer {
+pub struct Answer<D> {
     /// Gone as soon as nothing more is wanted of it.
     upstream: Option<Upstream>,
     /// Bytes that were read and not yet looked at. Events are taken off one by one, so that a large piece does not become
     /// a long queue.
     piece: Bytes,
     sse: SseReader,
-    decoder: Decoder,
+    decoder: D,
     transcript: Transcript,
     clocks: Clocks,
     /// One timer for all clocks; it is moved only when a clock comes forward, and looks again when it rings.
     sleep: Pin<Box<Sleep>>,
-    queue: VecDeque<Result<ModelEvent, ModelError>>,
+    queue: Out,
     errors: Errors,
     price: Option<Price>,
     span: CallSpan,
@@ -57,13 +58,13 @@ enum Read {
     Silent(Silence),
 }
 
-impl Answer {
+impl<D: Decoder> Answer<D> {
     /// Begins to read `response`.
     #[expect(clippy::too_many_arguments, reason = "one call site, which has each of them at hand")]
     pub fn new(
         response: reqwest::Response,
         ticket: Ticket,
-        decoder: Decoder,
+        decoder: D,
         transcript: Transcript,
         clocks: Clocks,
         errors: Errors,
@@ -81,15 +82,15 @@ impl Answer {
             transcript,
             sleep: Box::pin(tokio::time::sleep_until(clocks.due())),
             clocks,
-            queue: VecDeque::new(),
+            queue: Out::new(),
             errors,
             price,
             span,
         }
     }
 
-    /// Turns it into the port's stream.
-    pub fn into_stream(self) -> ModelStream {
+    /// Turns it into a stream of pieces.
+    pub fn into_stream(self) -> PieceStream {
         futures::stream::unfold(Box::new(self), |mut answer| async move {
             let item = answer.next().await?;
             Some((item, answer))
@@ -97,7 +98,7 @@ impl Answer {
         .boxed()
     }
 
-    async fn next(&mut self) -> Option<Result<ModelEvent, ModelError>> {
+    async fn next(&mut self) -> Option<Result<Piece, ModelError>> {
         self.clocks.resume(Instant::now());
         let item = loop {
             if let Some(item) = self.queue.pop_front() {
@@ -208,11 +209,22 @@ impl Answer {
     async fn close(&mut self) {
         match self.decoder.take_finish() {
             None => self.fail(self.errors.cut()).await,
+            // A model that says nothing at all has not used a token either: the server broke, and says so politely.
+            Some(Ok(Finish::Stop)) if !self.decoder.content_seen() && self.completion_tokens() == 0 => {
+                self.fail(self.errors.malformed("it said nothing")).await;
+            }
             Some(finish) => {
                 self.upstream = None;
                 let usage = self.usage().await;
-                self.queue.push_back(Ok(ModelEvent::Usage(usage)));
-                self.queue.push_back(finish.map(ModelEvent::Finished));
+                let chunk = self.decoder.usage_chunk(&usage);
+                let mut last = Piece {
+                    chunk,
+                    events: vec![ModelEvent::Usage(usage)],
+                    content: false,
+                };
+                let error = finish.map(|finish| last.events.push(ModelEvent::Finished(finish)));
+                self.queue.push_back(Ok(last));
+                self.queue.extend(error.err().map(Err));
             }
         }
     }
@@ -222,9 +234,16 @@ impl Answer {
         self.upstream = None;
         if self.decoder.content_seen() {
             let usage = self.usage().await;
-            self.queue.push_back(Ok(ModelEvent::Usage(usage)));
+            self.queue.push_back(Ok(Piece {
+                events: vec![ModelEvent::Usage(usage)],
+                ..Piece::default()
+            }));
         }
         self.queue.push_back(Err(error));
+    }
+
+    fn completion_tokens(&self) -> u64 {
+        self.decoder.usage().map_or(0, |usage| usage.completion_tokens)
     }
 
     async fn usage(&mut self) -> Usage {

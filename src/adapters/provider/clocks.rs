@@ -66,6 +66,23 @@ impl Clocks {
         }
     }
 
+    /// Starts the clocks of a call whose answer comes as one document: it is silent until it is whole, so only the
+    /// connection's and the total one run.
+    pub fn whole(limits: Timeouts, now: Instant) -> Self {
+        let total = later(now, limits.total);
+        Self {
+            limits,
+            total,
+            next: (total, Silence::Total(limits.total)),
+            paused_at: None,
+        }
+    }
+
+    /// Returns what they were started with.
+    pub fn limits(&self) -> Timeouts {
+        self.limits
+    }
+
     /// Notes that content came.
     pub fn content(&mut self, now: Instant) {
         if self.next.1 != Silence::Tail {

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::ports::ModelError;
+use copilotd_actors::ports::{ModelError, Refusal};
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
@@ -34,6 +34,8 @@ struct Said {
     message: String,
     /// `code` and `type` in lower case, for comparison.
     words: Vec<String>,
+    /// The field of the request that is wrong.
+    param: Option<String>,
     status: Option<u16>,
 }
 
@@ -52,6 +54,7 @@ impl Errors {
             class,
             message: format!("model {}: {what}", self.name),
             retry_after: None,
+            refusal: None,
         }
     }
 
@@ -64,6 +67,7 @@ impl Errors {
         let class = said.class(status.as_u16());
         let mut error = self.describe(class, &said, &format!("status {}", status.as_u16()));
         error.retry_after = retry_after(headers);
+        error.refusal = said.refusal(class, status.as_u16());
         error
     }
 
@@ -72,7 +76,9 @@ impl Errors {
         let said = Said::of(error);
         // Once it streams, the request was accepted: an error without a status is the provider's.
         let class = said.class(said.status.unwrap_or(500));
-        self.describe(class, &said, "in mid-answer")
+        let mut error = self.describe(class, &said, "in mid-answer");
+        error.refusal = said.refusal(class, said.status.unwrap_or(400));
+        error
     }
 
     /// A clock ran out.
@@ -181,7 +187,7 @@ impl Said {
             .flatten()
             .filter_map(Value::as_str)
             // Identifiers only: these stand in errors.
-            .filter(|word| word.len() <= 64 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)))
+            .filter(|word| is_identifier(word, b"_-."))
             .map(str::to_ascii_lowercase)
             .filter(|word| !word.is_empty())
             .collect();
@@ -193,11 +199,25 @@ impl Said {
         let message = ["message", "detail", "error"]
             .iter()
             .find_map(|field| error.get(field)?.as_str());
+        let param = error.get("param").and_then(Value::as_str);
         Self {
             message: message.unwrap_or_default().to_owned(),
             words,
+            param: param.filter(|param| is_identifier(param, b"_-.[]")).map(str::to_owned),
             status,
         }
+    }
+
+    /// How the provider named a fault that is the request's.
+    fn refusal(&self, class: FailureClass, status: u16) -> Option<Box<Refusal>> {
+        use FailureClass::{ContentPolicy, ContextLength, Rejected};
+        matches!(class, ContextLength | ContentPolicy | Rejected).then(|| {
+            Box::new(Refusal {
+                status,
+                code: self.words.first().cloned(),
+                param: self.param.clone(),
+            })
+        })
     }
 
     fn has(&self, words: &[&str]) -> bool {
@@ -273,6 +293,10 @@ impl Said {
             _ => FailureClass::Rejected,
         }
     }
+}
+
+fn is_identifier(text: &str, extra: &[u8]) -> bool {
+    text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
 }
 
 #[cfg(test)]

@@ -1,0 +1,49 @@
+//! What a deployment puts into a body before it is sent. All else is sent as it was written.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::config::{Dialect, MaxTokensField};
+use crate::gateway::body::{Change, raw};
+use crate::gateway::upstream::UpstreamCall;
+
+/// Writes the body of `call` for `model`.
+pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool) -> Bytes {
+    let body = &call.body;
+    let mut changes: Vec<Change<'_>> = vec![("model", raw(&model))];
+    if stream != body.stream() || (stream && body.get("stream").is_none()) {
+        changes.push(("stream", if stream { raw(&true) } else { None }));
+    }
+    let asks = stream && dialect.stream_usage;
+    if asks && !body.include_usage() {
+        // The caller's own options stay; we count by the report, whether the caller wants it or not.
+        let options = body.get("stream_options");
+        let options = options.and_then(|options| Option::<Map<String, Value>>::deserialize(options).ok()?);
+        let mut options = options.unwrap_or_default();
+        options.insert("include_usage".to_owned(), Value::Bool(true));
+        changes.push(("stream_options", raw(&options)));
+    } else if !asks && body.get("stream_options").is_some() {
+        // Refused by OpenAI without a stream.
+        changes.push(("stream_options", None));
+    }
+    let (wanted, other) = match dialect.max_tokens {
+        MaxTokensField::MaxCompletionTokens => ("max_completion_tokens", "max_tokens"),
+        MaxTokensField::MaxTokens => ("max_tokens", "max_completion_tokens"),
+    };
+    if let Some(max) = body.get(other) {
+        changes.push((other, None));
+        if body.get(wanted).is_none() {
+            changes.push((wanted, Some(max.to_owned())));
+        }
+    }
+    if !dialect.parallel_tool_calls {
+        changes.push(("parallel_tool_calls", None));
+    }
+    if let Some(conversation) = call.conversation.filter(|_| dialect.prompt_cache_key)
+        && body.get("prompt_cache_key").is_none()
+    {
+        changes.push(("prompt_cache_key", raw(&conversation.to_string())));
+    }
+    body.write(&changes)
+}

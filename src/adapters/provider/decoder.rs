@@ -1,0 +1,48 @@
+//! What an adapter has to know about its provider's stream.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::ModelError;
+
+use super::estimate::Transcript;
+use crate::gateway::upstream::Piece;
+
+/// Pieces that were read and not yet taken.
+pub type Out = VecDeque<Result<Piece, ModelError>>;
+
+/// What an event meant for the clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing.
+    None,
+    /// Content: text, reasoning or a piece of a call.
+    Content,
+    /// The provider gave its reason to finish.
+    Finished,
+    /// Nothing more will come.
+    Done,
+}
+
+/// The memory of one answer's reading.
+pub trait Decoder: Send + 'static {
+    /// Reads the data of one event and puts what it means into `out`, and what was said into `transcript`.
+    fn decode(&mut self, data: &[u8], out: &mut Out, transcript: &mut Transcript) -> Result<Progress, ModelError>;
+
+    /// Tells whether content has come: from then on the provider bills.
+    fn content_seen(&self) -> bool;
+
+    /// Tells whether the provider gave its reason to finish.
+    fn is_finished(&self) -> bool;
+
+    /// Takes how the answer ended; none when it was cut.
+    fn take_finish(&mut self) -> Option<Result<Finish, ModelError>>;
+
+    /// Returns what the provider says that it used.
+    fn usage(&self) -> Option<Usage>;
+
+    /// Makes the chunk that reports `usage`, if the caller wants one and none came.
+    fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes>;
+}

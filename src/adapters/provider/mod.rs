@@ -1,0 +1,26 @@
+//! What the adapters of model providers share: connections, server-sent events, clocks, error classes, and the reading
+//! of an answer while it is being written. Nothing here knows a provider's own words for an answer; that is each
+//! adapter's [`Decoder`].
+//!
+//! Nothing here repeats a request, except where HTTP/2 says that the server has not looked at it: retries, fallbacks and
+//! limits are the gateway's. Nothing here logs.
+
+mod answer;
+mod clocks;
+mod decoder;
+mod door;
+mod errors;
+mod estimate;
+mod hosts;
+mod retry_after;
+mod sse;
+
+pub use answer::Answer;
+pub use clocks::{Clocks, Silence, Timeouts};
+pub use decoder::{Decoder, Out, Progress};
+pub use door::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, secret_value};
+pub use errors::Errors;
+pub use estimate::{Transcript, prompt_tokens};
+pub use hosts::{Host, Hosts, NoClient, Ticket};
+pub use retry_after::retry_after;
+pub use sse::{MAX_EVENT, SseReader, TooLong};

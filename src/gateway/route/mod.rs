@@ -1,0 +1,24 @@
+//! Routes: a name, and the models behind it.
+
+mod access;
+mod target;
+
+use super::call::Mode;
+use super::upstream::Timeouts;
+use std::sync::Arc;
+
+pub use access::{Access, Key, SharedKeys};
+pub use target::{Target, TargetName};
+
+/// A name behind which models stand.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Models, in order of preference; never empty.
+    pub targets: Vec<Arc<Target>>,
+    /// The clocks of a call; `total` is for all attempts together.
+    pub timeouts: Timeouts,
+    /// Whether pieces are passed on as they come, unless the caller says so.
+    pub mode: Mode,
+}

@@ -1,0 +1,46 @@
+//! A model of a provider, as routes name it.
+
+use std::fmt;
+
+/// Names a target: `provider/model`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetName {
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The model's name there.
+    pub model: String,
+}
+
+impl fmt::Display for TargetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.provider, self.model)
+    }
+}
+
+impl TargetName {
+    /// Reads `provider/model`; the model's name may hold slashes itself.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (provider, model) = text.split_once('/')?;
+        (!provider.is_empty() && !model.is_empty()).then(|| Self {
+            provider: provider.to_owned(),
+            model: model.to_owned(),
+        })
+    }
+}
+
+/// A model of a provider, and what it can do.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: TargetName,
+    /// Where it runs, if the configuration says so.
+    pub region: Option<String>,
+    /// Tokens of prompt and answer together.
+    pub context_tokens: u64,
+    /// Share among neighbours that have one too; targets without one are tried in order.
+    pub weight: Option<u32>,
+    /// Whether it can be offered tools.
+    pub tools: bool,
+    /// Whether it can be held to a schema.
+    pub schema: bool,
+}
