@@ -213,7 +213,12 @@ async fn servers_may_say_less_or_more_than_the_protocol() {
             "a",
             Finish::Stop,
         ),
-        ("nothing but an end", finish("stop"), "", Finish::Stop),
+        (
+            "nothing but an end, and tokens for it",
+            finish("stop") + &usage(9, 1, 0),
+            "",
+            Finish::Stop,
+        ),
     ] {
         let server = Server::canned(format!("{UNTIL_CLOSE}{stream}")).await;
         let (events, error) = ask(&model(&server.url, PATIENT), request()).await;
