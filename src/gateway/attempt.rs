@@ -11,7 +11,7 @@ use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::{StreamExt, stream};
-use metrics::counter;
+use metrics::{counter, gauge};
 use tokio::time::Instant;
 
 use super::call::Caller;
@@ -177,7 +177,11 @@ impl Running {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        self.target.state.with(|health, _| health.ended());
+        let level = self.target.state.with(|health, _| {
+            health.ended();
+            health.level()
+        });
+        gauge!("copilotd_gateway_breaker_state", "target" => self.target.name.to_string()).set(level);
         let provider = self.target.name.provider.clone();
         counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
         let Some(meter) = &self.books.meter else { return };
