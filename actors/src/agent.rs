@@ -143,6 +143,7 @@ impl Agent {
         };
         let outcome = self
             .stream(
+                at,
                 request,
                 &policy,
                 prompt_tokens,
@@ -179,6 +180,7 @@ impl Agent {
     #[expect(clippy::too_many_arguments, reason = "one call site, which has each of them at hand")]
     async fn stream(
         &self,
+        at: Step,
         request: ModelRequest,
         policy: &Policy,
         prompt_tokens: u64,
@@ -206,6 +208,11 @@ impl Agent {
         };
         while let Some(event) = stream.next().await {
             let taken = match event {
+                Ok(ModelEvent::Fallback { from, to, reason }) => {
+                    let fell_back = Command::FellBack { at, from, to, reason };
+                    span.in_scope(|| self.report(fell_back));
+                    continue;
+                }
                 Ok(event) => answer.take(event, policy, live),
                 Err(error) => {
                     let usage = answer.usage(prompt_tokens);
@@ -302,6 +309,8 @@ impl Answer {
             }
             ModelEvent::Usage(usage) => self.usage = Some(usage),
             ModelEvent::Finished(finish) => self.finish = Some(finish),
+            // Reported before it comes here.
+            ModelEvent::Fallback { .. } => {}
         }
         Ok(true)
     }

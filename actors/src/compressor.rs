@@ -135,7 +135,7 @@ async fn collect(work: &Work, request: ModelRequest, usage: &mut Usage, model: &
             ModelEvent::Model(name) => *model = name,
             ModelEvent::Usage(used) => *usage += used,
             ModelEvent::Finished(_) => finished = true,
-            ModelEvent::ToolCall { .. } => {}
+            ModelEvent::ToolCall { .. } | ModelEvent::Fallback { .. } => {}
         }
         if text.len() > work.policy.limits.answer_bytes {
             return None;

@@ -292,7 +292,16 @@ pub struct ToolOffer {
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelEvent {
-    /// The model that answers, as the provider names it; at most once, first.
+    /// Another target answers than the one that failed before; at most once, first.
+    Fallback {
+        /// The target that failed.
+        from: String,
+        /// The one that answers.
+        to: String,
+        /// How the first one failed.
+        reason: String,
+    },
+    /// The model that answers, as the provider names it; at most once, before all content.
     Model(String),
     /// A piece of text.
     Text(String),

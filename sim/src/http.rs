@@ -83,6 +83,7 @@ impl Reply {
     pub(crate) fn into_response(self) -> Response {
         let (kind, body) = match self.body {
             Content::Json(value) => ("application/json; charset=utf-8", value.to_string()),
+            Content::Text(text) if text.starts_with('<') => ("text/html; charset=utf-8", text),
             Content::Text(text) => ("text/plain; charset=utf-8", text),
         };
         let mut response = Response::new(Body::from(body));

@@ -105,6 +105,7 @@ impl CallSpan {
                 self.span.record("gen_ai.usage.output_tokens", usage.completion_tokens);
             }
             ModelEvent::Finished(_) => self.ended = true,
+            ModelEvent::Fallback { .. } => {}
         }
     }
 

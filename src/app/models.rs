@@ -14,13 +14,14 @@ use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, Mode, ProviderKind, Route, Target};
-use crate::gateway::route::{Key, SharedKeys, TargetName};
+use crate::gateway::route::{Key, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
 /// The gateway to the models of all routes.
 pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
     let hosts = Hosts::default();
     let mut keys = HashMap::new();
+    let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
     let mut routes = Vec::new();
     for route in &config.routes {
         let mut targets = Vec::new();
@@ -35,6 +36,7 @@ pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
                 keys.insert(name.clone(), made);
             }
             targets.push(Arc::new(gateway::route::Target {
+                state: Arc::clone(states.entry(name.clone()).or_default()),
                 name,
                 region: None,
                 context_tokens: target.context_tokens,
@@ -76,10 +78,8 @@ fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -
         let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
         deployment.connect = route.timeouts.connect;
         deployment.price = config.price_list().at(&target.model, super::system::now());
-        keys.push(Arc::new(Key {
-            name: format!("{}#{}", provider.name, n + 1),
-            upstream: Arc::new(OpenAi::new(deployment, hosts)?),
-        }));
+        let name = format!("{}#{}", provider.name, n + 1);
+        keys.push(Arc::new(Key::new(name, Arc::new(OpenAi::new(deployment, hosts)?))));
     }
     Ok(keys.into())
 }

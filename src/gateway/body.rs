@@ -314,7 +314,7 @@ impl Members {
         Some(value)
     }
 
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         let member = |(name, value): &(String, Box<RawValue>)| name.len() + value.get().len() + 4;
         2 + self.0.iter().map(member).sum::<usize>()
     }

@@ -126,6 +126,11 @@ impl EmbedBody {
         self.members.get(name)
     }
 
+    /// Returns about how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.members.size()
+    }
+
     /// Writes it with `model` in place of its own.
     pub fn write(&self, model: &impl Serialize) -> Bytes {
         let changes: [Change<'_>; 1] = [("model", raw(model))];

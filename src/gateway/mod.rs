@@ -3,31 +3,52 @@
 //!
 //! Invariant: a call leaves for a target only with a key that [`route::Access`] handed out for its tenant.
 
+mod attempt;
 pub mod body;
 pub mod call;
+mod drive;
 pub mod embed;
+mod failure;
+mod rescue;
 pub mod route;
-pub mod turn;
+mod turn;
 pub mod upstream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::ports::ModelError;
+pub use attempt::{Attempted, Meter, Outcome};
 use copilotd_actors::tenancy::TenantScope;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
 
-use call::{Answer, CacheOutcome, GatewayCall, GatewayError, GatewayErrorKind, Reply};
+use attempt::Books;
+use call::{Answer, CacheOutcome, Caller, GatewayCall, GatewayError, GatewayErrorKind, Mode, Purpose, Reply};
+use drive::{Ask, Drive, Got};
 use embed::{EmbedCall, EmbedReply};
-use route::{Access, Key, Route, Target, TargetName};
-use upstream::UpstreamCall;
+use rescue::{Avoided, Failed};
+use route::{Access, Key, Kind, Place, Route, Standing, Target, TargetName, Trip};
+
+/// How long a request waits for providers that ask for patience, all in all.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time for one request, whatever its route says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The gateway. One per process.
 #[derive(Debug)]
 pub struct Gateway {
     routes: HashMap<String, Arc<Route>>,
     access: Arc<dyn Access>,
+    meter: Option<Arc<dyn Meter>>,
+    avoided: Avoided,
+}
+
+/// What a request needs of a model.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needs {
+    tools: bool,
+    schema: bool,
 }
 
 /// A model that a tenant may name.
@@ -48,62 +69,157 @@ impl Gateway {
             .into_iter()
             .map(|route| (route.name.clone(), Arc::new(route)))
             .collect();
-        Self { routes, access }
+        Self {
+            routes,
+            access,
+            meter: None,
+            avoided: Avoided::default(),
+        }
+    }
+
+    /// Tells `meter` of every attempt.
+    #[must_use]
+    pub fn with_meter(mut self, meter: Arc<dyn Meter>) -> Self {
+        self.meter = Some(meter);
+        self
     }
 
     /// Answers a chat request.
     pub async fn chat(&self, call: GatewayCall) -> Result<Reply, GatewayError> {
-        let scope = &call.caller.scope;
-        let route = self.route(&call.route)?;
-        let (target, key) = self.first(scope, &route)?;
-        let stream = call.body.stream();
-        let upstream_call = UpstreamCall {
-            body: Arc::new(call.body),
-            timeouts: route.timeouts,
-            chunks: true,
-            conversation: call.caller.conversation,
+        let GatewayCall {
+            caller,
+            route,
+            body,
+            mode,
+            cache: _,
+        } = call;
+        let route = self.route(&route)?;
+        let body = Arc::new(body);
+        let ask = match (body.stream(), mode.unwrap_or(route.mode)) {
+            (false, _) => Ask::Whole(Arc::clone(&body)),
+            (true, Mode::Live) => Ask::Live(Arc::clone(&body), true),
+            (true, Mode::Buffered) => Ask::Buffered(Arc::clone(&body)),
         };
-        let mut reply = Reply {
-            model: target.name.to_string(),
-            attempts: 1,
+        let needs = Needs {
+            tools: body.has_tools(),
+            schema: body.has_schema(),
+        };
+        let mut drive = self.drive(&route, caller, ask, needs, body.size(), &[])?;
+        let (place, got) = self.answered(&mut drive).await?;
+        let attempts = drive.trip.attempts();
+        let (answer, cost) = match got {
+            Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage.cost)),
+            Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage.cost)),
+            Got::Stream { held, rest } => {
+                let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest);
+                let pieces = pieces.map(move |item| item.map_err(|error| failure::within(error, attempts)));
+                (Answer::Stream(pieces.boxed()), None)
+            }
+        };
+        Ok(Reply {
+            model: drive.trip.target(place).name.to_string(),
+            attempts,
             cache: CacheOutcome::Bypass,
-            cost: None,
-            answer: Answer::Whole(bytes::Bytes::new()),
-        };
-        if stream {
-            let pieces = key
-                .upstream
-                .stream(&upstream_call)
-                .await
-                .map_err(|error| failed(error, 1))?;
-            reply.answer = Answer::Stream(pieces.map(|item| item.map_err(|error| failed(error, 1))).boxed());
-        } else {
-            let whole = key
-                .upstream
-                .whole(&upstream_call)
-                .await
-                .map_err(|error| failed(error, 1))?;
-            reply.cost = Some(whole.usage.cost);
-            reply.answer = Answer::Whole(whole.body);
-        }
-        Ok(reply)
+            cost,
+            answer,
+        })
     }
 
     /// Embeds texts.
     pub async fn embed(&self, call: EmbedCall) -> Result<EmbedReply, GatewayError> {
         let route = self.route(&call.route)?;
-        let (target, key) = self.first(&call.caller.scope, &route)?;
-        let answer = key
-            .upstream
-            .embed(&call.body, route.timeouts)
-            .await
-            .map_err(|error| failed(error, 1))?;
+        let size = call.body.size();
+        let ask = Ask::Embed(Arc::new(call.body));
+        let mut drive = self.drive(&route, call.caller, ask, Needs::default(), size, &[])?;
+        let (place, got) = self.answered(&mut drive).await?;
+        let Got::Embedded(answer) = got else {
+            unreachable!("an embedding was asked for")
+        };
         Ok(EmbedReply {
-            model: target.name.to_string(),
-            attempts: 1,
+            model: drive.trip.target(place).name.to_string(),
+            attempts: drive.trip.attempts(),
             usage: answer.usage,
             body: answer.body,
         })
+    }
+
+    /// Runs a drive; what the caller is told when it fails.
+    async fn answered(&self, drive: &mut Drive) -> Result<(Place, Got), GatewayError> {
+        if let Some(found) = drive.run().await {
+            return Ok(found);
+        }
+        let (only_keys, attempts) = (drive.trip.only_keys_failed(), drive.trip.attempts());
+        Err(match drive.trip.failure() {
+            Some(error) => failure::before(error, only_keys, attempts),
+            None => GatewayError::new(GatewayErrorKind::Timeout, "there was no time left to ask a model"),
+        })
+    }
+
+    /// Plans the way of one request. `avoided` targets come last.
+    fn drive(
+        &self,
+        route: &Route,
+        caller: Caller,
+        ask: Ask,
+        needs: Needs,
+        prompt_bytes: usize,
+        avoided: &[Failed],
+    ) -> Result<Drive, GatewayError> {
+        let kind = match ask {
+            Ask::Live(..) | Ask::Buffered(_) => Kind::Stream,
+            Ask::Whole(_) | Ask::Embed(_) => Kind::Document,
+        };
+        let mut targets = self.targets(&caller.scope, route, needs, kind)?;
+        targets.sort_by_key(|(target, _)| avoided.iter().any(|(failed, _)| *failed == target.name));
+        // A turn waits where its user sees it.
+        let patience = match caller.purpose {
+            Purpose::Turn => Duration::ZERO,
+            _ => PATIENCE,
+        };
+        Ok(Drive {
+            ask,
+            books: Books {
+                caller: Arc::new(caller),
+                route: route.name.as_str().into(),
+                meter: self.meter.clone(),
+                prompt_bytes: prompt_bytes as u64,
+            },
+            timeouts: route.timeouts,
+            trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST)),
+            failures: Vec::new(),
+        })
+    }
+
+    /// Lists where a request may go, best first. Without a key, which only a permission brings, a target is not among them.
+    fn targets(
+        &self,
+        scope: &TenantScope,
+        route: &Route,
+        needs: Needs,
+        kind: Kind,
+    ) -> Result<Vec<(Arc<Target>, Arc<[Arc<Key>]>)>, GatewayError> {
+        let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
+        let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
+        if allowed.is_empty() {
+            let message = format!("the model {:?} may not be used", route.name);
+            return Err(GatewayError::new(GatewayErrorKind::Forbidden, message));
+        }
+        let able = |(target, _): &(Arc<Target>, _)| (!needs.tools || target.tools) && (!needs.schema || target.schema);
+        let mut able: Vec<_> = allowed.into_iter().filter(able).map(Some).collect();
+        if able.is_empty() {
+            let message = format!("no model of {:?} takes tools or a schema as asked for", route.name);
+            return Err(GatewayError::new(GatewayErrorKind::Invalid, message));
+        }
+        let standing = |keyed: &Option<(Arc<Target>, _)>| {
+            let target = keyed.as_ref().map(|(target, _)| target);
+            Standing {
+                weight: target.and_then(|target| target.weight),
+                score: target.map_or(0.0, |target| target.state.with(|health, _| health.score(kind))),
+            }
+        };
+        let standings: Vec<Standing> = able.iter().map(standing).collect();
+        let order = route::order(&standings, |n| rand::random_range(0..n));
+        Ok(order.into_iter().filter_map(|index| able[index].take()).collect())
     }
 
     /// Lists what `scope` may name as a model, ordered by id.
@@ -160,38 +276,5 @@ impl Gateway {
             timeouts: route.timeouts,
             mode: route.mode,
         }))
-    }
-
-    fn first(&self, scope: &TenantScope, route: &Route) -> Result<(Arc<Target>, Arc<Key>), GatewayError> {
-        let found = route.targets.iter().find_map(|target| {
-            let keys = self.access.keys(scope, target)?;
-            Some((Arc::clone(target), Arc::clone(keys.first()?)))
-        });
-        found.ok_or_else(|| {
-            let message = format!("the model {:?} does not exist or may not be used", route.name);
-            GatewayError::new(GatewayErrorKind::Forbidden, message)
-        })
-    }
-}
-
-/// What a caller is told of a failure.
-fn failed(error: ModelError, attempts: u32) -> GatewayError {
-    let kind = match error.class {
-        FailureClass::Key => GatewayErrorKind::CredentialsExhausted,
-        FailureClass::Rate => GatewayErrorKind::RateLimited,
-        FailureClass::ContextLength => GatewayErrorKind::ContextTooLong,
-        FailureClass::ContentPolicy => GatewayErrorKind::ContentPolicy,
-        FailureClass::Rejected => GatewayErrorKind::Invalid,
-        FailureClass::Silence => GatewayErrorKind::Timeout,
-        FailureClass::Cut => GatewayErrorKind::Cut,
-        FailureClass::Overload | FailureClass::Malformed | FailureClass::Network => GatewayErrorKind::Unavailable,
-    };
-    GatewayError {
-        kind,
-        message: error.message,
-        retry_after: error.retry_after,
-        refusal: error.refusal,
-        limit: None,
-        attempts,
     }
 }

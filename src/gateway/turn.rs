@@ -4,40 +4,89 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::ports::{Model, ModelError, ModelRequest, ModelStream};
-use futures::{StreamExt, TryStreamExt, stream};
+use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+use futures::{StreamExt, stream};
 
-use super::Gateway;
-use super::upstream::UpstreamCall;
+use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
+use super::drive::{Ask, Drive, Got};
+use super::rescue::Failed;
+use super::route::Place;
+use super::{Gateway, Needs};
 use crate::adapters::openai;
 
 #[async_trait]
 impl Model for Gateway {
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
-        let refused = |message: String| ModelError {
-            class: FailureClass::Rejected,
-            message,
-            retry_after: None,
-            refusal: None,
-        };
         let body =
             openai::body(&request).map_err(|error| refused(format!("the request could not be built: {error}")))?;
-        let route = self
-            .route(&request.route)
-            .map_err(|_| refused(format!("no model is configured for the route {:?}", request.route)))?;
-        let (_, key) = self
-            .first(&request.scope, &route)
-            .map_err(|error| refused(error.message))?;
-        let call = UpstreamCall {
-            body: Arc::new(body),
-            timeouts: route.timeouts,
-            chunks: false,
+        let turn = request.turn;
+        let caller = Caller {
+            scope: request.scope,
+            user: request.user,
+            api_key: None,
             conversation: Some(request.conversation),
+            turn,
+            purpose: if turn.is_some() {
+                Purpose::Turn
+            } else {
+                Purpose::Summary
+            },
         };
-        let pieces = key.upstream.stream(&call).await?;
-        Ok(pieces
-            .map_ok(|piece| stream::iter(piece.events.into_iter().map(Ok)))
-            .try_flatten()
-            .boxed())
+        let avoided = self.avoided.of(turn);
+        let needs = Needs {
+            tools: body.has_tools(),
+            schema: body.has_schema(),
+        };
+        let size = body.size();
+        let ask = Ask::Live(Arc::new(body), false);
+        let mut drive = self
+            .route(&request.route)
+            .and_then(|route| self.drive(&route, caller, ask, needs, size, &avoided))
+            .map_err(|error| unplanned(&error, &request.route))?;
+        let Some((place, got)) = drive.run().await else {
+            return Err(drive
+                .trip
+                .failure()
+                .unwrap_or_else(|| refused("no model could be asked".to_owned())));
+        };
+        let Got::Stream { held, rest } = got else {
+            unreachable!("a stream was asked for")
+        };
+        let fallback = fallback(&drive, place, &avoided).map(Ok);
+        let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
+        let events = self.avoided.watch(pieces, turn, drive.trip.target(place).name.clone());
+        Ok(stream::iter(fallback).chain(events).boxed())
+    }
+}
+
+/// Tells that another target answers than the one that failed this turn first.
+fn fallback(drive: &Drive, place: Place, avoided: &[Failed]) -> Option<ModelEvent> {
+    let to = &drive.trip.target(place).name;
+    let before = avoided.iter().map(|(target, class)| (target, *class));
+    let now = drive
+        .failures
+        .iter()
+        .map(|&(place, class)| (&drive.trip.target(place).name, class));
+    let (from, class) = before.chain(now).find(|(from, _)| *from != to)?;
+    Some(ModelEvent::Fallback {
+        from: from.to_string(),
+        to: to.to_string(),
+        reason: class.code().to_owned(),
+    })
+}
+
+fn unplanned(error: &GatewayError, route: &str) -> ModelError {
+    refused(match error.kind {
+        GatewayErrorKind::UnknownRoute => format!("no model is configured for the route {route:?}"),
+        _ => error.message.clone(),
+    })
+}
+
+fn refused(message: String) -> ModelError {
+    ModelError {
+        class: FailureClass::Rejected,
+        message,
+        retry_after: None,
+        refusal: None,
     }
 }

@@ -117,6 +117,18 @@ pub const METRICS: &[Metric] = &[
         "Model calls that failed, by class.",
     ),
     metric(
+        "copilotd_gateway_attempts_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests to providers, by how they ended.",
+    ),
+    metric(
+        "copilotd_gateway_breaker_state",
+        Kind::Gauge,
+        Unit::Count,
+        "Breakers of models: 0 closed, 1 half open, 2 open.",
+    ),
+    metric(
         "copilotd_tool_tries_total",
         Kind::Counter,
         Unit::Count,

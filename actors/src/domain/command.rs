@@ -99,6 +99,13 @@ pub enum Command {
         prompt_tokens: u64,
         summary_upto_seq: Option<Seq>,
     },
+    /// Another target answers than the one that failed before.
+    FellBack {
+        at: Step,
+        from: String,
+        to: String,
+        reason: String,
+    },
     ModelReplied {
         at: Step,
         reply: ModelReply,

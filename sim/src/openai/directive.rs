@@ -15,6 +15,7 @@
 //! | `first_ms=N`, `pace_ms=N`, `chunk=N` | time to the first piece, between pieces, characters in a piece |
 //! | `finish=WORD` | another `finish_reason` |
 //! | `status=N`, `code=WORD`, `retry_after=N` | fail with this HTTP status |
+//! | `body=JSON` | answer with this body instead, with status 200 unless `status` says otherwise; a string goes out as it stands |
 //! | `cut_after=N` | drop the connection after N characters |
 //! | `end_without_finish_after=N` | end the body there, without `finish_reason` and `[DONE]` |
 //! | `stall_after=N`, `keepalive_ms=N` | fall silent there, with comments if wanted |
@@ -46,6 +47,7 @@ pub(crate) struct Directive {
     status: Option<u16>,
     code: Option<String>,
     retry_after: Option<u64>,
+    body: Option<String>,
     cut_after: Option<usize>,
     end_without_finish_after: Option<usize>,
     stall_after: Option<usize>,
@@ -74,7 +76,7 @@ impl Directive {
                 .split_once('=')
                 .ok_or("a directive needs key=value pairs and a closing ]]")?;
             let (value, after) = match key {
-                "text" | "args" | "json" => long_value(key, value)?,
+                "text" | "args" | "json" | "body" => long_value(key, value)?,
                 _ => short_value(value),
             };
             directive.set(key, value)?;
@@ -97,6 +99,7 @@ impl Directive {
             "status" => self.status = Some(number(key, &value)?),
             "code" => self.code = Some(value),
             "retry_after" => self.retry_after = Some(number(key, &value)?),
+            "body" => self.body = Some(value),
             "cut_after" => self.cut_after = Some(number(key, &value)?),
             "end_without_finish_after" => {
                 self.end_without_finish_after = Some(number(key, &value)?);
@@ -163,11 +166,13 @@ impl Directive {
             && !self.malformed;
         let status = self
             .status
+            .or(self.body.as_ref().map(|_| 200))
             .or((self.fail_times.is_some() && otherwise_whole).then_some(500));
         if let Some(status) = status {
             let mut refusal = Refusal::status(status);
             refusal.code.clone_from(&self.code);
             refusal.retry_after = self.retry_after;
+            refusal.body = self.body.as_deref().and_then(|body| serde_json::from_str(body).ok());
             answer.error = Some(refusal);
         }
         answer.cut_after_chars = self.cut_after;

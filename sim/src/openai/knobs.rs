@@ -14,6 +14,8 @@ pub(crate) struct Knobs {
     /// Share of the requests, 0 to 1, that fail with `error_status`.
     pub(crate) error_rate: f64,
     pub(crate) error_status: u16,
+    /// A directive's keys (`status=429 retry_after=1`), for every request in place of what its message says.
+    pub(crate) fault: Option<String>,
     /// Holds every answer until this is `false` again (or `POST /_sim/release`).
     pub(crate) hold: bool,
     /// The only API key that is accepted.
@@ -29,6 +31,7 @@ impl Default for Knobs {
             pace_ms: 25,
             error_rate: 0.0,
             error_status: 500,
+            fault: None,
             hold: false,
             require_key: None,
             context_tokens: None,

@@ -300,6 +300,14 @@ impl Memory {
         if self.is_unlucky(n) {
             return ("knob", refuse(Refusal::status(self.knobs.error_status)));
         }
+        if let Some(fault) = &self.knobs.fault {
+            let step = match Directive::find(&format!("[[sim {fault}]]")) {
+                Some(Ok(directive)) => directive.step(chat, turn_step, n),
+                Some(Err(fault)) => refuse(Refusal::invalid(fault, None)),
+                None => Step::default(),
+            };
+            return ("knob", step);
+        }
         if let Some(step) = self.scripts.take(chat.last_user()) {
             return ("script", step);
         }

@@ -1,14 +1,22 @@
 //! Routes: a name, and the models behind it.
 
 mod access;
+mod health;
+mod order;
+pub mod rule;
 mod target;
+mod trip;
 
-use super::call::Mode;
-use super::upstream::Timeouts;
 use std::sync::Arc;
 
 pub use access::{Access, Key, SharedKeys};
-pub use target::{Target, TargetName};
+pub use health::{Health, Kind};
+pub use order::{Standing, order};
+pub use target::{Target, TargetName, TargetState};
+pub use trip::{MAX_ATTEMPTS, Next, Place, Trip};
+
+use super::call::Mode;
+use super::upstream::Timeouts;
 
 /// A name behind which models stand.
 #[derive(Debug)]

@@ -1,6 +1,12 @@
 //! A model of a provider, as routes name it.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::health::Health;
 
 /// Names a target: `provider/model`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,4 +49,30 @@ pub struct Target {
     pub tools: bool,
     /// Whether it can be held to a schema.
     pub schema: bool,
+    /// How it does.
+    pub state: Arc<TargetState>,
+}
+
+/// What is known of how a target does.
+#[derive(Debug)]
+pub struct TargetState {
+    born: Instant,
+    health: Mutex<Health>,
+}
+
+impl Default for TargetState {
+    fn default() -> Self {
+        Self {
+            born: Instant::now(),
+            health: Mutex::default(),
+        }
+    }
+}
+
+impl TargetState {
+    /// Looks at the health, or changes it; `f` also gets the present time.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Health, Duration) -> T) -> T {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        f(&mut health, self.born.elapsed())
+    }
 }

@@ -153,6 +153,7 @@ impl Conversation {
                 prompt_tokens,
                 summary_upto_seq,
             } => model::context_assembled(&mut draft, at, prompt_tokens, summary_upto_seq),
+            Command::FellBack { at, from, to, reason } => model::fell_back(&mut draft, at, from, to, reason),
             Command::ModelReplied { at, reply } => model::replied(&mut draft, at, reply),
             Command::ModelFailed { at, failure } => model::failed(&mut draft, at, failure),
             Command::OutputBlocked { at, rule, model, usage } => model::blocked(&mut draft, at, rule, model, usage),

@@ -40,6 +40,12 @@ pub(super) fn context_assembled(
     Some(turn)
 }
 
+pub(super) fn fell_back(draft: &mut Draft<'_>, at: Step, from: String, to: String, reason: String) -> Option<TurnId> {
+    draft.thinking_at(at)?;
+    draft.push(at.turn, Event::ModelFallback { from, to, reason });
+    Some(at.turn)
+}
+
 pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Option<TurnId> {
     let turn = draft.thinking_at(at)?;
     let (id, schema, first_token_ms) = (turn.id, turn.response_schema.clone(), turn.first_token_ms);

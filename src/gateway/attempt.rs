@@ -1,0 +1,233 @@
+//! One request to one deployment: what it tells about its target and key, and to whoever keeps the books.
+//!
+//! Invariant: every attempt that was begun is settled exactly once, at its end, at its failure, or when it is dropped.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::{ModelError, ModelEvent};
+use futures::{StreamExt, stream};
+use metrics::{counter, gauge};
+use tokio::time::Instant;
+
+use super::call::Caller;
+use super::route::{Key, Kind, Target, TargetName, rule};
+use super::upstream::{Piece, PieceStream};
+
+/// Bytes that make a token, about, where nobody counted.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Told of every attempt, when it is over. Called on the way of an answer: it must not wait.
+pub trait Meter: Send + Sync + fmt::Debug {
+    /// An attempt is over.
+    fn attempted(&self, attempt: Attempted);
+}
+
+/// An attempt that is over.
+#[derive(Debug, Clone)]
+pub struct Attempted {
+    /// For whom it was made.
+    pub caller: Arc<Caller>,
+    /// Name of the route.
+    pub route: Arc<str>,
+    /// The target.
+    pub target: TargetName,
+    /// Name of the key.
+    pub key: String,
+    /// Its number within the request, from 1.
+    pub number: u32,
+    /// The model, as the provider names it, if it did.
+    pub model: Option<String>,
+    /// What it used.
+    pub usage: Usage,
+    /// Whether the usage is our own estimate because nobody said.
+    pub is_estimated: bool,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From the request to the first content.
+    pub first_content: Option<Duration>,
+    /// From the request to the end.
+    pub took: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well.
+    Finished(Finish),
+    /// In a failure.
+    Failed(FailureClass),
+    /// Whoever waited for it left.
+    Left,
+}
+
+impl Outcome {
+    /// Stable name for logs, metrics and records.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Finished(_) => "ok",
+            Self::Failed(class) => class.code(),
+            Self::Left => "left",
+        }
+    }
+}
+
+/// For whom an attempt is made, and who is told.
+#[derive(Debug, Clone)]
+pub(super) struct Books {
+    pub caller: Arc<Caller>,
+    pub route: Arc<str>,
+    pub meter: Option<Arc<dyn Meter>>,
+    /// Size of the prompt, for an estimate.
+    pub prompt_bytes: u64,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    books: Books,
+    target: Arc<Target>,
+    key: Arc<Key>,
+    kind: Kind,
+    number: u32,
+    started: Instant,
+    first_content: Option<Duration>,
+    model: Option<String>,
+    usage: Option<Usage>,
+    written: u64,
+    is_settled: bool,
+}
+
+impl Running {
+    pub(super) fn begin(books: Books, target: Arc<Target>, key: Arc<Key>, kind: Kind, number: u32) -> Self {
+        target.state.with(|health, _| health.began());
+        Self {
+            books,
+            target,
+            key,
+            kind,
+            number,
+            started: Instant::now(),
+            first_content: None,
+            model: None,
+            usage: None,
+            written: 0,
+            is_settled: false,
+        }
+    }
+
+    /// Content came.
+    pub(super) fn answered(&mut self) {
+        if self.first_content.is_some() {
+            return;
+        }
+        let took = self.started.elapsed();
+        self.first_content = Some(took);
+        let kind = self.kind;
+        self.target.state.with(|health, now| health.answered(kind, took, now));
+        self.key.lives();
+    }
+
+    fn observe(&mut self, piece: &Piece) {
+        if piece.content {
+            self.answered();
+        }
+        for event in &piece.events {
+            match event {
+                ModelEvent::Model(model) => self.model = Some(model.clone()),
+                ModelEvent::Text(text) => self.written += text.len() as u64,
+                ModelEvent::ToolCall { arguments, .. } => self.written += arguments.len() as u64,
+                ModelEvent::Usage(usage) => self.usage = Some(*usage),
+                ModelEvent::Finished(finish) => self.finished(*finish),
+                ModelEvent::Fallback { .. } => {}
+            }
+        }
+    }
+
+    /// It ended well, as a document.
+    pub(super) fn document(mut self, model: Option<&str>, usage: Usage, finish: Finish) {
+        self.answered();
+        self.model = model.map(str::to_owned);
+        self.usage = Some(usage);
+        self.finished(finish);
+    }
+
+    fn finished(&mut self, finish: Finish) {
+        self.target.state.with(|health, now| health.succeeded(now));
+        self.key.lives();
+        self.settle(Outcome::Finished(finish));
+    }
+
+    pub(super) fn failed(&mut self, error: &ModelError) {
+        self.target.state.with(|health, now| {
+            if rule::is_ill(error.class) {
+                health.failed(now);
+            } else {
+                health.succeeded(now);
+            }
+        });
+        self.settle(Outcome::Failed(error.class));
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let level = self.target.state.with(|health, _| {
+            health.ended();
+            health.level()
+        });
+        gauge!("copilotd_gateway_breaker_state", "target" => self.target.name.to_string()).set(level);
+        let provider = self.target.name.provider.clone();
+        counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
+        let Some(meter) = &self.books.meter else { return };
+        // A provider that refused did no work; one that was left in the middle of it bills what it had done.
+        let estimate = match outcome {
+            Outcome::Left => Usage {
+                prompt_tokens: self.books.prompt_bytes.div_ceil(BYTES_PER_TOKEN),
+                completion_tokens: self.written.div_ceil(BYTES_PER_TOKEN),
+                ..Usage::default()
+            },
+            Outcome::Finished(_) | Outcome::Failed(_) => Usage::default(),
+        };
+        meter.attempted(Attempted {
+            caller: Arc::clone(&self.books.caller),
+            route: Arc::clone(&self.books.route),
+            target: self.target.name.clone(),
+            key: self.key.name.clone(),
+            number: self.number,
+            model: self.model.take(),
+            usage: self.usage.unwrap_or(estimate),
+            is_estimated: self.usage.is_none() && outcome == Outcome::Left,
+            outcome,
+            first_content: self.first_content,
+            took: self.started.elapsed(),
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.target.state.with(|health, now| health.abandoned(now));
+            self.settle(Outcome::Left);
+        }
+    }
+}
+
+/// Has `running` watch `pieces`, and end with them.
+pub(super) fn watched(pieces: PieceStream, running: Running) -> PieceStream {
+    stream::unfold((pieces, running), |(mut pieces, mut running)| async move {
+        let item = pieces.next().await?;
+        match &item {
+            Ok(piece) => running.observe(piece),
+            Err(error) => running.failed(error),
+        }
+        Some((item, (pieces, running)))
+    })
+    .boxed()
+}

@@ -1,0 +1,257 @@
+//! How a target does: its circuit breaker, how fast it answers, how often it fails.
+//!
+//! Times are passed in, as durations since the process began to look, so that everything here is arithmetic.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::breaker::Breaker;
+use jiff::Timestamp;
+
+/// Time in which a target that came back gets its full share again.
+pub const RETURN: Duration = Duration::from_secs(20);
+/// Share of the calls that it gets at first.
+const FIRST_SHARE: f64 = 0.1;
+/// Weight of a new observation in the averages.
+const NEW: f64 = 0.2;
+/// Latencies that are kept, for the time after which a hedge is worth its price.
+const KEPT: usize = 64;
+/// Fewer say nothing about the slow ones among them.
+const ENOUGH: usize = 20;
+
+/// The health of one target.
+#[derive(Debug, Default)]
+pub struct Health {
+    breaker: Breaker,
+    returned: Option<Duration>,
+    streams: Ewma,
+    documents: Ewma,
+    errors: Ewma,
+    latencies: Vec<f64>,
+    oldest: usize,
+    running: u32,
+}
+
+/// What kind of answer was waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The time to the first content of a stream.
+    Stream,
+    /// The time of a whole document.
+    Document,
+}
+
+/// An average that forgets.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ewma(Option<f64>);
+
+impl Ewma {
+    fn add(&mut self, value: f64) {
+        self.0 = Some(self.0.map_or(value, |old| old + NEW * (value - old)));
+    }
+}
+
+fn time(since: Duration) -> Timestamp {
+    Timestamp::UNIX_EPOCH.saturating_add(since).unwrap_or(Timestamp::MAX)
+}
+
+impl Health {
+    /// Asks whether a call may pass; `roll` is random in 0..1. A target that was ill gets one probe, then a growing share.
+    pub fn admit(&mut self, now: Duration, roll: f64) -> bool {
+        let returning = self.returned.map(|since| now.saturating_sub(since));
+        if let Some(returning) = returning.filter(|time| *time < RETURN) {
+            let share = FIRST_SHARE + (1.0 - FIRST_SHARE) * returning.as_secs_f64() / RETURN.as_secs_f64();
+            if roll > share {
+                return false;
+            }
+        }
+        self.breaker.admit(time(now)).is_ok()
+    }
+
+    /// A call was sent.
+    pub fn began(&mut self) {
+        self.running += 1;
+    }
+
+    /// A call is over, however it ended.
+    pub fn ended(&mut self) {
+        self.running = self.running.saturating_sub(1);
+    }
+
+    /// Content came: a probe has shown what it was to show.
+    pub fn answered(&mut self, kind: Kind, took: Duration, now: Duration) {
+        let ms = took.as_secs_f64() * 1_000.0;
+        match kind {
+            Kind::Stream => {
+                self.streams.add(ms);
+                self.keep(ms);
+            }
+            Kind::Document => self.documents.add(ms),
+        }
+        if matches!(self.breaker, Breaker::HalfOpen { .. }) {
+            self.breaker.succeeded();
+            self.returned = Some(now);
+        }
+    }
+
+    /// A call ended well, or with a refusal that says nothing about the target.
+    pub fn succeeded(&mut self, now: Duration) {
+        self.errors.add(0.0);
+        match self.breaker {
+            // What was sent before it opened says nothing new.
+            Breaker::Open { .. } => {}
+            Breaker::HalfOpen { .. } => {
+                self.breaker.succeeded();
+                self.returned = Some(now);
+            }
+            Breaker::Closed(_) => self.breaker.succeeded(),
+        }
+    }
+
+    /// A call failed in a way that speaks against the target.
+    pub fn failed(&mut self, now: Duration) {
+        self.errors.add(1.0);
+        let was_open = self.is_open();
+        self.breaker.failed(time(now));
+        if self.is_open() && !was_open {
+            self.returned = None;
+        }
+    }
+
+    /// A call was given up before it showed anything: a probe goes back.
+    pub fn abandoned(&mut self, now: Duration) {
+        self.breaker.abandoned(time(now));
+    }
+
+    /// Tells whether nothing, or only a probe, passes.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.breaker, Breaker::Closed(_))
+    }
+
+    /// 0 closed, 1 half open, 2 open; for metrics.
+    pub fn level(&self) -> f64 {
+        self.breaker.level()
+    }
+
+    /// What a further call is expected to cost in time; less is better. A target that nobody knows yet looks good, so that
+    /// it is tried.
+    pub fn score(&self, kind: Kind) -> f64 {
+        let latency = match kind {
+            Kind::Stream => self.streams.0,
+            Kind::Document => self.documents.0,
+        };
+        let errors = self.errors.0.unwrap_or(0.0);
+        latency.unwrap_or(1.0).max(1.0) * (1.0 + f64::from(self.running)) * (1.0 + 20.0 * errors)
+    }
+
+    /// Returns the time within which all but one in twenty streams had content, once enough were seen.
+    pub fn slow(&self) -> Option<Duration> {
+        if self.latencies.len() < ENOUGH {
+            return None;
+        }
+        let mut sorted = self.latencies.clone();
+        sorted.sort_by(f64::total_cmp);
+        let ms = sorted[sorted.len() * 95 / 100];
+        Some(Duration::from_secs_f64(ms / 1_000.0))
+    }
+
+    fn keep(&mut self, ms: f64) {
+        if self.latencies.len() < KEPT {
+            self.latencies.push(ms);
+        } else {
+            self.latencies[self.oldest] = ms;
+            self.oldest = (self.oldest + 1) % KEPT;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copilotd_actors::domain::breaker::{FIRST_PAUSE, THRESHOLD};
+
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn ill(now: Duration) -> Health {
+        let mut health = Health::default();
+        for _ in 0..THRESHOLD {
+            assert!(health.admit(now, 0.99));
+            health.failed(now);
+        }
+        health
+    }
+
+    #[test]
+    fn an_ill_target_gets_one_probe_and_comes_back_by_and_by() {
+        let mut health = ill(S);
+        assert!(!health.admit(S, 0.0));
+        let probed = S + FIRST_PAUSE;
+        assert!(health.admit(probed, 0.99), "the probe");
+        assert!(!health.admit(probed, 0.0), "only one");
+        health.answered(Kind::Stream, S, probed);
+        for (after, roll, admitted) in [
+            (0 * S, 0.05, true),
+            (0 * S, 0.5, false),
+            (10 * S, 0.5, true),
+            (10 * S, 0.9, false),
+            (RETURN, 0.99, true),
+        ] {
+            assert_eq!(health.admit(probed + after, roll), admitted, "{after:?} {roll}");
+        }
+    }
+
+    #[test]
+    fn a_failed_or_abandoned_probe_does_not_let_others_in() {
+        let mut health = ill(S);
+        let probed = S + FIRST_PAUSE;
+        assert!(health.admit(probed, 0.0));
+        health.abandoned(probed);
+        assert!(health.admit(probed, 0.0), "the probe went back");
+        health.failed(probed);
+        assert!(!health.admit(probed + FIRST_PAUSE, 0.0), "twice as long now");
+        assert!(health.admit(probed + 2 * FIRST_PAUSE, 0.0));
+    }
+
+    #[test]
+    fn late_news_from_before_does_not_close_it() {
+        let mut health = ill(S);
+        health.succeeded(S);
+        health.answered(Kind::Stream, S, S);
+        assert!(health.is_open());
+    }
+
+    #[test]
+    fn slow_failing_and_busy_targets_score_worse() {
+        let with = |ms: u64, fails: bool, running: u32| {
+            let mut health = Health::default();
+            health.answered(Kind::Stream, Duration::from_millis(ms), S);
+            if fails {
+                health.failed(S);
+            }
+            (0..running).for_each(|_| health.began());
+            health.score(Kind::Stream)
+        };
+        assert!(with(10, false, 0) < with(20, false, 0));
+        assert!(with(10, false, 0) < with(10, true, 0));
+        assert!(with(10, false, 0) < with(10, false, 3));
+        assert!(Health::default().score(Kind::Stream) <= with(10, false, 0));
+    }
+
+    #[test]
+    fn what_is_slow_is_known_after_enough_streams() {
+        let mut health = Health::default();
+        for ms in 1..=19 {
+            health.answered(Kind::Stream, Duration::from_millis(ms), S);
+        }
+        assert_eq!(health.slow(), None);
+        for ms in 20..=200 {
+            health.answered(Kind::Stream, Duration::from_millis(ms), S);
+        }
+        let slow = health.slow().unwrap();
+        assert!(
+            slow > Duration::from_millis(190) && slow <= Duration::from_millis(200),
+            "{slow:?}"
+        );
+        assert_eq!(health.latencies.len(), KEPT);
+    }
+}

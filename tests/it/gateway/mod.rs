@@ -1,0 +1,252 @@
+//! The gateway between callers and simulated providers.
+
+mod faults;
+mod routing;
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
+use copilotd::adapters::provider::{Hosts, Timeouts};
+use copilotd::gateway::body::ChatBody;
+use copilotd::gateway::call::{Answer, CacheWish, Caller, GatewayCall, GatewayError, Mode, Purpose, Reply};
+use copilotd::gateway::route::{Key, Route, SharedKeys, Target, TargetName, TargetState};
+use copilotd::gateway::{Attempted, Gateway, Meter};
+use copilotd_actors::ports::ModelEvent;
+use copilotd_actors::tenancy::TenantScope;
+use copilotd_sim::Running;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Clocks that a healthy provider of these tests never reaches, and a silent one soon does.
+pub const CLOCKS: Timeouts = Timeouts {
+    connect: Duration::from_millis(150),
+    first_token: Duration::from_millis(400),
+    idle: Duration::from_millis(400),
+    total: Duration::from_secs(6),
+};
+
+/// A simulated provider.
+pub struct Provider {
+    running: Running,
+    client: reqwest::Client,
+}
+
+impl Provider {
+    pub async fn start() -> Self {
+        let running = copilotd_sim::openai::start((Ipv4Addr::LOCALHOST, 0).into())
+            .await
+            .unwrap();
+        let provider = Self {
+            running,
+            client: reqwest::Client::new(),
+        };
+        provider.knobs(json!({"first_ms": 5, "pace_ms": 1})).await;
+        provider
+    }
+
+    /// One that treats every request as the directive `fault` says.
+    pub async fn faulty(fault: &str) -> Self {
+        let provider = Self::start().await;
+        provider.knobs(json!({"fault": fault})).await;
+        provider
+    }
+
+    pub async fn knobs(&self, knobs: Value) {
+        let url = format!("{}/_sim/knobs", self.running.base_url());
+        let set = self.client.post(url).json(&knobs).send().await.unwrap();
+        assert!(set.status().is_success(), "{}", set.text().await.unwrap());
+    }
+
+    pub async fn state(&self) -> Value {
+        let url = format!("{}/_sim/state", self.running.base_url());
+        self.client.get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Requests that it has seen.
+    pub async fn seen(&self) -> u64 {
+        self.state().await["requests"].as_u64().unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}/v1", self.running.base_url())
+    }
+}
+
+/// A port that refuses.
+pub async fn refusing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}/v1", listener.local_addr().unwrap())
+}
+
+/// A port that answers no one's wish for a connection. Holds what it needs for that.
+pub async fn hanging() -> (String, impl Sized) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        waiting.push(connection);
+    }
+    (format!("http://{address}/v1"), (listener, waiting))
+}
+
+/// Keeps what it is told.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Vec<Attempted>>);
+
+impl Meter for Ledger {
+    fn attempted(&self, attempt: Attempted) {
+        self.0.lock().unwrap().push(attempt);
+    }
+}
+
+impl Ledger {
+    /// What became of each attempt, such as `a/gpt rate`.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |attempt: &Attempted| format!("{} {}", attempt.target, attempt.outcome.code());
+        self.0.lock().unwrap().iter().map(line).collect()
+    }
+
+    pub fn take(&self) -> Vec<Attempted> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// A target in a test: name of the provider, address, keys.
+pub struct Place<'a> {
+    pub name: &'a str,
+    pub url: String,
+    pub keys: Vec<&'a str>,
+    pub context_tokens: u64,
+    pub weight: Option<u32>,
+}
+
+pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
+    Place {
+        name,
+        url: url.into(),
+        keys: vec!["sk-one"],
+        context_tokens: 1_000,
+        weight: None,
+    }
+}
+
+/// A gateway with one route, `default`.
+pub fn gateway(places: Vec<Place<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc<Ledger>) {
+    let hosts = Hosts::default();
+    let (mut targets, mut keys) = (Vec::new(), HashMap::new());
+    for place in places {
+        let name = TargetName {
+            provider: place.name.to_owned(),
+            model: "gpt".to_owned(),
+        };
+        let key = |secret: &&str| {
+            let mut config = OpenAiConfig::new(place.name, &place.url, (*secret).to_owned().into(), "gpt");
+            config.connect = timeouts.connect;
+            Arc::new(Key::new(
+                (*secret).to_owned(),
+                Arc::new(OpenAi::new(config, &hosts).unwrap()),
+            ))
+        };
+        let made: Vec<Arc<Key>> = place.keys.iter().map(key).collect();
+        keys.insert(name.clone(), made.into());
+        targets.push(Arc::new(Target {
+            name,
+            region: None,
+            context_tokens: place.context_tokens,
+            weight: place.weight,
+            tools: true,
+            schema: true,
+            state: Arc::new(TargetState::default()),
+        }));
+    }
+    let route = Route {
+        name: "default".to_owned(),
+        targets,
+        timeouts,
+        mode: Mode::Live,
+    };
+    let ledger = Arc::new(Ledger::default());
+    let gateway = Gateway::new(vec![route], Arc::new(SharedKeys::new(keys))).with_meter(ledger.clone());
+    (Arc::new(gateway), ledger)
+}
+
+pub fn caller() -> Caller {
+    Caller {
+        scope: TenantScope::from_verified("acme".parse().unwrap()),
+        user: "ada".parse().unwrap(),
+        api_key: Some("backend".to_owned()),
+        conversation: None,
+        turn: None,
+        purpose: Purpose::Endpoint,
+    }
+}
+
+/// What healthy providers of these tests answer.
+pub const TEXT: &str = "All is well that ends well.";
+
+/// Asks a healthy provider for [`TEXT`].
+pub fn request(stream: bool, mode: Mode) -> GatewayCall {
+    let prompt = format!("Say it. [[sim text=\"{TEXT}\"]]");
+    let body = json!({"model": "default", "messages": [{"role": "user", "content": prompt}], "stream": stream});
+    GatewayCall {
+        caller: caller(),
+        route: "default".to_owned(),
+        body: ChatBody::from_value(&body).unwrap(),
+        mode: Some(mode),
+        cache: CacheWish::Bypass,
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Read {
+    pub text: String,
+    pub error: Option<GatewayError>,
+    pub finished: bool,
+    pub chunks: Vec<Value>,
+}
+
+pub async fn read(reply: Reply) -> Read {
+    let mut read = Read {
+        text: String::new(),
+        error: None,
+        finished: false,
+        chunks: Vec::new(),
+    };
+    match reply.answer {
+        Answer::Whole(body) => {
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            read.text = body["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+            read.finished = body["choices"][0]["finish_reason"] == "stop";
+        }
+        Answer::Stream(mut pieces) => {
+            while let Some(item) = pieces.next().await {
+                assert!(read.error.is_none(), "an error is the last item");
+                let piece = match item {
+                    Ok(piece) => piece,
+                    Err(error) => {
+                        read.error = Some(error);
+                        continue;
+                    }
+                };
+                if let Some(chunk) = piece.chunk {
+                    let chunk: Value = serde_json::from_slice(&chunk).unwrap();
+                    let delta = &chunk["choices"][0]["delta"];
+                    read.text += delta["content"].as_str().unwrap_or_default();
+                    read.chunks.push(chunk);
+                }
+                read.finished |= piece
+                    .events
+                    .iter()
+                    .any(|event| matches!(event, ModelEvent::Finished(_)));
+            }
+        }
+    }
+    read
+}
