@@ -13,6 +13,7 @@
 mod chunk;
 mod config;
 mod document;
+mod embeddings;
 mod request;
 mod strict;
 mod wire;
@@ -35,6 +36,7 @@ pub use crate::adapters::provider::{Hosts, InvalidDeployment, Timeouts};
 
 use crate::adapters::genai_span::{CallSpan, Peer};
 use crate::adapters::provider::{Accept, Answer, Clocks, Door, Transcript};
+use crate::gateway::embed::{EmbedAnswer, EmbedBody};
 use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use chunk::{Decoder, Wish};
 
@@ -42,6 +44,7 @@ use chunk::{Decoder, Wish};
 #[derive(Debug)]
 pub struct OpenAi {
     door: Door,
+    embeddings: Door,
     peer: Peer,
     model: String,
     dialect: Dialect,
@@ -55,7 +58,7 @@ impl OpenAi {
             name: config.name.clone(),
             reason,
         };
-        let url = config::endpoint(&config.base_url).map_err(invalid)?;
+        let url = |resource: &[&str]| config::endpoint(&config.base_url, resource).map_err(invalid);
         if config.model.is_empty() {
             return Err(invalid("model is empty".to_owned()));
         }
@@ -67,19 +70,23 @@ impl OpenAi {
             }
             headers.insert(0, config.auth.header(key));
         }
-        let door = Door::new(
-            &config.name,
-            url,
-            &headers,
-            vec![config.api_key.clone()],
-            hosts,
-            config.connect,
-            config.dialect.http2_cleartext,
-            config.dialect.streams_per_connection,
-        )?;
+        let door = |resource: &[&str]| {
+            Door::new(
+                &config.name,
+                url(resource)?,
+                &headers,
+                vec![config.api_key.clone()],
+                hosts,
+                config.connect,
+                config.dialect.http2_cleartext,
+                config.dialect.streams_per_connection,
+            )
+        };
+        let (door, embeddings) = (door(&["chat", "completions"])?, door(&["embeddings"])?);
         Ok(Self {
             peer: door.peer("openai", &config.model),
             door,
+            embeddings,
             model: config.model,
             dialect: config.dialect,
             price: config.price,
@@ -157,5 +164,30 @@ impl Upstream for OpenAi {
             span.fail(error.class.code());
         }
         answer
+    }
+
+    async fn embed(&self, body: &EmbedBody, timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
+        let clocks = Clocks::whole(timeouts, Instant::now());
+        let span = CallSpan::start(&self.peer, None, None, false);
+        let inside = span.span().clone();
+        let asked = async {
+            let request = body.write(&self.model);
+            let (response, _ticket) = self.embeddings.send(request, Accept::Document, &span, &clocks).await?;
+            let answer = self.embeddings.document(response, &clocks).await?;
+            let mut usage = embeddings::read(&answer, body.inputs(), self.embeddings.errors())?;
+            usage.cost = self.price.map_or(0, |price| price.cost(&usage));
+            Ok(EmbedAnswer { body: answer, usage })
+        };
+        let answer = asked.instrument(inside).await;
+        end(span, &answer);
+        answer
+    }
+}
+
+/// Ends the span of an embedding as its answer did.
+fn end(mut span: CallSpan, answer: &Result<EmbedAnswer, ModelError>) {
+    match answer {
+        Ok(answer) => span.event(&ModelEvent::Usage(answer.usage)),
+        Err(error) => span.fail(error.class.code()),
     }
 }
