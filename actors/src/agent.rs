@@ -337,8 +337,7 @@ impl Answer {
             prompt_tokens,
             // Four bytes a token is close enough for an answer that nobody will bill exactly.
             completion_tokens: (self.written as u64).div_ceil(4),
-            cached_tokens: 0,
-            cost: 0,
+            ..Usage::default()
         })
     }
 }
@@ -408,8 +407,7 @@ pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
     Usage {
         prompt_tokens,
         completion_tokens,
-        cached_tokens: 0,
-        cost: 0,
+        ..Usage::default()
     }
 }
 

@@ -188,10 +188,11 @@ impl Conversation {
     }
 
     /// Stops the running turn's work where it is: nothing more is shown or sent, and what was is known exactly.
-    fn halt(&self, state: &State) -> Halt {
+    fn halt(&self, state: &State, env: Env<'_>) -> Halt {
         let sealed = state.live.as_ref().map(|live| {
             let text = live.message.seal();
-            let usage = usage_of_sealed(&text, live.prompt_tokens);
+            let mut usage = usage_of_sealed(&text, live.prompt_tokens);
+            usage.cost = env.policy.prices.at(env.now).map_or(0, |price| price.cost(&usage));
             Sealed {
                 at: live.message.at,
                 text,
@@ -227,7 +228,7 @@ impl Conversation {
             return Ok(command);
         }
         if let Some(halt) = command.halt_mut() {
-            *halt = self.halt(state);
+            *halt = self.halt(state, env);
         }
         Ok(command)
     }

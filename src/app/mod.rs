@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::adapters::tools;
 use crate::cli::{Command, Context, Failure, ProjectionsCommand};
 use crate::config::{Config, Env};
+use crate::gateway::Gateway;
 use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
@@ -44,15 +45,20 @@ pub struct App {
 }
 
 impl App {
+    /// The gateway to all models that `config` names. One per process: it knows how they fare.
+    pub fn gateway(config: &Config) -> anyhow::Result<Arc<Gateway>> {
+        Ok(Arc::new(models::gateway(config)?))
+    }
+
     /// The outside world as `config` describes it, around a log that is open already.
-    pub fn ports(config: &Config, log: Arc<dyn EventLog>) -> anyhow::Result<Ports> {
+    pub fn ports(config: &Config, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
         let clock = Arc::new(system::SystemClock);
         let policies = config
             .policies(tools::definitions())
             .map_err(|faults| anyhow::anyhow!("{faults}"))?;
         Ok(Ports {
             log,
-            model: LoggedContent::around(Arc::new(models::gateway(config)?), content_tenants(config)),
+            model: LoggedContent::around(Arc::clone(gateway) as _, content_tenants(config)),
             systems: Arc::new(models::systems(config, clock.clone())?),
             policies: Arc::new(policies),
             clock,
@@ -62,7 +68,13 @@ impl App {
     }
 
     /// Starts the actors on `ports`. `ticket_key` has to stay the same over restarts.
-    pub async fn start(config: &Config, ports: Ports, ticket_key: &[u8; 32], bounds: Bounds) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: &Config,
+        ports: Ports,
+        gateway: Arc<Gateway>,
+        ticket_key: &[u8; 32],
+        bounds: Bounds,
+    ) -> anyhow::Result<Self> {
         // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
         drop(tokio::task::spawn_blocking(|| tokens::count("")));
         let clock = Arc::clone(&ports.clock);
@@ -103,6 +115,7 @@ impl App {
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
             auth: Arc::new(auth),
+            gateway,
             directory,
             shared,
             body: BodyLimits {

@@ -77,7 +77,7 @@ fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -
     for (n, secret) in secrets.into_iter().enumerate() {
         let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
         deployment.connect = route.timeouts.connect;
-        deployment.price = config.model_prices().get(&target.model).copied();
+        deployment.price = config.price_list().at(&target.model, super::system::now());
         let name = format!("{}#{}", provider.name, n + 1);
         keys.push(Arc::new(Key::new(name, Arc::new(OpenAi::new(deployment, hosts)?))));
     }

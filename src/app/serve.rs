@@ -53,8 +53,9 @@ pub async fn run_with(
         idle: config.server.idle,
         ..Bounds::default()
     };
-    let ports = App::ports(config, log)?;
-    let mut app = App::start(config, ports, &ticket_key, bounds).await?;
+    let gateway = App::gateway(config)?;
+    let ports = App::ports(config, log, &gateway)?;
+    let mut app = App::start(config, ports, gateway, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::check::{self, Node};
@@ -64,8 +65,25 @@ fn read_toml(text: &str) -> Result<Value, Faults> {
         faults.add(format!("line {line}, column {column}"), error.message());
     }
     faults.into_result()?;
-    let value = serde::Deserialize::deserialize(toml::Deserializer::from(table));
-    value.map_err(|error: toml::de::Error| Faults::one("", error.message()))
+    let value = toml::Table::deserialize(toml::Deserializer::from(table));
+    value
+        .map(|table| json(toml::Value::Table(table)))
+        .map_err(|error| Faults::one("", error.message()))
+}
+
+/// Turns a TOML value into JSON, which has no dates: they become texts.
+fn json(value: toml::Value) -> Value {
+    match value {
+        toml::Value::Datetime(date) => date.to_string().into(),
+        toml::Value::Array(items) => items.into_iter().map(json).collect(),
+        toml::Value::Table(members) => {
+            Value::Object(members.into_iter().map(|(name, value)| (name, json(value))).collect())
+        }
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+    }
 }
 
 /// Turns a JSON Pointer into the path that a reader of TOML expects.

@@ -1,9 +1,12 @@
 //! Providers, routes and prices.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::usage::{NanoUsd, Price};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -129,18 +132,24 @@ pub enum Mode {
     Buffered,
 }
 
-/// What a model costs, in US dollars per million tokens.
+/// What a model costs from a day on, in US dollars per million tokens.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPrice {
     /// Name of the model, as in targets.
     pub model: String,
+    /// First day of this price, in UTC; from ever when missing.
+    pub from: Option<Date>,
     /// Fresh prompt tokens.
     pub input: f64,
     /// Prompt tokens read from the provider's cache; as `input` when missing.
     pub cached_input: Option<f64>,
+    /// Prompt tokens written to the provider's cache; as `input` when missing.
+    pub cache_write: Option<f64>,
     /// Tokens of the answer.
     pub output: f64,
+    /// Tokens that were thought and not said; as `output` when missing.
+    pub reasoning: Option<f64>,
 }
 
 impl ModelPrice {
@@ -149,8 +158,16 @@ impl ModelPrice {
         Price {
             input: nano_usd(self.input),
             cached_input: nano_usd(self.cached_input.unwrap_or(self.input)),
+            cache_write: nano_usd(self.cache_write.unwrap_or(self.input)),
             output: nano_usd(self.output),
+            reasoning: nano_usd(self.reasoning.unwrap_or(self.output)),
         }
+    }
+
+    /// Returns the first moment of this price.
+    fn begin(&self) -> Timestamp {
+        let midnight = |day: Date| TimeZone::UTC.to_timestamp(day.at(0, 0, 0, 0)).ok();
+        self.from.and_then(midnight).unwrap_or(Timestamp::MIN)
     }
 }
 
@@ -165,11 +182,11 @@ pub(super) fn nano_usd(usd: f64) -> NanoUsd {
 }
 
 impl Config {
-    /// Returns the price of each model that has one.
-    pub fn model_prices(&self) -> BTreeMap<String, Price> {
+    /// Returns what each model costs and did cost.
+    pub fn price_list(&self) -> PriceList {
         self.prices
             .iter()
-            .map(|price| (price.model.clone(), price.price()))
+            .map(|price| (price.model.clone(), price.begin(), price.price()))
             .collect()
     }
 }

@@ -87,7 +87,7 @@ impl Config {
             route: route.name.clone(),
             model: route.model().to_owned(),
             small_route: small_route.name.clone(),
-            price: self.model_prices().get(route.model()).copied().unwrap_or_default(),
+            prices: self.price_list().history(route.model()),
             tools: offered,
             limits: copilot.limits.limits(),
             memory: copilot

@@ -53,6 +53,9 @@ impl<S: Send + Sync, A: FromStr, B: FromStr> FromRequestParts<S> for Ids<(A, B)>
     }
 }
 
+/// What axum puts before the name of the field and its fault.
+const PREAMBLE: &str = "Failed to deserialize query string: ";
+
 /// A query string without unknown fields.
 pub struct Query<T>(pub T);
 
@@ -61,9 +64,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
-        query
-            .map(|query| Self(query.0))
-            .map_err(|rejection| invalid("", rejection.body_text()))
+        query.map(|query| Self(query.0)).map_err(|rejection| {
+            let text = rejection.body_text();
+            invalid("", text.strip_prefix(PREAMBLE).unwrap_or(&text))
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
+use super::openai_error::{OpenAiError, is_openai};
 use super::problem::{Code, Problem};
 
 /// Name of the header.
@@ -47,6 +48,7 @@ impl RequestId {
 pub async fn layer(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let head = request.method() == Method::HEAD;
+    let openai = is_openai(request.uri().path());
     request.extensions_mut().insert(id.clone());
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|_panic| {
@@ -55,16 +57,20 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
         Problem::new(Code::Internal).into_response()
     });
     if let Some(problem) = problem_of(&response) {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, super::problem::CONTENT_TYPE);
+        let (kind, document) = if openai {
+            let error = OpenAiError::of_problem(&problem);
+            *response.status_mut() = error.status();
+            (
+                HeaderValue::from_static("application/json"),
+                error.document().to_string().into(),
+            )
+        } else {
+            (super::problem::CONTENT_TYPE, problem.document(id.as_str()).into())
+        };
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
         response.headers_mut().remove(header::CONTENT_LENGTH);
         // A HEAD is answered with the headers alone.
-        *response.body_mut() = if head {
-            Body::empty()
-        } else {
-            problem.document(id.as_str()).into()
-        };
+        *response.body_mut() = if head { Body::empty() } else { document };
         response.extensions_mut().insert(problem);
     }
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {

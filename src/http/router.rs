@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Code, Problem};
 use super::request_id;
-use super::routes::{approvals, conversations, events, messages, operations, tickets, turns};
+use super::routes::{approvals, conversations, events, messages, openai, operations, tickets, turns};
 use super::state::AppState;
 use crate::telemetry;
 
@@ -55,9 +55,21 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(events::of_conversation))
         .routes(routes!(events::of_turn))
         .layer(middleware::from_fn(accepts_events));
+    // OpenAI's clients accept JSON and mean the stream too: nothing is asked of them.
+    let gateway = OpenApiRouter::default()
+        .routes(routes!(openai::chat::complete))
+        .routes(routes!(openai::embeddings::create))
+        .routes(routes!(openai::models::list))
+        .routes(routes!(openai::models::get))
+        // The name `provider/model` as clients write it, its slash not escaped.
+        .route(
+            "/v1/models/{provider}/{*model}",
+            axum::routing::get(openai::models::get_nested),
+        );
     OpenApiRouter::default()
         .merge(api)
         .merge(streams)
+        .merge(gateway)
         .routes(routes!(operations::metrics))
 }
 

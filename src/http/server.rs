@@ -24,6 +24,8 @@ const HTTP1_BUFFER: usize = 16 * 1024;
 const HTTP2_PING: Duration = Duration::from_secs(30);
 /// Streams on one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 256;
+/// How an HTTP/2 connection begins (RFC 9113, section 3.4); no method of HTTP/1.1 does.
+const HTTP2_START: &[u8] = b"PRI * ";
 
 /// Serves until `stop` says so, then waits for open connections up to `grace`.
 pub async fn serve(
@@ -44,7 +46,10 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING)
         .max_concurrent_streams(HTTP2_STREAMS);
-    let builder = Arc::new(builder);
+    let builders = Arc::new(Builders {
+        http1: builder.clone().http1_only(),
+        any: builder,
+    });
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -63,9 +68,9 @@ pub async fn serve(
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             continue;
         };
-        let (builder, router, stop) = (Arc::clone(&builder), router.clone(), stop.clone());
+        let (builders, router, stop) = (Arc::clone(&builders), router.clone(), stop.clone());
         tokio::spawn(async move {
-            connection(stream, peer, &builder, router, header_timeout, stop).await;
+            connection(stream, peer, &builders, router, header_timeout, stop).await;
             drop(permit);
         });
     }
@@ -75,16 +80,38 @@ pub async fn serve(
     let _ = tokio::time::timeout(grace, permits.acquire_many(all)).await;
 }
 
+/// How connections are served, by what their first bytes can mean.
+struct Builders {
+    http1: auto::Builder<TokioExecutor>,
+    any: auto::Builder<TokioExecutor>,
+}
+
+impl Builders {
+    /// Waits for the first bytes and tells HTTP/1.1 by them. hyper's own detection takes them out of the socket, which makes it
+    /// double the buffer of every HTTP/1.1 connection for as long as that lives: 8 KiB for each open stream.
+    async fn fitting(&self, stream: &TcpStream) -> &auto::Builder<TokioExecutor> {
+        let mut first = [0; HTTP2_START.len()];
+        match stream.peek(&mut first).await {
+            Ok(read) if !HTTP2_START.starts_with(&first[..read]) => &self.http1,
+            // HTTP/2, too few bytes to tell, or a connection that is gone.
+            _ => &self.any,
+        }
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    builder: &auto::Builder<TokioExecutor>,
+    builders: &Builders,
     router: Router,
     header_timeout: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     // Small frames leave at once; a kernel that refuses this serves all the same.
     let _ = stream.set_nodelay(true);
+    let Ok(builder) = tokio::time::timeout(header_timeout, builders.fitting(&stream)).await else {
+        return;
+    };
     let asked = Arc::new(AtomicBool::new(false));
     let first = Arc::clone(&asked);
     let service = tower::service_fn(move |mut request: axum::http::Request<hyper::body::Incoming>| {

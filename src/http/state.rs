@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::auth::Authenticator;
 use super::body::BodyLimits;
+use crate::gateway::Gateway;
 
 /// Open streams of one process; each costs a connection and some KiB.
 pub const MAX_STREAMS: usize = 50_000;
@@ -20,6 +21,8 @@ pub const MAX_STREAMS: usize = 50_000;
 pub struct AppState {
     /// Who is calling.
     pub auth: Arc<Authenticator>,
+    /// The way to models.
+    pub gateway: Arc<Gateway>,
     /// The way to conversations.
     pub directory: Directory,
     /// Ports, bounds and watched conversations.

@@ -13,6 +13,7 @@ pub mod header;
 pub mod ids;
 pub mod memory;
 pub mod policy;
+pub mod prices;
 pub mod project;
 pub mod prompt;
 pub mod rate;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::guard::Rules;
 use super::ids::CopilotName;
+use super::prices::PriceHistory;
 use super::schema::Schema;
-use super::usage::{NanoUsd, Price};
+use super::usage::NanoUsd;
 
 /// Everything that decides how a copilot works.
 #[derive(Debug, Clone)]
@@ -22,8 +23,8 @@ pub struct Policy {
     pub model: String,
     /// Route of summaries: a smaller, cheaper model.
     pub small_route: String,
-    /// Price of the model behind `route`, for steps whose usage only we can estimate.
-    pub price: Price,
+    /// Prices of the model behind `route`, for steps whose usage only we can estimate.
+    pub prices: PriceHistory,
     /// Tools it may call, by name.
     pub tools: BTreeMap<String, ToolPolicy>,
     /// Bounds of a turn.
@@ -43,7 +44,7 @@ impl Policy {
             route: String::new(),
             model: String::new(),
             small_route: String::new(),
-            price: Price::default(),
+            prices: PriceHistory::default(),
             tools: BTreeMap::new(),
             limits: Limits::default(),
             memory: MemoryPolicy::for_context(8_192, 8_192),

@@ -125,11 +125,13 @@ impl Encoded {
     }
 
     /// Checks a resume offset against the segment that this record closes: `None` if it closes none, else whether
-    /// `offset` lies in its text at a character. A discarded text takes any offset.
+    /// `offset` lies in its text at a character. A discarded text takes any offset; before a text that only opens there was
+    /// none to have a part of (a segment that a crash left open is discarded before the next one opens).
     pub fn admits_offset(&self, offset: usize) -> Option<bool> {
         match &self.segment {
             Segment::Untouched => None,
-            Segment::Opened | Segment::Discarded => Some(true),
+            Segment::Opened => Some(offset == 0),
+            Segment::Discarded => Some(true),
             Segment::Completed { text, .. } => Some(text.is_char_boundary(offset)),
         }
     }
@@ -279,6 +281,32 @@ mod tests {
             out.starts_with("id: 8.18\nevent: message.delta\n") && out.contains(r#""text":" and further""#),
             "{out}"
         );
+    }
+
+    #[test]
+    fn an_offset_needs_a_segment_that_was_open() {
+        let turn = TurnId::new(Uuid::from_u128(1));
+        let record = |event| {
+            Encoded::new(&Record {
+                seq: 3,
+                at: Timestamp::UNIX_EPOCH,
+                turn: Some(turn),
+                event,
+            })
+        };
+        let started = record(Event::TurnStarted {
+            attempt: 1,
+            model: "m".into(),
+        });
+        assert_eq!(
+            (started.admits_offset(0), started.admits_offset(1)),
+            (Some(true), Some(false))
+        );
+        let reset = record(Event::MessageReset {
+            message_id: MessageId::of_step(turn, 1, 1),
+            reason: "recovered".into(),
+        });
+        assert_eq!(reset.admits_offset(99), Some(true));
     }
 
     #[test]

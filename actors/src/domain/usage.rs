@@ -8,15 +8,26 @@ pub type NanoUsd = u64;
 /// Tokens and money of one model call, or of several added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens of the prompts, cached ones included.
+    /// Tokens of the prompts, those read from and written to the provider's cache included.
     pub prompt_tokens: u64,
     /// Tokens of the answers, reasoning included.
     pub completion_tokens: u64,
     /// Prompt tokens that the provider read from its cache.
     pub cached_tokens: u64,
+    /// Prompt tokens that the provider wrote to its cache.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+    /// Tokens of the answers that were thought and not said.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reasoning_tokens: u64,
     /// What it cost.
     #[serde(default)]
     pub cost: NanoUsd,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 impl std::ops::AddAssign for Usage {
@@ -24,6 +35,8 @@ impl std::ops::AddAssign for Usage {
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
         self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
+        self.cache_write_tokens = self.cache_write_tokens.saturating_add(other.cache_write_tokens);
+        self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
         self.cost = self.cost.saturating_add(other.cost);
     }
 }
@@ -73,18 +86,44 @@ pub struct Price {
     pub input: NanoUsd,
     /// Prompt tokens read from the provider's cache.
     pub cached_input: NanoUsd,
+    /// Prompt tokens written to the provider's cache.
+    pub cache_write: NanoUsd,
     /// Tokens of the answer.
     pub output: NanoUsd,
+    /// Tokens of the answer that were thought and not said.
+    pub reasoning: NanoUsd,
 }
 
 impl Price {
-    /// Returns what `usage` costs, rounded up to a whole nano-dollar.
+    /// Makes the price of a model that charges every token of the prompt alike, and every one of the answer.
+    pub const fn flat(input: NanoUsd, output: NanoUsd) -> Self {
+        Self {
+            input,
+            cached_input: input,
+            cache_write: input,
+            output,
+            reasoning: output,
+        }
+    }
+
+    /// Returns what `usage` costs, rounded up to a whole nano-dollar. A token belongs to one class: parts that are
+    /// together larger than their whole are cut down to it.
     pub fn cost(&self, usage: &Usage) -> NanoUsd {
         let cached = usage.cached_tokens.min(usage.prompt_tokens);
-        let fresh = usage.prompt_tokens - cached;
-        let sum = u128::from(fresh) * u128::from(self.input)
-            + u128::from(cached) * u128::from(self.cached_input)
-            + u128::from(usage.completion_tokens) * u128::from(self.output);
+        let written = usage.cache_write_tokens.min(usage.prompt_tokens - cached);
+        let fresh = usage.prompt_tokens - cached - written;
+        let reasoned = usage.reasoning_tokens.min(usage.completion_tokens);
+        let said = usage.completion_tokens - reasoned;
+        let sum: u128 = [
+            (fresh, self.input),
+            (cached, self.cached_input),
+            (written, self.cache_write),
+            (said, self.output),
+            (reasoned, self.reasoning),
+        ]
+        .into_iter()
+        .map(|(tokens, price)| u128::from(tokens) * u128::from(price))
+        .sum();
         NanoUsd::try_from(sum.div_ceil(1_000_000)).unwrap_or(NanoUsd::MAX)
     }
 }
@@ -93,27 +132,106 @@ impl Price {
 mod tests {
     use super::*;
 
-    #[test]
-    fn cached_tokens_are_part_of_the_prompt_and_cost_their_own_price() {
-        // 2.50, 1.25 and 10 dollars a million.
-        let price = Price {
-            input: 2_500_000_000,
-            cached_input: 1_250_000_000,
-            output: 10_000_000_000,
-        };
-        let usage = Usage {
-            prompt_tokens: 1_000,
-            cached_tokens: 400,
-            completion_tokens: 100,
+    /// One cent.
+    const CENT: NanoUsd = 10_000_000;
+
+    /// Makes a usage of prompt, cached, cache-write, completion and reasoning tokens.
+    fn usage(tokens: [u64; 5]) -> Usage {
+        let [
+            prompt_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            completion_tokens,
+            reasoning_tokens,
+        ] = tokens;
+        Usage {
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            reasoning_tokens,
             cost: 0,
+        }
+    }
+
+    #[test]
+    fn each_class_of_tokens_is_billed_at_its_own_price() {
+        // Dollars per million, as price lists give them: 2.50 and 10, cached 1.25.
+        let halved = Price {
+            cached_input: 125 * CENT,
+            ..Price::flat(250 * CENT, 1_000 * CENT)
         };
-        assert_eq!(price.cost(&usage), 600 * 2_500 + 400 * 1_250 + 100 * 10_000);
+        // 3 and 15, cache read a tenth, cache write a quarter more.
+        let written = Price {
+            cached_input: 30 * CENT,
+            cache_write: 375 * CENT,
+            ..Price::flat(300 * CENT, 1_500 * CENT)
+        };
+        // Thought at half the price of what is said.
+        let thinking = Price {
+            reasoning: 200 * CENT,
+            ..Price::flat(100 * CENT, 400 * CENT)
+        };
+        let cases = [
+            (
+                "a million of each",
+                halved,
+                [1_000_000, 0, 0, 1_000_000, 0],
+                1_250 * CENT,
+            ),
+            (
+                "reasoning is output",
+                halved,
+                [0, 0, 0, 1_000_000, 900_000],
+                1_000 * CENT,
+            ),
+            ("part cached", halved, [1_000, 400, 0, 100, 0], 3_000_000),
+            ("first call", written, [100_000, 0, 90_000, 1_000, 0], 382_500_000),
+            ("second call", written, [100_000, 90_000, 0, 1_000, 0], 72_000_000),
+            ("read and written", written, [10_000, 6_000, 3_000, 0, 0], 16_050_000),
+            (
+                "thought",
+                thinking,
+                [1_000, 0, 0, 1_000, 750],
+                1_000_000 + 1_000_000 + 1_500_000,
+            ),
+            ("a fraction is rounded up", Price::flat(1, 1), [1, 0, 0, 0, 0], 1),
+            ("more cached than sent", halved, [1_000, 9_999, 9_999, 0, 0], 1_250_000),
+            ("more thought than written", thinking, [0, 0, 0, 10, 99], 20_000),
+            ("nothing", halved, [0; 5], 0),
+        ];
+        for (name, price, tokens, cost) in cases {
+            assert_eq!(price.cost(&usage(tokens)), cost, "{name}");
+        }
         assert_eq!(
-            price.cost(&Usage {
-                cached_tokens: 9_999,
-                ..usage
-            }),
-            1_000 * 1_250 + 100 * 10_000
+            Price::flat(NanoUsd::MAX, 0).cost(&usage([u64::MAX, 0, 0, 0, 0])),
+            NanoUsd::MAX
         );
+    }
+
+    #[test]
+    fn records_from_before_the_new_classes_decode_and_new_ones_stay_short() {
+        let old = r#"{"prompt_tokens":3,"completion_tokens":2,"cached_tokens":1,"cost":7}"#;
+        let read: Usage = serde_json::from_str(old).unwrap();
+        assert_eq!(
+            read,
+            Usage {
+                cost: 7,
+                ..usage([3, 1, 0, 2, 0])
+            }
+        );
+        assert_eq!(serde_json::to_string(&read).unwrap(), old);
+        let full = usage([3, 1, 1, 2, 1]);
+        let text = serde_json::to_string(&full).unwrap();
+        assert_eq!(serde_json::from_str::<Usage>(&text).unwrap(), full);
+        let total: TotalUsage = serde_json::from_str(&format!(r#"{},"models":[]}}"#, &old[..old.len() - 1])).unwrap();
+        assert_eq!(total.sum, read);
+    }
+
+    #[test]
+    fn sums_add_up_class_by_class() {
+        let mut sum = usage([3, 1, 1, 2, 1]);
+        sum += usage([30, 10, 10, 20, 10]);
+        assert_eq!(sum, usage([33, 11, 11, 22, 11]));
     }
 }

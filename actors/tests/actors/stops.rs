@@ -9,6 +9,7 @@ use copilotd_actors::domain::decide::Rejection;
 use copilotd_actors::domain::event::{Event, Idempotency, Record};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
+use copilotd_actors::domain::usage::Price;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{Ids as _, ToolErrorKind};
@@ -66,6 +67,34 @@ async fn a_cancel_in_mid_stream_closes_the_connection_and_keeps_exactly_what_rea
         world.cancel(id, turn).await.unwrap_err();
         assert_eq!(world.log.records(id), records, "a second cancel changes nothing");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_answer_is_paid_for() {
+    let mut policy = copilot();
+    policy
+        .prices
+        .add(jiff::Timestamp::MIN, Price::flat(1_000_000, 2_000_000));
+    let world = World::with(policy).await;
+    world
+        .model
+        .on("hello", &[says(&["some words ", "more"], Duration::from_millis(100))]);
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    viewer
+        .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
+        .await;
+    world.cancel(id, turn).await.unwrap();
+    viewer.read_all().await;
+    let usage = &viewer.events.last().unwrap().data["usage"];
+    let tokens = |name: &str| usage[name].as_u64().unwrap();
+    assert!(
+        tokens("prompt_tokens") > 0 && tokens("completion_tokens") > 0,
+        "{usage}"
+    );
+    let nano = tokens("prompt_tokens") + 2 * tokens("completion_tokens");
+    assert_eq!(usage["cost_usd"], nano as f64 / 1e9);
 }
 
 #[tokio::test(start_paused = true)]

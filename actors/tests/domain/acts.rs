@@ -17,6 +17,8 @@ pub const USAGE: Usage = Usage {
     prompt_tokens: 100,
     completion_tokens: 10,
     cached_tokens: 0,
+    cache_write_tokens: 0,
+    reasoning_tokens: 0,
     cost: 5,
 };
 

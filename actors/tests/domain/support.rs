@@ -11,9 +11,9 @@ use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::guard::{OnMatch, Rule, Rules};
 use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
 use copilotd_actors::domain::policy::{Limits, MemoryPolicy, Policy, Repeat, ToolDefinition, ToolPolicy};
+use copilotd_actors::domain::prices::PriceHistory;
 use copilotd_actors::domain::project;
 use copilotd_actors::domain::schema::Schema;
-use copilotd_actors::domain::usage::Price;
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ pub fn policy() -> Policy {
         route: "default".into(),
         model: "m".into(),
         small_route: "small".into(),
-        price: Price::default(),
+        prices: PriceHistory::default(),
         tools: tools.into_iter().map(tool).collect(),
         limits: Limits {
             queue: 2,

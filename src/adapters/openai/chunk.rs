@@ -68,6 +68,7 @@ pub(super) struct WireUsage {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
     /// DeepSeek's name for the cached ones.
     prompt_cache_hit_tokens: Option<u64>,
 }
@@ -75,6 +76,11 @@ pub(super) struct WireUsage {
 #[derive(Debug, Deserialize)]
 struct PromptDetails {
     cached_tokens: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u64>,
 }
 
 /// The memory of one answer's reading.
@@ -394,10 +400,14 @@ impl WireUsage {
     /// A report of nothing at all is no report: some servers fill the field with zeros.
     pub(super) fn read(self) -> Option<Usage> {
         let details = self.prompt_tokens_details.and_then(|details| details.cached_tokens);
+        let reasoned = self
+            .completion_tokens_details
+            .and_then(|details| details.reasoning_tokens);
         let usage = Usage {
             prompt_tokens: self.prompt_tokens.unwrap_or(0),
             completion_tokens: self.completion_tokens.unwrap_or(0),
             cached_tokens: details.or(self.prompt_cache_hit_tokens).unwrap_or(0),
+            reasoning_tokens: reasoned.unwrap_or(0),
             ..Usage::default()
         };
         (usage.total_tokens() > 0).then_some(usage)

@@ -1,6 +1,8 @@
 //! Providers, routes and prices.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use jiff::civil::Date;
 
 use super::{Faults, Node, members, unique, url};
 
@@ -8,7 +10,7 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
     let (providers, routes, prices) = (root.get("providers"), root.get("routes"), root.get("prices"));
     unique(members(&providers, "name"), faults);
     unique(members(&routes, "name"), faults);
-    unique(members(&prices, "model"), faults);
+    dated(&prices, faults);
     for provider in providers.items() {
         url(&provider.get("base_url"), &["http", "https"], faults);
         let keys = provider.get("api_keys");
@@ -42,6 +44,28 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         );
         if first > total {
             faults.add(route.get("timeouts").path(), "first_token_ms is longer than total_ms");
+        }
+    }
+}
+
+/// A model has one price on each day.
+fn dated(prices: &Node<'_>, faults: &mut Faults) {
+    let mut seen: HashMap<(&str, Option<Date>), String> = HashMap::new();
+    for price in prices.items() {
+        let (model, from) = (price.get("model"), price.get("from"));
+        let day = from.text().map(str::parse::<Date>);
+        if let Some(Err(_)) = day {
+            faults.add(from.path(), "expected a date such as 2026-07-01");
+        }
+        let (Some(name), None | Some(Ok(_))) = (model.text(), &day) else {
+            continue;
+        };
+        match seen.get(&(name, day.clone().and_then(Result::ok))) {
+            Some(first) => faults.add(
+                model.path(),
+                format!("is the same as {first}; several prices of a model need different `from` dates"),
+            ),
+            None => _ = seen.insert((name, day.and_then(Result::ok)), model.path().to_owned()),
         }
     }
 }

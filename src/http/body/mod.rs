@@ -4,7 +4,7 @@ mod strict;
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,9 @@ use crate::shape::Shape;
 
 /// Most faults of one body that are listed.
 const MAX_ERRORS: usize = 32;
+
+/// Most bytes beyond the bound that are read before a body is refused.
+const MAX_LINGER: u64 = 16 * 1024 * 1024;
 
 /// Bounds of request bodies. Put it into the request's extensions by a layer; without one the default holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,13 +87,33 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    // Refused before a byte is read, so that a client which waits for `100 Continue` does not send it at all.
-    if announced.is_some_and(|bytes| bytes > limits.bytes as u64) {
+    if let Some(bytes) = announced.filter(|bytes| *bytes > limits.bytes as u64) {
+        // Refused before a byte is read, so that a client which waits for `100 Continue` does not send it at all.
+        let sent = !request.headers().contains_key(header::EXPECT);
+        if sent && bytes <= MAX_LINGER {
+            linger(request.into_body().into_data_stream(), limits).await;
+        }
         return Err(too_large(limits));
     }
     tokio::time::timeout(limits.time, collect(request.into_body(), limits))
         .await
         .unwrap_or_else(|_elapsed| Err(Problem::new(Code::Timeout).detail("the body did not arrive in time")))
+}
+
+/// Reads on and throws away, within a bound. Many clients send the whole body before they read a word of the answer: one that is
+/// closed on in the middle sees a broken connection, and never the refusal.
+async fn linger(mut body: BodyDataStream, limits: BodyLimits) {
+    let rest = async {
+        let mut read = 0;
+        while let Some(Ok(piece)) = body.next().await {
+            read += piece.len() as u64;
+            if read > MAX_LINGER {
+                break;
+            }
+        }
+    };
+    // Whether it came to an end or not, the answer is the same.
+    let _ = tokio::time::timeout(limits.time, rest).await;
 }
 
 async fn collect(body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
@@ -99,6 +122,7 @@ async fn collect(body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|_broken| Problem::new(Code::Malformed).detail("the body was cut off"))?;
         if all.len() + piece.len() > limits.bytes {
+            linger(stream, limits).await;
             return Err(too_large(limits));
         }
         all.extend_from_slice(&piece);

@@ -4,6 +4,7 @@ pub mod approvals;
 pub mod conversations;
 pub mod events;
 pub mod messages;
+pub mod openai;
 pub mod operations;
 pub mod tickets;
 pub mod turns;

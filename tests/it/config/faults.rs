@@ -198,6 +198,21 @@ fn single_faults_have_their_path() {
             "tenants[0].issuers[1].pem: this is a private key",
         ),
         (
+            "from = \"2026-07-01\"",
+            "from = \"2026-02-30\"",
+            "prices[1].from: expected a date",
+        ),
+        (
+            "from = \"2026-07-01\"",
+            "from = \"July\"",
+            "prices[1].from: value does not match",
+        ),
+        (
+            "from = \"2026-07-01\"",
+            "",
+            "prices[1].model: is the same as prices[0].model; several prices",
+        ),
+        (
             "id = \"globex\"",
             "id = \"acme\"",
             "tenants[1].id: is the same as tenants[0].id",

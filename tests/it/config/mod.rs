@@ -43,6 +43,10 @@ pub fn parse(text: &str) -> Result<Config, Faults> {
     Config::parse(text, &env(), &known_tools())
 }
 
+fn day(text: &str) -> jiff::Timestamp {
+    format!("{text}T00:00:00Z").parse().unwrap()
+}
+
 fn tools() -> BTreeMap<String, Arc<ToolDefinition>> {
     let definition = |name: String| {
         let tool = ToolDefinition {
@@ -85,7 +89,20 @@ fn every_key_is_read() {
         ("gpt-4o", 100_000, Mode::Buffered)
     );
     assert_eq!(route.timeouts.total, Duration::from_millis(4));
-    assert_eq!(config.model_prices()["gpt-4o"].cached_input, 1_250_000_000);
+    assert_eq!(
+        config
+            .price_list()
+            .at("gpt-4o", day("2026-06-30"))
+            .unwrap()
+            .cached_input,
+        1_250_000_000
+    );
+    let price = config.price_list().at("gpt-4o", day("2026-07-01")).unwrap();
+    assert_eq!(
+        (price.input, price.cached_input, price.cache_write),
+        (2_000_000_000, 500_000_000, 2_500_000_000)
+    );
+    assert_eq!((price.output, price.reasoning), (8_000_000_000, 6_000_000_000));
     assert_eq!(config.tenant("acme").unwrap().limits.budget(), Some(500_000_000_000));
     assert!(
         config
@@ -218,4 +235,11 @@ fn each_property(schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
         Value::Array(items) => items.iter().for_each(|item| each_property(item, visit)),
         _ => {}
     }
+}
+
+#[test]
+fn a_date_may_stand_in_quotes_or_not() {
+    let bare =
+        parse(&FULL.replace("from = \"2026-07-01\"", "from = 2026-07-01")).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(bare.price_list(), parse(FULL).unwrap().price_list());
 }

@@ -54,7 +54,12 @@ const FAULTS: &[(&str, Fault, u64, bool)] = &[
     ),
     ("no such model", Fault::Says("status=404"), 1, false),
     ("silence", Fault::Holds, 1, false),
-    ("silence after the head", Fault::Says("tokens=9 first_ms=60000"), 1, false),
+    (
+        "silence after the head",
+        Fault::Says("tokens=9 first_ms=60000"),
+        1,
+        false,
+    ),
     (
         "pings and nothing else",
         Fault::Says("tokens=9 stall_after=0 keepalive_ms=20"),

@@ -106,13 +106,14 @@ impl TestApp {
         let config = config("");
         let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
         let clock = Arc::new(PausedClock::default());
-        let mut ports: Ports = App::ports(&config, Arc::new(log.clone())).unwrap();
+        let gateway = App::gateway(&config).unwrap();
+        let mut ports: Ports = App::ports(&config, Arc::new(log.clone()), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(systems.clone());
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
-        let app = App::start(&config, ports, &[7; 32], bounds).await.unwrap();
+        let app = App::start(&config, ports, gateway, &[7; 32], bounds).await.unwrap();
         Self {
             router: router(app.state.clone()),
             app,

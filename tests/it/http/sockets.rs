@@ -65,6 +65,25 @@ async fn a_body_that_does_not_come_is_408() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_gets_its_413() {
+    served(async |app, address| {
+        let token = app.token("ada");
+        let head = format!(
+            "POST /v1/conversations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        );
+        let text = "x".repeat(5_000_000);
+        let announced = format!("{head}content-length: {}\r\n\r\n{text}", text.len());
+        let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
+        for request in [announced, chunked] {
+            let answer = exchange(address, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        }
+        assert_eq!(app.log.attempts(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_head_that_does_not_come_is_not_waited_for() {
     served(async |_, address| {
         for head in ["", "GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ", "GET"] {
@@ -83,6 +102,37 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
         assert!(huge.is_empty() || huge.starts_with("HTTP/1.1 431 "), "{huge}");
         let fine = exchange(address, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         assert!(fine.starts_with("HTTP/1.1 200 "), "{fine}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn both_versions_are_told_by_their_first_bytes_however_these_come() {
+    served(async |_, address| {
+        for pieces in [["G", "ET"], ["P", "OST"], ["PR", "OPFIND"]] {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            for piece in pieces {
+                socket.write_all(piece.as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            socket
+                .write_all(b" /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 405 "),
+                "{answer}"
+            );
+        }
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+        let answer = client.get(format!("http://{address}/healthz")).send().await.unwrap();
+        assert_eq!(
+            (answer.version(), answer.status()),
+            (reqwest::Version::HTTP_2, reqwest::StatusCode::OK)
+        );
     })
     .await;
 }

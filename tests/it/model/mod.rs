@@ -40,9 +40,8 @@ pub const PATIENT: Timeouts = Timeouts {
 
 /// Two and a half dollars a million in, a quarter when cached, ten out.
 pub const PRICE: Price = Price {
-    input: 2_500_000_000,
     cached_input: 250_000_000,
-    output: 10_000_000_000,
+    ..Price::flat(2_500_000_000, 10_000_000_000)
 };
 
 /// One deployment, asked without the gateway's retries.

@@ -70,6 +70,7 @@ async fn an_answer_is_its_model_texts_usage_and_finish_in_this_order() {
                 completion_tokens: 2,
                 cached_tokens: 400,
                 cost: 600 * 2_500 + 400 * 250 + 2 * 10_000,
+                ..Usage::default()
             }),
             ModelEvent::Finished(Finish::Stop),
         ]

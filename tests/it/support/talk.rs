@@ -142,6 +142,7 @@ pub fn usage() -> Usage {
         completion_tokens: 40,
         cached_tokens: 7,
         cost: 1_234,
+        ..Usage::default()
     }
 }
 

@@ -1,0 +1,195 @@
+//! Errors as OpenAI's clients expect them: `{"error": {message, type, param, code}}`.
+//!
+//! Invariant: on the paths of that protocol every error has this shape, whoever made it: a handler, the credential
+//! verifier, the router or a panic. The outermost layer (`request_id`) asks [`is_openai`] and renders.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::problem::{Code, Problem};
+use crate::gateway::body::InvalidBody;
+use crate::gateway::call::{GatewayError, GatewayErrorKind};
+
+/// An error in OpenAI's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAiError {
+    status: StatusCode,
+    message: String,
+    kind: &'static str,
+    param: Option<String>,
+    code: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+/// Tells whether a path belongs to OpenAI's protocol.
+pub fn is_openai(path: &str) -> bool {
+    matches!(path, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models") || path.starts_with("/v1/models/")
+}
+
+impl OpenAiError {
+    /// Returns the status it is answered with.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the document.
+    pub fn document(&self) -> Value {
+        json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
+    }
+
+    /// Translates a problem that was made without knowing of this protocol.
+    pub fn of_problem(problem: &Problem) -> Self {
+        let code = problem.code();
+        let (kind, word) = match code {
+            Code::Unauthenticated => ("invalid_request_error", "invalid_api_key"),
+            Code::Forbidden => ("invalid_request_error", "insufficient_permissions"),
+            Code::RateLimited | Code::QueueFull => ("rate_limit_error", "rate_limit_exceeded"),
+            Code::BudgetExhausted => ("insufficient_quota", "insufficient_quota"),
+            _ if code.status().is_server_error() => ("server_error", code.as_str()),
+            _ => ("invalid_request_error", code.as_str()),
+        };
+        let mut message = problem.detail_text().unwrap_or(code.title()).to_owned();
+        for fault in problem.errors() {
+            message = format!("{message}; {}: {}", fault.pointer, fault.message);
+        }
+        // The protocol knows one status for a request that breaks its schema.
+        let status = match code {
+            Code::Invalid => StatusCode::BAD_REQUEST,
+            other => other.status(),
+        };
+        Self {
+            status,
+            message,
+            kind,
+            param: None,
+            code: Some(word.to_owned()),
+            retry_after: None,
+        }
+    }
+
+    /// Says that there is no such model.
+    pub fn no_model(name: &str) -> Self {
+        GatewayError::new(
+            GatewayErrorKind::UnknownRoute,
+            format!("the model {name:?} does not exist or may not be used"),
+        )
+        .into()
+    }
+}
+
+impl From<InvalidBody> for OpenAiError {
+    fn from(error: InvalidBody) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            message: error.message,
+            kind: "invalid_request_error",
+            param: error.param,
+            code: None,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<GatewayError> for OpenAiError {
+    fn from(error: GatewayError) -> Self {
+        let kind = match error.kind {
+            GatewayErrorKind::UnknownRoute
+            | GatewayErrorKind::Forbidden
+            | GatewayErrorKind::Invalid
+            | GatewayErrorKind::ContextTooLong
+            | GatewayErrorKind::ContentPolicy => "invalid_request_error",
+            GatewayErrorKind::RateLimited => "rate_limit_error",
+            GatewayErrorKind::BudgetExhausted => "insufficient_quota",
+            GatewayErrorKind::CredentialsExhausted
+            | GatewayErrorKind::Unavailable
+            | GatewayErrorKind::Timeout
+            | GatewayErrorKind::Cut => "server_error",
+        };
+        let refusal = error.refusal.unwrap_or_default();
+        let code = match error.kind {
+            GatewayErrorKind::Invalid => refusal.code,
+            // The clients' own name for it, which they do not retry.
+            GatewayErrorKind::BudgetExhausted => Some("insufficient_quota".to_owned()),
+            other => Some(other.code().to_owned()),
+        };
+        Self {
+            status: StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::BAD_GATEWAY),
+            message: error.message,
+            kind,
+            param: refusal.param,
+            code,
+            retry_after: error.retry_after,
+        }
+    }
+}
+
+impl IntoResponse for OpenAiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.document())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_become_errors_that_openais_clients_know() {
+        for (code, status, kind, word) in [
+            (Code::Unauthenticated, 401, "invalid_request_error", "invalid_api_key"),
+            (
+                Code::Forbidden,
+                403,
+                "invalid_request_error",
+                "insufficient_permissions",
+            ),
+            (Code::Invalid, 400, "invalid_request_error", "invalid"),
+            (Code::TooLarge, 413, "invalid_request_error", "too_large"),
+            (Code::RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
+            (Code::BudgetExhausted, 429, "insufficient_quota", "insufficient_quota"),
+            (Code::Internal, 500, "server_error", "internal"),
+            (Code::Overloaded, 503, "server_error", "overloaded"),
+        ] {
+            let error = OpenAiError::of_problem(&Problem::new(code).detail("because"));
+            assert_eq!(error.status.as_u16(), status);
+            let expected = json!({ "error": { "message": "because", "type": kind, "param": null, "code": word } });
+            assert_eq!(error.document(), expected);
+        }
+    }
+
+    #[test]
+    fn a_providers_words_for_a_fault_of_the_request_are_passed_on() {
+        let mut error = GatewayError::new(GatewayErrorKind::Invalid, "no such field");
+        error.refusal = Some(Box::new(copilotd_actors::ports::Refusal {
+            status: 400,
+            code: Some("unknown_parameter".into()),
+            param: Some("foo".into()),
+        }));
+        let error = OpenAiError::from(error);
+        assert_eq!(error.status, StatusCode::BAD_REQUEST);
+        assert_eq!(error.document()["error"]["param"], "foo");
+        assert_eq!(error.document()["error"]["code"], "unknown_parameter");
+    }
+
+    #[test]
+    fn paths_of_the_protocol() {
+        for (path, is) in [
+            ("/v1/chat/completions", true),
+            ("/v1/models/main/gpt-4o", true),
+            ("/v1/conversations", false),
+            ("/v1/modelsx", false),
+        ] {
+            assert_eq!(is_openai(path), is, "{path}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `/v1/chat/completions`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use super::stream::{self, Opening};
+use super::{COST, Fault, cache_wish, caller, dollars, label, mode, read};
+use crate::gateway::body::ChatBody;
+use crate::gateway::call::{Answer, GatewayCall, Purpose, Reply};
+use crate::http::auth::Gateway;
+use crate::http::problem::{Code, Problem};
+use crate::http::routes::taking_work;
+use crate::http::state::AppState;
+
+/// How long the status of a stream is held back for an answer's first word. What takes longer begins as a stream of
+/// comments, so that nothing on the way takes the silence for death; its failure is then told inside of the stream.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers a chat
+///
+/// OpenAI's protocol. `model` is a route of the tenant's configuration, or a `provider/model` that the tenant may use. Members that
+/// are not known here are passed on.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    operation_id = "create_chat_completion",
+    tag = "gateway",
+    request_body(content = Object, content_type = "application/json", description = "OpenAI's chat completion request"),
+    responses(
+        (status = 200, description = "A chat completion, or a stream of its chunks which ends with `[DONE]`", content(
+            (Object = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+        (status = "5XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+    ),
+    security(("bearer" = ["gateway"])),
+)]
+pub async fn complete(
+    State(state): State<AppState>,
+    Gateway(by): Gateway,
+    request: Request,
+) -> Result<Response, Fault> {
+    taking_work(&state).map_err(Fault::Problem)?;
+    let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers()));
+    let bytes = read(request).await?;
+    let body = ChatBody::parse(&bytes)?;
+    let streams = body.stream();
+    let call = GatewayCall {
+        caller: caller(by, Purpose::Endpoint),
+        route: body.model().to_owned(),
+        body,
+        mode,
+        cache,
+    };
+    if !streams {
+        let reply = state.gateway.chat(call).await?;
+        return Ok(whole(reply));
+    }
+    let permit = Arc::clone(&state.streams)
+        .try_acquire_owned()
+        .map_err(|_| Fault::Problem(Problem::new(Code::Overloaded).detail("too many streams are open")))?;
+    let gateway = Arc::clone(&state.gateway);
+    let mut opening: Opening = Box::pin(async move { gateway.chat(call).await });
+    match tokio::time::timeout(PATIENCE, &mut opening).await {
+        Ok(reply) => {
+            let reply = reply?;
+            let (model, attempts, cache) = (reply.model.clone(), reply.attempts, reply.cache);
+            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), permit);
+            label(&mut response, &model, attempts, cache);
+            Ok(response)
+        }
+        Err(_elapsed) => Ok(stream::response(opening, permit)),
+    }
+}
+
+/// An answer in one piece.
+fn whole(reply: Reply) -> Response {
+    let Answer::Whole(bytes) = reply.answer else {
+        // Asked for no stream, the gateway makes none.
+        return Problem::new(Code::Internal).into_response();
+    };
+    let mut response = (
+        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        bytes,
+    )
+        .into_response();
+    label(&mut response, &reply.model, reply.attempts, reply.cache);
+    if let Some(cost) = reply.cost {
+        response.headers_mut().insert(COST, dollars(cost));
+    }
+    response
+}

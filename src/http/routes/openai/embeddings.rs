@@ -1,0 +1,45 @@
+//! `/v1/embeddings`
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use super::{COST, Fault, caller, dollars, label, read};
+use crate::gateway::call::{CacheOutcome, Purpose};
+use crate::gateway::embed::{EmbedBody, EmbedCall};
+use crate::http::auth::Gateway;
+use crate::http::routes::taking_work;
+use crate::http::state::AppState;
+
+/// Embeds texts
+///
+/// OpenAI's protocol; `model` as for chats.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    operation_id = "create_embeddings",
+    tag = "gateway",
+    request_body(content = Object, content_type = "application/json", description = "OpenAI's embeddings request"),
+    responses(
+        (status = 200, description = "OpenAI's list of embeddings", body = Object),
+        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+        (status = "5XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+    ),
+    security(("bearer" = ["gateway"])),
+)]
+pub async fn create(State(state): State<AppState>, Gateway(by): Gateway, request: Request) -> Result<Response, Fault> {
+    taking_work(&state).map_err(Fault::Problem)?;
+    let bytes = read(request).await?;
+    let body = EmbedBody::parse(&bytes)?;
+    let call = EmbedCall {
+        caller: caller(by, Purpose::Embedding),
+        route: body.model().to_owned(),
+        body,
+    };
+    let reply = state.gateway.embed(call).await?;
+    let json = HeaderValue::from_static("application/json");
+    let mut response = ([(header::CONTENT_TYPE, json)], reply.body).into_response();
+    label(&mut response, &reply.model, reply.attempts, CacheOutcome::Bypass);
+    response.headers_mut().insert(COST, dollars(reply.usage.cost));
+    Ok(response)
+}

@@ -1,0 +1,153 @@
+//! OpenAI's protocol over the gateway: `/v1/chat/completions`, `/v1/embeddings`, `/v1/models`.
+
+pub mod chat;
+pub mod embeddings;
+pub mod models;
+mod stream;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use crate::gateway::call::{self, CacheOutcome, CacheWish, Mode, Purpose};
+use crate::http::auth::{self, CredentialKind};
+use crate::http::body::{self, BodyLimits};
+use crate::http::openai_error::OpenAiError;
+use crate::http::problem::Problem;
+
+/// `provider/model` that answered.
+const MODEL: HeaderName = HeaderName::from_static("x-copilotd-model");
+/// Requests that were sent to providers.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-copilotd-attempts");
+/// What the cache did.
+const CACHE: HeaderName = HeaderName::from_static("x-copilotd-cache");
+/// What the call cost, in US dollars.
+const COST: HeaderName = HeaderName::from_static("x-copilotd-cost-usd");
+/// Chooses `live` or `buffered` for one request.
+const MODE: HeaderName = HeaderName::from_static("x-copilotd-mode");
+
+/// Most bytes of a request, unless the configuration allows more everywhere.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// Why a request of this protocol is refused.
+#[derive(Debug)]
+pub enum Fault {
+    /// In words that every route has; the outermost layer translates it.
+    Problem(Problem),
+    /// In the protocol's own.
+    Error(OpenAiError),
+}
+
+impl<E: Into<OpenAiError>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.into_response(),
+            Self::Error(error) => error.into_response(),
+        }
+    }
+}
+
+/// Reads a body. Prompts, with the images in them, are larger than what other routes take.
+async fn read(mut request: Request) -> Result<Bytes, Fault> {
+    if let Some(limits) = request.extensions_mut().get_mut::<BodyLimits>() {
+        limits.bytes = limits.bytes.max(MAX_BODY);
+    }
+    body::read(request).await.map_err(Fault::Problem)
+}
+
+/// Whom limits and accounting go by.
+fn caller(caller: auth::Caller, purpose: Purpose) -> call::Caller {
+    let is_key = caller.kind == CredentialKind::ApiKey;
+    call::Caller {
+        api_key: is_key.then(|| caller.credential.as_str().to_owned()),
+        scope: caller.scope,
+        user: caller.user,
+        conversation: None,
+        turn: None,
+        purpose,
+    }
+}
+
+/// A caller's `Cache-Control` can only keep the cache out of it.
+fn cache_wish(headers: &HeaderMap) -> CacheWish {
+    let bypass = headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|directive| {
+            let directive = directive.trim();
+            directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache")
+        });
+    if bypass { CacheWish::Bypass } else { CacheWish::Use }
+}
+
+fn mode(headers: &HeaderMap) -> Result<Option<Mode>, OpenAiError> {
+    match headers.get(&MODE).map(HeaderValue::as_bytes) {
+        None => Ok(None),
+        Some(b"live") => Ok(Some(Mode::Live)),
+        Some(b"buffered") => Ok(Some(Mode::Buffered)),
+        Some(_) => Err(crate::gateway::body::InvalidBody {
+            param: Some(MODE.as_str().to_owned()),
+            message: "x-copilotd-mode has to be live or buffered".to_owned(),
+        }
+        .into()),
+    }
+}
+
+/// The headers that every answer of the gateway bears.
+fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcome) {
+    let headers = response.headers_mut();
+    // An answer to one caller must not be kept for another on the way.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(model) = HeaderValue::from_str(model) {
+        headers.insert(MODEL, model);
+    }
+    headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+    let cache = match cache {
+        CacheOutcome::Hit => "hit",
+        CacheOutcome::Miss => "miss",
+        CacheOutcome::Bypass => "bypass",
+    };
+    headers.insert(CACHE, HeaderValue::from_static(cache));
+}
+
+/// Writes nano-dollars as dollars, exactly.
+fn dollars(nano: u64) -> HeaderValue {
+    let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_can_only_keep_the_cache_out() {
+        for (value, wish) in [
+            ("no-store", CacheWish::Bypass),
+            ("max-age=0, No-Cache", CacheWish::Bypass),
+            ("max-age=600", CacheWish::Use),
+            ("only-if-cached", CacheWish::Use),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
+            assert_eq!(cache_wish(&headers), wish, "{value}");
+        }
+        assert_eq!(cache_wish(&HeaderMap::new()), CacheWish::Use);
+    }
+
+    #[test]
+    fn money_is_written_exactly() {
+        for (nano, text) in [(0, "0.000000000"), (1, "0.000000001"), (12_345_678_901, "12.345678901")] {
+            assert_eq!(dollars(nano), text);
+        }
+    }
+}

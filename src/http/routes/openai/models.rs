@@ -1,0 +1,76 @@
+//! `/v1/models`
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Fault;
+use crate::gateway::ModelCard;
+use crate::http::auth::Gateway;
+use crate::http::openai_error::OpenAiError;
+use crate::http::state::AppState;
+
+/// Lists what may be named as a model
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    operation_id = "list_models",
+    tag = "gateway",
+    responses(
+        (status = 200, description = "OpenAI's list of models: routes, and the models behind them", body = Object),
+        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+    ),
+    security(("bearer" = ["gateway"])),
+)]
+pub async fn list(State(state): State<AppState>, Gateway(by): Gateway) -> Response {
+    let data: Vec<Value> = state.gateway.models(&by.scope).iter().map(card).collect();
+    answer(json!({ "object": "list", "data": data }))
+}
+
+/// Shows one of them
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    operation_id = "get_model",
+    tag = "gateway",
+    params(("id" = String, Path, description = "A route's name, or `provider/model`")),
+    responses(
+        (status = 200, description = "OpenAI's model object", body = Object),
+        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+    ),
+    security(("bearer" = ["gateway"])),
+)]
+pub async fn get(
+    State(state): State<AppState>,
+    Gateway(by): Gateway,
+    Path(id): Path<String>,
+) -> Result<Response, Fault> {
+    let models = state.gateway.models(&by.scope);
+    let found = models.iter().find(|model| model.id == id);
+    found
+        .map(|model| answer(card(model)))
+        .ok_or_else(|| OpenAiError::no_model(&id).into())
+}
+
+/// As [`get`], for a name with a slash in it.
+pub async fn get_nested(
+    state: State<AppState>,
+    by: Gateway,
+    Path((provider, model)): Path<(String, String)>,
+) -> Result<Response, Fault> {
+    get(state, by, Path(format!("{provider}/{model}"))).await
+}
+
+fn card(model: &ModelCard) -> Value {
+    // Nobody tells when a model was made; the protocol wants a number.
+    json!({ "id": model.id, "object": "model", "created": 0, "owned_by": model.owner, "context_length": model.context_tokens })
+}
+
+fn answer(body: Value) -> Response {
+    (
+        [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))],
+        axum::Json(body),
+    )
+        .into_response()
+}

@@ -1,0 +1,173 @@
+//! Chunks as server-sent events, in OpenAI's framing: `data: {…}`, and `data: [DONE]` behind an answer that is whole.
+//!
+//! Invariant: `[DONE]` is written only behind an answer whose provider said that it was done. One that dies ends with an
+//! error object and without `[DONE]`, so that no client takes a part for the whole.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderName, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::gateway::call::{Answer, AnswerStream, GatewayError, Reply};
+use crate::http::openai_error::OpenAiError;
+
+/// Silence after which a comment is sent.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Proxies and clients take it for nothing.
+const COMMENT: Bytes = Bytes::from_static(b": waiting\n\n");
+/// Behind a whole answer.
+const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// The gateway's answer while it is being waited for. Dropping it stops everything behind it.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Reply, GatewayError>> + Send>>;
+
+/// How far a stream is.
+enum State {
+    Opening(Opening),
+    Open(AnswerStream),
+    Whole,
+    Ended,
+}
+
+/// Writes the stream's response. The permit is held until its end.
+pub(super) fn response(opening: Opening, permit: OwnedSemaphorePermit) -> Response {
+    let frames = stream::unfold((State::Opening(opening), permit), |(mut state, permit)| async {
+        let bytes = next(&mut state).await?;
+        Some((Ok::<_, Infallible>(bytes), (state, permit)))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::from_stream(frames)).into_response()
+}
+
+/// Returns the next bytes; none at the end.
+async fn next(state: &mut State) -> Option<Bytes> {
+    loop {
+        match state {
+            State::Ended => return None,
+            State::Whole => {
+                *state = State::Ended;
+                return Some(DONE);
+            }
+            State::Opening(opening) => match timeout(KEEP_ALIVE, opening).await {
+                Err(_elapsed) => return Some(COMMENT),
+                Ok(Err(error)) => return Some(last(state, error)),
+                Ok(Ok(reply)) => match reply.answer {
+                    Answer::Stream(pieces) => *state = State::Open(pieces),
+                    // A whole answer to a stream's request is one event.
+                    Answer::Whole(bytes) => {
+                        *state = State::Whole;
+                        return Some(frame(&bytes));
+                    }
+                },
+            },
+            State::Open(pieces) => match timeout(KEEP_ALIVE, pieces.next()).await {
+                Err(_elapsed) => return Some(COMMENT),
+                Ok(None) => *state = State::Whole,
+                Ok(Some(Err(error))) => return Some(last(state, error)),
+                Ok(Some(Ok(piece))) => {
+                    if let Some(chunk) = piece.chunk {
+                        return Some(frame(&chunk));
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Ends the stream with an error; the upstream is let go at once.
+fn last(state: &mut State, error: GatewayError) -> Bytes {
+    *state = State::Ended;
+    frame(OpenAiError::from(error).document().to_string().as_bytes())
+}
+
+/// Frames one chunk. A line break inside of the JSON, which some servers write, would end the line: it becomes a space,
+/// which in JSON it may be.
+fn frame(chunk: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(chunk.len() + 8);
+    out.put_slice(b"data: ");
+    out.extend(
+        chunk
+            .iter()
+            .map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }),
+    );
+    out.put_slice(b"\n\n");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::call::{CacheOutcome, GatewayErrorKind};
+    use crate::gateway::upstream::Piece;
+
+    fn reply(answer: Answer) -> Opening {
+        let reply = Reply {
+            model: "main/m".into(),
+            attempts: 1,
+            cache: CacheOutcome::Bypass,
+            cost: None,
+            answer,
+        };
+        Box::pin(std::future::ready(Ok(reply)))
+    }
+
+    fn piece(chunk: &'static str) -> Result<Piece, GatewayError> {
+        Ok(Piece {
+            chunk: Some(Bytes::from_static(chunk.as_bytes())),
+            ..Piece::default()
+        })
+    }
+
+    async fn all(opening: Opening) -> String {
+        let mut state = State::Opening(opening);
+        let mut text = String::new();
+        while let Some(bytes) = next(&mut state).await {
+            text.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_ends_with_done() {
+        let pieces = stream::iter([piece("{\"a\":1}"), Ok(Piece::default()), piece("{\n\"b\":2}")]);
+        let text = all(reply(Answer::Stream(pieces.boxed()))).await;
+        assert_eq!(text, "data: {\"a\":1}\n\ndata: { \"b\":2}\n\ndata: [DONE]\n\n");
+    }
+
+    #[tokio::test]
+    async fn one_that_dies_ends_with_an_error_and_without_done() {
+        let error = GatewayError::new(GatewayErrorKind::Cut, "it broke off");
+        let pieces = stream::iter([piece("{}"), Err(error.clone())]);
+        let text = all(reply(Answer::Stream(pieces.boxed()))).await;
+        assert!(text.starts_with("data: {}\n\ndata: {\"error\":{"), "{text}");
+        assert!(text.contains("it broke off") && !text.contains("[DONE]"), "{text}");
+        let text = all(Box::pin(std::future::ready(Err(error)))).await;
+        assert!(
+            text.starts_with("data: {\"error\":{") && !text.contains("[DONE]"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_with_comments() {
+        let slow: Opening = Box::pin(async {
+            tokio::time::sleep(KEEP_ALIVE * 2 + KEEP_ALIVE / 2).await;
+            reply(Answer::Stream(stream::iter([piece("{}")]).boxed())).await
+        });
+        assert_eq!(
+            all(slow).await,
+            ": waiting\n\n: waiting\n\ndata: {}\n\ndata: [DONE]\n\n"
+        );
+    }
+}
