@@ -92,17 +92,18 @@ fn ids(path: &str) -> Vec<Value> {
     let mut ids = Vec::new();
     for segment in path.split('/') {
         if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-            let (prefix, what) = match before {
-                "conversations" => ("conv", "The conversation."),
-                "turns" => ("turn", "The turn."),
-                _ => ("call", "The call."),
+            let (pattern, what) = match before {
+                "conversations" => ("^conv_[0-9a-f]{32}$", "The conversation."),
+                "turns" => ("^turn_[0-9a-f]{32}$", "The turn."),
+                "models" => (".", "A route's name, or `provider/model`."),
+                _ => ("^call_[0-9a-f]{32}$", "The call."),
             };
             ids.push(json!({
                 "name": name,
                 "in": "path",
                 "required": true,
                 "description": what,
-                "schema": { "type": "string", "pattern": format!("^{prefix}_[0-9a-f]{{32}}$") },
+                "schema": { "type": "string", "pattern": pattern },
             }));
         }
         before = segment;

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-pub(crate) use problems::{AUTH, BODY, FOUND, answers, problems};
+pub(crate) use problems::{AUTH, BODY, FOUND, OpenAiErrors, answers, problems};
 use serde_json::Value;
 
 /// The document and its text, made once.

@@ -47,6 +47,44 @@ macro_rules! problems {
 }
 pub(crate) use problems;
 
+/// The errors of the OpenAI-compatible routes: a type for `responses(…)`.
+pub(crate) struct OpenAiErrors;
+
+impl utoipa::IntoResponses for OpenAiErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let words = [
+            (
+                400,
+                "The request is wrong, too long for every model, or against a provider's content policy",
+            ),
+            (401, "No valid credential"),
+            (
+                403,
+                "The credential lacks the scope, or the tenant may not use that model",
+            ),
+            (404, "There is no such model"),
+            (408, "The body did not arrive in time"),
+            (413, "The body is too large"),
+            (429, "A limit was met, or the budget is used up"),
+            (500, "A fault of ours"),
+            (502, "No provider accepts its key, or an answer was cut off"),
+            (503, "No provider can answer, or the server sheds load"),
+            (504, "No provider answered in time"),
+        ];
+        let answer = |(status, words): (u16, &str)| {
+            let response = ResponseBuilder::new()
+                .description(words)
+                .content(
+                    "application/json",
+                    Content::new(Some(Ref::from_schema_name("OpenaiError"))),
+                )
+                .build();
+            (status.to_string(), RefOr::T(response))
+        };
+        words.into_iter().map(answer).collect()
+    }
+}
+
 /// Describes the answers of all codes in `sets`, one for each status.
 pub(crate) fn answers(sets: &[&[Code]]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();

@@ -15,7 +15,7 @@ macro_rules! files {
 
 files! {
     "api": "citation" "conversation" "conversation_page" "create_conversation" "create_stream_ticket"
-        "decide_approval" "give_feedback" "health" "message" "message_page" "problem" "readiness" "stream_ticket"
+        "decide_approval" "give_feedback" "health" "message" "message_page" "openai_error" "problem" "readiness" "stream_ticket"
         "submit_turn" "tool_call" "turn" "update_conversation" "usage";
     "events": "approval.decided" "approval.requested" "context.assembled" "conversation.erased"
         "guardrail.triggered" "memory.compressed" "message.completed" "message.delta" "message.reset"

@@ -6,6 +6,7 @@ mod client;
 mod contract;
 mod conversations;
 mod input;
+mod openai;
 mod resume;
 mod sockets;
 mod sse;

@@ -15,6 +15,7 @@ use crate::http::auth::Gateway;
 use crate::http::problem::{Code, Problem};
 use crate::http::routes::taking_work;
 use crate::http::state::AppState;
+use crate::openapi::OpenAiErrors;
 
 /// How long the status of a stream is held back for an answer's first word. What takes longer begins as a stream of
 /// comments, so that nothing on the way takes the silence for death; its failure is then told inside of the stream.
@@ -35,8 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
             (Object = "application/json"),
             (String = "text/event-stream"),
         )),
-        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
-        (status = "5XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+        OpenAiErrors,
     ),
     security(("bearer" = ["gateway"])),
 )]

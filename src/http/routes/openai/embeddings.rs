@@ -10,6 +10,7 @@ use crate::gateway::embed::{EmbedBody, EmbedCall};
 use crate::http::auth::Gateway;
 use crate::http::routes::taking_work;
 use crate::http::state::AppState;
+use crate::openapi::OpenAiErrors;
 
 /// Embeds texts
 ///
@@ -22,8 +23,7 @@ use crate::http::state::AppState;
     request_body(content = Object, content_type = "application/json", description = "OpenAI's embeddings request"),
     responses(
         (status = 200, description = "OpenAI's list of embeddings", body = Object),
-        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
-        (status = "5XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+        OpenAiErrors,
     ),
     security(("bearer" = ["gateway"])),
 )]

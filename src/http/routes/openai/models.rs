@@ -10,6 +10,7 @@ use crate::gateway::ModelCard;
 use crate::http::auth::Gateway;
 use crate::http::openai_error::OpenAiError;
 use crate::http::state::AppState;
+use crate::openapi::OpenAiErrors;
 
 /// Lists what may be named as a model
 #[utoipa::path(
@@ -19,7 +20,7 @@ use crate::http::state::AppState;
     tag = "gateway",
     responses(
         (status = 200, description = "OpenAI's list of models: routes, and the models behind them", body = Object),
-        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+        OpenAiErrors,
     ),
     security(("bearer" = ["gateway"])),
 )]
@@ -34,10 +35,9 @@ pub async fn list(State(state): State<AppState>, Gateway(by): Gateway) -> Respon
     path = "/v1/models/{id}",
     operation_id = "get_model",
     tag = "gateway",
-    params(("id" = String, Path, description = "A route's name, or `provider/model`")),
     responses(
         (status = 200, description = "OpenAI's model object", body = Object),
-        (status = "4XX", description = "OpenAI's error object", body = Object, content_type = "application/json"),
+        OpenAiErrors,
     ),
     security(("bearer" = ["gateway"])),
 )]
