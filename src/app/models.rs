@@ -53,6 +53,7 @@ pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
                 Mode::Live => gateway::call::Mode::Live,
                 Mode::Buffered => gateway::call::Mode::Buffered,
             },
+            hedges: None,
         });
     }
     Ok(Gateway::new(routes, Arc::new(SharedKeys::new(keys))))

@@ -162,7 +162,15 @@ impl Running {
         self.settle(Outcome::Finished(finish));
     }
 
-    pub(super) fn failed(&mut self, error: &ModelError) {
+    /// Notes the failure in `result`, if it is one.
+    pub(super) fn settling<T>(&mut self, result: Result<T, ModelError>) -> Result<T, ModelError> {
+        if let Err(error) = &result {
+            self.failed(error);
+        }
+        result
+    }
+
+    fn failed(&mut self, error: &ModelError) {
         self.target.state.with(|health, now| {
             if rule::is_ill(error.class) {
                 health.failed(now);

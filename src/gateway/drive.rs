@@ -4,9 +4,12 @@
 //! up to then leaves no trace in the answer.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::StreamExt;
 use tokio::time::Instant;
@@ -14,7 +17,7 @@ use tokio::time::Instant;
 use super::attempt::{Books, Running, watched};
 use super::body::ChatBody;
 use super::embed::{EmbedAnswer, EmbedBody};
-use super::route::{Kind, Next, Place, Trip};
+use super::route::{HedgeBudget, Kind, Next, Place, Target, Trip, rule};
 use super::upstream::{Piece, PieceStream, Timeouts, UpstreamCall, WholeAnswer};
 
 /// What is held back at most before an answer is released without content: some servers say much before they say anything.
@@ -22,8 +25,6 @@ const MAX_HELD_PIECES: usize = 64;
 const MAX_HELD_BYTES: usize = 256 * 1024;
 /// Longest stream that is kept until it is whole.
 const MAX_BUFFERED: usize = 8 * 1024 * 1024;
-/// Random part of a pause, in addition to it.
-const JITTER: f64 = 1.0;
 
 /// What is asked, and in which form the answer is wanted.
 #[derive(Debug, Clone)]
@@ -51,93 +52,139 @@ pub(super) struct Drive {
     pub ask: Ask,
     pub books: Books,
     pub timeouts: Timeouts,
+    pub hedges: Option<Arc<HedgeBudget>>,
     pub trip: Trip,
     /// Targets that failed this request, in order, and how.
     pub failures: Vec<(Place, FailureClass)>,
 }
 
+type Attempt = Pin<Box<dyn Future<Output = Result<Got, ModelError>> + Send>>;
+
 impl Drive {
     /// Asks until there is an answer; none when the trip is over, whose failures then say why.
     pub(super) async fn run(&mut self) -> Option<(Place, Got)> {
+        if let Some(hedges) = &self.hedges {
+            hedges.earn();
+        }
         loop {
-            let now = Instant::now();
-            let admit = |target: &super::route::Target| {
-                let roll = rand::random::<f64>();
-                target.state.with(|health, now| health.admit(now, roll))
-            };
-            let place = match self.trip.next(now, admit) {
+            let place = match self.trip.next(Instant::now(), admit) {
                 Next::Ask(place) => place,
                 Next::Wait(wait) => {
-                    tokio::time::sleep(wait + jitter(super::route::rule::PAUSE)).await;
+                    tokio::time::sleep(wait + jitter(rule::PAUSE)).await;
                     continue;
                 }
                 Next::Over => return None,
             };
-            let error = match self.attempt(place).await {
+            let (place, result) = self.hedged(place).await;
+            match result {
                 Ok(got) => return Some((place, got)),
-                Err(error) => error,
-            };
-            let class = error.class;
-            tracing::info!(
-                route = %self.books.route, target = %self.trip.target(place).name, key = %self.trip.key(place).name,
-                attempt = self.trip.attempts(), class = class.code(), "a model call failed: {error}"
-            );
-            self.failures.push((place, class));
-            if let Some(pause) = self.trip.failed(place, error, Instant::now()) {
-                tokio::time::sleep(pause / 2 + jitter(pause)).await;
+                Err(error) => {
+                    if let Some(pause) = self.failed(place, error) {
+                        tokio::time::sleep(pause / 2 + jitter(pause)).await;
+                    }
+                }
             }
         }
     }
 
-    async fn attempt(&self, place: Place) -> Result<Got, ModelError> {
-        let (target, key) = (self.trip.target(place), self.trip.key(place));
+    /// Notes a failure; returns the pause before the next attempt.
+    pub(super) fn failed(&mut self, place: Place, error: ModelError) -> Option<Duration> {
+        let class = error.class;
+        tracing::info!(
+            route = %self.books.route, target = %self.trip.target(place).name, key = %self.trip.key(place).name,
+            attempt = self.trip.attempts(), class = class.code(), "a model call failed: {error}"
+        );
+        self.failures.push((place, class));
+        self.trip.failed(place, error, Instant::now())
+    }
+
+    /// Makes one attempt. If its first token is later than nearly all of its target's, and the budget allows it, another
+    /// target is asked beside it: the first one with content wins, the other is let go.
+    async fn hedged(&mut self, place: Place) -> (Place, Result<Got, ModelError>) {
+        let mut first = self.attempt(place);
+        let Some(late) = self.late(place) else {
+            return (place, first.await);
+        };
+        if let Ok(result) = tokio::time::timeout(late, &mut first).await {
+            return (place, result);
+        }
+        let is_affordable = self.hedges.as_ref().is_some_and(|hedges| hedges.take());
+        let beside = if is_affordable {
+            self.trip.beside(place, Instant::now(), admit)
+        } else {
+            None
+        };
+        let Some(other) = beside else {
+            return (place, first.await);
+        };
+        let mut second = self.attempt(other);
+        let (failed, error, left, mut running) = tokio::select! {
+            result = &mut first => match result {
+                Ok(got) => return (place, Ok(got)),
+                Err(error) => (place, error, other, second),
+            },
+            result = &mut second => match result {
+                Ok(got) => return (other, Ok(got)),
+                Err(error) => (other, error, place, first),
+            },
+        };
+        self.failed(failed, error);
+        (left, (&mut running).await)
+    }
+
+    /// After how long the first token at `place` is late; none where that is not known, or no hedge may be made: only the
+    /// first attempt of a stream is hedged, and none while a target of the route is ill.
+    fn late(&self, place: Place) -> Option<Duration> {
+        let hedges = self.hedges.is_some() && matches!(self.ask, Ask::Live(..)) && self.trip.attempts() == 1;
+        if !hedges
+            || self
+                .trip
+                .targets()
+                .any(|target| target.state.with(|health, _| health.is_open()))
+        {
+            return None;
+        }
+        self.trip.target(place).state.with(|health, _| health.slow())
+    }
+
+    fn attempt(&self, place: Place) -> Attempt {
+        let (target, key) = (Arc::clone(self.trip.target(place)), Arc::clone(self.trip.key(place)));
         let kind = match self.ask {
             Ask::Live(..) | Ask::Buffered(_) => Kind::Stream,
             Ask::Whole(_) | Ask::Embed(_) => Kind::Document,
         };
-        let number = self.trip.attempts();
-        let mut running = Running::begin(self.books.clone(), Arc::clone(target), Arc::clone(key), kind, number);
         let timeouts = self.timeouts(kind);
-        let call = |body: &Arc<ChatBody>, chunks| UpstreamCall {
-            body: Arc::clone(body),
+        let mut running = Running::begin(self.books.clone(), target, Arc::clone(&key), kind, self.trip.attempts());
+        let conversation = self.books.caller.conversation;
+        let ask = self.ask.clone();
+        let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {
+            body,
             timeouts,
             chunks,
-            conversation: self.books.caller.conversation,
+            conversation,
         };
-        let failed = |mut running: Running, error: ModelError| {
-            running.failed(&error);
-            error
-        };
-        match &self.ask {
-            Ask::Whole(body) => match key.upstream.whole(&call(body, true)).await {
-                Ok(answer) => {
+        Box::pin(async move {
+            match ask {
+                Ask::Whole(body) => {
+                    let answer = running.settling(key.upstream.whole(&call(body, true)).await)?;
                     running.document(Some(&answer.model), answer.usage, answer.finish);
                     Ok(Got::Whole(answer))
                 }
-                Err(error) => Err(failed(running, error)),
-            },
-            Ask::Embed(body) => match key.upstream.embed(body, timeouts).await {
-                Ok(answer) => {
-                    running.document(None, answer.usage, copilotd_actors::domain::content::Finish::Stop);
+                Ask::Embed(body) => {
+                    let answer = running.settling(key.upstream.embed(&body, timeouts).await)?;
+                    running.document(None, answer.usage, Finish::Stop);
                     Ok(Got::Embedded(answer))
                 }
-                Err(error) => Err(failed(running, error)),
-            },
-            Ask::Live(body, chunks) => match key.upstream.stream(&call(body, *chunks)).await {
-                Ok(pieces) => opened(watched(pieces, running)).await,
-                Err(error) => {
-                    running.failed(&error);
-                    Err(error)
+                Ask::Live(body, chunks) => {
+                    let pieces = running.settling(key.upstream.stream(&call(body, chunks)).await)?;
+                    opened(watched(pieces, running)).await
                 }
-            },
-            Ask::Buffered(body) => match key.upstream.stream(&call(body, true)).await {
-                Ok(pieces) => collected(watched(pieces, running)).await,
-                Err(error) => {
-                    running.failed(&error);
-                    Err(error)
+                Ask::Buffered(body) => {
+                    let pieces = running.settling(key.upstream.stream(&call(body, true)).await)?;
+                    collected(watched(pieces, running)).await
                 }
-            },
-        }
+            }
+        })
     }
 
     /// The clocks of the next attempt, within what is left of the whole. A document is silent until it is there, so that
@@ -212,6 +259,11 @@ fn size(piece: &Piece) -> usize {
     piece.chunk.as_ref().map_or(0, |chunk| chunk.len()) + events.sum::<usize>()
 }
 
-fn jitter(most: std::time::Duration) -> std::time::Duration {
-    most.mul_f64(JITTER * rand::random::<f64>())
+fn admit(target: &Target) -> bool {
+    let roll = rand::random::<f64>();
+    target.state.with(|health, now| health.admit(now, roll))
+}
+
+fn jitter(most: Duration) -> Duration {
+    most.mul_f64(rand::random::<f64>())
 }

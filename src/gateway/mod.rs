@@ -107,17 +107,17 @@ impl Gateway {
         let mut drive = self.drive(&route, caller, ask, needs, body.size(), &[])?;
         let (place, got) = self.answered(&mut drive).await?;
         let attempts = drive.trip.attempts();
+        let model = drive.trip.target(place).name.to_string();
         let (answer, cost) = match got {
             Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage.cost)),
             Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage.cost)),
             Got::Stream { held, rest } => {
-                let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest);
-                let pieces = pieces.map(move |item| item.map_err(|error| failure::within(error, attempts)));
-                (Answer::Stream(pieces.boxed()), None)
+                let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
+                (Answer::Stream(rescue::continued(drive, place, pieces)), None)
             }
         };
         Ok(Reply {
-            model: drive.trip.target(place).name.to_string(),
+            model,
             attempts,
             cache: CacheOutcome::Bypass,
             cost,
@@ -185,6 +185,7 @@ impl Gateway {
                 prompt_bytes: prompt_bytes as u64,
             },
             timeouts: route.timeouts,
+            hedges: route.hedges.clone(),
             trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST)),
             failures: Vec::new(),
         })
@@ -275,6 +276,7 @@ impl Gateway {
             targets: targets.cloned().collect(),
             timeouts: route.timeouts,
             mode: route.mode,
+            hedges: route.hedges.clone(),
         }))
     }
 }

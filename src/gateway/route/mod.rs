@@ -2,6 +2,7 @@
 
 mod access;
 mod health;
+mod hedge;
 mod order;
 pub mod rule;
 mod target;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use access::{Access, Key, SharedKeys};
 pub use health::{Health, Kind};
+pub use hedge::HedgeBudget;
 pub use order::{Standing, order};
 pub use target::{Target, TargetName, TargetState};
 pub use trip::{MAX_ATTEMPTS, Next, Place, Trip};
@@ -29,4 +31,6 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// Whether pieces are passed on as they come, unless the caller says so.
     pub mode: Mode,
+    /// What may be spent on a second request when a first token is late; none: nothing.
+    pub hedges: Option<Arc<HedgeBudget>>,
 }

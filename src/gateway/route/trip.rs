@@ -185,9 +185,39 @@ impl Trip {
         pause
     }
 
-    /// Closes the target at `place` for this trip, without a failure of its own: a hedge has taken it.
-    pub fn close(&mut self, place: Place) {
-        self.stops[place.stop].is_closed = true;
+    /// Says where to ask beside the request at `place`: another target that is well, with a key that is awake.
+    pub fn beside(&mut self, place: Place, now: Instant, mut admit: impl FnMut(&Target) -> bool) -> Option<Place> {
+        if self.attempts >= MAX_ATTEMPTS || now >= self.deadline {
+            return None;
+        }
+        let others = (0..self.stops.len()).filter(|&at| at != place.stop && !self.stops[at].is_closed);
+        let (stop, key) = others.into_iter().find_map(|at| {
+            let stop = &self.stops[at];
+            let key = stop.unasked(|key| !key.is_dead(now) && key.rests(now).is_zero())?;
+            admit(&stop.target).then_some((at, key))
+        })?;
+        match self.ask(stop, key) {
+            Next::Ask(place) => Some(place),
+            Next::Wait(_) | Next::Over => None,
+        }
+    }
+
+    /// Has the rest of the trip avoid the target at `place`, if there is another one.
+    pub fn leave(&mut self, place: Place) {
+        let others = self
+            .stops
+            .iter()
+            .enumerate()
+            .any(|(at, stop)| at != place.stop && !stop.is_closed);
+        if others {
+            self.stops[place.stop].is_closed = true;
+            self.again = None;
+        }
+    }
+
+    /// Lists its targets.
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.stops.iter().map(|stop| &stop.target)
     }
 
     /// Returns the target at `place`.

@@ -1,6 +1,8 @@
 //! The gateway between callers and simulated providers.
 
 mod faults;
+mod hedging;
+mod rescue;
 mod routing;
 
 use std::collections::HashMap;
@@ -138,6 +140,11 @@ pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
 
 /// A gateway with one route, `default`.
 pub fn gateway(places: Vec<Place<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc<Ledger>) {
+    gateway_with(places, timeouts, false)
+}
+
+/// The same, with hedges if wanted.
+pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
     let hosts = Hosts::default();
     let (mut targets, mut keys) = (Vec::new(), HashMap::new());
     for place in places {
@@ -170,6 +177,7 @@ pub fn gateway(places: Vec<Place<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc
         targets,
         timeouts,
         mode: Mode::Live,
+        hedges: hedged.then(Arc::default),
     };
     let ledger = Arc::new(Ledger::default());
     let gateway = Gateway::new(vec![route], Arc::new(SharedKeys::new(keys))).with_meter(ledger.clone());

@@ -1,0 +1,56 @@
+//! A second request beside one whose first token is late.
+
+use std::time::Duration;
+
+use copilotd::gateway::Outcome;
+use copilotd::gateway::call::Mode;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{CLOCKS, Provider, TEXT, gateway_with, place, read, request};
+
+#[tokio::test]
+async fn a_late_first_token_is_hedged_within_the_budget_and_the_loser_is_let_go() {
+    let (first, second) = (Provider::start().await, Provider::start().await);
+    let clocks = copilotd::adapters::provider::Timeouts {
+        first_token: Duration::from_secs(5),
+        ..CLOCKS
+    };
+    let (gateway, ledger) = gateway_with(vec![place("a", first.url()), place("b", second.url())], clocks, true);
+    let gateway = &gateway;
+    let ask = || async move { read(gateway.chat(request(true, Mode::Live)).await.unwrap()).await.text };
+    // What is late has to be learned first.
+    for _ in 0..25 {
+        assert_eq!(ask().await, TEXT);
+    }
+    ledger.take();
+    first.knobs(json!({"first_ms": 2_000})).await;
+    let started = Instant::now();
+    assert_eq!(ask().await, TEXT);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let attempts = ledger.take();
+    assert_eq!(attempts.len(), 2);
+    assert_eq!(
+        (attempts[0].target.provider.as_str(), attempts[0].outcome),
+        ("a", Outcome::Left)
+    );
+    assert_eq!(attempts[1].target.provider, "b");
+
+    // The budget is used up: the next one waits for its first target.
+    assert_eq!(ask().await, TEXT);
+    let attempts = ledger.take();
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0].target.provider, "a");
+}
+
+#[tokio::test]
+async fn without_a_budget_nothing_is_hedged() {
+    let (first, second) = (Provider::start().await, Provider::start().await);
+    let (gateway, _) = gateway_with(vec![place("a", first.url()), place("b", second.url())], CLOCKS, false);
+    for _ in 0..25 {
+        read(gateway.chat(request(true, Mode::Live)).await.unwrap()).await;
+    }
+    first.knobs(json!({"first_ms": 200})).await;
+    read(gateway.chat(request(true, Mode::Live)).await.unwrap()).await;
+    assert_eq!(second.seen().await, 0);
+}
