@@ -13,6 +13,7 @@
 mod chunk;
 mod config;
 mod document;
+mod embeddings;
 mod request;
 mod strict;
 mod wire;
@@ -20,8 +21,10 @@ mod wire;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use reqwest::Url;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -33,8 +36,9 @@ pub use wire::write;
 
 pub use crate::adapters::provider::{Hosts, InvalidDeployment, Timeouts};
 
-use crate::adapters::genai_span::{CallSpan, Peer};
+use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{Accept, Answer, Clocks, Door, Transcript};
+use crate::gateway::embed::{EmbedAnswer, EmbedBody};
 use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use chunk::{Decoder, Wish};
 
@@ -42,6 +46,7 @@ use chunk::{Decoder, Wish};
 #[derive(Debug)]
 pub struct OpenAi {
     door: Door,
+    embeddings: Url,
     peer: Peer,
     model: String,
     dialect: Dialect,
@@ -55,7 +60,8 @@ impl OpenAi {
             name: config.name.clone(),
             reason,
         };
-        let url = config::endpoint(&config.base_url).map_err(invalid)?;
+        let url = config::endpoint(&config.base_url, &["chat", "completions"]).map_err(invalid)?;
+        let embeddings = config::endpoint(&config.base_url, &["embeddings"]).map_err(invalid)?;
         if config.model.is_empty() {
             return Err(invalid("model is empty".to_owned()));
         }
@@ -78,6 +84,7 @@ impl OpenAi {
             config.dialect.streams_per_connection,
         )?;
         Ok(Self {
+            embeddings,
             peer: door.peer("openai", &config.model),
             door,
             model: config.model,
@@ -130,8 +137,34 @@ impl OpenAi {
         })
     }
 
+    async fn ask_embeddings(
+        &self,
+        body: &EmbedBody,
+        timeouts: Timeouts,
+        span: &mut CallSpan,
+    ) -> Result<EmbedAnswer, ModelError> {
+        let clocks = Clocks::whole(timeouts, Instant::now());
+        let url = self.embeddings.clone();
+        let (response, _ticket) = self
+            .door
+            .send_to(url, body.write(&self.model), Accept::Document, span, &clocks)
+            .await?;
+        let answer = self.door.document(response, &clocks).await?;
+        let mut usage = embeddings::read(&answer, body, self.door.errors())?;
+        usage.cost = self.price.map_or(0, |price| price.cost(&usage));
+        span.event(&ModelEvent::Usage(usage));
+        span.event(&ModelEvent::Finished(Finish::Stop));
+        Ok(EmbedAnswer { body: answer, usage })
+    }
+
     fn span(&self, call: &UpstreamCall, stream: bool) -> CallSpan {
-        CallSpan::start(&self.peer, call.conversation, call.body.max_tokens(), stream)
+        CallSpan::start(
+            &self.peer,
+            Operation::Chat,
+            call.conversation,
+            call.body.max_tokens(),
+            stream,
+        )
     }
 }
 
@@ -153,6 +186,16 @@ impl Upstream for OpenAi {
         let mut span = self.span(call, false);
         let inside = span.span().clone();
         let answer = self.ask(call, &mut span).instrument(inside).await;
+        if let Err(error) = &answer {
+            span.fail(error.class.code());
+        }
+        answer
+    }
+
+    async fn embed(&self, body: &EmbedBody, timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
+        let mut span = CallSpan::start(&self.peer, Operation::Embeddings, None, None, false);
+        let inside = span.span().clone();
+        let answer = self.ask_embeddings(body, timeouts, &mut span).instrument(inside).await;
         if let Err(error) = &answer {
             span.fail(error.class.code());
         }
