@@ -1,6 +1,8 @@
 """An EventSource client of PyPI, unmodified, reads streams that break: it comes back with Last-Event-ID by itself."""
 
 import json
+import pathlib
+import subprocess
 import threading
 
 import pytest
@@ -123,3 +125,16 @@ def test_a_turn_s_stream_that_is_over_is_not_opened_again(demo):
     last = read(url, demo.headers())[-1][1]
     answer = requests.get(url, headers={**demo.headers(), "last-event-id": last}, timeout=10)
     assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_npm_s_eventsource_reads_a_broken_stream_whole(demo):
+    cutter = Cutter(demo.port, [900, 1200, 1500])
+    conversation, turn = begin(demo)
+    ticket = demo.post("/v1/stream-tickets", {"conversation_id": conversation["id"]})["ticket"]
+    url = f"http://127.0.0.1:{cutter.port}/v1/turns/{turn['id']}/events?ticket={ticket}"
+    script = pathlib.Path(__file__).with_name("eventsource.mjs")
+    done = subprocess.run(["node", str(script), url], capture_output=True, text=True, timeout=120, check=False)
+    cutter.close()
+    assert done.returncode == 0, done.stderr or done.stdout
+    check(json.loads(done.stdout), answer_of(demo, turn))
+    assert cutter.made >= 2

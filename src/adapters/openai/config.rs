@@ -145,8 +145,8 @@ impl Dialect {
     }
 }
 
-/// Returns the address of `path`, such as `["chat", "completions"]`, under `base_url`.
-pub(super) fn endpoint(base_url: &str, path: &[&str]) -> Result<Url, String> {
+/// Returns the address of a resource under `base_url`.
+pub(super) fn endpoint(base_url: &str, resource: &[&str]) -> Result<Url, String> {
     let mut url = Url::parse(base_url).map_err(|error| format!("base_url is not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err("base_url has to begin with http:// or https:// and name a host".into());
@@ -158,7 +158,7 @@ pub(super) fn endpoint(base_url: &str, path: &[&str]) -> Result<Url, String> {
     url.path_segments_mut()
         .map_err(|()| "base_url cannot have a path".to_owned())?
         .pop_if_empty()
-        .extend(path);
+        .extend(resource);
     Ok(url)
 }
 

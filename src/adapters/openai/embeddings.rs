@@ -1,4 +1,4 @@
-//! Reads a list of embeddings. It is passed on as it is; here is read what it used, and whether it is whole.
+//! Embeddings: one document asked for and passed on as it is, once it is clear that it holds what was asked for.
 
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::adapters::provider::Errors;
-use crate::gateway::embed::{EmbedBody, Inputs};
+use crate::gateway::embed::Inputs;
 
 /// Bytes that make a token, about, where the provider does not count.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -15,33 +15,43 @@ const BYTES_PER_TOKEN: u64 = 4;
 #[derive(Deserialize)]
 struct List {
     data: Option<Vec<IgnoredAny>>,
-    usage: Option<ListUsage>,
+    usage: Option<WireUsage>,
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct ListUsage {
+struct WireUsage {
     prompt_tokens: Option<u64>,
 }
 
-/// Reads what `answer` used; it has to hold one embedding for each input of `asked`.
-pub fn read(answer: &[u8], asked: &EmbedBody, errors: &Errors) -> Result<Usage, ModelError> {
-    let list: List = serde_json::from_slice(answer)
-        .map_err(|_| errors.malformed("it sent something that is not a list of embeddings"))?;
+/// Reads what a list of embeddings cost in tokens, or why it is none.
+pub fn read(body: &[u8], inputs: &Inputs, errors: &Errors) -> Result<Usage, ModelError> {
+    let list: List =
+        serde_json::from_slice(body).map_err(|_| errors.malformed("it sent something that is not an answer"))?;
     if let Some(error) = list.error.filter(|error| !error.is_null()) {
         return Err(errors.in_stream(&error));
     }
-    if list.data.is_none_or(|data| data.len() != asked.inputs().len()) {
+    if list.data.map(|data| data.len()) != Some(inputs.len()) {
         return Err(errors.malformed("it did not send an embedding for each input"));
     }
-    let counted = || match asked.inputs() {
-        Inputs::Texts(texts) => (texts.iter().map(String::len).sum::<usize>() as u64).div_ceil(BYTES_PER_TOKEN),
-        Inputs::Tokens { tokens, .. } => *tokens,
-    };
+    let told = list
+        .usage
+        .and_then(|usage| usage.prompt_tokens)
+        .filter(|&tokens| tokens > 0);
     Ok(Usage {
-        prompt_tokens: list.usage.and_then(|usage| usage.prompt_tokens).unwrap_or_else(counted),
+        prompt_tokens: told.unwrap_or_else(|| estimate(inputs)),
         ..Usage::default()
     })
+}
+
+fn estimate(inputs: &Inputs) -> u64 {
+    match inputs {
+        Inputs::Texts(texts) => texts
+            .iter()
+            .map(|text| (text.len() as u64).div_ceil(BYTES_PER_TOKEN))
+            .sum(),
+        Inputs::Tokens { tokens, .. } => *tokens,
+    }
 }
 
 #[cfg(test)]
@@ -51,22 +61,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_whole_or_malformed() {
-        let asked = EmbedBody::parse(br#"{"model":"m","input":["one","two"]}"#).unwrap();
-        for (answer, expected) in [
+    fn a_list_has_one_embedding_for_each_input() {
+        let inputs = Inputs::Texts(vec!["eight by".into(), "x".into()]);
+        for (body, expected) in [
             (r#"{"data":[{},{}],"usage":{"prompt_tokens":7}}"#, Ok(7)),
-            (r#"{"data":[{},{}]}"#, Ok(2)),
+            (r#"{"data":[{},{}]}"#, Ok(3)),
+            (r#"{"data":[{},{}],"usage":{"prompt_tokens":0}}"#, Ok(3)),
             (r#"{"data":[{}]}"#, Err(FailureClass::Malformed)),
-            ("{}", Err(FailureClass::Malformed)),
+            (r#"{"error":{"message":"x","code":429}}"#, Err(FailureClass::Rate)),
             ("<html>", Err(FailureClass::Malformed)),
-            (
-                r#"{"error":{"message":"x","type":"server_error"}}"#,
-                Err(FailureClass::Overload),
-            ),
         ] {
-            let read = read(answer.as_bytes(), &asked, &Errors::new("main", Vec::new()));
-            let read = read.map(|usage| usage.prompt_tokens).map_err(|error| error.class);
-            assert_eq!(read, expected, "{answer}");
+            let read = read(body.as_bytes(), &inputs, &Errors::new("main", Vec::new()));
+            let tokens = read.map(|usage| usage.prompt_tokens).map_err(|error| error.class);
+            assert_eq!(tokens, expected, "{body}");
         }
     }
 }

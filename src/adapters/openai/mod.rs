@@ -24,7 +24,6 @@ use async_trait::async_trait;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{ModelError, ModelEvent};
-use reqwest::Url;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -46,7 +45,7 @@ use chunk::{Decoder, Wish};
 #[derive(Debug)]
 pub struct OpenAi {
     door: Door,
-    embeddings: Url,
+    embeddings: Door,
     peer: Peer,
     model: String,
     dialect: Dialect,
@@ -60,8 +59,7 @@ impl OpenAi {
             name: config.name.clone(),
             reason,
         };
-        let url = config::endpoint(&config.base_url, &["chat", "completions"]).map_err(invalid)?;
-        let embeddings = config::endpoint(&config.base_url, &["embeddings"]).map_err(invalid)?;
+        let url = |resource: &[&str]| config::endpoint(&config.base_url, resource).map_err(invalid);
         if config.model.is_empty() {
             return Err(invalid("model is empty".to_owned()));
         }
@@ -73,20 +71,23 @@ impl OpenAi {
             }
             headers.insert(0, config.auth.header(key));
         }
-        let door = Door::new(
-            &config.name,
-            url,
-            &headers,
-            vec![config.api_key.clone()],
-            hosts,
-            config.connect,
-            config.dialect.http2_cleartext,
-            config.dialect.streams_per_connection,
-        )?;
+        let door = |resource: &[&str]| {
+            Door::new(
+                &config.name,
+                url(resource)?,
+                &headers,
+                vec![config.api_key.clone()],
+                hosts,
+                config.connect,
+                config.dialect.http2_cleartext,
+                config.dialect.streams_per_connection,
+            )
+        };
+        let (door, embeddings) = (door(&["chat", "completions"])?, door(&["embeddings"])?);
         Ok(Self {
-            embeddings,
             peer: door.peer("openai", &config.model),
             door,
+            embeddings,
             model: config.model,
             dialect: config.dialect,
             price: config.price,
@@ -143,14 +144,10 @@ impl OpenAi {
         timeouts: Timeouts,
         span: &mut CallSpan,
     ) -> Result<EmbedAnswer, ModelError> {
-        let clocks = Clocks::whole(timeouts, Instant::now());
-        let url = self.embeddings.clone();
-        let (response, _ticket) = self
-            .door
-            .send_to(url, body.write(&self.model), Accept::Document, span, &clocks)
-            .await?;
-        let answer = self.door.document(response, &clocks).await?;
-        let mut usage = embeddings::read(&answer, body, self.door.errors())?;
+        let (clocks, request) = (Clocks::whole(timeouts, Instant::now()), body.write(&self.model));
+        let (response, _ticket) = self.embeddings.send(request, Accept::Document, span, &clocks).await?;
+        let answer = self.embeddings.document(response, &clocks).await?;
+        let mut usage = embeddings::read(&answer, body.inputs(), self.embeddings.errors())?;
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
         span.event(&ModelEvent::Usage(usage));
         span.event(&ModelEvent::Finished(Finish::Stop));

@@ -115,18 +115,6 @@ impl Door {
         span: &CallSpan,
         clocks: &Clocks,
     ) -> Result<(reqwest::Response, Ticket), ModelError> {
-        self.send_to(self.url.clone(), body, accept, span, clocks).await
-    }
-
-    /// The same, to another address on the same host.
-    pub async fn send_to(
-        &self,
-        url: Url,
-        body: Bytes,
-        accept: Accept,
-        span: &CallSpan,
-        clocks: &Clocks,
-    ) -> Result<(reqwest::Response, Ticket), ModelError> {
         let (client, ticket) = self.host.client().map_err(|error| match error {
             NoClient::Full => self.errors.plain(FailureClass::Overload, "too many streams are open"),
             NoClient::Setup(_) => self
@@ -142,7 +130,7 @@ impl Door {
             }),
         );
         span.inject(&mut headers);
-        let sending = client.post(url).headers(headers).body(body).send();
+        let sending = client.post(self.url.clone()).headers(headers).body(body).send();
         let response = match timeout_at(clocks.due(), sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(self.errors.transport(&error)),
