@@ -25,6 +25,24 @@ pub struct Peer {
     pub port: u16,
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// An answer.
+    Chat,
+    /// Embeddings.
+    Embeddings,
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
 /// The span of one call. Dropped before the end, it says that the call was cancelled.
 #[derive(Debug)]
 pub struct CallSpan {
@@ -36,13 +54,19 @@ pub struct CallSpan {
 
 impl CallSpan {
     /// Opens the span under the present one.
-    pub fn start(peer: &Peer, conversation: Option<ConversationId>, max_tokens: Option<u64>, stream: bool) -> Self {
+    pub fn start(
+        peer: &Peer,
+        operation: Operation,
+        conversation: Option<ConversationId>,
+        max_tokens: Option<u64>,
+        stream: bool,
+    ) -> Self {
         let span = tracing::info_span!(
             "chat",
-            otel.name = %format_args!("chat {}", peer.model),
+            otel.name = %format_args!("{} {}", operation.name(), peer.model),
             otel.kind = "client",
             otel.status_code = field::Empty,
-            gen_ai.operation.name = "chat",
+            gen_ai.operation.name = operation.name(),
             gen_ai.provider.name = peer.provider,
             gen_ai.request.model = %peer.model,
             gen_ai.request.stream = stream,

@@ -7,13 +7,13 @@ use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
 use secrecy::SecretString;
 
-use crate::adapters::openai::{OpenAi, OpenAiConfig};
+use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::{Hosts, Timeouts};
 use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use crate::config::{Config, Mode, ProviderKind, Route, Target};
+use crate::config::{Config, Mode, ProviderAuth, ProviderKind, Route, Target};
 use crate::gateway::route::{Key, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
@@ -38,11 +38,13 @@ pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
             targets.push(Arc::new(gateway::route::Target {
                 state: Arc::clone(states.entry(name.clone()).or_default()),
                 name,
-                region: None,
+                region: config
+                    .provider(&target.provider)
+                    .and_then(|provider| provider.region.clone()),
                 context_tokens: target.context_tokens,
                 weight: target.weight,
-                tools: true,
-                schema: true,
+                tools: target.tools,
+                schema: target.schema,
             }));
         }
         routes.push(gateway::route::Route {
@@ -53,7 +55,7 @@ pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
                 Mode::Live => gateway::call::Mode::Live,
                 Mode::Buffered => gateway::call::Mode::Buffered,
             },
-            hedges: None,
+            hedges: route.hedge.then(Arc::default),
         });
     }
     Ok(Gateway::new(routes, Arc::new(SharedKeys::new(keys))))
@@ -78,6 +80,14 @@ fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -
     for (n, secret) in secrets.into_iter().enumerate() {
         let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
         deployment.connect = route.timeouts.connect;
+        if let Some(auth) = provider.auth {
+            deployment.auth = match auth {
+                ProviderAuth::Bearer => Auth::Bearer,
+                ProviderAuth::ApiKey => Auth::ApiKey,
+            };
+        }
+        deployment.headers = provider.headers.clone().into_iter().collect();
+        deployment.dialect.http2_cleartext = provider.http2;
         deployment.price = config.price_list().at(&target.model, super::system::now());
         let name = format!("{}#{}", provider.name, n + 1);
         keys.push(Arc::new(Key::new(name, Arc::new(OpenAi::new(deployment, hosts)?))));

@@ -24,7 +24,7 @@ pub use env::Env;
 pub use faults::{Fault, Faults};
 pub use ipnet::IpNet;
 pub use key::{Alg, KeyHash};
-pub use models::{Mode, ModelPrice, Provider, ProviderKind, Route, Target, Timeouts};
+pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};
 pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};

@@ -1,5 +1,6 @@
 //! Providers, routes and prices.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use copilotd_actors::domain::prices::PriceList;
@@ -26,6 +27,16 @@ pub struct Provider {
     api_key: Option<SecretString>,
     #[serde(default)]
     api_keys: Vec<SecretString>,
+    /// How a key is sent; by the address when missing.
+    pub auth: Option<ProviderAuth>,
+    /// Headers that go with each request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, SecretString>,
+    /// Whether a plain http address speaks HTTP/2 from the first byte.
+    #[serde(default)]
+    pub http2: bool,
+    /// Where it runs.
+    pub region: Option<String>,
 }
 
 impl Provider {
@@ -46,6 +57,16 @@ pub enum ProviderKind {
     Anthropic,
 }
 
+/// How a provider wants its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProviderAuth {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// `api-key`.
+    ApiKey,
+}
+
 /// A name behind which models stand.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +81,9 @@ pub struct Route {
     /// Whether pieces are passed on as they come.
     #[serde(default)]
     pub mode: Mode,
+    /// Whether another target is asked beside one whose first token is unusually late.
+    #[serde(default)]
+    pub hedge: bool,
 }
 
 impl Route {
@@ -90,6 +114,16 @@ pub struct Target {
     pub context_tokens: u64,
     /// Share among equals; targets without one are tried in order.
     pub weight: Option<u32>,
+    /// Whether it can be offered tools.
+    #[serde(default = "yes")]
+    pub tools: bool,
+    /// Whether it can be held to a schema.
+    #[serde(default = "yes")]
+    pub schema: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The four clocks of a model call.

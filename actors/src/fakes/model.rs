@@ -24,6 +24,8 @@ pub enum Act {
     Wait(Duration),
     /// Asks for a tool.
     Call(String, Value),
+    /// Tells that another target answers: the one before, the one now, why.
+    Fallback(&'static str, &'static str, &'static str),
     /// Reports what it used.
     Usage(Usage),
     /// Breaks; before anything else, the stream does not even open.
@@ -202,6 +204,11 @@ impl Open {
                     let (name, arguments) = (Some(name), arguments.to_string());
                     ModelEvent::ToolCall { index, name, arguments }
                 }
+                Act::Fallback(from, to, reason) => ModelEvent::Fallback {
+                    from: from.to_owned(),
+                    to: to.to_owned(),
+                    reason: reason.to_owned(),
+                },
                 Act::Usage(usage) => ModelEvent::Usage(usage),
                 Act::Finish(finish) => ModelEvent::Finished(finish),
                 Act::Fail(class, retry_after) => {

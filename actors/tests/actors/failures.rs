@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::Command;
+use copilotd_actors::domain::command::{Command, FailureClass};
 use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::event::{Event, FailureCode, Record};
 use copilotd_actors::domain::policy::Repeat;
@@ -177,6 +177,46 @@ async fn a_queued_call_survives_a_cancel_that_the_store_refuses() {
         begun.elapsed() < Duration::from_secs(10),
         "it did not have to wait for a deadline"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_dies_is_reset_once_and_the_log_says_who_answers_instead() {
+    let world = World::new().await;
+    let half = vec![
+        Act::Text("half an answ".into()),
+        Act::Wait(Duration::from_secs(1)),
+        Act::Fail(FailureClass::Cut, None),
+    ];
+    let mut whole = vec![Act::Fallback("a/large", "b/large", "cut")];
+    whole.extend(says(&["the ", "whole ", "answer"], Duration::from_millis(100)));
+    world.model.once("hello", half);
+    world.model.once("hello", whole);
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    viewer.read_all().await;
+    let mut client = Client::default();
+    client.take(&viewer.events);
+    assert_eq!(client.texts, ["the whole answer"]);
+    client.has_all(&world.log.records(id), Some(turn));
+    let names: Vec<&str> = viewer.events.iter().map(|event| event.name.as_str()).collect();
+    assert_eq!(
+        names.iter().filter(|name| **name == "message.reset").count(),
+        1,
+        "{names:?}"
+    );
+    let fallback = viewer
+        .events
+        .iter()
+        .find(|event| event.name == "model.fallback")
+        .unwrap();
+    let said = |name: &str| fallback.data[name].as_str().unwrap().to_owned();
+    assert_eq!(
+        (said("from"), said("to"), said("reason")),
+        ("a/large".into(), "b/large".into(), "cut".into())
+    );
+    let turns: Vec<_> = world.model.requests().iter().map(|request| request.turn).collect();
+    assert_eq!(turns, [Some(turn), Some(turn)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,6 +21,7 @@ mod wire;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use secrecy::ExposeSecret;
@@ -34,7 +35,7 @@ pub use wire::write;
 
 pub use crate::adapters::provider::{Hosts, InvalidDeployment, Timeouts};
 
-use crate::adapters::genai_span::{CallSpan, Peer};
+use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{Accept, Answer, Clocks, Door, Transcript};
 use crate::gateway::embed::{EmbedAnswer, EmbedBody};
 use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
@@ -137,8 +138,30 @@ impl OpenAi {
         })
     }
 
+    async fn ask_embeddings(
+        &self,
+        body: &EmbedBody,
+        timeouts: Timeouts,
+        span: &mut CallSpan,
+    ) -> Result<EmbedAnswer, ModelError> {
+        let (clocks, request) = (Clocks::whole(timeouts, Instant::now()), body.write(&self.model));
+        let (response, _ticket) = self.embeddings.send(request, Accept::Document, span, &clocks).await?;
+        let answer = self.embeddings.document(response, &clocks).await?;
+        let mut usage = embeddings::read(&answer, body.inputs(), self.embeddings.errors())?;
+        usage.cost = self.price.map_or(0, |price| price.cost(&usage));
+        span.event(&ModelEvent::Usage(usage));
+        span.event(&ModelEvent::Finished(Finish::Stop));
+        Ok(EmbedAnswer { body: answer, usage })
+    }
+
     fn span(&self, call: &UpstreamCall, stream: bool) -> CallSpan {
-        CallSpan::start(&self.peer, call.conversation, call.body.max_tokens(), stream)
+        CallSpan::start(
+            &self.peer,
+            Operation::Chat,
+            call.conversation,
+            call.body.max_tokens(),
+            stream,
+        )
     }
 }
 
@@ -167,27 +190,12 @@ impl Upstream for OpenAi {
     }
 
     async fn embed(&self, body: &EmbedBody, timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
-        let clocks = Clocks::whole(timeouts, Instant::now());
-        let span = CallSpan::start(&self.peer, None, None, false);
+        let mut span = CallSpan::start(&self.peer, Operation::Embeddings, None, None, false);
         let inside = span.span().clone();
-        let asked = async {
-            let request = body.write(&self.model);
-            let (response, _ticket) = self.embeddings.send(request, Accept::Document, &span, &clocks).await?;
-            let answer = self.embeddings.document(response, &clocks).await?;
-            let mut usage = embeddings::read(&answer, body.inputs(), self.embeddings.errors())?;
-            usage.cost = self.price.map_or(0, |price| price.cost(&usage));
-            Ok(EmbedAnswer { body: answer, usage })
-        };
-        let answer = asked.instrument(inside).await;
-        end(span, &answer);
+        let answer = self.ask_embeddings(body, timeouts, &mut span).instrument(inside).await;
+        if let Err(error) = &answer {
+            span.fail(error.class.code());
+        }
         answer
-    }
-}
-
-/// Ends the span of an embedding as its answer did.
-fn end(mut span: CallSpan, answer: &Result<EmbedAnswer, ModelError>) {
-    match answer {
-        Ok(answer) => span.event(&ModelEvent::Usage(answer.usage)),
-        Err(error) => span.fail(error.class.code()),
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::config::{Config, Env, Faults, Mode, ProviderKind, Store};
+use copilotd::config::{Config, Env, Faults, Mode, ProviderAuth, ProviderKind, Store};
 use copilotd_actors::domain::guard::OnMatch;
 use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
 use copilotd_actors::domain::schema::Schema;
@@ -89,6 +89,11 @@ fn every_key_is_read() {
         ("gpt-4o", 100_000, Mode::Buffered)
     );
     assert_eq!(route.timeouts.total, Duration::from_millis(4));
+    assert!(route.hedge && !route.targets[0].tools && !route.targets[0].schema && route.targets[1].tools);
+    let main = config.provider("main").unwrap();
+    assert_eq!((main.auth, main.http2), (Some(ProviderAuth::ApiKey), true));
+    assert_eq!(main.region.as_deref(), Some("eu"));
+    assert_eq!(main.headers["x-team"].expose_secret(), "support");
     assert_eq!(
         config
             .price_list()

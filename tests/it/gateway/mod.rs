@@ -1,5 +1,7 @@
 //! The gateway between callers and simulated providers.
 
+mod access;
+mod embeddings;
 mod faults;
 mod hedging;
 mod rescue;

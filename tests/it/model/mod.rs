@@ -6,6 +6,7 @@ mod cancel;
 mod clocks;
 mod failures;
 mod load;
+mod passing;
 mod request;
 mod server;
 mod stream;
