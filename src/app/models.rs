@@ -14,7 +14,7 @@ use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, Mode, ProviderAuth, ProviderKind, Route, Target};
-use crate::gateway::route::{Key, SharedKeys, TargetName, TargetState};
+use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
 /// The gateway to the models of all routes.
@@ -62,7 +62,7 @@ pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
 }
 
 /// One deployment for each key of the target's provider.
-fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -> anyhow::Result<Arc<[Arc<Key>]>> {
+fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -> anyhow::Result<Keys> {
     let provider = config
         .provider(&target.provider)
         .context("its provider is not configured")?;

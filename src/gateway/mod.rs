@@ -28,7 +28,7 @@ use call::{Answer, CacheOutcome, Caller, GatewayCall, GatewayError, GatewayError
 use drive::{Ask, Drive, Got};
 use embed::{EmbedCall, EmbedReply};
 use rescue::{Avoided, Failed};
-use route::{Access, Key, Kind, Place, Route, Standing, Target, TargetName, Trip};
+use route::{Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
 
 /// How long a request waits for providers that ask for patience, all in all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -198,7 +198,7 @@ impl Gateway {
         route: &Route,
         needs: Needs,
         kind: Kind,
-    ) -> Result<Vec<(Arc<Target>, Arc<[Arc<Key>]>)>, GatewayError> {
+    ) -> Result<Vec<Keyed>, GatewayError> {
         let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
         let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
         if allowed.is_empty() {

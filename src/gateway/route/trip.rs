@@ -10,12 +10,15 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
 use tokio::time::Instant;
 
-use super::access::Key;
+use super::access::{Key, Keys};
 use super::rule::{self, Rule};
 use super::target::Target;
 
 /// Most requests that are sent to providers for one request of a caller, over all targets and keys.
 pub const MAX_ATTEMPTS: u32 = 8;
+
+/// A target, and the keys with which it may be asked.
+pub type Keyed = (Arc<Target>, Keys);
 
 /// A trip under way.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub struct Trip {
 #[derive(Debug)]
 struct Stop {
     target: Arc<Target>,
-    keys: Arc<[Arc<Key>]>,
+    keys: Keys,
     /// Requests sent with each key.
     sent: Vec<u32>,
     /// Keys that are not asked again by this trip.
@@ -64,8 +67,8 @@ pub enum Next {
 impl Trip {
     /// Plans a trip over `targets`, in this order. It waits for a key's rest at most `patience`, and nothing begins after
     /// `deadline`.
-    pub fn new(targets: Vec<(Arc<Target>, Arc<[Arc<Key>]>)>, patience: Duration, deadline: Instant) -> Self {
-        let stop = |(target, keys): (Arc<Target>, Arc<[Arc<Key>]>)| Stop {
+    pub fn new(targets: Vec<Keyed>, patience: Duration, deadline: Instant) -> Self {
+        let stop = |(target, keys): Keyed| Stop {
             target,
             sent: vec![0; keys.len()],
             spent: vec![false; keys.len()],
