@@ -27,7 +27,7 @@ use attempt::Books;
 use call::{Answer, CacheOutcome, Caller, GatewayCall, GatewayError, GatewayErrorKind, Mode, Purpose, Reply};
 use drive::{Ask, Drive, Got};
 use embed::{EmbedCall, EmbedReply};
-use rescue::{Avoided, Failed};
+use rescue::{Failed, Turns};
 use route::{Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
 
 /// How long a request waits for providers that ask for patience, all in all.
@@ -41,7 +41,7 @@ pub struct Gateway {
     routes: HashMap<String, Arc<Route>>,
     access: Arc<dyn Access>,
     meter: Option<Arc<dyn Meter>>,
-    avoided: Avoided,
+    turns: Turns,
 }
 
 /// What a request needs of a model.
@@ -73,7 +73,7 @@ impl Gateway {
             routes,
             access,
             meter: None,
-            avoided: Avoided::default(),
+            turns: Turns::default(),
         }
     }
 
