@@ -9,6 +9,7 @@ pub mod call;
 mod drive;
 pub mod embed;
 mod failure;
+pub mod limit;
 mod rescue;
 pub mod route;
 mod turn;
