@@ -15,7 +15,7 @@ use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, Mode, ProviderAuth, ProviderKind, Route, Target};
 use crate::gateway::limit::LocalLimiter;
-use crate::gateway::route::{Key, SharedKeys, TargetName, TargetState};
+use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
 /// The gateway to the models of all routes.
@@ -74,7 +74,7 @@ pub fn gateway(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway
 }
 
 /// One deployment for each key of the target's provider.
-fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -> anyhow::Result<Arc<[Arc<Key>]>> {
+fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -> anyhow::Result<Keys> {
     let provider = config
         .provider(&target.provider)
         .context("its provider is not configured")?;

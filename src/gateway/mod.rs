@@ -35,8 +35,8 @@ use drive::{Ask, Drive, Got};
 use embed::{EmbedCall, EmbedReply};
 use limit::{Learned, Limiter};
 use limits::{Limits, Prompt};
-use rescue::{Avoided, Failed};
-use route::{Access, Key, Kind, Place, Route, Standing, Target, TargetName, Trip};
+use rescue::{Failed, Turns};
+use route::{Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
 
 /// How long a request waits for providers that ask for patience, all in all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub struct Gateway {
     access: Arc<dyn Access>,
     meter: Option<Arc<dyn Meter>>,
     limits: Option<Arc<Limits>>,
-    avoided: Avoided,
+    turns: Turns,
 }
 
 /// What a request needs of a model.
@@ -83,7 +83,7 @@ impl Gateway {
             access,
             meter: None,
             limits: None,
-            avoided: Avoided::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -250,7 +250,7 @@ impl Gateway {
         route: &Route,
         needs: Needs,
         kind: Kind,
-    ) -> Result<Vec<(Arc<Target>, Arc<[Arc<Key>]>)>, GatewayError> {
+    ) -> Result<Vec<Keyed>, GatewayError> {
         let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
         let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
         if allowed.is_empty() {

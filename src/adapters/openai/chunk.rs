@@ -182,8 +182,8 @@ impl Decoder {
             let ending = self.ending(&reason, index);
             if index == 0 {
                 self.finish.get_or_insert(ending);
-            } else if let Err(error) = ending {
-                return Err(error);
+            } else {
+                ending?;
             }
             progress = if self.has_ended() {
                 Progress::Finished

@@ -63,13 +63,20 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
     let choices = completion.choices.unwrap_or_default();
     let mut first = None;
     let mut said_something = false;
+    // Kept only where it has to be counted.
+    let mut kept = usage.is_none().then_some(transcript);
+    let mut keep = |text: &str| {
+        if let Some(transcript) = &mut kept {
+            transcript.add(text);
+        }
+    };
     for choice in &choices {
         let message = choice
             .message
             .as_ref()
             .ok_or_else(|| errors.malformed("it sent a choice without a message"))?;
         for call in message.tool_calls.iter().flatten().chain(&message.function_call) {
-            transcript.add(call.get());
+            keep(call.get());
         }
         let texts = [
             &message.content,
@@ -79,7 +86,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
         ];
         for text in texts.into_iter().flatten() {
             said_something |= !text.is_empty();
-            transcript.add(text);
+            keep(text);
         }
         let has_calls =
             message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) || message.function_call.is_some();

@@ -54,6 +54,10 @@ pub struct Door {
 impl Door {
     /// Opens the way to `url`. Connects to nothing yet; connections are shared through `hosts`. `headers` go with each
     /// request, and what is among them or in `secrets` never comes back in an error.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each provider's adapter has one call site, with each of them at hand"
+    )]
     pub fn new(
         name: &str,
         url: Url,

@@ -74,11 +74,14 @@ impl Key {
     }
 }
 
+/// Keys in order of preference.
+pub type Keys = Arc<[Arc<Key>]>;
+
 /// What tenants may call. This is the one place that decides it: without the keys that it hands out nothing can be
 /// called, by a fallback as little as by a first attempt.
 pub trait Access: Send + Sync + fmt::Debug {
     /// Returns the keys with which `scope` may call `target`, in order of preference; none when it may not.
-    fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Arc<[Arc<Key>]>>;
+    fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Keys>;
 
     /// Tells whether `scope` may call `target`.
     fn allowed(&self, scope: &TenantScope, target: &Target) -> bool {
@@ -88,17 +91,17 @@ pub trait Access: Send + Sync + fmt::Debug {
 
 /// Every tenant may call every target, with the same keys.
 #[derive(Debug, Default)]
-pub struct SharedKeys(HashMap<TargetName, Arc<[Arc<Key>]>>);
+pub struct SharedKeys(HashMap<TargetName, Keys>);
 
 impl SharedKeys {
     /// Hands out `keys`.
-    pub fn new(keys: HashMap<TargetName, Arc<[Arc<Key>]>>) -> Self {
+    pub fn new(keys: HashMap<TargetName, Keys>) -> Self {
         Self(keys)
     }
 }
 
 impl Access for SharedKeys {
-    fn keys(&self, _: &TenantScope, target: &Target) -> Option<Arc<[Arc<Key>]>> {
+    fn keys(&self, _: &TenantScope, target: &Target) -> Option<Keys> {
         self.0.get(&target.name).filter(|keys| !keys.is_empty()).cloned()
     }
 }

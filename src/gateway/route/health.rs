@@ -190,8 +190,8 @@ mod tests {
         assert!(!health.admit(probed, 0.0), "only one");
         health.answered(Kind::Stream, S, probed);
         for (after, roll, admitted) in [
-            (0 * S, 0.05, true),
-            (0 * S, 0.5, false),
+            (Duration::ZERO, 0.05, true),
+            (Duration::ZERO, 0.5, false),
             (10 * S, 0.5, true),
             (10 * S, 0.9, false),
             (RETURN, 0.99, true),

@@ -10,12 +10,12 @@ mod trip;
 
 use std::sync::Arc;
 
-pub use access::{Access, Key, SharedKeys};
+pub use access::{Access, Key, Keys, SharedKeys};
 pub use health::{Health, Kind};
 pub use hedge::HedgeBudget;
 pub use order::{Standing, order};
 pub use target::{Target, TargetName, TargetState};
-pub use trip::{MAX_ATTEMPTS, Next, Place, Trip};
+pub use trip::{Keyed, MAX_ATTEMPTS, Next, Place, Trip};
 
 use super::call::Mode;
 use super::upstream::Timeouts;

@@ -10,12 +10,15 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
 use tokio::time::Instant;
 
-use super::access::Key;
+use super::access::{Key, Keys};
 use super::rule::{self, Rule};
 use super::target::Target;
 
 /// Most requests that are sent to providers for one request of a caller, over all targets and keys.
 pub const MAX_ATTEMPTS: u32 = 8;
+
+/// A target, and the keys with which it may be asked.
+pub type Keyed = (Arc<Target>, Keys);
 
 /// A trip under way.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub struct Trip {
 #[derive(Debug)]
 struct Stop {
     target: Arc<Target>,
-    keys: Arc<[Arc<Key>]>,
+    keys: Keys,
     /// Requests sent with each key.
     sent: Vec<u32>,
     /// Keys that are not asked again by this trip.
@@ -64,8 +67,8 @@ pub enum Next {
 impl Trip {
     /// Plans a trip over `targets`, in this order. It waits for a key's rest at most `patience`, and nothing begins after
     /// `deadline`.
-    pub fn new(targets: Vec<(Arc<Target>, Arc<[Arc<Key>]>)>, patience: Duration, deadline: Instant) -> Self {
-        let stop = |(target, keys): (Arc<Target>, Arc<[Arc<Key>]>)| Stop {
+    pub fn new(targets: Vec<Keyed>, patience: Duration, deadline: Instant) -> Self {
+        let stop = |(target, keys): Keyed| Stop {
             target,
             sent: vec![0; keys.len()],
             spent: vec![false; keys.len()],
@@ -433,5 +436,46 @@ mod tests {
             (failure.class, failure.retry_after),
             (FailureClass::Rate, Some(Duration::from_secs(9)))
         );
+    }
+
+    proptest::proptest! {
+        /// Whatever fails how, and whoever is ill: a trip ends, within its bounds, and says why.
+        #[test]
+        fn a_trip_always_ends_within_its_bounds(
+            sizes in proptest::collection::vec((1_usize..4, 1_u64..4), 1..5),
+            failures in proptest::collection::vec((0_usize..10, proptest::option::of(0_u64..20)), 20),
+            ill in proptest::collection::vec(proptest::bool::ANY, 5),
+        ) {
+            use FailureClass as Class;
+            const CLASSES: [FailureClass; 10] = [
+                Class::Key, Class::Rate, Class::Overload, Class::ContextLength, Class::ContentPolicy, Class::Rejected,
+                Class::Silence, Class::Cut, Class::Malformed, Class::Network,
+            ];
+            const NAMES: [&str; 5] = ["0", "1", "2", "3", "4"];
+            let targets: Vec<_> = sizes.iter().enumerate().map(|(at, &(keys, size))| (NAMES[at], keys, size)).collect();
+            let begun = Instant::now();
+            let (mut now, mut asked, mut silent) = (begun, 0, Vec::new());
+            let mut trip = trip(&targets, now);
+            for _ in 0..100 {
+                let is_well = |target: &Target| !ill[target.name.provider.parse::<usize>().unwrap()];
+                match trip.next(now, is_well) {
+                    Next::Ask(place) => {
+                        let (class, retry_after) = failures[asked];
+                        asked += 1;
+                        proptest::prop_assert!(!silent.contains(&place.stop), "a silent target is asked again");
+                        if CLASSES[class] == Class::Silence {
+                            silent.push(place.stop);
+                        }
+                        now += trip.failed(place, error(CLASSES[class], retry_after), now).unwrap_or_default();
+                    }
+                    Next::Wait(wait) => now += wait,
+                    Next::Over => break,
+                }
+            }
+            proptest::prop_assert!(matches!(trip.next(now, |_| true), Next::Over), "it goes on for ever");
+            proptest::prop_assert!((1..=MAX_ATTEMPTS as usize).contains(&asked));
+            proptest::prop_assert!(now - begun <= PATIENCE + rule::PAUSE * MAX_ATTEMPTS);
+            proptest::prop_assert!(trip.failure().is_some());
+        }
     }
 }

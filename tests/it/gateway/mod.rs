@@ -4,6 +4,7 @@ mod access;
 mod embeddings;
 mod faults;
 mod hedging;
+mod replay;
 mod rescue;
 mod routing;
 

@@ -167,6 +167,34 @@ async fn whoever_leaves_takes_the_upstream_call_along_and_the_books_say_so() {
     assert!(attempts[0].usage.completion_tokens > 0, "{:?}", attempts[0].usage);
 }
 
+#[tokio::test]
+async fn whoever_leaves_before_the_answer_takes_the_upstream_call_along_too() {
+    for (stream, mode) in [(false, Mode::Live), (true, Mode::Live), (true, Mode::Buffered)] {
+        let provider = Provider::faulty("tokens=9 first_ms=60000").await;
+        let clocks = copilotd::adapters::provider::Timeouts {
+            first_token: Duration::from_secs(60),
+            total: Duration::from_secs(60),
+            ..CLOCKS
+        };
+        let (gateway, ledger) = gateway(vec![place("a", provider.url())], clocks);
+        let mut asked = Box::pin(gateway.chat(request(stream, mode)));
+        while provider.state().await["open_streams"] != 1 {
+            assert!(
+                tokio::time::timeout(Duration::from_millis(5), &mut asked)
+                    .await
+                    .is_err()
+            );
+        }
+        let left = Instant::now();
+        drop(asked);
+        while provider.state().await["open_streams"] != 0 {
+            assert!(left.elapsed() < Duration::from_secs(5), "the call is never closed");
+        }
+        assert!(left.elapsed() < Duration::from_millis(100), "{:?}", left.elapsed());
+        assert_eq!(ledger.lines(), ["a/gpt left"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_over_a_failing_and_a_limited_provider_loses_no_answer() {
     let (limited, flaky, healthy) = (
