@@ -27,7 +27,8 @@ use tokio::task::JoinHandle;
 use crate::adapters::tools;
 use crate::cli::{Command, Context, Failure, ProjectionsCommand};
 use crate::config::{Config, Env};
-use crate::gateway::Gateway;
+use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::{Gateway, Meter};
 use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
@@ -46,8 +47,13 @@ pub struct App {
 
 impl App {
     /// The gateway to all models that `config` names. One per process: it knows how they fare.
-    pub fn gateway(config: &Config) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Arc::new(models::gateway(config, Arc::new(system::SystemClock))?))
+    /// `meter` is told of every attempt; `spent` is what budgets begin with.
+    pub fn gateway(config: &Config, meter: Option<Arc<dyn Meter>>, spent: &[Spending]) -> anyhow::Result<Arc<Gateway>> {
+        let gateway = models::gateway(config, Arc::new(system::SystemClock), spent)?;
+        Ok(Arc::new(match meter {
+            Some(meter) => gateway.with_meter(meter),
+            None => gateway,
+        }))
     }
 
     /// The outside world as `config` describes it, around a log that is open already.
@@ -72,6 +78,7 @@ impl App {
         config: &Config,
         ports: Ports,
         gateway: Arc<Gateway>,
+        usage: Arc<dyn UsageStore>,
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
@@ -115,6 +122,7 @@ impl App {
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
             auth: Arc::new(auth),
+            usage,
             gateway,
             directory,
             shared,

@@ -9,6 +9,7 @@ pub mod call;
 mod drive;
 pub mod embed;
 mod failure;
+pub mod ledger;
 pub mod limit;
 mod limits;
 mod rescue;

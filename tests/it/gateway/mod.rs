@@ -189,6 +189,7 @@ pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) ->
 
 pub fn caller() -> Caller {
     Caller {
+        copilot: None,
         scope: TenantScope::from_verified("acme".parse().unwrap()),
         user: "ada".parse().unwrap(),
         api_key: Some("backend".to_owned()),

@@ -70,6 +70,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
         api_key: is_key.then(|| caller.credential.as_str().to_owned()),
         scope: caller.scope.clone(),
         user: caller.user.clone(),
+        copilot: None,
         conversation: None,
         turn: None,
         purpose,
