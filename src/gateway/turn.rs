@@ -9,6 +9,7 @@ use futures::{StreamExt, stream};
 
 use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
 use super::drive::{Ask, Got};
+use super::limits::Prompt;
 use super::route::Place;
 use super::{Gateway, Needs};
 use crate::adapters::openai;
@@ -37,11 +38,17 @@ impl Model for Gateway {
             schema: body.has_schema(),
         };
         let size = body.size();
-        let ask = Ask::Live(Arc::new(body), false);
-        let mut drive = self
+        let body = Arc::new(body);
+        let ask = Ask::Live(Arc::clone(&body), false);
+        let route = self
             .route(&request.route)
-            .and_then(|route| self.drive(&route, caller, ask, needs, size, &avoided))
             .map_err(|error| unplanned(&error, &request.route))?;
+        let mut drive = self
+            .drive(&route, caller, ask, needs, size, &avoided)
+            .map_err(|error| unplanned(&error, &request.route))?;
+        self.reserve(&mut drive, &route, Prompt::chat(&body))
+            .await
+            .map_err(limited)?;
         let Some((place, got)) = drive.run().await else {
             return Err(drive
                 .trip
@@ -61,6 +68,20 @@ impl Model for Gateway {
         let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
         let events = self.turns.watch(pieces, turn, name(place));
         Ok(stream::iter(fallback).chain(events).boxed())
+    }
+}
+
+/// A limit of ours: the turn waits where its user sees it, or ends.
+fn limited(error: GatewayError) -> ModelError {
+    let class = match error.kind {
+        GatewayErrorKind::BudgetExhausted => FailureClass::Budget,
+        _ => FailureClass::Limit,
+    };
+    ModelError {
+        class,
+        message: error.message,
+        retry_after: error.retry_after,
+        refusal: None,
     }
 }
 
