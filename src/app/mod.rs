@@ -29,7 +29,7 @@ use crate::cli::{Command, Context, Failure, ProjectionsCommand};
 use crate::config::{Config, Env};
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
-use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
+use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
 use crate::telemetry::content::LoggedContent;
@@ -114,14 +114,21 @@ impl App {
         });
         let auth = Authenticator {
             verifier: Verifier::new(config)?,
+            jwks: Jwks::new()?,
             tickets: Tickets::new(ticket_key),
             failures: FailureLimit::new(&config.server),
             clock,
         };
+        let auth = Arc::new(auth);
+        let fetching = Arc::clone(&auth);
+        // Ends with the runtime: it holds nothing that has to be put away.
+        drop(tokio::spawn(
+            async move { fetching.jwks.keep(&fetching.verifier).await },
+        ));
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
-            auth: Arc::new(auth),
+            auth,
             usage,
             gateway,
             directory,

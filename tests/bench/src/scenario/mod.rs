@@ -1,6 +1,7 @@
 //! What is measured. Each scenario has a server and a provider of its own.
 
 mod bytes;
+mod gateway;
 mod history;
 mod idle;
 mod stream;
@@ -29,6 +30,8 @@ pub enum Scenario {
     Bytes,
     /// Idle conversations
     Idle,
+    /// The OpenAI-compatible endpoint
+    Gateway,
 }
 
 /// How much is measured.
@@ -59,6 +62,7 @@ impl Scenario {
             Self::History,
             Self::Bytes,
             Self::Idle,
+            Self::Gateway,
         ];
         if asked.contains(&Self::All) {
             every.to_vec()
@@ -77,6 +81,7 @@ impl Scenario {
             Self::History => history::run(programs, size).await,
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
+            Self::Gateway => gateway::run(programs, size).await,
         }
     }
 }
