@@ -330,7 +330,13 @@ mod tests {
             ("cut after the prompt was told", begun, said(1), cut, (90, 11, true)),
             ("cut after all was told", begun, said(20), cut, (90, 20, false)),
             ("left without a word", begun, None, Outcome::Left, (100, 11, true)),
-            ("left after the prompt was told", begun, said(1), Outcome::Left, (90, 11, true)),
+            (
+                "left after the prompt was told",
+                begun,
+                said(1),
+                Outcome::Left,
+                (90, 11, true),
+            ),
             ("left before it began", refused, None, Outcome::Left, (100, 0, true)),
             ("refused", refused, None, cut, (0, 0, false)),
         ];
