@@ -7,6 +7,7 @@ mod hedging;
 mod replay;
 mod rescue;
 mod routing;
+mod spending;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
