@@ -229,8 +229,14 @@ impl Running {
             began: self.first_content.is_some(),
         };
         let (mut usage, is_estimated) = counted.usage(self.usage, outcome);
-        if let (true, Some(limits)) = (is_estimated, &self.books.limits) {
-            usage.cost = usage.cost.max(limits.cost(&self.target.name.model, &usage));
+        // By the price of this day: the deployment knows the one of the day on which the process began.
+        if let Some(cost) = self
+            .books
+            .limits
+            .as_ref()
+            .and_then(|limits| limits.cost(&self.target.name.model, &usage))
+        {
+            usage.cost = cost;
         }
         (usage, is_estimated)
     }

@@ -1,8 +1,8 @@
-//! What abandoned answers cost: they are charged for what was counted.
+//! What broken and abandoned answers cost: they count against the limits for what was counted.
 
 use std::sync::Arc;
 
-use copilotd::gateway::call::{Answer, Mode};
+use copilotd::gateway::call::{Answer, GatewayErrorKind, Mode};
 use copilotd::gateway::limit::{Limits, LocalLimiter, TenantLimits};
 use copilotd::gateway::{Gateway, Outcome};
 use copilotd_actors::domain::prices::PriceList;
@@ -11,7 +11,7 @@ use copilotd_actors::ports::Clock;
 use futures::StreamExt;
 use jiff::Timestamp;
 
-use super::{CLOCKS, Ledger, Provider, caller, gateway, place, request};
+use super::{CLOCKS, Ledger, Provider, TEXT, caller, gateway, place, read, request};
 
 /// One request's estimate fits, with some room.
 const BUDGET: u64 = 3_000_000;
@@ -42,6 +42,31 @@ fn poor(provider: &Provider) -> (Gateway, Arc<Ledger>) {
     let prices: PriceList = [("gpt".to_owned(), Timestamp::MIN, price)].into_iter().collect();
     let gateway = Arc::into_inner(gateway).unwrap();
     (gateway.with_limits(Arc::new(limiter), prices, clock), ledger)
+}
+
+#[tokio::test]
+async fn a_budget_ends_though_every_answer_breaks() {
+    let provider = Provider::faulty(&format!("text=\"{TEXT}\" cut_after=9")).await;
+    let (gateway, ledger) = poor(&provider);
+    let mut spent = 0;
+    for _ in 0..200 {
+        let reply = match gateway.chat(request(true, Mode::Live)).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                assert_eq!(error.kind, GatewayErrorKind::BudgetExhausted, "{error}");
+                assert!(0 < spent && spent <= BUDGET, "{spent}");
+                return;
+            }
+        };
+        assert!(read(reply).await.error.is_some());
+        for attempt in ledger.take() {
+            assert!(matches!(attempt.outcome, Outcome::Failed(_)), "{attempt:?}");
+            assert_eq!(attempt.usage.cost, attempt.usage.total_tokens() * 1_000);
+            assert!(attempt.usage.completion_tokens > 0, "{attempt:?}");
+            spent += attempt.usage.cost;
+        }
+    }
+    panic!("{spent} of {BUDGET} were spent and nothing was refused");
 }
 
 #[tokio::test]
