@@ -148,17 +148,25 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicU64::new(0)),
     );
+    let open = Arc::new(AtomicU64::new(0));
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..1_000_u64 {
-        let (limiter, granted, at_once, most) = (limiter.clone(), granted.clone(), at_once.clone(), most.clone());
+        let (limiter, open) = (limiter.clone(), open.clone());
+        let (granted, at_once, most) = (granted.clone(), at_once.clone(), most.clone());
         callers.spawn(async move {
             let user = format!("user{}", n % 50);
-            for round in 0..20_u64 {
+            for round in 0.. {
                 let want = 50 + (n * 7 + round * 13) % 100;
-                let Ok(lease) = limiter.reserve(&tenant(), subjects(&user), demand(want)).await else {
-                    tokio::task::yield_now().await;
-                    continue;
+                let lease = match limiter.reserve(&tenant(), subjects(&user), demand(want)).await {
+                    Ok(lease) => lease,
+                    // Nobody will give anything back any more: this is the end.
+                    Err(refused) if refused.name != LimitName::Calls && open.load(Ordering::SeqCst) == 0 => break,
+                    Err(_) => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
                 };
+                open.fetch_add(1, Ordering::SeqCst);
                 most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let reservation = Reservation::new(limiter.clone(), lease);
                 tokio::task::yield_now().await;
@@ -176,6 +184,7 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
                 granted.fetch_add(used, Ordering::SeqCst);
                 at_once.fetch_sub(1, Ordering::SeqCst);
                 drop(reservation);
+                open.fetch_sub(1, Ordering::SeqCst);
             }
         });
     }
