@@ -8,6 +8,7 @@ pub mod body;
 pub mod call;
 mod drive;
 pub mod embed;
+pub mod embedder;
 mod failure;
 mod rescue;
 pub mod route;
