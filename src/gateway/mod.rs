@@ -5,6 +5,7 @@
 
 mod attempt;
 pub mod body;
+pub mod cache;
 pub mod call;
 mod drive;
 pub mod embed;
