@@ -3,9 +3,12 @@
 mod bytes;
 mod history;
 mod idle;
+mod semcache;
 mod stream;
 mod submit;
 mod turns;
+
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 
@@ -29,6 +32,8 @@ pub enum Scenario {
     Bytes,
     /// Idle conversations
     Idle,
+    /// The semantic cache on labelled pairs; not among `all`, since it needs --data and --models
+    Semcache,
 }
 
 /// How much is measured.
@@ -38,6 +43,10 @@ pub struct Size {
     pub small: bool,
     /// Numbers of streams that were asked for.
     pub streams: Vec<usize>,
+    /// Directory of the labelled pairs.
+    pub data: Option<PathBuf>,
+    /// Directory of the embedding models.
+    pub models: Option<PathBuf>,
     /// Files a process may open.
     pub open_files: u64,
 }
@@ -77,6 +86,7 @@ impl Scenario {
             Self::History => history::run(programs, size).await,
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
+            Self::Semcache => semcache::run(size).await,
         }
     }
 }
