@@ -216,7 +216,9 @@ impl Agent {
                 Ok(event) => answer.take(event, policy, live),
                 Err(error) => {
                     let usage = answer.usage(prompt_tokens);
-                    return Outcome::Failed(from_error(error, policy, usage));
+                    let mut failure = from_error(error, policy, usage);
+                    failure.model = answer.model;
+                    return Outcome::Failed(failure);
                 }
             };
             if answer.first_token_ms.is_none() && !answer.text.is_empty() && !validated {

@@ -48,7 +48,7 @@ pub struct App {
 impl App {
     /// The gateway to all models that `config` names. One per process: it knows how they fare.
     pub fn gateway(config: &Config) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Arc::new(models::gateway(config)?))
+        Ok(Arc::new(models::gateway(config, Arc::new(system::SystemClock))?))
     }
 
     /// The outside world as `config` describes it, around a log that is open already.

@@ -14,11 +14,12 @@ use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, Mode, ProviderAuth, ProviderKind, Route, Target};
+use crate::gateway::limit::LocalLimiter;
 use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
 /// The gateway to the models of all routes.
-pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
+pub fn gateway(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway> {
     let hosts = Hosts::default();
     let mut keys = HashMap::new();
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
@@ -58,7 +59,18 @@ pub fn gateway(config: &Config) -> anyhow::Result<Gateway> {
             hedges: route.hedge.then(Arc::default),
         });
     }
-    Ok(Gateway::new(routes, Arc::new(SharedKeys::new(keys))))
+    let limits = config
+        .tenants
+        .iter()
+        .map(|tenant| (tenant.id.clone(), tenant.limits.limits()));
+    let limiter = LocalLimiter::new(limits, Arc::clone(&clock));
+    Ok(
+        Gateway::new(routes, Arc::new(SharedKeys::new(keys))).with_limits(
+            Arc::new(limiter),
+            config.price_list(),
+            clock,
+        ),
+    )
 }
 
 /// One deployment for each key of the target's provider.

@@ -28,7 +28,7 @@ pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, 
 pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
-pub use tenant::{ApiKey, Issuer, Slack, Tenant, TenantLimits, Zendesk};
+pub use tenant::{ApiKey, Issuer, Slack, SubjectLimits, Tenant, TenantLimits, Zendesk};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,13 +1,13 @@
 //! One tenant: who signs for it, which keys it has, its copilots and the systems they may call.
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::usage::NanoUsd;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Copilot;
 use super::key::{Alg, KeyHash};
 use super::models::nano_usd;
+use crate::gateway::limit::{self, Limits};
 use crate::scopes::Scopes;
 
 /// A customer company.
@@ -76,24 +76,70 @@ pub struct ApiKey {
     pub scopes: Scopes,
 }
 
-/// Bounds of a whole tenant; nothing means no bound.
+/// Bounds of a whole tenant, and of each of its users and keys; nothing means no bound.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantLimits {
-    /// Model calls per minute.
+    /// Requests per minute: turns, and calls of the OpenAI-compatible routes.
     pub requests_per_minute: Option<u64>,
     /// Tokens per minute.
     pub tokens_per_minute: Option<u64>,
     /// Model calls at one time.
-    pub concurrent_calls: Option<usize>,
+    pub concurrent_calls: Option<u64>,
+    /// US dollars per day.
+    pub usd_per_day: Option<f64>,
+    /// US dollars per calendar month.
+    pub usd_per_month: Option<f64>,
+    /// Bounds of each user.
+    #[serde(default)]
+    pub per_user: SubjectLimits,
+    /// Bounds of each API key.
+    #[serde(default)]
+    pub per_key: SubjectLimits,
+}
+
+/// Bounds of one user or key.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubjectLimits {
+    /// Requests per minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens per minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Model calls at one time.
+    pub concurrent_calls: Option<u64>,
+    /// US dollars per day.
+    pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
 }
 
+impl SubjectLimits {
+    fn limits(&self) -> Limits {
+        Limits {
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+            concurrent_calls: self.concurrent_calls,
+            usd_per_day: self.usd_per_day.map(nano_usd),
+            usd_per_month: self.usd_per_month.map(nano_usd),
+        }
+    }
+}
+
 impl TenantLimits {
-    /// Returns the month's budget in exact integers.
-    pub fn budget(&self) -> Option<NanoUsd> {
-        self.usd_per_month.map(nano_usd)
+    /// Returns them as the limiter takes them, money in exact integers.
+    pub fn limits(&self) -> limit::TenantLimits {
+        limit::TenantLimits {
+            tenant: Limits {
+                requests_per_minute: self.requests_per_minute,
+                tokens_per_minute: self.tokens_per_minute,
+                concurrent_calls: self.concurrent_calls,
+                usd_per_day: self.usd_per_day.map(nano_usd),
+                usd_per_month: self.usd_per_month.map(nano_usd),
+            },
+            user: self.per_user.limits(),
+            key: self.per_key.limits(),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use metrics::{counter, gauge};
 use tokio::time::Instant;
 
 use super::call::Caller;
+use super::limit::Reservation;
+use super::limits::Limits;
 use super::route::{Key, Kind, Target, TargetName, rule};
 use super::upstream::{Piece, PieceStream};
 
@@ -82,6 +84,9 @@ pub(super) struct Books {
     pub caller: Arc<Caller>,
     pub route: Arc<str>,
     pub meter: Option<Arc<dyn Meter>>,
+    pub limits: Option<Arc<Limits>>,
+    /// What the request may use; settled when the last attempt is gone.
+    pub reservation: Option<Arc<Reservation>>,
     /// Size of the prompt, for an estimate.
     pub prompt_bytes: u64,
 }
@@ -192,7 +197,6 @@ impl Running {
         gauge!("copilotd_gateway_breaker_state", "target" => self.target.name.to_string()).set(level);
         let provider = self.target.name.provider.clone();
         counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
-        let Some(meter) = &self.books.meter else { return };
         // A provider that refused did no work; one that was left in the middle of it bills what it had done.
         let estimate = match outcome {
             Outcome::Left => Usage {
@@ -202,6 +206,15 @@ impl Running {
             },
             Outcome::Finished(_) | Outcome::Failed(_) => Usage::default(),
         };
+        let usage = self.usage.unwrap_or(estimate);
+        if let Some(reservation) = &self.books.reservation {
+            reservation.spend(&usage);
+        }
+        if let (Some(limits), Outcome::Finished(_)) = (&self.books.limits, outcome) {
+            let tenant = self.books.caller.scope.tenant();
+            limits.learn(tenant, &self.target.name.model, self.books.prompt_bytes, &usage);
+        }
+        let Some(meter) = &self.books.meter else { return };
         meter.attempted(Attempted {
             caller: Arc::clone(&self.books.caller),
             route: Arc::clone(&self.books.route),
@@ -209,7 +222,7 @@ impl Running {
             key: self.key.name.clone(),
             number: self.number,
             model: self.model.take(),
-            usage: self.usage.unwrap_or(estimate),
+            usage,
             is_estimated: self.usage.is_none() && outcome == Outcome::Left,
             outcome,
             first_content: self.first_content,

@@ -115,6 +115,8 @@ pub struct Reply {
     pub cache: CacheOutcome,
     /// What it cost, where that is known already: not on streams.
     pub cost: Option<NanoUsd>,
+    /// Where the tightest rates stand, if any are limited.
+    pub limits: Vec<LimitState>,
     /// The answer.
     pub answer: Answer,
 }

@@ -90,9 +90,10 @@ impl Drive {
     /// Notes a failure; returns the pause before the next attempt.
     pub(super) fn failed(&mut self, place: Place, error: ModelError) -> Option<Duration> {
         let class = error.class;
+        // The error's text may quote the request.
         tracing::info!(
             route = %self.books.route, target = %self.trip.target(place).name, key = %self.trip.key(place).name,
-            attempt = self.trip.attempts(), class = class.code(), "a model call failed: {error}"
+            attempt = self.trip.attempts(), class = class.code(), "a model call failed"
         );
         self.failures.push((place, class));
         self.trip.failed(place, error, Instant::now())

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::body::{Change, InvalidBody, Members, invalid, raw, typed, write_members};
-use super::call::Caller;
+use super::call::{Caller, LimitState};
 
 /// Most inputs of one request.
 pub const MAX_INPUTS: usize = 2_048;
@@ -32,6 +32,8 @@ pub struct EmbedReply {
     pub attempts: u32,
     /// What was used, cost included.
     pub usage: Usage,
+    /// Where the tightest rates stand, if any are limited.
+    pub limits: Vec<LimitState>,
     /// OpenAI's list of embeddings as JSON.
     pub body: Bytes,
 }

@@ -10,7 +10,8 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
     let status = error.refusal.as_deref().map_or(400, |refusal| refusal.status);
     let kind = match error.class {
         FailureClass::Key if only_keys_failed => GatewayErrorKind::CredentialsExhausted,
-        FailureClass::Rate => GatewayErrorKind::RateLimited,
+        FailureClass::Rate | FailureClass::Limit => GatewayErrorKind::RateLimited,
+        FailureClass::Budget => GatewayErrorKind::BudgetExhausted,
         FailureClass::ContextLength => GatewayErrorKind::ContextTooLong,
         FailureClass::ContentPolicy => GatewayErrorKind::ContentPolicy,
         FailureClass::Rejected if matches!(status, 400..=499) && !matches!(status, 404 | 405 | 410) => {

@@ -11,6 +11,8 @@ mod drive;
 pub mod embed;
 pub mod embedder;
 mod failure;
+pub mod limit;
+mod limits;
 mod rescue;
 pub mod route;
 mod turn;
@@ -21,15 +23,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use attempt::{Attempted, Meter, Outcome};
+use copilotd_actors::domain::prices::PriceList;
+use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use attempt::Books;
-use call::{Answer, CacheOutcome, Caller, GatewayCall, GatewayError, GatewayErrorKind, Mode, Purpose, Reply};
+use call::{
+    Answer, CacheOutcome, Caller, GatewayCall, GatewayError, GatewayErrorKind, LimitState, Mode, Purpose, Reply,
+};
 use drive::{Ask, Drive, Got};
 use embed::{EmbedCall, EmbedReply};
-use rescue::{Avoided, Failed};
+use limit::{Learned, Limiter};
+use limits::{Limits, Prompt};
+use rescue::{Failed, Turns};
 use route::{Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
 
 /// How long a request waits for providers that ask for patience, all in all.
@@ -43,7 +51,8 @@ pub struct Gateway {
     routes: HashMap<String, Arc<Route>>,
     access: Arc<dyn Access>,
     meter: Option<Arc<dyn Meter>>,
-    avoided: Avoided,
+    limits: Option<Arc<Limits>>,
+    turns: Turns,
 }
 
 /// What a request needs of a model.
@@ -75,7 +84,8 @@ impl Gateway {
             routes,
             access,
             meter: None,
-            avoided: Avoided::default(),
+            limits: None,
+            turns: Turns::default(),
         }
     }
 
@@ -84,6 +94,26 @@ impl Gateway {
     pub fn with_meter(mut self, meter: Arc<dyn Meter>) -> Self {
         self.meter = Some(meter);
         self
+    }
+
+    /// Has every call reserve what it is expected to use. Costs are expected by `prices`.
+    #[must_use]
+    pub fn with_limits(mut self, limiter: Arc<dyn Limiter>, prices: PriceList, clock: Arc<dyn Clock>) -> Self {
+        self.limits = Some(Arc::new(Limits {
+            limiter,
+            learned: Learned::default(),
+            prices,
+            clock,
+        }));
+        self
+    }
+
+    /// Counts a turn at the door; refuses it when the rate of requests is reached or a budget used up.
+    pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
+        match &self.limits {
+            Some(limits) => limits.admit(caller).await,
+            None => Ok(()),
+        }
     }
 
     /// Answers a chat request.
@@ -107,6 +137,7 @@ impl Gateway {
             schema: body.has_schema(),
         };
         let mut drive = self.drive(&route, caller, ask, needs, body.size(), &[])?;
+        let limits = self.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
         let (place, got) = self.answered(&mut drive).await?;
         let attempts = drive.trip.attempts();
         let model = drive.trip.target(place).name.to_string();
@@ -123,6 +154,7 @@ impl Gateway {
             attempts,
             cache: CacheOutcome::Bypass,
             cost,
+            limits,
             answer,
         })
     }
@@ -130,9 +162,10 @@ impl Gateway {
     /// Embeds texts.
     pub async fn embed(&self, call: EmbedCall) -> Result<EmbedReply, GatewayError> {
         let route = self.route(&call.route)?;
-        let size = call.body.size();
-        let ask = Ask::Embed(Arc::new(call.body));
-        let mut drive = self.drive(&route, call.caller, ask, Needs::default(), size, &[])?;
+        let body = Arc::new(call.body);
+        let ask = Ask::Embed(Arc::clone(&body));
+        let mut drive = self.drive(&route, call.caller, ask, Needs::default(), body.size(), &[])?;
+        let limits = self.reserve(&mut drive, &route, Prompt::embed(&body)).await?;
         let (place, got) = self.answered(&mut drive).await?;
         let Got::Embedded(answer) = got else {
             unreachable!("an embedding was asked for")
@@ -141,8 +174,25 @@ impl Gateway {
             model: drive.trip.target(place).name.to_string(),
             attempts: drive.trip.attempts(),
             usage: answer.usage,
+            limits,
             body: answer.body,
         })
+    }
+
+    /// Reserves for all attempts of a drive; returns where the rates stand now.
+    async fn reserve(
+        &self,
+        drive: &mut Drive,
+        route: &Route,
+        prompt: Prompt<'_>,
+    ) -> Result<Vec<LimitState>, GatewayError> {
+        let Some(limits) = &self.limits else {
+            return Ok(Vec::new());
+        };
+        let reservation = limits.reserve(&drive.books.caller, route, prompt).await?;
+        let standings = reservation.standings().to_vec();
+        drive.books.reservation = Some(reservation);
+        Ok(standings)
     }
 
     /// Runs a drive; what the caller is told when it fails.
@@ -184,6 +234,8 @@ impl Gateway {
                 caller: Arc::new(caller),
                 route: route.name.as_str().into(),
                 meter: self.meter.clone(),
+                limits: self.limits.clone(),
+                reservation: None,
                 prompt_bytes: prompt_bytes as u64,
             },
             timeouts: route.timeouts,

@@ -7,7 +7,6 @@
 //!
 //! Invariant: no text goes out twice, and no answer that was not finished ends without an error.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +23,7 @@ use super::failure;
 use super::route::{Place, TargetName, rule};
 use super::upstream::{Piece, PieceStream};
 
-/// Turns that are remembered; beyond it the oldest are forgotten, which costs a second try at a target that failed.
+/// Turns that are remembered; beyond it some are forgotten, which costs a second try at a target that failed.
 const MAX_TURNS: u64 = 10_000;
 /// How long; a turn's attempts follow each other within seconds.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
@@ -32,50 +31,63 @@ const MEMORY: Duration = Duration::from_secs(15 * 60);
 /// A target that failed a turn.
 pub(super) type Failed = (TargetName, FailureClass);
 
-/// Targets that failed turns which go on. It is memory only: after a crash a turn may meet the same target again.
+/// What is remembered of turns that go on. It is memory only: after a crash a turn may meet the same target again.
 #[derive(Debug, Clone)]
-pub(super) struct Avoided(Cache<TurnId, Arc<[Failed]>>);
+pub(super) struct Turns(Cache<TurnId, Memory>);
 
-impl Default for Avoided {
+/// What is remembered of one turn.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
+    /// Targets that failed it, in order.
+    pub failed: Vec<Failed>,
+    /// The target of which its log says that it answers.
+    told: Option<TargetName>,
+}
+
+impl Default for Turns {
     fn default() -> Self {
         Self(Cache::builder().max_capacity(MAX_TURNS).time_to_live(MEMORY).build())
     }
 }
 
-impl Avoided {
-    /// Returns the targets that failed `turn`, in order.
-    pub(super) fn of(&self, turn: Option<TurnId>) -> Arc<[Failed]> {
-        turn.and_then(|turn| self.0.get(&turn)).unwrap_or_else(|| Arc::new([]))
+impl Turns {
+    /// Returns what is known of `turn`.
+    pub(super) fn of(&self, turn: Option<TurnId>) -> Memory {
+        turn.and_then(|turn| self.0.get(&turn)).unwrap_or_default()
+    }
+
+    /// Notes that `to` answers now, after those that `failed`; returns what the turn's log has to say of it, once.
+    pub(super) fn answers(&self, turn: Option<TurnId>, failed: Vec<Failed>, to: &TargetName) -> Option<ModelEvent> {
+        let mut memory = self.of(turn);
+        for failure in failed {
+            memory.add(failure);
+        }
+        let (from, class) = memory.failed.iter().rfind(|(from, _)| from != to)?.clone();
+        let is_told = memory.told.as_ref() == Some(to);
+        memory.told = Some(to.clone());
+        if let Some(turn) = turn {
+            self.0.insert(turn, memory);
+        }
+        (!is_told).then(|| ModelEvent::Fallback {
+            from: from.to_string(),
+            to: to.to_string(),
+            reason: class.code().to_owned(),
+        })
     }
 
     /// Notes that `target` failed `turn`.
-    pub(super) fn add(&self, turn: TurnId, target: TargetName, class: FailureClass) {
-        let mut failed = self.of(Some(turn)).to_vec();
-        failed.retain(|(known, _)| *known != target);
-        failed.push((target, class));
-        self.0.insert(turn, failed.into());
-    }
-
-    fn forget(&self, turn: TurnId) {
-        self.0.invalidate(&turn);
+    fn add(&self, turn: TurnId, target: TargetName, class: FailureClass) {
+        let mut memory = self.of(Some(turn));
+        memory.add((target, class));
+        self.0.insert(turn, memory);
     }
 
     /// Turns pieces into the core's events, and notes how they end.
     pub(super) fn watch(&self, pieces: PieceStream, turn: Option<TurnId>, target: TargetName) -> ModelStream {
-        let avoided = self.clone();
+        let turns = self.clone();
         let noted = pieces.inspect(move |item| {
-            let Some(turn) = turn else { return };
-            match item {
-                Err(error) => avoided.add(turn, target.clone(), error.class),
-                Ok(piece)
-                    if piece
-                        .events
-                        .iter()
-                        .any(|event| matches!(event, ModelEvent::Finished(_))) =>
-                {
-                    avoided.forget(turn);
-                }
-                Ok(_) => {}
+            if let (Some(turn), Err(error)) = (turn, item) {
+                turns.add(turn, target.clone(), error.class);
             }
         });
         noted
@@ -87,6 +99,13 @@ impl Avoided {
                 stream::iter(events)
             })
             .boxed()
+    }
+}
+
+impl Memory {
+    fn add(&mut self, failure: Failed) {
+        self.failed.retain(|(known, _)| *known != failure.0);
+        self.failed.push(failure);
     }
 }
 

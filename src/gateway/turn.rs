@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+use copilotd_actors::ports::{Model, ModelError, ModelRequest, ModelStream};
 use futures::{StreamExt, stream};
 
 use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
-use super::drive::{Ask, Drive, Got};
-use super::rescue::Failed;
+use super::drive::{Ask, Got};
+use super::limits::Prompt;
 use super::route::Place;
 use super::{Gateway, Needs};
 use crate::adapters::openai;
@@ -32,17 +32,23 @@ impl Model for Gateway {
                 Purpose::Summary
             },
         };
-        let avoided = self.avoided.of(turn);
+        let avoided = self.turns.of(turn).failed;
         let needs = Needs {
             tools: body.has_tools(),
             schema: body.has_schema(),
         };
         let size = body.size();
-        let ask = Ask::Live(Arc::new(body), false);
-        let mut drive = self
+        let body = Arc::new(body);
+        let ask = Ask::Live(Arc::clone(&body), false);
+        let route = self
             .route(&request.route)
-            .and_then(|route| self.drive(&route, caller, ask, needs, size, &avoided))
             .map_err(|error| unplanned(&error, &request.route))?;
+        let mut drive = self
+            .drive(&route, caller, ask, needs, size, &avoided)
+            .map_err(|error| unplanned(&error, &request.route))?;
+        self.reserve(&mut drive, &route, Prompt::chat(&body))
+            .await
+            .map_err(limited)?;
         let Some((place, got)) = drive.run().await else {
             return Err(drive
                 .trip
@@ -52,27 +58,31 @@ impl Model for Gateway {
         let Got::Stream { held, rest } = got else {
             unreachable!("a stream was asked for")
         };
-        let fallback = fallback(&drive, place, &avoided).map(Ok);
+        let name = |place: Place| drive.trip.target(place).name.clone();
+        let failed = drive
+            .failures
+            .iter()
+            .map(|&(place, class)| (name(place), class))
+            .collect();
+        let fallback = self.turns.answers(turn, failed, &name(place)).map(Ok);
         let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
-        let events = self.avoided.watch(pieces, turn, drive.trip.target(place).name.clone());
+        let events = self.turns.watch(pieces, turn, name(place));
         Ok(stream::iter(fallback).chain(events).boxed())
     }
 }
 
-/// Tells that another target answers than the one that failed this turn first.
-fn fallback(drive: &Drive, place: Place, avoided: &[Failed]) -> Option<ModelEvent> {
-    let to = &drive.trip.target(place).name;
-    let before = avoided.iter().map(|(target, class)| (target, *class));
-    let now = drive
-        .failures
-        .iter()
-        .map(|&(place, class)| (&drive.trip.target(place).name, class));
-    let (from, class) = before.chain(now).find(|(from, _)| *from != to)?;
-    Some(ModelEvent::Fallback {
-        from: from.to_string(),
-        to: to.to_string(),
-        reason: class.code().to_owned(),
-    })
+/// A limit of ours: the turn waits where its user sees it, or ends.
+fn limited(error: GatewayError) -> ModelError {
+    let class = match error.kind {
+        GatewayErrorKind::BudgetExhausted => FailureClass::Budget,
+        _ => FailureClass::Limit,
+    };
+    ModelError {
+        class,
+        message: error.message,
+        retry_after: error.retry_after,
+        refusal: None,
+    }
 }
 
 fn unplanned(error: &GatewayError, route: &str) -> ModelError {

@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::problem::{Code, Problem};
+use super::routes::openai::standing;
 use crate::gateway::body::InvalidBody;
-use crate::gateway::call::{GatewayError, GatewayErrorKind};
+use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
 
 /// An error in OpenAI's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub struct OpenAiError {
     param: Option<String>,
     code: Option<String>,
     retry_after: Option<Duration>,
+    limit: Option<LimitState>,
 }
 
 /// Tells whether a path belongs to OpenAI's protocol.
@@ -67,6 +69,7 @@ impl OpenAiError {
             param: None,
             code: Some(word.to_owned()),
             retry_after: None,
+            limit: None,
         }
     }
 
@@ -89,6 +92,7 @@ impl From<InvalidBody> for OpenAiError {
             param: error.param,
             code: None,
             retry_after: None,
+            limit: None,
         }
     }
 }
@@ -122,6 +126,7 @@ impl From<GatewayError> for OpenAiError {
             param: refusal.param,
             code,
             retry_after: error.retry_after,
+            limit: error.limit,
         }
     }
 }
@@ -131,6 +136,7 @@ impl IntoResponse for OpenAiError {
         let mut response = (self.status, axum::Json(self.document())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        standing(headers, self.limit.as_slice());
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

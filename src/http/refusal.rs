@@ -7,7 +7,8 @@ use copilotd_actors::domain::decide::Rejection;
 use copilotd_actors::ports::LogError;
 use copilotd_actors::shared::Full;
 
-use super::problem::{Code, Problem, Retry};
+use super::problem::{Code, Problem, RateLimit, Retry};
+use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -23,6 +24,43 @@ impl From<Refusal> for Problem {
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
         }
+    }
+}
+
+/// What the gateway refuses at the door: a limit or a budget.
+impl From<GatewayError> for Problem {
+    fn from(error: GatewayError) -> Self {
+        let code = match error.kind {
+            GatewayErrorKind::BudgetExhausted => Code::BudgetExhausted,
+            GatewayErrorKind::RateLimited => Code::RateLimited,
+            _ => Code::Unavailable,
+        };
+        let mut problem = Self::new(code).detail(error.message);
+        if let Some(limit) = &error.limit {
+            problem = problem.rate_limit(&rate_limit(limit));
+        }
+        match error.retry_after {
+            Some(wait) => problem.retry_after(wait),
+            None => problem,
+        }
+    }
+}
+
+/// A limit as the headers tell of it.
+pub(super) fn rate_limit(limit: &LimitState) -> RateLimit {
+    let (policy, window) = match limit.name.as_str() {
+        "requests_per_minute" => ("requests", 60),
+        "tokens_per_minute" => ("tokens", 60),
+        "usd_per_day" => ("budget-day", 86_400),
+        "usd_per_month" => ("budget-month", 30 * 86_400),
+        _ => ("calls", 1),
+    };
+    RateLimit {
+        policy,
+        quota: limit.limit,
+        window: Duration::from_secs(window),
+        remaining: limit.remaining,
+        reset: limit.reset,
     }
 }
 

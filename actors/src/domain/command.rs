@@ -247,6 +247,10 @@ pub enum FailureClass {
     Key,
     /// Too many requests: 429.
     Rate,
+    /// A limit of our own: of the tenant, the user or the key.
+    Limit,
+    /// A budget of our own is used up.
+    Budget,
     /// The provider is overloaded or broken: 5xx.
     Overload,
     /// The prompt does not fit.
@@ -271,6 +275,8 @@ impl FailureClass {
         match self {
             Self::Key => "key",
             Self::Rate => "rate",
+            Self::Limit => "limit",
+            Self::Budget => "budget",
             Self::Overload => "overload",
             Self::ContextLength => "context_length",
             Self::ContentPolicy => "content_policy",

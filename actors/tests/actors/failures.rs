@@ -394,3 +394,45 @@ async fn a_copilot_that_is_not_configured_any_more_ends_its_turns_clearly() {
         "{end:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_our_own_is_waited_for_visibly_and_costs_no_attempt() {
+    let mut policy = copilot();
+    policy.limits.attempts = 1;
+    let world = World::with(policy).await;
+    for _ in 0..3 {
+        let limited = vec![Act::Fail(FailureClass::Limit, Some(Duration::from_secs(20)))];
+        world.model.once("hello", limited);
+    }
+    world.model.once("hello", says(&["now"], Duration::ZERO));
+    let id = world.create().await;
+    let begun = tokio::time::Instant::now();
+    let turn = world.submit(id, "hello").await;
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+    let waited = begun.elapsed().as_secs();
+    assert!((60..64).contains(&waited), "{waited} s");
+    let records = world.log.records(id);
+    let waits = records
+        .iter()
+        .filter(|record| matches!(&record.event, Event::TurnWaiting { reason, .. } if reason == "limit"));
+    assert_eq!(waits.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_wait_can_mend_ends_the_turn_with_its_reason() {
+    let never = Duration::from_secs(3_600);
+    for (class, retry_after, expected) in [
+        (FailureClass::Limit, None, FailureCode::RateLimited),
+        (FailureClass::Limit, Some(never), FailureCode::RateLimited),
+        (FailureClass::Budget, Some(never), FailureCode::BudgetExhausted),
+    ] {
+        let world = World::new().await;
+        world.model.once("hello", vec![Act::Fail(class, retry_after)]);
+        let id = world.create().await;
+        let turn = world.submit(id, "hello").await;
+        match world.end_of(id, turn).await {
+            Event::TurnFailed { code, .. } => assert_eq!(code, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -43,7 +43,7 @@ pub fn after(error: &ModelError) -> Rule {
         FailureClass::Silence => Rule::Next,
         FailureClass::Cut | FailureClass::Malformed => Rule::NextOrAgain,
         FailureClass::ContextLength => Rule::Larger,
-        FailureClass::ContentPolicy => Rule::Stop,
+        FailureClass::ContentPolicy | FailureClass::Limit | FailureClass::Budget => Rule::Stop,
         // A deployment that is not there (404, a redirect) says nothing about the request.
         FailureClass::Rejected => match error.refusal.as_deref().map(|refusal| refusal.status) {
             Some(300..=399 | 404 | 405 | 410) => Rule::Next,

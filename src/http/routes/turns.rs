@@ -13,7 +13,8 @@ use copilotd_actors::domain::view::TurnView;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{asker, taking_work, turn_records};
+use super::{asker, openai, taking_work, turn_records};
+use crate::gateway::call::Purpose;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
 use crate::http::extract::{IdempotencyKey, Idempotent, Ids};
@@ -53,6 +54,7 @@ problems!(
         Code::TurnRunning,
         Code::IdempotencyKeyReused,
         Code::QueueFull,
+        Code::BudgetExhausted,
         Code::Overloaded,
     ],
 );
@@ -81,6 +83,7 @@ pub async fn submit(
     Json(body): Json<Submit>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
+    state.gateway.admit(&openai::caller(&caller, Purpose::Turn)).await?;
     let idempotency = key.with_body(&body);
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),

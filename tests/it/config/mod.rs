@@ -108,7 +108,10 @@ fn every_key_is_read() {
         (2_000_000_000, 500_000_000, 2_500_000_000)
     );
     assert_eq!((price.output, price.reasoning), (8_000_000_000, 6_000_000_000));
-    assert_eq!(config.tenant("acme").unwrap().limits.budget(), Some(500_000_000_000));
+    assert_eq!(
+        config.tenant("acme").unwrap().limits.limits().tenant.usd_per_month,
+        Some(500_000_000_000)
+    );
     assert!(
         config
             .tenant("globex")

@@ -151,6 +151,12 @@ async fn a_turns_next_attempt_goes_elsewhere_and_says_so() {
         assert_eq!(events[0], expected, "{death}");
         assert_eq!((bad.seen().await, good.seen().await), (1, 1), "{death}");
 
+        // Its next steps stay there, and the log does not say it again.
+        let (text, events, none) = ask(&gateway, turn(1)).await;
+        assert!(none.is_none() && text == TEXT, "{death}: {none:?}");
+        assert!(!matches!(events[0], ModelEvent::Fallback { .. }), "{death}");
+        assert_eq!((bad.seen().await, good.seen().await), (1, 2), "{death}");
+
         // Another turn knows nothing of it.
         assert!(ask(&gateway, turn(2)).await.2.is_some(), "{death}");
     }

@@ -94,6 +94,13 @@ pub async fn with_app(test: impl AsyncFnOnce(&TestApp)) {
     with_bounds(Bounds::default(), test).await;
 }
 
+/// As [`with_app`], with more text at the end of the configuration, where its last tenant, globex, stands.
+pub async fn with_globex(change: &str, test: impl AsyncFnOnce(&TestApp)) {
+    let app = TestApp::configured(config(change), Bounds::default()).await;
+    test(&app).await;
+    app.stop().await;
+}
+
 /// As [`with_app`], with other bounds of the actors.
 pub async fn with_bounds(bounds: Bounds, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::start(bounds).await;
@@ -103,7 +110,10 @@ pub async fn with_bounds(bounds: Bounds, test: impl AsyncFnOnce(&TestApp)) {
 
 impl TestApp {
     async fn start(bounds: Bounds) -> Self {
-        let config = config("");
+        Self::configured(config(""), bounds).await
+    }
+
+    async fn configured(config: Config, bounds: Bounds) -> Self {
         let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
         let clock = Arc::new(PausedClock::default());
         let gateway = App::gateway(&config).unwrap();

@@ -1,10 +1,13 @@
 //! OpenAI's protocol as its clients see it when something is wrong. What goes well is shown by those clients themselves
 //! (`tests/clients/test_gateway.py`).
 
+use std::time::Duration;
+
 use copilotd::http::auth::Scopes;
+use copilotd_actors::fakes::model::says;
 use serde_json::{Value, json};
 
-use super::app::{TestApp, with_app};
+use super::app::{TestApp, with_app, with_globex};
 use super::client::Answer;
 
 /// The routes of the protocol, as they are described.
@@ -97,6 +100,64 @@ async fn a_provider_that_is_not_there_is_a_503_for_streams_too() {
             let error = answer.error(503, "upstream_unavailable");
             assert_eq!(error["type"], "server_error");
             assert!(!error.to_string().contains("127.0.0.1"), "{error}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_are_told_in_the_headers_of_both_worlds() {
+    let limits = "[tenants.limits]\nrequests_per_minute = 3\ntokens_per_minute = 1000\n";
+    with_globex(limits, async |app| {
+        let token = app.token_of("globex", "ada", Scopes::GATEWAY);
+        let body = |content: &str, max: u64| json!({ "model": "default", "max_tokens": max, "messages": [{ "role": "user", "content": content }] });
+        // A request that can never fit is not waited for.
+        let huge = chat(app, &token, body("x", 5_000)).await;
+        huge.error(429, "rate_limit_exceeded");
+        assert!(!huge.headers.contains_key("retry-after"));
+        for _ in 0..3 {
+            chat(app, &token, body("x", 10)).await.error(503, "upstream_unavailable");
+        }
+        let refused = chat(app, &token, body("x", 10)).await;
+        refused.error(429, "rate_limit_exceeded");
+        assert_eq!(refused.headers["retry-after"], "20");
+        assert_eq!(refused.headers["x-ratelimit-limit-requests"], "3");
+        assert_eq!(refused.headers["x-ratelimit-remaining-requests"], "0");
+        assert_eq!(refused.headers["ratelimit-policy"], "\"requests\";q=3;w=60");
+        // Another tenant's are its own.
+        let other = app.token_of("acme", "ada", Scopes::GATEWAY);
+        chat(app, &other, body("x", 5_000)).await.error(503, "upstream_unavailable");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_are_counted_at_the_door() {
+    let limits = "[tenants.limits.per_user]\nrequests_per_minute = 2\n";
+    with_globex(limits, async |app| {
+        app.model.on("hi", &[says(&["hello"], Duration::ZERO)]);
+        for (user, allowed) in [("ada", 2), ("bob", 2)] {
+            let token = app.token_of("globex", user, Scopes::CHAT);
+            let made = app
+                .call("POST", "/v1/conversations")
+                .by(&token)
+                .json(&json!({}))
+                .send()
+                .await;
+            let turns = format!("/v1/conversations/{}/turns", made.expect(201).text("/id"));
+            let submit = || {
+                app.call("POST", &turns)
+                    .by(&token)
+                    .json(&json!({ "input": "hi" }))
+                    .send()
+            };
+            for _ in 0..allowed {
+                submit().await.expect(202);
+            }
+            let refused = submit().await;
+            assert_eq!(refused.headers["retry-after"], "30");
+            assert_eq!(refused.headers["ratelimit"], "\"requests\";r=0;t=60");
+            refused.problem(429, "rate_limited");
         }
     })
     .await;

@@ -15,6 +15,10 @@ use crate::domain::usage::Usage;
 
 /// Why a turn waits visibly.
 pub(super) const RATE_WAIT: &str = "provider_rate_limit";
+/// The same, when the limit is one of our own.
+const LIMIT_WAIT: &str = "limit";
+/// Times that a turn waits for limits of our own, which say exactly when to come back.
+const LIMIT_WAITS: u32 = 20;
 /// Waited after a 429 that names no time.
 const DEFAULT_RATE_WAIT: Duration = Duration::from_secs(2);
 
@@ -232,9 +236,15 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
         FailureClass::Key | FailureClass::Rejected => Some(FailureCode::ProviderRejected),
         FailureClass::ContextLength => Some(FailureCode::ContextTooLong),
         FailureClass::ContentPolicy => Some(FailureCode::ContentPolicy),
-        FailureClass::Rate if retry_after.is_some_and(|wait| wait > draft.limits().wait) => {
+        FailureClass::Budget => Some(FailureCode::BudgetExhausted),
+        FailureClass::Rate | FailureClass::Limit if retry_after.is_some_and(|wait| wait > draft.limits().wait) => {
             Some(FailureCode::RateLimited)
         }
+        // Nothing was tried, so it does not count against the attempts. What never fits is not waited for.
+        FailureClass::Limit if retry_after.is_none() || attempt >= draft.limits().attempts + LIMIT_WAITS => {
+            Some(FailureCode::RateLimited)
+        }
+        FailureClass::Limit => None,
         FailureClass::Rate if attempt >= draft.limits().attempts => Some(FailureCode::RateLimited),
         _ if attempt >= draft.limits().attempts => Some(FailureCode::ProviderUnavailable),
         _ => None,
@@ -252,15 +262,14 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
             model,
         },
     );
-    if class == FailureClass::Rate {
+    if let Some(reason) = match class {
+        FailureClass::Rate => Some(RATE_WAIT),
+        FailureClass::Limit => Some(LIMIT_WAIT),
+        _ => None,
+    } {
         let until = draft.after(retry_after.unwrap_or(DEFAULT_RATE_WAIT));
-        draft.push(
-            at.turn,
-            Event::TurnWaiting {
-                reason: RATE_WAIT.into(),
-                until,
-            },
-        );
+        let reason = reason.into();
+        draft.push(at.turn, Event::TurnWaiting { reason, until });
     }
     Some(at.turn)
 }
@@ -273,6 +282,8 @@ fn told(class: FailureClass) -> &'static str {
         FailureClass::ContextLength => "the conversation does not fit into the model's context",
         FailureClass::ContentPolicy => "the model's provider stopped the answer by its content policy",
         FailureClass::Rate => "the model's provider takes no more requests for now",
+        FailureClass::Limit => "the limit of model use is reached",
+        FailureClass::Budget => "the budget for models is used up",
         FailureClass::Overload => "the model's provider is overloaded",
         FailureClass::Silence => "the model did not answer in time",
         FailureClass::Cut => "the model's answer was cut off",

@@ -51,7 +51,7 @@ pub async fn complete(
     let body = ChatBody::parse(&bytes)?;
     let streams = body.stream();
     let call = GatewayCall {
-        caller: caller(by, Purpose::Endpoint),
+        caller: caller(&by, Purpose::Endpoint),
         route: body.model().to_owned(),
         body,
         mode,
@@ -70,8 +70,9 @@ pub async fn complete(
         Ok(reply) => {
             let reply = reply?;
             let (model, attempts, cache) = (reply.model.clone(), reply.attempts, reply.cache);
+            let limits = reply.limits.clone();
             let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), permit);
-            label(&mut response, &model, attempts, cache);
+            label(&mut response, &model, attempts, cache, &limits);
             Ok(response)
         }
         Err(_elapsed) => Ok(stream::response(opening, permit)),
@@ -89,7 +90,7 @@ fn whole(reply: Reply) -> Response {
         bytes,
     )
         .into_response();
-    label(&mut response, &reply.model, reply.attempts, reply.cache);
+    label(&mut response, &reply.model, reply.attempts, reply.cache, &reply.limits);
     if let Some(cost) = reply.cost {
         response.headers_mut().insert(COST, dollars(cost));
     }

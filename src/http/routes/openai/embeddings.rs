@@ -32,14 +32,20 @@ pub async fn create(State(state): State<AppState>, Gateway(by): Gateway, request
     let bytes = read(request).await?;
     let body = EmbedBody::parse(&bytes)?;
     let call = EmbedCall {
-        caller: caller(by, Purpose::Embedding),
+        caller: caller(&by, Purpose::Embedding),
         route: body.model().to_owned(),
         body,
     };
     let reply = state.gateway.embed(call).await?;
     let json = HeaderValue::from_static("application/json");
     let mut response = ([(header::CONTENT_TYPE, json)], reply.body).into_response();
-    label(&mut response, &reply.model, reply.attempts, CacheOutcome::Bypass);
+    label(
+        &mut response,
+        &reply.model,
+        reply.attempts,
+        CacheOutcome::Bypass,
+        &reply.limits,
+    );
     response.headers_mut().insert(COST, dollars(reply.usage.cost));
     Ok(response)
 }

@@ -10,11 +10,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use crate::gateway::call::{self, CacheOutcome, CacheWish, Mode, Purpose};
+use crate::gateway::call::{self, CacheOutcome, CacheWish, LimitState, Mode, Purpose};
 use crate::http::auth::{self, CredentialKind};
 use crate::http::body::{self, BodyLimits};
 use crate::http::openai_error::OpenAiError;
 use crate::http::problem::Problem;
+use crate::http::refusal::rate_limit;
 
 /// `provider/model` that answered.
 const MODEL: HeaderName = HeaderName::from_static("x-copilotd-model");
@@ -63,12 +64,12 @@ async fn read(mut request: Request) -> Result<Bytes, Fault> {
 }
 
 /// Whom limits and accounting go by.
-fn caller(caller: auth::Caller, purpose: Purpose) -> call::Caller {
+pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
     let is_key = caller.kind == CredentialKind::ApiKey;
     call::Caller {
         api_key: is_key.then(|| caller.credential.as_str().to_owned()),
-        scope: caller.scope,
-        user: caller.user,
+        scope: caller.scope.clone(),
+        user: caller.user.clone(),
         conversation: None,
         turn: None,
         purpose,
@@ -103,8 +104,9 @@ fn mode(headers: &HeaderMap) -> Result<Option<Mode>, OpenAiError> {
 }
 
 /// The headers that every answer of the gateway bears.
-fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcome) {
+fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcome, limits: &[LimitState]) {
     let headers = response.headers_mut();
+    standing(headers, limits);
     // An answer to one caller must not be kept for another on the way.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(model) = HeaderValue::from_str(model) {
@@ -117,6 +119,38 @@ fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcom
         CacheOutcome::Bypass => "bypass",
     };
     headers.insert(CACHE, HeaderValue::from_static(cache));
+}
+
+/// Tells where the rates stand: in the standard's headers, the tightest of them, and in those that OpenAI's clients know.
+pub(in crate::http) fn standing(headers: &mut HeaderMap, limits: &[LimitState]) {
+    let tightest = limits
+        .iter()
+        .min_by_key(|limit| limit.remaining.saturating_mul(1_000) / limit.limit.max(1));
+    if let Some(limit) = tightest {
+        let (policy, state) = rate_limit(limit).headers();
+        headers.insert("ratelimit-policy", policy);
+        headers.insert("ratelimit", state);
+    }
+    for limit in limits {
+        let names = match limit.name.as_str() {
+            "requests_per_minute" => [
+                "x-ratelimit-limit-requests",
+                "x-ratelimit-remaining-requests",
+                "x-ratelimit-reset-requests",
+            ],
+            "tokens_per_minute" => [
+                "x-ratelimit-limit-tokens",
+                "x-ratelimit-remaining-tokens",
+                "x-ratelimit-reset-tokens",
+            ],
+            _ => continue,
+        };
+        // OpenAI writes a time as Go does; milliseconds are one of its forms.
+        let reset = HeaderValue::from_str(&format!("{}ms", limit.reset.as_millis()));
+        headers.insert(names[0], HeaderValue::from(limit.limit));
+        headers.insert(names[1], HeaderValue::from(limit.remaining));
+        headers.insert(names[2], reset.unwrap_or_else(|_| HeaderValue::from_static("0ms")));
+    }
 }
 
 /// Writes nano-dollars as dollars, exactly.

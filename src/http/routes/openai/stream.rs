@@ -117,6 +117,7 @@ mod tests {
             attempts: 1,
             cache: CacheOutcome::Bypass,
             cost: None,
+            limits: Vec::new(),
             answer,
         };
         Box::pin(std::future::ready(Ok(reply)))

@@ -1,0 +1,183 @@
+//! All limits of one subject: a tenant, one of its users, or one of its keys.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::usage::NanoUsd;
+use jiff::Timestamp;
+
+use super::bucket::{Period, Purse, Rate, Wait};
+use super::{Demand, LimitName, Spent};
+use crate::gateway::call::LimitState;
+
+/// How often someone who has to wait for a call to end may ask again.
+const CALL_PAUSE: Duration = Duration::from_secs(1);
+
+/// The limits of a subject; none where nothing is limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens per minute, of prompts and answers.
+    pub tokens_per_minute: Option<u64>,
+    /// Calls at one time.
+    pub concurrent_calls: Option<u64>,
+    /// Money per day (UTC).
+    pub usd_per_day: Option<NanoUsd>,
+    /// Money per month (UTC).
+    pub usd_per_month: Option<NanoUsd>,
+}
+
+impl Limits {
+    /// Tells whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The account of a subject.
+#[derive(Debug)]
+pub struct Account {
+    requests: Option<Rate>,
+    tokens: Option<Rate>,
+    max_calls: Option<u64>,
+    calls: u64,
+    day: Option<Purse>,
+    month: Option<Purse>,
+}
+
+/// A limit that stands in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Which.
+    pub name: LimitName,
+    /// When it does not any more.
+    pub wait: Wait,
+}
+
+impl Account {
+    /// An account of which nothing was used yet.
+    pub fn new(limits: &Limits, now: Timestamp) -> Self {
+        let purse = |limit: Option<NanoUsd>, period| limit.map(|limit| Purse::new(limit, period, now));
+        Self {
+            requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now)),
+            tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now)),
+            max_calls: limits.concurrent_calls,
+            calls: 0,
+            day: purse(limits.usd_per_day, Period::Day),
+            month: purse(limits.usd_per_month, Period::Month),
+        }
+    }
+
+    /// Notes money that was spent before this process began.
+    pub fn owed(&mut self, day: NanoUsd, month: NanoUsd, now: Timestamp) {
+        for (purse, spent) in [(&mut self.day, day), (&mut self.month, month)] {
+            if let Some(purse) = purse {
+                purse.settle(0, spent, now);
+            }
+        }
+    }
+
+    /// Tells whether all of `demand` fits; if not, which limit is in the way for longest.
+    pub fn fits(&mut self, demand: &Demand, now: Timestamp) -> Result<(), Met> {
+        let mut met = Vec::new();
+        let mut check = |name, result: Result<(), Wait>| {
+            if let Err(wait) = result {
+                met.push(Met { name, wait });
+            }
+        };
+        if let Some(purse) = &mut self.month {
+            check(LimitName::UsdPerMonth, purse.fits(demand.cost, now));
+        }
+        if let Some(purse) = &mut self.day {
+            check(LimitName::UsdPerDay, purse.fits(demand.cost, now));
+        }
+        if let Some(rate) = &mut self.requests {
+            check(LimitName::Requests, rate.fits(demand.requests, now));
+        }
+        if let Some(rate) = &mut self.tokens {
+            check(LimitName::Tokens, rate.fits(demand.tokens, now));
+        }
+        if demand.calls > 0 && self.max_calls.is_some_and(|max| self.calls + demand.calls > max) {
+            check(LimitName::Calls, Err(Wait::For(CALL_PAUSE)));
+        }
+        let longest = met.into_iter().max_by_key(|met| match met.wait {
+            Wait::For(wait) => wait,
+            Wait::Never => Duration::MAX,
+        });
+        longest.map_or(Ok(()), Err)
+    }
+
+    /// Takes what [`Account::fits`] allowed.
+    pub fn take(&mut self, demand: &Demand, now: Timestamp) {
+        if let Some(rate) = &mut self.requests {
+            rate.take(demand.requests, now);
+        }
+        if let Some(rate) = &mut self.tokens {
+            rate.take(demand.tokens, now);
+        }
+        self.calls += demand.calls;
+        for purse in [&mut self.day, &mut self.month].into_iter().flatten() {
+            purse.hold(demand.cost);
+        }
+    }
+
+    /// Puts what was used in the place of what was taken. A request counts, whatever became of it.
+    pub fn settle(&mut self, demand: &Demand, spent: &Spent, now: Timestamp) {
+        if let Some(rate) = &mut self.tokens {
+            if spent.tokens > demand.tokens {
+                rate.take(spent.tokens - demand.tokens, now);
+            } else {
+                rate.give(demand.tokens - spent.tokens, now);
+            }
+        }
+        self.calls = self.calls.saturating_sub(demand.calls);
+        for purse in [&mut self.day, &mut self.month].into_iter().flatten() {
+            purse.settle(demand.cost, spent.cost, now);
+        }
+    }
+
+    /// Returns a budget that is used up.
+    pub fn exhausted(&mut self, now: Timestamp) -> Option<LimitName> {
+        let gone = |purse: &mut Option<Purse>, name| {
+            let gone = purse.as_mut().is_some_and(|purse| purse.is_exhausted(now));
+            gone.then_some(name)
+        };
+        gone(&mut self.month, LimitName::UsdPerMonth).or_else(|| gone(&mut self.day, LimitName::UsdPerDay))
+    }
+
+    /// Returns where a limit stands.
+    pub fn standing(&mut self, name: LimitName, now: Timestamp) -> Option<LimitState> {
+        let (limit, remaining, reset) = match name {
+            LimitName::Requests => self.requests.as_mut()?.standing(now),
+            LimitName::Tokens => self.tokens.as_mut()?.standing(now),
+            LimitName::Calls => {
+                let max = self.max_calls?;
+                (max, max.saturating_sub(self.calls), CALL_PAUSE)
+            }
+            LimitName::UsdPerDay => self.day.as_mut()?.standing(now),
+            LimitName::UsdPerMonth => self.month.as_mut()?.standing(now),
+        };
+        Some(LimitState {
+            name: name.code().to_owned(),
+            limit,
+            remaining,
+            reset,
+        })
+    }
+
+    /// Tells whether a new account would be the same: it can be forgotten.
+    pub fn is_at_rest(&mut self, now: Timestamp) -> bool {
+        let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now).2.is_zero());
+        let untouched = |purse: &mut Option<Purse>| {
+            purse.as_mut().is_none_or(|purse| {
+                let (limit, left, _) = purse.standing(now);
+                limit == left
+            })
+        };
+        self.calls == 0
+            && full(&mut self.requests)
+            && full(&mut self.tokens)
+            && untouched(&mut self.day)
+            && untouched(&mut self.month)
+    }
+}

@@ -1,0 +1,296 @@
+//! The arithmetic of one limit: a rate that fills up again, and a sum of money per calendar period. Integers throughout, so
+//! that what was taken and given back adds up to nothing.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::usage::NanoUsd;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// Milliseconds in the window of a rate.
+const WINDOW: i64 = 60_000;
+/// Largest rate; beyond it a limit limits nothing.
+const MAX_LIMIT: u64 = 1_000_000_000_000;
+
+/// When something that does not fit now will fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// After so long, if nobody else takes it.
+    For(Duration),
+    /// Never: it is larger than the whole.
+    Never,
+}
+
+/// A rate per minute. It holds a minute's worth, fills evenly, and may go into debt when a call used more than it said.
+#[derive(Debug, Clone)]
+pub struct Rate {
+    limit: u64,
+    /// In units of a 60,000th: every millisecond adds `limit` of them.
+    level: i64,
+    at: i64,
+}
+
+impl Rate {
+    /// A full one.
+    pub fn new(limit: u64, now: Timestamp) -> Self {
+        let limit = limit.clamp(1, MAX_LIMIT);
+        Self {
+            limit,
+            level: capacity(limit),
+            at: now.as_millisecond(),
+        }
+    }
+
+    /// Brings it up to `now`. A clock that goes back fills nothing.
+    fn fill(&mut self, now: Timestamp) {
+        let now = now.as_millisecond();
+        let passed = now.saturating_sub(self.at).max(0);
+        self.at = self.at.max(now);
+        let gained = signed(self.limit).saturating_mul(passed);
+        self.level = self.level.saturating_add(gained).min(capacity(self.limit));
+    }
+
+    /// Tells whether `amount` can be taken.
+    pub fn fits(&mut self, amount: u64, now: Timestamp) -> Result<(), Wait> {
+        self.fill(now);
+        if amount > self.limit {
+            return Err(Wait::Never);
+        }
+        let missing = signed(amount) * WINDOW - self.level;
+        if missing <= 0 {
+            return Ok(());
+        }
+        let limit = signed(self.limit);
+        let ms = missing.saturating_add(limit - 1) / limit;
+        Err(Wait::For(Duration::from_millis(ms.unsigned_abs())))
+    }
+
+    /// Takes `amount`, into debt if need be.
+    pub fn take(&mut self, amount: u64, now: Timestamp) {
+        self.fill(now);
+        self.level = self.level.saturating_sub(signed(amount).saturating_mul(WINDOW));
+    }
+
+    /// Gives back what was taken for nothing.
+    pub fn give(&mut self, amount: u64, now: Timestamp) {
+        self.fill(now);
+        let level = self.level.saturating_add(signed(amount).saturating_mul(WINDOW));
+        self.level = level.min(capacity(self.limit));
+    }
+
+    /// Returns size, what is left, and when it is full again.
+    pub fn standing(&mut self, now: Timestamp) -> (u64, u64, Duration) {
+        self.fill(now);
+        let limit = signed(self.limit);
+        let left = u64::try_from(self.level.max(0) / WINDOW).unwrap_or(0);
+        let missing = capacity(self.limit) - self.level;
+        let ms = missing.saturating_add(limit - 1) / limit;
+        (self.limit, left, Duration::from_millis(ms.unsigned_abs()))
+    }
+}
+
+fn capacity(limit: u64) -> i64 {
+    signed(limit) * WINDOW
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount.min(MAX_LIMIT)).unwrap_or(i64::MAX)
+}
+
+/// A calendar period, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Period {
+    /// A day.
+    Day,
+    /// A month.
+    Month,
+}
+
+impl Period {
+    /// Returns the first moments of the period that `now` is in and of the next one.
+    pub fn around(self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let day = TimeZone::UTC.to_datetime(now).date();
+        let (first, next) = match self {
+            Self::Day => (day, day.tomorrow()),
+            Self::Month => (day.first_of_month(), day.last_of_month().tomorrow()),
+        };
+        let begin = |date: jiff::civil::Date| TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok();
+        let last = next.ok().and_then(begin);
+        (begin(first).unwrap_or(Timestamp::MIN), last.unwrap_or(Timestamp::MAX))
+    }
+}
+
+/// Money of a period: what was spent, and what is held for calls under way.
+#[derive(Debug, Clone)]
+pub struct Purse {
+    limit: NanoUsd,
+    period: Period,
+    ends: Timestamp,
+    spent: NanoUsd,
+    held: NanoUsd,
+}
+
+impl Purse {
+    /// One of which nothing was spent.
+    pub fn new(limit: NanoUsd, period: Period, now: Timestamp) -> Self {
+        Self {
+            limit,
+            period,
+            ends: period.around(now).1,
+            spent: 0,
+            held: 0,
+        }
+    }
+
+    fn turn_over(&mut self, now: Timestamp) {
+        if now >= self.ends {
+            self.ends = self.period.around(now).1;
+            self.spent = 0;
+        }
+    }
+
+    /// Tells whether `amount` can be held.
+    pub fn fits(&mut self, amount: NanoUsd, now: Timestamp) -> Result<(), Wait> {
+        self.turn_over(now);
+        let wanted = self.spent.saturating_add(self.held).saturating_add(amount);
+        if self.spent < self.limit && wanted <= self.limit {
+            return Ok(());
+        }
+        if amount > self.limit {
+            return Err(Wait::Never);
+        }
+        let whole = self.spent.saturating_add(amount) <= self.limit && self.spent < self.limit;
+        // Only what is held stands in the way: the calls under way may turn out cheaper.
+        let wait = if whole { Duration::from_secs(1) } else { self.left(now) };
+        Err(Wait::For(wait))
+    }
+
+    /// Holds `amount`.
+    pub fn hold(&mut self, amount: NanoUsd) {
+        self.held = self.held.saturating_add(amount);
+    }
+
+    /// Turns what was held into what was spent.
+    pub fn settle(&mut self, held: NanoUsd, spent: NanoUsd, now: Timestamp) {
+        self.turn_over(now);
+        self.held = self.held.saturating_sub(held);
+        self.spent = self.spent.saturating_add(spent);
+    }
+
+    /// Tells whether nothing is left of it.
+    pub fn is_exhausted(&mut self, now: Timestamp) -> bool {
+        self.turn_over(now);
+        self.spent >= self.limit
+    }
+
+    /// Returns size, what is left, and when the next period begins, in nano-dollars.
+    pub fn standing(&mut self, now: Timestamp) -> (u64, u64, Duration) {
+        self.turn_over(now);
+        let left = self.limit.saturating_sub(self.spent.saturating_add(self.held));
+        (self.limit, left, self.left(now))
+    }
+
+    fn left(&self, now: Timestamp) -> Duration {
+        Duration::try_from(self.ends.duration_since(now)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap()
+    }
+
+    #[test]
+    fn a_rate_fills_evenly_and_remembers_debt() {
+        let mut rate = Rate::new(600, at(0));
+        assert_eq!(rate.fits(601, at(0)), Err(Wait::Never));
+        assert_eq!(rate.fits(600, at(0)), Ok(()));
+        rate.take(600, at(0));
+        assert_eq!(rate.fits(1, at(0)), Err(Wait::For(Duration::from_millis(100))));
+        assert_eq!(rate.fits(1, at(100)), Ok(()));
+        rate.take(61, at(100));
+        // 60 in debt: 6 s until nothing is missing, and 100 ms for the one.
+        assert_eq!(rate.fits(1, at(100)), Err(Wait::For(Duration::from_millis(6_100))));
+        rate.give(60, at(100));
+        assert_eq!(rate.fits(1, at(200)), Ok(()));
+        assert_eq!(
+            rate.fits(600, at(-5_000)),
+            rate.clone().fits(600, at(200)),
+            "a clock that goes back"
+        );
+        assert_eq!(rate.standing(at(120_000)), (600, 600, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_purse_begins_anew_with_its_period() {
+        let date = |text: &str| text.parse::<Timestamp>().unwrap();
+        for (period, now, next) in [
+            (Period::Day, "2026-02-28T23:59:59Z", "2026-03-01T00:00:00Z"),
+            (Period::Month, "2026-12-31T12:00:00Z", "2027-01-01T00:00:00Z"),
+        ] {
+            let mut purse = Purse::new(100, period, date(now));
+            assert_eq!(purse.fits(100, date(now)), Ok(()));
+            assert_eq!(purse.fits(101, date(now)), Err(Wait::Never));
+            purse.hold(60);
+            assert_eq!(purse.fits(50, date(now)), Err(Wait::For(Duration::from_secs(1))));
+            purse.settle(60, 120, date(now));
+            assert!(purse.is_exhausted(date(now)));
+            let wait = Duration::try_from(date(next).duration_since(date(now))).unwrap();
+            assert_eq!(purse.fits(0, date(now)), Err(Wait::For(wait)));
+            assert_eq!(purse.fits(100, date(next)), Ok(()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_taken_and_given_back_leaves_nothing(
+            limit in 1_u64..1_000_000,
+            amounts in prop::collection::vec((1_u64..2_000_000, 0_i64..500), 1..50),
+        ) {
+            let mut rate = Rate::new(limit, at(0));
+            let mut now = 0;
+            for (amount, _) in &amounts {
+                rate.take(*amount, at(now));
+            }
+            for (amount, later) in &amounts {
+                now += later;
+                rate.give(*amount, at(now));
+            }
+            prop_assert_eq!(rate.standing(at(now)).1, limit);
+        }
+
+        #[test]
+        fn within_any_time_no_more_is_granted_than_the_burst_and_what_flowed_in(
+            limit in 1_u64..10_000,
+            asks in prop::collection::vec((1_u64..500, 0_i64..2_000), 1..200),
+        ) {
+            let mut rate = Rate::new(limit, at(0));
+            let (mut now, mut granted) = (0, 0_u64);
+            for (amount, later) in asks {
+                now += later;
+                if rate.fits(amount, at(now)).is_ok() {
+                    rate.take(amount, at(now));
+                    granted += amount;
+                }
+            }
+            let flowed = limit * now.unsigned_abs() / 60_000;
+            prop_assert!(granted <= limit + flowed, "{} of {}", granted, limit + flowed);
+        }
+
+        #[test]
+        fn what_has_to_wait_fits_after_exactly_that_time(limit in 1_u64..100_000, taken in 0_u64..200_000, wanted in 1_u64..100_000) {
+            let mut rate = Rate::new(limit, at(0));
+            rate.take(taken, at(0));
+            if let Err(Wait::For(wait)) = rate.fits(wanted, at(0)) {
+                let ms = i64::try_from(wait.as_millis()).unwrap();
+                prop_assert!(rate.clone().fits(wanted, at(ms - 1)).is_err());
+                prop_assert!(rate.fits(wanted, at(ms)).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Limits and budgets: what a call may use is reserved before it and settled after it.
+//!
+//! Invariants: a reservation is made over all limits of tenant, user and key at once, or not at all; there is one for each
+//! request, over its retries and fallbacks; it is settled exactly once, when the last of its attempts is over or dropped, by
+//! what these used, into debt if need be and never to nothing.
+
+mod account;
+mod bucket;
+mod learned;
+mod local;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::domain::usage::{NanoUsd, Usage};
+
+pub use account::Limits;
+pub use learned::Learned;
+pub use local::{LocalLimiter, TenantLimits};
+
+use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState};
+
+/// Names a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LimitName {
+    /// Requests per minute.
+    Requests,
+    /// Tokens per minute.
+    Tokens,
+    /// Calls at one time.
+    Calls,
+    /// Money per day.
+    UsdPerDay,
+    /// Money per month.
+    UsdPerMonth,
+}
+
+impl LimitName {
+    /// Stable name: the configuration's.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Requests => "requests_per_minute",
+            Self::Tokens => "tokens_per_minute",
+            Self::Calls => "concurrent_calls",
+            Self::UsdPerDay => "usd_per_day",
+            Self::UsdPerMonth => "usd_per_month",
+        }
+    }
+
+    /// Tells whether it is money.
+    pub fn is_budget(self) -> bool {
+        matches!(self, Self::UsdPerDay | Self::UsdPerMonth)
+    }
+}
+
+/// Whose limit it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The tenant as a whole.
+    Tenant,
+    /// One of its users.
+    User(UserId),
+    /// One of its keys.
+    Key(String),
+}
+
+impl Subject {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::User(_) => "user",
+            Self::Key(_) => "key",
+        }
+    }
+
+    /// Returns whose limits a caller meets.
+    pub fn of(caller: &Caller) -> Vec<Self> {
+        let key = caller.api_key.clone().map(Self::Key);
+        [Self::Tenant, Self::User(caller.user.clone())]
+            .into_iter()
+            .chain(key)
+            .collect()
+    }
+}
+
+/// What a request is expected to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Requests; none for a step of a turn, which was counted at the door.
+    pub requests: u64,
+    /// Tokens of prompt and answer.
+    pub tokens: u64,
+    /// Places among the calls at one time.
+    pub calls: u64,
+    /// Money.
+    pub cost: NanoUsd,
+}
+
+/// What it used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// Money.
+    pub cost: NanoUsd,
+}
+
+/// A reservation that was made.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Over which accounts.
+    pub subjects: Vec<Subject>,
+    /// Of what.
+    pub demand: Demand,
+    /// Where the tightest rates stand now, for the headers of the answer.
+    pub standings: Vec<LimitState>,
+}
+
+/// A limit stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    /// Which.
+    pub name: LimitName,
+    /// Whose: `tenant`, `user` or `key`.
+    pub of: &'static str,
+    /// When to ask again; none when it can never fit.
+    pub retry_after: Option<Duration>,
+    /// Where it stands.
+    pub state: LimitState,
+}
+
+impl From<Exceeded> for GatewayError {
+    fn from(exceeded: Exceeded) -> Self {
+        let Exceeded {
+            name,
+            of,
+            retry_after,
+            state,
+        } = exceeded;
+        let kind = if name.is_budget() {
+            GatewayErrorKind::BudgetExhausted
+        } else {
+            GatewayErrorKind::RateLimited
+        };
+        let what = match retry_after {
+            Some(_) => "is reached",
+            None => "is smaller than what this request asks for",
+        };
+        let mut error = Self::new(kind, format!("the {of}'s limit {} {what}", name.code()));
+        error.retry_after = retry_after;
+        error.limit = Some(state);
+        error
+    }
+}
+
+/// Reserves and settles. Implementations are in process or shared between processes; one suite checks them.
+#[async_trait]
+pub trait Limiter: Send + Sync + fmt::Debug {
+    /// Reserves `demand` over all accounts of `subjects`, or of none.
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Exceeded>;
+
+    /// Puts what was used in the place of what was reserved. Must not wait: it is called where an answer is dropped.
+    fn settle(&self, lease: Lease, spent: Spent);
+
+    /// Tells whether a budget is used up, without reserving anything.
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Exceeded>;
+}
+
+/// A lease that settles itself when the last attempt of its request is gone.
+#[derive(Debug)]
+pub struct Reservation {
+    limiter: Arc<dyn Limiter>,
+    lease: Option<Lease>,
+    tokens: AtomicU64,
+    cost: AtomicU64,
+}
+
+impl Reservation {
+    /// Watches over `lease`.
+    pub fn new(limiter: Arc<dyn Limiter>, lease: Lease) -> Self {
+        Self {
+            limiter,
+            lease: Some(lease),
+            tokens: AtomicU64::new(0),
+            cost: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes what an attempt used.
+    pub fn spend(&self, usage: &Usage) {
+        self.tokens.fetch_add(usage.total_tokens(), Ordering::Relaxed);
+        self.cost.fetch_add(usage.cost, Ordering::Relaxed);
+    }
+
+    /// Returns where the rates stood when it was made.
+    pub fn standings(&self) -> &[LimitState] {
+        self.lease.as_ref().map_or(&[], |lease| &lease.standings)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            let spent = Spent {
+                tokens: self.tokens.load(Ordering::Relaxed),
+                cost: self.cost.load(Ordering::Relaxed),
+            };
+            self.limiter.settle(lease, spent);
+        }
+    }
+}
