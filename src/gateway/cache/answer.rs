@@ -100,7 +100,10 @@ impl Kept {
             Some(Bytes::from(chunk.to_string()))
         };
         let delta = |delta: Value, finish: Option<&str>| {
-            chunk(json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]), None)
+            chunk(
+                json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]),
+                None,
+            )
         };
         let mut pieces = vec![Piece {
             chunk: delta(json!({ "role": "assistant", "content": "" }), None),
@@ -233,17 +236,32 @@ mod tests {
     fn what_is_not_whole_and_plain_is_not_kept() {
         let body = |choices: Value| json!({ "model": "m", "choices": choices }).to_string();
         let choice = |message: Value, finish: &str| json!({ "message": message, "finish_reason": finish });
-        let good = choice(json!({ "role": "assistant", "content": "yes", "refusal": null, "annotations": [] }), "stop");
+        let good = choice(
+            json!({ "role": "assistant", "content": "yes", "refusal": null, "annotations": [] }),
+            "stop",
+        );
         for (choices, expected) in [
             (json!([good]), true),
             (json!([good, good]), false),
             (json!([choice(json!({ "content": "yes" }), "length")]), false),
             (json!([choice(json!({ "content": "yes" }), "content_filter")]), false),
             (json!([choice(json!({ "content": "" }), "stop")]), false),
-            (json!([choice(json!({ "content": null, "refusal": "no" }), "stop")]), false),
-            (json!([choice(json!({ "content": "a", "reasoning_content": "b" }), "stop")]), false),
-            (json!([choice(json!({ "content": "a", "tool_calls": [{}] }), "stop")]), false),
-            (json!([choice(json!({ "content": "x".repeat(LONGEST + 1) }), "stop")]), false),
+            (
+                json!([choice(json!({ "content": null, "refusal": "no" }), "stop")]),
+                false,
+            ),
+            (
+                json!([choice(json!({ "content": "a", "reasoning_content": "b" }), "stop")]),
+                false,
+            ),
+            (
+                json!([choice(json!({ "content": "a", "tool_calls": [{}] }), "stop")]),
+                false,
+            ),
+            (
+                json!([choice(json!({ "content": "x".repeat(LONGEST + 1) }), "stop")]),
+                false,
+            ),
         ] {
             let read = Kept::from_whole(body(choices.clone()).as_bytes(), Usage::default());
             assert_eq!(read.is_some(), expected, "{choices}");
@@ -271,7 +289,11 @@ mod tests {
             ("cut", vec![text("a")], false),
             ("too long for the model", vec![text("a"), end(Finish::Length)], false),
             ("thoughts", vec![thought, text("a"), end(Finish::Stop)], false),
-            ("too long for us", vec![text(&"a".repeat(LONGEST)), text("a"), end(Finish::Stop)], false),
+            (
+                "too long for us",
+                vec![text(&"a".repeat(LONGEST)), text("a"), end(Finish::Stop)],
+                false,
+            ),
             ("nothing", vec![end(Finish::Stop)], false),
         ] {
             let mut recorder = Recorder::default();

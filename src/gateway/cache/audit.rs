@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::Cache;
 use super::answer::Kept;
 use super::question::Partition;
 use super::shelf::Near;
 use super::veto::{Veto, veto};
-use super::Cache;
 use crate::gateway::embedder::Vector;
 
 /// Similarity from which two answers say the same.
@@ -49,8 +49,12 @@ impl Audit {
     /// none when the model gave no whole answer, or the two could not be compared.
     pub async fn settle(self, fresh: Option<Kept>) -> Option<bool> {
         let right = self.compare(&fresh?.text).await?;
-        let Self { cache, partition, near, .. } = self;
-        cache.on_shelf(partition.tenant(), |shelf| shelf.learn(&partition, near.id, near.similarity, right));
+        let Self {
+            cache, partition, near, ..
+        } = self;
+        cache.on_shelf(partition.tenant(), |shelf| {
+            shelf.learn(&partition, near.id, near.similarity, right)
+        });
         metrics::counter!("copilotd_cache_audits_total", "right" => if right { "yes" } else { "no" }).increment(1);
         Some(right)
     }

@@ -69,9 +69,9 @@ fn write(value: &Value, out: &mut Vec<u8>) {
             out.push(b']');
         }
         Value::Number(number) => {
-            let whole = number.as_f64().filter(|value| {
-                number.is_f64() && value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0
-            });
+            let whole = number
+                .as_f64()
+                .filter(|value| number.is_f64() && value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0);
             match whole {
                 Some(whole) => out.extend_from_slice(format!("{whole:.0}").as_bytes()),
                 None => out.extend_from_slice(number.to_string().as_bytes()),

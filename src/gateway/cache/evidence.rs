@@ -74,7 +74,11 @@ impl Evidence {
             .chain(self.surely_right(similarity))
             .fold(0.0, f64::max);
         let wrong = 1.0 - right;
-        Some(if wrong <= max_error { 0.0 } else { 1.0 - max_error / wrong })
+        Some(if wrong <= max_error {
+            0.0
+        } else {
+            1.0 - max_error / wrong
+        })
     }
 
     /// Decides by `chance`, a number drawn evenly from 0 to 1.
@@ -87,23 +91,16 @@ impl Evidence {
         })
     }
 
-    /// Where nothing was ever wrong, the curve has no midpoint to estimate. What can be said without one: if the entry
-    /// were wrong with a chance `w` at what was audited, `n` right results in a row would have a chance of `(1 − w)^n`.
-    /// Holds for similarities that are at least the audited ones', since being nearer is no worse.
+    /// Where nothing was wrong, the curve has no slope to estimate. What can be said without one: above the nearest pair
+    /// that was wrong, `n` right results in a row leave a chance of being right of `(n + 1)/(n + 2)` (Laplace's rule of
+    /// succession). It holds for similarities that are at least the audited ones', since being nearer is no worse.
     fn surely_right(&self, similarity: f32) -> Option<f64> {
-        let audited = self
-            .pairs
-            .iter()
-            .filter(|(known, _)| *known <= f64::from(similarity));
-        let mut right = 0_u32;
-        for (_, result) in audited {
-            if !result {
-                return None;
-            }
-            right += 1;
-        }
-        // Expected chance of being right under an even prior, after so many right results: Laplace's rule.
-        (right > 0).then(|| f64::from(right + 1) / f64::from(right + 2))
+        let similarity = f64::from(similarity);
+        let wrong = self.pairs.iter().filter(|(_, right)| !right).map(|(known, _)| *known);
+        let nearest_wrong = wrong.fold(f64::NEG_INFINITY, f64::max);
+        let above = self.pairs.iter().filter(|(known, _)| *known > nearest_wrong && *known <= similarity);
+        let right = above.count() as f64;
+        (right > 0.0).then(|| (right + 1.0) / (right + 2.0))
     }
 }
 
@@ -224,7 +221,15 @@ mod tests {
 
     #[test]
     fn a_lower_bound_asks_more() {
-        let evidence = evidence(&[(0.9, true), (0.92, true), (0.95, true), (0.8, false), (0.97, true), (0.85, false), (0.9, true)]);
+        let evidence = evidence(&[
+            (0.9, true),
+            (0.92, true),
+            (0.95, true),
+            (0.8, false),
+            (0.97, true),
+            (0.85, false),
+            (0.9, true),
+        ]);
         let mut last = 1.0;
         for max_error in [0.001, 0.01, 0.05, 0.2] {
             let chance = evidence.asking_chance(0.95, max_error).unwrap();

@@ -82,7 +82,14 @@ impl Ticket {
         if self.cache.is_current(self.generation) {
             self.cache.on_shelf(self.question.partition.tenant(), |shelf| {
                 let now = Instant::now();
-                shelf.insert(&self.question, kept, self.vector.take(), self.life, self.max_entries, now);
+                shelf.insert(
+                    &self.question,
+                    kept,
+                    self.vector.take(),
+                    self.life,
+                    self.max_entries,
+                    now,
+                );
             });
         }
         audit

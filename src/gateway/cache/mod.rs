@@ -97,7 +97,9 @@ pub struct Cache {
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("embedder", &self.embedder).finish_non_exhaustive()
+        f.debug_struct("Cache")
+            .field("embedder", &self.embedder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +139,11 @@ impl Cache {
         if let Some(hit) = self.exact(&question) {
             return Found::Hit(hit);
         }
-        let vector = if settings.semantic { self.vector(&question).await } else { None };
+        let vector = if settings.semantic {
+            self.vector(&question).await
+        } else {
+            None
+        };
         let mut explored = None;
         if let Some(vector) = &vector {
             match self.near(&question, vector, settings, bar) {
@@ -163,6 +169,11 @@ impl Cache {
         self.generation.fetch_add(1, Ordering::AcqRel);
         let shelf = lock(&self.shelves).get(tenant).cloned();
         shelf.map_or(0, |shelf| lock(&shelf).forget(route))
+    }
+
+    /// Tells whether near questions can be found.
+    pub fn embeds(&self) -> bool {
+        self.embedder.is_some()
     }
 
     /// Returns how many answers are kept for a tenant.
@@ -198,7 +209,8 @@ impl Cache {
             }
             // Another answer about as near: it is not clear which question this is.
             let unclear = nearest.get(1).is_some_and(|(second, rival)| {
-                best.similarity - second.similarity < settings.margin && rival.kept.text.trim() != entry.kept.text.trim()
+                best.similarity - second.similarity < settings.margin
+                    && rival.kept.text.trim() != entry.kept.text.trim()
             });
             let pooled = shelf.pooled(partition).filter(|pooled| pooled.len() >= ENOUGH_POOLED);
             let low = bar.is_some_and(|bar| best.similarity < bar);
@@ -217,10 +229,16 @@ impl Cache {
             return Nearness::None;
         };
         match decision {
-            Decision::Explore => self.audit(partition, best, kept).map_or(Nearness::None, Nearness::Explore),
+            Decision::Explore => self
+                .audit(partition, best, kept)
+                .map_or(Nearness::None, Nearness::Explore),
             Decision::Serve => {
                 let sampled = (self.chance)() < settings.audit_share;
-                let audit = if sampled { self.audit(partition, best, kept.clone()) } else { None };
+                let audit = if sampled {
+                    self.audit(partition, best, kept.clone())
+                } else {
+                    None
+                };
                 Nearness::Serve(Box::new(Hit {
                     kept,
                     similarity: best.similarity,
@@ -250,7 +268,9 @@ impl Cache {
     }
 
     fn exact(&self, question: &Question) -> Option<Box<Hit>> {
-        let kept = self.on_shelf(question.partition.tenant(), |shelf| shelf.exact(question, Instant::now()))?;
+        let kept = self.on_shelf(question.partition.tenant(), |shelf| {
+            shelf.exact(question, Instant::now())
+        })?;
         Some(Box::new(Hit {
             kept,
             similarity: 1.0,

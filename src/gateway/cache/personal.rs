@@ -4,26 +4,54 @@
 
 /// Words that point at the asker.
 const OWN: [&str; 14] = [
-    "i", "i'm", "i've", "i'd", "i'll", "me", "my", "mine", "myself", "our account", "my account", "mein", "meine", "ich",
+    "i",
+    "i'm",
+    "i've",
+    "i'd",
+    "i'll",
+    "me",
+    "my",
+    "mine",
+    "myself",
+    "our account",
+    "my account",
+    "mein",
+    "meine",
+    "ich",
 ];
 
 /// Beginnings that say "I" and mean anybody.
 const ANYBODY: [&str; 12] = [
-    "how do i ", "how can i ", "how should i ", "how would i ", "where do i ", "where can i ", "when can i ", "what do i need ",
-    "what should i ", "can i ", "do i need ", "should i ",
+    "how do i ",
+    "how can i ",
+    "how should i ",
+    "how would i ",
+    "where do i ",
+    "where can i ",
+    "when can i ",
+    "what do i need ",
+    "what should i ",
+    "can i ",
+    "do i need ",
+    "should i ",
 ];
 
 /// Tells whether `text` points at the asker or holds an address, a telephone number, an account's number or one of
 /// `names` (of the user).
 pub fn is_personal(text: &str, names: &[&str]) -> bool {
     let lower = text.to_lowercase().replace('\u{2019}', "'");
-    let said = ANYBODY.iter().find_map(|beginning| lower.strip_prefix(beginning)).unwrap_or(&lower);
+    let said = ANYBODY
+        .iter()
+        .find_map(|beginning| lower.strip_prefix(beginning))
+        .unwrap_or(&lower);
     let words: Vec<&str> = said
         .split(|c: char| !(c.is_alphanumeric() || matches!(c, '\'' | '@' | '.' | '+' | '-' | '_')))
         .map(|word| word.trim_matches(|c: char| matches!(c, '\'' | '.' | '-' | '_')))
         .filter(|word| !word.is_empty())
         .collect();
-    words.iter().any(|word| OWN.contains(word) || is_address(word) || is_secret_number(word))
+    words
+        .iter()
+        .any(|word| OWN.contains(word) || is_address(word) || is_secret_number(word))
         || has_long_number(text)
         || names.iter().any(|name| has_name(&words, name))
 }

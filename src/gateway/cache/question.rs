@@ -15,7 +15,15 @@ use crate::gateway::call::{CacheWish, Caller};
 
 /// Members that do not change what is answered: how it is sent, and whom the provider shall hold responsible.
 const SILENT: [&str; 9] = [
-    "messages", "model", "n", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "metadata",
+    "messages",
+    "model",
+    "n",
+    "stream",
+    "stream_options",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "metadata",
 ];
 /// Longest question, in bytes.
 const LONGEST: usize = 4 * 1024;
@@ -119,7 +127,10 @@ pub fn question(
     if body.has_tools() {
         return Err(Skip::Tools);
     }
-    let wants = |name| body.get(name).is_some_and(|value| !matches!(value.get(), "null" | "false"));
+    let wants = |name| {
+        body.get(name)
+            .is_some_and(|value| !matches!(value.get(), "null" | "false"))
+    };
     if body.choices() != 1 || ["logprobs", "top_logprobs", "audio", "store"].into_iter().any(wants) {
         return Err(Skip::Form);
     }
@@ -129,7 +140,11 @@ pub fn question(
     let messages: Vec<Value> = serde_json::from_str(body.messages().get()).map_err(|_| Skip::Conversation)?;
     let (last, before) = messages.split_last().ok_or(Skip::Conversation)?;
     // One question after instructions: what came before would have to mean the same too.
-    if role(last) != "user" || before.iter().any(|message| !matches!(role(message), "system" | "developer")) {
+    if role(last) != "user"
+        || before
+            .iter()
+            .any(|message| !matches!(role(message), "system" | "developer"))
+    {
         return Err(Skip::Conversation);
     }
     let text = plain_text(last).ok_or(Skip::Conversation)?;

@@ -79,7 +79,12 @@ impl Shelf {
     /// Lists the two nearest entries of the question's partition, the nearest first.
     pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Near, &Entry)> {
         let mut best: Vec<(Near, &Entry)> = Vec::with_capacity(3);
-        for entry in self.rooms.get(partition).into_iter().flat_map(|room| room.entries.values()) {
+        for entry in self
+            .rooms
+            .get(partition)
+            .into_iter()
+            .flat_map(|room| room.entries.values())
+        {
             let Some(own) = entry.vector.as_ref().filter(|_| entry.expires > now) else {
                 continue;
             };
@@ -107,7 +112,9 @@ impl Shelf {
 
     /// Notes what an audit said. Nothing, if the entry has gone meanwhile.
     pub(super) fn learn(&mut self, partition: &Partition, id: u64, similarity: f32, right: bool) {
-        let Some(room) = self.rooms.get_mut(partition) else { return };
+        let Some(room) = self.rooms.get_mut(partition) else {
+            return;
+        };
         if let Some(entry) = room.entries.get_mut(&id) {
             entry.evidence.add(similarity, right);
             room.pooled.add(similarity, right);
@@ -158,14 +165,18 @@ impl Shelf {
         room.exact.insert(question.exact, entry.id);
         room.entries.insert(entry.id, entry);
         while self.used.len() > max_entries || self.bytes > MOST_BYTES {
-            let Some((_, (partition, id))) = self.used.first_key_value() else { break };
+            let Some((_, (partition, id))) = self.used.first_key_value() else {
+                break;
+            };
             let (partition, id) = (partition.clone(), *id);
             self.remove(&partition, id);
         }
     }
 
     fn remove(&mut self, partition: &Partition, id: u64) {
-        let Some(room) = self.rooms.get_mut(partition) else { return };
+        let Some(room) = self.rooms.get_mut(partition) else {
+            return;
+        };
         if let Some(entry) = room.entries.remove(&id) {
             room.exact.remove(&entry.exact);
             self.bytes -= entry.size();

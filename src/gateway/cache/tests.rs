@@ -133,17 +133,44 @@ fn only_plain_questions_for_all_are_kept() {
         ("messages", json!([user, said, user]), Some(Skip::Conversation)),
         ("messages", json!([user, said]), Some(Skip::Conversation)),
         ("messages", json!([]), Some(Skip::Conversation)),
-        ("messages", json!([{ "role": "user", "content": [{ "type": "image_url" }] }]), Some(Skip::Conversation)),
-        ("messages", json!([{ "role": "user", "content": [{ "type": "text", "text": "What?" }] }]), None),
-        ("messages", json!([{ "role": "system", "content": "Be brief." }, user]), None),
-        ("messages", json!([{ "role": "user", "content": "Mail bob@example.com" }]), Some(Skip::Personal)),
-        ("messages", json!([{ "role": "user", "content": "x".repeat(5_000) }]), Some(Skip::Long)),
+        (
+            "messages",
+            json!([{ "role": "user", "content": [{ "type": "image_url" }] }]),
+            Some(Skip::Conversation),
+        ),
+        (
+            "messages",
+            json!([{ "role": "user", "content": [{ "type": "text", "text": "What?" }] }]),
+            None,
+        ),
+        (
+            "messages",
+            json!([{ "role": "system", "content": "Be brief." }, user]),
+            None,
+        ),
+        (
+            "messages",
+            json!([{ "role": "user", "content": "Mail bob@example.com" }]),
+            Some(Skip::Personal),
+        ),
+        (
+            "messages",
+            json!([{ "role": "user", "content": "x".repeat(5_000) }]),
+            Some(Skip::Long),
+        ),
     ] {
         let read = read(&caller("acme", "ada"), &with(name, value.clone()), &rules);
         assert_eq!(read.err(), expected, "{name} {value}");
     }
     let body = ChatBody::from_value(&body("What?")).unwrap();
-    let bypassed = question(&caller("acme", "ada"), "default", &body, "", CacheWish::Bypass, &settings().rules);
+    let bypassed = question(
+        &caller("acme", "ada"),
+        "default",
+        &body,
+        "",
+        CacheWish::Bypass,
+        &settings().rules,
+    );
     assert_eq!(bypassed.err(), Some(Skip::Asked));
 }
 
@@ -163,7 +190,11 @@ fn whatever_changes_the_answer_parts_and_how_it_is_sent_does_not() {
         ("max_tokens", json!(5), false),
         ("temperature", json!(0.1), false),
         ("a_field_of_next_year", json!(1), false),
-        ("messages", json!([{ "role": "system", "content": "Be long." }, { "role": "user", "content": "What?" }]), false),
+        (
+            "messages",
+            json!([{ "role": "system", "content": "Be long." }, { "role": "user", "content": "What?" }]),
+            false,
+        ),
         ("messages", json!([{ "role": "user", "content": "What?" }]), false),
     ] {
         let mut other = base.clone();
@@ -172,7 +203,14 @@ fn whatever_changes_the_answer_parts_and_how_it_is_sent_does_not() {
     }
     let body = ChatBody::from_value(&base).unwrap();
     let with = |route, knowledge| {
-        let read = question(&caller("acme", "ada"), route, &body, knowledge, CacheWish::Use, &settings().rules);
+        let read = question(
+            &caller("acme", "ada"),
+            route,
+            &body,
+            knowledge,
+            CacheWish::Use,
+            &settings().rules,
+        );
         read.unwrap().partition
     };
     assert_ne!(with("default", "k1"), with("small", "k1"));
@@ -198,7 +236,10 @@ async fn the_gates_stand_in_series() {
         semantic: false,
         ..settings()
     };
-    assert_eq!(said(cache.look_up(ask("Which rates hold in 2023 ~"), &exact, None).await), None);
+    assert_eq!(
+        said(cache.look_up(ask("Which rates hold in 2023 ~"), &exact, None).await),
+        None
+    );
 }
 
 #[tokio::test]
@@ -209,12 +250,18 @@ async fn of_two_answers_that_are_as_near_none_is_given() {
         ..settings()
     };
     teach(&cache, "What is it ~", "one").await;
-    let Found::Lead(ticket) = cache.look_up(ask("What is it"), &Settings { cut: 1.1, ..settings() }, None).await else {
+    let Found::Lead(ticket) = cache
+        .look_up(ask("What is it"), &Settings { cut: 1.1, ..settings() }, None)
+        .await
+    else {
         panic!("an entry served below its cut");
     };
     drop(ticket.fill(kept("another")));
     assert_eq!(said(cache.look_up(ask("What is it ~~"), &close, None).await), None);
-    assert_eq!(said(cache.look_up(ask("What is it ~~"), &settings(), None).await).as_deref(), Some("one"));
+    assert_eq!(
+        said(cache.look_up(ask("What is it ~~"), &settings(), None).await).as_deref(),
+        Some("one")
+    );
 }
 
 #[tokio::test]
@@ -235,21 +282,34 @@ async fn audits_teach_an_entry_when_to_serve() {
         async move { said(cache.look_up(ask(text), &low, Some(0.0)).await) }
     };
     assert_eq!(probe("What is it ~").await.as_deref(), Some("yes"));
-    let every = Settings { audit_share: 1.0, ..low.clone() };
+    let every = Settings {
+        audit_share: 1.0,
+        ..low.clone()
+    };
     let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, None).await else {
         panic!("not served")
     };
-    assert_eq!(hit.audit.expect("all are audited").settle(Some(kept("YES."))).await, Some(true));
+    assert_eq!(
+        hit.audit.expect("all are audited").settle(Some(kept("YES."))).await,
+        Some(true)
+    );
     let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, None).await else {
         panic!("not served")
     };
-    assert_eq!(hit.audit.expect("all are audited").settle(None).await, None, "no answer teaches nothing");
+    assert_eq!(
+        hit.audit.expect("all are audited").settle(None).await,
+        None,
+        "no answer teaches nothing"
+    );
 }
 
 #[tokio::test]
 async fn open_audits_are_bounded() {
     let cache = cache(0.5);
-    let every = Settings { audit_share: 1.0, ..settings() };
+    let every = Settings {
+        audit_share: 1.0,
+        ..settings()
+    };
     teach(&cache, "What is it", "yes").await;
     let mut open = Vec::new();
     for _ in 0..AUDITS + 5 {
@@ -264,7 +324,9 @@ async fn open_audits_are_bounded() {
 #[tokio::test(start_paused = true)]
 async fn identical_questions_wait_for_the_first_and_a_failed_one_lets_the_next_lead() {
     let cache = cache(0.5);
-    let Found::Lead(first) = look(&cache, "What is it").await else { panic!() };
+    let Found::Lead(first) = look(&cache, "What is it").await else {
+        panic!()
+    };
     let waiting: Vec<_> = (0..20)
         .map(|_| {
             let cache = Arc::clone(&cache);
@@ -323,7 +385,9 @@ async fn answers_age_give_way_and_are_forgotten() {
     assert_eq!(said(look(&cache, "One").await), None);
     teach("Four").await;
     // What was asked before all was forgotten is not kept afterwards.
-    let Found::Lead(late) = look(&cache, "Five").await else { panic!() };
+    let Found::Lead(late) = look(&cache, "Five").await else {
+        panic!()
+    };
     assert_eq!(cache.forget(&tenant, Some("another")), 0);
     assert!(cache.forget(&tenant, Some("default")) >= 1);
     drop(late.fill(kept("late")));
@@ -337,11 +401,21 @@ async fn a_stream_is_kept_when_it_came_to_its_end() {
     let whole = kept("said in full").pieces("id", 1, true);
     let ends = whole.len();
     for (text, items, expected) in [
-        ("Whole", whole.iter().cloned().map(Ok).collect::<Vec<_>>(), Some("said in full")),
-        ("Left", whole[..ends - 1].iter().cloned().map(Ok).collect(), None),
-        ("Cut", whole[..ends - 1].iter().cloned().map(Ok).chain([cut()]).collect(), None),
+        (
+            "Whole",
+            whole.iter().cloned().map(Ok).collect::<Vec<_>>(),
+            Some("said in full"),
+        ),
+        ("Left ~~~~~~~~~~~~~~~~~~~~", whole[..ends - 1].iter().cloned().map(Ok).collect(), None),
+        (
+            "Cut ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~",
+            whole[..ends - 1].iter().cloned().map(Ok).chain([cut()]).collect(),
+            None,
+        ),
     ] {
-        let Found::Lead(ticket) = look(&cache, text).await else { panic!("{text} is known") };
+        let Found::Lead(ticket) = look(&cache, text).await else {
+            panic!("{text} is known")
+        };
         let count = items.len();
         let passed: Vec<_> = ticket.record(stream::iter(items).boxed()).collect().await;
         assert_eq!(passed.len(), count, "{text}: nothing is held back");

@@ -81,7 +81,11 @@ mod tests {
             ("How do I reset the password?", "How can the password be reset?", None),
             ("Rates for 2023?", "Rates for 2024?", Some(Veto::Number)),
             ("Does it exist in v2.10.0?", "Does it exist in version 2.10.0?", None),
-            ("Does it exist in 2.10.0?", "Does it exist in 2.1.0?", Some(Veto::Number)),
+            (
+                "Does it exist in 2.10.0?",
+                "Does it exist in 2.1.0?",
+                Some(Veto::Number),
+            ),
             ("A trip for two people", "A trip for 2 people", None),
             ("A trip for two people", "A trip for three people", Some(Veto::Number)),
             ("Costs over 1,000 dollars", "Costs over 1000 dollars", None),
@@ -93,16 +97,40 @@ mod tests {
             ("Price in €", "Price in EUR", None),
             ("Flights to Paris", "Flights to Rome", Some(Veto::Name)),
             ("the capital of France", "the capital of france", None),
-            ("What is Dynamics CRM Services?", "What is Dynamics CRM?", Some(Veto::Name)),
+            (
+                "What is Dynamics CRM Services?",
+                "What is Dynamics CRM?",
+                Some(Veto::Name),
+            ),
             ("call load_dataset here", "call load_metric here", Some(Veto::Name)),
-            ("Is it allowed to smoke?", "Is it not allowed to smoke?", Some(Veto::Negation)),
+            (
+                "Is it allowed to smoke?",
+                "Is it not allowed to smoke?",
+                Some(Veto::Negation),
+            ),
             ("It isn't supported", "It is supported", Some(Veto::Negation)),
             ("It isn\u{2019}t supported", "It is not supported", None),
             ("How to enable backups", "How to disable backups", Some(Veto::Antonym)),
-            ("How to increase the limit", "How to decrease the limit", Some(Veto::Antonym)),
-            ("Who approves holidays?", "When are holidays approved?", Some(Veto::Asked)),
-            ("convert from csv to json", "convert from json to csv", Some(Veto::Order)),
-            ("Is a lawful act needed", "Is an unlawful act needed", Some(Veto::Antonym)),
+            (
+                "How to increase the limit",
+                "How to decrease the limit",
+                Some(Veto::Antonym),
+            ),
+            (
+                "Who approves holidays?",
+                "When are holidays approved?",
+                Some(Veto::Asked),
+            ),
+            (
+                "convert from csv to json",
+                "convert from json to csv",
+                Some(Veto::Order),
+            ),
+            (
+                "Is a lawful act needed",
+                "Is an unlawful act needed",
+                Some(Veto::Antonym),
+            ),
         ] {
             assert_eq!(veto(a, b), expected, "{a} / {b}");
             assert_eq!(veto(b, a), expected, "{b} / {a}");

@@ -46,8 +46,10 @@ impl Reading {
             directed: false,
         };
         let mut starts = true;
-        for raw in text.split(|c: char| c.is_whitespace() || matches!(c, ';' | '"' | '(' | ')' | '[' | ']' | '`' | '/')) {
-            let token = raw.trim_matches(|c: char| !(c.is_alphanumeric() || matches!(c, '$' | '€' | '£' | '¥' | '₹' | '%' | '_')));
+        for raw in text.split(|c: char| c.is_whitespace() || matches!(c, ';' | '"' | '(' | ')' | '[' | ']' | '`' | '/'))
+        {
+            let token = raw
+                .trim_matches(|c: char| !(c.is_alphanumeric() || matches!(c, '$' | '€' | '£' | '¥' | '₹' | '%' | '_')));
             if !token.is_empty() {
                 reading.add(token, starts);
             }
@@ -62,7 +64,8 @@ impl Reading {
         let bare = token.trim_matches(|c: char| matches!(c, '$' | '€' | '£' | '¥' | '₹' | '%'));
         if bare.len() < token.len() {
             let signs = token.chars().filter(|c| !bare.contains(*c));
-            self.units.extend(signs.filter_map(|sign| unit(sign.encode_utf8(&mut [0; 4]))));
+            self.units
+                .extend(signs.filter_map(|sign| unit(sign.encode_utf8(&mut [0; 4]))));
         }
         if bare.is_empty() {
             return;
@@ -91,7 +94,10 @@ impl Reading {
         if is_name(bare, starts) {
             self.names.insert(stem(&lower).to_owned());
         }
-        self.directed |= matches!(lower.as_str(), "from" | "to" | "into" | "than" | "before" | "after" | "over" | "between");
+        self.directed |= matches!(
+            lower.as_str(),
+            "from" | "to" | "into" | "than" | "before" | "after" | "over" | "between"
+        );
         self.stems.insert(stem(&lower).to_owned());
         // Parts of a compound are known to the other side's names too.
         self.stems.extend(

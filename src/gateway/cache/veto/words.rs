@@ -28,10 +28,33 @@ pub(super) fn number(word: &str) -> Option<&'static str> {
 /// Months, days and times that move with the asker. ("may" is a verb too often.)
 pub(super) fn date(word: &str) -> Option<&str> {
     let word = word.strip_suffix("'s").unwrap_or(word);
-    const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+    const DAYS: [&str; 7] = [
+        "monday",
+        "tuesday",
+        "wednesday",
+        "thursday",
+        "friday",
+        "saturday",
+        "sunday",
+    ];
     const OTHERS: [&str; 17] = [
-        "january", "february", "april", "june", "july", "august", "september", "october", "november", "december", "today",
-        "yesterday", "tomorrow", "tonight", "q1", "q2", "q3",
+        "january",
+        "february",
+        "april",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+        "today",
+        "yesterday",
+        "tomorrow",
+        "tonight",
+        "q1",
+        "q2",
+        "q3",
     ];
     let single = word.strip_suffix('s').filter(|single| DAYS.contains(single));
     single.or_else(|| (DAYS.contains(&word) || OTHERS.contains(&word)).then_some(word))
@@ -81,8 +104,22 @@ pub(super) fn negates(word: &str) -> bool {
     word.ends_with("n't")
         || matches!(
             word,
-            "not" | "no" | "never" | "none" | "nobody" | "nothing" | "neither" | "nor" | "without" | "cannot" | "cant" | "dont"
-                | "doesnt" | "isnt" | "wont" | "except"
+            "not"
+                | "no"
+                | "never"
+                | "none"
+                | "nobody"
+                | "nothing"
+                | "neither"
+                | "nor"
+                | "without"
+                | "cannot"
+                | "cant"
+                | "dont"
+                | "doesnt"
+                | "isnt"
+                | "wont"
+                | "except"
         )
 }
 
@@ -167,9 +204,8 @@ fn are_opposites(a: &str, b: &str) -> bool {
         let (x, y) = (stem(x), stem(y));
         (x == a && y == b) || (x == b && y == a)
     };
-    let turned = |word: &str, of: &str| {
-        of.len() >= 4 && TURNING.iter().any(|turning| word.strip_prefix(turning) == Some(of))
-    };
+    let turned =
+        |word: &str, of: &str| of.len() >= 4 && TURNING.iter().any(|turning| word.strip_prefix(turning) == Some(of));
     OPPOSITES.iter().any(listed) || turned(a, b) || turned(b, a)
 }
 
@@ -190,7 +226,32 @@ pub(super) fn stem(word: &str) -> &str {
 pub(super) fn is_filler(word: &str) -> bool {
     matches!(
         word,
-        "a" | "an" | "the" | "is" | "are" | "was" | "were" | "be" | "do" | "does" | "did" | "can" | "could" | "would" | "should"
-            | "i" | "you" | "we" | "of" | "it" | "and" | "or" | "that" | "this" | "there" | "what" | "which" | "how"
+        "a" | "an"
+            | "the"
+            | "is"
+            | "are"
+            | "was"
+            | "were"
+            | "be"
+            | "do"
+            | "does"
+            | "did"
+            | "can"
+            | "could"
+            | "would"
+            | "should"
+            | "i"
+            | "you"
+            | "we"
+            | "of"
+            | "it"
+            | "and"
+            | "or"
+            | "that"
+            | "this"
+            | "there"
+            | "what"
+            | "which"
+            | "how"
     )
 }

@@ -54,15 +54,31 @@ struct Asked {
 
 /// Measures.
 pub async fn run(size: &Size) -> anyhow::Result<Report> {
-    let data = size.data.as_deref().context("--data names the directory of the semcache_* sets")?;
-    let models = size.models.as_deref().context("--models names the directory of the embedding models")?;
+    let data = size
+        .data
+        .as_deref()
+        .context("--data names the directory of the semcache_* sets")?;
+    let models = size
+        .models
+        .as_deref()
+        .context("--models names the directory of the embedding models")?;
     let mut report = Report::new(
         "Semantic cache",
         "`gptcache`: every origin is stored, every paraphrase asked against all of them; a hit on another origin is false, unless that one \
          is in the same group (the set repeats itself): both counts are given. `qqp`: pairs alone, half of them made to be hard; a hit on a pair of \
          label 0 is false. Rules were tuned on the half `tune` only. The bound is Clopper-Pearson's, one-sided at 97.5%, on false hits \
          (groups counted as one) of all that was asked. Learned: pairs in their order, audited when the model is asked.",
-        &["set", "model", "half", "gates", "asked", "hits", "false (raw)", "false", "false share, 95% bound"],
+        &[
+            "set",
+            "model",
+            "half",
+            "gates",
+            "asked",
+            "hits",
+            "false (raw)",
+            "false",
+            "false share, 95% bound",
+        ],
     );
     for kind in ModelKind::ALL {
         let embedder = LocalEmbedder::load(kind, models)?;
@@ -81,7 +97,14 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
         latency.both(),
         String::new(),
         String::new(),
-        format!("aim: p99 under 5 ms: {}", if latency.percentile(0.99) < Duration::from_millis(5) { "yes" } else { "**no**" }),
+        format!(
+            "aim: p99 under 5 ms: {}",
+            if latency.percentile(0.99) < Duration::from_millis(5) {
+                "yes"
+            } else {
+                "**no**"
+            }
+        ),
     ]);
     Ok(report)
 }
@@ -142,7 +165,17 @@ async fn nearest(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) 
                 let raw = hits.iter().filter(|hit| !hit.own).count();
                 let wrong = hits.iter().filter(|hit| !hit.twin).count();
                 let gates = format!("cut {cut}{}{}", if vetoes { ", veto" } else { "" }, shown(margin));
-                row(report, "gptcache", embedder, half, gates, asked.len(), hits.len(), raw, wrong);
+                row(
+                    report,
+                    "gptcache",
+                    embedder,
+                    half,
+                    gates,
+                    asked.len(),
+                    hits.len(),
+                    raw,
+                    wrong,
+                );
             }
         }
     }
@@ -150,7 +183,11 @@ async fn nearest(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) 
 }
 
 fn shown(margin: f32) -> String {
-    if margin > 0.0 { format!(", margin {margin}") } else { String::new() }
+    if margin > 0.0 {
+        format!(", margin {margin}")
+    } else {
+        String::new()
+    }
 }
 
 /// Pairs by themselves: with a cut, and learned.
@@ -160,16 +197,36 @@ async fn apart(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) ->
     let seen: Vec<(f32, bool, bool, bool)> = pairs
         .iter()
         .zip(stored.iter().zip(&asked))
-        .map(|(pair, (a, b))| (a.cosine(b), veto(&pair.a, &pair.b).is_some(), pair.label == 1, pair.is_reported()))
+        .map(|(pair, (a, b))| {
+            (
+                a.cosine(b),
+                veto(&pair.a, &pair.b).is_some(),
+                pair.label == 1,
+                pair.is_reported(),
+            )
+        })
         .collect();
     for half in [false, true] {
         let seen: Vec<_> = seen.iter().filter(|seen| seen.3 == half).collect();
         for vetoes in [false, true] {
             for cut in CUTS {
-                let hits: Vec<_> = seen.iter().filter(|seen| seen.0 >= cut && !(vetoes && seen.1)).collect();
+                let hits: Vec<_> = seen
+                    .iter()
+                    .filter(|seen| seen.0 >= cut && !(vetoes && seen.1))
+                    .collect();
                 let wrong = hits.iter().filter(|hit| !hit.2).count();
                 let gates = format!("cut {cut}{}", if vetoes { ", veto" } else { "" });
-                row(report, "qqp", embedder, half, gates, seen.len(), hits.len(), wrong, wrong);
+                row(
+                    report,
+                    "qqp",
+                    embedder,
+                    half,
+                    gates,
+                    seen.len(),
+                    hits.len(),
+                    wrong,
+                    wrong,
+                );
             }
         }
         for max_error in ERRORS {
@@ -240,10 +297,16 @@ impl Embedder for Ready {
 
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
         let one = |text: String| {
-            let number = text.split_whitespace().filter(|word| word.starts_with('w')).map(str::len).sum::<usize>();
+            let number = text
+                .split_whitespace()
+                .filter(|word| word.starts_with('w'))
+                .map(str::len)
+                .sum::<usize>();
             let mut state = number as u64 + 1;
             let values = (0..384).map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 40) as f32 / 16_777_216.0 - 0.5
             });
             Vector::unit(values.collect()).ok_or(EmbedError::Busy)
@@ -275,7 +338,10 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
     };
     let text = |n: usize, polite: &str| format!("{} is what{polite}", "w".repeat(n + 1));
     for n in 0..entries {
-        match cache.look_up(asking(&text(n % 4_000, &" ".repeat(n / 4_000)))?, &settings(2.0), None).await {
+        match cache
+            .look_up(asking(&text(n % 4_000, &" ".repeat(n / 4_000)))?, &settings(2.0), None)
+            .await
+        {
             Found::Lead(ticket) => _ = ticket.fill(kept()),
             Found::Hit(_) => anyhow::bail!("stored twice"),
         }
@@ -300,8 +366,12 @@ fn kept() -> Kept {
 }
 
 fn asking(text: &str) -> anyhow::Result<Question> {
-    let body = ChatBody::from_value(&serde_json::json!({ "model": "m", "messages": [{ "role": "user", "content": text }] }))?;
-    #[expect(clippy::disallowed_methods, reason = "nobody is here to verify; nothing but this process is touched")]
+    let body =
+        ChatBody::from_value(&serde_json::json!({ "model": "m", "messages": [{ "role": "user", "content": text }] }))?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nobody is here to verify; nothing but this process is touched"
+    )]
     let scope = copilotd_actors::tenancy::TenantScope::from_verified("bench".parse()?);
     let caller = Caller {
         scope,
@@ -315,5 +385,6 @@ fn asking(text: &str) -> anyhow::Result<Question> {
         audience: Audience::Tenant,
         max_temperature: 1.0,
     };
-    question(&caller, "m", &body, "", CacheWish::Use, &rules).map_err(|skip| anyhow::anyhow!("skipped: {}", skip.code()))
+    question(&caller, "m", &body, "", CacheWish::Use, &rules)
+        .map_err(|skip| anyhow::anyhow!("skipped: {}", skip.code()))
 }
