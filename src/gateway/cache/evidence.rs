@@ -98,7 +98,10 @@ impl Evidence {
         let similarity = f64::from(similarity);
         let wrong = self.pairs.iter().filter(|(_, right)| !right).map(|(known, _)| *known);
         let nearest_wrong = wrong.fold(f64::NEG_INFINITY, f64::max);
-        let above = self.pairs.iter().filter(|(known, _)| *known > nearest_wrong && *known <= similarity);
+        let above = self
+            .pairs
+            .iter()
+            .filter(|(known, _)| *known > nearest_wrong && *known <= similarity);
         let right = above.count() as f64;
         (right > 0.0).then(|| (right + 1.0) / (right + 2.0))
     }

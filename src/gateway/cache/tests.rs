@@ -406,7 +406,11 @@ async fn a_stream_is_kept_when_it_came_to_its_end() {
             whole.iter().cloned().map(Ok).collect::<Vec<_>>(),
             Some("said in full"),
         ),
-        ("Left ~~~~~~~~~~~~~~~~~~~~", whole[..ends - 1].iter().cloned().map(Ok).collect(), None),
+        (
+            "Left ~~~~~~~~~~~~~~~~~~~~",
+            whole[..ends - 1].iter().cloned().map(Ok).collect(),
+            None,
+        ),
         (
             "Cut ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~",
             whole[..ends - 1].iter().cloned().map(Ok).chain([cut()]).collect(),

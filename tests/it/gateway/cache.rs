@@ -140,7 +140,7 @@ async fn an_answer_that_was_cut_off_is_not_kept() {
     if let Ok(reply) = cut {
         assert!(read(reply).await.error.is_some());
     }
-    provider.knobs(json!({"fault": ""})).await;
+    provider.knobs(json!({"fault": null})).await;
     let reply = gateway.chat(ask(caller(), true)).await.unwrap();
     assert_eq!(reply.cache, CacheOutcome::Miss);
     assert_eq!(read(reply).await.text, TEXT);
