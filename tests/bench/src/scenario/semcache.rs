@@ -11,7 +11,7 @@ use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::veto::veto;
 use copilotd::gateway::cache::{Audience, Cache, Decision, Evidence, Found, Kept, Question, Rules, Settings, question};
 use copilotd::gateway::call::{CacheWish, Caller, Purpose};
-use copilotd::gateway::embedder::{EmbedError, Embedder, EmbedderModel, MAX_TEXTS, Vector};
+use copilotd::gateway::embedder::{EmbedError, Embedder, EmbedderModel, Vector};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -118,7 +118,7 @@ fn pairs(path: &Path, most: usize) -> anyhow::Result<Vec<Pair>> {
 async fn vectors(embedder: &LocalEmbedder, texts: impl Iterator<Item = &String>) -> anyhow::Result<Vec<Vector>> {
     let texts: Vec<String> = texts.cloned().collect();
     let mut vectors = Vec::new();
-    for batch in texts.chunks(MAX_TEXTS.min(32)) {
+    for batch in texts.chunks(4) {
         vectors.extend(embedder.embed(batch.to_vec()).await?);
     }
     Ok(vectors)
