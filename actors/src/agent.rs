@@ -136,6 +136,7 @@ impl Agent {
             conversation: self.id,
             turn: Some(at.turn),
             user: self.user.clone(),
+            copilot: policy.copilot.clone(),
             messages: Arc::new(prompt.messages),
             tools: Arc::new(offers(&policy)),
             response_schema: response_schema.as_deref().cloned(),

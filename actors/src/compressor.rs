@@ -110,6 +110,7 @@ async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut Stri
             conversation: work.conversation,
             turn: None,
             user: work.user.clone(),
+            copilot: work.policy.copilot.clone(),
             messages: Arc::new(vec![
                 PromptMessage::System {
                     text: INSTRUCTIONS.to_owned(),

@@ -268,6 +268,8 @@ pub struct ModelRequest {
     pub turn: Option<TurnId>,
     /// The user behind it.
     pub user: UserId,
+    /// The copilot, for accounting.
+    pub copilot: CopilotName,
     /// The messages; keeps OpenAI's and Anthropic's pairing rules.
     pub messages: Arc<Vec<PromptMessage>>,
     /// Tools on offer.

@@ -28,8 +28,9 @@ use tokio::task::JoinHandle;
 use crate::adapters::tools;
 use crate::cli::{Command, Context, Failure, ModelsCommand, ProjectionsCommand};
 use crate::config::{Config, Env};
-use crate::gateway::Gateway;
-use crate::http::auth::{Authenticator, FailureLimit, Tickets, Verifier};
+use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::{Gateway, Meter};
+use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
 use crate::telemetry::content::LoggedContent;
@@ -47,8 +48,13 @@ pub struct App {
 
 impl App {
     /// The gateway to all models that `config` names. One per process: it knows how they fare.
-    pub fn gateway(config: &Config) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Arc::new(models::gateway(config, Arc::new(system::SystemClock))?))
+    /// `meter` is told of every attempt; `spent` is what budgets begin with.
+    pub fn gateway(config: &Config, meter: Option<Arc<dyn Meter>>, spent: &[Spending]) -> anyhow::Result<Arc<Gateway>> {
+        let gateway = models::gateway(config, Arc::new(system::SystemClock), spent)?;
+        Ok(Arc::new(match meter {
+            Some(meter) => gateway.with_meter(meter),
+            None => gateway,
+        }))
     }
 
     /// The outside world as `config` describes it, around a log that is open already.
@@ -73,6 +79,7 @@ impl App {
         config: &Config,
         ports: Ports,
         gateway: Arc<Gateway>,
+        usage: Arc<dyn UsageStore>,
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
@@ -108,14 +115,22 @@ impl App {
         });
         let auth = Authenticator {
             verifier: Verifier::new(config)?,
+            jwks: Jwks::new()?,
             tickets: Tickets::new(ticket_key),
             failures: FailureLimit::new(&config.server),
             clock,
         };
+        let auth = Arc::new(auth);
+        let fetching = Arc::clone(&auth);
+        // Ends with the runtime: it holds nothing that has to be put away.
+        drop(tokio::spawn(
+            async move { fetching.jwks.keep(&fetching.verifier).await },
+        ));
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
-            auth: Arc::new(auth),
+            auth,
+            usage,
             gateway,
             directory,
             shared,

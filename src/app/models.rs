@@ -14,12 +14,13 @@ use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, Mode, ProviderAuth, ProviderKind, Route, Target};
+use crate::gateway::ledger::Spending;
 use crate::gateway::limit::LocalLimiter;
 use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
 /// The gateway to the models of all routes.
-pub fn gateway(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway> {
+pub fn gateway(config: &Config, clock: Arc<dyn Clock>, spent: &[Spending]) -> anyhow::Result<Gateway> {
     let hosts = Hosts::default();
     let mut keys = HashMap::new();
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
@@ -64,6 +65,9 @@ pub fn gateway(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway
         .iter()
         .map(|tenant| (tenant.id.clone(), tenant.limits.limits()));
     let limiter = LocalLimiter::new(limits, Arc::clone(&clock));
+    for spending in spent {
+        limiter.spent(spending);
+    }
     let gateway = Gateway::new(routes, Arc::new(SharedKeys::new(keys)));
     let gateway = gateway.with_limits(Arc::new(limiter), config.price_list(), Arc::clone(&clock));
     super::embed::with_cache(gateway, config, clock)

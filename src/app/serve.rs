@@ -1,6 +1,7 @@
 //! `copilotd serve`: runs until a signal, then drains.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,6 +13,8 @@ use tokio::sync::watch;
 
 use super::{App, files, store, system};
 use crate::config::Config;
+use crate::gateway::ledger::Ledger;
+use crate::gateway::limit::Period;
 use crate::http::router::router;
 use crate::http::server;
 use crate::http::state::AppState;
@@ -40,7 +43,7 @@ pub async fn run_with(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // The store first: it refuses a second process before anything is done twice.
-    let store::Opened { log, lost } = store::open(config).await?;
+    let store::Opened { log, usage, lost } = store::open(config).await?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -53,9 +56,17 @@ pub async fn run_with(
         idle: config.server.idle,
         ..Bounds::default()
     };
-    let gateway = App::gateway(config)?;
+    let now = system::now();
+    let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
+    let spent = usage.spendings(day, month).await.context("reading what was spent")?;
+    let ledger = Ledger::start(
+        Arc::clone(&usage),
+        Arc::new(system::SystemClock),
+        Arc::new(system::TimeOrderedIds),
+    );
+    let gateway = App::gateway(config, Some(Arc::clone(&ledger) as _), &spent)?;
     let ports = App::ports(config, log, &gateway)?;
-    let mut app = App::start(config, ports, gateway, &ticket_key, bounds).await?;
+    let mut app = App::start(config, ports, gateway, usage, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(
@@ -80,5 +91,6 @@ pub async fn run_with(
     app.stop(failure.map_or(config.server.drain, |_| Duration::ZERO)).await;
     stop.send_replace(true);
     serving.await.context("the server's task")?;
+    ledger.close().await;
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }

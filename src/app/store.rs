@@ -11,11 +11,14 @@ use secrecy::ExposeSecret as _;
 use crate::adapters::mongo::{MongoLog, MongoOptions};
 use crate::adapters::sqlite::SqliteLog;
 use crate::config::{Config, Store};
+use crate::gateway::ledger::UsageStore;
 
 /// An open store.
 pub struct Opened {
     /// The log.
     pub log: Arc<dyn EventLog>,
+    /// The ledger, in the same store.
+    pub usage: Arc<dyn UsageStore>,
     /// Returns when this process does not own the store any more; for a file on disk it never does.
     pub lost: BoxFuture<'static, ()>,
 }
@@ -35,8 +38,10 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let directory = config.server.data_dir.clone();
             let opened = tokio::task::spawn_blocking(move || SqliteLog::open(&directory)).await;
             let log = opened?.context("cannot open the store")?;
+            let log = Arc::new(log);
             Ok(Opened {
-                log: Arc::new(log),
+                usage: Arc::clone(&log) as _,
+                log,
                 lost: futures::future::pending().boxed(),
             })
         }
@@ -49,8 +54,10 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let opened = MongoLog::connect(url.expose_secret(), database, options).await;
             let log = opened.context("cannot open the store")?;
             let lost = log.lease_lost().boxed();
+            let log = Arc::new(log);
             Ok(Opened {
-                log: Arc::new(log),
+                usage: Arc::clone(&log) as _,
+                log,
                 lost,
             })
         }

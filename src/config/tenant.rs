@@ -51,6 +51,8 @@ pub struct Issuer {
     pub secret: Option<SecretString>,
     /// Public key of the other algorithms.
     pub pem: Option<SecretString>,
+    /// Where the public keys of the other algorithms are published.
+    pub jwks_url: Option<String>,
 }
 
 impl Issuer {

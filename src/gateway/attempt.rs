@@ -197,20 +197,11 @@ impl Running {
         gauge!("copilotd_gateway_breaker_state", "target" => self.target.name.to_string()).set(level);
         let provider = self.target.name.provider.clone();
         counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
-        // A provider that refused did no work; one that was left in the middle of it bills what it had done.
-        let estimate = match outcome {
-            Outcome::Left => Usage {
-                prompt_tokens: self.books.prompt_bytes.div_ceil(BYTES_PER_TOKEN),
-                completion_tokens: self.written.div_ceil(BYTES_PER_TOKEN),
-                ..Usage::default()
-            },
-            Outcome::Finished(_) | Outcome::Failed(_) => Usage::default(),
-        };
-        let usage = self.usage.unwrap_or(estimate);
+        let (usage, is_estimated) = self.used(outcome);
         if let Some(reservation) = &self.books.reservation {
             reservation.spend(&usage);
         }
-        if let (Some(limits), Outcome::Finished(_)) = (&self.books.limits, outcome) {
+        if let (Some(limits), Outcome::Finished(_), false) = (&self.books.limits, outcome, is_estimated) {
             let tenant = self.books.caller.scope.tenant();
             limits.learn(tenant, &self.target.name.model, self.books.prompt_bytes, &usage);
         }
@@ -223,11 +214,71 @@ impl Running {
             number: self.number,
             model: self.model.take(),
             usage,
-            is_estimated: self.usage.is_none() && outcome == Outcome::Left,
+            is_estimated,
             outcome,
             first_content: self.first_content,
             took: self.started.elapsed(),
         });
+    }
+
+    /// Returns what to account for, and whether it is an estimate.
+    fn used(&self, outcome: Outcome) -> (Usage, bool) {
+        let counted = Counted {
+            prompt_bytes: self.books.prompt_bytes,
+            written: self.written,
+            began: self.first_content.is_some(),
+        };
+        let (mut usage, is_estimated) = counted.usage(self.usage, outcome);
+        // By the price of this day: the deployment knows the one of the day on which the process began.
+        if let Some(cost) = self
+            .books
+            .limits
+            .as_ref()
+            .and_then(|limits| limits.cost(&self.target.name.model, &usage))
+        {
+            usage.cost = cost;
+        }
+        (usage, is_estimated)
+    }
+}
+
+/// What was counted of an attempt without the provider's help.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    prompt_bytes: u64,
+    /// Bytes of the answer.
+    written: u64,
+    /// Whether content came.
+    began: bool,
+}
+
+impl Counted {
+    /// Returns what an attempt used, and whether that is an estimate: a provider that refused did no work; one that had
+    /// begun to answer, or was left while it may have, bills what it had done, whether it says so or not.
+    fn usage(self, said: Option<Usage>, outcome: Outcome) -> (Usage, bool) {
+        let prompt_tokens = self.prompt_bytes.div_ceil(BYTES_PER_TOKEN);
+        let completion_tokens = self.written.div_ceil(BYTES_PER_TOKEN);
+        match (said, outcome) {
+            (Some(said), Outcome::Finished(_)) => (said, false),
+            // Some providers report the prompt at the beginning and the answer only at the end.
+            (Some(said), _) if said.completion_tokens < completion_tokens => {
+                let usage = Usage {
+                    completion_tokens,
+                    ..said
+                };
+                (usage, true)
+            }
+            (Some(said), _) => (said, false),
+            (None, Outcome::Failed(_)) if !self.began => (Usage::default(), false),
+            (None, _) => {
+                let usage = Usage {
+                    prompt_tokens,
+                    completion_tokens,
+                    ..Usage::default()
+                };
+                (usage, true)
+            }
+        }
     }
 }
 
@@ -251,4 +302,54 @@ pub(super) fn watched(pieces: PieceStream, running: Running) -> PieceStream {
         Some((item, (pieces, running)))
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_began_is_never_free() {
+        let begun = Counted {
+            prompt_bytes: 400,
+            written: 41,
+            began: true,
+        };
+        let refused = Counted {
+            written: 0,
+            began: false,
+            ..begun
+        };
+        let said = |completion_tokens| {
+            Some(Usage {
+                prompt_tokens: 90,
+                completion_tokens,
+                ..Usage::default()
+            })
+        };
+        let (done, cut) = (Outcome::Finished(Finish::Stop), Outcome::Failed(FailureClass::Cut));
+        let cases = [
+            ("told at the end", begun, said(10), done, (90, 10, false)),
+            ("fewer than we would count", begun, said(3), done, (90, 3, false)),
+            ("finished without a word", begun, None, done, (100, 11, true)),
+            ("cut without a word", begun, None, cut, (100, 11, true)),
+            ("cut after the prompt was told", begun, said(1), cut, (90, 11, true)),
+            ("cut after all was told", begun, said(20), cut, (90, 20, false)),
+            ("left without a word", begun, None, Outcome::Left, (100, 11, true)),
+            (
+                "left after the prompt was told",
+                begun,
+                said(1),
+                Outcome::Left,
+                (90, 11, true),
+            ),
+            ("left before it began", refused, None, Outcome::Left, (100, 0, true)),
+            ("refused", refused, None, cut, (0, 0, false)),
+        ];
+        for (name, counted, usage, outcome, expected) in cases {
+            let (usage, is_estimated) = counted.usage(usage, outcome);
+            let got = (usage.prompt_tokens, usage.completion_tokens, is_estimated);
+            assert_eq!(got, expected, "{name}");
+        }
+    }
 }

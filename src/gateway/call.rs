@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
+use copilotd_actors::domain::ids::{ConversationId, CopilotName, TurnId, UserId};
 use copilotd_actors::domain::usage::NanoUsd;
 use copilotd_actors::ports::Refusal;
 use copilotd_actors::tenancy::TenantScope;
@@ -22,6 +22,8 @@ pub struct Caller {
     pub user: UserId,
     /// Name of the API key that was used, if one was.
     pub api_key: Option<String>,
+    /// The copilot, if it is one's.
+    pub copilot: Option<CopilotName>,
     /// The conversation, if it is one's.
     pub conversation: Option<ConversationId>,
     /// The turn, if it is one's.

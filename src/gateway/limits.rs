@@ -5,7 +5,7 @@ use std::sync::Arc;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::tokens;
-use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 
 use super::body::ChatBody;
@@ -101,8 +101,14 @@ impl Limits {
             requests: u64::from(caller.purpose == Purpose::Endpoint || caller.purpose == Purpose::Embedding),
             tokens: usage.total_tokens(),
             calls: 1,
-            cost: self.prices.cost(model, self.clock.now(), &usage),
+            cost: self.cost(model, &usage).unwrap_or(0),
         }
+    }
+
+    /// Returns what `usage` of `model` costs now, if its price is known.
+    pub(super) fn cost(&self, model: &str, usage: &Usage) -> Option<NanoUsd> {
+        let price = self.prices.at(model, self.clock.now())?;
+        Some(price.cost(usage))
     }
 
     /// Counts a turn at the door, and refuses it when a budget is used up.

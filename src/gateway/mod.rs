@@ -12,6 +12,7 @@ mod drive;
 pub mod embed;
 pub mod embedder;
 mod failure;
+pub mod ledger;
 pub mod limit;
 mod limits;
 mod rescue;

@@ -24,6 +24,7 @@ impl Model for Gateway {
             scope: request.scope,
             user: request.user,
             api_key: None,
+            copilot: Some(request.copilot),
             conversation: Some(request.conversation),
             turn,
             purpose: if turn.is_some() {

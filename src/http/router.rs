@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Code, Problem};
 use super::request_id;
-use super::routes::{approvals, conversations, events, messages, openai, operations, tickets, turns};
+use super::routes::{admin, approvals, conversations, events, messages, openai, operations, tickets, turns};
 use super::state::AppState;
 use crate::telemetry;
 
@@ -47,6 +47,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(approvals::decide))
         .routes(routes!(turns::feedback))
         .routes(routes!(tickets::create))
+        .routes(routes!(admin::usage))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(crate::openapi::serve))

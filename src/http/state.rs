@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::auth::Authenticator;
 use super::body::BodyLimits;
 use crate::gateway::Gateway;
+use crate::gateway::ledger::UsageStore;
 
 /// Open streams of one process; each costs a connection and some KiB.
 pub const MAX_STREAMS: usize = 50_000;
@@ -21,6 +22,8 @@ pub const MAX_STREAMS: usize = 50_000;
 pub struct AppState {
     /// Who is calling.
     pub auth: Arc<Authenticator>,
+    /// What model calls used.
+    pub usage: Arc<dyn UsageStore>,
     /// The way to models.
     pub gateway: Arc<Gateway>,
     /// The way to conversations.

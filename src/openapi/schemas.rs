@@ -16,7 +16,7 @@ macro_rules! files {
 files! {
     "api": "citation" "conversation" "conversation_page" "create_conversation" "create_stream_ticket"
         "decide_approval" "give_feedback" "health" "message" "message_page" "openai_error" "problem" "readiness" "stream_ticket"
-        "submit_turn" "tool_call" "turn" "update_conversation" "usage";
+        "submit_turn" "tool_call" "turn" "update_conversation" "usage" "usage_report";
     "events": "approval.decided" "approval.requested" "context.assembled" "conversation.erased"
         "guardrail.triggered" "memory.compressed" "message.completed" "message.delta" "message.reset"
         "model.fallback" "tool.called" "tool.finished" "turn.cancelled" "turn.completed" "turn.failed" "turn.queued"

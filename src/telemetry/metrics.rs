@@ -123,6 +123,12 @@ pub const METRICS: &[Metric] = &[
         "Requests to providers, by how they ended.",
     ),
     metric(
+        "copilotd_usage_records_lost_total",
+        Kind::Counter,
+        Unit::Count,
+        "Records of the ledger that could not be stored.",
+    ),
+    metric(
         "copilotd_gateway_breaker_state",
         Kind::Gauge,
         Unit::Count,

@@ -8,9 +8,13 @@ use mongodb::{Collection, Database, IndexModel};
 
 use super::documents::{AppendDocument, HeaderDocument, SnapshotDocument};
 use super::failure::Failure;
+use crate::gateway::ledger::KEPT_DAYS;
 
 /// After this long without renewal a snapshot is deleted by the server: a sleeping conversation is folded from its log.
 const SNAPSHOT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// After this long a record of the ledger is deleted by the server.
+const USAGE_LIFE: Duration = Duration::from_secs(KEPT_DAYS.unsigned_abs() * 24 * 3600);
 
 /// Handles of the collections; cheap to clone.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub(super) struct Collections {
     pub(super) appends: Collection<AppendDocument>,
     pub(super) conversations: Collection<HeaderDocument>,
     pub(super) snapshots: Collection<SnapshotDocument>,
+    /// The ledger: what each attempt of a model call used.
+    pub(super) usage: Collection<Document>,
     /// Single documents by name: `lease`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
@@ -30,6 +36,7 @@ impl Collections {
             appends: database.collection("appends"),
             conversations: database.collection("conversations"),
             snapshots: database.collection("snapshots"),
+            usage: database.collection("usage"),
             meta: database.collection("meta"),
             patience,
         }
@@ -83,6 +90,13 @@ impl Collections {
                 partial("due", doc! { "due": true }),
             ),
         ];
+        let mut kept = named("kept");
+        kept.expire_after = Some(USAGE_LIFE);
+        let usage = [
+            index(doc! { "tenant": 1, "at": 1 }, named("tenant")),
+            index(doc! { "at": 1 }, kept),
+        ];
+        self.usage.create_indexes(usage).await?;
         self.appends.create_indexes(appends).await?;
         self.conversations.create_indexes(conversations).await?;
         self.snapshots.create_index(index(doc! { "at": 1 }, expiry)).await?;

@@ -30,6 +30,16 @@ impl Failure {
         matches!(self, Self::Mongo(error) if code(error) == Some(DUPLICATE_KEY))
     }
 
+    /// Whether nothing failed but that some of many documents were there already.
+    pub(super) fn is_only_duplicates(&self) -> bool {
+        let Self::Mongo(error) = self else { return false };
+        let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
+            return false;
+        };
+        let errors = failed.write_errors.as_deref().unwrap_or_default();
+        failed.write_concern_error.is_none() && errors.iter().all(|error| error.code == DUPLICATE_KEY)
+    }
+
     /// Whether asking again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {

@@ -14,6 +14,7 @@ mod fold;
 mod lease;
 mod projector;
 mod read;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,6 +13,7 @@ mod read;
 mod readers;
 mod rows;
 mod schema;
+mod usage;
 mod writer;
 
 use std::fs::{DirBuilder, File};

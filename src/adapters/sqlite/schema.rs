@@ -10,7 +10,7 @@ use super::{OpenError, SqliteOptions};
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
 /// One step per version: the first makes version 1. A step that has been released is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 -- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
@@ -71,6 +71,38 @@ CREATE TABLE snapshots (
     state        BLOB    NOT NULL,
     PRIMARY KEY (tenant, conversation)
 ) STRICT;
+";
+
+const VERSION_2: &str = "
+-- The ledger: what each attempt of a model call used and cost (nano-dollars). Times are milliseconds since 1970.
+CREATE TABLE usage (
+    tenant             TEXT    NOT NULL,
+    at                 INTEGER NOT NULL,
+    id                 BLOB    NOT NULL,
+    user               TEXT    NOT NULL,
+    api_key            TEXT,
+    copilot            TEXT,
+    conversation       TEXT,
+    turn               TEXT,
+    purpose            TEXT    NOT NULL,
+    route              TEXT    NOT NULL,
+    provider           TEXT    NOT NULL,
+    model              TEXT    NOT NULL,
+    key                TEXT    NOT NULL,
+    attempt            INTEGER NOT NULL,
+    prompt_tokens      INTEGER NOT NULL,
+    completion_tokens  INTEGER NOT NULL,
+    cached_tokens      INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens   INTEGER NOT NULL,
+    cost               INTEGER NOT NULL,
+    estimated          INTEGER NOT NULL,
+    outcome            TEXT    NOT NULL,
+    first_content_ms   INTEGER,
+    took_ms            INTEGER NOT NULL,
+    PRIMARY KEY (tenant, at, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_by_time ON usage (at);
 ";
 
 /// Opens the one connection that writes, with the file brought to the newest version.

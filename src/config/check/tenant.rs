@@ -57,14 +57,6 @@ fn kids_are_distinct(issuers: &Node<'_>, faults: &mut Faults) {
 }
 
 fn key(issuer: &Node<'_>, faults: &mut Faults) {
-    let jwks = issuer.get("jwks_url");
-    if jwks.exists() {
-        faults.add(
-            jwks.path(),
-            "a JWKS address is not supported yet; give the key as pem or secret",
-        );
-        return;
-    }
     let alg = match issuer.get("alg").text() {
         Some("EdDSA") => Alg::EdDsa,
         Some("ES256") => Alg::Es256,
@@ -77,6 +69,11 @@ fn key(issuer: &Node<'_>, faults: &mut Faults) {
     } else {
         ("pem", "secret")
     };
+    let jwks = issuer.get("jwks_url");
+    if jwks.exists() {
+        published(issuer, alg, faults);
+        return;
+    }
     if issuer.get(other).exists() {
         faults.add(
             issuer.get(other).path(),
@@ -89,6 +86,31 @@ fn key(issuer: &Node<'_>, faults: &mut Faults) {
     }
     if let Some(Err(message)) = material.text().map(|text| alg.key(text)) {
         faults.add(material.path(), message);
+    }
+}
+
+/// Keys at an address. Plain HTTP is for this machine: whoever can change the answer on its way can sign tokens.
+fn published(issuer: &Node<'_>, alg: Alg, faults: &mut Faults) {
+    let jwks = issuer.get("jwks_url");
+    if alg == Alg::Hs256 {
+        faults.add(
+            jwks.path(),
+            "a secret is not published: this algorithm takes secret instead",
+        );
+    }
+    for other in ["pem", "secret", "kid"] {
+        if issuer.get(other).exists() {
+            faults.add(issuer.get(other).path(), "stands in the way of jwks_url");
+        }
+    }
+    url(&jwks, &["http", "https"], faults);
+    let address = jwks.text().and_then(|text| reqwest::Url::parse(text).ok());
+    if let Some(address) = address.filter(|address| address.scheme() == "http") {
+        let host = address.host_str().unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        if host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback()) {
+            faults.add(jwks.path(), "has to begin with https://, unless it is on this machine");
+        }
     }
 }
 

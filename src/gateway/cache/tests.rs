@@ -60,6 +60,7 @@ fn settings() -> Settings {
 
 fn caller(tenant: &str, user: &str) -> Caller {
     Caller {
+        copilot: None,
         scope: TenantScope::from_verified(tenant.parse().unwrap()),
         user: user.parse().unwrap(),
         api_key: None,

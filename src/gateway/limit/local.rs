@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::usage::NanoUsd;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 
@@ -14,6 +13,7 @@ use super::account::{Account, Limits, Met};
 use super::bucket::Wait;
 use super::{Demand, Exceeded, Lease, LimitName, Limiter, Spent, Subject};
 use crate::gateway::call::LimitState;
+use crate::gateway::ledger::Spending;
 
 /// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
 /// newcomers share one.
@@ -65,16 +65,20 @@ impl LocalLimiter {
         }
     }
 
-    /// Notes money that was spent earlier in the day and the month.
-    pub fn owed(&self, tenant: &TenantId, subject: Subject, day: NanoUsd, month: NanoUsd) {
+    /// Notes money that was spent earlier in the day and the month, before this process began.
+    pub fn spent(&self, spending: &Spending) {
         let now = self.clock.now();
-        if let Some(books) = self.tenants.get(tenant) {
-            books.with(&[subject], now, |accounts| {
-                for (_, account) in accounts {
-                    account.owed(day, month, now);
-                }
-            });
-        }
+        let Some(books) = self.tenants.get(&spending.tenant) else {
+            return;
+        };
+        let user = spending.user.parse().ok().map(Subject::User);
+        let key = spending.api_key.clone().map(Subject::Key);
+        let subjects: Vec<Subject> = [Subject::Tenant].into_iter().chain(user).chain(key).collect();
+        books.with(&subjects, now, |accounts| {
+            for (_, account) in accounts {
+                account.owed(spending.day, spending.month, now);
+            }
+        });
     }
 }
 

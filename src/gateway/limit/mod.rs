@@ -21,6 +21,7 @@ use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 
 pub use account::Limits;
+pub use bucket::Period;
 pub use learned::Learned;
 pub use local::{LocalLimiter, TenantLimits};
 

@@ -153,7 +153,12 @@ impl Trip {
                 false
             }
             Rule::Rest(wait) => {
-                key.rest(wait, now);
+                // Who names no time is asked more and more seldom.
+                let doubled = error
+                    .retry_after
+                    .is_none()
+                    .then(|| stop.sent[place.key].saturating_sub(1).min(6));
+                key.rest(wait * 2_u32.pow(doubled.unwrap_or(0)), now);
                 // An overloaded server that names a time gets it once; a rate limit, as long as the patience lasts.
                 stop.spent[place.key] = error.class != FailureClass::Rate && stop.sent[place.key] > 1;
                 false
@@ -165,9 +170,17 @@ impl Trip {
                 false
             }
             Rule::Larger => {
+                stop.is_closed = true;
                 let size = stop.target.context_tokens;
+                let is_larger = |stop: &Stop| !stop.is_closed && stop.target.context_tokens > size;
+                // The sizes are what the configuration says: where none is larger, one of the same size may still do.
+                let least = if self.stops.iter().any(is_larger) {
+                    size + 1
+                } else {
+                    size
+                };
                 for stop in &mut self.stops {
-                    stop.is_closed |= stop.target.context_tokens <= size;
+                    stop.is_closed |= stop.target.context_tokens < least;
                 }
                 false
             }
@@ -386,6 +399,14 @@ mod tests {
             (&one, FailureClass::Malformed, None, "a0 a0"),
             (&two, FailureClass::ContextLength, None, "a0 b0"),
             (&[("a", 1, 20), ("b", 1, 10)], FailureClass::ContextLength, None, "a0"),
+            (
+                &[("a", 1, 9), ("b", 1, 9), ("c", 1, 10)],
+                FailureClass::ContextLength,
+                None,
+                "a0 c0",
+            ),
+            (&[("a", 1, 9), ("b", 1, 9)], FailureClass::ContextLength, None, "a0 b0"),
+            (&one, FailureClass::Rate, None, "a0 wait a0 wait a0"),
             (&two, FailureClass::ContentPolicy, None, "a0"),
             (&two, FailureClass::Rejected, None, "a0"),
             (&[("a", 20, 1)], FailureClass::Key, None, "a0 a1 a2 a3 a4 a5 a6 a7"),

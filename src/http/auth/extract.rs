@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, header};
 use copilotd_actors::ports::Clock;
 
 use super::refusal::lacks;
-use super::{Caller, FailureLimit, Refusal, Scopes, Tickets, Verifier};
+use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier};
 use crate::http::problem::Problem;
 
 /// Longest credential that is looked at.
@@ -21,6 +21,8 @@ const ON_BEHALF: &str = "x-copilotd-user";
 pub struct Authenticator {
     /// Verifies credentials.
     pub verifier: Verifier,
+    /// Fetches keys that issuers publish.
+    pub jwks: Jwks,
     /// Issues and verifies tickets.
     pub tickets: Tickets,
     /// Slows down who guesses.
@@ -31,7 +33,7 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// Says who sends a request with these headers.
-    pub fn authenticate(&self, parts: &Parts) -> Result<Caller, Problem> {
+    pub async fn authenticate(&self, parts: &Parts) -> Result<Caller, Problem> {
         let credential = bearer(&parts.headers)?;
         let on_behalf = on_behalf(&parts.headers)?;
         let now = self.clock.now();
@@ -40,7 +42,14 @@ impl Authenticator {
         }
         let client = self.failures.client(&parts.extensions, &parts.headers);
         self.failures.admit(client, now)?;
-        self.verifier.examine(credential, on_behalf, now).map_err(|refusal| {
+        let mut examined = self.verifier.examine(credential, on_behalf, now);
+        if examined == Err(Refusal::Unknown)
+            && let Some(published) = self.verifier.unknown_key(credential)
+            && self.jwks.refresh(&self.verifier, &published).await
+        {
+            examined = self.verifier.examine(credential, on_behalf, now);
+        }
+        examined.map_err(|refusal| {
             self.failures.count(client, now);
             refusal.into()
         })
@@ -97,7 +106,7 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        let caller = Arc::<Authenticator>::from_ref(state).authenticate(parts)?;
+        let caller = Arc::<Authenticator>::from_ref(state).authenticate(parts).await?;
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }

@@ -15,10 +15,12 @@ use crate::scopes::Scopes;
 pub(super) const KEY_USER: &str = "key:";
 
 /// All keys of a configuration.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Keys {
     issuers: HashMap<String, Vec<IssuerKey>>,
     api_keys: HashMap<KeyHash, ApiKey>,
+    /// Issuers whose keys are fetched.
+    published: Vec<Published>,
     /// What vouches for credentials; a credential whose source is gone is gone with it.
     sources: HashSet<Arc<str>>,
 }
@@ -31,6 +33,21 @@ pub(super) struct IssuerKey {
     pub kid: Option<String>,
     pub key: DecodingKey,
     pub source: Arc<str>,
+    /// Where it was fetched, if it was.
+    pub published: Option<Arc<str>>,
+}
+
+/// An issuer that publishes its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// The `iss` claim.
+    pub iss: String,
+    /// The one algorithm.
+    pub alg: Alg,
+    /// Where the keys are.
+    pub url: Arc<str>,
 }
 
 /// An API key.
@@ -61,6 +78,15 @@ impl Keys {
                 reason,
             };
             for issuer in &tenant.issuers {
+                if let Some(url) = &issuer.jwks_url {
+                    keys.published.push(Published {
+                        tenant: tenant.id.clone(),
+                        iss: issuer.iss.clone(),
+                        alg: issuer.alg,
+                        url: url.as_str().into(),
+                    });
+                    continue;
+                }
                 let material = issuer
                     .material()
                     .ok_or_else(|| unusable("it has no material"))?
@@ -73,6 +99,7 @@ impl Keys {
                     kid: issuer.kid.clone(),
                     key: issuer.alg.key(material).map_err(unusable)?,
                     source,
+                    published: None,
                 });
             }
             for key in &tenant.api_keys {
@@ -93,6 +120,42 @@ impl Keys {
             }
         }
         Ok(keys)
+    }
+
+    /// Lists the issuers whose keys are fetched.
+    pub fn published(&self) -> &[Published] {
+        &self.published
+    }
+
+    /// Puts fetched keys in the place of those that were fetched there before.
+    pub fn publish(&mut self, published: &Published, fetched: Vec<IssuerKey>) {
+        let known = self.issuers.entry(published.iss.clone()).or_default();
+        let (gone, kept) = std::mem::take(known)
+            .into_iter()
+            .partition(|key| key.published.as_ref() == Some(&published.url));
+        let gone: Vec<IssuerKey> = gone;
+        *known = kept;
+        for key in gone {
+            self.sources.remove(&key.source);
+        }
+        for key in fetched {
+            self.sources.insert(Arc::clone(&key.source));
+            self.issuers.entry(published.iss.clone()).or_default().push(key);
+        }
+    }
+
+    /// Takes over what was fetched for another configuration, where this one names the same place.
+    pub fn take_over(&mut self, older: &Self) {
+        for published in self.published.clone() {
+            let same = |key: &&IssuerKey| {
+                key.published.as_ref() == Some(&published.url)
+                    && key.tenant == published.tenant
+                    && key.alg == published.alg
+            };
+            let known = older.issuers.get(&published.iss).into_iter().flatten();
+            let fetched = known.filter(same).cloned().collect();
+            self.publish(&published, fetched);
+        }
     }
 
     /// Lists the keys of an issuer that fit a token's header.

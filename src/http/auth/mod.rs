@@ -7,6 +7,7 @@
 mod address;
 mod api_key;
 mod extract;
+mod jwks;
 mod jwt;
 mod keys;
 mod refusal;
@@ -24,6 +25,7 @@ use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::tenancy::TenantScope;
 pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, Operator};
 use jiff::{SignedDuration, Timestamp};
+pub use jwks::Jwks;
 pub use refusal::Refusal;
 pub use stream::StreamAccess;
 pub use ticket::{Admission, Issued, Tickets};

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::jwt::{self, Times};
-use super::keys::{KEY_USER, Keys, UnusableKey};
+use super::keys::{IssuerKey, KEY_USER, Keys, Published, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, api_key, open_scope};
 use crate::config::Config;
 
@@ -47,10 +47,43 @@ impl Verifier {
 
     /// Takes the keys of a new configuration in place of the old ones. What an old key alone vouched for ends at once.
     pub fn replace(&self, config: &Config) -> Result<(), UnusableKey> {
-        let keys = Arc::new(Keys::of(config)?);
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let mut keys = Keys::of(config)?;
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        keys.take_over(&known);
+        *known = Arc::new(keys);
+        drop(known);
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Lists the issuers whose keys are fetched.
+    pub(super) fn published(&self) -> Vec<Published> {
+        self.keys().published().to_vec()
+    }
+
+    /// Takes fetched keys. A token of one that is no longer among them is refused from now on.
+    pub(super) fn publish(&self, published: &Published, fetched: Vec<IssuerKey>) {
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        // A configuration may have come meanwhile that does not name it any more.
+        if known.published().contains(published) {
+            Arc::make_mut(&mut known).publish(published, fetched);
+        }
+        drop(known);
+        self.changed.send_replace(());
+    }
+
+    /// Returns where a token's key might be that is not known yet.
+    pub(super) fn unknown_key(&self, token: &str) -> Option<Published> {
+        let keys = self.keys();
+        if keys.published().is_empty() {
+            return None;
+        }
+        let (iss, kid) = jwt::names(token)?;
+        let published = keys.published().iter().find(|published| published.iss == iss)?;
+        let known = keys
+            .issuer(&iss, kid.as_deref())
+            .any(|key| key.published.is_some() && (kid.is_none() || key.kid == kid));
+        (!known).then(|| published.clone())
     }
 
     /// Verifies a credential. `on_behalf` is the value of `x-copilotd-user`.

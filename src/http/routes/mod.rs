@@ -1,5 +1,6 @@
 //! One file per resource: request type, response type, handlers.
 
+pub mod admin;
 pub mod approvals;
 pub mod conversations;
 pub mod events;

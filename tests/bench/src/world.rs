@@ -15,6 +15,21 @@ use crate::http::Connection;
 use crate::machine::Used;
 use crate::process::{self, Process};
 
+/// Limits that nothing meets.
+const LIMITS: &str = r#"
+[tenants.limits]
+requests_per_minute = 100000000
+tokens_per_minute = 100000000000
+concurrent_calls = 100000
+usd_per_month = 100000000.0
+per_user = { requests_per_minute = 100000000, tokens_per_minute = 100000000000 }
+per_key = { requests_per_minute = 100000000, usd_per_day = 100000000.0 }
+[[prices]]
+model = "sim-large"
+input = 2.5
+output = 10.0
+"#;
+
 /// Longest wait for a program to serve.
 const START: Duration = Duration::from_secs(60);
 
@@ -38,6 +53,8 @@ pub struct Wish {
     pub context_tokens: Option<u64>,
     /// Whether the server gets one processor only.
     pub one_core: bool,
+    /// Whether the tenant has limits, larger than what is asked of them.
+    pub limits: bool,
 }
 
 /// Both programs, running.
@@ -50,6 +67,8 @@ pub struct World {
     directory: TempDir,
     /// Address of the provider.
     pub provider: SocketAddr,
+    /// The API key.
+    pub key: String,
     /// The way to the server.
     pub client: Arc<Client>,
 }
@@ -63,7 +82,7 @@ impl World {
             serde_json::from_str(&process::line(&mut said)?).context("the provider's line")?;
         let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
         let provider: SocketAddr = provider.context("the provider's address")?.parse()?;
-        let made = process::output(&programs.server, &["key", "create", "--scope", "chat"])?;
+        let made = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway"])?;
         let key = made.lines().find_map(|line| line.strip_prefix("# cpk_"));
         let key = format!("cpk_{}", key.context("the new key")?);
         let listen = free_address()?;
@@ -80,6 +99,7 @@ impl World {
             directory,
             provider,
             client: Arc::new(Client::new(listen, &key)),
+            key,
         };
         world.ready(listen).await?;
         Ok(world)
@@ -153,6 +173,7 @@ fn configuration(directory: &Path, listen: SocketAddr, provider: SocketAddr, key
         .idle_s
         .map(|seconds| format!("idle_s = {seconds}\n"))
         .unwrap_or_default();
+    let limits = if wish.limits { LIMITS } else { "" };
     let context = wish.context_tokens.unwrap_or(128_000);
     format!(
         r#"[server]
@@ -177,6 +198,6 @@ id = "acme"
   instructions = "You are measured."
   route = "default"
   small_route = "small"
-{key}"#
+{key}{limits}"#
     )
 }

@@ -59,8 +59,9 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         pem = { file = "no/such/file" }
         [[tenants.issuers]]
         iss = "https://third.example"
-        alg = "EdDSA"
-        jwks_url = "https://third.example/jwks"
+        alg = "HS256"
+        jwks_url = "http://third.example/jwks"
+        kid = "k"
         [[tenants.api_keys]]
         name = "k"
         hash = "md5:00"
@@ -122,7 +123,9 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         "tenants[0].issuers[1].alg: expected one of \"EdDSA\",\"ES256\",\"RS256\",\"HS256\"",
         "tenants[0].issuers[1]: several keys of one issuer need different kid values",
         "tenants[0].issuers[2].pem: cannot read the file no/such/file: No such file or directory (os error 2)",
-        "tenants[0].issuers[3].jwks_url: a JWKS address is not supported yet; give the key as pem or secret",
+        "tenants[0].issuers[3].jwks_url: a secret is not published: this algorithm takes secret instead",
+        "tenants[0].issuers[3].jwks_url: has to begin with https://, unless it is on this machine",
+        "tenants[0].issuers[3].kid: stands in the way of jwks_url",
         "tenants[0].zendesk.token: is required beside email",
         "tenants[1].issuers[0].iss: is the same as tenants[0].issuers[0].iss, which belongs to another tenant",
         "tenants[1].issuers[0].secret: is required for this algorithm",

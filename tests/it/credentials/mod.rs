@@ -6,6 +6,7 @@
 )]
 
 mod command;
+mod jwks;
 mod keys;
 mod requests;
 mod tickets;

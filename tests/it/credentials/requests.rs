@@ -10,7 +10,7 @@ use axum::extract::{ConnectInfo, FromRef};
 use axum::http::{HeaderMap, Request, header};
 use axum::middleware::from_fn;
 use axum::routing::get;
-use copilotd::http::auth::{Admin, Authenticator, Chat, FailureLimit, StreamAccess, Tickets, Verifier};
+use copilotd::http::auth::{Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier};
 use copilotd::http::request_id;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::ports::Clock;
@@ -20,8 +20,14 @@ use tower::ServiceExt;
 
 use super::{KEY, claims, config, later, now, sign};
 
-#[derive(Debug)]
-struct SteppedClock(AtomicI64);
+#[derive(Debug, Default)]
+pub struct SteppedClock(AtomicI64);
+
+/// A request with a token.
+pub fn parts(token: &str) -> axum::http::request::Parts {
+    let request = Request::get("/").header("authorization", format!("Bearer {token}"));
+    request.body(()).unwrap().into_parts().0
+}
 
 impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
@@ -58,6 +64,7 @@ fn app() -> App {
     let clock = Arc::new(SteppedClock(AtomicI64::new(0)));
     let authenticator = Arc::new(Authenticator {
         verifier: Verifier::new(&config).unwrap(),
+        jwks: Jwks::new().unwrap(),
         tickets: Tickets::new(&[7; 32]),
         failures: FailureLimit::new(&config.server),
         clock: clock.clone(),

@@ -8,6 +8,7 @@ mod hedging;
 mod replay;
 mod rescue;
 mod routing;
+mod spending;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -190,6 +191,7 @@ pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) ->
 
 pub fn caller() -> Caller {
     Caller {
+        copilot: None,
         scope: TenantScope::from_verified("acme".parse().unwrap()),
         user: "ada".parse().unwrap(),
         api_key: Some("backend".to_owned()),

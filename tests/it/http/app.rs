@@ -21,6 +21,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Call};
+use crate::support::usage::MemoryUsage;
 
 /// A key of acme for its backend, with the scope chat.
 pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -86,6 +87,7 @@ pub struct TestApp {
     pub model: FakeModel,
     pub clock: Arc<PausedClock>,
     pub systems: FakeSystems,
+    pub usage: Arc<MemoryUsage>,
     pub config: Config,
 }
 
@@ -116,14 +118,17 @@ impl TestApp {
     async fn configured(config: Config, bounds: Bounds) -> Self {
         let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
         let clock = Arc::new(PausedClock::default());
-        let gateway = App::gateway(&config).unwrap();
+        let usage = Arc::new(MemoryUsage::default());
+        let gateway = App::gateway(&config, None, &[]).unwrap();
         let mut ports: Ports = App::ports(&config, Arc::new(log.clone()), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(systems.clone());
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
-        let app = App::start(&config, ports, gateway, &[7; 32], bounds).await.unwrap();
+        let app = App::start(&config, ports, gateway, Arc::clone(&usage) as _, &[7; 32], bounds)
+            .await
+            .unwrap();
         Self {
             router: router(app.state.clone()),
             app,
@@ -131,6 +136,7 @@ impl TestApp {
             model,
             clock,
             systems,
+            usage,
             config,
         }
     }

@@ -136,6 +136,7 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
         })
         .collect();
     tested.extend(super::openai::ROUTES.map(|(method, path)| format!("{method} {path}")));
+    tested.push("GET /v1/admin/usage".to_owned());
     tested.extend(["/healthz", "/readyz", "/metrics", "/openapi.json"].map(|path| format!("GET {path}")));
     described.sort();
     tested.sort();

@@ -1,6 +1,7 @@
 //! The HTTP interface, through its router in process. Each test reads as request, status, body.
 
 mod access;
+mod admin;
 mod app;
 mod client;
 mod contract;

@@ -88,6 +88,7 @@ pub fn model(base_url: &str, timeouts: Timeouts) -> Direct {
 
 pub fn request() -> ModelRequest {
     ModelRequest {
+        copilot: "support".parse().unwrap(),
         scope: TenantScope::from_verified("acme".parse().unwrap()),
         route: "default".to_owned(),
         conversation: ConversationId::new(Uuid::from_u128(7)),

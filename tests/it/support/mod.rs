@@ -4,3 +4,4 @@ pub mod live;
 pub mod proxy;
 pub mod secantus;
 pub mod talk;
+pub mod usage;

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use crate::gateway::body::InvalidBody;
 use crate::gateway::call::{self, CacheOutcome, CacheWish, LimitState, Mode, Purpose};
 use crate::http::auth::{self, CredentialKind};
 use crate::http::body::{self, BodyLimits};
@@ -72,6 +73,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
         api_key: is_key.then(|| caller.credential.as_str().to_owned()),
         scope: caller.scope.clone(),
         user: caller.user.clone(),
+        copilot: None,
         conversation: None,
         turn: None,
         purpose,
@@ -107,16 +109,15 @@ fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, OpenAiError> {
     }
 }
 
-fn mode(headers: &HeaderMap) -> Result<Option<Mode>, OpenAiError> {
+fn mode(headers: &HeaderMap) -> Result<Option<Mode>, InvalidBody> {
     match headers.get(&MODE).map(HeaderValue::as_bytes) {
         None => Ok(None),
         Some(b"live") => Ok(Some(Mode::Live)),
         Some(b"buffered") => Ok(Some(Mode::Buffered)),
-        Some(_) => Err(crate::gateway::body::InvalidBody {
+        Some(_) => Err(InvalidBody {
             param: Some(MODE.as_str().to_owned()),
             message: "x-copilotd-mode has to be live or buffered".to_owned(),
-        }
-        .into()),
+        }),
     }
 }
 

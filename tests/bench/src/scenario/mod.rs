@@ -1,6 +1,7 @@
 //! What is measured. Each scenario has a server and a provider of its own.
 
 mod bytes;
+mod gateway;
 mod history;
 mod idle;
 mod semcache;
@@ -32,6 +33,8 @@ pub enum Scenario {
     Bytes,
     /// Idle conversations
     Idle,
+    /// The OpenAI-compatible endpoint
+    Gateway,
     /// The semantic cache on labelled pairs; not among `all`, since it needs --data and --models
     Semcache,
 }
@@ -68,6 +71,7 @@ impl Scenario {
             Self::History,
             Self::Bytes,
             Self::Idle,
+            Self::Gateway,
         ];
         if asked.contains(&Self::All) {
             every.to_vec()
@@ -86,6 +90,7 @@ impl Scenario {
             Self::History => history::run(programs, size).await,
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
+            Self::Gateway => gateway::run(programs, size).await,
             Self::Semcache => semcache::run(size).await,
         }
     }

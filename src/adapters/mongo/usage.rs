@@ -1,0 +1,164 @@
+//! The ledger in MongoDB: a document for each attempt, sums by aggregation. The server itself deletes what is too old.
+
+use async_trait::async_trait;
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::LogError;
+use copilotd_actors::tenancy::TenantScope;
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
+
+use super::MongoLog;
+use super::failure::Failure;
+use crate::gateway::ledger::{GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+
+#[async_trait]
+impl UsageStore for MongoLog {
+    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError> {
+        let documents: Vec<Document> = records.iter().map(document).collect();
+        // Unordered: one that is there already keeps none of the others out.
+        let insert = self.collections.usage.insert_many(documents).ordered(false);
+        match self.collections.call(insert).await {
+            Err(failure) if failure.is_only_duplicates() => Ok(()),
+            outcome => Ok(outcome.map(drop)?),
+        }
+    }
+
+    async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
+        let key = match query.group_by {
+            GroupBy::Day => "$day",
+            GroupBy::User => "$user",
+            GroupBy::Copilot => "$copilot",
+            GroupBy::Model => "$model",
+        };
+        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+        let pipeline = [
+            doc! { "$match": { "tenant": scope.tenant().as_str(), "at": { "$gte": date(query.from), "$lt": date(query.to) } } },
+            doc! { "$group": {
+                "_id": key,
+                "calls": { "$sum": 1_i64 },
+                "prompt_tokens": { "$sum": "$prompt_tokens" },
+                "completion_tokens": { "$sum": "$completion_tokens" },
+                "cached_tokens": { "$sum": "$cached_tokens" },
+                "cache_write_tokens": { "$sum": "$cache_write_tokens" },
+                "reasoning_tokens": { "$sum": "$reasoning_tokens" },
+                "cost": { "$sum": "$cost" },
+            } },
+            doc! { "$sort": { "_id": 1 } },
+            doc! { "$limit": limit },
+        ];
+        let rows = self.aggregate(pipeline).await?;
+        Ok(rows.iter().map(row).collect())
+    }
+
+    async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
+        let pipeline = [
+            doc! { "$match": { "at": { "$gte": date(month) }, "cost": { "$gt": 0_i64 } } },
+            doc! { "$group": {
+                "_id": { "tenant": "$tenant", "user": "$user", "api_key": "$api_key" },
+                "day": { "$sum": { "$cond": [{ "$gte": ["$at", date(day)] }, "$cost", 0_i64] } },
+                "month": { "$sum": "$cost" },
+            } },
+        ];
+        let mut found = Vec::new();
+        for group in self.aggregate(pipeline).await? {
+            let key = group.get_document("_id").cloned().unwrap_or_default();
+            let text = |name: &str| key.get_str(name).unwrap_or_default().to_owned();
+            found.push(Spending {
+                tenant: text("tenant")
+                    .parse()
+                    .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")))?,
+                user: text("user"),
+                api_key: Some(text("api_key")).filter(|key| !key.is_empty()),
+                day: number(&group, "day"),
+                month: number(&group, "month"),
+            });
+        }
+        Ok(found)
+    }
+
+    async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError> {
+        let old = doc! { "at": { "$lt": date(before) } };
+        self.collections.call(self.collections.usage.delete_many(old)).await?;
+        Ok(())
+    }
+}
+
+impl MongoLog {
+    async fn aggregate(&self, pipeline: impl IntoIterator<Item = Document>) -> Result<Vec<Document>, Failure> {
+        let asked = async { self.collections.usage.aggregate(pipeline).await?.try_collect().await };
+        self.collections.call(asked_now(asked)).await
+    }
+}
+
+/// A future in the place of one of the driver's actions.
+fn asked_now<F: Future>(asked: F) -> F {
+    asked
+}
+
+fn document(record: &UsageRecord) -> Document {
+    let UsageRecord { usage, .. } = record;
+    let day = record.at.strftime("%Y-%m-%d").to_string();
+    let optional = |text: &Option<String>| text.clone().map_or(Bson::Null, Bson::String);
+    doc! {
+        "_id": Binary { subtype: BinarySubtype::Uuid, bytes: record.id.as_bytes().to_vec() },
+        "tenant": record.tenant.as_str(),
+        "at": date(record.at),
+        "day": day,
+        "user": &record.user,
+        "api_key": record.api_key.clone().unwrap_or_default(),
+        "copilot": record.copilot.clone().unwrap_or_default(),
+        "conversation": optional(&record.conversation),
+        "turn": optional(&record.turn),
+        "purpose": &record.purpose,
+        "route": &record.route,
+        "provider": &record.provider,
+        "model": &record.model,
+        "key": &record.key,
+        "attempt": record.attempt,
+        "prompt_tokens": signed(usage.prompt_tokens),
+        "completion_tokens": signed(usage.completion_tokens),
+        "cached_tokens": signed(usage.cached_tokens),
+        "cache_write_tokens": signed(usage.cache_write_tokens),
+        "reasoning_tokens": signed(usage.reasoning_tokens),
+        "cost": signed(usage.cost),
+        "estimated": record.is_estimated,
+        "outcome": &record.outcome,
+        "first_content_ms": record.first_content_ms.map_or(Bson::Null, |ms| Bson::Int64(signed(ms))),
+        "took_ms": signed(record.took_ms),
+    }
+}
+
+fn row(group: &Document) -> UsageRow {
+    UsageRow {
+        group: group.get_str("_id").unwrap_or_default().to_owned(),
+        calls: number(group, "calls"),
+        usage: Usage {
+            prompt_tokens: number(group, "prompt_tokens"),
+            completion_tokens: number(group, "completion_tokens"),
+            cached_tokens: number(group, "cached_tokens"),
+            cache_write_tokens: number(group, "cache_write_tokens"),
+            reasoning_tokens: number(group, "reasoning_tokens"),
+            cost: number(group, "cost"),
+        },
+    }
+}
+
+fn date(at: Timestamp) -> DateTime {
+    DateTime::from_millis(at.as_millisecond())
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A sum comes in the smallest type that holds it.
+fn number(group: &Document, name: &str) -> u64 {
+    let number = match group.get(name) {
+        Some(Bson::Int32(number)) => i64::from(*number),
+        Some(Bson::Int64(number)) => *number,
+        _ => 0,
+    };
+    u64::try_from(number).unwrap_or(0)
+}

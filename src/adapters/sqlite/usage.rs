@@ -1,0 +1,154 @@
+//! The ledger in SQLite: a row for each attempt, sums by query.
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::LogError;
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, params};
+
+use super::SqliteLog;
+use super::failure::Failure;
+use crate::gateway::ledger::{GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+
+#[async_trait]
+impl UsageStore for SqliteLog {
+    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError> {
+        let records = records.to_vec();
+        Ok(self.writer.write(move |connection| add(connection, &records)).await?)
+    }
+
+    async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
+        let (tenant, query) = (scope.tenant().clone(), *query);
+        Ok(self
+            .readers
+            .run(move |connection| sum(connection, &tenant, &query))
+            .await?)
+    }
+
+    async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
+        Ok(self
+            .readers
+            .run(move |connection| spendings(connection, day, month))
+            .await?)
+    }
+
+    async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError> {
+        let before = before.as_millisecond();
+        let work = move |connection: &Connection| {
+            connection.execute("DELETE FROM usage WHERE at < ?1", [before])?;
+            Ok(())
+        };
+        Ok(self.writer.write(work).await?)
+    }
+}
+
+fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(
+        "INSERT OR IGNORE INTO usage (tenant, at, id, user, api_key, copilot, conversation, turn, purpose, route, provider,
+             model, key, attempt, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost,
+             estimated, outcome, first_content_ms, took_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
+    )?;
+    for record in records {
+        let UsageRecord { usage, .. } = record;
+        statement.execute(params![
+            record.tenant.as_str(),
+            record.at.as_millisecond(),
+            record.id,
+            record.user,
+            record.api_key,
+            record.copilot,
+            record.conversation,
+            record.turn,
+            record.purpose,
+            record.route,
+            record.provider,
+            record.model,
+            record.key,
+            record.attempt,
+            signed(usage.prompt_tokens),
+            signed(usage.completion_tokens),
+            signed(usage.cached_tokens),
+            signed(usage.cache_write_tokens),
+            signed(usage.reasoning_tokens),
+            signed(usage.cost),
+            record.is_estimated,
+            record.outcome,
+            record.first_content_ms.map(signed),
+            signed(record.took_ms),
+        ])?;
+    }
+    Ok(())
+}
+
+fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result<Vec<UsageRow>, Failure> {
+    let group = match query.group_by {
+        GroupBy::Day => "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
+        GroupBy::User => "user",
+        GroupBy::Copilot => "coalesce(copilot, '')",
+        GroupBy::Model => "model",
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {group}, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cache_write_tokens),
+             sum(reasoning_tokens), sum(cost)
+         FROM usage WHERE tenant = ?1 AND at >= ?2 AND at < ?3 GROUP BY 1 ORDER BY 1 LIMIT ?4"
+    ))?;
+    let read = |row: &Row<'_>| {
+        Ok(UsageRow {
+            group: row.get(0)?,
+            calls: number(row, 1)?,
+            usage: Usage {
+                prompt_tokens: number(row, 2)?,
+                completion_tokens: number(row, 3)?,
+                cached_tokens: number(row, 4)?,
+                cache_write_tokens: number(row, 5)?,
+                reasoning_tokens: number(row, 6)?,
+                cost: number(row, 7)?,
+            },
+        })
+    };
+    let rows = statement.query_map(
+        params![
+            tenant.as_str(),
+            query.from.as_millisecond(),
+            query.to.as_millisecond(),
+            signed(query.limit as u64)
+        ],
+        read,
+    )?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn spendings(connection: &Connection, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, Failure> {
+    let mut statement = connection.prepare(
+        "SELECT tenant, user, api_key, sum(CASE WHEN at >= ?1 THEN cost ELSE 0 END), sum(cost)
+         FROM usage WHERE at >= ?2 AND cost > 0 GROUP BY tenant, user, api_key",
+    )?;
+    let mut rows = statement.query(params![day.as_millisecond(), month.as_millisecond()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let tenant: String = row.get(0)?;
+        found.push(Spending {
+            tenant: tenant
+                .parse()
+                .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")))?,
+            user: row.get(1)?,
+            api_key: row.get(2)?,
+            day: number(row, 3)?,
+            month: number(row, 4)?,
+        });
+    }
+    Ok(found)
+}
+
+/// SQLite's integers have a sign; nothing here comes near their end.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    Ok(u64::try_from(number).unwrap_or(0))
+}

@@ -1,0 +1,133 @@
+//! The ledger: what every attempt of every call used and cost.
+//!
+//! Written off the way of answers, in batches ([`Ledger`]): a process that is killed loses the records of at most
+//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. The log of a
+//! conversation holds its turns' usage by itself; the ledger is what reports and budgets are made of.
+
+mod writer;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::ports::LogError;
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use writer::Ledger;
+
+/// Days for which records are kept.
+pub const KEPT_DAYS: i64 = 400;
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    /// Its id: a record that is stored twice is one record.
+    pub id: Uuid,
+    /// Who pays.
+    pub tenant: TenantId,
+    /// When it ended.
+    pub at: Timestamp,
+    /// For whom it was made.
+    pub user: String,
+    /// Name of the API key, if one was used.
+    pub api_key: Option<String>,
+    /// The copilot, if it was one's.
+    pub copilot: Option<String>,
+    /// The conversation, if it was one's.
+    pub conversation: Option<String>,
+    /// The turn, if it was one's.
+    pub turn: Option<String>,
+    /// What for: `turn`, `summary`, `endpoint`, `embedding`, `audit`.
+    pub purpose: String,
+    /// The route.
+    pub route: String,
+    /// The provider.
+    pub provider: String,
+    /// The model, as the configuration names it.
+    pub model: String,
+    /// Name of the provider's key.
+    pub key: String,
+    /// Number of the attempt within its request, from 1.
+    pub attempt: u32,
+    /// What was used, cost included.
+    pub usage: Usage,
+    /// Whether the usage is our own estimate.
+    pub is_estimated: bool,
+    /// How it ended: `ok`, `left`, or the class of its failure.
+    pub outcome: String,
+    /// Milliseconds to the first content, if there was any.
+    pub first_content_ms: Option<u64>,
+    /// Milliseconds to the end.
+    pub took_ms: u64,
+}
+
+/// What sums are made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupBy {
+    /// The day, in UTC.
+    Day,
+    /// The user.
+    User,
+    /// The copilot; calls without one are together under an empty name.
+    Copilot,
+    /// The model.
+    Model,
+}
+
+/// Which sums are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsageQuery {
+    /// From this moment on.
+    pub from: Timestamp,
+    /// Before this moment.
+    pub to: Timestamp,
+    /// What by.
+    pub group_by: GroupBy,
+    /// At most so many rows, the first by name.
+    pub limit: usize,
+}
+
+/// The sum of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UsageRow {
+    /// The day, user, copilot or model.
+    pub group: String,
+    /// Attempts.
+    pub calls: u64,
+    /// What they used.
+    pub usage: Usage,
+}
+
+/// What somebody spent in the present day and month.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spending {
+    /// Who pays.
+    pub tenant: TenantId,
+    /// The user.
+    pub user: String,
+    /// The key, if one was used.
+    pub api_key: Option<String>,
+    /// Of the day.
+    pub day: NanoUsd,
+    /// Of the month.
+    pub month: NanoUsd,
+}
+
+/// Where the ledger is kept. One suite checks every implementation.
+#[async_trait]
+pub trait UsageStore: Send + Sync {
+    /// Keeps records; one whose id is there already is left as it is.
+    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError>;
+
+    /// Sums up a tenant's records.
+    async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError>;
+
+    /// Sums up money over all tenants since the beginnings of a day and its month: what budgets begin with.
+    async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError>;
+
+    /// Deletes records from before a moment.
+    async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError>;
+}

@@ -1,0 +1,213 @@
+//! Keys of issuers that publish them (RFC 7517): fetched at start and every few minutes, and when a token names a key that is not
+//! known yet.
+//!
+//! Invariants: an address is asked by one fetch at a time and at most once in [`PAUSE`], however many tokens name unknown keys;
+//! what cannot be fetched or read leaves the last good keys in place, for a day; a key counts only for its issuer's one
+//! algorithm.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jsonwebtoken::DecodingKey;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::Verifier;
+use super::keys::{IssuerKey, Published};
+use crate::config::Alg;
+
+/// How often keys are fetched without a reason.
+const EVERY: Duration = Duration::from_secs(300);
+/// Shortest time between two fetches of one address.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Longest time for one fetch.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long keys are believed that cannot be fetched anew.
+const LAST_GOOD: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most bytes and keys of an answer.
+const MAX_BYTES: usize = 256 * 1024;
+const MAX_KEYS: usize = 100;
+
+/// Fetches keys.
+pub struct Jwks {
+    client: reqwest::Client,
+    places: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Place>>>>,
+}
+
+/// What is known of an address.
+#[derive(Debug, Default)]
+struct Place {
+    asked: Option<Instant>,
+    good: Option<Instant>,
+    /// Counts fetches: who waited for one need not make another.
+    fetches: u64,
+    is_failing: bool,
+}
+
+impl Jwks {
+    /// Makes the client. Nothing is fetched yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up, for instance without root certificates.
+    pub fn new() -> reqwest::Result<Self> {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
+            .timeout(PATIENCE)
+            // Keys of another place are another's keys.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        Ok(Self {
+            client,
+            places: Mutex::default(),
+        })
+    }
+
+    /// Fetches all keys now and then, for as long as it is polled.
+    pub async fn keep(&self, verifier: &Verifier) {
+        loop {
+            let published = verifier.published();
+            futures::future::join_all(published.iter().map(|place| self.fetch(verifier, place, EVERY / 2))).await;
+            tokio::time::sleep(EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
+        }
+    }
+
+    /// Fetches the keys of `published`, unless that was done a moment ago; tells whether there may be new ones.
+    pub async fn refresh(&self, verifier: &Verifier, published: &Published) -> bool {
+        self.fetch(verifier, published, PAUSE).await
+    }
+
+    async fn fetch(&self, verifier: &Verifier, published: &Published, pause: Duration) -> bool {
+        let place = {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(places.entry(Arc::clone(&published.url)).or_default())
+        };
+        let before = match place.try_lock() {
+            Ok(place) => place.fetches,
+            // Somebody fetches: what comes counts for us too.
+            Err(_) => {
+                drop(place.lock().await);
+                return true;
+            }
+        };
+        let mut place = place.lock().await;
+        if place.fetches != before {
+            return true;
+        }
+        if place.asked.is_some_and(|asked| asked.elapsed() < pause) {
+            return false;
+        }
+        place.asked = Some(Instant::now());
+        place.fetches += 1;
+        match self.get(published).await {
+            Ok(keys) => {
+                place.good = Some(Instant::now());
+                place.is_failing = false;
+                verifier.publish(published, keys);
+                true
+            }
+            Err(reason) => {
+                if !std::mem::replace(&mut place.is_failing, true) {
+                    tracing::warn!(iss = %published.iss, url = %published.url, "keys could not be fetched: {reason}");
+                }
+                if place.good.is_some_and(|good| good.elapsed() > LAST_GOOD) {
+                    place.good = None;
+                    tracing::error!(iss = %published.iss, "its keys could not be fetched for a day and count no more");
+                    verifier.publish(published, Vec::new());
+                }
+                false
+            }
+        }
+    }
+
+    async fn get(&self, published: &Published) -> Result<Vec<IssuerKey>, String> {
+        let mut response = self
+            .client
+            .get(&*published.url)
+            .header("accept", "application/json")
+            .send()
+            .await
+            .map_err(|error| error.without_url().to_string())?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| error.without_url().to_string())?
+        {
+            if body.len() + piece.len() > MAX_BYTES {
+                return Err(format!("more than {MAX_BYTES} bytes"));
+            }
+            body.extend_from_slice(&piece);
+        }
+        read(&body, published)
+    }
+}
+
+impl fmt::Debug for Jwks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jwks").finish_non_exhaustive()
+    }
+}
+
+/// Reads the keys that are fit for the issuer's algorithm; others are of no interest.
+fn read(body: &[u8], published: &Published) -> Result<Vec<IssuerKey>, String> {
+    #[derive(serde::Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
+    }
+    let set: Set = serde_json::from_slice(body).map_err(|_| "not a set of keys".to_owned())?;
+    let keys: Vec<IssuerKey> = set
+        .keys
+        .into_iter()
+        .take(MAX_KEYS)
+        .filter_map(|key| serde_json::from_value::<Jwk>(key).ok())
+        .filter_map(|key| issuer_key(&key, published))
+        .collect();
+    if keys.is_empty() {
+        return Err("no key in it is fit for the issuer's algorithm".to_owned());
+    }
+    Ok(keys)
+}
+
+fn issuer_key(jwk: &Jwk, published: &Published) -> Option<IssuerKey> {
+    let common = &jwk.common;
+    if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+        return None;
+    }
+    let wanted = published.alg.algorithm();
+    if common
+        .key_algorithm
+        .is_some_and(|alg| alg.to_string() != format!("{wanted:?}"))
+    {
+        return None;
+    }
+    let fits = match (published.alg, &jwk.algorithm) {
+        (Alg::EdDsa, AlgorithmParameters::OctetKeyPair(pair)) => pair.curve == EllipticCurve::Ed25519,
+        (Alg::Es256, AlgorithmParameters::EllipticCurve(point)) => point.curve == EllipticCurve::P256,
+        // A modulus of 2048 bits is 342 characters of base64url.
+        (Alg::Rs256, AlgorithmParameters::RSA(rsa)) => rsa.n.len() >= 342,
+        _ => false,
+    };
+    if !fits {
+        return None;
+    }
+    let mut hash = Sha256::new();
+    for part in [published.tenant.as_str(), &published.iss, &published.url] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(serde_json::to_vec(jwk).ok()?);
+    Some(IssuerKey {
+        tenant: published.tenant.clone(),
+        alg: published.alg,
+        kid: common.key_id.clone(),
+        key: DecodingKey::from_jwk(jwk).ok()?,
+        source: format!("jwt:{}", hex::encode(&hash.finalize()[..8])).into(),
+        published: Some(Arc::clone(&published.url)),
+    })
+}

@@ -1,0 +1,157 @@
+//! What the gateway adds to a call of the provider, with everything on: verification, reservation, breaker, accounting.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::ensure;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Size;
+use crate::http::Connection;
+use crate::report::Report;
+use crate::stats::{Samples, added, decimal};
+use crate::world::{Programs, Wish, World};
+
+/// Connections at one time, with requests of 1 KiB.
+const CONNECTIONS: [usize; 3] = [1, 16, 64];
+/// Sizes of requests in KiB, with 64 connections.
+const SIZES: [usize; 3] = [1, 16, 64];
+/// Tokens of an answer.
+const TOKENS: usize = 20;
+
+/// What callers saw.
+struct Seen {
+    latencies: Samples,
+    per_second: f64,
+    errors: usize,
+}
+
+/// Whom to ask, and how.
+#[derive(Clone)]
+struct Asked {
+    address: SocketAddr,
+    headers: String,
+    body: String,
+}
+
+/// Measures.
+pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
+    let time = Duration::from_secs(size.pick(10, 2));
+    let wish = Wish {
+        one_core: true,
+        limits: true,
+        ..Wish::default()
+    };
+    let world = World::start(programs, wish).await?;
+    let headers = format!("authorization: Bearer {}\r\n", world.key);
+    let straight = |kib| Asked {
+        address: world.provider,
+        headers: "authorization: Bearer simulated\r\n".to_owned(),
+        body: body("sim-large", kib),
+    };
+    let through = |kib| Asked {
+        address: world.client.address(),
+        headers: headers.clone(),
+        body: body("default", kib),
+    };
+    let mut report = Report::new(
+        "gateway: one whole answer after the other, directly and through the gateway",
+        "`POST /v1/chat/completions` without a stream on connections that stay open, each asking again as soon as it is answered; the \
+         answer has 20 tokens and comes at once. The server is pinned to one processor, which it shares with whatever else runs there; \
+         provider and client have the rest of the machine. Everything is on: the API key is verified, requests, tokens, calls and money are \
+         reserved over tenant, user and key and settled, the breaker and the ledger are told. *CPU* is the server's, by request.",
+        &[
+            "connections × request",
+            "direct, requests/s",
+            "through, requests/s",
+            "direct p50 / p99 ms",
+            "through p50 / p99 ms",
+            "added p50 / p99 ms",
+            "CPU µs per request",
+            "resident MiB",
+            "errors",
+        ],
+    );
+    let mut rows: Vec<(usize, usize)> = CONNECTIONS.iter().map(|&connections| (connections, 1)).collect();
+    rows.extend(SIZES.iter().skip(1).map(|&kib| (64, kib)));
+    for (connections, kib) in rows {
+        let direct = callers(connections, time, straight(kib)).await?;
+        let before = world.used()?.cpu;
+        let gateway = callers(connections, time, through(kib)).await?;
+        let used = world.used()?;
+        let cpu = used.cpu.saturating_sub(before).as_secs_f64() * 1e6 / gateway.latencies.count().max(1) as f64;
+        report.row(vec![
+            format!("{connections} × {kib} KiB"),
+            decimal(direct.per_second),
+            decimal(gateway.per_second),
+            direct.latencies.both(),
+            gateway.latencies.both(),
+            format!(
+                "{} / {}",
+                added(&gateway.latencies, &direct.latencies, 0.5),
+                added(&gateway.latencies, &direct.latencies, 0.99)
+            ),
+            decimal(cpu),
+            decimal(used.resident as f64 / 1024.0 / 1024.0),
+            (direct.errors + gateway.errors).to_string(),
+        ]);
+    }
+    Ok(report)
+}
+
+fn body(model: &str, kib: usize) -> String {
+    let directive = format!("[[sim tokens={TOKENS} first_ms=0 pace_ms=0]]");
+    let filler = "lorem ipsum ".repeat(kib * 1024 / 12);
+    let content = format!(
+        "{}{directive}",
+        &filler[..(kib * 1024).saturating_sub(200).min(filler.len())]
+    );
+    json!({ "model": model, "messages": [{ "role": "user", "content": content }], "max_tokens": 64 }).to_string()
+}
+
+async fn callers(connections: usize, time: Duration, asked: Asked) -> anyhow::Result<Seen> {
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let asked = asked.clone();
+        tasks.spawn(async move {
+            let (mut latencies, mut errors) = (Samples::default(), 0);
+            let mut connection = Connection::open(asked.address).await?;
+            while begun.elapsed() < time {
+                let sent = Instant::now();
+                let answered = async {
+                    let response = connection
+                        .send("POST", "/v1/chat/completions", &asked.headers, Some(&asked.body))
+                        .await?;
+                    let status = response.status;
+                    let text = connection.text(response).await?;
+                    ensure!(status == 200, "{status}: {text}");
+                    Ok(())
+                };
+                match answered.await {
+                    Ok(()) => latencies.add(sent.elapsed()),
+                    Err(error) => {
+                        errors += 1;
+                        eprintln!("a call failed: {error:#}");
+                        connection = Connection::open(asked.address).await?;
+                    }
+                }
+            }
+            anyhow::Ok((latencies, errors))
+        });
+    }
+    let (mut latencies, mut errors) = (Samples::default(), 0);
+    for done in tasks.join_all().await {
+        let (some, failed) = done?;
+        latencies.merge(some);
+        errors += failed;
+    }
+    let per_second = latencies.count() as f64 / begun.elapsed().as_secs_f64();
+    Ok(Seen {
+        latencies,
+        per_second,
+        errors,
+    })
+}

@@ -1,0 +1,139 @@
+//! The ledger's contract, on every store.
+
+use std::sync::Arc;
+
+use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::gateway::ledger::{GroupBy, UsageQuery, UsageRow, UsageStore};
+use copilotd_actors::domain::usage::Usage;
+use tempfile::TempDir;
+
+use super::mongo::TestDatabase;
+use crate::support::talk::scope;
+use crate::support::usage::{MemoryUsage, record};
+
+async fn contract(store: &dyn UsageStore) {
+    let mut by_key = record("2026-11-02T10:00:00Z", "bob", "large", 30);
+    by_key.api_key = Some("backend".to_owned());
+    by_key.copilot = None;
+    let mut other = record("2026-11-02T10:00:00Z", "ada", "large", 1_000);
+    other.tenant = "globex".parse().unwrap();
+    let records = vec![
+        record("2026-10-31T23:59:59.999Z", "ada", "large", 7),
+        record("2026-11-01T00:00:00Z", "ada", "small", 10),
+        record("2026-11-01T12:00:00Z", "bob", "large", 20),
+        record("2026-11-02T09:00:00Z", "ada", "large", 0),
+        by_key,
+        other,
+    ];
+    store.add_usage(&records).await.unwrap();
+    // Told twice, with one that is new among them.
+    let mut again = records[..3].to_vec();
+    again.push(record("2026-11-02T23:59:59Z", "eve", "small", 5));
+    store.add_usage(&again).await.unwrap();
+
+    let sums = async |tenant: &str, group_by, from: &str, to: &str, limit| {
+        let query = UsageQuery {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            group_by,
+            limit,
+        };
+        let rows: Vec<UsageRow> = store.sum_usage(&scope(tenant), &query).await.unwrap();
+        rows.into_iter()
+            .map(|row| (row.group, row.calls, row.usage.cost))
+            .collect::<Vec<_>>()
+    };
+    let (begin, end) = ("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z");
+    let row = |group: &str, calls, cost| (group.to_owned(), calls, cost);
+    for (group_by, expected) in [
+        (GroupBy::Day, vec![row("2026-11-01", 2, 30), row("2026-11-02", 3, 35)]),
+        (
+            GroupBy::User,
+            vec![row("ada", 2, 10), row("bob", 2, 50), row("eve", 1, 5)],
+        ),
+        (GroupBy::Copilot, vec![row("", 1, 30), row("support", 4, 35)]),
+        (GroupBy::Model, vec![row("large", 3, 50), row("small", 2, 15)]),
+    ] {
+        assert_eq!(sums("acme", group_by, begin, end, 100).await, expected);
+    }
+    assert_eq!(sums("acme", GroupBy::User, begin, end, 1).await, [row("ada", 2, 10)]);
+    assert_eq!(sums("acme", GroupBy::User, begin, begin, 100).await, []);
+    assert_eq!(
+        sums("globex", GroupBy::User, begin, end, 100).await,
+        [row("ada", 1, 1_000)]
+    );
+    assert_eq!(sums("initech", GroupBy::User, begin, end, 100).await, []);
+    let query = UsageQuery {
+        from: begin.parse().unwrap(),
+        to: "2026-11-01T06:00:00Z".parse().unwrap(),
+        group_by: GroupBy::Day,
+        limit: 10,
+    };
+    let whole = store.sum_usage(&scope("acme"), &query).await.unwrap();
+    let expected = Usage {
+        prompt_tokens: 100,
+        completion_tokens: 10,
+        cached_tokens: 40,
+        cache_write_tokens: 5,
+        reasoning_tokens: 3,
+        cost: 10,
+    };
+    assert_eq!(whole[0].usage, expected);
+
+    let day = "2026-11-02T00:00:00Z".parse().unwrap();
+    let mut spent: Vec<_> = store
+        .spendings(day, begin.parse().unwrap())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|s| (s.tenant.to_string(), s.user, s.api_key, s.day, s.month))
+        .collect();
+    spent.sort();
+    let line = |tenant: &str, user: &str, key: Option<&str>, day, month| {
+        (tenant.to_owned(), user.to_owned(), key.map(str::to_owned), day, month)
+    };
+    assert_eq!(
+        spent,
+        [
+            line("acme", "ada", None, 0, 10),
+            line("acme", "bob", None, 0, 20),
+            line("acme", "bob", Some("backend"), 30, 30),
+            line("acme", "eve", None, 5, 5),
+            line("globex", "ada", None, 1_000, 1_000),
+        ]
+    );
+    store.prune_usage(day).await.unwrap();
+    let left = sums("acme", GroupBy::Day, "2026-01-01T00:00:00Z", end, 100).await;
+    assert_eq!(left, [row("2026-11-02", 3, 35)]);
+}
+
+#[tokio::test]
+async fn in_memory() {
+    contract(&MemoryUsage::default()).await;
+}
+
+#[tokio::test]
+async fn on_sqlite() {
+    let directory = TempDir::new().unwrap();
+    let store = SqliteLog::open(directory.path()).unwrap();
+    contract(&store).await;
+    store.close().await;
+    // It is there after a restart.
+    let store = SqliteLog::open(directory.path()).unwrap();
+    let spent = store
+        .spendings(
+            "2026-11-02T00:00:00Z".parse().unwrap(),
+            "2026-11-01T00:00:00Z".parse().unwrap(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(spent.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_mongodb() {
+    if let Some(database) = TestDatabase::new().await {
+        let store = Arc::new(database.connect().await.unwrap());
+        contract(&*store).await;
+    }
+}

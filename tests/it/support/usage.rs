@@ -1,0 +1,110 @@
+//! A ledger in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use copilotd::gateway::ledger::{GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd_actors::ports::LogError;
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+
+/// See the module.
+#[derive(Default)]
+pub struct MemoryUsage(Mutex<Vec<UsageRecord>>);
+
+#[async_trait]
+impl UsageStore for MemoryUsage {
+    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError> {
+        let mut kept = self.0.lock().unwrap();
+        for record in records {
+            if !kept.iter().any(|known| known.id == record.id) {
+                kept.push(record.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
+        let kept = self.0.lock().unwrap();
+        let mut groups: BTreeMap<String, UsageRow> = BTreeMap::new();
+        for record in kept
+            .iter()
+            .filter(|record| record.tenant == *scope.tenant() && query.from <= record.at && record.at < query.to)
+        {
+            let group = match query.group_by {
+                GroupBy::Day => record.at.strftime("%Y-%m-%d").to_string(),
+                GroupBy::User => record.user.clone(),
+                GroupBy::Copilot => record.copilot.clone().unwrap_or_default(),
+                GroupBy::Model => record.model.clone(),
+            };
+            let row = groups.entry(group.clone()).or_default();
+            row.group = group;
+            row.calls += 1;
+            row.usage += record.usage;
+        }
+        Ok(groups.into_values().take(query.limit).collect())
+    }
+
+    async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
+        let kept = self.0.lock().unwrap();
+        let mut found: Vec<Spending> = Vec::new();
+        for record in kept.iter().filter(|record| record.at >= month && record.usage.cost > 0) {
+            let same = |spending: &&mut Spending| {
+                (&spending.tenant, &spending.user, &spending.api_key) == (&record.tenant, &record.user, &record.api_key)
+            };
+            let today = if record.at >= day { record.usage.cost } else { 0 };
+            match found.iter_mut().find(same) {
+                Some(spending) => {
+                    spending.day += today;
+                    spending.month += record.usage.cost;
+                }
+                None => found.push(Spending {
+                    tenant: record.tenant.clone(),
+                    user: record.user.clone(),
+                    api_key: record.api_key.clone(),
+                    day: today,
+                    month: record.usage.cost,
+                }),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError> {
+        self.0.lock().unwrap().retain(|record| record.at >= before);
+        Ok(())
+    }
+}
+
+/// A record of acme.
+pub fn record(at: &str, user: &str, model: &str, cost: u64) -> UsageRecord {
+    UsageRecord {
+        id: uuid::Uuid::now_v7(),
+        tenant: "acme".parse().unwrap(),
+        at: at.parse().unwrap(),
+        user: user.to_owned(),
+        api_key: None,
+        copilot: Some("support".to_owned()),
+        conversation: Some("conv_1".to_owned()),
+        turn: None,
+        purpose: "turn".to_owned(),
+        route: "default".to_owned(),
+        provider: "main".to_owned(),
+        model: model.to_owned(),
+        key: "main#1".to_owned(),
+        attempt: 1,
+        usage: copilotd_actors::domain::usage::Usage {
+            prompt_tokens: 100,
+            completion_tokens: 10,
+            cached_tokens: 40,
+            cache_write_tokens: 5,
+            reasoning_tokens: 3,
+            cost,
+        },
+        is_estimated: false,
+        outcome: "ok".to_owned(),
+        first_content_ms: Some(12),
+        took_ms: 345,
+    }
+}
