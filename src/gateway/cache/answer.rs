@@ -217,7 +217,7 @@ mod tests {
                 let mut recorder = Recorder::default();
                 let pieces = kept.pieces("id", 1, include_usage);
                 let ends: Vec<_> = pieces.iter().filter_map(|piece| recorder.observe(piece)).collect();
-                assert_eq!(ends, [kept.clone()]);
+                assert_eq!(ends, std::slice::from_ref(&kept));
                 let chunks: Vec<Value> = pieces
                     .iter()
                     .map(|piece| serde_json::from_slice(piece.chunk.as_ref().unwrap()).unwrap())

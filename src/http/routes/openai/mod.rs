@@ -81,7 +81,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
 }
 
 /// What a caller says can only keep the cache out of it, or raise its bar.
-fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, OpenAiError> {
+fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
     let bypass = headers
         .get_all(header::CACHE_CONTROL)
         .iter()
@@ -101,11 +101,10 @@ fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, OpenAiError> {
     match bar.filter(|bar| (0.0..=1.0).contains(bar)) {
         // Rounded up: the bar is never lower than what was asked for.
         Some(bar) => Ok(CacheWish::AtLeast((bar * 1_000.0).ceil() as u16)),
-        None => Err(crate::gateway::body::InvalidBody {
+        None => Err(InvalidBody {
             param: Some(THRESHOLD.as_str().to_owned()),
             message: "x-copilotd-cache-threshold has to be a number between 0 and 1".to_owned(),
-        }
-        .into()),
+        }),
     }
 }
 

@@ -374,6 +374,7 @@ fn asking(text: &str) -> anyhow::Result<Question> {
     )]
     let scope = copilotd_actors::tenancy::TenantScope::from_verified("bench".parse()?);
     let caller = Caller {
+        copilot: None,
         scope,
         user: "user".parse()?,
         api_key: None,
