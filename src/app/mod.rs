@@ -2,6 +2,7 @@
 
 mod demo;
 mod demo_page;
+mod embed;
 mod files;
 mod models;
 mod serve;
@@ -25,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::adapters::tools;
-use crate::cli::{Command, Context, Failure, ProjectionsCommand};
+use crate::cli::{Command, Context, Failure, ModelsCommand, ProjectionsCommand};
 use crate::config::{Config, Env};
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
@@ -184,6 +185,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             let config = context.config(&args)?;
             runtime()?.block_on(store::rebuild(&config)).map_err(failed)
         }
+        Command::Models(ModelsCommand::Pull(args)) => runtime()?.block_on(embed::pull(&args)),
         Command::Openapi => {
             let text = serde_json::to_string_pretty(crate::openapi::document());
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);

@@ -68,13 +68,9 @@ pub fn gateway(config: &Config, clock: Arc<dyn Clock>, spent: &[Spending]) -> an
     for spending in spent {
         limiter.spent(spending);
     }
-    Ok(
-        Gateway::new(routes, Arc::new(SharedKeys::new(keys))).with_limits(
-            Arc::new(limiter),
-            config.price_list(),
-            clock,
-        ),
-    )
+    let gateway = Gateway::new(routes, Arc::new(SharedKeys::new(keys)));
+    let gateway = gateway.with_limits(Arc::new(limiter), config.price_list(), Arc::clone(&clock));
+    super::embed::with_cache(gateway, config, clock)
 }
 
 /// One deployment for each key of the target's provider.

@@ -37,6 +37,9 @@ pub enum Command {
     /// Works with what is derived from the log
     #[command(subcommand)]
     Projections(ProjectionsCommand),
+    /// Works with the embedding models that run in the process
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Writes the description of the HTTP interface (OpenAPI 3.1)
     Openapi,
 }
@@ -99,6 +102,26 @@ pub enum KeyCommand {
 pub enum ProjectionsCommand {
     /// Rebuilds every projection from the log; the server has to be stopped
     Rebuild(ConfigArgs),
+}
+
+/// Works with the embedding models that run in the process.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Fetches a model's files and checks them by their hashes; those that are right already are left alone
+    Pull(PullArgs),
+}
+
+/// Arguments of `models pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// `all-MiniLM-L6-v2`, or `wordllama-l2-256`, which is lighter and weaker
+    pub model: String,
+    /// Address below which the files stand as MODEL/FILE
+    #[arg(long, value_name = "URL")]
+    pub from: String,
+    /// Directory of all models
+    #[arg(long, value_name = "DIR", default_value = "data/models")]
+    pub into: PathBuf,
 }
 
 /// A scope, as an argument.

@@ -9,7 +9,9 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-pub use args::{Cli, Command, ConfigArgs, DemoArgs, KeyCommand, ProjectionsCommand, Scope, TokenArgs};
+pub use args::{
+    Cli, Command, ConfigArgs, DemoArgs, KeyCommand, ModelsCommand, ProjectionsCommand, PullArgs, Scope, TokenArgs,
+};
 use clap::Parser;
 use jiff::Timestamp;
 

@@ -4,6 +4,7 @@
 //! The schema in `schemas/config/` says what may stand where; `check` says what has to fit together. Both run over
 //! the whole file before anything is reported, so that one run names every fault.
 
+mod cache;
 mod check;
 mod copilot;
 mod env;
@@ -19,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cache::{CacheAudience, CacheMode, Embeddings, RouteCache};
 pub use copilot::{Copilot, DenyRule, LimitOverrides, MemoryOverrides, OnDeny};
 pub use env::Env;
 pub use faults::{Fault, Faults};
@@ -49,6 +51,8 @@ pub struct Config {
     /// Names behind which models stand.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// The embedding model of this process.
+    pub embeddings: Option<Embeddings>,
     /// What models cost.
     #[serde(default)]
     pub prices: Vec<ModelPrice>,

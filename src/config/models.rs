@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::cache::RouteCache;
 use super::{Config, milliseconds};
 
 /// A server with language models.
@@ -84,6 +85,9 @@ pub struct Route {
     /// Whether another target is asked beside one whose first token is unusually late.
     #[serde(default)]
     pub hedge: bool,
+    /// Answers that are kept and given again.
+    #[serde(default)]
+    pub cache: RouteCache,
 }
 
 impl Route {

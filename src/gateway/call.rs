@@ -76,6 +76,9 @@ pub enum CacheWish {
     /// May be answered from it.
     #[default]
     Use,
+    /// May be answered from it by a question that is at least so near, in thousandths. Raises the route's bar, never
+    /// lowers it.
+    AtLeast(u16),
     /// Is neither answered from it nor kept in it.
     Bypass,
 }

@@ -5,9 +5,12 @@
 
 mod attempt;
 pub mod body;
+pub mod cache;
+mod cached;
 pub mod call;
 mod drive;
 pub mod embed;
+pub mod embedder;
 mod failure;
 pub mod ledger;
 pub mod limit;
@@ -29,6 +32,8 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use attempt::Books;
+use cache::{Cache, Hit, Settings};
+use cached::{Cached, Looked};
 use call::{
     Answer, CacheOutcome, Caller, GatewayCall, GatewayError, GatewayErrorKind, LimitState, Mode, Purpose, Reply,
 };
@@ -51,6 +56,7 @@ pub struct Gateway {
     access: Arc<dyn Access>,
     meter: Option<Arc<dyn Meter>>,
     limits: Option<Arc<Limits>>,
+    cached: Option<Cached>,
     turns: Turns,
 }
 
@@ -59,6 +65,15 @@ pub struct Gateway {
 struct Needs {
     tools: bool,
     schema: bool,
+}
+
+impl body::ChatBody {
+    fn needs(&self) -> Needs {
+        Needs {
+            tools: self.has_tools(),
+            schema: self.has_schema(),
+        }
+    }
 }
 
 /// A model that a tenant may name.
@@ -84,6 +99,7 @@ impl Gateway {
             access,
             meter: None,
             limits: None,
+            cached: None,
             turns: Turns::default(),
         }
     }
@@ -107,6 +123,26 @@ impl Gateway {
         self
     }
 
+    /// Answers questions from `cache` on those routes that have settings.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Arc<Cache>, settings: HashMap<String, Settings>, clock: Arc<dyn Clock>) -> Self {
+        self.cached = Some(Cached { cache, settings, clock });
+        self
+    }
+
+    /// Tells whether near questions can be found; none when no route wants that.
+    pub fn embeds(&self) -> Option<bool> {
+        let cached = self.cached.as_ref()?;
+        let wanted = cached.settings.values().any(|settings| settings.semantic);
+        wanted.then(|| cached.cache.embeds())
+    }
+
+    /// Forgets the answers that are kept for a tenant, or for one of its routes. Returns how many.
+    pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
+        let cached = self.cached.as_ref();
+        cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
+    }
+
     /// Counts a turn at the door; refuses it when the rate of requests is reached or a budget used up.
     pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
         match &self.limits {
@@ -122,7 +158,7 @@ impl Gateway {
             route,
             body,
             mode,
-            cache: _,
+            cache: wish,
         } = call;
         let route = self.route(&route)?;
         let body = Arc::new(body);
@@ -131,18 +167,37 @@ impl Gateway {
             (true, Mode::Live) => Ask::Live(Arc::clone(&body), true),
             (true, Mode::Buffered) => Ask::Buffered(Arc::clone(&body)),
         };
-        let needs = Needs {
-            tools: body.has_tools(),
-            schema: body.has_schema(),
-        };
-        let mut drive = self.drive(&route, caller, ask, needs, body.size(), &[])?;
+        let mut drive = self.drive(&route, caller, ask, body.needs(), body.size(), &[])?;
         let limits = self.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
+        let mut ticket = None;
+        let mut cache = CacheOutcome::Bypass;
+        if let Some(cached) = &self.cached {
+            match cached.look_up(&drive.books.caller, &route.name, &body, wish).await {
+                Looked::Bypass => {}
+                Looked::Miss(lead) => (ticket, cache) = (Some(lead), CacheOutcome::Miss),
+                Looked::Hit(hit) => {
+                    let Hit { kept, audit, .. } = *hit;
+                    if let Some(audit) = audit {
+                        self.check(audit, &route, Caller::clone(&drive.books.caller), &body);
+                    }
+                    let (answer, cost) = cached.replay(&kept, &body);
+                    return Ok(Reply {
+                        model: kept.model,
+                        attempts: 0,
+                        cache: CacheOutcome::Hit,
+                        cost,
+                        limits,
+                        answer,
+                    });
+                }
+            }
+        }
         let (place, got) = self.answered(&mut drive).await?;
         let attempts = drive.trip.attempts();
         let model = drive.trip.target(place).name.to_string();
-        let (answer, cost) = match got {
-            Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage.cost)),
-            Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage.cost)),
+        let (answer, usage) = match got {
+            Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage)),
+            Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage)),
             Got::Stream { held, rest } => {
                 let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
                 (Answer::Stream(rescue::continued(drive, place, pieces)), None)
@@ -151,10 +206,10 @@ impl Gateway {
         Ok(Reply {
             model,
             attempts,
-            cache: CacheOutcome::Bypass,
-            cost,
+            cache,
+            cost: usage.map(|usage| usage.cost),
             limits,
-            answer,
+            answer: cached::keep(ticket, answer, usage),
         })
     }
 

@@ -135,6 +135,18 @@ pub const METRICS: &[Metric] = &[
         "Breakers of models: 0 closed, 1 half open, 2 open.",
     ),
     metric(
+        "copilotd_cache_lookups_total",
+        Kind::Counter,
+        Unit::Count,
+        "Look-ups in the semantic cache, by what came of them.",
+    ),
+    metric(
+        "copilotd_cache_audits_total",
+        Kind::Counter,
+        Unit::Count,
+        "Kept answers that were compared with fresh ones, by whether they were right.",
+    ),
+    metric(
         "copilotd_tool_tries_total",
         Kind::Counter,
         Unit::Count,

@@ -25,6 +25,10 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         .filter_map(|provider| provider.get("name").text())
         .collect();
     for route in routes.items() {
+        let mode = route.get("cache").get("mode");
+        if mode.text() == Some("semantic") && !root.get("embeddings").exists() {
+            faults.add(mode.path(), "needs an embedding model: name one in [embeddings]");
+        }
         // The first target is the one that is called.
         if let Some(first) = members(&route.get("targets"), "provider").next()
             && first.text().is_some_and(|name| foreign.contains(name))

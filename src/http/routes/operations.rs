@@ -42,9 +42,14 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     let draining = state.shutdown.is_draining();
     let ready = store && !draining;
     let word = |good: bool| if good { "ok" } else { "unavailable" };
+    let mut dependencies = json!({ state.store: word(store) });
+    // Without it the process still serves: it is named and does not count.
+    if let Some(embeds) = state.gateway.embeds() {
+        dependencies["embeddings"] = word(embeds).into();
+    }
     let body = json!({
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
-        "dependencies": { state.store: word(store) },
+        "dependencies": dependencies,
     });
     let status = if ready {
         StatusCode::OK

@@ -31,6 +31,12 @@ struct Arguments {
     /// Numbers of streams, in place of the usual ones
     #[arg(long, value_delimiter = ',')]
     streams: Vec<usize>,
+    /// Directory of labelled pairs, for `semcache`
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Directory of the embedding models, for `semcache`
+    #[arg(long)]
+    models: Option<PathBuf>,
     /// The server's program (beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
@@ -55,6 +61,8 @@ async fn main() -> anyhow::Result<()> {
     let size = Size {
         small: arguments.small,
         streams: arguments.streams,
+        data: arguments.data,
+        models: arguments.models,
         open_files: machine::raise_open_files()?,
     };
     println!("{}; {} open files per process\n", machine::describe(), size.open_files);

@@ -70,3 +70,30 @@ pub fn kib(bytes: f64) -> String {
 pub fn mib(bytes: f64) -> String {
     decimal(bytes / 1024.0 / 1024.0)
 }
+
+/// The upper end of Clopper and Pearson's 95% interval (so 97.5% one-sided) for `seen` of `all`.
+pub fn clopper_pearson(seen: usize, all: usize) -> f64 {
+    if seen >= all {
+        return 1.0;
+    }
+    // The chance of at most `seen`, falling in p: the bound is where it is 2.5%.
+    let at_most = |p: f64| {
+        let mut term = all as f64 * (1.0 - p).ln();
+        let mut sum = term.exp();
+        for k in 1..=seen {
+            term += ((all - k + 1) as f64 / k as f64).ln() + (p / (1.0 - p)).ln();
+            sum += term.exp();
+        }
+        sum
+    };
+    let (mut low, mut high) = (seen as f64 / all as f64, 1.0 - 1e-12);
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        if at_most(middle) > 0.025 {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    high
+}

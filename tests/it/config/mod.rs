@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::config::{Config, Env, Faults, Mode, ProviderAuth, ProviderKind, Store};
+use copilotd::config::{
+    CacheAudience, CacheMode, Config, Env, Faults, Mode, ProviderAuth, ProviderKind, RouteCache, Store,
+};
 use copilotd_actors::domain::guard::OnMatch;
 use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
 use copilotd_actors::domain::schema::Schema;
@@ -90,6 +92,21 @@ fn every_key_is_read() {
     );
     assert_eq!(route.timeouts.total, Duration::from_millis(4));
     assert!(route.hedge && !route.targets[0].tools && !route.targets[0].schema && route.targets[1].tools);
+    let cache = &route.cache;
+    assert_eq!(
+        (cache.mode, cache.audience),
+        (CacheMode::Semantic, CacheAudience::Tenant)
+    );
+    assert_eq!(
+        (cache.ttl, cache.max_entries, cache.threshold),
+        (Duration::from_secs(60), 5, Some(0.9))
+    );
+    assert_eq!(
+        config.route("small").unwrap().cache,
+        RouteCache::default(),
+        "off unless asked for"
+    );
+    assert_eq!(config.embeddings.as_ref().unwrap().model, "all-MiniLM-L6-v2");
     let main = config.provider("main").unwrap();
     assert_eq!((main.auth, main.http2), (Some(ProviderAuth::ApiKey), true));
     assert_eq!(main.region.as_deref(), Some("eu"));

@@ -1,6 +1,7 @@
 //! The gateway between callers and simulated providers.
 
 mod access;
+mod cache;
 mod embeddings;
 mod faults;
 mod hedging;

@@ -46,7 +46,7 @@ pub async fn complete(
     request: Request,
 ) -> Result<Response, Fault> {
     taking_work(&state).map_err(Fault::Problem)?;
-    let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers()));
+    let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers())?);
     let bytes = read(request).await?;
     let body = ChatBody::parse(&bytes)?;
     let streams = body.stream();

@@ -26,6 +26,8 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("x-copilotd-attempts");
 const CACHE: HeaderName = HeaderName::from_static("x-copilotd-cache");
 /// What the call cost, in US dollars.
 const COST: HeaderName = HeaderName::from_static("x-copilotd-cost-usd");
+/// The least similarity of a cached question, if the route's is lower.
+const THRESHOLD: HeaderName = HeaderName::from_static("x-copilotd-cache-threshold");
 /// Chooses `live` or `buffered` for one request.
 const MODE: HeaderName = HeaderName::from_static("x-copilotd-mode");
 
@@ -78,8 +80,8 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
     }
 }
 
-/// A caller's `Cache-Control` can only keep the cache out of it.
-fn cache_wish(headers: &HeaderMap) -> CacheWish {
+/// What a caller says can only keep the cache out of it, or raise its bar.
+fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
     let bypass = headers
         .get_all(header::CACHE_CONTROL)
         .iter()
@@ -89,7 +91,21 @@ fn cache_wish(headers: &HeaderMap) -> CacheWish {
             let directive = directive.trim();
             directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache")
         });
-    if bypass { CacheWish::Bypass } else { CacheWish::Use }
+    if bypass {
+        return Ok(CacheWish::Bypass);
+    }
+    let Some(bar) = headers.get(&THRESHOLD) else {
+        return Ok(CacheWish::Use);
+    };
+    let bar = bar.to_str().ok().and_then(|bar| bar.trim().parse::<f64>().ok());
+    match bar.filter(|bar| (0.0..=1.0).contains(bar)) {
+        // Rounded up: the bar is never lower than what was asked for.
+        Some(bar) => Ok(CacheWish::AtLeast((bar * 1_000.0).ceil() as u16)),
+        None => Err(InvalidBody {
+            param: Some(THRESHOLD.as_str().to_owned()),
+            message: "x-copilotd-cache-threshold has to be a number between 0 and 1".to_owned(),
+        }),
+    }
 }
 
 fn mode(headers: &HeaderMap) -> Result<Option<Mode>, InvalidBody> {
@@ -174,9 +190,21 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
-            assert_eq!(cache_wish(&headers), wish, "{value}");
+            assert_eq!(cache_wish(&headers).ok(), Some(wish), "{value}");
         }
-        assert_eq!(cache_wish(&HeaderMap::new()), CacheWish::Use);
+        assert_eq!(cache_wish(&HeaderMap::new()).ok(), Some(CacheWish::Use));
+        for (value, wish) in [
+            ("0.9501", Some(CacheWish::AtLeast(951))),
+            ("1", Some(CacheWish::AtLeast(1_000))),
+            ("-1", None),
+            ("1.5", None),
+            ("NaN", None),
+            ("near", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(THRESHOLD, HeaderValue::from_static(value));
+            assert_eq!(cache_wish(&headers).ok(), wish, "{value}");
+        }
     }
 
     #[test]

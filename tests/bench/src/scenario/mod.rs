@@ -4,9 +4,12 @@ mod bytes;
 mod gateway;
 mod history;
 mod idle;
+mod semcache;
 mod stream;
 mod submit;
 mod turns;
+
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 
@@ -32,6 +35,8 @@ pub enum Scenario {
     Idle,
     /// The OpenAI-compatible endpoint
     Gateway,
+    /// The semantic cache on labelled pairs; not among `all`, since it needs --data and --models
+    Semcache,
 }
 
 /// How much is measured.
@@ -41,6 +46,10 @@ pub struct Size {
     pub small: bool,
     /// Numbers of streams that were asked for.
     pub streams: Vec<usize>,
+    /// Directory of the labelled pairs.
+    pub data: Option<PathBuf>,
+    /// Directory of the embedding models.
+    pub models: Option<PathBuf>,
     /// Files a process may open.
     pub open_files: u64,
 }
@@ -82,6 +91,7 @@ impl Scenario {
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
             Self::Gateway => gateway::run(programs, size).await,
+            Self::Semcache => semcache::run(size).await,
         }
     }
 }

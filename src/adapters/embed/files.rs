@@ -1,0 +1,218 @@
+//! The files of the embedding models: what they are called, and the hashes by which they are known.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+use crate::gateway::embedder::EmbedderModel;
+
+/// A model that can be run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ModelKind {
+    /// A static table of word pieces: light and fast, weaker on paraphrases.
+    Wordllama,
+    /// all-MiniLM-L6-v2.
+    Minilm,
+}
+
+/// One file of a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KnownFile {
+    /// Its name in the model's directory.
+    pub(super) name: &'static str,
+    /// Its hash, in hex.
+    pub(super) sha256: &'static str,
+    /// Its size at most.
+    pub(super) max_bytes: u64,
+}
+
+const WORDLLAMA: [KnownFile; 2] = [
+    KnownFile {
+        name: "l2_supercat_256.safetensors",
+        sha256: "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+        max_bytes: 20 << 20,
+    },
+    KnownFile {
+        name: "tokenizer.json",
+        sha256: "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+        max_bytes: 4 << 20,
+    },
+];
+
+const MINILM: [KnownFile; 3] = [
+    KnownFile {
+        name: "model.safetensors",
+        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        max_bytes: 100 << 20,
+    },
+    KnownFile {
+        name: "tokenizer.json",
+        sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        max_bytes: 4 << 20,
+    },
+    KnownFile {
+        name: "config.json",
+        sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        max_bytes: 64 << 10,
+    },
+];
+
+impl ModelKind {
+    /// Every model.
+    pub const ALL: [Self; 2] = [Self::Wordllama, Self::Minilm];
+
+    /// Returns its name, which is also its directory's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wordllama => "wordllama-l2-256",
+            Self::Minilm => "all-MiniLM-L6-v2",
+        }
+    }
+
+    pub(super) fn files(self) -> &'static [KnownFile] {
+        match self {
+            Self::Wordllama => &WORDLLAMA,
+            Self::Minilm => &MINILM,
+        }
+    }
+
+    /// Describes it to those who keep vectors. The version is the weights' hash.
+    pub fn model(self) -> EmbedderModel {
+        EmbedderModel {
+            name: self.name().to_owned(),
+            version: self.files()[0].sha256[..16].to_owned(),
+            dimension: match self {
+                Self::Wordllama => 256,
+                Self::Minilm => 384,
+            },
+        }
+    }
+}
+
+impl fmt::Display for ModelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ModelKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        found.ok_or_else(|| format!("has to be one of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+/// The files of a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// One is not there.
+    #[error("{model}: {} cannot be read; `copilotd models pull` fetches it", path.display())]
+    Unreadable {
+        /// The model.
+        model: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One is another than the one this program knows.
+    #[error("{model}: {} is not the file it should be (sha256 {found})", path.display())]
+    Altered {
+        /// The model.
+        model: String,
+        /// The file.
+        path: PathBuf,
+        /// The hash it has.
+        found: String,
+    },
+    /// They are the right ones and still cannot be run.
+    #[error("{model} cannot be loaded: {message}")]
+    Unusable {
+        /// The model.
+        model: String,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// Files of a model whose hashes are right.
+#[derive(Debug)]
+pub struct ModelFiles {
+    kind: ModelKind,
+    contents: Vec<Vec<u8>>,
+}
+
+impl ModelFiles {
+    /// Reads the files of `kind` below `directory` and checks them. What was checked is what is used: nothing is read twice.
+    pub fn open(kind: ModelKind, directory: &Path) -> Result<Self, FilesError> {
+        let read = |file: &KnownFile| {
+            let path = directory.join(kind.name()).join(file.name);
+            let mut bytes = Vec::new();
+            let opened = std::fs::File::open(&path);
+            opened
+                .and_then(|opened| opened.take(file.max_bytes).read_to_end(&mut bytes))
+                .map_err(|source| FilesError::Unreadable {
+                    model: kind.to_string(),
+                    path: path.clone(),
+                    source,
+                })?;
+            match hash(&bytes) {
+                found if found == file.sha256 => Ok(bytes),
+                found => Err(FilesError::Altered {
+                    model: kind.to_string(),
+                    path,
+                    found,
+                }),
+            }
+        };
+        let contents = kind.files().iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { kind, contents })
+    }
+
+    pub(super) fn get(&self, name: &str) -> &[u8] {
+        let place = self.kind.files().iter().position(|file| file.name == name);
+        place.map_or(&[], |place| &self.contents[place])
+    }
+
+    pub(super) fn unusable(&self, error: impl fmt::Display) -> FilesError {
+        FilesError::Unusable {
+            model: self.kind.to_string(),
+            message: error.to_string(),
+        }
+    }
+}
+
+pub(super) fn hash(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_altered_files_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = ModelFiles::open(ModelKind::Wordllama, directory.path());
+        assert!(matches!(opened, Err(FilesError::Unreadable { .. })), "{opened:?}");
+        let own = directory.path().join(ModelKind::Wordllama.name());
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("l2_supercat_256.safetensors"), "something else").unwrap();
+        let opened = ModelFiles::open(ModelKind::Wordllama, directory.path());
+        assert!(matches!(opened, Err(FilesError::Altered { .. })), "{opened:?}");
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for kind in ModelKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        assert!("other".parse::<ModelKind>().is_err());
+    }
+}

@@ -1,0 +1,244 @@
+//! Embedding models in this process. Each runs on a thread of its own, never on those of the async runtime; under load
+//! it takes what waits as one batch.
+//!
+//! Invariant: what waits is bounded by [`QUEUE`] requests of bounded size; past it a request is refused at once.
+
+mod files;
+mod minilm;
+mod pull;
+mod table;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+pub use files::{FilesError, ModelFiles, ModelKind};
+pub use pull::{PullError, pull};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::gateway::embedder::{EmbedError, Embedder, EmbedderModel, Vector, check};
+
+/// Requests that wait for the model.
+const QUEUE: usize = 256;
+/// Most texts that are run as one batch.
+const BATCH: usize = 32;
+/// Longest time a request waits, its own run included.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a loaded model does with a batch.
+trait Encoder: Send {
+    /// Embeds `texts`, in their order.
+    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String>;
+}
+
+/// One request on its way to the model's thread.
+struct Job {
+    texts: Vec<String>,
+    reply: oneshot::Sender<Result<Vec<Vector>, EmbedError>>,
+}
+
+/// A model in this process.
+#[derive(Debug)]
+pub struct LocalEmbedder {
+    model: EmbedderModel,
+    queue: mpsc::Sender<Job>,
+    /// Ends when the queue's last sender is gone.
+    _thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl LocalEmbedder {
+    /// Checks the files of `kind` in `directory` by their hashes and loads them. Takes up to a second: not for an async
+    /// thread.
+    pub fn load(kind: ModelKind, directory: &Path) -> Result<Self, FilesError> {
+        let files = ModelFiles::open(kind, directory)?;
+        let encoder: Box<dyn Encoder> = match kind {
+            ModelKind::Wordllama => Box::new(table::Table::load(&files)?),
+            ModelKind::Minilm => Box::new(minilm::MiniLm::load(&files)?),
+        };
+        Self::start(kind.model(), encoder, QUEUE)
+    }
+
+    fn start(model: EmbedderModel, encoder: Box<dyn Encoder>, queue: usize) -> Result<Self, FilesError> {
+        let (sender, receiver) = mpsc::channel(queue);
+        let thread = std::thread::Builder::new()
+            .name(format!("embed-{}", model.name))
+            .spawn(move || run(&*encoder, receiver))
+            .map_err(|error| FilesError::Unusable {
+                model: model.name.clone(),
+                message: format!("no thread for it: {error}"),
+            })?;
+        Ok(Self {
+            model,
+            queue: sender,
+            _thread: Mutex::new(Some(thread)),
+        })
+    }
+}
+
+#[async_trait]
+impl Embedder for LocalEmbedder {
+    fn model(&self) -> &EmbedderModel {
+        &self.model
+    }
+
+    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
+        check(&texts)?;
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Job { texts, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => EmbedError::Busy,
+            mpsc::error::TrySendError::Closed(_) => EmbedError::Failed("its thread has ended".to_owned()),
+        })?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(vectors)) => vectors,
+            Ok(Err(_)) => Err(EmbedError::Failed("it dropped the request".to_owned())),
+            Err(_) => Err(EmbedError::Timeout),
+        }
+    }
+}
+
+/// The model's thread: ends when the last [`LocalEmbedder`] is dropped.
+fn run(encoder: &dyn Encoder, mut queue: mpsc::Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut texts = first.texts.len();
+        let mut jobs = vec![first];
+        while texts < BATCH {
+            let Ok(job) = queue.try_recv() else { break };
+            texts += job.texts.len();
+            jobs.push(job);
+        }
+        // Nobody reads the answer of a request that was given up.
+        jobs.retain(|job| !job.reply.is_closed());
+        answer(encoder, jobs);
+    }
+}
+
+fn answer(encoder: &dyn Encoder, jobs: Vec<Job>) {
+    let texts: Vec<&str> = jobs
+        .iter()
+        .flat_map(|job| job.texts.iter().map(String::as_str))
+        .collect();
+    let mut vectors = Vec::with_capacity(texts.len());
+    let mut failure = None;
+    for batch in texts.chunks(BATCH) {
+        // A panic in foreign numerics shall cost this batch and not the thread.
+        let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encoder.encode(batch)));
+        match encoded.unwrap_or_else(|_| Err("it panicked".to_owned())) {
+            Ok(batch) => vectors.extend(batch.into_iter().map(Vector::unit)),
+            Err(message) => {
+                failure = Some(EmbedError::Failed(message));
+                break;
+            }
+        }
+    }
+    let mut vectors = vectors.into_iter();
+    for job in jobs {
+        let result = match &failure {
+            Some(error) => Err(error.clone()),
+            None => {
+                let own: Option<Vec<Vector>> = vectors.by_ref().take(job.texts.len()).collect();
+                own.ok_or_else(|| EmbedError::Failed("a text has no direction".to_owned()))
+            }
+        };
+        // A caller that has left wants no answer.
+        let _ = job.reply.send(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    /// Gives each text the vector of its length, notes the sizes of batches and waits where told to.
+    struct Fake {
+        sizes: Arc<Mutex<Vec<usize>>>,
+        gate: Option<Arc<Barrier>>,
+    }
+
+    impl Encoder for Fake {
+        fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String> {
+            self.sizes.lock().unwrap().push(texts.len());
+            if let Some(gate) = &self.gate {
+                gate.wait();
+            }
+            match texts {
+                ["fail"] => Err("no".to_owned()),
+                ["panic"] => panic!("on purpose"),
+                texts => Ok(texts.iter().map(|text| vec![text.len() as f32, 1.0]).collect()),
+            }
+        }
+    }
+
+    fn embedder(gate: Option<Arc<Barrier>>, queue: usize) -> (Arc<LocalEmbedder>, Arc<Mutex<Vec<usize>>>) {
+        let sizes = Arc::default();
+        let fake = Fake {
+            sizes: Arc::clone(&sizes),
+            gate,
+        };
+        let model = EmbedderModel {
+            name: "fake".to_owned(),
+            version: "1".to_owned(),
+            dimension: 2,
+        };
+        (
+            Arc::new(LocalEmbedder::start(model, Box::new(fake), queue).unwrap()),
+            sizes,
+        )
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_failure_or_a_panic_costs_its_batch_alone() {
+        let (embedder, _) = embedder(None, 8);
+        assert_eq!(
+            embedder.embed(texts(&["fail"])).await,
+            Err(EmbedError::Failed("no".to_owned()))
+        );
+        assert!(matches!(
+            embedder.embed(texts(&["panic"])).await,
+            Err(EmbedError::Failed(_))
+        ));
+        assert_eq!(embedder.embed(texts(&["a", "abc"])).await.unwrap().len(), 2);
+        assert_eq!(embedder.embed(Vec::new()).await, Ok(Vec::new()));
+        let many = vec![String::new(); 1_000];
+        assert!(matches!(embedder.embed(many).await, Err(EmbedError::TooLarge(_))));
+    }
+
+    #[tokio::test]
+    async fn what_waits_becomes_one_batch_and_what_is_too_much_is_refused() {
+        let gate = Arc::new(Barrier::new(2));
+        let (embedder, sizes) = embedder(Some(Arc::clone(&gate)), 4);
+        let ask = |text: &'static str| {
+            let embedder = Arc::clone(&embedder);
+            tokio::spawn(async move { embedder.embed(vec![text.to_owned()]).await })
+        };
+        let first = ask("a");
+        while sizes.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // The thread is at the gate: four wait, the fifth is refused.
+        let waiting: Vec<_> = (0..4).map(|_| ask("bb")).collect();
+        while embedder.queue.capacity() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(embedder.embed(texts(&["c"])).await, Err(EmbedError::Busy));
+        let open = tokio::task::spawn_blocking(move || {
+            gate.wait();
+            gate.wait();
+        });
+        assert!(first.await.unwrap().is_ok());
+        for asked in waiting {
+            assert!(asked.await.unwrap().is_ok());
+        }
+        open.await.unwrap();
+        assert_eq!(*sizes.lock().unwrap(), [1, 4]);
+    }
+}

@@ -1,0 +1,94 @@
+//! The embedding models of this process.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use copilotd_actors::ports::Clock;
+
+use crate::adapters::embed::{self, LocalEmbedder, ModelKind};
+use crate::cli::{Failure, PullArgs};
+use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
+use crate::gateway::Gateway;
+use crate::gateway::cache::{Audience, Cache, Rules, Settings};
+use crate::gateway::embedder::Embedder;
+
+/// By how much the nearest entry has to be nearer than one with another answer.
+const MARGIN: f32 = 0.02;
+
+/// Similarity from which an entry without audits serves. Measured: docs/semantic-cache.md.
+fn cut(kind: Option<ModelKind>) -> f32 {
+    match kind {
+        Some(ModelKind::Minilm) => 0.85,
+        Some(ModelKind::Wordllama) | None => 0.85,
+    }
+}
+
+/// Gives the gateway a cache, if a route has one.
+pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway> {
+    let kind = config.embeddings.as_ref().map(|embeddings| embeddings.model.parse());
+    let kind: Option<ModelKind> = kind
+        .transpose()
+        .map_err(anyhow::Error::msg)
+        .context("embeddings.model")?;
+    let wanting = config.routes.iter().filter(|route| route.cache.mode != CacheMode::Off);
+    let settings: HashMap<String, Settings> = wanting
+        .map(|route| (route.name.clone(), settings(&route.cache, kind)))
+        .collect();
+    if settings.is_empty() {
+        return Ok(gateway);
+    }
+    let cache = Cache::new(kind.and_then(|kind| load(config, kind)), rand::random::<f64>);
+    Ok(gateway.with_cache(cache, settings, clock))
+}
+
+/// Loads the model. Without its files the process serves all the same: what needs it is off, and says so.
+fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
+    let named = config
+        .embeddings
+        .as_ref()
+        .and_then(|embeddings| embeddings.directory.clone());
+    let directory = named.unwrap_or_else(|| config.server.data_dir.join("models"));
+    match LocalEmbedder::load(kind, &directory) {
+        Ok(embedder) => Some(Arc::new(embedder)),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(model = %kind, %error, "no embeddings: caches find the same questions only");
+            None
+        }
+    }
+}
+
+fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {
+    Settings {
+        semantic: cache.mode == CacheMode::Semantic,
+        rules: Rules {
+            audience: match cache.audience {
+                CacheAudience::User => Audience::User,
+                CacheAudience::Tenant => Audience::Tenant,
+            },
+            max_temperature: cache.max_temperature,
+        },
+        life: cache.ttl,
+        max_entries: cache.max_entries,
+        max_error: cache.max_error,
+        cut: cache.threshold.unwrap_or_else(|| cut(kind)),
+        margin: MARGIN,
+        audit_share: cache.audit_share,
+    }
+}
+
+/// Runs `copilotd models pull`.
+pub async fn pull(args: &PullArgs) -> Result<(), Failure> {
+    let kind: ModelKind = args
+        .model
+        .parse()
+        .map_err(|message| Failure::usage(format!("the model {:?} {message}", args.model)))?;
+    let client = reqwest::Client::builder().build();
+    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let fetched = embed::pull(&client, kind, &args.from, &args.into)
+        .await
+        .map_err(|error| Failure::failed(format!("{:#}", anyhow::Error::from(error))))?;
+    println!("{kind}: {fetched} files fetched into {}", args.into.display());
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! What is kept for one tenant, with its bounds.
+//!
+//! Invariant: an entry is found only through its own partition; never are there more entries than `max_entries` or more
+//! than [`MOST_BYTES`] of answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::answer::Kept;
+use super::canonical::Digest;
+use super::evidence::Evidence;
+use super::question::{Partition, Question};
+use crate::gateway::embedder::Vector;
+
+/// Most bytes of one tenant's answers, questions and vectors.
+const MOST_BYTES: usize = 128 << 20;
+
+/// Everything that is kept for one tenant.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    rooms: HashMap<Partition, Room>,
+    /// Entries by their last use.
+    used: BTreeMap<u64, (Partition, u64)>,
+    tick: u64,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    entries: HashMap<u64, Entry>,
+    exact: HashMap<Digest, u64>,
+    pooled: Evidence,
+}
+
+/// A question and its answer.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) text: String,
+    pub(super) kept: Kept,
+    pub(super) evidence: Evidence,
+    exact: Digest,
+    vector: Option<Vector>,
+    expires: Instant,
+    tick: u64,
+}
+
+/// An entry that is near to a question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Near {
+    pub(super) id: u64,
+    pub(super) similarity: f32,
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        let vector = self.vector.as_ref().map_or(0, |vector| size_of_val(vector.values()));
+        self.kept.size() + self.text.len() + vector + size_of::<Self>()
+    }
+}
+
+impl Shelf {
+    /// Finds the entry of exactly this question, and notes its use.
+    pub(super) fn exact(&mut self, question: &Question, now: Instant) -> Option<Kept> {
+        let room = self.rooms.get(&question.partition)?;
+        let entry = room.entries.get(room.exact.get(&question.exact)?)?;
+        let (id, fresh) = (entry.id, entry.expires > now);
+        if !fresh {
+            self.remove(&question.partition, id);
+            return None;
+        }
+        let kept = entry.kept.clone();
+        self.touch(&question.partition, id);
+        Some(kept)
+    }
+
+    /// Lists the two nearest entries of the question's partition, the nearest first.
+    pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Near, &Entry)> {
+        let mut best: Vec<(Near, &Entry)> = Vec::with_capacity(3);
+        for entry in self
+            .rooms
+            .get(partition)
+            .into_iter()
+            .flat_map(|room| room.entries.values())
+        {
+            let Some(own) = entry.vector.as_ref().filter(|_| entry.expires > now) else {
+                continue;
+            };
+            let near = Near {
+                id: entry.id,
+                similarity: own.cosine(vector),
+            };
+            // Among equals the older one, whatever the map's order.
+            let before = |(other, _): &(Near, &Entry)| {
+                other.similarity > near.similarity || (other.similarity >= near.similarity && other.id < near.id)
+            };
+            let place = best.partition_point(before);
+            if place < 2 {
+                best.insert(place, (near, entry));
+                best.truncate(2);
+            }
+        }
+        best
+    }
+
+    /// Returns what audits said in the whole of a partition.
+    pub(super) fn pooled(&self, partition: &Partition) -> Option<&Evidence> {
+        self.rooms.get(partition).map(|room| &room.pooled)
+    }
+
+    /// Notes what an audit said. Nothing, if the entry has gone meanwhile.
+    pub(super) fn learn(&mut self, partition: &Partition, id: u64, similarity: f32, right: bool) {
+        let Some(room) = self.rooms.get_mut(partition) else {
+            return;
+        };
+        if let Some(entry) = room.entries.get_mut(&id) {
+            entry.evidence.add(similarity, right);
+            room.pooled.add(similarity, right);
+        }
+    }
+
+    /// Notes that an entry was used.
+    pub(super) fn touch(&mut self, partition: &Partition, id: u64) {
+        self.tick += 1;
+        let tick = self.tick;
+        let room = self.rooms.get_mut(partition);
+        if let Some(entry) = room.and_then(|room| room.entries.get_mut(&id))
+            && let Some(place) = self.used.remove(&entry.tick)
+        {
+            entry.tick = tick;
+            self.used.insert(tick, place);
+        }
+    }
+
+    /// Keeps an answer; what was used longest ago goes for it.
+    pub(super) fn insert(
+        &mut self,
+        question: &Question,
+        kept: Kept,
+        vector: Option<Vector>,
+        life: Duration,
+        max_entries: usize,
+        now: Instant,
+    ) {
+        let known = self.rooms.get(&question.partition);
+        if let Some(known) = known.and_then(|room| room.exact.get(&question.exact)).copied() {
+            self.remove(&question.partition, known);
+        }
+        self.tick += 1;
+        let entry = Entry {
+            id: self.tick,
+            text: question.text.clone(),
+            kept,
+            evidence: Evidence::default(),
+            exact: question.exact,
+            vector,
+            expires: now + life,
+            tick: self.tick,
+        };
+        self.bytes += entry.size();
+        self.used.insert(self.tick, (question.partition.clone(), entry.id));
+        let room = self.rooms.entry(question.partition.clone()).or_default();
+        room.exact.insert(question.exact, entry.id);
+        room.entries.insert(entry.id, entry);
+        while self.used.len() > max_entries || self.bytes > MOST_BYTES {
+            let Some((_, (partition, id))) = self.used.first_key_value() else {
+                break;
+            };
+            let (partition, id) = (partition.clone(), *id);
+            self.remove(&partition, id);
+        }
+    }
+
+    fn remove(&mut self, partition: &Partition, id: u64) {
+        let Some(room) = self.rooms.get_mut(partition) else {
+            return;
+        };
+        if let Some(entry) = room.entries.remove(&id) {
+            room.exact.remove(&entry.exact);
+            self.bytes -= entry.size();
+            self.used.remove(&entry.tick);
+        }
+        if room.entries.is_empty() {
+            self.rooms.remove(partition);
+        }
+    }
+
+    /// Forgets all entries, or those of one route. Returns how many.
+    pub(super) fn forget(&mut self, route: Option<&str>) -> usize {
+        let gone: Vec<_> = self
+            .used
+            .values()
+            .filter(|(partition, _)| route.is_none_or(|route| partition.route() == route))
+            .cloned()
+            .collect();
+        for (partition, id) in &gone {
+            self.remove(partition, *id);
+        }
+        gone.len()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.used.len()
+    }
+}

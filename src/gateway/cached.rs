@@ -1,0 +1,134 @@
+//! The cache on the way of a chat request: after permission and reservation, before any model is asked. A hit costs its
+//! caller a request of the rate and no tokens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::ports::Clock;
+use futures::{StreamExt, stream};
+
+use super::Gateway;
+use super::body::ChatBody;
+use super::cache::{Audit, Cache, Found, Hit, Kept, Settings, Skip, Ticket, question};
+use super::call::{Answer, CacheWish, Caller, Purpose};
+use super::drive::{Ask, Got};
+use super::limits::Prompt;
+use super::route::Route;
+
+/// The cache with the settings of the routes that use it.
+#[derive(Debug)]
+pub(super) struct Cached {
+    pub(super) cache: Arc<Cache>,
+    pub(super) settings: HashMap<String, Settings>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// What the cache did with a request.
+pub(super) enum Looked {
+    Hit(Box<Hit>),
+    Miss(Box<Ticket>),
+    Bypass,
+}
+
+impl Cached {
+    /// Looks the answer up. Without knowledge bases there is one version of what answers rest on: none.
+    pub(super) async fn look_up(&self, caller: &Caller, route: &str, body: &ChatBody, wish: CacheWish) -> Looked {
+        let Some(settings) = self.settings.get(route) else {
+            return Looked::Bypass;
+        };
+        let bar = match wish {
+            CacheWish::AtLeast(thousandths) => Some(f32::from(thousandths) / 1_000.0),
+            CacheWish::Use | CacheWish::Bypass => None,
+        };
+        let looked = match question(caller, route, body, "", wish, &settings.rules) {
+            Ok(question) => match self.cache.look_up(question, settings, bar).await {
+                Found::Hit(hit) => Looked::Hit(hit),
+                Found::Lead(ticket) => Looked::Miss(ticket),
+            },
+            Err(skip) => {
+                count(Skip::code(skip));
+                return Looked::Bypass;
+            }
+        };
+        count(if matches!(looked, Looked::Hit(_)) {
+            "hit"
+        } else {
+            "miss"
+        });
+        looked
+    }
+
+    /// Gives a kept answer in the form that was asked for.
+    pub(super) fn replay(&self, kept: &Kept, body: &ChatBody) -> (Answer, Option<NanoUsd>) {
+        let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
+        let created = self.clock.now().as_second();
+        if body.stream() {
+            let pieces = kept.pieces(&id, created, body.include_usage());
+            (Answer::Stream(stream::iter(pieces.into_iter().map(Ok)).boxed()), None)
+        } else {
+            (Answer::Whole(kept.whole(&id, created)), Some(NanoUsd::default()))
+        }
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("copilotd_cache_lookups_total", "outcome" => outcome).increment(1);
+}
+
+/// Keeps what the model answered, if it is whole and plain.
+pub(super) fn keep(ticket: Option<Box<Ticket>>, answer: Answer, usage: Option<Usage>) -> Answer {
+    let Some(ticket) = ticket else { return answer };
+    match answer {
+        Answer::Whole(body) => {
+            if let Some(kept) = Kept::from_whole(&body, usage.unwrap_or_default())
+                && let Some((audit, fresh)) = ticket.fill(kept)
+            {
+                tokio::spawn(audit.settle(Some(fresh)));
+            }
+            Answer::Whole(body)
+        }
+        Answer::Stream(stream) => Answer::Stream(ticket.record(stream)),
+    }
+}
+
+impl Gateway {
+    /// Asks the model beside a hit, on the tenant's account, and lets the cache learn from it.
+    pub(super) fn check(&self, audit: Audit, route: &Arc<Route>, caller: Caller, body: &ChatBody) {
+        let mut body = body.clone();
+        // Neither of them can fail: they were read as what they are before.
+        if body.remove("stream_options").is_err() || body.remove("stream").is_err() {
+            return;
+        }
+        let body = Arc::new(body);
+        let caller = Caller {
+            purpose: Purpose::Audit,
+            ..caller
+        };
+        let Ok(mut drive) = self.drive(
+            route,
+            caller,
+            Ask::Whole(Arc::clone(&body)),
+            body.needs(),
+            body.size(),
+            &[],
+        ) else {
+            return;
+        };
+        let (limits, route) = (self.limits.clone(), Arc::clone(route));
+        tokio::spawn(async move {
+            if let Some(limits) = limits {
+                match limits.reserve(&drive.books.caller, &route, Prompt::chat(&body)).await {
+                    Ok(reservation) => drive.books.reservation = Some(reservation),
+                    // An audit never takes what a caller could use.
+                    Err(_) => return,
+                }
+            }
+            let fresh = match drive.run().await {
+                Some((_, Got::Whole(whole))) => Kept::from_whole(&whole.body, whole.usage),
+                _ => None,
+            };
+            audit.settle(fresh).await;
+        });
+    }
+}

@@ -1,0 +1,141 @@
+//! The port behind which texts become vectors: a model in this process, or a provider's.
+//!
+//! Invariant: a [`Vector`] has length 1, so that a cosine is a dot product.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+/// Most texts of one request.
+pub const MAX_TEXTS: usize = 256;
+/// Most bytes of one text; what is longer is refused, not cut in silence.
+pub const MAX_TEXT_BYTES: usize = 64 * 1024;
+
+/// Makes vectors of texts.
+#[async_trait]
+pub trait Embedder: Send + Sync + fmt::Debug {
+    /// Says which model it is. Vectors of two different models are not comparable.
+    fn model(&self) -> &EmbedderModel;
+
+    /// Embeds `texts`, in their order; at most [`MAX_TEXTS`], each of at most [`MAX_TEXT_BYTES`].
+    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError>;
+}
+
+/// Which model made a vector.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EmbedderModel {
+    /// Its name.
+    pub name: String,
+    /// Its version: vectors of another version are not comparable.
+    pub version: String,
+    /// Numbers in a vector.
+    pub dimension: usize,
+}
+
+/// Why there are no vectors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    /// The queue is full: ask later, or do without.
+    #[error("the embedding queue is full")]
+    Busy,
+    /// It took too long.
+    #[error("embedding took longer than allowed")]
+    Timeout,
+    /// The request passes a bound.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The model failed.
+    #[error("the embedding model failed: {0}")]
+    Failed(String),
+}
+
+/// A text's place among meanings.
+#[derive(Clone, PartialEq)]
+pub struct Vector(Arc<[f32]>);
+
+impl Vector {
+    /// Scales `values` to length 1. None when they have no direction: all zero, or not numbers.
+    pub fn unit(mut values: Vec<f32>) -> Option<Self> {
+        let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+        if !length.is_finite() || length <= f32::EPSILON {
+            return None;
+        }
+        values.iter_mut().for_each(|value| *value /= length);
+        Some(Self(values.into()))
+    }
+
+    /// Returns the cosine of the angle to `other`; 0 when they are of different dimensions.
+    pub fn cosine(&self, other: &Self) -> f32 {
+        if self.0.len() != other.0.len() {
+            return 0.0;
+        }
+        // Eight sums beside each other are what the compiler turns into vector instructions.
+        let mut sums = [0.0_f32; 8];
+        let (ours, theirs) = (self.0.chunks_exact(8), other.0.chunks_exact(8));
+        let rest: f32 = ours
+            .remainder()
+            .iter()
+            .zip(theirs.remainder())
+            .map(|(a, b)| a * b)
+            .sum();
+        for (a, b) in ours.zip(theirs) {
+            for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+                *sum += a * b;
+            }
+        }
+        (sums.iter().sum::<f32>() + rest).clamp(-1.0, 1.0)
+    }
+
+    /// Returns its numbers.
+    pub fn values(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vector({} numbers)", self.0.len())
+    }
+}
+
+/// Checks `texts` against the bounds of a request.
+pub fn check(texts: &[String]) -> Result<(), EmbedError> {
+    if texts.len() > MAX_TEXTS {
+        return Err(EmbedError::TooLarge(format!(
+            "at most {MAX_TEXTS} texts are embedded at once"
+        )));
+    }
+    if texts.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
+        return Err(EmbedError::TooLarge(format!(
+            "a text to embed has at most {MAX_TEXT_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_has_length_one_or_is_none() {
+        for (values, expected) in [
+            (vec![3.0, 4.0], Some(vec![0.6, 0.8])),
+            (vec![0.0, 0.0], None),
+            (vec![f32::NAN, 1.0], None),
+            (vec![], None),
+        ] {
+            assert_eq!(Vector::unit(values).map(|vector| vector.values().to_vec()), expected);
+        }
+    }
+
+    #[test]
+    fn cosines_are_those_of_the_school() {
+        let unit = |values: &[f32]| Vector::unit(values.to_vec()).unwrap();
+        assert!((unit(&[1.0, 0.0]).cosine(&unit(&[1.0, 1.0])) - 0.5_f32.sqrt()).abs() < 1e-6);
+        let long: Vec<f32> = (1..=19_u8).map(f32::from).collect();
+        assert!((unit(&long).cosine(&unit(&long)) - 1.0).abs() < 1e-6);
+        assert!(unit(&[1.0]).cosine(&unit(&[1.0, 1.0])).abs() < 1e-6, "other dimensions");
+    }
+}
