@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::problem::{Code, Problem};
-use super::routes::openai::standing;
+use super::routes::openai::{ATTEMPTS, standing};
 use crate::gateway::body::InvalidBody;
 use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
 
@@ -24,6 +24,8 @@ pub struct OpenAiError {
     code: Option<String>,
     retry_after: Option<Duration>,
     limit: Option<LimitState>,
+    /// Requests that were sent to providers.
+    attempts: u32,
 }
 
 /// Tells whether a path belongs to OpenAI's protocol.
@@ -70,6 +72,7 @@ impl OpenAiError {
             code: Some(word.to_owned()),
             retry_after: None,
             limit: None,
+            attempts: 0,
         }
     }
 
@@ -93,6 +96,7 @@ impl From<InvalidBody> for OpenAiError {
             code: None,
             retry_after: None,
             limit: None,
+            attempts: 0,
         }
     }
 }
@@ -127,6 +131,7 @@ impl From<GatewayError> for OpenAiError {
             code,
             retry_after: error.retry_after,
             limit: error.limit,
+            attempts: error.attempts,
         }
     }
 }
@@ -137,6 +142,9 @@ impl IntoResponse for OpenAiError {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         standing(headers, self.limit.as_slice());
+        if self.attempts > 0 {
+            headers.insert(ATTEMPTS, HeaderValue::from(self.attempts));
+        }
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

@@ -44,6 +44,7 @@ fn app() -> Router {
             "/foreign",
             get(async || (StatusCode::BAD_REQUEST, axum::Json(json!({ "error": {} })))),
         )
+        .route("/v1/models", get(async || -> String { panic!("on purpose") }))
         .route("/panic", get(async || -> String { panic!("on purpose") }))
         .layer(axum::Extension(limits))
         .layer(from_fn(request_id::layer))
@@ -224,6 +225,29 @@ async fn whatever_goes_wrong_is_a_problem_with_the_id_of_the_request() {
         assert!(!problem.to_string().contains("hush") && !problem.to_string().contains("purpose"));
         assert_eq!(answer.headers.contains_key(header::RETRY_AFTER), status == 503);
         assert_eq!(answer.headers.contains_key(header::ALLOW), status == 405);
+    }
+}
+
+#[tokio::test]
+async fn on_openais_paths_it_is_an_error_in_its_shape() {
+    for (method, path, status, kind, code) in [
+        (Method::GET, "/v1/models", 500, "server_error", "internal"),
+        (Method::GET, "/v1/models/x", 404, "invalid_request_error", "not_found"),
+        (
+            Method::DELETE,
+            "/v1/models",
+            405,
+            "invalid_request_error",
+            "method_not_allowed",
+        ),
+    ] {
+        let answer = send(request(method, path)).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.headers[header::CONTENT_TYPE], "application/json");
+        assert!(answer.headers.contains_key(&X_REQUEST_ID));
+        let error = &answer.json()["error"];
+        assert_eq!((&error["type"], &error["code"]), (&json!(kind), &json!(code)));
+        assert!(!error.to_string().contains("purpose"), "{error}");
     }
 }
 

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 /// Billionths of a US dollar. Integers add up exactly; floats are made only at the edge.
 pub type NanoUsd = u64;
 
+/// Writes an amount in dollars, exactly.
+pub fn dollars(amount: NanoUsd) -> String {
+    format!("{}.{:09}", amount / 1_000_000_000, amount % 1_000_000_000)
+}
+
 /// Tokens and money of one model call, or of several added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -151,6 +156,13 @@ mod tests {
             cache_write_tokens,
             reasoning_tokens,
             cost: 0,
+        }
+    }
+
+    #[test]
+    fn money_is_written_exactly() {
+        for (amount, text) in [(0, "0.000000000"), (1, "0.000000001"), (12_345_678_901, "12.345678901")] {
+            assert_eq!(dollars(amount), text);
         }
     }
 

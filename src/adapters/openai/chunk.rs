@@ -12,7 +12,7 @@ use copilotd_actors::ports::{ModelError, ModelEvent};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::adapters::provider::{self, Errors, Out, Progress, Transcript};
+use crate::adapters::provider::{self, Errors, Out, Progress, Transcript, priced};
 use crate::gateway::upstream::Piece;
 
 /// Most calls of one step. A wild index must not become a wild allocation further on.
@@ -92,7 +92,8 @@ pub struct Decoder {
     named: u128,
     last_call: Option<usize>,
     model_told: bool,
-    usage_told: bool,
+    /// The provider's own report, which goes out last, with our price in it.
+    report: Option<Bytes>,
     content_seen: bool,
     refusal: String,
     /// Choices that have ended, one bit each.
@@ -128,7 +129,7 @@ impl Decoder {
             named: 0,
             last_call: None,
             model_told: false,
-            usage_told: false,
+            report: None,
             content_seen: false,
             refusal: String::new(),
             ended: 0,
@@ -199,18 +200,18 @@ impl Decoder {
         u64::from(self.ended.count_ones()) >= self.wish.choices
     }
 
-    /// Passes a chunk on, unless it holds nothing that the caller asked for, or an ending that is a failure.
+    /// Passes a chunk on, unless it holds nothing that the caller asked for, or an ending that is a failure. The report of
+    /// usage is kept for the end.
     fn pass(&mut self, data: &[u8], only_usage: bool) -> Option<Bytes> {
         if !self.wish.chunks || matches!(self.finish, Some(Err(_))) {
             return None;
         }
+        let chunk = Bytes::copy_from_slice(data);
         if only_usage {
-            self.usage_told = true;
-            if !self.wish.include_usage {
-                return None;
-            }
+            self.report = Some(chunk).filter(|_| self.usage.is_some());
+            return None;
         }
-        Some(Bytes::copy_from_slice(data))
+        Some(chunk)
     }
 
     fn delta(
@@ -379,20 +380,23 @@ impl provider::Decoder for Decoder {
     }
 
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
-        if !self.wish.chunks || !self.wish.include_usage || self.usage_told {
+        if !self.wish.chunks || !self.wish.include_usage {
             return None;
         }
-        let chunk = json!({
-            "id": self.id, "object": "chat.completion.chunk", "created": self.created.unwrap_or(0), "model": self.model,
-            "choices": [],
-            "usage": {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "total_tokens": usage.total_tokens(),
-                "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-            },
+        let report = self.report.take().unwrap_or_else(|| {
+            let chunk = json!({
+                "id": self.id, "object": "chat.completion.chunk", "created": self.created.unwrap_or(0), "model": self.model,
+                "choices": [],
+                "usage": {
+                    "prompt_tokens": usage.prompt_tokens,
+                    "completion_tokens": usage.completion_tokens,
+                    "total_tokens": usage.total_tokens(),
+                    "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+                },
+            });
+            chunk.to_string().into()
         });
-        Some(chunk.to_string().into())
+        Some(priced(report, usage.cost))
     }
 }
 
@@ -411,5 +415,98 @@ impl WireUsage {
             ..Usage::default()
         };
         (usage.total_tokens() > 0).then_some(usage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::adapters::provider::{Decoder as _, SseReader};
+    use crate::gateway::body::ChatBody;
+
+    /// What a provider may send: members that nobody here knows, numbers in forms of their own, characters of many bytes,
+    /// escapes, a call, two choices; between them comments and the line ends that the standard allows.
+    const SENT: [&str; 7] = [
+        r#"{"id":"a","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}"#,
+        r#"{ "x_own" : {"b":1.00,"a":2e0}, "id":"a","choices":[{"index":0,"delta":{"content":"Grüße € 😀 data: \n\r"},"logprobs":null}] }"#,
+        r#"{"id":"a","choices":[{"index":1,"delta":{"content":"the \u00e9 other"}}]}"#,
+        r#"{"id":"a","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
+        r#"{"id":"a","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":1}"}}]}}]}"#,
+        r#"{"id":"a","choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
+        r#"{"id":"a","choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#,
+    ];
+    const REPORT: &str = r#"{"id":"a","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"x":1.0}}"#;
+
+    /// Reads a stream that arrives cut at `cuts`; returns the chunks that are passed on.
+    fn relayed(stream: &[u8], cuts: &[usize], include_usage: bool) -> Vec<Bytes> {
+        let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
+        let mut transcript = Transcript::new(Arc::new(body));
+        let wish = Wish {
+            chunks: true,
+            include_usage,
+            has_schema: false,
+            choices: 2,
+        };
+        let mut decoder = Decoder::new(Errors::new("main", Vec::new()), wish);
+        let (mut sse, mut out) = (SseReader::default(), Out::new());
+        let mut from = 0;
+        for &to in cuts.iter().chain([&stream.len()]) {
+            let mut piece = Bytes::copy_from_slice(&stream[from..to]);
+            from = to;
+            while sse.advance(&mut piece).unwrap() {
+                decoder.decode(sse.data(), &mut out, &mut transcript).unwrap();
+            }
+        }
+        let usage = Usage {
+            cost: 7,
+            ..decoder.usage().unwrap()
+        };
+        let last = decoder.usage_chunk(&usage);
+        let pieces = out.into_iter().filter_map(|piece| piece.unwrap().chunk);
+        pieces.chain(last).collect()
+    }
+
+    fn stream(line_end: &str) -> Vec<u8> {
+        let mut stream = format!(": hello{line_end}{line_end}");
+        for chunk in SENT.iter().chain([&REPORT, &"[DONE]"]) {
+            stream += &format!("data: {chunk}{line_end}{line_end}: still here{line_end}");
+        }
+        stream.into_bytes()
+    }
+
+    fn assert_same(stream: &[u8], cuts: &[usize]) {
+        let report = REPORT.replace("1.0}", "1.0,\"cost_usd\":0.000000007}");
+        let expected: Vec<&str> = SENT.into_iter().chain([report.as_str()]).collect();
+        assert_eq!(relayed(stream, cuts, true), expected, "{cuts:?}");
+        assert_eq!(relayed(stream, cuts, false), SENT, "{cuts:?}");
+    }
+
+    #[test]
+    fn chunks_are_passed_on_byte_for_byte_wherever_the_stream_is_cut_once() {
+        for line_end in ["\n", "\r\n"] {
+            let stream = stream(line_end);
+            for cut in 0..=stream.len() {
+                assert_same(&stream, &[cut]);
+            }
+            let every: Vec<usize> = (0..stream.len()).collect();
+            assert_same(&stream, &every);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_are_passed_on_byte_for_byte_however_the_stream_is_cut(
+            parts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..40),
+            crlf in any::<bool>(),
+        ) {
+            let stream = stream(if crlf { "\r\n" } else { "\n" });
+            let mut cuts: Vec<usize> = parts.iter().map(|part| part.index(stream.len() + 1)).collect();
+            cuts.sort_unstable();
+            assert_same(&stream, &cuts);
+        }
     }
 }

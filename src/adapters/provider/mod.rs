@@ -12,6 +12,7 @@ mod door;
 mod errors;
 mod estimate;
 mod hosts;
+mod report;
 mod retry_after;
 mod sse;
 
@@ -22,5 +23,6 @@ pub use door::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, secret_value};
 pub use errors::Errors;
 pub use estimate::{Transcript, prompt_tokens};
 pub use hosts::{Host, Hosts, NoClient, Ticket};
+pub use report::priced;
 pub use retry_after::retry_after;
 pub use sse::{MAX_EVENT, SseReader, TooLong};

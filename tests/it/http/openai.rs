@@ -1,14 +1,23 @@
 //! OpenAI's protocol as its clients see it when something is wrong. What goes well is shown by those clients themselves
 //! (`tests/clients/test_gateway.py`).
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use copilotd::http::auth::Scopes;
+use copilotd::http::router::router;
+use copilotd::http::server;
 use copilotd_actors::fakes::model::says;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::app::{TestApp, with_app, with_globex};
 use super::client::Answer;
+
+/// Beyond it something is lost.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The routes of the protocol, as they are described.
 pub const ROUTES: [(&str, &str); 4] = [
@@ -99,6 +108,14 @@ async fn a_provider_that_is_not_there_is_a_503_for_streams_too() {
             let answer = chat(app, &token, body).await;
             let error = answer.error(503, "upstream_unavailable");
             assert_eq!(error["type"], "server_error");
+            assert!(
+                answer.headers["x-copilotd-attempts"]
+                    .to_str()
+                    .unwrap()
+                    .parse::<u32>()
+                    .unwrap()
+                    > 0
+            );
             assert!(!error.to_string().contains("127.0.0.1"), "{error}");
         }
     })
@@ -124,9 +141,16 @@ async fn limits_are_told_in_the_headers_of_both_worlds() {
         assert_eq!(refused.headers["x-ratelimit-limit-requests"], "3");
         assert_eq!(refused.headers["x-ratelimit-remaining-requests"], "0");
         assert_eq!(refused.headers["ratelimit-policy"], "\"requests\";q=3;w=60");
-        // Another tenant's are its own.
+        // Another tenant's are its own, and nobody becomes another by saying so.
         let other = app.token_of("acme", "ada", Scopes::GATEWAY);
         chat(app, &other, body("x", 5_000)).await.error(503, "upstream_unavailable");
+        for (credential, claimed, status) in [(&token, "acme", 429), (&other, "globex", 503)] {
+            let mut call = app.call("POST", "/v1/chat/completions").by(credential);
+            for name in ["x-tenant-id", "x-copilotd-tenant", "openai-organization", "openai-project"] {
+                call = call.header(name, claimed);
+            }
+            assert_eq!(call.json(&body("x", 10)).send().await.status, status, "{claimed}");
+        }
     })
     .await;
 }
@@ -158,6 +182,86 @@ async fn turns_are_counted_at_the_door() {
             assert_eq!(refused.headers["retry-after"], "30");
             assert_eq!(refused.headers["ratelimit"], "\"requests\";r=0;t=60");
             refused.problem(429, "rate_limited");
+        }
+    })
+    .await;
+}
+
+/// A simulated provider, and the application behind a socket, whose route `sim` leads there.
+async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr, &str)) {
+    let provider = copilotd_sim::openai::start((Ipv4Addr::LOCALHOST, 0).into())
+        .await
+        .unwrap();
+    let url = provider.base_url();
+    let route = format!(
+        r#"
+        [[providers]]
+        name = "sim"
+        kind = "openai"
+        base_url = "{url}/v1"
+        api_key = {{ value = "none" }}
+        [[routes]]
+        name = "sim"
+        targets = [{{ provider = "sim", model = "gpt", context_tokens = 128000 }}]
+        timeouts = {{ first_token_ms = 60000, idle_ms = 60000, total_ms = 60000 }}
+        "#
+    );
+    with_globex(&route, async |app| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(server::serve(
+            listener,
+            router(app.app.state.clone()),
+            PATIENCE,
+            stopped,
+            PATIENCE,
+        ));
+        test(app, address, &url).await;
+        stop.send_replace(true);
+        serving.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_the_providers_work_along() {
+    served(async |app, address, provider| {
+        let token = app.token_of("acme", "ada", Scopes::GATEWAY);
+        let state = async || -> Value {
+            let answer = reqwest::get(format!("{provider}/_sim/state")).await.unwrap();
+            answer.json().await.unwrap()
+        };
+        let (silent, stalled) = ("first_ms=60000 text=a", "stall_after=2 text=a b c d");
+        for (number, (stream, mode, says, reads)) in [
+            (false, "live", silent, false),
+            (true, "live", silent, false),
+            (true, "buffered", silent, false),
+            (true, "buffered", stalled, false),
+            (true, "live", stalled, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let body = json!({ "model": "sim", "stream": stream, "messages": [{ "role": "user", "content": format!("[[sim {says}]]") }] })
+                .to_string();
+            let request = format!(
+                "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nx-copilotd-mode: {mode}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut read = Vec::new();
+            while reads && !String::from_utf8_lossy(&read).contains("\"content\":\"a") {
+                assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0, "{}", String::from_utf8_lossy(&read));
+            }
+            let waits = async |done: &dyn Fn(&Value) -> bool| {
+                tokio::time::timeout(PATIENCE, async { while !done(&state().await) {} }).await
+            };
+            waits(&|state| state["open_streams"] == 1).await.expect("the provider is asked");
+            drop(socket);
+            let closed = |state: &Value| state["open_streams"] == 0 && state["closed_by_client"]["count"] == number + 1;
+            waits(&closed).await.expect("the provider is let go");
         }
     })
     .await;
