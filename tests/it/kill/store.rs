@@ -95,18 +95,17 @@ async fn a_store_that_is_killed_in_mid_append_loses_nothing() {
         let summary = verdict(&client, &world, &talks, false).await;
         println!("round {round}: store killed after {moments:?}, {summary:?}");
     }
-    // What the last round was told is also there for the next process, after both have died at once.
-    let work = perform(&client, &world, orders::mixed("both"));
-    tokio::pin!(work);
-    tokio::select! {
-        _ = &mut work => panic!("it was meant to take longer"),
-        () = tokio::time::sleep(Duration::from_millis(random.random_range(300..800))) => {}
-    }
-    database.kill();
-    server.kill().await;
-    database.again().await;
-    server.start(&[]).await;
-    let talks = work.await;
+    // What the last round was told is also there for the next process, after both have died at once. The orders go on
+    // meanwhile: Zendesk lets go of a call that it holds in time, though the next process has to wait for the lease.
+    let moment = Duration::from_millis(random.random_range(300..800));
+    let trouble = async {
+        tokio::time::sleep(moment).await;
+        database.kill();
+        server.kill().await;
+        database.again().await;
+        server.start(&[]).await;
+    };
+    let talks = through(&client, &world, "both", trouble).await;
     println!("both killed: {:?}", verdict(&client, &world, &talks, false).await);
 }
 

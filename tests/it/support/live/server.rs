@@ -13,6 +13,9 @@ use super::world::World;
 /// An API key that acts for any user of the one tenant.
 pub const KEY: &str = "cpk_killkillkillkillkillkillkillkillkillkillkil";
 
+/// Lines of the server's log that a failing test shows.
+const SHOWN_LINES: usize = 200;
+
 /// Where the conversations' logs are.
 #[derive(Debug, Clone)]
 pub enum Store {
@@ -133,6 +136,18 @@ impl Server {
     /// What all lives have logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+/// A test that fails shows what the server said last: its directory is gone afterwards.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("the server's last lines:\n{}", last.join("\n"));
+        }
     }
 }
 
