@@ -1,7 +1,7 @@
 //! Embedding models in this process. Each runs on a thread of its own, never on those of the async runtime; under load
 //! it takes what waits as one batch.
 //!
-//! Invariant: what waits is bounded by [`QUEUE`] requests of bounded size; past it a request is refused at once.
+//! Invariant: what waits is bounded in number (`QUEUE`) and in size; past it a request is refused at once.
 
 mod files;
 mod minilm;

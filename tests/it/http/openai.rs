@@ -217,7 +217,7 @@ async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr, &str)) {
             stopped,
             PATIENCE,
         ));
-        test(app, address, &url).await;
+        test(app, address, url).await;
         stop.send_replace(true);
         serving.await.unwrap();
     })
