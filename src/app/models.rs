@@ -65,9 +65,7 @@ pub fn gateway(config: &Config, clock: Arc<dyn Clock>, spent: &[Spending]) -> an
         .iter()
         .map(|tenant| (tenant.id.clone(), tenant.limits.limits()));
     let limiter = LocalLimiter::new(limits, Arc::clone(&clock));
-    for spending in spent {
-        limiter.spent(spending);
-    }
+    limiter.spent(spent);
     let gateway = Gateway::new(routes, Arc::new(SharedKeys::new(keys)));
     let gateway = gateway.with_limits(Arc::new(limiter), config.price_list(), Arc::clone(&clock));
     super::embed::with_cache(gateway, config, clock)

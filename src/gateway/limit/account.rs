@@ -41,8 +41,9 @@ pub struct Account {
     tokens: Option<Rate>,
     max_calls: Option<u64>,
     calls: u64,
-    day: Option<Purse>,
-    month: Option<Purse>,
+    /// Kept without a limit too: one that comes later counts what was spent before it.
+    day: Purse,
+    month: Purse,
 }
 
 /// A limit that stands in the way.
@@ -57,24 +58,33 @@ pub struct Met {
 impl Account {
     /// An account of which nothing was used yet.
     pub fn new(limits: &Limits, now: Timestamp) -> Self {
-        let purse = |limit: Option<NanoUsd>, period| limit.map(|limit| Purse::new(limit, period, now));
         Self {
             requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now)),
             tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now)),
             max_calls: limits.concurrent_calls,
             calls: 0,
-            day: purse(limits.usd_per_day, Period::Day),
-            month: purse(limits.usd_per_month, Period::Month),
+            day: Purse::new(limits.usd_per_day, Period::Day, now),
+            month: Purse::new(limits.usd_per_month, Period::Month, now),
         }
     }
 
-    /// Notes money that was spent before this process began.
+    /// Takes new limits. What was used, and what is held for calls under way, is carried over.
+    pub fn relimit(&mut self, limits: &Limits, now: Timestamp) {
+        let rate = |old: &mut Option<Rate>, limit: Option<u64>| match (old.as_mut(), limit) {
+            (Some(rate), Some(limit)) => rate.relimit(limit, now),
+            (_, limit) => *old = limit.map(|limit| Rate::new(limit, now)),
+        };
+        rate(&mut self.requests, limits.requests_per_minute);
+        rate(&mut self.tokens, limits.tokens_per_minute);
+        self.max_calls = limits.concurrent_calls;
+        self.day.relimit(limits.usd_per_day);
+        self.month.relimit(limits.usd_per_month);
+    }
+
+    /// Notes money that was spent, by the ledger: before this process began, or before it was limited.
     pub fn owed(&mut self, day: NanoUsd, month: NanoUsd, now: Timestamp) {
-        for (purse, spent) in [(&mut self.day, day), (&mut self.month, month)] {
-            if let Some(purse) = purse {
-                purse.settle(0, spent, now);
-            }
-        }
+        self.day.at_least(day, now);
+        self.month.at_least(month, now);
     }
 
     /// Tells whether all of `demand` fits; if not, which limit is in the way for longest.
@@ -85,12 +95,8 @@ impl Account {
                 met.push(Met { name, wait });
             }
         };
-        if let Some(purse) = &mut self.month {
-            check(LimitName::UsdPerMonth, purse.fits(demand.cost, now));
-        }
-        if let Some(purse) = &mut self.day {
-            check(LimitName::UsdPerDay, purse.fits(demand.cost, now));
-        }
+        check(LimitName::UsdPerMonth, self.month.fits(demand.cost, now));
+        check(LimitName::UsdPerDay, self.day.fits(demand.cost, now));
         if let Some(rate) = &mut self.requests {
             check(LimitName::Requests, rate.fits(demand.requests, now));
         }
@@ -116,7 +122,7 @@ impl Account {
             rate.take(demand.tokens, now);
         }
         self.calls += demand.calls;
-        for purse in [&mut self.day, &mut self.month].into_iter().flatten() {
+        for purse in [&mut self.day, &mut self.month] {
             purse.hold(demand.cost);
         }
     }
@@ -131,17 +137,14 @@ impl Account {
             }
         }
         self.calls = self.calls.saturating_sub(demand.calls);
-        for purse in [&mut self.day, &mut self.month].into_iter().flatten() {
+        for purse in [&mut self.day, &mut self.month] {
             purse.settle(demand.cost, spent.cost, now);
         }
     }
 
     /// Returns a budget that is used up.
     pub fn exhausted(&mut self, now: Timestamp) -> Option<LimitName> {
-        let gone = |purse: &mut Option<Purse>, name| {
-            let gone = purse.as_mut().is_some_and(|purse| purse.is_exhausted(now));
-            gone.then_some(name)
-        };
+        let gone = |purse: &mut Purse, name| purse.is_exhausted(now).then_some(name);
         gone(&mut self.month, LimitName::UsdPerMonth).or_else(|| gone(&mut self.day, LimitName::UsdPerDay))
     }
 
@@ -154,8 +157,8 @@ impl Account {
                 let max = self.max_calls?;
                 (max, max.saturating_sub(self.calls), CALL_PAUSE)
             }
-            LimitName::UsdPerDay => self.day.as_mut()?.standing(now),
-            LimitName::UsdPerMonth => self.month.as_mut()?.standing(now),
+            LimitName::UsdPerDay => self.day.standing(now)?,
+            LimitName::UsdPerMonth => self.month.standing(now)?,
         };
         Some(LimitState {
             name: name.code().to_owned(),
@@ -168,16 +171,10 @@ impl Account {
     /// Tells whether a new account would be the same: it can be forgotten.
     pub fn is_at_rest(&mut self, now: Timestamp) -> bool {
         let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now).2.is_zero());
-        let untouched = |purse: &mut Option<Purse>| {
-            purse.as_mut().is_none_or(|purse| {
-                let (limit, left, _) = purse.standing(now);
-                limit == left
-            })
-        };
         self.calls == 0
             && full(&mut self.requests)
             && full(&mut self.tokens)
-            && untouched(&mut self.day)
-            && untouched(&mut self.month)
+            && self.day.is_untouched(now)
+            && self.month.is_untouched(now)
     }
 }

@@ -41,6 +41,14 @@ impl Rate {
         }
     }
 
+    /// Takes another size. What was used of the old one is used of the new one.
+    pub fn relimit(&mut self, limit: u64, now: Timestamp) {
+        self.fill(now);
+        let limit = limit.clamp(1, MAX_LIMIT);
+        self.level = self.level.saturating_add(capacity(limit) - capacity(self.limit));
+        self.limit = limit;
+    }
+
     /// Brings it up to `now`. A clock that goes back fills nothing.
     fn fill(&mut self, now: Timestamp) {
         let now = now.as_millisecond();
@@ -123,7 +131,8 @@ impl Period {
 /// Money of a period: what was spent, and what is held for calls under way.
 #[derive(Debug, Clone)]
 pub struct Purse {
-    limit: NanoUsd,
+    /// None while nothing limits it; it is counted all the same.
+    limit: Option<NanoUsd>,
     period: Period,
     ends: Timestamp,
     spent: NanoUsd,
@@ -132,7 +141,7 @@ pub struct Purse {
 
 impl Purse {
     /// One of which nothing was spent.
-    pub fn new(limit: NanoUsd, period: Period, now: Timestamp) -> Self {
+    pub fn new(limit: Option<NanoUsd>, period: Period, now: Timestamp) -> Self {
         Self {
             limit,
             period,
@@ -149,17 +158,25 @@ impl Purse {
         }
     }
 
+    /// Takes another limit, or none.
+    pub fn relimit(&mut self, limit: Option<NanoUsd>) {
+        self.limit = limit;
+    }
+
     /// Tells whether `amount` can be held.
     pub fn fits(&mut self, amount: NanoUsd, now: Timestamp) -> Result<(), Wait> {
         self.turn_over(now);
+        let Some(limit) = self.limit else {
+            return Ok(());
+        };
         let wanted = self.spent.saturating_add(self.held).saturating_add(amount);
-        if self.spent < self.limit && wanted <= self.limit {
+        if self.spent < limit && wanted <= limit {
             return Ok(());
         }
-        if amount > self.limit {
+        if amount > limit {
             return Err(Wait::Never);
         }
-        let whole = self.spent.saturating_add(amount) <= self.limit && self.spent < self.limit;
+        let whole = self.spent.saturating_add(amount) <= limit && self.spent < limit;
         // Only what is held stands in the way: the calls under way may turn out cheaper.
         let wait = if whole { Duration::from_secs(1) } else { self.left(now) };
         Err(Wait::For(wait))
@@ -180,14 +197,27 @@ impl Purse {
     /// Tells whether nothing is left of it.
     pub fn is_exhausted(&mut self, now: Timestamp) -> bool {
         self.turn_over(now);
-        self.spent >= self.limit
+        self.limit.is_some_and(|limit| self.spent >= limit)
     }
 
-    /// Returns size, what is left, and when the next period begins, in nano-dollars.
-    pub fn standing(&mut self, now: Timestamp) -> (u64, u64, Duration) {
+    /// Tells whether it limits nothing, or nothing was spent of it and nothing is held.
+    pub fn is_untouched(&mut self, now: Timestamp) -> bool {
         self.turn_over(now);
-        let left = self.limit.saturating_sub(self.spent.saturating_add(self.held));
-        (self.limit, left, self.left(now))
+        self.limit.is_none() || self.spent == 0 && self.held == 0
+    }
+
+    /// Notes that at least `spent` was spent in this period, by what is known elsewhere.
+    pub fn at_least(&mut self, spent: NanoUsd, now: Timestamp) {
+        self.turn_over(now);
+        self.spent = self.spent.max(spent);
+    }
+
+    /// Returns size, what is left, and when the next period begins, in nano-dollars; nothing without a limit.
+    pub fn standing(&mut self, now: Timestamp) -> Option<(u64, u64, Duration)> {
+        self.turn_over(now);
+        let limit = self.limit?;
+        let left = limit.saturating_sub(self.spent.saturating_add(self.held));
+        Some((limit, left, self.left(now)))
     }
 
     fn left(&self, now: Timestamp) -> Duration {
@@ -233,7 +263,7 @@ mod tests {
             (Period::Day, "2026-02-28T23:59:59Z", "2026-03-01T00:00:00Z"),
             (Period::Month, "2026-12-31T12:00:00Z", "2027-01-01T00:00:00Z"),
         ] {
-            let mut purse = Purse::new(100, period, date(now));
+            let mut purse = Purse::new(Some(100), period, date(now));
             assert_eq!(purse.fits(100, date(now)), Ok(()));
             assert_eq!(purse.fits(101, date(now)), Err(Wait::Never));
             purse.hold(60);

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::NanoUsd;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 
@@ -43,46 +44,65 @@ impl TenantLimits {
 /// The limiter.
 pub struct LocalLimiter {
     clock: Arc<dyn Clock>,
-    tenants: HashMap<TenantId, Books>,
+    tenants: RwLock<HashMap<TenantId, Arc<Books>>>,
 }
 
 struct Books {
     limits: TenantLimits,
-    accounts: Mutex<HashMap<Subject, Account>>,
+    accounts: Arc<Mutex<HashMap<Subject, Account>>>,
 }
 
 impl LocalLimiter {
     /// Limits the tenants that have limits; all others go free.
     pub fn new(tenants: impl IntoIterator<Item = (TenantId, TenantLimits)>, clock: Arc<dyn Clock>) -> Self {
-        let books = |(tenant, limits)| {
-            let accounts = Mutex::default();
-            (tenant, Books { limits, accounts })
-        };
-        let limited = |(_, limits): &(TenantId, TenantLimits)| *limits != TenantLimits::default();
-        Self {
+        let limiter = Self {
             clock,
-            tenants: tenants.into_iter().filter(limited).map(books).collect(),
+            tenants: RwLock::default(),
+        };
+        limiter.replace(tenants.into_iter().collect());
+        limiter
+    }
+
+    /// Notes money that was spent in the day and the month by the ledger: before this process began, or before a limit was set.
+    pub fn spent(&self, spendings: &[Spending]) {
+        let now = self.clock.now();
+        let mut owed: HashMap<(&TenantId, Subject), (NanoUsd, NanoUsd)> = HashMap::new();
+        for spending in spendings {
+            let user = spending.user.parse().ok().map(Subject::User);
+            let key = spending.api_key.clone().map(Subject::Key);
+            for subject in [Subject::Tenant].into_iter().chain(user).chain(key) {
+                let (day, month) = owed.entry((&spending.tenant, subject)).or_default();
+                *day = day.saturating_add(spending.day);
+                *month = month.saturating_add(spending.month);
+            }
+        }
+        for ((tenant, subject), (day, month)) in owed {
+            if let Some(books) = self.books(tenant) {
+                books.with(&[subject], now, |accounts| {
+                    for (_, account) in accounts {
+                        account.owed(day, month, now);
+                    }
+                });
+            }
         }
     }
 
-    /// Notes money that was spent earlier in the day and the month, before this process began.
-    pub fn spent(&self, spending: &Spending) {
-        let now = self.clock.now();
-        let Some(books) = self.tenants.get(&spending.tenant) else {
-            return;
-        };
-        let user = spending.user.parse().ok().map(Subject::User);
-        let key = spending.api_key.clone().map(Subject::Key);
-        let subjects: Vec<Subject> = [Subject::Tenant].into_iter().chain(user).chain(key).collect();
-        books.with(&subjects, now, |accounts| {
-            for (_, account) in accounts {
-                account.owed(spending.day, spending.month, now);
-            }
-        });
+    fn books(&self, tenant: &TenantId) -> Option<Arc<Books>> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.get(tenant).cloned()
     }
 }
 
 impl Books {
+    fn relimit(&self, now: Timestamp) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|subject, account| {
+            let limits = self.limits.of(subject);
+            account.relimit(limits, now);
+            !limits.is_empty()
+        });
+    }
+
     /// Runs `work` on the accounts of those subjects that have limits.
     fn with<T>(
         &self,
@@ -153,7 +173,7 @@ impl Limiter for LocalLimiter {
             demand,
             standings: Vec::new(),
         };
-        let Some(books) = self.tenants.get(tenant) else {
+        let Some(books) = self.books(tenant) else {
             lease.subjects.clear();
             return Ok(lease);
         };
@@ -178,7 +198,7 @@ impl Limiter for LocalLimiter {
 
     fn settle(&self, lease: Lease, spent: Spent) {
         let now = self.clock.now();
-        if let Some(books) = self.tenants.get(&lease.tenant) {
+        if let Some(books) = self.books(&lease.tenant) {
             books.with(&lease.subjects, now, |accounts| {
                 for (_, account) in accounts {
                     account.settle(&lease.demand, &spent, now);
@@ -189,7 +209,7 @@ impl Limiter for LocalLimiter {
 
     async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Exceeded> {
         let now = self.clock.now();
-        self.tenants.get(tenant)?.with(&subjects, now, |accounts| {
+        self.books(tenant)?.with(&subjects, now, |accounts| {
             accounts.iter_mut().find_map(|(of, account)| {
                 let name = account.exhausted(now)?;
                 let reset = account.standing(name, now)?.reset;
@@ -205,10 +225,30 @@ impl Limiter for LocalLimiter {
             })
         })
     }
+
+    fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
+        let now = self.clock.now();
+        let mut known = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let limited = tenants
+            .into_iter()
+            .filter(|(_, limits)| *limits != TenantLimits::default());
+        *known = limited
+            .map(|(tenant, limits)| {
+                let accounts = match known.get(&tenant) {
+                    Some(books) => Arc::clone(&books.accounts),
+                    None => Arc::default(),
+                };
+                let books = Books { limits, accounts };
+                books.relimit(now);
+                (tenant, Arc::new(books))
+            })
+            .collect();
+    }
 }
 
 impl fmt::Debug for LocalLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.tenants.keys()).finish()
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_set().entries(tenants.keys()).finish()
     }
 }

@@ -11,6 +11,7 @@ mod local;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -173,6 +174,9 @@ pub trait Limiter: Send + Sync + fmt::Debug {
 
     /// Tells whether a budget is used up, without reserving anything.
     async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Exceeded>;
+
+    /// Takes new limits in place of the old ones, of all tenants. What was used stays used.
+    fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
 }
 
 /// A lease that settles itself when the last attempt of its request is gone.
