@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod api_keys;
 mod app;
 mod client;
 mod contract;
@@ -12,4 +13,5 @@ mod resume;
 mod sockets;
 mod sse;
 mod streams;
+mod tenants;
 mod turns;

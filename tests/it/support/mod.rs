@@ -4,4 +4,5 @@ pub mod live;
 pub mod proxy;
 pub mod secantus;
 pub mod talk;
+pub mod tenants;
 pub mod usage;
