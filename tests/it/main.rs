@@ -15,6 +15,7 @@ mod gateway;
 mod http;
 mod kill;
 mod model;
+mod roster;
 mod store;
 mod support;
 mod telemetry;
