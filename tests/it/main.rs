@@ -16,6 +16,7 @@ mod http;
 mod kill;
 mod model;
 mod roster;
+mod served;
 mod store;
 mod support;
 mod telemetry;

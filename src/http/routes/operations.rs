@@ -47,6 +47,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.gateway.embeds() {
         dependencies["embeddings"] = word(embeds).into();
     }
+    // The others are served: whoever has left something to mend is told where.
+    if !state.tenants.left_out().is_empty() {
+        dependencies["tenants"] = word(false).into();
+    }
     let body = json!({
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": dependencies,
