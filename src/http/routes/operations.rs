@@ -47,6 +47,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.gateway.embeds() {
         dependencies["embeddings"] = word(embeds).into();
     }
+    // Nor without this: what cannot be granted then is refused by itself, and every process is in the same case.
+    if let Some(limits) = state.gateway.limits_ready() {
+        dependencies["limits"] = word(limits).into();
+    }
     let body = json!({
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": dependencies,
