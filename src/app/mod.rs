@@ -48,9 +48,14 @@ pub struct App {
 
 impl App {
     /// The gateway to all models that `config` names. One per process: it knows how they fare.
-    /// `meter` is told of every attempt; `spent` is what budgets begin with.
-    pub fn gateway(config: &Config, meter: Option<Arc<dyn Meter>>, spent: &[Spending]) -> anyhow::Result<Arc<Gateway>> {
-        let gateway = models::gateway(config, Arc::new(system::SystemClock), spent)?;
+    /// `meter` is told of every attempt; `spent` is what budgets begin with, and `ledger` where more is to be learnt of it.
+    pub fn gateway(
+        config: &Config,
+        meter: Option<Arc<dyn Meter>>,
+        spent: &[Spending],
+        ledger: &Arc<dyn UsageStore>,
+    ) -> anyhow::Result<Arc<Gateway>> {
+        let gateway = models::gateway(config, Arc::new(system::SystemClock), spent, ledger)?;
         Ok(Arc::new(match meter {
             Some(meter) => gateway.with_meter(meter),
             None => gateway,
@@ -169,6 +174,8 @@ impl App {
             .connectors
             .stop_and_wait(Some("shutting down".into()), Some(Duration::from_secs(5)))
             .await;
+        // What cannot be settled in time expires by itself.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.state.gateway.settled()).await;
     }
 }
 

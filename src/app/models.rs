@@ -9,18 +9,24 @@ use secrecy::SecretString;
 
 use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::{Hosts, Timeouts};
+use crate::adapters::redis_limiter::{RedisLimiter, RedisOptions};
 use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use crate::config::{Config, Mode, ProviderAuth, ProviderKind, Route, Target};
-use crate::gateway::ledger::Spending;
-use crate::gateway::limit::LocalLimiter;
+use crate::config::{Config, LimitStore, Mode, ProviderAuth, ProviderKind, Route, Target};
+use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::limit::{Limiter, LocalLimiter};
 use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
 use crate::gateway::{self, Gateway};
 
 /// The gateway to the models of all routes.
-pub fn gateway(config: &Config, clock: Arc<dyn Clock>, spent: &[Spending]) -> anyhow::Result<Gateway> {
+pub fn gateway(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    spent: &[Spending],
+    ledger: &Arc<dyn UsageStore>,
+) -> anyhow::Result<Gateway> {
     let hosts = Hosts::default();
     let mut keys = HashMap::new();
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
@@ -60,15 +66,45 @@ pub fn gateway(config: &Config, clock: Arc<dyn Clock>, spent: &[Spending]) -> an
             hedges: route.hedge.then(Arc::default),
         });
     }
+    let limiter = limiter(config, Arc::clone(&clock), spent, ledger)?;
+    let gateway = Gateway::new(routes, Arc::new(SharedKeys::new(keys)));
+    let gateway = gateway.with_limits(limiter, config.price_list(), Arc::clone(&clock));
+    super::embed::with_cache(gateway, config, clock)
+}
+
+/// What counts the limits of all tenants. Shared ones ask the ledger by themselves what was spent.
+fn limiter(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    spent: &[Spending],
+    ledger: &Arc<dyn UsageStore>,
+) -> anyhow::Result<Arc<dyn Limiter>> {
     let limits = config
         .tenants
         .iter()
         .map(|tenant| (tenant.id.clone(), tenant.limits.limits()));
-    let limiter = LocalLimiter::new(limits, Arc::clone(&clock));
-    limiter.spent(spent);
-    let gateway = Gateway::new(routes, Arc::new(SharedKeys::new(keys)));
-    let gateway = gateway.with_limits(Arc::new(limiter), config.price_list(), Arc::clone(&clock));
-    super::embed::with_cache(gateway, config, clock)
+    match &config.limits {
+        LimitStore::Local => {
+            let limiter = LocalLimiter::new(limits, clock);
+            limiter.spent(spent);
+            Ok(Arc::new(limiter))
+        }
+        LimitStore::Redis {
+            url,
+            prefix,
+            local_share,
+            max_outage,
+        } => {
+            let options = RedisOptions {
+                prefix: prefix.clone(),
+                local_share: *local_share,
+                max_outage: *max_outage,
+                ..RedisOptions::new(url.clone())
+            };
+            let limiter = RedisLimiter::start(options, limits, Arc::clone(ledger), clock);
+            Ok(Arc::new(limiter.context("limits.url")?))
+        }
+    }
 }
 
 /// One deployment for each key of the target's provider.

@@ -64,7 +64,7 @@ pub async fn run_with(
         Arc::new(system::SystemClock),
         Arc::new(system::TimeOrderedIds),
     );
-    let gateway = App::gateway(config, Some(Arc::clone(&ledger) as _), &spent)?;
+    let gateway = App::gateway(config, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
     let ports = App::ports(config, log, &gateway)?;
     let mut app = App::start(config, ports, gateway, usage, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());

@@ -38,7 +38,7 @@ pub(super) async fn settle(shared: Arc<Shared>, mut queue: mpsc::Receiver<Settle
         }
         let answers = join_all(waiting.iter().map(|settlement| send(&shared, settlement))).await;
         let mut is_done = answers.into_iter();
-        let life = shared.options.lease_life;
+        let (life, before) = (shared.options.lease_life, waiting.len());
         waiting.retain(|settlement| {
             let is_done = is_done.next().unwrap_or(false);
             let is_late = !is_done && settlement.at.elapsed() > life;
@@ -47,6 +47,7 @@ pub(super) async fn settle(shared: Arc<Shared>, mut queue: mpsc::Receiver<Settle
             }
             !is_done && !is_late
         });
+        shared.unsettled.send_modify(|count| *count -= before - waiting.len());
         if !waiting.is_empty() {
             shared.link.up().await;
         }
@@ -76,14 +77,11 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         for (tenant, open) in shared.open().values() {
             of.entry(tenant.clone()).or_default().push(open.clone());
         }
-        let batches = of
-            .iter()
-            .flat_map(|(tenant, leases)| leases.chunks(BATCH).map(move |leases| (tenant, leases)));
-        for (tenant, leases) in batches {
-            let call = renew(shared.names(tenant), shared.time(), shared.life(), leases);
-            if shared.link.ask(&call).await.is_err() {
-                // The next round tries again; what expires meanwhile is charged in full.
-                break;
+        for (tenant, leases) in &of {
+            for leases in leases.chunks(BATCH) {
+                let call = renew(shared.names(tenant), shared.time(), shared.life(), leases);
+                // What could not be renewed is tried again in the next round, or expires and is charged in full.
+                let _ = shared.link.ask(&call).await;
             }
         }
     }

@@ -22,7 +22,7 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
 use metrics::counter;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -92,6 +92,8 @@ struct Shared {
     /// What has to be renewed.
     open: Mutex<HashMap<Uuid, (TenantId, Open)>>,
     settlements: mpsc::Sender<Settlement>,
+    /// How many settlements are on their way.
+    unsettled: watch::Sender<usize>,
     has_overflowed: AtomicBool,
     seeding: tokio::sync::Mutex<()>,
 }
@@ -124,6 +126,7 @@ impl RedisLimiter {
             table: RwLock::default(),
             open: Mutex::default(),
             settlements,
+            unsettled: watch::Sender::new(0),
             has_overflowed: AtomicBool::new(false),
             seeding: tokio::sync::Mutex::default(),
         });
@@ -204,7 +207,9 @@ impl Shared {
             spent,
             at: Instant::now(),
         };
+        self.unsettled.send_modify(|count| *count += 1);
         if self.settlements.try_send(settlement).is_err() {
+            self.unsettled.send_modify(|count| *count -= 1);
             counter!("copilotd_limits_settlements_lost_total").increment(1);
             if !self.has_overflowed.swap(true, Ordering::Relaxed) {
                 tracing::error!("too many settlements wait for the store of the limits: they are charged in full");
@@ -391,6 +396,11 @@ impl Limiter for RedisLimiter {
             is_seeded: AtomicBool::new(false),
         };
         *self.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+
+    async fn settled(&self) {
+        // The sender is this limiter's own: it does not go away meanwhile.
+        let _ = self.shared.unsettled.subscribe().wait_for(|count| *count == 0).await;
     }
 
     fn is_ready(&self) -> Option<bool> {

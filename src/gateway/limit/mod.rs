@@ -218,6 +218,9 @@ pub trait Limiter: Send + Sync + fmt::Debug {
     /// Takes new limits in place of the old ones, of all tenants. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
 
+    /// Waits until all that was settled is stored where other processes see it.
+    async fn settled(&self) {}
+
     /// Tells whether the store that it shares with other processes answers; none when there is no such store.
     fn is_ready(&self) -> Option<bool> {
         None

@@ -119,7 +119,7 @@ impl TestApp {
         let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
         let clock = Arc::new(PausedClock::default());
         let usage = Arc::new(MemoryUsage::default());
-        let gateway = App::gateway(&config, None, &[]).unwrap();
+        let gateway = App::gateway(&config, None, &[], &(Arc::clone(&usage) as _)).unwrap();
         let mut ports: Ports = App::ports(&config, Arc::new(log.clone()), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(systems.clone());
