@@ -25,7 +25,11 @@ pub enum LimitStore {
         #[serde(default = "default_local_share")]
         local_share: f64,
         /// How long it may.
-        #[serde(default = "default_max_outage", rename = "max_outage_s", deserialize_with = "seconds")]
+        #[serde(
+            default = "default_max_outage",
+            rename = "max_outage_s",
+            deserialize_with = "seconds"
+        )]
         max_outage: Duration,
     },
 }

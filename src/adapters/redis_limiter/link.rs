@@ -62,7 +62,11 @@ impl Link {
     /// Returns when it does.
     pub async fn up(&self) {
         // The sender is this struct's own: it does not go away meanwhile.
-        let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Up(..))).await;
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| matches!(state, State::Up(..)))
+            .await;
     }
 
     /// Runs the script.
@@ -110,7 +114,10 @@ impl Link {
         });
         if is_news {
             gauge!("copilotd_limits_store_up").set(0.0);
-            tracing::warn!(error = why, "the store of the limits does not answer: budgets are refused, rates run on a share of this process");
+            tracing::warn!(
+                error = why,
+                "the store of the limits does not answer: budgets are refused, rates run on a share of this process"
+            );
         }
         since
     }
@@ -150,7 +157,10 @@ impl Link {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience))
             .set_response_timeout(Some(self.patience));
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         script::probe(&self.prefix)
             .invoke_async::<Vec<String>>(&mut connection)
             .await?;
@@ -161,6 +171,8 @@ impl Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The address may hold a password.
-        f.debug_struct("Link").field("is_up", &self.is_up()).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("is_up", &self.is_up())
+            .finish_non_exhaustive()
     }
 }

@@ -255,7 +255,13 @@ mod tests {
     fn what_is_no_answer_is_not_read_as_one() {
         let texts = |answer: &[&str]| answer.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         assert!(Reply::read(&texts(&["ok", "5", "1", "2", "3", "4", "5", "6"])).is_some());
-        for bad in [&["ok"][..], &["maybe", "5"], &["ok", "x"], &["ok", "5", "1"], &["ok", "5", "1", "2", "3", "-4", "5", "6"]] {
+        for bad in [
+            &["ok"][..],
+            &["maybe", "5"],
+            &["ok", "x"],
+            &["ok", "5", "1"],
+            &["ok", "5", "1", "2", "3", "-4", "5", "6"],
+        ] {
             assert!(Reply::read(&texts(bad)).is_none(), "{bad:?}");
         }
     }

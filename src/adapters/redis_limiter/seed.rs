@@ -49,7 +49,10 @@ impl Shared {
             of.entry(&spending.tenant).or_default().push(spending);
         }
         for (tenant, limits) in &table.tenants {
-            if ![&limits.tenant, &limits.user, &limits.key].iter().any(|limits| limits.has_budget()) {
+            if ![&limits.tenant, &limits.user, &limits.key]
+                .iter()
+                .any(|limits| limits.has_budget())
+            {
                 continue;
             }
             let spendings = of.remove(tenant).unwrap_or_default();

@@ -88,7 +88,10 @@ fn limits(limits: &Node<'_>, faults: &mut Faults) {
         let known = |text: &str| text.starts_with("redis://") || text.starts_with("rediss://");
         if let Some(text) = address.text() {
             if !known(text) {
-                faults.add(address.path(), "expected an address that begins with redis:// or rediss://");
+                faults.add(
+                    address.path(),
+                    "expected an address that begins with redis:// or rediss://",
+                );
             } else if redis::Client::open(text).is_err() {
                 // The driver's own words might quote the address, which may hold a password.
                 faults.add(address.path(), "not an address of a Redis server");

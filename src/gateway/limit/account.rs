@@ -77,8 +77,12 @@ impl Account {
     pub fn used(limits: &Limits, used: &Used, now: Timestamp) -> Self {
         let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now);
         Self {
-            requests: limits.requests_per_minute.map(|limit| Rate::used(limit, used.requests, now)),
-            tokens: limits.tokens_per_minute.map(|limit| Rate::used(limit, used.tokens, now)),
+            requests: limits
+                .requests_per_minute
+                .map(|limit| Rate::used(limit, used.requests, now)),
+            tokens: limits
+                .tokens_per_minute
+                .map(|limit| Rate::used(limit, used.tokens, now)),
             max_calls: limits.concurrent_calls,
             calls: used.calls,
             day: purse(limits.usd_per_day, Period::Day, used.day),

@@ -130,7 +130,10 @@ impl Books {
             .collect();
         // As they were named: of several limits in the way, the first is told.
         found.sort_by_key(|(subject, _)| wanted.iter().position(|one| one == *subject));
-        let mut found: Vec<_> = found.into_iter().map(|(subject, account)| (subject.word(), account)).collect();
+        let mut found: Vec<_> = found
+            .into_iter()
+            .map(|(subject, account)| (subject.word(), account))
+            .collect();
         work(&mut found)
     }
 }

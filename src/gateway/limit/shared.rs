@@ -105,8 +105,13 @@ fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Timestamp) -
 /// Returns the tightest state of each rate over all accounts.
 fn tightest(accounts: &mut [(&'static str, &mut Account)], now: Timestamp) -> Vec<LimitState> {
     let mut of = |name| {
-        let states = accounts.iter_mut().filter_map(|(_, account)| account.standing(name, now));
+        let states = accounts
+            .iter_mut()
+            .filter_map(|(_, account)| account.standing(name, now));
         states.min_by_key(|state| state.remaining)
     };
-    [of(LimitName::Requests), of(LimitName::Tokens)].into_iter().flatten().collect()
+    [of(LimitName::Requests), of(LimitName::Tokens)]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -149,11 +149,7 @@ fn single_faults_have_their_path() {
             "kind = \"sqlite\"",
             "store.url: belongs to mongodb",
         ),
-        (
-            "store = \"redis\"",
-            "store = \"local\"",
-            "limits.url: belongs to redis",
-        ),
+        ("store = \"redis\"", "store = \"local\"", "limits.url: belongs to redis"),
         (
             "url = { env = \"REDIS_URL\" }\n",
             "",

@@ -83,7 +83,10 @@ async fn a_place_is_free_again_when_its_call_is_over() {
         let first = world.reserve("ada", demand(1)).await.unwrap();
         world.reserve("bob", demand(1)).await.unwrap();
         let refused = exceeded(world.reserve("eve", demand(1)).await);
-        assert_eq!((refused.name, refused.retry_after), (LimitName::Calls, Some(Duration::from_secs(1))));
+        assert_eq!(
+            (refused.name, refused.retry_after),
+            (LimitName::Calls, Some(Duration::from_secs(1)))
+        );
         // A turn at the door takes no place.
         let turn = Demand {
             requests: 1,
@@ -161,7 +164,9 @@ async fn days_and_months_end_when_the_calendar_says() {
         ] {
             // Three days of the month, then its last moment.
             for days in [2, 1] {
-                world.watch.set(time(last) - jiff::SignedDuration::from_hours(24 * days));
+                world
+                    .watch
+                    .set(time(last) - jiff::SignedDuration::from_hours(24 * days));
                 let lease = world.reserve("ada", demand(10)).await.unwrap();
                 world.settle(lease, 0, 100).await;
                 let refused = exceeded(world.reserve("ada", demand(1)).await);
@@ -171,7 +176,10 @@ async fn days_and_months_end_when_the_calendar_says() {
             let lease = world.reserve("ada", demand(5)).await.unwrap();
             world.settle(lease, 0, 50).await;
             let refused = exceeded(world.reserve("ada", demand(1)).await);
-            assert_eq!((refused.name, refused.retry_after), (LimitName::UsdPerMonth, Some(Duration::from_millis(1))));
+            assert_eq!(
+                (refused.name, refused.retry_after),
+                (LimitName::UsdPerMonth, Some(Duration::from_millis(1)))
+            );
             world.watch.set(time(next));
             let lease = world.reserve("ada", demand(10)).await.unwrap();
             world.settle(lease, 0, 0).await;
@@ -195,7 +203,10 @@ async fn new_limits_take_over_what_was_used() {
         let held = world.reserve("ada", demand(600)).await.unwrap();
         world.replace(minute(700));
         let refused = exceeded(world.reserve("ada", demand(200)).await);
-        assert_eq!((refused.name, refused.state.limit, refused.state.remaining), (LimitName::Tokens, 700, 100));
+        assert_eq!(
+            (refused.name, refused.state.limit, refused.state.remaining),
+            (LimitName::Tokens, 700, 100)
+        );
         world.settle(held, 300, 3_000).await;
         let held = world.reserve("ada", demand(400)).await.unwrap();
         world.settle(held, 400, 4_000).await;

@@ -61,7 +61,10 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
             ..Demand::default()
         };
         let refused = exceeded(world.reserve("ada", dear).await);
-        assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, (LIMIT - granted) * 10));
+        assert_eq!(
+            (refused.name, refused.state.remaining),
+            (LimitName::UsdPerDay, (LIMIT - granted) * 10)
+        );
     }
 }
 
@@ -76,6 +79,7 @@ async fn call(world: Arc<World>, counts: Arc<Counts>, user: String) {
             }
             Err(Refused::Exceeded(_)) => {
                 // Somebody may give something back; when nobody can any more, this is the end.
+                tokio::task::yield_now().await;
                 let nobody = counts.open.load(SeqCst) == 0;
                 world.limiter.settled().await;
                 let again = world.limiter.reserve(&tenant(), subjects(&user), demand(want)).await;

@@ -20,11 +20,18 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
     let (watch, ledger) = (Watch::at("2027-01-15T08:00:00Z"), Arc::new(Known::default()));
     ledger.0.lock().unwrap().push(spending("ada", 0, 3_000));
     let limiter = start(patient(&server), of_tenant(budget()), &ledger, &watch);
-    let left = async || exceeded(limiter.reserve(&tenant(), subjects("ada"), demand(1_000)).await).state.remaining;
+    let left = async || {
+        exceeded(limiter.reserve(&tenant(), subjects("ada"), demand(1_000)).await)
+            .state
+            .remaining
+    };
     assert_eq!(left().await, 7_000);
     // Another process with an older ledger takes nothing back.
     let other = start(patient(&server), of_tenant(budget()), &Arc::default(), &watch);
-    assert_eq!(exceeded(other.reserve(&tenant(), subjects("ada"), demand(701)).await).name, LimitName::UsdPerMonth);
+    assert_eq!(
+        exceeded(other.reserve(&tenant(), subjects("ada"), demand(701)).await).name,
+        LimitName::UsdPerMonth
+    );
     ledger.0.lock().unwrap().push(spending("bob", 1_000, 1_000));
     assert_eq!(left().await, 7_000, "the ledger is not read for every request");
     let mut connection = server.connection().await;
@@ -32,7 +39,11 @@ async fn budgets_begin_with_what_the_ledger_knows_also_after_the_memory_is_lost(
     assert_eq!(left().await, 6_000);
     ledger.0.lock().unwrap().push(spending("eve", 6_000, 6_000));
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
-    redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await.unwrap();
+    redis::cmd("SCRIPT")
+        .arg("FLUSH")
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
     assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_some());
 }
 
@@ -41,7 +52,7 @@ async fn one_that_may_not_write_is_as_good_as_none() {
     let server = Redis::start().await;
     let watch = Watch::at("2027-01-15T08:00:00Z");
     let limiter = start(patient(&server), of_tenant(budget()), &Arc::default(), &watch);
-    let ask = || limiter.reserve(&tenant(), subjects("ada"), demand(1));
+    let ask = async || limiter.reserve(&tenant(), subjects("ada"), demand(1)).await;
     ask().await.unwrap();
     let mut connection = server.connection().await;
     let mut replicate = async |host: &str, port: &str| {
@@ -51,7 +62,10 @@ async fn one_that_may_not_write_is_as_good_as_none() {
     replicate("127.0.0.1", "1").await;
     assert!(is_unavailable(&ask().await));
     assert_eq!(limiter.is_ready(), Some(false));
-    assert!(is_unavailable(&ask().await), "the search for it does not take it for a good one");
+    assert!(
+        is_unavailable(&ask().await),
+        "the search for it does not take it for a good one"
+    );
     replicate("NO", "ONE").await;
     while limiter.is_ready() == Some(false) {
         // Another task looks for it, every 20 ms.

@@ -85,8 +85,14 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     let refused = limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap_err();
     assert!(matches!(refused, Refused::Unavailable { .. }), "{refused:?}");
     let error = GatewayError::from(refused);
-    assert_eq!((error.kind, error.kind.status()), (GatewayErrorKind::LimitsUnavailable, 503));
-    assert_eq!((error.retry_after, error.kind.code()), (Some(Duration::from_secs(1)), "unavailable"));
+    assert_eq!(
+        (error.kind, error.kind.status()),
+        (GatewayErrorKind::LimitsUnavailable, 503)
+    );
+    assert_eq!(
+        (error.retry_after, error.kind.code()),
+        (Some(Duration::from_secs(1)), "unavailable")
+    );
     let gone = limiter.exhausted(&tenant(), rich()).await;
     assert!(matches!(gone, Some(Refused::Unavailable { .. })), "{gone:?}");
     assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_none());
@@ -100,7 +106,11 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
             refused => break exceeded(refused),
         }
     };
-    assert_eq!((granted, refused.name), (25, LimitName::Requests), "a quarter of a hundred");
+    assert_eq!(
+        (granted, refused.name),
+        (25, LimitName::Requests),
+        "a quarter of a hundred"
+    );
     assert_eq!(limiter.is_ready(), Some(false));
     for lease in open {
         limiter.settle(lease, Spent::default());
@@ -109,13 +119,23 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     wait_until(&limiter, true).await;
     limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap();
     limiter.settled().await;
-    assert_eq!((said.count("does not answer"), said.count("answers again")), (1, 1), "{:?}", said.0);
+    assert_eq!(
+        (said.count("does not answer"), said.count("answers again")),
+        (1, 1),
+        "{:?}",
+        said.0
+    );
     // And once more.
     server.kill();
     assert!(is_unavailable(&limiter.reserve(&tenant(), rich(), demand(1)).await));
     server.restart().await;
     wait_until(&limiter, true).await;
-    assert_eq!((said.count("does not answer"), said.count("answers again")), (2, 2), "{:?}", said.0);
+    assert_eq!(
+        (said.count("does not answer"), said.count("answers again")),
+        (2, 2),
+        "{:?}",
+        said.0
+    );
 }
 
 #[tokio::test]
@@ -136,9 +156,14 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     let lease = limiter.reserve(&tenant(), subjects("ada"), demand(500)).await.unwrap();
     server.freeze();
     let began = Instant::now();
-    assert!(is_unavailable(&limiter.reserve(&tenant(), subjects("ada"), demand(100)).await));
+    assert!(is_unavailable(
+        &limiter.reserve(&tenant(), subjects("ada"), demand(100)).await
+    ));
     limiter.settle(lease, Spent { tokens: 0, cost: 1_000 });
-    assert!(began.elapsed() < Duration::from_secs(5), "nobody waits for a settlement");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "nobody waits for a settlement"
+    );
     server.thaw();
     limiter.settled().await;
     // Only what was used is spent; of the request whose answer nobody waited for nothing is held.
@@ -170,7 +195,10 @@ async fn a_redis_that_hangs_holds_up_nobody_for_long() {
         limiter.reserve(&tenant(), subjects("ada"), demand(1)).await.unwrap();
     }
     let rest = began.elapsed();
-    assert!(rest < Duration::from_millis(24 * 250 / 2), "they did not wait each: {rest:?}");
+    assert!(
+        rest < Duration::from_millis(24 * 250 / 2),
+        "they did not wait each: {rest:?}"
+    );
     server.thaw();
     wait_until(&limiter, true).await;
 }
@@ -185,7 +213,7 @@ async fn after_a_while_nothing_is_granted_without_redis() {
     };
     server.kill();
     let limiter = start(options, of_tenant(rates()), &Arc::default(), &watch);
-    let ask = || limiter.reserve(&tenant(), subjects("ada"), demand(1));
+    let ask = async || limiter.reserve(&tenant(), subjects("ada"), demand(1)).await;
     assert!(is_unavailable(&ask().await));
     let other = "globex".parse().unwrap();
     limiter.reserve(&other, subjects("ada"), demand(1)).await.unwrap();
@@ -205,7 +233,7 @@ async fn what_is_larger_than_the_share_is_not_said_to_fit_never() {
         ..Limits::default()
     };
     let limiter = start(options, of_tenant(tokens), &Arc::default(), &watch);
-    let ask = |tokens| limiter.reserve(&tenant(), subjects("ada"), demand(tokens));
+    let ask = async |tokens| limiter.reserve(&tenant(), subjects("ada"), demand(tokens)).await;
     assert!(is_unavailable(&ask(251).await));
     ask(250).await.unwrap();
     assert!(exceeded(ask(1).await).retry_after.is_some());

@@ -23,12 +23,14 @@ enum Step {
 fn limits() -> impl Strategy<Value = Limits> {
     let rate = || prop::option::of(1_u64..2_000);
     let money = || prop::option::of(0_u64..20_000);
-    (rate(), rate(), prop::option::of(1_u64..6), money(), money()).prop_map(|(requests, tokens, calls, day, month)| Limits {
-        requests_per_minute: requests,
-        tokens_per_minute: tokens,
-        concurrent_calls: calls,
-        usd_per_day: day,
-        usd_per_month: month,
+    (rate(), rate(), prop::option::of(1_u64..6), money(), money()).prop_map(|(requests, tokens, calls, day, month)| {
+        Limits {
+            requests_per_minute: requests,
+            tokens_per_minute: tokens,
+            concurrent_calls: calls,
+            usd_per_day: day,
+            usd_per_month: month,
+        }
     })
 }
 
@@ -83,7 +85,11 @@ async fn compare(local: &World, shared: &RedisLimiter, steps: Vec<Step>) -> Resu
                 let (one, other) = open.swap_remove(which % open.len());
                 // A request that was only counted has used nothing.
                 let is_counted = one.demand.tokens + one.demand.calls + one.demand.cost == 0;
-                let spent = if is_counted { Spent::default() } else { Spent { tokens, cost } };
+                let spent = if is_counted {
+                    Spent::default()
+                } else {
+                    Spent { tokens, cost }
+                };
                 local.limiter.settle(one, spent);
                 shared.settle(other, spent);
                 shared.settled().await;
@@ -102,7 +108,11 @@ async fn compare(local: &World, shared: &RedisLimiter, steps: Vec<Step>) -> Resu
 
 #[test]
 fn both_limiters_answer_the_same() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
     let server = runtime.block_on(Redis::start());
     let history = (all(), prop::collection::vec(step(), 1..60));
     let config = Config {

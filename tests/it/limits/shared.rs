@@ -59,7 +59,10 @@ async fn two_processes_share_one_bucket() {
     assert_eq!(refused.name, LimitName::Calls);
     settle(first, one, 0, 9_500).await;
     let refused = exceeded(second.reserve(&tenant(), subjects("bob"), demand(1)).await);
-    assert_eq!((refused.name, refused.retry_after), (LimitName::UsdPerDay, Some(Duration::from_secs(57_600))));
+    assert_eq!(
+        (refused.name, refused.retry_after),
+        (LimitName::UsdPerDay, Some(Duration::from_secs(57_600)))
+    );
     settle(second, two, 0, 500).await;
     assert!(first.exhausted(&tenant(), subjects("ada")).await.is_some());
 }
@@ -72,7 +75,7 @@ async fn what_a_dead_process_had_reserved_is_charged_in_full_and_its_place_is_fr
         first.reserve(&tenant(), subjects("ada"), demand(300)).await.unwrap();
     }
     drop(first);
-    let ask = |tokens| second.reserve(&tenant(), subjects("bob"), demand(tokens));
+    let ask = async |tokens| second.reserve(&tenant(), subjects("bob"), demand(tokens)).await;
     assert_eq!(exceeded(ask(1).await).name, LimitName::Calls);
     pair.watch.pass(HOUR - 1);
     assert_eq!(exceeded(ask(1).await).name, LimitName::Calls, "it may yet live");
@@ -139,7 +142,11 @@ async fn nothing_is_counted_twice() {
         cost: 10_000,
         ..Demand::default()
     };
-    let left = async || exceeded(second.reserve(&tenant(), subjects("ada"), dear).await).state.remaining;
+    let left = async || {
+        exceeded(second.reserve(&tenant(), subjects("ada"), dear).await)
+            .state
+            .remaining
+    };
     assert_eq!(left().await, 7_000, "2,000 are spent and 1,000 held");
     // Charged in full when it expired; what its process says then comes too late.
     pair.watch.pass(HOUR);
@@ -147,7 +154,11 @@ async fn nothing_is_counted_twice() {
     settle(first, held, 0, 0).await;
     assert_eq!(left().await, 7_000);
     let lease = second.reserve(&tenant(), subjects("ada"), demand(1_000 - 300)).await;
-    assert_eq!(lease.unwrap().standings[0].remaining, 300, "no tokens came back that had flowed in again");
+    assert_eq!(
+        lease.unwrap().standings[0].remaining,
+        300,
+        "no tokens came back that had flowed in again"
+    );
 }
 
 #[tokio::test]
@@ -181,15 +192,27 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
     let mut open = Vec::new();
     let long = "u".repeat(256);
     for user in ["ada", "bob", long.as_str()] {
-        open.push(limiter.reserve(&tenant(), subjects(user), demand(50)).await.unwrap_or_else(|_| panic!("{user}")));
+        open.push(
+            limiter
+                .reserve(&tenant(), subjects(user), demand(50))
+                .await
+                .unwrap_or_else(|_| panic!("{user}")),
+        );
         keys().await;
         if open.len() == 2 {
             settle(&limiter, open.remove(0), 70, 0).await;
         }
     }
     let held = keys().await;
-    assert!(held.iter().all(|key| key.starts_with("copilotd:{acme}:") || key == "copilotd:probe"), "{held:?}");
-    assert!(held.iter().any(|key| key.starts_with("copilotd:{acme}:leases:user:#")), "{held:?}");
+    assert!(
+        held.iter()
+            .all(|key| key.starts_with("copilotd:{acme}:") || key == "copilotd:probe"),
+        "{held:?}"
+    );
+    assert!(
+        held.iter().any(|key| key.starts_with("copilotd:{acme}:leases:user:#")),
+        "{held:?}"
+    );
     for lease in open {
         settle(&limiter, lease, 0, 0).await;
     }
