@@ -14,7 +14,7 @@ struct Pair {
     first: RedisLimiter,
     second: RedisLimiter,
     watch: Arc<Watch>,
-    server: Redis,
+    _server: Redis,
 }
 
 impl Pair {
@@ -26,7 +26,7 @@ impl Pair {
             first: process(),
             second: process(),
             watch,
-            server,
+            _server: server,
         }
     }
 }
@@ -51,8 +51,12 @@ async fn settle(limiter: &RedisLimiter, lease: copilotd::gateway::limit::Lease, 
 async fn two_processes_share_one_bucket() {
     let pair = Pair::new(everything()).await;
     let (first, second) = (&pair.first, &pair.second);
+    let free = |tokens| Demand {
+        cost: 0,
+        ..demand(tokens)
+    };
     let one = first.reserve(&tenant(), subjects("ada"), demand(600)).await.unwrap();
-    let refused = exceeded(second.reserve(&tenant(), subjects("bob"), demand(401)).await);
+    let refused = exceeded(second.reserve(&tenant(), subjects("bob"), free(401)).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::Tokens, 400));
     let two = second.reserve(&tenant(), subjects("bob"), demand(100)).await.unwrap();
     let refused = exceeded(first.reserve(&tenant(), subjects("ada"), demand(1)).await);
@@ -61,7 +65,7 @@ async fn two_processes_share_one_bucket() {
     let refused = exceeded(second.reserve(&tenant(), subjects("bob"), demand(1)).await);
     assert_eq!(
         (refused.name, refused.retry_after),
-        (LimitName::UsdPerDay, Some(Duration::from_secs(57_600)))
+        (LimitName::UsdPerDay, Some(Duration::from_secs(1)))
     );
     settle(second, two, 0, 500).await;
     assert!(first.exhausted(&tenant(), subjects("ada")).await.is_some());
@@ -199,7 +203,7 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
                 .unwrap_or_else(|_| panic!("{user}")),
         );
         keys().await;
-        if open.len() == 2 {
+        if user == "bob" {
             settle(&limiter, open.remove(0), 70, 0).await;
         }
     }
