@@ -11,3 +11,4 @@ pub mod openapi;
 pub mod scopes;
 pub mod shape;
 pub mod telemetry;
+pub mod tenants;

@@ -95,6 +95,13 @@ pub struct State {
 impl Connector {
     fn call(&self, state: &mut State, job: Job) {
         state.taken += 1;
+        // What was configured when it began may have been changed since.
+        let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &state.key.1) else {
+            let why = format!("{} is not configured for this tenant", job.system);
+            report(&job, unsent(&job), None, Some(why));
+            return;
+        };
+        state.toolbox = toolbox;
         if state.queue.len() >= self.shared.bounds.connector_queue {
             let why = "too many calls are waiting for this system".to_owned();
             report(&job, unsent(&job), None, Some(why));

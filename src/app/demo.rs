@@ -11,8 +11,8 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::{demo_page, files, serve};
-use crate::cli::{Context, DemoArgs};
-use crate::config::{Config, KeyHash};
+use crate::cli::{Context, DemoArgs, Failure};
+use crate::config::{Config, KeyHash, Source};
 use crate::http::auth::{Grant, Scopes, mint};
 use crate::http::router::router;
 use crate::telemetry;
@@ -40,8 +40,12 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
         slack: copilotd_sim::slack::start_kept(loopback, args.data_dir.join("slack.json")).await?,
     };
     let text = configuration(args, context, &world)?;
-    let config =
-        Config::parse(&text, &context.env, &context.known_tools).map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
+    let read = || {
+        let source = Source::parse(&text, &context.env, &context.known_tools);
+        source.map_err(|faults| Failure::failed(format!("demo: {faults}")))
+    };
+    let source = read().map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    let config = source.config(&[]).map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
     let _telemetry = telemetry::start(&config.telemetry)?;
     let mut about = about(&config, context, &args.data_dir, &world)?;
     let directory = args.data_dir.clone();
@@ -50,7 +54,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let page_about = std::sync::Arc::new(std::sync::OnceLock::<Value>::new());
     let served = std::sync::Arc::clone(&page_about);
     let routes = move |state| router(state).merge(demo_page::routes(served));
-    serve::run_with(&config, routes, move |address| {
+    serve::run_with(source, read, routes, move |address| {
         about["base_url"] = json!(format!("http://{address}"));
         files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
         println!("{}", guide(&about, &directory, real));

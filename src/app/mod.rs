@@ -4,19 +4,20 @@ mod demo;
 mod demo_page;
 mod embed;
 mod files;
+mod limiter;
 mod models;
+mod parts;
 mod serve;
 mod store;
 mod system;
+mod uses;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use copilotd_actors::connector::Connectors;
 use copilotd_actors::conversations::Conversations;
-use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tokens;
 use copilotd_actors::ports::{EventLog, Ports};
 use copilotd_actors::reconcile::Reconciler;
@@ -27,14 +28,15 @@ use tokio::task::JoinHandle;
 
 use crate::adapters::tools;
 use crate::cli::{Command, Context, Failure, ModelsCommand, ProjectionsCommand};
-use crate::config::{Config, Env};
+use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
-use crate::telemetry::content::LoggedContent;
+use crate::telemetry::content::{ContentTenants, LoggedContent};
 use crate::telemetry::{self, StoredTraces};
+use crate::tenants::Roster;
 
 /// The running application behind the router.
 pub struct App {
@@ -44,35 +46,41 @@ pub struct App {
     pub supervisor: JoinHandle<()>,
     reconciler: ActorRef<copilotd_actors::reconcile::Look>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
+    uses: uses::Keeper,
 }
 
 impl App {
-    /// The gateway to all models that `config` names. One per process: it knows how they fare.
+    /// The gateway to all models that the configuration names. One per process: it knows how they fare.
     /// `meter` is told of every attempt; `spent` is what budgets begin with, and `ledger` where more is to be learnt of it.
     pub fn gateway(
-        config: &Config,
+        roster: &Roster,
         meter: Option<Arc<dyn Meter>>,
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
     ) -> anyhow::Result<Arc<Gateway>> {
-        let gateway = models::gateway(config, Arc::new(system::SystemClock), spent, ledger)?;
+        let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
+        roster.follow(tenancy);
         Ok(Arc::new(match meter {
             Some(meter) => gateway.with_meter(meter),
             None => gateway,
         }))
     }
 
-    /// The outside world as `config` describes it, around a log that is open already.
-    pub fn ports(config: &Config, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
+    /// The outside world as the configuration describes it, around a log that is open already.
+    pub fn ports(roster: &Roster, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
+        let config = roster.config();
         let clock = Arc::new(system::SystemClock);
-        let policies = config
-            .policies(tools::definitions())
-            .map_err(|faults| anyhow::anyhow!("{faults}"))?;
+        let policies = Arc::new(parts::PresentPolicies::new(&config)?);
+        let systems = Arc::new(parts::PresentSystems::new(&config, clock.clone())?);
+        let logged = Arc::new(ContentTenants::from_pointee(parts::content_tenants(&config)));
+        roster.follow(Arc::clone(&policies) as _);
+        roster.follow(Arc::clone(&systems) as _);
+        roster.follow(Arc::new(parts::LoggedTenants(Arc::clone(&logged))));
         Ok(Ports {
             log,
-            model: LoggedContent::around(Arc::clone(gateway) as _, content_tenants(config)),
-            systems: Arc::new(models::systems(config, clock.clone())?),
-            policies: Arc::new(policies),
+            model: LoggedContent::around(Arc::clone(gateway) as _, logged),
+            systems,
+            policies,
             clock,
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),
@@ -81,13 +89,14 @@ impl App {
 
     /// Starts the actors on `ports`. `ticket_key` has to stay the same over restarts.
     pub async fn start(
-        config: &Config,
+        roster: Arc<Roster>,
         ports: Ports,
         gateway: Arc<Gateway>,
         usage: Arc<dyn UsageStore>,
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
+        let config = roster.config();
         // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
         drop(tokio::task::spawn_blocking(|| tokens::count("")));
         let clock = Arc::clone(&ports.clock);
@@ -119,24 +128,31 @@ impl App {
             };
         });
         let auth = Authenticator {
-            verifier: Verifier::new(config)?,
+            verifier: Verifier::new(&config)?,
             jwks: Jwks::new()?,
             tickets: Tickets::new(ticket_key),
             failures: FailureLimit::new(&config.server),
             clock,
         };
         let auth = Arc::new(auth);
+        roster.follow(Arc::new(parts::Credentials(Arc::clone(&auth))));
         let fetching = Arc::clone(&auth);
         // Ends with the runtime: it holds nothing that has to be put away.
         drop(tokio::spawn(
             async move { fetching.jwks.keep(&fetching.verifier).await },
         ));
+        let uses = uses::Uses {
+            roster: Arc::clone(&roster),
+            auth: Arc::clone(&auth),
+        };
+        let uses = uses.keep();
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
         let state = AppState {
             auth,
             usage,
             gateway,
+            tenants: roster,
             directory,
             shared,
             body: BodyLimits {
@@ -153,6 +169,7 @@ impl App {
             supervisor,
             reconciler,
             connectors,
+            uses,
         })
     }
 
@@ -169,6 +186,7 @@ impl App {
             tracing::warn!("turns are still running at the deadline; the next process takes them up");
         }
         self.state.shutdown.close();
+        self.uses.stop().await;
         self.state.directory.stop(Duration::from_secs(10)).await;
         let _ = self
             .connectors
@@ -185,8 +203,9 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
         Command::Serve(args) => {
-            let config = context.config(&args)?;
-            runtime()?.block_on(serve::run(&config)).map_err(failed)
+            let source = context.source(&args)?;
+            let again = || context.source(&args);
+            runtime()?.block_on(serve::run(source, again)).map_err(failed)
         }
         Command::Projections(ProjectionsCommand::Rebuild(args)) => {
             let config = context.config(&args)?;
@@ -202,12 +221,6 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             Err(Failure::failed("done by the command line itself"))
         }
     }
-}
-
-/// The tenants that want to see their prompts and answers in the log.
-fn content_tenants(config: &Config) -> HashSet<TenantId> {
-    let wanting = config.tenants.iter().filter(|tenant| tenant.log_content);
-    wanting.map(|tenant| tenant.id.clone()).collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -1,54 +1,49 @@
-//! Models and external systems out of the configuration.
+//! Models out of the configuration.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 
 use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::{Hosts, Timeouts};
-use crate::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use crate::adapters::slack::{Slack, SlackConfig};
-use crate::adapters::systems::TenantSystems;
-use crate::adapters::tools::http;
-use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use crate::config::{Config, LimitStore, Mode, ProviderAuth, ProviderKind, Route, Target};
+use crate::config::{Config, Mode, Provider, ProviderAuth, ProviderKind, Route, Target, TenantModels};
 use crate::gateway::ledger::{Spending, UsageStore};
-use crate::gateway::limit::{Limiter, LocalLimiter};
-use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
+use crate::gateway::limit::{Limiter, TenantLimits};
+use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
 use crate::gateway::{self, Gateway};
+use crate::tenants::Part;
 
-/// The gateway to the models of all routes.
+/// The gateway to the models of all routes, and what follows tenants behind it.
 pub fn gateway(
     config: &Config,
     clock: Arc<dyn Clock>,
     spent: &[Spending],
     ledger: &Arc<dyn UsageStore>,
-) -> anyhow::Result<Gateway> {
-    let hosts = Hosts::default();
-    let mut keys = HashMap::new();
+) -> anyhow::Result<(Gateway, Arc<Tenancy>)> {
+    let deployments = Deployments::default();
+    let mut shared = HashMap::new();
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
     let mut routes = Vec::new();
     for route in &config.routes {
         let mut targets = Vec::new();
         for target in &route.targets {
-            let name = TargetName {
-                provider: target.provider.clone(),
-                model: target.model.clone(),
-            };
-            if !keys.contains_key(&name) {
-                let made =
-                    deployments(config, route, target, &hosts).with_context(|| format!("route {}", route.name))?;
-                keys.insert(name.clone(), made);
+            let name = name_of(target);
+            let provider = config
+                .provider(&target.provider)
+                .with_context(|| format!("route {}: its provider is not configured", route.name))?;
+            if !provider.own_keys_only && !shared.contains_key(&name) {
+                let made = deployments.shared(config, provider, route, target);
+                shared.insert(name.clone(), made.with_context(|| format!("route {}", route.name))?);
             }
             targets.push(Arc::new(gateway::route::Target {
                 state: Arc::clone(states.entry(name.clone()).or_default()),
                 name,
-                region: config
-                    .provider(&target.provider)
-                    .and_then(|provider| provider.region.clone()),
+                region: provider.region.clone(),
                 context_tokens: target.context_tokens,
                 weight: target.weight,
                 tools: target.tools,
@@ -66,64 +61,142 @@ pub fn gateway(
             hedges: route.hedge.then(Arc::default),
         });
     }
-    let limiter = limiter(config, Arc::clone(&clock), spent, ledger)?;
-    let gateway = Gateway::new(routes, Arc::new(SharedKeys::new(keys)));
-    let gateway = gateway.with_limits(limiter, config.price_list(), Arc::clone(&clock));
-    super::embed::with_cache(gateway, config, clock)
+    let rights = deployments.rights(config)?;
+    let access = Arc::new(TenantAccess::new(shared, rights));
+    let limiter = super::limiter::limiter(config, limits(config), Arc::clone(&clock), spent, ledger)?;
+    let gateway = Gateway::new(routes, Arc::clone(&access) as _);
+    let gateway = gateway.with_limits(Arc::clone(&limiter), config.price_list(), Arc::clone(&clock));
+    let gateway = super::embed::with_cache(gateway, config, clock)?;
+    let tenancy = Tenancy {
+        deployments,
+        access,
+        limiter,
+    };
+    Ok((gateway, Arc::new(tenancy)))
 }
 
-/// What counts the limits of all tenants. Shared ones ask the ledger by themselves what was spent.
-fn limiter(
-    config: &Config,
-    clock: Arc<dyn Clock>,
-    spent: &[Spending],
-    ledger: &Arc<dyn UsageStore>,
-) -> anyhow::Result<Arc<dyn Limiter>> {
-    let limits = config
-        .tenants
-        .iter()
-        .map(|tenant| (tenant.id.clone(), tenant.limits.limits()));
-    match &config.limits {
-        LimitStore::Local => {
-            let limiter = LocalLimiter::new(limits, clock);
-            limiter.spent(spent);
-            Ok(Arc::new(limiter))
+/// What of the gateway differs by tenant.
+pub struct Tenancy {
+    deployments: Deployments,
+    access: Arc<TenantAccess>,
+    limiter: Arc<dyn Limiter>,
+}
+
+impl Part for Tenancy {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>> {
+        let (rights, limits) = (self.deployments.rights(config)?, limits(config));
+        Ok(Box::new(move || {
+            self.access.replace(rights);
+            self.limiter.replace(limits);
+        }))
+    }
+}
+
+fn limits(config: &Config) -> HashMap<TenantId, TenantLimits> {
+    let tenants = config.tenants.iter();
+    tenants
+        .map(|tenant| (tenant.id.clone(), tenant.limits.limits()))
+        .collect()
+}
+
+fn name_of(target: &Target) -> TargetName {
+    TargetName {
+        provider: target.provider.clone(),
+        model: target.model.clone(),
+    }
+}
+
+/// Makes deployments. Those of tenants' own keys are made once for each key, so that what is known of a key outlives a change of
+/// something else.
+#[derive(Default)]
+struct Deployments {
+    hosts: Hosts,
+    own: Mutex<HashMap<[u8; 32], Arc<Key>>>,
+}
+
+impl Deployments {
+    /// Makes one for each key of the target's provider.
+    fn shared(&self, config: &Config, provider: &Provider, route: &Route, target: &Target) -> anyhow::Result<Keys> {
+        let mut secrets: Vec<SecretString> = provider.keys().cloned().collect();
+        if secrets.is_empty() {
+            secrets.push(SecretString::from(String::new()));
         }
-        LimitStore::Redis {
-            url,
-            prefix,
-            local_share,
-            max_outage,
-        } => {
-            let options = RedisOptions {
-                prefix: prefix.clone(),
-                local_share: *local_share,
-                max_outage: *max_outage,
-                ..RedisOptions::new(url.clone())
+        let keys = secrets.into_iter().enumerate().map(|(n, secret)| {
+            let name = format!("{}#{}", provider.name, n + 1);
+            self.deployment(config, provider, route, target, secret, name)
+        });
+        Ok(keys.collect::<anyhow::Result<Vec<_>>>()?.into())
+    }
+
+    /// Says what each tenant may call. One that is suspended is not among them.
+    fn rights(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, Rights>> {
+        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = HashMap::new();
+        let mut all = HashMap::new();
+        for tenant in config.tenants.iter().filter(|tenant| !tenant.suspended) {
+            let targets = || {
+                let routes = config.routes.iter();
+                routes.flat_map(|route| route.targets.iter().map(move |target| (route, target)))
             };
-            let limiter = RedisLimiter::start(options, limits, Arc::clone(ledger), clock);
-            Ok(Arc::new(limiter.context("limits.url")?))
+            let allowed = |target: &Target| {
+                let region = config
+                    .provider(&target.provider)
+                    .and_then(|provider| provider.region.as_deref());
+                tenant.models.allows(&target.provider, &target.model, region)
+            };
+            let only = (tenant.models != TenantModels::default()).then(|| {
+                let allowed = targets().filter(|(_, target)| allowed(target));
+                allowed.map(|(_, target)| name_of(target)).collect()
+            });
+            let mut own: HashMap<TargetName, Keys> = HashMap::new();
+            for given in &tenant.provider_keys {
+                let Some(provider) = config.provider(&given.provider) else {
+                    continue;
+                };
+                for (route, target) in targets().filter(|(_, target)| target.provider == given.provider) {
+                    let name = name_of(target);
+                    if own.contains_key(&name) {
+                        continue;
+                    }
+                    let mut keys = Vec::new();
+                    for (n, secret) in given.keys().enumerate() {
+                        let parts = [tenant.id.as_str(), &name.provider, &name.model, secret.expose_secret()];
+                        let print = fingerprint(&parts);
+                        let key = match known.get(&print) {
+                            Some(key) => Arc::clone(key),
+                            None => {
+                                let name = format!("{}/{}#{}", tenant.id, provider.name, n + 1);
+                                self.deployment(config, provider, route, target, secret.clone(), name)
+                                    .with_context(|| format!("tenant {}", tenant.id))?
+                            }
+                        };
+                        kept.insert(print, Arc::clone(&key));
+                        keys.push(key);
+                    }
+                    own.insert(name, keys.into());
+                }
+            }
+            all.insert(tenant.id.clone(), Rights { only, own });
         }
+        *known = kept;
+        Ok(all)
     }
-}
 
-/// One deployment for each key of the target's provider.
-fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -> anyhow::Result<Keys> {
-    let provider = config
-        .provider(&target.provider)
-        .context("its provider is not configured")?;
-    if provider.kind != ProviderKind::Openai {
-        anyhow::bail!(
-            "provider {} speaks a protocol that this release does not",
-            provider.name
-        );
-    }
-    let mut secrets: Vec<SecretString> = provider.keys().cloned().collect();
-    if secrets.is_empty() {
-        secrets.push(SecretString::from(String::new()));
-    }
-    let mut keys = Vec::new();
-    for (n, secret) in secrets.into_iter().enumerate() {
+    fn deployment(
+        &self,
+        config: &Config,
+        provider: &Provider,
+        route: &Route,
+        target: &Target,
+        secret: SecretString,
+        name: String,
+    ) -> anyhow::Result<Arc<Key>> {
+        if provider.kind != ProviderKind::Openai {
+            anyhow::bail!(
+                "provider {} speaks a protocol that this release does not",
+                provider.name
+            );
+        }
         let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
         deployment.connect = route.timeouts.connect;
         if let Some(auth) = provider.auth {
@@ -135,10 +208,21 @@ fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -
         deployment.headers = provider.headers.clone().into_iter().collect();
         deployment.dialect.http2_cleartext = provider.http2;
         deployment.price = config.price_list().at(&target.model, super::system::now());
-        let name = format!("{}#{}", provider.name, n + 1);
-        keys.push(Arc::new(Key::new(name, Arc::new(OpenAi::new(deployment, hosts)?))));
+        Ok(Arc::new(Key::new(
+            name,
+            Arc::new(OpenAi::new(deployment, &self.hosts)?),
+        )))
     }
-    Ok(keys.into())
+}
+
+/// Names what is made of `parts`.
+pub fn fingerprint(parts: &[&str]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 fn timeouts(route: &Route) -> Timeouts {
@@ -149,38 +233,4 @@ fn timeouts(route: &Route) -> Timeouts {
         idle: clocks.idle,
         total: clocks.total,
     }
-}
-
-/// The external systems of all tenants.
-pub fn systems(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<TenantSystems> {
-    let client = http::client()?;
-    let mut systems = TenantSystems::default();
-    for tenant in &config.tenants {
-        if let Some(zendesk) = &tenant.zendesk {
-            let auth = match (&zendesk.oauth_token, &zendesk.email, &zendesk.token) {
-                (Some(token), _, _) => ZendeskAuth::OAuth(token.clone()),
-                (None, Some(email), Some(token)) => ZendeskAuth::Token {
-                    email: email.clone(),
-                    token: token.clone(),
-                },
-                _ => anyhow::bail!("tenant {}: zendesk needs oauth_token, or email and token", tenant.id),
-            };
-            let settings = ZendeskConfig {
-                base_url: zendesk.base_url.clone(),
-                auth,
-            };
-            let zendesk = Zendesk::new(&settings, client.clone()).with_context(|| format!("tenant {}", tenant.id))?;
-            systems.insert(tenant.id.clone(), "zendesk", Arc::new(zendesk));
-        }
-        if let Some(slack) = &tenant.slack {
-            let settings = SlackConfig {
-                base_url: slack.base_url.clone(),
-                token: slack.bot_token.clone(),
-            };
-            let slack = Slack::new(&settings, client.clone(), Arc::clone(&clock))
-                .with_context(|| format!("tenant {}", tenant.id))?;
-            systems.insert(tenant.id.clone(), "slack", Arc::new(slack));
-        }
-    }
-    Ok(systems)
 }

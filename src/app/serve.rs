@@ -7,26 +7,30 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use copilotd_actors::shared::Bounds;
+use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{App, files, store, system};
-use crate::config::Config;
+use crate::cli::Failure;
+use crate::config::{Config, Source};
 use crate::gateway::ledger::Ledger;
 use crate::gateway::limit::Period;
 use crate::http::router::router;
 use crate::http::server;
 use crate::http::state::AppState;
 use crate::telemetry;
+use crate::tenants::{Roster, Seal};
 
 /// Time that open connections get once their streams have ended.
 const CONNECTION_GRACE: Duration = Duration::from_secs(3);
 
-/// Serves the product.
-pub async fn run(config: &Config) -> anyhow::Result<()> {
+/// Serves the product. `again` reads the configuration anew, when a SIGHUP asks for it.
+pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) -> anyhow::Result<()> {
+    let config = source.config(&[])?;
     let _telemetry = telemetry::start(&config.telemetry)?;
-    run_with(config, router, |address| {
+    run_with(source, again, router, |address| {
         tracing::info!(%address, "copilotd serves");
         Ok(())
     })
@@ -35,23 +39,34 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
 
 /// Serves what `routes` makes of the state; `ready` is told the address once requests are taken.
 pub async fn run_with(
-    config: &Config,
+    source: Source,
+    again: impl Fn() -> Result<Source, Failure>,
     routes: impl FnOnce(AppState) -> Router,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     system::raise_open_files();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let file = source.config(&[])?;
     // The store first: it refuses a second process before anything is done twice.
-    let store::Opened { log, usage, lost } = store::open(config).await?;
-    let listen = config.server.listen;
+    let store::Opened {
+        log,
+        usage,
+        tenants,
+        lost,
+    } = store::open(&file).await?;
+    let listen = file.server.listen;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
-    std::fs::create_dir_all(&config.server.data_dir)
-        .with_context(|| format!("cannot make {}", config.server.data_dir.display()))?;
-    let ticket_key = files::key(&config.server.data_dir, "ticket.key")?;
+    std::fs::create_dir_all(&file.server.data_dir)
+        .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
+    let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
+    let seal = seal(&file)?;
+    let roster = Roster::open(source.clone(), tenants, seal, Arc::new(system::SystemClock)).await?;
+    let config = &roster.config();
     let bounds = Bounds {
         idle: config.server.idle,
         ..Bounds::default()
@@ -64,9 +79,9 @@ pub async fn run_with(
         Arc::new(system::SystemClock),
         Arc::new(system::TimeOrderedIds),
     );
-    let gateway = App::gateway(config, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
-    let ports = App::ports(config, log, &gateway)?;
-    let mut app = App::start(config, ports, gateway, usage, &ticket_key, bounds).await?;
+    let gateway = App::gateway(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
+    let ports = App::ports(&roster, log, &gateway)?;
+    let mut app = App::start(Arc::clone(&roster), ports, gateway, usage, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(
@@ -77,12 +92,16 @@ pub async fn run_with(
         CONNECTION_GRACE,
     ));
     ready(address)?;
-    let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        _ = &mut app.supervisor => Some("an actor died that nothing survives"),
-        // Another process may own the store from now on: nothing may be shown or sent that is not stored.
-        () = lost => Some("the store's lease was lost"),
+    let mut lost = lost;
+    let failure = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => reload(&roster, &source, &again).await,
+            _ = &mut app.supervisor => break Some("an actor died that nothing survives"),
+            // Another process may own the store from now on: nothing may be shown or sent that is not stored.
+            () = &mut lost => break Some("the store's lease was lost"),
+        }
     };
     tracing::info!(
         "draining: no new turns, running ones get {} s",
@@ -93,4 +112,35 @@ pub async fn run_with(
     serving.await.context("the server's task")?;
     ledger.close().await;
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
+}
+
+/// The key that seals tenants' settings.
+fn seal(config: &Config) -> anyhow::Result<Seal> {
+    let key = match &config.server.seal_key {
+        None => files::key(&config.server.data_dir, "tenants.key")?,
+        Some(given) => {
+            let mut key = [0; 32];
+            hex::decode_to_slice(given.expose_secret(), &mut key).context("server.seal_key")?;
+            key
+        }
+    };
+    Ok(Seal::new(&key))
+}
+
+/// Takes the tenants of the file as it is now. What is wrong with it is logged, and everything stays as it was.
+async fn reload(roster: &Roster, first: &Source, again: &impl Fn() -> Result<Source, Failure>) {
+    let source = match again() {
+        Ok(source) => source,
+        Err(failure) => {
+            tracing::error!(%failure, "the configuration was not taken anew");
+            return;
+        }
+    };
+    if !source.differs_in_tenants_only(first) {
+        tracing::warn!("only tenants are taken anew: other changes of the configuration need a restart");
+    }
+    match roster.reload(source).await {
+        Ok(()) => tracing::info!("the tenants of the configuration were taken anew"),
+        Err(error) => tracing::error!(%error, "the configuration was not taken anew"),
+    }
 }

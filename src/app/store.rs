@@ -12,6 +12,7 @@ use crate::adapters::mongo::{MongoLog, MongoOptions};
 use crate::adapters::sqlite::SqliteLog;
 use crate::config::{Config, Store};
 use crate::gateway::ledger::UsageStore;
+use crate::tenants::TenantStore;
 
 /// An open store.
 pub struct Opened {
@@ -19,6 +20,8 @@ pub struct Opened {
     pub log: Arc<dyn EventLog>,
     /// The ledger, in the same store.
     pub usage: Arc<dyn UsageStore>,
+    /// Tenants and keys, in the same store.
+    pub tenants: Arc<dyn TenantStore>,
     /// Returns when this process does not own the store any more; for a file on disk it never does.
     pub lost: BoxFuture<'static, ()>,
 }
@@ -41,6 +44,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let log = Arc::new(log);
             Ok(Opened {
                 usage: Arc::clone(&log) as _,
+                tenants: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
             })
@@ -57,6 +61,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let log = Arc::new(log);
             Ok(Opened {
                 usage: Arc::clone(&log) as _,
+                tenants: Arc::clone(&log) as _,
                 log,
                 lost,
             })

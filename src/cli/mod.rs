@@ -15,7 +15,7 @@ pub use args::{
 use clap::Parser;
 use jiff::Timestamp;
 
-use crate::config::{Config, Env};
+use crate::config::{Config, Env, Faults, Source};
 
 /// What the commands need from outside.
 #[derive(Debug)]
@@ -31,9 +31,19 @@ pub struct Context {
 impl Context {
     /// Reads the configuration that a command names.
     pub fn config(&self, args: &ConfigArgs) -> Result<Config, Failure> {
-        Config::load(&args.config, &self.env, &self.known_tools)
-            .map_err(|faults| Failure::usage(format!("{} cannot be used:\n{faults}", args.config.display())))
+        let config = self.source(args)?.config(&[]);
+        config.map_err(|faults| unusable(args, &faults))
     }
+
+    /// Reads the configuration that a command names, to which tenants may be added.
+    pub fn source(&self, args: &ConfigArgs) -> Result<Source, Failure> {
+        let source = Source::load(&args.config, &self.env, &self.known_tools);
+        source.map_err(|faults| unusable(args, &faults))
+    }
+}
+
+fn unusable(args: &ConfigArgs, faults: &Faults) -> Failure {
+    Failure::usage(format!("{} cannot be used:\n{faults}", args.config.display()))
 }
 
 /// A command that did not do what it was asked for.
@@ -42,6 +52,12 @@ pub struct Failure {
     /// Whether the caller is to blame: a wrong argument or configuration.
     usage: bool,
     message: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 impl Failure {

@@ -92,6 +92,11 @@ impl KeyHash {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
+    /// Takes the bytes of a hash.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// Returns the bytes.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0

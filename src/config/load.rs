@@ -1,6 +1,7 @@
 //! From a TOML text to a checked [`Config`], or to everything that is wrong with it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -22,7 +23,15 @@ const SCHEMA: &str = include_str!(concat!(
 static SHAPE: LazyLock<Shape> =
     LazyLock::new(|| Shape::compile(SCHEMA).expect("the configuration's schema is compiled by every test of it"));
 
-impl Config {
+/// A configuration before its secrets are fetched: the file as it was written, to which tenants may be added, or changed in.
+#[derive(Clone)]
+pub struct Source {
+    value: Value,
+    env: Env,
+    known_tools: BTreeSet<String>,
+}
+
+impl Source {
     /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may hold.
     pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
         let text = std::fs::read_to_string(path)
@@ -32,23 +41,82 @@ impl Config {
 
     /// Reads a configuration's text.
     pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
-        let mut value = read_toml(text)?;
+        Ok(Self {
+            value: read_toml(text)?,
+            env: env.clone(),
+            known_tools: known_tools.clone(),
+        })
+    }
+
+    /// Returns the table of a tenant as the file has it.
+    pub fn tenant(&self, id: &str) -> Option<&Value> {
+        self.tenants().find(|tenant| tenant["id"] == id)
+    }
+
+    /// Lists the tables of all tenants.
+    pub fn tenants(&self) -> impl Iterator<Item = &Value> {
+        self.value["tenants"].as_array().into_iter().flatten()
+    }
+
+    /// Tells whether two configurations are the same but for their tenants.
+    pub fn differs_in_tenants_only(&self, other: &Self) -> bool {
+        let rest = |source: &Self| {
+            let mut rest = source.value.clone();
+            if let Value::Object(rest) = &mut rest {
+                rest.remove("tenants");
+            }
+            rest
+        };
+        rest(self) == rest(other)
+    }
+
+    /// Fetches the secrets and checks everything. Each of `tenants`, a whole table, stands in the place of the file's tenant of
+    /// its id, or is added.
+    pub fn config(&self, tenants: &[Value]) -> Result<Config, Faults> {
+        let mut value = self.value.clone();
+        if let Some(known) = value.get_mut("tenants").and_then(Value::as_array_mut) {
+            for tenant in tenants {
+                match known.iter_mut().find(|table| table["id"] == tenant["id"]) {
+                    Some(table) => table.clone_from(tenant),
+                    None => known.push(tenant.clone()),
+                }
+            }
+        }
         let mut faults = Faults::default();
         for violation in SHAPE.violations(&value, usize::MAX) {
             faults.add(path_of(&violation.pointer), violation.message);
         }
-        secret::resolve(&mut value, "", env, &mut faults);
+        secret::resolve(&mut value, "", &self.env, &mut faults);
         // The environment of a developer's shell wins over the file, as everywhere.
-        if let (Some(filter), Value::Object(root)) = (env.get("RUST_LOG"), &mut value) {
+        if let (Some(filter), Value::Object(root)) = (self.env.get("RUST_LOG"), &mut value) {
             let telemetry = root.entry("telemetry").or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(telemetry) = telemetry {
                 telemetry.insert("log_level".to_owned(), filter.into());
             }
         }
-        check::run(&Node::root(&value), known_tools, &mut faults);
+        check::run(&Node::root(&value), &self.known_tools, &mut faults);
         faults.into_result()?;
         // Schema and structs say the same; should they ever differ, that is a fault and not a panic.
         serde_json::from_value(value).map_err(|error| Faults::one("", error.to_string()))
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is written there may be secret.
+        f.debug_struct("Source").finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`. `known_tools` are the names that a copilot's `tools` may hold.
+    pub fn load(path: &Path, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
+        Source::load(path, env, known_tools)?.config(&[])
+    }
+
+    /// Reads a configuration's text.
+    pub fn parse(text: &str, env: &Env, known_tools: &BTreeSet<String>) -> Result<Self, Faults> {
+        Source::parse(text, env, known_tools)?.config(&[])
     }
 }
 

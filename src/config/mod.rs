@@ -28,11 +28,13 @@ pub use faults::{Fault, Faults};
 pub use ipnet::IpNet;
 pub use key::{Alg, KeyHash};
 pub use limits::LimitStore;
+pub use load::Source;
 pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};
 pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
+pub(crate) use secret::foreign_references;
 use serde::{Deserialize, Deserializer};
-pub use tenant::{ApiKey, Issuer, Slack, SubjectLimits, Tenant, TenantLimits, Zendesk};
+pub use tenant::{ApiKey, Issuer, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, Zendesk};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -73,6 +75,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Directory of everything that is kept on this machine.
     pub data_dir: PathBuf,
+    /// Key of 32 bytes, in hexadecimal, that seals what is stored of tenants; made in the data directory when missing.
+    pub seal_key: Option<SecretString>,
     /// Most bytes of a request body.
     pub max_body_bytes: usize,
     /// Time in which a request's headers have to arrive.
@@ -99,6 +103,7 @@ impl Default for Server {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             data_dir: PathBuf::from("data"),
+            seal_key: None,
             max_body_bytes: 1024 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(20),

@@ -38,6 +38,9 @@ pub struct Provider {
     pub http2: bool,
     /// Where it runs.
     pub region: Option<String>,
+    /// Whether only tenants with keys of their own may call it.
+    #[serde(default)]
+    pub own_keys_only: bool,
 }
 
 impl Provider {

@@ -44,6 +44,29 @@ pub(super) fn resolve(value: &mut Value, path: &str, env: &Env, faults: &mut Fau
     }
 }
 
+/// Lists the paths below `value` of references to what lies outside of it: to the environment or to files of this machine.
+pub(crate) fn foreign_references(value: &Value) -> Vec<String> {
+    fn walk(value: &Value, path: String, found: &mut Vec<String>) {
+        match value {
+            _ if reference(value).is_some_and(|(kind, _)| kind != "value") => found.push(path),
+            Value::Object(members) => {
+                for (name, member) in members {
+                    walk(member, format!("{path}/{name}"), found);
+                }
+            }
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    walk(item, format!("{path}/{index}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(value, String::new(), &mut found);
+    found
+}
+
 fn reference(value: &Value) -> Option<(&str, &str)> {
     let members = value.as_object().filter(|members| members.len() == 1)?;
     let (kind, argument) = members.iter().next()?;

@@ -1,6 +1,7 @@
 //! One tenant: who signs for it, which keys it has, its copilots and the systems they may call.
 
 use copilotd_actors::domain::ids::TenantId;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -19,6 +20,9 @@ pub struct Tenant {
     /// Whether prompts and answers may appear in logs and traces.
     #[serde(default)]
     pub log_content: bool,
+    /// Whether none of its credentials is accepted and none of its calls is made.
+    #[serde(default)]
+    pub suspended: bool,
     /// Keys of those who sign its users' tokens.
     #[serde(default)]
     pub issuers: Vec<Issuer>,
@@ -31,6 +35,12 @@ pub struct Tenant {
     /// Bounds of the whole tenant.
     #[serde(default)]
     pub limits: TenantLimits,
+    /// The models that it may use.
+    #[serde(default)]
+    pub models: TenantModels,
+    /// Keys of its own for providers, in the place of the shared ones.
+    #[serde(default)]
+    pub provider_keys: Vec<OwnKeys>,
     /// Its Zendesk.
     pub zendesk: Option<Zendesk>,
     /// Its Slack workspace.
@@ -76,6 +86,64 @@ pub struct ApiKey {
     pub hash: KeyHash,
     /// What it allows.
     pub scopes: Scopes,
+    /// Its end, if it has one.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The models that a tenant may use. What is not given allows all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantModels {
+    /// Patterns: `provider/model`, where `*` stands for any part of a name.
+    pub allow: Option<Vec<String>>,
+    /// Regions of the providers; one without a region is not allowed then.
+    pub regions: Option<Vec<String>>,
+}
+
+impl TenantModels {
+    /// Tells whether a model of a provider in a region may be used.
+    pub fn allows(&self, provider: &str, model: &str, region: Option<&str>) -> bool {
+        let name = format!("{provider}/{model}");
+        let named = |patterns: &Vec<String>| patterns.iter().any(|pattern| matches(pattern, &name));
+        let there = |regions: &Vec<String>| region.is_some_and(|region| regions.iter().any(|known| known == region));
+        self.allow.as_ref().is_none_or(named) && self.regions.as_ref().is_none_or(there)
+    }
+}
+
+/// Tells whether `text` is as `pattern` says, in which `*` stands for any characters, also none.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+/// Keys of a tenant for a provider.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnKeys {
+    /// Name of the provider.
+    pub provider: String,
+    api_key: Option<SecretString>,
+    #[serde(default)]
+    api_keys: Vec<SecretString>,
+}
+
+impl OwnKeys {
+    /// Lists them; never empty.
+    pub fn keys(&self) -> impl Iterator<Item = &SecretString> {
+        self.api_key.iter().chain(&self.api_keys)
+    }
 }
 
 /// Bounds of a whole tenant, and of each of its users and keys; nothing means no bound.
@@ -174,4 +242,43 @@ pub struct Slack {
 
 fn slack_base_url() -> String {
     "https://slack.com/api/".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_models_are_allowed() {
+        let models = |allow: Option<&[&str]>, regions: Option<&[&str]>| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            TenantModels {
+                allow: allow.map(owned),
+                regions: regions.map(owned),
+            }
+        };
+        for (allow, regions, allowed) in [
+            (None, None, true),
+            (Some(&["main/gpt-4o"][..]), None, true),
+            (Some(&["main/gpt-4"]), None, false),
+            (Some(&["main/gpt"]), None, false),
+            (Some(&["main/*"]), None, true),
+            (Some(&["*/gpt-4o"]), None, true),
+            (Some(&["*4o"]), None, true),
+            (Some(&["*4"]), None, false),
+            (Some(&["m*/*-*o"]), None, true),
+            (Some(&["*o*o*o*"]), None, false),
+            (Some(&["other/*", "*"]), None, true),
+            (Some(&[]), None, false),
+            (None, Some(&["eu"][..]), true),
+            (None, Some(&["us", "eu"]), true),
+            (None, Some(&["us"]), false),
+            (Some(&["main/*"]), Some(&["us"]), false),
+            (Some(&["other/*"]), Some(&["eu"]), false),
+        ] {
+            let found = models(allow, regions).allows("main", "gpt-4o", Some("eu"));
+            assert_eq!(found, allowed, "{allow:?} {regions:?}");
+        }
+        assert!(!models(None, Some(&["eu"])).allows("main", "gpt-4o", None));
+    }
 }

@@ -11,7 +11,9 @@ use utoipa_axum::routes;
 
 use super::problem::{Code, Problem};
 use super::request_id;
-use super::routes::{admin, approvals, conversations, events, messages, openai, operations, tickets, turns};
+use super::routes::{
+    admin, api_keys, approvals, conversations, events, messages, openai, operations, tenants, tickets, turns,
+};
 use super::state::AppState;
 use crate::telemetry;
 
@@ -48,6 +50,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(turns::feedback))
         .routes(routes!(tickets::create))
         .routes(routes!(admin::usage))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(tenants::list))
+        .routes(routes!(tenants::get, tenants::put, tenants::update))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(crate::openapi::serve))

@@ -13,6 +13,7 @@ use super::auth::Authenticator;
 use super::body::BodyLimits;
 use crate::gateway::Gateway;
 use crate::gateway::ledger::UsageStore;
+use crate::tenants::Roster;
 
 /// Open streams of one process; each costs a connection and some KiB.
 pub const MAX_STREAMS: usize = 50_000;
@@ -26,6 +27,8 @@ pub struct AppState {
     pub usage: Arc<dyn UsageStore>,
     /// The way to models.
     pub gateway: Arc<Gateway>,
+    /// Tenants and their keys.
+    pub tenants: Arc<Roster>,
     /// The way to conversations.
     pub directory: Directory,
     /// Ports, bounds and watched conversations.

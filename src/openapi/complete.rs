@@ -30,6 +30,8 @@ pub(super) fn complete(mut document: Value) -> Value {
         { "name": "conversations", "description": "Conversations and their messages" },
         { "name": "turns", "description": "Prompts and the work they cause" },
         { "name": "streams", "description": "Events as they happen" },
+        { "name": "admin", "description": "What a tenant's administrators see and do" },
+        { "name": "tenants", "description": "What an operator does to tenants" },
         { "name": "operations", "description": "The process" },
     ]);
     if let Some(Value::Object(paths)) = document.get_mut("paths") {
@@ -96,6 +98,8 @@ fn ids(path: &str) -> Vec<Value> {
                 "conversations" => ("^conv_[0-9a-f]{32}$", "The conversation."),
                 "turns" => ("^turn_[0-9a-f]{32}$", "The turn."),
                 "models" => (".", "A route's name, or `provider/model`."),
+                "tenants" => ("^[a-z0-9_-]{1,64}$", "The tenant."),
+                "api-keys" => ("^key_[0-9a-f]{32}$", "The key."),
                 _ => ("^call_[0-9a-f]{32}$", "The call."),
             };
             ids.push(json!({

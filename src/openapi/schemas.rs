@@ -14,9 +14,10 @@ macro_rules! files {
 }
 
 files! {
-    "api": "citation" "conversation" "conversation_page" "create_conversation" "create_stream_ticket"
-        "decide_approval" "give_feedback" "health" "message" "message_page" "openai_error" "problem" "readiness" "stream_ticket"
-        "submit_turn" "tool_call" "turn" "update_conversation" "usage" "usage_report";
+    "api": "api_key" "api_key_page" "citation" "conversation" "conversation_page" "create_api_key" "create_conversation"
+        "create_stream_ticket" "decide_approval" "give_feedback" "health" "message" "message_page" "new_api_key" "openai_error"
+        "problem" "put_tenant" "readiness" "stream_ticket" "submit_turn" "tenant" "tenant_page" "tool_call" "turn"
+        "update_conversation" "update_tenant" "usage" "usage_report";
     "events": "approval.decided" "approval.requested" "context.assembled" "conversation.erased"
         "guardrail.triggered" "memory.compressed" "message.completed" "message.delta" "message.reset"
         "model.fallback" "tool.called" "tool.finished" "turn.cancelled" "turn.completed" "turn.failed" "turn.queued"

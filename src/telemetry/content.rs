@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prompt::PromptMessage;
@@ -19,33 +20,32 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Target of the lines, for filters: `info,copilotd::content=debug`.
 const TARGET: &str = "copilotd::content";
 
+/// The tenants that asked for it; they may change while the process runs.
+pub type ContentTenants = ArcSwap<HashSet<TenantId>>;
+
 /// Models whose content is logged for some tenants.
 pub struct LoggedContent {
     models: Arc<dyn Model>,
-    tenants: HashSet<TenantId>,
+    tenants: Arc<ContentTenants>,
 }
 
 impl LoggedContent {
-    /// Wraps `models`, if there is anyone to log for.
-    pub fn around(models: Arc<dyn Model>, tenants: HashSet<TenantId>) -> Arc<dyn Model> {
-        if tenants.is_empty() {
-            models
-        } else {
-            Arc::new(Self { models, tenants })
-        }
+    /// Wraps `models`.
+    pub fn around(models: Arc<dyn Model>, tenants: Arc<ContentTenants>) -> Arc<dyn Model> {
+        Arc::new(Self { models, tenants })
     }
 }
 
 impl fmt::Debug for LoggedContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LoggedContent").field(&self.tenants).finish()
+        f.debug_tuple("LoggedContent").field(&self.tenants.load()).finish()
     }
 }
 
 #[async_trait]
 impl Model for LoggedContent {
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
-        let wanted = self.tenants.contains(request.scope.tenant());
+        let wanted = self.tenants.load().contains(request.scope.tenant());
         if !wanted || !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             return self.models.stream(request).await;
         }

@@ -24,6 +24,11 @@ pub(super) struct Collections {
     pub(super) snapshots: Collection<SnapshotDocument>,
     /// The ledger: what each attempt of a model call used.
     pub(super) usage: Collection<Document>,
+    /// Tenants that were made or changed at run time.
+    pub(super) tenants: Collection<Document>,
+    /// API keys that were made or taken back at run time, and when any was used last.
+    pub(super) api_keys: Collection<Document>,
+    pub(super) key_uses: Collection<Document>,
     /// Single documents by name: `lease`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
@@ -37,6 +42,9 @@ impl Collections {
             conversations: database.collection("conversations"),
             snapshots: database.collection("snapshots"),
             usage: database.collection("usage"),
+            tenants: database.collection("tenants"),
+            api_keys: database.collection("api_keys"),
+            key_uses: database.collection("key_uses"),
             meta: database.collection("meta"),
             patience,
         }

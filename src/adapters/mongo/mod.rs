@@ -14,6 +14,7 @@ mod fold;
 mod lease;
 mod projector;
 mod read;
+mod tenants;
 mod usage;
 
 use std::sync::Arc;

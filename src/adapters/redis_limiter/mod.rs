@@ -381,6 +381,10 @@ impl Limiter for RedisLimiter {
     }
 
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
+        // A change of something else is none of limits: the ledger need not be read for it.
+        if self.shared.table().tenants == tenants {
+            return;
+        }
         let part = |limits: &Limits| share(limits, self.shared.options.local_share);
         let alone = tenants.iter().map(|(tenant, limits)| {
             let limits = TenantLimits {

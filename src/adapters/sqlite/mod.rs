@@ -13,6 +13,7 @@ mod read;
 mod readers;
 mod rows;
 mod schema;
+mod tenants;
 mod usage;
 mod writer;
 

@@ -10,7 +10,7 @@ use super::{OpenError, SqliteOptions};
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
 /// One step per version: the first makes version 1. A step that has been released is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 -- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
@@ -103,6 +103,31 @@ CREATE TABLE usage (
     PRIMARY KEY (tenant, at, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX usage_by_time ON usage (at);
+";
+
+const VERSION_3: &str = "
+-- Tenants and API keys that were made or changed at run time. Settings are sealed.
+CREATE TABLE tenants (
+    id         TEXT    NOT NULL PRIMARY KEY,
+    suspended  INTEGER NOT NULL,
+    sealed     BLOB,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE api_keys (
+    hash       BLOB    NOT NULL PRIMARY KEY,
+    tenant     TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    scopes     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    created_by TEXT,
+    expires_at INTEGER,
+    revoked_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE key_uses (
+    hash BLOB    NOT NULL PRIMARY KEY,
+    at   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Opens the one connection that writes, with the file brought to the newest version.

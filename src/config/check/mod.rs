@@ -6,6 +6,7 @@
 mod copilot;
 mod models;
 mod node;
+mod rights;
 mod tenant;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,6 +28,13 @@ pub(super) fn run(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut 
 }
 
 fn server(server: &Node<'_>, faults: &mut Faults) {
+    let seal = server.get("seal_key");
+    if seal
+        .text()
+        .is_some_and(|text| !hex::decode(text).is_ok_and(|key| key.len() == 32))
+    {
+        faults.add(seal.path(), "expected 64 hexadecimal digits");
+    }
     let listen = server.get("listen");
     if let Some(text) = listen.text()
         && text.parse::<std::net::SocketAddr>().is_err()

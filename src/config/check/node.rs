@@ -53,6 +53,11 @@ impl<'a> Node<'a> {
         self.value.and_then(Value::as_u64)
     }
 
+    /// Whether it is `true`.
+    pub fn truth(&self) -> bool {
+        self.value.and_then(Value::as_bool).unwrap_or(false)
+    }
+
     /// Whether something was written here, even if it could not be had.
     pub fn exists(&self) -> bool {
         self.value.is_some()

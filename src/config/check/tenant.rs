@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Faults, Node, copilot, members, unique, url};
+use super::{Faults, Node, copilot, members, rights, unique, url};
 use crate::config::Alg;
 
 pub(super) fn check(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
@@ -21,6 +21,12 @@ pub(super) fn check(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mu
         }
         kids_are_distinct(&tenant.get("issuers"), faults);
         unique(members(&tenant.get("api_keys"), "name"), faults);
+        for end in members(&tenant.get("api_keys"), "expires_at") {
+            if end.text().is_some_and(|text| text.parse::<jiff::Timestamp>().is_err()) {
+                faults.add(end.path(), "expected a time such as 2027-01-31T00:00:00Z");
+            }
+        }
+        rights::check(root, &tenant, faults);
         systems(&tenant, faults);
         copilot::check(root, &tenant, known_tools, faults);
     }

@@ -4,6 +4,7 @@ mod access;
 mod health;
 mod hedge;
 mod order;
+mod rights;
 pub mod rule;
 mod target;
 mod trip;
@@ -14,6 +15,7 @@ pub use access::{Access, Key, Keys, SharedKeys};
 pub use health::{Health, Kind};
 pub use hedge::HedgeBudget;
 pub use order::{Standing, order};
+pub use rights::{Rights, TenantAccess};
 pub use target::{Target, TargetName, TargetState};
 pub use trip::{Keyed, MAX_ATTEMPTS, Next, Place, Trip};
 

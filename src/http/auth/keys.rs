@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
+use jiff::Timestamp;
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -21,8 +23,10 @@ pub(super) struct Keys {
     api_keys: HashMap<KeyHash, ApiKey>,
     /// Issuers whose keys are fetched.
     published: Vec<Published>,
-    /// What vouches for credentials; a credential whose source is gone is gone with it.
-    sources: HashSet<Arc<str>>,
+    /// What vouches for credentials, and whose it is; a credential whose source is gone is gone with it.
+    sources: HashMap<Arc<str>, TenantId>,
+    /// Tenants of which nothing is accepted.
+    suspended: HashSet<TenantId>,
 }
 
 /// A key that verifies tokens.
@@ -58,6 +62,9 @@ pub(super) struct ApiKey {
     /// The user it acts as without `x-copilotd-user`.
     pub user: UserId,
     pub source: Arc<str>,
+    pub expires_at: Option<Timestamp>,
+    /// When it was used last, in milliseconds since 1970; shared with the keys of a later configuration.
+    pub used: Arc<AtomicI64>,
 }
 
 /// A key of the configuration cannot be used, though loading checks them all.
@@ -73,6 +80,9 @@ impl Keys {
     pub fn of(config: &Config) -> Result<Self, UnusableKey> {
         let mut keys = Self::default();
         for tenant in &config.tenants {
+            if tenant.suspended {
+                keys.suspended.insert(tenant.id.clone());
+            }
             let unusable = |reason| UnusableKey {
                 tenant: tenant.id.clone(),
                 reason,
@@ -92,7 +102,7 @@ impl Keys {
                     .ok_or_else(|| unusable("it has no material"))?
                     .expose_secret();
                 let source: Arc<str> = source_of(&tenant.id, issuer, material).into();
-                keys.sources.insert(Arc::clone(&source));
+                keys.sources.insert(Arc::clone(&source), tenant.id.clone());
                 keys.issuers.entry(issuer.iss.clone()).or_default().push(IssuerKey {
                     tenant: tenant.id.clone(),
                     alg: issuer.alg,
@@ -106,7 +116,7 @@ impl Keys {
                 // The hash is part of the name: a new key under an old name is another credential.
                 let fingerprint = hex::encode(&key.hash.bytes()[..8]);
                 let source: Arc<str> = format!("key:{}/{}:{fingerprint}", tenant.id, key.name).into();
-                keys.sources.insert(Arc::clone(&source));
+                keys.sources.insert(Arc::clone(&source), tenant.id.clone());
                 let user = format!("{KEY_USER}{}", key.name);
                 let key_of_tenant = ApiKey {
                     tenant: tenant.id.clone(),
@@ -115,6 +125,8 @@ impl Keys {
                         .parse()
                         .map_err(|_invalid| unusable("its name is not fit for a user"))?,
                     source,
+                    expires_at: key.expires_at,
+                    used: Arc::default(),
                 };
                 keys.api_keys.insert(key.hash, key_of_tenant);
             }
@@ -139,13 +151,18 @@ impl Keys {
             self.sources.remove(&key.source);
         }
         for key in fetched {
-            self.sources.insert(Arc::clone(&key.source));
+            self.sources.insert(Arc::clone(&key.source), key.tenant.clone());
             self.issuers.entry(published.iss.clone()).or_default().push(key);
         }
     }
 
-    /// Takes over what was fetched for another configuration, where this one names the same place.
+    /// Takes over what was fetched for another configuration, where this one names the same place, and when keys were used.
     pub fn take_over(&mut self, older: &Self) {
+        for (hash, key) in &mut self.api_keys {
+            if let Some(known) = older.api_keys.get(hash).filter(|known| known.tenant == key.tenant) {
+                key.used = Arc::clone(&known.used);
+            }
+        }
         for published in self.published.clone() {
             let same = |key: &&IssuerKey| {
                 key.published.as_ref() == Some(&published.url)
@@ -173,9 +190,25 @@ impl Keys {
         self.api_keys.get(hash)
     }
 
+    /// Lists when each API key was used last, as far as this process knows.
+    pub fn uses(&self) -> impl Iterator<Item = (&TenantId, &KeyHash, Timestamp)> {
+        self.api_keys.iter().filter_map(|(hash, key)| {
+            let ms = key.used.load(Ordering::Relaxed);
+            let at = Timestamp::from_millisecond(ms).ok().filter(|_| ms > 0)?;
+            Some((&key.tenant, hash, at))
+        })
+    }
+
     /// Whether `source` still vouches for credentials.
     pub fn has_source(&self, source: &str) -> bool {
-        self.sources.contains(source)
+        self.sources
+            .get(source)
+            .is_some_and(|tenant| !self.is_suspended(tenant))
+    }
+
+    /// Whether nothing of a tenant is accepted.
+    pub fn is_suspended(&self, tenant: &TenantId) -> bool {
+        self.suspended.contains(tenant)
     }
 }
 

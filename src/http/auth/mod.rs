@@ -30,7 +30,7 @@ pub use refusal::Refusal;
 pub use stream::StreamAccess;
 pub use ticket::{Admission, Issued, Tickets};
 pub use token::{Grant, MintError, mint};
-pub use verifier::Verifier;
+pub use verifier::{NewKeys, Verifier};
 
 pub use crate::scopes::Scopes;
 
@@ -51,7 +51,7 @@ pub struct Caller {
     pub scopes: Scopes,
     /// The credential, for the audit and for revocation.
     pub credential: CredentialId,
-    /// End of the credential; streams close then. API keys have none.
+    /// End of the credential; streams close then. Many API keys have none.
     pub expires_at: Option<Timestamp>,
     /// What kind of credential it is.
     pub kind: CredentialKind,

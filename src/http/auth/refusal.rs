@@ -21,6 +21,9 @@ pub enum Refusal {
     /// It was taken back.
     #[error("the credential was revoked")]
     Revoked,
+    /// It is right, and nothing of its tenant is accepted.
+    #[error("the tenant is suspended")]
+    Suspended,
     /// The `aud` claim is not ours.
     #[error("the token's audience is not copilotd")]
     Audience,
@@ -54,7 +57,7 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::OnBehalf => Self::new(Code::Invalid).detail(refusal.to_string()),
-            Refusal::NotAKey => Self::new(Code::Forbidden).detail(refusal.to_string()),
+            Refusal::NotAKey | Refusal::Suspended => Self::new(Code::Forbidden).detail(refusal.to_string()),
             Refusal::Missing => unauthenticated(refusal, "Bearer realm=\"copilotd\""),
             _ => unauthenticated(refusal, "Bearer realm=\"copilotd\", error=\"invalid_token\""),
         }

@@ -1,17 +1,18 @@
 //! Turns credentials into callers, remembers those it has verified, and forgets those that are revoked.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use copilotd_actors::domain::ids::UserId;
+use copilotd_actors::domain::ids::{TenantId, UserId};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::jwt::{self, Times};
-use super::keys::{IssuerKey, KEY_USER, Keys, Published, UnusableKey};
+use super::keys::{ApiKey, IssuerKey, KEY_USER, Keys, Published, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, api_key, open_scope};
-use crate::config::Config;
+use crate::config::{Config, KeyHash};
 
 /// Most tokens that are remembered. One that is forgotten is verified anew.
 const REMEMBERED: u64 = 20_000;
@@ -26,6 +27,10 @@ pub struct Verifier {
     revoked: RwLock<HashMap<CredentialId, Option<Timestamp>>>,
     changed: watch::Sender<()>,
 }
+
+/// The keys of a configuration that is about to hold.
+#[derive(Debug)]
+pub struct NewKeys(Keys);
 
 /// A token whose signature and claims were verified.
 #[derive(Debug)]
@@ -47,13 +52,22 @@ impl Verifier {
 
     /// Takes the keys of a new configuration in place of the old ones. What an old key alone vouched for ends at once.
     pub fn replace(&self, config: &Config) -> Result<(), UnusableKey> {
-        let mut keys = Keys::of(config)?;
+        self.take(Self::prepare(config)?);
+        Ok(())
+    }
+
+    /// Reads the keys of a new configuration.
+    pub fn prepare(config: &Config) -> Result<NewKeys, UnusableKey> {
+        Keys::of(config).map(NewKeys)
+    }
+
+    /// Takes the keys that were read.
+    pub fn take(&self, NewKeys(mut keys): NewKeys) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         keys.take_over(&known);
         *known = Arc::new(keys);
         drop(known);
         self.changed.send_replace(());
-        Ok(())
     }
 
     /// Lists the issuers whose keys are fetched.
@@ -104,7 +118,7 @@ impl Verifier {
         if credential.starts_with(api_key::PREFIX) {
             let hash = api_key::hash_of(credential)?;
             let keys = self.keys();
-            return keys.api_key(&hash).map(|key| self.of_key(key, on_behalf));
+            return keys.api_key(&hash).map(|key| self.of_key(key, &keys, on_behalf, now));
         }
         let known = self.tokens.get(&digest(credential))?;
         // A key that was replaced no longer vouches for what is remembered.
@@ -118,8 +132,12 @@ impl Verifier {
         if credential.starts_with(api_key::PREFIX) {
             return Err(Refusal::Unknown);
         }
-        let verified = jwt::verify(credential, &self.keys())?;
+        let keys = self.keys();
+        let verified = jwt::verify(credential, &keys)?;
         verified.times.check(now)?;
+        if keys.is_suspended(&verified.key.tenant) {
+            return Err(Refusal::Suspended);
+        }
         let hash = digest(credential);
         let known = Arc::new(Remembered {
             caller: Caller {
@@ -147,7 +165,13 @@ impl Verifier {
         Ok(known.caller.clone())
     }
 
-    fn of_key(&self, key: &super::keys::ApiKey, on_behalf: Option<&str>) -> Result<Caller, Refusal> {
+    fn of_key(&self, key: &ApiKey, keys: &Keys, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
+        if key.expires_at.is_some_and(|end| end <= now) {
+            return Err(Refusal::Expired);
+        }
+        if keys.is_suspended(&key.tenant) {
+            return Err(Refusal::Suspended);
+        }
         let credential = CredentialId::new(&key.source, None);
         if self.is_revoked(&credential) {
             return Err(Refusal::Revoked);
@@ -157,14 +181,22 @@ impl Verifier {
             Some(user) if user.starts_with(KEY_USER) && user != key.user.as_str() => return Err(Refusal::OnBehalf),
             Some(user) => user.parse::<UserId>().map_err(|_invalid| Refusal::OnBehalf)?,
         };
+        key.used.fetch_max(now.as_millisecond(), Ordering::Relaxed);
         Ok(Caller {
             scope: open_scope(key.tenant.clone()),
             user,
             scopes: key.scopes,
             credential,
-            expires_at: None,
+            expires_at: key.expires_at,
             kind: CredentialKind::ApiKey,
         })
+    }
+
+    /// Lists when API keys were used last, as far as this process knows.
+    pub fn uses(&self) -> Vec<(TenantId, KeyHash, Timestamp)> {
+        let keys = self.keys();
+        let owned = |(tenant, hash, at): (&TenantId, &KeyHash, Timestamp)| (tenant.clone(), *hash, at);
+        keys.uses().map(owned).collect()
     }
 
     /// Takes a credential back: it is refused from now on, and [`Verifier::ended`] returns for its streams.

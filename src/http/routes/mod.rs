@@ -1,12 +1,14 @@
 //! One file per resource: request type, response type, handlers.
 
 pub mod admin;
+pub mod api_keys;
 pub mod approvals;
 pub mod conversations;
 pub mod events;
 pub mod messages;
 pub mod openai;
 pub mod operations;
+pub mod tenants;
 pub mod tickets;
 pub mod turns;
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::Method;
 use copilotd::app::App;
-use copilotd::config::{Config, Env, KeyHash};
+use copilotd::config::{Config, Env, KeyHash, Source};
 use copilotd::http::auth::{Grant, Scopes, mint};
 use copilotd::http::router::router;
+use copilotd::tenants::{Roster, Seal};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
@@ -21,13 +22,14 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Call};
+use crate::support::tenants::MemoryTenants;
 use crate::support::usage::MemoryUsage;
 
 /// A key of acme for its backend, with the scope chat.
 pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Two companies with the same issuers, keys and copilots.
-fn config(change: &str) -> Config {
+fn config(change: &str) -> Source {
     let mut text = r#"
         [server]
         body_timeout_s = 20
@@ -76,7 +78,7 @@ fn config(change: &str) -> Config {
     }
     text += change;
     let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
-    Config::parse(&text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
+    Source::parse(&text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 /// See the module.
@@ -88,6 +90,8 @@ pub struct TestApp {
     pub clock: Arc<PausedClock>,
     pub systems: FakeSystems,
     pub usage: Arc<MemoryUsage>,
+    pub tenants: Arc<MemoryTenants>,
+    pub roster: Arc<Roster>,
     pub config: Config,
 }
 
@@ -115,20 +119,32 @@ impl TestApp {
         Self::configured(config(""), bounds).await
     }
 
-    async fn configured(config: Config, bounds: Bounds) -> Self {
+    async fn configured(source: Source, bounds: Bounds) -> Self {
         let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
         let clock = Arc::new(PausedClock::default());
         let usage = Arc::new(MemoryUsage::default());
-        let gateway = App::gateway(&config, None, &[], &(Arc::clone(&usage) as _)).unwrap();
-        let mut ports: Ports = App::ports(&config, Arc::new(log.clone()), &gateway).unwrap();
+        let tenants = Arc::new(MemoryTenants::default());
+        let seal = Seal::new(&[8; 32]);
+        let roster = Roster::open(source, Arc::clone(&tenants) as _, seal, Arc::clone(&clock) as _);
+        let roster = roster.await.unwrap();
+        let config = (*roster.config()).clone();
+        let gateway = App::gateway(&roster, None, &[], &(Arc::clone(&usage) as _)).unwrap();
+        let mut ports: Ports = App::ports(&roster, Arc::new(log.clone()), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(systems.clone());
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
-        let app = App::start(&config, ports, gateway, Arc::clone(&usage) as _, &[7; 32], bounds)
-            .await
-            .unwrap();
+        let app = App::start(
+            Arc::clone(&roster),
+            ports,
+            gateway,
+            Arc::clone(&usage) as _,
+            &[7; 32],
+            bounds,
+        )
+        .await
+        .unwrap();
         Self {
             router: router(app.state.clone()),
             app,
@@ -137,6 +153,8 @@ impl TestApp {
             clock,
             systems,
             usage,
+            tenants,
+            roster,
             config,
         }
     }

@@ -137,6 +137,18 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
         .collect();
     tested.extend(super::openai::ROUTES.map(|(method, path)| format!("{method} {path}")));
     tested.push("GET /v1/admin/usage".to_owned());
+    tested.extend(
+        [
+            "GET /v1/admin/api-keys",
+            "POST /v1/admin/api-keys",
+            "DELETE /v1/admin/api-keys/{id}",
+            "GET /v1/operator/tenants",
+            "GET /v1/operator/tenants/{id}",
+            "PUT /v1/operator/tenants/{id}",
+            "PATCH /v1/operator/tenants/{id}",
+        ]
+        .map(str::to_owned),
+    );
     tested.extend(["/healthz", "/readyz", "/metrics", "/openapi.json"].map(|path| format!("GET {path}")));
     described.sort();
     tested.sort();

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod api_keys;
 mod app;
 mod client;
 mod contract;
@@ -13,4 +14,5 @@ mod resume;
 mod sockets;
 mod sse;
 mod streams;
+mod tenants;
 mod turns;

@@ -136,6 +136,10 @@ impl World {
             local.spent(&spendings);
         }
         *self.ledger.0.lock().unwrap() = spendings;
+        if self.local.is_none() {
+            // Limits that did not change are no reason to read the ledger.
+            self.limiter.replace(HashMap::new());
+        }
         self.replace(limits);
     }
 }

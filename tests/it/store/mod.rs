@@ -12,6 +12,7 @@ mod paging;
 mod projections;
 mod random;
 mod sqlite;
+mod tenants;
 mod usage;
 
 use std::any::Any;

@@ -5,4 +5,5 @@ pub mod proxy;
 pub mod redis;
 pub mod secantus;
 pub mod talk;
+pub mod tenants;
 pub mod usage;

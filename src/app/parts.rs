@@ -1,0 +1,187 @@
+//! What follows the tenants while the process runs: policies, external systems, credentials, and whose content is logged.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use copilotd_actors::domain::ids::{CopilotName, TenantId};
+use copilotd_actors::domain::policy::Policy;
+use copilotd_actors::ports::{Clock, Policies, SystemKey, Systems, ToolBox};
+use copilotd_actors::tenancy::TenantScope;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::models::fingerprint;
+use crate::adapters::slack::{Slack, SlackConfig};
+use crate::adapters::systems::TenantSystems;
+use crate::adapters::tools;
+use crate::adapters::tools::http;
+use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
+use crate::config::{Config, ConfiguredPolicies, Tenant};
+use crate::http::auth::{Authenticator, Verifier};
+use crate::telemetry::content::ContentTenants;
+use crate::tenants::Part;
+
+/// What makes a change hold.
+type Commit<'a> = anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
+
+/// The policies of all copilots.
+pub struct PresentPolicies(ArcSwap<ConfiguredPolicies>);
+
+impl PresentPolicies {
+    /// Builds those of a configuration.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self(ArcSwap::from_pointee(policies(config)?)))
+    }
+}
+
+impl Policies for PresentPolicies {
+    fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
+        self.0.load().policy(scope, copilot)
+    }
+}
+
+impl Part for PresentPolicies {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let policies = Arc::new(policies(config)?);
+        Ok(Box::new(move || self.0.store(policies)))
+    }
+}
+
+fn policies(config: &Config) -> anyhow::Result<ConfiguredPolicies> {
+    let policies = config.policies(tools::definitions());
+    policies.map_err(|faults| anyhow::anyhow!("{faults}"))
+}
+
+/// The external systems of all tenants. One whose settings are the same stays, with all it has learned.
+pub struct PresentSystems {
+    client: reqwest::Client,
+    clock: Arc<dyn Clock>,
+    made: Mutex<HashMap<SystemKey, Made>>,
+    systems: ArcSwap<TenantSystems>,
+}
+
+/// A system, and what it was made of.
+type Made = ([u8; 32], Arc<dyn ToolBox>);
+
+impl PresentSystems {
+    /// Makes those of a configuration.
+    pub fn new(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let systems = Self {
+            client: http::client()?,
+            clock,
+            made: Mutex::default(),
+            systems: ArcSwap::default(),
+        };
+        let made = systems.make(config)?;
+        systems.take(made);
+        Ok(systems)
+    }
+
+    fn make(&self, config: &Config) -> anyhow::Result<HashMap<SystemKey, Made>> {
+        let known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = HashMap::new();
+        for tenant in &config.tenants {
+            let mut keep = |name: &str, print: [u8; 32], make: &dyn Fn() -> anyhow::Result<Arc<dyn ToolBox>>| {
+                let key = (tenant.id.clone(), name.to_owned());
+                let system = match known.get(&key) {
+                    Some((same, system)) if *same == print => Arc::clone(system),
+                    _ => make().with_context(|| format!("tenant {}", tenant.id))?,
+                };
+                all.insert(key, (print, system));
+                anyhow::Ok(())
+            };
+            if let Some(zendesk) = &tenant.zendesk {
+                let secrets = [&zendesk.oauth_token, &zendesk.token];
+                let [oauth, token] = secrets.map(exposed);
+                let email = zendesk.email.as_deref().unwrap_or_default();
+                let print = fingerprint(&[&zendesk.base_url, email, oauth, token]);
+                keep("zendesk", print, &|| self.zendesk(tenant))?;
+            }
+            if let Some(slack) = &tenant.slack {
+                let print = fingerprint(&[&slack.base_url, slack.bot_token.expose_secret()]);
+                keep("slack", print, &|| self.slack(tenant))?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn take(&self, made: HashMap<SystemKey, Made>) {
+        let mut systems = TenantSystems::default();
+        for ((tenant, name), (_, system)) in &made {
+            systems.insert(tenant.clone(), name, Arc::clone(system));
+        }
+        self.systems.store(Arc::new(systems));
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = made;
+    }
+
+    fn zendesk(&self, tenant: &Tenant) -> anyhow::Result<Arc<dyn ToolBox>> {
+        let zendesk = tenant.zendesk.as_ref().context("zendesk is not configured")?;
+        let auth = match (&zendesk.oauth_token, &zendesk.email, &zendesk.token) {
+            (Some(token), _, _) => ZendeskAuth::OAuth(token.clone()),
+            (None, Some(email), Some(token)) => ZendeskAuth::Token {
+                email: email.clone(),
+                token: token.clone(),
+            },
+            _ => anyhow::bail!("zendesk needs oauth_token, or email and token"),
+        };
+        let settings = ZendeskConfig {
+            base_url: zendesk.base_url.clone(),
+            auth,
+        };
+        Ok(Arc::new(Zendesk::new(&settings, self.client.clone())?))
+    }
+
+    fn slack(&self, tenant: &Tenant) -> anyhow::Result<Arc<dyn ToolBox>> {
+        let slack = tenant.slack.as_ref().context("slack is not configured")?;
+        let settings = SlackConfig {
+            base_url: slack.base_url.clone(),
+            token: slack.bot_token.clone(),
+        };
+        let slack = Slack::new(&settings, self.client.clone(), Arc::clone(&self.clock))?;
+        Ok(Arc::new(slack))
+    }
+}
+
+fn exposed(secret: &Option<SecretString>) -> &str {
+    secret.as_ref().map_or("", |secret| secret.expose_secret())
+}
+
+impl Systems for PresentSystems {
+    fn system(&self, scope: &TenantScope, system: &str) -> Option<Arc<dyn ToolBox>> {
+        self.systems.load().system(scope, system)
+    }
+}
+
+impl Part for PresentSystems {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let made = self.make(config)?;
+        Ok(Box::new(move || self.take(made)))
+    }
+}
+
+/// Who is accepted.
+pub struct Credentials(pub Arc<Authenticator>);
+
+impl Part for Credentials {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let keys = Verifier::prepare(config)?;
+        Ok(Box::new(move || self.0.verifier.take(keys)))
+    }
+}
+
+/// Whose prompts and answers are logged.
+pub struct LoggedTenants(pub Arc<ContentTenants>);
+
+impl Part for LoggedTenants {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let tenants = Arc::new(content_tenants(config));
+        Ok(Box::new(move || self.0.store(tenants)))
+    }
+}
+
+/// Lists the tenants that want to see their prompts and answers in the log.
+pub fn content_tenants(config: &Config) -> HashSet<TenantId> {
+    let wanting = config.tenants.iter().filter(|tenant| tenant.log_content);
+    wanting.map(|tenant| tenant.id.clone()).collect()
+}

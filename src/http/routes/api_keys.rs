@@ -1,0 +1,201 @@
+//! `/v1/admin/api-keys`
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
+
+use crate::http::auth::{Admin, Caller, CredentialKind, Scopes, new_api_key};
+use crate::http::body::Json;
+use crate::http::extract::{Ids, Query, invalid};
+use crate::http::page::{self, Limit, Page};
+use crate::http::problem::{Code, Problem};
+use crate::http::state::AppState;
+use crate::openapi::{AUTH, BODY, FOUND, problems};
+use crate::request_body;
+use crate::tenants::{KeyId, KeyView, NewKey, Origin};
+
+/// Body of `POST /v1/admin/api-keys`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Create {
+    name: String,
+    scopes: Scopes,
+    expires_at: Option<Timestamp>,
+}
+request_body!(Create, "create_api_key.json");
+
+/// A key as it is listed.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    id: String,
+    name: String,
+    scopes: Scopes,
+    origin: Origin,
+    created_at: Option<Timestamp>,
+    created_by: Option<String>,
+    expires_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+}
+
+/// A key that was just made.
+#[derive(Debug, Serialize)]
+struct Created {
+    /// The key itself, this once.
+    key: String,
+    #[serde(flatten)]
+    listed: Listed,
+}
+
+impl From<KeyView> for Listed {
+    fn from(view: KeyView) -> Self {
+        let (created_at, created_by) = view.made.unzip();
+        Self {
+            id: view.id.to_string(),
+            name: view.name,
+            scopes: view.scopes,
+            origin: view.origin,
+            created_at,
+            created_by,
+            expires_at: view.expires_at,
+            revoked_at: view.revoked_at,
+            last_used_at: view.last_used_at,
+        }
+    }
+}
+
+problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
+
+/// Makes an API key of the tenant
+///
+/// The key is shown in this answer alone; only its hash is kept. `Idempotency-Key` is not looked at: a repeated request with the
+/// same name is refused.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/api-keys",
+    operation_id = "create_api_key",
+    tag = "admin",
+    request_body = ref("#/components/schemas/CreateApiKey"),
+    responses(
+        (status = 201, description = "It is accepted from now on", body = ref("#/components/schemas/NewApiKey")),
+        CreateProblems,
+    ),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    Admin(caller): Admin,
+    Json(body): Json<Create>,
+) -> Result<Response, Problem> {
+    if body.scopes.contains(Scopes::OPERATOR) && !caller.scopes.contains(Scopes::OPERATOR) {
+        let detail = "only who has the scope operator may give it";
+        return Err(Problem::new(Code::Forbidden).detail(detail));
+    }
+    if body.expires_at.is_some_and(|end| end <= state.clock().now()) {
+        return Err(invalid("/expires_at", "has passed already"));
+    }
+    let (key, hash) = new_api_key();
+    let new = NewKey {
+        hash,
+        name: body.name,
+        scopes: body.scopes,
+        by: who(&caller),
+        expires_at: body.expires_at,
+    };
+    let view = state.tenants.create_key(&caller.scope, new).await?;
+    let created = Created {
+        key: key.expose_secret().to_owned(),
+        listed: view.into(),
+    };
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, no_store, axum::Json(created)).into_response())
+}
+
+/// Which keys.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct List {
+    /// Entries of a page
+    #[serde(default)]
+    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
+    limit: Limit,
+    /// `next_cursor` of the page before
+    cursor: Option<String>,
+}
+
+problems!(ListProblems: AUTH);
+
+/// Lists the tenant's API keys, newest first, those of the configuration file last
+///
+/// A key that has expired or was taken back is listed for 30 days more.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/api-keys",
+    operation_id = "list_api_keys",
+    tag = "admin",
+    params(List),
+    responses(
+        (status = 200, description = "A page of them", body = ref("#/components/schemas/ApiKeyPage")),
+        ListProblems,
+    ),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn list(
+    State(state): State<AppState>,
+    Admin(caller): Admin,
+    Query(query): Query<List>,
+) -> Result<axum::Json<Page<Listed>>, Problem> {
+    let name = format!("api-keys/{}", caller.scope.tenant());
+    let mut rest = state.tenants.keys(&caller.scope);
+    if let Some(cursor) = &query.cursor {
+        let after: String = page::position(&name, cursor)?;
+        let at = rest.iter().position(|key| key.id.to_string() == after);
+        rest.drain(..at.map_or(0, |at| at + 1));
+    }
+    let limit = query.limit.get();
+    let more = rest.len() > limit;
+    rest.truncate(limit);
+    let last = rest.last().filter(|_| more);
+    let next_cursor = last.map(|last| page::cursor(&name, &last.id.to_string()));
+    Ok(axum::Json(Page {
+        data: rest.into_iter().map(Listed::from).collect(),
+        next_cursor,
+    }))
+}
+
+problems!(RevokeProblems: AUTH, FOUND);
+
+/// Takes an API key back
+///
+/// It is refused once this is answered, and its streams end. Keys of the configuration file can be taken back too.
+#[utoipa::path(
+    delete,
+    path = "/v1/admin/api-keys/{id}",
+    operation_id = "revoke_api_key",
+    tag = "admin",
+    responses(
+        (status = 204, description = "It is refused from now on"),
+        RevokeProblems,
+    ),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn revoke(
+    State(state): State<AppState>,
+    Admin(caller): Admin,
+    Ids((id,)): Ids<(KeyId,)>,
+) -> Result<StatusCode, Problem> {
+    state.tenants.revoke_key(&caller.scope, id, &who(&caller)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Names who did it: the user, and for a key the key too.
+fn who(caller: &Caller) -> String {
+    match caller.kind {
+        CredentialKind::ApiKey => format!("{} ({})", caller.user, caller.credential),
+        CredentialKind::UserToken | CredentialKind::Ticket => caller.user.to_string(),
+    }
+}

@@ -1,0 +1,206 @@
+//! `/v1/operator/tenants`: what an operator may do to tenants. Their content is out of reach here.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use copilotd_actors::domain::ids::TenantId;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use utoipa::IntoParams;
+
+use crate::http::auth::Operator;
+use crate::http::body::Json;
+use crate::http::extract::{Ids, Query};
+use crate::http::page::{self, Limit, Page};
+use crate::http::problem::{Code, FieldError, Problem};
+use crate::http::state::AppState;
+use crate::openapi::{AUTH, BODY, FOUND, problems};
+use crate::request_body;
+use crate::tenants::{Change, ChangeError, SettingsChange, TenantStatus, TenantView};
+
+/// Body of `PUT /v1/operator/tenants/{id}`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Put {
+    settings: Value,
+    status: Option<TenantStatus>,
+}
+request_body!(Put, "put_tenant.json");
+
+/// Body of `PATCH /v1/operator/tenants/{id}`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Update {
+    /// Missing, null (the file's again), or a merge patch.
+    #[serde(default, deserialize_with = "present")]
+    settings: Option<Option<Value>>,
+    status: Option<TenantStatus>,
+}
+request_body!(Update, "update_tenant.json");
+
+/// Tells null from what is missing.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Value>>, D::Error> {
+    Option::<Value>::deserialize(deserializer).map(Some)
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        let text = error.to_string();
+        match error {
+            ChangeError::Exists(_) | ChangeError::Conflict(_) => Self::new(Code::Conflict).detail(text),
+            ChangeError::Missing => Self::new(Code::NotFound),
+            ChangeError::Invalid(faults) => Self::invalid(faults.into_iter().map(|fault| FieldError {
+                pointer: format!("/settings{}", fault.pointer),
+                message: fault.message,
+            })),
+            ChangeError::Store(error) => error.into(),
+            ChangeError::Part(_) => {
+                tracing::error!(error = text, "a change of tenants was not taken");
+                Self::new(Code::Internal)
+            }
+        }
+    }
+}
+
+/// Which tenants.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct List {
+    /// Entries of a page
+    #[serde(default)]
+    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
+    limit: Limit,
+    /// `next_cursor` of the page before
+    cursor: Option<String>,
+}
+
+problems!(ListProblems: AUTH);
+
+/// Lists the tenants by their ids
+#[utoipa::path(
+    get,
+    path = "/v1/operator/tenants",
+    operation_id = "list_tenants",
+    tag = "tenants",
+    params(List),
+    responses(
+        (status = 200, description = "A page of them", body = ref("#/components/schemas/TenantPage")),
+        ListProblems,
+    ),
+    security(("bearer" = ["operator"])),
+)]
+pub async fn list(
+    State(state): State<AppState>,
+    Operator(_): Operator,
+    Query(query): Query<List>,
+) -> Result<axum::Json<Page<TenantView>>, Problem> {
+    const LIST: &str = "tenants";
+    let after = match &query.cursor {
+        Some(cursor) => Some(page::position::<TenantId>(LIST, cursor)?),
+        None => None,
+    };
+    let limit = query.limit.get();
+    let mut rest = state.tenants.tenants();
+    rest.retain(|tenant| after.as_ref().is_none_or(|after| tenant.id > *after));
+    let more = rest.len() > limit;
+    rest.truncate(limit);
+    let next_cursor = rest.last().filter(|_| more).map(|last| page::cursor(LIST, &last.id));
+    Ok(axum::Json(Page {
+        data: rest,
+        next_cursor,
+    }))
+}
+
+problems!(GetProblems: AUTH, FOUND);
+
+/// Returns a tenant; its secrets are named and not shown
+#[utoipa::path(
+    get,
+    path = "/v1/operator/tenants/{id}",
+    operation_id = "get_tenant",
+    tag = "tenants",
+    responses(
+        (status = 200, description = "As it is now", body = ref("#/components/schemas/Tenant")),
+        GetProblems,
+    ),
+    security(("bearer" = ["operator"])),
+)]
+pub async fn get(
+    State(state): State<AppState>,
+    Operator(_): Operator,
+    Ids((id,)): Ids<(TenantId,)>,
+) -> Result<axum::Json<TenantView>, Problem> {
+    let tenant = state.tenants.tenant(&id);
+    tenant.map(axum::Json).ok_or_else(|| Problem::new(Code::NotFound))
+}
+
+problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
+
+/// Makes a tenant, or gives one other settings
+///
+/// They hold once this is answered, without a restart. With `If-None-Match: *` a tenant that exists is left alone (409).
+#[utoipa::path(
+    put,
+    path = "/v1/operator/tenants/{id}",
+    operation_id = "put_tenant",
+    tag = "tenants",
+    params(("If-None-Match" = Option<String>, Header, description = "`*`: only make it, never change it", pattern = "^\\*$")),
+    request_body = ref("#/components/schemas/PutTenant"),
+    responses(
+        (status = 201, description = "It was made", body = ref("#/components/schemas/Tenant"), headers(("location" = String, description = "Its address"))),
+        (status = 200, description = "It has these settings now", body = ref("#/components/schemas/Tenant")),
+        PutProblems,
+    ),
+    security(("bearer" = ["operator"])),
+)]
+pub async fn put(
+    State(state): State<AppState>,
+    Operator(_): Operator,
+    Ids((id,)): Ids<(TenantId,)>,
+    headers: HeaderMap,
+    Json(body): Json<Put>,
+) -> Result<Response, Problem> {
+    let only_new = headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|value| value.as_bytes() == b"*");
+    let put = state.tenants.put(id.clone(), body.settings, body.status, only_new);
+    let (tenant, is_new) = put.await?;
+    Ok(if is_new {
+        let location = format!("/v1/operator/tenants/{id}");
+        (StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(tenant)).into_response()
+    } else {
+        axum::Json(tenant).into_response()
+    })
+}
+
+problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
+
+/// Changes a tenant's settings (a merge patch, RFC 7396) or its status
+///
+/// It holds once this is answered. A suspended tenant's credentials are refused and its streams end; nothing is deleted.
+#[utoipa::path(
+    patch,
+    path = "/v1/operator/tenants/{id}",
+    operation_id = "update_tenant",
+    tag = "tenants",
+    request_body = ref("#/components/schemas/UpdateTenant"),
+    responses(
+        (status = 200, description = "As it is now", body = ref("#/components/schemas/Tenant")),
+        UpdateProblems,
+    ),
+    security(("bearer" = ["operator"])),
+)]
+pub async fn update(
+    State(state): State<AppState>,
+    Operator(_): Operator,
+    Ids((id,)): Ids<(TenantId,)>,
+    Json(body): Json<Update>,
+) -> Result<axum::Json<TenantView>, Problem> {
+    let change = Change {
+        settings: body.settings.map(|settings| match settings {
+            Some(patch) => SettingsChange::Patch(patch),
+            None => SettingsChange::Reset,
+        }),
+        status: body.status,
+    };
+    Ok(axum::Json(state.tenants.change(&id, change).await?))
+}

@@ -1,0 +1,126 @@
+//! Seals settings before they are stored: they hold secrets. AES-256-GCM (NIST SP 800-38D) with a random nonce, bound to the
+//! tenant's id, so that what is stored of one tenant cannot be put in the place of another's.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+/// Begins what is sealed, so that another form can follow.
+const VERSION: u8 = 1;
+/// Bytes of a key's own hash that say which key it was.
+const MARK: usize = 4;
+/// Bytes of a nonce.
+const NONCE: usize = 12;
+
+/// A key that seals.
+pub struct Seal {
+    key: RandomizedNonceKey,
+    mark: [u8; MARK],
+    /// For fingerprints alone: a key is used for one purpose.
+    fingerprints: [u8; 32],
+}
+
+/// What was sealed cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Another key sealed it.
+    #[error("it was sealed with another key (server.seal_key, or tenants.key in the data directory)")]
+    OtherKey,
+    /// It was changed, or put in the place of another's.
+    #[error("it is not what was sealed")]
+    Broken,
+}
+
+impl Seal {
+    /// Takes a key of 32 random bytes.
+    pub fn new(key: &[u8; 32]) -> Self {
+        let derived = |purpose: &str| -> [u8; 32] {
+            Sha256::new()
+                .chain_update(b"copilotd ")
+                .chain_update(purpose)
+                .chain_update(key)
+                .finalize()
+                .into()
+        };
+        let mark = derived("mark");
+        Self {
+            key: RandomizedNonceKey::new(&AES_256_GCM, &derived("settings")).expect("a key of 32 bytes is one"),
+            mark: [mark[0], mark[1], mark[2], mark[3]],
+            fingerprints: derived("fingerprints"),
+        }
+    }
+
+    /// Seals `plain` for `whom`.
+    ///
+    /// # Panics
+    /// When the machine has no randomness.
+    pub fn seal(&self, whom: &str, plain: &[u8]) -> Vec<u8> {
+        let mut text = plain.to_vec();
+        let nonce = self
+            .key
+            .seal_in_place_append_tag(Aad::from(whom), &mut text)
+            .expect("sealing fails only without randomness");
+        let mut sealed = vec![VERSION];
+        sealed.extend_from_slice(&self.mark);
+        sealed.extend_from_slice(nonce.as_ref());
+        sealed.append(&mut text);
+        sealed
+    }
+
+    /// Opens what was sealed for `whom`.
+    pub fn open(&self, whom: &str, sealed: &[u8]) -> Result<Vec<u8>, Unreadable> {
+        let rest = sealed.strip_prefix(&[VERSION]).ok_or(Unreadable::Broken)?;
+        let (mark, rest) = rest.split_at_checked(MARK).ok_or(Unreadable::Broken)?;
+        if mark != self.mark {
+            return Err(Unreadable::OtherKey);
+        }
+        let (nonce, text) = rest.split_at_checked(NONCE).ok_or(Unreadable::Broken)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_error| Unreadable::Broken)?;
+        let mut text = text.to_vec();
+        let plain = self.key.open_in_place(nonce, Aad::from(whom), &mut text);
+        Ok(plain.map_err(|_error| Unreadable::Broken)?.to_vec())
+    }
+
+    /// Returns a short name of a secret that tells nothing about it without the key.
+    pub fn fingerprint(&self, secret: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.fingerprints).expect("any length is a key");
+        mac.update(secret.as_bytes());
+        hex::encode(&mac.finalize().into_bytes()[..8])
+    }
+}
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seal").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_opened_by_its_key_for_its_tenant_alone() {
+        let seal = Seal::new(&[1; 32]);
+        let sealed = seal.seal("acme", b"a secret");
+        assert_eq!(seal.open("acme", &sealed).unwrap(), b"a secret");
+        assert_ne!(sealed, seal.seal("acme", b"a secret"), "each has its own nonce");
+        assert!(!sealed.windows(6).any(|part| part == b"secret"));
+        assert_eq!(seal.open("globex", &sealed), Err(Unreadable::Broken));
+        assert_eq!(Seal::new(&[2; 32]).open("acme", &sealed), Err(Unreadable::OtherKey));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(seal.open("acme", &changed).is_err(), "byte {at}");
+            assert!(seal.open("acme", &sealed[..at]).is_err(), "{at} bytes");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_names_a_secret() {
+        let (one, other) = (Seal::new(&[1; 32]), Seal::new(&[2; 32]));
+        assert_eq!(one.fingerprint("a"), one.fingerprint("a"));
+        assert_ne!(one.fingerprint("a"), one.fingerprint("b"));
+        assert_ne!(one.fingerprint("a"), other.fingerprint("a"));
+    }
+}

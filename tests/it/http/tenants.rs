@@ -1,0 +1,265 @@
+//! Tenants: made, changed and suspended by an operator while others are served.
+
+use copilotd::http::auth::{Grant, Scopes, mint};
+use copilotd_actors::ports::Clock as _;
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::app::{KEY, TestApp, with_app};
+use super::client::Answer;
+
+const TENANTS: &str = "/v1/operator/tenants";
+
+fn operator(app: &TestApp) -> String {
+    app.token_of("acme", "root", Scopes::OPERATOR)
+}
+
+async fn ask(app: &TestApp, method: &str, id: &str, body: Value) -> Answer {
+    let call = app.call(method, &format!("{TENANTS}/{id}")).by(&operator(app));
+    if body.is_null() {
+        call.send().await
+    } else {
+        call.json(&body).send().await
+    }
+}
+
+fn settings(iss: &str) -> Value {
+    json!({
+        "issuers": [{
+            "iss": iss,
+            "alg": "HS256",
+            "secret": { "value": "a secret of theirs, at least 32 bytes long" },
+        }],
+        "copilots": [{ "name": "support", "route": "default" }],
+    })
+}
+
+/// A token by the configuration as it is now.
+fn token(app: &TestApp, tenant: &str) -> String {
+    let grant = Grant {
+        tenant: tenant.parse().unwrap(),
+        user: "ada".parse().unwrap(),
+        scopes: Scopes::CHAT,
+        life: jiff::SignedDuration::from_hours(1),
+    };
+    mint(&app.roster.config(), &grant, app.clock.now())
+        .unwrap()
+        .expose_secret()
+        .to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_is_made_changed_and_suspended_without_a_restart() {
+    with_app(async |app| {
+        // Somebody else's stream is open all the while.
+        let conversation = app.conversation().await;
+        let mut others = app.ada("GET", &format!("{conversation}/events")).stream().await;
+        others.block().await.unwrap();
+
+        let made = ask(
+            app,
+            "PUT",
+            "initech",
+            json!({ "settings": settings("https://initech.example") }),
+        )
+        .await;
+        assert_eq!(made.headers["location"], "/v1/operator/tenants/initech");
+        let shown = made.expect(201).json();
+        assert_eq!(shown["origin"], "stored");
+        assert!(!shown.to_string().contains("a secret of theirs"), "{shown:#}");
+
+        let milton = token(app, "initech");
+        let open = async || {
+            app.call("POST", "/v1/conversations")
+                .by(&milton)
+                .json(&json!({}))
+                .send()
+                .await
+        };
+        let theirs = open().await.expect(201);
+        assert_eq!(theirs.text("/copilot"), "support");
+        let path = format!("/v1/conversations/{}", theirs.text("/id"));
+        let mut stream = app.call("GET", &format!("{path}/events")).by(&milton).stream().await;
+        stream.block().await.unwrap();
+
+        // Another copilot, first in the list: it is the default at once. The secret stays, named by what was shown.
+        let copilots = json!([{ "name": "sales", "route": "default" }, { "name": "support", "route": "default" }]);
+        let issuers = shown["settings"]["issuers"].clone();
+        let patch = json!({ "settings": { "copilots": copilots, "issuers": issuers } });
+        ask(app, "PATCH", "initech", patch).await.expect(200);
+        assert_eq!(open().await.expect(201).text("/copilot"), "sales");
+
+        ask(app, "PATCH", "initech", json!({ "status": "suspended" }))
+            .await
+            .expect(200);
+        open().await.problem(403, "forbidden");
+        while stream.block().await.is_some() {}
+        app.call("GET", &path)
+            .by(&milton)
+            .send()
+            .await
+            .problem(403, "forbidden");
+
+        ask(app, "PATCH", "initech", json!({ "status": "active" }))
+            .await
+            .expect(200);
+        app.call("GET", &path).by(&milton).send().await.expect(200);
+
+        let answered = app.answered(&conversation, "hello").await;
+        assert_eq!(answered["status"], "completed");
+        assert!(others.block().await.is_some(), "their stream went on");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_of_the_file_is_changed_and_given_back() {
+    with_app(async |app| {
+        let tenants = app
+            .call("GET", TENANTS)
+            .by(&operator(app))
+            .send()
+            .await
+            .expect(200)
+            .json();
+        let ids: Vec<_> = tenants["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tenant| &tenant["id"])
+            .collect();
+        assert_eq!(ids, ["acme", "globex"]);
+        assert_eq!(tenants["data"][1]["origin"], "file");
+
+        let gone = json!({ "settings": { "zendesk": null, "copilots": [{ "name": "plain", "route": "default" }] } });
+        let changed = ask(app, "PATCH", "globex", gone).await.expect(200).json();
+        assert_eq!(
+            (&changed["origin"], &changed["settings"]["zendesk"]),
+            (&json!("stored"), &Value::Null)
+        );
+        let user = app.token_of("globex", "eve", Scopes::CHAT);
+        let open = async || {
+            app.call("POST", "/v1/conversations")
+                .by(&user)
+                .json(&json!({}))
+                .send()
+                .await
+        };
+        assert_eq!(open().await.expect(201).text("/copilot"), "plain");
+
+        let back = ask(app, "PATCH", "globex", json!({ "settings": null }))
+            .await
+            .expect(200)
+            .json();
+        assert_eq!(back["origin"], "file");
+        assert_eq!(open().await.expect(201).text("/copilot"), "support");
+        ask(
+            app,
+            "PUT",
+            "initech",
+            json!({ "settings": settings("https://initech.example") }),
+        )
+        .await
+        .expect(201);
+        ask(app, "PATCH", "initech", json!({ "settings": null }))
+            .await
+            .problem(409, "conflict");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_changes_nothing() {
+    with_app(async |app| {
+        let pointers = |answer: Answer| -> Vec<String> {
+            let problem = answer.problem(422, "invalid");
+            let errors = problem["errors"].as_array().unwrap();
+            errors
+                .iter()
+                .map(|error| error["pointer"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        let put = async |settings: Value| ask(app, "PUT", "initech", json!({ "settings": settings })).await;
+        let copilot = |route: &str| json!({ "copilots": [{ "name": "support", "route": route }] });
+        assert_eq!(pointers(put(copilot("none")).await), ["/settings/copilots/0/route"]);
+        assert_eq!(pointers(put(json!({ "colour": "red" })).await), ["/settings/colour"]);
+        assert_eq!(pointers(put(json!({ "id": "other" })).await), ["/settings/id"]);
+        // Whoever changes tenants reads no file of this machine by it.
+        let mut spy = settings("https://initech.example");
+        spy["issuers"][0]["secret"] = json!({ "file": "/etc/hostname" });
+        assert_eq!(pointers(put(spy).await)[0], "/settings/issuers/0/secret");
+        // Nobody takes another tenant's issuer, in whichever order they stand.
+        assert_eq!(pointers(put(settings("https://acme.example")).await).len(), 1);
+        put(settings("https://initech.example")).await.expect(201);
+        let taken = json!({ "settings": { "issuers": settings("https://initech.example")["issuers"] } });
+        assert_eq!(pointers(ask(app, "PATCH", "acme", taken).await).len(), 1);
+        app.get("/v1/conversations").await.expect(200);
+        app.call("GET", "/v1/conversations")
+            .by(&token(app, "initech"))
+            .send()
+            .await
+            .expect(200);
+
+        ask(app, "PATCH", "nobody", json!({ "status": "suspended" }))
+            .await
+            .problem(404, "not_found");
+        ask(app, "GET", "Not%20An%20Id", Value::Null)
+            .await
+            .problem(404, "not_found");
+        ask(app, "PATCH", "acme", json!({ "status": "gone" }))
+            .await
+            .problem(422, "invalid");
+        let again = app
+            .call("PUT", &format!("{TENANTS}/initech"))
+            .by(&operator(app))
+            .header("if-none-match", "*")
+            .json(&json!({ "settings": {} }));
+        again.send().await.problem(409, "conflict");
+        for scopes in [Scopes::ADMIN, Scopes::CHAT | Scopes::GATEWAY] {
+            let token = app.token_of("acme", "root", scopes);
+            app.call("GET", TENANTS)
+                .by(&token)
+                .send()
+                .await
+                .problem(403, "forbidden");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_changes_nothing_either() {
+    with_app(async |app| {
+        let away = |away| app.tenants.away.store(away, std::sync::atomic::Ordering::Relaxed);
+        away(true);
+        let body = json!({ "settings": settings("https://initech.example") });
+        ask(app, "PUT", "initech", body.clone())
+            .await
+            .problem(503, "unavailable");
+        ask(app, "GET", "initech", Value::Null).await.problem(404, "not_found");
+        away(false);
+        ask(app, "PUT", "initech", body).await.expect(201);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenant_headers_of_a_request_mean_nothing() {
+    with_app(async |app| {
+        let conversation = app.conversation().await;
+        for name in ["x-tenant-id", "x-copilotd-tenant", "x-tenant", "x-org-id"] {
+            let created = app
+                .ada("POST", "/v1/conversations")
+                .header(name, "globex")
+                .json(&json!({}));
+            let path = format!("/v1/conversations/{}", created.send().await.expect(201).text("/id"));
+            app.get(&path).await.expect(200);
+            let foreign = app.token_of("globex", "ada", Scopes::CHAT);
+            let other = app.call("GET", &conversation).by(&foreign).header(name, "acme");
+            other.send().await.problem(404, "not_found");
+        }
+        let by_key = app.call("GET", &conversation).by(KEY).header("x-tenant-id", "globex");
+        by_key.send().await.problem(404, "not_found");
+    })
+    .await;
+}

@@ -1,0 +1,76 @@
+//! Tenants and keys in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use copilotd::config::KeyHash;
+use copilotd::tenants::{KeyUse, StoredKey, StoredTenant, TenantStore};
+use copilotd_actors::ports::LogError;
+
+/// See the module.
+#[derive(Default)]
+pub struct MemoryTenants {
+    kept: Mutex<Kept>,
+    /// Whether it does not answer.
+    pub away: AtomicBool,
+}
+
+#[derive(Default)]
+struct Kept {
+    tenants: BTreeMap<String, StoredTenant>,
+    keys: BTreeMap<[u8; 32], StoredKey>,
+    uses: BTreeMap<[u8; 32], KeyUse>,
+}
+
+impl MemoryTenants {
+    fn kept<T>(&self, work: impl FnOnce(&mut Kept) -> T) -> Result<T, LogError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(LogError::Unavailable("it is away".to_owned()));
+        }
+        Ok(work(&mut self.kept.lock().unwrap()))
+    }
+}
+
+#[async_trait]
+impl TenantStore for MemoryTenants {
+    async fn tenants(&self) -> Result<Vec<StoredTenant>, LogError> {
+        self.kept(|kept| kept.tenants.values().cloned().collect())
+    }
+
+    async fn put_tenant(&self, tenant: &StoredTenant) -> Result<(), LogError> {
+        self.kept(|kept| _ = kept.tenants.insert(tenant.id.to_string(), tenant.clone()))
+    }
+
+    async fn keys(&self) -> Result<Vec<StoredKey>, LogError> {
+        let mut keys: Vec<StoredKey> = self.kept(|kept| kept.keys.values().cloned().collect())?;
+        keys.sort_by_key(|key| std::cmp::Reverse(key.created_at));
+        Ok(keys)
+    }
+
+    async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
+        self.kept(|kept| _ = kept.keys.insert(*key.hash.bytes(), key.clone()))
+    }
+
+    async fn delete_keys(&self, hashes: &[KeyHash]) -> Result<(), LogError> {
+        self.kept(|kept| {
+            for hash in hashes {
+                kept.keys.remove(hash.bytes());
+                kept.uses.remove(hash.bytes());
+            }
+        })
+    }
+
+    async fn key_uses(&self) -> Result<Vec<KeyUse>, LogError> {
+        self.kept(|kept| kept.uses.values().copied().collect())
+    }
+
+    async fn put_key_uses(&self, uses: &[KeyUse]) -> Result<(), LogError> {
+        self.kept(|kept| {
+            for used in uses {
+                kept.uses.insert(*used.hash.bytes(), *used);
+            }
+        })
+    }
+}
