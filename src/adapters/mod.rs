@@ -7,6 +7,7 @@ pub mod mongo;
 pub mod openai;
 mod patience;
 pub mod provider;
+pub mod redis_limiter;
 pub mod slack;
 pub mod sqlite;
 pub mod systems;

@@ -4,6 +4,7 @@ mod demo;
 mod demo_page;
 mod embed;
 mod files;
+mod limiter;
 mod models;
 mod parts;
 mod serve;
@@ -50,9 +51,14 @@ pub struct App {
 
 impl App {
     /// The gateway to all models that the configuration names. One per process: it knows how they fare.
-    /// `meter` is told of every attempt; `spent` is what budgets begin with.
-    pub fn gateway(roster: &Roster, meter: Option<Arc<dyn Meter>>, spent: &[Spending]) -> anyhow::Result<Arc<Gateway>> {
-        let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent)?;
+    /// `meter` is told of every attempt; `spent` is what budgets begin with, and `ledger` where more is to be learnt of it.
+    pub fn gateway(
+        roster: &Roster,
+        meter: Option<Arc<dyn Meter>>,
+        spent: &[Spending],
+        ledger: &Arc<dyn UsageStore>,
+    ) -> anyhow::Result<Arc<Gateway>> {
+        let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
         roster.follow(tenancy);
         Ok(Arc::new(match meter {
             Some(meter) => gateway.with_meter(meter),
@@ -186,6 +192,8 @@ impl App {
             .connectors
             .stop_and_wait(Some("shutting down".into()), Some(Duration::from_secs(5)))
             .await;
+        // What cannot be settled in time expires by itself.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.state.gateway.settled()).await;
     }
 }
 

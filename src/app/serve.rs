@@ -79,7 +79,7 @@ pub async fn run_with(
         Arc::new(system::SystemClock),
         Arc::new(system::TimeOrderedIds),
     );
-    let gateway = App::gateway(&roster, Some(Arc::clone(&ledger) as _), &spent)?;
+    let gateway = App::gateway(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
     let ports = App::ports(&roster, log, &gateway)?;
     let mut app = App::start(Arc::clone(&roster), ports, gateway, usage, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());

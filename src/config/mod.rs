@@ -10,6 +10,7 @@ mod copilot;
 mod env;
 mod faults;
 mod key;
+mod limits;
 mod load;
 mod models;
 mod policies;
@@ -26,6 +27,7 @@ pub use env::Env;
 pub use faults::{Fault, Faults};
 pub use ipnet::IpNet;
 pub use key::{Alg, KeyHash};
+pub use limits::LimitStore;
 pub use load::Source;
 pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};
 pub use policies::ConfiguredPolicies;
@@ -44,6 +46,9 @@ pub struct Config {
     /// Where the log is.
     #[serde(default)]
     pub store: Store,
+    /// Where limits are counted.
+    #[serde(default)]
+    pub limits: LimitStore,
     /// Logs and traces.
     #[serde(default)]
     pub telemetry: Telemetry,

@@ -186,6 +186,8 @@ pub enum GatewayErrorKind {
     CredentialsExhausted,
     /// Every provider failed (503).
     Unavailable,
+    /// What may be used cannot be checked: the store of the limits does not answer (503).
+    LimitsUnavailable,
     /// No provider answered in time (504).
     Timeout,
     /// The answer was cut off, or stopped making sense, after it had begun (502).
@@ -205,6 +207,7 @@ impl GatewayErrorKind {
             Self::BudgetExhausted => "budget_exhausted",
             Self::CredentialsExhausted => "upstream_credentials_exhausted",
             Self::Unavailable => "upstream_unavailable",
+            Self::LimitsUnavailable => "unavailable",
             Self::Timeout => "upstream_timeout",
             Self::Cut => "upstream_cut",
         }
@@ -218,7 +221,7 @@ impl GatewayErrorKind {
             Self::Invalid | Self::ContextTooLong | Self::ContentPolicy => 400,
             Self::RateLimited | Self::BudgetExhausted => 429,
             Self::CredentialsExhausted | Self::Cut => 502,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::LimitsUnavailable => 503,
             Self::Timeout => 504,
         }
     }

@@ -11,7 +11,7 @@ use copilotd_actors::ports::Clock;
 use super::body::ChatBody;
 use super::call::{Caller, GatewayError, Purpose};
 use super::embed::{EmbedBody, Inputs};
-use super::limit::{Demand, Learned, Limiter, Reservation, Subject};
+use super::limit::{Demand, Learned, Limiter, Refused, Reservation, Subject};
 use super::route::Route;
 
 /// Above so many bytes the tokenizer runs off the async threads.
@@ -79,6 +79,7 @@ impl Limits {
         let ask = |demand| self.limiter.reserve(tenant, Subject::of(caller), demand);
         let lease = match ask(demand(expected.prompt)).await {
             Ok(lease) => lease,
+            Err(refused @ Refused::Unavailable { .. }) => return Err(refused.into()),
             Err(refused) => {
                 let exact = count(&prompt.text).await;
                 if exact >= expected.prompt {
@@ -114,8 +115,8 @@ impl Limits {
     /// Counts a turn at the door, and refuses it when a budget is used up.
     pub(super) async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
         let tenant = caller.scope.tenant();
-        if let Some(exceeded) = self.limiter.exhausted(tenant, Subject::of(caller)).await {
-            return Err(exceeded.into());
+        if let Some(refused) = self.limiter.exhausted(tenant, Subject::of(caller)).await {
+            return Err(refused.into());
         }
         let demand = Demand {
             requests: 1,

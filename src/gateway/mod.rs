@@ -137,6 +137,18 @@ impl Gateway {
         wanted.then(|| cached.cache.embeds())
     }
 
+    /// Tells whether the store of the limits answers; none when they are this process's own.
+    pub fn limits_ready(&self) -> Option<bool> {
+        self.limits.as_ref()?.limiter.is_ready()
+    }
+
+    /// Waits until what the calls used stands where other processes see it.
+    pub async fn settled(&self) {
+        if let Some(limits) = &self.limits {
+            limits.limiter.settled().await;
+        }
+    }
+
     /// Forgets the answers that are kept for a tenant, or for one of its routes. Returns how many.
     pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
         let cached = self.cached.as_ref();

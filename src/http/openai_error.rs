@@ -113,6 +113,7 @@ impl From<GatewayError> for OpenAiError {
             GatewayErrorKind::BudgetExhausted => "insufficient_quota",
             GatewayErrorKind::CredentialsExhausted
             | GatewayErrorKind::Unavailable
+            | GatewayErrorKind::LimitsUnavailable
             | GatewayErrorKind::Timeout
             | GatewayErrorKind::Cut => "server_error",
         };

@@ -135,6 +135,18 @@ pub const METRICS: &[Metric] = &[
         "Breakers of models: 0 closed, 1 half open, 2 open.",
     ),
     metric(
+        "copilotd_limits_store_up",
+        Kind::Gauge,
+        Unit::Count,
+        "1 while the store of shared limits answers, 0 while it does not.",
+    ),
+    metric(
+        "copilotd_limits_settlements_lost_total",
+        Kind::Counter,
+        Unit::Count,
+        "Reservations in shared limits that could not be settled in time; they are charged in full.",
+    ),
+    metric(
         "copilotd_cache_lookups_total",
         Kind::Counter,
         Unit::Count,

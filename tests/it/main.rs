@@ -14,6 +14,7 @@ mod embed;
 mod gateway;
 mod http;
 mod kill;
+mod limits;
 mod model;
 mod roster;
 mod served;

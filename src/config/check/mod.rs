@@ -21,6 +21,7 @@ use super::network;
 pub(super) fn run(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
     server(&root.get("server"), faults);
     store(&root.get("store"), faults);
+    limits(&root.get("limits"), faults);
     telemetry(&root.get("telemetry"), faults);
     models::check(root, faults);
     tenant::check(root, known_tools, faults);
@@ -81,6 +82,33 @@ fn store(store: &Node<'_>, faults: &mut Faults) {
                     store.get(name).path(),
                     "belongs to mongodb; sqlite keeps its file in server.data_dir",
                 );
+            }
+        }
+    }
+}
+
+fn limits(limits: &Node<'_>, faults: &mut Faults) {
+    let address = limits.get("url");
+    if limits.get("store").text() == Some("redis") {
+        if !address.exists() {
+            faults.add(address.path(), "is required for redis");
+        }
+        let known = |text: &str| text.starts_with("redis://") || text.starts_with("rediss://");
+        if let Some(text) = address.text() {
+            if !known(text) {
+                faults.add(
+                    address.path(),
+                    "expected an address that begins with redis:// or rediss://",
+                );
+            } else if redis::Client::open(text).is_err() {
+                // The driver's own words might quote the address, which may hold a password.
+                faults.add(address.path(), "not an address of a Redis server");
+            }
+        }
+    } else if limits.get("store").text() == Some("local") {
+        for name in ["url", "prefix", "local_share", "max_outage_s"] {
+            if limits.get(name).exists() {
+                faults.add(limits.get(name).path(), "belongs to redis; local limits have no store");
             }
         }
     }

@@ -6,6 +6,8 @@
 
 mod writer;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use writer::Ledger;
+
+use super::limit::Subject;
 
 /// Days for which records are kept.
 pub const KEPT_DAYS: i64 = 400;
@@ -114,6 +118,21 @@ pub struct Spending {
     pub day: NanoUsd,
     /// Of the month.
     pub month: NanoUsd,
+}
+
+/// Sums spendings of one tenant up, in the day and the month, for it, its users and its keys.
+pub fn owed<'a>(spendings: impl IntoIterator<Item = &'a Spending>) -> HashMap<Subject, (NanoUsd, NanoUsd)> {
+    let mut owed: HashMap<Subject, (NanoUsd, NanoUsd)> = HashMap::new();
+    for spending in spendings {
+        let user = spending.user.parse().ok().map(Subject::User);
+        let key = spending.api_key.clone().map(Subject::Key);
+        for subject in [Subject::Tenant].into_iter().chain(user).chain(key) {
+            let (day, month) = owed.entry(subject).or_default();
+            *day = day.saturating_add(spending.day);
+            *month = month.saturating_add(spending.month);
+        }
+    }
+    owed
 }
 
 /// Where the ledger is kept. One suite checks every implementation.

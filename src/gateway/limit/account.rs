@@ -6,7 +6,7 @@ use copilotd_actors::domain::usage::NanoUsd;
 use jiff::Timestamp;
 
 use super::bucket::{Period, Purse, Rate, Wait};
-use super::{Demand, LimitName, Spent};
+use super::{Demand, LimitName, Spent, Used};
 use crate::gateway::call::LimitState;
 
 /// How often someone who has to wait for a call to end may ask again.
@@ -31,6 +31,11 @@ impl Limits {
     /// Tells whether nothing is limited.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Tells whether money is limited.
+    pub fn has_budget(&self) -> bool {
+        self.usd_per_day.is_some() || self.usd_per_month.is_some()
     }
 }
 
@@ -65,6 +70,23 @@ impl Account {
             calls: 0,
             day: Purse::new(limits.usd_per_day, Period::Day, now),
             month: Purse::new(limits.usd_per_month, Period::Month, now),
+        }
+    }
+
+    /// The account as another process left it.
+    pub fn used(limits: &Limits, used: &Used, now: Timestamp) -> Self {
+        let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now);
+        Self {
+            requests: limits
+                .requests_per_minute
+                .map(|limit| Rate::used(limit, used.requests, now)),
+            tokens: limits
+                .tokens_per_minute
+                .map(|limit| Rate::used(limit, used.tokens, now)),
+            max_calls: limits.concurrent_calls,
+            calls: used.calls,
+            day: purse(limits.usd_per_day, Period::Day, used.day),
+            month: purse(limits.usd_per_month, Period::Month, used.month),
         }
     }
 

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 /// Milliseconds in the window of a rate.
-const WINDOW: i64 = 60_000;
-/// Largest rate; beyond it a limit limits nothing.
-const MAX_LIMIT: u64 = 1_000_000_000_000;
+pub(super) const WINDOW: i64 = 60_000;
+/// Largest rate; a larger one counts as this. So a full bucket, in 60,000ths, stays below 2^53: a store that counts in
+/// doubles counts exactly.
+pub const MAX_LIMIT: u64 = 100_000_000_000;
 
 /// When something that does not fit now will fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,13 @@ impl Rate {
             level: capacity(limit),
             at: now.as_millisecond(),
         }
+    }
+
+    /// One of which `used` 60,000ths are missing.
+    pub fn used(limit: u64, used: i64, now: Timestamp) -> Self {
+        let mut rate = Self::new(limit, now);
+        rate.level = rate.level.saturating_sub(used.max(0));
+        rate
     }
 
     /// Takes another size. What was used of the old one is used of the new one.
@@ -148,6 +156,15 @@ impl Purse {
             ends: period.around(now).1,
             spent: 0,
             held: 0,
+        }
+    }
+
+    /// One of which so much was spent and is held.
+    pub fn used(limit: Option<NanoUsd>, period: Period, spent: NanoUsd, held: NanoUsd, now: Timestamp) -> Self {
+        Self {
+            spent,
+            held,
+            ..Self::new(limit, period, now)
         }
     }
 

@@ -6,15 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::usage::NanoUsd;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 
-use super::account::{Account, Limits, Met};
-use super::bucket::Wait;
-use super::{Demand, Exceeded, Lease, LimitName, Limiter, Spent, Subject};
-use crate::gateway::call::LimitState;
-use crate::gateway::ledger::Spending;
+use super::account::{Account, Limits};
+use super::shared::{exhausted_of, reserve};
+use super::{Demand, Lease, Limiter, Refused, Spent, Subject};
+use crate::gateway::ledger::{self, Spending};
 
 /// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
 /// newcomers share one.
@@ -32,7 +30,8 @@ pub struct TenantLimits {
 }
 
 impl TenantLimits {
-    fn of(&self, subject: &Subject) -> &Limits {
+    /// Returns what `subject` may use.
+    pub fn of(&self, subject: &Subject) -> &Limits {
         match subject {
             Subject::Tenant => &self.tenant,
             Subject::User(_) => &self.user,
@@ -61,30 +60,6 @@ impl LocalLimiter {
         };
         limiter.replace(tenants.into_iter().collect());
         limiter
-    }
-
-    /// Notes money that was spent in the day and the month by the ledger: before this process began, or before a limit was set.
-    pub fn spent(&self, spendings: &[Spending]) {
-        let now = self.clock.now();
-        let mut owed: HashMap<(&TenantId, Subject), (NanoUsd, NanoUsd)> = HashMap::new();
-        for spending in spendings {
-            let user = spending.user.parse().ok().map(Subject::User);
-            let key = spending.api_key.clone().map(Subject::Key);
-            for subject in [Subject::Tenant].into_iter().chain(user).chain(key) {
-                let (day, month) = owed.entry((&spending.tenant, subject)).or_default();
-                *day = day.saturating_add(spending.day);
-                *month = month.saturating_add(spending.month);
-            }
-        }
-        for ((tenant, subject), (day, month)) in owed {
-            if let Some(books) = self.books(tenant) {
-                books.with(&[subject], now, |accounts| {
-                    for (_, account) in accounts {
-                        account.owed(day, month, now);
-                    }
-                });
-            }
-        }
     }
 
     fn books(&self, tenant: &TenantId) -> Option<Arc<Books>> {
@@ -130,44 +105,25 @@ impl Books {
                 .or_insert_with(|| Account::new(limits, now));
             wanted.push(subject);
         }
-        let mut found: Vec<(&'static str, &mut Account)> = accounts
+        let mut found: Vec<(&Subject, &mut Account)> = accounts
             .iter_mut()
             .filter(|(subject, _)| wanted.contains(subject))
+            .collect();
+        // As they were named: of several limits in the way, the first is told.
+        found.sort_by_key(|(subject, _)| wanted.iter().position(|one| one == *subject));
+        let mut found: Vec<_> = found
+            .into_iter()
             .map(|(subject, account)| (subject.word(), account))
             .collect();
         work(&mut found)
     }
 }
 
-fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Timestamp) -> Exceeded {
-    Exceeded {
-        name: met.name,
-        of,
-        retry_after: match met.wait {
-            Wait::For(wait) => Some(wait),
-            Wait::Never => None,
-        },
-        state: account.standing(met.name, now).unwrap_or(LimitState {
-            name: met.name.code().to_owned(),
-            limit: 0,
-            remaining: 0,
-            reset: std::time::Duration::ZERO,
-        }),
-    }
-}
-
-/// Returns the tightest state of a rate over all accounts.
-fn tightest(name: LimitName, accounts: &mut [(&'static str, &mut Account)], now: Timestamp) -> Option<LimitState> {
-    let states = accounts
-        .iter_mut()
-        .filter_map(|(_, account)| account.standing(name, now));
-    states.min_by_key(|state| state.remaining)
-}
-
 #[async_trait]
 impl Limiter for LocalLimiter {
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Exceeded> {
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused> {
         let mut lease = Lease {
+            id: None,
             tenant: tenant.clone(),
             subjects,
             demand,
@@ -178,21 +134,7 @@ impl Limiter for LocalLimiter {
             return Ok(lease);
         };
         let now = self.clock.now();
-        lease.standings = books.with(&lease.subjects, now, |accounts| {
-            for (of, account) in accounts.iter_mut() {
-                account
-                    .fits(&demand, now)
-                    .map_err(|met| exceeded(of, met, account, now))?;
-            }
-            for (_, account) in accounts.iter_mut() {
-                account.take(&demand, now);
-            }
-            let rates = [LimitName::Requests, LimitName::Tokens];
-            Ok(rates
-                .into_iter()
-                .filter_map(|name| tightest(name, accounts, now))
-                .collect())
-        })?;
+        lease.standings = books.with(&lease.subjects, now, |accounts| reserve(accounts, &demand, now))?;
         Ok(lease)
     }
 
@@ -207,23 +149,30 @@ impl Limiter for LocalLimiter {
         }
     }
 
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Exceeded> {
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused> {
         let now = self.clock.now();
-        self.books(tenant)?.with(&subjects, now, |accounts| {
-            accounts.iter_mut().find_map(|(of, account)| {
-                let name = account.exhausted(now)?;
-                let reset = account.standing(name, now)?.reset;
-                Some(exceeded(
-                    of,
-                    Met {
-                        name,
-                        wait: Wait::For(reset),
-                    },
-                    account,
-                    now,
-                ))
-            })
-        })
+        let found = self
+            .books(tenant)?
+            .with(&subjects, now, |accounts| exhausted_of(accounts, now));
+        found.map(Refused::Exceeded)
+    }
+
+    fn spent(&self, spendings: &[Spending]) {
+        let now = self.clock.now();
+        let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
+        for spending in spendings {
+            of.entry(&spending.tenant).or_default().push(spending);
+        }
+        for (tenant, spendings) in of {
+            let Some(books) = self.books(tenant) else { continue };
+            for (subject, (day, month)) in ledger::owed(spendings) {
+                books.with(&[subject], now, |accounts| {
+                    for (_, account) in accounts {
+                        account.owed(day, month, now);
+                    }
+                });
+            }
+        }
     }
 
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {

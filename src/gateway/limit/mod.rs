@@ -8,6 +8,7 @@ mod account;
 mod bucket;
 mod learned;
 mod local;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +21,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use uuid::Uuid;
 
 pub use account::Limits;
-pub use bucket::Period;
+pub use bucket::{MAX_LIMIT, Period};
 pub use learned::Learned;
 pub use local::{LocalLimiter, TenantLimits};
+pub use shared::{Used, exhausted, judge, standings};
 
 use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState};
+use super::ledger::Spending;
 
 /// Names a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +77,8 @@ pub enum Subject {
 }
 
 impl Subject {
-    fn word(&self) -> &'static str {
+    /// Returns `tenant`, `user` or `key`.
+    pub fn word(&self) -> &'static str {
         match self {
             Self::Tenant => "tenant",
             Self::User(_) => "user",
@@ -116,6 +121,8 @@ pub struct Spent {
 /// A reservation that was made.
 #[derive(Debug, Clone)]
 pub struct Lease {
+    /// Its name in the store that processes share; none when only this process knows of it.
+    pub id: Option<Uuid>,
     /// Whose.
     pub tenant: TenantId,
     /// Over which accounts.
@@ -137,6 +144,40 @@ pub struct Exceeded {
     pub retry_after: Option<Duration>,
     /// Where it stands.
     pub state: LimitState,
+}
+
+/// Why nothing was reserved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// A limit stands in the way.
+    Exceeded(Exceeded),
+    /// The store of the limits does not answer, and without it this cannot be granted.
+    Unavailable {
+        /// What cannot be checked.
+        what: &'static str,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+impl From<Exceeded> for Refused {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::Exceeded(exceeded)
+    }
+}
+
+impl From<Refused> for GatewayError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Exceeded(exceeded) => exceeded.into(),
+            Refused::Unavailable { what, retry_after } => {
+                let message = format!("{what} cannot be checked at the moment");
+                let mut error = Self::new(GatewayErrorKind::LimitsUnavailable, message);
+                error.retry_after = Some(retry_after);
+                error
+            }
+        }
+    }
 }
 
 impl From<Exceeded> for GatewayError {
@@ -167,16 +208,29 @@ impl From<Exceeded> for GatewayError {
 #[async_trait]
 pub trait Limiter: Send + Sync + fmt::Debug {
     /// Reserves `demand` over all accounts of `subjects`, or of none.
-    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Exceeded>;
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused>;
 
     /// Puts what was used in the place of what was reserved. Must not wait: it is called where an answer is dropped.
     fn settle(&self, lease: Lease, spent: Spent);
 
-    /// Tells whether a budget is used up, without reserving anything.
-    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Exceeded>;
+    /// Tells whether a budget is used up, or cannot be looked at, without reserving anything.
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused>;
 
     /// Takes new limits in place of the old ones, of all tenants. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
+
+    /// Notes money that was spent in the day and the month, by the ledger. One that asks the ledger by itself needs no word.
+    fn spent(&self, spendings: &[Spending]) {
+        let _ = spendings;
+    }
+
+    /// Waits until all that was settled is stored where other processes see it.
+    async fn settled(&self) {}
+
+    /// Tells whether the store that it shares with other processes answers; none when there is no such store.
+    fn is_ready(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// A lease that settles itself when the last attempt of its request is gone.

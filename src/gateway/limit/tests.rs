@@ -47,6 +47,13 @@ fn limiter(tenant_limits: Limits, user: Limits) -> (Arc<Watch>, Arc<LocalLimiter
     (watch, Arc::new(limiter))
 }
 
+fn exceeded(refused: Refused) -> Exceeded {
+    match refused {
+        Refused::Exceeded(exceeded) => exceeded,
+        Refused::Unavailable { .. } => panic!("this process is its own store"),
+    }
+}
+
 fn demand(tokens: u64) -> Demand {
     Demand {
         requests: 1,
@@ -72,7 +79,7 @@ async fn all_limits_or_none() {
     static TENANT: std::sync::LazyLock<TenantId> = std::sync::LazyLock::new(tenant);
     ask("ada", 100).await.unwrap();
     ask("ada", 100).await.unwrap();
-    let refused = ask("ada", 100).await.unwrap_err();
+    let refused = exceeded(ask("ada", 100).await.unwrap_err());
     assert_eq!((refused.name, refused.of), (LimitName::Requests, "user"));
     assert_eq!(refused.retry_after, Some(Duration::from_secs(30)));
     // What the user's limit refused has taken nothing of the tenant's.
@@ -81,9 +88,13 @@ async fn all_limits_or_none() {
         lease.standings.iter().map(|state| state.remaining).collect::<Vec<_>>(),
         [1, 0]
     );
-    let refused = ask("eve", 1).await.unwrap_err();
+    let refused = exceeded(ask("eve", 1).await.unwrap_err());
     assert_eq!((refused.name, refused.of), (LimitName::Tokens, "tenant"));
-    assert_eq!(ask("eve", 1_001).await.unwrap_err().retry_after, None, "it never fits");
+    assert_eq!(
+        exceeded(ask("eve", 1_001).await.unwrap_err()).retry_after,
+        None,
+        "it never fits"
+    );
     watch.pass(60_000);
     ask("eve", 1_000).await.unwrap();
     let other = "globex".parse::<TenantId>().unwrap();
@@ -104,7 +115,7 @@ async fn a_broken_stream_is_paid_for_and_frees_its_place() {
     let (_, limiter) = limiter(limits, Limits::default());
     let tenant = tenant();
     let lease = limiter.reserve(&tenant, subjects("ada"), demand(300)).await.unwrap();
-    let refused = limiter.reserve(&tenant, subjects("bob"), demand(1)).await.unwrap_err();
+    let refused = exceeded(limiter.reserve(&tenant, subjects("bob"), demand(1)).await.unwrap_err());
     assert_eq!(refused.name, LimitName::Calls);
     let reservation = Reservation::new(Arc::clone(&limiter) as _, lease);
     // Two attempts, the second one left in the middle.
@@ -128,7 +139,7 @@ async fn a_broken_stream_is_paid_for_and_frees_its_place() {
             cost: 2_400,
         },
     );
-    let gone = limiter.exhausted(&tenant, subjects("eve")).await.unwrap();
+    let gone = exceeded(limiter.exhausted(&tenant, subjects("eve")).await.unwrap());
     assert_eq!((gone.name, gone.of), (LimitName::UsdPerMonth, "tenant"));
     let error = GatewayError::from(gone);
     assert_eq!(error.kind, GatewayErrorKind::BudgetExhausted);
@@ -161,7 +172,11 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
                 let lease = match limiter.reserve(&tenant(), subjects(&user), demand(want)).await {
                     Ok(lease) => lease,
                     // Nobody will give anything back any more: this is the end.
-                    Err(refused) if refused.name != LimitName::Calls && open.load(Ordering::SeqCst) == 0 => break,
+                    Err(refused)
+                        if exceeded(refused.clone()).name != LimitName::Calls && open.load(Ordering::SeqCst) == 0 =>
+                    {
+                        break;
+                    }
                     Err(_) => {
                         tokio::task::yield_now().await;
                         continue;
@@ -258,10 +273,12 @@ async fn new_limits_take_over_what_was_used() {
         )])
     };
     limiter.replace(of(minute(700)));
-    let refused = limiter
-        .reserve(&tenant(), subjects("ada"), demand(200))
-        .await
-        .unwrap_err();
+    let refused = exceeded(
+        limiter
+            .reserve(&tenant(), subjects("ada"), demand(200))
+            .await
+            .unwrap_err(),
+    );
     assert_eq!(
         (refused.name, refused.state.limit, refused.state.remaining),
         (LimitName::Tokens, 700, 100)
@@ -295,16 +312,20 @@ async fn new_limits_take_over_what_was_used() {
     };
     limiter.spent(&[spending(1_000)]);
     let left = |refused: Exceeded| (refused.name, refused.state.remaining);
-    let refused = limiter
-        .reserve(&tenant(), subjects("ada"), demand(301))
-        .await
-        .unwrap_err();
+    let refused = exceeded(
+        limiter
+            .reserve(&tenant(), subjects("ada"), demand(301))
+            .await
+            .unwrap_err(),
+    );
     assert_eq!(left(refused), (LimitName::UsdPerDay, 3_000));
     limiter.spent(&[spending(5_000), spending(4_000)]);
-    let refused = limiter
-        .reserve(&tenant(), subjects("ada"), demand(101))
-        .await
-        .unwrap_err();
+    let refused = exceeded(
+        limiter
+            .reserve(&tenant(), subjects("ada"), demand(101))
+            .await
+            .unwrap_err(),
+    );
     assert_eq!(left(refused), (LimitName::UsdPerDay, 1_000));
     // A tenant that is not named any more is free.
     limiter.replace(HashMap::new());

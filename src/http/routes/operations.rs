@@ -51,6 +51,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if !state.tenants.left_out().is_empty() {
         dependencies["tenants"] = word(false).into();
     }
+    // Nor without this: what cannot be granted then is refused by itself, and every process is in the same case.
+    if let Some(limits) = state.gateway.limits_ready() {
+        dependencies["limits"] = word(limits).into();
+    }
     let body = json!({
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": dependencies,

@@ -149,6 +149,22 @@ fn single_faults_have_their_path() {
             "kind = \"sqlite\"",
             "store.url: belongs to mongodb",
         ),
+        ("store = \"redis\"", "store = \"local\"", "limits.url: belongs to redis"),
+        (
+            "url = { env = \"REDIS_URL\" }\n",
+            "",
+            "limits.url: is required for redis",
+        ),
+        (
+            "url = { env = \"REDIS_URL\" }",
+            "url = \"hunter2\"",
+            "limits.url: expected an address that begins with redis:// or rediss://",
+        ),
+        (
+            "url = { env = \"REDIS_URL\" }",
+            "url = \"redis://hunter2:x:y\"",
+            "limits.url: not an address of a Redis server",
+        ),
         (
             "url = { env = \"MONGODB_URI\" }",
             "url = \"postgres://x\"",

@@ -34,6 +34,7 @@ pub fn env() -> Env {
     Env::from_iter([
         ("MONGODB_URI", "mongodb://root:hunter2@db"),
         ("OPENAI_API_KEY", "sk-hunter2"),
+        ("REDIS_URL", "rediss://:hunter2@limits"),
         ("ACME_JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2"),
         ("ACME_ZENDESK_TOKEN", "zendesk-hunter2"),
         ("ACME_SLACK_TOKEN", "xoxb-hunter2"),

@@ -128,7 +128,7 @@ impl TestApp {
         let roster = Roster::open(source, Arc::clone(&tenants) as _, seal, Arc::clone(&clock) as _);
         let roster = roster.await.unwrap();
         let config = (*roster.config()).clone();
-        let gateway = App::gateway(&roster, None, &[]).unwrap();
+        let gateway = App::gateway(&roster, None, &[], &(Arc::clone(&usage) as _)).unwrap();
         let mut ports: Ports = App::ports(&roster, Arc::new(log.clone()), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(systems.clone());

@@ -8,6 +8,7 @@ mod client;
 mod contract;
 mod conversations;
 mod input;
+mod limits;
 mod openai;
 mod resume;
 mod sockets;

@@ -2,6 +2,7 @@
 
 pub mod live;
 pub mod proxy;
+pub mod redis;
 pub mod secantus;
 pub mod talk;
 pub mod tenants;

@@ -1,0 +1,88 @@
+//! Reservations in the course of time: those that are open are renewed, those that are over are settled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use copilotd_actors::domain::ids::TenantId;
+use futures::future::join_all;
+use metrics::counter;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Shared;
+use super::script::{Open, Operation, Request, renew};
+use crate::gateway::limit::{Lease, Spent};
+
+/// Settlements that may wait for Redis. What does not find room is charged in full when its reservation expires.
+pub(super) const QUEUE: usize = 16_384;
+/// Settlements that are under way at one time.
+const AT_ONCE: usize = 128;
+/// Reservations that one run of the script renews.
+const BATCH: usize = 100;
+
+/// What is to be settled.
+#[derive(Debug)]
+pub(super) struct Settlement {
+    pub lease: Lease,
+    pub spent: Spent,
+    pub at: Instant,
+}
+
+/// Settles what the queue holds, and what Redis did not take again and again until its reservation has expired.
+pub(super) async fn settle(shared: Arc<Shared>, mut queue: mpsc::Receiver<Settlement>) {
+    let mut waiting: Vec<Settlement> = Vec::new();
+    loop {
+        // Several at once share a round trip; the order of settlements does not matter.
+        if waiting.is_empty() && queue.recv_many(&mut waiting, AT_ONCE).await == 0 {
+            return;
+        }
+        let answers = join_all(waiting.iter().map(|settlement| send(&shared, settlement))).await;
+        let mut is_done = answers.into_iter();
+        let (life, before) = (shared.options.lease_life, waiting.len());
+        waiting.retain(|settlement| {
+            let is_done = is_done.next().unwrap_or(false);
+            let is_late = !is_done && settlement.at.elapsed() > life;
+            if is_late {
+                counter!("copilotd_limits_settlements_lost_total").increment(1);
+            }
+            !is_done && !is_late
+        });
+        shared.unsettled.send_modify(|count| *count -= before - waiting.len());
+        if !waiting.is_empty() {
+            shared.link.up().await;
+        }
+    }
+}
+
+async fn send(shared: &Shared, settlement: &Settlement) -> bool {
+    let Settlement { lease, spent, .. } = settlement;
+    let request = Request {
+        id: lease.id,
+        demand: lease.demand,
+        spent: *spent,
+        // A tenant that has no limits any more still gets its places back.
+        limits: shared.table().tenants.get(&lease.tenant).copied().unwrap_or_default(),
+        ..shared.request(&lease.tenant, &lease.subjects)
+    };
+    shared.link.ask(&request.invocation(Operation::Settle)).await.is_ok()
+}
+
+/// Renews what is open, three times in the life of a reservation.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(shared.options.lease_life / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let mut of: HashMap<TenantId, Vec<Open>> = HashMap::new();
+        for (tenant, open) in shared.open().values() {
+            of.entry(tenant.clone()).or_default().push(open.clone());
+        }
+        for (tenant, leases) in &of {
+            for leases in leases.chunks(BATCH) {
+                let call = renew(shared.names(tenant), shared.time(), shared.life(), leases);
+                // What could not be renewed is tried again in the next round, or expires and is charged in full.
+                let _ = shared.link.ask(&call).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Limits that several processes share, in Redis.
+//!
+//! What was used stands there; how much may be used is told with each request. One script decides over all accounts of a
+//! request in one step, by the server's clock. Invariants: what a process reserved and cannot settle any more, because it died or
+//! was cut off, expires and is charged in full, once; without Redis no money is granted, and of the rates only a share, for a
+//! while; no request waits longer than [`RedisOptions::patience`] for Redis, and none at all while it is known to be away; after
+//! Redis has lost its memory, budgets begin with what the ledger knows.
+
+mod leases;
+mod link;
+mod script;
+mod seed;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::Clock;
+use metrics::counter;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::leases::Settlement;
+use self::link::{Away, Link};
+use self::script::{Names, Open, Operation, Reply, Request, Verdict};
+use crate::gateway::ledger::UsageStore;
+use crate::gateway::limit::{
+    Demand, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits, exhausted, judge, standings,
+};
+
+/// When to ask again while Redis is away: it is looked for about so often.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How the limits are shared.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// Address; may hold a password.
+    pub url: SecretString,
+    /// What the names of all keys begin with; without braces.
+    pub prefix: String,
+    /// Share of each rate that this process may use while Redis is away.
+    pub local_share: f64,
+    /// How long it may.
+    pub max_outage: Duration,
+    /// Longest wait for an answer, and for a connection.
+    pub patience: Duration,
+    /// After this a reservation that was not renewed expires. Its process renews it three times in that.
+    pub lease_life: Duration,
+    /// Pause between two looks for a Redis that is away.
+    pub pause: Duration,
+    /// Whether the server's clock counts, rather than this process's.
+    pub server_time: bool,
+}
+
+impl RedisOptions {
+    /// The usual ones.
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            prefix: "copilotd".to_owned(),
+            local_share: 0.25,
+            max_outage: Duration::from_secs(60),
+            patience: Duration::from_millis(250),
+            lease_life: Duration::from_secs(60),
+            pause: PAUSE,
+            server_time: true,
+        }
+    }
+}
+
+/// The limiter. What is open when it is dropped expires, as if its process had died.
+pub struct RedisLimiter {
+    shared: Arc<Shared>,
+    tasks: [AbortHandle; 3],
+}
+
+struct Shared {
+    options: RedisOptions,
+    clock: Arc<dyn Clock>,
+    link: Arc<Link>,
+    ledger: Arc<dyn UsageStore>,
+    table: RwLock<Arc<Table>>,
+    /// What is granted while Redis is away.
+    local: LocalLimiter,
+    /// What has to be renewed.
+    open: Mutex<HashMap<Uuid, (TenantId, Open)>>,
+    settlements: mpsc::Sender<Settlement>,
+    /// How many settlements are on their way.
+    unsettled: watch::Sender<usize>,
+    has_overflowed: AtomicBool,
+    seeding: tokio::sync::Mutex<()>,
+}
+
+/// The limits of a time. With new ones the ledger is asked anew: what is limited now may not have been counted before.
+#[derive(Default)]
+struct Table {
+    tenants: HashMap<TenantId, TenantLimits>,
+    is_seeded: AtomicBool,
+}
+
+impl RedisLimiter {
+    /// Limits the tenants that have limits; all others go free. Budgets begin with what `ledger` knows. Fails only when the
+    /// address is none; Redis is looked for in the background, on the runtime that this is called on.
+    pub fn start(
+        options: RedisOptions,
+        tenants: impl IntoIterator<Item = (TenantId, TenantLimits)>,
+        ledger: Arc<dyn UsageStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, redis::RedisError> {
+        let (url, prefix) = (options.url.expose_secret(), &options.prefix);
+        let link = Arc::new(Link::new(url, prefix, options.patience, options.pause)?);
+        let (settlements, queue) = mpsc::channel(leases::QUEUE);
+        let shared = Arc::new(Shared {
+            local: LocalLimiter::new([], Arc::clone(&clock)),
+            options,
+            clock,
+            link: Arc::clone(&link),
+            ledger,
+            table: RwLock::default(),
+            open: Mutex::default(),
+            settlements,
+            unsettled: watch::Sender::new(0),
+            has_overflowed: AtomicBool::new(false),
+            seeding: tokio::sync::Mutex::default(),
+        });
+        let tasks = [
+            tokio::spawn(link.keep()).abort_handle(),
+            tokio::spawn(leases::settle(Arc::clone(&shared), queue)).abort_handle(),
+            tokio::spawn(leases::keep(Arc::clone(&shared))).abort_handle(),
+        ];
+        let limiter = Self { shared, tasks };
+        limiter.replace(tenants.into_iter().collect());
+        Ok(limiter)
+    }
+}
+
+impl Drop for RedisLimiter {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Shared {
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Uuid, (TenantId, Open)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn names<'a>(&'a self, tenant: &'a TenantId) -> Names<'a> {
+        Names {
+            prefix: &self.options.prefix,
+            tenant,
+        }
+    }
+
+    fn time(&self) -> Option<i64> {
+        (!self.options.server_time).then(|| self.clock.now().as_millisecond())
+    }
+
+    fn life(&self) -> u128 {
+        self.options.lease_life.as_millis()
+    }
+
+    /// A request that asks for nothing yet.
+    fn request<'a>(&'a self, tenant: &'a TenantId, subjects: &'a [Subject]) -> Request<'a> {
+        Request {
+            names: self.names(tenant),
+            now: self.time(),
+            life: self.life(),
+            marked: false,
+            id: None,
+            demand: Demand::default(),
+            spent: Spent::default(),
+            limits: TenantLimits::default(),
+            subjects,
+            owed: &[],
+        }
+    }
+
+    /// Asks; where money is limited, the ledger is told first if it has to be.
+    async fn ask(&self, table: &Table, request: &Request<'_>, operation: Operation) -> Result<Reply, Away> {
+        if request.marked {
+            self.seed(table).await?;
+        }
+        let reply = self.link.ask(&request.invocation(operation)).await?;
+        if reply.verdict != Verdict::Unmarked {
+            return Ok(reply);
+        }
+        table.is_seeded.store(false, Ordering::SeqCst);
+        self.seed(table).await?;
+        self.link.ask(&request.invocation(operation)).await
+    }
+
+    fn settle(&self, lease: Lease, spent: Spent) {
+        let settlement = Settlement {
+            lease,
+            spent,
+            at: Instant::now(),
+        };
+        self.unsettled.send_modify(|count| *count += 1);
+        if self.settlements.try_send(settlement).is_err() {
+            self.unsettled.send_modify(|count| *count -= 1);
+            counter!("copilotd_limits_settlements_lost_total").increment(1);
+            if !self.has_overflowed.swap(true, Ordering::Relaxed) {
+                tracing::error!("too many settlements wait for the store of the limits: they are charged in full");
+            }
+        }
+    }
+
+    /// Grants a share of the rates while Redis is away; no money, and nothing for long.
+    async fn alone(
+        &self,
+        limits: &TenantLimits,
+        tenant: &TenantId,
+        subjects: Vec<Subject>,
+        demand: Demand,
+        away: Away,
+    ) -> Result<Lease, Refused> {
+        if has_budget(limits, &subjects) {
+            return Err(unavailable("the budget"));
+        }
+        if away.since.elapsed() > self.options.max_outage {
+            return Err(unavailable("the limits"));
+        }
+        match self.local.reserve(tenant, subjects, demand).await {
+            // It is larger than the share; it may well fit the whole.
+            Err(Refused::Exceeded(exceeded)) if exceeded.retry_after.is_none() => Err(unavailable("the limits")),
+            other => other,
+        }
+    }
+}
+
+fn unavailable(what: &'static str) -> Refused {
+    Refused::Unavailable {
+        what,
+        retry_after: PAUSE,
+    }
+}
+
+fn has_budget(limits: &TenantLimits, subjects: &[Subject]) -> bool {
+    subjects.iter().any(|subject| limits.of(subject).has_budget())
+}
+
+/// Returns the share of the rates that one process may use alone. No money: without Redis none is granted.
+fn share(limits: &Limits, share: f64) -> Limits {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a limit; to the last token does not matter"
+    )]
+    let part = |limit: u64| ((limit as f64 * share) as u64).max(1);
+    Limits {
+        requests_per_minute: limits.requests_per_minute.map(part),
+        tokens_per_minute: limits.tokens_per_minute.map(part),
+        concurrent_calls: limits.concurrent_calls.map(part),
+        usd_per_day: None,
+        usd_per_month: None,
+    }
+}
+
+/// A reservation whose answer is awaited. If it never comes, it may have been made all the same: it is given back.
+struct Asked<'a> {
+    shared: &'a Shared,
+    lease: Option<Lease>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take().filter(|lease| lease.id.is_some()) {
+            self.shared.settle(lease, Spent::default());
+        }
+    }
+}
+
+#[async_trait]
+impl Limiter for RedisLimiter {
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused> {
+        let shared = &*self.shared;
+        let table = shared.table();
+        let mut lease = Lease {
+            id: None,
+            tenant: tenant.clone(),
+            subjects: Vec::new(),
+            demand,
+            standings: Vec::new(),
+        };
+        let Some(limits) = table.tenants.get(tenant) else {
+            return Ok(lease);
+        };
+        let mut subjects = subjects;
+        subjects.retain(|subject| !limits.of(subject).is_empty());
+        if subjects.is_empty() {
+            return Ok(lease);
+        }
+        // A request that was counted is over: of it nothing is given back.
+        if demand.tokens > 0 || demand.calls > 0 || demand.cost > 0 {
+            lease.id = Some(Uuid::now_v7());
+            lease.subjects.clone_from(&subjects);
+        }
+        let request = Request {
+            marked: has_budget(limits, &subjects),
+            id: lease.id,
+            demand,
+            limits: *limits,
+            ..shared.request(tenant, &subjects)
+        };
+        let mut asked = Asked {
+            shared,
+            lease: Some(lease.clone()),
+        };
+        let reply = match shared.ask(&table, &request, Operation::Reserve).await {
+            Ok(reply) => reply,
+            Err(away) => {
+                if !away.sent {
+                    asked.lease = None;
+                }
+                return shared.alone(limits, tenant, subjects, demand, away).await;
+            }
+        };
+        asked.lease = None;
+        let accounts = reply.accounts(&subjects, limits);
+        match reply.verdict {
+            Verdict::Done => {}
+            Verdict::Full => {
+                judge(&accounts, &demand, reply.now)?;
+                // Only where numbers are beyond what Redis counts exactly.
+                return Err(unavailable("the limits"));
+            }
+            Verdict::Unmarked => return Err(unavailable("the budget")),
+        }
+        if let Some(id) = lease.id {
+            let subjects = subjects.clone();
+            let open = Open { id, demand, subjects };
+            shared.open().insert(id, (tenant.clone(), open));
+        }
+        lease.standings = standings(&accounts, reply.now);
+        Ok(lease)
+    }
+
+    fn settle(&self, lease: Lease, spent: Spent) {
+        match lease.id {
+            Some(id) => {
+                self.shared.open().remove(&id);
+                self.shared.settle(lease, spent);
+            }
+            // Made while Redis was away, or of nothing.
+            None => self.shared.local.settle(lease, spent),
+        }
+    }
+
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused> {
+        let table = self.shared.table();
+        let limits = table.tenants.get(tenant)?;
+        let mut subjects = subjects;
+        subjects.retain(|subject| limits.of(subject).has_budget());
+        if subjects.is_empty() {
+            return None;
+        }
+        let request = Request {
+            marked: true,
+            limits: *limits,
+            ..self.shared.request(tenant, &subjects)
+        };
+        match self.shared.ask(&table, &request, Operation::Look).await {
+            Ok(reply) if reply.verdict == Verdict::Done => {
+                exhausted(&reply.accounts(&subjects, limits), reply.now).map(Refused::Exceeded)
+            }
+            _ => Some(unavailable("the budget")),
+        }
+    }
+
+    fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
+        // A change of something else is none of limits: the ledger need not be read for it.
+        if self.shared.table().tenants == tenants {
+            return;
+        }
+        let part = |limits: &Limits| share(limits, self.shared.options.local_share);
+        let alone = tenants.iter().map(|(tenant, limits)| {
+            let limits = TenantLimits {
+                tenant: part(&limits.tenant),
+                user: part(&limits.user),
+                key: part(&limits.key),
+            };
+            (tenant.clone(), limits)
+        });
+        self.shared.local.replace(alone.collect());
+        let table = Table {
+            tenants,
+            is_seeded: AtomicBool::new(false),
+        };
+        *self.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+
+    async fn settled(&self) {
+        // The sender is this limiter's own: it does not go away meanwhile.
+        let _ = self.shared.unsettled.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    fn is_ready(&self) -> Option<bool> {
+        Some(self.shared.link.is_up())
+    }
+}
+
+impl fmt::Debug for RedisLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLimiter")
+            .field("link", &self.shared.link)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! What budgets begin with: at the start, with new limits, and after Redis has lost its memory.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::NanoUsd;
+use tokio::time::{Instant, timeout};
+
+use super::link::Away;
+use super::script::{Operation, Request};
+use super::{Shared, Table};
+use crate::gateway::ledger::{self, Spending};
+use crate::gateway::limit::{Period, Subject, TenantLimits};
+
+/// Longest time that a request waits for the ledger.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Accounts that one run of the script takes over.
+const BATCH: usize = 100;
+
+impl Shared {
+    /// Tells Redis what the ledger knows, unless that is done. Done twice it changes nothing: the larger of two sums counts.
+    pub(super) async fn seed(&self, table: &Table) -> Result<(), Away> {
+        if table.is_seeded.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let seeded = timeout(PATIENCE, async {
+            let _one = self.seeding.lock().await;
+            if table.is_seeded.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            self.take_over(table).await?;
+            table.is_seeded.store(true, Ordering::SeqCst);
+            Ok(())
+        });
+        seeded.await.unwrap_or_else(|_| Err(away()))
+    }
+
+    async fn take_over(&self, table: &Table) -> Result<(), Away> {
+        let now = self.clock.now();
+        let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
+        let spendings = self.ledger.spendings(day, month).await.map_err(|error| {
+            tracing::warn!(%error, "budgets cannot begin: the ledger cannot be read");
+            away()
+        })?;
+        let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
+        for spending in &spendings {
+            of.entry(&spending.tenant).or_default().push(spending);
+        }
+        for (tenant, limits) in &table.tenants {
+            if ![&limits.tenant, &limits.user, &limits.key]
+                .iter()
+                .any(|limits| limits.has_budget())
+            {
+                continue;
+            }
+            let spendings = of.remove(tenant).unwrap_or_default();
+            let owed: Vec<(Subject, (NanoUsd, NanoUsd))> = ledger::owed(spendings)
+                .into_iter()
+                .filter(|(subject, _)| !limits.of(subject).is_empty())
+                .collect();
+            for part in owed.chunks(BATCH) {
+                self.tell(tenant, limits, part, Operation::Look).await?;
+            }
+            // The mark comes last: whoever sees it may rely on the rest.
+            self.tell(tenant, limits, &[], Operation::Owed).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(
+        &self,
+        tenant: &TenantId,
+        limits: &TenantLimits,
+        owed: &[(Subject, (NanoUsd, NanoUsd))],
+        operation: Operation,
+    ) -> Result<(), Away> {
+        let (subjects, owed): (Vec<_>, Vec<_>) = owed.iter().cloned().unzip();
+        let request = Request {
+            limits: *limits,
+            owed: &owed,
+            ..self.request(tenant, &subjects)
+        };
+        self.link.ask(&request.invocation(operation)).await.map(drop)
+    }
+}
+
+/// Nothing was sent of what is asked for.
+fn away() -> Away {
+    Away {
+        since: Instant::now(),
+        sent: false,
+    }
+}

@@ -1,0 +1,211 @@
+//! Limits: one suite over those of a process and those in Redis, and what only shared ones have to stand.
+
+mod contract;
+mod crowd;
+mod lost;
+mod outage;
+mod random;
+mod shared;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
+use copilotd::gateway::ledger::{Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd::gateway::limit::{
+    Demand, Exceeded, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
+};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::{Clock, LogError};
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+
+use crate::support::redis::Redis;
+
+/// A clock that a test moves.
+#[derive(Debug)]
+struct Watch(AtomicI64);
+
+impl Watch {
+    fn at(text: &str) -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(time(text).as_millisecond())))
+    }
+
+    fn pass(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn set(&self, now: Timestamp) {
+        self.0.store(now.as_millisecond(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Watch {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+}
+
+/// A ledger that knows what a test says.
+#[derive(Default)]
+struct Known(Mutex<Vec<Spending>>);
+
+#[async_trait]
+impl UsageStore for Known {
+    async fn add_usage(&self, _: &[UsageRecord]) -> Result<(), LogError> {
+        unreachable!("limits write no ledger")
+    }
+
+    async fn sum_usage(&self, _: &TenantScope, _: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
+        unreachable!("limits read no reports")
+    }
+
+    async fn spendings(&self, _: Timestamp, _: Timestamp) -> Result<Vec<Spending>, LogError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    async fn prune_usage(&self, _: Timestamp) -> Result<(), LogError> {
+        unreachable!("limits prune no ledger")
+    }
+}
+
+/// A limiter, and what a test does to it.
+struct World {
+    limiter: Arc<dyn Limiter>,
+    local: Option<Arc<LocalLimiter>>,
+    watch: Arc<Watch>,
+    ledger: Arc<Known>,
+    _server: Option<Redis>,
+}
+
+impl World {
+    fn local(limits: TenantLimits) -> Self {
+        let watch = Watch::at("2027-01-15T08:00:00Z");
+        let limiter = Arc::new(LocalLimiter::new([(tenant(), limits)], Arc::clone(&watch) as _));
+        Self {
+            limiter: Arc::clone(&limiter) as _,
+            local: Some(limiter),
+            watch,
+            ledger: Arc::default(),
+            _server: None,
+        }
+    }
+
+    async fn redis(limits: TenantLimits) -> Self {
+        let server = Redis::start().await;
+        let (watch, ledger) = (Watch::at("2027-01-15T08:00:00Z"), Arc::new(Known::default()));
+        // The clock leaps, and a reservation of a process's own never expires while it lives.
+        let options = RedisOptions {
+            lease_life: Duration::from_hours(24 * 365),
+            ..patient(&server)
+        };
+        let limiter = start(options, limits, &ledger, &watch);
+        Self {
+            limiter: Arc::new(limiter),
+            local: None,
+            watch,
+            ledger,
+            _server: Some(server),
+        }
+    }
+
+    async fn both(limits: TenantLimits) -> [Self; 2] {
+        [Self::local(limits), Self::redis(limits).await]
+    }
+
+    async fn reserve(&self, user: &str, demand: Demand) -> Result<Lease, Refused> {
+        self.limiter.reserve(&tenant(), subjects(user), demand).await
+    }
+
+    /// Settles, and waits until that is done.
+    async fn settle(&self, lease: Lease, tokens: u64, cost: u64) {
+        self.limiter.settle(lease, Spent { tokens, cost });
+        self.limiter.settled().await;
+    }
+
+    fn replace(&self, limits: TenantLimits) {
+        self.limiter.replace(HashMap::from([(tenant(), limits)]));
+    }
+
+    /// The ledger comes to know of more.
+    fn owe(&self, spendings: Vec<Spending>, limits: TenantLimits) {
+        if let Some(local) = &self.local {
+            local.spent(&spendings);
+        }
+        *self.ledger.0.lock().unwrap() = spendings;
+        if self.local.is_none() {
+            // Limits that did not change are no reason to read the ledger.
+            self.limiter.replace(HashMap::new());
+        }
+        self.replace(limits);
+    }
+}
+
+fn start(options: RedisOptions, limits: TenantLimits, ledger: &Arc<Known>, watch: &Arc<Watch>) -> RedisLimiter {
+    let ledger = Arc::clone(ledger) as _;
+    RedisLimiter::start(options, [(tenant(), limits)], ledger, Arc::clone(watch) as _).unwrap()
+}
+
+/// For a machine that has much else to do, by a clock that the test moves.
+fn patient(server: &Redis) -> RedisOptions {
+    RedisOptions {
+        patience: Duration::from_secs(10),
+        lease_life: Duration::from_hours(1),
+        pause: Duration::from_millis(20),
+        server_time: false,
+        ..RedisOptions::new(server.url().into())
+    }
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn tenant() -> TenantId {
+    "acme".parse().unwrap()
+}
+
+fn subjects(user: &str) -> Vec<Subject> {
+    vec![Subject::Tenant, Subject::User(user.parse().unwrap())]
+}
+
+fn of_tenant(tenant: Limits) -> TenantLimits {
+    TenantLimits {
+        tenant,
+        ..TenantLimits::default()
+    }
+}
+
+/// A token costs ten.
+fn demand(tokens: u64) -> Demand {
+    Demand {
+        requests: 1,
+        tokens,
+        calls: 1,
+        cost: tokens * 10,
+    }
+}
+
+fn spending(user: &str, day: u64, month: u64) -> Spending {
+    Spending {
+        tenant: tenant(),
+        user: user.to_owned(),
+        api_key: None,
+        day,
+        month,
+    }
+}
+
+fn exceeded<T: std::fmt::Debug>(answer: Result<T, Refused>) -> Exceeded {
+    match answer.unwrap_err() {
+        Refused::Exceeded(exceeded) => exceeded,
+        unavailable @ Refused::Unavailable { .. } => panic!("{unavailable:?}"),
+    }
+}
+
+fn is_unavailable<T>(answer: &Result<T, Refused>) -> bool {
+    matches!(answer, Err(Refused::Unavailable { .. }))
+}
