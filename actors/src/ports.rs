@@ -355,6 +355,35 @@ pub type ModelStream = BoxStream<'static, Result<ModelEvent, ModelError>>;
 pub trait Model: Send + Sync {
     /// Opens a stream. A stream that ends without [`ModelEvent::Finished`] yields a [`FailureClass::Cut`] error first.
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError>;
+
+    /// Takes note of a call that an earlier process had under way when it died: its provider was asked, and nobody will ever
+    /// know what it used. May be told more than once. Must not wait.
+    fn lost(&self, call: LostCall) {
+        let _ = call;
+    }
+}
+
+/// A step of a turn whose process died while the model was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LostCall {
+    /// Who asked.
+    pub scope: TenantScope,
+    /// Route of the tenant's configuration.
+    pub route: String,
+    /// The user behind it.
+    pub user: UserId,
+    /// The copilot.
+    pub copilot: CopilotName,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The turn.
+    pub turn: TurnId,
+    /// Attempt of the turn that died.
+    pub attempt: u32,
+    /// Its step.
+    pub step: u32,
+    /// Tokens of the prompt, as we counted them.
+    pub prompt_tokens: u64,
 }
 
 // --------------------------------------------------------------------------------------------------------- tools

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use jiff::Timestamp;
 use metrics::gauge;
 use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
 
@@ -64,6 +65,8 @@ pub struct Shared {
     pub ports: Ports,
     /// Bounds.
     pub bounds: Bounds,
+    /// When this process began: what it finds under way from before is nobody's any more.
+    pub started_at: Timestamp,
     /// Watched conversations.
     pub hub: Hub,
     /// Open turns, by tenant and in all.
@@ -78,6 +81,7 @@ impl Shared {
     /// Puts the parts together.
     pub fn new(ports: Ports, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
+            started_at: ports.clock.now(),
             ports,
             bounds,
             hub: Hub::default(),

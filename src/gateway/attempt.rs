@@ -13,6 +13,7 @@ use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::{StreamExt, stream};
 use metrics::{counter, gauge};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::call::Caller;
 use super::limit::Reservation;
@@ -32,6 +33,8 @@ pub trait Meter: Send + Sync + fmt::Debug {
 /// An attempt that is over.
 #[derive(Debug, Clone)]
 pub struct Attempted {
+    /// Its id, where one attempt may be told twice; a new one otherwise.
+    pub id: Option<Uuid>,
     /// For whom it was made.
     pub caller: Arc<Caller>,
     /// Name of the route.
@@ -65,6 +68,8 @@ pub enum Outcome {
     Failed(FailureClass),
     /// Whoever waited for it left.
     Left,
+    /// Its process died.
+    Lost,
 }
 
 impl Outcome {
@@ -74,6 +79,7 @@ impl Outcome {
             Self::Finished(_) => "ok",
             Self::Failed(class) => class.code(),
             Self::Left => "left",
+            Self::Lost => "lost",
         }
     }
 }
@@ -207,6 +213,7 @@ impl Running {
         }
         let Some(meter) = &self.books.meter else { return };
         meter.attempted(Attempted {
+            id: None,
             caller: Arc::clone(&self.books.caller),
             route: Arc::clone(&self.books.route),
             target: self.target.name.clone(),

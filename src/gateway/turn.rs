@@ -1,14 +1,19 @@
 //! The gateway as the actors' port: turns and summaries.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::ports::{Model, ModelError, ModelRequest, ModelStream};
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::{LostCall, Model, ModelError, ModelRequest, ModelStream};
 use futures::{StreamExt, stream};
+use uuid::Uuid;
 
+use super::attempt::{Attempted, Outcome};
 use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
 use super::drive::{Ask, Got};
+use super::limit::{Demand, Lease, Spent, Subject};
 use super::limits::Prompt;
 use super::route::Place;
 use super::{Gateway, Needs};
@@ -16,6 +21,10 @@ use crate::adapters::openai;
 
 #[async_trait]
 impl Model for Gateway {
+    fn lost(&self, call: LostCall) {
+        self.note_lost(call);
+    }
+
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
         let body =
             openai::body(&request).map_err(|error| refused(format!("the request could not be built: {error}")))?;
@@ -69,6 +78,71 @@ impl Model for Gateway {
         let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
         let events = self.turns.watch(pieces, turn, name(place));
         Ok(stream::iter(fallback).chain(events).boxed())
+    }
+}
+
+/// Namespace of the ids of lost attempts: one that is told twice is one record.
+const LOST: Uuid = Uuid::from_u128(0x5f0d_3c1e_8a4b_4d27_9c36_b1e7_0a52_d948);
+
+impl Gateway {
+    /// Puts down what a call probably used that died with its process: its prompt, and an answer as its like are. It was going to the
+    /// route's first target, as far as anybody knows. Budgets are charged too.
+    fn note_lost(&self, call: LostCall) {
+        let Some(route) = self.routes.get(&call.route) else {
+            return;
+        };
+        let Some(target) = route.targets.first() else { return };
+        let name = format!("{}/{}/{}", call.turn, call.attempt, call.step);
+        let model = &target.name.model;
+        let limits = self.limits.as_deref();
+        let tenant = call.scope.tenant().clone();
+        let output = limits.map_or(0, |limits| limits.learned.expect(&tenant, model, 0, None).output);
+        let mut usage = Usage {
+            prompt_tokens: call.prompt_tokens,
+            completion_tokens: output,
+            ..Usage::default()
+        };
+        usage.cost = limits.and_then(|limits| limits.cost(model, &usage)).unwrap_or(0);
+        let caller = Caller {
+            scope: call.scope,
+            user: call.user,
+            api_key: None,
+            copilot: Some(call.copilot),
+            conversation: Some(call.conversation),
+            turn: Some(call.turn),
+            purpose: Purpose::Turn,
+        };
+        if let Some(limits) = limits {
+            // A shared store charges what was reserved when the dead process's reservation expires.
+            let lease = Lease {
+                id: None,
+                tenant,
+                subjects: Subject::of(&caller),
+                demand: Demand::default(),
+                standings: Vec::new(),
+            };
+            let spent = Spent {
+                tokens: 0,
+                cost: usage.cost,
+            };
+            limits.limiter.settle(lease, spent);
+        }
+        if let Some(meter) = &self.meter {
+            meter.attempted(Attempted {
+                id: Some(Uuid::new_v5(&LOST, name.as_bytes())),
+                caller: Arc::new(caller),
+                route: route.name.as_str().into(),
+                target: target.name.clone(),
+                key: String::new(),
+                number: call.attempt,
+                model: None,
+                usage,
+                is_estimated: true,
+                outcome: Outcome::Lost,
+                first_content: None,
+                took: Duration::ZERO,
+            });
+        }
     }
 }
 

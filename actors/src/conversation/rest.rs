@@ -14,9 +14,11 @@ use super::{Conversation, ConversationRef, Msg, State};
 use crate::conversations;
 use crate::domain::command::Command;
 use crate::domain::effects::Effect;
-use crate::domain::ids::Seq;
+use crate::domain::event::{Event, Record};
+use crate::domain::ids::{Seq, TurnId};
 use crate::domain::snapshot;
-use crate::ports::Snapshot;
+use crate::domain::turn::Phase;
+use crate::ports::{LostCall, Snapshot};
 use crate::shared::until;
 
 /// Records that are read at once while the log is folded.
@@ -30,6 +32,7 @@ impl Conversation {
         let log = &self.shared.ports.log;
         let id = state.core.id;
         let mut from: Seq = 1;
+        let mut asked = Asked::default();
         if let Some(Snapshot { seq, state: bytes, .. }) = log
             .snapshot(&state.scope, id)
             .await?
@@ -46,6 +49,7 @@ impl Conversation {
             from = last.seq + 1;
             let full = page.len() == PAGE;
             for record in &page {
+                asked.note(record);
                 if record.seq <= state.snapshot_seq {
                     snapshot::refill(&mut state.core, record);
                 } else {
@@ -65,6 +69,7 @@ impl Conversation {
             if let Some(turn) = state.core.active() {
                 self.spans(&mut state.spans, &state.scope, turn, id);
             }
+            self.lost(state, asked);
             self.step(me, state, Command::Recover, None).await?;
             // Approvals need no claim, only their timers.
             let policy = self.policy(state, &Command::Recover);
@@ -72,6 +77,33 @@ impl Conversation {
         }
         self.rest(me, state);
         Ok(())
+    }
+
+    /// Tells whoever keeps the books of a call that died with an earlier process. One that died with an actor of this process was
+    /// settled when it was dropped.
+    fn lost(&self, state: &State, Asked(asked): Asked) {
+        let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
+            return;
+        };
+        let under_way =
+            |asked: &Prompted| (asked.turn, asked.attempt, asked.step) == (turn.id, turn.attempt, turn.step);
+        let earlier = |asked: &Prompted| asked.at < self.shared.started_at;
+        let Some(asked) = asked.filter(|asked| turn.phase == Phase::Thinking && under_way(asked) && earlier(asked))
+        else {
+            return;
+        };
+        let policy = self.policy(state, &Command::Recover);
+        self.shared.ports.model.lost(LostCall {
+            scope: state.scope.clone(),
+            route: policy.route.clone(),
+            user: book.header.user.clone(),
+            copilot: policy.copilot.clone(),
+            conversation: state.core.id,
+            turn: turn.id,
+            attempt: turn.attempt,
+            step: turn.step,
+            prompt_tokens: asked.prompt_tokens,
+        });
     }
 
     /// Sets the timer after which an idle conversation is let go.
@@ -152,5 +184,46 @@ impl Conversation {
                 tracing::debug!(%error, conversation = %id, "a snapshot was not stored");
             }
         }));
+    }
+}
+
+/// The last prompt of a log whose answer is not there.
+#[derive(Default)]
+struct Asked(Option<Prompted>);
+
+struct Prompted {
+    turn: TurnId,
+    attempt: u32,
+    step: u32,
+    at: Timestamp,
+    prompt_tokens: u64,
+}
+
+impl Asked {
+    fn note(&mut self, record: &Record) {
+        match (&record.event, record.turn) {
+            (
+                Event::ContextAssembled {
+                    prompt_tokens,
+                    attempt,
+                    step,
+                    ..
+                },
+                Some(turn),
+            ) => {
+                self.0 = Some(Prompted {
+                    turn,
+                    attempt: *attempt,
+                    step: *step,
+                    at: record.at,
+                    prompt_tokens: *prompt_tokens,
+                });
+            }
+            // Its usage is known.
+            (Event::MessageCompleted { .. } | Event::OutputRejected { .. } | Event::ModelFailed { .. }, _) => {
+                self.0 = None
+            }
+            _ => {}
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::command::FailureClass;
 use crate::domain::content::Finish;
 use crate::domain::prompt::PromptMessage;
 use crate::domain::usage::Usage;
-use crate::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+use crate::ports::{LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
 
 /// One thing that the model does.
 #[derive(Debug, Clone)]
@@ -65,6 +65,7 @@ pub struct FakeModel(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     seen: watch::Sender<Seen>,
+    lost: Mutex<Vec<LostCall>>,
 }
 
 #[derive(Default)]
@@ -112,6 +113,11 @@ impl FakeModel {
     /// Returns every request so far.
     pub fn requests(&self) -> Vec<ModelRequest> {
         self.state().requests.clone()
+    }
+
+    /// Returns the calls it was told of that died with an earlier process.
+    pub fn lost(&self) -> Vec<LostCall> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns what it has seen so far.
@@ -225,6 +231,10 @@ impl Open {
 
 #[async_trait]
 impl Model for FakeModel {
+    fn lost(&self, call: LostCall) {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+    }
+
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
         let script: VecDeque<Act> = self.script(&request).into();
         self.0.seen.send_modify(|seen| {

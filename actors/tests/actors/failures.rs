@@ -436,3 +436,34 @@ async fn what_no_wait_can_mend_ends_the_turn_with_its_reason() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_model_call_that_died_with_its_process_is_told_to_the_books_and_no_other() {
+    let mut world = World::new().await;
+    world
+        .model
+        .on("hello", &[says(&["a", "b", "c"], Duration::from_secs(1))]);
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    let mut viewer = world.viewer(id, Some(turn), "0");
+    viewer
+        .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
+        .await;
+    // The actor dies and its call is dropped, which settles it: nothing is lost.
+    write_behind_the_actors_back(&world, id).await;
+    world.model.wait_for(|seen| seen.calls == 2).await;
+    assert_eq!(world.model.lost(), []);
+
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    world.crash().await;
+    world.restart().await;
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+    let lost = world.model.lost();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!((lost[0].turn, lost[0].attempt, lost[0].step), (turn, 2, 1));
+    assert!(lost[0].prompt_tokens > 0);
+    world.crash().await;
+    world.restart().await;
+    world.ask(id, rename("x")).await.unwrap();
+    assert_eq!(world.model.lost().len(), 1, "what ended is not taken up");
+}

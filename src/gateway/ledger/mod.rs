@@ -59,7 +59,7 @@ pub struct UsageRecord {
     pub usage: Usage,
     /// Whether the usage is our own estimate.
     pub is_estimated: bool,
-    /// How it ended: `ok`, `left`, or the class of its failure.
+    /// How it ended: `ok`, `left`, `lost`, or the class of its failure.
     pub outcome: String,
     /// Milliseconds to the first content, if there was any.
     pub first_content_ms: Option<u64>,

@@ -67,7 +67,7 @@ impl Ledger {
 impl Meter for Ledger {
     fn attempted(&self, attempt: Attempted) {
         let record = UsageRecord {
-            id: self.ids.uuid(),
+            id: attempt.id.unwrap_or_else(|| self.ids.uuid()),
             tenant: attempt.caller.scope.tenant().clone(),
             at: self.clock.now(),
             user: attempt.caller.user.as_str().to_owned(),
