@@ -38,6 +38,8 @@ pub struct Provider {
     pub http2: bool,
     /// Where it runs.
     pub region: Option<String>,
+    /// Longest answer, in tokens, where a request does not say one; for Anthropic's protocol, which insists on it.
+    pub max_tokens: Option<u64>,
 }
 
 impl Provider {

@@ -23,7 +23,7 @@ const MAX_THOUGHT: usize = 256 * 1024;
 
 #[derive(Debug, Deserialize)]
 struct Event {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default)]
     kind: String,
     message: Option<Start>,
     index: Option<u64>,
@@ -366,6 +366,10 @@ impl provider::Decoder for Decoder {
             }
             "message_stop" => self.stop(out),
             "error" => Err(self.errors.in_stream(&event.error.unwrap_or_default())),
+            "" => Err(match event.error {
+                Some(error) => self.errors.in_stream(&error),
+                None => self.errors.malformed("it sent an event without a type"),
+            }),
             // `ping`, and what the API may come to say.
             _ => Ok(Progress::None),
         }

@@ -135,7 +135,7 @@ fn result(at: usize, message: &Value) -> Result<Value, Untranslatable> {
 /// different.
 fn tool_id(id: &str) -> Cow<'_, str> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if !id.is_empty() && id.bytes().all(fits) {
+    if !id.is_empty() && !id.starts_with("id_") && id.bytes().all(fits) {
         return Cow::Borrowed(id);
     }
     let mut out = String::from("id_");
