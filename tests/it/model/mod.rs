@@ -2,6 +2,7 @@
 //! nothing is waited for but what is observed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod anthropic;
 mod cancel;
 mod clocks;
 mod failures;
