@@ -86,9 +86,10 @@ fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -
     for (n, secret) in secrets.into_iter().enumerate() {
         let upstream: Arc<dyn Upstream> = match provider.kind {
             ProviderKind::Openai => Arc::new(OpenAi::new(openai(config, provider, route, target, secret), hosts)?),
-            ProviderKind::Anthropic => {
-                Arc::new(Anthropic::new(anthropic(config, provider, route, target, secret), hosts)?)
-            }
+            ProviderKind::Anthropic => Arc::new(Anthropic::new(
+                anthropic(config, provider, route, target, secret),
+                hosts,
+            )?),
         };
         let name = format!("{}#{}", provider.name, n + 1);
         keys.push(Arc::new(Key::new(name, upstream)));

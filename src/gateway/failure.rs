@@ -15,9 +15,7 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
         FailureClass::Budget => GatewayErrorKind::BudgetExhausted,
         FailureClass::ContextLength => GatewayErrorKind::ContextTooLong,
         FailureClass::ContentPolicy => GatewayErrorKind::ContentPolicy,
-        FailureClass::Rejected
-            if matches!(status, 400..=499 | UNSUPPORTED) && !matches!(status, 404 | 405 | 410) =>
-        {
+        FailureClass::Rejected if matches!(status, 400..=499 | UNSUPPORTED) && !matches!(status, 404 | 405 | 410) => {
             GatewayErrorKind::Invalid
         }
         FailureClass::Silence => GatewayErrorKind::Timeout,

@@ -107,7 +107,11 @@ async fn answer(
         max_pieces: chat.max_tokens,
         prompt_tokens,
         cache_read,
-        cache_written: if marks.is_cached { blocks.saturating_sub(cache_read) } else { 0 },
+        cache_written: if marks.is_cached {
+            blocks.saturating_sub(cache_read)
+        } else {
+            0
+        },
         thinks: marks.thinks,
         call_prefix: name,
     };
@@ -131,7 +135,12 @@ async fn unknown(State(provider): State<Arc<Provider>>) -> Response {
 }
 
 fn authorised(provider: &Provider, headers: &HeaderMap) -> Result<(), Box<Refusal>> {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     let key = header("x-api-key");
     let refuse = |message: &str| {
         let mut refusal = Refusal::status(401);

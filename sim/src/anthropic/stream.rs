@@ -87,7 +87,10 @@ impl Frames {
 
     fn open(&mut self, block: &Value) -> String {
         self.is_open = true;
-        event("content_block_start", json!({"index": self.block, "content_block": block}))
+        event(
+            "content_block_start",
+            json!({"index": self.block, "content_block": block}),
+        )
     }
 
     fn delta(&self, delta: &Value) -> String {
@@ -142,7 +145,8 @@ impl Frames {
             self.phase = Phase::Over;
             return Act::Send(event("error", refusal::in_stream(&error)));
         }
-        self.before += &self.close();
+        let stop = self.close();
+        self.before += &stop;
         self.phase = Phase::Call(0, None);
         self.body()
     }
@@ -156,7 +160,8 @@ impl Frames {
             return self.body();
         };
         let Some(at) = at else {
-            let block = json!({"type": "tool_use", "id": call_id(&self.manner, number), "name": call.name, "input": {}});
+            let block =
+                json!({"type": "tool_use", "id": call_id(&self.manner, number), "name": call.name, "input": {}});
             self.phase = Phase::Call(number, Some(0));
             return Act::Send(self.open(&block));
         };
@@ -167,7 +172,8 @@ impl Frames {
             arguments => self.pieces.fragment(arguments, at),
         };
         if fragment.is_empty() {
-            self.before += &self.close();
+            let stop = self.close();
+            self.before += &stop;
             self.phase = Phase::Call(number + 1, None);
             return self.body();
         }

@@ -51,7 +51,10 @@ pub(super) fn request(body: &Value) -> Checked {
     if let Some(unknown) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
         return refuse(format!("{unknown}: Extra inputs are not permitted"));
     }
-    need(body["model"].as_str().is_some_and(|model| !model.is_empty()), "model: Field required")?;
+    need(
+        body["model"].as_str().is_some_and(|model| !model.is_empty()),
+        "model: Field required",
+    )?;
     need(!body["max_tokens"].is_null(), "max_tokens: Field required")?;
     let is_bound = body["max_tokens"].as_u64().is_some_and(|max| max >= 1);
     need(is_bound, "max_tokens: Input should be greater than or equal to 1")?;
@@ -60,7 +63,10 @@ pub(super) fn request(body: &Value) -> Checked {
     need(is_known, "stream: Input should be a valid boolean")?;
     for stop in list(&body["stop_sequences"]) {
         let is_blank = stop.as_str().is_none_or(|stop| stop.trim().is_empty());
-        need(!is_blank, "stop_sequences: each stop sequence must contain non-whitespace")?;
+        need(
+            !is_blank,
+            "stop_sequences: each stop sequence must contain non-whitespace",
+        )?;
     }
     if !body["system"].is_null() {
         content("system", &body["system"], &["text"])?;
@@ -86,7 +92,10 @@ fn sampling(fields: &Map<String, Value>) -> Checked {
         need(valid, format!("{name}: range: 0..1"))?;
     }
     let both = ["temperature", "top_p"].iter().all(|name| fields.contains_key(*name));
-    need(!both, "`temperature` and `top_p` cannot both be specified for this model.")
+    need(
+        !both,
+        "`temperature` and `top_p` cannot both be specified for this model.",
+    )
 }
 
 /// Checks the tools and returns their names.
@@ -97,12 +106,25 @@ fn tools(body: &Value) -> Result<HashSet<&str>, Box<Refusal>> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let name = tool["name"].as_str().unwrap_or_default();
         let is_name = (1..=128).contains(&name.len()) && name.chars().all(allowed);
-        need(is_name, format!("{place}.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'"))?;
-        need(tool["input_schema"].is_object(), format!("{place}.input_schema: Field required"))?;
+        need(
+            is_name,
+            format!("{place}.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'"),
+        )?;
+        need(
+            tool["input_schema"].is_object(),
+            format!("{place}.input_schema: Field required"),
+        )?;
         let is_object = tool["input_schema"]["type"] == "object";
-        need(is_object, format!("{place}.input_schema.type: Input should be 'object'"))?;
+        need(
+            is_object,
+            format!("{place}.input_schema.type: Input should be 'object'"),
+        )?;
         let known = ["name", "description", "input_schema", "cache_control", "strict", "type"];
-        let foreign = tool.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str()));
+        let foreign = tool
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find(|(key, _)| !known.contains(&key.as_str()));
         if let Some((key, _)) = foreign {
             return Err(invalid(format!("{place}.{key}: Extra inputs are not permitted")));
         }
@@ -119,12 +141,18 @@ fn tool_choice(body: &Value, names: &HashSet<&str>) -> Checked {
     if choice.is_null() {
         return Ok(());
     }
-    need(!names.is_empty(), "tool_choice: tool_choice may only be specified while providing tools.")?;
+    need(
+        !names.is_empty(),
+        "tool_choice: tool_choice may only be specified while providing tools.",
+    )?;
     match choice["type"].as_str() {
         Some("auto" | "any" | "none") => Ok(()),
         Some("tool") => {
             let name = choice["name"].as_str().unwrap_or_default();
-            need(names.contains(name), format!("Tool '{name}' not found in provided tools"))
+            need(
+                names.contains(name),
+                format!("Tool '{name}' not found in provided tools"),
+            )
         }
         _ => refuse("tool_choice: Input tag found using 'type' does not match any of the expected tags"),
     }
@@ -135,8 +163,14 @@ fn output(body: &Value) -> Checked {
     if format.is_null() {
         return Ok(());
     }
-    need(format["type"] == "json_schema", "output_config.format.type: Input should be 'json_schema'")?;
-    need(format["schema"].is_object(), "output_config.format.schema: Field required")?;
+    need(
+        format["type"] == "json_schema",
+        "output_config.format.type: Input should be 'json_schema'",
+    )?;
+    need(
+        format["schema"].is_object(),
+        "output_config.format.schema: Field required",
+    )?;
     closed(&format["schema"], "output_config.format.schema")
 }
 
@@ -147,7 +181,15 @@ fn closed(schema: &Value, place: &str) -> Checked {
             "{place}: For 'object' type, 'additionalProperties' must be explicitly set to false"
         ));
     }
-    for keyword in ["minimum", "maximum", "multipleOf", "minLength", "maxLength", "maxItems", "oneOf"] {
+    for keyword in [
+        "minimum",
+        "maximum",
+        "multipleOf",
+        "minLength",
+        "maxLength",
+        "maxItems",
+        "oneOf",
+    ] {
         if !schema[keyword].is_null() {
             return refuse(format!("{place}: property '{keyword}' is not supported"));
         }
@@ -160,7 +202,11 @@ fn closed(schema: &Value, place: &str) -> Checked {
     for schema in list(&schema["anyOf"]).chain(list(&schema["allOf"])) {
         closed(schema, place)?;
     }
-    if schema["items"].is_object() { closed(&schema["items"], place) } else { Ok(()) }
+    if schema["items"].is_object() {
+        closed(&schema["items"], place)
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks the conversation; tells whether it has calls or results.
@@ -168,13 +214,19 @@ fn messages(messages: &Value) -> Result<bool, Box<Refusal>> {
     let list: &[Value] = messages.as_array().map_or(&[], Vec::as_slice);
     need(messages.is_array(), "messages: Field required")?;
     need(!list.is_empty(), "messages: at least one message is required")?;
-    need(list[0]["role"] == "user", "messages: first message must use the \"user\" role")?;
+    need(
+        list[0]["role"] == "user",
+        "messages: first message must use the \"user\" role",
+    )?;
     // Calls of the message before, which have no result yet.
     let mut waiting: Vec<&str> = Vec::new();
     let mut has_calls = false;
     for (at, message) in list.iter().enumerate() {
         let place = format!("messages.{at}");
-        if let Some(extra) = message.as_object().and_then(|fields| fields.keys().find(|key| *key != "role" && *key != "content")) {
+        if let Some(extra) = message
+            .as_object()
+            .and_then(|fields| fields.keys().find(|key| *key != "role" && *key != "content"))
+        {
             return Err(invalid(format!("{place}.{extra}: Extra inputs are not permitted")));
         }
         match message["role"].as_str() {
@@ -209,32 +261,47 @@ fn content(place: &str, content: &Value, kinds: &[&str]) -> Checked {
                 let kind = block["type"].as_str().unwrap_or_default();
                 need(
                     kinds.contains(&kind),
-                    format!("{place}.content.{n}: Input tag '{kind}' found using 'type' does not match any of the expected tags"),
+                    format!(
+                        "{place}.content.{n}: Input tag '{kind}' found using 'type' does not match any of the expected tags"
+                    ),
                 )?;
                 let is_blank = kind == "text" && block["text"].as_str().is_none_or(|text| text.trim().is_empty());
-                need(!is_blank, format!("{place}: text content blocks must contain non-whitespace text"))?;
+                need(
+                    !is_blank,
+                    format!("{place}: text content blocks must contain non-whitespace text"),
+                )?;
                 let source = block["source"]["type"].as_str().unwrap_or_default();
                 let is_source = kind != "image" || ["base64", "url", "file"].contains(&source);
                 need(is_source, format!("{place}.content.{n}.image.source: Field required"))?;
             }
             Ok(())
         }
-        _ => refuse(format!("{place}: content must be a non-empty string or a non-empty array")),
+        _ => refuse(format!(
+            "{place}: content must be a non-empty string or a non-empty array"
+        )),
     }
 }
 
 /// Checks an assistant's calls and returns their ids.
 fn calls<'a>(place: &str, content: &'a Value) -> Result<Vec<&'a str>, Box<Refusal>> {
     let mut ids = Vec::new();
-    let uses = list(content).enumerate().filter(|(_, block)| block["type"] == "tool_use");
+    let uses = list(content)
+        .enumerate()
+        .filter(|(_, block)| block["type"] == "tool_use");
     for (n, block) in uses {
         let id = block["id"].as_str().unwrap_or_default();
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let is_id = !id.is_empty() && id.chars().all(allowed);
         let at = format!("{place}.content.{n}.tool_use");
-        need(is_id, format!("{at}.id: String should match pattern '^[a-zA-Z0-9_-]+$'"))?;
+        need(
+            is_id,
+            format!("{at}.id: String should match pattern '^[a-zA-Z0-9_-]+$'"),
+        )?;
         need(block["name"].is_string(), format!("{at}.name: Field required"))?;
-        need(block["input"].is_object(), format!("{at}.input: Input should be a valid dictionary"))?;
+        need(
+            block["input"].is_object(),
+            format!("{at}.input: Input should be a valid dictionary"),
+        )?;
         need(!ids.contains(&id), format!("{place}: `tool_use` ids must be unique"))?;
         ids.push(id);
     }

@@ -81,7 +81,7 @@ pub(crate) fn stream(frames: impl Frames, pace: Pace, open: Open) -> Response {
 
 fn body<F: Frames>(frames: F, pace: Pace, open: Open) -> impl Stream<Item = Result<Bytes, io::Error>> + Send {
     let due = Instant::now() + pace.first;
-    futures::stream::unfold((frames, due, open), async |(mut frames, due, mut open)| {
+    futures::stream::unfold((frames, due, open), move |(mut frames, due, mut open)| async move {
         // The time a piece is due is counted from the start, so that delays do not add up.
         match frames.next() {
             Act::Send(bytes) => {

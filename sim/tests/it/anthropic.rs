@@ -60,7 +60,10 @@ fn events(stream: &str) -> Vec<(&str, Value)> {
     events
         .map(|event| {
             let (name, data) = event.split_once("\ndata: ").unwrap();
-            (name.strip_prefix("event: ").unwrap(), serde_json::from_str(data).unwrap())
+            (
+                name.strip_prefix("event: ").unwrap(),
+                serde_json::from_str(data).unwrap(),
+            )
         })
         .collect()
 }
@@ -92,7 +95,10 @@ async fn answers_fit_the_description() {
         body["stream"] = json!(stream);
         body["thinking"] = json!({"type": "adaptive"});
         body["tools"] = json!([{"name": "zendesk_search_tickets", "input_schema": {"type": "object"}}]);
-        spec.check("MessageCreateParamsStreaming", &json!({"stream": true, "model": "m", "max_tokens": 1, "messages": body["messages"]}));
+        spec.check(
+            "MessageCreateParamsStreaming",
+            &json!({"stream": true, "model": "m", "max_tokens": 1, "messages": body["messages"]}),
+        );
         let answer = post(&provider, &body).send().await.unwrap();
         let status = answer.status().as_u16();
         assert!(answer.headers().contains_key("request-id"), "{text}");
@@ -133,7 +139,10 @@ async fn a_stream_is_framed_as_anthropic_frames_it() {
     body["messages"] = json!([{"role": "user", "content": "[[sim text=\"a b\"]]"}]);
     let stream = post(&provider, &body).send().await.unwrap().text().await.unwrap();
     let said: Vec<_> = events(&stream);
-    let text: String = said.iter().filter_map(|(_, data)| data["delta"]["text"].as_str()).collect();
+    let text: String = said
+        .iter()
+        .filter_map(|(_, data)| data["delta"]["text"].as_str())
+        .collect();
     assert_eq!(text, "a b");
     assert!(said.iter().any(|(name, _)| *name == "ping"));
     assert_eq!(said[said.len() - 2].1["delta"]["stop_reason"], "end_turn");
@@ -144,7 +153,8 @@ async fn what_anthropic_refuses_is_refused_in_its_words() {
     let provider = start().await;
     let text = |text: &str| json!({"type": "text", "text": text});
     let tool = json!([{"name": "f", "input_schema": {"type": "object"}}]);
-    let called = |id: &str| json!({"role": "assistant", "content": [{"type": "tool_use", "id": id, "name": "f", "input": {}}]});
+    let called =
+        |id: &str| json!({"role": "assistant", "content": [{"type": "tool_use", "id": id, "name": "f", "input": {}}]});
     let result = |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": "r"});
     let hello = json!({"role": "user", "content": "Hello?"});
     let history = |messages: Value| json!({"tools": tool, "messages": messages});
@@ -158,28 +168,55 @@ async fn what_anthropic_refuses_is_refused_in_its_words() {
         (json!({"stop_sequences": [" "]}), "non-whitespace"),
         (json!({"tool_choice": {"type": "auto"}}), "while providing tools"),
         (json!({"tools": [{"name": "f"}]}), "tools.0.custom.input_schema"),
-        (json!({"tools": [{"name": "f g", "input_schema": {"type": "object"}}]}), "pattern"),
+        (
+            json!({"tools": [{"name": "f g", "input_schema": {"type": "object"}}]}),
+            "pattern",
+        ),
         (json!({"tools": [tool[0], tool[0]]}), "unique"),
         (
             json!({"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}),
             "additionalProperties",
         ),
         (json!({"messages": []}), "at least one message"),
-        (json!({"messages": [{"role": "assistant", "content": "a"}]}), "first message must use"),
-        (json!({"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]}), "Unexpected role"),
+        (
+            json!({"messages": [{"role": "assistant", "content": "a"}]}),
+            "first message must use",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]}),
+            "Unexpected role",
+        ),
         (json!({"messages": [{"role": "user", "content": ""}]}), "non-empty"),
-        (json!({"messages": [{"role": "user", "content": [text(" ")]}]}), "non-whitespace"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "image_url"),
-        (json!({"messages": [{"role": "user", "content": "a", "name": "x"}]}), "messages.0.name"),
+        (
+            json!({"messages": [{"role": "user", "content": [text(" ")]}]}),
+            "non-whitespace",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "image_url",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a", "name": "x"}]}),
+            "messages.0.name",
+        ),
         (history(json!([hello, called("1")])), "without `tool_result`"),
         (history(json!([hello, called("1"), hello])), "without `tool_result`"),
-        (history(json!([hello, called("1"), {"role": "user", "content": [result("2")]}])), "unexpected `tool_use_id`"),
-        (history(json!([{"role": "user", "content": [result("1")]}])), "unexpected `tool_use_id`"),
+        (
+            history(json!([hello, called("1"), {"role": "user", "content": [result("2")]}])),
+            "unexpected `tool_use_id`",
+        ),
+        (
+            history(json!([{"role": "user", "content": [result("1")]}])),
+            "unexpected `tool_use_id`",
+        ),
         (
             history(json!([hello, called("1"), {"role": "user", "content": [text("a"), result("1")]}])),
             "must come first",
         ),
-        (history(json!([hello, called("a.b"), {"role": "user", "content": [result("a.b")]}])), "pattern"),
+        (
+            history(json!([hello, called("a.b"), {"role": "user", "content": [result("a.b")]}])),
+            "pattern",
+        ),
         (
             json!({"messages": [hello, called("1"), {"role": "user", "content": [result("1")]}]}),
             "must define tools",
@@ -192,8 +229,14 @@ async fn what_anthropic_refuses_is_refused_in_its_words() {
         let answer = post(&provider, &body).send().await.unwrap();
         assert_eq!(answer.status(), 400, "{more}");
         let error: Value = answer.json().await.unwrap();
-        assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("invalid_request_error")));
-        assert!(error["error"]["message"].as_str().unwrap().contains(part), "{more}: {error}");
+        assert_eq!(
+            (&error["type"], &error["error"]["type"]),
+            (&json!("error"), &json!("invalid_request_error"))
+        );
+        assert!(
+            error["error"]["message"].as_str().unwrap().contains(part),
+            "{more}: {error}"
+        );
     }
     let whole = history(json!([hello, called("1"), {"role": "user", "content": [result("1"), text("And?")]}]));
     let mut body = user("");

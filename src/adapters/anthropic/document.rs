@@ -118,7 +118,8 @@ impl Said {
                 self.arguments += name;
                 self.arguments += &arguments;
                 let function = json!({"name": name, "arguments": arguments});
-                self.calls.push(json!({"id": id, "type": "function", "function": function}));
+                self.calls
+                    .push(json!({"id": id, "type": "function", "function": function}));
             }
             Some(_) => {}
             None => return Err("it sent a block without a type"),
@@ -212,7 +213,10 @@ mod tests {
             (one(text, "\"tool_use\""), Err(FailureClass::Malformed)),
             (one("", "\"end_turn\""), Err(FailureClass::Malformed)),
             (one(r#"{"text":"hi"}"#, "\"end_turn\""), Err(FailureClass::Malformed)),
-            (one(r#"{"type":"tool_use","id":"1"}"#, "\"tool_use\""), Err(FailureClass::Malformed)),
+            (
+                one(r#"{"type":"tool_use","id":"1"}"#, "\"tool_use\""),
+                Err(FailureClass::Malformed),
+            ),
             ("{}".to_owned(), Err(FailureClass::Malformed)),
             ("<html>".to_owned(), Err(FailureClass::Malformed)),
             (String::new(), Err(FailureClass::Malformed)),

@@ -123,7 +123,12 @@ mod tests {
             ("stop_sequence", false, false, Ok(("stop", Finish::Stop))),
             ("something_new", false, false, Ok(("stop", Finish::Stop))),
             ("max_tokens", true, true, Ok(("length", Finish::Length))),
-            ("model_context_window_exceeded", false, true, Ok(("length", Finish::Length))),
+            (
+                "model_context_window_exceeded",
+                false,
+                true,
+                Ok(("length", Finish::Length)),
+            ),
             ("pause_turn", false, true, Ok(("length", Finish::Length))),
             ("tool_use", true, true, Ok(("tool_calls", Finish::ToolCalls))),
             ("end_turn", true, true, Ok(("tool_calls", Finish::ToolCalls))),
@@ -132,7 +137,9 @@ mod tests {
             ("refusal", false, false, Err(FailureClass::ContentPolicy)),
         ] {
             let read = Ending::read(reason, has_calls, is_told, &errors);
-            let read = read.map(|ending| (ending.reason, ending.finish)).map_err(|error| error.class);
+            let read = read
+                .map(|ending| (ending.reason, ending.finish))
+                .map_err(|error| error.class);
             assert_eq!(read, expected, "{reason} {has_calls} {is_told}");
         }
     }

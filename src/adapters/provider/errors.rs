@@ -491,10 +491,7 @@ mod tests {
                 FailureClass::ContextLength,
             ),
             (r#"{"message":"x","code":400}"#, FailureClass::Rejected),
-            (
-                r#"{"message":"x","type":"overloaded_error"}"#,
-                FailureClass::Overload,
-            ),
+            (r#"{"message":"x","type":"overloaded_error"}"#, FailureClass::Overload),
             (r#""broken""#, FailureClass::Overload),
             ("{}", FailureClass::Overload),
         ] {

@@ -31,7 +31,9 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 )]
 pub fn sent_at(headers: &HeaderMap) -> i64 {
     headers.get(DATE).and_then(date).unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
     })
 }

@@ -17,16 +17,15 @@ async fn what_anthropic_cannot_say_goes_to_the_next_target_and_is_never_left_out
         ("logprobs", json!(true)),
         ("presence_penalty", json!(0.5)),
         ("response_format", json!({"type": "json_object"})),
-        (
-            "tools",
-            json!([{"type": "custom", "custom": {"name": "f"}}]),
-        ),
+        ("tools", json!([{"type": "custom", "custom": {"name": "f"}}])),
     ] {
         for stream in [false, true] {
             let (both, ledger) = gateway(vec![at("claude", &first), at("gpt", &second)], CLOCKS);
             let mut call = request(stream, Mode::Live);
             let prompt = format!("Say it in JSON. [[sim text=\"{TEXT}\"]]");
-            call.body.set("messages", &json!([{"role": "user", "content": prompt}])).unwrap();
+            call.body
+                .set("messages", &json!([{"role": "user", "content": prompt}]))
+                .unwrap();
             call.body.set(member, &value).unwrap();
             let reply = both.chat(call.clone()).await.unwrap();
             assert_eq!(reply.model, "gpt/gpt", "{member}");
@@ -37,10 +36,17 @@ async fn what_anthropic_cannot_say_goes_to_the_next_target_and_is_never_left_out
             // Alone, it says why.
             let (alone, _) = gateway(vec![at("claude", &first)], CLOCKS);
             let error = alone.chat(call).await.unwrap_err();
-            assert_eq!((error.kind, error.attempts), (GatewayErrorKind::Invalid, 1), "{member}: {error}");
+            assert_eq!(
+                (error.kind, error.attempts),
+                (GatewayErrorKind::Invalid, 1),
+                "{member}: {error}"
+            );
             let refusal = error.refusal.as_deref().unwrap();
             assert_eq!(refusal.code.as_deref(), Some("unsupported_by_provider"));
-            assert!(refusal.param.as_deref().unwrap().starts_with(member), "{member}: {refusal:?}");
+            assert!(
+                refusal.param.as_deref().unwrap().starts_with(member),
+                "{member}: {refusal:?}"
+            );
             assert!(error.message.contains(member), "{member}: {error}");
         }
     }
@@ -141,7 +147,11 @@ async fn a_turn_of_calls_results_and_an_answer_goes_to_and_fro_between_protocols
             let reply = second.chat(ask(&messages)).await.unwrap();
             let (said, reason) = message(reply.answer).await;
             let expected = "get_weather answered: rain on day 0\nget_weather answered: rain on day 1";
-            assert_eq!((&said["content"], &reason), (&json!(expected), &json!("stop")), "{what}");
+            assert_eq!(
+                (&said["content"], &reason),
+                (&json!(expected), &json!("stop")),
+                "{what}"
+            );
         }
     }
 }
@@ -151,7 +161,12 @@ async fn an_agents_turn_is_played_as_with_any_provider() {
     let provider = Provider::speaking(Speaks::Anthropic).await;
     let (gateway, _) = gateway(vec![at("claude", &provider)], CLOCKS);
     // Calls, results and a schema in one history.
-    let events: Vec<_> = gateway.stream(crate::model::request::full()).await.unwrap().collect().await;
+    let events: Vec<_> = gateway
+        .stream(crate::model::request::full())
+        .await
+        .unwrap()
+        .collect()
+        .await;
     let events: Vec<ModelEvent> = events.into_iter().map(Result::unwrap).collect();
     assert_eq!(events[0], ModelEvent::Model("gpt".to_owned()));
     assert_eq!(events.last(), Some(&ModelEvent::Finished(Finish::Stop)));
@@ -164,5 +179,8 @@ async fn an_agents_turn_is_played_as_with_any_provider() {
         .iter()
         .map(|message| message["role"].as_str().unwrap())
         .collect();
-    assert_eq!(roles, ["user", "assistant", "user", "assistant", "user", "assistant", "user"]);
+    assert_eq!(
+        roles,
+        ["user", "assistant", "user", "assistant", "user", "assistant", "user"]
+    );
 }

@@ -28,12 +28,20 @@ async fn a_turn_with_tools_is_played_through_by_the_server() {
     reader.look(|seen| {
         assert!(seen.has("turn.completed"), "{:#?}", seen.durable);
         assert!(seen.faults.is_empty(), "{:?}", seen.faults);
-        let finished = seen.durable.iter().filter(|event| event.name == "tool.finished").count();
+        let finished = seen
+            .durable
+            .iter()
+            .filter(|event| event.name == "tool.finished")
+            .count();
         assert!(finished >= 3, "searched, read and posted: {:#?}", seen.durable);
     });
     assert_eq!(world.effects("unread ticket").await, 1, "the channel is alerted once");
     let (asked, unasked) = (world.state(&world.anthropic).await, world.state(&world.openai).await);
     assert!(asked["requests"].as_u64() >= Some(4), "{asked}");
-    assert_eq!((&asked["errors"], &unasked["requests"]), (&json!(0), &json!(0)), "{asked}");
+    assert_eq!(
+        (&asked["errors"], &unasked["requests"]),
+        (&json!(0), &json!(0)),
+        "{asked}"
+    );
     server.kill().await;
 }

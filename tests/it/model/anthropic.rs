@@ -117,12 +117,18 @@ async fn a_stream_and_a_document_say_the_same_and_cost_the_same() {
     let whole = model.whole(&ask(&more)).await.unwrap();
     let body: Value = serde_json::from_slice(&whole.body).unwrap();
     assert_eq!(body["choices"][0]["message"]["content"], "Käse für Ångström 🧀");
-    assert_eq!((body["object"].as_str(), whole.finish), (Some("chat.completion"), Finish::Stop));
+    assert_eq!(
+        (body["object"].as_str(), whole.finish),
+        (Some("chat.completion"), Finish::Stop)
+    );
     assert!(body["created"].as_i64().unwrap() > 1_700_000_000, "{body}");
     assert_eq!(used(&pieces), whole.usage);
     let usage = whole.usage;
     assert!(usage.prompt_tokens > 0 && usage.completion_tokens > 0, "{usage:?}");
-    assert_eq!(usage.cost, usage.prompt_tokens * 3_000 + usage.completion_tokens * 15_000);
+    assert_eq!(
+        usage.cost,
+        usage.prompt_tokens * 3_000 + usage.completion_tokens * 15_000
+    );
 }
 
 #[tokio::test]
@@ -134,7 +140,10 @@ async fn what_the_cache_takes_and_gives_has_its_own_price() {
     let second = model.whole(&ask(&more)).await.unwrap().usage;
     assert_eq!(first.prompt_tokens, second.prompt_tokens);
     assert!(first.cached_tokens == 0 && first.cache_write_tokens >= 160, "{first:?}");
-    assert!(second.cached_tokens >= 160 && second.cache_write_tokens == 0, "{second:?}");
+    assert!(
+        second.cached_tokens >= 160 && second.cache_write_tokens == 0,
+        "{second:?}"
+    );
     let cost = |usage: Usage| {
         let fresh = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens;
         fresh * 3_000 + usage.cached_tokens * 300 + usage.cache_write_tokens * 3_750 + usage.completion_tokens * 15_000
@@ -181,7 +190,11 @@ async fn every_way_to_fail_has_its_class() {
         ("status=403", FailureClass::Key, false),
         ("status=404", FailureClass::Rejected, false),
         ("status=413", FailureClass::ContextLength, false),
-        ("status=400 code=context_length_exceeded", FailureClass::ContextLength, false),
+        (
+            "status=400 code=context_length_exceeded",
+            FailureClass::ContextLength,
+            false,
+        ),
         ("status=400 code=content_filter", FailureClass::ContentPolicy, false),
         ("status=400 code=insufficient_quota", FailureClass::Key, false),
         ("status=400", FailureClass::Rejected, false),
@@ -209,15 +222,29 @@ async fn every_way_to_fail_has_its_class() {
         assert_eq!(error.class, class, "{fault}: {error}");
         assert_eq!(pieces.iter().any(|piece| piece.content), has_content, "{fault}");
         let told = events(&pieces);
-        assert!(!told.iter().any(|event| matches!(event, ModelEvent::Finished(_))), "{fault}");
-        assert!(error.message.starts_with("model main: ") && !error.message.contains(KEY), "{fault}: {error}");
+        assert!(
+            !told.iter().any(|event| matches!(event, ModelEvent::Finished(_))),
+            "{fault}"
+        );
+        assert!(
+            error.message.starts_with("model main: ") && !error.message.contains(KEY),
+            "{fault}: {error}"
+        );
         let wait = fault.contains("retry_after").then_some(Duration::from_secs(7));
         assert_eq!(error.retry_after, wait, "{fault}");
         let ends = pieces.iter().filter_map(|piece| piece.chunk.as_ref());
-        let reasons = ends.map(|chunk| serde_json::from_slice::<Value>(chunk).unwrap()["choices"][0]["finish_reason"].clone());
-        assert!(reasons.into_iter().all(|reason| reason.is_null()), "{fault}: an end is told only when it has come");
+        let reasons =
+            ends.map(|chunk| serde_json::from_slice::<Value>(chunk).unwrap()["choices"][0]["finish_reason"].clone());
+        assert!(
+            reasons.into_iter().all(|reason| reason.is_null()),
+            "{fault}: an end is told only when it has come"
+        );
         // What had begun is accounted for.
-        assert_eq!(told.iter().any(|event| matches!(event, ModelEvent::Usage(_))), has_content, "{fault}");
+        assert_eq!(
+            told.iter().any(|event| matches!(event, ModelEvent::Usage(_))),
+            has_content,
+            "{fault}"
+        );
     }
 }
 
@@ -227,7 +254,11 @@ async fn an_end_by_the_content_filter_is_told_to_who_reads_chunks_and_else_a_fai
     let mut call = ask(&prompt("[[sim text=\"a b\" finish=content_filter]]"));
     let (pieces, error) = stream(&model, &call).await;
     assert!(error.is_none(), "{error:?}");
-    let last = pieces.iter().filter_map(|piece| piece.chunk.as_ref()).next_back().unwrap();
+    let last = pieces
+        .iter()
+        .filter_map(|piece| piece.chunk.as_ref())
+        .next_back()
+        .unwrap();
     let last: Value = serde_json::from_slice(last).unwrap();
     assert_eq!(last["choices"][0]["finish_reason"], "content_filter");
     assert_eq!(events(&pieces).last(), Some(&ModelEvent::Finished(Finish::Length)));
@@ -252,7 +283,11 @@ async fn a_request_bears_the_key_and_the_version_and_is_sent_only_if_it_can_be_s
     let mut config = AnthropicConfig::new("main", &server.url, KEY.to_owned().into(), "claude-x");
     config.headers = vec![("anthropic-beta".to_owned(), "some-beta".to_owned().into())];
     let model = Anthropic::new(config, &Hosts::default()).unwrap();
-    let error = model.stream(&ask(&json!({"stream": true, "n": 2}))).await.err().unwrap();
+    let error = model
+        .stream(&ask(&json!({"stream": true, "n": 2})))
+        .await
+        .err()
+        .unwrap();
     assert_eq!(error.class, FailureClass::Rejected);
     assert_eq!(error.refusal.unwrap().status, UNSUPPORTED);
     let opened = model.stream(&ask(&json!({"stream": true}))).await;
@@ -290,7 +325,9 @@ async fn a_dropped_stream_lets_the_provider_go() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), left).await.expect("the connection stays open");
+    tokio::time::timeout(Duration::from_secs(10), left)
+        .await
+        .expect("the connection stays open");
 }
 
 #[test]
@@ -313,7 +350,10 @@ fn every_request_satisfies_anthropics_description() {
         let errors: Vec<String> = validator.iter_errors(&body).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:#?}");
         for name in body.as_object().unwrap().keys() {
-            assert!(schema["properties"].get(name).is_some(), "{name} is no field of the description");
+            assert!(
+                schema["properties"].get(name).is_some(),
+                "{name} is no field of the description"
+            );
         }
     }
 }

@@ -122,7 +122,10 @@ impl Decoder {
         });
         out.push_back(Ok(Piece {
             chunk: self.chunk(|| json!({"role": "assistant", "content": ""}), None),
-            events: (!model.is_empty()).then_some(ModelEvent::Model(model)).into_iter().collect(),
+            events: (!model.is_empty())
+                .then_some(ModelEvent::Model(model))
+                .into_iter()
+                .collect(),
             content: false,
         }));
         Ok(())
@@ -207,7 +210,8 @@ impl Decoder {
                 has_arguments: false, ..
             } => Ok(self.arguments("{}".to_owned(), &mut call, out, transcript)),
             Block::Thinking(Some((thinking, signature))) if !signature.is_empty() => {
-                let told = || json!({"thinking_blocks": [{"type": "thinking", "thinking": thinking, "signature": signature}]});
+                let told =
+                    || json!({"thinking_blocks": [{"type": "thinking", "thinking": thinking, "signature": signature}]});
                 out.extend(self.chunk(told, None).map(|chunk| Ok(beside(chunk))));
                 Ok(Progress::None)
             }
@@ -248,8 +252,10 @@ impl Decoder {
 
     /// Begins a call; returns its number.
     fn call(&mut self, block: &Value, out: &mut Out, transcript: &mut Transcript) -> Result<usize, ModelError> {
-        let (Some(id), Some(name)) = (block["id"].as_str(), block["name"].as_str().filter(|name| !name.is_empty()))
-        else {
+        let (Some(id), Some(name)) = (
+            block["id"].as_str(),
+            block["name"].as_str().filter(|name| !name.is_empty()),
+        ) else {
             return Err(self.errors.malformed("it asked for a tool that it did not name"));
         };
         let index = self.calls;

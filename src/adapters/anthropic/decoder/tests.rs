@@ -54,7 +54,10 @@ fn full() -> Vec<String> {
         delta(2, r#"{"type":"citations_delta","citation":{}}"#),
         delta(2, r#"{"type":"text_delta","text":" data: \n\r"}"#),
         end(2),
-        begin(3, r#"{"type":"server_tool_use","id":"s","name":"web_search","input":{}}"#),
+        begin(
+            3,
+            r#"{"type":"server_tool_use","id":"s","name":"web_search","input":{}}"#,
+        ),
         delta(3, r#"{"type":"input_json_delta","partial_json":"{}"}"#),
         end(3),
         begin(4, r#"{"type":"tool_use","id":"toolu_1","name":"look","input":{}}"#),
@@ -127,7 +130,10 @@ fn a_stream_becomes_openais_chunks_and_our_events() {
         .iter()
         .map(|piece| serde_json::from_slice(piece.chunk.as_ref().unwrap()).unwrap())
         .collect();
-    let deltas: Vec<Value> = chunks.iter().map(|chunk| chunk["choices"][0]["delta"].clone()).collect();
+    let deltas: Vec<Value> = chunks
+        .iter()
+        .map(|chunk| chunk["choices"][0]["delta"].clone())
+        .collect();
     assert_eq!(
         deltas,
         [
@@ -149,10 +155,26 @@ fn a_stream_becomes_openais_chunks_and_our_events() {
         ]
     );
     for (at, chunk) in chunks.iter().enumerate() {
-        let reason = if at + 1 == chunks.len() { json!("tool_calls") } else { Value::Null };
+        let reason = if at + 1 == chunks.len() {
+            json!("tool_calls")
+        } else {
+            Value::Null
+        };
         assert_eq!(chunk["choices"][0]["finish_reason"], reason);
-        let identity = [&chunk["id"], &chunk["object"], &chunk["created"], &chunk["model"], &chunk["usage"]];
-        let expected = [json!("msg_1"), json!("chat.completion.chunk"), json!(7), json!("claude-x"), Value::Null];
+        let identity = [
+            &chunk["id"],
+            &chunk["object"],
+            &chunk["created"],
+            &chunk["model"],
+            &chunk["usage"],
+        ];
+        let expected = [
+            json!("msg_1"),
+            json!("chat.completion.chunk"),
+            json!(7),
+            json!("claude-x"),
+            Value::Null,
+        ];
         assert_eq!(identity, expected.each_ref());
     }
     let call = |index: usize, name: Option<&str>, arguments: &str| ModelEvent::ToolCall {
@@ -179,7 +201,10 @@ fn a_stream_becomes_openais_chunks_and_our_events() {
         cost: 7,
         ..decoder.usage().unwrap()
     };
-    assert_eq!((usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens), (30, 5, 9));
+    assert_eq!(
+        (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens),
+        (30, 5, 9)
+    );
     let report: Value = serde_json::from_slice(&decoder.usage_chunk(&usage).unwrap()).unwrap();
     assert_eq!(report["usage"]["total_tokens"], 39);
     assert_eq!(report["usage"]["cost_usd"], 0.000_000_007);
@@ -234,9 +259,24 @@ fn answers_end_well_only_with_message_stop() {
     let hello = text_block(0, "a");
     let said = |more: &[String]| [&[START.to_owned()], hello.as_slice(), more].concat();
     for (what, events, chunks, expected) in [
-        ("whole", said(&[reason("end_turn"), STOP.to_owned()]), false, Some(Ok(Finish::Stop))),
-        ("at its bound", said(&[reason("max_tokens"), STOP.to_owned()]), false, Some(Ok(Finish::Length))),
-        ("refused, and told", said(&[reason("refusal"), STOP.to_owned()]), true, Some(Ok(Finish::Length))),
+        (
+            "whole",
+            said(&[reason("end_turn"), STOP.to_owned()]),
+            false,
+            Some(Ok(Finish::Stop)),
+        ),
+        (
+            "at its bound",
+            said(&[reason("max_tokens"), STOP.to_owned()]),
+            false,
+            Some(Ok(Finish::Length)),
+        ),
+        (
+            "refused, and told",
+            said(&[reason("refusal"), STOP.to_owned()]),
+            true,
+            Some(Ok(Finish::Length)),
+        ),
         (
             "refused",
             said(&[reason("refusal"), STOP.to_owned()]),
@@ -261,31 +301,65 @@ fn answers_end_well_only_with_message_stop() {
 
 #[test]
 fn what_is_not_the_protocol_has_a_class() {
-    let call = |fields: &str| vec![START.to_owned(), begin(0, &format!(r#"{{"type":"tool_use",{fields}}}"#))];
+    let call = |fields: &str| {
+        vec![
+            START.to_owned(),
+            begin(0, &format!(r#"{{"type":"tool_use",{fields}}}"#)),
+        ]
+    };
     let error = |kind: &str| {
         let error = format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"x"}}}}"#);
         [&[START.to_owned()], text_block(0, "a").as_slice(), &[error]].concat()
     };
     for (what, events, class) in [
         ("half an event", vec![START[..40].to_owned()], FailureClass::Malformed),
-        ("no type", vec![r#"{"id":"x","choices":[]}"#.to_owned()], FailureClass::Malformed),
-        ("two beginnings", vec![START.to_owned(), START.to_owned()], FailureClass::Malformed),
+        (
+            "no type",
+            vec![r#"{"id":"x","choices":[]}"#.to_owned()],
+            FailureClass::Malformed,
+        ),
+        (
+            "two beginnings",
+            vec![START.to_owned(), START.to_owned()],
+            FailureClass::Malformed,
+        ),
         ("no beginning", text_block(0, "a").to_vec(), FailureClass::Malformed),
-        ("an end and no beginning", vec![STOP.to_owned()], FailureClass::Malformed),
-        ("no reason", vec![START.to_owned(), STOP.to_owned()], FailureClass::Malformed),
+        (
+            "an end and no beginning",
+            vec![STOP.to_owned()],
+            FailureClass::Malformed,
+        ),
+        (
+            "no reason",
+            vec![START.to_owned(), STOP.to_owned()],
+            FailureClass::Malformed,
+        ),
         (
             "another block's piece",
-            vec![START.to_owned(), begin(0, r#"{"type":"text","text":""}"#), delta(1, r#"{"text":"a"}"#)],
+            vec![
+                START.to_owned(),
+                begin(0, r#"{"type":"text","text":""}"#),
+                delta(1, r#"{"text":"a"}"#),
+            ],
             FailureClass::Malformed,
         ),
         (
             "a block inside a block",
-            vec![START.to_owned(), begin(0, r#"{"type":"text","text":""}"#), begin(1, r#"{"type":"text"}"#)],
+            vec![
+                START.to_owned(),
+                begin(0, r#"{"type":"text","text":""}"#),
+                begin(1, r#"{"type":"text"}"#),
+            ],
             FailureClass::Malformed,
         ),
         (
             "an end inside a block",
-            vec![START.to_owned(), begin(0, r#"{"type":"text","text":""}"#), reason("end_turn"), STOP.to_owned()],
+            vec![
+                START.to_owned(),
+                begin(0, r#"{"type":"text","text":""}"#),
+                reason("end_turn"),
+                STOP.to_owned(),
+            ],
             FailureClass::Malformed,
         ),
         ("a call without a name", call(r#""id":"x""#), FailureClass::Malformed),

@@ -90,9 +90,11 @@ fn assistant(at: usize, message: &Value, called: &mut Vec<String>) -> Result<Vec
     for (n, call) in message["tool_calls"].as_array().into_iter().flatten().enumerate() {
         let wrong = |part: &str, why: &str| wrong(at, &format!(".tool_calls[{n}]{part}"), why);
         let function = &call["function"];
-        let (Some(id), Some(name), Some(arguments)) =
-            (call["id"].as_str(), function["name"].as_str(), function["arguments"].as_str())
-        else {
+        let (Some(id), Some(name), Some(arguments)) = (
+            call["id"].as_str(),
+            function["name"].as_str(),
+            function["arguments"].as_str(),
+        ) else {
             return Err(wrong("", "it knows calls of functions only"));
         };
         let input: Map<String, Value> = match arguments.trim() {

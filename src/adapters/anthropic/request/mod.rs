@@ -84,7 +84,8 @@ pub fn write(body: &ChatBody, model: &str, max_tokens: u64, stream: bool) -> Res
 }
 
 fn member(body: &ChatBody, name: &str) -> Result<Value, Untranslatable> {
-    body.get(name).map_or(Ok(Value::Null), |value| parsed(name, value.get()))
+    body.get(name)
+        .map_or(Ok(Value::Null), |value| parsed(name, value.get()))
 }
 
 fn parsed(name: &str, text: &str) -> Result<Value, Untranslatable> {

@@ -38,7 +38,9 @@ const FORMATS: &[&str] = &[
 /// Returns the closed form of `schema`, or why the provider does not take it.
 pub(super) fn closed(schema: &Value) -> Result<Value, &'static str> {
     let root = walk(schema, 0)?;
-    if root.get("type").is_some_and(|kind| kind == "object") || root.get("anyOf").is_some() || root.get("$ref").is_some()
+    if root.get("type").is_some_and(|kind| kind == "object")
+        || root.get("anyOf").is_some()
+        || root.get("$ref").is_some()
     {
         return Ok(root);
     }
@@ -59,18 +61,21 @@ fn walk(schema: &Value, depth: usize) -> Result<Value, &'static str> {
                 let Value::Object(schemas) = value else {
                     return Err("properties have to be an object");
                 };
-                let walked: Result<Map<_, _>, _> = schemas
-                    .iter()
-                    .map(|(name, schema)| Ok((name.clone(), walk(schema, depth + 1)?)))
-                    .collect();
-                Value::Object(walked?)
+                let mut walked = Map::new();
+                for (name, schema) in schemas {
+                    walked.insert(name.clone(), walk(schema, depth + 1)?);
+                }
+                Value::Object(walked)
             }
             "items" => walk(value, depth + 1)?,
             "anyOf" | "allOf" => {
                 let Value::Array(schemas) = value else {
                     return Err("alternatives have to be an array");
                 };
-                schemas.iter().map(|schema| walk(schema, depth + 1)).collect::<Result<_, _>>()?
+                schemas
+                    .iter()
+                    .map(|schema| walk(schema, depth + 1))
+                    .collect::<Result<_, _>>()?
             }
             "minItems" if value.as_u64().is_some_and(|least| least <= 1) => value.clone(),
             "format" if value.as_str().is_some_and(|format| FORMATS.contains(&format)) => value.clone(),
@@ -106,16 +111,21 @@ mod tests {
     fn open_objects_are_closed_and_what_cannot_be_promised_is_refused() {
         let text = json!({"type": "string"});
         let object = |properties: Value| json!({"type": "object", "properties": properties});
-        let shut = |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
+        let shut =
+            |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
         for (schema, expected) in [
             (object(json!({"a": text})), Some(shut(json!({"a": text})))),
             (
                 object(json!({"a": {"type": "array", "minItems": 1, "items": object(json!({"b": text}))}})),
-                Some(shut(json!({"a": {"type": "array", "minItems": 1, "items": shut(json!({"b": text}))}}))),
+                Some(shut(
+                    json!({"a": {"type": "array", "minItems": 1, "items": shut(json!({"b": text}))}}),
+                )),
             ),
             (
                 json!({"anyOf": [object(json!({"a": text})), {"$ref": "#/$defs/b"}], "$defs": {"b": object(json!({}))}}),
-                Some(json!({"anyOf": [shut(json!({"a": text})), {"$ref": "#/$defs/b"}], "$defs": {"b": shut(json!({}))}})),
+                Some(
+                    json!({"anyOf": [shut(json!({"a": text})), {"$ref": "#/$defs/b"}], "$defs": {"b": shut(json!({}))}}),
+                ),
             ),
             (
                 object(json!({"minimum": {"type": "string", "format": "date"}})),
@@ -126,7 +136,10 @@ mod tests {
             (object(json!({"a": {"type": "string", "format": "regex"}})), None),
             (object(json!({"a": {"type": "array", "minItems": 2}})), None),
             (object(json!({"a": {"type": "object"}})), None),
-            (json!({"type": "object", "properties": {}, "additionalProperties": true}), None),
+            (
+                json!({"type": "object", "properties": {}, "additionalProperties": true}),
+                None,
+            ),
             (json!({"type": "object", "oneOf": []}), None),
             (json!({"type": "array", "items": text}), None),
             (json!(true), None),

@@ -16,9 +16,7 @@ fn with(mut body: Value) -> Result<Value, Untranslatable> {
 
 #[test]
 fn a_full_request_says_everything_once() {
-    let call = |id: &str, arguments: &str| {
-        json!({"id": id, "type": "function", "function": {"name": "get_weather", "arguments": arguments}})
-    };
+    let call = |id: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": "get_weather", "arguments": arguments}});
     let body = json!({
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -124,24 +122,52 @@ fn single_members_are_translated_or_left_out() {
         (json!({"stop": ["a", "b"]}), "/stop_sequences", Some(json!(["a", "b"]))),
         (json!({"stop": []}), "/stop_sequences", None),
         (json!({"stop": null}), "/stop_sequences", None),
-        (json!({"metadata": {"user_id": "u"}}), "/metadata", Some(json!({"user_id": "u"}))),
+        (
+            json!({"metadata": {"user_id": "u"}}),
+            "/metadata",
+            Some(json!({"user_id": "u"})),
+        ),
         (json!({"metadata": {"x": "y"}}), "/metadata", None),
         (json!({"safety_identifier": "u"}), "/metadata/user_id", Some(json!("u"))),
         (json!({"service_tier": "auto"}), "/service_tier", Some(json!("auto"))),
         (json!({"service_tier": "flex"}), "/service_tier", None),
-        (json!({"reasoning_effort": "minimal"}), "/output_config/effort", Some(json!("low"))),
-        (json!({"reasoning_effort": "none"}), "/thinking/type", Some(json!("disabled"))),
+        (
+            json!({"reasoning_effort": "minimal"}),
+            "/output_config/effort",
+            Some(json!("low")),
+        ),
+        (
+            json!({"reasoning_effort": "none"}),
+            "/thinking/type",
+            Some(json!("disabled")),
+        ),
         (json!({"response_format": {"type": "text"}}), "/output_config", None),
         (
             json!({"output_config": {"effort": "low"}, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object", "properties": {}}}}}),
             "/output_config/effort",
             Some(json!("low")),
         ),
-        (json!({"tools": tools}), "/tools/0/input_schema", Some(json!({"type": "object", "properties": {}}))),
+        (
+            json!({"tools": tools}),
+            "/tools/0/input_schema",
+            Some(json!({"type": "object", "properties": {}})),
+        ),
         (json!({"tools": tools}), "/tool_choice", None),
-        (json!({"tools": tools, "parallel_tool_calls": true}), "/tool_choice", None),
-        (json!({"tools": tools, "tool_choice": "auto"}), "/tool_choice", Some(json!({"type": "auto"}))),
-        (json!({"tools": tools, "tool_choice": "required"}), "/tool_choice", Some(json!({"type": "any"}))),
+        (
+            json!({"tools": tools, "parallel_tool_calls": true}),
+            "/tool_choice",
+            None,
+        ),
+        (
+            json!({"tools": tools, "tool_choice": "auto"}),
+            "/tool_choice",
+            Some(json!({"type": "auto"})),
+        ),
+        (
+            json!({"tools": tools, "tool_choice": "required"}),
+            "/tool_choice",
+            Some(json!({"type": "any"})),
+        ),
         (
             json!({"tools": tools, "tool_choice": "none", "parallel_tool_calls": false}),
             "/tool_choice",
@@ -156,8 +182,10 @@ fn single_members_are_translated_or_left_out() {
         (
             json!({"tools": strict}),
             "/tools/0",
-            Some(json!({"name": "f", "strict": true, "cache_control": {"type": "ephemeral"},
-                        "input_schema": {"type": "object", "properties": {}, "additionalProperties": false}})),
+            Some(
+                json!({"name": "f", "strict": true, "cache_control": {"type": "ephemeral"},
+                        "input_schema": {"type": "object", "properties": {}, "additionalProperties": false}}),
+            ),
         ),
         (
             json!({"logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0.0, "top_logprobs": 0, "store": false,
@@ -217,12 +245,21 @@ fn messages_that_cannot_be_said_are_refused_by_their_place() {
     for (messages, param) in [
         (json!([]), "messages"),
         (json!([{"role": "system", "content": "a"}]), "messages"),
-        (json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]), "messages"),
-        (json!([{"role": "user", "content": "b"}, {"role": "assistant", "content": "secret"}]), "messages"),
+        (
+            json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]),
+            "messages",
+        ),
+        (
+            json!([{"role": "user", "content": "b"}, {"role": "assistant", "content": "secret"}]),
+            "messages",
+        ),
         (json!([{"role": "function", "content": "a"}]), "messages[0].role"),
         (json!([{"role": "user", "content": " \n"}]), "messages[0].content"),
         (json!([{"role": "user", "content": 7}]), "messages[0].content"),
-        (json!([{"role": "user", "name": "bob", "content": "a"}]), "messages[0].name"),
+        (
+            json!([{"role": "user", "name": "bob", "content": "a"}]),
+            "messages[0].name",
+        ),
         (
             json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio", "input_audio": {}}]}]),
             "messages[0].content[1]",
@@ -247,12 +284,18 @@ fn messages_that_cannot_be_said_are_refused_by_their_place() {
             call(json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "[1]"}})),
             "messages[1].tool_calls[0].function.arguments",
         ),
-        (call(json!({"id": "1", "type": "custom", "custom": {"name": "f"}})), "messages[1].tool_calls[0]"),
+        (
+            call(json!({"id": "1", "type": "custom", "custom": {"name": "f"}})),
+            "messages[1].tool_calls[0]",
+        ),
         (
             json!([{"role": "user", "content": "a"}, {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}]),
             "messages[1].function_call",
         ),
-        (json!([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]), "messages[1].tool_call_id"),
+        (
+            json!([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]),
+            "messages[1].tool_call_id",
+        ),
     ] {
         let error = ask(&json!({ "messages": messages })).unwrap_err();
         assert_eq!(error.param, param, "{messages}");
@@ -272,7 +315,10 @@ fn tools_of_the_past_are_told_and_may_not_be_called() {
         {"role": "tool", "tool_call_id": "2", "content": "b", "is_error": true},
     ]);
     let request = ask(&json!({ "messages": messages })).unwrap();
-    assert_eq!(request["tools"], json!([{"name": "f", "input_schema": {"type": "object"}}]));
+    assert_eq!(
+        request["tools"],
+        json!([{"name": "f", "input_schema": {"type": "object"}}])
+    );
     assert_eq!(request["tool_choice"], json!({"type": "none"}));
     let results = json!([
         {"type": "tool_result", "tool_use_id": "1"},
