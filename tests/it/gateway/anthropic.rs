@@ -114,7 +114,7 @@ async fn a_turn_of_calls_results_and_an_answer_goes_to_and_fro_between_protocols
         for stream in [false, true] {
             let (one, two) = (Provider::speaking(asked).await, Provider::speaking(answered).await);
             let what = format!("{asked:?} {answered:?} {stream}");
-            let prompt = r#"Weather? [[sim tool=get_weather calls=2 args={"city": "Łódź", "day": $i} ]]"#;
+            let prompt = r#"Weather? [[sim tool=get_weather calls=2 args={"city": "Łódź", "day": "$i"} ]]"#;
             let mut messages = vec![
                 json!({"role": "system", "content": "Be brief."}),
                 json!({"role": "user", "content": prompt}),
@@ -139,7 +139,7 @@ async fn a_turn_of_calls_results_and_an_answer_goes_to_and_fro_between_protocols
             for (day, call) in calls.iter().enumerate() {
                 assert_eq!(call["function"]["name"], "get_weather", "{what}");
                 let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
-                assert_eq!(arguments, json!({"city": "Łódź", "day": day}), "{what}");
+                assert_eq!(arguments, json!({"city": "Łódź", "day": day.to_string()}), "{what}");
                 let content = format!("rain on day {day}");
                 messages.push(json!({"role": "tool", "tool_call_id": call["id"], "content": content}));
             }

@@ -8,7 +8,7 @@ mod clocks;
 mod failures;
 mod load;
 mod passing;
-mod request;
+pub mod request;
 mod server;
 mod stream;
 mod trace;
