@@ -142,8 +142,9 @@ fn format(value: &Value) -> Result<Meant, Untranslatable> {
         Some("text") => Ok(Meant::Nothing),
         Some("json_schema") => {
             let path = "response_format.json_schema.schema";
-            let schema =
-                schema::closed(&value["json_schema"]["schema"]).map_err(|why| Untranslatable::new(path, why))?;
+            let wanted = &value["json_schema"];
+            let schema = schema::closed(&wanted["schema"], wanted["strict"] == true)
+                .map_err(|why| Untranslatable::new(path, why))?;
             let format = json!({"format": {"type": "json_schema", "schema": schema}});
             Ok(Meant::Member("output_config", format))
         }

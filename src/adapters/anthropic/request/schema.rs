@@ -1,8 +1,8 @@
 //! Brings a schema into the part of JSON Schema that Anthropic holds its models to.
 //!
 //! There every object is closed. An object that is left open here is closed: what satisfies the closed schema satisfies the
-//! open one too. A keyword that the provider does not take is not left out, for then answers could break it: such a schema
-//! is for another target.
+//! open one too. A bound that the provider does not take is left out only where the caller asks for no more than a try
+//! (`strict` is not true): else answers could break it, and such a schema is for another target.
 
 use serde_json::{Map, Value};
 
@@ -22,6 +22,22 @@ const PLAIN: &[&str] = &[
     "title",
     "type",
 ];
+/// Keywords that only narrow a value down; without them a schema still has its shape.
+const BOUNDS: &[&str] = &[
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "uniqueItems",
+];
 const FORMATS: &[&str] = &[
     "date",
     "date-time",
@@ -35,9 +51,9 @@ const FORMATS: &[&str] = &[
     "uuid",
 ];
 
-/// Returns the closed form of `schema`, or why the provider does not take it.
-pub(super) fn closed(schema: &Value) -> Result<Value, &'static str> {
-    let root = walk(schema, 0)?;
+/// Returns the closed form of `schema`, or why the provider does not take it. `strict`: with every bound.
+pub(super) fn closed(schema: &Value, strict: bool) -> Result<Value, &'static str> {
+    let root = walk(schema, strict, 0)?;
     if root.get("type").is_some_and(|kind| kind == "object")
         || root.get("anyOf").is_some()
         || root.get("$ref").is_some()
@@ -47,7 +63,7 @@ pub(super) fn closed(schema: &Value) -> Result<Value, &'static str> {
     Err("its root has to be an object")
 }
 
-fn walk(schema: &Value, depth: usize) -> Result<Value, &'static str> {
+fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static str> {
     let Value::Object(fields) = schema else {
         return Err("a schema has to be an object");
     };
@@ -63,18 +79,18 @@ fn walk(schema: &Value, depth: usize) -> Result<Value, &'static str> {
                 };
                 let mut walked = Map::new();
                 for (name, schema) in schemas {
-                    walked.insert(name.clone(), walk(schema, depth + 1)?);
+                    walked.insert(name.clone(), walk(schema, strict, depth + 1)?);
                 }
                 Value::Object(walked)
             }
-            "items" => walk(value, depth + 1)?,
+            "items" => walk(value, strict, depth + 1)?,
             "anyOf" | "allOf" => {
                 let Value::Array(schemas) = value else {
                     return Err("alternatives have to be an array");
                 };
                 schemas
                     .iter()
-                    .map(|schema| walk(schema, depth + 1))
+                    .map(|schema| walk(schema, strict, depth + 1))
                     .collect::<Result<_, _>>()?
             }
             "minItems" if value.as_u64().is_some_and(|least| least <= 1) => value.clone(),
@@ -82,6 +98,7 @@ fn walk(schema: &Value, depth: usize) -> Result<Value, &'static str> {
             "additionalProperties" if value == &Value::Bool(false) => value.clone(),
             "additionalProperties" => return Err("objects cannot be open"),
             plain if PLAIN.contains(&plain) => value.clone(),
+            bound if !strict && BOUNDS.contains(&bound) => continue,
             _ => return Err("it has a keyword that this provider does not take"),
         };
         out.insert(keyword.clone(), value);
@@ -145,9 +162,19 @@ mod tests {
             (json!(true), None),
             (Value::Null, None),
         ] {
-            assert_eq!(closed(&schema).ok(), expected, "{schema}");
+            assert_eq!(closed(&schema, true).ok(), expected, "{schema}");
         }
         let deep = (0..40).fold(text, |inner, _| object(json!({"a": inner})));
-        assert!(closed(&deep).is_err());
+        assert!(closed(&deep, true).is_err() && closed(&deep, false).is_err());
+        let bounded = object(json!({"a": {"type": "integer", "minimum": 1}}));
+        let expected = shut(json!({"a": {"type": "integer"}}));
+        assert_eq!(closed(&bounded, false), Ok(expected));
+        for open in [
+            json!({"type": "object"}),
+            object(json!({"a": {"oneOf": []}})),
+            json!({"type": "object", "additionalProperties": true}),
+        ] {
+            assert!(closed(&open, false).is_err(), "{open}");
+        }
     }
 }

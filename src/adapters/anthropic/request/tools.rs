@@ -74,7 +74,7 @@ fn tool(at: usize, tool: &Value) -> Result<Value, Untranslatable> {
         _ => return Err(wrong(".function.parameters", "they have to be an object")),
     }
     if strict {
-        parameters = schema::closed(&parameters).map_err(|why| wrong(".function.parameters", why))?;
+        parameters = schema::closed(&parameters, true).map_err(|why| wrong(".function.parameters", why))?;
     }
     out.insert("input_schema".to_owned(), parameters);
     if strict {
