@@ -8,6 +8,7 @@ mod models;
 mod serve;
 mod store;
 mod system;
+mod upstream;
 
 use std::collections::HashSet;
 use std::sync::Arc;

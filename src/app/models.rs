@@ -7,19 +7,18 @@ use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
 use secrecy::SecretString;
 
-use crate::adapters::anthropic::{self, Anthropic, AnthropicConfig};
-use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::{Hosts, Timeouts};
 use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
-use crate::config::{Config, Mode, Provider, ProviderAuth, ProviderKind, Route, Target};
+use crate::config::{Config, Mode, Route, Target};
 use crate::gateway::ledger::Spending;
 use crate::gateway::limit::LocalLimiter;
 use crate::gateway::route::{Key, Keys, SharedKeys, TargetName, TargetState};
-use crate::gateway::upstream::Upstream;
 use crate::gateway::{self, Gateway};
+
+use super::upstream::upstream;
 
 /// The gateway to the models of all routes.
 pub fn gateway(config: &Config, clock: Arc<dyn Clock>, spent: &[Spending]) -> anyhow::Result<Gateway> {
@@ -84,52 +83,11 @@ fn deployments(config: &Config, route: &Route, target: &Target, hosts: &Hosts) -
     }
     let mut keys = Vec::new();
     for (n, secret) in secrets.into_iter().enumerate() {
-        let upstream: Arc<dyn Upstream> = match provider.kind {
-            ProviderKind::Openai => Arc::new(OpenAi::new(openai(config, provider, route, target, secret), hosts)?),
-            ProviderKind::Anthropic => Arc::new(Anthropic::new(
-                anthropic(config, provider, route, target, secret),
-                hosts,
-            )?),
-        };
         let name = format!("{}#{}", provider.name, n + 1);
+        let upstream = upstream(config, provider, route, target, secret, hosts)?;
         keys.push(Arc::new(Key::new(name, upstream)));
     }
     Ok(keys.into())
-}
-
-fn openai(config: &Config, provider: &Provider, route: &Route, target: &Target, secret: SecretString) -> OpenAiConfig {
-    let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
-    deployment.connect = route.timeouts.connect;
-    if let Some(auth) = provider.auth {
-        deployment.auth = match auth {
-            ProviderAuth::Bearer => Auth::Bearer,
-            ProviderAuth::ApiKey => Auth::ApiKey,
-        };
-    }
-    deployment.headers = provider.headers.clone().into_iter().collect();
-    deployment.dialect.http2_cleartext = provider.http2;
-    deployment.price = config.price_list().at(&target.model, super::system::now());
-    deployment
-}
-
-fn anthropic(
-    config: &Config,
-    provider: &Provider,
-    route: &Route,
-    target: &Target,
-    secret: SecretString,
-) -> AnthropicConfig {
-    let mut deployment = AnthropicConfig::new(&provider.name, &provider.base_url, secret, &target.model);
-    deployment.connect = route.timeouts.connect;
-    deployment.auth = match provider.auth {
-        Some(ProviderAuth::Bearer) => anthropic::Auth::Bearer,
-        Some(ProviderAuth::ApiKey) | None => anthropic::Auth::ApiKey,
-    };
-    deployment.headers = provider.headers.clone().into_iter().collect();
-    deployment.http2_cleartext = provider.http2;
-    deployment.price = config.price_list().at(&target.model, super::system::now());
-    deployment.max_tokens = provider.max_tokens.unwrap_or(anthropic::MAX_TOKENS);
-    deployment
 }
 
 fn timeouts(route: &Route) -> Timeouts {

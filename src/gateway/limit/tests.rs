@@ -248,39 +248,13 @@ async fn new_limits_take_over_what_was_used() {
     };
     let (watch, limiter) = limiter(minute(1_000), Limits::default());
     let held = limiter.reserve(&tenant(), subjects("ada"), demand(600)).await.unwrap();
-    let of = |limits| {
-        HashMap::from([(
-            tenant(),
-            TenantLimits {
-                tenant: limits,
-                ..TenantLimits::default()
-            },
-        )])
-    };
+    let of = |limits| HashMap::from([(tenant(), TenantLimits { tenant: limits, ..TenantLimits::default() })]);
     limiter.replace(of(minute(700)));
-    let refused = limiter
-        .reserve(&tenant(), subjects("ada"), demand(200))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (refused.name, refused.state.limit, refused.state.remaining),
-        (LimitName::Tokens, 700, 100)
-    );
-    limiter.settle(
-        held,
-        Spent {
-            tokens: 300,
-            cost: 3_000,
-        },
-    );
+    let refused = limiter.reserve(&tenant(), subjects("ada"), demand(200)).await.unwrap_err();
+    assert_eq!((refused.name, refused.state.limit, refused.state.remaining), (LimitName::Tokens, 700, 100));
+    limiter.settle(held, Spent { tokens: 300, cost: 3_000 });
     let held = limiter.reserve(&tenant(), subjects("ada"), demand(400)).await.unwrap();
-    limiter.settle(
-        held,
-        Spent {
-            tokens: 400,
-            cost: 4_000,
-        },
-    );
+    limiter.settle(held, Spent { tokens: 400, cost: 4_000 });
     // Money is counted from before it was limited; the ledger may know of more, never of less.
     limiter.replace(of(Limits {
         usd_per_day: Some(10_000),
@@ -295,22 +269,13 @@ async fn new_limits_take_over_what_was_used() {
     };
     limiter.spent(&[spending(1_000)]);
     let left = |refused: Exceeded| (refused.name, refused.state.remaining);
-    let refused = limiter
-        .reserve(&tenant(), subjects("ada"), demand(301))
-        .await
-        .unwrap_err();
+    let refused = limiter.reserve(&tenant(), subjects("ada"), demand(301)).await.unwrap_err();
     assert_eq!(left(refused), (LimitName::UsdPerDay, 3_000));
     limiter.spent(&[spending(5_000), spending(4_000)]);
-    let refused = limiter
-        .reserve(&tenant(), subjects("ada"), demand(101))
-        .await
-        .unwrap_err();
+    let refused = limiter.reserve(&tenant(), subjects("ada"), demand(101)).await.unwrap_err();
     assert_eq!(left(refused), (LimitName::UsdPerDay, 1_000));
     // A tenant that is not named any more is free.
     limiter.replace(HashMap::new());
     watch.pass(1);
-    limiter
-        .reserve(&tenant(), subjects("ada"), demand(1_000_000))
-        .await
-        .unwrap();
+    limiter.reserve(&tenant(), subjects("ada"), demand(1_000_000)).await.unwrap();
 }
