@@ -1,4 +1,4 @@
-//! The outside world on loopback: an OpenAI-compatible provider, a Zendesk and a Slack.
+//! The outside world on loopback: an OpenAI-compatible provider, an Anthropic, a Zendesk and a Slack.
 //!
 //! Each simulator is a small HTTP server with its state in memory and a control plane under
 //! `/_sim/`. They exist so that copilotd can be run, demonstrated and tested without any account,
@@ -13,9 +13,11 @@
 //! - `POST /_sim/release`: lets everything go that a `hold` knob holds;
 //! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls.
 
+pub mod anthropic;
 mod http;
 mod kept;
 mod knobs;
+mod model;
 mod net;
 pub mod openai;
 mod service;

@@ -1,17 +1,20 @@
-//! `copilotd-sim`: the three simulators as one program.
+//! `copilotd-sim`: the simulators as one program.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// An OpenAI-compatible provider, a Zendesk and a Slack on loopback, with state and knobs.
+/// An OpenAI-compatible provider, an Anthropic, a Zendesk and a Slack on loopback, with state and knobs.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
     /// Port of the provider; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     openai_port: u16,
+    /// Port of Anthropic; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    anthropic_port: u16,
     /// Port of Zendesk; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     zendesk_port: u16,
@@ -28,6 +31,7 @@ async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
     let on = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let openai = copilotd_sim::openai::start(on(arguments.openai_port)).await?;
+    let anthropic = copilotd_sim::anthropic::start(on(arguments.anthropic_port)).await?;
     let zendesk = copilotd_sim::zendesk::start(on(arguments.zendesk_port), arguments.fixtures).await?;
     let slack = copilotd_sim::slack::start(on(arguments.slack_port), arguments.fixtures).await?;
     // The one line a starting script reads; everything is serving by now.
@@ -35,6 +39,7 @@ async fn main() -> std::io::Result<()> {
         "{}",
         serde_json::json!({
             "openai": openai.base_url(),
+            "anthropic": anthropic.base_url(),
             "zendesk": zendesk.base_url(),
             "slack": slack.base_url(),
         })

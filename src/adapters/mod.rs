@@ -1,6 +1,7 @@
 //! What the ports of the actors are in the outside world: each module drives one foreign system. Wire and driver types
 //! stay inside their adapter; nothing here imports another.
 
+pub mod anthropic;
 pub mod embed;
 pub mod genai_span;
 pub mod mongo;

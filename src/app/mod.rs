@@ -10,6 +10,7 @@ mod parts;
 mod serve;
 mod store;
 mod system;
+mod upstream;
 mod uses;
 
 use std::sync::Arc;

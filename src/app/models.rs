@@ -9,14 +9,15 @@ use copilotd_actors::ports::Clock;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
-use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::{Hosts, Timeouts};
-use crate::config::{Config, Mode, Provider, ProviderAuth, ProviderKind, Route, Target, TenantModels};
+use crate::config::{Config, Mode, Provider, Route, Target, TenantModels};
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::limit::{Limiter, Period, TenantLimits};
 use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
 use crate::gateway::{self, Gateway};
 use crate::tenants::Part;
+
+use super::upstream::upstream;
 
 /// The gateway to the models of all routes, and what follows tenants behind it.
 pub fn gateway(
@@ -224,27 +225,8 @@ impl Deployments {
         secret: SecretString,
         name: String,
     ) -> anyhow::Result<Arc<Key>> {
-        if provider.kind != ProviderKind::Openai {
-            anyhow::bail!(
-                "provider {} speaks a protocol that this release does not",
-                provider.name
-            );
-        }
-        let mut deployment = OpenAiConfig::new(&provider.name, &provider.base_url, secret, &target.model);
-        deployment.connect = route.timeouts.connect;
-        if let Some(auth) = provider.auth {
-            deployment.auth = match auth {
-                ProviderAuth::Bearer => Auth::Bearer,
-                ProviderAuth::ApiKey => Auth::ApiKey,
-            };
-        }
-        deployment.headers = provider.headers.clone().into_iter().collect();
-        deployment.dialect.http2_cleartext = provider.http2;
-        deployment.price = config.price_list().at(&target.model, super::system::now());
-        Ok(Arc::new(Key::new(
-            name,
-            Arc::new(OpenAi::new(deployment, &self.hosts)?),
-        )))
+        let upstream = upstream(config, provider, route, target, secret, &self.hosts)?;
+        Ok(Arc::new(Key::new(name, upstream)))
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Provider {
     /// Whether only tenants with keys of their own may call it.
     #[serde(default)]
     pub own_keys_only: bool,
+    /// Longest answer, in tokens, where a request does not say one; for Anthropic's protocol, which insists on it.
+    pub max_tokens: Option<u64>,
 }
 
 impl Provider {

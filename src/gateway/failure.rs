@@ -4,6 +4,7 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
 
 use super::call::{GatewayError, GatewayErrorKind};
+use super::upstream::UNSUPPORTED;
 
 /// A failure before anything was released.
 pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -> GatewayError {
@@ -14,7 +15,7 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
         FailureClass::Budget => GatewayErrorKind::BudgetExhausted,
         FailureClass::ContextLength => GatewayErrorKind::ContextTooLong,
         FailureClass::ContentPolicy => GatewayErrorKind::ContentPolicy,
-        FailureClass::Rejected if matches!(status, 400..=499) && !matches!(status, 404 | 405 | 410) => {
+        FailureClass::Rejected if matches!(status, 400..=499 | UNSUPPORTED) && !matches!(status, 404 | 405 | 410) => {
             GatewayErrorKind::Invalid
         }
         FailureClass::Silence => GatewayErrorKind::Timeout,
@@ -74,6 +75,7 @@ mod tests {
             (Class::Rejected, Some(422), Kind::Invalid, Kind::Cut),
             (Class::Rejected, Some(404), Kind::Unavailable, Kind::Cut),
             (Class::Rejected, Some(302), Kind::Unavailable, Kind::Cut),
+            (Class::Rejected, Some(UNSUPPORTED), Kind::Invalid, Kind::Cut),
             (Class::Silence, None, Kind::Timeout, Kind::Timeout),
             (Class::Cut, None, Kind::Unavailable, Kind::Cut),
             (Class::Malformed, None, Kind::Unavailable, Kind::Cut),

@@ -16,6 +16,10 @@ use super::body::ChatBody;
 use super::embed::{EmbedAnswer, EmbedBody};
 pub use crate::adapters::provider::Timeouts;
 
+/// Status of a refusal that is the adapter's own: the request is in order, but this provider's protocol cannot say it.
+/// Another target may.
+pub const UNSUPPORTED: u16 = 501;
+
 /// One deployment of a model behind one key. It never asks again by itself: what follows a failure is the gateway's.
 #[async_trait]
 pub trait Upstream: Send + Sync + fmt::Debug {

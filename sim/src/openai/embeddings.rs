@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::step::Refusal;
-use super::usage::tokens;
+use crate::model::step::Refusal;
+use crate::model::usage::tokens;
 
 const DEFAULT_DIMENSIONS: u64 = 1536;
 const PLACES_PER_WORD: u64 = 8;

@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use super::request::Chat;
-use super::state::{Decision, Provider};
-use super::step::{Refusal, Step};
-use super::stream::{self, Manner, Whole};
-use super::{embeddings, validate};
+use super::stream::{self, Frames, Manner};
+use super::{embeddings, request, validate};
 use crate::http::Reply;
+use crate::model::chat::Chat;
+use crate::model::pieces::Pieces;
+use crate::model::state::{Decision, Provider};
+use crate::model::step::Refusal;
+use crate::model::{control, play};
 use crate::net::Switch;
 
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -36,12 +38,7 @@ pub(crate) fn router(provider: Arc<Provider>) -> Router {
         .route("/v1/embeddings", post(embed))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
-        .route("/_sim/state", get(state))
-        .route("/_sim/requests", get(requests))
-        .route("/_sim/reset", post(reset))
-        .route("/_sim/knobs", post(set_knobs).get(show_knobs))
-        .route("/_sim/release", post(release))
-        .route("/_sim/script", post(script))
+        .merge(control::router())
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(provider)
@@ -65,7 +62,7 @@ async fn chat(
             return dress(&provider, refused(&refusal), started);
         }
     };
-    let chat = Chat::read(&request);
+    let chat = request::read(&request);
     let decision = provider.decide(&chat, request, body.len());
     provider.wait_if_held().await;
     let response = answer(&provider, &switch, &chat, decision).await;
@@ -77,7 +74,7 @@ async fn answer(provider: &Arc<Provider>, switch: &Switch, chat: &Chat, decision
         step,
         prompt_tokens,
         cached_tokens,
-        knobs,
+        pace,
         mut open,
     } = decision;
     if let Some(refusal) = &step.error {
@@ -97,45 +94,18 @@ async fn answer(provider: &Arc<Provider>, switch: &Switch, chat: &Chat, decision
         max_pieces: chat.max_tokens,
         prompt_tokens,
         cached_tokens,
-        first: Duration::from_millis(step.delay_first_ms.unwrap_or(knobs.first_ms)),
-        pace: Duration::from_millis(step.pace_ms.unwrap_or(knobs.pace_ms)),
         call_prefix: name,
     };
     if chat.stream {
-        let mut response = Response::new(Body::from_stream(stream::body(step, manner, open)));
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream; charset=utf-8"),
-        );
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        return response;
+        return play::stream(Frames::new(step, manner), pace, open);
     }
     if let Some(error) = &step.in_stream_error {
         open.finish("error");
         return Reply::json(500, json!({"error": error})).into_response();
     }
-    answer_whole(switch, &step, &manner, open).await
-}
-
-async fn answer_whole(switch: &Switch, step: &Step, manner: &Manner, mut open: super::state::Open) -> Response {
-    let (takes, whole) = stream::whole(step, manner);
-    tokio::time::sleep(takes).await;
-    match whole {
-        Whole::Answer(answer) => {
-            open.finish("completed");
-            Reply::json(200, answer).into_response()
-        }
-        Whole::Cut => {
-            open.finish("cut");
-            switch.cut();
-            std::future::pending().await
-        }
-        Whole::Stall => {
-            open.stalled();
-            std::future::pending().await
-        }
-    }
+    let mut pieces = Pieces::new(&step, manner.max_pieces);
+    let answer = stream::whole(&step, &mut pieces, &manner);
+    play::whole(switch, &step, &pieces, pace, open, answer).await
 }
 
 async fn embed(State(provider): State<Arc<Provider>>, headers: HeaderMap, body: Bytes) -> Response {
@@ -264,62 +234,4 @@ fn dress(provider: &Provider, mut response: Response, started: Instant) -> Respo
     set("x-ratelimit-remaining-tokens", "29999000");
     set("x-ratelimit-reset-tokens", "1ms");
     response
-}
-
-/// The control plane is also read by a page of another origin (the demo's), hence the header.
-fn control(status: u16, body: Value) -> Response {
-    Reply::json(status, body)
-        .with_header("access-control-allow-origin", "*")
-        .into_response()
-}
-
-async fn state(State(provider): State<Arc<Provider>>) -> Response {
-    control(200, provider.show())
-}
-
-async fn requests(State(provider): State<Arc<Provider>>) -> Response {
-    control(200, provider.show_requests())
-}
-
-async fn reset(State(provider): State<Arc<Provider>>) -> Response {
-    provider.reset();
-    control(200, json!({"ok": true}))
-}
-
-async fn show_knobs(State(provider): State<Arc<Provider>>) -> Response {
-    control(200, json!(provider.knobs()))
-}
-
-async fn set_knobs(State(provider): State<Arc<Provider>>, body: Bytes) -> Response {
-    let set = serde_json::from_slice(&body)
-        .map_err(|error| error.to_string())
-        .and_then(|changes| provider.set_knobs(&changes));
-    match set {
-        Ok(knobs) => control(200, knobs),
-        Err(error) => control(400, json!({"error": error})),
-    }
-}
-
-async fn release(State(provider): State<Arc<Provider>>) -> Response {
-    match provider.set_knobs(&json!({"hold": false})) {
-        Ok(knobs) => control(200, knobs),
-        Err(error) => control(500, json!({"error": error})),
-    }
-}
-
-async fn script(State(provider): State<Arc<Provider>>, body: Bytes) -> Response {
-    let queued = serde_json::from_slice(&body)
-        .map_err(|error| error.to_string())
-        .and_then(|script| {
-            provider
-                .with_scripts(|scripts| {
-                    scripts.push(script)?;
-                    Ok::<_, &str>(scripts.waiting())
-                })
-                .map_err(str::to_owned)
-        });
-    match queued {
-        Ok(waiting) => control(200, json!({"scripts_waiting": waiting})),
-        Err(error) => control(400, json!({"error": error})),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::step::Refusal;
+use crate::model::step::Refusal;
 
 /// Every field of a chat completion request in the published description.
 const FIELDS: [&str; 37] = [

@@ -36,7 +36,7 @@ pub use wire::write;
 pub use crate::adapters::provider::{Hosts, InvalidDeployment, Timeouts};
 
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
-use crate::adapters::provider::{Accept, Answer, Clocks, Door, Transcript};
+use crate::adapters::provider::{Accept, Answer, Clocks, Door, Transcript, endpoint};
 use crate::gateway::embed::{EmbedAnswer, EmbedBody};
 use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use chunk::{Decoder, Wish};
@@ -59,7 +59,7 @@ impl OpenAi {
             name: config.name.clone(),
             reason,
         };
-        let url = |resource: &[&str]| config::endpoint(&config.base_url, resource).map_err(invalid);
+        let url = |resource: &[&str]| endpoint(&config.base_url, resource).map_err(invalid);
         if config.model.is_empty() {
             return Err(invalid("model is empty".to_owned()));
         }

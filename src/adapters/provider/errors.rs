@@ -15,11 +15,14 @@ use serde_json::Value;
 
 use super::clocks::Silence;
 use super::retry_after::retry_after;
+use crate::gateway::upstream::UNSUPPORTED;
 
 /// Longest text of a provider that is passed on.
 const MAX_MESSAGE: usize = 500;
 /// Shorter secrets are not looked for: they would mask innocent text (a header's value may be `1`).
 const MIN_SECRET: usize = 8;
+/// What the name of a field may hold beside letters and digits.
+const PARAM: &[u8] = b"_-.[]";
 
 /// Makes the errors of one deployment. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -124,6 +127,24 @@ impl Errors {
         self.plain(FailureClass::Cut, "the answer was cut off")
     }
 
+    /// The request cannot be said in the provider's protocol: another target may do better. `param` is the part that
+    /// cannot; its name may be anything that a caller wrote.
+    pub fn unsupported(&self, param: &str, why: &str) -> ModelError {
+        let param = is_identifier(param, PARAM).then(|| param.to_owned());
+        let what = param.as_deref().unwrap_or("a field");
+        ModelError {
+            refusal: Some(Box::new(Refusal {
+                status: UNSUPPORTED,
+                code: Some("unsupported_by_provider".to_owned()),
+                param: param.clone(),
+            })),
+            ..self.plain(
+                FailureClass::Rejected,
+                &format!("this provider cannot be asked that: {what}: {why}"),
+            )
+        }
+    }
+
     /// What came was not the protocol.
     pub fn malformed(&self, what: &str) -> ModelError {
         self.plain(FailureClass::Malformed, what)
@@ -203,7 +224,7 @@ impl Said {
         Self {
             message: message.unwrap_or_default().to_owned(),
             words,
-            param: param.filter(|param| is_identifier(param, b"_-.[]")).map(str::to_owned),
+            param: param.filter(|param| is_identifier(param, PARAM)).map(str::to_owned),
             status,
         }
     }
@@ -229,6 +250,7 @@ impl Said {
             "context_length_exceeded",
             "exceed_context_size_error",
             "string_above_max_length",
+            "request_too_large",
         ];
         const POLICY: &[&str] = &[
             "content_filter",
@@ -242,6 +264,7 @@ impl Said {
             "insufficient_quota",
             "authentication_error",
             "permission_error",
+            "billing_error",
         ];
         const RATE: &[&str] = &["rate_limit_exceeded", "rate_limit_error", "requests", "tokens"];
         const OVERLOAD: &[&str] = &["server_error", "overloaded_error", "api_error", "engine_overloaded"];
@@ -264,6 +287,7 @@ impl Said {
                 if says(&[
                     "content management policy",
                     "content policy",
+                    "content filtering policy",
                     "usage polic",
                     "moderation",
                 ]) =>
@@ -276,12 +300,15 @@ impl Said {
                     "context length",
                     "context window",
                     "context size",
+                    "context limit",
                     "prompt is too long",
                     "`inputs` tokens",
                 ]) =>
             {
                 FailureClass::ContextLength
             }
+            // Anthropic's word for an account without money.
+            400 if says(&["credit balance is too low"]) => FailureClass::Key,
             401..=403 => FailureClass::Key,
             // Time-outs and conflicts of the provider's own making: the same request may go well a moment later.
             408 | 409 | 425 => FailureClass::Overload,
@@ -369,6 +396,77 @@ mod tests {
             (503, r#"{"error":"overloaded"}"#, FailureClass::Overload),
             (529, "", FailureClass::Overload),
             (302, "", FailureClass::Rejected),
+            // As Anthropic says it.
+            (
+                401,
+                r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#,
+                FailureClass::Key,
+            ),
+            (
+                403,
+                r#"{"type":"error","error":{"type":"permission_error","message":"x"}}"#,
+                FailureClass::Key,
+            ),
+            (
+                402,
+                r#"{"type":"error","error":{"type":"billing_error","message":"x"}}"#,
+                FailureClass::Key,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}"#,
+                FailureClass::Key,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
+                FailureClass::ContextLength,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context limit: 1 + 2 > 2"}}"#,
+                FailureClass::ContextLength,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Output blocked by content filtering policy"}}"#,
+                FailureClass::ContentPolicy,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages: at least one message is required"}}"#,
+                FailureClass::Rejected,
+            ),
+            (
+                404,
+                r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-0"}}"#,
+                FailureClass::Rejected,
+            ),
+            (
+                413,
+                r#"{"type":"error","error":{"type":"request_too_large","message":"x"}}"#,
+                FailureClass::ContextLength,
+            ),
+            (
+                429,
+                r#"{"type":"error","error":{"type":"rate_limit_error","message":"x"}}"#,
+                FailureClass::Rate,
+            ),
+            (
+                500,
+                r#"{"type":"error","error":{"type":"api_error","message":"x"}}"#,
+                FailureClass::Overload,
+            ),
+            (
+                504,
+                r#"{"type":"error","error":{"type":"timeout_error","message":"x"}}"#,
+                FailureClass::Overload,
+            ),
+            (
+                529,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#,
+                FailureClass::Overload,
+            ),
         ] {
             let error = errors().status(
                 StatusCode::from_u16(status).unwrap(),
@@ -393,6 +491,7 @@ mod tests {
                 FailureClass::ContextLength,
             ),
             (r#"{"message":"x","code":400}"#, FailureClass::Rejected),
+            (r#"{"message":"x","type":"overloaded_error"}"#, FailureClass::Overload),
             (r#""broken""#, FailureClass::Overload),
             ("{}", FailureClass::Overload),
         ] {

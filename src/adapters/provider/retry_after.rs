@@ -8,10 +8,6 @@ use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads when to ask again: `retry-after-ms`, or `Retry-After` in seconds or as a date.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a date without the sender's own clock can only be held against this machine's"
-)]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| -> Option<f64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
     let seconds = number("retry-after-ms")
@@ -21,15 +17,25 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Some(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         None => {
             let until = date(headers.get(RETRY_AFTER)?)?;
-            // The provider's own clock is the one its date was made with.
-            let now = headers.get(DATE).and_then(date).or_else(|| {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-                i64::try_from(now.as_secs()).ok()
-            })?;
-            Duration::from_secs(u64::try_from(until.saturating_sub(now)).unwrap_or(0))
+            Duration::from_secs(u64::try_from(until.saturating_sub(sent_at(headers))).unwrap_or(0))
         }
     };
     Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// Returns when an answer was sent, in seconds since 1970: by its sender's own clock, which its dates were made with, or
+/// where it tells none, by this machine's.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a date without the sender's own clock can only be held against this machine's"
+)]
+pub fn sent_at(headers: &HeaderMap) -> i64 {
+    headers.get(DATE).and_then(date).unwrap_or_else(|| {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Reads an HTTP date as seconds since 1970.

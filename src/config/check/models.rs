@@ -17,23 +17,16 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         if provider.get("api_key").exists() && keys.exists() {
             faults.add(keys.path(), "give either api_key or api_keys");
         }
+        let bound = provider.get("max_tokens");
+        if bound.exists() && provider.get("kind").text() != Some("anthropic") {
+            faults.add(bound.path(), "belongs to providers of the kind anthropic");
+        }
     }
     let known: HashSet<&str> = members(&providers, "name").filter_map(|name| name.text()).collect();
-    let foreign: HashSet<&str> = providers
-        .items()
-        .filter(|provider| provider.get("kind").text() == Some("anthropic"))
-        .filter_map(|provider| provider.get("name").text())
-        .collect();
     for route in routes.items() {
         let mode = route.get("cache").get("mode");
         if mode.text() == Some("semantic") && !root.get("embeddings").exists() {
             faults.add(mode.path(), "needs an embedding model: name one in [embeddings]");
-        }
-        // The first target is the one that is called.
-        if let Some(first) = members(&route.get("targets"), "provider").next()
-            && first.text().is_some_and(|name| foreign.contains(name))
-        {
-            faults.add(first.path(), "this release cannot call Anthropic's protocol yet");
         }
         for name in members(&route.get("targets"), "provider") {
             if let Some(text) = name.text()

@@ -5,6 +5,8 @@ use std::time::Duration;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
 
+use crate::gateway::upstream::UNSUPPORTED;
+
 /// Waited before the same deployment is asked once more; half of it, and as much again by chance.
 pub const PAUSE: Duration = Duration::from_millis(200);
 /// A deployment that wants more time than this is left for another one, if there is one.
@@ -44,9 +46,9 @@ pub fn after(error: &ModelError) -> Rule {
         FailureClass::Cut | FailureClass::Malformed => Rule::NextOrAgain,
         FailureClass::ContextLength => Rule::Larger,
         FailureClass::ContentPolicy | FailureClass::Limit | FailureClass::Budget => Rule::Stop,
-        // A deployment that is not there (404, a redirect) says nothing about the request.
+        // A deployment that is not there (404, a redirect), or cannot be told, says nothing about the request.
         FailureClass::Rejected => match error.refusal.as_deref().map(|refusal| refusal.status) {
-            Some(300..=399 | 404 | 405 | 410) => Rule::Next,
+            Some(300..=399 | 404 | 405 | 410 | UNSUPPORTED) => Rule::Next,
             _ => Rule::Stop,
         },
     }
@@ -96,6 +98,7 @@ mod tests {
             (FailureClass::Rejected, None, 422, Rule::Stop, false),
             (FailureClass::Rejected, None, 404, Rule::Next, false),
             (FailureClass::Rejected, None, 307, Rule::Next, false),
+            (FailureClass::Rejected, None, UNSUPPORTED, Rule::Next, false),
         ] {
             let error = ModelError {
                 class,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::access::{Key, Keys};
 use super::rule::{self, Rule};
 use super::target::Target;
+use crate::gateway::upstream::UNSUPPORTED;
 
 /// Most requests that are sent to providers for one request of a caller, over all targets and keys.
 pub const MAX_ATTEMPTS: u32 = 8;
@@ -277,15 +278,23 @@ impl Trip {
         Next::Ask(Place { stop, key })
     }
 
-    /// A dead key says least: it is told only if nothing else went wrong. A rate limit says when to come back.
+    /// A dead key says little, and what could not be asked least: they are told only if nothing else went wrong. A rate limit says when to come back.
     fn remember(&mut self, error: ModelError) {
+        // What a protocol cannot say is not the request's fault where another target was asked.
+        let is_unsaid = |error: &ModelError| {
+            error
+                .refusal
+                .as_deref()
+                .is_some_and(|refusal| refusal.status == UNSUPPORTED)
+        };
         let is_key = error.class == FailureClass::Key;
+        let says_little = is_key || is_unsaid(&error);
         let told = match &self.failure {
-            Some(_) if is_key => false,
+            Some(known) if says_little => is_unsaid(known),
             Some(known) => known.class != FailureClass::Rate || error.class == FailureClass::Rate,
             None => true,
         };
-        self.only_keys_failed &= is_key;
+        self.only_keys_failed &= says_little;
         if told {
             self.failure = Some(error);
         }
@@ -303,6 +312,7 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
+    use copilotd_actors::ports::Refusal;
 
     use super::*;
     use crate::gateway::route::{TargetName, TargetState};
@@ -457,6 +467,37 @@ mod tests {
             (failure.class, failure.retry_after),
             (FailureClass::Rate, Some(Duration::from_secs(9)))
         );
+    }
+
+    #[test]
+    fn what_could_not_be_asked_is_told_only_if_nothing_else_went_wrong() {
+        let unsaid = || ModelError {
+            refusal: Some(Box::new(Refusal {
+                status: UNSUPPORTED,
+                ..Refusal::default()
+            })),
+            ..error(FailureClass::Rejected, None)
+        };
+        let fails = |class| error(class, None);
+        for (first, second, told, only_keys) in [
+            (unsaid(), unsaid(), FailureClass::Rejected, true),
+            (unsaid(), fails(FailureClass::Silence), FailureClass::Silence, false),
+            (fails(FailureClass::Silence), unsaid(), FailureClass::Silence, false),
+            (unsaid(), fails(FailureClass::Key), FailureClass::Key, true),
+            (fails(FailureClass::Key), unsaid(), FailureClass::Key, true),
+        ] {
+            let now = Instant::now();
+            let mut trip = trip(&[("a", 1, 1), ("b", 1, 1)], now);
+            for error in [first, second] {
+                let Next::Ask(place) = trip.next(now, |_| true) else {
+                    panic!("there are more")
+                };
+                trip.failed(place, error, now);
+            }
+            assert!(matches!(trip.next(now, |_| true), Next::Over));
+            assert_eq!(trip.only_keys_failed(), only_keys);
+            assert_eq!(trip.failure().unwrap().class, told);
+        }
     }
 
     proptest::proptest! {

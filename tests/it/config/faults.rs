@@ -172,9 +172,9 @@ fn single_faults_have_their_path() {
         ),
         ("name = \"second\"\nkind", "kind", "providers[1].name: is required"),
         (
-            "{ provider = \"main\", model = \"gpt-4o\"",
-            "{ provider = \"second\", model = \"claude\"",
-            "routes[0].targets[0].provider: this release cannot call",
+            "kind = \"anthropic\"",
+            "kind = \"openai\"",
+            "providers[1].max_tokens: belongs to providers of the kind anthropic",
         ),
         (
             "api_keys = [",

@@ -79,7 +79,7 @@ fn every_key_is_read() {
         ("mongodb://root:hunter2@db", "copilots")
     );
     let second = config.provider("second").unwrap();
-    assert_eq!(second.kind, ProviderKind::Anthropic);
+    assert_eq!((second.kind, second.max_tokens), (ProviderKind::Anthropic, Some(8192)));
     let keys: Vec<_> = second.keys().map(ExposeSecret::expose_secret).collect();
     assert_eq!(
         keys,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use copilotd::gateway::call::{GatewayErrorKind, Mode};
 use tokio::time::Instant;
 
-use super::{CLOCKS, Provider, Read, TEXT, gateway, hanging, place, read, refusing, request};
+use super::{CLOCKS, Provider, Read, Speaks, TEXT, at, gateway, hanging, place, read, refusing, request};
 
 /// How a faulty provider is reached.
 #[derive(Debug, Clone, Copy)]
@@ -123,7 +123,7 @@ struct Faulty {
 trait Sized2 {}
 impl<T> Sized2 for T {}
 
-async fn faulty(fault: Fault) -> Faulty {
+async fn faulty(fault: Fault, speaks: Speaks) -> Faulty {
     match fault {
         Fault::Refuses => Faulty {
             provider: None,
@@ -139,7 +139,7 @@ async fn faulty(fault: Fault) -> Faulty {
             }
         }
         Fault::Holds | Fault::Says(_) => {
-            let provider = Provider::start().await;
+            let provider = Provider::speaking(speaks).await;
             provider
                 .knobs(match fault {
                     Fault::Says(fault) => serde_json::json!({ "fault": fault }),
@@ -161,12 +161,31 @@ fn assert_whole(what: &str, read: &Read) {
     assert!(read.finished, "{what}");
 }
 
+/// Which protocol the faulty provider speaks, and which the healthy one.
+const PAIRS: [(Speaks, Speaks); 3] = [
+    (Speaks::OpenAi, Speaks::OpenAi),
+    (Speaks::Anthropic, Speaks::OpenAi),
+    (Speaks::OpenAi, Speaks::Anthropic),
+];
+
+/// Every fault in every pair of protocols.
+fn cases() -> impl Iterator<Item = (String, Fault, (Speaks, Speaks), u64, bool)> {
+    PAIRS.into_iter().flat_map(|pair| {
+        let named = move |&(what, fault, most, after): &(&str, Fault, u64, bool)| {
+            (format!("{what}, {pair:?}"), fault, pair, most, after)
+        };
+        FAULTS.iter().map(named)
+    })
+}
+
 /// Asks in one form through a faulty and a healthy provider; returns what was read and what the faulty one saw.
-async fn ask(fault: Fault, stream: bool, mode: Mode) -> (Read, Option<u64>) {
-    let (bad, good) = (faulty(fault).await, Provider::start().await);
-    let mut second = place("good", good.url());
+async fn ask(fault: Fault, pair: (Speaks, Speaks), stream: bool, mode: Mode) -> (Read, Option<u64>) {
+    let (bad, good) = (faulty(fault, pair.0).await, Provider::speaking(pair.1).await);
+    let mut second = at("good", &good);
     second.context_tokens = 10_000;
-    let (gateway, _) = gateway(vec![place("bad", bad.url.clone()), second], CLOCKS);
+    let mut first = place("bad", bad.url.clone());
+    first.speaks = pair.0;
+    let (gateway, _) = gateway(vec![first, second], CLOCKS);
     let started = Instant::now();
     let reply = gateway.chat(request(stream, mode)).await.unwrap();
     assert_eq!(reply.model == "good/gpt", reply.attempts > 1);
@@ -186,9 +205,9 @@ async fn ask(fault: Fault, stream: bool, mode: Mode) -> (Read, Option<u64>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_answer_comes_whatever_the_first_provider_does() {
-    for &(what, fault, most, _) in FAULTS {
-        let (read, seen) = ask(fault, false, Mode::Live).await;
-        assert_whole(what, &read);
+    for (what, fault, pair, most, _) in cases() {
+        let (read, seen) = ask(fault, pair, false, Mode::Live).await;
+        assert_whole(&what, &read);
         assert!(
             seen.is_none_or(|seen| (1..=most.max(2)).contains(&seen)),
             "{what}: {seen:?}"
@@ -198,17 +217,17 @@ async fn a_whole_answer_comes_whatever_the_first_provider_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_buffered_stream_comes_whatever_the_first_provider_does() {
-    for &(what, fault, most, _) in FAULTS {
-        let (read, seen) = ask(fault, true, Mode::Buffered).await;
-        assert_whole(what, &read);
+    for (what, fault, pair, most, _) in cases() {
+        let (read, seen) = ask(fault, pair, true, Mode::Buffered).await;
+        assert_whole(&what, &read);
         assert!(seen.is_none_or(|seen| (1..=most).contains(&seen)), "{what}: {seen:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_stream_comes_unless_content_has_gone_out_and_then_it_ends_with_an_error() {
-    for &(what, fault, most, after_content) in FAULTS {
-        let (read, seen) = ask(fault, true, Mode::Live).await;
+    for (what, fault, pair, most, after_content) in cases() {
+        let (read, seen) = ask(fault, pair, true, Mode::Live).await;
         if after_content {
             let error = read.error.as_ref().unwrap_or_else(|| panic!("{what}: {read:?}"));
             assert!(
@@ -218,7 +237,7 @@ async fn a_live_stream_comes_unless_content_has_gone_out_and_then_it_ends_with_a
             assert!(!read.finished && !read.text.is_empty(), "{what}");
             assert!(!read.text.contains(TEXT), "{what}: {}", read.text);
         } else {
-            assert_whole(what, &read);
+            assert_whole(&what, &read);
         }
         assert!(seen.is_none_or(|seen| (1..=most).contains(&seen)), "{what}: {seen:?}");
     }
@@ -229,10 +248,14 @@ async fn two_faults_before_a_healthy_provider_are_two_faults_too_few() {
     for (at, &(what, fault, ..)) in FAULTS.iter().enumerate() {
         // Each with its neighbour; together they are tried before the healthy one.
         let (other, neighbour, ..) = FAULTS[(at + 7) % FAULTS.len()];
-        let (first, second, good) = (faulty(fault).await, faulty(neighbour).await, Provider::start().await);
+        // Every other time the two speak different protocols.
+        let speaks = if at % 2 == 0 { Speaks::OpenAi } else { Speaks::Anthropic };
+        let first = faulty(fault, Speaks::Anthropic).await;
+        let (second, good) = (faulty(neighbour, speaks).await, Provider::start().await);
         let mut last = place("good", good.url());
         last.context_tokens = 10_000;
-        let places = vec![place("one", first.url.clone()), place("two", second.url.clone()), last];
+        let mut places = vec![place("one", first.url.clone()), place("two", second.url.clone()), last];
+        (places[0].speaks, places[1].speaks) = (Speaks::Anthropic, speaks);
         let (gateway, ledger) = gateway(places, CLOCKS);
         let reply = gateway.chat(request(true, Mode::Buffered)).await;
         let reply = reply.unwrap_or_else(|error| panic!("{what}, {other}: {error:?} {:?}", ledger.lines()));
@@ -243,7 +266,7 @@ async fn two_faults_before_a_healthy_provider_are_two_faults_too_few() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_healthy_provider_the_error_says_why_and_the_attempts_are_bounded() {
-    for (fault, kind, seen) in [
+    let cases = [
         (Fault::Says("status=401"), GatewayErrorKind::CredentialsExhausted, 1),
         (
             Fault::Says("status=429 retry_after=30"),
@@ -266,9 +289,13 @@ async fn without_a_healthy_provider_the_error_says_why_and_the_attempts_are_boun
         (Fault::Says("tokens=9 first_ms=60000"), GatewayErrorKind::Timeout, 1),
         (Fault::Says("tokens=9 cut_after=0"), GatewayErrorKind::Unavailable, 2),
         (Fault::Says(r#"body="<html></html>""#), GatewayErrorKind::Unavailable, 2),
-    ] {
-        let bad = faulty(fault).await;
-        let (gateway, ledger) = gateway(vec![place("bad", bad.url.clone())], CLOCKS);
+    ];
+    let both = |case| [Speaks::OpenAi, Speaks::Anthropic].map(|speaks| (case, speaks));
+    for ((fault, kind, seen), speaks) in cases.into_iter().flat_map(both) {
+        let bad = faulty(fault, speaks).await;
+        let mut place = place("bad", bad.url.clone());
+        place.speaks = speaks;
+        let (gateway, ledger) = gateway(vec![place], CLOCKS);
         let error = gateway.chat(request(true, Mode::Live)).await.unwrap_err();
         assert_eq!(error.kind, kind, "{fault:?}: {error:?}");
         assert!(!error.message.contains("sk-one"), "{fault:?}: {error}");

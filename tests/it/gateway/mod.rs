@@ -1,6 +1,7 @@
 //! The gateway between callers and simulated providers.
 
 mod access;
+mod anthropic;
 mod cache;
 mod embeddings;
 mod faults;
@@ -16,11 +17,13 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use copilotd::adapters::anthropic::{Anthropic, AnthropicConfig};
 use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::provider::{Hosts, Timeouts};
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::call::{Answer, CacheWish, Caller, GatewayCall, GatewayError, Mode, Purpose, Reply};
 use copilotd::gateway::route::{Key, Route, SharedKeys, Target, TargetName, TargetState};
+use copilotd::gateway::upstream::Upstream;
 use copilotd::gateway::{Attempted, Gateway, Meter};
 use copilotd_actors::ports::ModelEvent;
 use copilotd_actors::tenancy::TenantScope;
@@ -37,18 +40,33 @@ pub const CLOCKS: Timeouts = Timeouts {
     total: Duration::from_secs(6),
 };
 
+/// The protocol of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    OpenAi,
+    Anthropic,
+}
+
 /// A simulated provider.
 pub struct Provider {
+    pub speaks: Speaks,
     running: Running,
     client: reqwest::Client,
 }
 
 impl Provider {
     pub async fn start() -> Self {
-        let running = copilotd_sim::openai::start((Ipv4Addr::LOCALHOST, 0).into())
-            .await
-            .unwrap();
+        Self::speaking(Speaks::OpenAi).await
+    }
+
+    pub async fn speaking(speaks: Speaks) -> Self {
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let running = match speaks {
+            Speaks::OpenAi => copilotd_sim::openai::start(listen).await.unwrap(),
+            Speaks::Anthropic => copilotd_sim::anthropic::start(listen).await.unwrap(),
+        };
         let provider = Self {
+            speaks,
             running,
             client: reqwest::Client::new(),
         };
@@ -72,6 +90,14 @@ impl Provider {
     pub async fn state(&self) -> Value {
         let url = format!("{}/_sim/state", self.running.base_url());
         self.client.get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// The bodies of the last requests.
+    pub async fn bodies(&self) -> Vec<Value> {
+        let url = format!("{}/_sim/requests", self.running.base_url());
+        let seen: Value = self.client.get(url).send().await.unwrap().json().await.unwrap();
+        let requests = seen["requests"].as_array().unwrap();
+        requests.iter().map(|request| request["body"].clone()).collect()
     }
 
     /// Requests that it has seen.
@@ -128,6 +154,7 @@ impl Ledger {
 /// A target in a test: name of the provider, address, keys.
 pub struct Place<'a> {
     pub name: &'a str,
+    pub speaks: Speaks,
     pub url: String,
     pub keys: Vec<&'a str>,
     pub context_tokens: u64,
@@ -137,10 +164,19 @@ pub struct Place<'a> {
 pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
     Place {
         name,
+        speaks: Speaks::OpenAi,
         url: url.into(),
         keys: vec!["sk-one"],
         context_tokens: 1_000,
         weight: None,
+    }
+}
+
+/// A target at `provider`, in its protocol.
+pub fn at<'a>(name: &'a str, provider: &Provider) -> Place<'a> {
+    Place {
+        speaks: provider.speaks,
+        ..place(name, provider.url())
     }
 }
 
@@ -159,12 +195,20 @@ pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) ->
             model: "gpt".to_owned(),
         };
         let key = |secret: &&str| {
-            let mut config = OpenAiConfig::new(place.name, &place.url, (*secret).to_owned().into(), "gpt");
-            config.connect = timeouts.connect;
-            Arc::new(Key::new(
-                (*secret).to_owned(),
-                Arc::new(OpenAi::new(config, &hosts).unwrap()),
-            ))
+            let secret_key = (*secret).to_owned().into();
+            let upstream: Arc<dyn Upstream> = match place.speaks {
+                Speaks::OpenAi => {
+                    let mut config = OpenAiConfig::new(place.name, &place.url, secret_key, "gpt");
+                    config.connect = timeouts.connect;
+                    Arc::new(OpenAi::new(config, &hosts).unwrap())
+                }
+                Speaks::Anthropic => {
+                    let mut config = AnthropicConfig::new(place.name, &place.url, secret_key, "gpt");
+                    config.connect = timeouts.connect;
+                    Arc::new(Anthropic::new(config, &hosts).unwrap())
+                }
+            };
+            Arc::new(Key::new((*secret).to_owned(), upstream))
         };
         let made: Vec<Arc<Key>> = place.keys.iter().map(key).collect();
         keys.insert(name.clone(), made.into());

@@ -5,6 +5,7 @@
     reason = "helpers of tests may panic as tests do, and a developer sets their seeds"
 )]
 
+mod anthropic;
 mod books;
 mod drain;
 mod late;

@@ -2,12 +2,13 @@
 //! nothing is waited for but what is observed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod anthropic;
 mod cancel;
 mod clocks;
 mod failures;
 mod load;
 mod passing;
-mod request;
+pub mod request;
 mod server;
 mod stream;
 mod trace;

@@ -25,7 +25,7 @@ fn built(dialect: &Dialect, request: &ModelRequest) -> Value {
 }
 
 /// A request in which everything is used.
-fn full() -> ModelRequest {
+pub fn full() -> ModelRequest {
     let id = |n| CallId::new(Uuid::from_u128(n));
     let call = |n, name: &str| PromptCall {
         id: id(n),
@@ -225,7 +225,7 @@ fn a_longer_conversation_only_appends() {
 }
 
 /// Finds the vendors' descriptions. They are not part of the repository: a stranger's run goes on without them.
-fn specs() -> Option<PathBuf> {
+pub fn specs() -> Option<PathBuf> {
     let root = std::env::var_os("COPILOTD_SPECS").map_or_else(|| "../shared/specs".into(), PathBuf::from);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(root);
     if path.is_dir() {

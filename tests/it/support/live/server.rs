@@ -36,6 +36,8 @@ pub struct Settings {
     pub drain_s: u64,
     /// The data directory, unless it is one of the server's own.
     pub data: Option<PathBuf>,
+    /// Whether the model behind the route is Anthropic's; else OpenAI's.
+    pub anthropic: bool,
 }
 
 impl From<Store> for Settings {
@@ -44,6 +46,7 @@ impl From<Store> for Settings {
             store,
             drain_s: 5,
             data: None,
+            anthropic: false,
         }
     }
 }
@@ -64,8 +67,9 @@ impl Server {
         let settings = settings.into();
         let directory = TempDir::new().unwrap();
         let config = directory.path().join("copilotd.toml");
-        let data = settings.data.unwrap_or_else(|| directory.path().join("data"));
-        let text = configuration(world, &settings.store, &data, settings.drain_s);
+        let data = settings.data.clone();
+        let data = data.unwrap_or_else(|| directory.path().join("data"));
+        let text = configuration(world, &settings, &data);
         std::fs::write(&config, text).unwrap();
         Self {
             directory,
@@ -171,8 +175,13 @@ fn serving_at(log: &str) -> Option<SocketAddr> {
 
 /// One tenant with three copilots: one for everything, one whose tickets need approval, one with little memory. The
 /// tools' time is short, because a call that is looked up after a crash has to wait for it.
-fn configuration(world: &World, store: &Store, data: &Path, drain_s: u64) -> String {
-    let store = match store {
+fn configuration(world: &World, settings: &Settings, data: &Path) -> String {
+    let (kind, provider) = if settings.anthropic {
+        ("anthropic", &world.anthropic)
+    } else {
+        ("openai", &world.openai)
+    };
+    let store = match &settings.store {
         Store::Sqlite => String::new(),
         Store::Mongo { url, database, lease_s } => format!(
             "[store]\nkind = \"mongodb\"\nurl = {{ value = \"{url}\" }}\ndatabase = \"{database}\"\nlease_s = {lease_s}\n"
@@ -203,8 +212,8 @@ drain_s = {drain_s}
 log_level = "info"
 [[providers]]
 name = "main"
-kind = "openai"
-base_url = "{openai}/v1"
+kind = "{kind}"
+base_url = "{provider}/v1"
 api_key = {{ value = "simulated" }}
 [[routes]]
 name = "default"
@@ -227,7 +236,7 @@ id = "acme"
   bot_token = {{ value = "xoxb-acme" }}
 "#,
         data = data.display(),
-        openai = world.openai,
+        drain_s = settings.drain_s,
         zendesk = world.zendesk,
         slack = world.slack,
         hash = KeyHash::of(KEY),

@@ -10,6 +10,7 @@ use super::child::Child;
 pub struct World {
     http: reqwest::Client,
     pub openai: String,
+    pub anthropic: String,
     pub zendesk: String,
     pub slack: String,
     _child: Child,
@@ -41,14 +42,16 @@ impl World {
         let world = Self {
             http,
             openai: url("openai"),
+            anthropic: url("anthropic"),
             zendesk: url("zendesk"),
             slack: url("slack"),
             _child: child,
         };
         // Tests have no time for a model that thinks like a person.
-        world
-            .post(&world.openai, "knobs", &json!({"first_ms": 30, "pace_ms": 10}))
-            .await;
+        for provider in [&world.openai, &world.anthropic] {
+            let knobs = json!({"first_ms": 30, "pace_ms": 10});
+            world.post(provider, "knobs", &knobs).await;
+        }
         world
     }
 

@@ -1,6 +1,6 @@
 //! Summaries of conversations: extractive, short, deterministic.
 
-use super::request::{Chat, Role};
+use super::chat::{Chat, Role};
 
 const MAX_WORDS: usize = 80;
 const MAX_SENTENCE_WORDS: usize = 25;

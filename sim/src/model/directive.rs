@@ -28,7 +28,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::request::Chat;
+use super::chat::Chat;
 use super::step::{Call, Refusal, Step};
 
 /// A directive as it was read.

@@ -4,15 +4,17 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::chat::{Chat, Role};
 use super::directive::Directive;
 use super::knobs::Knobs;
 use super::persona;
-use super::request::{Chat, Role};
+use super::play::Pace;
 use super::script::Scripts;
 use super::step::{Refusal, Step};
 use super::usage::{PrefixCache, tokens};
@@ -84,7 +86,7 @@ pub(crate) struct Decision {
     pub(crate) step: Step,
     pub(crate) prompt_tokens: u64,
     pub(crate) cached_tokens: u64,
-    pub(crate) knobs: Knobs,
+    pub(crate) pace: Pace,
     pub(crate) open: Open,
 }
 
@@ -156,7 +158,7 @@ impl Provider {
     /// Decides the answer and notes the request.
     pub(crate) fn decide(self: &Arc<Self>, chat: &Chat, body: Value, size: usize) -> Decision {
         let last_user = chat.last_user();
-        let assistant = |message: &&super::request::Message| message.role == Role::Assistant;
+        let assistant = |message: &&super::chat::Message| message.role == Role::Assistant;
         let turn_step = chat.since_user().iter().filter(assistant).count() as u64;
         let mut memory = locked(&self.memory);
         memory.received += 1;
@@ -186,10 +188,13 @@ impl Provider {
         });
         self.open.fetch_add(1, Ordering::Relaxed);
         Decision {
+            pace: Pace {
+                first: Duration::from_millis(step.delay_first_ms.unwrap_or(memory.knobs.first_ms)),
+                between: Duration::from_millis(step.pace_ms.unwrap_or(memory.knobs.pace_ms)),
+            },
             step,
             prompt_tokens,
             cached_tokens,
-            knobs: memory.knobs.clone(),
             open: Open {
                 provider: self.clone(),
                 n,

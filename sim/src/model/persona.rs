@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
+use super::chat::Chat;
 use super::fill::{Source, fill, first_sentence};
-use super::request::Chat;
 use super::step::{Call, Step};
 use super::summary;
 use super::tickets::{Failure, Ticket, failure_in, tickets_in};

@@ -1,0 +1,165 @@
+//! Models behind Anthropic's Messages API.
+//!
+//! Inside the gateway a request is an OpenAI chat body and an answer is OpenAI's: `request` says the one in Anthropic's
+//! words, `decoder` and `document` the other in OpenAI's. What the words of the Messages API cannot say is refused with
+//! [`crate::gateway::upstream::UNSUPPORTED`], so that the route's next target is asked.
+//!
+//! Thinking is told as `reasoning_content`, as self-hosted servers tell it. It comes again as `thinking_blocks`, signatures
+//! included: the API wants them back beside the calls that they led to, in a member of that name of the assistant's message.
+
+mod chunk;
+mod config;
+mod decoder;
+mod document;
+mod request;
+mod wire;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use copilotd_actors::domain::usage::Price;
+use copilotd_actors::ports::{ModelError, ModelEvent};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+pub use config::{AnthropicConfig, Auth, MAX_TOKENS};
+pub use request::{Untranslatable, write};
+
+use crate::adapters::genai_span::{CallSpan, Operation, Peer};
+use crate::adapters::provider::{
+    Accept, Answer, Clocks, Door, Hosts, InvalidDeployment, Timeouts, Transcript, endpoint, sent_at,
+};
+use crate::gateway::embed::{EmbedAnswer, EmbedBody};
+use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use decoder::{Decoder, Wish};
+
+/// Streams that one HTTP/2 connection takes; Anthropic allows 100.
+const STREAMS_PER_CONNECTION: usize = 100;
+
+/// One deployment of a model.
+#[derive(Debug)]
+pub struct Anthropic {
+    door: Door,
+    peer: Peer,
+    model: String,
+    max_tokens: u64,
+    price: Option<Price>,
+}
+
+impl Anthropic {
+    /// Makes the adapter of one deployment. Connects to nothing yet; connections are shared through `hosts`.
+    pub fn new(config: AnthropicConfig, hosts: &Hosts) -> Result<Self, InvalidDeployment> {
+        let invalid = |reason: String| InvalidDeployment {
+            name: config.name.clone(),
+            reason,
+        };
+        if config.model.is_empty() {
+            return Err(invalid("model is empty".to_owned()));
+        }
+        let door = Door::new(
+            &config.name,
+            endpoint(&config.base_url, &["messages"]).map_err(invalid)?,
+            &config.all_headers().map_err(invalid)?,
+            vec![config.api_key.clone()],
+            hosts,
+            config.connect,
+            config.http2_cleartext,
+            STREAMS_PER_CONNECTION,
+        )?;
+        Ok(Self {
+            peer: door.peer("anthropic", &config.model),
+            door,
+            model: config.model,
+            max_tokens: config.max_tokens,
+            price: config.price,
+        })
+    }
+
+    /// Says the request in Anthropic's words.
+    fn body(&self, call: &UpstreamCall, stream: bool) -> Result<Bytes, ModelError> {
+        request::write(&call.body, &self.model, self.max_tokens, stream)
+            .map_err(|Untranslatable { param, why }| self.door.errors().unsupported(&param, &why))
+    }
+
+    async fn open(&self, call: &UpstreamCall, span: CallSpan) -> Result<PieceStream, (ModelError, CallSpan)> {
+        let clocks = Clocks::start(call.timeouts, Instant::now());
+        let sent = match self.body(call, true) {
+            Ok(body) => self.door.send(body, Accept::Stream, &span, &clocks).await,
+            Err(error) => Err(error),
+        };
+        let (response, ticket) = match sent {
+            Ok(sent) => sent,
+            Err(error) => return Err((error, span)),
+        };
+        let wish = Wish {
+            chunks: call.chunks,
+            include_usage: call.body.include_usage(),
+            created: sent_at(response.headers()),
+        };
+        let errors = self.door.errors().clone();
+        let decoder = Decoder::new(errors.clone(), wish);
+        let transcript = Transcript::new(Arc::clone(&call.body));
+        let answer = Answer::new(response, ticket, decoder, transcript, clocks, errors, self.price, span);
+        Ok(answer.into_stream())
+    }
+
+    async fn ask(&self, call: &UpstreamCall, span: &mut CallSpan) -> Result<WholeAnswer, ModelError> {
+        let clocks = Clocks::whole(call.timeouts, Instant::now());
+        let body = self.body(call, false)?;
+        let (response, _ticket) = self.door.send(body, Accept::Document, span, &clocks).await?;
+        let created = sent_at(response.headers());
+        let body = self.door.document(response, &clocks).await?;
+        let mut transcript = Transcript::new(Arc::clone(&call.body));
+        let document = document::read(&body, self.door.errors(), &mut transcript)?;
+        let mut usage = match document.usage {
+            Some(usage) => usage,
+            None => transcript.estimate().await,
+        };
+        usage.cost = self.price.map_or(0, |price| price.cost(&usage));
+        let model = document.model.clone().unwrap_or_else(|| self.model.clone());
+        span.event(&ModelEvent::Model(model.clone()));
+        span.event(&ModelEvent::Usage(usage));
+        span.event(&ModelEvent::Finished(document.finish));
+        Ok(WholeAnswer {
+            body: document.completion(&model, created, &usage),
+            model,
+            usage,
+            finish: document.finish,
+        })
+    }
+
+    fn span(&self, call: &UpstreamCall, stream: bool) -> CallSpan {
+        let max_tokens = call.body.max_tokens().unwrap_or(self.max_tokens);
+        CallSpan::start(&self.peer, Operation::Chat, call.conversation, Some(max_tokens), stream)
+    }
+}
+
+#[async_trait]
+impl Upstream for Anthropic {
+    async fn stream(&self, call: &UpstreamCall) -> Result<PieceStream, ModelError> {
+        let span = self.span(call, true);
+        let inside = span.span().clone();
+        self.open(call, span)
+            .instrument(inside)
+            .await
+            .map_err(|(error, mut span)| {
+                span.fail(error.class.code());
+                error
+            })
+    }
+
+    async fn whole(&self, call: &UpstreamCall) -> Result<WholeAnswer, ModelError> {
+        let mut span = self.span(call, false);
+        let inside = span.span().clone();
+        let answer = self.ask(call, &mut span).instrument(inside).await;
+        if let Err(error) = &answer {
+            span.fail(error.class.code());
+        }
+        answer
+    }
+
+    async fn embed(&self, _body: &EmbedBody, _timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
+        Err(self.door.errors().unsupported("input", "it makes no embeddings"))
+    }
+}

@@ -1,0 +1,156 @@
+//! The members of a body that are neither messages nor tools.
+
+use serde_json::{Map, Value, json};
+
+use super::{Untranslatable, schema};
+
+/// Members that Anthropic knows by the same name.
+const OWN: &[&str] = &[
+    "cache_control",
+    "container",
+    "context_management",
+    "inference_geo",
+    "mcp_servers",
+    "output_config",
+    "speed",
+    "stop_sequences",
+    "thinking",
+    "top_k",
+];
+/// Members that are read elsewhere, and those that say nothing about the answer: how OpenAI frames, stores, bills, caches
+/// and hurries it. A seed is a wish that OpenAI itself does not promise to keep.
+const SILENT: &[&str] = &[
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "model",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "seed",
+    "store",
+    "stream",
+    "stream_options",
+    "tool_choice",
+    "tools",
+];
+
+/// What a member becomes.
+#[derive(Debug, PartialEq)]
+pub(super) enum Meant {
+    Nothing,
+    /// A member of the request; objects of the same name are laid over each other.
+    Member(&'static str, Value),
+}
+
+/// Translates a member that is there.
+pub(super) fn meaning(name: &str, value: Value) -> Result<Meant, Untranslatable> {
+    if let Some(own) = OWN.iter().find(|own| **own == name) {
+        return Ok(Meant::Member(own, value));
+    }
+    if SILENT.contains(&name) || is_usual(name, &value) {
+        return Ok(Meant::Nothing);
+    }
+    match name {
+        "stop" => stop(value),
+        "temperature" | "top_p" => sampling(name, &value),
+        "user" | "safety_identifier" => Ok(Meant::Member("metadata", json!({ "user_id": value }))),
+        "metadata" => Ok(metadata(value)),
+        "service_tier" => Ok(tier(value)),
+        "reasoning_effort" => effort(&value),
+        "response_format" => format(&value),
+        _ => Err(Untranslatable::new(name, "it has no such field")),
+    }
+}
+
+/// Tells whether a member asks for what happens anyway.
+fn is_usual(name: &str, value: &Value) -> bool {
+    match name {
+        "logprobs" => value == &Value::Bool(false),
+        "frequency_penalty" | "presence_penalty" | "top_logprobs" => value.as_f64() == Some(0.0),
+        "logit_bias" => value.as_object().is_some_and(Map::is_empty),
+        "functions" => value.as_array().is_some_and(Vec::is_empty),
+        "function_call" => value == "none" || value == "auto",
+        "modalities" => value == &json!(["text"]),
+        "verbosity" => value == "medium",
+        _ => false,
+    }
+}
+
+fn stop(value: Value) -> Result<Meant, Untranslatable> {
+    let stops = match value {
+        Value::Array(stops) => stops,
+        one => vec![one],
+    };
+    if stops.is_empty() {
+        return Ok(Meant::Nothing);
+    }
+    let is_blank = |stop: &Value| stop.as_str().is_none_or(|stop| stop.trim().is_empty());
+    if stops.iter().any(is_blank) {
+        return Err(Untranslatable::new("stop", "it does not stop at blanks"));
+    }
+    Ok(Meant::Member("stop_sequences", stops.into()))
+}
+
+/// What is usual is left out: some models take only one of the two, and clients like to send both.
+fn sampling(name: &str, value: &Value) -> Result<Meant, Untranslatable> {
+    let number = value
+        .as_f64()
+        .ok_or_else(|| Untranslatable::new(name, "it has to be a number"))?;
+    let name = if name == "top_p" { "top_p" } else { "temperature" };
+    if number >= 1.0 {
+        return Ok(Meant::Nothing);
+    }
+    Ok(Meant::Member(name, json!(number.max(0.0))))
+}
+
+/// At OpenAI these are labels of a stored answer; only Anthropic's own member is passed on.
+fn metadata(value: Value) -> Meant {
+    match value {
+        Value::Object(mut fields) => match fields.remove("user_id") {
+            Some(user) => Meant::Member("metadata", json!({ "user_id": user })),
+            None => Meant::Nothing,
+        },
+        _ => Meant::Nothing,
+    }
+}
+
+/// The tiers that both know or that are Anthropic's.
+fn tier(value: Value) -> Meant {
+    if value == "auto" || value == "standard_only" {
+        Meant::Member("service_tier", value)
+    } else {
+        Meant::Nothing
+    }
+}
+
+fn effort(value: &Value) -> Result<Meant, Untranslatable> {
+    let effort = match value.as_str() {
+        Some("none") => return Ok(Meant::Member("thinking", json!({"type": "disabled"}))),
+        Some("minimal") => "low",
+        Some(effort @ ("low" | "medium" | "high" | "xhigh" | "max")) => effort,
+        _ => return Err(Untranslatable::new("reasoning_effort", "it does not know this effort")),
+    };
+    Ok(Meant::Member("output_config", json!({ "effort": effort })))
+}
+
+fn format(value: &Value) -> Result<Meant, Untranslatable> {
+    match value["type"].as_str() {
+        Some("text") => Ok(Meant::Nothing),
+        Some("json_schema") => {
+            let path = "response_format.json_schema.schema";
+            let wanted = &value["json_schema"];
+            let schema = schema::closed(&wanted["schema"], wanted["strict"] == true)
+                .map_err(|why| Untranslatable::new(path, why))?;
+            let format = json!({"format": {"type": "json_schema", "schema": schema}});
+            Ok(Meant::Member("output_config", format))
+        }
+        _ => Err(Untranslatable::new(
+            "response_format",
+            "it answers as text or by a schema only",
+        )),
+    }
+}

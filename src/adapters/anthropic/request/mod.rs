@@ -1,0 +1,94 @@
+//! Says an OpenAI chat body in the words of the Messages API.
+//!
+//! Invariant: nothing that the caller asked for is silently left out. A member is translated, passed on because Anthropic
+//! knows it by the same name, left out because it says nothing about the answer, or refused, so that another target may
+//! be asked. The same body always gives the same bytes: providers cache by prefix.
+
+mod fields;
+mod messages;
+mod parts;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod tools;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::gateway::body::ChatBody;
+use fields::Meant;
+
+/// What cannot be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untranslatable {
+    /// The part of the body that cannot.
+    pub param: String,
+    /// Why; quotes nothing of the body.
+    pub why: String,
+}
+
+impl Untranslatable {
+    fn new(param: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            param: param.into(),
+            why: why.into(),
+        }
+    }
+}
+
+/// Translates `body` for `model`. `max_tokens` bounds the answer where the body does not: the API insists on a bound.
+pub fn write(body: &ChatBody, model: &str, max_tokens: u64, stream: bool) -> Result<Bytes, Untranslatable> {
+    let mut request = Map::new();
+    request.insert("model".to_owned(), json!(model));
+    request.insert("max_tokens".to_owned(), json!(body.max_tokens().unwrap_or(max_tokens)));
+    if body.choices() > 1 {
+        return Err(Untranslatable::new("n", "it gives one answer at a time"));
+    }
+    let said = messages::read(&parsed("messages", body.messages().get())?)?;
+    if !said.system.is_empty() {
+        request.insert("system".to_owned(), said.system.into());
+    }
+    request.insert("messages".to_owned(), said.messages.into());
+    let offer = tools::Offer {
+        tools: member(body, "tools")?,
+        choice: member(body, "tool_choice")?,
+        parallel: member(body, "parallel_tool_calls")?,
+        called: said.called,
+    };
+    let (tools, choice) = offer.translate()?;
+    if !tools.is_empty() {
+        request.insert("tools".to_owned(), tools.into());
+    }
+    if let Some(choice) = choice {
+        request.insert("tool_choice".to_owned(), choice);
+    }
+    for (name, value) in body.members() {
+        let value = parsed(name, value.get())?;
+        if value.is_null() {
+            continue;
+        }
+        match fields::meaning(name, value)? {
+            Meant::Nothing => {}
+            Meant::Member(name, Value::Object(more)) => match request.get_mut(name) {
+                // The output's format and the effort share one member.
+                Some(Value::Object(known)) => known.extend(more),
+                _ => _ = request.insert(name.to_owned(), more.into()),
+            },
+            Meant::Member(name, value) => _ = request.insert(name.to_owned(), value),
+        }
+    }
+    if stream {
+        request.insert("stream".to_owned(), Value::Bool(true));
+    }
+    Ok(Value::Object(request).to_string().into())
+}
+
+fn member(body: &ChatBody, name: &str) -> Result<Value, Untranslatable> {
+    body.get(name)
+        .map_or(Ok(Value::Null), |value| parsed(name, value.get()))
+}
+
+fn parsed(name: &str, text: &str) -> Result<Value, Untranslatable> {
+    // The parser's own words may quote the value.
+    serde_json::from_str(text).map_err(|_| Untranslatable::new(name, "it cannot be read"))
+}

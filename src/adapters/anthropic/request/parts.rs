@@ -1,0 +1,93 @@
+//! The parts of one message's content.
+
+use serde_json::{Value, json};
+
+use super::Untranslatable;
+
+/// Images that the API takes as data.
+const IMAGES: &[&str] = &["image/gif", "image/jpeg", "image/png", "image/webp"];
+
+/// Whose content it is; not everyone may say everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    System,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// Translates the content of message `at`. Texts without a letter are left out: the API does not take them.
+pub(super) fn blocks(at: usize, content: &Value, side: Side) -> Result<Vec<Value>, Untranslatable> {
+    let mut blocks = Vec::new();
+    match content {
+        Value::Null => {}
+        Value::String(_) => blocks.extend(text(content)),
+        Value::Array(parts) => {
+            for (n, part) in parts.iter().enumerate() {
+                let wrong = |why: &str| Untranslatable::new(format!("messages[{at}].content[{n}]"), why);
+                let Some(mut block) = block(part, side).map_err(wrong)? else {
+                    continue;
+                };
+                if let Some(mark) = part.get("cache_control") {
+                    block["cache_control"] = mark.clone();
+                }
+                blocks.push(block);
+            }
+        }
+        _ => {
+            let param = format!("messages[{at}].content");
+            return Err(Untranslatable::new(param, "it has to be a text or an array of parts"));
+        }
+    }
+    Ok(blocks)
+}
+
+/// Makes a block of a text that says something.
+pub(super) fn text(text: &Value) -> Option<Value> {
+    let text = text.as_str().filter(|text| !text.trim().is_empty())?;
+    Some(json!({"type": "text", "text": text}))
+}
+
+fn block(part: &Value, side: Side) -> Result<Option<Value>, &'static str> {
+    let shows = matches!(side, Side::User | Side::Tool);
+    match part["type"].as_str() {
+        Some("text") if part["text"].is_string() => Ok(text(&part["text"])),
+        Some("refusal") if side == Side::Assistant => Ok(text(&part["refusal"])),
+        Some("image_url") if shows => image(&part["image_url"]["url"]).map(Some),
+        Some("file") if shows => file(&part["file"]).map(Some),
+        // In Anthropic's own words already.
+        Some("image" | "document" | "search_result") if shows => Ok(Some(part.clone())),
+        Some("thinking" | "redacted_thinking") if side == Side::Assistant => Ok(Some(part.clone())),
+        _ => Err("it takes no part of this type here"),
+    }
+}
+
+fn image(url: &Value) -> Result<Value, &'static str> {
+    let url = url.as_str().ok_or("its url has to be a string")?;
+    let source = match data(url) {
+        Some((kind, data)) if IMAGES.contains(&kind) => json!({"type": "base64", "media_type": kind, "data": data}),
+        None if url.starts_with("https://") || url.starts_with("http://") => json!({"type": "url", "url": url}),
+        _ => return Err("it takes a JPEG, PNG, GIF or WebP image, as base64 or by its address"),
+    };
+    Ok(json!({"type": "image", "source": source}))
+}
+
+fn file(file: &Value) -> Result<Value, &'static str> {
+    let pdf = file["file_data"].as_str().and_then(data);
+    let Some(("application/pdf", data)) = pdf else {
+        return Err("it takes a file only as a PDF in base64");
+    };
+    let source = json!({"type": "base64", "media_type": "application/pdf", "data": data});
+    let mut document = json!({"type": "document", "source": source});
+    if let Some(name) = file["filename"].as_str() {
+        document["title"] = json!(name);
+    }
+    Ok(document)
+}
+
+/// Takes `data:KIND;base64,DATA` apart.
+fn data(url: &str) -> Option<(&str, &str)> {
+    let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
+    let kind = head.strip_suffix(";base64")?;
+    Some((kind.split(';').next().unwrap_or(kind), data))
+}
