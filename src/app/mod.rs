@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::adapters::tools;
-use crate::cli::{Command, Context, Failure, ModelsCommand, ProjectionsCommand};
+use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand};
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
@@ -217,9 +217,8 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
             Ok(())
         }
-        Command::Check(_) | Command::Token(_) | Command::Key(_) => {
-            Err(Failure::failed("done by the command line itself"))
-        }
+        Command::Tenant(_) | Command::Key(_) => runtime()?.block_on(cli::remote(&command)),
+        Command::Check(_) | Command::Token(_) => Err(Failure::failed("done by the command line itself")),
     }
 }
 

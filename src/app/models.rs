@@ -13,7 +13,7 @@ use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::{Hosts, Timeouts};
 use crate::config::{Config, Mode, Provider, ProviderAuth, ProviderKind, Route, Target, TenantModels};
 use crate::gateway::ledger::{Spending, UsageStore};
-use crate::gateway::limit::{Limiter, TenantLimits};
+use crate::gateway::limit::{Limiter, Period, TenantLimits};
 use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
 use crate::gateway::{self, Gateway};
 use crate::tenants::Part;
@@ -63,14 +63,19 @@ pub fn gateway(
     }
     let rights = deployments.rights(config)?;
     let access = Arc::new(TenantAccess::new(shared, rights));
-    let limiter = super::limiter::limiter(config, limits(config), Arc::clone(&clock), spent, ledger)?;
+    let present = limits(config);
+    let limiter = super::limiter::limiter(config, present.clone(), Arc::clone(&clock), spent, ledger)?;
     let gateway = Gateway::new(routes, Arc::clone(&access) as _);
     let gateway = gateway.with_limits(Arc::clone(&limiter), config.price_list(), Arc::clone(&clock));
     let gateway = super::embed::with_cache(gateway, config, clock)?;
     let tenancy = Tenancy {
         deployments,
         access,
-        limiter,
+        limits: Limits {
+            limiter,
+            ledger: Arc::clone(ledger),
+            present: Mutex::new(present),
+        },
     };
     Ok((gateway, Arc::new(tenancy)))
 }
@@ -79,7 +84,35 @@ pub fn gateway(
 pub struct Tenancy {
     deployments: Deployments,
     access: Arc<TenantAccess>,
+    limits: Limits,
+}
+
+struct Limits {
     limiter: Arc<dyn Limiter>,
+    ledger: Arc<dyn UsageStore>,
+    present: Mutex<HashMap<TenantId, TenantLimits>>,
+}
+
+impl Limits {
+    /// Takes new limits. What is limited now may not have been counted before: the ledger knows.
+    fn take(&self, limits: HashMap<TenantId, TenantLimits>) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if *present == limits {
+            return;
+        }
+        present.clone_from(&limits);
+        drop(present);
+        self.limiter.replace(limits);
+        let (limiter, ledger) = (Arc::clone(&self.limiter), Arc::clone(&self.ledger));
+        drop(tokio::spawn(async move {
+            let now = super::system::now();
+            let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
+            match ledger.spendings(day, month).await {
+                Ok(spent) => limiter.spent(&spent),
+                Err(error) => tracing::error!(%error, "budgets do not know what was spent before they were set"),
+            }
+        }));
+    }
 }
 
 impl Part for Tenancy {
@@ -87,7 +120,7 @@ impl Part for Tenancy {
         let (rights, limits) = (self.deployments.rights(config)?, limits(config));
         Ok(Box::new(move || {
             self.access.replace(rights);
-            self.limiter.replace(limits);
+            self.limits.take(limits);
         }))
     }
 }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use copilotd_actors::domain::ids::{TenantId, UserId};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+use secrecy::SecretString;
 
 use crate::scopes::Scopes;
+use crate::tenants::KeyId;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COPILOTD_COMMIT"), ")");
@@ -34,6 +36,9 @@ pub enum Command {
     /// Works with API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Works with the tenants of a running server
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Works with what is derived from the log
     #[command(subcommand)]
     Projections(ProjectionsCommand),
@@ -86,14 +91,97 @@ pub struct TokenArgs {
 /// Works with API keys.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Makes an API key and shows it once, with the hash for the configuration
+    /// Makes an API key and shows it once: with its hash for the configuration, or with --server kept by a running server
     Create {
         /// What the key allows; may be given several times or with commas
         #[arg(long = "scope", value_enum, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
-        /// Name of the key in the configuration
+        /// Name of the key
         #[arg(long, default_value = "backend")]
         name: String,
+        /// End of the key, such as 2027-01-31T00:00:00Z; none when missing
+        #[arg(long, value_name = "TIME")]
+        expires: Option<Timestamp>,
+        /// Address of a running server, which is to keep the key
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
+        /// Credential with the scope admin for the server; better in the environment than on the command line
+        #[arg(long, env = "COPILOTD_CREDENTIAL", hide_env_values = true)]
+        credential: Option<SecretString>,
+    },
+    /// Lists the tenant's keys
+    List(ServerArgs),
+    /// Takes a key back: it is refused at once
+    Revoke {
+        /// Id of the key, key_…
+        id: KeyId,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// Names a running server and who asks.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Address of the running server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub server: String,
+    /// Credential for it; better in the environment than on the command line
+    #[arg(long, env = "COPILOTD_CREDENTIAL", hide_env_values = true)]
+    pub credential: SecretString,
+}
+
+/// Works with the tenants of a running server; needs the scope operator.
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Lists the tenants
+    List(ServerArgs),
+    /// Shows a tenant; its secrets are named and not shown
+    Show {
+        /// The tenant
+        id: TenantId,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Makes a tenant
+    Create {
+        /// Its id
+        id: TenantId,
+        /// File with its settings: a [[tenants]] table of the configuration as TOML, or the same as JSON
+        #[arg(long, value_name = "FILE")]
+        settings: PathBuf,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Changes a tenant's settings
+    Update {
+        /// The tenant
+        id: TenantId,
+        /// File with a merge patch (RFC 7396) of its settings, as JSON, or as TOML where nothing is to be removed
+        #[arg(long, value_name = "FILE")]
+        patch: PathBuf,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Refuses a tenant's credentials and ends its streams; nothing is deleted
+    Suspend {
+        /// The tenant
+        id: TenantId,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Serves a suspended tenant again
+    Resume {
+        /// The tenant
+        id: TenantId,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
     },
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod key;
+mod remote;
 mod token;
 
 use std::collections::BTreeSet;
@@ -10,7 +11,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub use args::{
-    Cli, Command, ConfigArgs, DemoArgs, KeyCommand, ModelsCommand, ProjectionsCommand, PullArgs, Scope, TokenArgs,
+    Cli, Command, ConfigArgs, DemoArgs, KeyCommand, ModelsCommand, ProjectionsCommand, PullArgs, Scope, ServerArgs,
+    TenantCommand, TokenArgs,
 };
 use clap::Parser;
 use jiff::Timestamp;
@@ -78,7 +80,7 @@ impl Failure {
     }
 }
 
-/// Runs what `args` ask for. `check`, `token` and `key` are done here; `app` does the commands that run the product.
+/// Runs what `args` ask for. `check`, `token` and a `key create` without a server are done here; `app` does the commands that run the product.
 pub fn run(
     args: impl IntoIterator<Item = OsString>,
     context: &Context,
@@ -99,7 +101,13 @@ pub fn run(
     let outcome = match cli.command {
         Command::Check(args) => check(&args, context),
         Command::Token(args) => token::run(&args, context),
-        Command::Key(KeyCommand::Create { name, scopes }) => key::create(&name, &scopes),
+        Command::Key(KeyCommand::Create {
+            name,
+            scopes,
+            expires,
+            server: None,
+            ..
+        }) => key::create(&name, &scopes, expires),
         command => app(command, context),
     };
     match outcome {
@@ -120,6 +128,15 @@ fn check(args: &ConfigArgs, context: &Context) -> Result<(), Failure> {
         args.config.display(),
         config.tenants.len()
     ))
+}
+
+/// Runs what is asked of a running server.
+pub async fn remote(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Tenant(command) => remote::tenant(command).await,
+        Command::Key(command) => remote::key(command).await,
+        _ => Err(Failure::failed("not asked of a server")),
+    }
 }
 
 /// Writes to standard output; a closed pipe is a failure and not a panic.

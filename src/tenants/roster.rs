@@ -341,7 +341,7 @@ impl Roster {
         if !ended.is_empty() {
             self.store.delete_keys(&ended).await?;
         }
-        tracing::info!(%tenant, key = %KeyId::of(&key.hash), by = ?key.created_by, "an API key was made");
+        tracing::info!(%tenant, key = %KeyId::of(&key.hash), by = key.created_by.as_deref(), "an API key was made");
         self.take(after, commits);
         Ok(view_of(&key, &HashMap::new()))
     }

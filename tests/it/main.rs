@@ -16,6 +16,8 @@ mod http;
 mod kill;
 mod limits;
 mod model;
+mod roster;
+mod served;
 mod store;
 mod support;
 mod telemetry;

@@ -62,25 +62,6 @@ impl LocalLimiter {
         limiter
     }
 
-    /// Notes money that was spent in the day and the month by the ledger: before this process began, or before a limit was set.
-    pub fn spent(&self, spendings: &[Spending]) {
-        let now = self.clock.now();
-        let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
-        for spending in spendings {
-            of.entry(&spending.tenant).or_default().push(spending);
-        }
-        for (tenant, spendings) in of {
-            let Some(books) = self.books(tenant) else { continue };
-            for (subject, (day, month)) in ledger::owed(spendings) {
-                books.with(&[subject], now, |accounts| {
-                    for (_, account) in accounts {
-                        account.owed(day, month, now);
-                    }
-                });
-            }
-        }
-    }
-
     fn books(&self, tenant: &TenantId) -> Option<Arc<Books>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         tenants.get(tenant).cloned()
@@ -174,6 +155,24 @@ impl Limiter for LocalLimiter {
             .books(tenant)?
             .with(&subjects, now, |accounts| exhausted_of(accounts, now));
         found.map(Refused::Exceeded)
+    }
+
+    fn spent(&self, spendings: &[Spending]) {
+        let now = self.clock.now();
+        let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
+        for spending in spendings {
+            of.entry(&spending.tenant).or_default().push(spending);
+        }
+        for (tenant, spendings) in of {
+            let Some(books) = self.books(tenant) else { continue };
+            for (subject, (day, month)) in ledger::owed(spendings) {
+                books.with(&[subject], now, |accounts| {
+                    for (_, account) in accounts {
+                        account.owed(day, month, now);
+                    }
+                });
+            }
+        }
     }
 
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {

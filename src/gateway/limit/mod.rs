@@ -30,6 +30,7 @@ pub use local::{LocalLimiter, TenantLimits};
 pub use shared::{Used, exhausted, judge, standings};
 
 use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState};
+use super::ledger::Spending;
 
 /// Names a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -217,6 +218,11 @@ pub trait Limiter: Send + Sync + fmt::Debug {
 
     /// Takes new limits in place of the old ones, of all tenants. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
+
+    /// Notes money that was spent in the day and the month, by the ledger. One that asks the ledger by itself needs no word.
+    fn spent(&self, spendings: &[Spending]) {
+        let _ = spendings;
+    }
 
     /// Waits until all that was settled is stored where other processes see it.
     async fn settled(&self) {}

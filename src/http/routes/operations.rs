@@ -47,6 +47,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.gateway.embeds() {
         dependencies["embeddings"] = word(embeds).into();
     }
+    // The others are served: whoever has left something to mend is told where.
+    if !state.tenants.left_out().is_empty() {
+        dependencies["tenants"] = word(false).into();
+    }
     // Nor without this: what cannot be granted then is refused by itself, and every process is in the same case.
     if let Some(limits) = state.gateway.limits_ready() {
         dependencies["limits"] = word(limits).into();

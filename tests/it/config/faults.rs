@@ -326,3 +326,56 @@ fn a_file_that_cannot_be_read_is_named() {
         );
     }
 }
+
+#[test]
+fn what_a_tenant_may_call_has_to_be_there() {
+    let text = r#"
+        [server]
+        seal_key = { value = "short" }
+        [[providers]]
+        name = "main"
+        base_url = "http://127.0.0.1:1/v1"
+        region = "eu"
+        [[providers]]
+        name = "theirs"
+        base_url = "http://127.0.0.1:2/v1"
+        own_keys_only = true
+        [[routes]]
+        name = "default"
+        targets = [{ provider = "main", model = "m", context_tokens = 1000 }]
+        [[routes]]
+        name = "own"
+        targets = [{ provider = "theirs", model = "m", context_tokens = 1000 }]
+        [[tenants]]
+        id = "acme"
+        models = { allow = ["main/x*", "main/*"], regions = ["eu", "mars"] }
+        provider_keys = [
+            { provider = "main", api_key = { value = "a" }, api_keys = [{ value = "b" }] },
+            { provider = "main" },
+            { provider = "nobody", api_key = { value = "c" } },
+        ]
+        [[tenants.api_keys]]
+        name = "ended"
+        hash = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+        scopes = ["chat"]
+        expires_at = "2027-02-30T00:00:00Z"
+        [[tenants.copilots]]
+        name = "support"
+        route = "default"
+        small_route = "own"
+    "#;
+    assert_eq!(
+        faults(text),
+        [
+            "server.seal_key: expected 64 hexadecimal digits",
+            "tenants[0].api_keys[0].expires_at: expected a time such as 2027-01-31T00:00:00Z",
+            "tenants[0].copilots[0].small_route: the tenant may use none of its models",
+            "tenants[0].models.allow[0]: no route has such a model",
+            "tenants[0].models.regions[1]: no provider is in such a region",
+            "tenants[0].provider_keys[0].api_keys: give either api_key or api_keys",
+            "tenants[0].provider_keys[1].provider: is the same as tenants[0].provider_keys[0].provider",
+            "tenants[0].provider_keys[1]: give api_key or api_keys",
+            "tenants[0].provider_keys[2].provider: there is no provider \"nobody\"",
+        ]
+    );
+}

@@ -7,6 +7,7 @@ mod faults;
 mod hedging;
 mod replay;
 mod rescue;
+mod rights;
 mod routing;
 mod spending;
 

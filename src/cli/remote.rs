@@ -1,0 +1,192 @@
+//! Commands that ask a running server: tenants, and API keys that are kept there.
+
+use std::path::Path;
+use std::time::Duration;
+
+use copilotd_actors::domain::ids::TenantId;
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+
+use super::args::{KeyCommand, Scope, ServerArgs, TenantCommand};
+use super::{Failure, print};
+
+/// Longest time for one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Largest file of settings.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// Runs a command about tenants.
+pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
+    let path = |id: &TenantId| format!("/v1/operator/tenants/{id}");
+    match command {
+        TenantCommand::List(server) => list(server, "/v1/operator/tenants", tenant_line).await,
+        TenantCommand::Show { id, server } => show(&ask(server, Method::GET, &path(id), None, false).await?),
+        TenantCommand::Create { id, settings, server } => {
+            let body = json!({ "settings": read(settings)? });
+            let made = ask(server, Method::PUT, &path(id), Some(body), true).await?;
+            print(&format!("{}\n", tenant_line(&made)))
+        }
+        TenantCommand::Update { id, patch, server } => {
+            let body = json!({ "settings": read(patch)? });
+            let changed = ask(server, Method::PATCH, &path(id), Some(body), false).await?;
+            print(&format!("{}\n", tenant_line(&changed)))
+        }
+        TenantCommand::Suspend { id, server } => status(server, &path(id), "suspended").await,
+        TenantCommand::Resume { id, server } => status(server, &path(id), "active").await,
+    }
+}
+
+/// Runs a command about keys that a server keeps.
+pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
+    const KEYS: &str = "/v1/admin/api-keys";
+    match command {
+        KeyCommand::Create {
+            scopes,
+            name,
+            expires,
+            server: Some(server),
+            credential,
+        } => {
+            let server = ServerArgs {
+                server: server.clone(),
+                credential: given(credential.as_ref())?,
+            };
+            let mut body = json!({ "name": name, "scopes": Scope::set(scopes) });
+            if let Some(end) = expires {
+                body["expires_at"] = json!(end);
+            }
+            let made = ask(&server, Method::POST, KEYS, Some(body), false).await?;
+            let text = |member: &str| made[member].as_str().unwrap_or_default();
+            print(&format!(
+                "# The key {}, shown this once:\n{}\n",
+                text("id"),
+                text("key")
+            ))
+        }
+        KeyCommand::Create { .. } => Err(Failure::failed("made without a server")),
+        KeyCommand::List(server) => list(server, KEYS, key_line).await,
+        KeyCommand::Revoke { id, server } => {
+            ask(server, Method::DELETE, &format!("{KEYS}/{id}"), None, false).await?;
+            print(&format!("{id} is refused from now on\n"))
+        }
+    }
+}
+
+fn given(credential: Option<&SecretString>) -> Result<SecretString, Failure> {
+    let missing = || Failure::usage("COPILOTD_CREDENTIAL has to hold a credential for the server");
+    credential.cloned().ok_or_else(missing)
+}
+
+async fn status(server: &ServerArgs, path: &str, status: &str) -> Result<(), Failure> {
+    let body = json!({ "status": status });
+    let changed = ask(server, Method::PATCH, path, Some(body), false).await?;
+    print(&format!("{}\n", tenant_line(&changed)))
+}
+
+/// Prints every page of a list, a line for each entry.
+async fn list(server: &ServerArgs, path: &str, line: impl Fn(&Value) -> String) -> Result<(), Failure> {
+    let mut next = String::new();
+    loop {
+        let page = ask(server, Method::GET, &format!("{path}?limit=100{next}"), None, false).await?;
+        for entry in page["data"].as_array().into_iter().flatten() {
+            print(&format!("{}\n", line(entry)))?;
+        }
+        match page["next_cursor"].as_str() {
+            Some(cursor) => next = format!("&cursor={cursor}"),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn tenant_line(tenant: &Value) -> String {
+    let text = |member: &str| tenant[member].as_str().unwrap_or_default();
+    let faults = tenant["faults"].as_array().map_or(0, Vec::len);
+    let left_out = if faults > 0 { "  left out, see show" } else { "" };
+    format!("{:<24} {:<10} {}{left_out}", text("id"), text("status"), text("origin"))
+}
+
+fn key_line(key: &Value) -> String {
+    let text = |member: &str| key[member].as_str().unwrap_or("-");
+    let scopes: Vec<&str> = key["scopes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let state = match (key["revoked_at"].as_str(), key["expires_at"].as_str()) {
+        (Some(at), _) => format!("revoked {at}"),
+        (None, Some(at)) => format!("until {at}"),
+        (None, None) => "no end".to_owned(),
+    };
+    let (id, name, used) = (text("id"), text("name"), text("last_used_at"));
+    format!("{id}  {name:<24} {:<24} {state}, last used {used}", scopes.join(","))
+}
+
+fn show(value: &Value) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed(error.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+/// Reads settings: a JSON object, or a TOML table.
+fn read(path: &Path) -> Result<Value, Failure> {
+    let bad = |error: &dyn std::fmt::Display| Failure::usage(format!("cannot read {}: {error}", path.display()));
+    let size = std::fs::metadata(path).map_err(|error| bad(&error))?.len();
+    if size > MAX_BYTES {
+        return Err(bad(&format!("it is larger than {MAX_BYTES} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
+    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+    if is_toml {
+        toml::from_str(&text).map_err(|error| bad(&error.message()))
+    } else {
+        serde_json::from_str(&text).map_err(|error| bad(&error))
+    }
+}
+
+/// Asks the server; a problem that it answers with is told as it says.
+async fn ask(
+    server: &ServerArgs,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+    only_new: bool,
+) -> Result<Value, Failure> {
+    let client = reqwest::Client::builder().timeout(PATIENCE).build();
+    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let address = format!("{}{path}", server.server.trim_end_matches('/'));
+    let mut request = client
+        .request(method, &address)
+        .bearer_auth(server.credential.expose_secret());
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    if only_new {
+        request = request.header("if-none-match", "*");
+    }
+    let silent = |error: reqwest::Error| {
+        let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        Failure::failed(format!("{} does not answer: {why}", server.server))
+    };
+    let answer = request.send().await.map_err(silent)?;
+    let status = answer.status();
+    let text = answer.text().await.map_err(silent)?;
+    if status == StatusCode::NO_CONTENT {
+        return Ok(Value::Null);
+    }
+    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    if status.is_success() {
+        return Ok(value);
+    }
+    Err(Failure::failed(told(status, &value)))
+}
+
+fn told(status: StatusCode, problem: &Value) -> String {
+    let title = problem["detail"].as_str().or_else(|| problem["title"].as_str());
+    let mut text = title.map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    for error in problem["errors"].as_array().into_iter().flatten() {
+        let part = |member: &str| error[member].as_str().unwrap_or_default();
+        text.push_str(&format!("\n  {}: {}", part("pointer"), part("message")));
+    }
+    text
+}

@@ -1,0 +1,150 @@
+//! Tenants over restarts: what is stored, what the file says by then, and what no longer fits.
+
+use std::sync::Arc;
+
+use copilotd::config::{Env, Source};
+use copilotd::tenants::{Change, Origin, Roster, Seal, SettingsChange, TenantStatus, TenantStore as _, TenantView};
+use copilotd_actors::fakes::world::PausedClock;
+use serde_json::{Value, json};
+
+use crate::support::tenants::MemoryTenants;
+
+const FILE: &str = r#"
+    [[providers]]
+    name = "main"
+    base_url = "http://127.0.0.1:1/v1"
+    [[providers]]
+    name = "local"
+    base_url = "http://127.0.0.1:2/v1"
+    region = "self-hosted"
+    [[routes]]
+    name = "default"
+    targets = [
+        { provider = "main", model = "large", context_tokens = 8000 },
+        { provider = "local", model = "small", context_tokens = 8000 },
+    ]
+    [[routes]]
+    name = "extra"
+    targets = [{ provider = "main", model = "large", context_tokens = 8000 }]
+    [[tenants]]
+    id = "acme"
+    [[tenants.copilots]]
+    name = "support"
+    route = "default"
+"#;
+
+fn source(text: &str) -> Source {
+    Source::parse(text, &Env::default(), &[].into()).unwrap()
+}
+
+async fn open(text: &str, store: &Arc<MemoryTenants>, key: u8) -> Arc<Roster> {
+    let clock = Arc::new(PausedClock::default());
+    let roster = Roster::open(source(text), Arc::clone(store) as _, Seal::new(&[key; 32]), clock);
+    roster.await.unwrap()
+}
+
+fn copilot(route: &str) -> Value {
+    json!({ "copilots": [{ "name": "support", "route": route }], "zendesk": {
+        "base_url": "https://x.zendesk.example", "oauth_token": { "value": "hunter2" } } })
+}
+
+async fn put(roster: &Roster, id: &str, settings: Value) {
+    roster.put(id.parse().unwrap(), settings, None, false).await.unwrap();
+}
+
+fn tenant(roster: &Roster, id: &str) -> TenantView {
+    roster.tenant(&id.parse().unwrap()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_changed_is_there_after_a_restart() {
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(FILE, &store, 1).await;
+    put(&roster, "initech", copilot("default")).await;
+    let acme = "acme".parse().unwrap();
+    let suspended = Change {
+        settings: None,
+        status: Some(TenantStatus::Suspended),
+    };
+    roster.change(&acme, suspended).await.unwrap();
+    for record in store.tenants().await.unwrap() {
+        let sealed = record.sealed.unwrap_or_default();
+        assert!(!sealed.windows(7).any(|part| part == b"hunter2"), "secrets are sealed");
+    }
+    drop(roster);
+
+    let roster = open(FILE, &store, 1).await;
+    assert_eq!(tenant(&roster, "initech").origin, Origin::Stored);
+    let known = roster.config();
+    let initech = known.tenant("initech").unwrap();
+    assert!(initech.zendesk.is_some() && !initech.suspended);
+    // Suspended by the operator, its settings still the file's: a change of the file reaches it.
+    let renamed = FILE.replace("name = \"support\"", "name = \"help\"");
+    roster.reload(source(&renamed)).await.unwrap();
+    let acme = tenant(&roster, "acme");
+    assert_eq!((acme.status, acme.origin), (TenantStatus::Suspended, Origin::File));
+    assert_eq!(acme.settings["copilots"][0]["name"], "help");
+    assert!(roster.config().tenant("acme").unwrap().suspended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(FILE, &store, 1).await;
+    put(&roster, "initech", copilot("extra")).await;
+    put(&roster, "hooli", copilot("default")).await;
+    let (begin, rest) = FILE.split_once("    [[routes]]\n    name = \"extra\"").unwrap();
+    let without = format!("{begin}{}", rest.split_once("}]\n").unwrap().1);
+
+    let roster = open(&without, &store, 1).await;
+    assert_eq!(roster.left_out(), ["initech".parse().unwrap()]);
+    let faults = tenant(&roster, "initech").faults;
+    assert_eq!(faults, ["/copilots/0/route: there is no route \"extra\""]);
+    assert!(roster.config().tenant("initech").unwrap().suspended);
+    assert!(!roster.config().tenant("hooli").unwrap().suspended);
+    // Others may be changed meanwhile, and what is mended is served again.
+    put(&roster, "hooli", json!({})).await;
+    let mend = Change {
+        settings: Some(SettingsChange::Patch(
+            json!({ "copilots": copilot("default")["copilots"] }),
+        )),
+        status: None,
+    };
+    roster.change(&"initech".parse().unwrap(), mend).await.unwrap();
+    assert_eq!(roster.left_out(), []);
+    let config = roster.config();
+    let initech = config.tenant("initech").unwrap();
+    assert!(initech.zendesk.is_some(), "what was not mended is as it was");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_key_nothing_sealed_is_served_and_nothing_of_the_file_in_its_place() {
+    let store = Arc::new(MemoryTenants::default());
+    put(&*open(FILE, &store, 1).await, "acme", json!({})).await;
+    let roster = open(FILE, &store, 2).await;
+    assert_eq!(roster.left_out(), ["acme".parse().unwrap()]);
+    let config = roster.config();
+    let acme = config.tenant("acme").unwrap();
+    assert!(acme.suspended && acme.copilots.is_empty());
+    put(&roster, "acme", copilot("default")).await;
+    assert_eq!(roster.left_out(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_self_hosted_models_is_one_line() {
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(
+        &format!("{FILE}\n    [tenants.models]\n    regions = [\"self-hosted\"]\n"),
+        &store,
+        1,
+    )
+    .await;
+    let config = roster.config();
+    let models = &config.tenant("acme").unwrap().models;
+    assert!(models.allows("local", "small", Some("self-hosted")));
+    assert!(!models.allows("main", "large", None));
+    // A copilot without any model left is a fault, at start as later.
+    let only = json!({ "models": { "allow": ["local/*"] }, "copilots": [{ "name": "x", "route": "extra" }] });
+    let refused = roster.put("initech".parse().unwrap(), only, None, false).await;
+    assert!(refused.is_err());
+}

@@ -1,0 +1,190 @@
+//! The real program: tenants and keys by its command line, and its file taken anew.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::live::child::Child;
+
+const FILE: &str = r#"
+[server]
+listen = "127.0.0.1:0"
+data_dir = "DATA"
+[[providers]]
+name = "main"
+base_url = "http://127.0.0.1:1/v1"
+[[routes]]
+name = "default"
+targets = [{ provider = "main", model = "large", context_tokens = 8000 }]
+[[tenants]]
+id = "ops"
+[[tenants.issuers]]
+iss = "https://ops.example"
+alg = "HS256"
+secret = { value = "a secret of ops, at least 32 bytes long" }
+"#;
+
+const SETTINGS: &str = r#"
+[[issuers]]
+iss = "https://initech.example"
+alg = "HS256"
+secret = { value = "a secret of initech, at least 32 bytes" }
+[[copilots]]
+name = "support"
+route = "default"
+"#;
+
+/// A server, and its command line.
+struct Served {
+    directory: TempDir,
+    child: Child,
+    server: String,
+    credential: String,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let data = directory.path().join("data");
+        let text = FILE.replace("DATA", data.to_str().unwrap());
+        std::fs::write(directory.path().join("copilotd.toml"), text).unwrap();
+        let (child, server) = Self::serve(directory.path()).await;
+        let mut served = Self {
+            directory,
+            child,
+            server,
+            credential: String::new(),
+        };
+        let config = served.path("copilotd.toml");
+        let config = config.to_str().unwrap();
+        let arguments = ["token", "--config", config, "--tenant", "ops", "--user", "root"];
+        let arguments = [&arguments[..], &["--scope", "operator,admin"]].concat();
+        served.credential = served.run(&arguments).await.trim().to_owned();
+        served
+    }
+
+    async fn serve(directory: &Path) -> (Child, String) {
+        let config = directory.join("copilotd.toml");
+        let arguments = ["serve", "--config", config.to_str().unwrap()];
+        let log = directory.join("log");
+        let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
+        let mut child = Child::start(program, &arguments, &[], &log).await;
+        let address = child.wait_for(|log| said(log, "copilotd serves")).await;
+        let line: serde_json::Value = serde_json::from_str(&address.unwrap()).unwrap();
+        let server = format!("http://{}", line["address"].as_str().unwrap());
+        (child, server)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    async fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copilotd"));
+        command.args(arguments).env("COPILOTD_CREDENTIAL", &self.credential);
+        command.output().await.unwrap()
+    }
+
+    /// Runs a command that has to succeed.
+    async fn run(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The same, asking the server.
+    async fn ask(&self, arguments: &[&str]) -> String {
+        self.run(&[arguments, &["--server", &self.server]].concat()).await
+    }
+
+    async fn status(&self, path: &str, credential: &str) -> u16 {
+        let request = reqwest::Client::new().get(format!("{}{path}", self.server));
+        request.bearer_auth(credential).send().await.unwrap().status().as_u16()
+    }
+}
+
+/// The line of the log that says so.
+fn said(log: &str, what: &str) -> Option<String> {
+    log.lines().find(|line| line.contains(what)).map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_and_keys_by_the_command_line() {
+    let mut served = Served::start().await;
+    let settings = served.path("settings.toml");
+    std::fs::write(&settings, SETTINGS).unwrap();
+    let settings = settings.to_str().unwrap().to_owned();
+    served
+        .ask(&["tenant", "create", "initech", "--settings", &settings])
+        .await;
+    let again = served
+        .output(&[
+            "tenant",
+            "create",
+            "initech",
+            "--settings",
+            &settings,
+            "--server",
+            &served.server,
+        ])
+        .await;
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&again.stderr),
+        "error: a tenant initech exists already\n"
+    );
+    let shown = served.ask(&["tenant", "show", "initech"]).await;
+    assert!(shown.contains("\"kept\"") && !shown.contains("a secret of"), "{shown}");
+
+    let made = served
+        .ask(&["key", "create", "--scope", "chat,gateway", "--name", "ci"])
+        .await;
+    let key = made.lines().last().unwrap().to_owned();
+    assert_eq!(served.status("/v1/models", &key).await, 200);
+    let listed = served.ask(&["key", "list"]).await;
+    let id = listed.split_whitespace().next().unwrap().to_owned();
+
+    // What was made is there after a kill, and what was taken back stays so.
+    served.child.kill().await;
+    let (child, server) = Served::serve(served.directory.path()).await;
+    (served.child, served.server) = (child, server);
+    assert_eq!(served.status("/v1/models", &key).await, 200);
+    served.ask(&["key", "revoke", &id]).await;
+    assert_eq!(served.status("/v1/models", &key).await, 401);
+    served.child.kill().await;
+    let (child, server) = Served::serve(served.directory.path()).await;
+    (served.child, served.server) = (child, server);
+    assert_eq!(served.status("/v1/models", &key).await, 401);
+    served.ask(&["tenant", "suspend", "initech"]).await;
+    let tenants = served.ask(&["tenant", "list"]).await;
+    let words: Vec<Vec<&str>> = tenants.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words, [["initech", "suspended", "stored"], ["ops", "active", "file"]]);
+    served.child.signal("TERM").await;
+    assert_eq!(served.child.wait().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_file_is_taken_anew_on_a_signal() {
+    let mut served = Served::start().await;
+    let file = served.path("copilotd.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let hash = copilotd::config::KeyHash::of(KEY);
+    let key = format!("[[tenants.api_keys]]\nname = \"new\"\nhash = \"{hash}\"\nscopes = [\"gateway\"]\n");
+    assert_eq!(served.status("/v1/models", KEY).await, 401);
+    std::fs::write(&file, format!("{text}{key}")).unwrap();
+    served.child.signal("HUP").await;
+    served.child.wait_for(|log| said(log, "were taken anew")).await.unwrap();
+    assert_eq!(served.status("/v1/models", KEY).await, 200);
+    // What is wrong changes nothing.
+    std::fs::write(&file, format!("{text}colour = 1\n")).unwrap();
+    served.child.signal("HUP").await;
+    let told = served.child.wait_for(|log| said(log, "not taken anew")).await.unwrap();
+    assert!(told.contains("colour"), "{told}");
+    assert_eq!(served.status("/v1/models", KEY).await, 200);
+}
+
+/// A key of nobody at first.
+const KEY: &str = "cpk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
