@@ -151,7 +151,8 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
     let limits = Limits {
         tokens_per_minute: Some(LIMIT),
         concurrent_calls: Some(200),
-        usd_per_day: Some(LIMIT * 10),
+        // More than can be used up: the rate is what ends it.
+        usd_per_day: Some(LIMIT * 20),
         ..Limits::default()
     };
     let (watch, limiter) = limiter(limits, Limits::default());
