@@ -131,6 +131,8 @@ async fn http2_streams_never_queue_behind_a_full_connection() {
     rest(open(Arc::new(model)).await).await;
     let counts = counts.lock().unwrap();
     let mut counts: Vec<usize> = counts.values().map(|count| count.load(Ordering::SeqCst)).collect();
+    // Two that find all connections full at one moment may open one more than they need.
+    counts.retain(|count| *count > 0);
     counts.sort_unstable();
     assert_eq!(counts, [100; 10]);
 }
