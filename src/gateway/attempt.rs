@@ -15,7 +15,7 @@ use metrics::{counter, gauge};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::call::Caller;
+use super::call::{CacheOutcome, Caller};
 use super::limit::Reservation;
 use super::limits::Limits;
 use super::route::{Key, Kind, Target, TargetName, rule};
@@ -53,6 +53,8 @@ pub struct Attempted {
     pub is_estimated: bool,
     /// How it ended.
     pub outcome: Outcome,
+    /// What the cache had done before.
+    pub cache: CacheOutcome,
     /// From the request to the first content.
     pub first_content: Option<Duration>,
     /// From the request to the end.
@@ -91,6 +93,8 @@ pub(super) struct Books {
     pub route: Arc<str>,
     pub meter: Option<Arc<dyn Meter>>,
     pub limits: Option<Arc<Limits>>,
+    /// What the cache did with the request.
+    pub cache: CacheOutcome,
     /// What the request may use; settled when the last attempt is gone.
     pub reservation: Option<Arc<Reservation>>,
     /// Size of the prompt, for an estimate.
@@ -223,6 +227,7 @@ impl Running {
             usage,
             is_estimated,
             outcome,
+            cache: self.books.cache,
             first_content: self.first_content,
             took: self.started.elapsed(),
         });

@@ -3,18 +3,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 use futures::{StreamExt, stream};
 
 use super::Gateway;
+use super::attempt::{Attempted, Outcome};
 use super::body::ChatBody;
 use super::cache::{Audit, Cache, Found, Hit, Kept, Settings, Skip, Ticket, question};
-use super::call::{Answer, CacheWish, Caller, Purpose};
-use super::drive::{Ask, Got};
+use super::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
+use super::drive::{Ask, Drive, Got};
 use super::limits::Prompt;
-use super::route::Route;
+use super::route::{Route, TargetName};
 
 /// The cache with the settings of the routes that use it.
 #[derive(Debug)]
@@ -93,6 +96,30 @@ pub(super) fn keep(ticket: Option<Box<Ticket>>, answer: Answer, usage: Option<Us
 }
 
 impl Gateway {
+    /// Puts down an answer that was given again: it cost nothing, and somebody asked.
+    pub(super) fn note_hit(&self, drive: &Drive, kept: &Kept) {
+        let Some(meter) = &self.meter else { return };
+        let unknown = || TargetName {
+            provider: String::new(),
+            model: kept.model.clone(),
+        };
+        meter.attempted(Attempted {
+            id: None,
+            caller: Arc::clone(&drive.books.caller),
+            route: Arc::clone(&drive.books.route),
+            target: kept.by.clone().unwrap_or_else(unknown),
+            key: String::new(),
+            number: 0,
+            model: Some(kept.model.clone()),
+            usage: Usage::default(),
+            is_estimated: false,
+            outcome: Outcome::Finished(Finish::Stop),
+            cache: CacheOutcome::Hit,
+            first_content: None,
+            took: Duration::ZERO,
+        });
+    }
+
     /// Asks the model beside a hit, on the tenant's account, and lets the cache learn from it.
     pub(super) fn check(&self, audit: Audit, route: &Arc<Route>, caller: Caller, body: &ChatBody) {
         let mut body = body.clone();

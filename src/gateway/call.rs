@@ -84,14 +84,26 @@ pub enum CacheWish {
 }
 
 /// What the semantic cache did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheOutcome {
     /// It answered.
     Hit,
     /// It was asked and had nothing.
     Miss,
     /// It was not asked.
+    #[default]
     Bypass,
+}
+
+impl CacheOutcome {
+    /// Stable name for headers and records.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 /// A chat request on its way through the gateway.

@@ -186,15 +186,19 @@ impl Gateway {
         if let Some(cached) = &self.cached {
             match cached.look_up(&drive.books.caller, &route.name, &body, wish).await {
                 Looked::Bypass => {}
-                Looked::Miss(lead) => (ticket, cache) = (Some(lead), CacheOutcome::Miss),
+                Looked::Miss(lead) => {
+                    (ticket, cache) = (Some(lead), CacheOutcome::Miss);
+                    drive.books.cache = cache;
+                }
                 Looked::Hit(hit) => {
                     let Hit { kept, audit, .. } = *hit;
                     if let Some(audit) = audit {
                         self.check(audit, &route, Caller::clone(&drive.books.caller), &body);
                     }
                     let (answer, cost) = cached.replay(&kept, &body);
+                    self.note_hit(&drive, &kept);
                     return Ok(Reply {
-                        model: kept.model,
+                        model: kept.by.map_or(kept.model, |by| by.to_string()),
                         attempts: 0,
                         cache: CacheOutcome::Hit,
                         cost,
@@ -206,7 +210,10 @@ impl Gateway {
         }
         let (place, got) = self.answered(&mut drive).await?;
         let attempts = drive.trip.attempts();
-        let model = drive.trip.target(place).name.to_string();
+        let target = drive.trip.target(place).name.clone();
+        if let Some(ticket) = &mut ticket {
+            ticket.by = Some(target.clone());
+        }
         let (answer, usage) = match got {
             Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage)),
             Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage)),
@@ -216,7 +223,7 @@ impl Gateway {
             }
         };
         Ok(Reply {
-            model,
+            model: target.to_string(),
             attempts,
             cache,
             cost: usage.map(|usage| usage.cost),
@@ -301,6 +308,7 @@ impl Gateway {
                 route: route.name.as_str().into(),
                 meter: self.meter.clone(),
                 limits: self.limits.clone(),
+                cache: CacheOutcome::Bypass,
                 reservation: None,
                 prompt_bytes: prompt_bytes as u64,
             },

@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 use uuid::Uuid;
 
 use super::attempt::{Attempted, Outcome};
-use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
+use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, Purpose};
 use super::drive::{Ask, Got};
 use super::limit::{Demand, Lease, Spent, Subject};
 use super::limits::Prompt;
@@ -139,6 +139,7 @@ impl Gateway {
                 usage,
                 is_estimated: true,
                 outcome: Outcome::Lost,
+                cache: CacheOutcome::Bypass,
                 first_content: None,
                 took: Duration::ZERO,
             });

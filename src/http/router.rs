@@ -50,6 +50,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(turns::feedback))
         .routes(routes!(tickets::create))
         .routes(routes!(admin::usage))
+        .routes(routes!(admin::forget))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(tenants::list))

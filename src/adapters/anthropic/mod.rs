@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 pub use config::{AnthropicConfig, Auth, MAX_TOKENS};
-pub use request::{Untranslatable, write};
+pub use request::{Manner, Untranslatable, write};
 
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{
@@ -78,7 +78,14 @@ impl Anthropic {
 
     /// Says the request in Anthropic's words.
     fn body(&self, call: &UpstreamCall, stream: bool) -> Result<Bytes, ModelError> {
-        request::write(&call.body, &self.model, self.max_tokens, stream)
+        let manner = Manner {
+            model: &self.model,
+            max_tokens: self.max_tokens,
+            stream,
+            // A turn's answer is held against its schema by the core.
+            is_checked: call.conversation.is_some(),
+        };
+        request::write(&call.body, manner)
             .map_err(|Untranslatable { param, why }| self.door.errors().unsupported(&param, &why))
     }
 

@@ -37,7 +37,8 @@ impl UsageStore for MongoLog {
             doc! { "$match": { "tenant": scope.tenant().as_str(), "at": { "$gte": date(query.from), "$lt": date(query.to) } } },
             doc! { "$group": {
                 "_id": key,
-                "calls": { "$sum": 1_i64 },
+                "calls": { "$sum": { "$cond": [{ "$eq": ["$cache", "hit"] }, 0_i64, 1_i64] } },
+                "cache_hits": { "$sum": { "$cond": [{ "$eq": ["$cache", "hit"] }, 1_i64, 0_i64] } },
                 "prompt_tokens": { "$sum": "$prompt_tokens" },
                 "completion_tokens": { "$sum": "$completion_tokens" },
                 "cached_tokens": { "$sum": "$cached_tokens" },
@@ -125,6 +126,7 @@ fn document(record: &UsageRecord) -> Document {
         "cost": signed(usage.cost),
         "estimated": record.is_estimated,
         "outcome": &record.outcome,
+        "cache": &record.cache,
         "first_content_ms": record.first_content_ms.map_or(Bson::Null, |ms| Bson::Int64(signed(ms))),
         "took_ms": signed(record.took_ms),
     }
@@ -134,6 +136,7 @@ fn row(group: &Document) -> UsageRow {
     UsageRow {
         group: group.get_str("_id").unwrap_or_default().to_owned(),
         calls: number(group, "calls"),
+        cache_hits: number(group, "cache_hits"),
         usage: Usage {
             prompt_tokens: number(group, "prompt_tokens"),
             completion_tokens: number(group, "completion_tokens"),

@@ -106,6 +106,8 @@ CREATE INDEX usage_by_time ON usage (at);
 ";
 
 const VERSION_3: &str = "
+-- What the cache did with the request.
+ALTER TABLE usage ADD COLUMN cache TEXT NOT NULL DEFAULT 'bypass';
 -- Tenants and API keys that were made or changed at run time. Settings are sealed.
 CREATE TABLE tenants (
     id         TEXT    NOT NULL PRIMARY KEY,

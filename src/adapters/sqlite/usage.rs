@@ -48,8 +48,8 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
     let mut statement = connection.prepare_cached(
         "INSERT OR IGNORE INTO usage (tenant, at, id, user, api_key, copilot, conversation, turn, purpose, route, provider,
              model, key, attempt, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost,
-             estimated, outcome, first_content_ms, took_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
+             estimated, outcome, first_content_ms, took_ms, cache)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
     )?;
     for record in records {
         let UsageRecord { usage, .. } = record;
@@ -78,6 +78,7 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
             record.outcome,
             record.first_content_ms.map(signed),
             signed(record.took_ms),
+            record.cache,
         ])?;
     }
     Ok(())
@@ -91,7 +92,7 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
         GroupBy::Model => "model",
     };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {group}, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cache_write_tokens),
+        "SELECT {group}, sum(cache != 'hit'), sum(cache = 'hit'), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cache_write_tokens),
              sum(reasoning_tokens), sum(cost)
          FROM usage WHERE tenant = ?1 AND at >= ?2 AND at < ?3 GROUP BY 1 ORDER BY 1 LIMIT ?4"
     ))?;
@@ -99,13 +100,14 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
         Ok(UsageRow {
             group: row.get(0)?,
             calls: number(row, 1)?,
+            cache_hits: number(row, 2)?,
             usage: Usage {
-                prompt_tokens: number(row, 2)?,
-                completion_tokens: number(row, 3)?,
-                cached_tokens: number(row, 4)?,
-                cache_write_tokens: number(row, 5)?,
-                reasoning_tokens: number(row, 6)?,
-                cost: number(row, 7)?,
+                prompt_tokens: number(row, 3)?,
+                completion_tokens: number(row, 4)?,
+                cached_tokens: number(row, 5)?,
+                cache_write_tokens: number(row, 6)?,
+                reasoning_tokens: number(row, 7)?,
+                cost: number(row, 8)?,
             },
         })
     };

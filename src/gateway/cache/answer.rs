@@ -9,6 +9,7 @@ use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::ModelEvent;
 use serde_json::{Value, json};
 
+use crate::gateway::route::TargetName;
 use crate::gateway::upstream::Piece;
 
 /// Longest answer that is kept, in bytes.
@@ -21,6 +22,8 @@ const CHUNK: usize = 256;
 pub struct Kept {
     /// The model that gave it, as its provider names it.
     pub model: String,
+    /// The target that gave it, if that is known.
+    pub by: Option<TargetName>,
     /// What it said.
     pub text: String,
     /// What it took then; given again it costs nothing.
@@ -52,6 +55,7 @@ impl Kept {
         let fits = !text.trim().is_empty() && text.len() <= LONGEST;
         fits.then(|| Self {
             model: model.to_owned(),
+            by: None,
             text: text.to_owned(),
             usage: Usage {
                 cost: NanoUsd::default(),
@@ -123,13 +127,20 @@ impl Kept {
         if include_usage {
             pieces.push(end);
             end = Piece {
-                chunk: chunk(json!([]), Some(self.usage())),
+                chunk: chunk(json!([]), Some(self.report())),
                 ..Piece::default()
             };
         }
         end.events = told;
         pieces.push(end);
         pieces
+    }
+
+    /// The usage as a stream reports it, with its price: nothing.
+    fn report(&self) -> Value {
+        let mut usage = self.usage();
+        usage["cost_usd"] = json!(0.0);
+        usage
     }
 
     fn usage(&self) -> Value {

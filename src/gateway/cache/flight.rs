@@ -18,6 +18,7 @@ use super::question::{Partition, Question};
 use super::{Cache, lock};
 use crate::gateway::call::AnswerStream;
 use crate::gateway::embedder::Vector;
+use crate::gateway::route::TargetName;
 
 type Key = (Partition, Digest);
 
@@ -70,6 +71,8 @@ pub struct Ticket {
     pub(super) max_entries: usize,
     pub(super) generation: u64,
     pub(super) explored: Option<Audit>,
+    /// The target that answers.
+    pub(in crate::gateway) by: Option<TargetName>,
     /// None after too long a wait for another leader: then nobody waits for this one.
     pub(super) _landing: Option<Landing>,
 }
@@ -77,7 +80,8 @@ pub struct Ticket {
 impl Ticket {
     /// Keeps the answer and lets those who wait have it. Returns the audit that the answer decides, if there is one:
     /// the model was asked although an entry was near.
-    pub fn fill(mut self, kept: Kept) -> Option<(Audit, Kept)> {
+    pub fn fill(mut self, mut kept: Kept) -> Option<(Audit, Kept)> {
+        kept.by = self.by.take().or(kept.by);
         let audit = self.explored.take().map(|audit| (audit, kept.clone()));
         if self.cache.is_current(self.generation) {
             self.cache.on_shelf(self.question.partition.tenant(), |shelf| {

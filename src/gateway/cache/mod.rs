@@ -160,6 +160,7 @@ impl Cache {
             max_entries: settings.max_entries,
             generation,
             explored,
+            by: None,
             _landing: place,
         }))
     }

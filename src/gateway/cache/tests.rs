@@ -86,6 +86,7 @@ fn ask(text: &str) -> Question {
 fn kept(text: &str) -> Kept {
     Kept {
         model: "m".to_owned(),
+        by: None,
         text: text.to_owned(),
         usage: Usage::default(),
     }

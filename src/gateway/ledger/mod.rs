@@ -59,6 +59,8 @@ pub struct UsageRecord {
     pub usage: Usage,
     /// Whether the usage is our own estimate.
     pub is_estimated: bool,
+    /// What the cache did with the request: `hit` (no model was asked), `miss` or `bypass`.
+    pub cache: String,
     /// How it ended: `ok`, `left`, `lost`, or the class of its failure.
     pub outcome: String,
     /// Milliseconds to the first content, if there was any.
@@ -101,6 +103,8 @@ pub struct UsageRow {
     pub group: String,
     /// Attempts.
     pub calls: u64,
+    /// Answers of the cache, which are no attempts.
+    pub cache_hits: u64,
     /// What they used.
     pub usage: Usage,
 }

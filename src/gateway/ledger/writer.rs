@@ -83,6 +83,7 @@ impl Meter for Ledger {
             attempt: attempt.number,
             usage: attempt.usage,
             is_estimated: attempt.is_estimated,
+            cache: attempt.cache.code().to_owned(),
             outcome: attempt.outcome.code().to_owned(),
             first_content_ms: attempt.first_content.map(milliseconds),
             took_ms: milliseconds(attempt.took),

@@ -47,6 +47,7 @@ pub struct Report {
 struct Group {
     key: String,
     calls: u64,
+    cache_hits: u64,
     prompt_tokens: u64,
     completion_tokens: u64,
     cached_tokens: u64,
@@ -60,6 +61,7 @@ impl From<UsageRow> for Group {
         Self {
             key: row.group,
             calls: row.calls,
+            cache_hits: row.cache_hits,
             prompt_tokens: row.usage.prompt_tokens,
             completion_tokens: row.usage.completion_tokens,
             cached_tokens: row.usage.cached_tokens,
@@ -117,6 +119,42 @@ pub async fn usage(
         group_by: query.group_by,
         data: rows.into_iter().map(Group::from).collect(),
     }))
+}
+
+/// Which answers.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Forgotten {
+    /// Of this route; of all routes when missing
+    route: Option<String>,
+}
+
+problems!(ForgetProblems: AUTH);
+
+/// Forgets the answers that the cache keeps for the tenant
+///
+/// For when what they rest on has changed. Questions that are being answered meanwhile are not kept either.
+#[utoipa::path(
+    delete,
+    path = "/v1/admin/cache",
+    operation_id = "forget_answers",
+    tag = "admin",
+    params(Forgotten),
+    responses(
+        (status = 200, description = "How many were forgotten", body = ref("#/components/schemas/ForgottenAnswers")),
+        ForgetProblems,
+    ),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn forget(
+    State(state): State<AppState>,
+    Admin(caller): Admin,
+    Query(which): Query<Forgotten>,
+) -> axum::Json<serde_json::Value> {
+    let forgotten = state.gateway.forget(&caller.scope, which.route.as_deref());
+    tracing::info!(tenant = %caller.scope.tenant(), by = %caller.user, forgotten, "kept answers were forgotten");
+    axum::Json(serde_json::json!({ "forgotten": forgotten }))
 }
 
 /// Reads a moment, or a day: its beginning, or its end.

@@ -13,7 +13,7 @@ use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{CLOCKS, Provider, TEXT, caller, gateway, place, read};
+use super::{CLOCKS, Ledger, Provider, TEXT, caller, gateway, place, read};
 
 #[derive(Debug)]
 struct Still;
@@ -26,7 +26,12 @@ impl Clock for Still {
 
 /// A gateway to `provider` that keeps answers to the same question.
 fn keeping(provider: &Provider) -> Arc<Gateway> {
-    let (gateway, _) = gateway(vec![place("a", provider.url())], CLOCKS);
+    booked(provider).0
+}
+
+/// The same, with its books.
+fn booked(provider: &Provider) -> (Arc<Gateway>, Arc<Ledger>) {
+    let (gateway, ledger) = gateway(vec![place("a", provider.url())], CLOCKS);
     let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
     let settings = Settings {
         semantic: false,
@@ -42,7 +47,37 @@ fn keeping(provider: &Provider) -> Arc<Gateway> {
         audit_share: 0.0,
     };
     let settings = HashMap::from([("default".to_owned(), settings)]);
-    Arc::new(gateway.with_cache(Cache::new(None, || 0.5), settings, Arc::new(Still)))
+    let gateway = gateway.with_cache(Cache::new(None, || 0.5), settings, Arc::new(Still));
+    (Arc::new(gateway), ledger)
+}
+
+#[tokio::test]
+async fn a_hit_names_who_answered_and_stands_in_the_books_for_nothing() {
+    let provider = Provider::start().await;
+    let (gateway, ledger) = booked(&provider);
+    for stream in [true, true, false] {
+        let reply = gateway.chat(ask(caller(), stream)).await.unwrap();
+        assert_eq!(reply.model, "a/gpt");
+        let read = read(reply).await;
+        if stream {
+            let report = &read.chunks.last().unwrap()["usage"];
+            assert!(report["cost_usd"].is_number(), "{report}");
+        }
+    }
+    let booked: Vec<_> = ledger
+        .take()
+        .into_iter()
+        .map(|attempt| {
+            (
+                attempt.target.to_string(),
+                attempt.cache,
+                attempt.usage.total_tokens() > 0,
+            )
+        })
+        .collect();
+    let line = |cache, paid| ("a/gpt".to_owned(), cache, paid);
+    let hit = line(CacheOutcome::Hit, false);
+    assert_eq!(booked, [line(CacheOutcome::Miss, true), hit.clone(), hit]);
 }
 
 fn ask(caller: Caller, stream: bool) -> GatewayCall {

@@ -60,3 +60,20 @@ async fn usage_is_summed_up_for_the_tenants_own_administrators() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn kept_answers_are_forgotten_by_the_tenants_own_administrators() {
+    with_app(async |app| {
+        let admin = app.token_of("acme", "root", Scopes::ADMIN);
+        let forget = async |by: &str, query: &str| {
+            let path = format!("/v1/admin/cache{query}");
+            app.call("DELETE", &path).by(by).send().await
+        };
+        for query in ["", "?route=default"] {
+            assert_eq!(forget(&admin, query).await.expect(200).json()["forgotten"], 0);
+        }
+        forget(&admin, "?x=1").await.problem(422, "invalid");
+        forget(&app.token("ada"), "").await.problem(403, "forbidden");
+    })
+    .await;
+}

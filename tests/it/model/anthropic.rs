@@ -348,7 +348,13 @@ fn every_request_satisfies_anthropics_description() {
     let mut offering = request();
     offering.tools = Arc::new(vec![weather()]);
     for request in [request(), full(), offering] {
-        let body = anthropic::write(&openai::body(&request).unwrap(), "claude-x", 4096, true).unwrap();
+        let manner = anthropic::Manner {
+            model: "claude-x",
+            max_tokens: 4096,
+            stream: true,
+            is_checked: true,
+        };
+        let body = anthropic::write(&openai::body(&request).unwrap(), manner).unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap();
         let errors: Vec<String> = validator.iter_errors(&body).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:#?}");

@@ -15,6 +15,10 @@ async fn contract(store: &dyn UsageStore) {
     let mut by_key = record("2026-11-02T10:00:00Z", "bob", "large", 30);
     by_key.api_key = Some("backend".to_owned());
     by_key.copilot = None;
+    // Of another tenant, so that it is in nobody else's sums.
+    let mut hit = record("2026-11-02T11:00:00Z", "ada", "large", 0);
+    hit.tenant = "hooli".parse().unwrap();
+    hit.cache = "hit".to_owned();
     let mut other = record("2026-11-02T10:00:00Z", "ada", "large", 1_000);
     other.tenant = "globex".parse().unwrap();
     let records = vec![
@@ -24,6 +28,7 @@ async fn contract(store: &dyn UsageStore) {
         record("2026-11-02T09:00:00Z", "ada", "large", 0),
         by_key,
         other,
+        hit,
     ];
     store.add_usage(&records).await.unwrap();
     // Told twice, with one that is new among them.
@@ -56,6 +61,14 @@ async fn contract(store: &dyn UsageStore) {
     ] {
         assert_eq!(sums("acme", group_by, begin, end, 100).await, expected);
     }
+    let query = UsageQuery {
+        from: begin.parse().unwrap(),
+        to: end.parse().unwrap(),
+        group_by: GroupBy::User,
+        limit: 10,
+    };
+    let hits = store.sum_usage(&scope("hooli"), &query).await.unwrap();
+    assert_eq!((hits.len(), hits[0].calls, hits[0].cache_hits), (1, 0, 1));
     assert_eq!(sums("acme", GroupBy::User, begin, end, 1).await, [row("ada", 2, 10)]);
     assert_eq!(sums("acme", GroupBy::User, begin, begin, 100).await, []);
     assert_eq!(

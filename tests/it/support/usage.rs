@@ -40,7 +40,11 @@ impl UsageStore for MemoryUsage {
             };
             let row = groups.entry(group.clone()).or_default();
             row.group = group;
-            row.calls += 1;
+            if record.cache == "hit" {
+                row.cache_hits += 1;
+            } else {
+                row.calls += 1;
+            }
             row.usage += record.usage;
         }
         Ok(groups.into_values().take(query.limit).collect())
@@ -103,6 +107,7 @@ pub fn record(at: &str, user: &str, model: &str, cost: u64) -> UsageRecord {
             cost,
         },
         is_estimated: false,
+        cache: "bypass".to_owned(),
         outcome: "ok".to_owned(),
         first_content_ms: Some(12),
         took_ms: 345,

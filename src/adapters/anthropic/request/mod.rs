@@ -36,8 +36,28 @@ impl Untranslatable {
     }
 }
 
-/// Translates `body` for `model`. `max_tokens` bounds the answer where the body does not: the API insists on a bound.
-pub fn write(body: &ChatBody, model: &str, max_tokens: u64, stream: bool) -> Result<Bytes, Untranslatable> {
+/// How a body is translated.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// Bounds the answer where the body does not: the API insists on a bound.
+    pub max_tokens: u64,
+    /// Whether the answer is to come as a stream.
+    pub stream: bool,
+    /// Whether whoever asks checks the answer by its schema anyway: bounds that the API does not take may then be left out, also
+    /// where the schema is marked as strict.
+    pub is_checked: bool,
+}
+
+/// Translates `body`.
+pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatable> {
+    let Manner {
+        model,
+        max_tokens,
+        stream,
+        is_checked,
+    } = manner;
     let mut request = Map::new();
     request.insert("model".to_owned(), json!(model));
     request.insert("max_tokens".to_owned(), json!(body.max_tokens().unwrap_or(max_tokens)));
@@ -63,9 +83,12 @@ pub fn write(body: &ChatBody, model: &str, max_tokens: u64, stream: bool) -> Res
         request.insert("tool_choice".to_owned(), choice);
     }
     for (name, value) in body.members() {
-        let value = parsed(name, value.get())?;
+        let mut value = parsed(name, value.get())?;
         if value.is_null() {
             continue;
+        }
+        if let Some(strict) = value.pointer_mut("/json_schema/strict").filter(|_| is_checked) {
+            *strict = Value::Bool(false);
         }
         match fields::meaning(name, value)? {
             Meant::Nothing => {}

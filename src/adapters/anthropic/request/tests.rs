@@ -1,11 +1,20 @@
 use super::*;
 
 fn ask(body: &Value) -> Result<Value, Untranslatable> {
+    said(body, false)
+}
+
+fn said(body: &Value, is_checked: bool) -> Result<Value, Untranslatable> {
     let mut body = body.clone();
     body["model"] = json!("default");
     let body = ChatBody::from_value(&body).unwrap();
-    let stream = body.stream();
-    write(&body, "claude-x", 4096, stream).map(|bytes| serde_json::from_slice(&bytes).unwrap())
+    let manner = Manner {
+        model: "claude-x",
+        max_tokens: 4096,
+        stream: body.stream(),
+        is_checked,
+    };
+    write(&body, manner).map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
 
 /// Translates `body` with one plain message beside it.
@@ -341,4 +350,19 @@ fn ids_that_differ_stay_different() {
     };
     let translated: std::collections::HashSet<String> = ids.into_iter().map(body).collect();
     assert_eq!(translated.len(), ids.len());
+}
+
+#[test]
+fn bounds_may_be_missing_where_the_answer_is_checked_anyway() {
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"], "additionalProperties": false});
+    let body = json!({
+        "messages": [{"role": "user", "content": "Hello?"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}},
+    });
+    assert!(said(&body, false).is_err());
+    let request = said(&body, true).unwrap();
+    assert!(
+        request.to_string().contains("\"n\"") && !request.to_string().contains("minimum"),
+        "{request:#}"
+    );
 }

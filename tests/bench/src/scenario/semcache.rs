@@ -360,6 +360,7 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
 fn kept() -> Kept {
     Kept {
         model: "m".to_owned(),
+        by: None,
         text: "It is what it is. ".repeat(20),
         usage: Default::default(),
     }
