@@ -149,7 +149,7 @@ pub enum TenantCommand {
     Create {
         /// Its id
         id: TenantId,
-        /// File with its settings: a [[tenants]] table of the configuration as TOML, or the same as JSON
+        /// File with its settings: what stands in a tenant of the configuration, as TOML, or the same as JSON
         #[arg(long, value_name = "FILE")]
         settings: PathBuf,
         /// The server

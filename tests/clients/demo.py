@@ -1,5 +1,8 @@
 """Starts `copilotd demo` as a user would, kills it, and starts it again; cuts what its readers read."""
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -7,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import requests
 
@@ -68,6 +72,25 @@ class Demo:
 
     def token(self, user: str = "ada", tenant: str = "acme") -> str:
         return self.about["tenants"][tenant]["users"][user]
+
+    def token_with(self, *scopes: str, user: str = "root", tenant: str = "acme") -> str:
+        """Signs a token with these scopes, as the tenant's own backend would."""
+        secret = (self.directory / "data" / f"{tenant}.jwt.key").read_text().strip()
+
+        def part(data: bytes) -> bytes:
+            return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+        claims = {
+            "iss": f"https://{tenant}.example",
+            "aud": "copilotd",
+            "sub": user,
+            "tenant": tenant,
+            "exp": int(time.time()) + 3600,
+            "scope": " ".join(scopes),
+        }
+        signed = b".".join(part(json.dumps(each).encode()) for each in ({"alg": "HS256"}, claims))
+        signature = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+        return (signed + b"." + part(signature)).decode()
 
     def headers(self) -> dict:
         return {"authorization": f"Bearer {self.token()}"}

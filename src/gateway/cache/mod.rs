@@ -148,7 +148,7 @@ impl Cache {
         if let Some(vector) = &vector {
             match self.near(&question, vector, settings, bar) {
                 Nearness::Serve(hit) => return Found::Hit(hit),
-                Nearness::Explore(audit) => explored = Some(audit),
+                Nearness::Explore(audit) => explored = Some(*audit),
                 Nearness::None => {}
             }
         }
@@ -232,7 +232,7 @@ impl Cache {
         match decision {
             Decision::Explore => self
                 .audit(partition, best, kept)
-                .map_or(Nearness::None, Nearness::Explore),
+                .map_or(Nearness::None, |audit| Nearness::Explore(Box::new(audit))),
             Decision::Serve => {
                 let sampled = (self.chance)() < settings.audit_share;
                 let audit = if sampled {
@@ -283,7 +283,7 @@ impl Cache {
 /// What gates (c) to (e) say.
 enum Nearness {
     Serve(Box<Hit>),
-    Explore(Audit),
+    Explore(Box<Audit>),
     None,
 }
 

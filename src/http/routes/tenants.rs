@@ -1,7 +1,7 @@
 //! `/v1/operator/tenants`: what an operator may do to tenants. Their content is out of reach here.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use copilotd_actors::domain::ids::TenantId;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use crate::http::auth::Operator;
 use crate::http::body::Json;
-use crate::http::extract::{Ids, Query};
+use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Limit, Page};
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::http::state::AppState;
@@ -159,9 +159,11 @@ pub async fn put(
     headers: HeaderMap,
     Json(body): Json<Put>,
 ) -> Result<Response, Problem> {
-    let only_new = headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|value| value.as_bytes() == b"*");
+    let only_new = match headers.get(header::IF_NONE_MATCH).map(HeaderValue::as_bytes) {
+        None => false,
+        Some(b"*") => true,
+        Some(_) => return Err(invalid("", "If-None-Match: only * is understood")),
+    };
     let put = state.tenants.put(id.clone(), body.settings, body.status, only_new);
     let (tenant, is_new) = put.await?;
     Ok(if is_new {

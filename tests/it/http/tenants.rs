@@ -215,6 +215,12 @@ async fn what_is_wrong_changes_nothing() {
             .header("if-none-match", "*")
             .json(&json!({ "settings": {} }));
         again.send().await.problem(409, "conflict");
+        let other = app
+            .call("PUT", &format!("{TENANTS}/initech"))
+            .by(&operator(app))
+            .header("if-none-match", "\"1\"")
+            .json(&json!({ "settings": {} }));
+        other.send().await.problem(422, "invalid");
         for scopes in [Scopes::ADMIN, Scopes::CHAT | Scopes::GATEWAY] {
             let token = app.token_of("acme", "root", scopes);
             app.call("GET", TENANTS)
