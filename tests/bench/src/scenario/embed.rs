@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
-use copilotd::gateway::embedder::Embedder as _;
+use copilotd::gateway::embedder::{EmbedError, Embedder as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -74,6 +74,8 @@ const WORDS: [&str; 48] = [
 struct Seen {
     latencies: Samples,
     per_second: f64,
+    /// Texts that waited longer than the embedder allows, or were refused.
+    refused: usize,
 }
 
 /// Measures.
@@ -87,7 +89,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
         "embed: texts embedded in the process",
         "Each caller asks for one text, again as soon as it has the last vector; no two texts are alike. The model has a thread of its own \
          and takes what waits as one batch, so that of 8 callers up to 8 texts are run together. all-MiniLM-L6-v2 reads no more than 256 tokens of a text. \
-         *Loading* includes the check of the files' hashes. *CPU* is that of the whole process, by text.",
+         A text that has waited for 5 s is refused. *Loading* includes the check of the files' hashes. *CPU* is that of the whole process, by text.",
         &[
             "model",
             "words",
@@ -95,6 +97,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
             "texts per second",
             "p50 / p99 ms",
             "CPU ms per text",
+            "refused",
             "loading ms",
             "resident MiB",
         ],
@@ -118,6 +121,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
                     decimal(seen.per_second),
                     seen.latencies.both(),
                     decimal(cpu),
+                    seen.refused.to_string(),
                     decimal(loading.as_secs_f64() * 1000.0),
                     decimal(used.resident as f64 / 1024.0 / 1024.0),
                 ]);
@@ -133,23 +137,35 @@ async fn callers(embedder: &Arc<LocalEmbedder>, count: usize, words: usize, time
     for caller in 0..count {
         let embedder = Arc::clone(embedder);
         tasks.spawn(async move {
-            let (mut latencies, mut texts) = (Samples::default(), Texts::new(caller, words));
+            let (mut latencies, mut refused) = (Samples::default(), 0);
+            let mut texts = Texts::new(caller, words);
             while begun.elapsed() < time {
                 let text = texts.next_text();
                 let asked = Instant::now();
-                let vectors = embedder.embed(vec![text]).await?;
-                latencies.add(asked.elapsed());
-                ensure!(vectors.len() == 1, "{} vectors for one text", vectors.len());
+                match embedder.embed(vec![text]).await {
+                    Ok(vectors) => {
+                        latencies.add(asked.elapsed());
+                        ensure!(vectors.len() == 1, "{} vectors for one text", vectors.len());
+                    }
+                    Err(EmbedError::Timeout | EmbedError::Busy) => refused += 1,
+                    Err(error) => return Err(error.into()),
+                }
             }
-            anyhow::Ok(latencies)
+            Ok((latencies, refused))
         });
     }
-    let mut latencies = Samples::default();
+    let (mut latencies, mut refused) = (Samples::default(), 0);
     for done in tasks.join_all().await {
-        latencies.merge(done?);
+        let (some, missed) = done?;
+        latencies.merge(some);
+        refused += missed;
     }
     let per_second = latencies.count() as f64 / begun.elapsed().as_secs_f64();
-    Ok(Seen { latencies, per_second })
+    Ok(Seen {
+        latencies,
+        per_second,
+        refused,
+    })
 }
 
 /// Texts of one length, each another.
