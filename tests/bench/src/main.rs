@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 
-use crate::scenario::{Scenario, Size};
+use crate::scenario::{Endpoint, Scenario, Size};
 use crate::world::Programs;
 
 /// Measures copilotd against a simulated provider called directly, and prints Markdown tables.
@@ -34,9 +34,12 @@ struct Arguments {
     /// Directory of labelled pairs, for `semcache`
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Directory of the embedding models, for `semcache`
-    #[arg(long)]
+    /// Directory of the embedding models, for `embed` and `semcache`
+    #[arg(long, env = "COPILOTD_MODELS")]
     models: Option<PathBuf>,
+    /// An endpoint as JSON (name, address, path, model, key), for `endpoint`; the first is what the others are in front of
+    #[arg(long)]
+    endpoint: Vec<Endpoint>,
     /// The server's program (beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
@@ -63,12 +66,15 @@ async fn main() -> anyhow::Result<()> {
         streams: arguments.streams,
         data: arguments.data,
         models: arguments.models,
+        endpoints: arguments.endpoint,
         open_files: machine::raise_open_files()?,
     };
     println!("{}; {} open files per process\n", machine::describe(), size.open_files);
     for scenario in Scenario::all_of(&arguments.scenarios) {
-        let report = scenario.run(&programs, &size).await;
-        println!("{}", report.with_context(|| format!("{scenario:?}"))?);
+        let reports = scenario.run(&programs, &size).await;
+        for report in reports.with_context(|| format!("{scenario:?}"))? {
+            println!("{report}");
+        }
     }
     Ok(())
 }

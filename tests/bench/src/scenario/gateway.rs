@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Size;
+use super::{Size, open};
 use crate::http::Connection;
 use crate::report::Report;
 use crate::stats::{Samples, added, decimal};
@@ -18,26 +18,49 @@ use crate::world::{Programs, Wish, World};
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Sizes of requests in KiB, with 64 connections.
 const SIZES: [usize; 3] = [1, 16, 64];
+/// Where completions are asked for.
+const PATH: &str = "/v1/chat/completions";
 /// Tokens of an answer.
 const TOKENS: usize = 20;
 
 /// What callers saw.
-struct Seen {
-    latencies: Samples,
-    per_second: f64,
-    errors: usize,
+pub(super) struct Seen {
+    /// Times of the calls that were answered.
+    pub(super) latencies: Samples,
+    /// Answers per second.
+    pub(super) per_second: f64,
+    /// Calls that failed.
+    pub(super) errors: usize,
 }
 
 /// Whom to ask, and how.
 #[derive(Clone)]
-struct Asked {
-    address: SocketAddr,
-    headers: String,
-    body: String,
+pub(super) struct Asked {
+    /// Where to connect.
+    pub(super) address: SocketAddr,
+    /// The path.
+    pub(super) path: String,
+    /// Lines of the request's head.
+    pub(super) headers: String,
+    /// The request's body.
+    pub(super) body: String,
 }
 
-/// Measures.
-pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
+impl Asked {
+    /// Asks once and reads the whole answer.
+    pub(super) async fn call(&self, connection: &mut Connection) -> anyhow::Result<()> {
+        let response = connection
+            .send("POST", &self.path, &self.headers, Some(&self.body))
+            .await?;
+        let status = response.status;
+        let text = connection.text(response).await?;
+        ensure!(status == 200, "{status}: {text}");
+        Ok(())
+    }
+}
+
+/// Measures at saturation, then below it.
+pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>> {
     let time = Duration::from_secs(size.pick(10, 2));
     let wish = Wish {
         one_core: true,
@@ -48,11 +71,13 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let headers = format!("authorization: Bearer {}\r\n", world.key);
     let straight = |kib| Asked {
         address: world.provider,
+        path: PATH.to_owned(),
         headers: "authorization: Bearer simulated\r\n".to_owned(),
         body: body("sim-large", kib),
     };
     let through = |kib| Asked {
         address: world.client.address(),
+        path: PATH.to_owned(),
         headers: headers.clone(),
         body: body("default", kib),
     };
@@ -76,6 +101,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     );
     let mut rows: Vec<(usize, usize)> = CONNECTIONS.iter().map(|&connections| (connections, 1)).collect();
     rows.extend(SIZES.iter().skip(1).map(|&kib| (64, kib)));
+    let mut below = None;
     for (connections, kib) in rows {
         let direct = callers(connections, time, straight(kib)).await?;
         let before = world.used()?.cpu;
@@ -97,11 +123,15 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
             decimal(used.resident as f64 / 1024.0 / 1024.0),
             (direct.errors + gateway.errors).to_string(),
         ]);
+        if (connections, kib) == (64, 1) {
+            below = Some(open::run(&world, size, gateway.per_second, [&straight(1), &through(1)]).await?);
+        }
     }
-    Ok(report)
+    Ok(std::iter::once(report).chain(below).collect())
 }
 
-fn body(model: &str, kib: usize) -> String {
+/// A request of about `kib` KiB.
+pub(super) fn body(model: &str, kib: usize) -> String {
     let directive = format!("[[sim tokens={TOKENS} first_ms=0 pace_ms=0]]");
     let filler = "lorem ipsum ".repeat(kib * 1024 / 12);
     let content = format!(
@@ -111,7 +141,8 @@ fn body(model: &str, kib: usize) -> String {
     json!({ "model": model, "messages": [{ "role": "user", "content": content }], "max_tokens": 64 }).to_string()
 }
 
-async fn callers(connections: usize, time: Duration, asked: Asked) -> anyhow::Result<Seen> {
+/// Asks for `time` on so many connections, on each again as soon as it is answered.
+pub(super) async fn callers(connections: usize, time: Duration, asked: Asked) -> anyhow::Result<Seen> {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
@@ -121,16 +152,7 @@ async fn callers(connections: usize, time: Duration, asked: Asked) -> anyhow::Re
             let mut connection = Connection::open(asked.address).await?;
             while begun.elapsed() < time {
                 let sent = Instant::now();
-                let answered = async {
-                    let response = connection
-                        .send("POST", "/v1/chat/completions", &asked.headers, Some(&asked.body))
-                        .await?;
-                    let status = response.status;
-                    let text = connection.text(response).await?;
-                    ensure!(status == 200, "{status}: {text}");
-                    Ok(())
-                };
-                match answered.await {
+                match asked.call(&mut connection).await {
                     Ok(()) => latencies.add(sent.elapsed()),
                     Err(error) => {
                         errors += 1;

@@ -1,9 +1,12 @@
 //! What is measured. Each scenario has a server and a provider of its own.
 
 mod bytes;
+mod embed;
+mod endpoint;
 mod gateway;
 mod history;
 mod idle;
+mod open;
 mod semcache;
 mod stream;
 mod submit;
@@ -12,6 +15,7 @@ mod turns;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+pub use endpoint::Endpoint;
 
 use crate::report::Report;
 use crate::world::Programs;
@@ -33,8 +37,12 @@ pub enum Scenario {
     Bytes,
     /// Idle conversations
     Idle,
-    /// The OpenAI-compatible endpoint
+    /// The OpenAI-compatible endpoint, at saturation and below
     Gateway,
+    /// Embedding models in this process; not among `all`, since it needs --models
+    Embed,
+    /// Any OpenAI-compatible gateways that run already; not among `all`, since it needs --endpoint
+    Endpoint,
     /// The semantic cache on labelled pairs; not among `all`, since it needs --data and --models
     Semcache,
 }
@@ -50,6 +58,8 @@ pub struct Size {
     pub data: Option<PathBuf>,
     /// Directory of the embedding models.
     pub models: Option<PathBuf>,
+    /// Endpoints that run already; the first is the provider itself.
+    pub endpoints: Vec<Endpoint>,
     /// Files a process may open.
     pub open_files: u64,
 }
@@ -81,8 +91,8 @@ impl Scenario {
     }
 
     /// Measures.
-    pub async fn run(self, programs: &Programs, size: &Size) -> anyhow::Result<Report> {
-        match self {
+    pub async fn run(self, programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>> {
+        let report = match self {
             Self::All => anyhow::bail!("`all` is not one of them"),
             Self::Submit => submit::run(programs, size).await,
             Self::Stream => stream::run(programs, size).await,
@@ -90,8 +100,11 @@ impl Scenario {
             Self::History => history::run(programs, size).await,
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
-            Self::Gateway => gateway::run(programs, size).await,
+            Self::Gateway => return gateway::run(programs, size).await,
+            Self::Embed => embed::run(size).await,
+            Self::Endpoint => endpoint::run(size).await,
             Self::Semcache => semcache::run(size).await,
-        }
+        };
+        Ok(vec![report?])
     }
 }
