@@ -5,6 +5,7 @@ pub mod adapters;
 pub mod app;
 pub mod cli;
 pub mod config;
+mod fingerprint;
 pub mod gateway;
 pub mod http;
 pub mod openapi;

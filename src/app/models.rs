@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
 use secrecy::{ExposeSecret as _, SecretString};
-use sha2::{Digest as _, Sha256};
 
 use crate::adapters::provider::{Hosts, Timeouts};
 use crate::config::{Config, Mode, Provider, Route, Target, TenantModels};
+use crate::fingerprint::fingerprint;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::limit::{Limiter, Period, TenantLimits};
 use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
@@ -228,16 +228,6 @@ impl Deployments {
         let upstream = upstream(config, provider, route, target, secret, &self.hosts)?;
         Ok(Arc::new(Key::new(name, upstream)))
     }
-}
-
-/// Names what is made of `parts`.
-pub fn fingerprint(parts: &[&str]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }
 
 fn timeouts(route: &Route) -> Timeouts {

@@ -11,13 +11,13 @@ use copilotd_actors::ports::{Clock, Policies, SystemKey, Systems, ToolBox};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::models::fingerprint;
 use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
 use crate::adapters::tools;
 use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, ConfiguredPolicies, Tenant};
+use crate::fingerprint::fingerprint;
 use crate::http::auth::{Authenticator, Verifier};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::Part;

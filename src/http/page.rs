@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use super::extract::invalid;
 use super::problem::Problem;
@@ -42,6 +43,19 @@ impl<'de> Deserialize<'de> for Limit {
             )))
         }
     }
+}
+
+/// Which page of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Wanted {
+    /// Entries of a page
+    #[serde(default)]
+    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
+    pub limit: Limit,
+    /// `next_cursor` of the page before
+    pub cursor: Option<String>,
 }
 
 /// A page of a list.

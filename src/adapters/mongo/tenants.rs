@@ -6,10 +6,11 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::Collection;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
+use mongodb::bson::{Binary, Bson, Document, doc};
 
 use super::MongoLog;
 use super::failure::Failure;
+use super::usage::{asked_now, date};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
@@ -93,7 +94,7 @@ impl TenantStore for MongoLog {
 impl MongoLog {
     async fn all(&self, collection: &Collection<Document>, order: Document) -> Result<Vec<Document>, Failure> {
         let asked = async { collection.find(doc! {}).sort(order).await?.try_collect().await };
-        self.collections.call(boxed(asked)).await
+        self.collections.call(asked_now(asked)).await
     }
 
     async fn put(&self, collection: &Collection<Document>, document: Document) -> Result<(), Failure> {
@@ -102,11 +103,6 @@ impl MongoLog {
         self.collections.call(put).await?;
         Ok(())
     }
-}
-
-/// A future in the place of one of the driver's actions.
-fn boxed<F: Future>(asked: F) -> F {
-    asked
 }
 
 fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
@@ -159,10 +155,6 @@ fn hash(document: &Document) -> Result<KeyHash, LogError> {
         .map_err(|error| corrupt("_id", &error))?;
     let bytes = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|error| corrupt("_id", &error))?;
     Ok(KeyHash::from_bytes(bytes))
-}
-
-fn date(at: Timestamp) -> DateTime {
-    DateTime::from_millis(at.as_millisecond())
 }
 
 fn time(document: &Document, name: &str) -> Result<Timestamp, LogError> {

@@ -94,7 +94,7 @@ impl MongoLog {
 }
 
 /// A future in the place of one of the driver's actions.
-fn asked_now<F: Future>(asked: F) -> F {
+pub(super) fn asked_now<F: Future>(asked: F) -> F {
     asked
 }
 
@@ -148,7 +148,7 @@ fn row(group: &Document) -> UsageRow {
     }
 }
 
-fn date(at: Timestamp) -> DateTime {
+pub(super) fn date(at: Timestamp) -> DateTime {
     DateTime::from_millis(at.as_millisecond())
 }
 

@@ -8,9 +8,9 @@ use copilotd_actors::domain::ids::{TenantId, UserId};
 use jiff::Timestamp;
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
-use sha2::{Digest, Sha256};
 
 use crate::config::{Alg, Config, Issuer, KeyHash};
+use crate::fingerprint::fingerprint;
 use crate::scopes::Scopes;
 
 /// Begins the users that API keys act as by themselves. No token and no header may claim one.
@@ -214,15 +214,7 @@ impl Keys {
 
 /// Names a key of an issuer by a hash over all that it is.
 fn source_of(tenant: &TenantId, issuer: &Issuer, material: &str) -> String {
-    let mut hash = Sha256::new();
-    for part in [
-        tenant.as_str(),
-        &issuer.iss,
-        issuer.kid.as_deref().unwrap_or_default(),
-        material,
-    ] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    format!("jwt:{}", hex::encode(&hash.finalize()[..8]))
+    let kid = issuer.kid.as_deref().unwrap_or_default();
+    let print = fingerprint(&[tenant.as_str(), &issuer.iss, kid, material]);
+    format!("jwt:{}", hex::encode(&print[..8]))
 }

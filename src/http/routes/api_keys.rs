@@ -6,12 +6,11 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
-use utoipa::IntoParams;
 
 use crate::http::auth::{Admin, Caller, CredentialKind, Scopes, new_api_key};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
-use crate::http::page::{self, Limit, Page};
+use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
@@ -114,19 +113,6 @@ pub async fn create(
     Ok((StatusCode::CREATED, no_store, axum::Json(created)).into_response())
 }
 
-/// Which keys.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct List {
-    /// Entries of a page
-    #[serde(default)]
-    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
-    limit: Limit,
-    /// `next_cursor` of the page before
-    cursor: Option<String>,
-}
-
 problems!(ListProblems: AUTH);
 
 /// Lists the tenant's API keys, newest first, those of the configuration file last
@@ -137,7 +123,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/admin/api-keys",
     operation_id = "list_api_keys",
     tag = "admin",
-    params(List),
+    params(Wanted),
     responses(
         (status = 200, description = "A page of them", body = ref("#/components/schemas/ApiKeyPage")),
         ListProblems,
@@ -147,7 +133,7 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Admin(caller): Admin,
-    Query(query): Query<List>,
+    Query(query): Query<Wanted>,
 ) -> Result<axum::Json<Page<Listed>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
     let mut rest = state.tenants.keys(&caller.scope);

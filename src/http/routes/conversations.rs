@@ -12,13 +12,12 @@ use copilotd_actors::domain::view::ConversationView;
 use copilotd_actors::ports::ListQuery;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::IntoParams;
 
 use super::{asker, own_conversation, taking_work};
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
 use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Query, invalid};
-use crate::http::page::{self, Limit, Page};
+use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
@@ -121,19 +120,6 @@ async fn id_for(
     Err(Problem::new(Code::IdempotencyKeyReused).detail("the key was used on too many days"))
 }
 
-/// Query of `GET /v1/conversations`.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct List {
-    /// Entries of a page
-    #[serde(default)]
-    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
-    limit: Limit,
-    /// `next_cursor` of the page before
-    cursor: Option<String>,
-}
-
 problems!(ListProblems: AUTH);
 
 /// Lists the caller's conversations, newest first
@@ -142,7 +128,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/conversations",
     operation_id = "list_conversations",
     tag = "conversations",
-    params(List),
+    params(Wanted),
     responses(
         (status = 200, description = "A page of them", body = ref("#/components/schemas/ConversationPage")),
         ListProblems,
@@ -152,7 +138,7 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Chat(caller): Chat,
-    Query(query): Query<List>,
+    Query(query): Query<Wanted>,
 ) -> Result<axum::Json<Page<ConversationView>>, Problem> {
     let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
     let before = match &query.cursor {

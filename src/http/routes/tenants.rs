@@ -6,12 +6,11 @@ use axum::response::{IntoResponse, Response};
 use copilotd_actors::domain::ids::TenantId;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use utoipa::IntoParams;
 
 use crate::http::auth::Operator;
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
-use crate::http::page::{self, Limit, Page};
+use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
@@ -60,19 +59,6 @@ impl From<ChangeError> for Problem {
     }
 }
 
-/// Which tenants.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct List {
-    /// Entries of a page
-    #[serde(default)]
-    #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
-    limit: Limit,
-    /// `next_cursor` of the page before
-    cursor: Option<String>,
-}
-
 problems!(ListProblems: AUTH);
 
 /// Lists the tenants by their ids
@@ -81,7 +67,7 @@ problems!(ListProblems: AUTH);
     path = "/v1/operator/tenants",
     operation_id = "list_tenants",
     tag = "tenants",
-    params(List),
+    params(Wanted),
     responses(
         (status = 200, description = "A page of them", body = ref("#/components/schemas/TenantPage")),
         ListProblems,
@@ -91,7 +77,7 @@ problems!(ListProblems: AUTH);
 pub async fn list(
     State(state): State<AppState>,
     Operator(_): Operator,
-    Query(query): Query<List>,
+    Query(query): Query<Wanted>,
 ) -> Result<axum::Json<Page<TenantView>>, Problem> {
     const LIST: &str = "tenants";
     let after = match &query.cursor {
