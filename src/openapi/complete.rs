@@ -30,6 +30,7 @@ pub(super) fn complete(mut document: Value) -> Value {
         { "name": "conversations", "description": "Conversations and their messages" },
         { "name": "turns", "description": "Prompts and the work they cause" },
         { "name": "streams", "description": "Events as they happen" },
+        { "name": "gateway", "description": "Models for OpenAI's clients, over the gateway that turns use too" },
         { "name": "admin", "description": "What a tenant's administrators see and do" },
         { "name": "tenants", "description": "What an operator does to tenants" },
         { "name": "operations", "description": "The process" },
