@@ -108,6 +108,13 @@ fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::R
         );
         writeln!(text, "[[routes]]\nname = \"{route}\"\ntargets = [{target}]")?;
     }
+    // Of the simulated models, so that reports show money; what a real one costs is for its user to say.
+    for (model, input, output) in [("sim-large", 2.5, 10.0), ("sim-small", 0.15, 0.6)] {
+        writeln!(
+            text,
+            "[[prices]]\nmodel = \"{model}\"\ninput = {input}\noutput = {output}"
+        )?;
+    }
     for tenant in TENANTS {
         let secret = hex::encode(files::key(&args.data_dir, &format!("{tenant}.jwt.key"))?);
         let hash = hex::encode(KeyHash::of(&gateway_key(&args.data_dir, tenant)?).bytes());
