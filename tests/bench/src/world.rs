@@ -53,7 +53,7 @@ pub struct Wish {
     pub context_tokens: Option<u64>,
     /// Whether the server gets one processor only.
     pub one_core: bool,
-    /// Whether the tenant has limits, larger than what is asked of them.
+    /// Whether the tenant has limits, larger than what is asked of them, and the route a cache of the same questions.
     pub limits: bool,
 }
 
@@ -174,6 +174,11 @@ fn configuration(directory: &Path, listen: SocketAddr, provider: SocketAddr, key
         .map(|seconds| format!("idle_s = {seconds}\n"))
         .unwrap_or_default();
     let limits = if wish.limits { LIMITS } else { "" };
+    let cache = if wish.limits {
+        "cache = { mode = \"exact\" }\n"
+    } else {
+        ""
+    };
     let context = wish.context_tokens.unwrap_or(128_000);
     format!(
         r#"[server]
@@ -188,7 +193,7 @@ api_key = {{ value = "simulated" }}
 [[routes]]
 name = "default"
 targets = [{{ provider = "main", model = "sim-large", context_tokens = {context} }}]
-[[routes]]
+{cache}[[routes]]
 name = "small"
 targets = [{{ provider = "main", model = "sim-small", context_tokens = {context} }}]
 [[tenants]]

@@ -1,6 +1,7 @@
 //! What the gateway adds to a call of the provider, with everything on: verification, reservation, breaker, accounting.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -50,7 +51,7 @@ impl Asked {
     /// Asks once and reads the whole answer.
     pub(super) async fn call(&self, connection: &mut Connection) -> anyhow::Result<()> {
         let response = connection
-            .send("POST", &self.path, &self.headers, Some(&self.body))
+            .send("POST", &self.path, &self.headers, Some(&distinct(&self.body)))
             .await?;
         let status = response.status;
         let text = connection.text(response).await?;
@@ -86,7 +87,8 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
         "`POST /v1/chat/completions` without a stream on connections that stay open, each asking again as soon as it is answered; the \
          answer has 20 tokens and comes at once. The server is pinned to one processor, which it shares with whatever else runs there; \
          provider and client have the rest of the machine. Everything is on: the API key is verified, requests, tokens, calls and money are \
-         reserved over tenant, user and key and settled, the breaker and the ledger are told. *CPU* is the server's, by request.",
+         reserved over tenant, user and key and settled, the cache is asked for the same question (none is, up to 4 KiB), the breaker and \
+         the ledger are told. *CPU* is the server's, by request.",
         &[
             "connections × request",
             "direct, requests/s",
@@ -130,12 +132,28 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
     Ok(std::iter::once(report).chain(below).collect())
 }
 
+/// Stands in a body for what is another word in each request, so that no cache has seen it.
+const WORD: &str = "zzzzzzzz";
+
+/// Puts another word in the place of [`WORD`].
+fn distinct(body: &str) -> String {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    let mut n = REQUESTS.fetch_add(1, Ordering::Relaxed);
+    let letter = |_| {
+        let letter = char::from(b'a' + (n % 26) as u8);
+        n /= 26;
+        letter
+    };
+    let word: String = (0..WORD.len()).map(letter).collect();
+    body.replacen(WORD, &word, 1)
+}
+
 /// A request of about `kib` KiB.
 pub(super) fn body(model: &str, kib: usize) -> String {
     let directive = format!("[[sim tokens={TOKENS} first_ms=0 pace_ms=0]]");
     let filler = "lorem ipsum ".repeat(kib * 1024 / 12);
     let content = format!(
-        "{}{directive}",
+        "{WORD} {}{directive}",
         &filler[..(kib * 1024).saturating_sub(200).min(filler.len())]
     );
     json!({ "model": model, "messages": [{ "role": "user", "content": content }], "max_tokens": 64 }).to_string()

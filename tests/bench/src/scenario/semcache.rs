@@ -11,7 +11,7 @@ use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::veto::veto;
 use copilotd::gateway::cache::{Audience, Cache, Decision, Evidence, Found, Kept, Question, Rules, Settings, question};
 use copilotd::gateway::call::{CacheWish, Caller, Purpose};
-use copilotd::gateway::embedder::{EmbedError, Embedder, EmbedderModel, Vector};
+use copilotd::gateway::embedder::{EmbedError, Embedder, Vector};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -83,9 +83,9 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     for kind in ModelKind::ALL {
         let embedder = LocalEmbedder::load(kind, models)?;
         let gptcache = pairs(&data.join("semcache_gptcache_mock/dev.jsonl"), usize::MAX)?;
-        nearest(&mut report, &embedder, &gptcache).await?;
+        nearest(&mut report, (kind, &embedder), &gptcache).await?;
         let qqp = pairs(&data.join("semcache_qqp/dev.jsonl"), size.pick(6_242, 1_000))?;
-        apart(&mut report, &embedder, &qqp).await?;
+        apart(&mut report, (kind, &embedder), &qqp).await?;
     }
     let latency = latency(size.pick(10_000, 1_000), size.pick(20_000, 1_000)).await?;
     report.row(vec![
@@ -125,7 +125,11 @@ async fn vectors(embedder: &LocalEmbedder, texts: impl Iterator<Item = &String>)
 }
 
 /// The protocol of the GPTCache set.
-async fn nearest(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) -> anyhow::Result<()> {
+async fn nearest(
+    report: &mut Report,
+    (kind, embedder): (ModelKind, &LocalEmbedder),
+    pairs: &[Pair],
+) -> anyhow::Result<()> {
     let stored = vectors(embedder, pairs.iter().map(|pair| &pair.a)).await?;
     let asked = vectors(embedder, pairs.iter().map(|pair| &pair.b)).await?;
     let mut all = Vec::new();
@@ -168,7 +172,7 @@ async fn nearest(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) 
                 row(
                     report,
                     "gptcache",
-                    embedder,
+                    kind,
                     half,
                     gates,
                     asked.len(),
@@ -191,7 +195,11 @@ fn shown(margin: f32) -> String {
 }
 
 /// Pairs by themselves: with a cut, and learned.
-async fn apart(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) -> anyhow::Result<()> {
+async fn apart(
+    report: &mut Report,
+    (kind, embedder): (ModelKind, &LocalEmbedder),
+    pairs: &[Pair],
+) -> anyhow::Result<()> {
     let stored = vectors(embedder, pairs.iter().map(|pair| &pair.a)).await?;
     let asked = vectors(embedder, pairs.iter().map(|pair| &pair.b)).await?;
     let seen: Vec<(f32, bool, bool, bool)> = pairs
@@ -216,17 +224,7 @@ async fn apart(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) ->
                     .collect();
                 let wrong = hits.iter().filter(|hit| !hit.2).count();
                 let gates = format!("cut {cut}{}", if vetoes { ", veto" } else { "" });
-                row(
-                    report,
-                    "qqp",
-                    embedder,
-                    half,
-                    gates,
-                    seen.len(),
-                    hits.len(),
-                    wrong,
-                    wrong,
-                );
+                row(report, "qqp", kind, half, gates, seen.len(), hits.len(), wrong, wrong);
             }
         }
         for max_error in ERRORS {
@@ -249,7 +247,7 @@ async fn apart(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) ->
                 }
             }
             let gates = format!("veto, learned, error {max_error}");
-            row(report, "qqp", embedder, half, gates, seen.len(), hits, wrong, wrong);
+            row(report, "qqp", kind, half, gates, seen.len(), hits, wrong, wrong);
         }
     }
     Ok(())
@@ -259,7 +257,7 @@ async fn apart(report: &mut Report, embedder: &LocalEmbedder, pairs: &[Pair]) ->
 fn row(
     report: &mut Report,
     set: &str,
-    embedder: &LocalEmbedder,
+    kind: ModelKind,
     reported: bool,
     gates: String,
     asked: usize,
@@ -270,7 +268,7 @@ fn row(
     let share = |n: usize| format!("{n} ({:.1}%)", 100.0 * n as f64 / asked.max(1) as f64);
     report.row(vec![
         set.to_owned(),
-        embedder.model().name.clone(),
+        kind.to_string(),
         if reported { "report" } else { "tune" }.to_owned(),
         gates,
         asked.to_string(),
@@ -287,15 +285,12 @@ fn row(
 
 /// An embedder that costs nothing, so that what is measured is the cache.
 #[derive(Debug)]
-struct Ready(EmbedderModel);
+struct Ready;
 
 #[async_trait::async_trait]
 impl Embedder for Ready {
-    fn model(&self) -> &EmbedderModel {
-        &self.0
-    }
-
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
+        let space = "ready".into();
         let one = |text: String| {
             let number = text
                 .split_whitespace()
@@ -309,7 +304,7 @@ impl Embedder for Ready {
                     .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 40) as f32 / 16_777_216.0 - 0.5
             });
-            Vector::unit(values.collect()).ok_or(EmbedError::Busy)
+            Vector::unit(&space, values.collect()).ok_or(EmbedError::Busy)
         };
         texts.into_iter().map(one).collect()
     }
@@ -317,14 +312,9 @@ impl Embedder for Ready {
 
 /// Near hits in a partition of many entries: the scan, the veto and the decision, without the embedding.
 async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
-    let model = EmbedderModel {
-        name: "ready".to_owned(),
-        version: "1".to_owned(),
-        dimension: 384,
-    };
-    let cache = Cache::new(Some(Arc::new(Ready(model))), || 0.5);
+    let embedder: Arc<dyn Embedder> = Arc::new(Ready);
+    let cache = Cache::new(|| 0.5);
     let settings = |cut| Settings {
-        semantic: true,
         rules: Rules {
             audience: Audience::Tenant,
             max_temperature: 1.0,
@@ -339,7 +329,12 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
     let text = |n: usize, polite: &str| format!("{} is what{polite}", "w".repeat(n + 1));
     for n in 0..entries {
         match cache
-            .look_up(asking(&text(n % 4_000, &" ".repeat(n / 4_000)))?, &settings(2.0), None)
+            .look_up(
+                asking(&text(n % 4_000, &" ".repeat(n / 4_000)))?,
+                &settings(2.0),
+                Some(Arc::clone(&embedder)),
+                None,
+            )
             .await
         {
             Found::Lead(ticket) => _ = ticket.fill(kept()),
@@ -350,7 +345,9 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
     for n in 0..asked {
         let question = asking(&text(n % entries.min(3_000), " please"))?;
         let start = Instant::now();
-        let found = cache.look_up(question, &settings(0.9), None).await;
+        let found = cache
+            .look_up(question, &settings(0.9), Some(Arc::clone(&embedder)), None)
+            .await;
         samples.add(start.elapsed());
         anyhow::ensure!(matches!(found, Found::Hit(_)), "question {n} was no hit");
     }
