@@ -9,9 +9,9 @@ use copilotd_actors::ports::Clock;
 use crate::adapters::embed::{self, LocalEmbedder, ModelKind};
 use crate::cli::{Failure, PullArgs};
 use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
-use crate::gateway::Gateway;
 use crate::gateway::cache::{Audience, Cache, Rules, Settings};
 use crate::gateway::embedder::Embedder;
+use crate::gateway::{Embeddings, Gateway};
 
 /// By how much the nearest entry has to be nearer than one with another answer.
 const MARGIN: f32 = 0.02;
@@ -33,14 +33,23 @@ pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> a
         .map_err(anyhow::Error::msg)
         .context("embeddings.model")?;
     let wanting = config.routes.iter().filter(|route| route.cache.mode != CacheMode::Off);
-    let settings: HashMap<String, Settings> = wanting
-        .map(|route| (route.name.clone(), settings(&route.cache, kind)))
-        .collect();
-    if settings.is_empty() {
+    let mut local = None;
+    let mut routes = HashMap::new();
+    for route in wanting {
+        let embeddings = match (route.cache.mode, &route.cache.embedding_route) {
+            (CacheMode::Off | CacheMode::Exact, _) => Embeddings::None,
+            (CacheMode::Semantic, Some(route)) => Embeddings::Route(route.as_str().into()),
+            (CacheMode::Semantic, None) => {
+                let load = || kind.and_then(|kind| load(config, kind));
+                Embeddings::Local(local.get_or_insert_with(load).clone())
+            }
+        };
+        routes.insert(route.name.clone(), (settings(&route.cache, kind), embeddings));
+    }
+    if routes.is_empty() {
         return Ok(gateway);
     }
-    let cache = Cache::new(kind.and_then(|kind| load(config, kind)), rand::random::<f64>);
-    Ok(gateway.with_cache(cache, settings, clock))
+    Ok(gateway.with_cache(Cache::new(rand::random::<f64>), routes, clock))
 }
 
 /// Loads the model. Without its files the process serves all the same: what needs it is off, and says so.
@@ -62,7 +71,6 @@ fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
 
 fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {
     Settings {
-        semantic: cache.mode == CacheMode::Semantic,
         rules: Rules {
             audience: match cache.audience {
                 CacheAudience::User => Audience::User,

@@ -71,6 +71,17 @@ pub async fn run_with(
         idle: config.server.idle,
         ..Bounds::default()
     };
+    // Before budgets are made of the ledger: what a dead process had asked for was probably paid.
+    let lost_calls = usage
+        .lose_usage()
+        .await
+        .context("ending what a dead process had open")?;
+    if lost_calls > 0 {
+        tracing::warn!(
+            calls = lost_calls,
+            "calls of models were under way when the process before this one ended"
+        );
+    }
     let now = system::now();
     let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
     let spent = usage.spendings(day, month).await.context("reading what was spent")?;

@@ -22,6 +22,8 @@ pub struct RouteCache {
     pub max_entries: usize,
     /// The highest temperature of a request; one without counts as 1.
     pub max_temperature: f64,
+    /// The route whose models find near questions; the model of this process when missing.
+    pub embedding_route: Option<String>,
     /// Similarity from which an answer serves that no audit has looked at; by the model when missing.
     pub threshold: Option<f32>,
     /// Share of served answers that may be wrong, once audits are the measure.
@@ -38,6 +40,7 @@ impl Default for RouteCache {
             ttl: Duration::from_secs(3_600),
             max_entries: 1_000,
             max_temperature: 1.0,
+            embedding_route: None,
             threshold: None,
             max_error: 0.02,
             audit_share: 0.02,

@@ -24,13 +24,19 @@ use super::upstream::{Piece, PieceStream};
 /// Bytes that make a token, about, where nobody counted.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// Told of every attempt, when it is over. Called on the way of an answer: it must not wait.
+/// Told of every attempt, when it begins and when it is over. Called on the way of an answer: it must not wait.
 pub trait Meter: Send + Sync + fmt::Debug {
+    /// An attempt is under way, and this is what to put down should its process die. It is told again under the same id
+    /// when it is over. Nobody tells of turns here: their log knows.
+    fn began(&self, lost: Attempted) {
+        let _ = lost;
+    }
+
     /// An attempt is over.
     fn attempted(&self, attempt: Attempted);
 }
 
-/// An attempt that is over.
+/// An attempt: one that is over, or what would be said of it if its process died now.
 #[derive(Debug, Clone)]
 pub struct Attempted {
     /// Its id, where one attempt may be told twice; a new one otherwise.
@@ -99,11 +105,17 @@ pub(super) struct Books {
     pub reservation: Option<Arc<Reservation>>,
     /// Size of the prompt, for an estimate.
     pub prompt_bytes: u64,
+    /// Most tokens of an answer, if the request says so.
+    pub max_output: Option<u64>,
+    /// How many answers there will be.
+    pub answers: u64,
 }
 
 /// An attempt under way.
 #[derive(Debug)]
 pub(super) struct Running {
+    /// Set where the meter knows of it already.
+    id: Option<Uuid>,
     books: Books,
     target: Arc<Target>,
     key: Arc<Key>,
@@ -120,7 +132,8 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn begin(books: Books, target: Arc<Target>, key: Arc<Key>, kind: Kind, number: u32) -> Self {
         target.state.with(|health, _| health.began());
-        Self {
+        let mut running = Self {
+            id: None,
             books,
             target,
             key,
@@ -132,7 +145,36 @@ impl Running {
             usage: None,
             written: 0,
             is_settled: false,
-        }
+        };
+        running.tell_beginning();
+        running
+    }
+
+    fn tell_beginning(&mut self) {
+        let Some(meter) = self.books.meter.clone().filter(|_| self.books.caller.turn.is_none()) else {
+            return;
+        };
+        let id = Uuid::now_v7();
+        self.id = Some(id);
+        meter.began(self.attempted(Outcome::Lost, self.would_use(), true));
+    }
+
+    /// Expects what it will use: its prompt, and an answer as its like are.
+    fn would_use(&self) -> Usage {
+        let (caller, model) = (&self.books.caller, &self.target.name.model);
+        let limits = self.books.limits.as_deref();
+        let expect = |limits: &Limits| {
+            limits
+                .learned
+                .expect(caller.scope.tenant(), model, 0, self.books.max_output)
+        };
+        let mut usage = Usage {
+            prompt_tokens: self.books.prompt_bytes.div_ceil(BYTES_PER_TOKEN),
+            completion_tokens: limits.map_or(0, |limits| expect(limits).output.saturating_mul(self.books.answers)),
+            ..Usage::default()
+        };
+        usage.cost = limits.and_then(|limits| limits.cost(model, &usage)).unwrap_or(0);
+        usage
     }
 
     /// Content came.
@@ -215,22 +257,27 @@ impl Running {
             let tenant = self.books.caller.scope.tenant();
             limits.learn(tenant, &self.target.name.model, self.books.prompt_bytes, &usage);
         }
-        let Some(meter) = &self.books.meter else { return };
-        meter.attempted(Attempted {
-            id: None,
+        if let Some(meter) = &self.books.meter {
+            meter.attempted(self.attempted(outcome, usage, is_estimated));
+        }
+    }
+
+    fn attempted(&self, outcome: Outcome, usage: Usage, is_estimated: bool) -> Attempted {
+        Attempted {
+            id: self.id,
             caller: Arc::clone(&self.books.caller),
             route: Arc::clone(&self.books.route),
             target: self.target.name.clone(),
             key: self.key.name.clone(),
             number: self.number,
-            model: self.model.take(),
+            model: self.model.clone(),
             usage,
             is_estimated,
             outcome,
             cache: self.books.cache,
             first_content: self.first_content,
             took: self.started.elapsed(),
-        });
+        }
     }
 
     /// Returns what to account for, and whether it is an estimate.

@@ -11,6 +11,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::nesting::{MAX_NESTING, is_too_deep};
+
 /// Most answers to one request.
 pub const MAX_CHOICES: u64 = 128;
 
@@ -298,6 +300,12 @@ pub(super) struct Members(Vec<(String, Box<RawValue>)>);
 
 impl Members {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
+        if is_too_deep(bytes) {
+            return Err(InvalidBody {
+                param: None,
+                message: format!("the body is nested deeper than {MAX_NESTING}"),
+            });
+        }
         serde_json::from_slice(bytes).map_err(|error| InvalidBody {
             param: None,
             message: if error.is_data() {
@@ -307,6 +315,16 @@ impl Members {
                 format!("the body is not JSON (line {line}, column {column})")
             },
         })
+    }
+
+    /// Those that have a value.
+    pub(super) fn of<const N: usize>(members: [Change<'_>; N]) -> Self {
+        let written = members.into_iter();
+        Self(
+            written
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect(),
+        )
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&RawValue> {

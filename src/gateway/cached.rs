@@ -16,14 +16,28 @@ use super::body::ChatBody;
 use super::cache::{Audit, Cache, Found, Hit, Kept, Settings, Skip, Ticket, question};
 use super::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
 use super::drive::{Ask, Drive, Got};
+use super::embedder::Embedder;
 use super::limits::Prompt;
+use super::plan::Planner;
 use super::route::{Route, TargetName};
+use super::route_embedder::RouteEmbedder;
+
+/// Which model finds the near questions of a route.
+#[derive(Debug, Clone)]
+pub enum Embeddings {
+    /// None: only the same question is found.
+    None,
+    /// A model of this process; none where it could not be loaded.
+    Local(Option<Arc<dyn Embedder>>),
+    /// The models of a route, on the account of whoever asks.
+    Route(Arc<str>),
+}
 
 /// The cache with the settings of the routes that use it.
 #[derive(Debug)]
 pub(super) struct Cached {
     pub(super) cache: Arc<Cache>,
-    pub(super) settings: HashMap<String, Settings>,
+    pub(super) routes: HashMap<String, (Settings, Embeddings)>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -36,16 +50,28 @@ pub(super) enum Looked {
 
 impl Cached {
     /// Looks the answer up. Without knowledge bases there is one version of what answers rest on: none.
-    pub(super) async fn look_up(&self, caller: &Caller, route: &str, body: &ChatBody, wish: CacheWish) -> Looked {
-        let Some(settings) = self.settings.get(route) else {
+    pub(super) async fn look_up(
+        &self,
+        planner: &Planner,
+        caller: &Caller,
+        route: &str,
+        body: &ChatBody,
+        wish: CacheWish,
+    ) -> Looked {
+        let Some((settings, embeddings)) = self.routes.get(route) else {
             return Looked::Bypass;
+        };
+        let embedder: Option<Arc<dyn Embedder>> = match embeddings {
+            Embeddings::None => None,
+            Embeddings::Local(embedder) => embedder.clone(),
+            Embeddings::Route(name) => Some(Arc::new(RouteEmbedder::new(planner, caller, name))),
         };
         let bar = match wish {
             CacheWish::AtLeast(thousandths) => Some(f32::from(thousandths) / 1_000.0),
             CacheWish::Use | CacheWish::Bypass => None,
         };
         let looked = match question(caller, route, body, "", wish, &settings.rules) {
-            Ok(question) => match self.cache.look_up(question, settings, bar).await {
+            Ok(question) => match self.cache.look_up(question, settings, embedder, bar).await {
                 Found::Hit(hit) => Looked::Hit(hit),
                 Found::Lead(ticket) => Looked::Miss(ticket),
             },
@@ -98,7 +124,7 @@ pub(super) fn keep(ticket: Option<Box<Ticket>>, answer: Answer, usage: Option<Us
 impl Gateway {
     /// Puts down an answer that was given again: it cost nothing, and somebody asked.
     pub(super) fn note_hit(&self, drive: &Drive, kept: &Kept) {
-        let Some(meter) = &self.meter else { return };
+        let Some(meter) = &self.planner.meter else { return };
         let unknown = || TargetName {
             provider: String::new(),
             model: kept.model.clone(),
@@ -132,7 +158,7 @@ impl Gateway {
             purpose: Purpose::Audit,
             ..caller
         };
-        let Ok(mut drive) = self.drive(
+        let Ok(mut drive) = self.planner.drive(
             route,
             caller,
             Ask::Whole(Arc::clone(&body)),
@@ -142,7 +168,7 @@ impl Gateway {
         ) else {
             return;
         };
-        let (limits, route) = (self.limits.clone(), Arc::clone(route));
+        let (limits, route) = (self.planner.limits.clone(), Arc::clone(route));
         tokio::spawn(async move {
             if let Some(limits) = limits {
                 match limits.reserve(&drive.books.caller, &route, Prompt::chat(&body)).await {

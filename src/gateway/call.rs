@@ -45,6 +45,8 @@ pub enum Purpose {
     Embedding,
     /// A sampled second opinion on the cache.
     Audit,
+    /// An embedding by which the cache finds what is near, or compares answers.
+    Lookup,
 }
 
 impl Purpose {
@@ -56,6 +58,7 @@ impl Purpose {
             Self::Endpoint => "endpoint",
             Self::Embedding => "embedding",
             Self::Audit => "audit",
+            Self::Lookup => "lookup",
         }
     }
 }

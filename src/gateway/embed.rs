@@ -113,6 +113,20 @@ impl EmbedBody {
         Ok(Self { members, model, inputs })
     }
 
+    /// A body that asks for vectors of `texts` in plain numbers; the deployment names the model.
+    pub fn of(texts: Vec<String>) -> Self {
+        let members = Members::of([
+            ("model", raw(&"")),
+            ("input", raw(&texts)),
+            ("encoding_format", raw(&"float")),
+        ]);
+        Self {
+            members,
+            model: String::new(),
+            inputs: Inputs::Texts(texts),
+        }
+    }
+
     /// Returns the model that is asked for.
     pub fn model(&self) -> &str {
         &self.model

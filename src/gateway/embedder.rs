@@ -1,6 +1,7 @@
 //! The port behind which texts become vectors: a model in this process, or a provider's.
 //!
-//! Invariant: a [`Vector`] has length 1, so that a cosine is a dot product.
+//! Invariants: a [`Vector`] has length 1, so that a cosine is a dot product. It knows its model, and is like no vector of
+//! another one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,23 +16,13 @@ pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Makes vectors of texts.
 #[async_trait]
 pub trait Embedder: Send + Sync + fmt::Debug {
-    /// Says which model it is. Vectors of two different models are not comparable.
-    fn model(&self) -> &EmbedderModel;
-
     /// Embeds `texts`, in their order; at most [`MAX_TEXTS`], each of at most [`MAX_TEXT_BYTES`].
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError>;
 }
 
-/// Which model made a vector.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EmbedderModel {
-    /// Its name.
-    pub name: String,
-    /// Its version: vectors of another version are not comparable.
-    pub version: String,
-    /// Numbers in a vector.
-    pub dimension: usize,
-}
+/// What made a vector: a local model by its name and version, or a target as `provider/model`, since two providers may call two
+/// models the same. Vectors of one space are comparable.
+pub type Space = Arc<str>;
 
 /// Why there are no vectors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,27 +43,35 @@ pub enum EmbedError {
 
 /// A text's place among meanings.
 #[derive(Clone, PartialEq)]
-pub struct Vector(Arc<[f32]>);
+pub struct Vector {
+    space: Space,
+    values: Arc<[f32]>,
+}
 
 impl Vector {
-    /// Scales `values` to length 1. None when they have no direction: all zero, or not numbers.
-    pub fn unit(mut values: Vec<f32>) -> Option<Self> {
+    /// Scales `values`, which the model `space` made, to length 1. None when they have no direction: all zero, or not
+    /// numbers.
+    pub fn unit(space: &Space, mut values: Vec<f32>) -> Option<Self> {
         let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
         if !length.is_finite() || length <= f32::EPSILON {
             return None;
         }
         values.iter_mut().for_each(|value| *value /= length);
-        Some(Self(values.into()))
+        Some(Self {
+            space: Arc::clone(space),
+            values: values.into(),
+        })
     }
 
-    /// Returns the cosine of the angle to `other`; 0 when they are of different dimensions.
+    /// Returns the cosine of the angle to `other`; 0 when they are of different models.
     pub fn cosine(&self, other: &Self) -> f32 {
-        if self.0.len() != other.0.len() {
+        let same = Arc::ptr_eq(&self.space, &other.space) || self.space == other.space;
+        if !same || self.values.len() != other.values.len() {
             return 0.0;
         }
         // Eight sums beside each other are what the compiler turns into vector instructions.
         let mut sums = [0.0_f32; 8];
-        let (ours, theirs) = (self.0.chunks_exact(8), other.0.chunks_exact(8));
+        let (ours, theirs) = (self.values.chunks_exact(8), other.values.chunks_exact(8));
         let rest: f32 = ours
             .remainder()
             .iter()
@@ -87,15 +86,20 @@ impl Vector {
         (sums.iter().sum::<f32>() + rest).clamp(-1.0, 1.0)
     }
 
+    /// Returns what made it.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
     /// Returns its numbers.
     pub fn values(&self) -> &[f32] {
-        &self.0
+        &self.values
     }
 }
 
 impl fmt::Debug for Vector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Vector({} numbers)", self.0.len())
+        write!(f, "Vector({} numbers of {})", self.values.len(), self.space)
     }
 }
 
@@ -118,6 +122,10 @@ pub fn check(texts: &[String]) -> Result<(), EmbedError> {
 mod tests {
     use super::*;
 
+    fn space() -> Space {
+        "m".into()
+    }
+
     #[test]
     fn a_vector_has_length_one_or_is_none() {
         for (values, expected) in [
@@ -126,16 +134,21 @@ mod tests {
             (vec![f32::NAN, 1.0], None),
             (vec![], None),
         ] {
-            assert_eq!(Vector::unit(values).map(|vector| vector.values().to_vec()), expected);
+            assert_eq!(
+                Vector::unit(&space(), values).map(|vector| vector.values().to_vec()),
+                expected
+            );
         }
     }
 
     #[test]
     fn cosines_are_those_of_the_school() {
-        let unit = |values: &[f32]| Vector::unit(values.to_vec()).unwrap();
+        let unit = |values: &[f32]| Vector::unit(&space(), values.to_vec()).unwrap();
         assert!((unit(&[1.0, 0.0]).cosine(&unit(&[1.0, 1.0])) - 0.5_f32.sqrt()).abs() < 1e-6);
         let long: Vec<f32> = (1..=19_u8).map(f32::from).collect();
         assert!((unit(&long).cosine(&unit(&long)) - 1.0).abs() < 1e-6);
         assert!(unit(&[1.0]).cosine(&unit(&[1.0, 1.0])).abs() < 1e-6, "other dimensions");
+        let other = Vector::unit(&"n".into(), vec![1.0, 0.0]).unwrap();
+        assert!(unit(&[1.0, 0.0]).cosine(&other).abs() < 1e-6, "another model");
     }
 }

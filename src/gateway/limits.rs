@@ -101,7 +101,8 @@ impl Limits {
             // A turn was counted when it was taken.
             requests: u64::from(caller.purpose == Purpose::Endpoint || caller.purpose == Purpose::Embedding),
             tokens: usage.total_tokens(),
-            calls: 1,
+            // A look-up in the cache goes on within its question's call; of audits there are few.
+            calls: u64::from(caller.purpose != Purpose::Lookup),
             cost: self.cost(model, &usage).unwrap_or(0),
         }
     }

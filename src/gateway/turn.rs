@@ -10,13 +10,14 @@ use copilotd_actors::ports::{LostCall, Model, ModelError, ModelRequest, ModelStr
 use futures::{StreamExt, stream};
 use uuid::Uuid;
 
+use super::Gateway;
 use super::attempt::{Attempted, Outcome};
 use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, Purpose};
 use super::drive::{Ask, Got};
 use super::limit::{Demand, Lease, Spent, Subject};
 use super::limits::Prompt;
+use super::plan::Needs;
 use super::route::Place;
-use super::{Gateway, Needs};
 use crate::adapters::openai;
 
 #[async_trait]
@@ -51,12 +52,15 @@ impl Model for Gateway {
         let body = Arc::new(body);
         let ask = Ask::Live(Arc::clone(&body), false);
         let route = self
+            .planner
             .route(&request.route)
             .map_err(|error| unplanned(&error, &request.route))?;
         let mut drive = self
+            .planner
             .drive(&route, caller, ask, needs, size, &avoided)
             .map_err(|error| unplanned(&error, &request.route))?;
-        self.reserve(&mut drive, &route, Prompt::chat(&body))
+        self.planner
+            .reserve(&mut drive, &route, Prompt::chat(&body))
             .await
             .map_err(limited)?;
         let Some((place, got)) = drive.run().await else {
@@ -88,13 +92,13 @@ impl Gateway {
     /// Puts down what a call probably used that died with its process: its prompt, and an answer as its like are. It was going to the
     /// route's first target, as far as anybody knows. Budgets are charged too.
     fn note_lost(&self, call: LostCall) {
-        let Some(route) = self.routes.get(&call.route) else {
+        let Some(route) = self.planner.routes.get(&call.route) else {
             return;
         };
         let Some(target) = route.targets.first() else { return };
         let name = format!("{}/{}/{}", call.turn, call.attempt, call.step);
         let model = &target.name.model;
-        let limits = self.limits.as_deref();
+        let limits = self.planner.limits.as_deref();
         let tenant = call.scope.tenant().clone();
         let output = limits.map_or(0, |limits| limits.learned.expect(&tenant, model, 0, None).output);
         let mut usage = Usage {
@@ -127,7 +131,7 @@ impl Gateway {
             };
             limits.limiter.settle(lease, spent);
         }
-        if let Some(meter) = &self.meter {
+        if let Some(meter) = &self.planner.meter {
             meter.attempted(Attempted {
                 id: Some(Uuid::new_v5(&LOST, name.as_bytes())),
                 caller: Arc::new(caller),

@@ -153,6 +153,12 @@ pub const METRICS: &[Metric] = &[
         "Look-ups in the semantic cache, by what came of them.",
     ),
     metric(
+        "copilotd_cache_embeddings_missed_total",
+        Kind::Counter,
+        Unit::Count,
+        "Look-ups that went on without a vector: the embedding model was late, busy, failed or not allowed.",
+    ),
+    metric(
         "copilotd_cache_audits_total",
         Kind::Counter,
         Unit::Count,

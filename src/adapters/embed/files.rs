@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::gateway::embedder::EmbedderModel;
+use crate::gateway::embedder::Space;
 
 /// A model that can be run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,16 +79,9 @@ impl ModelKind {
         }
     }
 
-    /// Describes it to those who keep vectors. The version is the weights' hash.
-    pub fn model(self) -> EmbedderModel {
-        EmbedderModel {
-            name: self.name().to_owned(),
-            version: self.files()[0].sha256[..16].to_owned(),
-            dimension: match self {
-                Self::Wordllama => 256,
-                Self::Minilm => 384,
-            },
-        }
+    /// Names it to those who keep vectors: other weights are another model.
+    pub(super) fn space(self) -> Space {
+        format!("{}@{}", self.name(), &self.files()[0].sha256[..16]).into()
     }
 }
 

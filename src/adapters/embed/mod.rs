@@ -9,7 +9,7 @@ mod pull;
 mod table;
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ pub use files::{FilesError, ModelFiles, ModelKind};
 pub use pull::{PullError, pull};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::gateway::embedder::{EmbedError, Embedder, EmbedderModel, Vector, check};
+use crate::gateway::embedder::{EmbedError, Embedder, Space, Vector, check};
 
 /// Requests that wait for the model.
 const QUEUE: usize = 256;
@@ -41,7 +41,6 @@ struct Job {
 /// A model in this process.
 #[derive(Debug)]
 pub struct LocalEmbedder {
-    model: EmbedderModel,
     queue: mpsc::Sender<Job>,
     /// Ends when the queue's last sender is gone.
     _thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -56,20 +55,22 @@ impl LocalEmbedder {
             ModelKind::Wordllama => Box::new(table::Table::load(&files)?),
             ModelKind::Minilm => Box::new(minilm::MiniLm::load(&files)?),
         };
-        Self::start(kind.model(), encoder, QUEUE)
+        Self::start(kind.space(), encoder, QUEUE)
     }
 
-    fn start(model: EmbedderModel, encoder: Box<dyn Encoder>, queue: usize) -> Result<Self, FilesError> {
+    fn start(space: Space, encoder: Box<dyn Encoder>, queue: usize) -> Result<Self, FilesError> {
         let (sender, receiver) = mpsc::channel(queue);
         let thread = std::thread::Builder::new()
-            .name(format!("embed-{}", model.name))
-            .spawn(move || run(&*encoder, receiver))
+            .name("embed".to_owned())
+            .spawn({
+                let space = Arc::clone(&space);
+                move || run(&space, &*encoder, receiver)
+            })
             .map_err(|error| FilesError::Unusable {
-                model: model.name.clone(),
+                model: space.to_string(),
                 message: format!("no thread for it: {error}"),
             })?;
         Ok(Self {
-            model,
             queue: sender,
             _thread: Mutex::new(Some(thread)),
         })
@@ -78,10 +79,6 @@ impl LocalEmbedder {
 
 #[async_trait]
 impl Embedder for LocalEmbedder {
-    fn model(&self) -> &EmbedderModel {
-        &self.model
-    }
-
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
         check(&texts)?;
         if texts.is_empty() {
@@ -101,7 +98,7 @@ impl Embedder for LocalEmbedder {
 }
 
 /// The model's thread: ends when the last [`LocalEmbedder`] is dropped.
-fn run(encoder: &dyn Encoder, mut queue: mpsc::Receiver<Job>) {
+fn run(space: &Space, encoder: &dyn Encoder, mut queue: mpsc::Receiver<Job>) {
     while let Some(first) = queue.blocking_recv() {
         let mut texts = first.texts.len();
         let mut jobs = vec![first];
@@ -112,11 +109,11 @@ fn run(encoder: &dyn Encoder, mut queue: mpsc::Receiver<Job>) {
         }
         // Nobody reads the answer of a request that was given up.
         jobs.retain(|job| !job.reply.is_closed());
-        answer(encoder, jobs);
+        answer(space, encoder, jobs);
     }
 }
 
-fn answer(encoder: &dyn Encoder, jobs: Vec<Job>) {
+fn answer(space: &Space, encoder: &dyn Encoder, jobs: Vec<Job>) {
     let texts: Vec<&str> = jobs
         .iter()
         .flat_map(|job| job.texts.iter().map(String::as_str))
@@ -127,7 +124,7 @@ fn answer(encoder: &dyn Encoder, jobs: Vec<Job>) {
         // A panic in foreign numerics shall cost this batch and not the thread.
         let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encoder.encode(batch)));
         match encoded.unwrap_or_else(|_| Err("it panicked".to_owned())) {
-            Ok(batch) => vectors.extend(batch.into_iter().map(Vector::unit)),
+            Ok(batch) => vectors.extend(batch.into_iter().map(|values| Vector::unit(space, values))),
             Err(message) => {
                 failure = Some(EmbedError::Failed(message));
                 break;
@@ -150,7 +147,7 @@ fn answer(encoder: &dyn Encoder, jobs: Vec<Job>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Barrier};
+    use std::sync::Barrier;
 
     use super::*;
 
@@ -180,13 +177,8 @@ mod tests {
             sizes: Arc::clone(&sizes),
             gate,
         };
-        let model = EmbedderModel {
-            name: "fake".to_owned(),
-            version: "1".to_owned(),
-            dimension: 2,
-        };
         (
-            Arc::new(LocalEmbedder::start(model, Box::new(fake), queue).unwrap()),
+            Arc::new(LocalEmbedder::start("fake".into(), Box::new(fake), queue).unwrap()),
             sizes,
         )
     }

@@ -24,6 +24,8 @@ pub(super) struct Collections {
     pub(super) snapshots: Collection<SnapshotDocument>,
     /// The ledger: what each attempt of a model call used.
     pub(super) usage: Collection<Document>,
+    /// Calls of models that are under way.
+    pub(super) open_calls: Collection<Document>,
     /// Tenants that were made or changed at run time.
     pub(super) tenants: Collection<Document>,
     /// API keys that were made or taken back at run time, and when any was used last.
@@ -42,6 +44,7 @@ impl Collections {
             conversations: database.collection("conversations"),
             snapshots: database.collection("snapshots"),
             usage: database.collection("usage"),
+            open_calls: database.collection("open_calls"),
             tenants: database.collection("tenants"),
             api_keys: database.collection("api_keys"),
             key_uses: database.collection("key_uses"),

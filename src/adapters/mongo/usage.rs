@@ -6,23 +6,39 @@ use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use futures::TryStreamExt;
 use jiff::Timestamp;
+use mongodb::Collection;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
+use uuid::Uuid;
 
 use super::MongoLog;
 use super::failure::Failure;
-use crate::gateway::ledger::{GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore, read_open};
 
 #[async_trait]
 impl UsageStore for MongoLog {
-    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError> {
-        let documents: Vec<Document> = records.iter().map(document).collect();
-        // Unordered: one that is there already keeps none of the others out.
-        let insert = self.collections.usage.insert_many(documents).ordered(false);
-        match self.collections.call(insert).await {
-            Err(failure) if failure.is_only_duplicates() => Ok(()),
-            outcome => Ok(outcome.map(drop)?),
-        }
+    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError> {
+        let begun = entries.begun.iter().map(open_document).collect::<Result<_, _>>()?;
+        self.insert(&self.collections.open_calls, begun).await?;
+        let ended = entries.ended.iter().map(document).collect();
+        self.insert(&self.collections.usage, ended).await?;
+        // After the records: in between, an open call and its record have one id.
+        Ok(self.close_calls(entries.closed.iter().map(uuid).collect()).await?)
+    }
+
+    async fn lose_usage(&self) -> Result<usize, LogError> {
+        let found = async {
+            let found: Vec<Document> = self.collections.open_calls.find(doc! {}).await?.try_collect().await?;
+            Ok(found)
+        };
+        let found = self.collections.call(asked_now(found)).await?;
+        let text = |document: &Document| document.get_str("record").unwrap_or_default().to_owned();
+        let records: Vec<UsageRecord> = found.iter().filter_map(|open| read_open(&text(open))).collect();
+        self.insert(&self.collections.usage, records.iter().map(document).collect())
+            .await?;
+        let ids = found.iter().filter_map(|open| open.get("_id").cloned());
+        self.close_calls(ids.collect()).await?;
+        Ok(records.len())
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
@@ -87,6 +103,27 @@ impl UsageStore for MongoLog {
 }
 
 impl MongoLog {
+    /// Inserts what is not there.
+    async fn insert(&self, into: &Collection<Document>, documents: Vec<Document>) -> Result<(), Failure> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        // Unordered: one that is there already keeps none of the others out.
+        let insert = into.insert_many(documents).ordered(false);
+        match self.collections.call(insert).await {
+            Err(failure) if failure.is_only_duplicates() => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    async fn close_calls(&self, ids: Vec<Bson>) -> Result<(), Failure> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let delete = self.collections.open_calls.delete_many(doc! { "_id": { "$in": ids } });
+        self.collections.call(delete).await.map(drop)
+    }
+
     async fn aggregate(&self, pipeline: impl IntoIterator<Item = Document>) -> Result<Vec<Document>, Failure> {
         let asked = async { self.collections.usage.aggregate(pipeline).await?.try_collect().await };
         self.collections.call(asked_now(asked)).await
@@ -98,12 +135,25 @@ pub(super) fn asked_now<F: Future>(asked: F) -> F {
     asked
 }
 
+fn uuid(id: &Uuid) -> Bson {
+    let bytes = id.as_bytes().to_vec();
+    Bson::Binary(Binary {
+        subtype: BinarySubtype::Uuid,
+        bytes,
+    })
+}
+
+fn open_document(record: &UsageRecord) -> Result<Document, LogError> {
+    let text = serde_json::to_string(record).map_err(|error| LogError::Refused(error.to_string()))?;
+    Ok(doc! { "_id": uuid(&record.id), "record": text })
+}
+
 fn document(record: &UsageRecord) -> Document {
     let UsageRecord { usage, .. } = record;
     let day = record.at.strftime("%Y-%m-%d").to_string();
     let optional = |text: &Option<String>| text.clone().map_or(Bson::Null, Bson::String);
     doc! {
-        "_id": Binary { subtype: BinarySubtype::Uuid, bytes: record.id.as_bytes().to_vec() },
+        "_id": uuid(&record.id),
         "tenant": record.tenant.as_str(),
         "at": date(record.at),
         "day": day,

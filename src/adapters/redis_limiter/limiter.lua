@@ -91,8 +91,11 @@ local function open(i)
   end
   if account.today == value(6) then account.day = value(7) end
   if account.this_month == value(8) then account.month = value(9) end
-  if argument(6) > account.day then account.day, account.changed = argument(6), true end
-  if argument(7) > account.month then account.month, account.changed = argument(7), true end
+  -- When a process begins, its ledger has an estimate of each call that died with the one before it, and what is held is the
+  -- reservations of just these, which are charged when they expire: one of the two is enough.
+  local known = operation == 'begin' and account.held or 0
+  if argument(6) - known > account.day then account.day, account.changed = argument(6) - known, true end
+  if argument(7) - known > account.month then account.month, account.changed = argument(7) - known, true end
   -- Not all at once, so that nobody waits long for it.
   for _, expired in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', text(now), 'LIMIT', 0, 500)) do
     redis.call('ZREM', set, expired)

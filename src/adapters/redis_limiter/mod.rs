@@ -95,6 +95,8 @@ struct Shared {
     /// How many settlements are on their way.
     unsettled: watch::Sender<usize>,
     has_overflowed: AtomicBool,
+    /// Whether the ledger has been told since the process began.
+    has_begun: AtomicBool,
     seeding: tokio::sync::Mutex<()>,
 }
 
@@ -128,6 +130,7 @@ impl RedisLimiter {
             settlements,
             unsettled: watch::Sender::new(0),
             has_overflowed: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
             seeding: tokio::sync::Mutex::default(),
         });
         let tasks = [

@@ -27,6 +27,8 @@ pub(super) enum Operation {
     Settle,
     /// Notes what the ledger knows, and answers where the accounts stand.
     Look,
+    /// The same, by a process that has held nothing yet.
+    Begin,
     /// The same; the tenant has its mark then.
     Owed,
 }
@@ -37,6 +39,7 @@ impl Operation {
             Self::Reserve => "reserve",
             Self::Settle => "settle",
             Self::Look => "look",
+            Self::Begin => "begin",
             Self::Owed => "owed",
         }
     }

@@ -30,14 +30,20 @@ impl Shared {
             if table.is_seeded.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            self.take_over(table).await?;
+            let operation = if self.has_begun.load(Ordering::SeqCst) {
+                Operation::Look
+            } else {
+                Operation::Begin
+            };
+            self.take_over(table, operation).await?;
+            self.has_begun.store(true, Ordering::SeqCst);
             table.is_seeded.store(true, Ordering::SeqCst);
             Ok(())
         });
         seeded.await.unwrap_or_else(|_| Err(away()))
     }
 
-    async fn take_over(&self, table: &Table) -> Result<(), Away> {
+    async fn take_over(&self, table: &Table, operation: Operation) -> Result<(), Away> {
         let now = self.clock.now();
         let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
         let spendings = self.ledger.spendings(day, month).await.map_err(|error| {
@@ -61,7 +67,7 @@ impl Shared {
                 .filter(|(subject, _)| !limits.of(subject).is_empty())
                 .collect();
             for part in owed.chunks(BATCH) {
-                self.tell(tenant, limits, part, Operation::Look).await?;
+                self.tell(tenant, limits, part, operation).await?;
             }
             // The mark comes last: whoever sees it may rely on the rest.
             self.tell(tenant, limits, &[], Operation::Owed).await?;

@@ -10,7 +10,7 @@ use super::{OpenError, SqliteOptions};
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
 /// One step per version: the first makes version 1. A step that has been released is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 -- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
@@ -129,6 +129,14 @@ CREATE TABLE api_keys (
 CREATE TABLE key_uses (
     hash BLOB    NOT NULL PRIMARY KEY,
     at   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_4: &str = "
+-- Calls of models that are under way: what the ledger says of them if the process dies.
+CREATE TABLE open_calls (
+    id     BLOB NOT NULL PRIMARY KEY,
+    record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
 

@@ -10,13 +10,24 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteLog;
 use super::failure::Failure;
-use crate::gateway::ledger::{GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use uuid::Uuid;
+
+use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore, read_open};
 
 #[async_trait]
 impl UsageStore for SqliteLog {
-    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError> {
-        let records = records.to_vec();
-        Ok(self.writer.write(move |connection| add(connection, &records)).await?)
+    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError> {
+        let entries = entries.clone();
+        let work = move |connection: &Connection| {
+            open(connection, &entries.begun)?;
+            add(connection, &entries.ended)?;
+            close(connection, &entries.closed)
+        };
+        Ok(self.writer.write(work).await?)
+    }
+
+    async fn lose_usage(&self) -> Result<usize, LogError> {
+        Ok(self.writer.write(lose).await?)
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
@@ -42,6 +53,34 @@ impl UsageStore for SqliteLog {
         };
         Ok(self.writer.write(work).await?)
     }
+}
+
+fn open(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO open_calls (id, record) VALUES (?1, ?2)")?;
+    for record in records {
+        let text = serde_json::to_string(record).map_err(|error| LogError::Refused(error.to_string()))?;
+        statement.execute(params![record.id, text])?;
+    }
+    Ok(())
+}
+
+fn close(connection: &Connection, ids: &[Uuid]) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached("DELETE FROM open_calls WHERE id = ?1")?;
+    for id in ids {
+        statement.execute([id])?;
+    }
+    Ok(())
+}
+
+/// Here a record's key has its moment in it: none of these is there under another one, since a call is closed in the step that
+/// keeps its record.
+fn lose(connection: &Connection) -> Result<usize, Failure> {
+    let mut statement = connection.prepare("SELECT record FROM open_calls")?;
+    let texts: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let records: Vec<UsageRecord> = texts.iter().filter_map(|text| read_open(text)).collect();
+    add(connection, &records)?;
+    connection.execute("DELETE FROM open_calls", [])?;
+    Ok(records.len())
 }
 
 fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> {

@@ -24,10 +24,7 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
     }
     let known: HashSet<&str> = members(&providers, "name").filter_map(|name| name.text()).collect();
     for route in routes.items() {
-        let mode = route.get("cache").get("mode");
-        if mode.text() == Some("semantic") && !root.get("embeddings").exists() {
-            faults.add(mode.path(), "needs an embedding model: name one in [embeddings]");
-        }
+        cached(&route.get("cache"), root, faults);
         for name in members(&route.get("targets"), "provider") {
             if let Some(text) = name.text()
                 && !known.contains(text)
@@ -42,6 +39,52 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         if first > total {
             faults.add(route.get("timeouts").path(), "first_token_ms is longer than total_ms");
         }
+    }
+}
+
+/// Least similarity of questions that are compared at all; the cache has the same bound.
+const NEAR: f64 = 0.6;
+
+/// Near questions are found by a model, whose similarities have a scale of their own.
+fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
+    let (mode, by) = (cache.get("mode"), cache.get("embedding_route"));
+    if mode.text() == Some("semantic") && !by.exists() && !root.get("embeddings").exists() {
+        faults.add(
+            mode.path(),
+            "needs an embedding model: name one in [embeddings], or a route in embedding_route",
+        );
+    }
+    let Some(name) = by.text() else { return };
+    if mode.text() != Some("semantic") {
+        faults.add(by.path(), "belongs to the mode semantic");
+    }
+    match cache.get("threshold").decimal() {
+        None => faults.add(
+            by.path(),
+            "needs a threshold beside it: what counts as near is each model's own",
+        ),
+        Some(threshold) if threshold < NEAR => {
+            faults.add(
+                cache.get("threshold").path(),
+                format!("is below {NEAR}, from which on questions are compared"),
+            );
+        }
+        Some(_) => {}
+    }
+    let routes = root.get("routes");
+    let Some(route) = routes.items().find(|route| route.get("name").text() == Some(name)) else {
+        faults.add(by.path(), format!("there is no route {name:?}"));
+        return;
+    };
+    let embeds = |provider: &Node<'_>| {
+        let providers = root.get("providers");
+        let known = providers
+            .items()
+            .find(|known| known.get("name").text() == provider.text());
+        known.is_none_or(|known| known.get("kind").text() != Some("anthropic"))
+    };
+    if !members(&route.get("targets"), "provider").any(|provider| embeds(&provider)) {
+        faults.add(by.path(), format!("no provider of the route {name:?} makes embeddings"));
     }
 }
 

@@ -53,6 +53,11 @@ impl<'a> Node<'a> {
         self.value.and_then(Value::as_u64)
     }
 
+    /// Returns a number.
+    pub fn decimal(&self) -> Option<f64> {
+        self.value.and_then(Value::as_f64)
+    }
+
     /// Whether it is `true`.
     pub fn truth(&self) -> bool {
         self.value.and_then(Value::as_bool).unwrap_or(false)

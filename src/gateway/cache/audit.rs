@@ -3,6 +3,7 @@
 //! Invariant: never on the way of an answer, and never more than a bounded number at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -11,40 +12,27 @@ use super::answer::Kept;
 use super::question::Partition;
 use super::shelf::Near;
 use super::veto::{Veto, veto};
-use crate::gateway::embedder::Vector;
+use crate::gateway::embedder::{EmbedError, Embedder, Vector};
 
-/// Similarity from which two answers say the same.
-const SAME: f32 = 0.85;
-/// Bytes of an answer that are compared: the model reads no more.
+/// Longest wait for the vectors of two answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of an answer that are compared: the local models read hardly more.
 const COMPARED: usize = 1_024;
 
 /// An entry whose answer is to be compared with a fresh one.
 #[derive(Debug)]
 pub struct Audit {
-    cache: Arc<Cache>,
-    partition: Partition,
-    near: Near,
-    kept: Kept,
-    _permit: OwnedSemaphorePermit,
+    pub(super) cache: Arc<Cache>,
+    pub(super) partition: Partition,
+    pub(super) near: Near,
+    pub(super) kept: Kept,
+    pub(super) embedder: Arc<dyn Embedder>,
+    /// Similarity from which two answers say the same.
+    pub(super) same: f32,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Audit {
-    pub(super) fn new(
-        cache: Arc<Cache>,
-        partition: Partition,
-        near: Near,
-        kept: Kept,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        Self {
-            cache,
-            partition,
-            near,
-            kept,
-            _permit: permit,
-        }
-    }
-
     /// Compares with what the model says, and lets the cache learn from it. Returns whether the kept answer was right;
     /// none when the model gave no whole answer, or the two could not be compared.
     pub async fn settle(self, fresh: Option<Kept>) -> Option<bool> {
@@ -64,9 +52,10 @@ impl Audit {
             return Some(same);
         }
         let texts = vec![start(&self.kept.text), start(fresh)];
-        match self.cache.embedder.as_ref()?.embed(texts).await {
+        let embedded = tokio::time::timeout(PATIENCE, self.embedder.embed(texts)).await;
+        match embedded.unwrap_or(Err(EmbedError::Timeout)) {
             Ok(vectors) => match <[Vector; 2]>::try_from(vectors) {
-                Ok([kept, fresh]) => Some(kept.cosine(&fresh) >= SAME),
+                Ok([kept, fresh]) => Some(kept.cosine(&fresh) >= self.same),
                 Err(_) => None,
             },
             Err(error) => {

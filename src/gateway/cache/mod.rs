@@ -31,22 +31,24 @@ use shelf::{Near, Shelf};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::embedder::{Embedder, Vector};
+use super::embedder::{EmbedError, Embedder, Vector};
 
 /// Longest wait for an identical question that is being answered already.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for the vector of a question: the model's own answer is no longer far away then.
+const EMBEDDING: Duration = Duration::from_secs(1);
 /// Audits at one time; more are left out.
 const AUDITS: usize = 16;
 /// Results of a partition's audits that make up for an entry's own.
 const ENOUGH_POOLED: usize = 32;
 /// Similarity below which nothing is learned: such pairs are never served.
 const FLOOR: f32 = 0.6;
+/// Least similarity from which two answers say the same.
+const SAME: f32 = 0.85;
 
 /// How a route's cache works.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Whether near questions count, or the same alone.
-    pub semantic: bool,
     /// What a question has to be like.
     pub rules: Rules,
     /// How long an answer is kept.
@@ -85,29 +87,24 @@ pub struct Hit {
 
 /// The cache. One per process.
 pub struct Cache {
-    embedder: Option<Arc<dyn Embedder>>,
     shelves: Mutex<HashMap<TenantId, Arc<Mutex<Shelf>>>>,
     flights: Arc<Flights>,
     audits: Arc<Semaphore>,
     /// Rises when something is forgotten: answers to questions asked before are not kept.
     generation: AtomicU64,
-    /// Draws a number evenly from 0 to 1.
     chance: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache")
-            .field("embedder", &self.embedder)
-            .finish_non_exhaustive()
+        f.debug_struct("Cache").finish_non_exhaustive()
     }
 }
 
 impl Cache {
-    /// An empty cache. Without an embedder only the same question is found.
-    pub fn new(embedder: Option<Arc<dyn Embedder>>, chance: impl Fn() -> f64 + Send + Sync + 'static) -> Arc<Self> {
+    /// An empty cache. `chance` draws a number evenly from 0 to 1.
+    pub fn new(chance: impl Fn() -> f64 + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
-            embedder,
             shelves: Mutex::default(),
             flights: Arc::default(),
             audits: Arc::new(Semaphore::new(AUDITS)),
@@ -117,8 +114,15 @@ impl Cache {
     }
 
     /// Looks an answer up. Waits while the same question is being answered for another caller of its partition. `bar`
-    /// is the least similarity that the caller wants; it cannot lower the route's.
-    pub async fn look_up(self: &Arc<Self>, question: Question, settings: &Settings, bar: Option<f32>) -> Found {
+    /// is the least similarity that the caller wants; it cannot lower the route's. Without an `embedder` only the same
+    /// question is found.
+    pub async fn look_up(
+        self: &Arc<Self>,
+        question: Question,
+        settings: &Settings,
+        embedder: Option<Arc<dyn Embedder>>,
+        bar: Option<f32>,
+    ) -> Found {
         let deadline = Instant::now() + PATIENCE;
         let generation = self.generation.load(Ordering::Acquire);
         let place = loop {
@@ -139,18 +143,17 @@ impl Cache {
         if let Some(hit) = self.exact(&question) {
             return Found::Hit(hit);
         }
-        let vector = if settings.semantic {
-            self.vector(&question).await
-        } else {
-            None
-        };
+        let mut vector = None;
         let mut explored = None;
-        if let Some(vector) = &vector {
-            match self.near(&question, vector, settings, bar) {
+        if let Some(embedder) = embedder
+            && let Some(located) = locate(&*embedder, &question).await
+        {
+            match self.near(&question, &located, settings, bar, &embedder) {
                 Nearness::Serve(hit) => return Found::Hit(hit),
                 Nearness::Explore(audit) => explored = Some(*audit),
                 Nearness::None => {}
             }
+            vector = Some(located);
         }
         Found::Lead(Box::new(Ticket {
             cache: Arc::clone(self),
@@ -172,11 +175,6 @@ impl Cache {
         shelf.map_or(0, |shelf| lock(&shelf).forget(route))
     }
 
-    /// Tells whether near questions can be found.
-    pub fn embeds(&self) -> bool {
-        self.embedder.is_some()
-    }
-
     /// Returns how many answers are kept for a tenant.
     pub fn len(&self, tenant: &TenantId) -> usize {
         let shelf = lock(&self.shelves).get(tenant).cloned();
@@ -187,20 +185,15 @@ impl Cache {
         self.generation.load(Ordering::Acquire) == generation
     }
 
-    async fn vector(&self, question: &Question) -> Option<Vector> {
-        let embedded = self.embedder.as_ref()?.embed(vec![question.text.clone()]).await;
-        match embedded {
-            Ok(mut vectors) => vectors.pop(),
-            Err(error) => {
-                // The question goes to the model as if nothing were near.
-                tracing::debug!(%error, "no vector for a look-up in the cache");
-                None
-            }
-        }
-    }
-
     /// Gates (c), (d) and (e).
-    fn near(self: &Arc<Self>, question: &Question, vector: &Vector, settings: &Settings, bar: Option<f32>) -> Nearness {
+    fn near(
+        self: &Arc<Self>,
+        question: &Question,
+        vector: &Vector,
+        settings: &Settings,
+        bar: Option<f32>,
+        embedder: &Arc<dyn Embedder>,
+    ) -> Nearness {
         let partition = &question.partition;
         let judged = self.on_shelf(partition.tenant(), |shelf| {
             let nearest = shelf.nearest(partition, vector, Instant::now());
@@ -213,7 +206,9 @@ impl Cache {
                 best.similarity - second.similarity < settings.margin
                     && rival.kept.text.trim() != entry.kept.text.trim()
             });
-            let pooled = shelf.pooled(partition).filter(|pooled| pooled.len() >= ENOUGH_POOLED);
+            let pooled = shelf
+                .pooled(partition, vector.space())
+                .filter(|pooled| pooled.len() >= ENOUGH_POOLED);
             let low = bar.is_some_and(|bar| best.similarity < bar);
             let decision = if unclear || low {
                 Decision::Explore
@@ -229,17 +224,13 @@ impl Cache {
         let Some((best, kept, decision)) = judged else {
             return Nearness::None;
         };
+        let same = settings.cut.max(SAME);
+        let audit = |kept| self.audit(partition, best, kept, embedder, same);
         match decision {
-            Decision::Explore => self
-                .audit(partition, best, kept)
-                .map_or(Nearness::None, |audit| Nearness::Explore(Box::new(audit))),
+            Decision::Explore => audit(kept).map_or(Nearness::None, |audit| Nearness::Explore(Box::new(audit))),
             Decision::Serve => {
                 let sampled = (self.chance)() < settings.audit_share;
-                let audit = if sampled {
-                    self.audit(partition, best, kept.clone())
-                } else {
-                    None
-                };
+                let audit = if sampled { audit(kept.clone()) } else { None };
                 Nearness::Serve(Box::new(Hit {
                     kept,
                     similarity: best.similarity,
@@ -250,9 +241,24 @@ impl Cache {
     }
 
     /// Opens an audit, if not too many are open.
-    fn audit(self: &Arc<Self>, partition: &Partition, near: Near, kept: Kept) -> Option<Audit> {
+    fn audit(
+        self: &Arc<Self>,
+        partition: &Partition,
+        near: Near,
+        kept: Kept,
+        embedder: &Arc<dyn Embedder>,
+        same: f32,
+    ) -> Option<Audit> {
         let permit = Arc::clone(&self.audits).try_acquire_owned().ok()?;
-        Some(Audit::new(Arc::clone(self), partition.clone(), near, kept, permit))
+        Some(Audit {
+            cache: Arc::clone(self),
+            partition: partition.clone(),
+            near,
+            kept,
+            embedder: Arc::clone(embedder),
+            same,
+            _permit: permit,
+        })
     }
 
     /// Works on a tenant's shelf, which is made if there is none.
@@ -277,6 +283,21 @@ impl Cache {
             similarity: 1.0,
             audit: None,
         }))
+    }
+}
+
+/// Places a question among meanings, if that does not take too long.
+async fn locate(embedder: &dyn Embedder, question: &Question) -> Option<Vector> {
+    let embedded = embedder.embed(vec![question.text.clone()]);
+    let embedded = tokio::time::timeout(EMBEDDING, embedded).await;
+    match embedded.unwrap_or(Err(EmbedError::Timeout)) {
+        Ok(mut vectors) => vectors.pop(),
+        Err(error) => {
+            // The question goes to the model as if nothing were near.
+            metrics::counter!("copilotd_cache_embeddings_missed_total").increment(1);
+            tracing::debug!(%error, "no vector for a look-up in the cache");
+            None
+        }
     }
 }
 

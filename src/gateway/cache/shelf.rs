@@ -12,7 +12,7 @@ use super::answer::Kept;
 use super::canonical::Digest;
 use super::evidence::Evidence;
 use super::question::{Partition, Question};
-use crate::gateway::embedder::Vector;
+use crate::gateway::embedder::{Space, Vector};
 
 /// Most bytes of one tenant's answers, questions and vectors.
 const MOST_BYTES: usize = 128 << 20;
@@ -31,7 +31,8 @@ pub(super) struct Shelf {
 struct Room {
     entries: HashMap<u64, Entry>,
     exact: HashMap<Digest, u64>,
-    pooled: Evidence,
+    /// By what made the vectors: similarities of two models are not alike.
+    pooled: HashMap<Space, Evidence>,
 }
 
 /// A question and its answer.
@@ -105,9 +106,9 @@ impl Shelf {
         best
     }
 
-    /// Returns what audits said in the whole of a partition.
-    pub(super) fn pooled(&self, partition: &Partition) -> Option<&Evidence> {
-        self.rooms.get(partition).map(|room| &room.pooled)
+    /// Returns what audits said in the whole of a partition, as vectors of that space see it.
+    pub(super) fn pooled(&self, partition: &Partition, space: &Space) -> Option<&Evidence> {
+        self.rooms.get(partition)?.pooled.get(space)
     }
 
     /// Notes what an audit said. Nothing, if the entry has gone meanwhile.
@@ -117,7 +118,10 @@ impl Shelf {
         };
         if let Some(entry) = room.entries.get_mut(&id) {
             entry.evidence.add(similarity, right);
-            room.pooled.add(similarity, right);
+            if let Some(vector) = &entry.vector {
+                let space = Space::clone(vector.space());
+                room.pooled.entry(space).or_default().add(similarity, right);
+            }
         }
     }
 

@@ -11,40 +11,34 @@ use serde_json::{Value, json};
 use super::*;
 use crate::gateway::body::ChatBody;
 use crate::gateway::call::{CacheWish, Caller, GatewayError, GatewayErrorKind, Purpose};
-use crate::gateway::embedder::{EmbedError, EmbedderModel};
+use crate::gateway::embedder::EmbedError;
 
 /// Places texts on a circle: the number after `@` is the angle in degrees.
 #[derive(Debug)]
-struct Circle(EmbedderModel);
+struct Circle;
 
 #[async_trait]
 impl Embedder for Circle {
-    fn model(&self) -> &EmbedderModel {
-        &self.0
-    }
-
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError> {
         let one = |text: String| {
             let letters = text.bytes().filter(|byte| *byte == b'~').count();
             let angle = (letters as f32).to_radians();
-            Vector::unit(vec![angle.cos(), angle.sin()]).unwrap()
+            Vector::unit(&"circle".into(), vec![angle.cos(), angle.sin()]).unwrap()
         };
         Ok(texts.into_iter().map(one).collect())
     }
 }
 
 fn cache(chance: f64) -> Arc<Cache> {
-    let model = EmbedderModel {
-        name: "circle".to_owned(),
-        version: "1".to_owned(),
-        dimension: 2,
-    };
-    Cache::new(Some(Arc::new(Circle(model))), move || chance)
+    Cache::new(move || chance)
+}
+
+fn circle() -> Option<Arc<dyn Embedder>> {
+    Some(Arc::new(Circle))
 }
 
 fn settings() -> Settings {
     Settings {
-        semantic: true,
         rules: Rules {
             audience: Audience::Tenant,
             max_temperature: 1.0,
@@ -93,7 +87,7 @@ fn kept(text: &str) -> Kept {
 }
 
 async fn look(cache: &Arc<Cache>, text: &str) -> Found {
-    cache.look_up(ask(text), &settings(), None).await
+    cache.look_up(ask(text), &settings(), circle(), None).await
 }
 
 async fn teach(cache: &Arc<Cache>, text: &str, answer: &str) {
@@ -231,15 +225,15 @@ async fn the_gates_stand_in_series() {
         ("Which rates hold in 2024", None, None),
         ("Which rates hold in 2023 ~~~~~~~~~~~~~~~~", None, None),
     ] {
-        let found = cache.look_up(ask(text), &settings(), bar).await;
+        let found = cache.look_up(ask(text), &settings(), circle(), bar).await;
         assert_eq!(said(found).as_deref(), expected, "{text} {bar:?}");
     }
-    let exact = Settings {
-        semantic: false,
-        ..settings()
-    };
     assert_eq!(
-        said(cache.look_up(ask("Which rates hold in 2023 ~"), &exact, None).await),
+        said(
+            cache
+                .look_up(ask("Which rates hold in 2023 ~"), &settings(), None, None)
+                .await
+        ),
         None
     );
 }
@@ -253,15 +247,18 @@ async fn of_two_answers_that_are_as_near_none_is_given() {
     };
     teach(&cache, "What is it ~", "one").await;
     let Found::Lead(ticket) = cache
-        .look_up(ask("What is it"), &Settings { cut: 1.1, ..settings() }, None)
+        .look_up(ask("What is it"), &Settings { cut: 1.1, ..settings() }, circle(), None)
         .await
     else {
         panic!("an entry served below its cut");
     };
     drop(ticket.fill(kept("another")));
-    assert_eq!(said(cache.look_up(ask("What is it ~~"), &close, None).await), None);
     assert_eq!(
-        said(cache.look_up(ask("What is it ~~"), &settings(), None).await).as_deref(),
+        said(cache.look_up(ask("What is it ~~"), &close, circle(), None).await),
+        None
+    );
+    assert_eq!(
+        said(cache.look_up(ask("What is it ~~"), &settings(), circle(), None).await).as_deref(),
         Some("one")
     );
 }
@@ -273,7 +270,7 @@ async fn audits_teach_an_entry_when_to_serve() {
     teach(&cache, "What is it", "yes").await;
     // A miss near an entry decides an audit by itself: the model was asked anyway.
     let strict = Settings { cut: 1.1, ..settings() };
-    let Found::Lead(ticket) = cache.look_up(ask("What is it ~~~"), &strict, None).await else {
+    let Found::Lead(ticket) = cache.look_up(ask("What is it ~~~"), &strict, circle(), None).await else {
         panic!("served")
     };
     let (audit, fresh) = ticket.fill(kept("That is not so")).expect("an entry was near");
@@ -281,21 +278,21 @@ async fn audits_teach_an_entry_when_to_serve() {
     // It was wrong there: it serves only where it is nearer.
     let probe = |text: &'static str| {
         let (cache, low) = (Arc::clone(&cache), low.clone());
-        async move { said(cache.look_up(ask(text), &low, Some(0.0)).await) }
+        async move { said(cache.look_up(ask(text), &low, circle(), Some(0.0)).await) }
     };
     assert_eq!(probe("What is it ~").await.as_deref(), Some("yes"));
     let every = Settings {
         audit_share: 1.0,
         ..low.clone()
     };
-    let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, None).await else {
+    let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
         panic!("not served")
     };
     assert_eq!(
         hit.audit.expect("all are audited").settle(Some(kept("YES."))).await,
         Some(true)
     );
-    let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, None).await else {
+    let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
         panic!("not served")
     };
     assert_eq!(
@@ -315,7 +312,7 @@ async fn open_audits_are_bounded() {
     teach(&cache, "What is it", "yes").await;
     let mut open = Vec::new();
     for _ in 0..AUDITS + 5 {
-        let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, None).await else {
+        let Found::Hit(hit) = cache.look_up(ask("What is it ~"), &every, circle(), None).await else {
             panic!("not served")
         };
         open.extend(hit.audit);
@@ -369,11 +366,10 @@ async fn answers_age_give_way_and_are_forgotten() {
     let cache = cache(0.5);
     let tenant: TenantId = "acme".parse().unwrap();
     let few = Settings {
-        semantic: false,
         max_entries: 2,
         ..settings()
     };
-    let teach = async |text: &str| match cache.look_up(ask(text), &few, None).await {
+    let teach = async |text: &str| match cache.look_up(ask(text), &few, None, None).await {
         Found::Lead(ticket) => _ = ticket.fill(kept("a")),
         Found::Hit(_) => {}
     };
@@ -447,7 +443,7 @@ proptest! {
                 let asked = body(["What is it", "What is it ~", "What is it ~~", "What was it"][text]);
                 let question = read(&caller(tenant, user), &asked, &settings.rules).unwrap();
                 let owner = if alone { format!("{tenant}/{user}") } else { format!("{tenant}/*") };
-                match cache.look_up(question, &settings, None).await {
+                match cache.look_up(question, &settings, circle(), None).await {
                     Found::Hit(hit) => prop_assert_eq!(hit.kept.text, owner),
                     Found::Lead(ticket) => drop(ticket.fill(kept(&owner))),
                 }

@@ -1,8 +1,9 @@
 //! The ledger: what every attempt of every call used and cost.
 //!
 //! Written off the way of answers, in batches ([`Ledger`]): a process that is killed loses the records of at most
-//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. The log of a
-//! conversation holds its turns' usage by itself; the ledger is what reports and budgets are made of.
+//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. What is under
+//! way for longer than [`Ledger::NOTED`] is put down as open; after a death it becomes a record `lost`. Turns are not: their log
+//! knows what was asked. The log of a conversation holds its turns' usage by itself; the ledger is what reports and budgets are made of.
 
 mod writer;
 
@@ -43,7 +44,7 @@ pub struct UsageRecord {
     pub conversation: Option<String>,
     /// The turn, if it was one's.
     pub turn: Option<String>,
-    /// What for: `turn`, `summary`, `endpoint`, `embedding`, `audit`.
+    /// What for: `turn`, `summary`, `endpoint`, `embedding`, `audit`, `lookup`.
     pub purpose: String,
     /// The route.
     pub route: String,
@@ -139,11 +140,44 @@ pub fn owed<'a>(spendings: impl IntoIterator<Item = &'a Spending>) -> HashMap<Su
     owed
 }
 
+/// What is put down together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Attempts that are under way, as they stand in the ledger should the process die now.
+    pub begun: Vec<UsageRecord>,
+    /// Attempts that are over.
+    pub ended: Vec<UsageRecord>,
+    /// Ids of those among them that were put down as begun before.
+    pub closed: Vec<Uuid>,
+}
+
+impl From<Vec<UsageRecord>> for Entries {
+    fn from(ended: Vec<UsageRecord>) -> Self {
+        Self {
+            ended,
+            ..Self::default()
+        }
+    }
+}
+
+/// Reads a record that a store kept of an open attempt. One that cannot be read is lost, and said to be.
+pub fn read_open(text: &str) -> Option<UsageRecord> {
+    let record = serde_json::from_str(text);
+    if let Err(error) = &record {
+        tracing::error!(%error, "what was put down of an open call of a model cannot be read");
+    }
+    record.ok()
+}
+
 /// Where the ledger is kept. One suite checks every implementation.
 #[async_trait]
 pub trait UsageStore: Send + Sync {
-    /// Keeps records; one whose id is there already is left as it is.
-    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError>;
+    /// Keeps entries; a record whose id is there already is left as it is. May be repeated after an error.
+    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError>;
+
+    /// Makes records of the attempts that are still open. For the start of a process, when nobody can be at work on them.
+    /// Returns how many.
+    async fn lose_usage(&self) -> Result<usize, LogError>;
 
     /// Sums up a tenant's records.
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError>;

@@ -257,6 +257,11 @@ impl Trip {
         self.deadline
     }
 
+    /// Brings the deadline forward.
+    pub fn hurry(&mut self, deadline: Instant) {
+        self.deadline = self.deadline.min(deadline);
+    }
+
     /// Returns how many targets may still be asked.
     pub fn targets_left(&self) -> usize {
         self.stops.iter().filter(|stop| !stop.is_closed).count()

@@ -379,3 +379,75 @@ fn what_a_tenant_may_call_has_to_be_there() {
         ]
     );
 }
+
+#[test]
+fn near_questions_need_a_model_that_finds_them_and_a_measure_for_it() {
+    let file = |cache: &str, more: &str| {
+        format!(
+            r#"
+            [[providers]]
+            name = "main"
+            base_url = "http://127.0.0.1:1/v1"
+            [[providers]]
+            name = "claude"
+            kind = "anthropic"
+            base_url = "http://127.0.0.1:2/v1"
+            [[routes]]
+            name = "default"
+            targets = [{{ provider = "main", model = "m", context_tokens = 1000 }}]
+            cache = {{ {cache} }}
+            [[routes]]
+            name = "embeddings"
+            targets = [{{ provider = "main", model = "e", context_tokens = 1000 }}]
+            [[routes]]
+            name = "mute"
+            targets = [{{ provider = "claude", model = "c", context_tokens = 1000 }}]
+            [[tenants]]
+            id = "acme"
+            {more}
+            "#
+        )
+    };
+    let by = "routes[0].cache.embedding_route";
+    for (cache, more, expected) in [
+        (
+            r#"mode = "semantic""#,
+            "",
+            vec![
+                "routes[0].cache.mode: needs an embedding model: name one in [embeddings], or a route in embedding_route"
+                    .to_owned(),
+            ],
+        ),
+        (
+            r#"mode = "semantic""#,
+            "[embeddings]\nmodel = \"all-MiniLM-L6-v2\"",
+            vec![],
+        ),
+        (
+            r#"mode = "semantic", embedding_route = "embeddings", threshold = 0.7"#,
+            "",
+            vec![],
+        ),
+        (
+            r#"mode = "semantic", embedding_route = "embeddings", threshold = 0.5"#,
+            "",
+            vec!["routes[0].cache.threshold: is below 0.6, from which on questions are compared".to_owned()],
+        ),
+        (
+            r#"mode = "exact", embedding_route = "nowhere""#,
+            "",
+            vec![
+                format!("{by}: belongs to the mode semantic"),
+                format!("{by}: needs a threshold beside it: what counts as near is each model's own"),
+                format!("{by}: there is no route \"nowhere\""),
+            ],
+        ),
+        (
+            r#"mode = "semantic", embedding_route = "mute", threshold = 0.7"#,
+            "",
+            vec![format!("{by}: no provider of the route \"mute\" makes embeddings")],
+        ),
+    ] {
+        assert_eq!(faults(&file(cache, more)), expected, "{cache}");
+    }
+}

@@ -99,9 +99,10 @@ fn every_key_is_read() {
         (CacheMode::Semantic, CacheAudience::Tenant)
     );
     assert_eq!(
-        (cache.ttl, cache.max_entries, cache.threshold),
-        (Duration::from_secs(60), 5, Some(0.9))
+        (cache.ttl, cache.max_entries, cache.embedding_route.as_deref()),
+        (Duration::from_secs(60), 5, Some("small"))
     );
+    assert_eq!(cache.threshold, Some(0.9));
     assert_eq!(
         config.route("small").unwrap().cache,
         RouteCache::default(),

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::Gateway;
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::{Audience, Cache, Rules, Settings};
 use copilotd::gateway::call::{CacheOutcome, CacheWish, Caller, GatewayCall, Mode};
+use copilotd::gateway::{Embeddings, Gateway};
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{CLOCKS, Ledger, Provider, TEXT, caller, gateway, place, read};
 
 #[derive(Debug)]
-struct Still;
+pub struct Still;
 
 impl Clock for Still {
     fn now(&self) -> Timestamp {
@@ -34,7 +34,6 @@ fn booked(provider: &Provider) -> (Arc<Gateway>, Arc<Ledger>) {
     let (gateway, ledger) = gateway(vec![place("a", provider.url())], CLOCKS);
     let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
     let settings = Settings {
-        semantic: false,
         rules: Rules {
             audience: Audience::User,
             max_temperature: 1.0,
@@ -46,8 +45,8 @@ fn booked(provider: &Provider) -> (Arc<Gateway>, Arc<Ledger>) {
         margin: 0.0,
         audit_share: 0.0,
     };
-    let settings = HashMap::from([("default".to_owned(), settings)]);
-    let gateway = gateway.with_cache(Cache::new(None, || 0.5), settings, Arc::new(Still));
+    let settings = HashMap::from([("default".to_owned(), (settings, Embeddings::None))]);
+    let gateway = gateway.with_cache(Cache::new(|| 0.5), settings, Arc::new(Still));
     (Arc::new(gateway), ledger)
 }
 

@@ -3,9 +3,11 @@
 mod access;
 mod anthropic;
 mod cache;
+mod cache_near;
 mod embeddings;
 mod faults;
 mod hedging;
+mod open_calls;
 mod replay;
 mod rescue;
 mod rights;

@@ -23,6 +23,7 @@ use futures::stream;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::cache_near::finding_near;
 use super::{CLOCKS, caller, request};
 
 const TARGETS: usize = 5;
@@ -171,7 +172,12 @@ async fn ask(gateway: &Gateway, tenant: usize, how: usize) {
             } else {
                 Purpose::Audit
             };
-            call.cache = CacheWish::Bypass;
+            // A look-up in the cache is a call of its own.
+            call.cache = if how % 24 < 12 {
+                CacheWish::Use
+            } else {
+                CacheWish::Bypass
+            };
             if how % 18 > 12 {
                 call.route = format!("p{}/gpt", how % TARGETS);
             }
@@ -239,7 +245,7 @@ proptest! {
             mode: Mode::Live,
             hedges: hedged.then(Arc::default),
         };
-        let gateway = Gateway::new(vec![route], Arc::clone(&access) as _);
+        let gateway = finding_near(Gateway::new(vec![route], Arc::clone(&access) as _), "default");
         let mut called = 0;
         for (n, (tenant, how)) in asks.iter().enumerate() {
             // In the middle an operator changes what they may use.

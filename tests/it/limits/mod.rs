@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use copilotd::gateway::ledger::{Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd::gateway::ledger::{Entries, Spending, UsageQuery, UsageRow, UsageStore};
 use copilotd::gateway::limit::{
     Demand, Exceeded, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
 };
@@ -55,8 +55,12 @@ struct Known(Mutex<Vec<Spending>>);
 
 #[async_trait]
 impl UsageStore for Known {
-    async fn add_usage(&self, _: &[UsageRecord]) -> Result<(), LogError> {
+    async fn add_usage(&self, _: &Entries) -> Result<(), LogError> {
         unreachable!("limits write no ledger")
+    }
+
+    async fn lose_usage(&self) -> Result<usize, LogError> {
+        unreachable!("limits end no calls")
     }
 
     async fn sum_usage(&self, _: &TenantScope, _: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {

@@ -93,6 +93,42 @@ async fn what_a_dead_process_had_reserved_is_charged_in_full_and_its_place_is_fr
 }
 
 #[tokio::test]
+async fn a_call_that_died_is_charged_once_although_the_ledger_knows_of_it_too() {
+    let server = Redis::start().await;
+    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let budget = Limits {
+        usd_per_month: Some(10_000),
+        ..Limits::default()
+    };
+    for (estimate, expected) in [(2_000, 3_000), (3_500, 3_500)] {
+        let ledger = Arc::new(Known::default());
+        let died = start(patient(&server), of_tenant(budget), &ledger, &watch);
+        let cost = Demand {
+            cost: 3_000,
+            ..Demand::default()
+        };
+        died.reserve(&tenant(), subjects("ada"), cost).await.unwrap();
+        drop(died);
+        ledger.0.lock().unwrap().push(spending("ada", estimate, estimate));
+        let next = start(patient(&server), of_tenant(budget), &ledger, &watch);
+        let left = async || {
+            let dear = Demand {
+                cost: 10_001,
+                ..Demand::default()
+            };
+            exceeded(next.reserve(&tenant(), subjects("ada"), dear).await)
+                .state
+                .remaining
+        };
+        left().await;
+        watch.pass(HOUR);
+        assert_eq!(left().await, 10_000 - expected, "estimated at {estimate}");
+        let mut connection = server.connection().await;
+        redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_lives_is_renewed() {
     let server = Redis::start().await;
     let watch = Watch::at("2027-01-15T08:00:00Z");

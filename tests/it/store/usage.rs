@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
-use copilotd::gateway::ledger::{GroupBy, UsageQuery, UsageRow, UsageStore};
+use copilotd::gateway::ledger::{Entries, GroupBy, UsageQuery, UsageRecord, UsageRow, UsageStore};
 use copilotd_actors::domain::usage::Usage;
 use tempfile::TempDir;
 
@@ -30,11 +30,11 @@ async fn contract(store: &dyn UsageStore) {
         other,
         hit,
     ];
-    store.add_usage(&records).await.unwrap();
+    store.add_usage(&records.clone().into()).await.unwrap();
     // Told twice, with one that is new among them.
     let mut again = records[..3].to_vec();
     again.push(record("2026-11-02T23:59:59Z", "eve", "small", 5));
-    store.add_usage(&again).await.unwrap();
+    store.add_usage(&again.into()).await.unwrap();
 
     let sums = async |tenant: &str, group_by, from: &str, to: &str, limit| {
         let query = UsageQuery {
@@ -120,8 +120,53 @@ async fn contract(store: &dyn UsageStore) {
     assert_eq!(left, [row("2026-11-02", 3, 35)]);
 }
 
+/// What was under way when its process died becomes a record, once; what ended leaves none.
+async fn open_calls(store: &dyn UsageStore) {
+    let at = "2026-12-01T10:00:00Z";
+    let lost = |user: &str| UsageRecord {
+        outcome: "lost".to_owned(),
+        is_estimated: true,
+        ..record(at, user, "large", 7)
+    };
+    let (ends, dies) = (lost("ada"), lost("bob"));
+    let begun = Entries {
+        begun: vec![ends.clone(), dies],
+        ..Entries::default()
+    };
+    let mut end = ends;
+    (end.at, end.outcome) = ("2026-12-01T10:00:05Z".parse().unwrap(), "ok".to_owned());
+    let ended = Entries {
+        closed: vec![end.id],
+        ended: vec![end],
+        ..Entries::default()
+    };
+    // Each is told again, as after an error that hid a success.
+    for entries in [&begun, &begun, &ended, &ended] {
+        store.add_usage(entries).await.unwrap();
+    }
+    let users = async || {
+        let query = UsageQuery {
+            from: at.parse().unwrap(),
+            to: "2026-12-02T00:00:00Z".parse().unwrap(),
+            group_by: GroupBy::User,
+            limit: 10,
+        };
+        let rows = store.sum_usage(&scope("acme"), &query).await.unwrap();
+        rows.into_iter().map(|row| (row.group, row.calls)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        users().await,
+        [("ada".to_owned(), 1)],
+        "what is under way is no record yet"
+    );
+    assert_eq!(store.lose_usage().await.unwrap(), 1);
+    assert_eq!(store.lose_usage().await.unwrap(), 0);
+    assert_eq!(users().await, [("ada".to_owned(), 1), ("bob".to_owned(), 1)]);
+}
+
 #[tokio::test]
 async fn in_memory() {
+    open_calls(&MemoryUsage::default()).await;
     contract(&MemoryUsage::default()).await;
 }
 
@@ -141,6 +186,7 @@ async fn on_sqlite() {
         .await
         .unwrap();
     assert_eq!(spent.len(), 3);
+    open_calls(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,5 +194,22 @@ async fn on_mongodb() {
     if let Some(database) = TestDatabase::new().await {
         let store = Arc::new(database.connect().await.unwrap());
         contract(&*store).await;
+        open_calls(&*store).await;
+        // Killed between a record and the end of its open call.
+        let open = record("2026-12-03T10:00:00Z", "eve", "large", 7);
+        let both = Entries {
+            begun: vec![open.clone()],
+            ended: vec![open],
+            ..Entries::default()
+        };
+        store.add_usage(&both).await.unwrap();
+        store.lose_usage().await.unwrap();
+        let query = UsageQuery {
+            from: "2026-12-03T00:00:00Z".parse().unwrap(),
+            to: "2026-12-04T00:00:00Z".parse().unwrap(),
+            group_by: GroupBy::User,
+            limit: 10,
+        };
+        assert_eq!(store.sum_usage(&scope("acme"), &query).await.unwrap()[0].calls, 1);
     }
 }

@@ -4,25 +4,50 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use copilotd::gateway::ledger::{GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 
 /// See the module.
 #[derive(Default)]
-pub struct MemoryUsage(Mutex<Vec<UsageRecord>>);
+pub struct MemoryUsage(Mutex<Vec<UsageRecord>>, Mutex<Vec<UsageRecord>>);
+
+impl MemoryUsage {
+    /// What became of each attempt.
+    pub fn outcomes(&self) -> Vec<String> {
+        let kept = self.0.lock().unwrap();
+        kept.iter().map(|record| record.outcome.clone()).collect()
+    }
+
+    /// How many attempts are put down as open.
+    pub fn open(&self) -> usize {
+        self.1.lock().unwrap().len()
+    }
+}
 
 #[async_trait]
 impl UsageStore for MemoryUsage {
-    async fn add_usage(&self, records: &[UsageRecord]) -> Result<(), LogError> {
-        let mut kept = self.0.lock().unwrap();
-        for record in records {
+    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError> {
+        let (mut kept, mut open) = (self.0.lock().unwrap(), self.1.lock().unwrap());
+        for record in &entries.begun {
+            open.retain(|known| known.id != record.id);
+            open.push(record.clone());
+        }
+        for record in &entries.ended {
             if !kept.iter().any(|known| known.id == record.id) {
                 kept.push(record.clone());
             }
         }
+        open.retain(|record| !entries.closed.contains(&record.id));
         Ok(())
+    }
+
+    async fn lose_usage(&self) -> Result<usize, LogError> {
+        let ended = std::mem::take(&mut *self.1.lock().unwrap());
+        let count = ended.len();
+        self.add_usage(&ended.into()).await?;
+        Ok(count)
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {

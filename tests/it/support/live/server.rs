@@ -223,7 +223,7 @@ id = "acme"
   [[tenants.api_keys]]
   name = "backend"
   hash = "{hash}"
-  scopes = ["chat"]
+  scopes = ["chat", "gateway"]
 {support}
 {careful}
 {brief}

@@ -1,0 +1,235 @@
+//! Plans the way of a request: its route, the targets its tenant may use, and what it is expected to use.
+//!
+//! Invariant: a call leaves for a target only with a key that [`Access`] handed out for its tenant.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::tenancy::TenantScope;
+use tokio::time::Instant;
+
+use super::attempt::{Books, Meter};
+use super::body::ChatBody;
+use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
+use super::drive::{Ask, Drive, Got};
+use super::embed::{EmbedCall, EmbedReply};
+use super::limits::{Limits, Prompt};
+use super::rescue::Failed;
+use super::route::{self, Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
+use super::{ModelCard, failure};
+
+/// How long a request waits for providers that ask for patience, all in all.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time for one request, whatever its route says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Knows the routes, and who may use them and how much.
+#[derive(Debug, Clone)]
+pub(super) struct Planner {
+    pub(super) routes: Arc<HashMap<String, Arc<Route>>>,
+    pub(super) access: Arc<dyn Access>,
+    pub(super) meter: Option<Arc<dyn Meter>>,
+    pub(super) limits: Option<Arc<Limits>>,
+}
+
+/// What a request needs of a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Needs {
+    pub(super) tools: bool,
+    pub(super) schema: bool,
+}
+
+impl ChatBody {
+    pub(super) fn needs(&self) -> Needs {
+        Needs {
+            tools: self.has_tools(),
+            schema: self.has_schema(),
+        }
+    }
+}
+
+impl Planner {
+    /// Embeds texts; within that time, if so, which its targets then share.
+    pub(super) async fn embed(&self, call: EmbedCall, within: Option<Duration>) -> Result<EmbedReply, GatewayError> {
+        let route = self.route(&call.route)?;
+        let body = Arc::new(call.body);
+        let ask = Ask::Embed(Arc::clone(&body));
+        let mut drive = self.drive(&route, call.caller, ask, Needs::default(), body.size(), &[])?;
+        if let Some(within) = within {
+            drive.hurry(within);
+        }
+        let limits = self.reserve(&mut drive, &route, Prompt::embed(&body)).await?;
+        let (place, got) = Self::answered(&mut drive).await?;
+        let Got::Embedded(answer) = got else {
+            unreachable!("an embedding was asked for")
+        };
+        Ok(EmbedReply {
+            model: drive.trip.target(place).name.to_string(),
+            attempts: drive.trip.attempts(),
+            usage: answer.usage,
+            limits,
+            body: answer.body,
+        })
+    }
+
+    /// Reserves for all attempts of a drive; returns where the rates stand now.
+    pub(super) async fn reserve(
+        &self,
+        drive: &mut Drive,
+        route: &Route,
+        prompt: Prompt<'_>,
+    ) -> Result<Vec<LimitState>, GatewayError> {
+        let Some(limits) = &self.limits else {
+            return Ok(Vec::new());
+        };
+        let reservation = limits.reserve(&drive.books.caller, route, prompt).await?;
+        let standings = reservation.standings().to_vec();
+        drive.books.reservation = Some(reservation);
+        Ok(standings)
+    }
+
+    /// Runs a drive; what the caller is told when it fails.
+    pub(super) async fn answered(drive: &mut Drive) -> Result<(Place, Got), GatewayError> {
+        if let Some(found) = drive.run().await {
+            return Ok(found);
+        }
+        let (only_keys, attempts) = (drive.trip.only_keys_failed(), drive.trip.attempts());
+        Err(match drive.trip.failure() {
+            Some(error) => failure::before(error, only_keys, attempts),
+            None => GatewayError::new(GatewayErrorKind::Timeout, "there was no time left to ask a model"),
+        })
+    }
+
+    /// Plans the way of one request. `avoided` targets come last.
+    pub(super) fn drive(
+        &self,
+        route: &Route,
+        caller: Caller,
+        ask: Ask,
+        needs: Needs,
+        prompt_bytes: usize,
+        avoided: &[Failed],
+    ) -> Result<Drive, GatewayError> {
+        let (kind, body) = match &ask {
+            Ask::Live(body, _) | Ask::Buffered(body) => (Kind::Stream, Some(body)),
+            Ask::Whole(body) => (Kind::Document, Some(body)),
+            Ask::Embed(_) => (Kind::Document, None),
+        };
+        let (max_output, answers) = body.map_or((Some(0), 1), |body| (body.max_tokens(), body.choices()));
+        let mut targets = self.targets(&caller.scope, route, needs, kind)?;
+        targets.sort_by_key(|(target, _)| avoided.iter().any(|(failed, _)| *failed == target.name));
+        // A turn waits where its user sees it.
+        let patience = match caller.purpose {
+            Purpose::Turn => Duration::ZERO,
+            _ => PATIENCE,
+        };
+        Ok(Drive {
+            ask,
+            books: Books {
+                caller: Arc::new(caller),
+                route: route.name.as_str().into(),
+                meter: self.meter.clone(),
+                limits: self.limits.clone(),
+                cache: CacheOutcome::Bypass,
+                reservation: None,
+                prompt_bytes: prompt_bytes as u64,
+                max_output,
+                answers,
+            },
+            timeouts: route.timeouts,
+            hedges: route.hedges.clone(),
+            trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST)),
+            failures: Vec::new(),
+        })
+    }
+
+    /// Lists where a request may go, best first. Without a key, which only a permission brings, a target is not among them.
+    fn targets(
+        &self,
+        scope: &TenantScope,
+        route: &Route,
+        needs: Needs,
+        kind: Kind,
+    ) -> Result<Vec<Keyed>, GatewayError> {
+        let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
+        let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
+        if allowed.is_empty() {
+            let message = format!("the model {:?} may not be used", route.name);
+            return Err(GatewayError::new(GatewayErrorKind::Forbidden, message));
+        }
+        let able = |(target, _): &(Arc<Target>, _)| (!needs.tools || target.tools) && (!needs.schema || target.schema);
+        let mut able: Vec<_> = allowed.into_iter().filter(able).map(Some).collect();
+        if able.is_empty() {
+            let message = format!("no model of {:?} takes tools or a schema as asked for", route.name);
+            return Err(GatewayError::new(GatewayErrorKind::Invalid, message));
+        }
+        let standing = |keyed: &Option<(Arc<Target>, _)>| {
+            let target = keyed.as_ref().map(|(target, _)| target);
+            Standing {
+                weight: target.and_then(|target| target.weight),
+                score: target.map_or(0.0, |target| target.state.with(|health, _| health.score(kind))),
+            }
+        };
+        let standings: Vec<Standing> = able.iter().map(standing).collect();
+        let order = route::order(&standings, |n| rand::random_range(0..n));
+        Ok(order.into_iter().filter_map(|index| able[index].take()).collect())
+    }
+
+    /// Lists what `scope` may name as a model, ordered by id.
+    pub(super) fn models(&self, scope: &TenantScope) -> Vec<ModelCard> {
+        let mut cards = Vec::new();
+        for route in self.routes.values() {
+            let allowed: Vec<&Arc<Target>> = route
+                .targets
+                .iter()
+                .filter(|target| self.access.allowed(scope, target))
+                .collect();
+            cards.extend(allowed.iter().map(|target| ModelCard {
+                id: target.name.to_string(),
+                owner: target.name.provider.clone(),
+                context_tokens: target.context_tokens,
+            }));
+            cards.extend(
+                allowed
+                    .iter()
+                    .map(|target| target.context_tokens)
+                    .max()
+                    .map(|context_tokens| ModelCard {
+                        id: route.name.clone(),
+                        owner: "copilotd".to_owned(),
+                        context_tokens,
+                    }),
+            );
+        }
+        cards.sort_by(|a, b| a.id.cmp(&b.id));
+        cards.dedup_by(|a, b| a.id == b.id);
+        cards
+    }
+
+    /// Finds a route by its name, or makes one of a target that some route has.
+    pub(super) fn route(&self, name: &str) -> Result<Arc<Route>, GatewayError> {
+        if let Some(route) = self.routes.get(name) {
+            return Ok(Arc::clone(route));
+        }
+        let target = TargetName::parse(name);
+        let named = |route: &&Arc<Route>| route.targets.iter().any(|known| Some(&known.name) == target.as_ref());
+        let route = self.routes.values().find(named).ok_or_else(|| {
+            GatewayError::new(
+                GatewayErrorKind::UnknownRoute,
+                format!("the model {name:?} does not exist or may not be used"),
+            )
+        })?;
+        let targets = route
+            .targets
+            .iter()
+            .filter(|known| Some(&known.name) == target.as_ref());
+        Ok(Arc::new(Route {
+            name: name.to_owned(),
+            targets: targets.cloned().collect(),
+            timeouts: route.timeouts,
+            mode: route.mode,
+            hedges: route.hedges.clone(),
+        }))
+    }
+}
