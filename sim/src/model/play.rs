@@ -85,11 +85,11 @@ fn body<F: Frames>(frames: F, pace: Pace, open: Open) -> impl Stream<Item = Resu
         // The time a piece is due is counted from the start, so that delays do not add up.
         match frames.next() {
             Act::Send(bytes) => {
-                tokio::time::sleep_until(due).await;
+                wait_until(due).await;
                 Some((Ok(Bytes::from(bytes)), (frames, due + pace.between, open)))
             }
             Act::Last(bytes) => {
-                tokio::time::sleep_until(due).await;
+                wait_until(due).await;
                 // Now, not after the write: a client may leave as soon as it has read the end.
                 open.finish("completed");
                 Some((Ok(Bytes::from(bytes)), (frames, due, open)))
@@ -118,6 +118,13 @@ fn body<F: Frames>(frames: F, pace: Pace, open: Open) -> impl Stream<Item = Resu
     })
 }
 
+/// Waits, unless it is time already: even a sleep of nothing ends only with the runtime's next millisecond.
+async fn wait_until(due: Instant) {
+    if due > Instant::now() {
+        tokio::time::sleep_until(due).await;
+    }
+}
+
 /// Answers in one object, after the time it takes to produce it, unless the step is to go wrong. `pieces` have been said.
 pub(crate) async fn whole(
     switch: &Switch,
@@ -128,7 +135,7 @@ pub(crate) async fn whole(
     answer: Value,
 ) -> Response {
     let paces = u32::try_from(pieces.said_pieces.saturating_sub(1)).unwrap_or(u32::MAX);
-    tokio::time::sleep(pace.first + pace.between * paces).await;
+    wait_until(Instant::now() + pace.first + pace.between * paces).await;
     if step.cut_after_chars.is_some() || step.end_without_finish_after_chars.is_some() || step.malformed {
         open.finish("cut");
         switch.cut();

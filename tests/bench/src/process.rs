@@ -14,17 +14,17 @@ use crate::machine::{Used, used};
 pub struct Process(Child);
 
 impl Process {
-    /// Starts a program with its errors in a file. `core` pins it to one processor, where `taskset` is available.
+    /// Starts a program with its errors in a file. `cores` pins it to those, such as `0` or `1-3`.
     pub fn start(
         program: &Path,
         arguments: &[&OsStr],
         errors: &Path,
-        core: Option<usize>,
+        cores: Option<&str>,
     ) -> anyhow::Result<(Self, BufReader<std::process::ChildStdout>)> {
-        let mut command = match core {
-            Some(core) => {
+        let mut command = match cores {
+            Some(cores) => {
                 let mut command = Command::new("taskset");
-                command.arg("-c").arg(core.to_string()).arg(program);
+                command.arg("-c").arg(cores).arg(program);
                 command
             }
             None => Command::new(program),
@@ -58,6 +58,48 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Keeps this process off the first processor, on which the server runs alone; until dropped.
+#[derive(Debug)]
+pub struct Aside;
+
+impl Aside {
+    /// Moves all its threads.
+    pub fn step() -> anyhow::Result<Self> {
+        pin_itself(&rest())?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Err(error) = pin_itself(&format!("0-{}", last_core())) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// The processors beside the first; that one, if there is no other.
+pub fn rest() -> String {
+    let last = last_core();
+    format!("{}-{last}", last.min(1))
+}
+
+fn last_core() -> usize {
+    // Not what this process may use: it may have stepped aside.
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let last = online
+        .trim()
+        .rsplit(['-', ','])
+        .next()
+        .and_then(|last| last.parse().ok());
+    last.unwrap_or(0)
+}
+
+fn pin_itself(cores: &str) -> anyhow::Result<()> {
+    let own = std::process::id().to_string();
+    output(Path::new("taskset"), &["-a", "-p", "-c", cores, &own]).map(drop)
 }
 
 /// Runs a program to its end and returns what it printed.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::http::Connection;
 use crate::machine::Used;
-use crate::process::{self, Process};
+use crate::process::{self, Aside, Process};
 
 /// Limits that nothing meets.
 const LIMITS: &str = r#"
@@ -51,7 +51,7 @@ pub struct Wish {
     pub idle_s: Option<u64>,
     /// Context of the model in tokens.
     pub context_tokens: Option<u64>,
-    /// Whether the server gets one processor only.
+    /// Whether the server gets one processor for itself, and provider and client the rest.
     pub one_core: bool,
     /// Whether the tenant has limits, larger than what is asked of them, and the route a cache of the same questions.
     pub limits: bool,
@@ -63,6 +63,7 @@ pub struct World {
     programs: Programs,
     server: Process,
     _sim: Process,
+    _aside: Option<Aside>,
     wish: Wish,
     directory: TempDir,
     /// Address of the provider.
@@ -77,7 +78,12 @@ impl World {
     /// Starts both.
     pub async fn start(programs: &Programs, wish: Wish) -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix_in("copilotd-bench-", &programs.scratch)?;
-        let (sim, mut said) = Process::start(&programs.sim, &[], &directory.path().join("sim.log"), None)?;
+        let (aside, rest) = if wish.one_core {
+            (Some(Aside::step()?), Some(process::rest()))
+        } else {
+            (None, None)
+        };
+        let (sim, mut said) = Process::start(&programs.sim, &[], &directory.path().join("sim.log"), rest.as_deref())?;
         let said: serde_json::Value =
             serde_json::from_str(&process::line(&mut said)?).context("the provider's line")?;
         let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
@@ -95,6 +101,7 @@ impl World {
             programs: programs.clone(),
             server,
             _sim: sim,
+            _aside: aside,
             wish,
             directory,
             provider,
@@ -158,8 +165,8 @@ fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<P
     let config = directory.join("copilotd.toml");
     let arguments = [OsStr::new("serve"), OsStr::new("--config"), config.as_os_str()];
     let log = directory.join("server.log");
-    let core = wish.one_core.then_some(0);
-    Ok(Process::start(&programs.server, &arguments, &log, core)?.0)
+    let cores = wish.one_core.then_some("0");
+    Ok(Process::start(&programs.server, &arguments, &log, cores)?.0)
 }
 
 /// A port that was free a moment ago.

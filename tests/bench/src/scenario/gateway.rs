@@ -85,8 +85,8 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
     let mut report = Report::new(
         "gateway: one whole answer after the other, directly and through the gateway",
         "`POST /v1/chat/completions` without a stream on connections that stay open, each asking again as soon as it is answered; the \
-         answer has 20 tokens and comes at once. The server is pinned to one processor, which it shares with whatever else runs there; \
-         provider and client have the rest of the machine. Everything is on: the API key is verified, requests, tokens, calls and money are \
+         answer has 20 tokens and comes at once. The server is pinned to one processor, which it has for itself; provider and client share \
+         the rest of the machine, directly too. Everything is on: the API key is verified, requests, tokens, calls and money are \
          reserved over tenant, user and key and settled, the cache is asked for the same question (none is, up to 4 KiB), the breaker and \
          the ledger are told. *CPU* is the server's, by request.",
         &[

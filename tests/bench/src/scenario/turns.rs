@@ -56,7 +56,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let cpu = world.used()?.cpu - begun;
     let mut report = Report::new(
         &format!("turns: {USERS} users, each create + turn + stream of 50 tokens at 20 ms, again and again"),
-        "The server is pinned to one processor, which it shares with whatever else runs there. Every turn opens a new \
+        "The server is pinned to one processor, which it has for itself. Every turn opens a new \
          connection and a new conversation, is stored durably and read to its end. *Direct* is the same loop against \
          the provider alone, run just before; nothing can be faster.",
         &["", "direct", "through copilotd"],
