@@ -20,7 +20,7 @@ use crate::gateway::attempt::{Attempted, Meter};
 /// Records that may wait for the store. Beyond it they are lost, and counted and logged as lost.
 const QUEUE: usize = 20_000;
 /// Records that are stored without waiting for more. Few: what stores them takes the processor from answers meanwhile.
-const ENOUGH: usize = 64;
+const ENOUGH: usize = 128;
 /// Most records that are stored together, where the store is slower than they come.
 const BATCH: usize = 500;
 /// Pause after the store refused.
