@@ -9,6 +9,7 @@ mod audit;
 mod canonical;
 mod evidence;
 mod flight;
+mod matrix;
 mod personal;
 mod question;
 mod shelf;

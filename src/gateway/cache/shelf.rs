@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::answer::Kept;
 use super::canonical::Digest;
 use super::evidence::Evidence;
+use super::matrix::Matrix;
 use super::question::{Partition, Question};
 use crate::gateway::embedder::{Space, Vector};
 
@@ -31,6 +32,7 @@ pub(super) struct Shelf {
 struct Room {
     entries: HashMap<u64, Entry>,
     exact: HashMap<Digest, u64>,
+    matrix: Matrix,
     /// By what made the vectors: similarities of two models are not alike.
     pooled: HashMap<Space, Evidence>,
 }
@@ -57,7 +59,8 @@ pub(super) struct Near {
 
 impl Entry {
     fn size(&self) -> usize {
-        let vector = self.vector.as_ref().map_or(0, |vector| size_of_val(vector.values()));
+        // Once as it is and once as bytes.
+        let vector = self.vector.as_ref().map_or(0, |vector| 5 * vector.values().len());
         self.kept.size() + self.text.len() + vector + size_of::<Self>()
     }
 }
@@ -80,15 +83,16 @@ impl Shelf {
     /// Lists the two nearest entries of the question's partition, the nearest first.
     pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Near, &Entry)> {
         let mut best: Vec<(Near, &Entry)> = Vec::with_capacity(3);
-        for entry in self
-            .rooms
-            .get(partition)
-            .into_iter()
-            .flat_map(|room| room.entries.values())
+        let Some(room) = self.rooms.get(partition) else {
+            return best;
+        };
+        for entry in room
+            .matrix
+            .candidates(vector, now)
+            .iter()
+            .filter_map(|id| room.entries.get(id))
         {
-            let Some(own) = entry.vector.as_ref().filter(|_| entry.expires > now) else {
-                continue;
-            };
+            let Some(own) = &entry.vector else { continue };
             let near = Near {
                 id: entry.id,
                 similarity: own.cosine(vector),
@@ -167,6 +171,9 @@ impl Shelf {
         self.used.insert(self.tick, (question.partition.clone(), entry.id));
         let room = self.rooms.entry(question.partition.clone()).or_default();
         room.exact.insert(question.exact, entry.id);
+        if let Some(vector) = &entry.vector {
+            room.matrix.insert(entry.id, vector, entry.expires);
+        }
         room.entries.insert(entry.id, entry);
         while self.used.len() > max_entries || self.bytes > MOST_BYTES {
             let Some((_, (partition, id))) = self.used.first_key_value() else {
@@ -183,6 +190,9 @@ impl Shelf {
         };
         if let Some(entry) = room.entries.remove(&id) {
             room.exact.remove(&entry.exact);
+            if let Some(vector) = &entry.vector {
+                room.matrix.remove(entry.id, vector.space());
+            }
             self.bytes -= entry.size();
             self.used.remove(&entry.tick);
         }
