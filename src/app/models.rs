@@ -49,6 +49,7 @@ pub fn gateway(
                 weight: target.weight,
                 tools: target.tools,
                 schema: target.schema,
+                prefill: target.prefill,
             }));
         }
         routes.push(gateway::route::Route {

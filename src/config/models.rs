@@ -129,6 +129,9 @@ pub struct Target {
     /// Whether it can be held to a schema.
     #[serde(default = "yes")]
     pub schema: bool,
+    /// Whether it goes on with an answer whose beginning is given.
+    #[serde(default)]
+    pub prefill: bool,
 }
 
 fn yes() -> bool {

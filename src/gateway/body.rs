@@ -109,6 +109,21 @@ impl ChatBody {
         self.touched.has_schema
     }
 
+    /// Tells whether the last message is the beginning of the answer (a prefill): the assistant's own.
+    pub fn begins_answer(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Message<'a> {
+            #[serde(borrow)]
+            role: Option<std::borrow::Cow<'a, str>>,
+            tool_calls: Option<serde::de::IgnoredAny>,
+        }
+        let messages: Vec<&RawValue> = serde_json::from_str(self.messages().get()).unwrap_or_default();
+        let last = messages
+            .last()
+            .and_then(|last| serde_json::from_str::<Message<'_>>(last.get()).ok());
+        last.is_some_and(|last| last.role.as_deref() == Some("assistant") && last.tool_calls.is_none())
+    }
+
     /// Returns the messages, as they were written: an array.
     pub fn messages(&self) -> &RawValue {
         self.get("messages").unwrap_or(RawValue::NULL)
@@ -403,6 +418,27 @@ mod tests {
             (body.stream(), body.max_tokens(), body.has_tools()),
             (false, Some(5), false)
         );
+    }
+
+    #[test]
+    fn an_answer_is_begun_by_a_last_message_of_the_assistant() {
+        for (messages, expected) in [
+            (
+                r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"assistant","content":"b"},{"role":"user","content":"a"}]"#,
+                false,
+            ),
+            (r#"[{"role":"assistant","tool_calls":[{}]}]"#, false),
+            (r#"[{"role":"ass\u0069stant","content":"b"}]"#, true),
+            ("[7]", false),
+            ("[]", false),
+        ] {
+            let body = ChatBody::parse(format!(r#"{{"model":"m","messages":{messages}}}"#).as_bytes()).unwrap();
+            assert_eq!(body.begins_answer(), expected, "{messages}");
+        }
     }
 
     #[test]

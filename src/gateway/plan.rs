@@ -116,8 +116,11 @@ impl Planner {
             Ask::Whole(body) => (Kind::Document, Some(body)),
             Ask::Embed(_) => (Kind::Document, None),
         };
+        // Looked at only where it makes a difference.
+        let is_begun =
+            route.targets.iter().any(|target| target.prefill) && body.is_some_and(|body| body.begins_answer());
         let (max_output, answers) = body.map_or((Some(0), 1), |body| (body.max_tokens(), body.choices()));
-        let mut targets = self.targets(&caller.scope, route, needs, kind)?;
+        let mut targets = self.targets(&caller.scope, route, needs, kind, is_begun)?;
         targets.sort_by_key(|(target, _)| avoided.iter().any(|(failed, _)| *failed == target.name));
         // A turn waits where its user sees it.
         let patience = match caller.purpose {
@@ -145,12 +148,14 @@ impl Planner {
     }
 
     /// Lists where a request may go, best first. Without a key, which only a permission brings, a target is not among them.
+    /// What goes on with an answer takes those that are begun, if there is such a target.
     fn targets(
         &self,
         scope: &TenantScope,
         route: &Route,
         needs: Needs,
         kind: Kind,
+        is_begun: bool,
     ) -> Result<Vec<Keyed>, GatewayError> {
         let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
         let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
@@ -163,6 +168,10 @@ impl Planner {
         if able.is_empty() {
             let message = format!("no model of {:?} takes tools or a schema as asked for", route.name);
             return Err(GatewayError::new(GatewayErrorKind::Invalid, message));
+        }
+        let goes_on = |keyed: &Option<(Arc<Target>, _)>| keyed.as_ref().is_some_and(|(target, _)| target.prefill);
+        if is_begun && able.iter().any(goes_on) {
+            able.retain(goes_on);
         }
         let standing = |keyed: &Option<(Arc<Target>, _)>| {
             let target = keyed.as_ref().map(|(target, _)| target);

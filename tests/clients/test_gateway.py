@@ -76,8 +76,9 @@ def test_a_stream_with_usage(client, mode):
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 20
-    # The demo knows no prices.
-    assert chunks[-1].usage.cost_usd == 0
+    # The demo's prices, in dollars per million tokens.
+    usage = chunks[-1].usage
+    assert usage.cost_usd == pytest.approx((usage.prompt_tokens * 2.5 + usage.completion_tokens * 10) / 1e6)
     assert chunks[-2].choices[0].finish_reason == "stop"
 
 

@@ -49,6 +49,8 @@ pub struct Target {
     pub tools: bool,
     /// Whether it can be held to a schema.
     pub schema: bool,
+    /// Whether it goes on with an answer whose beginning is the last message.
+    pub prefill: bool,
     /// How it does.
     pub state: Arc<TargetState>,
 }

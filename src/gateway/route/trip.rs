@@ -353,6 +353,7 @@ mod tests {
                 weight: None,
                 tools: true,
                 schema: true,
+                prefill: false,
                 state: Arc::new(TargetState::default()),
             };
             let keys: Vec<_> = (0..keys)

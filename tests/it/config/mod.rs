@@ -93,6 +93,7 @@ fn every_key_is_read() {
     );
     assert_eq!(route.timeouts.total, Duration::from_millis(4));
     assert!(route.hedge && !route.targets[0].tools && !route.targets[0].schema && route.targets[1].tools);
+    assert!(route.targets[0].prefill && !route.targets[1].prefill);
     let cache = &route.cache;
     assert_eq!(
         (cache.mode, cache.audience),

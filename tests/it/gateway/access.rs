@@ -53,6 +53,7 @@ async fn a_fallback_does_not_leave_what_the_tenant_may_use() {
             weight: None,
             tools: true,
             schema: true,
+            prefill: false,
             state: Arc::new(TargetState::default()),
         })
     };

@@ -161,6 +161,7 @@ pub struct Place<'a> {
     pub keys: Vec<&'a str>,
     pub context_tokens: u64,
     pub weight: Option<u32>,
+    pub prefill: bool,
 }
 
 pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
@@ -171,6 +172,7 @@ pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
         keys: vec!["sk-one"],
         context_tokens: 1_000,
         weight: None,
+        prefill: false,
     }
 }
 
@@ -221,6 +223,7 @@ pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) ->
             weight: place.weight,
             tools: true,
             schema: true,
+            prefill: place.prefill,
             state: Arc::new(TargetState::default()),
         }));
     }

@@ -236,6 +236,7 @@ proptest! {
             weight: weighted.then_some(1),
             tools: true,
             schema: true,
+            prefill: false,
             state: Arc::new(TargetState::default()),
         }));
         let route = Route {

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{CLOCKS, Provider, TEXT, gateway, place, read, request};
+use super::{CLOCKS, Place, Provider, TEXT, gateway, place, read, request};
 
 #[tokio::test]
 async fn a_dead_key_is_rotated_at_once_and_left_alone_afterwards() {
@@ -249,4 +249,28 @@ async fn what_nobody_knows_is_told_apart_from_what_fails() {
         .map(|card| card.id)
         .collect();
     assert_eq!(cards, ["a/gpt", "default"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_begun_goes_to_what_goes_on_with_it() {
+    let (first, second) = (Provider::start().await, Provider::start().await);
+    let going_on = |prefill| Place {
+        prefill,
+        ..place("b", second.url())
+    };
+    let mut begun = request(false, Mode::Live);
+    let messages = json!([
+        {"role": "user", "content": format!("Say it. [[sim text=\"{TEXT}\"]]")},
+        {"role": "assistant", "content": "All is"},
+    ]);
+    begun.body.set("messages", &messages).unwrap();
+    let ends = request(false, Mode::Live);
+    for (prefill, call, expected) in [
+        (true, &begun, "b/gpt"),
+        (true, &ends, "a/gpt"),
+        (false, &begun, "a/gpt"),
+    ] {
+        let (gateway, _) = gateway(vec![place("a", first.url()), going_on(prefill)], CLOCKS);
+        assert_eq!(gateway.chat(call.clone()).await.unwrap().model, expected, "{prefill}");
+    }
 }
