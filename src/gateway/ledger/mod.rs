@@ -1,9 +1,10 @@
 //! The ledger: what every attempt of every call used and cost.
 //!
 //! Written off the way of answers, in batches ([`Ledger`]): a process that is killed loses the records of at most
-//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. What is under
-//! way for longer than [`Ledger::NOTED`] is put down as open; after a death it becomes a record `lost`. Turns are not: their log
-//! knows what was asked. The log of a conversation holds its turns' usage by itself; the ledger is what reports and budgets are made of.
+//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. What is
+//! under way for longer than [`Ledger::NOTED`] is put down as open; after a death it becomes a record `lost`. Turns are not:
+//! their log knows what was asked. The log of a conversation holds its turns' usage by itself; the ledger is what reports and
+//! budgets are made of.
 
 mod writer;
 
