@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
@@ -17,6 +17,8 @@ use crate::gateway::ledger::{self, Spending};
 /// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
 /// newcomers share one.
 const MAX_ACCOUNTS: usize = 100_000;
+/// How long it takes until that is tried again.
+const SWEEP: SignedDuration = SignedDuration::from_secs(1);
 
 /// What a tenant, each of its users and each of its keys may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +50,33 @@ pub struct LocalLimiter {
 
 struct Books {
     limits: TenantLimits,
-    accounts: Arc<Mutex<HashMap<Subject, Account>>>,
+    accounts: Arc<Mutex<Accounts>>,
+}
+
+#[derive(Default)]
+struct Accounts {
+    all: HashMap<Subject, Account>,
+    /// When those that stand as new were forgotten last.
+    swept: Option<Timestamp>,
+}
+
+impl Accounts {
+    /// Forgets those that stand as new, if there are too many; not again at once, since it looks at all of them.
+    fn sweep(&mut self, now: Timestamp) {
+        let is_due = self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP);
+        if self.all.len() >= MAX_ACCOUNTS && is_due {
+            self.swept = Some(now);
+            self.all.retain(|_, account| !account.is_at_rest(now));
+        }
+    }
+
+    /// Finds accounts by a look at each, however many there are.
+    fn found<const N: usize>(&mut self, wanted: [&Subject; N]) -> Vec<(&'static str, &mut Account)> {
+        let found = self.all.get_disjoint_mut(wanted).into_iter().zip(wanted);
+        found
+            .filter_map(|(account, subject)| Some((subject.word(), account?)))
+            .collect()
+    }
 }
 
 impl LocalLimiter {
@@ -71,7 +99,7 @@ impl LocalLimiter {
 impl Books {
     fn relimit(&self, now: Timestamp) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        accounts.retain(|subject, account| {
+        accounts.all.retain(|subject, account| {
             let limits = self.limits.of(subject);
             account.relimit(limits, now);
             !limits.is_empty()
@@ -86,36 +114,40 @@ impl Books {
         work: impl FnOnce(&mut [(&'static str, &mut Account)]) -> T,
     ) -> T {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if accounts.len() >= MAX_ACCOUNTS {
-            accounts.retain(|_, account| !account.is_at_rest(now));
-        }
+        accounts.sweep(now);
         let mut wanted: Vec<Subject> = Vec::with_capacity(subjects.len());
         for subject in subjects {
             let limits = self.limits.of(subject);
             if limits.is_empty() {
                 continue;
             }
-            let is_full = accounts.len() >= MAX_ACCOUNTS && !accounts.contains_key(subject);
+            let is_full = accounts.all.len() >= MAX_ACCOUNTS && !accounts.all.contains_key(subject);
             let subject = match subject {
                 Subject::User(_) | Subject::Key(_) if is_full => Subject::Key(String::new()),
                 known => known.clone(),
             };
-            accounts
-                .entry(subject.clone())
-                .or_insert_with(|| Account::new(limits, now));
+            if wanted.contains(&subject) {
+                continue;
+            }
+            if !accounts.all.contains_key(&subject) {
+                accounts.all.insert(subject.clone(), Account::new(limits, now));
+            }
             wanted.push(subject);
         }
-        let mut found: Vec<(&Subject, &mut Account)> = accounts
-            .iter_mut()
-            .filter(|(subject, _)| wanted.contains(subject))
-            .collect();
         // As they were named: of several limits in the way, the first is told.
-        found.sort_by_key(|(subject, _)| wanted.iter().position(|one| one == *subject));
-        let mut found: Vec<_> = found
-            .into_iter()
-            .map(|(subject, account)| (subject.word(), account))
-            .collect();
-        work(&mut found)
+        match wanted.as_slice() {
+            [] => work(&mut []),
+            [one] => work(&mut accounts.found([one])),
+            [one, two] => work(&mut accounts.found([one, two])),
+            [one, two, three] => work(&mut accounts.found([one, two, three])),
+            more => {
+                let of_all = accounts.all.iter_mut();
+                let mut found: Vec<_> = of_all.filter(|(subject, _)| more.contains(subject)).collect();
+                found.sort_by_key(|(subject, _)| more.iter().position(|one| one == *subject));
+                let found = found.into_iter().map(|(subject, account)| (subject.word(), account));
+                work(&mut found.collect::<Vec<_>>())
+            }
+        }
     }
 }
 
