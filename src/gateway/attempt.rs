@@ -26,15 +26,18 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// Told of every attempt, when it begins and when it is over. Called on the way of an answer: it must not wait.
 pub trait Meter: Send + Sync + fmt::Debug {
-    /// An attempt is under way, and this is what to put down should its process die. It is told again under the same id
-    /// when it is over. Nobody tells of turns here: their log knows.
-    fn began(&self, lost: Attempted) {
-        let _ = lost;
+    /// An attempt is under way; `lost` says what to put down should its process die, and is asked only about one that takes
+    /// long. It is told again under the same id when it is over. Nobody tells of turns here: their log knows.
+    fn began(&self, id: Uuid, lost: Lost) {
+        let _ = (id, lost);
     }
 
     /// An attempt is over.
     fn attempted(&self, attempt: Attempted);
 }
+
+/// Makes what is to be put down of an attempt should its process die.
+pub type Lost = Box<dyn Fn() -> Attempted + Send + Sync>;
 
 /// An attempt: one that is over, or what would be said of it if its process died now.
 #[derive(Debug, Clone)]
@@ -111,17 +114,23 @@ pub(super) struct Books {
     pub answers: u64,
 }
 
-/// An attempt under way.
-#[derive(Debug)]
-pub(super) struct Running {
+/// What is known of an attempt when it begins.
+#[derive(Debug, Clone)]
+struct Beginning {
     /// Set where the meter knows of it already.
     id: Option<Uuid>,
     books: Books,
     target: Arc<Target>,
     key: Arc<Key>,
-    kind: Kind,
     number: u32,
     started: Instant,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    beginning: Beginning,
+    kind: Kind,
     first_content: Option<Duration>,
     model: Option<String>,
     usage: Option<Usage>,
@@ -129,34 +138,21 @@ pub(super) struct Running {
     is_settled: bool,
 }
 
-impl Running {
-    pub(super) fn begin(books: Books, target: Arc<Target>, key: Arc<Key>, kind: Kind, number: u32) -> Self {
-        target.state.with(|health, _| health.began());
-        let mut running = Self {
-            id: None,
-            books,
-            target,
-            key,
-            kind,
-            number,
-            started: Instant::now(),
-            first_content: None,
-            model: None,
-            usage: None,
-            written: 0,
-            is_settled: false,
-        };
-        running.tell_beginning();
-        running
-    }
-
-    fn tell_beginning(&mut self) {
+impl Beginning {
+    fn tell(&mut self) {
         let Some(meter) = self.books.meter.clone().filter(|_| self.books.caller.turn.is_none()) else {
             return;
         };
         let id = Uuid::now_v7();
         self.id = Some(id);
-        meter.began(self.attempted(Outcome::Lost, self.would_use(), true));
+        let mut lost = self.clone();
+        // Held by the meter, it would not be settled when the attempt is over.
+        lost.books.reservation = None;
+        meter.began(id, Box::new(move || lost.lost()));
+    }
+
+    fn lost(&self) -> Attempted {
+        self.attempted(Outcome::Lost, self.would_use(), true)
     }
 
     /// Expects what it will use: its prompt, and an answer as its like are.
@@ -177,30 +173,74 @@ impl Running {
         usage
     }
 
+    fn attempted(&self, outcome: Outcome, usage: Usage, is_estimated: bool) -> Attempted {
+        Attempted {
+            id: self.id,
+            caller: Arc::clone(&self.books.caller),
+            route: Arc::clone(&self.books.route),
+            target: self.target.name.clone(),
+            key: self.key.name.clone(),
+            number: self.number,
+            model: None,
+            usage,
+            is_estimated,
+            outcome,
+            cache: self.books.cache,
+            first_content: None,
+            took: self.started.elapsed(),
+        }
+    }
+}
+
+impl Running {
+    pub(super) fn begin(books: Books, target: Arc<Target>, key: Arc<Key>, kind: Kind, number: u32) -> Self {
+        target.state.with(|health, _| health.began());
+        let mut beginning = Beginning {
+            id: None,
+            books,
+            target,
+            key,
+            number,
+            started: Instant::now(),
+        };
+        beginning.tell();
+        Self {
+            beginning,
+            kind,
+            first_content: None,
+            model: None,
+            usage: None,
+            written: 0,
+            is_settled: false,
+        }
+    }
+
     /// Content came.
     pub(super) fn answered(&mut self) {
         if self.first_content.is_some() {
             return;
         }
-        let took = self.started.elapsed();
+        let took = self.beginning.started.elapsed();
         self.first_content = Some(took);
         let kind = self.kind;
-        self.target.state.with(|health, now| health.answered(kind, took, now));
-        self.key.lives();
+        self.beginning
+            .target
+            .state
+            .with(|health, now| health.answered(kind, took, now));
+        self.beginning.key.lives();
     }
 
     fn observe(&mut self, piece: &Piece) {
         if piece.content {
             self.answered();
         }
+        self.written += piece.written;
         for event in &piece.events {
             match event {
                 ModelEvent::Model(model) => self.model = Some(model.clone()),
-                ModelEvent::Text(text) => self.written += text.len() as u64,
-                ModelEvent::ToolCall { arguments, .. } => self.written += arguments.len() as u64,
                 ModelEvent::Usage(usage) => self.usage = Some(*usage),
                 ModelEvent::Finished(finish) => self.finished(*finish),
-                ModelEvent::Fallback { .. } => {}
+                ModelEvent::Text(_) | ModelEvent::ToolCall { .. } | ModelEvent::Fallback { .. } => {}
             }
         }
     }
@@ -214,8 +254,8 @@ impl Running {
     }
 
     fn finished(&mut self, finish: Finish) {
-        self.target.state.with(|health, now| health.succeeded(now));
-        self.key.lives();
+        self.beginning.target.state.with(|health, now| health.succeeded(now));
+        self.beginning.key.lives();
         self.settle(Outcome::Finished(finish));
     }
 
@@ -228,7 +268,7 @@ impl Running {
     }
 
     fn failed(&mut self, error: &ModelError) {
-        self.target.state.with(|health, now| {
+        self.beginning.target.state.with(|health, now| {
             if rule::is_ill(error.class) {
                 health.failed(now);
             } else {
@@ -242,58 +282,50 @@ impl Running {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        let level = self.target.state.with(|health, _| {
+        let level = self.beginning.target.state.with(|health, _| {
             health.ended();
             health.level()
         });
-        gauge!("copilotd_gateway_breaker_state", "target" => self.target.name.to_string()).set(level);
-        let provider = self.target.name.provider.clone();
+        gauge!("copilotd_gateway_breaker_state", "target" => self.beginning.target.name.to_string()).set(level);
+        let provider = self.beginning.target.name.provider.clone();
         counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
         let (usage, is_estimated) = self.used(outcome);
-        if let Some(reservation) = &self.books.reservation {
+        if let Some(reservation) = &self.beginning.books.reservation {
             reservation.spend(&usage);
         }
-        if let (Some(limits), Outcome::Finished(_), false) = (&self.books.limits, outcome, is_estimated) {
-            let tenant = self.books.caller.scope.tenant();
-            limits.learn(tenant, &self.target.name.model, self.books.prompt_bytes, &usage);
+        if let (Some(limits), Outcome::Finished(_), false) = (&self.beginning.books.limits, outcome, is_estimated) {
+            let tenant = self.beginning.books.caller.scope.tenant();
+            limits.learn(
+                tenant,
+                &self.beginning.target.name.model,
+                self.beginning.books.prompt_bytes,
+                &usage,
+            );
         }
-        if let Some(meter) = &self.books.meter {
-            meter.attempted(self.attempted(outcome, usage, is_estimated));
-        }
-    }
-
-    fn attempted(&self, outcome: Outcome, usage: Usage, is_estimated: bool) -> Attempted {
-        Attempted {
-            id: self.id,
-            caller: Arc::clone(&self.books.caller),
-            route: Arc::clone(&self.books.route),
-            target: self.target.name.clone(),
-            key: self.key.name.clone(),
-            number: self.number,
-            model: self.model.clone(),
-            usage,
-            is_estimated,
-            outcome,
-            cache: self.books.cache,
-            first_content: self.first_content,
-            took: self.started.elapsed(),
+        if let Some(meter) = &self.beginning.books.meter {
+            meter.attempted(Attempted {
+                model: self.model.take(),
+                first_content: self.first_content,
+                ..self.beginning.attempted(outcome, usage, is_estimated)
+            });
         }
     }
 
     /// Returns what to account for, and whether it is an estimate.
     fn used(&self, outcome: Outcome) -> (Usage, bool) {
         let counted = Counted {
-            prompt_bytes: self.books.prompt_bytes,
+            prompt_bytes: self.beginning.books.prompt_bytes,
             written: self.written,
             began: self.first_content.is_some(),
         };
         let (mut usage, is_estimated) = counted.usage(self.usage, outcome);
         // By the price of this day: the deployment knows the one of the day on which the process began.
         if let Some(cost) = self
+            .beginning
             .books
             .limits
             .as_ref()
-            .and_then(|limits| limits.cost(&self.target.name.model, &usage))
+            .and_then(|limits| limits.cost(&self.beginning.target.name.model, &usage))
         {
             usage.cost = cost;
         }
@@ -344,7 +376,7 @@ impl Counted {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.target.state.with(|health, now| health.abandoned(now));
+            self.beginning.target.state.with(|health, now| health.abandoned(now));
             self.settle(Outcome::Left);
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Entries, KEPT_DAYS, UsageRecord, UsageStore};
-use crate::gateway::attempt::{Attempted, Meter};
+use crate::gateway::attempt::{Attempted, Lost, Meter};
 
 /// Records that may wait for the store. Beyond it they are lost, and counted and logged as lost.
 const QUEUE: usize = 20_000;
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The ledger's writer.
 pub struct Ledger {
     entries: Mutex<Option<mpsc::Sender<Entry>>>,
-    open: Mutex<HashMap<Uuid, Box<Open>>>,
+    open: Mutex<HashMap<Uuid, Open>>,
     task: Mutex<Option<JoinHandle<()>>>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
@@ -56,7 +56,7 @@ enum Entry {
 
 /// An attempt that is under way.
 struct Open {
-    lost: Attempted,
+    lost: Lost,
     at: Timestamp,
     since: Instant,
     is_noted: bool,
@@ -105,7 +105,7 @@ impl Ledger {
         // Sent under the lock: what ends now comes after it.
         for (id, open) in lock(&self.open).iter_mut() {
             if !open.is_noted && open.since.elapsed() >= Self::NOTED {
-                let mut record = record(open.lost.clone(), *id, open.at);
+                let mut record = record((open.lost)(), *id, open.at);
                 record.took_ms = milliseconds(open.since.elapsed());
                 open.is_noted = entries.try_send(Entry::Begun(record)).is_ok();
             }
@@ -115,15 +115,14 @@ impl Ledger {
 }
 
 impl Meter for Ledger {
-    fn began(&self, lost: Attempted) {
-        let Some(id) = lost.id else { return };
+    fn began(&self, id: Uuid, lost: Lost) {
         let open = Open {
             lost,
             at: self.clock.now(),
             since: Instant::now(),
             is_noted: false,
         };
-        lock(&self.open).insert(id, Box::new(open));
+        lock(&self.open).insert(id, open);
     }
 
     fn attempted(&self, attempt: Attempted) {
