@@ -1,5 +1,7 @@
 //! The ledger in MongoDB: a document for each attempt, sums by aggregation. The server itself deletes what is too old.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::LogError;
@@ -17,7 +19,7 @@ use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord
 
 #[async_trait]
 impl UsageStore for MongoLog {
-    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError> {
+    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
         let begun = entries.begun.iter().map(open_document).collect::<Result<_, _>>()?;
         self.insert(&self.collections.open_calls, begun).await?;
         let ended = entries.ended.iter().map(document).collect();

@@ -9,6 +9,7 @@
 mod writer;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
@@ -174,7 +175,7 @@ pub fn read_open(text: &str) -> Option<UsageRecord> {
 #[async_trait]
 pub trait UsageStore: Send + Sync {
     /// Keeps entries; a record whose id is there already is left as it is. May be repeated after an error.
-    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError>;
+    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError>;
 
     /// Makes records of the attempts that are still open. For the start of a process, when nobody can be at work on them.
     /// Returns how many.

@@ -238,7 +238,7 @@ async fn write(mut receiver: mpsc::Receiver<Entry>, store: Arc<dyn UsageStore>, 
         {
             batch.push(record);
         }
-        let entries = sorted(&mut batch);
+        let entries = Arc::new(sorted(&mut batch));
         let mut said = false;
         while let Err(error) = store.add_usage(&entries).await {
             if let LogError::Refused(_) | LogError::Corrupt(_) = error {

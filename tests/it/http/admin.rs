@@ -1,5 +1,7 @@
 //! What administrators see.
 
+use std::sync::Arc;
+
 use copilotd::gateway::ledger::UsageStore as _;
 use copilotd::http::auth::Scopes;
 
@@ -13,7 +15,7 @@ async fn usage_is_summed_up_for_the_tenants_own_administrators() {
             record("2026-11-01T10:00:00Z", "ada", "large", 2_500_000_000),
             record("2026-11-02T10:00:00Z", "bob", "small", 1),
         ];
-        app.usage.add_usage(&records.to_vec().into()).await.unwrap();
+        app.usage.add_usage(&Arc::new(records.to_vec().into())).await.unwrap();
         let ask = async |tenant: &str, scopes, query: &str| {
             let token = app.token_of(tenant, "root", scopes);
             app.call("GET", &format!("/v1/admin/usage{query}"))

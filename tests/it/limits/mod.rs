@@ -55,7 +55,7 @@ struct Known(Mutex<Vec<Spending>>);
 
 #[async_trait]
 impl UsageStore for Known {
-    async fn add_usage(&self, _: &Entries) -> Result<(), LogError> {
+    async fn add_usage(&self, _: &Arc<Entries>) -> Result<(), LogError> {
         unreachable!("limits write no ledger")
     }
 

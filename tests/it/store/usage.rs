@@ -30,11 +30,11 @@ async fn contract(store: &dyn UsageStore) {
         other,
         hit,
     ];
-    store.add_usage(&records.clone().into()).await.unwrap();
+    store.add_usage(&Arc::new(records.clone().into())).await.unwrap();
     // Told twice, with one that is new among them.
     let mut again = records[..3].to_vec();
     again.push(record("2026-11-02T23:59:59Z", "eve", "small", 5));
-    store.add_usage(&again.into()).await.unwrap();
+    store.add_usage(&Arc::new(again.into())).await.unwrap();
 
     let sums = async |tenant: &str, group_by, from: &str, to: &str, limit| {
         let query = UsageQuery {
@@ -142,7 +142,7 @@ async fn open_calls(store: &dyn UsageStore) {
     };
     // Each is told again, as after an error that hid a success.
     for entries in [&begun, &begun, &ended, &ended] {
-        store.add_usage(entries).await.unwrap();
+        store.add_usage(&Arc::new(entries.clone())).await.unwrap();
     }
     let users = async || {
         let query = UsageQuery {
@@ -202,7 +202,7 @@ async fn on_mongodb() {
             ended: vec![open],
             ..Entries::default()
         };
-        store.add_usage(&both).await.unwrap();
+        store.add_usage(&Arc::new(both)).await.unwrap();
         store.lose_usage().await.unwrap();
         let query = UsageQuery {
             from: "2026-12-03T00:00:00Z".parse().unwrap(),

@@ -1,6 +1,7 @@
 //! A ledger in memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ impl MemoryUsage {
 
 #[async_trait]
 impl UsageStore for MemoryUsage {
-    async fn add_usage(&self, entries: &Entries) -> Result<(), LogError> {
+    async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
         let (mut kept, mut open) = (self.0.lock().unwrap(), self.1.lock().unwrap());
         for record in &entries.begun {
             open.retain(|known| known.id != record.id);
@@ -46,7 +47,7 @@ impl UsageStore for MemoryUsage {
     async fn lose_usage(&self) -> Result<usize, LogError> {
         let ended = std::mem::take(&mut *self.1.lock().unwrap());
         let count = ended.len();
-        self.add_usage(&ended.into()).await?;
+        self.add_usage(&Arc::new(ended.into())).await?;
         Ok(count)
     }
 
