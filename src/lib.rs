@@ -9,6 +9,7 @@ mod fingerprint;
 pub mod gateway;
 pub mod http;
 pub mod openapi;
+pub mod role;
 pub mod scopes;
 pub mod shape;
 pub mod telemetry;

@@ -74,6 +74,7 @@ fn settings(cache: &RouteCache, kind: Option<ModelKind>) -> Settings {
         rules: Rules {
             audience: match cache.audience {
                 CacheAudience::User => Audience::User,
+                CacheAudience::Role => Audience::Role,
                 CacheAudience::Tenant => Audience::Tenant,
             },
             max_temperature: cache.max_temperature,

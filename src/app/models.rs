@@ -14,7 +14,7 @@ use crate::fingerprint::fingerprint;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::limit::{Limiter, Period, TenantLimits};
 use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Gateway, Terms};
 use crate::tenants::Part;
 
 use super::upstream::upstream;
@@ -211,7 +211,11 @@ impl Deployments {
                     own.insert(name, keys.into());
                 }
             }
-            all.insert(tenant.id.clone(), Rights { only, own });
+            let terms = Arc::new(Terms {
+                rules: tenant.rules(),
+                knowledge_version: tenant.knowledge_version.clone(),
+            });
+            all.insert(tenant.id.clone(), Rights { only, own, terms });
         }
         *known = kept;
         Ok(all)

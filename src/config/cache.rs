@@ -68,6 +68,8 @@ pub enum CacheAudience {
     /// Only the user who asked.
     #[default]
     User,
+    /// Those whose credentials may do the same.
+    Role,
     /// All of the tenant.
     Tenant,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use copilotd_actors::domain::guard::{OnMatch, Rule};
+use copilotd_actors::domain::guard::{OnMatch, Rule, RuleSet, Rules};
 use copilotd_actors::domain::ids::CopilotName;
 use copilotd_actors::domain::policy::{Limits, MemoryPolicy};
 use serde::Deserialize;
@@ -50,6 +50,11 @@ impl Copilot {
     /// Returns the route of summaries.
     pub fn small_route(&self) -> &str {
         self.small_route.as_deref().unwrap_or(&self.route)
+    }
+
+    /// Returns its own rules.
+    pub fn rules(&self) -> Rules {
+        rules(&self.deny_input, &self.deny_output)
     }
 }
 
@@ -154,6 +159,14 @@ pub enum OnDeny {
     Block,
     /// The text is replaced.
     Redact,
+}
+
+/// Returns rules as the domain knows them.
+pub(super) fn rules(input: &[DenyRule], output: &[DenyRule]) -> Rules {
+    Rules {
+        input: RuleSet::new(input.iter().map(DenyRule::rule)),
+        output: RuleSet::new(output.iter().map(DenyRule::rule)),
+    }
 }
 
 impl DenyRule {

@@ -47,7 +47,8 @@ impl Config {
             let mut policies = Vec::new();
             for (c, copilot) in tenant.copilots.iter().enumerate() {
                 let path = format!("tenants[{t}].copilots[{c}]");
-                policies.extend(self.policy(copilot, tools, &path, &mut faults).map(Arc::new));
+                let rules = tenant.rules().and(&copilot.rules());
+                policies.extend(self.policy(copilot, rules, tools, &path, &mut faults).map(Arc::new));
             }
             all.insert(tenant.id.clone(), policies);
         }
@@ -58,6 +59,7 @@ impl Config {
     fn policy(
         &self,
         copilot: &Copilot,
+        rules: Rules,
         tools: &BTreeMap<String, Arc<ToolDefinition>>,
         path: &str,
         faults: &mut Faults,
@@ -93,10 +95,7 @@ impl Config {
             memory: copilot
                 .memory
                 .memory(route.context_tokens(), small_route.context_tokens()),
-            rules: Rules {
-                input: copilot.deny_input.iter().map(super::DenyRule::rule).collect(),
-                output: copilot.deny_output.iter().map(super::DenyRule::rule).collect(),
-            },
+            rules,
         })
     }
 }

@@ -1,13 +1,15 @@
 //! One tenant: who signs for it, which keys it has, its copilots and the systems they may call.
 
+use copilotd_actors::domain::guard::Rules;
 use copilotd_actors::domain::ids::TenantId;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::Copilot;
+use super::copilot::rules;
 use super::key::{Alg, KeyHash};
 use super::models::nano_usd;
+use super::{Copilot, DenyRule};
 use crate::gateway::limit::{self, Limits};
 use crate::scopes::Scopes;
 
@@ -41,10 +43,26 @@ pub struct Tenant {
     /// Keys of its own for providers, in the place of the shared ones.
     #[serde(default)]
     pub provider_keys: Vec<OwnKeys>,
+    /// Texts that stop a prompt, of a copilot's turn as of the OpenAI-compatible endpoint.
+    #[serde(default)]
+    pub deny_input: Vec<DenyRule>,
+    /// Texts that never reach a reader of either.
+    #[serde(default)]
+    pub deny_output: Vec<DenyRule>,
+    /// The version of what its answers rest on; kept answers of another one are dropped.
+    #[serde(default)]
+    pub knowledge_version: String,
     /// Its Zendesk.
     pub zendesk: Option<Zendesk>,
     /// Its Slack workspace.
     pub slack: Option<Slack>,
+}
+
+impl Tenant {
+    /// Returns the rules on all that is said in its name.
+    pub fn rules(&self) -> Rules {
+        rules(&self.deny_input, &self.deny_output)
+    }
 }
 
 /// One key of an issuer of tokens.

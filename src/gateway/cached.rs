@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use super::Gateway;
 use super::attempt::{Attempted, Outcome};
 use super::body::ChatBody;
-use super::cache::{Audit, Cache, Found, Hit, Kept, Settings, Skip, Ticket, question};
+use super::cache::{Audit, Cache, Found, Hit, Kept, Knowledge, Settings, Skip, Ticket, question};
 use super::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
 use super::drive::{Ask, Drive, Got};
 use super::embedder::Embedder;
@@ -48,16 +48,23 @@ pub(super) enum Looked {
     Bypass,
 }
 
+/// What is looked up.
+pub(super) struct Asked<'a> {
+    pub(super) route: &'a str,
+    pub(super) body: &'a ChatBody,
+    pub(super) wish: CacheWish,
+    pub(super) knowledge: Knowledge<'a>,
+}
+
 impl Cached {
-    /// Looks the answer up. Without knowledge bases there is one version of what answers rest on: none.
-    pub(super) async fn look_up(
-        &self,
-        planner: &Planner,
-        caller: &Caller,
-        route: &str,
-        body: &ChatBody,
-        wish: CacheWish,
-    ) -> Looked {
+    /// Looks the answer up.
+    pub(super) async fn look_up(&self, planner: &Planner, caller: &Caller, asked: Asked<'_>) -> Looked {
+        let Asked {
+            route,
+            body,
+            wish,
+            knowledge,
+        } = asked;
         let Some((settings, embeddings)) = self.routes.get(route) else {
             return Looked::Bypass;
         };
@@ -70,11 +77,14 @@ impl Cached {
             CacheWish::AtLeast(thousandths) => Some(f32::from(thousandths) / 1_000.0),
             CacheWish::Use | CacheWish::Bypass => None,
         };
-        let looked = match question(caller, route, body, "", wish, &settings.rules) {
-            Ok(question) => match self.cache.look_up(question, settings, embedder, bar).await {
-                Found::Hit(hit) => Looked::Hit(hit),
-                Found::Lead(ticket) => Looked::Miss(ticket),
-            },
+        let looked = match question(caller, route, body, knowledge, wish, &settings.rules) {
+            Ok(question) => {
+                self.cache.rests_on(caller.scope.tenant(), knowledge.tenant);
+                match self.cache.look_up(question, settings, embedder, bar).await {
+                    Found::Hit(hit) => Looked::Hit(hit),
+                    Found::Lead(ticket) => Looked::Miss(ticket),
+                }
+            }
             Err(skip) => {
                 count(Skip::code(skip));
                 return Looked::Bypass;

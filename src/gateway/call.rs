@@ -12,6 +12,7 @@ use futures::stream::BoxStream;
 
 use super::body::ChatBody;
 use super::upstream::Piece;
+use crate::role::Role;
 
 /// Who asks, and what for: whom limits, cache and accounting go by.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct Caller {
     pub scope: TenantScope,
     /// The user behind the call.
     pub user: UserId,
+    /// What the credential stands for, where there is one.
+    pub role: Option<Role>,
     /// Name of the API key that was used, if one was.
     pub api_key: Option<String>,
     /// The copilot, if it is one's.
@@ -122,6 +125,8 @@ pub struct GatewayCall {
     pub mode: Option<Mode>,
     /// What is wished of the cache.
     pub cache: CacheWish,
+    /// The version of what the answer rests on beside the tenant's own, as the caller names it: it parts the cache.
+    pub knowledge: Option<String>,
 }
 
 /// What the gateway answered.

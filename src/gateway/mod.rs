@@ -12,6 +12,7 @@ mod drive;
 pub mod embed;
 pub mod embedder;
 mod failure;
+mod guarded;
 pub mod ledger;
 pub mod limit;
 mod limits;
@@ -20,21 +21,22 @@ mod plan;
 mod rescue;
 pub mod route;
 mod route_embedder;
+mod terms;
 mod turn;
 pub mod upstream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use attempt::{Attempted, Meter, Outcome};
+pub use attempt::{Attempted, Lost, Meter, Outcome};
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
 
-use cache::{Cache, Hit, Settings};
+use cache::{Cache, Hit, Knowledge, Settings};
 pub use cached::Embeddings;
-use cached::{Cached, Looked};
+use cached::{Asked, Cached, Looked};
 use call::{Answer, CacheOutcome, Caller, GatewayCall, GatewayError, Mode, Reply};
 use drive::{Ask, Got};
 use embed::{EmbedCall, EmbedReply};
@@ -43,6 +45,7 @@ use limits::{Limits, Prompt};
 use plan::Planner;
 use rescue::Turns;
 use route::{Access, Route};
+pub use terms::Terms;
 
 /// The gateway. One per process.
 #[derive(Debug)]
@@ -156,6 +159,7 @@ impl Gateway {
             body,
             mode,
             cache: wish,
+            knowledge,
         } = call;
         let route = self.planner.route(&route)?;
         let body = Arc::new(body);
@@ -168,13 +172,21 @@ impl Gateway {
             .planner
             .drive(&route, caller, ask, body.needs(), body.size(), &[])?;
         let limits = self.planner.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
+        let terms = self.planner.access.terms(&drive.books.caller.scope);
+        guarded::admit(terms.as_ref(), &body).await?;
         let mut ticket = None;
         let mut cache = CacheOutcome::Bypass;
         if let Some(cached) = &self.cached {
-            match cached
-                .look_up(&self.planner, &drive.books.caller, &route.name, &body, wish)
-                .await
-            {
+            let asked = Asked {
+                route: &route.name,
+                body: &body,
+                wish,
+                knowledge: Knowledge {
+                    tenant: terms.as_ref().map_or("", |terms| &terms.knowledge_version),
+                    caller: knowledge.as_deref().unwrap_or_default(),
+                },
+            };
+            match cached.look_up(&self.planner, &drive.books.caller, asked).await {
                 Looked::Bypass => {}
                 Looked::Miss(lead) => {
                     (ticket, cache) = (Some(lead), CacheOutcome::Miss);
@@ -193,12 +205,13 @@ impl Gateway {
                         cache: CacheOutcome::Hit,
                         cost,
                         limits,
-                        answer,
+                        answer: guarded::guarded(terms, &body, answer).await?,
                     });
                 }
             }
         }
-        let (place, got) = Planner::answered(&mut drive).await?;
+        let answered = Planner::answered(&mut drive).await;
+        let (place, got) = answered.map_err(|error| guarded::told(terms.as_ref(), error))?;
         let attempts = drive.trip.attempts();
         let target = drive.trip.target(place).name.clone();
         if let Some(ticket) = &mut ticket {
@@ -218,7 +231,8 @@ impl Gateway {
             cache,
             cost: usage.map(|usage| usage.cost),
             limits,
-            answer: cached::keep(ticket, answer, usage),
+            // What is kept is what the model said: rules may change.
+            answer: guarded::guarded(terms, &body, cached::keep(ticket, answer, usage)).await?,
         })
     }
 

@@ -253,6 +253,7 @@ impl Live {
                     chunk,
                     events: others,
                     content: piece.content,
+                    written: piece.written,
                 }));
             }
             if is_end {

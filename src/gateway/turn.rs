@@ -33,6 +33,7 @@ impl Model for Gateway {
         let caller = Caller {
             scope: request.scope,
             user: request.user,
+            role: None,
             api_key: None,
             copilot: Some(request.copilot),
             conversation: Some(request.conversation),
@@ -110,6 +111,7 @@ impl Gateway {
         let caller = Caller {
             scope: call.scope,
             user: call.user,
+            role: None,
             api_key: None,
             copilot: Some(call.copilot),
             conversation: Some(call.conversation),

@@ -67,6 +67,8 @@ pub struct Piece {
     /// Whether it holds content: text, reasoning or a piece of a call, of any choice. From the first such piece on an
     /// answer belongs to its target.
     pub content: bool,
+    /// Bytes of content in it, of all choices.
+    pub written: u64,
 }
 
 /// A streamed answer.

@@ -9,6 +9,9 @@ const ABOUT: &str = "The self-hosted backend for AI copilots: durable conversati
     exists answers another method with 405 `method_not_allowed` and `Allow`. Unknown fields of a body or a query are \
     refused (422).";
 
+const CHUNKS: &str = "Server-sent events of `data:` lines only: chunks as OpenAI streams them, an error object in place of the \
+    next one where the answer died, and `[DONE]` behind a whole answer and no other. Comments fill silence.";
+
 const STREAM: &str = "Server-sent events (`text/event-stream`, UTF-8, LF, never compressed). A comment follows the headers at \
     once and then at least every 15 s; `retry: 2000` once. `event:` is the type, `data:` the JSON object that \
     `x-events` names for it. `id:` is the reader's whole position, `<seq>` or `<seq>.<offset>`: send it back as \
@@ -145,7 +148,33 @@ fn complete_response(status: &str, response: &mut Value) {
         );
         headers.insert("ratelimit".into(), header(false, "What is left of it.", "string"));
     }
-    if let Some(stream) = response.pointer_mut("/content/text~1event-stream") {
+    let is_document_too = response.pointer("/content/application~1json").is_some();
+    let stream = response.pointer_mut("/content/text~1event-stream");
+    if let Some(stream) = stream.filter(|_| is_document_too) {
+        *stream = json!({ "schema": { "type": "string", "description": CHUNKS } });
+        for (name, about, kind) in [
+            ("cache-control", "`no-store`; on a stream `no-transform` too", "string"),
+            ("x-accel-buffering", "`no`, on a stream", "string"),
+            (
+                "x-copilotd-model",
+                "The `provider/model` that answered, if that was within 10 s",
+                "string",
+            ),
+            (
+                "x-copilotd-attempts",
+                "Requests that were sent to providers until then",
+                "integer",
+            ),
+            ("x-copilotd-cache", "`hit`, `miss` or `bypass`", "string"),
+            (
+                "x-copilotd-cost-usd",
+                "What it cost; on a stream the report of usage says so",
+                "string",
+            ),
+        ] {
+            headers.insert(name.into(), header(false, about, kind));
+        }
+    } else if let Some(stream) = response.pointer_mut("/content/text~1event-stream") {
         *stream = json!({ "schema": { "type": "string", "description": STREAM }, "x-events": schemas::events() });
         headers.insert(
             "cache-control".into(),

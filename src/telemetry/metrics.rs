@@ -165,6 +165,12 @@ pub const METRICS: &[Metric] = &[
         "Kept answers that were compared with fresh ones, by whether they were right.",
     ),
     metric(
+        "copilotd_gateway_guardrails_total",
+        Kind::Counter,
+        Unit::Count,
+        "Rules of tenants that applied to calls of the OpenAI-compatible endpoint, by stage and action.",
+    ),
+    metric(
         "copilotd_tool_tries_total",
         Kind::Counter,
         Unit::Count,

@@ -224,3 +224,41 @@ def test_the_openai_package_of_npm(demo):
     assert failures["model"] == {"kind": "NotFoundError", "status": 404, "code": "model_not_found"}
     assert failures["cut"]["code"] == "upstream_cut"
     assert failures["key"]["kind"] == "AuthenticationError"
+
+
+def test_the_rules_of_a_tenant_hold_for_streams_and_documents(demo):
+    operator = {"authorization": f"Bearer {demo.token_with('operator')}"}
+    tenant = f"{demo.url}/v1/operator/tenants/globex"
+
+    def change(settings):
+        body = {"settings": settings}
+        requests.patch(tenant, json=body, headers=operator, timeout=10).raise_for_status()
+
+    def ask(client, **more):
+        return client.chat.completions.create(
+            model="default", messages=user("[[sim text=I met Bluebird who has sk-1 and more]]"), **more
+        )
+
+    def streamed(client):
+        chunks = [chunk for chunk in ask(client, stream=True) if chunk.choices]
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        return text, chunks[-1].choices[0].finish_reason
+
+    gateway_key = demo.about["tenants"]["globex"]["gateway_key"]
+    with openai.OpenAI(base_url=f"{demo.url}/v1", api_key=gateway_key, max_retries=0) as client:
+        name = {"name": "codename", "literal": "bluebird", "action": "redact"}
+        secret = {"name": "key", "literal": "sk-"}
+        for rules, text, finish in [
+            ([name], "I met [redacted] who has sk-1 and more", "stop"),
+            ([name, secret], "I met [redacted] who has ", "content_filter"),
+        ]:
+            change({"deny_output": rules})
+            choice = ask(client).choices[0]
+            assert (choice.message.content, choice.finish_reason) == (text, finish)
+            assert streamed(client) == (text, finish)
+        change({"deny_output": None, "deny_input": [{"name": "names", "literal": "bluebird"}]})
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(client)
+        assert refused.value.code == "content_policy"
+        change({"deny_input": None})
+        assert ask(client).choices[0].message.content.endswith("sk-1 and more")

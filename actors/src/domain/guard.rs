@@ -3,6 +3,10 @@
 //! Invariant: a forbidden literal never reaches a reader, however the provider cuts its stream into pieces. Text is
 //! released only once no forbidden literal can begin in it and end in a later piece.
 
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, Input, MatchKind};
+
 /// What happens where a forbidden literal is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMatch {
@@ -26,50 +30,135 @@ pub struct Rule {
     pub action: OnMatch,
 }
 
-/// The deny rules of a copilot.
+/// The deny rules of a copilot or of a tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Rules on prompts.
-    pub input: Vec<Rule>,
+    pub input: RuleSet,
     /// Rules on answers.
-    pub output: Vec<Rule>,
+    pub output: RuleSet,
 }
 
-/// A place where a rule applies.
-struct Match<'a> {
-    start: usize,
-    rule: &'a Rule,
+/// Rules that are looked for together, in one pass over a text however many they are. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct RuleSet(Option<Arc<Compiled>>);
+
+#[derive(Debug)]
+struct Compiled {
+    rules: Vec<Rule>,
+    /// Finds the leftmost literal, the longest one if several begin there.
+    longest: AhoCorasick,
+    /// Finds every literal, also those within another.
+    every: AhoCorasick,
+    /// Bytes of the longest literal.
+    reach: usize,
+    /// Rules by the first byte of their literals, in lower case.
+    beginnings: Vec<Vec<usize>>,
 }
 
-/// Finds the leftmost match, the longest one if several begin there.
-fn first_match<'a>(text: &str, rules: &'a [Rule]) -> Option<Match<'a>> {
-    let bytes = text.as_bytes();
-    (0..bytes.len()).find_map(|start| {
-        rules
-            .iter()
-            .filter(|rule| begins_with(&bytes[start..], rule.literal.as_bytes()))
-            .max_by_key(|rule| rule.literal.len())
-            .map(|rule| Match { start, rule })
-    })
+impl RuleSet {
+    /// Makes a set. A rule without a literal, which would match everywhere, is left out.
+    ///
+    /// # Panics
+    /// With literals of some gigabytes in all.
+    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let rules: Vec<Rule> = rules.into_iter().filter(|rule| !rule.literal.is_empty()).collect();
+        if rules.is_empty() {
+            return Self(None);
+        }
+        let literals = || rules.iter().map(|rule| rule.literal.as_bytes());
+        let find = |kind| {
+            let mut builder = AhoCorasickBuilder::new();
+            let built = builder.ascii_case_insensitive(true).match_kind(kind).build(literals());
+            built.expect("rules fit into memory many times over")
+        };
+        let mut beginnings = vec![Vec::new(); 256];
+        for (index, literal) in literals().enumerate() {
+            beginnings[usize::from(literal[0].to_ascii_lowercase())].push(index);
+        }
+        Self(Some(Arc::new(Compiled {
+            longest: find(MatchKind::LeftmostLongest),
+            every: find(MatchKind::Standard),
+            reach: literals().map(<[u8]>::len).max().unwrap_or(0),
+            beginnings,
+            rules,
+        })))
+    }
+
+    /// Tells whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Lists the rules.
+    pub fn iter(&self) -> std::slice::Iter<'_, Rule> {
+        self.0.as_ref().map_or(&[][..], |compiled| &compiled.rules).iter()
+    }
+
+    /// Puts these and `others` together.
+    #[must_use]
+    pub fn and(&self, others: &Self) -> Self {
+        Self::new(self.iter().chain(others.iter()).cloned())
+    }
+
+    /// Returns a rule that blocks `text`, if there is one.
+    pub fn blocking(&self, text: &str) -> Option<&Rule> {
+        let compiled = self.0.as_ref()?;
+        let found = compiled.every.find_overlapping_iter(text);
+        found
+            .map(|found| &compiled.rules[found.pattern()])
+            .find(|rule| rule.action == OnMatch::Block)
+    }
+
+    /// Returns the first rule that `text` holds the literal of, whatever is to happen then.
+    pub fn matching(&self, text: &str) -> Option<&Rule> {
+        let compiled = self.0.as_ref()?;
+        let found = compiled.longest.find(text)?;
+        Some(&compiled.rules[found.pattern()])
+    }
 }
 
-fn begins_with(text: &[u8], literal: &[u8]) -> bool {
-    !literal.is_empty() && text.len() >= literal.len() && text[..literal.len()].eq_ignore_ascii_case(literal)
+impl PartialEq for RuleSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
 }
 
-/// Returns the first rule on `text` that blocks it.
-pub fn blocking_rule<'a>(text: &str, rules: &'a [Rule]) -> Option<&'a Rule> {
-    let blocking = |rule: &&Rule| rule.action == OnMatch::Block;
-    rules
-        .iter()
-        .filter(blocking)
-        .find(|rule| first_match(text, std::slice::from_ref(rule)).is_some())
+impl Eq for RuleSet {}
+
+impl Compiled {
+    /// Returns where the longest suffix begins, from `from` on, that is a proper prefix of a literal.
+    fn unfinished(&self, text: &str, from: usize) -> usize {
+        let bytes = text.as_bytes();
+        let from = from.max(bytes.len().saturating_sub(self.reach.saturating_sub(1)));
+        let grows = |&start: &usize| {
+            let suffix = &bytes[start..];
+            self.beginnings[usize::from(suffix[0].to_ascii_lowercase())]
+                .iter()
+                .any(|&index| {
+                    let literal = self.rules[index].literal.as_bytes();
+                    literal.len() > suffix.len() && literal[..suffix.len()].eq_ignore_ascii_case(suffix)
+                })
+        };
+        (from..bytes.len()).find(grows).unwrap_or(bytes.len())
+    }
+}
+
+impl Rules {
+    /// Puts these and `others` together; of two on the same place the longer one counts, whosoever it is.
+    #[must_use]
+    pub fn and(&self, others: &Self) -> Self {
+        Self {
+            input: self.input.and(&others.input),
+            output: self.output.and(&others.output),
+        }
+    }
 }
 
 /// The window behind which streamed text is released.
 #[derive(Debug)]
 pub struct HoldBack {
-    rules: Vec<Rule>,
+    rules: RuleSet,
     held: String,
     /// Names of redacting rules that were applied, each once.
     redactions: Vec<String>,
@@ -85,10 +174,10 @@ pub struct Blocked {
 }
 
 impl HoldBack {
-    /// Opens a window with the output rules of a copilot.
-    pub fn new(rules: &[Rule]) -> Self {
+    /// Opens a window with rules on answers.
+    pub fn new(rules: &RuleSet) -> Self {
         Self {
-            rules: rules.to_vec(),
+            rules: rules.clone(),
             held: String::new(),
             redactions: Vec::new(),
         }
@@ -111,56 +200,41 @@ impl HoldBack {
     }
 
     fn release(&mut self, end: bool) -> Result<String, Blocked> {
+        let held = std::mem::take(&mut self.held);
+        let Some(compiled) = self.rules.0.clone() else {
+            return Ok(held);
+        };
         let mut released = String::new();
+        let mut at = 0;
+        // A longer literal that may still grow out of an earlier position has precedence over a match behind it.
+        let mut keep_from = if end { held.len() } else { compiled.unfinished(&held, 0) };
         loop {
-            // A longer literal that may still grow out of an earlier position has precedence over a match behind it.
-            let keep_from = if end { self.held.len() } else { self.unfinished() };
-            match first_match(&self.held, &self.rules) {
-                Some(found) if found.start < keep_from || end => {
-                    released.push_str(&self.held[..found.start]);
-                    let (rule, length) = (found.rule.clone(), found.rule.literal.len());
+            match compiled.longest.find(Input::new(&held).range(at..)) {
+                Some(found) if found.start() < keep_from || end => {
+                    released.push_str(&held[at..found.start()]);
+                    let rule = &compiled.rules[found.pattern()];
                     if rule.action == OnMatch::Block {
-                        self.held.clear();
                         return Err(Blocked {
-                            rule: rule.name,
+                            rule: rule.name.clone(),
                             released,
                         });
                     }
                     released.push_str(REDACTED);
-                    self.held.drain(..found.start + length);
                     if !self.redactions.contains(&rule.name) {
-                        self.redactions.push(rule.name);
+                        self.redactions.push(rule.name.clone());
+                    }
+                    at = found.end();
+                    if keep_from < at {
+                        keep_from = compiled.unfinished(&held, at);
                     }
                 }
                 _ => {
-                    released.extend(self.held.drain(..keep_from));
+                    released.push_str(&held[at..keep_from]);
+                    held[keep_from..].clone_into(&mut self.held);
                     return Ok(released);
                 }
             }
         }
-    }
-
-    /// Returns where the longest suffix begins that is a proper prefix of a forbidden literal.
-    fn unfinished(&self) -> usize {
-        let held = self.held.as_bytes();
-        let longest = self
-            .rules
-            .iter()
-            .map(|rule| rule.literal.len())
-            .max()
-            .unwrap_or(0)
-            .saturating_sub(1);
-        let from = held.len().saturating_sub(longest);
-        (from..held.len())
-            .filter(|&start| self.held.is_char_boundary(start))
-            .find(|&start| {
-                let suffix = &held[start..];
-                self.rules.iter().any(|rule| {
-                    let literal = rule.literal.as_bytes();
-                    literal.len() > suffix.len() && literal[..suffix.len()].eq_ignore_ascii_case(suffix)
-                })
-            })
-            .unwrap_or(held.len())
     }
 }
 
@@ -178,8 +252,41 @@ mod tests {
         }
     }
 
+    fn set(rules: &[Rule]) -> RuleSet {
+        RuleSet::new(rules.iter().cloned())
+    }
+
+    /// What is to be shown of a whole text, by looking at every place of it.
+    fn naive(rules: &[Rule], text: &str) -> Result<String, Blocked> {
+        let (bytes, mut shown, mut at) = (text.as_bytes(), String::new(), 0);
+        while at < text.len() {
+            let here = |rule: &&Rule| {
+                let literal = rule.literal.as_bytes();
+                bytes.len() - at >= literal.len() && bytes[at..at + literal.len()].eq_ignore_ascii_case(literal)
+            };
+            match rules.iter().filter(here).max_by_key(|rule| rule.literal.len()) {
+                Some(rule) if rule.action == OnMatch::Block => {
+                    return Err(Blocked {
+                        rule: rule.name.clone(),
+                        released: shown,
+                    });
+                }
+                Some(rule) => {
+                    shown += REDACTED;
+                    at += rule.literal.len();
+                }
+                None => {
+                    let next = text[at..].chars().next().unwrap();
+                    shown.push(next);
+                    at += next.len_utf8();
+                }
+            }
+        }
+        Ok(shown)
+    }
+
     fn run(rules: &[Rule], pieces: &[&str]) -> Result<String, Blocked> {
-        let mut window = HoldBack::new(rules);
+        let mut window = HoldBack::new(&set(rules));
         let mut out = String::new();
         let mut whole = |step: Result<String, Blocked>| match step {
             Ok(released) => {
@@ -199,12 +306,12 @@ mod tests {
 
     #[test]
     fn text_without_rules_is_released_at_once() {
-        assert_eq!(HoldBack::new(&[]).push("abc"), Ok("abc".into()));
+        assert_eq!(HoldBack::new(&RuleSet::default()).push("abc"), Ok("abc".into()));
     }
 
     #[test]
     fn only_what_may_grow_into_a_literal_is_held() {
-        let mut window = HoldBack::new(&[rule("secret", OnMatch::Block)]);
+        let mut window = HoldBack::new(&set(&[rule("secret", OnMatch::Block)]));
         assert_eq!(window.push("my se"), Ok("my ".into()));
         assert_eq!(window.push("a of sec"), Ok("sea of ".into()));
         assert_eq!(
@@ -226,11 +333,22 @@ mod tests {
     #[test]
     fn a_blocked_prompt_names_its_rule() {
         let rules = [rule("no", OnMatch::Redact), rule("DROP TABLE", OnMatch::Block)];
+        let rules = set(&rules);
         assert_eq!(
-            blocking_rule("no; drop table x", &rules).map(|r| r.name.as_str()),
+            rules.blocking("no; drop table x").map(|r| r.name.as_str()),
             Some("drop table")
         );
-        assert_eq!(blocking_rule("drop the table", &rules), None);
+        assert_eq!(rules.blocking("drop the table"), None);
+        // A redacting rule around a blocking one does not hide it.
+        let nested = set(&[rule("my secret is", OnMatch::Redact), rule("secret", OnMatch::Block)]);
+        assert_eq!(
+            nested.blocking("my secret is out").map(|r| r.name.as_str()),
+            Some("secret")
+        );
+        assert_eq!(
+            nested.matching("my secret is out").map(|r| r.name.as_str()),
+            Some("my secret is")
+        );
     }
 
     proptest! {
@@ -251,7 +369,7 @@ mod tests {
             let pieces: Vec<&str> = cuts.windows(2).map(|w| &text[w[0]..w[1]]).collect();
 
             let mut shown = String::new();
-            let mut window = HoldBack::new(&rules);
+            let mut window = HoldBack::new(&set(&rules));
             let mut blocked = false;
             for piece in pieces {
                 match window.push(piece) {
@@ -265,7 +383,7 @@ mod tests {
                     Err(stop) => { shown += &stop.released; blocked = true; }
                 }
             }
-            match run(&rules, &[&text]) {
+            match naive(&rules, &text) {
                 Ok(whole) => { prop_assert!(!blocked); prop_assert_eq!(&shown, &whole); }
                 Err(stop) => { prop_assert!(blocked); prop_assert_eq!(&shown, &stop.released); }
             }

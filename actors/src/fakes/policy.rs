@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::domain::guard::{OnMatch, Rule};
+use crate::domain::guard::{OnMatch, Rule, RuleSet};
 use crate::domain::ids::CopilotName;
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
 use crate::domain::schema::{InvalidSchema, Schema};
@@ -93,11 +93,12 @@ impl Policy {
 
     /// Adds a rule on answers.
     pub fn with_output_rule(mut self, literal: &str, action: OnMatch) -> Self {
-        self.rules.output.push(Rule {
+        let rule = Rule {
             name: literal.to_owned(),
             literal: literal.to_owned(),
             action,
-        });
+        };
+        self.rules.output = self.rules.output.and(&RuleSet::new([rule]));
         self
     }
 }

@@ -8,7 +8,7 @@ use copilotd_actors::domain::command::{Command, Env};
 use copilotd_actors::domain::conversation::Conversation;
 use copilotd_actors::domain::decide::{Decision, Rejection};
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::guard::{OnMatch, Rule, Rules};
+use copilotd_actors::domain::guard::{OnMatch, Rule, RuleSet, Rules};
 use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
 use copilotd_actors::domain::policy::{Limits, MemoryPolicy, Policy, Repeat, ToolDefinition, ToolPolicy};
 use copilotd_actors::domain::prices::PriceHistory;
@@ -62,12 +62,12 @@ pub fn policy() -> Policy {
             timeout: Duration::from_secs(60),
         },
         rules: Rules {
-            input: vec![Rule {
+            input: RuleSet::new([Rule {
                 name: "no_secrets".into(),
                 literal: "secret".into(),
                 action: OnMatch::Block,
-            }],
-            output: Vec::new(),
+            }]),
+            output: RuleSet::default(),
         },
     }
 }

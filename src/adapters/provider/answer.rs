@@ -44,6 +44,8 @@ pub struct Answer<D> {
     errors: Errors,
     price: Option<Price>,
     span: CallSpan,
+    /// Bytes of the answer that pieces were told of.
+    told: u64,
 }
 
 struct Upstream {
@@ -86,6 +88,7 @@ impl<D: Decoder> Answer<D> {
             errors,
             price,
             span,
+            told: 0,
         }
     }
 
@@ -101,7 +104,11 @@ impl<D: Decoder> Answer<D> {
     async fn next(&mut self) -> Option<Result<Piece, ModelError>> {
         self.clocks.resume(Instant::now());
         let item = loop {
-            if let Some(item) = self.queue.pop_front() {
+            if let Some(mut item) = self.queue.pop_front() {
+                if let Ok(piece) = &mut item {
+                    let written = self.transcript.written();
+                    piece.written = written - std::mem::replace(&mut self.told, written);
+                }
                 self.span.observe(&item);
                 break Some(item);
             }
@@ -220,7 +227,7 @@ impl<D: Decoder> Answer<D> {
                 let mut last = Piece {
                     chunk,
                     events: vec![ModelEvent::Usage(usage)],
-                    content: false,
+                    ..Piece::default()
                 };
                 let error = finish.map(|finish| last.events.push(ModelEvent::Finished(finish)));
                 self.queue.push_back(Ok(last));

@@ -25,6 +25,7 @@ pub struct Transcript {
     prompt: Arc<ChatBody>,
     answer: String,
     counted: u64,
+    written: u64,
 }
 
 impl Transcript {
@@ -34,11 +35,18 @@ impl Transcript {
             prompt,
             answer: String::new(),
             counted: 0,
+            written: 0,
         }
+    }
+
+    /// Returns how many bytes of the answer were added.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Adds a piece of the answer.
     pub fn add(&mut self, piece: &str) {
+        self.written += piece.len() as u64;
         self.answer.push_str(piece);
         if self.answer.len() > KEPT {
             self.counted += tokens(&self.answer);

@@ -21,16 +21,31 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
         }
         tools(tenant, &copilot, known_tools, faults);
         memory(root, &copilot, faults);
-        for list in [copilot.get("deny_input"), copilot.get("deny_output")] {
-            unique(members(&list, "name"), faults);
-        }
-        for action in members(&copilot.get("deny_input"), "action") {
-            if action.text() == Some("redact") {
-                faults.add(
-                    action.path(),
-                    "a prompt is kept as it was given: it can only be blocked",
-                );
+        rules(&copilot, faults);
+        for list in ["deny_input", "deny_output"] {
+            // A record names a rule: it has to be clear which one.
+            let all = tenant.get(list);
+            let all: HashSet<&str> = members(&all, "name").filter_map(|name| name.text()).collect();
+            for name in members(&copilot.get(list), "name") {
+                if name.text().is_some_and(|text| all.contains(text)) {
+                    faults.add(name.path(), "is the name of a rule of the whole tenant");
+                }
             }
+        }
+    }
+    rules(tenant, faults);
+}
+
+fn rules(of: &Node<'_>, faults: &mut Faults) {
+    for list in ["deny_input", "deny_output"] {
+        unique(members(&of.get(list), "name"), faults);
+    }
+    for action in members(&of.get("deny_input"), "action") {
+        if action.text() == Some("redact") {
+            faults.add(
+                action.path(),
+                "a prompt is kept as it was given: it can only be blocked",
+            );
         }
     }
 }

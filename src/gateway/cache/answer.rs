@@ -113,11 +113,13 @@ impl Kept {
             chunk: delta(json!({ "role": "assistant", "content": "" }), None),
             events: vec![ModelEvent::Model(self.model.clone())],
             content: false,
+            ..Piece::default()
         }];
         pieces.extend(parts(&self.text).map(|part| Piece {
             chunk: delta(json!({ "content": part }), None),
             events: vec![ModelEvent::Text(part.to_owned())],
             content: true,
+            ..Piece::default()
         }));
         let mut end = Piece {
             chunk: delta(json!({}), Some("stop")),

@@ -83,8 +83,8 @@ impl Ticket {
     pub fn fill(mut self, mut kept: Kept) -> Option<(Audit, Kept)> {
         kept.by = self.by.take().or(kept.by);
         let audit = self.explored.take().map(|audit| (audit, kept.clone()));
-        if self.cache.is_current(self.generation) {
-            self.cache.on_shelf(self.question.partition.tenant(), |shelf| {
+        self.cache.on_shelf(self.question.partition.tenant(), |shelf| {
+            if shelf.generation == self.generation {
                 let now = Instant::now();
                 shelf.insert(
                     &self.question,
@@ -94,8 +94,8 @@ impl Ticket {
                     self.max_entries,
                     now,
                 );
-            });
-        }
+            }
+        });
         audit
     }
 

@@ -17,7 +17,6 @@ pub mod veto;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use copilotd_actors::domain::ids::TenantId;
 pub use evidence::{Decision, Evidence};
 pub use flight::Ticket;
 use flight::{Flights, Place};
-pub use question::{Audience, Partition, Question, Rules, Skip, question};
+pub use question::{Audience, Knowledge, Partition, Question, Rules, Skip, question};
 use shelf::{Near, Shelf};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -91,8 +90,6 @@ pub struct Cache {
     shelves: Mutex<HashMap<TenantId, Arc<Mutex<Shelf>>>>,
     flights: Arc<Flights>,
     audits: Arc<Semaphore>,
-    /// Rises when something is forgotten: answers to questions asked before are not kept.
-    generation: AtomicU64,
     chance: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
@@ -109,7 +106,6 @@ impl Cache {
             shelves: Mutex::default(),
             flights: Arc::default(),
             audits: Arc::new(Semaphore::new(AUDITS)),
-            generation: AtomicU64::new(0),
             chance: Box::new(chance),
         })
     }
@@ -125,7 +121,7 @@ impl Cache {
         bar: Option<f32>,
     ) -> Found {
         let deadline = Instant::now() + PATIENCE;
-        let generation = self.generation.load(Ordering::Acquire);
+        let generation = self.on_shelf(question.partition.tenant(), |shelf| shelf.generation);
         let place = loop {
             if let Some(hit) = self.exact(&question) {
                 return Found::Hit(hit);
@@ -169,9 +165,17 @@ impl Cache {
         }))
     }
 
+    /// Drops what is kept for a tenant if it rests on another version of what the tenant knows. Nobody would be answered with
+    /// it: it only takes room.
+    pub fn rests_on(&self, tenant: &TenantId, version: &str) {
+        let dropped = self.on_shelf(tenant, |shelf| shelf.rests_on(version));
+        if dropped > 0 {
+            tracing::info!(%tenant, dropped, "kept answers rested on another version of the knowledge");
+        }
+    }
+
     /// Forgets what is kept for a tenant, or for one of its routes. Returns how many answers.
     pub fn forget(&self, tenant: &TenantId, route: Option<&str>) -> usize {
-        self.generation.fetch_add(1, Ordering::AcqRel);
         let shelf = lock(&self.shelves).get(tenant).cloned();
         shelf.map_or(0, |shelf| lock(&shelf).forget(route))
     }
@@ -180,10 +184,6 @@ impl Cache {
     pub fn len(&self, tenant: &TenantId) -> usize {
         let shelf = lock(&self.shelves).get(tenant).cloned();
         shelf.map_or(0, |shelf| lock(&shelf).len())
-    }
-
-    fn is_current(&self, generation: u64) -> bool {
-        self.generation.load(Ordering::Acquire) == generation
     }
 
     /// Gates (c), (d) and (e).

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::domain::ids::TenantId;
 use serde_json::Value;
 
 use super::canonical::{Digest, Hasher};
@@ -34,6 +34,8 @@ pub enum Audience {
     /// Only who asked.
     #[default]
     User,
+    /// Those of the same [`Role`](crate::role::Role); a caller without one shares with nobody.
+    Role,
     /// All of the tenant.
     Tenant,
 }
@@ -112,12 +114,21 @@ impl Skip {
     }
 }
 
-/// Reads the question of a request for `route`. `knowledge` is the version of what the answer may rest on.
+/// The version of what an answer rests on, as the two who know of it name it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Knowledge<'a> {
+    /// Of what the tenant knows.
+    pub tenant: &'a str,
+    /// Of what the caller put into the prompt.
+    pub caller: &'a str,
+}
+
+/// Reads the question of a request for `route`.
 pub fn question(
     caller: &Caller,
     route: &str,
     body: &ChatBody,
-    knowledge: &str,
+    knowledge: Knowledge<'_>,
     wish: CacheWish,
     rules: &Rules,
 ) -> Result<Question, Skip> {
@@ -170,17 +181,19 @@ fn partition(
     route: &str,
     body: &ChatBody,
     before: &[Value],
-    knowledge: &str,
+    knowledge: Knowledge<'_>,
     audience: Audience,
 ) -> Partition {
-    let shared: Option<&UserId> = match audience {
-        Audience::User => Some(&caller.user),
-        Audience::Tenant => None,
+    let (kind, name) = match (audience, &caller.role) {
+        (Audience::Tenant, _) => (0, ""),
+        (Audience::Role, Some(role)) => (2, role.as_str()),
+        (Audience::User, _) | (Audience::Role, None) => (1, caller.user.as_str()),
     };
     let mut hasher = Hasher::default();
-    hasher.bytes(&[u8::from(shared.is_some())]);
-    hasher.bytes(shared.map_or("", |user| user.as_str()).as_bytes());
-    hasher.bytes(knowledge.as_bytes());
+    hasher.bytes(&[kind]);
+    hasher.bytes(name.as_bytes());
+    hasher.bytes(knowledge.tenant.as_bytes());
+    hasher.bytes(knowledge.caller.as_bytes());
     hasher.json(&Value::Array(before.to_vec()));
     let mut members: Vec<_> = body.members().filter(|(name, _)| !SILENT.contains(name)).collect();
     members.sort_by_key(|(name, _)| *name);

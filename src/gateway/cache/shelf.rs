@@ -21,6 +21,10 @@ const MOST_BYTES: usize = 128 << 20;
 /// Everything that is kept for one tenant.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
+    /// Rises when something is forgotten: answers to questions asked before are not kept.
+    pub(super) generation: u64,
+    /// The version of what the tenant's answers rest on; none before the first question.
+    knowledge: Option<String>,
     rooms: HashMap<Partition, Room>,
     /// Entries by their last use.
     used: BTreeMap<u64, (Partition, u64)>,
@@ -201,8 +205,20 @@ impl Shelf {
         }
     }
 
+    /// Forgets everything if it rests on another version of the tenant's knowledge. Returns how many entries.
+    pub(super) fn rests_on(&mut self, version: &str) -> usize {
+        let known = self.knowledge.as_deref();
+        if known == Some(version) {
+            return 0;
+        }
+        let is_first = known.is_none();
+        self.knowledge = Some(version.to_owned());
+        if is_first { 0 } else { self.forget(None) }
+    }
+
     /// Forgets all entries, or those of one route. Returns how many.
     pub(super) fn forget(&mut self, route: Option<&str>) -> usize {
+        self.generation += 1;
         let gone: Vec<_> = self
             .used
             .values()

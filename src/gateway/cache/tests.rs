@@ -12,6 +12,7 @@ use super::*;
 use crate::gateway::body::ChatBody;
 use crate::gateway::call::{CacheWish, Caller, GatewayError, GatewayErrorKind, Purpose};
 use crate::gateway::embedder::EmbedError;
+use crate::role::Role;
 
 /// Places texts on a circle: the number after `@` is the angle in degrees.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ fn caller(tenant: &str, user: &str) -> Caller {
         copilot: None,
         scope: TenantScope::from_verified(tenant.parse().unwrap()),
         user: user.parse().unwrap(),
+        role: None,
         api_key: None,
         conversation: None,
         turn: None,
@@ -68,9 +70,13 @@ fn body(text: &str) -> Value {
     json!({ "model": "default", "messages": [{ "role": "user", "content": text }] })
 }
 
+fn knowledge(tenant: &str) -> Knowledge<'_> {
+    Knowledge { tenant, caller: "" }
+}
+
 fn read(caller: &Caller, body: &Value, rules: &Rules) -> Result<Question, Skip> {
     let body = ChatBody::from_value(body).unwrap();
-    question(caller, "default", &body, "k1", CacheWish::Use, rules)
+    question(caller, "default", &body, knowledge("k1"), CacheWish::Use, rules)
 }
 
 fn ask(text: &str) -> Question {
@@ -163,7 +169,7 @@ fn only_plain_questions_for_all_are_kept() {
         &caller("acme", "ada"),
         "default",
         &body,
-        "",
+        Knowledge::default(),
         CacheWish::Bypass,
         &settings().rules,
     );
@@ -198,7 +204,11 @@ fn whatever_changes_the_answer_parts_and_how_it_is_sent_does_not() {
         assert_eq!(of(&base) == of(&other), same, "{name} {value}");
     }
     let body = ChatBody::from_value(&base).unwrap();
-    let with = |route, knowledge| {
+    let with = |route, (tenant, caller_s)| {
+        let knowledge = Knowledge {
+            tenant,
+            caller: caller_s,
+        };
         let read = question(
             &caller("acme", "ada"),
             route,
@@ -209,8 +219,53 @@ fn whatever_changes_the_answer_parts_and_how_it_is_sent_does_not() {
         );
         read.unwrap().partition
     };
-    assert_ne!(with("default", "k1"), with("small", "k1"));
-    assert_ne!(with("default", "k1"), with("default", "k2"));
+    let parts = [
+        with("default", ("k1", "")),
+        with("small", ("k1", "")),
+        with("default", ("k2", "")),
+        with("default", ("k1", "k2")),
+        with("default", ("", "k1")),
+    ];
+    for (n, one) in parts.iter().enumerate() {
+        assert!(!parts[..n].contains(one), "{n}");
+    }
+}
+
+#[test]
+fn an_audience_shares_and_no_other() {
+    let by = |user: &str, role: Option<&str>| Caller {
+        role: role.map(Role::of_key),
+        ..caller("acme", user)
+    };
+    let (ada, bob) = (by("ada", Some("hr")), by("bob", Some("hr")));
+    let (eve, none, nobody) = (by("eve", Some("sales")), by("ada", None), by("bob", None));
+    for (audience, one, other, shares) in [
+        (Audience::User, &ada, &ada, true),
+        (Audience::User, &ada, &bob, false),
+        (Audience::User, &ada, &none, true),
+        (Audience::Role, &ada, &bob, true),
+        (Audience::Role, &ada, &eve, false),
+        (Audience::Role, &ada, &none, false),
+        (Audience::Role, &none, &nobody, false),
+        (Audience::Role, &none, &none, true),
+        (Audience::Tenant, &ada, &eve, true),
+        (Audience::Tenant, &ada, &nobody, true),
+    ] {
+        let rules = Rules {
+            audience,
+            ..settings().rules
+        };
+        let of = |caller: &Caller| read(caller, &body("What?"), &rules).unwrap().partition;
+        assert_eq!(of(one) == of(other), shares, "{audience:?} {one:?} {other:?}");
+    }
+    // The name of a user is never a role's.
+    let rules = |audience| Rules {
+        audience,
+        ..settings().rules
+    };
+    let user = read(&by("hr", None), &body("What?"), &rules(Audience::User)).unwrap();
+    let role = read(&ada, &body("What?"), &rules(Audience::Role)).unwrap();
+    assert_ne!(user.partition, role.partition);
 }
 
 #[tokio::test]

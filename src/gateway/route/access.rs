@@ -9,6 +9,7 @@ use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
 use super::target::{Target, TargetName};
+use crate::gateway::Terms;
 use crate::gateway::upstream::Upstream;
 
 /// How long a key that was refused is left alone, unless there is no other.
@@ -82,6 +83,12 @@ pub type Keys = Arc<[Arc<Key>]>;
 pub trait Access: Send + Sync + fmt::Debug {
     /// Returns the keys with which `scope` may call `target`, in order of preference; none when it may not.
     fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Keys>;
+
+    /// Returns the terms on which calls of `scope` are answered, if it has any.
+    fn terms(&self, scope: &TenantScope) -> Option<Arc<Terms>> {
+        let _ = scope;
+        None
+    }
 
     /// Tells whether `scope` may call `target`.
     fn allowed(&self, scope: &TenantScope, target: &Target) -> bool {

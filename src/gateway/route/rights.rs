@@ -9,6 +9,7 @@ use copilotd_actors::tenancy::TenantScope;
 
 use super::access::{Access, Keys};
 use super::target::{Target, TargetName};
+use crate::gateway::Terms;
 
 /// What one tenant may call. Without an entry in [`Rights::own`] a target is called with the shared keys.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,8 @@ pub struct Rights {
     pub only: Option<HashSet<TargetName>>,
     /// Keys of its own, which alone are used where there are any.
     pub own: HashMap<TargetName, Keys>,
+    /// On which terms its calls are answered.
+    pub terms: Arc<Terms>,
 }
 
 /// The rights of every tenant; one that is not named may call nothing. They may be replaced while calls are under way: a call
@@ -51,5 +54,10 @@ impl Access for TenantAccess {
         }
         let keys = rights.own.get(&target.name).or_else(|| self.shared.get(&target.name));
         keys.filter(|keys| !keys.is_empty()).cloned()
+    }
+
+    fn terms(&self, scope: &TenantScope) -> Option<Arc<Terms>> {
+        let tenants = self.tenants.load();
+        tenants.get(scope.tenant()).map(|rights| Arc::clone(&rights.terms))
     }
 }

@@ -4,9 +4,11 @@ use copilotd_actors::domain::ids::UserId;
 use jiff::Timestamp;
 use jsonwebtoken::{TokenData, Validation};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::keys::{IssuerKey, KEY_USER, Keys};
 use super::{DAY, Refusal, SKEW};
+use crate::role::Role;
 use crate::scopes::Scopes;
 
 /// The `aud` claim that names us.
@@ -17,6 +19,7 @@ pub(super) struct Verified {
     pub key: IssuerKey,
     pub user: UserId,
     pub scopes: Scopes,
+    pub role: Role,
     pub times: Times,
 }
 
@@ -53,6 +56,13 @@ struct Claims {
     nbf: Option<f64>,
     #[serde(default)]
     scope: String,
+    // Of whatever form an issuer gives them: they only say who is alike.
+    #[serde(default)]
+    roles: Value,
+    #[serde(default)]
+    groups: Value,
+    #[serde(default)]
+    entitlements: Value,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +99,7 @@ pub(super) fn verify(token: &str, keys: &Keys) -> Result<Verified, Refusal> {
         .filter(|key| key.alg.algorithm() == header.alg)
         .find_map(|key| Some((key, signed_claims(token, key)?)))
         .ok_or(Refusal::Unknown)?;
-    accept(key, claims)
+    accept(key, &iss, claims)
 }
 
 fn signed_claims(token: &str, key: &IssuerKey) -> Option<Claims> {
@@ -103,7 +113,7 @@ fn signed_claims(token: &str, key: &IssuerKey) -> Option<Claims> {
     Some(decoded.claims)
 }
 
-fn accept(key: &IssuerKey, claims: Claims) -> Result<Verified, Refusal> {
+fn accept(key: &IssuerKey, iss: &str, claims: Claims) -> Result<Verified, Refusal> {
     let for_us = match &claims.aud {
         Audience::One(one) => one == AUDIENCE,
         Audience::Several(several) => several.iter().any(|one| one == AUDIENCE),
@@ -126,6 +136,11 @@ fn accept(key: &IssuerKey, claims: Claims) -> Result<Verified, Refusal> {
         key: key.clone(),
         user,
         scopes: Scopes::from_claim(&claims.scope),
+        role: Role::of_token(
+            iss,
+            &claims.scope,
+            [&claims.roles, &claims.groups, &claims.entitlements],
+        ),
         times,
     })
 }

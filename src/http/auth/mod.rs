@@ -32,6 +32,7 @@ pub use ticket::{Admission, Issued, Tickets};
 pub use token::{Grant, MintError, mint};
 pub use verifier::{NewKeys, Verifier};
 
+use crate::role::Role;
 pub use crate::scopes::Scopes;
 
 /// Difference between two clocks that is forgiven.
@@ -49,6 +50,8 @@ pub struct Caller {
     pub user: UserId,
     /// What is allowed.
     pub scopes: Scopes,
+    /// What it stands for in its tenant; a ticket stands for its user alone.
+    pub role: Option<Role>,
     /// The credential, for the audit and for revocation.
     pub credential: CredentialId,
     /// End of the credential; streams close then. Many API keys have none.

@@ -108,6 +108,7 @@ impl Tickets {
                 scope: open_scope(payload.t),
                 user: payload.u,
                 scopes: Scopes::CHAT,
+                role: None,
                 credential: CredentialId(payload.k.into()),
                 expires_at: Some(expires_at),
                 kind: CredentialKind::Ticket,

@@ -13,6 +13,7 @@ use super::jwt::{self, Times};
 use super::keys::{ApiKey, IssuerKey, KEY_USER, Keys, Published, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, api_key, open_scope};
 use crate::config::{Config, KeyHash};
+use crate::role::Role;
 
 /// Most tokens that are remembered. One that is forgotten is verified anew.
 const REMEMBERED: u64 = 20_000;
@@ -144,6 +145,7 @@ impl Verifier {
                 scope: open_scope(verified.key.tenant),
                 user: verified.user,
                 scopes: verified.scopes,
+                role: Some(verified.role),
                 credential: CredentialId::new(&verified.key.source, Some(&hex::encode(&hash[..16]))),
                 expires_at: Some(verified.times.expires_at),
                 kind: CredentialKind::UserToken,
@@ -186,6 +188,7 @@ impl Verifier {
             scope: open_scope(key.tenant.clone()),
             user,
             scopes: key.scopes,
+            role: Some(Role::of_key(Arc::clone(&key.source))),
             credential,
             expires_at: key.expires_at,
             kind: CredentialKind::ApiKey,

@@ -46,6 +46,8 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         targets = []
         [[tenants]]
         id = "Acme"
+        deny_input = [{ name = "u", literal = "u", action = "redact" }]
+        deny_output = [{ name = "z", literal = "c" }]
         [[tenants.issuers]]
         iss = "https://acme.example"
         alg = "HS256"
@@ -78,7 +80,7 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         small_route = "nowhere"
         memory = { trigger_tokens = 100, keep_tokens = 200, hard_tokens = 5000 }
         deny_input = [{ name = "x", literal = "", action = "redact" }]
-        deny_output = [{ name = "y", literal = "a" }, { name = "y", literal = "b" }]
+        deny_output = [{ name = "y", literal = "a" }, { name = "y", literal = "b" }, { name = "z", literal = "c" }]
         [tenants.zendesk]
         base_url = "https://acme.zendesk.com"
         email = "bot@acme.example"
@@ -115,9 +117,11 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         "tenants[0].copilots[1].deny_input[0].action: a prompt is kept as it was given: it can only be blocked",
         "tenants[0].copilots[1].deny_input[0].literal: value is shorter than 1 character",
         "tenants[0].copilots[1].deny_output[1].name: is the same as tenants[0].copilots[1].deny_output[0].name",
+        "tenants[0].copilots[1].deny_output[2].name: is the name of a rule of the whole tenant",
         "tenants[0].copilots[1].memory: hard_tokens (5000) has to be less than the context of the route (1000)",
         "tenants[0].copilots[1].memory: keep_tokens (200) has to be less than trigger_tokens (100)",
         "tenants[0].copilots[1].small_route: there is no route \"nowhere\"",
+        "tenants[0].deny_input[0].action: a prompt is kept as it was given: it can only be blocked",
         "tenants[0].id: value does not match \"^[a-z0-9_-]+$\"",
         "tenants[0].issuers[0].secret: a secret needs at least 32 bytes",
         "tenants[0].issuers[1].alg: expected one of \"EdDSA\",\"ES256\",\"RS256\",\"HS256\"",

@@ -128,6 +128,7 @@ fn every_key_is_read() {
         (2_000_000_000, 500_000_000, 2_500_000_000)
     );
     assert_eq!((price.output, price.reasoning), (8_000_000_000, 6_000_000_000));
+    assert_eq!(config.tenant("acme").unwrap().knowledge_version, "2026-11");
     assert_eq!(
         config.tenant("acme").unwrap().limits.limits().tenant.usd_per_month,
         Some(500_000_000_000)
@@ -193,7 +194,12 @@ fn a_policy_is_what_the_copilot_says() {
         (3_000, Duration::from_secs(14))
     );
     let actions: Vec<_> = policy.rules.output.iter().map(|rule| rule.action).collect();
-    assert_eq!(actions, [OnMatch::Redact, OnMatch::Block]);
+    assert_eq!(
+        actions,
+        [OnMatch::Redact, OnMatch::Redact, OnMatch::Block],
+        "the tenant's and its own"
+    );
+    assert_eq!(policy.rules.input.iter().count(), 2);
 
     let named = policies.policy(&scope("acme"), Some(&"support".parse().unwrap()));
     assert!(Arc::ptr_eq(&policy, &named.unwrap()));

@@ -38,6 +38,16 @@ fn a_key_acts_as_itself_or_for_a_user() {
 }
 
 #[test]
+fn a_key_has_one_role_for_whomever_it_acts() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let role = |on_behalf| verifier.verify(KEY, on_behalf, now()).unwrap().role.unwrap();
+    assert_eq!(role(None), role(Some("ada")));
+    let token = sign(&claims(json!({ "scope": "chat gateway" })));
+    let ada = verifier.verify(&token, None, now()).unwrap();
+    assert_ne!(Some(role(Some("ada"))), ada.role, "a token is no key");
+}
+
+#[test]
 fn a_user_token_acts_for_nobody_else() {
     let verifier = Verifier::new(&config()).unwrap();
     let token = sign(&claims(json!({})));

@@ -52,6 +52,27 @@ fn every_algorithm_is_verified_by_its_own_key_alone() {
 }
 
 #[test]
+fn a_role_is_what_scope_and_roles_say_whoever_has_it() {
+    let role = |change| verify(&sign(&claims(change))).unwrap().role.unwrap();
+    let hr = role(json!({ "scope": "chat gateway hr", "roles": ["lead", "hr"] }));
+    let same = json!({ "sub": "bob", "scope": "hr gateway chat", "roles": ["hr", "lead"], "jti": "another" });
+    assert_eq!(hr, role(same));
+    // A claim of any form is accepted, as it was before anybody read it.
+    for roles in [
+        json!(["hr"]),
+        json!("lead hr"),
+        json!({ "hr": {} }),
+        json!(5),
+        json!([]),
+        json!(null),
+    ] {
+        let other = json!({ "scope": "chat gateway hr", "roles": roles });
+        assert_ne!(hr, role(other), "{roles}");
+    }
+    assert_ne!(hr, role(json!({ "scope": "chat gateway", "roles": ["lead", "hr"] })));
+}
+
+#[test]
 fn a_public_key_is_no_secret() {
     for (iss, file) in [
         ("https://acme.example/rs", "rsa2048.pub.pem"),

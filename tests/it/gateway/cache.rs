@@ -93,6 +93,7 @@ fn ask(caller: Caller, stream: bool) -> GatewayCall {
         body: ChatBody::from_value(&body).unwrap(),
         mode: Some(Mode::Live),
         cache: CacheWish::Use,
+        knowledge: None,
     }
 }
 

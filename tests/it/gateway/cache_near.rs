@@ -61,6 +61,7 @@ async fn ask(gateway: &Gateway, question: &str) -> CacheOutcome {
         body: ChatBody::from_value(&body).unwrap(),
         mode: Some(Mode::Live),
         cache: CacheWish::Use,
+        knowledge: None,
     };
     let reply = gateway.chat(call).await.unwrap();
     let cache = reply.cache;

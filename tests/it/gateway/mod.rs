@@ -6,6 +6,7 @@ mod cache;
 mod cache_near;
 mod embeddings;
 mod faults;
+mod guardrails;
 mod hedging;
 mod open_calls;
 mod replay;
@@ -24,7 +25,7 @@ use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::provider::{Hosts, Timeouts};
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::call::{Answer, CacheWish, Caller, GatewayCall, GatewayError, Mode, Purpose, Reply};
-use copilotd::gateway::route::{Key, Route, SharedKeys, Target, TargetName, TargetState};
+use copilotd::gateway::route::{Access, Key, Keys, Route, SharedKeys, Target, TargetName, TargetState};
 use copilotd::gateway::upstream::Upstream;
 use copilotd::gateway::{Attempted, Gateway, Meter};
 use copilotd_actors::ports::ModelEvent;
@@ -191,6 +192,17 @@ pub fn gateway(places: Vec<Place<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc
 
 /// The same, with hedges if wanted.
 pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
+    let shared = |keys| Arc::new(SharedKeys::new(keys)) as Arc<dyn Access>;
+    gateway_for(places, timeouts, hedged, shared)
+}
+
+/// The same, for those whom `access` lets in with the keys.
+pub fn gateway_for(
+    places: Vec<Place<'_>>,
+    timeouts: Timeouts,
+    hedged: bool,
+    access: impl FnOnce(HashMap<TargetName, Keys>) -> Arc<dyn Access>,
+) -> (Arc<Gateway>, Arc<Ledger>) {
     let hosts = Hosts::default();
     let (mut targets, mut keys) = (Vec::new(), HashMap::new());
     for place in places {
@@ -235,7 +247,7 @@ pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) ->
         hedges: hedged.then(Arc::default),
     };
     let ledger = Arc::new(Ledger::default());
-    let gateway = Gateway::new(vec![route], Arc::new(SharedKeys::new(keys))).with_meter(ledger.clone());
+    let gateway = Gateway::new(vec![route], access(keys)).with_meter(ledger.clone());
     (Arc::new(gateway), ledger)
 }
 
@@ -244,6 +256,7 @@ pub fn caller() -> Caller {
         copilot: None,
         scope: TenantScope::from_verified("acme".parse().unwrap()),
         user: "ada".parse().unwrap(),
+        role: None,
         api_key: Some("backend".to_owned()),
         conversation: None,
         turn: None,
@@ -264,6 +277,7 @@ pub fn request(stream: bool, mode: Mode) -> GatewayCall {
         body: ChatBody::from_value(&body).unwrap(),
         mode: Some(mode),
         cache: CacheWish::Bypass,
+        knowledge: None,
     }
 }
 

@@ -88,6 +88,7 @@ impl Upstream for Spy {
             chunk: chunk.clone(),
             events: vec![event],
             content,
+            ..Piece::default()
         };
         let text = Ok(piece(ModelEvent::Text("x".to_owned()), true));
         let end = match later {
@@ -151,6 +152,7 @@ fn rights(
                 .iter()
                 .map(|target| (name(*target), key(Some(tenant), *target)))
                 .collect(),
+            terms: Arc::default(),
         };
         (TENANTS[tenant].parse().unwrap(), rights)
     };

@@ -204,6 +204,10 @@ async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr, &str)) {
         name = "sim"
         targets = [{{ provider = "sim", model = "gpt", context_tokens = 128000 }}]
         timeouts = {{ first_token_ms = 60000, idle_ms = 60000, total_ms = 60000 }}
+        [[routes]]
+        name = "kept"
+        targets = [{{ provider = "sim", model = "gpt", context_tokens = 128000 }}]
+        cache = {{ mode = "exact", audience = "role" }}
         "#
     );
     with_globex(&route, async |app| {
@@ -263,6 +267,51 @@ async fn a_client_that_leaves_takes_the_providers_work_along() {
             let closed = |state: &Value| state["open_streams"] == 0 && state["closed_by_client"]["count"] == number + 1;
             waits(&closed).await.expect("the provider is let go");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_do_the_same_shares_answers_to_the_same_knowledge() {
+    served(async |app, _, provider| {
+        let by = |user: &str, scopes| app.token_of("acme", user, scopes);
+        let (ada, bob) = (by("ada", Scopes::GATEWAY), by("bob", Scopes::GATEWAY));
+        let root = by("root", Scopes::GATEWAY | Scopes::ADMIN);
+        let question = json!([{ "role": "user", "content": "What is our policy? [[sim text=Be kind]]" }]);
+        let body = json!({ "model": "kept", "messages": question }).to_string();
+        for (who, version, expected) in [
+            (&ada, None, "miss"),
+            (&ada, None, "hit"),
+            (&bob, None, "hit"),
+            (&root, None, "miss"),
+            (&root, Some("docs 7"), "miss"),
+            (&root, Some("docs 7"), "hit"),
+            (&bob, Some("docs 7"), "miss"),
+            (&bob, None, "hit"),
+        ] {
+            let mut call = app.call("POST", "/v1/chat/completions").by(who);
+            if let Some(version) = version {
+                call = call.header("x-copilotd-knowledge-version", version);
+            }
+            let answer = call.raw("application/json", body.clone()).send().await;
+            assert_eq!(answer.headers["x-copilotd-cache"], expected, "{version:?}");
+            assert_eq!(answer.expect(200).json()["choices"][0]["message"]["content"], "Be kind");
+        }
+        let state: Value = reqwest::get(format!("{provider}/_sim/state"))
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        assert_eq!(state["requests"], 4, "{state}");
+        let long = "x".repeat(129);
+        let call = app.call("POST", "/v1/chat/completions").by(&ada);
+        let call = call.header("x-copilotd-knowledge-version", &long);
+        let error = call.raw("application/json", body).send().await;
+        assert_eq!(
+            (error.status, &error.json()["error"]["param"]),
+            (400, &json!("x-copilotd-knowledge-version"))
+        );
     })
     .await;
 }

@@ -7,7 +7,6 @@ use super::lifecycle::check_metadata;
 use crate::domain::command::{Env, Halt, WhenBusy};
 use crate::domain::conversation::Conversation;
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempotency};
-use crate::domain::guard;
 use crate::domain::ids::TurnId;
 use crate::domain::schema::{Schema, Violation};
 
@@ -64,7 +63,7 @@ pub(super) fn submit(
         WhenBusy::Reject | WhenBusy::Enqueue => {}
     }
     draft.push(turn, queued);
-    if let Some(rule) = guard::blocking_rule(&text, &draft.policy().rules.input) {
+    if let Some(rule) = draft.policy().rules.input.blocking(&text) {
         let (stage, action) = (GuardStage::Input, GuardAction::Block);
         draft.push(
             turn,

@@ -127,6 +127,7 @@ impl Decoder {
                 .into_iter()
                 .collect(),
             content: false,
+            ..Piece::default()
         }));
         Ok(())
     }
@@ -302,6 +303,7 @@ impl Decoder {
             chunk,
             events: event.into_iter().collect(),
             content: true,
+            ..Piece::default()
         }));
         Progress::Content
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use utoipa::IntoParams;
 
 use super::stream::{self, Opening};
-use super::{COST, Fault, cache_wish, caller, dollars, label, mode, read};
+use super::{COST, Fault, cache_wish, caller, dollars, knowledge, label, mode, read};
 use crate::gateway::body::ChatBody;
 use crate::gateway::call::{Answer, GatewayCall, Purpose, Reply};
 use crate::http::auth::Gateway;
@@ -21,6 +22,29 @@ use crate::openapi::OpenAiErrors;
 /// comments, so that nothing on the way takes the silence for death; its failure is then told inside of the stream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a request may wish by its headers.
+#[expect(dead_code, reason = "it only describes them")]
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct Wishes {
+    /// `live` passes pieces on as they come; `buffered` begins a stream when its answer is whole. By the route when missing
+    #[param(rename = "x-copilotd-mode", schema_with = modes)]
+    mode: Option<String>,
+    /// The least similarity of a cached question, if the route's is lower
+    #[param(rename = "x-copilotd-cache-threshold", minimum = 0, maximum = 1)]
+    threshold: Option<f64>,
+    /// The version of what the caller put into the prompt: the cache answers only with what was said under the same one
+    #[param(rename = "x-copilotd-knowledge-version", max_length = 128)]
+    knowledge: Option<String>,
+}
+
+fn modes() -> utoipa::openapi::schema::Object {
+    utoipa::openapi::schema::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::Type::String)
+        .enum_values(Some(["live", "buffered"]))
+        .build()
+}
+
 /// Answers a chat
 ///
 /// OpenAI's protocol. `model` is a route of the tenant's configuration, or a `provider/model` that the tenant may use. Members that
@@ -30,6 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
     path = "/v1/chat/completions",
     operation_id = "create_chat_completion",
     tag = "gateway",
+    params(Wishes),
     request_body(content = Object, content_type = "application/json", description = "OpenAI's chat completion request"),
     responses(
         (status = 200, description = "A chat completion, or a stream of its chunks which ends with `[DONE]`", content(
@@ -47,6 +72,7 @@ pub async fn complete(
 ) -> Result<Response, Fault> {
     taking_work(&state).map_err(Fault::Problem)?;
     let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers())?);
+    let knowledge = knowledge(request.headers())?;
     let bytes = read(request).await?;
     let body = ChatBody::parse(&bytes)?;
     let streams = body.stream();
@@ -56,6 +82,7 @@ pub async fn complete(
         body,
         mode,
         cache,
+        knowledge,
     };
     if !streams {
         let reply = state.gateway.chat(call).await?;

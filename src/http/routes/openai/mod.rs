@@ -29,6 +29,10 @@ const CACHE: HeaderName = HeaderName::from_static("x-copilotd-cache");
 const COST: HeaderName = HeaderName::from_static("x-copilotd-cost-usd");
 /// The least similarity of a cached question, if the route's is lower.
 const THRESHOLD: HeaderName = HeaderName::from_static("x-copilotd-cache-threshold");
+/// The version of what the caller put into the prompt, such as documents that it found: it parts the cache.
+const KNOWLEDGE: HeaderName = HeaderName::from_static("x-copilotd-knowledge-version");
+/// Longest version.
+const LONGEST_VERSION: usize = 128;
 /// Chooses `live` or `buffered` for one request.
 const MODE: HeaderName = HeaderName::from_static("x-copilotd-mode");
 
@@ -74,6 +78,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
         api_key: is_key.then(|| caller.credential.as_str().to_owned()),
         scope: caller.scope.clone(),
         user: caller.user.clone(),
+        role: caller.role.clone(),
         copilot: None,
         conversation: None,
         turn: None,
@@ -105,6 +110,19 @@ fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
         None => Err(InvalidBody {
             param: Some(THRESHOLD.as_str().to_owned()),
             message: "x-copilotd-cache-threshold has to be a number between 0 and 1".to_owned(),
+        }),
+    }
+}
+
+fn knowledge(headers: &HeaderMap) -> Result<Option<String>, InvalidBody> {
+    let Some(version) = headers.get(&KNOWLEDGE) else {
+        return Ok(None);
+    };
+    match version.to_str() {
+        Ok(version) if version.len() <= LONGEST_VERSION => Ok(Some(version.to_owned())),
+        _ => Err(InvalidBody {
+            param: Some(KNOWLEDGE.as_str().to_owned()),
+            message: format!("x-copilotd-knowledge-version has to be plain text of at most {LONGEST_VERSION} bytes"),
         }),
     }
 }

@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::veto::veto;
-use copilotd::gateway::cache::{Audience, Cache, Decision, Evidence, Found, Kept, Question, Rules, Settings, question};
+use copilotd::gateway::cache::{
+    Audience, Cache, Decision, Evidence, Found, Kept, Knowledge, Question, Rules, Settings, question,
+};
 use copilotd::gateway::call::{CacheWish, Caller, Purpose};
 use copilotd::gateway::embedder::{EmbedError, Embedder, Vector};
 use serde::Deserialize;
@@ -375,6 +377,7 @@ fn asking(text: &str) -> anyhow::Result<Question> {
         copilot: None,
         scope,
         user: "user".parse()?,
+        role: None,
         api_key: None,
         conversation: None,
         turn: None,
@@ -384,6 +387,6 @@ fn asking(text: &str) -> anyhow::Result<Question> {
         audience: Audience::Tenant,
         max_temperature: 1.0,
     };
-    question(&caller, "m", &body, "", CacheWish::Use, &rules)
+    question(&caller, "m", &body, Knowledge::default(), CacheWish::Use, &rules)
         .map_err(|skip| anyhow::anyhow!("skipped: {}", skip.code()))
 }

@@ -1,0 +1,167 @@
+//! The tenant's rules on what the endpoint is asked and what it answers.
+//!
+//! Invariants: whatever goes to the caller has been looked at, a kept answer like a fresh one, a document like a stream;
+//! what nobody here can look at does not go. Nothing of a forbidden text is sent, however it is cut into pieces.
+
+mod choice;
+mod stream;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use copilotd_actors::domain::guard::{Rule, RuleSet};
+use serde_json::Value;
+
+use self::choice::{Choice, Object};
+use super::body::ChatBody;
+use super::call::{Answer, GatewayError, GatewayErrorKind};
+use super::terms::Terms;
+
+/// How OpenAI's protocol says that an answer was ended by a rule.
+const FILTERED: &str = "content_filter";
+/// Bytes above which a prompt or a document is looked at off the async threads.
+const INLINE_BYTES: usize = 64 * 1024;
+
+/// Refuses a prompt that a rule forbids. What the application says itself, its instructions and earlier answers, is not
+/// looked at.
+pub(super) async fn admit(terms: Option<&Arc<Terms>>, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
+    let Some(rules) = terms.map(|terms| &terms.rules.input).filter(|rules| !rules.is_empty()) else {
+        return Ok(());
+    };
+    if body.size() <= INLINE_BYTES {
+        return check(rules, body);
+    }
+    let (rules, body) = (rules.clone(), Arc::clone(body));
+    let checked = tokio::task::spawn_blocking(move || check(&rules, &body)).await;
+    checked.unwrap_or_else(|_panic| Err(unreadable()))
+}
+
+fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
+    let messages: Vec<Value> = serde_json::from_str(body.messages().get()).map_err(|_| {
+        // Another reader may see text in it where this one sees none.
+        GatewayError::new(GatewayErrorKind::Invalid, "messages: cannot be checked by the rules")
+    })?;
+    let theirs = messages.iter().filter(|message| {
+        let role = message.get("role").and_then(Value::as_str);
+        !matches!(role, Some("system" | "developer" | "assistant"))
+    });
+    match theirs
+        .filter_map(|message| message.get("content"))
+        .find_map(|content| blocking(rules, content))
+    {
+        None => Ok(()),
+        Some(rule) => {
+            note("input", "block", &rule.name);
+            let message = format!("the rule {:?} does not allow this prompt", rule.name);
+            Err(GatewayError::new(GatewayErrorKind::ContentPolicy, message))
+        }
+    }
+}
+
+/// Finds a rule that blocks a text of a message's content, in whatever form. Pictures and sounds are no text.
+fn blocking<'a>(rules: &'a RuleSet, content: &Value) -> Option<&'a Rule> {
+    match content {
+        Value::String(text) if text.starts_with("data:") => None,
+        Value::String(text) => rules.blocking(text),
+        Value::Array(items) => items.iter().find_map(|item| blocking(rules, item)),
+        Value::Object(members) => {
+            let said = |(name, _): &(&String, &Value)| !matches!(name.as_str(), "type" | "data" | "file_data");
+            members
+                .iter()
+                .filter(said)
+                .find_map(|(_, value)| blocking(rules, value))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
+}
+
+/// Has the tenant's rules hold for an answer to `body`.
+pub(super) async fn guarded(
+    terms: Option<Arc<Terms>>,
+    body: &ChatBody,
+    answer: Answer,
+) -> Result<Answer, GatewayError> {
+    let Some(terms) = terms.filter(|terms| !terms.rules.output.is_empty()) else {
+        return Ok(answer);
+    };
+    Ok(match answer {
+        Answer::Whole(bytes) if bytes.len() <= INLINE_BYTES => Answer::Whole(document(&terms.rules.output, &bytes)?),
+        Answer::Whole(bytes) => {
+            let read = tokio::task::spawn_blocking(move || document(&terms.rules.output, &bytes)).await;
+            Answer::Whole(read.unwrap_or_else(|_panic| Err(unreadable()))?)
+        }
+        Answer::Stream(pieces) => Answer::Stream(stream::guarded(terms, body.choices(), pieces)),
+    })
+}
+
+fn document(rules: &RuleSet, bytes: &[u8]) -> Result<Bytes, GatewayError> {
+    let mut body: Object = serde_json::from_slice(bytes).map_err(|_| unreadable())?;
+    choice::strip_top(&mut body);
+    let choices = body.get_mut("choices").and_then(Value::as_array_mut);
+    for choice in choices.into_iter().flatten() {
+        let choice = choice.as_object_mut().ok_or_else(unreadable)?;
+        choice::strip(choice, "message");
+        let Some(Value::Object(message)) = choice.get_mut("message") else {
+            choice.remove("message");
+            continue;
+        };
+        let mut guard = Choice::default();
+        let stopped = match guard.take(rules, message, true) {
+            Err(stopped) => Some(stopped),
+            Ok(()) => {
+                let (held, stopped) = guard.finish(rules);
+                held.into_iter().for_each(|held| join(message, held));
+                stopped
+            }
+        };
+        if let Some(stopped) = stopped {
+            stopped.note();
+            choice.insert("finish_reason".to_owned(), FILTERED.into());
+        }
+    }
+    Ok(Value::Object(body).to_string().into())
+}
+
+/// Puts what was held back behind what stands already.
+fn join(message: &mut Object, held: Object) {
+    for (name, value) in held {
+        match (message.get_mut(&name), value) {
+            (Some(Value::String(text)), Value::String(more)) => text.push_str(&more),
+            (_, value) => _ = message.insert(name, value),
+        }
+    }
+}
+
+/// Lets an error speak only in words that the rules let through: a provider's may quote its model.
+pub(super) fn told(terms: Option<&Arc<Terms>>, mut error: GatewayError) -> GatewayError {
+    let Some(terms) = terms.filter(|terms| !terms.rules.output.is_empty()) else {
+        return error;
+    };
+    let rules = &terms.rules.output;
+    let refusal = error.refusal.as_deref();
+    let said = refusal
+        .into_iter()
+        .flat_map(|refusal| [&refusal.code, &refusal.param])
+        .flatten();
+    let hit = said.chain([&error.message]).find_map(|text| rules.matching(text));
+    if let Some(rule) = hit {
+        note("output", "redact", &rule.name);
+        error.message = "the provider refused, in words that a rule does not let through".to_owned();
+        error.refusal = None;
+    }
+    error
+}
+
+/// What cannot be looked at is not passed on.
+fn unreadable() -> GatewayError {
+    GatewayError::new(GatewayErrorKind::Cut, "the answer could not be checked")
+}
+
+/// Tells of a rule that applied, by its name alone.
+fn note(stage: &'static str, action: &'static str, rule: &str) {
+    metrics::counter!("copilotd_gateway_guardrails_total", "stage" => stage, "action" => action).increment(1);
+    tracing::info!(stage, action, rule, "a rule applied to a call of the endpoint");
+}
+
+#[cfg(test)]
+mod tests;

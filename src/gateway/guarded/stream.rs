@@ -1,0 +1,193 @@
+//! A streamed answer behind the rules of its tenant.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::guard::RuleSet;
+use copilotd_actors::ports::ModelEvent;
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use super::choice::{Choice, Object, Stopped, strip, strip_top};
+use super::{FILTERED, join, told, unreadable};
+use crate::gateway::call::{AnswerStream, GatewayError};
+use crate::gateway::terms::Terms;
+use crate::gateway::upstream::Piece;
+
+/// A stream and what is known of its choices.
+struct Guarded {
+    terms: Arc<Terms>,
+    /// None when it was ended: letting go of it closes the upstream's connection.
+    pieces: Option<AnswerStream>,
+    choices: BTreeMap<u64, Choice>,
+    /// How many answers were asked for.
+    wanted: u64,
+    ready: VecDeque<Result<Piece, GatewayError>>,
+}
+
+/// Has the rules hold for a stream of `wanted` choices. When the last of them is stopped before its provider ended it, the stream
+/// ends, and so does the upstream's.
+pub(super) fn guarded(terms: Arc<Terms>, wanted: u64, pieces: AnswerStream) -> AnswerStream {
+    let guarded = Guarded {
+        terms,
+        pieces: Some(pieces),
+        choices: BTreeMap::new(),
+        wanted,
+        ready: VecDeque::new(),
+    };
+    stream::unfold(guarded, |mut guarded| async move {
+        loop {
+            if let Some(item) = guarded.ready.pop_front() {
+                return Some((item, guarded));
+            }
+            match guarded.pieces.as_mut()?.next().await? {
+                Ok(piece) => guarded.take(piece),
+                Err(error) => guarded.ready.push_back(Err(told(Some(&guarded.terms), error))),
+            }
+        }
+    })
+    .boxed()
+}
+
+impl Guarded {
+    fn take(&mut self, piece: Piece) {
+        let Piece { chunk, mut events, .. } = piece;
+        // They repeat what was said.
+        events.retain(|event| matches!(event, ModelEvent::Usage(_) | ModelEvent::Finished(_)));
+        let chunk = match chunk.map(|chunk| serde_json::from_slice(&chunk)) {
+            None => None,
+            Some(Ok(chunk)) => self.chunk(chunk),
+            Some(Err(_)) => {
+                self.pieces = None;
+                self.ready.push_back(Err(unreadable()));
+                return;
+            }
+        };
+        if self.pieces.is_none() {
+            // It is not the whole answer, so it does not count as one.
+            events = vec![ModelEvent::Finished(Finish::Length)];
+        }
+        if chunk.is_some() || !events.is_empty() {
+            self.ready.push_back(Ok(made(chunk, events)));
+        }
+    }
+
+    /// Guards a chunk; none when nothing of it is left.
+    fn chunk(&mut self, mut chunk: Object) -> Option<Object> {
+        strip_top(&mut chunk);
+        let choices = match chunk.get_mut("choices") {
+            Some(Value::Array(choices)) if !choices.is_empty() => std::mem::take(choices),
+            _ => return Some(chunk),
+        };
+        let mut left = Vec::new();
+        let mut is_cut = false;
+        for choice in choices {
+            let Value::Object(mut choice) = choice else { continue };
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            let known = self.choices.entry(index).or_default();
+            if known.is_ended {
+                continue;
+            }
+            let step = guard(known, &self.terms.rules.output, &mut choice);
+            for held in step.held {
+                let mut before = chunk.clone();
+                // Some servers report usage beside the end: it is told once.
+                if let Some(usage) = before.get_mut("usage") {
+                    *usage = Value::Null;
+                }
+                let choice = json!([{ "index": index, "delta": held, "finish_reason": null }]);
+                before.insert("choices".to_owned(), choice);
+                self.ready.push_back(Ok(made(Some(before), Vec::new())));
+            }
+            if let Some(stopped) = step.stopped {
+                stopped.note();
+                is_cut |= !step.has_finished;
+            }
+            if !is_empty(&choice) {
+                left.push(Value::Object(choice));
+            }
+        }
+        let ended = self.choices.values().filter(|choice| choice.is_ended).count() as u64;
+        if is_cut && ended >= self.wanted {
+            self.pieces = None;
+        }
+        if left.is_empty() {
+            return None;
+        }
+        chunk.insert("choices".to_owned(), Value::Array(left));
+        Some(chunk)
+    }
+}
+
+fn made(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
+    Piece {
+        content: chunk.is_some(),
+        chunk: chunk.map(|chunk| Bytes::from(Value::Object(chunk).to_string())),
+        events,
+        ..Piece::default()
+    }
+}
+
+/// What became of one choice of a chunk.
+struct Step {
+    /// Deltas that go before the chunk.
+    held: Vec<Object>,
+    stopped: Option<Stopped>,
+    /// Whether the provider ended it.
+    has_finished: bool,
+}
+
+/// Guards one choice of a chunk.
+fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
+    strip(choice, "delta");
+    let mut delta = match choice.remove("delta") {
+        Some(Value::Object(delta)) => delta,
+        _ => Object::new(),
+    };
+    let finish = choice.get("finish_reason").and_then(Value::as_str);
+    let has_finished = finish.is_some_and(|reason| !reason.is_empty());
+    let mut stopped = known.take(rules, &mut delta, false).err();
+    let mut held = Vec::new();
+    if stopped.is_none() && has_finished {
+        let (rest, stop) = known.finish(rules);
+        stopped = stop;
+        // What it says itself goes before what was held back behind that.
+        held.push(std::mem::take(&mut delta));
+        for rest in rest {
+            match held.first_mut() {
+                Some(first) if rest.keys().any(|name| first.get(name).is_some_and(Value::is_string)) => {
+                    join(first, rest)
+                }
+                _ => held.push(rest),
+            }
+        }
+        for held in &mut held {
+            held.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
+        }
+        held.retain(|held| !held.is_empty());
+    }
+    if stopped.is_some() {
+        choice.insert("finish_reason".to_owned(), FILTERED.into());
+    }
+    choice.insert("delta".to_owned(), Value::Object(delta));
+    known.is_ended |= has_finished || stopped.is_some();
+    Step {
+        held,
+        stopped,
+        has_finished,
+    }
+}
+
+/// Tells whether a choice says nothing: all of it is held back.
+fn is_empty(choice: &Object) -> bool {
+    let ends = choice.get("finish_reason").is_some_and(|reason| !reason.is_null());
+    let says = choice.get("delta").and_then(Value::as_object).is_some_and(|delta| {
+        let something = |(name, value): (&String, &Value)| {
+            name == "role" || value.as_str().map_or(!value.is_null(), |text| !text.is_empty())
+        };
+        delta.iter().any(something)
+    });
+    !ends && !says
+}

@@ -1,0 +1,242 @@
+//! A tenant's rules on the endpoint, and the version of what its answers rest on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd::gateway::body::ChatBody;
+use copilotd::gateway::cache::{Audience, Cache, Rules, Settings};
+use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, GatewayErrorKind, Mode};
+use copilotd::gateway::route::{Rights, TenantAccess};
+use copilotd::gateway::{Embeddings, Gateway, Outcome, Terms};
+use copilotd_actors::domain::guard::{self, OnMatch, Rule, RuleSet};
+use serde_json::{Value, json};
+
+use super::cache::Still;
+use super::{CLOCKS, Ledger, Provider, Read, at, caller, gateway_for, read};
+
+/// What the provider says when it is asked here.
+const SAID: &str = "The codename is Bluebird, and the key is sk-123. That is all.";
+
+struct House {
+    gateway: Arc<Gateway>,
+    access: Arc<TenantAccess>,
+    ledger: Arc<Ledger>,
+    provider: Provider,
+}
+
+impl House {
+    async fn new() -> Self {
+        let provider = Provider::start().await;
+        let mut made = None;
+        let (gateway, ledger) = gateway_for(vec![at("a", &provider)], CLOCKS, false, |keys| {
+            let access = Arc::new(TenantAccess::new(keys, rights(Terms::default())));
+            made = Some(Arc::clone(&access));
+            access
+        });
+        let settings = Settings {
+            rules: Rules {
+                audience: Audience::Tenant,
+                max_temperature: 1.0,
+            },
+            life: Duration::from_secs(60),
+            max_entries: 10,
+            max_error: 0.02,
+            cut: 1.0,
+            margin: 0.0,
+            audit_share: 0.0,
+        };
+        let routes = HashMap::from([("default".to_owned(), (settings, Embeddings::None))]);
+        let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
+        Self {
+            gateway: Arc::new(gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(Still))),
+            access: made.expect("it was made"),
+            ledger,
+            provider,
+        }
+    }
+
+    /// Has these terms hold from now on.
+    fn terms(&self, terms: Terms) {
+        self.access.replace(rights(terms));
+    }
+
+    async fn ask(&self, stream: bool, cache: CacheWish) -> (CacheOutcome, Read) {
+        let reply = self.gateway.chat(call(SAID, stream, cache)).await.unwrap();
+        (reply.cache, read(reply).await)
+    }
+}
+
+fn rights(terms: Terms) -> HashMap<copilotd_actors::domain::ids::TenantId, Rights> {
+    let rights = Rights {
+        terms: Arc::new(terms),
+        ..Rights::default()
+    };
+    HashMap::from([("acme".parse().unwrap(), rights)])
+}
+
+fn output(rules: &[(&str, OnMatch)]) -> Terms {
+    Terms {
+        rules: guard::Rules {
+            output: RuleSet::new(rules.iter().map(|(literal, action)| rule(literal, *action))),
+            ..guard::Rules::default()
+        },
+        ..Terms::default()
+    }
+}
+
+fn rule(literal: &str, action: OnMatch) -> Rule {
+    Rule {
+        name: format!("no {literal}"),
+        literal: literal.to_owned(),
+        action,
+    }
+}
+
+fn call(said: &str, stream: bool, cache: CacheWish) -> GatewayCall {
+    let body = json!({
+        "model": "default",
+        "messages": [
+            {"role": "system", "content": "Never say DROP TABLE."},
+            {"role": "user", "content": format!("Say it. [[sim text=\"{said}\"]]")},
+        ],
+        "stream": stream,
+    });
+    GatewayCall {
+        caller: caller(),
+        route: "default".to_owned(),
+        body: ChatBody::from_value(&body).unwrap(),
+        mode: Some(Mode::Live),
+        cache,
+        knowledge: None,
+    }
+}
+
+fn ending(read: &Read) -> &Value {
+    let ended = read
+        .chunks
+        .iter()
+        .find(|chunk| !chunk["choices"][0]["finish_reason"].is_null());
+    ended.map_or(&Value::Null, |chunk| &chunk["choices"][0]["finish_reason"])
+}
+
+#[tokio::test]
+async fn rules_hold_for_fresh_answers_and_for_those_that_were_kept_before_them() {
+    let house = House::new().await;
+    // Kept while there was no rule.
+    let (cache, fresh) = house.ask(false, CacheWish::Use).await;
+    assert_eq!((cache, fresh.text.as_str()), (CacheOutcome::Miss, SAID));
+    let redact = output(&[("bluebird", OnMatch::Redact)]);
+    let both = output(&[("bluebird", OnMatch::Redact), ("sk-", OnMatch::Block)]);
+    for (terms, expected, finish) in [
+        (
+            redact,
+            "The codename is [redacted], and the key is sk-123. That is all.",
+            "stop",
+        ),
+        (both, "The codename is [redacted], and the key is ", "content_filter"),
+        (Terms::default(), SAID, "stop"),
+    ] {
+        house.terms(terms);
+        for (wish, outcome) in [
+            (CacheWish::Use, CacheOutcome::Hit),
+            (CacheWish::Bypass, CacheOutcome::Bypass),
+        ] {
+            let (cache, streamed) = house.ask(true, wish).await;
+            assert_eq!((cache, streamed.text.as_str()), (outcome, expected));
+            assert_eq!(ending(&streamed), finish, "{outcome:?}");
+            assert!(streamed.finished && streamed.error.is_none(), "{streamed:?}");
+            let (cache, whole) = house.ask(false, wish).await;
+            assert_eq!((cache, whole.text.as_str()), (outcome, expected));
+            assert_eq!(whole.finished, finish == "stop");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_a_rule_ends_lets_its_provider_go_and_is_not_kept() {
+    let house = House::new().await;
+    house.terms(output(&[("codename", OnMatch::Block)]));
+    house.provider.knobs(json!({"pace_ms": 50})).await;
+    for asked in 1..=2 {
+        let (cache, stopped) = house.ask(true, CacheWish::Use).await;
+        assert_eq!((cache, stopped.text.as_str()), (CacheOutcome::Miss, "The "));
+        assert_eq!(house.provider.seen().await, asked);
+    }
+    let books = house.ledger.take();
+    assert_eq!(books.len(), 2);
+    // It had begun, so it is not free.
+    for attempt in &books {
+        assert_eq!(attempt.outcome, Outcome::Left);
+        assert!(attempt.usage.prompt_tokens > 0 && attempt.is_estimated, "{attempt:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_forbidden_prompt_reaches_no_provider_and_no_kept_answer() {
+    let house = House::new().await;
+    house.ask(false, CacheWish::Use).await;
+    house.terms(Terms {
+        rules: guard::Rules {
+            input: RuleSet::new([rule("say it", OnMatch::Block)]),
+            ..guard::Rules::default()
+        },
+        ..Terms::default()
+    });
+    for stream in [false, true] {
+        let refused = house
+            .gateway
+            .chat(call(SAID, stream, CacheWish::Use))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind, GatewayErrorKind::ContentPolicy);
+        assert_eq!(refused.message, "the rule \"no say it\" does not allow this prompt");
+    }
+    assert_eq!(house.provider.seen().await, 1);
+    // What the application says itself is not looked at.
+    house.terms(Terms {
+        rules: guard::Rules {
+            input: RuleSet::new([rule("drop table", OnMatch::Block)]),
+            ..guard::Rules::default()
+        },
+        ..Terms::default()
+    });
+    assert_eq!(house.ask(false, CacheWish::Use).await.0, CacheOutcome::Hit);
+}
+
+#[tokio::test]
+async fn another_version_of_the_knowledge_is_another_question() {
+    let house = House::new().await;
+    let version = |version: &str| {
+        house.terms(Terms {
+            knowledge_version: version.to_owned(),
+            ..Terms::default()
+        });
+    };
+    let by_caller = async |knowledge: Option<&str>| {
+        let call = GatewayCall {
+            knowledge: knowledge.map(str::to_owned),
+            ..call(SAID, false, CacheWish::Use)
+        };
+        house.gateway.chat(call).await.unwrap().cache
+    };
+    version("2026-10");
+    for (knowledge, expected) in [
+        (None, CacheOutcome::Miss),
+        (None, CacheOutcome::Hit),
+        (Some("docs 1"), CacheOutcome::Miss),
+        (Some("docs 1"), CacheOutcome::Hit),
+        (Some("docs 2"), CacheOutcome::Miss),
+        // Both stay: their callers run side by side.
+        (Some("docs 1"), CacheOutcome::Hit),
+    ] {
+        assert_eq!(by_caller(knowledge).await, expected, "{knowledge:?}");
+    }
+    // What rested on the old one is gone, also if that comes back.
+    for (tenant, kept) in [("2026-11", 1), ("2026-10", 1)] {
+        version(tenant);
+        assert_eq!(by_caller(None).await, CacheOutcome::Miss, "{tenant}");
+        assert_eq!(house.gateway.forget(&caller().scope, None), kept, "{tenant}");
+        assert_eq!(by_caller(None).await, CacheOutcome::Miss, "{tenant}");
+    }
+}
