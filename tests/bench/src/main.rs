@@ -4,12 +4,14 @@ mod client;
 mod http;
 mod machine;
 mod process;
+mod relay;
 mod report;
 mod scenario;
 mod sse;
 mod stats;
 mod world;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -23,8 +25,11 @@ use crate::world::Programs;
 #[command(version)]
 struct Arguments {
     /// What to measure
-    #[arg(value_enum, required = true)]
+    #[arg(value_enum, required_unless_present = "relay")]
     scenarios: Vec<Scenario>,
+    /// Serves as the bare relay to this address, until it is killed; the scenario `gateway` starts one
+    #[arg(long, hide = true)]
+    relay: Option<SocketAddr>,
     /// Sizes that take about a minute in all
     #[arg(long)]
     small: bool,
@@ -51,9 +56,19 @@ struct Arguments {
     scratch: PathBuf,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    match arguments.relay {
+        // As the server runs: with as many threads as it has processors.
+        Some(provider) => tokio::runtime::Runtime::new()?.block_on(relay::serve(provider)),
+        None => {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build()?.block_on(measure(arguments))
+        }
+    }
+}
+
+async fn measure(arguments: Arguments) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
     let beside = own.parent().context("the directory of this program")?;
     let programs = Programs {

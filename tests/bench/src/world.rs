@@ -121,6 +121,16 @@ impl World {
         Ok(begun.elapsed())
     }
 
+    /// Starts a bare relay to the provider on the server's processor. Nothing else has to be asked of that meanwhile.
+    pub fn relay(&self) -> anyhow::Result<(Process, SocketAddr)> {
+        let (provider, own) = (self.provider.to_string(), std::env::current_exe()?);
+        let arguments = [OsStr::new("--relay"), OsStr::new(&provider)];
+        let log = self.directory.path().join("relay.log");
+        let (relay, mut said) = Process::start(&own, &arguments, &log, self.wish.one_core.then_some("0"))?;
+        let address = process::line(&mut said)?;
+        Ok((relay, address.trim().parse().context("the relay's address")?))
+    }
+
     /// What the server has used so far.
     pub fn used(&self) -> anyhow::Result<Used> {
         self.server.used()

@@ -103,6 +103,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
     );
     let mut rows: Vec<(usize, usize)> = CONNECTIONS.iter().map(|&connections| (connections, 1)).collect();
     rows.extend(SIZES.iter().skip(1).map(|&kib| (64, kib)));
+    let floor = floor(&world, time, &straight(1)).await?;
     let mut below = None;
     for (connections, kib) in rows {
         let direct = callers(connections, time, straight(kib)).await?;
@@ -129,7 +130,51 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
             below = Some(open::run(&world, size, gateway.per_second, [&straight(1), &through(1)]).await?);
         }
     }
-    Ok(std::iter::once(report).chain(below).collect())
+    Ok([Some(floor), Some(report), below].into_iter().flatten().collect())
+}
+
+/// Measures a relay by the same HTTP libraries that does nothing else, on the processor where the gateway then is.
+async fn floor(world: &World, time: Duration, straight: &Asked) -> anyhow::Result<Report> {
+    let mut report = Report::new(
+        "gateway: the floor",
+        "The same requests of 1 KiB through a bare relay on the server's processor: axum takes them, reqwest sends them on, nothing is \
+         read, checked or kept. What the gateway below adds beyond it is the gateway's own.",
+        &[
+            "connections",
+            "through, requests/s",
+            "direct p50 / p99 ms",
+            "through p50 / p99 ms",
+            "added p50 / p99 ms",
+            "CPU µs per request",
+            "errors",
+        ],
+    );
+    let (relay, address) = world.relay()?;
+    let through = Asked {
+        address,
+        ..straight.clone()
+    };
+    callers(4, time / 4, through.clone()).await?;
+    for connections in CONNECTIONS {
+        let direct = callers(connections, time, straight.clone()).await?;
+        let before = relay.used()?.cpu;
+        let seen = callers(connections, time, through.clone()).await?;
+        let cpu = relay.used()?.cpu.saturating_sub(before).as_secs_f64() * 1e6 / seen.latencies.count().max(1) as f64;
+        report.row(vec![
+            connections.to_string(),
+            decimal(seen.per_second),
+            direct.latencies.both(),
+            seen.latencies.both(),
+            format!(
+                "{} / {}",
+                added(&seen.latencies, &direct.latencies, 0.5),
+                added(&seen.latencies, &direct.latencies, 0.99)
+            ),
+            decimal(cpu),
+            (direct.errors + seen.errors).to_string(),
+        ]);
+    }
+    Ok(report)
 }
 
 /// Stands in a body for what is another word in each request, so that no cache has seen it.

@@ -1,0 +1,53 @@
+//! The least that anything of this kind does: takes a request by the server's HTTP libraries, sends it on by its client's, and
+//! gives the answer back. What a gateway adds beyond this is its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+/// Whom requests go to.
+struct Provider {
+    client: reqwest::Client,
+    address: SocketAddr,
+}
+
+/// Serves on a free port, which is printed, until the process is killed.
+pub async fn serve(provider: SocketAddr) -> anyhow::Result<()> {
+    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
+    let provider = Arc::new(Provider {
+        client,
+        address: provider,
+    });
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    println!("{}", listener.local_addr()?);
+    let router = Router::new().fallback(relay).with_state(provider);
+    Ok(axum::serve(
+        axum::serve::ListenerExt::tap_io(listener, |stream| _ = stream.set_nodelay(true)),
+        router,
+    )
+    .await?)
+}
+
+async fn relay(State(provider): State<Arc<Provider>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let url = format!("http://{}{}", provider.address, uri.path());
+    let mut sent = provider
+        .client
+        .post(url)
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(credential) = headers.get(header::AUTHORIZATION) {
+        sent = sent.header(header::AUTHORIZATION, credential);
+    }
+    let Ok(answer) = sent.body(body).send().await else {
+        return StatusCode::BAD_GATEWAY.into_response();
+    };
+    let status = answer.status();
+    match answer.bytes().await {
+        Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], Body::from(bytes)).into_response(),
+        Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+    }
+}
