@@ -24,6 +24,22 @@ impl Clock for Still {
     }
 }
 
+/// Of a cache for few answers, by which nothing is near.
+pub fn settings(audience: Audience) -> Settings {
+    Settings {
+        rules: Rules {
+            audience,
+            max_temperature: 1.0,
+        },
+        life: Duration::from_secs(60),
+        max_entries: 10,
+        max_error: 0.02,
+        cut: 1.0,
+        margin: 0.0,
+        audit_share: 0.0,
+    }
+}
+
 /// A gateway to `provider` that keeps answers to the same question.
 fn keeping(provider: &Provider) -> Arc<Gateway> {
     booked(provider).0
@@ -33,18 +49,7 @@ fn keeping(provider: &Provider) -> Arc<Gateway> {
 fn booked(provider: &Provider) -> (Arc<Gateway>, Arc<Ledger>) {
     let (gateway, ledger) = gateway(vec![place("a", provider.url())], CLOCKS);
     let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
-    let settings = Settings {
-        rules: Rules {
-            audience: Audience::User,
-            max_temperature: 1.0,
-        },
-        life: Duration::from_secs(60),
-        max_entries: 10,
-        max_error: 0.02,
-        cut: 1.0,
-        margin: 0.0,
-        audit_share: 0.0,
-    };
+    let settings = settings(Audience::User);
     let settings = HashMap::from([("default".to_owned(), (settings, Embeddings::None))]);
     let gateway = gateway.with_cache(Cache::new(|| 0.5), settings, Arc::new(Still));
     (Arc::new(gateway), ledger)

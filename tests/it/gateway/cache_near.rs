@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use copilotd::adapters::provider::Timeouts;
 use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::cache::{Audience, Cache, Rules, Settings};
+use copilotd::gateway::cache::{Audience, Cache, Settings};
 use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, Mode, Purpose};
 use copilotd::gateway::limit::{Limits, LocalLimiter, TenantLimits};
 use copilotd::gateway::{Embeddings, Gateway, Outcome};
@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::cache::Still;
+use super::cache::{Still, settings};
 use super::{CLOCKS, Ledger, Place, Provider, caller, gateway, hanging, place, read, refusing};
 
 const ASKED: &str = "How many days of holiday does an employee of the company have";
@@ -24,16 +24,8 @@ const NEAR: &str = "How many days of holiday does every employee of the company 
 /// Has the models of `by` find near questions on the route `default`.
 pub fn finding_near(gateway: Gateway, by: &str) -> Gateway {
     let settings = Settings {
-        rules: Rules {
-            audience: Audience::Tenant,
-            max_temperature: 1.0,
-        },
-        life: Duration::from_secs(60),
-        max_entries: 10,
-        max_error: 0.02,
         cut: 0.7,
-        margin: 0.0,
-        audit_share: 0.0,
+        ..settings(Audience::Tenant)
     };
     let routes = HashMap::from([("default".to_owned(), (settings, Embeddings::Route(by.into())))]);
     gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(Still))

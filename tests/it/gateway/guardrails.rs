@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::cache::{Audience, Cache, Rules, Settings};
+use copilotd::gateway::cache::{Audience, Cache};
 use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, GatewayErrorKind, Mode};
 use copilotd::gateway::route::{Rights, TenantAccess};
 use copilotd::gateway::{Embeddings, Gateway, Outcome, Terms};
 use copilotd_actors::domain::guard::{self, OnMatch, Rule, RuleSet};
 use serde_json::{Value, json};
 
-use super::cache::Still;
+use super::cache::{Still, settings};
 use super::{CLOCKS, Ledger, Provider, Read, at, caller, gateway_for, read};
 
 /// What the provider says when it is asked here.
@@ -34,19 +33,7 @@ impl House {
             made = Some(Arc::clone(&access));
             access
         });
-        let settings = Settings {
-            rules: Rules {
-                audience: Audience::Tenant,
-                max_temperature: 1.0,
-            },
-            life: Duration::from_secs(60),
-            max_entries: 10,
-            max_error: 0.02,
-            cut: 1.0,
-            margin: 0.0,
-            audit_share: 0.0,
-        };
-        let routes = HashMap::from([("default".to_owned(), (settings, Embeddings::None))]);
+        let routes = HashMap::from([("default".to_owned(), (settings(Audience::Tenant), Embeddings::None))]);
         let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
         Self {
             gateway: Arc::new(gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(Still))),
