@@ -44,10 +44,10 @@ impl Config {
         let mut faults = Faults::default();
         let mut all = HashMap::new();
         for (t, tenant) in self.tenants.iter().enumerate() {
-            let mut policies = Vec::new();
+            let (mut policies, of_all) = (Vec::new(), tenant.rules());
             for (c, copilot) in tenant.copilots.iter().enumerate() {
                 let path = format!("tenants[{t}].copilots[{c}]");
-                let rules = tenant.rules().and(&copilot.rules());
+                let rules = of_all.and(&copilot.rules());
                 policies.extend(self.policy(copilot, rules, tools, &path, &mut faults).map(Arc::new));
             }
             all.insert(tenant.id.clone(), policies);

@@ -44,6 +44,7 @@ struct Touched {
     choices: u64,
     has_tools: bool,
     has_schema: bool,
+    is_json: bool,
 }
 
 /// Another value for a member, or none to leave it out. A member that was not there is added at the end.
@@ -107,6 +108,11 @@ impl ChatBody {
     /// Tells whether the answer has to satisfy a schema.
     pub fn has_schema(&self) -> bool {
         self.touched.has_schema
+    }
+
+    /// Tells whether the answer has to be JSON.
+    pub fn is_json(&self) -> bool {
+        self.touched.is_json
     }
 
     /// Tells whether the last message is the beginning of the answer (a prefill): the assistant's own.
@@ -278,6 +284,7 @@ impl Touched {
                 }
                 "response_format" => {
                     let format: Option<ResponseFormat> = typed(name, value, "has to be an object with a type")?;
+                    touched.is_json = format.as_ref().is_some_and(|format| format.kind != "text");
                     touched.has_schema = format.is_some_and(|format| format.kind == "json_schema");
                 }
                 _ => {}

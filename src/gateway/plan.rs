@@ -17,7 +17,7 @@ use super::embed::{EmbedCall, EmbedReply};
 use super::limits::{Limits, Prompt};
 use super::rescue::Failed;
 use super::route::{self, Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
-use super::{ModelCard, failure};
+use super::{ModelCard, Terms, failure};
 
 /// How long a request waits for providers that ask for patience, all in all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,6 +101,11 @@ impl Planner {
         })
     }
 
+    /// Returns the terms on which a call is answered.
+    pub(super) fn terms(&self, scope: &TenantScope, route: &Route) -> Result<Arc<Terms>, GatewayError> {
+        self.access.terms(scope).ok_or_else(|| forbidden(route))
+    }
+
     /// Plans the way of one request. `avoided` targets come last.
     pub(super) fn drive(
         &self,
@@ -160,8 +165,7 @@ impl Planner {
         let keyed = |target: &Arc<Target>| Some((Arc::clone(target), self.access.keys(scope, target)?));
         let allowed: Vec<_> = route.targets.iter().filter_map(keyed).collect();
         if allowed.is_empty() {
-            let message = format!("the model {:?} may not be used", route.name);
-            return Err(GatewayError::new(GatewayErrorKind::Forbidden, message));
+            return Err(forbidden(route));
         }
         let able = |(target, _): &(Arc<Target>, _)| (!needs.tools || target.tools) && (!needs.schema || target.schema);
         let mut able: Vec<_> = allowed.into_iter().filter(able).map(Some).collect();
@@ -241,4 +245,9 @@ impl Planner {
             hedges: route.hedges.clone(),
         }))
     }
+}
+
+fn forbidden(route: &Route) -> GatewayError {
+    let message = format!("the model {:?} may not be used", route.name);
+    GatewayError::new(GatewayErrorKind::Forbidden, message)
 }

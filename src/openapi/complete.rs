@@ -10,7 +10,7 @@ const ABOUT: &str = "The self-hosted backend for AI copilots: durable conversati
     refused (422).";
 
 const CHUNKS: &str = "Server-sent events of `data:` lines only: chunks as OpenAI streams them, an error object in place of the \
-    next one where the answer died, and `[DONE]` behind a whole answer and no other. Comments fill silence.";
+    next one where the answer died, and `[DONE]` behind a whole answer, or one that a rule ended (`content_filter`), and no other. Comments fill silence.";
 
 const STREAM: &str = "Server-sent events (`text/event-stream`, UTF-8, LF, never compressed). A comment follows the headers at \
     once and then at least every 15 s; `retry: 2000` once. `event:` is the type, `data:` the JSON object that \

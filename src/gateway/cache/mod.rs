@@ -133,6 +133,10 @@ impl Cache {
                     if tokio::time::timeout_at(deadline, landed.changed()).await.is_err() {
                         break None;
                     }
+                    // Something was forgotten meanwhile: what this one is told is not kept, so nobody shall wait for it.
+                    if self.on_shelf(question.partition.tenant(), |shelf| shelf.generation) != generation {
+                        break None;
+                    }
                 }
             }
         };

@@ -50,7 +50,14 @@ pub(super) struct Choice {
     /// Members that are not known here, as they came.
     others: Vec<Object>,
     held: usize,
+    /// Whether it comes as one message.
+    is_whole: bool,
+    /// Its content where that is JSON, which can write one text in many ways: it is kept back as all is that is not read as it
+    /// stands.
+    json: Option<String>,
     pub(super) is_ended: bool,
+    /// Whether a rule ended it and its provider has not yet.
+    pub(super) is_cut: bool,
 }
 
 #[derive(Debug)]
@@ -77,9 +84,18 @@ impl Window {
 }
 
 impl Choice {
+    /// One of which nothing is known, as a message or in deltas, whose content has to be JSON or not.
+    pub(super) fn new(is_whole: bool, is_json: bool) -> Self {
+        Self {
+            is_whole,
+            json: is_json.then(String::new),
+            ..Self::default()
+        }
+    }
+
     /// Takes a delta, or a whole message: its texts become what may be sent of them now, all else is kept. When a rule stops
     /// the choice, what stood before may still be sent.
-    pub(super) fn take(&mut self, rules: &RuleSet, delta: &mut Object, is_whole: bool) -> Result<(), Stopped> {
+    pub(super) fn take(&mut self, rules: &RuleSet, delta: &mut Object) -> Result<(), Stopped> {
         let all = std::mem::take(delta);
         let mut others = Object::new();
         let mut stopped = None;
@@ -92,7 +108,7 @@ impl Choice {
                 ("tool_calls", Value::Array(calls)) => {
                     for call in calls {
                         if let Value::Object(call) = call {
-                            self.call(call, is_whole);
+                            self.call(call);
                         }
                     }
                 }
@@ -107,6 +123,14 @@ impl Choice {
                     let window = self.window(known, rules);
                     let (released, stop) = window.pass(|window| window.push(&text));
                     stopped = stop;
+                    let released = match &mut self.json {
+                        Some(json) if known == "content" => {
+                            self.held += released.len();
+                            json.push_str(&released);
+                            String::new()
+                        }
+                        _ => released,
+                    };
                     delta.insert(name, released.into());
                 }
                 (_, value) => {
@@ -130,7 +154,15 @@ impl Choice {
     pub(super) fn finish(&mut self, rules: &RuleSet) -> (Vec<Object>, Option<Stopped>) {
         let mut last = Object::new();
         for window in &mut self.windows {
-            let (released, stopped) = window.pass(HoldBack::finish);
+            let (mut released, stopped) = window.pass(HoldBack::finish);
+            if let Some(json) = self.json.as_mut().filter(|_| window.name == "content") {
+                if stopped.is_none() {
+                    released.insert_str(0, &std::mem::take(json));
+                }
+                if let Some(rule) = in_text(rules, &released).filter(|_| stopped.is_none()) {
+                    return (vec![last], Some(rule.into()));
+                }
+            }
             if !released.is_empty() {
                 last.insert(window.name.to_owned(), released.into());
             }
@@ -138,12 +170,15 @@ impl Choice {
                 return (vec![last], stopped);
             }
         }
-        let (calls, function) = (std::mem::take(&mut self.calls), self.function.take());
+        let (mut calls, function) = (std::mem::take(&mut self.calls), self.function.take());
         let mut deltas = std::mem::take(&mut self.others);
         let hit = calls.iter().find_map(|call| in_call(rules, call));
         let hit = hit.or_else(|| function.as_ref().and_then(|function| in_function(rules, function)));
         if let Some(rule) = hit.or_else(|| in_others(rules, deltas.iter())) {
             return (vec![last], Some(rule.into()));
+        }
+        if !self.is_whole {
+            number(&mut calls);
         }
         if !calls.is_empty() {
             last.insert("tool_calls".to_owned(), calls.into_iter().map(Value::Object).collect());
@@ -173,11 +208,11 @@ impl Choice {
 
     /// Adds a call, or a piece of one. A piece belongs to the last call with its index, unless its id says otherwise; without an
     /// index to the call of its id; without either to the last one. In a document each is a call.
-    fn call(&mut self, piece: Object, is_whole: bool) {
+    fn call(&mut self, piece: Object) {
         let named = |call: &Object| text_of(call, "id").map(str::to_owned);
         let (index, id) = (piece.get("index").filter(|index| !index.is_null()), named(&piece));
         let at = match (index, &id) {
-            _ if is_whole => None,
+            _ if self.is_whole => None,
             (Some(index), _) => self
                 .calls
                 .iter()
@@ -191,6 +226,19 @@ impl Choice {
             self.calls.len() - 1
         });
         self.held += merge(&mut self.calls[at], piece);
+    }
+}
+
+/// Numbers calls by their places where their providers do not: clients put together what has one number.
+fn number(calls: &mut [Object]) {
+    let is_known = |at: usize| {
+        let index = calls[at].get("index").filter(|index| index.is_number());
+        index.is_some_and(|index| calls[..at].iter().all(|call| call.get("index") != Some(index)))
+    };
+    if !(0..calls.len()).all(is_known) {
+        for (at, call) in calls.iter_mut().enumerate() {
+            call.insert("index".to_owned(), at.into());
+        }
     }
 }
 

@@ -19,15 +19,18 @@ use super::terms::Terms;
 
 /// How OpenAI's protocol says that an answer was ended by a rule.
 const FILTERED: &str = "content_filter";
+/// Parts of a message that hold something other than text.
+const MEDIA: [&str; 5] = ["image_url", "input_audio", "file", "video_url", "audio_url"];
 /// Bytes above which a prompt or a document is looked at off the async threads.
 const INLINE_BYTES: usize = 64 * 1024;
 
 /// Refuses a prompt that a rule forbids. What the application says itself, its instructions and earlier answers, is not
 /// looked at.
-pub(super) async fn admit(terms: Option<&Arc<Terms>>, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
-    let Some(rules) = terms.map(|terms| &terms.rules.input).filter(|rules| !rules.is_empty()) else {
+pub(super) async fn admit(terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
+    let rules = &terms.rules.input;
+    if rules.is_empty() {
         return Ok(());
-    };
+    }
     if body.size() <= INLINE_BYTES {
         return check(rules, body);
     }
@@ -47,7 +50,7 @@ fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
     });
     match theirs
         .filter_map(|message| message.get("content"))
-        .find_map(|content| blocking(rules, content))
+        .find_map(|content| blocking(rules, content, false))
     {
         None => Ok(()),
         Some(rule) => {
@@ -59,42 +62,39 @@ fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
 }
 
 /// Finds a rule that blocks a text of a message's content, in whatever form. Pictures and sounds are no text.
-fn blocking<'a>(rules: &'a RuleSet, content: &Value) -> Option<&'a Rule> {
+fn blocking<'a>(rules: &'a RuleSet, content: &Value, is_media: bool) -> Option<&'a Rule> {
     match content {
-        Value::String(text) if text.starts_with("data:") => None,
+        Value::String(text) if is_media && text.starts_with("data:") => None,
         Value::String(text) => rules.blocking(text),
-        Value::Array(items) => items.iter().find_map(|item| blocking(rules, item)),
-        Value::Object(members) => {
-            let said = |(name, _): &(&String, &Value)| !matches!(name.as_str(), "type" | "data" | "file_data");
-            members
-                .iter()
-                .filter(said)
-                .find_map(|(_, value)| blocking(rules, value))
-        }
+        Value::Array(items) => items.iter().find_map(|item| blocking(rules, item, is_media)),
+        Value::Object(members) => members.iter().find_map(|(name, value)| match name.as_str() {
+            "type" => None,
+            "data" | "file_data" if is_media => None,
+            name => blocking(rules, value, is_media || MEDIA.contains(&name)),
+        }),
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
 
 /// Has the tenant's rules hold for an answer to `body`.
-pub(super) async fn guarded(
-    terms: Option<Arc<Terms>>,
-    body: &ChatBody,
-    answer: Answer,
-) -> Result<Answer, GatewayError> {
-    let Some(terms) = terms.filter(|terms| !terms.rules.output.is_empty()) else {
+pub(super) async fn guarded(terms: Arc<Terms>, body: &ChatBody, answer: Answer) -> Result<Answer, GatewayError> {
+    if terms.rules.output.is_empty() {
         return Ok(answer);
-    };
+    }
     Ok(match answer {
-        Answer::Whole(bytes) if bytes.len() <= INLINE_BYTES => Answer::Whole(document(&terms.rules.output, &bytes)?),
+        Answer::Whole(bytes) if bytes.len() <= INLINE_BYTES => {
+            Answer::Whole(document(&terms.rules.output, body.is_json(), &bytes)?)
+        }
         Answer::Whole(bytes) => {
-            let read = tokio::task::spawn_blocking(move || document(&terms.rules.output, &bytes)).await;
+            let is_json = body.is_json();
+            let read = tokio::task::spawn_blocking(move || document(&terms.rules.output, is_json, &bytes)).await;
             Answer::Whole(read.unwrap_or_else(|_panic| Err(unreadable()))?)
         }
-        Answer::Stream(pieces) => Answer::Stream(stream::guarded(terms, body.choices(), pieces)),
+        Answer::Stream(pieces) => Answer::Stream(stream::guarded(terms, body, pieces)),
     })
 }
 
-fn document(rules: &RuleSet, bytes: &[u8]) -> Result<Bytes, GatewayError> {
+fn document(rules: &RuleSet, is_json: bool, bytes: &[u8]) -> Result<Bytes, GatewayError> {
     let mut body: Object = serde_json::from_slice(bytes).map_err(|_| unreadable())?;
     choice::strip_top(&mut body);
     let choices = body.get_mut("choices").and_then(Value::as_array_mut);
@@ -105,8 +105,8 @@ fn document(rules: &RuleSet, bytes: &[u8]) -> Result<Bytes, GatewayError> {
             choice.remove("message");
             continue;
         };
-        let mut guard = Choice::default();
-        let stopped = match guard.take(rules, message, true) {
+        let mut guard = Choice::new(true, is_json);
+        let stopped = match guard.take(rules, message) {
             Err(stopped) => Some(stopped),
             Ok(()) => {
                 let (held, stopped) = guard.finish(rules);
@@ -133,10 +133,7 @@ fn join(message: &mut Object, held: Object) {
 }
 
 /// Lets an error speak only in words that the rules let through: a provider's may quote its model.
-pub(super) fn told(terms: Option<&Arc<Terms>>, mut error: GatewayError) -> GatewayError {
-    let Some(terms) = terms.filter(|terms| !terms.rules.output.is_empty()) else {
-        return error;
-    };
+pub(super) fn told(terms: &Terms, mut error: GatewayError) -> GatewayError {
     let rules = &terms.rules.output;
     let refusal = error.refusal.as_deref();
     let said = refusal

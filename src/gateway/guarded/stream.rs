@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::choice::{Choice, Object, Stopped, strip, strip_top};
 use super::{FILTERED, join, told, unreadable};
+use crate::gateway::body::ChatBody;
 use crate::gateway::call::{AnswerStream, GatewayError};
 use crate::gateway::terms::Terms;
 use crate::gateway::upstream::Piece;
@@ -24,17 +25,20 @@ struct Guarded {
     choices: BTreeMap<u64, Choice>,
     /// How many answers were asked for.
     wanted: u64,
+    /// Whether they have to be JSON.
+    is_json: bool,
     ready: VecDeque<Result<Piece, GatewayError>>,
 }
 
-/// Has the rules hold for a stream of `wanted` choices. When the last of them is stopped before its provider ended it, the stream
-/// ends, and so does the upstream's.
-pub(super) fn guarded(terms: Arc<Terms>, wanted: u64, pieces: AnswerStream) -> AnswerStream {
+/// Has the rules hold for a stream that answers `body`. It ends when all choices have ended and only one that was stopped would go
+/// on; so does the upstream's.
+pub(super) fn guarded(terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
     let guarded = Guarded {
         terms,
         pieces: Some(pieces),
         choices: BTreeMap::new(),
-        wanted,
+        wanted: body.choices(),
+        is_json: body.is_json(),
         ready: VecDeque::new(),
     };
     stream::unfold(guarded, |mut guarded| async move {
@@ -44,7 +48,7 @@ pub(super) fn guarded(terms: Arc<Terms>, wanted: u64, pieces: AnswerStream) -> A
             }
             match guarded.pieces.as_mut()?.next().await? {
                 Ok(piece) => guarded.take(piece),
-                Err(error) => guarded.ready.push_back(Err(told(Some(&guarded.terms), error))),
+                Err(error) => guarded.ready.push_back(Err(told(&guarded.terms, error))),
             }
         }
     })
@@ -82,12 +86,16 @@ impl Guarded {
             _ => return Some(chunk),
         };
         let mut left = Vec::new();
-        let mut is_cut = false;
         for choice in choices {
             let Value::Object(mut choice) = choice else { continue };
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
-            let known = self.choices.entry(index).or_default();
+            if index >= self.wanted {
+                continue;
+            }
+            let known = self.choices.entry(index);
+            let known = known.or_insert_with(|| Choice::new(false, self.is_json));
             if known.is_ended {
+                known.is_cut &= !has_finished(&choice);
                 continue;
             }
             let step = guard(known, &self.terms.rules.output, &mut choice);
@@ -103,13 +111,13 @@ impl Guarded {
             }
             if let Some(stopped) = step.stopped {
                 stopped.note();
-                is_cut |= !step.has_finished;
             }
             if !is_empty(&choice) {
                 left.push(Value::Object(choice));
             }
         }
         let ended = self.choices.values().filter(|choice| choice.is_ended).count() as u64;
+        let is_cut = self.choices.values().any(|choice| choice.is_cut);
         if is_cut && ended >= self.wanted {
             self.pieces = None;
         }
@@ -135,8 +143,6 @@ struct Step {
     /// Deltas that go before the chunk.
     held: Vec<Object>,
     stopped: Option<Stopped>,
-    /// Whether the provider ended it.
-    has_finished: bool,
 }
 
 /// Guards one choice of a chunk.
@@ -146,9 +152,8 @@ fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
         Some(Value::Object(delta)) => delta,
         _ => Object::new(),
     };
-    let finish = choice.get("finish_reason").and_then(Value::as_str);
-    let has_finished = finish.is_some_and(|reason| !reason.is_empty());
-    let mut stopped = known.take(rules, &mut delta, false).err();
+    let has_finished = has_finished(choice);
+    let mut stopped = known.take(rules, &mut delta).err();
     let mut held = Vec::new();
     if stopped.is_none() && has_finished {
         let (rest, stop) = known.finish(rules);
@@ -172,12 +177,15 @@ fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
         choice.insert("finish_reason".to_owned(), FILTERED.into());
     }
     choice.insert("delta".to_owned(), Value::Object(delta));
-    known.is_ended |= has_finished || stopped.is_some();
-    Step {
-        held,
-        stopped,
-        has_finished,
-    }
+    known.is_ended = has_finished || stopped.is_some();
+    known.is_cut = !has_finished && stopped.is_some();
+    Step { held, stopped }
+}
+
+/// Tells whether the provider ends a choice here.
+fn has_finished(choice: &Object) -> bool {
+    let reason = choice.get("finish_reason").and_then(Value::as_str);
+    reason.is_some_and(|reason| !reason.is_empty())
 }
 
 /// Tells whether a choice says nothing: all of it is held back.

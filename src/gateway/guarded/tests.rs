@@ -29,11 +29,15 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn whole(terms: &Arc<Terms>, choice: Value) -> Value {
+    whole_for(&body(1), terms, choice)
+}
+
+fn whole_for(body: &ChatBody, terms: &Arc<Terms>, choice: Value) -> Value {
     let document = json!({
         "id": "1", "model": "m", "choices": [choice], "usage": {"total_tokens": 3}, "related_questions": ["secret"],
     });
     let answer = Answer::Whole(document.to_string().into());
-    let Ok(Answer::Whole(bytes)) = now(guarded(Some(Arc::clone(terms)), &body(1), answer)) else {
+    let Ok(Answer::Whole(bytes)) = now(guarded(Arc::clone(terms), body, answer)) else {
         panic!("a document stays one")
     };
     serde_json::from_slice(&bytes).unwrap()
@@ -41,6 +45,10 @@ fn whole(terms: &Arc<Terms>, choice: Value) -> Value {
 
 /// Sends chunks with these choices; returns the chunks that come, and whether an error ends them.
 fn streamed(terms: &Arc<Terms>, n: u64, chunks: &[Value]) -> (Vec<Value>, bool) {
+    streamed_for(&body(n), terms, chunks)
+}
+
+fn streamed_for(body: &ChatBody, terms: &Arc<Terms>, chunks: &[Value]) -> (Vec<Value>, bool) {
     let piece = |choices: &Value| {
         let chunk = json!({"id": "1", "choices": choices});
         Ok(Piece {
@@ -49,7 +57,7 @@ fn streamed(terms: &Arc<Terms>, n: u64, chunks: &[Value]) -> (Vec<Value>, bool) 
         })
     };
     let pieces: AnswerStream = streams::iter(chunks.iter().map(piece).collect::<Vec<_>>()).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(Some(Arc::clone(terms)), &body(n), Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guarded(Arc::clone(terms), body, Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = pieces
@@ -197,6 +205,65 @@ fn a_call_is_passed_on_whole_or_not_at_all() {
 }
 
 #[test]
+fn json_is_read_as_it_is_meant() {
+    let terms = terms(&[("secret", OnMatch::Block), ("bluebird", OnMatch::Redact)]);
+    let format = json!({"model": "m", "messages": [], "response_format": {"type": "json_object"}});
+    let body = ChatBody::from_value(&format).unwrap();
+    for (content, expected, finish) in [
+        (r#"{"a":"well"}"#, r#"{"a":"well"}"#, "stop"),
+        (r#"{"a":"a Bluebird"}"#, r#"{"a":"a [redacted]"}"#, "stop"),
+        (r#"{"a":"s\u0065cret"}"#, "", "content_filter"),
+        (r#"{"a":"Bl\u0075ebird"}"#, "", "content_filter"),
+        (r#"{"a":"a secret"}"#, "", "content_filter"),
+        // Cut off at its longest.
+        (r#"{"a":"S\u0045cret"#, "", "content_filter"),
+    ] {
+        let choice = json!({"index": 0, "message": {"content": content}, "finish_reason": "stop"});
+        let read = &whole_for(&body, &terms, choice)["choices"][0];
+        assert_eq!(read["message"]["content"], expected, "{content}");
+        assert_eq!(read["finish_reason"], finish, "{content}");
+        let mut chunks: Vec<Value> = content
+            .chars()
+            .map(|letter| json!([{"index": 0, "delta": {"content": letter.to_string()}}]))
+            .collect();
+        chunks.push(json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]));
+        let (chunks, _) = streamed_for(&body, &terms, &chunks);
+        let (text, _, finished) = assembled(&chunks, 0);
+        assert_eq!((text.as_str(), finished.as_str()), (expected, finish), "{content}");
+    }
+}
+
+#[test]
+fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
+    let terms = terms(&[("secret", OnMatch::Block)]);
+    let say = |index: u64, text: &str| json!([{"index": index, "delta": {"content": text}}]);
+    let end = |index: u64| json!([{"index": index, "delta": {}, "finish_reason": "stop"}]);
+    for (n, chunks, length, finish) in [
+        // The other has ended: nothing is waited for.
+        (
+            2,
+            vec![say(0, "secret"), say(1, "well"), end(1), say(0, "more"), json!([])],
+            3,
+            "content_filter",
+        ),
+        // Both were ended by their provider, which then reports.
+        (
+            2,
+            vec![say(0, "secret"), end(0), say(1, "well"), end(1), json!([])],
+            4,
+            "content_filter",
+        ),
+        // A choice that nobody asked for neither counts nor comes.
+        (1, vec![say(1, "secret"), say(0, "well"), end(0), json!([])], 3, "stop"),
+    ] {
+        let (chunks, failed) = streamed(&terms, n, &chunks);
+        assert!(!failed);
+        assert_eq!(chunks.len(), length, "{chunks:?}");
+        assert_eq!(assembled(&chunks, 0).2, finish);
+    }
+}
+
+#[test]
 fn calls_stay_apart() {
     let terms = terms(&[("secret", OnMatch::Block)]);
     let call = |index: Value, id: &str, arguments: &str| {
@@ -263,6 +330,15 @@ fn calls_stay_apart() {
             .map(|call| call["function"]["arguments"].as_str().unwrap())
             .collect();
         assert_eq!(calls, expected, "{pieces:?}");
+        let indices = chunks
+            .iter()
+            .flat_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array())
+            .flatten()
+            .map(|call| call["index"].as_u64());
+        assert_eq!(
+            indices.collect::<Vec<_>>(),
+            (0..expected.len() as u64).map(Some).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -323,7 +399,7 @@ fn a_choice_that_its_provider_ended_leaves_the_report_of_usage() {
 fn an_error_quotes_nothing_forbidden() {
     let terms = terms(&[("secret", OnMatch::Redact)]);
     for (message, passes) in [("it was too long", true), ("it called the Secret tool", false)] {
-        let error = told(Some(&terms), GatewayError::new(GatewayErrorKind::Invalid, message));
+        let error = told(&terms, GatewayError::new(GatewayErrorKind::Invalid, message));
         assert_eq!(error.message == message, passes);
     }
 }
@@ -339,6 +415,19 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
     let terms = Arc::new(terms);
     let text = "please DROP TABLE x";
     for (messages, expected) in [
+        (
+            json!([{"role": "user", "content": format!("data: {text}")}]).to_string(),
+            Some(GatewayErrorKind::ContentPolicy),
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "text", "text": format!("data:{text}"), "data": 1}]}])
+                .to_string(),
+            Some(GatewayErrorKind::ContentPolicy),
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": text}}]}]).to_string(),
+            None,
+        ),
         (
             json!([{"role": "user", "content": text}]).to_string(),
             Some(GatewayErrorKind::ContentPolicy),
@@ -386,7 +475,7 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         let body = format!(r#"{{"model":"m","messages":{messages}}}"#);
         let body = Arc::new(ChatBody::parse(body.as_bytes()).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let admitted = runtime.block_on(admit(Some(&terms), &body));
+        let admitted = runtime.block_on(admit(&terms, &body));
         assert_eq!(
             admitted.err().map(|error| error.kind),
             expected,
@@ -429,13 +518,13 @@ fn one_choice_is_stopped_and_the_other_goes_on() {
 fn what_is_no_json_is_not_passed_on() {
     let terms = terms(&[("secret", OnMatch::Block)]);
     let broken = Answer::Whole(Bytes::from_static(b"secret"));
-    assert!(now(guarded(Some(Arc::clone(&terms)), &body(1), broken)).is_err());
+    assert!(now(guarded(Arc::clone(&terms), &body(1), broken)).is_err());
     let piece = Piece {
         chunk: Some(Bytes::from_static(b"secret")),
         ..Piece::default()
     };
     let pieces: AnswerStream = streams::iter([Ok(piece)]).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(Some(terms), &body(1), Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guarded(terms, &body(1), Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = now(pieces.collect::<Vec<_>>());

@@ -63,7 +63,7 @@ struct Accounts {
 impl Accounts {
     /// Forgets those that stand as new, if there are too many; not again at once, since it looks at all of them.
     fn sweep(&mut self, now: Timestamp) {
-        let is_due = self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP);
+        let is_due = self.swept.is_none_or(|swept| now.duration_since(swept).abs() >= SWEEP);
         if self.all.len() >= MAX_ACCOUNTS && is_due {
             self.swept = Some(now);
             self.all.retain(|_, account| !account.is_at_rest(now));

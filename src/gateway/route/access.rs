@@ -84,10 +84,10 @@ pub trait Access: Send + Sync + fmt::Debug {
     /// Returns the keys with which `scope` may call `target`, in order of preference; none when it may not.
     fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Keys>;
 
-    /// Returns the terms on which calls of `scope` are answered, if it has any.
+    /// Returns the terms on which calls of `scope` are answered; none when none of them is.
     fn terms(&self, scope: &TenantScope) -> Option<Arc<Terms>> {
         let _ = scope;
-        None
+        Some(Arc::default())
     }
 
     /// Tells whether `scope` may call `target`.

@@ -1,6 +1,7 @@
 //! Chunks as server-sent events, in OpenAI's framing: `data: {…}`, and `data: [DONE]` behind an answer that is whole.
 //!
-//! Invariant: `[DONE]` is written only behind an answer whose provider said that it was done. One that dies ends with an
+//! Invariant: `[DONE]` is written only behind an answer whose provider said that it was done, or that a rule of its tenant ended,
+//! which its last chunk says (`content_filter`). One that dies ends with an
 //! error object and without `[DONE]`, so that no client takes a part for the whole.
 
 use std::convert::Infallible;
