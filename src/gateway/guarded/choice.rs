@@ -154,13 +154,13 @@ impl Choice {
     pub(super) fn finish(&mut self, rules: &RuleSet) -> (Vec<Object>, Option<Stopped>) {
         let mut last = Object::new();
         for window in &mut self.windows {
-            let (mut released, stopped) = window.pass(HoldBack::finish);
+            let (mut released, mut stopped) = window.pass(HoldBack::finish);
             if let Some(json) = self.json.as_mut().filter(|_| window.name == "content") {
-                if stopped.is_none() {
-                    released.insert_str(0, &std::mem::take(json));
-                }
-                if let Some(rule) = in_text(rules, &released).filter(|_| stopped.is_none()) {
-                    return (vec![last], Some(rule.into()));
+                released.insert_str(0, &std::mem::take(json));
+                // A part of it would be no JSON, and may hold in escapes what was not looked for yet.
+                stopped = stopped.or_else(|| in_text(rules, &released).map(Stopped::from));
+                if stopped.is_some() {
+                    return (vec![last], stopped);
                 }
             }
             if !released.is_empty() {

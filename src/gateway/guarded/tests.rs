@@ -234,6 +234,16 @@ fn json_is_read_as_it_is_meant() {
 }
 
 #[test]
+fn of_json_that_is_stopped_at_its_very_end_no_part_is_sent() {
+    let terms = terms(&[("abcx", OnMatch::Redact), ("bc", OnMatch::Block)]);
+    let format = json!({"model": "m", "messages": [], "response_format": {"type": "json_object"}});
+    let choice = json!({"index": 0, "message": {"content": "{\"k\":\"abc"}, "finish_reason": "length"});
+    let read = whole_for(&ChatBody::from_value(&format).unwrap(), &terms, choice);
+    assert_eq!(read["choices"][0]["message"]["content"], "");
+    assert_eq!(read["choices"][0]["finish_reason"], "content_filter");
+}
+
+#[test]
 fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
     let terms = terms(&[("secret", OnMatch::Block)]);
     let say = |index: u64, text: &str| json!([{"index": index, "delta": {"content": text}}]);
