@@ -277,8 +277,8 @@ fn ends(chunk: Option<&[u8]>) -> bool {
 /// Puts another content into a chunk.
 fn with_content(chunk: &[u8], content: &str) -> Bytes {
     let mut chunk: Value = serde_json::from_slice(chunk).unwrap_or(Value::Null);
-    if let Some(delta) = chunk.pointer_mut("/choices/0/delta") {
-        delta["content"] = json!(content);
+    if let Some(Value::Object(delta)) = chunk.pointer_mut("/choices/0/delta") {
+        delta.insert("content".to_owned(), json!(content));
     }
     chunk.to_string().into()
 }

@@ -11,6 +11,7 @@ mod config;
 mod crash;
 mod credentials;
 mod embed;
+mod fuzz;
 mod gateway;
 mod http;
 mod kill;

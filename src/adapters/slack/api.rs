@@ -12,6 +12,7 @@ use super::SlackConfig;
 use super::channels::Channels;
 use super::posted::Started;
 use crate::adapters::tools::http::{self, Answer};
+use crate::adapters::tools::member::take_member;
 use crate::adapters::tools::run::{Progress, Session};
 use crate::adapters::tools::{InvalidConfig, failed, rate, text};
 
@@ -92,7 +93,7 @@ impl Call {
         query.push(("limit", PAGE.to_string()));
         query.extend(cursor.map(|cursor| ("cursor", cursor)));
         let mut answer = self.get(method, &query).await?;
-        let Value::Array(items) = answer[key].take() else {
+        let Value::Array(items) = take_member(&mut answer, key) else {
             return Err(unusable(format_args!("an answer without {key}")));
         };
         let next = answer["response_metadata"]["next_cursor"]

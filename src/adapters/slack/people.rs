@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::{Call, is_code, unusable};
+use crate::adapters::tools::member::take_member;
 use crate::adapters::tools::refused;
 use crate::adapters::tools::text::clip;
 
@@ -69,7 +70,7 @@ pub(super) async fn by_email(call: &Call, email: &str) -> Result<Option<Person>,
         Err(error) if is_code(&error, "users_not_found") => return Ok(None),
         Err(error) => return Err(error),
     };
-    serde_json::from_value(answer["user"].take())
+    serde_json::from_value(take_member(&mut answer, "user"))
         .map(Some)
         .map_err(|_| unusable(format_args!("an unusable user")))
 }

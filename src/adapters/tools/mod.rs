@@ -5,6 +5,7 @@
 
 mod definition;
 pub mod http;
+pub(crate) mod member;
 pub mod rate;
 pub(crate) mod run;
 pub mod text;

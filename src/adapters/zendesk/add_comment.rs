@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::Call;
 use super::audits::{self, Outcome};
+use crate::adapters::tools::member::take_member;
 use crate::adapters::tools::{Tool, arguments};
 
 pub(super) struct AddComment;
@@ -38,7 +39,7 @@ impl Tool<Call> for AddComment {
         );
         let expected = wanted.expected_updated_at.as_deref();
         let audit = match audits::change(call, request.call, wanted.ticket_id, fields, expected).await? {
-            Outcome::Made(mut answer) => answer["audit"].take(),
+            Outcome::Made(mut answer) => take_member(&mut answer, "audit"),
             Outcome::MadeBefore(audit) => audit,
         };
         Ok(tell(call, &wanted, &audit))

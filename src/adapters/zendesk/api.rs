@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{ZendeskAuth, ZendeskConfig};
 use crate::adapters::tools::http::{self, Answer};
+use crate::adapters::tools::member::take_member;
 use crate::adapters::tools::run::{Progress, Session};
 use crate::adapters::tools::{InvalidConfig, failed, rate, text};
 
@@ -118,7 +119,7 @@ impl Call {
             query.push(("page[size]", (max - items.len()).min(PAGE).to_string()));
             query.extend(after.take().map(|cursor| ("page[after]", cursor)));
             let mut page = self.get(path, &query).await?;
-            let Value::Array(found) = page[key].take() else {
+            let Value::Array(found) = take_member(&mut page, key) else {
                 return Err(unusable(format!("an answer without {key}")));
             };
             let empty = found.is_empty();

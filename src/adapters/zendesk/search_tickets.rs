@@ -11,6 +11,7 @@ use super::list_comments;
 use super::unread::{Remark, is_unread};
 use super::users::Users;
 use super::wire::{self, Comment, Detail, Ticket};
+use crate::adapters::tools::member::take_member;
 use crate::adapters::tools::{Tool, arguments, refused, text};
 
 /// Tickets whose comments are read to find unread ones.
@@ -82,7 +83,7 @@ async fn search(call: &Call, wanted: &Arguments, max: usize) -> Result<Found, To
         .await?;
     let total = answer["count"].as_u64();
     let more = answer["next_page"].is_string();
-    let Value::Array(results) = answer["results"].take() else {
+    let Value::Array(results) = take_member(&mut answer, "results") else {
         return Err(super::api::unusable("an answer without results"));
     };
     // The model's own words may ask for other types of things; they are no tickets.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Call, unusable};
 use super::users::Users;
+use crate::adapters::tools::member::take_member;
 use crate::adapters::tools::text::clip;
 use copilotd_actors::ports::ToolError;
 
@@ -58,7 +59,7 @@ pub(super) struct Attachment {
 
 /// Takes `value[key]` apart.
 pub(super) fn take<T: DeserializeOwned>(mut value: Value, key: &str) -> Result<T, ToolError> {
-    read(value[key].take(), key)
+    read(take_member(&mut value, key), key)
 }
 
 /// Reads one object.

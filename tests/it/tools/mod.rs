@@ -7,7 +7,7 @@ mod rate;
 mod slack;
 mod slack_lookup;
 mod specs;
-mod stub;
+pub mod stub;
 mod systems;
 mod text;
 mod tracing;
@@ -49,7 +49,7 @@ fn call_id(n: u128) -> CallId {
 }
 
 /// A call as the core makes it: its arguments satisfy the tool's schema.
-fn request(tool: &str, arguments: Value) -> ToolRequest {
+pub fn request(tool: &str, arguments: Value) -> ToolRequest {
     let definition = &tools::definitions()[tool];
     assert_eq!(definition.parameters.check(&arguments), Ok(()), "{tool}");
     ToolRequest {
@@ -61,7 +61,7 @@ fn request(tool: &str, arguments: Value) -> ToolRequest {
     }
 }
 
-fn zendesk(stub: &Stub) -> Zendesk {
+pub fn zendesk(stub: &Stub) -> Zendesk {
     zendesk_at(&stub.url)
 }
 
@@ -76,7 +76,7 @@ fn zendesk_at(base_url: &str) -> Zendesk {
     Zendesk::new(&config, tools::http::client().unwrap()).unwrap()
 }
 
-fn slack(stub: &Stub) -> Slack {
+pub fn slack(stub: &Stub) -> Slack {
     let config = SlackConfig {
         base_url: format!("{}/api/", stub.url),
         token: SecretString::from("xoxb-secret"),

@@ -1,0 +1,39 @@
+//! Request bodies.
+
+use copilotd::gateway::body::ChatBody;
+use copilotd::http::body::{MAX_DEPTH, parse};
+use serde_json::Value;
+
+use super::text;
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What is accepted is JSON, reads as any other reader reads it, and is not nested beyond the bound.
+fn check(body: &[u8]) {
+    if let Ok(value) = parse(body) {
+        assert!(depth(&value) <= MAX_DEPTH);
+        assert_eq!(serde_json::from_slice::<Value>(body).unwrap(), value);
+    }
+    if let Ok(chat) = ChatBody::parse(body) {
+        let value: Value = serde_json::from_slice(body).unwrap();
+        assert!(value.is_object());
+        let written: Value = serde_json::from_slice(&chat.to_bytes()).unwrap();
+        assert_eq!(written, value, "a body is passed on as it came");
+    }
+}
+
+#[test]
+fn fuzz_json_body_bytes() {
+    super::fuzz(4096, check);
+}
+
+#[test]
+fn fuzz_json_body_grown() {
+    super::fuzz(4096, |input| check(text::json(input).as_bytes()));
+}

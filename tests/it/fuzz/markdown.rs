@@ -1,0 +1,90 @@
+//! Markdown that models write, on its way to Slack.
+
+use copilotd::adapters::slack::message::from_markdown;
+
+use super::text::Choices;
+
+const PARTS: &[&str] = &[
+    "*",
+    "**",
+    "_",
+    "`",
+    "```\n",
+    "~~",
+    "[",
+    "](",
+    ")",
+    "![",
+    "<",
+    ">",
+    "&",
+    "<!channel>",
+    "<@U123>",
+    "http://x.y/",
+    "https://x.y/|z>",
+    "javascript:a",
+    "\n",
+    "\n\n",
+    "- ",
+    "1. ",
+    "> ",
+    "| a | b |\n|---|---|\n",
+    "# ",
+    "\\",
+    "&lt;",
+    "    ",
+    "---\n",
+    "x",
+    "é",
+    "👩‍💻",
+    "<b>",
+    "</b>",
+    "[a]: http://b\n",
+    "- [ ] ",
+    "\t",
+    "^",
+    "$$",
+    "\u{0}",
+];
+
+/// Blocks stay within Slack's bounds, and no markup of Slack's own is left that notifies anybody.
+#[test]
+fn fuzz_markdown() {
+    super::fuzz(1024, |input| {
+        let (mut choices, mut markdown) = (Choices::new(input), String::new());
+        while !choices.is_empty() {
+            if choices.byte() < 240 {
+                markdown.push_str(choices.of(PARTS));
+            } else {
+                markdown.push_str(&String::from_utf8_lossy(choices.take(4)));
+            }
+        }
+        let Ok(message) = from_markdown(&markdown) else { return };
+        for text in message.blocks.iter().flat_map(texts).chain([message.text.clone()]) {
+            assert!(
+                !text.contains("<!") && !text.contains("<@") && !text.contains("<#"),
+                "{text:?} of {markdown:?}"
+            );
+        }
+        // Slack's bound for one section; what is longer is refused by Slack as a whole message.
+        let sections = message.blocks.iter().filter(|block| block["type"] == "section");
+        for section in sections {
+            let length = section["text"]["text"].as_str().unwrap_or_default().chars().count();
+            assert!((1..=3_000).contains(&length), "{length} of {markdown:?}");
+        }
+    });
+}
+
+/// Lists the texts of a block that Slack reads as mrkdwn.
+fn texts(block: &serde_json::Value) -> Vec<String> {
+    let mut found = Vec::new();
+    if block["type"] == "mrkdwn" {
+        found.extend(block["text"].as_str().map(str::to_owned));
+    }
+    match block {
+        serde_json::Value::Object(members) => members.values().for_each(|member| found.extend(texts(member))),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| found.extend(texts(item))),
+        _ => {}
+    }
+    found
+}

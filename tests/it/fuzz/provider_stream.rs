@@ -1,0 +1,61 @@
+//! Server-sent events of model providers.
+
+use bytes::Bytes;
+use copilotd::adapters::provider::SseReader;
+
+use super::text::Choices;
+
+const LINES: &[&str] = &[
+    "data:",
+    "data: ",
+    "data",
+    "data: {}",
+    "event: ping",
+    ": comment",
+    "id: 1",
+    "retry: 5",
+    "database: x",
+    "\u{feff}data: x",
+    "",
+    "",
+    "data: [DONE]",
+];
+const ENDS: &[&str] = &["\n", "\n", "\r\n", "\r", "\n\n", "\r\n\r\n"];
+
+/// Reads a stream in pieces whose lengths `cuts` decides.
+fn read(stream: &[u8], mut cuts: Choices<'_>) -> Vec<Vec<u8>> {
+    let (mut reader, mut events, mut rest) = (SseReader::default(), Vec::new(), stream);
+    while !rest.is_empty() {
+        let length = (usize::from(cuts.byte()) + 1).min(rest.len());
+        let (piece, after) = rest.split_at(length);
+        rest = after;
+        let mut piece = Bytes::copy_from_slice(piece);
+        while reader.advance(&mut piece).unwrap() {
+            events.push(reader.data().to_vec());
+        }
+    }
+    if reader.finish() {
+        events.push(reader.data().to_vec());
+    }
+    events
+}
+
+/// How a stream is cut into pieces changes nothing of what is read.
+#[test]
+fn fuzz_provider_stream() {
+    super::fuzz(2048, |input| {
+        let (cuts, script) = input.split_at(input.len() / 4);
+        let (mut choices, mut stream) = (Choices::new(script), Vec::new());
+        while !choices.is_empty() {
+            if choices.byte() < 230 {
+                stream.extend_from_slice(choices.of(LINES).as_bytes());
+                stream.extend_from_slice(choices.of(ENDS).as_bytes());
+            } else {
+                stream.extend_from_slice(choices.take(16));
+            }
+        }
+        let whole = read(&stream, Choices::new(&[255; 64]));
+        assert_eq!(read(&stream, Choices::new(cuts)), whole);
+        assert_eq!(read(&stream, Choices::new(&[])), whole, "byte by byte");
+    });
+}
