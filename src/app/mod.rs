@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::adapters::tools;
+use crate::audit::AuditLog;
 use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand};
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
@@ -94,6 +95,7 @@ impl App {
         ports: Ports,
         gateway: Arc<Gateway>,
         usage: Arc<dyn UsageStore>,
+        audit: Arc<AuditLog>,
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
@@ -152,6 +154,7 @@ impl App {
         let state = AppState {
             auth,
             usage,
+            audit,
             gateway,
             tenants: roster,
             directory,

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{App, files, store, system};
+use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
 use crate::gateway::ledger::Ledger;
@@ -54,6 +55,7 @@ pub async fn run_with(
         log,
         usage,
         tenants,
+        audit,
         lost,
     } = store::open(&file).await?;
     let listen = file.server.listen;
@@ -64,7 +66,9 @@ pub async fn run_with(
     std::fs::create_dir_all(&file.server.data_dir)
         .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
     let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
-    let seal = seal(&file)?;
+    let sealing_key = sealing_key(&file)?;
+    let seal = Seal::new(&sealing_key);
+    let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
     let roster = Roster::open(source.clone(), tenants, seal, Arc::new(system::SystemClock)).await?;
     let config = &roster.config();
     let bounds = Bounds {
@@ -92,7 +96,16 @@ pub async fn run_with(
     );
     let gateway = App::gateway(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
     let ports = App::ports(&roster, log, &gateway)?;
-    let mut app = App::start(Arc::clone(&roster), ports, gateway, usage, &ticket_key, bounds).await?;
+    let mut app = App::start(
+        Arc::clone(&roster),
+        ports,
+        gateway,
+        usage,
+        Arc::new(audit),
+        &ticket_key,
+        bounds,
+    )
+    .await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(server::serve(
@@ -125,17 +138,16 @@ pub async fn run_with(
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }
 
-/// The key that seals tenants' settings.
-fn seal(config: &Config) -> anyhow::Result<Seal> {
-    let key = match &config.server.seal_key {
-        None => files::key(&config.server.data_dir, "tenants.key")?,
+/// The key that tenants' settings are encrypted with, and that the key of the audit log is derived from.
+fn sealing_key(config: &Config) -> anyhow::Result<[u8; 32]> {
+    match &config.server.seal_key {
+        None => files::key(&config.server.data_dir, "tenants.key"),
         Some(given) => {
             let mut key = [0; 32];
             hex::decode_to_slice(given.expose_secret(), &mut key).context("server.seal_key")?;
-            key
+            Ok(key)
         }
-    };
-    Ok(Seal::new(&key))
+    }
 }
 
 /// Takes the tenants of the file as it is now. What is wrong with it is logged, and everything stays as it was.

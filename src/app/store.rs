@@ -10,6 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::adapters::mongo::{MongoLog, MongoOptions};
 use crate::adapters::sqlite::SqliteLog;
+use crate::audit::AuditStore;
 use crate::config::{Config, Store};
 use crate::gateway::ledger::UsageStore;
 use crate::tenants::TenantStore;
@@ -22,6 +23,8 @@ pub struct Opened {
     pub usage: Arc<dyn UsageStore>,
     /// Tenants and keys, in the same store.
     pub tenants: Arc<dyn TenantStore>,
+    /// The audit log, in the same store.
+    pub audit: Arc<dyn AuditStore>,
     /// Returns when this process does not own the store any more; for a file on disk it never does.
     pub lost: BoxFuture<'static, ()>,
 }
@@ -45,6 +48,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             Ok(Opened {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
+                audit: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
             })
@@ -62,6 +66,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             Ok(Opened {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
+                audit: Arc::clone(&log) as _,
                 log,
                 lost,
             })

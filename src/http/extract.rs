@@ -1,5 +1,6 @@
 //! Path ids, query strings and idempotency keys.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -111,6 +112,54 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     }
 }
 
+/// Longest `x-copilotd-reason`, in characters.
+const MAX_REASON: usize = 500;
+
+/// Describes [`Reason`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes; the header is read by `Reason`")]
+pub struct Reasoned {
+    /// Why the content of another user is read; needed for that alone. It is stored in the audit log
+    #[param(rename = "x-copilotd-reason", min_length = 1, max_length = 500)]
+    reason: Option<String>,
+}
+
+/// The request's `x-copilotd-reason`, if it bears one; judged only where it is needed.
+pub struct Reason(Vec<Vec<u8>>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Reason {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let values = parts.headers.get_all("x-copilotd-reason").iter();
+        Ok(Self(values.map(|value| value.as_bytes().to_vec()).collect()))
+    }
+}
+
+impl Reason {
+    /// Whether the request bears the header at all.
+    pub fn is_given(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Returns the reason for reading another user's content, or the 422 that asks for it.
+    pub fn required(&self) -> Result<String, Problem> {
+        let text = match self.0.as_slice() {
+            [one] => str::from_utf8(one).ok().map(str::trim),
+            _ => None,
+        };
+        let sane =
+            |text: &&str| !text.is_empty() && text.chars().count() <= MAX_REASON && !text.chars().any(char::is_control);
+        text.filter(sane).map(str::to_owned).ok_or_else(|| {
+            let what = format!(
+                "x-copilotd-reason: reading another user's content needs a reason: one header of 1 to {MAX_REASON} characters"
+            );
+            invalid("", what)
+        })
+    }
+}
+
 impl IdempotencyKey {
     /// Ties the key to the body's meaning: white space and the order of fields do not make another request.
     pub fn with_body(self, body: &impl Serialize) -> Option<Idempotency> {
@@ -144,6 +193,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn reasons() {
+        let long = "é".repeat(500);
+        let longer = "x".repeat(501);
+        for (given, expected) in [
+            (&[][..], None),
+            (&["ticket 4711"][..], Some("ticket 4711")),
+            (&["  why \t"][..], Some("why")),
+            (&["", " "][..], None),
+            (&[" \u{a0}\u{3000}"][..], None),
+            (&["a", "b"][..], None),
+            (&["a\u{7}b"][..], None),
+            (&["a\u{85}b"][..], None),
+            (&[long.as_str()][..], Some(long.as_str())),
+            (&[longer.as_str()][..], None),
+        ] {
+            let reason = Reason(given.iter().map(|text| text.as_bytes().to_vec()).collect());
+            assert_eq!(reason.required().ok().as_deref(), expected, "{given:?}");
+            assert_eq!(reason.is_given(), !given.is_empty());
+        }
+        assert!(Reason(vec![vec![0xff, 0xfe]]).required().is_err());
+    }
 
     #[test]
     fn the_order_of_fields_does_not_make_another_body() {

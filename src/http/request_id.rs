@@ -3,11 +3,13 @@
 //! Invariant: whatever happens inside (a panic, a rejection of the framework, an unknown path), what leaves is either
 //! an answer of a handler or a problem document with the request's id.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -41,6 +43,16 @@ impl RequestId {
             }
             _ => Self(format!("req_{:032x}", rand::random::<u128>()).into()),
         }
+    }
+}
+
+/// The id that the layer gave the request.
+impl<S: Send + Sync> FromRequestParts<S> for RequestId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let known = parts.extensions.get::<Self>().cloned();
+        Ok(known.unwrap_or_else(|| Self::of(&parts.headers)))
     }
 }
 

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::problem::{Code, Problem};
 use super::request_id;
 use super::routes::{
-    admin, api_keys, approvals, conversations, events, messages, openai, operations, tenants, tickets, turns,
+    admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, tenants, tickets, turns,
 };
 use super::state::AppState;
 use crate::telemetry;
@@ -51,6 +51,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tickets::create))
         .routes(routes!(admin::usage))
         .routes(routes!(admin::forget))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::verify))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(tenants::list))

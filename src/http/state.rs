@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::auth::Authenticator;
 use super::body::BodyLimits;
+use crate::audit::AuditLog;
 use crate::gateway::Gateway;
 use crate::gateway::ledger::UsageStore;
 use crate::tenants::Roster;
@@ -25,6 +26,8 @@ pub struct AppState {
     pub auth: Arc<Authenticator>,
     /// What model calls used.
     pub usage: Arc<dyn UsageStore>,
+    /// What was done in each tenant, and by whom.
+    pub audit: Arc<AuditLog>,
     /// The way to models.
     pub gateway: Arc<Gateway>,
     /// Tenants and their keys.

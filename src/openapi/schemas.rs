@@ -14,7 +14,7 @@ macro_rules! files {
 }
 
 files! {
-    "api": "api_key" "api_key_page" "citation" "conversation" "conversation_page" "create_api_key" "create_conversation"
+    "api": "api_key" "api_key_page" "audit_entry" "audit_page" "audit_verification" "citation" "conversation" "conversation_page" "create_api_key" "create_conversation"
         "create_stream_ticket" "decide_approval" "forgotten_answers" "give_feedback" "health" "message" "message_page" "new_api_key" "openai_error"
         "problem" "put_tenant" "readiness" "stream_ticket" "submit_turn" "tenant" "tenant_page" "tool_call" "turn"
         "update_conversation" "update_tenant" "usage" "usage_report";

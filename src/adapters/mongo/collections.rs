@@ -31,6 +31,9 @@ pub(super) struct Collections {
     /// API keys that were made or taken back at run time, and when any was used last.
     pub(super) api_keys: Collection<Document>,
     pub(super) key_uses: Collection<Document>,
+    /// The audit log: a document for each entry, and one per tenant for the head.
+    pub(super) audit: Collection<Document>,
+    pub(super) audit_heads: Collection<Document>,
     /// Single documents by name: `lease`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
@@ -48,6 +51,8 @@ impl Collections {
             tenants: database.collection("tenants"),
             api_keys: database.collection("api_keys"),
             key_uses: database.collection("key_uses"),
+            audit: database.collection("audit"),
+            audit_heads: database.collection("audit_heads"),
             meta: database.collection("meta"),
             patience,
         }
@@ -107,6 +112,11 @@ impl Collections {
             index(doc! { "tenant": 1, "at": 1 }, named("tenant")),
             index(doc! { "at": 1 }, kept),
         ];
+        let mut number = named("number");
+        number.unique = Some(true);
+        self.audit
+            .create_index(index(doc! { "tenant": 1, "n": 1 }, number))
+            .await?;
         self.usage.create_indexes(usage).await?;
         self.appends.create_indexes(appends).await?;
         self.conversations.create_indexes(conversations).await?;

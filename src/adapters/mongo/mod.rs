@@ -6,6 +6,7 @@
 //! (`lease`). No document grows with its conversation.
 
 mod append;
+mod audit;
 mod collections;
 mod documents;
 mod erase;

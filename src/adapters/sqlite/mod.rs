@@ -6,6 +6,7 @@
 //! flushed (`synchronous = FULL`).
 
 mod append;
+mod audit;
 mod erase;
 mod failure;
 mod lock;

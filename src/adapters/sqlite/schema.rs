@@ -10,7 +10,7 @@ use super::{OpenError, SqliteOptions};
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
 /// One step per version: the first makes version 1. A step that has been released is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 const VERSION_1: &str = "
 -- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
@@ -137,6 +137,30 @@ const VERSION_4: &str = "
 CREATE TABLE open_calls (
     id     BLOB NOT NULL PRIMARY KEY,
     record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_5: &str = "
+-- The audit log: `body` is the entry as JSON, the very bytes that `hash` covers; `mac` is keyed outside of this file.
+CREATE TABLE audit (
+    tenant TEXT    NOT NULL,
+    n      INTEGER NOT NULL,
+    body   BLOB    NOT NULL,
+    hash   BLOB    NOT NULL,
+    mac    BLOB    NOT NULL,
+    PRIMARY KEY (tenant, n)
+) STRICT, WITHOUT ROWID;
+-- Number and hash of each tenant's newest entry, so that entries missing from the end are noticed.
+CREATE TABLE audit_heads (
+    tenant TEXT    NOT NULL PRIMARY KEY,
+    n      INTEGER NOT NULL,
+    hash   BLOB    NOT NULL,
+    mac    BLOB    NOT NULL
+) STRICT, WITHOUT ROWID;
+-- Single numbers by name.
+CREATE TABLE meta (
+    name  TEXT    NOT NULL PRIMARY KEY,
+    value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
 

@@ -8,11 +8,14 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
+use super::audit;
+use crate::audit::Action;
 use crate::gateway::ledger::{GroupBy, UsageQuery, UsageRow};
 use crate::gateway::limit::Period;
 use crate::http::auth::Admin;
 use crate::http::extract::{Query, invalid};
 use crate::http::problem::Problem;
+use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, problems};
 
@@ -151,10 +154,14 @@ pub async fn forget(
     State(state): State<AppState>,
     Admin(caller): Admin,
     Query(which): Query<Forgotten>,
-) -> axum::Json<serde_json::Value> {
+    request: RequestId,
+) -> Result<axum::Json<serde_json::Value>, Problem> {
+    let target = which.route.as_deref().unwrap_or("*");
+    let entry = audit::entry(&caller, &request, Action::CacheCleared, target);
+    state.audit.record(caller.scope.tenant(), entry).await?;
     let forgotten = state.gateway.forget(&caller.scope, which.route.as_deref());
     tracing::info!(tenant = %caller.scope.tenant(), by = %caller.user, forgotten, "kept answers were forgotten");
-    axum::Json(serde_json::json!({ "forgotten": forgotten }))
+    Ok(axum::Json(serde_json::json!({ "forgotten": forgotten })))
 }
 
 /// Reads a moment, or a day: its beginning, or its end.

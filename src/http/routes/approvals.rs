@@ -5,18 +5,22 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use copilotd_actors::conversation::{Asker, Refusal};
 use copilotd_actors::domain::command::{Command, Decision};
+use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::decide::Rejection;
 use copilotd_actors::domain::event::{ApprovalOutcome, Event, Record};
 use copilotd_actors::domain::ids::{CallId, TurnId};
+use copilotd_actors::domain::view::TurnView;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::turn_records;
-use super::turns::view;
+use super::turns::shown;
+use super::{audit, turn_records};
+use crate::audit::{Action, Entry};
 use crate::http::auth::{Caller, Scopes};
 use crate::http::body::Json;
-use crate::http::extract::{Ids, invalid};
+use crate::http::extract::{Ids, Reason, Reasoned, invalid};
 use crate::http::problem::{Code, Problem};
+use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
@@ -41,12 +45,15 @@ problems!(DecideProblems: AUTH, FOUND, BODY, &[Code::NotWaiting]);
 
 /// Decides on a call that waits: the conversation's user, or an administrator of the tenant
 ///
-/// The same decision again is 202; another one, or a late one, is `not_waiting`.
+/// The same decision again is 202; another one, or a late one, is `not_waiting`. An administrator's decision on another user's
+/// turn is recorded in the audit log. The answer then shows the turn without its content, unless `x-copilotd-reason` says why
+/// the content is read.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/approvals/{call_id}",
     operation_id = "decide_approval",
     tag = "turns",
+    params(Reasoned),
     request_body = ref("#/components/schemas/DecideApproval"),
     responses(
         (status = 202, description = "The decision is stored", body = ref("#/components/schemas/Turn")),
@@ -58,6 +65,8 @@ pub async fn decide(
     State(state): State<AppState>,
     caller: Caller,
     Ids((turn, call)): Ids<(TurnId, CallId)>,
+    request: RequestId,
+    reason: Reason,
     Json(body): Json<Decide>,
 ) -> Result<Response, Problem> {
     let admin = caller.scopes.contains(Scopes::ADMIN);
@@ -80,6 +89,21 @@ pub async fn decide(
         }
         Word::Reject => Decision::Reject,
     };
+    let is_foreign = found.user != caller.user;
+    let reads = is_foreign && reason.is_given();
+    if is_foreign {
+        let target = format!("{turn}/{call}");
+        let entry = audit::entry(&caller, &request, Action::ApprovalDecided, target);
+        let reading = reads.then(|| reason.required()).transpose()?;
+        state.audit.record(caller.scope.tenant(), entry).await?;
+        if reading.is_some() {
+            let entry = Entry {
+                reason: reading,
+                ..audit::entry(&caller, &request, Action::TurnRead, turn)
+            };
+            state.audit.record(caller.scope.tenant(), entry).await?;
+        }
+    }
     let by = caller.user.to_string();
     let command = Command::Decide {
         turn,
@@ -106,8 +130,28 @@ pub async fn decide(
         }
         Err(refusal) => return Err(refusal.into()),
     }
-    let view = view(&state, &caller, turn).await?;
+    let found = turn_records(&state, &caller, turn, true).await?;
+    let mut view = shown(&state, &caller, turn, found).await?;
+    if is_foreign && !reads {
+        withhold_content(&mut view);
+    }
     Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
+}
+
+/// Takes out of another user's turn what its users, models and tools said.
+fn withhold_content(view: &mut TurnView) {
+    view.input = Input::Text(String::new());
+    view.metadata = Metadata::new();
+    view.output = None;
+    view.error = None;
+    for call in &mut view.tool_calls {
+        call.arguments = Value::Null;
+        call.result = None;
+        call.error = None;
+    }
+    for guardrail in &mut view.guardrails {
+        guardrail.detail = None;
+    }
 }
 
 /// Whether the call was decided in just this way before.

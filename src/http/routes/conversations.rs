@@ -13,12 +13,14 @@ use copilotd_actors::ports::ListQuery;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{asker, own_conversation, taking_work};
+use super::{asker, audit, own_conversation, taking_work};
+use crate::audit::Action;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
 use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
+use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
@@ -232,8 +234,11 @@ pub async fn delete(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
+    request: RequestId,
 ) -> Result<StatusCode, Problem> {
     own_conversation(&state, &caller, id).await?;
+    let entry = audit::entry(&caller, &request, Action::ConversationErased, id);
+    state.audit.record(caller.scope.tenant(), entry).await?;
     let command = Command::Erase {
         by: caller.user.to_string(),
         halt: Halt::default(),

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api_keys;
 pub mod approvals;
+pub mod audit;
 pub mod conversations;
 pub mod events;
 pub mod messages;

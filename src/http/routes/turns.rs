@@ -10,15 +10,18 @@ use copilotd_actors::domain::decide::Rejection;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::view::TurnView;
+use copilotd_actors::ports::TurnRecords;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{asker, openai, taking_work, turn_records};
+use super::{asker, audit, openai, taking_work, turn_records};
+use crate::audit::{Action, Entry};
 use crate::gateway::call::Purpose;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
-use crate::http::extract::{IdempotencyKey, Idempotent, Ids};
+use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Reason, Reasoned};
 use crate::http::problem::{Code, Problem};
+use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::{request_body, telemetry};
@@ -121,11 +124,15 @@ pub async fn submit(
 problems!(GetProblems: AUTH, FOUND);
 
 /// Returns a turn
+///
+/// An administrator may read another user's turn. That needs `x-copilotd-reason`, which is recorded in the audit log before the
+/// answer.
 #[utoipa::path(
     get,
     path = "/v1/turns/{id}",
     operation_id = "get_turn",
     tag = "turns",
+    params(Reasoned),
     responses(
         (status = 200, description = "As it is now", body = ref("#/components/schemas/Turn")),
         GetProblems,
@@ -136,13 +143,34 @@ pub async fn get(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
+    request: RequestId,
+    reason: Reason,
 ) -> Result<axum::Json<TurnView>, Problem> {
-    Ok(axum::Json(view(&state, &caller, turn).await?))
+    let found = turn_records(&state, &caller, turn, true).await?;
+    if found.user != caller.user {
+        let entry = Entry {
+            reason: Some(reason.required()?),
+            ..audit::entry(&caller, &request, Action::TurnRead, turn)
+        };
+        // Before the content leaves: what cannot be recorded is not shown.
+        state.audit.record(caller.scope.tenant(), entry).await?;
+    }
+    Ok(axum::Json(shown(&state, &caller, turn, found).await?))
 }
 
-/// Reads a turn as it is now.
-pub(super) async fn view(state: &AppState, caller: &Caller, turn: TurnId) -> Result<TurnView, Problem> {
-    let found = turn_records(state, caller, turn, true).await?;
+/// Reads a turn of the caller's own as it is now.
+async fn view(state: &AppState, caller: &Caller, turn: TurnId) -> Result<TurnView, Problem> {
+    let found = turn_records(state, caller, turn, false).await?;
+    shown(state, caller, turn, found).await
+}
+
+/// Shows a turn whose records were read. Of another user's turn this is content: see [`get`].
+pub(super) async fn shown(
+    state: &AppState,
+    caller: &Caller,
+    turn: TurnId,
+    found: TurnRecords,
+) -> Result<TurnView, Problem> {
     let mut view =
         TurnView::fold(found.conversation, &found.records, None).ok_or_else(|| Problem::new(Code::Internal))?;
     if view.status == "queued" {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::Method;
 use copilotd::app::App;
+use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Config, Env, KeyHash, Source};
 use copilotd::http::auth::{Grant, Scopes, mint};
 use copilotd::http::router::router;
@@ -22,6 +23,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Call};
+use crate::support::audit::MemoryAudit;
 use crate::support::tenants::MemoryTenants;
 use crate::support::usage::MemoryUsage;
 
@@ -91,6 +93,7 @@ pub struct TestApp {
     pub systems: FakeSystems,
     pub usage: Arc<MemoryUsage>,
     pub tenants: Arc<MemoryTenants>,
+    pub audit: Arc<MemoryAudit>,
     pub roster: Arc<Roster>,
     pub config: Config,
 }
@@ -124,6 +127,9 @@ impl TestApp {
         let clock = Arc::new(PausedClock::default());
         let usage = Arc::new(MemoryUsage::default());
         let tenants = Arc::new(MemoryTenants::default());
+        let audit = Arc::new(MemoryAudit::default());
+        let key = AuditKey::derive(&[8; 32]);
+        let recorded = AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _);
         let seal = Seal::new(&[8; 32]);
         let roster = Roster::open(source, Arc::clone(&tenants) as _, seal, Arc::clone(&clock) as _);
         let roster = roster.await.unwrap();
@@ -140,6 +146,7 @@ impl TestApp {
             ports,
             gateway,
             Arc::clone(&usage) as _,
+            Arc::new(recorded),
             &[7; 32],
             bounds,
         )
@@ -154,6 +161,7 @@ impl TestApp {
             systems,
             usage,
             tenants,
+            audit,
             roster,
             config,
         }

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod api_keys;
 mod app;
+mod audit;
 mod client;
 mod contract;
 mod conversations;

@@ -1,5 +1,6 @@
 //! The stores behind `EventLog`: one contract, and what each of them must stand beyond it.
 
+mod audit;
 mod contract;
 mod erasing;
 mod killed;

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub mod audit;
 pub mod live;
 pub mod proxy;
 pub mod redis;

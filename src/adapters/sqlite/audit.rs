@@ -1,0 +1,117 @@
+//! Audit entries in SQLite: a row for each, and one per tenant for the head, written in one transaction.
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::LogError;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::SqliteLog;
+use super::failure::Failure;
+use crate::audit::{AuditStore, Head, StoredEntry};
+
+#[async_trait]
+impl AuditStore for SqliteLog {
+    async fn append_entry(
+        &self,
+        tenant: &TenantId,
+        entry: &StoredEntry,
+        head: &Head,
+        _genesis: &Head,
+    ) -> Result<(), LogError> {
+        let (tenant, entry, head) = (tenant.clone(), entry.clone(), head.clone());
+        let work = move |connection: &Connection| append(connection, &tenant, &entry, &head);
+        Ok(self.writer.write(work).await?)
+    }
+
+    async fn entries_after(
+        &self,
+        tenant: &TenantId,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, LogError> {
+        let tenant = tenant.clone();
+        let first = after.map_or(i64::MIN, |after| after.saturating_add(1));
+        let query = move |connection: &Connection| {
+            let sql = "SELECT n, body, hash, mac FROM audit WHERE tenant = ?1 AND n >= ?2 ORDER BY n LIMIT ?3";
+            entries(connection, sql, &tenant, first, limit)
+        };
+        Ok(self.readers.run(query).await?)
+    }
+
+    async fn entries_before(
+        &self,
+        tenant: &TenantId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, LogError> {
+        let tenant = tenant.clone();
+        let last = before.map_or(i64::MAX, |before| before.saturating_sub(1));
+        let query = move |connection: &Connection| {
+            let sql = "SELECT n, body, hash, mac FROM audit WHERE tenant = ?1 AND n <= ?2 ORDER BY n DESC LIMIT ?3";
+            entries(connection, sql, &tenant, last, limit)
+        };
+        Ok(self.readers.run(query).await?)
+    }
+
+    async fn audit_head(&self, tenant: &TenantId) -> Result<Option<Head>, LogError> {
+        let tenant = tenant.clone();
+        let query = move |connection: &Connection| {
+            let head = connection
+                .prepare_cached("SELECT n, hash, mac FROM audit_heads WHERE tenant = ?1")?
+                .query_row([tenant.as_str()], |row| {
+                    Ok(Head {
+                        n: row.get(0)?,
+                        hash: row.get(1)?,
+                        mac: row.get(2)?,
+                    })
+                })
+                .optional()?;
+            Ok(head)
+        };
+        Ok(self.readers.run(query).await?)
+    }
+}
+
+fn append(connection: &Connection, tenant: &TenantId, entry: &StoredEntry, head: &Head) -> Result<(), Failure> {
+    let standing: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT hash FROM audit WHERE tenant = ?1 AND n = ?2")?
+        .query_row(params![tenant.as_str(), entry.n], |row| row.get(0))
+        .optional()?;
+    match standing {
+        Some(hash) if hash == entry.hash => return Ok(()),
+        Some(_) => return Err(LogError::Conflict(entry.n.unsigned_abs()).into()),
+        None => {}
+    }
+    connection
+        .prepare_cached("INSERT INTO audit (tenant, n, body, hash, mac) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![tenant.as_str(), entry.n, entry.body, entry.hash, entry.mac])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO audit_heads (tenant, n, hash, mac) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (tenant) DO UPDATE SET n = excluded.n, hash = excluded.hash, mac = excluded.mac
+             WHERE excluded.n > n",
+        )?
+        .execute(params![tenant.as_str(), head.n, head.hash, head.mac])?;
+    Ok(())
+}
+
+fn entries(
+    connection: &Connection,
+    sql: &str,
+    tenant: &TenantId,
+    bound: i64,
+    limit: usize,
+) -> Result<Vec<StoredEntry>, Failure> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let read = |row: &Row<'_>| {
+        Ok(StoredEntry {
+            n: row.get(0)?,
+            body: row.get(1)?,
+            hash: row.get(2)?,
+            mac: row.get(3)?,
+        })
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![tenant.as_str(), bound, limit], read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

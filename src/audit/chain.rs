@@ -1,0 +1,399 @@
+//! The chain: what is hashed, and how a log is checked entry by entry.
+
+use copilotd_actors::domain::ids::TenantId;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+use super::store::{Digest, Head, StoredEntry};
+
+/// Hash before the first entry.
+const GENESIS: Digest = [0; 32];
+
+/// The key of the log's MACs.
+#[derive(Clone)]
+pub struct AuditKey([u8; 32]);
+
+impl AuditKey {
+    /// Derives it from the server's sealing key (32 random bytes), for this use alone.
+    pub fn derive(key: &[u8; 32]) -> Self {
+        Self(
+            Sha256::new()
+                .chain_update(b"copilotd audit log mac 1\0")
+                .chain_update(key)
+                .finalize()
+                .into(),
+        )
+    }
+
+    fn mac(&self, purpose: &[u8], parts: &[&[u8]]) -> Digest {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(purpose);
+        for part in parts {
+            mac.update(&length(part));
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Makes the entry that follows on `previous`.
+    pub(super) fn entry(&self, tenant: &TenantId, n: i64, previous: &[u8], body: Vec<u8>) -> StoredEntry {
+        let hash = hash(tenant, n, previous, &body);
+        StoredEntry {
+            n,
+            body,
+            hash: hash.to_vec(),
+            mac: self.mac(b"entry\0", &[&hash]).to_vec(),
+        }
+    }
+
+    /// Makes the head of a log whose newest entry has this number and hash.
+    pub(super) fn head(&self, tenant: &TenantId, n: i64, hash: &[u8]) -> Head {
+        Head {
+            n,
+            hash: hash.to_vec(),
+            mac: self
+                .mac(b"head\0", &[tenant.as_str().as_bytes(), &n.to_be_bytes(), hash])
+                .to_vec(),
+        }
+    }
+
+    /// Makes the head of an empty log.
+    pub(super) fn genesis(&self, tenant: &TenantId) -> Head {
+        self.head(tenant, 0, &GENESIS)
+    }
+}
+
+impl std::fmt::Debug for AuditKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuditKey([redacted])")
+    }
+}
+
+/// Each part is preceded by its length, so that no two entries have the same input.
+fn hash(tenant: &TenantId, n: i64, previous: &[u8], body: &[u8]) -> Digest {
+    let tenant = tenant.as_str().as_bytes();
+    Sha256::new()
+        .chain_update(b"copilotd audit log 1\0")
+        .chain_update(length(tenant))
+        .chain_update(tenant)
+        .chain_update(n.to_be_bytes())
+        .chain_update(length(previous))
+        .chain_update(previous)
+        .chain_update(length(body))
+        .chain_update(body)
+        .finalize()
+        .into()
+}
+
+fn length(part: &[u8]) -> [u8; 8] {
+    (part.len() as u64).to_be_bytes()
+}
+
+/// What is wrong with a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// An entry is not what was recorded.
+    Altered,
+    /// An entry is not there, or one stands where none was recorded.
+    Missing,
+    /// Entries are missing from the end.
+    Truncated,
+    /// The head, which tells where the log ends, is gone or is not what was recorded.
+    Head,
+}
+
+impl Fault {
+    /// Returns the name that is answered.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Altered => "altered",
+            Self::Missing => "missing",
+            Self::Truncated => "truncated",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// The first fault of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bad {
+    /// Number of the first entry that is not as it was recorded.
+    pub n: i64,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What checking a log found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verification {
+    /// Entries that are as they were recorded, before the first fault.
+    pub entries: u64,
+    /// The first fault.
+    pub first_bad: Option<Bad>,
+}
+
+/// Checks a log from its first entry on, piece by piece.
+pub(super) struct Checker<'a> {
+    key: &'a AuditKey,
+    tenant: &'a TenantId,
+    head: Option<Head>,
+    n: i64,
+    hash: Digest,
+    bad: Option<Bad>,
+}
+
+impl<'a> Checker<'a> {
+    /// Begins. The head has to be read before the first entry: entries that are added meanwhile are beyond it.
+    pub(super) fn new(key: &'a AuditKey, tenant: &'a TenantId, head: Option<Head>) -> Self {
+        Self {
+            key,
+            tenant,
+            head,
+            n: 0,
+            hash: GENESIS,
+            bad: None,
+        }
+    }
+
+    /// Takes the next entries; returns whether the rest is worth reading.
+    pub(super) fn take(&mut self, entries: &[StoredEntry]) -> bool {
+        for entry in entries {
+            let n = self.n + 1;
+            if entry.n != n {
+                return self.fail(n.min(entry.n.max(0)), Fault::Missing);
+            }
+            let expected = self.key.entry(self.tenant, n, &self.hash, entry.body.clone());
+            if expected.hash != entry.hash || expected.mac != entry.mac {
+                return self.fail(n, Fault::Altered);
+            }
+            self.hash.copy_from_slice(&expected.hash);
+            self.n = n;
+            // The head may be older than the end; its hash is then that of an entry on the way.
+            let is_head = self.head.as_ref().filter(|head| head.n == n);
+            if is_head.is_some_and(|head| head.hash != expected.hash) {
+                return self.fail(n, Fault::Head);
+            }
+        }
+        true
+    }
+
+    fn fail(&mut self, n: i64, fault: Fault) -> bool {
+        self.bad = Some(Bad { n, fault });
+        false
+    }
+
+    /// Ends. `known` is the newest entry that this process has seen itself.
+    pub(super) fn finish(mut self, known: Option<i64>) -> Verification {
+        if self.bad.is_none() {
+            self.check_end(known);
+        }
+        Verification {
+            entries: u64::try_from(self.n).unwrap_or(0),
+            first_bad: self.bad,
+        }
+    }
+
+    fn check_end(&mut self, known: Option<i64>) {
+        let next = self.n + 1;
+        match self.head.take() {
+            // Nothing was ever recorded, unless this process knows better.
+            None if self.n == 0 => {}
+            None => {
+                self.fail(self.n, Fault::Head);
+            }
+            Some(head) if self.key.head(self.tenant, head.n, &head.hash) != head => {
+                self.fail(self.n.max(1), Fault::Head);
+            }
+            Some(head) if head.n > self.n => {
+                self.fail(next, Fault::Truncated);
+            }
+            // One more than the head: the process died between the two. A head further behind was put back.
+            Some(_) => {}
+        }
+        if self.bad.is_none() && known.is_some_and(|known| known > self.n) {
+            self.fail(next, Fault::Truncated);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant() -> TenantId {
+        "acme".parse().unwrap()
+    }
+
+    fn key() -> AuditKey {
+        AuditKey::derive(&[1; 32])
+    }
+
+    /// A log of `count` entries and its head.
+    fn log(count: i64) -> (Vec<StoredEntry>, Head) {
+        let (mut previous, mut entries) = (GENESIS.to_vec(), Vec::new());
+        for n in 1..=count {
+            let entry = key().entry(&tenant(), n, &previous, format!("entry {n}").into_bytes());
+            previous.clone_from(&entry.hash);
+            entries.push(entry);
+        }
+        (entries, key().head(&tenant(), count, &previous))
+    }
+
+    fn check(key: &AuditKey, entries: &[StoredEntry], head: Option<Head>) -> Verification {
+        let tenant = tenant();
+        let mut checker = Checker::new(key, &tenant, head);
+        for piece in entries.chunks(3) {
+            if !checker.take(piece) {
+                break;
+            }
+        }
+        checker.finish(None)
+    }
+
+    fn first_bad(entries: &[StoredEntry], head: Option<Head>) -> Option<(i64, &'static str)> {
+        let bad = check(&key(), entries, head).first_bad?;
+        Some((bad.n, bad.fault.as_str()))
+    }
+
+    #[test]
+    fn a_log_as_it_was_recorded_is_good() {
+        for count in [0, 1, 2, 7] {
+            let (entries, head) = log(count);
+            let expected = Verification {
+                entries: count as u64,
+                first_bad: None,
+            };
+            assert_eq!(check(&key(), &entries, Some(head)), expected);
+        }
+        assert_eq!(first_bad(&[], None), None, "nothing was ever recorded");
+        // The process died between an entry and its head.
+        let (entries, _) = log(5);
+        assert_eq!(first_bad(&entries, Some(log(4).1)), None);
+        assert_eq!(first_bad(&entries[..1], Some(key().genesis(&tenant()))), None);
+    }
+
+    #[test]
+    fn every_altered_bit_is_found() {
+        let (entries, head) = log(5);
+        for n in 0..entries.len() {
+            for (column, length) in [(0, entries[n].body.len()), (1, 32), (2, 32)] {
+                for bit in 0..length * 8 {
+                    let mut altered = entries.clone();
+                    let entry = &mut altered[n];
+                    let bytes = [&mut entry.body, &mut entry.hash, &mut entry.mac];
+                    bytes.into_iter().nth(column).unwrap()[bit / 8] ^= 1 << (bit % 8);
+                    let expected = Some((n as i64 + 1, "altered"));
+                    assert_eq!(
+                        first_bad(&altered, Some(head.clone())),
+                        expected,
+                        "column {column} bit {bit}"
+                    );
+                }
+            }
+            for bit in 0..63 {
+                let mut altered = entries.clone();
+                altered[n].n ^= 1 << bit;
+                assert!(first_bad(&altered, Some(head.clone())).is_some(), "number, bit {bit}");
+            }
+        }
+        for bit in 0..32 * 8 {
+            for column in [0, 1] {
+                let mut altered = head.clone();
+                let bytes = if column == 0 {
+                    &mut altered.hash
+                } else {
+                    &mut altered.mac
+                };
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(first_bad(&entries, Some(altered)), Some((5, "head")));
+            }
+        }
+        for bit in 0..63 {
+            let mut altered = head.clone();
+            altered.n ^= 1 << bit;
+            assert!(
+                first_bad(&entries, Some(altered)).is_some(),
+                "the head's number, bit {bit}"
+            );
+        }
+    }
+
+    #[test]
+    fn removed_swapped_inserted_and_cut_off_entries_are_found() {
+        let (entries, head) = log(6);
+        let bad = |change: &dyn Fn(&mut Vec<StoredEntry>)| {
+            let mut changed = entries.clone();
+            change(&mut changed);
+            first_bad(&changed, Some(head.clone()))
+        };
+        assert_eq!(bad(&|log| _ = log.remove(0)), Some((1, "missing")));
+        assert_eq!(bad(&|log| _ = log.remove(2)), Some((3, "missing")));
+        assert_eq!(bad(&|log| _ = log.pop()), Some((6, "truncated")));
+        assert_eq!(bad(&|log| log.truncate(1)), Some((2, "truncated")));
+        assert_eq!(bad(&|log| log.clear()), Some((1, "truncated")));
+        assert_eq!(bad(&|log| log.swap(1, 2)), Some((2, "missing")));
+        // Swapped with their numbers, and renumbered after a removal.
+        let renumber = |log: &mut Vec<StoredEntry>| (1..).zip(log).for_each(|(n, entry)| entry.n = n);
+        assert_eq!(
+            bad(&|log| {
+                log.swap(1, 2);
+                renumber(log);
+            }),
+            Some((2, "altered"))
+        );
+        assert_eq!(
+            bad(&|log| {
+                log.remove(3);
+                renumber(log);
+            }),
+            Some((4, "altered"))
+        );
+        assert_eq!(
+            bad(&|log| {
+                log.insert(1, log[0].clone());
+                renumber(log);
+            }),
+            Some((2, "altered"))
+        );
+        assert_eq!(bad(&|log| log.insert(3, log[3].clone())), Some((4, "missing")));
+        for n in [0, -5] {
+            let mut stray = entries[0].clone();
+            stray.n = n;
+            assert_eq!(bad(&|log| log.insert(0, stray.clone())), Some((0, "missing")));
+        }
+        // Without the head, or with the head of another tenant or an empty log.
+        assert_eq!(first_bad(&entries, None), Some((6, "head")));
+        assert_eq!(first_bad(&entries[..5], None), Some((5, "head")));
+        let other = key().head(&"globex".parse().unwrap(), 6, &head.hash);
+        assert_eq!(first_bad(&entries, Some(other)), Some((6, "head")));
+    }
+
+    #[test]
+    fn a_chain_that_was_computed_anew_without_the_key_is_found() {
+        let other = AuditKey::derive(&[2; 32]);
+        let (entries, head) = log(3);
+        let bad = check(&other, &entries, Some(head)).first_bad.unwrap();
+        assert_eq!(
+            bad,
+            Bad {
+                n: 1,
+                fault: Fault::Altered
+            }
+        );
+    }
+
+    #[test]
+    fn what_the_process_itself_recorded_has_to_be_there() {
+        let (entries, head) = log(2);
+        let tenant = tenant();
+        let key = key();
+        for (known, expected) in [(None, None), (Some(2), None), (Some(4), Some(3))] {
+            let mut checker = Checker::new(&key, &tenant, Some(head.clone()));
+            checker.take(&entries);
+            assert_eq!(checker.finish(known).first_bad.map(|bad| bad.n), expected);
+        }
+        // Entries and head wiped together.
+        let bad = Checker::new(&key, &tenant, None).finish(Some(4)).first_bad;
+        assert_eq!(bad.unwrap().fault, Fault::Truncated);
+    }
+}

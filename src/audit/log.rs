@@ -1,0 +1,230 @@
+//! Recording, listing and verifying.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::{Clock, LogError};
+use copilotd_actors::tenancy::TenantScope;
+use metrics::counter;
+use tokio::sync::Semaphore;
+
+use super::chain::{AuditKey, Checker, Verification};
+use super::entry::{Body, Entry};
+use super::store::{AuditStore, Head, StoredEntry};
+
+/// Longest time that recording one entry may take, waiting for earlier ones of the tenant included.
+const RECORD_WITHIN: Duration = Duration::from_secs(30);
+/// How often an entry is tried at the next number when another one stands there.
+const ATTEMPTS: usize = 8;
+/// Entries that are checked at once.
+const PAGE: usize = 100;
+/// Logs that are verified at the same time.
+const MAX_VERIFYING: usize = 2;
+/// Tenants whose last number is remembered. When there are more, those that nobody uses are forgotten.
+const MAX_TENANTS: usize = 20_000;
+
+/// The audit logs of all tenants.
+pub struct AuditLog {
+    store: Arc<dyn AuditStore>,
+    key: AuditKey,
+    clock: Arc<dyn Clock>,
+    ends: Mutex<HashMap<TenantId, Arc<End>>>,
+    verifying: Semaphore,
+}
+
+/// End of one tenant's log.
+#[derive(Default)]
+struct End {
+    /// Number and hash of the newest entry, while they are known. Held while an entry is added, so that entries of one
+    /// process do not conflict.
+    next: tokio::sync::Mutex<Option<(i64, Vec<u8>)>>,
+    /// Newest number that this process has seen stored.
+    seen: AtomicI64,
+}
+
+/// An entry as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its number.
+    pub n: i64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// Why a log was not verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Others are being verified.
+    #[error("{MAX_VERIFYING} audit logs are being verified already")]
+    Busy,
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] LogError),
+}
+
+impl AuditLog {
+    /// The logs in `store`.
+    pub fn new(store: Arc<dyn AuditStore>, key: AuditKey, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store,
+            key,
+            clock,
+            ends: Mutex::default(),
+            verifying: Semaphore::new(MAX_VERIFYING),
+        }
+    }
+
+    /// Adds an entry to a tenant's log and returns its number. Call it before the action takes effect, and do nothing
+    /// when it fails: no action may go unrecorded.
+    ///
+    /// # Errors
+    /// When the store refuses or does not answer within 30 s; the entry may have been recorded in the latter case.
+    pub async fn record(&self, tenant: &TenantId, entry: Entry) -> Result<u64, LogError> {
+        let action = entry.action.as_str();
+        let recorded = match tokio::time::timeout(RECORD_WITHIN, self.append(tenant, entry)).await {
+            Ok(recorded) => recorded,
+            Err(_) => Err(LogError::Unavailable(
+                "the audit entry was not stored in time".to_owned(),
+            )),
+        };
+        if let Err(error) = &recorded {
+            tracing::error!(%tenant, action, %error, "an audit entry could not be recorded; the action is refused");
+        }
+        recorded
+    }
+
+    async fn append(&self, tenant: &TenantId, entry: Entry) -> Result<u64, LogError> {
+        let end = self.end(tenant);
+        let mut next = end.next.lock().await;
+        let body = Body::new(entry, self.clock.now());
+        let text = serde_json::to_vec(&body)
+            .map_err(|error| LogError::Refused(format!("an audit entry cannot be written as JSON: {error}")))?;
+        let genesis = self.key.genesis(tenant);
+        for _ in 0..ATTEMPTS {
+            let (last, previous) = match next.take() {
+                Some(known) => known,
+                None => self.stored_end(tenant, &genesis).await?,
+            };
+            let n = last
+                .checked_add(1)
+                .ok_or_else(|| LogError::Corrupt("the number of the last audit entry".to_owned()))?;
+            let entry = self.key.entry(tenant, n, &previous, text.clone());
+            let head = self.key.head(tenant, n, &entry.hash);
+            match self.store.append_entry(tenant, &entry, &head, &genesis).await {
+                Ok(()) => {
+                    end.seen.fetch_max(n, Ordering::Relaxed);
+                    *next = Some((n, entry.hash));
+                    tracing::info!(
+                        %tenant, n, action = body.action, actor = body.actor, credential = body.credential,
+                        request_id = body.request_id, target = body.target, changed = body.changed.len(),
+                        "audit entry recorded"
+                    );
+                    return Ok(n.unsigned_abs());
+                }
+                // Another process wrote it, or an earlier try of ours whose outcome was unknown.
+                Err(LogError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(LogError::Unavailable(format!(
+            "other audit entries stood at the next number {ATTEMPTS} times"
+        )))
+    }
+
+    /// Reads where a log ends: at the head or, where a process died between the two, at the entry behind it.
+    ///
+    /// Invariant: recording never heals a damaged log. Entries that are missing behind a good head stay missing, since
+    /// numbers go on behind the head; without a good head one number is left out, which every later `verify` finds.
+    async fn stored_end(&self, tenant: &TenantId, genesis: &Head) -> Result<(i64, Vec<u8>), LogError> {
+        let head = self.store.audit_head(tenant).await?;
+        let last = self.store.entries_before(tenant, None, 1).await?.pop();
+        let good = match &head {
+            Some(head) => self.key.head(tenant, head.n, &head.hash) == *head,
+            None => last.is_none(),
+        };
+        if !good {
+            tracing::error!(%tenant, "the head of the audit log is gone or altered; the next number is left out");
+            let n = last.map_or(0, |last| last.n);
+            return Ok((n.saturating_add(1), genesis.hash.clone()));
+        }
+        let head = head.unwrap_or_else(|| genesis.clone());
+        Ok(match last {
+            Some(last) if last.n > head.n => (last.n, last.hash),
+            _ => (head.n, head.hash),
+        })
+    }
+
+    /// Returns a page of the tenant's entries, newest first, and where the next page begins.
+    pub async fn page(
+        &self,
+        scope: &TenantScope,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<Listed>, Option<i64>), LogError> {
+        let tenant = scope.tenant();
+        let mut found = self
+            .store
+            .entries_before(tenant, before, limit.saturating_add(1))
+            .await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|last| last.n);
+        let listed = found.into_iter().filter_map(|entry| listed(tenant, entry));
+        Ok((listed.collect(), next))
+    }
+
+    /// Checks the tenant's whole log, in pieces.
+    pub async fn verify(&self, scope: &TenantScope) -> Result<Verification, VerifyError> {
+        let _permit = self.verifying.try_acquire().map_err(|_| VerifyError::Busy)?;
+        let tenant = scope.tenant();
+        let known = Some(self.end(tenant).seen.load(Ordering::Relaxed));
+        let mut head = self.store.audit_head(tenant).await?;
+        let mut page = self.store.entries_after(tenant, None, PAGE).await?;
+        if head.is_none() && !page.is_empty() {
+            // The first entry was added in between; its head was there before it.
+            head = self.store.audit_head(tenant).await?;
+        }
+        let mut checker = Checker::new(&self.key, tenant, head);
+        while checker.take(&page)
+            && let Some(last) = page.last()
+        {
+            page = self.store.entries_after(tenant, Some(last.n), PAGE).await?;
+        }
+        let verification = checker.finish(known);
+        if let Some(bad) = verification.first_bad {
+            tracing::error!(
+                %tenant, n = bad.n, fault = bad.fault.as_str(),
+                "the audit log is not as it was recorded; compare with a backup"
+            );
+        }
+        Ok(verification)
+    }
+
+    fn end(&self, tenant: &TenantId) -> Arc<End> {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() >= MAX_TENANTS && !ends.contains_key(tenant) {
+            ends.retain(|_, end| Arc::strong_count(end) > 1);
+        }
+        Arc::clone(ends.entry(tenant.clone()).or_default())
+    }
+}
+
+fn listed(tenant: &TenantId, entry: StoredEntry) -> Option<Listed> {
+    match serde_json::from_slice(&entry.body) {
+        Ok(body) => Some(Listed { n: entry.n, body }),
+        Err(_) => {
+            counter!("copilotd_unreadable_rows_total", "what" => "audit").increment(1);
+            tracing::error!(%tenant, n = entry.n, "an audit entry is unreadable and left out of the list");
+            None
+        }
+    }
+}
+
+impl std::fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuditLog").finish_non_exhaustive()
+    }
+}
