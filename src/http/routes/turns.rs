@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{asker, audit, openai, taking_work, turn_records};
 use crate::audit::{Action, Entry};
 use crate::gateway::call::Purpose;
-use crate::http::auth::{Caller, Chat};
+use crate::http::auth::{Caller, Chat, Scopes};
 use crate::http::body::Json;
 use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Reason, Reasoned};
 use crate::http::problem::{Code, Problem};
@@ -137,15 +137,19 @@ problems!(GetProblems: AUTH, FOUND);
         (status = 200, description = "As it is now", body = ref("#/components/schemas/Turn")),
         GetProblems,
     ),
-    security(("bearer" = ["chat"])),
+    security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
 )]
 pub async fn get(
     State(state): State<AppState>,
-    Chat(caller): Chat,
+    caller: Caller,
     Ids((turn,)): Ids<(TurnId,)>,
     request: RequestId,
     reason: Reason,
 ) -> Result<axum::Json<TurnView>, Problem> {
+    // An auditor's credential needs no right to chat.
+    if !caller.scopes.contains(Scopes::ADMIN) {
+        caller.require(Scopes::CHAT)?;
+    }
     let found = turn_records(&state, &caller, turn, true).await?;
     if found.user != caller.user {
         let entry = Entry {

@@ -82,13 +82,21 @@ async fn another_users_turn_is_read_with_a_reason_that_is_recorded() {
         assert_eq!(entries(app, "acme").await.len(), 1);
         assert_eq!(entries(app, "globex").await.len(), 0, "of its own tenant alone");
 
+        // The scope admin is enough; no scope, and nobody else's scope, is.
+        for (scopes, status) in [(Scopes::ADMIN, 200), (Scopes::GATEWAY, 403), (Scopes::OPERATOR, 403)] {
+            let token = app.token_of("acme", "root", scopes);
+            let answer = app.call("GET", &turn).by(&token).header(REASON, "why").send().await;
+            answer.expect(status);
+        }
+        assert_eq!(entries(app, "acme").await.len(), 2);
+
         // What cannot be recorded is not shown.
         app.audit.away.store(true, Ordering::Relaxed);
         let problem = read(Some("why")).send().await.problem(503, "unavailable");
         assert!(!problem.to_string().contains("private"));
         app.audit.away.store(false, Ordering::Relaxed);
         read(Some("why")).send().await.expect(200);
-        assert_eq!(entries(app, "acme").await[0]["n"], 2);
+        assert_eq!(entries(app, "acme").await[0]["n"], 3);
     })
     .await;
 }
