@@ -7,6 +7,7 @@ use super::content::{Citation, Finish, Input, Metadata, ToolStatus};
 use super::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempotency};
 use super::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
 use super::policy::Policy;
+use super::schema::AcceptedSchema;
 use super::usage::Usage;
 
 /// What `decide` may look at besides the state.
@@ -67,7 +68,7 @@ pub enum Command {
         turn: TurnId,
         input: Input,
         metadata: Metadata,
-        response_schema: Option<Value>,
+        response_schema: Option<AcceptedSchema>,
         when_busy: WhenBusy,
         idempotency: Option<Idempotency>,
         trace: Option<String>,
@@ -217,6 +218,8 @@ pub struct ModelReply {
     pub finish: Finish,
     /// Model that answered.
     pub model: String,
+    /// What checking the text against the turn's schema came to; it is checked before this is reported.
+    pub output: OutputCheck,
     /// What it used.
     pub usage: Usage,
     /// Milliseconds from the turn's acceptance to the first released text.
@@ -229,6 +232,22 @@ pub struct ModelReply {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelFailure {
     /// What kind of failure.
+/// What checking an answer against the turn's `response_schema` came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum OutputCheck {
+    /// There was nothing to check: the turn has no schema, or the step asks for calls.
+    #[default]
+    NotDue,
+    /// It is this JSON, which satisfies the schema.
+    Valid(Value),
+    /// It does not satisfy the schema; in one line, for the model.
+    Invalid(String),
+    /// The check reached its bounds of time or memory.
+    TooExpensive,
+    /// The check could not be run.
+    Unavailable,
+}
+
     pub class: FailureClass,
     /// What was tried and what came back, fit for the tenant's eyes.
     pub message: String,

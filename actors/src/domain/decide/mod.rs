@@ -16,7 +16,7 @@ use super::command::{Command, Env};
 use super::conversation::Conversation;
 use super::event::{Event, Record};
 use super::ids::TurnId;
-use super::schema::Violation;
+use super::schema::{AcceptedSchema, Violation};
 use draft::Draft;
 
 /// What follows from a command. No records: nothing changes (a copy of an earlier request, or a stale report).
@@ -130,7 +130,7 @@ impl Conversation {
                 let queued = Event::TurnQueued {
                     input,
                     metadata,
-                    response_schema,
+                    response_schema: response_schema.map(AcceptedSchema::into_source),
                     idempotency,
                     trace,
                     next: false,
