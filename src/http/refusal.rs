@@ -104,6 +104,7 @@ impl From<Rejection> for Problem {
                 .detail(detail)
                 .retry_after(Duration::from_secs(5)),
             Rejection::KeyReused => Self::new(Code::IdempotencyKeyReused).detail(detail),
+            Rejection::FeedbackFull { .. } => Self::new(Code::Conflict).detail(detail),
             Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),
             Rejection::TooLarge { .. } => Self::new(Code::TooLarge).detail(detail),
             Rejection::Invalid(violations) => Self::invalid(violations),

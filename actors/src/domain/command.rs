@@ -17,6 +17,8 @@ pub struct Env<'a> {
     pub now: Timestamp,
     /// The copilot's configuration.
     pub policy: &'a Policy,
+    /// Whether one more turn of this user may wait for a person.
+    pub may_await_approval: bool,
 }
 
 /// What a turn does to one that is busy.
@@ -91,6 +93,8 @@ pub enum Command {
         rating: i8,
         comment: Option<String>,
         by: String,
+        /// Feedback on this turn that the asker saw in the log.
+        earlier: u32,
     },
 
     /// Takes up open turns after the process, the actor or the agent died.
@@ -214,12 +218,12 @@ pub struct ModelReply {
     pub calls: Vec<(String, Value)>,
     /// Passages it rests on.
     pub citations: Vec<Citation>,
+    /// What checking the text against the turn's schema came to; it is checked before this is reported.
+    pub output: OutputCheck,
     /// Why it ended.
     pub finish: Finish,
     /// Model that answered.
     pub model: String,
-    /// What checking the text against the turn's schema came to; it is checked before this is reported.
-    pub output: OutputCheck,
     /// What it used.
     pub usage: Usage,
     /// Milliseconds from the turn's acceptance to the first released text.
@@ -228,10 +232,6 @@ pub struct ModelReply {
     pub guardrails: Vec<(GuardStage, String, GuardAction)>,
 }
 
-/// Why a model step produced nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelFailure {
-    /// What kind of failure.
 /// What checking an answer against the turn's `response_schema` came to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum OutputCheck {
@@ -248,6 +248,10 @@ pub enum OutputCheck {
     Unavailable,
 }
 
+/// Why a model step produced nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFailure {
+    /// What kind of failure.
     pub class: FailureClass,
     /// What was tried and what came back, fit for the tenant's eyes.
     pub message: String,

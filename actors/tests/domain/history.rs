@@ -367,6 +367,7 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
             metadata: None,
         },
         Step::Rest(_) => Command::GiveFeedback {
+            earlier: 0,
             turn: turn(1),
             rating: 1,
             comment: None,

@@ -7,7 +7,7 @@ use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, Halt, WhenBusy};
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::decide::Rejection;
-use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::view::TurnView;
@@ -239,9 +239,11 @@ pub struct Feedback {
 }
 request_body!(Feedback, "give_feedback.json");
 
-problems!(FeedbackProblems: AUTH, FOUND, BODY);
+problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 
-/// Keeps what the user thinks of an answer
+/// Submits feedback on an answer
+///
+/// The last one counts. It can be changed 20 times; after that the answer is 409 `conflict`.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/feedback",
@@ -261,11 +263,21 @@ pub async fn feedback(
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
     let found = turn_records(&state, &caller, turn, false).await?;
+    let by = caller.user.to_string();
+    let mut given = found.records.iter().filter_map(|record| match &record.event {
+        Event::FeedbackGiven { rating, comment, by } => Some((rating, comment, by)),
+        _ => None,
+    });
+    let earlier = u32::try_from(given.clone().count()).unwrap_or(u32::MAX);
+    if given.next_back() == Some((&body.rating, &body.comment, &by)) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
     let command = Command::GiveFeedback {
         turn,
         rating: body.rating,
         comment: body.comment,
-        by: caller.user.to_string(),
+        by,
+        earlier,
     };
     state
         .directory

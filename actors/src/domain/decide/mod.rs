@@ -60,6 +60,12 @@ pub enum Rejection {
         /// The bound.
         max: usize,
     },
+    /// The feedback on a turn was changed too often.
+    #[error("feedback on this turn was given {max} times, which is the most; the last one stands")]
+    FeedbackFull {
+        /// The bound.
+        max: u32,
+    },
     /// The request is well formed but breaks a rule.
     #[error("the request is not valid")]
     Invalid(
@@ -107,10 +113,8 @@ impl Conversation {
                 rating,
                 comment,
                 by,
-            } => {
-                draft.push(turn, Event::FeedbackGiven { rating, comment, by });
-                Some(turn)
-            }
+                earlier,
+            } => lifecycle::give_feedback(&mut draft, turn, earlier, Event::FeedbackGiven { rating, comment, by })?,
             Command::Submit {
                 turn,
                 input,

@@ -75,7 +75,10 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, calls: Vec<ToolCall>)
         let Some(tool) = draft.policy().tools.get(&call.name) else {
             continue;
         };
-        if tool.approval {
+        if tool.approval && !draft.env.may_await_approval {
+            let error = "too many calls already wait for an approval; some of them have to be decided first".to_owned();
+            finish_call(draft, turn, call.id, ToolStatus::Rejected, None, Some(error));
+        } else if tool.approval {
             let expires_at = draft.after(draft.limits().approval);
             let ToolCall { id, name, arguments } = call;
             draft.push(
