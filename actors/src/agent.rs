@@ -18,27 +18,28 @@ use tracing::Instrument as _;
 
 use crate::conversation::{self, ConversationRef};
 use crate::crash;
-use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, Step};
-use crate::domain::content::Finish;
+use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
+use crate::domain::content::{Finish, MAX_ARGUMENTS};
 use crate::domain::event::{GuardAction, GuardStage};
 use crate::domain::guard::{Blocked, HoldBack};
 use crate::domain::ids::{ConversationId, UserId};
 use crate::domain::memory::Memory;
 use crate::domain::policy::Policy;
 use crate::domain::project::{self, Prompt};
+use crate::domain::schema::describe;
 use crate::domain::tokens;
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
-use crate::ports::{ModelError, ModelEvent, ModelRequest, ToolOffer};
+use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ToolOffer};
 use crate::shared::{Alive, Shared, jitter, until};
 use crate::tenancy::TenantScope;
 
 /// Above so many bytes the tokenizer runs off the async threads.
 const INLINE_TOKENIZER_BYTES: usize = 16 * 1024;
+/// Above so many bytes an answer is parsed off the async threads.
+const INLINE_PARSER_BYTES: usize = 64 * 1024;
 /// Wait before a second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// Most bytes of one call's arguments.
-const MAX_ARGUMENTS: usize = 64 * 1024;
 /// Most calls that are collected from one answer; the core allows fewer.
 const MAX_CALLS: usize = 128;
 
@@ -155,7 +156,12 @@ impl Agent {
             )
             .await;
         let command = match outcome {
-            Outcome::Replied(reply) => Command::ModelReplied { at, reply },
+            Outcome::Replied(mut reply) => {
+                if let Some(schema) = response_schema.filter(|_| reply.calls.is_empty()) {
+                    reply.output = self.check_output(&schema, &reply.text).await;
+                }
+                Command::ModelReplied { at, reply }
+            }
             Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
             Outcome::Failed(failure) => {
                 counter!("copilotd_model_failures_total", "class" => failure.class.code()).increment(1);
@@ -163,6 +169,24 @@ impl Agent {
             }
         };
         span.in_scope(|| self.report(command));
+    }
+
+    /// Checks an answer against the turn's schema. A crash in the middle costs the turn an attempt: recovery writes the next
+    /// one down before the model is asked again.
+    async fn check_output(&self, schema: &Arc<Value>, answer: &str) -> OutputCheck {
+        crash::point("effect.before:schema_check");
+        match self.shared.ports.schemas.check(&self.scope, schema, answer).await {
+            Ok(SchemaVerdict::Valid) => parsed(answer)
+                .await
+                .map_or(OutputCheck::Unavailable, OutputCheck::Valid),
+            Ok(SchemaVerdict::Invalid(error)) => OutputCheck::Invalid(error),
+            Err(SchemaError::Unusable(violation)) => OutputCheck::Invalid(describe(&[violation])),
+            Err(SchemaError::TooExpensive) => OutputCheck::TooExpensive,
+            Err(error @ (SchemaError::Busy | SchemaError::Unavailable(_))) => {
+                tracing::error!(conversation = %self.id, %error, "an answer could not be checked; its turn fails");
+                OutputCheck::Unavailable
+            }
+        }
     }
 
     /// Waits for the end of a visible wait, or a little before another attempt.
@@ -265,6 +289,7 @@ impl Agent {
                 .collect(),
             text: answer.text,
             citations: Vec::new(),
+            output: OutputCheck::NotDue,
             finish,
             model: answer.model,
             usage,
@@ -358,6 +383,16 @@ async fn assemble(memory: Memory, policy: Arc<Policy>) -> Prompt {
         messages: Vec::new(),
         tokens: 0,
     })
+}
+
+/// Reads an answer that is known to be JSON; off the async threads when it is long.
+async fn parsed(answer: &str) -> Option<Value> {
+    if answer.len() < INLINE_PARSER_BYTES {
+        return serde_json::from_str(answer.trim()).ok();
+    }
+    let answer = answer.to_owned();
+    let work = move || serde_json::from_str(answer.trim()).ok();
+    tokio::task::spawn_blocking(work).await.ok().flatten()
 }
 
 fn offers(policy: &Policy) -> Vec<ToolOffer> {

@@ -54,6 +54,7 @@ impl Conversation {
         let env = Env {
             now: self.shared.ports.clock.now(),
             policy: &policy,
+            may_await_approval: may_await_approval(state, &policy, &command),
         };
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
         let halted = command.halt().is_some_and(|halt| *halt != Halt::default());
@@ -223,6 +224,7 @@ impl Conversation {
         let env = Env {
             now: self.shared.ports.clock.now(),
             policy,
+            may_await_approval: true,
         };
         if state.core.decide(env, command.clone())?.records.is_empty() {
             return Ok(command);
@@ -244,6 +246,7 @@ impl Conversation {
         if state.retiring {
             return refuse(Some(reply), Refusal::Gone);
         }
+        state.asked = true;
         let foreign = state
             .core
             .book
@@ -252,9 +255,13 @@ impl Conversation {
         if foreign {
             return refuse(Some(reply), Rejection::NotFound.into());
         }
-        if let Command::Submit { .. } = command
-            && let Err(full) = state.counted.admit()
-        {
+        // A decision sends a turn that held no place back to work; refused, it can be made again.
+        let needs_place = match command {
+            Command::Submit { .. } => true,
+            Command::Decide { .. } => state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
+            _ => false,
+        };
+        if needs_place && let Err(full) = state.counted.admit() {
             return refuse(Some(reply), Refusal::Full(full));
         }
         let policy = self.policy(state, &command);
@@ -305,6 +312,23 @@ impl Conversation {
         let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
         state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
     }
+}
+
+/// Takes an approval place for what the model asks for, before it is decided. What is not needed after all is given back as
+/// soon as the state is counted.
+fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> bool {
+    let Command::ModelReplied { reply, .. } = command else {
+        return true;
+    };
+    let asks = |name: &String| policy.tools.get(name).is_some_and(|tool| tool.approval);
+    let live = state
+        .core
+        .live()
+        .filter(|_| reply.calls.iter().any(|(name, _)| asks(name)));
+    let Some(book) = live else {
+        return true;
+    };
+    state.counted.take_approval(state.core.id, &book.header.user)
 }
 
 fn position(state: &State, turn: TurnId) -> Option<usize> {

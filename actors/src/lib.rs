@@ -1,6 +1,7 @@
 //! The application core of copilotd: the pure conversation domain, the ports to the outside world, and the actors
 //! that stand between them. No web framework, database driver or provider client is known here.
 
+pub mod admission;
 pub mod agent;
 pub mod compressor;
 pub mod connector;

@@ -1,5 +1,7 @@
 //! What the actors need from the outside world, as traits. Adapters implement them; tests use `fakes`.
 
+mod schema;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::domain::prompt::PromptMessage;
 pub use crate::domain::rate::RateHint;
 use crate::domain::usage::Usage;
 use crate::tenancy::TenantScope;
+pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 
 /// The present time. Tests put a paused clock here.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -484,6 +487,7 @@ pub struct Ports {
     pub model: Arc<dyn Model>,
     pub systems: Arc<dyn Systems>,
     pub policies: Arc<dyn Policies>,
+    pub schemas: Arc<dyn SchemaChecker>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
     pub traces: Arc<dyn Traces>,

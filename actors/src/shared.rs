@@ -2,18 +2,16 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dashmap::DashMap;
 use jiff::Timestamp;
 use metrics::gauge;
 use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
 
+pub use crate::admission::{Admission, Full, OpenTurns, TurnCounts};
 use crate::connector::Connectors;
 use crate::conversations::Directory;
-use crate::domain::ids::TenantId;
 use crate::live::Hub;
 use crate::ports::{LogError, Ports};
 
@@ -24,10 +22,16 @@ pub struct Bounds {
     pub idle: Duration,
     /// Approvals that are due later than this do not keep a conversation in memory.
     pub far_approval: Duration,
-    /// Open turns of one process.
+    /// Working places of one process: turns that run, or wait behind one that does.
     pub node_turns: usize,
-    /// Open turns of one tenant.
+    /// Working places of one tenant; it never takes more than are free, so alone at most half.
     pub tenant_turns: usize,
+    /// Turns of one user with a call that waits for a person.
+    pub user_approvals: usize,
+    /// Turns of one tenant with a call that waits for a person.
+    pub tenant_approvals: usize,
+    /// Conversations without work that are kept in memory; with more, one is let go as soon as it has none.
+    pub idle_conversations: usize,
     /// Longest wait for an actor's answer; above the log's own deadline of 30 s.
     pub call: Duration,
     /// Records after which a snapshot is worth its write.
@@ -49,6 +53,9 @@ impl Default for Bounds {
             far_approval: Duration::from_secs(300),
             node_turns: 20_000,
             tenant_turns: 10_000,
+            user_approvals: 100,
+            tenant_approvals: 10_000,
+            idle_conversations: 2_000,
             call: Duration::from_secs(35),
             snapshot_every: 64,
             connector_concurrency: 8,
@@ -90,105 +97,6 @@ impl Shared {
             connectors: OnceLock::new(),
         })
     }
-}
-
-/// Counts open turns, so that work is refused at the door before it queues without bound.
-#[derive(Debug, Default)]
-pub struct Admission {
-    all: AtomicUsize,
-    busy: AtomicUsize,
-    queued: AtomicUsize,
-    tenants: DashMap<TenantId, usize>,
-}
-
-/// Which bound is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    /// The process'.
-    Node,
-    /// The tenant's.
-    Tenant,
-}
-
-impl Admission {
-    /// Takes a place for one more turn, if there is one. Two that ask at once do not get the same place.
-    pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
-        let mut open = self.tenants.entry(tenant.clone()).or_default();
-        let full = if *open >= bounds.tenant_turns {
-            Some(Full::Tenant)
-        } else {
-            let below = |all: usize| (all < bounds.node_turns).then_some(all + 1);
-            let taken = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
-            taken.err().map(|_| Full::Node)
-        };
-        if full.is_none() {
-            *open += 1;
-        }
-        let none = *open == 0;
-        drop(open);
-        if none {
-            self.tenants.remove_if(tenant, |_, open| *open == 0);
-        }
-        full.map_or(Ok(()), Err)
-    }
-
-    /// Corrects the count of a tenant's open turns from `before` to `after`.
-    pub fn count(&self, tenant: &TenantId, before: usize, after: usize) {
-        if before == after {
-            return;
-        }
-        // Wrapping arithmetic: the sum over all corrections is what is open.
-        self.all.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-        let mut open = self.tenants.entry(tenant.clone()).or_default();
-        *open = open.wrapping_add(after).wrapping_sub(before);
-        let none = *open == 0;
-        drop(open);
-        if none {
-            self.tenants.remove_if(tenant, |_, open| *open == 0);
-        }
-    }
-
-    /// Turns that are being worked on; those that only wait for a person are not.
-    pub fn busy(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
-    }
-
-    /// Corrects the count of busy turns.
-    pub fn count_busy(&self, before: bool, after: bool) {
-        self.busy
-            .fetch_add(usize::from(after).wrapping_sub(usize::from(before)), Ordering::Relaxed);
-    }
-
-    /// Corrects the count of turns that wait behind another one of their conversation.
-    pub fn count_queued(&self, before: usize, after: usize) {
-        self.queued.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-    }
-
-    /// Open turns of this process.
-    pub fn open(&self) -> usize {
-        self.all.load(Ordering::Relaxed)
-    }
-
-    /// Open turns of this process by what they are doing. Taken while they change, so that sums may be off by a few.
-    pub fn by_state(&self) -> OpenTurns {
-        let (open, queued, running) = (self.open(), self.queued.load(Ordering::Relaxed), self.busy());
-        OpenTurns {
-            queued,
-            running,
-            awaiting_approval: open.saturating_sub(queued).saturating_sub(running),
-        }
-    }
-}
-
-/// Open turns of one process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenTurns {
-    /// Those that wait behind another one.
-    pub queued: usize,
-    /// Those that are being worked on.
-    pub running: usize,
-    /// Those that only wait for a person.
-    pub awaiting_approval: usize,
 }
 
 /// Counts an actor as alive until it is dropped: part of the actor's state, which goes however the actor ends.

@@ -9,6 +9,7 @@ pub mod openai;
 mod patience;
 pub mod provider;
 pub mod redis_limiter;
+pub mod schema_check;
 pub mod slack;
 pub mod sqlite;
 pub mod systems;

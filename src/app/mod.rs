@@ -27,6 +27,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::tools;
 use crate::audit::AuditLog;
 use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand};
@@ -83,6 +84,10 @@ impl App {
             model: LoggedContent::around(Arc::clone(gateway) as _, logged),
             systems,
             policies,
+            schemas: Arc::new(SchemaPool::new(
+                SchemaPool::own_program(),
+                schema_check::Settings::default(),
+            )),
             clock,
             ids: Arc::new(system::TimeOrderedIds),
             traces: Arc::new(StoredTraces),

@@ -73,6 +73,10 @@ pub async fn run_with(
     let config = &roster.config();
     let bounds = Bounds {
         idle: config.server.idle,
+        node_turns: config.server.max_turns,
+        tenant_turns: config.server.max_turns_per_tenant,
+        tenant_approvals: config.server.max_approvals_per_tenant,
+        user_approvals: config.server.max_approvals_per_user,
         ..Bounds::default()
     };
     // Before budgets are made of the ledger: what a dead process had asked for was probably paid.

@@ -91,6 +91,14 @@ pub struct Server {
     /// Time after which a conversation without work leaves memory.
     #[serde(rename = "idle_s", deserialize_with = "seconds")]
     pub idle: Duration,
+    /// Turns of this process that run, or wait behind one that does.
+    pub max_turns: usize,
+    /// Those of one tenant; it never takes more places than are free, so alone at most half of `max_turns`.
+    pub max_turns_per_tenant: usize,
+    /// Turns of one tenant that wait for an approval.
+    pub max_approvals_per_tenant: usize,
+    /// Turns of one user that wait for an approval.
+    pub max_approvals_per_user: usize,
     /// Invalid credentials per minute and address, beyond which it is refused unread; 0 means no limit.
     pub failed_logins_per_minute: u32,
     /// Addresses and networks whose `X-Forwarded-For` is believed.
@@ -109,6 +117,10 @@ impl Default for Server {
             body_timeout: Duration::from_secs(20),
             drain: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            max_turns: 20_000,
+            max_turns_per_tenant: 10_000,
+            max_approvals_per_tenant: 10_000,
+            max_approvals_per_user: 100,
             failed_logins_per_minute: 120,
             trusted_proxies: Vec::new(),
         }

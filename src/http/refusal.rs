@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::decide::Rejection;
-use copilotd_actors::ports::LogError;
+use copilotd_actors::domain::schema::Violation;
+use copilotd_actors::ports::{LogError, SchemaError};
 use copilotd_actors::shared::Full;
 
 use super::problem::{Code, Problem, RateLimit, Retry};
@@ -23,6 +24,34 @@ impl From<Refusal> for Problem {
             Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
+        }
+    }
+}
+
+/// Why a turn's `response_schema` was not accepted.
+impl From<SchemaError> for Problem {
+    fn from(error: SchemaError) -> Self {
+        let at = |pointer: String, message: String| {
+            let pointer = format!("/response_schema{pointer}");
+            Self::invalid([Violation { pointer, message }])
+        };
+        match error {
+            SchemaError::Unusable(Violation { pointer, message }) => at(pointer, message),
+            SchemaError::TooExpensive => at(
+                String::new(),
+                "takes too much time or memory to compile; use fewer or simpler regular expressions and subschemas"
+                    .into(),
+            ),
+            SchemaError::Busy => Self::new(Code::RateLimited)
+                .detail("too many schemas of this tenant are being compiled")
+                .retry_after(Duration::from_secs(2)),
+            SchemaError::Unavailable(_) => {
+                tracing::error!(%error, "a turn's schema could not be compiled");
+                Self::new(Code::Unavailable)
+                    .detail("schemas cannot be compiled now")
+                    .retry(Retry::Safe)
+                    .retry_after(Duration::from_secs(2))
+            }
         }
     }
 }
@@ -75,6 +104,7 @@ impl From<Rejection> for Problem {
                 .detail(detail)
                 .retry_after(Duration::from_secs(5)),
             Rejection::KeyReused => Self::new(Code::IdempotencyKeyReused).detail(detail),
+            Rejection::FeedbackFull { .. } => Self::new(Code::Conflict).detail(detail),
             Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),
             Rejection::TooLarge { .. } => Self::new(Code::TooLarge).detail(detail),
             Rejection::Invalid(violations) => Self::invalid(violations),

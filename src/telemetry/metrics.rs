@@ -249,6 +249,24 @@ pub const METRICS: &[Metric] = &[
         "Compressions of memories, by how they ended.",
     ),
     metric(
+        "copilotd_schema_checks_total",
+        Kind::Counter,
+        Unit::Count,
+        "Callers' schemas that were compiled, and answers that were checked against one, by outcome.",
+    ),
+    metric(
+        "copilotd_schema_check_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time of one such check in its worker process, without the wait for one.",
+    ),
+    metric(
+        "copilotd_schema_workers_killed_total",
+        Kind::Counter,
+        Unit::Count,
+        "Worker processes that were killed because a schema check exceeded its limit of time or memory.",
+    ),
+    metric(
         "copilotd_spans_lost_total",
         Kind::Counter,
         Unit::Count,

@@ -18,6 +18,7 @@ mod kill;
 mod limits;
 mod model;
 mod roster;
+mod schemas;
 mod served;
 mod store;
 mod support;

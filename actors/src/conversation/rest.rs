@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::effects::CALL_GRACE;
 use super::{Conversation, ConversationRef, Msg, State};
-use crate::conversations;
+use crate::conversations::{self, Directory};
 use crate::domain::command::Command;
 use crate::domain::effects::Effect;
 use crate::domain::event::{Event, Record};
@@ -23,8 +23,9 @@ use crate::shared::until;
 
 /// Records that are read at once while the log is folded.
 const PAGE: usize = 512;
-/// What was never created is let go after so long: time enough for the request that woke it to arrive.
-const NEVER_CREATED: Duration = Duration::from_secs(1);
+/// A copy that has not worked on a turn is let go after so long: time enough for the request that woke it to arrive, or for
+/// the first turn of a conversation that was just created.
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 impl Conversation {
     /// Folds the log; then what is open is taken up. The same functions as in life.
@@ -64,7 +65,7 @@ impl Conversation {
             tail.folded(state.core.seq);
         }
         state.count();
-        if state.counted.turns > 0 {
+        if state.counted.turns.open > 0 {
             counter!("copilotd_recoveries_total").increment(1);
             if let Some(turn) = state.core.active() {
                 self.spans(&mut state.spans, &state.scope, turn, id);
@@ -106,7 +107,9 @@ impl Conversation {
         });
     }
 
-    /// Sets the timer after which an idle conversation is let go.
+    /// Sets the timer after which an idle conversation is let go. One that worked on a turn is kept for a while, for the next
+    /// turn; what was only created, renamed or rated goes after a moment, and at once where there are many, so that such
+    /// requests do not fill the memory.
     pub(super) fn rest(&self, me: &ConversationRef, state: &mut State) {
         state.generation += 1;
         state.idle = None;
@@ -115,10 +118,14 @@ impl Conversation {
             return;
         }
         let (me, generation) = (me.clone(), state.generation);
-        let time = if state.core.book.is_some() {
-            self.shared.bounds.idle
+        let bounds = &self.shared.bounds;
+        let alive = self.shared.directory.get().map_or(0, Directory::alive);
+        let time = if alive > bounds.idle_conversations && state.asked {
+            Duration::ZERO
+        } else if state.worked {
+            bounds.idle
         } else {
-            self.shared.bounds.idle.min(NEVER_CREATED)
+            bounds.idle.min(BRIEFLY)
         };
         // A late result finds the copy that knows its call.
         let late = state.late.map_or(Duration::ZERO, |at| {

@@ -11,9 +11,10 @@ use crate::agent::Think;
 use crate::connector::Gate;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::effects::Effect;
-use crate::domain::ids::{CallId, Seq, TenantId, TurnId};
+use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
+use crate::domain::turn::Turn;
 use crate::live::{LiveMessage, Tail};
-use crate::shared::{Alive, Full, Shared};
+use crate::shared::{Alive, Full, Shared, TurnCounts};
 use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
@@ -37,6 +38,10 @@ pub struct State {
     pub(super) idle: Option<AbortOnDropHandle<()>>,
     pub(super) generation: u64,
     pub(super) retiring: bool,
+    /// Whether a turn was worked on since the log was folded: the next one is probably near.
+    pub(super) worked: bool,
+    /// Whether somebody asked for something since then.
+    pub(super) asked: bool,
     pub(super) counted: Counted,
     pub(super) spans: Option<TurnSpans>,
     pub(super) _alive: Alive,
@@ -48,13 +53,14 @@ pub(super) struct Live {
     pub(super) prompt_tokens: u64,
 }
 
-/// Open turns of this copy, as far as admission counts them; given back when the copy ends, however it ends.
+/// Open turns of this copy, as far as admission counts them; given back when the copy ends, however it ends. An approval place
+/// stays: the call waits on without the copy, and its successor corrects it.
 pub(super) struct Counted {
     pub(super) shared: Arc<Shared>,
     pub(super) tenant: TenantId,
-    pub(super) turns: usize,
-    pub(super) queued: usize,
-    pub(super) busy: bool,
+    pub(super) turns: TurnCounts,
+    /// Whether admission knows of a call that waits for a person; none: it is not known what it knows.
+    pub(super) approval: Option<bool>,
 }
 
 impl State {
@@ -63,9 +69,8 @@ impl State {
         let counted = Counted {
             shared: Arc::clone(shared),
             tenant: args.scope.tenant().clone(),
-            turns: 0,
-            queued: 0,
-            busy: false,
+            turns: TurnCounts::default(),
+            approval: None,
         };
         Self {
             core: Core::new(args.id),
@@ -83,6 +88,8 @@ impl State {
             idle: None,
             generation: 0,
             retiring: false,
+            worked: false,
+            asked: false,
             counted,
             spans: None,
             _alive: Alive::new("conversation"),
@@ -90,10 +97,22 @@ impl State {
     }
 
     pub(super) fn count(&mut self) {
-        let open = self.core.book.as_ref().map_or(0, |book| book.turns.len());
-        let queued = open - usize::from(self.core.active().is_some());
-        let busy = self.core.active().is_some_and(|turn| !turn.only_awaits_approval());
-        self.counted.set(open, queued, busy);
+        let Some(book) = &self.core.book else {
+            return self.counted.set(TurnCounts::default());
+        };
+        let (open, active) = (book.turns.len(), book.active());
+        let busy = active.is_some_and(|turn| !turn.only_awaits_approval());
+        // What waits behind a turn that only waits for a person waits with it.
+        let parked = active.is_some() && !busy;
+        self.worked |= busy;
+        self.counted.set(TurnCounts {
+            open,
+            working: if parked { 0 } else { open },
+            queued: open - usize::from(active.is_some()),
+            busy,
+        });
+        let waits = active.is_some_and(Turn::awaits_approval);
+        self.counted.set_approval(self.core.id, &book.header.user, waits);
     }
 }
 
@@ -101,20 +120,33 @@ impl Counted {
     /// Takes a place for one more turn before it is stored, so that many at once do not pass the bound together.
     pub(super) fn admit(&mut self) -> Result<(), Full> {
         self.shared.admission.admit(&self.tenant, &self.shared.bounds)?;
-        self.turns += 1;
+        self.turns.open += 1;
+        self.turns.working += 1;
         Ok(())
     }
 
-    pub(super) fn set(&mut self, turns: usize, queued: usize, busy: bool) {
+    /// Takes a place for a turn that is to wait for a person, before that is stored.
+    pub(super) fn take_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
+        let (admission, bounds) = (&self.shared.admission, &self.shared.bounds);
+        self.approval = None;
+        admission.take_approval(id, (&self.tenant, user), bounds)
+    }
+
+    pub(super) fn set(&mut self, turns: TurnCounts) {
         self.shared.admission.count(&self.tenant, self.turns, turns);
-        self.shared.admission.count_queued(self.queued, queued);
-        self.shared.admission.count_busy(self.busy, busy);
-        (self.turns, self.queued, self.busy) = (turns, queued, busy);
+        self.turns = turns;
+    }
+
+    fn set_approval(&mut self, id: ConversationId, user: &UserId, waits: bool) {
+        if self.approval != Some(waits) {
+            self.shared.admission.set_approval(id, (&self.tenant, user), waits);
+            self.approval = Some(waits);
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.set(0, 0, false);
+        self.set(TurnCounts::default());
     }
 }

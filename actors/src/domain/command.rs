@@ -7,6 +7,7 @@ use super::content::{Citation, Finish, Input, Metadata, ToolStatus};
 use super::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempotency};
 use super::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
 use super::policy::Policy;
+use super::schema::AcceptedSchema;
 use super::usage::Usage;
 
 /// What `decide` may look at besides the state.
@@ -16,6 +17,8 @@ pub struct Env<'a> {
     pub now: Timestamp,
     /// The copilot's configuration.
     pub policy: &'a Policy,
+    /// Whether one more turn of this user may wait for a person.
+    pub may_await_approval: bool,
 }
 
 /// What a turn does to one that is busy.
@@ -67,7 +70,7 @@ pub enum Command {
         turn: TurnId,
         input: Input,
         metadata: Metadata,
-        response_schema: Option<Value>,
+        response_schema: Option<AcceptedSchema>,
         when_busy: WhenBusy,
         idempotency: Option<Idempotency>,
         trace: Option<String>,
@@ -90,6 +93,8 @@ pub enum Command {
         rating: i8,
         comment: Option<String>,
         by: String,
+        /// Feedback on this turn that the asker saw in the log.
+        earlier: u32,
     },
 
     /// Takes up open turns after the process, the actor or the agent died.
@@ -213,6 +218,8 @@ pub struct ModelReply {
     pub calls: Vec<(String, Value)>,
     /// Passages it rests on.
     pub citations: Vec<Citation>,
+    /// What checking the text against the turn's schema came to; it is checked before this is reported.
+    pub output: OutputCheck,
     /// Why it ended.
     pub finish: Finish,
     /// Model that answered.
@@ -223,6 +230,22 @@ pub struct ModelReply {
     pub first_token_ms: Option<u64>,
     /// Rules that touched the text.
     pub guardrails: Vec<(GuardStage, String, GuardAction)>,
+}
+
+/// What checking an answer against the turn's `response_schema` came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum OutputCheck {
+    /// There was nothing to check: the turn has no schema, or the step asks for calls.
+    #[default]
+    NotDue,
+    /// It is this JSON, which satisfies the schema.
+    Valid(Value),
+    /// It does not satisfy the schema; in one line, for the model.
+    Invalid(String),
+    /// The check reached its bounds of time or memory.
+    TooExpensive,
+    /// The check could not be run.
+    Unavailable,
 }
 
 /// Why a model step produced nothing.

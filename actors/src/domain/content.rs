@@ -8,6 +8,9 @@ use super::ids::CallId;
 /// JSON object of a caller; the only place where unknown fields are welcome.
 pub type Metadata = serde_json::Map<String, Value>;
 
+/// Most bytes of one tool call's arguments, as JSON.
+pub const MAX_ARGUMENTS: usize = 64 * 1024;
+
 /// A prompt as it was given: kept in that form so that it is returned in that form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]

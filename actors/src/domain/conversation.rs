@@ -18,6 +18,8 @@ pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
 const MAX_KEYS: usize = 4096;
 /// Accepted turns that are remembered. A submission is repeated at once or not at all.
 const MAX_ACCEPTED: usize = 64;
+/// Rated turns that are remembered.
+const MAX_RATED: usize = 64;
 /// Most calls with unknown outcome whose late result is still welcome.
 const MAX_UNSETTLED: usize = 64;
 
@@ -45,6 +47,9 @@ pub struct Book {
     pub turns: VecDeque<Turn>,
     /// Calls that ended `unknown` and may still report.
     pub unsettled: VecDeque<(TurnId, CallId)>,
+    /// How often the turns that were rated last have been rated.
+    #[serde(default)]
+    pub rated: VecDeque<(TurnId, u32)>,
     /// Turns that were accepted last, open or not: a submission whose answer was lost on its way is known again.
     pub accepted: VecDeque<TurnId>,
 }
@@ -124,6 +129,7 @@ impl Book {
             header,
             turns: VecDeque::new(),
             unsettled: VecDeque::new(),
+            rated: VecDeque::new(),
             accepted: VecDeque::new(),
         }
     }
@@ -138,6 +144,21 @@ impl Book {
         self.turns.iter().find(|turn| turn.id == id)
     }
 
+    /// How often a turn was rated, as far as it is remembered.
+    pub fn feedback_on(&self, turn: TurnId) -> u32 {
+        let rated = self.rated.iter().find(|(rated, _)| *rated == turn);
+        rated.map_or(0, |(_, times)| *times)
+    }
+
+    fn rate(&mut self, turn: TurnId) {
+        let times = self.feedback_on(turn);
+        self.rated.retain(|(rated, _)| *rated != turn);
+        if self.rated.len() >= MAX_RATED {
+            self.rated.pop_front();
+        }
+        self.rated.push_back((turn, times.saturating_add(1)));
+    }
+
     /// Adds one record.
     pub fn apply(&mut self, record: &Record) {
         self.header.apply(record);
@@ -145,6 +166,7 @@ impl Book {
             if let Event::ConversationErased { .. } = record.event {
                 self.turns.clear();
                 self.unsettled.clear();
+                self.rated.clear();
             }
             return;
         };
@@ -164,6 +186,7 @@ impl Book {
                     self.turns.insert(place, turn);
                 }
             }
+            Event::FeedbackGiven { .. } => self.rate(id),
             event if event.is_terminal() => self.turns.retain(|turn| turn.id != id),
             event => {
                 match event {

@@ -147,6 +147,12 @@ impl Turn {
         !calls.is_empty() && !calls.iter().any(|call| matches!(call.stage, Stage::Running { .. }))
     }
 
+    /// Whether one of its calls waits for a person.
+    pub fn awaits_approval(&self) -> bool {
+        let waits = |call: &Call| matches!(call.stage, Stage::AwaitingApproval(_));
+        self.calls().iter().any(waits)
+    }
+
     /// Adds one later record of this turn.
     pub fn apply(&mut self, record: &Record) {
         match &record.event {

@@ -3,5 +3,6 @@
 pub mod log;
 pub mod model;
 pub mod policy;
+pub mod schema;
 pub mod system;
 pub mod world;

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
+use copilotd_actors::conversation::{Asker, Refusal};
+use copilotd_actors::domain::command::{Command, Decision};
 use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
-use copilotd_actors::fakes::model::{Act, says};
+use copilotd_actors::domain::policy::Repeat;
+use copilotd_actors::fakes::model::{Act, calls, says};
+use copilotd_actors::ports::Ids as _;
 use copilotd_actors::shared::{Bounds, Full};
+use copilotd_actors::tenancy::TenantScope;
+use serde_json::json;
 
-use crate::support::{World, copilot, submission};
+use crate::support::{World, copilot, scope, submission, tool};
 
 async fn submit_at_once(world: &World, count: usize) -> (Vec<(ConversationId, TurnId)>, Vec<Refusal>) {
     let mut conversations = Vec::new();
@@ -31,7 +37,9 @@ async fn submit_at_once(world: &World, count: usize) -> (Vec<(ConversationId, Tu
 
 #[tokio::test(start_paused = true)]
 async fn the_bounds_of_node_and_tenant_hold_for_requests_that_come_at_once() {
-    for (node, tenant, full) in [(7, 100, Full::Node), (100, 7, Full::Tenant)] {
+    // Alone, a tenant takes at most half of a node.
+    for (node, tenant) in [(13, 100), (100, 7)] {
+        let full = Full::Tenant;
         let bounds = Bounds {
             node_turns: node,
             tenant_turns: tenant,
@@ -103,4 +111,190 @@ async fn a_crash_and_recovery_counts_open_turns_anew() {
     world.end_of(id, turn).await;
     world.settle().await;
     assert_eq!(world.shared().admission.open(), 0);
+}
+
+/// Submits a turn whose one call waits for a person; answers once it is decided whether it may wait.
+async fn ask_for_approval(world: &World, tenant: &TenantScope, user: &str) -> (ConversationId, TurnId, bool) {
+    let asker = Asker {
+        user: user.parse().unwrap(),
+        admin: false,
+    };
+    let (id, turn) = (ConversationId::new(world.ids.uuid()), world.turn_id());
+    let Command::Create {
+        copilot,
+        channel,
+        title,
+        metadata,
+        idempotency,
+        ..
+    } = world.creation(None)
+    else {
+        unreachable!("a creation is a creation")
+    };
+    let creation = Command::Create {
+        tenant: tenant.tenant().clone(),
+        user: asker.user.clone(),
+        copilot,
+        channel,
+        title,
+        metadata,
+        idempotency,
+    };
+    let directory = world.directory();
+    directory.ask(tenant, id, &asker, creation).await.unwrap();
+    directory
+        .ask(tenant, id, &asker, submission(turn, "work"))
+        .await
+        .unwrap();
+    loop {
+        let n = world.log.commits();
+        let names = world.names(id);
+        if names.contains(&"approval.requested") || names.contains(&"tool.finished") {
+            return (id, turn, names.contains(&"approval.requested"));
+        }
+        world.log.wait_for_commits(n + 1).await;
+    }
+}
+
+async fn world_with_approvals(bounds: Bounds) -> World {
+    let policy = tool(copilot(), "do", Repeat::Never).with_approval("do");
+    let world = World::bounded(policy, bounds).await;
+    let asks = calls(&[("do", json!({ "n": 1 }))]);
+    world.model.on("work", &[asks, says(&["done"], Duration::ZERO)]);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_that_wait_for_a_person_hold_no_place_and_are_bounded_by_user_and_tenant() {
+    let bounds = Bounds {
+        node_turns: 10,
+        tenant_turns: 10,
+        user_approvals: 12,
+        tenant_approvals: 20,
+        reconcile: Duration::from_secs(5),
+        ..Bounds::default()
+    };
+    let mut world = world_with_approvals(bounds).await;
+    let (a, b, c) = (scope("acme"), scope("globex"), scope("initech"));
+    let mut waiting = Vec::new();
+    for tenant in [&a, &b] {
+        for n in 0..24 {
+            let user = if n < 14 { "ada" } else { "bob" };
+            let (id, turn, waits) = ask_for_approval(&world, tenant, user).await;
+            // Twelve of ada's, then eight of bob's until their tenant has its twenty.
+            assert_eq!(waits, n < 12 || (14..22).contains(&n), "{n}");
+            if waits {
+                waiting.push((id, turn));
+            } else if tenant.tenant() == world.scope.tenant() {
+                assert!(
+                    matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }),
+                    "the model was told"
+                );
+            }
+        }
+    }
+    world.settle().await;
+    assert_eq!(world.shared().admission.working(), 0);
+    assert_eq!(world.shared().admission.awaiting_approval(), 40);
+    let begun = tokio::time::Instant::now();
+    let (id, _, waits) = ask_for_approval(&world, &c, "eve").await;
+    assert!(
+        waits && begun.elapsed() < Duration::from_secs(1),
+        "a third tenant's turn runs at once"
+    );
+    // Out of memory they still count.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.directory().alive(), 0);
+    assert_eq!(world.shared().admission.awaiting_approval(), 41);
+    assert!(!ask_for_approval(&world, &a, "ada").await.2);
+    // So they do in the next process, which takes all of them up although it would admit none.
+    world.crash().await;
+    world.restart().await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.shared().admission.awaiting_approval(), 41);
+    assert!(!ask_for_approval(&world, &a, "bob").await.2);
+    assert!(ask_for_approval(&world, &c, "eve").await.2);
+    // A decision gives the place back.
+    let (first, turn) = waiting[0];
+    let call = world
+        .log
+        .records(first)
+        .into_iter()
+        .find_map(|record| match record.event {
+            Event::ApprovalRequested { call_id, .. } => Some(call_id),
+            _ => None,
+        });
+    world
+        .decide(first, turn, call.unwrap(), Decision::Reject)
+        .await
+        .unwrap();
+    world.end_of(first, turn).await;
+    assert!(ask_for_approval(&world, &a, "ada").await.2);
+    let _ = id;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_that_finds_no_place_can_be_made_again() {
+    let bounds = Bounds {
+        node_turns: 2,
+        ..Bounds::default()
+    };
+    let world = world_with_approvals(bounds).await;
+    world.model.on("long", &[says(&["x"], Duration::from_secs(5))]);
+    let (id, turn, _) = ask_for_approval(&world, &world.scope, "ada").await;
+    let other = world.create().await;
+    let long = world.submit(other, "long").await;
+    let call = world.log.records(id).into_iter().find_map(|record| match record.event {
+        Event::ApprovalRequested { call_id, .. } => Some(call_id),
+        _ => None,
+    });
+    let refused = world.decide(id, turn, call.unwrap(), Decision::Reject).await;
+    assert_eq!(refused.unwrap_err(), Refusal::Full(Full::Tenant));
+    world.end_of(other, long).await;
+    world.decide(id, turn, call.unwrap(), Decision::Reject).await.unwrap();
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversation_that_was_only_created_or_changed_leaves_memory_within_a_moment() {
+    let world = World::new().await;
+    let begun = tokio::time::Instant::now();
+    let mut conversations = Vec::new();
+    for _ in 0..500 {
+        conversations.push(world.create().await);
+    }
+    let gone = || async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.directory().alive()
+    };
+    assert_eq!(gone().await, 0);
+    for id in &conversations {
+        let (title, metadata) = (Some("t".to_owned()), None);
+        world.ask(*id, Command::Update { title, metadata }).await.unwrap();
+    }
+    assert_eq!(gone().await, 0);
+    assert!(begun.elapsed() < Duration::from_secs(30), "not after a time of rest");
+    // One that had a turn is kept for the next one.
+    let turn = world.submit(conversations[0], "hello").await;
+    world.end_of(conversations[0], turn).await;
+    assert_eq!(gone().await, 1);
+    let shut = world.ask(conversations[1], submission(world.turn_id(), " ")).await;
+    assert!(shut.is_err());
+    assert_eq!(gone().await, 1, "a refusal keeps nobody in memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn conversations_without_work_are_bounded() {
+    let bounds = Bounds {
+        idle_conversations: 5,
+        ..Bounds::default()
+    };
+    let world = World::bounded(copilot(), bounds).await;
+    for _ in 0..50 {
+        let id = world.create().await;
+        let turn = world.submit(id, "hello").await;
+        world.end_of(id, turn).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(world.directory().alive() <= 6, "{}", world.directory().alive());
 }

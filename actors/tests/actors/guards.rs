@@ -5,6 +5,7 @@ use std::time::Duration;
 use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::event::{Event, FailureCode};
 use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::fakes::model::says;
 use serde_json::json;
 
@@ -71,7 +72,9 @@ async fn with_a_schema_no_delta_is_sent_before_the_answer_validates() {
     let turn = world.turn_id();
     let mut command = submission(turn, "hello");
     if let Command::Submit { response_schema, .. } = &mut command {
-        *response_schema = Some(json!({ "type": "object", "required": ["a"] }));
+        *response_schema = Some(AcceptedSchema::unchecked(
+            json!({ "type": "object", "required": ["a"] }),
+        ));
     }
     world.ask(id, command).await.unwrap();
     let mut viewer = world.viewer(id, Some(turn), "0");

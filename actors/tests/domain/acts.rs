@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use copilotd_actors::domain::command::{
-    Command, Decision, FailureClass, Halt, ModelFailure, ModelReply, Sealed, Step, WhenBusy,
+    Command, Decision, FailureClass, Halt, ModelFailure, ModelReply, OutputCheck, Sealed, Step, WhenBusy,
 };
 use copilotd_actors::domain::content::{Finish, Input, Metadata, ToolStatus};
 use copilotd_actors::domain::event::{Channel, Idempotency};
+use copilotd_actors::domain::schema::AcceptedSchema;
+use copilotd_actors::domain::schema::check::Checker;
 use copilotd_actors::domain::usage::Usage;
 use serde_json::{Value, json};
 
@@ -98,10 +100,10 @@ pub fn submit_keyed(n: u128, name: &'static str, body: &'static str) -> Act {
     })
 }
 
-pub fn submit_schema(n: u128, schema: Value) -> Act {
+pub fn submit_schema(n: u128) -> Act {
     submission(n, "hi", move |command| {
         if let Command::Submit { response_schema, .. } = command {
-            *response_schema = Some(schema.clone());
+            *response_schema = Some(AcceptedSchema::unchecked(schema()));
         }
     })
 }
@@ -162,6 +164,19 @@ pub fn expire_turn(n: u128, text: &'static str) -> Act {
     })
 }
 
+/// The one schema of these tests.
+pub fn schema() -> Value {
+    json!({ "type": "object", "required": ["n"] })
+}
+
+/// What the check of an answer against it comes to.
+fn checked(text: &str) -> OutputCheck {
+    match Checker::compile(&schema()).expect("a schema").check(text) {
+        Ok(()) => OutputCheck::Valid(serde_json::from_str(text).expect("it was just read")),
+        Err(why) => OutputCheck::Invalid(why),
+    }
+}
+
 pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
     ModelReply {
         text: text.to_owned(),
@@ -172,6 +187,7 @@ pub fn reply(text: &str, calls: Vec<(String, Value)>) -> ModelReply {
         },
         calls,
         citations: Vec::new(),
+        output: checked(text),
         model: "m".into(),
         usage: USAGE,
         first_token_ms: Some(7),

@@ -8,11 +8,12 @@ use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
 use copilotd_actors::domain::effects::{Effect, open_effects};
 use copilotd_actors::domain::event::CompressionMethod;
 use copilotd_actors::domain::ids::CallId;
+use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::usage::Usage;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::acts::{USAGE, key, present, reply, sealed};
+use crate::acts::{USAGE, key, present, reply, schema, sealed};
 use crate::support::{World, policy, turn};
 
 /// What happens next. Numbers choose among what is there, so that most steps mean something.
@@ -200,7 +201,7 @@ fn submission(world: &World, n: u128, when: u8, kind: u8) -> Command {
         turn: turn(n),
         input: Input::Text(input),
         metadata: Metadata::new(),
-        response_schema: (kind.is_multiple_of(5)).then(|| json!({ "type": "object", "required": ["n"] })),
+        response_schema: (kind.is_multiple_of(5)).then(|| AcceptedSchema::unchecked(schema())),
         when_busy: pick(
             &[
                 WhenBusy::Enqueue,
@@ -366,6 +367,7 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
             metadata: None,
         },
         Step::Rest(_) => Command::GiveFeedback {
+            earlier: 0,
             turn: turn(1),
             rating: 1,
             comment: None,

@@ -5,7 +5,7 @@ use copilotd_actors::domain::content::Metadata;
 use serde_json::json;
 
 use crate::acts::*;
-use crate::support::{World, case, policy};
+use crate::support::{World, case, policy, turn};
 
 #[test]
 fn a_conversation_is_created_once() {
@@ -41,5 +41,42 @@ fn titles_and_metadata_are_bounded() {
         vec![],
         update(None, object(100)),
         "refused TooLarge { what: \"metadata\", max: 100 }",
+    );
+}
+
+#[test]
+fn feedback_on_a_turn_is_stored_a_bounded_number_of_times() {
+    let rate = |n: u128, rating: i8, earlier: u32| {
+        act(move |_| Command::GiveFeedback {
+            turn: turn(n),
+            rating,
+            comment: None,
+            by: "ada".into(),
+            earlier,
+        })
+    };
+    let mut world = World::new(policy());
+    world.play(&submit(1));
+    world.play(&says("done"));
+    let full = "refused FeedbackFull { max: 20 }";
+    for n in 0..20 {
+        // The asker's knowledge may be behind: what the book knows counts.
+        let rating = if n % 2 == 0 { 1 } else { -1 };
+        assert_eq!(world.play(&rate(1, rating, 0)), format!("t1 turn.feedback {rating}"));
+    }
+    assert_eq!(world.play(&rate(1, 1, 0)), full);
+    world.crash();
+    assert_eq!(world.play(&rate(1, 1, 0)), full);
+    // Turns that the book has forgotten are known to the asker, from the log.
+    for n in 2..80 {
+        assert_eq!(world.play(&rate(n, 1, 0)), format!("t{n} turn.feedback 1"));
+    }
+    assert_eq!(world.play(&rate(1, 1, 20)), full);
+    assert!(
+        world
+            .conversation
+            .book
+            .as_ref()
+            .is_some_and(|book| book.rated.len() <= 64)
     );
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::{Command, FailureClass};
+use copilotd_actors::domain::command::{Command, FailureClass, OutputCheck};
 use copilotd_actors::domain::content::Finish;
-use serde_json::json;
 
 use crate::acts::*;
 use crate::support::{World, case, case_with, policy};
@@ -106,7 +105,7 @@ fn a_rate_limit_is_waited_for_visibly() {
 
 #[test]
 fn an_answer_keeps_the_schema_or_is_repaired() {
-    let given = || vec![submit_schema(1, json!({ "type": "object", "required": ["n"] }))];
+    let given = || vec![submit_schema(1)];
     let rejected = "t1 guardrail.triggered output response_schema repair
          t1 message.reset response_schema
          t1 output.rejected";
@@ -133,6 +132,24 @@ fn an_answer_keeps_the_schema_or_is_repaired() {
     let mut exhausted = given();
     exhausted.extend([says("x"), says("y")]);
     case(exhausted, says("z"), &failed);
+    // A check that was cut off ends the turn and is not tried again; the model is not asked once more.
+    for (output, code) in [
+        (OutputCheck::TooExpensive, "schema_failed"),
+        (OutputCheck::Unavailable, "internal"),
+        (OutputCheck::NotDue, "internal"),
+    ] {
+        let say = act(move |world| {
+            let mut reply = reply("{\"n\": 1}", Vec::new());
+            reply.output = output.clone();
+            Command::ModelReplied {
+                at: present(world),
+                reply,
+            }
+        });
+        let expected =
+            format!("t1 message.reset response_schema\n t1 model.failed response_schema\n t1 turn.failed {code}");
+        case(given(), say, &expected);
+    }
     // Calls on the way to the answer are not the answer.
     case(
         given(),

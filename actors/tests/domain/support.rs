@@ -113,6 +113,7 @@ pub enum Act {
 /// One conversation with its log and its clock.
 pub struct World {
     pub policy: Policy,
+    pub may_await_approval: bool,
     pub now: Timestamp,
     pub conversation: Conversation,
     /// One entry per append.
@@ -131,6 +132,7 @@ impl World {
     pub fn empty(policy: Policy) -> Self {
         Self {
             policy,
+            may_await_approval: true,
             now: "2026-01-01T00:00:00Z".parse().expect("a time"),
             conversation: Conversation::new(conversation_id()),
             appends: Vec::new(),
@@ -142,6 +144,7 @@ impl World {
         let env = Env {
             now: self.now,
             policy: &self.policy,
+            may_await_approval: self.may_await_approval,
         };
         let before = self.conversation.clone();
         let decided = self.conversation.decide(env, command);

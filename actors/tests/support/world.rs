@@ -14,6 +14,7 @@ use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
 use copilotd_actors::fakes::policy::{FixedPolicies, policy};
+use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{EventLog, Ids, Ports};
@@ -43,6 +44,7 @@ pub struct World {
     pub model: FakeModel,
     pub systems: FakeSystems,
     pub policies: Arc<FixedPolicies>,
+    pub schemas: FakeChecker,
     pub clock: Arc<PausedClock>,
     pub ids: Arc<CountingIds>,
     pub scope: TenantScope,
@@ -73,6 +75,7 @@ impl World {
             model: FakeModel::new(),
             systems: FakeSystems::default(),
             policies: Arc::new(FixedPolicies::of(policy)),
+            schemas: FakeChecker::default(),
             clock: Arc::default(),
             ids: Arc::default(),
             scope: scope("acme"),
@@ -91,6 +94,7 @@ impl World {
             model: Arc::new(self.model.clone()),
             systems: Arc::new(self.systems.clone()),
             policies: Arc::clone(&self.policies) as _,
+            schemas: Arc::new(self.schemas.clone()),
             clock: Arc::clone(&self.clock) as _,
             ids: Arc::clone(&self.ids) as _,
             traces: Arc::new(NoTraces),

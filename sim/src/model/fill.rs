@@ -3,12 +3,22 @@
 //! Names decide: `subject`, `priority` and the like come from the ticket, counts are counted, an array
 //! of objects has one entry per ticket. Whatever has no known name gets the smallest valid value.
 
+use std::cell::Cell;
+
 use serde_json::{Map, Value, json};
 
 use super::tickets::Ticket;
 
 /// Deeper optional parts are left out, so that a recursive schema ends.
 const MAX_DEPTH: usize = 8;
+/// Deeper parts are `null`, also where they are required: what asks for them has no end.
+const MAX_LEVELS: usize = 40;
+/// Most values in one answer; then the rest is `null`.
+const MAX_VALUES: usize = 5_000;
+/// Most parts of an `allOf`, and most items of an array that several of them have.
+const MAX_MERGED: usize = 100;
+/// Most items or characters that are made only because a schema asks for so many.
+const MAX_LEAST: usize = 1_000;
 const PRIORITIES: [&str; 4] = ["urgent", "high", "normal", "low"];
 const STATUSES: [&str; 6] = ["new", "open", "pending", "hold", "solved", "closed"];
 
@@ -21,16 +31,29 @@ pub(crate) struct Source<'a> {
 
 /// Returns a value that fits `schema`.
 pub(crate) fn fill(schema: &Value, source: &Source<'_>) -> Value {
-    Filler { root: schema, source }.value(schema, "", None, 0)
+    let left = Cell::new(MAX_VALUES);
+    Filler {
+        root: schema,
+        source,
+        left,
+    }
+    .value(schema, "", None, 0)
 }
 
 struct Filler<'a> {
     root: &'a Value,
     source: &'a Source<'a>,
+    /// Values that may still be made.
+    left: Cell<usize>,
 }
 
 impl Filler<'_> {
     fn value(&self, schema: &Value, name: &str, item: Option<&Ticket>, depth: usize) -> Value {
+        let left = self.left.get();
+        if left == 0 || depth > MAX_LEVELS {
+            return Value::Null;
+        }
+        self.left.set(left - 1);
         if let Some(target) = schema["$ref"].as_str() {
             let pointer = target.trim_start_matches('#');
             let resolved = self.root.pointer(pointer).unwrap_or(&Value::Null);
@@ -54,7 +77,8 @@ impl Filler<'_> {
             }
         }
         if let Some(parts) = schema["allOf"].as_array() {
-            return self.value(&merged(schema, parts, self.root), name, item, depth + 1);
+            // A reference to what it stands in would be merged into itself again and again.
+            return self.value(&merged(schema, parts, self.root), name, item, depth + MAX_DEPTH);
         }
         self.typed(schema, name, item, depth)
     }
@@ -104,7 +128,7 @@ impl Filler<'_> {
     }
 
     fn array(&self, schema: &Value, name: &str, item: Option<&Ticket>, depth: usize) -> Value {
-        let least = size(&schema["minItems"]).unwrap_or(0);
+        let least = size(&schema["minItems"]).unwrap_or(0).min(MAX_LEAST);
         let most = size(&schema["maxItems"]).unwrap_or(usize::MAX);
         let items = &schema["items"];
         let mut values: Vec<Value> = Vec::new();
@@ -184,10 +208,9 @@ impl Filler<'_> {
             Some("uuid") => "00000000-0000-4000-8000-000000000000".to_owned(),
             _ => self.words(&name.to_lowercase(), item),
         };
-        let least = size(&schema["minLength"]).unwrap_or(0);
-        while text.chars().count() < least {
-            text.push('.');
-        }
+        let least = size(&schema["minLength"]).unwrap_or(0).min(MAX_LEAST);
+        let missing = least.saturating_sub(text.chars().count());
+        text.extend(std::iter::repeat_n('.', missing));
         if let Some((end, _)) = size(&schema["maxLength"]).and_then(|most| text.char_indices().nth(most)) {
             text.truncate(end);
         }
@@ -251,7 +274,7 @@ fn merged(schema: &Value, parts: &[Value], root: &Value) -> Value {
     let mut whole = schema.clone();
     if let Some(whole) = whole.as_object_mut() {
         whole.remove("allOf");
-        for part in parts {
+        for part in parts.iter().take(MAX_MERGED) {
             let part = match part["$ref"].as_str() {
                 Some(target) => root.pointer(target.trim_start_matches('#')).unwrap_or(part),
                 None => part,
@@ -261,7 +284,10 @@ fn merged(schema: &Value, parts: &[Value], root: &Value) -> Value {
                     (Some(Value::Object(known)), Value::Object(more)) => {
                         known.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
                     }
-                    (Some(Value::Array(known)), Value::Array(more)) => known.extend(more.iter().cloned()),
+                    (Some(Value::Array(known)), Value::Array(more)) => {
+                        let room = MAX_MERGED.saturating_sub(known.len());
+                        known.extend(more.iter().take(room).cloned());
+                    }
                     _ => {
                         whole.insert(key.clone(), value.clone());
                     }
@@ -288,6 +314,34 @@ pub(crate) fn first_sentence(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schema_without_end_is_answered_all_the_same() {
+        let tree = |least: u64| json!({"type": "array", "minItems": least, "items": {"$ref": "#"}});
+        let twins =
+            json!({"type": "object", "required": ["a", "b"], "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}});
+        let doubling = (0..30).fold(
+            json!({"type": "string"}),
+            |inner, _| json!({"allOf": [inner.clone(), {"properties": {}}]}),
+        );
+        for schema in [
+            json!({"$ref": "#"}),
+            json!({"anyOf": [{"$ref": "#"}]}),
+            json!({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}),
+            json!({"properties": {"a": {"allOf": [{"$ref": "#"}]}}, "required": ["a"]}),
+            tree(1),
+            tree(1_000_000_000_000),
+            twins,
+            doubling,
+            json!({"type": "string", "minLength": 1_000_000_000_000_000_000_u64}),
+        ] {
+            let source = Source {
+                tickets: &[],
+                summary: "none",
+            };
+            assert!(fill(&schema, &source).to_string().len() < 10_000_000, "{schema}");
+        }
+    }
 
     #[test]
     fn a_report_is_filled_and_fits() {

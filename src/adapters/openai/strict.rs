@@ -3,6 +3,8 @@
 //! In doubt the answer is no: the request then goes out with `strict: false`, which always works, and the conversation
 //! core validates the answer in either case. A wrong yes would be a refused request.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 const MAX_DEPTH: usize = 10;
@@ -105,9 +107,8 @@ impl Walk {
         };
         self.properties += properties.len();
         self.names += properties.keys().map(String::len).sum::<usize>();
-        let all = properties
-            .keys()
-            .all(|name| required.iter().any(|required| required == name));
+        let names: HashSet<&str> = required.iter().filter_map(Value::as_str).collect();
+        let all = properties.keys().all(|name| names.contains(name.as_str()));
         let known = required
             .iter()
             .all(|name| name.as_str().is_some_and(|name| properties.contains_key(name)));

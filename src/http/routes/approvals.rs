@@ -41,7 +41,13 @@ enum Word {
     Reject,
 }
 
-problems!(DecideProblems: AUTH, FOUND, BODY, &[Code::NotWaiting]);
+problems!(
+    DecideProblems:
+    AUTH,
+    FOUND,
+    BODY,
+    &[Code::NotWaiting, Code::RateLimited, Code::Overloaded],
+);
 
 /// Decides on a call that waits: the conversation's user, or an administrator of the tenant
 ///

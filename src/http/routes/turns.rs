@@ -7,10 +7,11 @@ use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, Halt, WhenBusy};
 use copilotd_actors::domain::content::{Input, Metadata};
 use copilotd_actors::domain::decide::Rejection;
-use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
+use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::view::TurnView;
-use copilotd_actors::ports::TurnRecords;
+use copilotd_actors::ports::{self, TurnRecords};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -88,11 +89,15 @@ pub async fn submit(
     taking_work(&state)?;
     state.gateway.admit(&openai::caller(&caller, Purpose::Turn)).await?;
     let idempotency = key.with_body(&body);
+    let response_schema = match body.response_schema {
+        Some(schema) => Some(accepted(&state, &caller, schema).await?),
+        None => None,
+    };
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),
         input: body.input,
         metadata: body.metadata,
-        response_schema: body.response_schema,
+        response_schema,
         when_busy: match body.when_busy {
             When::Enqueue => WhenBusy::Enqueue,
             When::Reject => WhenBusy::Reject,
@@ -119,6 +124,12 @@ pub async fn submit(
     };
     let location = [(header::LOCATION, format!("/v1/turns/{turn}"))];
     Ok((StatusCode::ACCEPTED, location, axum::Json(view)).into_response())
+}
+
+/// Lets the schema of a turn in, if checks against it can be afforded.
+async fn accepted(state: &AppState, caller: &Caller, schema: Value) -> Result<AcceptedSchema, Problem> {
+    let checker = state.shared.ports.schemas.as_ref();
+    Ok(ports::accept(checker, &caller.scope, schema).await?)
 }
 
 problems!(GetProblems: AUTH, FOUND);
@@ -228,9 +239,11 @@ pub struct Feedback {
 }
 request_body!(Feedback, "give_feedback.json");
 
-problems!(FeedbackProblems: AUTH, FOUND, BODY);
+problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 
-/// Keeps what the user thinks of an answer
+/// Submits feedback on an answer
+///
+/// The last one counts. It can be changed 20 times; after that the answer is 409 `conflict`.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/feedback",
@@ -250,11 +263,21 @@ pub async fn feedback(
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
     let found = turn_records(&state, &caller, turn, false).await?;
+    let by = caller.user.to_string();
+    let mut given = found.records.iter().filter_map(|record| match &record.event {
+        Event::FeedbackGiven { rating, comment, by } => Some((rating, comment, by)),
+        _ => None,
+    });
+    let earlier = u32::try_from(given.clone().count()).unwrap_or(u32::MAX);
+    if given.next_back() == Some((&body.rating, &body.comment, &by)) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
     let command = Command::GiveFeedback {
         turn,
         rating: body.rating,
         comment: body.comment,
-        by: caller.user.to_string(),
+        by,
+        earlier,
     };
     state
         .directory

@@ -53,6 +53,7 @@ const MODEL_EFFECTS: &[&str] = &[
     "effect.before:model_request#15",
     "effect.during:model_stream#300",
     "effect.after:model_stream#15",
+    "effect.before:schema_check",
     "effect.before:summary_request",
     "effect.after:summary_request",
     "effect.before:erase",

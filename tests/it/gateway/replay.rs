@@ -14,6 +14,7 @@ use copilotd_actors::domain::event::{Channel, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::policy::{FixedPolicies, policy};
+use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::FakeSystems;
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{Ids, Ports};
@@ -54,6 +55,7 @@ impl World {
             model,
             systems: Arc::new(FakeSystems::default()),
             policies: Arc::new(FixedPolicies::of(copilot)),
+            schemas: Arc::new(FakeChecker::default()),
             clock: Arc::new(PausedClock::default()),
             ids: Arc::clone(&ids) as _,
             traces: Arc::new(NoTraces),

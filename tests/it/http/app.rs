@@ -14,6 +14,7 @@ use copilotd::http::router::router;
 use copilotd::tenants::{Roster, Seal};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
+use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{Clock as _, Ports};
@@ -91,6 +92,7 @@ pub struct TestApp {
     pub model: FakeModel,
     pub clock: Arc<PausedClock>,
     pub systems: FakeSystems,
+    pub schemas: FakeChecker,
     pub usage: Arc<MemoryUsage>,
     pub tenants: Arc<MemoryTenants>,
     pub audit: Arc<MemoryAudit>,
@@ -138,6 +140,8 @@ impl TestApp {
         let mut ports: Ports = App::ports(&roster, Arc::new(log.clone()), &gateway).unwrap();
         ports.model = Arc::new(model.clone());
         ports.systems = Arc::new(systems.clone());
+        let schemas = FakeChecker::default();
+        ports.schemas = Arc::new(schemas.clone());
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
@@ -159,6 +163,7 @@ impl TestApp {
             model,
             clock,
             systems,
+            schemas,
             usage,
             tenants,
             audit,

@@ -196,6 +196,10 @@ async fn feedback_is_kept_and_shows_nothing() {
         for body in [json!({ "rating": 1 }), json!({ "rating": -1, "comment": "no" })] {
             assert!(app.post(&path, body).await.expect(204).body.is_empty());
         }
+        // The same again changes nothing.
+        app.post(&path, json!({ "rating": -1, "comment": "no" }))
+            .await
+            .expect(204);
         let records = app
             .log
             .records(conversation.rsplit('/').next().unwrap().parse().unwrap());
@@ -206,6 +210,13 @@ async fn feedback_is_kept_and_shows_nothing() {
                 .count(),
             2
         );
+        for n in 2..20 {
+            app.post(&path, json!({ "rating": 1, "comment": n.to_string() }))
+                .await
+                .expect(204);
+        }
+        let full = app.post(&path, json!({ "rating": 1 })).await;
+        full.problem(409, "conflict");
         let nobody = format!("/v1/turns/turn_{}/feedback", "0".repeat(32));
         app.post(&nobody, json!({ "rating": 1 }))
             .await

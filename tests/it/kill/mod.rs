@@ -11,6 +11,7 @@ mod drain;
 mod late;
 mod refused;
 mod rounds;
+mod schema;
 mod store;
 
 /// A number from the environment, such as a seed to run again.

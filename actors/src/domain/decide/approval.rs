@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::Rejection;
 use super::draft::Draft;
-use super::tools::{MAX_DEPTH, call_tool, finish_call, too_deep};
+use super::tools::{call_tool, finish_call};
 use crate::domain::command::Decision;
-use crate::domain::content::ToolStatus;
+use crate::domain::content::{MAX_ARGUMENTS, ToolStatus};
 use crate::domain::event::{ApprovalOutcome, Event};
 use crate::domain::ids::{CallId, TurnId};
-use crate::domain::schema::Violation;
+use crate::domain::schema::{MAX_DEPTH, Violation, too_deep};
 use crate::domain::turn::{Call, Stage};
 
 pub(super) fn decide(
@@ -99,6 +99,10 @@ fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {
 }
 
 fn check(draft: &Draft<'_>, tool: &str, arguments: &Value) -> Result<(), Rejection> {
+    if arguments.to_string().len() > MAX_ARGUMENTS {
+        let (what, max) = ("arguments", MAX_ARGUMENTS);
+        return Err(Rejection::TooLarge { what, max });
+    }
     if too_deep(arguments) {
         let (pointer, message) = (
             "/arguments".to_owned(),

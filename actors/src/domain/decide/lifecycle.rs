@@ -9,6 +9,8 @@ use crate::domain::conversation::Conversation;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
 
+/// Most times that feedback on one turn is stored.
+pub const MAX_FEEDBACK: u32 = 20;
 /// Longest title, in bytes.
 pub const MAX_TITLE: usize = 1024;
 
@@ -65,6 +67,21 @@ pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option
     }
     draft.push_plain(Event::ConversationErased { by });
     None
+}
+
+/// Stores what a user thinks of an answer; the last one counts. The number of changes is bounded, because each is a record.
+pub(super) fn give_feedback(
+    draft: &mut Draft<'_>,
+    turn: TurnId,
+    earlier: u32,
+    given: Event,
+) -> Result<Option<TurnId>, Rejection> {
+    // What the asker read can be behind, and the book remembers only the last turns that were rated.
+    if earlier.max(draft.book.feedback_on(turn)) >= MAX_FEEDBACK {
+        return Err(Rejection::FeedbackFull { max: MAX_FEEDBACK });
+    }
+    draft.push(turn, given);
+    Ok(Some(turn))
 }
 
 fn check(title: Option<&str>, metadata: Option<&Metadata>, env: Env<'_>) -> Result<(), Rejection> {

@@ -16,7 +16,7 @@ use super::command::{Command, Env};
 use super::conversation::Conversation;
 use super::event::{Event, Record};
 use super::ids::TurnId;
-use super::schema::Violation;
+use super::schema::{AcceptedSchema, Violation};
 use draft::Draft;
 
 /// What follows from a command. No records: nothing changes (a copy of an earlier request, or a stale report).
@@ -59,6 +59,12 @@ pub enum Rejection {
         what: &'static str,
         /// The bound.
         max: usize,
+    },
+    /// The feedback on a turn was changed too often.
+    #[error("feedback on this turn was given {max} times, which is the most; the last one stands")]
+    FeedbackFull {
+        /// The bound.
+        max: u32,
     },
     /// The request is well formed but breaks a rule.
     #[error("the request is not valid")]
@@ -107,10 +113,8 @@ impl Conversation {
                 rating,
                 comment,
                 by,
-            } => {
-                draft.push(turn, Event::FeedbackGiven { rating, comment, by });
-                Some(turn)
-            }
+                earlier,
+            } => lifecycle::give_feedback(&mut draft, turn, earlier, Event::FeedbackGiven { rating, comment, by })?,
             Command::Submit {
                 turn,
                 input,
@@ -130,7 +134,7 @@ impl Conversation {
                 let queued = Event::TurnQueued {
                     input,
                     metadata,
-                    response_schema,
+                    response_schema: response_schema.map(AcceptedSchema::into_source),
                     idempotency,
                     trace,
                     next: false,

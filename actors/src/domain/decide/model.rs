@@ -5,12 +5,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::draft::Draft;
-use super::tools::{MAX_DEPTH, propose, too_deep};
-use crate::domain::command::{FailureClass, ModelFailure, ModelReply, Step};
+use super::tools::propose;
+use crate::domain::command::{FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, ToolCall};
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
 use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
-use crate::domain::schema::{Schema, describe};
+use crate::domain::schema::too_deep;
 use crate::domain::usage::Usage;
 
 /// Why a turn waits visibly.
@@ -52,7 +52,7 @@ pub(super) fn fell_back(draft: &mut Draft<'_>, at: Step, from: String, to: Strin
 
 pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Option<TurnId> {
     let turn = draft.thinking_at(at)?;
-    let (id, schema, first_token_ms) = (turn.id, turn.response_schema.clone(), turn.first_token_ms);
+    let (id, wants_json, first_token_ms) = (turn.id, turn.response_schema.is_some(), turn.first_token_ms);
     for (stage, rule, action) in reply.guardrails {
         draft.push(
             id,
@@ -74,15 +74,37 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
             arguments: storable(arguments),
         })
         .collect();
-    let structured = match schema {
-        Some(schema) if tool_calls.is_empty() => match parse(&schema, &reply.text) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                reject(draft, at, reply.text, error, reply.model, reply.usage);
-                return Some(id);
-            }
-        },
-        _ => None,
+    let structured = match reply.output {
+        _ if !wants_json || !tool_calls.is_empty() => None,
+        OutputCheck::Valid(value) => Some(value),
+        OutputCheck::Invalid(error) => {
+            reject(draft, at, reply.text, error, reply.model, reply.usage);
+            return Some(id);
+        }
+        OutputCheck::TooExpensive => {
+            let message = "checking the answer against response_schema took too much time or memory; a simpler schema \
+                           is needed";
+            return Some(unchecked(
+                draft,
+                at,
+                FailureCode::SchemaFailed,
+                message,
+                reply.model,
+                reply.usage,
+            ));
+        }
+        // An answer that nobody checked is never shown as one that satisfies the schema.
+        OutputCheck::Unavailable | OutputCheck::NotDue => {
+            let message = "the answer could not be checked against response_schema";
+            return Some(unchecked(
+                draft,
+                at,
+                FailureCode::Internal,
+                message,
+                reply.model,
+                reply.usage,
+            ));
+        }
     };
     let answered = tool_calls.is_empty();
     let finish = match reply.finish {
@@ -125,15 +147,23 @@ fn storable(arguments: Value) -> Value {
     }
 }
 
-/// Reads an answer as JSON that satisfies the turn's schema.
-fn parse(schema: &Value, text: &str) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(text.trim()).map_err(|error| format!("not JSON: {error}"))?;
-    if too_deep(&value) {
-        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
-    }
-    let schema = Schema::compile(schema.clone()).map_err(|error| error.to_string())?;
-    schema.check(&value).map_err(|violations| describe(&violations))?;
-    Ok(value)
+/// Ends a turn whose answer could not be checked. The check is not repeated: it would come to the same.
+fn unchecked(draft: &mut Draft<'_>, at: Step, code: FailureCode, message: &str, model: String, usage: Usage) -> TurnId {
+    let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
+    let reason = "response_schema".to_owned();
+    draft.push(at.turn, Event::MessageReset { message_id, reason });
+    draft.push(
+        at.turn,
+        Event::ModelFailed {
+            class: "response_schema".into(),
+            model,
+            usage,
+            detail: Some(message.to_owned()),
+        },
+    );
+    draft.fail(at.turn, code, message);
+    draft.start_next();
+    at.turn
 }
 
 /// An answer that breaks the schema never becomes a message: it is reset, and the model is told why.

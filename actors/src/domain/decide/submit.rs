@@ -8,7 +8,7 @@ use crate::domain::command::{Env, Halt, WhenBusy};
 use crate::domain::conversation::Conversation;
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempotency};
 use crate::domain::ids::TurnId;
-use crate::domain::schema::{Schema, Violation};
+use crate::domain::schema::Violation;
 
 /// Finds the turn that an earlier copy of this request made.
 pub(super) fn copy_of(
@@ -86,13 +86,7 @@ pub(super) fn submit(
 
 /// Checks sizes and shapes; returns the prompt's text.
 fn check(draft: &Draft<'_>, queued: &Event) -> Result<String, Rejection> {
-    let Event::TurnQueued {
-        input,
-        metadata,
-        response_schema,
-        ..
-    } = queued
-    else {
+    let Event::TurnQueued { input, metadata, .. } = queued else {
         return Err(Rejection::NotFound);
     };
     let max = draft.limits().input_bytes;
@@ -103,9 +97,6 @@ fn check(draft: &Draft<'_>, queued: &Event) -> Result<String, Rejection> {
     let text = input.text();
     if text.trim().is_empty() {
         return Err(invalid("/input", "must not be empty"));
-    }
-    if let Some(schema) = response_schema {
-        Schema::compile(schema.clone()).map_err(|error| invalid("/response_schema", &error.to_string()))?;
     }
     Ok(text)
 }

@@ -10,27 +10,11 @@ use crate::domain::content::{ToolCall, ToolStatus};
 use crate::domain::event::{Event, GuardAction, GuardStage};
 use crate::domain::ids::{CallId, TurnId};
 use crate::domain::policy::{Policy, Repeat, ToolPolicy};
-use crate::domain::schema::describe;
+use crate::domain::schema::{describe, too_deep};
 use crate::domain::turn::Stage;
 
 /// Beyond a call's own timeout: what the network and the vendor may still do with it.
 pub const SETTLE_MARGIN: Duration = Duration::from_secs(10);
-
-/// Deepest nesting of a value that goes into the log. A parser that reads the log back stops at 128 levels, a record's own
-/// included: a value that is just readable where it comes from would make the whole log unreadable.
-pub(super) const MAX_DEPTH: usize = 64;
-
-/// Whether a value is nested deeper than the log allows.
-pub(super) fn too_deep(value: &Value) -> bool {
-    fn within(value: &Value, levels: usize) -> bool {
-        match value {
-            Value::Array(items) => levels > 0 && items.iter().all(|item| within(item, levels - 1)),
-            Value::Object(fields) => levels > 0 && fields.values().all(|field| within(field, levels - 1)),
-            _ => true,
-        }
-    }
-    !within(value, MAX_DEPTH)
-}
 
 /// Whether a call of this tool may have changed something; a tool that is not configured any more may have.
 pub(super) fn changes_something(policy: &Policy, tool: &str) -> bool {
@@ -91,7 +75,10 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, calls: Vec<ToolCall>)
         let Some(tool) = draft.policy().tools.get(&call.name) else {
             continue;
         };
-        if tool.approval {
+        if tool.approval && !draft.env.may_await_approval {
+            let error = "too many calls already wait for an approval; some of them have to be decided first".to_owned();
+            finish_call(draft, turn, call.id, ToolStatus::Rejected, None, Some(error));
+        } else if tool.approval {
             let expires_at = draft.after(draft.limits().approval);
             let ToolCall { id, name, arguments } = call;
             draft.push(

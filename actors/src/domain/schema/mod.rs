@@ -1,11 +1,19 @@
 //! JSON Schema validation of tool arguments and structured answers.
+//!
+//! There are two kinds of schema. The product's own, of tools, are a [`Schema`]: its check is linear in the value and may run
+//! anywhere. A caller's is an [`AcceptedSchema`]: it was within the [`budget`] and compiled once, and its checks run behind
+//! the port [`SchemaChecker`](crate::ports::SchemaChecker), in a process that can be ended.
+
+pub mod budget;
+pub mod check;
+mod linear;
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-/// A compiled schema together with its text. Cheap to clone.
+/// A compiled schema together with its text, whose check is linear in the value. Cheap to clone.
 #[derive(Clone)]
 pub struct Schema(Arc<Compiled>);
 
@@ -28,27 +36,61 @@ pub struct Violation {
     pub message: String,
 }
 
-/// Longest schema of a caller, as JSON.
-pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
+/// A caller's schema that [`accept`](crate::ports::accept) let through.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AcceptedSchema(Arc<Value>);
+
+impl AcceptedSchema {
+    /// Only for a schema that is within its budget and was compiled by a checker.
+    pub(crate) fn new(source: Arc<Value>) -> Self {
+        Self(source)
+    }
+
+    /// Stands for an accepted schema in tests of what comes afterwards.
+    #[cfg(feature = "fakes")]
+    pub fn unchecked(source: Value) -> Self {
+        Self(Arc::new(source))
+    }
+
+    /// Returns the schema's text.
+    pub fn into_source(self) -> Value {
+        Arc::unwrap_or_clone(self.0)
+    }
+}
+
+/// Deepest nesting of a value that goes into the log. A parser that reads the log back stops at 128 levels, a record's own
+/// included: a value that is just readable where it comes from would make the whole log unreadable.
+pub const MAX_DEPTH: usize = 64;
+
+/// Whether a value is nested deeper than the log allows.
+pub fn too_deep(value: &Value) -> bool {
+    fn within(value: &Value, levels: usize) -> bool {
+        match value {
+            Value::Array(items) => levels > 0 && items.iter().all(|item| within(item, levels - 1)),
+            Value::Object(fields) => levels > 0 && fields.values().all(|field| within(field, levels - 1)),
+            _ => true,
+        }
+    }
+    !within(value, MAX_DEPTH)
+}
+
 /// Most violations that are reported at once.
 const MAX_VIOLATIONS: usize = 16;
 /// Longest message of one violation; validators quote the value, which may be large.
 const MAX_MESSAGE: usize = 300;
 
 impl Schema {
-    /// Compiles `source`. References to other documents are refused: nothing is fetched.
+    /// Compiles `source`, whose check has to be linear: neither references nor keywords that combine schemas.
     pub fn compile(source: Value) -> Result<Self, InvalidSchema> {
-        if !source.is_object() {
-            return Err(InvalidSchema("a schema has to be a JSON object".into()));
+        if let Err(over) = budget::measure(&source) {
+            return Err(InvalidSchema(describe(&[over])));
         }
-        if source.to_string().len() > MAX_SCHEMA_BYTES {
-            return Err(InvalidSchema(format!(
-                "a schema may have at most {MAX_SCHEMA_BYTES} bytes"
-            )));
+        if let Some(obstacle) = linear::obstacle(&source) {
+            return Err(InvalidSchema(obstacle));
         }
         let validator = jsonschema::options()
             .with_draft(jsonschema::Draft::Draft202012)
-            // Backtracking patterns of a caller could stall a worker for ever.
+            .offline()
             .with_pattern_options(jsonschema::PatternOptions::regex())
             .build(&source)
             .map_err(|error| InvalidSchema(clip(&error.to_string())))?;
@@ -62,18 +104,18 @@ impl Schema {
 
     /// Checks `value`; the error lists the first violations.
     pub fn check(&self, value: &Value) -> Result<(), Vec<Violation>> {
-        let violations: Vec<Violation> = self
-            .0
-            .validator
-            .iter_errors(value)
-            .take(MAX_VIOLATIONS)
-            .map(|error| Violation {
-                pointer: error.instance_path().to_string(),
-                message: clip(&error.to_string()),
-            })
-            .collect();
+        let violations = violations(&self.0.validator, value);
         if violations.is_empty() { Ok(()) } else { Err(violations) }
     }
+}
+
+fn violations(validator: &jsonschema::Validator, value: &Value) -> Vec<Violation> {
+    let violations = validator.iter_errors(value).take(MAX_VIOLATIONS);
+    let violation = |error: jsonschema::ValidationError<'_>| Violation {
+        pointer: error.instance_path().to_string(),
+        message: clip(&error.to_string()),
+    };
+    violations.map(violation).collect()
 }
 
 /// Says violations in one line, fit for a model to act on.
@@ -135,7 +177,11 @@ mod tests {
             json!({ "properties": 3 }),
             json!({ "$ref": "https://example.com/other.json" }),
             json!({ "$ref": "file:///etc/passwd" }),
-            json!({ "description": "x".repeat(MAX_SCHEMA_BYTES) }),
+            json!({ "description": "x".repeat(budget::MAX_BYTES) }),
+            json!({ "anyOf": [{}] }),
+            json!({ "properties": { "a": { "items": { "$ref": "#" } } } }),
+            json!({ "uniqueItems": true, "maxItems": 1000 }),
+            json!({ "additionalProperties": { "enum": (0..101).collect::<Vec<_>>() } }),
         ] {
             assert!(Schema::compile(source.clone()).is_err(), "{source}");
         }

@@ -1,0 +1,58 @@
+//! Checking answers against a caller's schema.
+//!
+//! A check can take time and memory that are exponential in a schema within its [budget](super::budget). Whoever calls this
+//! has to be able to end it from outside: in the product it runs in a process of its own, with limits.
+
+use serde_json::Value;
+
+use super::budget::{Cost, measure};
+use super::{MAX_DEPTH, Violation, clip, describe, too_deep};
+
+/// Most bytes of compiled regular expressions, over the whole schema.
+const REGEX_BYTES: usize = 1024 * 1024;
+/// Most bytes that one regular expression may use while it is matched.
+const MATCHER_BYTES: usize = 256 * 1024;
+
+/// A caller's schema, compiled.
+pub struct Checker(jsonschema::Validator);
+
+impl Checker {
+    /// Compiles a schema, within its budget.
+    pub fn compile(source: &Value) -> Result<Self, Violation> {
+        let Cost { patterns, .. } = measure(source)?;
+        let share = REGEX_BYTES / usize::try_from(patterns.max(1)).unwrap_or(REGEX_BYTES);
+        let validator = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .offline()
+            // Linear in the text, other than patterns that backtrack.
+            .with_pattern_options(
+                jsonschema::PatternOptions::regex()
+                    .size_limit(share)
+                    .dfa_size_limit(MATCHER_BYTES),
+            )
+            .build(source)
+            .map_err(|error| {
+                let pointer = error.instance_path().to_string();
+                let mut message = clip(&error.to_string());
+                if pointer.ends_with("/pattern") || pointer.contains("/patternProperties") {
+                    message +=
+                        " (or the regular expression is too large; all of a schema together may compile to 1 MiB)";
+                }
+                Violation { pointer, message }
+            })?;
+        Ok(Self(validator))
+    }
+
+    /// Checks an answer; the error says in one line what is wrong, fit for a model to act on.
+    pub fn check(&self, answer: &str) -> Result<(), String> {
+        let value: Value = serde_json::from_str(answer.trim()).map_err(|error| format!("not JSON: {error}"))?;
+        if too_deep(&value) {
+            return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+        }
+        // Collecting errors can cost far more than finding out that there is one.
+        if self.0.is_valid(&value) {
+            return Ok(());
+        }
+        Err(describe(&super::violations(&self.0, &value)))
+    }
+}

@@ -1,0 +1,84 @@
+//! A checker of schemas that runs where it is called and follows scripts.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::domain::schema::check::Checker;
+use crate::ports::{SchemaChecker, SchemaError, SchemaVerdict};
+use crate::tenancy::TenantScope;
+
+/// Checks truthfully, unless a script says otherwise. Clones share everything.
+#[derive(Clone, Default)]
+pub struct FakeChecker(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    checks: Mutex<VecDeque<Script>>,
+    compiles: Mutex<VecDeque<SchemaError>>,
+    begun: watch::Sender<usize>,
+}
+
+/// What becomes of one check.
+#[derive(Debug, Clone)]
+pub enum Script {
+    /// It ends like this.
+    Fail(SchemaError),
+    /// It never ends by itself.
+    Hang,
+}
+
+impl FakeChecker {
+    /// Plays `script` for the next check that has none yet.
+    pub fn script(&self, script: Script) {
+        lock(&self.0.checks).push_back(script);
+    }
+
+    /// Refuses the next schema that is to be compiled.
+    pub fn refuse(&self, error: SchemaError) {
+        lock(&self.0.compiles).push_back(error);
+    }
+
+    /// Number of checks that were begun.
+    pub fn begun(&self) -> usize {
+        *self.0.begun.borrow()
+    }
+
+    /// Waits until so many checks were begun.
+    pub async fn wait_for(&self, count: usize) {
+        // The sender lives in `self`.
+        let _ = self.0.begun.subscribe().wait_for(|begun| *begun >= count).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl SchemaChecker for FakeChecker {
+    async fn compile(&self, _: &TenantScope, schema: &Arc<Value>) -> Result<(), SchemaError> {
+        if let Some(error) = lock(&self.0.compiles).pop_front() {
+            return Err(error);
+        }
+        Checker::compile(schema).map(|_| ()).map_err(SchemaError::Unusable)
+    }
+
+    async fn check(&self, _: &TenantScope, schema: &Arc<Value>, answer: &str) -> Result<SchemaVerdict, SchemaError> {
+        self.0.begun.send_modify(|begun| *begun += 1);
+        let script = lock(&self.0.checks).pop_front();
+        match script {
+            Some(Script::Fail(error)) => return Err(error),
+            Some(Script::Hang) => std::future::pending().await,
+            None => {}
+        }
+        let checker = Checker::compile(schema).map_err(SchemaError::Unusable)?;
+        Ok(match checker.check(answer) {
+            Ok(()) => SchemaVerdict::Valid,
+            Err(why) => SchemaVerdict::Invalid(why),
+        })
+    }
+}

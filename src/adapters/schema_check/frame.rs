@@ -1,0 +1,90 @@
+//! What the pool and its workers tell each other: a length of four bytes, little-endian, then JSON.
+
+use std::io::{Error, Read};
+
+use copilotd_actors::domain::schema::Violation;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// First byte of a worker: its limits are set.
+pub const READY: u8 = b'r';
+/// The same of one that cannot limit its memory; it ends.
+pub const UNLIMITED: u8 = b'u';
+/// Longest request. An answer is bounded by its copilot's limits and can take six times its length as JSON text.
+pub const MAX_REQUEST: usize = 64 * 1024 * 1024;
+/// Longest reply.
+pub const MAX_REPLY: usize = 1024 * 1024;
+
+/// What a worker is asked.
+#[derive(Serialize)]
+pub struct Request<'a> {
+    /// The schema.
+    pub schema: &'a Value,
+    /// The answer to be checked; none if the schema is only to be compiled.
+    pub answer: Option<&'a str>,
+}
+
+/// The same, as it arrives.
+#[derive(Deserialize)]
+pub struct Job {
+    /// The schema.
+    pub schema: Value,
+    /// The answer.
+    pub answer: Option<String>,
+}
+
+/// What a worker says.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The schema compiles, and the answer satisfies it.
+    Fine,
+    /// The answer does not satisfy it.
+    Invalid(String),
+    /// The schema does not compile.
+    Unusable(Place),
+}
+
+/// A violation on its way between processes.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    pointer: String,
+    message: String,
+}
+
+impl From<Violation> for Place {
+    fn from(Violation { pointer, message }: Violation) -> Self {
+        Self { pointer, message }
+    }
+}
+
+impl From<Place> for Violation {
+    fn from(Place { pointer, message }: Place) -> Self {
+        Self { pointer, message }
+    }
+}
+
+/// Makes a frame.
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, Error> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - 4).map_err(Error::other)?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(frame)
+}
+
+/// Reads a frame; none at the end of the input.
+pub fn read(input: &mut impl Read) -> Result<Option<Vec<u8>>, Error> {
+    let mut length = [0; 4];
+    if input.read(&mut length[..1])? == 0 {
+        return Ok(None);
+    }
+    input.read_exact(&mut length[1..])?;
+    let length = usize::try_from(u32::from_le_bytes(length)).map_err(Error::other)?;
+    if length > MAX_REQUEST {
+        return Err(Error::other("a request that is too long"));
+    }
+    let mut frame = vec![0; length];
+    input.read_exact(&mut frame)?;
+    Ok(Some(frame))
+}

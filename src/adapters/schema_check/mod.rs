@@ -1,0 +1,263 @@
+//! Checks of callers' schemas in child processes: `SchemaChecker` for the product.
+//!
+//! Checking a value against a schema can take time and memory that are exponential in both, and a thread that does it cannot
+//! be stopped. So a small pool of processes of this same program does it (`copilotd schema-worker`), each with a limit on its
+//! memory, and one that takes longer than the deadline is killed and replaced.
+//!
+//! Invariant: a check holds one worker for at most the deadline, and of the pool's workers one tenant holds at most half.
+//! Dropping a check kills its worker: nothing goes on behind a turn that was cancelled.
+
+mod frame;
+mod queue;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::ports::{SchemaChecker, SchemaError, SchemaVerdict};
+use copilotd_actors::tenancy::TenantScope;
+use metrics::{counter, histogram};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::{Instant, timeout};
+
+use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
+use queue::FairQueue;
+pub use worker::{ARGUMENT, run as run_worker};
+
+/// Bounds of the pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Processes that check at the same time.
+    pub workers: usize,
+    /// Longest time of one check; then its process is killed.
+    pub deadline: Duration,
+    /// Schemas of one tenant that may wait to be compiled; one more is refused.
+    pub tenant_queue: usize,
+    /// Longest time that a schema waits to be compiled.
+    pub compile_wait: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            workers: cores.clamp(2, 8),
+            deadline: Duration::from_secs(2),
+            tenant_queue: 64,
+            compile_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Longest time in which a new process has to be ready. Not part of a check's own time.
+const START: Duration = Duration::from_secs(20);
+/// Checks after which a process is replaced, whatever its memory looks like by then.
+const JOBS: u32 = 1_000;
+
+/// The pool. Starts a process when one is needed and none is idle.
+pub struct SchemaPool {
+    program: PathBuf,
+    settings: Settings,
+    queue: Arc<FairQueue>,
+    idle: Mutex<Vec<Worker>>,
+}
+
+impl SchemaPool {
+    /// Makes a pool of processes of `program`, which has to be this one.
+    pub fn new(program: PathBuf, settings: Settings) -> Self {
+        Self {
+            program,
+            settings,
+            queue: FairQueue::new(settings.workers, (settings.workers / 2).max(1)),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// The program that runs now, also when its file has been replaced by an update meanwhile.
+    pub fn own_program() -> PathBuf {
+        if cfg!(target_os = "linux") {
+            PathBuf::from("/proc/self/exe")
+        } else {
+            std::env::current_exe().unwrap_or_else(|_| PathBuf::from("copilotd"))
+        }
+    }
+
+    /// Compiles or checks in a child process, once there is one for this tenant.
+    async fn ask(&self, scope: &TenantScope, request: &Request<'_>) -> Result<Reply, SchemaError> {
+        let tenant = scope.tenant();
+        let place = if request.answer.is_some() {
+            self.queue.place(tenant).await
+        } else {
+            let waiting = self
+                .queue
+                .place_among(tenant, self.settings.tenant_queue)
+                .ok_or(SchemaError::Busy)?;
+            let waited = timeout(self.settings.compile_wait, waiting).await;
+            waited.map_err(|_elapsed| SchemaError::Busy)?
+        };
+        let begun = Instant::now();
+        let asked = self.ask_now(scope, request).await;
+        histogram!("copilotd_schema_check_seconds").record(begun.elapsed().as_secs_f64());
+        drop(place);
+        asked
+    }
+
+    async fn ask_now(&self, scope: &TenantScope, request: &Request<'_>) -> Result<Reply, SchemaError> {
+        let unavailable = |error: std::io::Error| SchemaError::Unavailable(error.to_string());
+        let frame = frame::encode(request).map_err(unavailable)?;
+        let mut warm = self.warm();
+        loop {
+            let used = warm.is_some();
+            let mut worker = match warm.take() {
+                Some(worker) => worker,
+                None => Worker::start(&self.program).await.map_err(unavailable)?,
+            };
+            let why = match timeout(self.settings.deadline, worker.exchange(&frame)).await {
+                Ok(Ok(reply)) => {
+                    let reply = serde_json::from_slice(&reply);
+                    let reply = reply.map_err(|error| SchemaError::Unavailable(error.to_string()))?;
+                    self.keep(worker);
+                    return Ok(reply);
+                }
+                // What earlier checks left in its memory is not this one's fault: a fresh process decides.
+                Ok(Err(_)) if used => continue,
+                Ok(Err(_)) => "memory",
+                Err(_elapsed) => "time",
+            };
+            counter!("copilotd_schema_workers_killed_total", "limit" => why).increment(1);
+            tracing::warn!(
+                tenant = %scope.tenant(),
+                limit = why,
+                "a schema check exceeded its limit; its worker process was killed and will be replaced"
+            );
+            // Dropped, it is killed.
+            drop(worker);
+            return Err(SchemaError::TooExpensive);
+        }
+    }
+
+    /// Takes an idle worker that still lives.
+    fn warm(&self) -> Option<Worker> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| idle.pop()).find_map(Worker::if_alive)
+    }
+
+    fn keep(&self, worker: Worker) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if worker.jobs < JOBS && idle.len() < self.settings.workers {
+            idle.push(worker);
+        }
+    }
+}
+
+#[async_trait]
+impl SchemaChecker for SchemaPool {
+    async fn compile(&self, scope: &TenantScope, schema: &Arc<Value>) -> Result<(), SchemaError> {
+        let request = Request { schema, answer: None };
+        let outcome = match self.ask(scope, &request).await {
+            Ok(Reply::Fine) => Ok(()),
+            Ok(Reply::Unusable(violation)) => Err(SchemaError::Unusable(violation.into())),
+            Ok(Reply::Invalid(why)) => Err(SchemaError::Unavailable(why)),
+            Err(error) => Err(error),
+        };
+        count("compile", outcome.as_ref().err());
+        outcome
+    }
+
+    async fn check(
+        &self,
+        scope: &TenantScope,
+        schema: &Arc<Value>,
+        answer: &str,
+    ) -> Result<SchemaVerdict, SchemaError> {
+        let request = Request {
+            schema,
+            answer: Some(answer),
+        };
+        let outcome = match self.ask(scope, &request).await {
+            Ok(Reply::Fine) => Ok(SchemaVerdict::Valid),
+            Ok(Reply::Invalid(why)) => Ok(SchemaVerdict::Invalid(why)),
+            Ok(Reply::Unusable(violation)) => Err(SchemaError::Unusable(violation.into())),
+            Err(error) => Err(error),
+        };
+        count("check", outcome.as_ref().err());
+        outcome
+    }
+}
+
+fn count(what: &'static str, error: Option<&SchemaError>) {
+    let outcome = match error {
+        None => "done",
+        Some(SchemaError::Unusable(_)) => "unusable",
+        Some(SchemaError::TooExpensive) => "too_expensive",
+        Some(SchemaError::Busy) => "busy",
+        Some(SchemaError::Unavailable(_)) => "unavailable",
+    };
+    counter!("copilotd_schema_checks_total", "what" => what, "outcome" => outcome).increment(1);
+}
+
+/// One child process between two checks, or during one. Dropped, it is killed.
+struct Worker {
+    child: Child,
+    to: ChildStdin,
+    from: ChildStdout,
+    jobs: u32,
+}
+
+impl Worker {
+    async fn start(program: &PathBuf) -> std::io::Result<Self> {
+        let mut command = Command::new(program);
+        command
+            .arg(ARGUMENT)
+            // It needs none of our secrets, and one heap for all its threads keeps its memory countable.
+            .env_clear()
+            .env("MALLOC_ARENA_MAX", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // Ctrl-C in a terminal is for the server, which drains; its checks go on meanwhile.
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let missing = || std::io::Error::other("a worker without pipes");
+        let to = child.stdin.take().ok_or_else(missing)?;
+        let mut from = child.stdout.take().ok_or_else(missing)?;
+        let ready = timeout(START, from.read_u8()).await;
+        match ready {
+            Ok(Ok(READY)) => Ok(Self {
+                child,
+                to,
+                from,
+                jobs: 0,
+            }),
+            Ok(Ok(UNLIMITED)) => Err(std::io::Error::other(
+                "the worker cannot limit its memory; setrlimit has to be allowed",
+            )),
+            Ok(Ok(_)) => Err(std::io::Error::other("the worker is another program")),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(std::io::Error::other("the worker did not become ready")),
+        }
+    }
+
+    fn if_alive(mut self) -> Option<Self> {
+        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+    }
+
+    async fn exchange(&mut self, frame: &[u8]) -> std::io::Result<Vec<u8>> {
+        self.jobs += 1;
+        self.to.write_all(frame).await?;
+        self.to.flush().await?;
+        let length = usize::try_from(self.from.read_u32_le().await?).unwrap_or(usize::MAX);
+        if length > MAX_REPLY {
+            return Err(std::io::Error::other("a reply that is too long"));
+        }
+        let mut reply = vec![0; length];
+        self.from.read_exact(&mut reply).await?;
+        Ok(reply)
+    }
+}

@@ -1,0 +1,164 @@
+//! The child process: `copilotd schema-worker`. Reads jobs from standard input until it is closed, one at a time.
+//!
+//! It limits itself before it reads the first byte, and does nothing but compute: whatever becomes of it, its parent reads
+//! either a reply or the end of the pipe.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use copilotd_actors::domain::schema::check::Checker;
+use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use sha2::{Digest as _, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::frame::{self, Job, READY, Reply, UNLIMITED};
+
+/// First argument of such a process. Not a command for people, so no help tells of it.
+pub const ARGUMENT: &str = "schema-worker";
+
+/// Memory that a check may use, beyond what the program itself takes up.
+const MEMORY: u64 = 256 * 1024 * 1024;
+/// Compiled schemas are dropped before the next check once the process has grown by so much.
+const CACHE_MEMORY: u64 = 64 * 1024 * 1024;
+/// Most compiled schemas that are kept.
+const CACHED: usize = 16;
+/// A process whose parent has died in the middle of a check ends by itself after so long; longer than any deadline.
+const ORPHAN: Duration = Duration::from_secs(60);
+/// How much less of a busy processor it gets than the threads that answer.
+const NICE: i32 = 10;
+
+/// Runs a worker.
+pub fn run() -> ExitCode {
+    let Ok(own) = limit() else {
+        // The parent refuses to work with it, whether this arrives or not.
+        let _ = std::io::stdout().write_all(&[UNLIMITED]);
+        return ExitCode::FAILURE;
+    };
+    if outlive_signals().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let (jobs, watched) = mpsc::channel();
+    let watch = std::thread::Builder::new().stack_size(64 * 1024);
+    if watch.spawn(move || end_orphans(&watched)).is_err() {
+        return ExitCode::FAILURE;
+    }
+    match work(&jobs, own) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Sets the limits; answers the memory that the program takes up before it has done anything.
+fn limit() -> Result<u64, rustix::io::Errno> {
+    // No dump of a killed process: it would hold a tenant's answers.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let own = mapped().unwrap_or(0);
+    let most = own.saturating_add(MEMORY);
+    let memory = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    let limited = setrlimit(Resource::As, memory);
+    // Other systems than Linux may know no limit for memory: there the deadline is what is left.
+    if cfg!(target_os = "linux") {
+        limited?;
+    }
+    // Without these it is a little less tidy, and no less bounded.
+    let _ = setrlimit(Resource::Core, none);
+    let _ = setrlimit(Resource::Fsize, none);
+    let _ = nice(NICE);
+    // If the machine runs out of memory all the same, this process is the one to go.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    Ok(own)
+}
+
+/// Signals to a whole service or terminal are for the server: while it drains, checks go on. It ends its workers itself.
+fn outlive_signals() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        // What is registered once takes the place of the default, which is to end, for the life of the process.
+        drop(signal(kind)?);
+    }
+    Ok(())
+}
+
+/// Bytes of address space that are taken up, where the system tells.
+fn mapped() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Ends the process if one job lasts too long: then nobody is there to kill it.
+fn end_orphans(jobs: &mpsc::Receiver<bool>) {
+    while let Ok(begun) = jobs.recv() {
+        if begun && jobs.recv_timeout(ORPHAN) == Err(RecvTimeoutError::Timeout) {
+            std::process::abort();
+        }
+    }
+}
+
+fn work(jobs: &mpsc::Sender<bool>, own: u64) -> std::io::Result<()> {
+    let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    output.write_all(&[READY])?;
+    output.flush()?;
+    let mut cache = Cache::default();
+    while let Some(frame) = frame::read(&mut input)? {
+        if mapped().is_some_and(|mapped| mapped > own.saturating_add(CACHE_MEMORY)) {
+            cache.0.clear();
+        }
+        // The watch outlives this loop.
+        let _ = jobs.send(true);
+        let job: Job = serde_json::from_slice(&frame)?;
+        drop(frame);
+        let reply = frame::encode(&reply(&job, &mut cache))?;
+        let _ = jobs.send(false);
+        output.write_all(&reply)?;
+        output.flush()?;
+    }
+    Ok(())
+}
+
+fn reply(job: &Job, cache: &mut Cache) -> Reply {
+    let checker = match cache.checker(job) {
+        Ok(checker) => checker,
+        Err(violation) => return violation,
+    };
+    match &job.answer {
+        None => Reply::Fine,
+        Some(answer) => checker.check(answer).map_or_else(Reply::Invalid, |()| Reply::Fine),
+    }
+}
+
+/// Compiled schemas by the hash of their text, the last used one at the end.
+#[derive(Default)]
+struct Cache(Vec<([u8; 32], Checker)>);
+
+impl Cache {
+    fn checker(&mut self, job: &Job) -> Result<&Checker, Reply> {
+        let hash: [u8; 32] = Sha256::digest(job.schema.to_string()).into();
+        let entry = match self.0.iter().position(|(known, _)| *known == hash) {
+            Some(index) => self.0.remove(index),
+            None => {
+                let checker = Checker::compile(&job.schema).map_err(|violation| Reply::Unusable(violation.into()))?;
+                if self.0.len() >= CACHED {
+                    self.0.remove(0);
+                }
+                (hash, checker)
+            }
+        };
+        self.0.push(entry);
+        let (_, checker) = self
+            .0
+            .last()
+            .ok_or_else(|| Reply::Invalid("nothing was compiled".into()))?;
+        Ok(checker)
+    }
+}
