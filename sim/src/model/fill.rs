@@ -141,7 +141,7 @@ impl Filler<'_> {
                 .filter(|value| value.is_string() && items["type"] == "string");
             values.extend(fitting.take(most).cloned());
         }
-        while values.len() < least {
+        while values.len() < least && self.left.get() > 0 {
             values.push(self.value(items, name, item, depth + 1));
         }
         Value::Array(values)

@@ -95,7 +95,7 @@ impl SchemaPool {
         } else {
             let waiting = self
                 .queue
-                .place_among(tenant, self.settings.tenant_queue)
+                .place_first(tenant, self.settings.tenant_queue)
                 .ok_or(SchemaError::Busy)?;
             let waited = timeout(self.settings.compile_wait, waiting).await;
             waited.map_err(|_elapsed| SchemaError::Busy)?

@@ -26,7 +26,15 @@ struct State {
 #[derive(Default)]
 struct Line {
     held: usize,
+    /// Those who go first.
+    urgent: VecDeque<oneshot::Sender<Place>>,
     waiting: VecDeque<oneshot::Sender<Place>>,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.held == 0 && self.urgent.is_empty() && self.waiting.is_empty()
+    }
 }
 
 /// The right to work. Dropped, it goes to the next in line.
@@ -51,31 +59,38 @@ impl FairQueue {
 
     /// Waits for a place.
     pub fn place(self: &Arc<Self>, tenant: &TenantId) -> impl Future<Output = Place> + Send + use<> {
-        let waiting = self.line_up(tenant, usize::MAX).map(Either::Left);
+        let waiting = self.line_up(tenant, None).map(Either::Left);
         waiting.unwrap_or_else(|| Either::Right(std::future::pending()))
     }
 
-    /// Waits for a place behind fewer than `most` others of the tenant; none if there are so many.
-    pub fn place_among(
+    /// Waits for a place before the tenant's others, but behind those who came this way too; none if these are `most`.
+    pub fn place_first(
         self: &Arc<Self>,
         tenant: &TenantId,
         most: usize,
     ) -> Option<impl Future<Output = Place> + Send + use<>> {
-        self.line_up(tenant, most)
+        self.line_up(tenant, Some(most))
     }
 
-    fn line_up(self: &Arc<Self>, tenant: &TenantId, most: usize) -> Option<impl Future<Output = Place> + Send + use<>> {
+    fn line_up(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        most: Option<usize>,
+    ) -> Option<impl Future<Output = Place> + Send + use<>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         let line = state.tenants.entry(tenant.clone()).or_default();
-        if line.waiting.len() >= most {
-            // Those who left while they waited are not in the way.
-            line.waiting.retain(|waiting| !waiting.is_closed());
-            if line.waiting.len() >= most {
-                return None;
+        match most {
+            None => line.waiting.push_back(sender),
+            Some(most) => {
+                // Those who left while they waited are not in the way.
+                line.urgent.retain(|waiting| !waiting.is_closed());
+                if line.urgent.len() >= most {
+                    return None;
+                }
+                line.urgent.push_back(sender);
             }
         }
-        line.waiting.push_back(sender);
         if !state.turns.contains(tenant) {
             state.turns.push_back(tenant.clone());
         }
@@ -103,8 +118,9 @@ impl FairQueue {
                 passed += 1;
                 continue;
             }
-            let Some(waiting) = line.waiting.pop_front() else {
-                if line.held == 0 {
+            let next = line.urgent.pop_front().or_else(|| line.waiting.pop_front());
+            let Some(waiting) = next else {
+                if line.is_empty() {
                     state.tenants.remove(&tenant);
                 }
                 continue;
@@ -131,7 +147,7 @@ impl FairQueue {
         state.free += 1;
         if let Some(line) = state.tenants.get_mut(tenant) {
             line.held = line.held.saturating_sub(1);
-            if line.held == 0 && line.waiting.is_empty() {
+            if line.is_empty() {
                 state.tenants.remove(tenant);
                 state.turns.retain(|other| other != tenant);
             }
@@ -207,13 +223,27 @@ mod tests {
         let queue = FairQueue::new(1, 1);
         let (a, b) = (tenant("a"), tenant("b"));
         let _held = queue.place(&a).now_or_never().expect("free");
-        let first = queue.place_among(&a, 1).expect("nobody waits yet");
-        assert!(queue.place_among(&a, 1).is_none());
+        let _patient = queue.place(&a);
+        let first = queue.place_first(&a, 1).expect("nobody came this way yet");
+        assert!(queue.place_first(&a, 1).is_none());
         assert!(
-            queue.place_among(&b, 1).is_some(),
+            queue.place_first(&b, 1).is_some(),
             "another tenant has a line of its own"
         );
         drop(first);
-        assert!(queue.place_among(&a, 1).is_some(), "who left is not in the way");
+        assert!(queue.place_first(&a, 1).is_some(), "who left is not in the way");
+    }
+
+    #[test]
+    fn who_goes_first_waits_for_one_place_alone() {
+        let queue = FairQueue::new(1, 1);
+        let a = tenant("a");
+        let held = queue.place(&a).now_or_never().expect("free");
+        let patient: Vec<_> = (0..10).map(|_| Box::pin(queue.place(&a))).collect();
+        let first = queue.place_first(&a, 1).expect("nobody came this way yet");
+        drop(held);
+        assert!(first.now_or_never().is_some());
+        let served = patient.into_iter().filter_map(|place| place.now_or_never());
+        assert_eq!(served.count(), 10, "one after the other");
     }
 }

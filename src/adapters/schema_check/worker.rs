@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use copilotd_actors::domain::schema::check::Checker;
-use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, getppid, nice, setrlimit};
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,8 +24,8 @@ const MEMORY: u64 = 256 * 1024 * 1024;
 const CACHE_MEMORY: u64 = 64 * 1024 * 1024;
 /// Most compiled schemas that are kept.
 const CACHED: usize = 16;
-/// A process whose parent has died in the middle of a check ends by itself after so long; longer than any deadline.
-const ORPHAN: Duration = Duration::from_secs(60);
+/// Time between two looks, during a check, whether the parent still lives.
+const LOOK: Duration = Duration::from_secs(1);
 /// How much less of a busy processor it gets than the threads that answer.
 const NICE: i32 = 10;
 
@@ -96,11 +96,14 @@ fn mapped() -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// Ends the process if one job lasts too long: then nobody is there to kill it.
+/// Ends the process if its parent dies during a check: then nobody is there to kill it at the deadline.
 fn end_orphans(jobs: &mpsc::Receiver<bool>) {
-    while let Ok(begun) = jobs.recv() {
-        if begun && jobs.recv_timeout(ORPHAN) == Err(RecvTimeoutError::Timeout) {
-            std::process::abort();
+    let parent = getppid();
+    while let Ok(true) = jobs.recv() {
+        while jobs.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            if getppid() != parent {
+                std::process::abort();
+            }
         }
     }
 }

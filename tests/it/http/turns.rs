@@ -5,6 +5,7 @@ use std::time::Duration;
 use copilotd::http::auth::Scopes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::fakes::model::{Act, calls, says};
+use copilotd_actors::ports::SchemaError;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -221,6 +222,31 @@ async fn feedback_is_kept_and_shows_nothing() {
         app.post(&nobody, json!({ "rating": 1 }))
             .await
             .problem(404, "not_found");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schema_that_cannot_be_compiled_now_or_at_all_is_refused() {
+    with_app(async |app| {
+        let turns = format!("{}/turns", app.conversation().await);
+        for (error, status, code) in [
+            (SchemaError::TooExpensive, 422, "invalid"),
+            (SchemaError::Busy, 429, "rate_limited"),
+            (
+                SchemaError::Unavailable("fork: secret detail".into()),
+                503,
+                "unavailable",
+            ),
+        ] {
+            app.schemas.refuse(error);
+            let body = json!({ "input": "hi", "response_schema": { "type": "object" } });
+            let problem = app.post(&turns, body).await.problem(status, code);
+            assert!(!problem.to_string().contains("secret detail"), "{problem}");
+            if status == 422 {
+                assert_eq!(problem["errors"][0]["pointer"], "/response_schema");
+            }
+        }
     })
     .await;
 }

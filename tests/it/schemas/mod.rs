@@ -42,7 +42,8 @@ fn deep() -> String {
 
 async fn check(pool: &SchemaPool, schema: &Value, answer: &str) -> Result<SchemaVerdict, SchemaError> {
     let schema = Arc::new(schema.clone());
-    let checked = pool.check(&tenant("acme"), &schema, answer);
+    let scope = tenant("acme");
+    let checked = pool.check(&scope, &schema, answer);
     tokio::time::timeout(PATIENCE, checked).await.expect("every check ends")
 }
 
@@ -99,9 +100,9 @@ async fn honest_schemas_are_compiled_and_answers_checked() {
             json!({ "items": { "pattern": "^\\p{L}{80}<1>$".repeat(20) } }),
             "/items/pattern",
         ),
-        (json!({ "pattern": "((a{1,100}){1,100}){1,100}" }), "/pattern"),
+        (json!({ "pattern": "^((a{1,100}){1,100}){1,100}$" }), "/pattern"),
         (
-            json!({ "patternProperties": { "((\\w{1,100}){1,100}){1,100}": {} } }),
+            json!({ "patternProperties": { "^((\\w{1,100}){1,100}){1,100}$": {} } }),
             "/patternProperties",
         ),
     ] {

@@ -13,6 +13,12 @@ const REGEX_BYTES: usize = 1024 * 1024;
 /// Most bytes that one regular expression may use while it is matched.
 const MATCHER_BYTES: usize = 256 * 1024;
 
+/// Longest answer of which all violations are listed; of a longer one it is the first.
+const MAX_LISTED: usize = 16 * 1024;
+/// What is wrong with a regular expression; the engine does not tell these apart.
+const UNSUPPORTED_PATTERN: &str = "is not a supported regular expression (look-around and back-references are not), or is \
+                                   too large: those of a schema together may compile to 1 MiB";
+
 /// A caller's schema, compiled.
 pub struct Checker(jsonschema::Validator);
 
@@ -33,11 +39,12 @@ impl Checker {
             .build(source)
             .map_err(|error| {
                 let pointer = error.instance_path().to_string();
-                let mut message = clip(&error.to_string());
-                if pointer.ends_with("/pattern") || pointer.contains("/patternProperties") {
-                    message +=
-                        " (or the regular expression is too large; all of a schema together may compile to 1 MiB)";
-                }
+                let of_pattern = pointer.ends_with("/pattern") || pointer.contains("/patternProperties");
+                let message = if of_pattern {
+                    UNSUPPORTED_PATTERN.to_owned()
+                } else {
+                    clip(&error.to_string())
+                };
                 Violation { pointer, message }
             })?;
         Ok(Self(validator))
@@ -53,6 +60,12 @@ impl Checker {
         if self.0.is_valid(&value) {
             return Ok(());
         }
-        Err(describe(&super::violations(&self.0, &value)))
+        let found = if answer.len() <= MAX_LISTED {
+            super::violations(&self.0, &value)
+        } else {
+            let first = self.0.validate(&value).err();
+            first.map(super::violation).into_iter().collect()
+        };
+        Err(describe(&found))
     }
 }

@@ -111,11 +111,14 @@ impl Schema {
 
 fn violations(validator: &jsonschema::Validator, value: &Value) -> Vec<Violation> {
     let violations = validator.iter_errors(value).take(MAX_VIOLATIONS);
-    let violation = |error: jsonschema::ValidationError<'_>| Violation {
+    violations.map(violation).collect()
+}
+
+fn violation(error: jsonschema::ValidationError<'_>) -> Violation {
+    Violation {
         pointer: error.instance_path().to_string(),
         message: clip(&error.to_string()),
-    };
-    violations.map(violation).collect()
+    }
 }
 
 /// Says violations in one line, fit for a model to act on.
