@@ -13,6 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use metrics::{counter, histogram};
 use ractor::{Actor, ActorProcessingErr, RpcReplyPort, SupervisionEvent};
 use tokio_util::task::AbortOnDropHandle;
@@ -50,11 +51,20 @@ impl Conversation {
         command: Command,
         reply: Option<RpcReplyPort<Reply>>,
     ) -> Result<(), ActorProcessingErr> {
+        self.step_at(me, state, command, reply, None).await
+    }
+
+    /// The one path of every change. It is decided no earlier than `due`, if that is given.
+    async fn step_at(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        command: Command,
+        reply: Option<RpcReplyPort<Reply>>,
+        due: Option<Timestamp>,
+    ) -> Result<(), ActorProcessingErr> {
         let policy = self.policy(state, &command);
-        let env = Env {
-            now: self.shared.ports.clock.now(),
-            policy: &policy,
-        };
+        let env = self.env(&policy, due);
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
         let halted = command.halt().is_some_and(|halt| *halt != Halt::default());
         let decision = match state.core.decide(env, command) {
@@ -208,8 +218,26 @@ impl Conversation {
         Halt { sealed, unsent }
     }
 
+    fn env<'a>(&self, policy: &'a Policy, due: Option<Timestamp>) -> Env<'a> {
+        let now = self.shared.ports.clock.now();
+        Env {
+            now: due.map_or(now, |due| due.max(now)),
+            policy,
+        }
+    }
+
+    fn with_halt(&self, state: &State, policy: &Policy, command: Command) -> Result<Command, Rejection> {
+        self.with_halt_at(state, policy, command, None)
+    }
+
     /// Puts the halt into a command that stops the running turn, once it is clear that the command will be accepted.
-    fn with_halt(&self, state: &State, policy: &Policy, mut command: Command) -> Result<Command, Rejection> {
+    fn with_halt_at(
+        &self,
+        state: &State,
+        policy: &Policy,
+        mut command: Command,
+        due: Option<Timestamp>,
+    ) -> Result<Command, Rejection> {
         let active = state.core.active().map(|turn| turn.id);
         let stops = match &command {
             Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
@@ -220,10 +248,7 @@ impl Conversation {
         if !stops {
             return Ok(command);
         }
-        let env = Env {
-            now: self.shared.ports.clock.now(),
-            policy,
-        };
+        let env = self.env(policy, due);
         if state.core.decide(env, command.clone())?.records.is_empty() {
             return Ok(command);
         }

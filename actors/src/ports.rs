@@ -22,10 +22,15 @@ pub use crate::domain::rate::RateHint;
 use crate::domain::usage::Usage;
 use crate::tenancy::TenantScope;
 
-/// The present time. Tests put a paused clock here.
+/// The present time, by two clocks. Tests put paused ones here, and can set them apart.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// Returns the present time.
+    /// Returns the time of the calendar, which an administrator or NTP may set forward or back: for times of records, ends of
+    /// credentials, days of budgets.
     fn now(&self) -> Timestamp;
+
+    /// Returns the time since a moment before the first call; it never goes back and follows no correction: for everything
+    /// that measures how long something takes, such as rates, breakers and pauses.
+    fn elapsed(&self) -> Duration;
 }
 
 /// Where copilots' configurations are looked up; hot-reloadable behind the trait.

@@ -33,6 +33,10 @@ impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
         later(self.0.load(Ordering::SeqCst))
     }
+
+    fn elapsed(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(u64::try_from(self.0.load(Ordering::SeqCst)).unwrap())
+    }
 }
 
 #[derive(Clone)]
