@@ -55,6 +55,8 @@ pub struct Think {
     pub policy: Arc<Policy>,
     /// Schema that the answer has to satisfy.
     pub response_schema: Option<Arc<Value>>,
+    /// The API key that submitted the turn, whose limits the model call counts against.
+    pub api_key: Option<String>,
     /// When the turn was accepted; the time to the first text counts from then.
     pub accepted_at: Timestamp,
     /// Where the answer is released.
@@ -106,6 +108,7 @@ impl Agent {
             memory,
             policy,
             response_schema,
+            api_key,
             accepted_at,
             live,
             span,
@@ -136,6 +139,7 @@ impl Agent {
             conversation: self.id,
             turn: Some(at.turn),
             user: self.user.clone(),
+            api_key,
             copilot: policy.copilot.clone(),
             messages: Arc::new(prompt.messages),
             tools: Arc::new(offers(&policy)),

@@ -316,6 +316,7 @@ impl Conversation {
             scope: state.scope.clone(),
             conversation: state.core.id,
             user: book.header.user.clone(),
+            api_key: book.last_api_key.clone(),
             memory: state.core.memory.clone(),
             policy: Arc::clone(policy),
             failures: state.compression_failures,

@@ -273,6 +273,8 @@ pub struct ModelRequest {
     pub turn: Option<TurnId>,
     /// The user behind it.
     pub user: UserId,
+    /// The API key that submitted the turn, as the limiter names it: its limits hold for this call too.
+    pub api_key: Option<String>,
     /// The copilot, for accounting.
     pub copilot: CopilotName,
     /// The messages; keeps OpenAI's and Anthropic's pairing rules.
@@ -377,6 +379,8 @@ pub struct LostCall {
     pub route: String,
     /// The user behind it.
     pub user: UserId,
+    /// The API key that submitted the turn, as the limiter names it.
+    pub api_key: Option<String>,
     /// The copilot.
     pub copilot: CopilotName,
     /// The conversation.

@@ -47,6 +47,8 @@ pub struct Book {
     pub unsettled: VecDeque<(TurnId, CallId)>,
     /// Turns that were accepted last, open or not: a submission whose answer was lost on its way is known again.
     pub accepted: VecDeque<TurnId>,
+    /// The API key of the turn that ended last, whose limits a summary counts against.
+    pub last_api_key: Option<String>,
 }
 
 /// Idempotency keys of the last day.
@@ -125,6 +127,7 @@ impl Book {
             turns: VecDeque::new(),
             unsettled: VecDeque::new(),
             accepted: VecDeque::new(),
+            last_api_key: None,
         }
     }
 
@@ -164,7 +167,12 @@ impl Book {
                     self.turns.insert(place, turn);
                 }
             }
-            event if event.is_terminal() => self.turns.retain(|turn| turn.id != id),
+            event if event.is_terminal() => {
+                if let Some(ended) = self.turn(id) {
+                    self.last_api_key = ended.api_key.clone();
+                }
+                self.turns.retain(|turn| turn.id != id);
+            }
             event => {
                 match event {
                     Event::ToolFinished {

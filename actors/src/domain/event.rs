@@ -187,6 +187,10 @@ pub enum Event {
         /// W3C `traceparent` of the request, so that work after a restart stays in its trace.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<String>,
+        /// Internal. The API key that submitted it, as the limiter names it; none for a user token. Every model call made
+        /// for the turn counts against this key's limits, after a restart too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        api_key: Option<String>,
         /// Whether it goes before the turns that already wait (an interrupt).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         next: bool,

@@ -15,6 +15,7 @@ mod cost;
 mod crashes;
 mod failures;
 mod guards;
+mod keys;
 mod stops;
 mod story;
 mod streams;

@@ -57,6 +57,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             when_busy: WhenBusy::Enqueue,
             idempotency: None,
             trace: None,
+            api_key: None,
             halt: sealed(world, ""),
         };
         change(&mut command);
@@ -86,6 +87,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         when_busy: WhenBusy::Interrupt,
         idempotency: None,
         trace: None,
+        api_key: None,
         halt: sealed(world, text),
     })
 }

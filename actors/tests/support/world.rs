@@ -292,6 +292,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         when_busy: WhenBusy::Enqueue,
         idempotency: None,
         trace: None,
+        api_key: None,
         halt: Halt::default(),
     }
 }
@@ -304,6 +305,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         metadata,
         response_schema,
         trace,
+        api_key,
         halt,
         ..
     } = submission(turn, text)
@@ -322,6 +324,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         when_busy: how,
         idempotency,
         trace,
+        api_key,
         halt,
     }
 }

@@ -83,7 +83,8 @@ pub async fn submit(
     Json(body): Json<Submit>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
-    state.gateway.admit(&openai::caller(&caller, Purpose::Turn)).await?;
+    let payer = openai::caller(&caller, Purpose::Turn);
+    state.gateway.admit(&payer).await?;
     let idempotency = key.with_body(&body);
     let command = Command::Submit {
         turn: TurnId::new(state.shared.ports.ids.uuid()),
@@ -97,6 +98,7 @@ pub async fn submit(
         },
         idempotency,
         trace: telemetry::traceparent(),
+        api_key: payer.api_key,
         halt: Halt::default(),
     };
     let accepted = state

@@ -3,8 +3,8 @@
 mod access;
 mod admin;
 mod api_keys;
-mod app;
-mod client;
+pub mod app;
+pub mod client;
 mod contract;
 mod conversations;
 mod input;

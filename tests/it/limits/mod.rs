@@ -3,6 +3,7 @@
 mod clock;
 mod contract;
 mod crowd;
+mod doors;
 mod lost;
 mod outage;
 mod random;

@@ -119,6 +119,7 @@ impl Conversation {
                 when_busy,
                 idempotency,
                 trace,
+                api_key,
                 halt,
             } => {
                 if let Some(existing) = submit::copy_of(self, env, turn, idempotency.as_ref())? {
@@ -133,6 +134,7 @@ impl Conversation {
                     response_schema,
                     idempotency,
                     trace,
+                    api_key,
                     next: false,
                 };
                 submit::submit(&mut draft, turn, queued, when_busy, &halt)?
