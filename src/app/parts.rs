@@ -18,7 +18,7 @@ use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, ConfiguredPolicies, Tenant};
 use crate::fingerprint::fingerprint;
-use crate::http::auth::{Authenticator, Verifier};
+use crate::http::auth::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::Part;
 
@@ -167,6 +167,16 @@ impl Part for Credentials {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let keys = Verifier::prepare(config)?;
         Ok(Box::new(move || self.0.verifier.take(keys)))
+    }
+}
+
+/// How many writes are taken.
+pub struct Writes(pub Arc<Authenticator>);
+
+impl Part for Writes {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let limits = WriteLimits::prepare(config);
+        Ok(Box::new(move || self.0.writes.take(limits)))
     }
 }
 

@@ -16,3 +16,4 @@ mod sse;
 mod streams;
 mod tenants;
 mod turns;
+mod writes;
