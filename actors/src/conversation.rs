@@ -4,6 +4,7 @@
 //! always in this order (`Conversation::step` is the only path). When it dies, whoever needs it next gets a copy that
 //! was folded from the log and took up what was open.
 
+mod admission;
 mod effects;
 mod message;
 mod rest;
@@ -33,6 +34,7 @@ use crate::domain::turn::Phase;
 use crate::ports::{Append, LogError};
 use crate::shared::{Shared, cause};
 use crate::spans::TurnSpans;
+use admission::Known;
 pub use message::{Accepted, Args, Asker, ConversationRef, Msg, Refusal, Reply};
 pub use state::State;
 
@@ -43,7 +45,6 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// The one path of every change.
     async fn step(
         &self,
         me: &ConversationRef,
@@ -97,17 +98,8 @@ impl Conversation {
             }
             self.publish(state, &decision.records);
         }
-        if let (Some(reply), Some(book)) = (reply, &state.core.book) {
-            let position = decision.turn.and_then(|turn| position(state, turn));
-            let header = book.header.clone();
-            // The caller may have gone; what it asked for is stored all the same.
-            let (turn, records) = (decision.turn, decision.records.clone());
-            let _ = reply.send(Ok(Accepted {
-                header,
-                turn,
-                records,
-                position,
-            }));
+        if let Some(reply) = reply {
+            accept(reply, state, decision.turn, decision.records.clone());
         }
         state.count();
         if !decision.records.is_empty() {
@@ -277,6 +269,14 @@ impl Conversation {
         if foreign {
             return refuse(Some(reply), Rejection::NotFound.into());
         }
+        let command = match self.known(state, command).await {
+            Ok(Known::New(command)) => command,
+            Ok(Known::Copy(turn)) => {
+                accept(reply, state, Some(turn), Vec::new());
+                return Ok(());
+            }
+            Err(refusal) => return refuse(Some(reply), refusal),
+        };
         if let Command::Submit { .. } = command
             && let Err(full) = state.counted.admit()
         {
@@ -335,6 +335,17 @@ impl Conversation {
 
 fn position(state: &State, turn: TurnId) -> Option<usize> {
     state.core.book.as_ref()?.turns.iter().position(|open| open.id == turn)
+}
+
+fn accept(reply: RpcReplyPort<Reply>, state: &State, turn: Option<TurnId>, records: Vec<Record>) {
+    let Some(book) = &state.core.book else { return };
+    // The caller may have gone; what it asked for is stored all the same.
+    let _ = reply.send(Ok(Accepted {
+        header: book.header.clone(),
+        turn,
+        records,
+        position: turn.and_then(|turn| position(state, turn)),
+    }));
 }
 
 fn refuse(reply: Option<RpcReplyPort<Reply>>, refusal: Refusal) -> Result<(), ActorProcessingErr> {

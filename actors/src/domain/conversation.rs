@@ -14,8 +14,9 @@ use super::turn::{Phase, Turn};
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
-/// Most keys that one conversation remembers; the oldest go first.
-const MAX_KEYS: usize = 4096;
+/// Latest keys that the state remembers, so that copies of a request that come soon cost no look-up. Older ones are found in
+/// the log ([`TurnId::derived`]).
+const MAX_KEYS: usize = 256;
 /// Accepted turns that are remembered. A submission is repeated at once or not at all.
 const MAX_ACCEPTED: usize = 64;
 /// Most calls with unknown outcome whose late result is still welcome.
@@ -51,7 +52,7 @@ pub struct Book {
     pub last_api_key: Option<String>,
 }
 
-/// Idempotency keys of the last day.
+/// The latest idempotency keys of the last day.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Keys(VecDeque<(Idempotency, TurnId, Timestamp)>);
 

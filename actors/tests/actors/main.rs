@@ -15,6 +15,7 @@ mod cost;
 mod crashes;
 mod failures;
 mod guards;
+mod idempotency;
 mod keys;
 mod stops;
 mod story;
