@@ -277,6 +277,9 @@ impl Conversation {
             }
             Err(refusal) => return refuse(Some(reply), refusal),
         };
+        if let Err(refusal) = self.has_room(state, asker, &command).await {
+            return refuse(Some(reply), refusal);
+        }
         if let Command::Submit { .. } = command
             && let Err(full) = state.counted.admit()
         {

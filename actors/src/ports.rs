@@ -18,6 +18,7 @@ use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::prompt::PromptMessage;
+use crate::domain::quota::{Quotas, StoredTotals};
 pub use crate::domain::rate::RateHint;
 use crate::domain::usage::Usage;
 use crate::tenancy::TenantScope;
@@ -37,6 +38,9 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub trait Policies: Send + Sync {
     /// Returns the policy of `copilot`, or of the tenant's first copilot when none is named.
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>>;
+
+    /// Returns how much the tenant and each of its users may keep.
+    fn quotas(&self, scope: &TenantScope) -> Quotas;
 }
 
 // ---------------------------------------------------------------------------------------------------- event log
@@ -200,6 +204,10 @@ pub trait EventLog: Send + Sync {
         conversation: ConversationId,
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError>;
+
+    /// Returns what a tenant and one of its users keep, from counters that each append and erasure moves: no log is read
+    /// for it. May lag by a second.
+    async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError>;
 
     /// Rebuilds every projection from the log; returns the number of conversations.
     async fn rebuild(&self) -> Result<u64, LogError>;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
+use copilotd_actors::domain::quota::Quotas;
 use copilotd_actors::ports::{Clock, Policies, SystemKey, Systems, ToolBox};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -38,6 +39,10 @@ impl PresentPolicies {
 impl Policies for PresentPolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
         self.0.load().policy(scope, copilot)
+    }
+
+    fn quotas(&self, scope: &TenantScope) -> Quotas {
+        self.0.load().quotas(scope)
     }
 }
 

@@ -1,9 +1,11 @@
-//! What is looked up before a command from outside is decided: whether its idempotency key was used before.
+//! What is looked up before a command from outside is decided: whether its idempotency key was used before, and whether its
+//! tenant and its user may keep more.
 //!
 //! The look-ups read the store, within the one handler that appends. So nothing comes between the answer and the append, and
 //! copies of one request that arrive at once are one turn.
 
 use super::{Conversation, Refusal, State};
+use crate::conversation::Asker;
 use crate::domain::command::Command;
 use crate::domain::conversation::KEY_LIFE;
 use crate::domain::decide::Rejection;
@@ -53,6 +55,32 @@ impl Conversation {
             }
         }
         Err(Rejection::KeyReused.into())
+    }
+
+    /// Refuses what would add to a log whose tenant or user keeps as much as it may. What ends or erases something is never
+    /// refused, nor is the copy of an earlier request.
+    pub(super) async fn has_room(&self, state: &State, asker: &Asker, command: &Command) -> Result<(), Refusal> {
+        let (book, now) = (state.core.book.as_ref(), self.shared.ports.clock.now());
+        let is_new = match (command, book) {
+            (Command::Create { .. }, None) => true,
+            (Command::Submit { turn, idempotency, .. }, Some(book)) => {
+                let keyed = idempotency.as_ref();
+                let copied = keyed.is_some_and(|asked| state.core.keys.find(&asked.key, now).is_some());
+                if copied || book.accepted.contains(turn) {
+                    return Ok(());
+                }
+                false
+            }
+            (Command::Update { .. } | Command::GiveFeedback { .. }, Some(_)) => false,
+            _ => return Ok(()),
+        };
+        let quotas = self.shared.ports.policies.quotas(&state.scope);
+        if quotas.is_unlimited() || book.is_some_and(|book| book.header.erased) {
+            return Ok(());
+        }
+        let owner = book.map_or(&asker.user, |book| &book.header.user);
+        let stored = self.shared.ports.log.stored(&state.scope, owner).await;
+        Ok(quotas.check(&stored.map_err(unavailable)?, is_new)?)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Idempotency keys of submissions hold for 24 hours, however many there are.
+//! Idempotency keys of submissions hold for 24 hours, however many there are, and a refusal for want of room changes
+//! nothing.
 
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use copilotd_actors::domain::command::WhenBusy;
 use copilotd_actors::domain::decide::Rejection;
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::quota::{Quota, Quotas};
 use copilotd_actors::domain::snapshot;
+use copilotd_actors::fakes::model::Act;
 use copilotd_actors::ports::EventLog as _;
 use copilotd_actors::shared::Bounds;
 
@@ -121,4 +124,34 @@ async fn a_store_that_cannot_be_read_makes_no_second_turn() {
     world.crash().await;
     world.restart().await;
     assert_eq!(submit(&world, id, "k", "hi").await.unwrap().turn, first.turn);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_for_which_there_is_no_room_stops_nothing() {
+    let world = World::new().await;
+    world.model.on("work", &[vec![Act::Text("so far".into()), Act::Stall]]);
+    let id = world.create().await;
+    let turn = world.submit(id, "work").await;
+    world.model.wait_for(|seen| seen.open == 1).await;
+    world.named(id, "context.assembled").await;
+    let quota = |bytes| Quotas {
+        user: Quota {
+            conversations: None,
+            bytes,
+        },
+        ..Quotas::default()
+    };
+    world.policies.limit(quota(Some(1)));
+    let interrupt = || submitted(world.turn_id(), "hi", WhenBusy::Interrupt, None);
+    let refused = world.ask(id, interrupt()).await.unwrap_err();
+    assert!(
+        matches!(refused, Refusal::Quota(exceeded) if exceeded.name == "log_bytes"),
+        "{refused:?}"
+    );
+    world.settle().await;
+    assert_eq!(world.model.seen().open, 1, "the running turn runs on");
+    // What ends a turn is never refused, and what runs is worked off.
+    world.cancel(id, turn).await.unwrap();
+    world.policies.limit(quota(None));
+    world.ask(id, interrupt()).await.unwrap();
 }

@@ -55,6 +55,7 @@ problems!(
         Code::IdempotencyKeyReused,
         Code::QueueFull,
         Code::BudgetExhausted,
+        Code::QuotaExceeded,
         Code::Overloaded,
     ],
 );
@@ -198,7 +199,7 @@ pub struct Feedback {
 }
 request_body!(Feedback, "give_feedback.json");
 
-problems!(FeedbackProblems: AUTH, FOUND, BODY);
+problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::QuotaExceeded]);
 
 /// Keeps what the user thinks of an answer
 #[utoipa::path(

@@ -10,6 +10,7 @@ mod conversations;
 mod input;
 mod limits;
 mod openai;
+mod quotas;
 mod resume;
 mod sockets;
 mod sse;
