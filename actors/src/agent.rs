@@ -56,6 +56,8 @@ pub struct Think {
     pub policy: Arc<Policy>,
     /// Schema that the answer has to satisfy.
     pub response_schema: Option<Arc<Value>>,
+    /// The API key that submitted the turn, whose limits the model call counts against.
+    pub api_key: Option<String>,
     /// When the turn was accepted; the time to the first text counts from then.
     pub accepted_at: Timestamp,
     /// Where the answer is released.
@@ -107,6 +109,7 @@ impl Agent {
             memory,
             policy,
             response_schema,
+            api_key,
             accepted_at,
             live,
             span,
@@ -137,6 +140,7 @@ impl Agent {
             conversation: self.id,
             turn: Some(at.turn),
             user: self.user.clone(),
+            api_key,
             copilot: policy.copilot.clone(),
             messages: Arc::new(prompt.messages),
             tools: Arc::new(offers(&policy)),

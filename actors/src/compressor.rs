@@ -30,6 +30,7 @@ pub struct Work {
     pub scope: TenantScope,
     pub conversation: ConversationId,
     pub user: UserId,
+    pub api_key: Option<String>,
     pub memory: Memory,
     pub policy: Arc<Policy>,
     /// Compressions that failed in a row before this one.
@@ -110,6 +111,7 @@ async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut Stri
             conversation: work.conversation,
             turn: None,
             user: work.user.clone(),
+            api_key: work.api_key.clone(),
             copilot: work.policy.copilot.clone(),
             messages: Arc::new(vec![
                 PromptMessage::System {

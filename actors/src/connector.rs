@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use jiff::Timestamp;
 use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
@@ -107,7 +106,9 @@ impl Connector {
             report(&job, unsent(&job), None, Some(why));
             return;
         }
-        let now = self.shared.ports.clock.now();
+        let (clock, now) = (&self.shared.ports.clock, self.shared.ports.clock.elapsed());
+        // From here on no correction of the calendar shortens or lengthens what is left for the call.
+        let deadline = now + until(clock.now(), job.settles_at);
         let (look_up, doubt) = (job.mode == RetryMode::LookUp, job.gate.is_sent());
         state.queue.push_back(Box::new(Waiting {
             job,
@@ -115,15 +116,16 @@ impl Connector {
             look_up,
             doubt,
             sent: false,
+            deadline,
             not_before: now,
         }));
     }
 
     /// Sends what may be sent; answers when to look again.
     fn pump(&self, me: &ActorRef<Msg>, state: &mut State) {
-        let now = self.shared.ports.clock.now();
-        let mut next: Option<Timestamp> = None;
-        let mut soon = |at: Timestamp| next = Some(next.map_or(at, |known: Timestamp| known.min(at)));
+        let now = self.shared.ports.clock.elapsed();
+        let mut next: Option<Duration> = None;
+        let mut soon = |at: Duration| next = Some(next.map_or(at, |known: Duration| known.min(at)));
         let mut kept = VecDeque::new();
         while let Some(mut waiting) = state.queue.pop_front() {
             if waiting.job.gate.is_stopped() {
@@ -171,7 +173,7 @@ impl Connector {
         let deadline = state.queue.iter().map(|waiting| waiting.last_start()).min();
         let (me, idle) = (me.clone(), state.queue.is_empty() && state.in_flight == 0);
         let (time, then) = match next.into_iter().chain(deadline).min() {
-            Some(at) => (until(now, at).max(Duration::from_millis(1)), Msg::Wake),
+            Some(at) => (at.saturating_sub(now).max(Duration::from_millis(1)), Msg::Wake),
             None if idle => (IDLE, Msg::Idle(state.looks)),
             None => {
                 state.timer = None;
@@ -185,9 +187,9 @@ impl Connector {
         })));
     }
 
-    fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<Waiting>, now: Timestamp) {
+    fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<Waiting>, now: Duration) {
         let (me, toolbox) = (me.clone(), Arc::clone(&state.toolbox));
-        let left = until(now, waiting.job.settles_at);
+        let left = waiting.deadline.saturating_sub(now);
         let span = waiting.job.span.clone();
         let work = async move {
             let mut request = waiting.job.request.clone();
@@ -220,7 +222,7 @@ impl Connector {
 
     fn tried(&self, state: &mut State, mut waiting: Box<Waiting>, tried: Tried) {
         state.in_flight -= 1;
-        let now = self.shared.ports.clock.now();
+        let now = self.shared.ports.clock.elapsed();
         let system = state.key.1.clone();
         match tried {
             Tried::Replied(reply) => {
@@ -253,7 +255,7 @@ impl Connector {
                 }
                 let backoff = Duration::from_millis(200) * 2_u32.pow(waiting.tries.min(6));
                 let pause = error.retry_after.unwrap_or(backoff) + jitter(backoff / 2);
-                waiting.not_before = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+                waiting.not_before = now.saturating_add(pause);
                 match error.kind {
                     ToolErrorKind::Refused => {
                         state.breaker.succeeded();
@@ -294,9 +296,9 @@ impl Connector {
     }
 
     /// A look-up that finds nothing proves nothing until the call it looks for has settled. Then it is sent again.
-    fn not_found(&self, state: &mut State, mut waiting: Box<Waiting>, now: Timestamp) {
+    fn not_found(&self, state: &mut State, mut waiting: Box<Waiting>, now: Duration) {
         let spare = waiting.job.request.timeout + crate::domain::decide::SETTLE_MARGIN;
-        let settled = waiting.job.settles_at.saturating_sub(spare).unwrap_or(now);
+        let settled = waiting.deadline.saturating_sub(spare);
         if waiting.job.mode == RetryMode::LookUp && !waiting.sent && now >= settled {
             waiting.look_up = false;
             waiting.tries = 0;
@@ -345,7 +347,7 @@ impl Actor for Connector {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let now = self.shared.ports.clock.now();
+        let now = self.shared.ports.clock.elapsed();
         Ok(State {
             key: args.key,
             toolbox: args.toolbox,

@@ -4,6 +4,7 @@
 //! always in this order (`Conversation::step` is the only path). When it dies, whoever needs it next gets a copy that
 //! was folded from the log and took up what was open.
 
+mod admission;
 mod effects;
 mod message;
 mod rest;
@@ -13,6 +14,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use metrics::{counter, histogram};
 use ractor::{Actor, ActorProcessingErr, RpcReplyPort, SupervisionEvent};
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +34,7 @@ use crate::domain::turn::Phase;
 use crate::ports::{Append, LogError};
 use crate::shared::{Shared, cause};
 use crate::spans::TurnSpans;
+use admission::Known;
 pub use message::{Accepted, Args, Asker, ConversationRef, Msg, Refusal, Reply};
 pub use state::State;
 
@@ -42,7 +45,6 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// The one path of every change.
     async fn step(
         &self,
         me: &ConversationRef,
@@ -50,12 +52,21 @@ impl Conversation {
         command: Command,
         reply: Option<RpcReplyPort<Reply>>,
     ) -> Result<(), ActorProcessingErr> {
+        self.step_at(me, state, command, reply, None).await
+    }
+
+    /// The one path of every change. It is decided no earlier than `due`, if that is given.
+    async fn step_at(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        command: Command,
+        reply: Option<RpcReplyPort<Reply>>,
+        due: Option<Timestamp>,
+    ) -> Result<(), ActorProcessingErr> {
         let policy = self.policy(state, &command);
-        let env = Env {
-            now: self.shared.ports.clock.now(),
-            policy: &policy,
-            may_await_approval: may_await_approval(state, &policy, &command),
-        };
+        let may_await_approval = may_await_approval(state, &policy, &command);
+        let env = self.env(&policy, may_await_approval, due);
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
         let halted = command.halt().is_some_and(|halt| *halt != Halt::default());
         let decision = match state.core.decide(env, command) {
@@ -88,17 +99,8 @@ impl Conversation {
             }
             self.publish(state, &decision.records);
         }
-        if let (Some(reply), Some(book)) = (reply, &state.core.book) {
-            let position = decision.turn.and_then(|turn| position(state, turn));
-            let header = book.header.clone();
-            // The caller may have gone; what it asked for is stored all the same.
-            let (turn, records) = (decision.turn, decision.records.clone());
-            let _ = reply.send(Ok(Accepted {
-                header,
-                turn,
-                records,
-                position,
-            }));
+        if let Some(reply) = reply {
+            accept(reply, state, decision.turn, decision.records.clone());
         }
         state.count();
         if !decision.records.is_empty() {
@@ -209,8 +211,27 @@ impl Conversation {
         Halt { sealed, unsent }
     }
 
+    fn env<'a>(&self, policy: &'a Policy, may_await_approval: bool, due: Option<Timestamp>) -> Env<'a> {
+        let now = self.shared.ports.clock.now();
+        Env {
+            now: due.map_or(now, |due| due.max(now)),
+            policy,
+            may_await_approval,
+        }
+    }
+
+    fn with_halt(&self, state: &State, policy: &Policy, command: Command) -> Result<Command, Rejection> {
+        self.with_halt_at(state, policy, command, None)
+    }
+
     /// Puts the halt into a command that stops the running turn, once it is clear that the command will be accepted.
-    fn with_halt(&self, state: &State, policy: &Policy, mut command: Command) -> Result<Command, Rejection> {
+    fn with_halt_at(
+        &self,
+        state: &State,
+        policy: &Policy,
+        mut command: Command,
+        due: Option<Timestamp>,
+    ) -> Result<Command, Rejection> {
         let active = state.core.active().map(|turn| turn.id);
         let stops = match &command {
             Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
@@ -221,11 +242,7 @@ impl Conversation {
         if !stops {
             return Ok(command);
         }
-        let env = Env {
-            now: self.shared.ports.clock.now(),
-            policy,
-            may_await_approval: true,
-        };
+        let env = self.env(policy, true, due);
         if state.core.decide(env, command.clone())?.records.is_empty() {
             return Ok(command);
         }
@@ -254,6 +271,17 @@ impl Conversation {
             .is_some_and(|book| book.header.user != asker.user && !asker.admin);
         if foreign {
             return refuse(Some(reply), Rejection::NotFound.into());
+        }
+        let command = match self.known(state, command).await {
+            Ok(Known::New(command)) => command,
+            Ok(Known::Copy(turn)) => {
+                accept(reply, state, Some(turn), Vec::new());
+                return Ok(());
+            }
+            Err(refusal) => return refuse(Some(reply), refusal),
+        };
+        if let Err(refusal) = self.has_room(state, asker, &command).await {
+            return refuse(Some(reply), refusal);
         }
         // A decision sends a turn that held no place back to work; refused, it can be made again.
         let needs_place = match command {
@@ -298,6 +326,7 @@ impl Conversation {
             scope: state.scope.clone(),
             conversation: state.core.id,
             user: book.header.user.clone(),
+            api_key: book.last_api_key.clone(),
             memory: state.core.memory.clone(),
             policy: Arc::clone(policy),
             failures: state.compression_failures,
@@ -333,6 +362,17 @@ fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> 
 
 fn position(state: &State, turn: TurnId) -> Option<usize> {
     state.core.book.as_ref()?.turns.iter().position(|open| open.id == turn)
+}
+
+fn accept(reply: RpcReplyPort<Reply>, state: &State, turn: Option<TurnId>, records: Vec<Record>) {
+    let Some(book) = &state.core.book else { return };
+    // The caller may have gone; what it asked for is stored all the same.
+    let _ = reply.send(Ok(Accepted {
+        header: book.header.clone(),
+        turn,
+        records,
+        position: turn.and_then(|turn| position(state, turn)),
+    }));
 }
 
 fn refuse(reply: Option<RpcReplyPort<Reply>>, refusal: Refusal) -> Result<(), ActorProcessingErr> {

@@ -20,21 +20,30 @@ use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, CopilotName, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::prompt::PromptMessage;
+use crate::domain::quota::{Quotas, StoredTotals};
 pub use crate::domain::rate::RateHint;
 use crate::domain::usage::Usage;
 use crate::tenancy::TenantScope;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 
-/// The present time. Tests put a paused clock here.
+/// The present time, by two clocks. Tests put paused ones here, and can set them apart.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// Returns the present time.
+    /// Returns the time of the calendar, which an administrator or NTP may set forward or back: for times of records, ends of
+    /// credentials, days of budgets.
     fn now(&self) -> Timestamp;
+
+    /// Returns the time since a moment before the first call; it never goes back and follows no correction: for everything
+    /// that measures how long something takes, such as rates, breakers and pauses.
+    fn elapsed(&self) -> Duration;
 }
 
 /// Where copilots' configurations are looked up; hot-reloadable behind the trait.
 pub trait Policies: Send + Sync {
     /// Returns the policy of `copilot`, or of the tenant's first copilot when none is named.
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>>;
+
+    /// Returns how much the tenant and each of its users may keep.
+    fn quotas(&self, scope: &TenantScope) -> Quotas;
 }
 
 // ---------------------------------------------------------------------------------------------------- event log
@@ -199,6 +208,10 @@ pub trait EventLog: Send + Sync {
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError>;
 
+    /// Returns what a tenant and one of its users keep, from counters that each append and erasure moves: no log is read
+    /// for it. May lag by a second.
+    async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError>;
+
     /// Rebuilds every projection from the log; returns the number of conversations.
     async fn rebuild(&self) -> Result<u64, LogError>;
 
@@ -271,6 +284,8 @@ pub struct ModelRequest {
     pub turn: Option<TurnId>,
     /// The user behind it.
     pub user: UserId,
+    /// The API key that submitted the turn, as the limiter names it: its limits hold for this call too.
+    pub api_key: Option<String>,
     /// The copilot, for accounting.
     pub copilot: CopilotName,
     /// The messages; keeps OpenAI's and Anthropic's pairing rules.
@@ -375,6 +390,8 @@ pub struct LostCall {
     pub route: String,
     /// The user behind it.
     pub user: UserId,
+    /// The API key that submitted the turn, as the limiter names it.
+    pub api_key: Option<String>,
     /// The copilot.
     pub copilot: CopilotName,
     /// The conversation.

@@ -34,7 +34,7 @@ use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsComm
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
-use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier};
+use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
 use crate::telemetry::content::{ContentTenants, LoggedContent};
@@ -140,10 +140,12 @@ impl App {
             jwks: Jwks::new()?,
             tickets: Tickets::new(ticket_key),
             failures: FailureLimit::new(&config.server),
+            writes: WriteLimits::new(&config, Arc::clone(&clock)),
             clock,
         };
         let auth = Arc::new(auth);
         roster.follow(Arc::new(parts::Credentials(Arc::clone(&auth))));
+        roster.follow(Arc::new(parts::Writes(Arc::clone(&auth))));
         let fetching = Arc::clone(&auth);
         // Ends with the runtime: it holds nothing that has to be put away.
         drop(tokio::spawn(

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
+use copilotd_actors::domain::quota::Quotas;
 use copilotd_actors::ports::{Clock, Policies, SystemKey, Systems, ToolBox};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -18,7 +19,7 @@ use crate::adapters::tools::http;
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, ConfiguredPolicies, Tenant};
 use crate::fingerprint::fingerprint;
-use crate::http::auth::{Authenticator, Verifier};
+use crate::http::auth::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
 use crate::tenants::Part;
 
@@ -38,6 +39,10 @@ impl PresentPolicies {
 impl Policies for PresentPolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
         self.0.load().policy(scope, copilot)
+    }
+
+    fn quotas(&self, scope: &TenantScope) -> Quotas {
+        self.0.load().quotas(scope)
     }
 }
 
@@ -167,6 +172,16 @@ impl Part for Credentials {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let keys = Verifier::prepare(config)?;
         Ok(Box::new(move || self.0.verifier.take(keys)))
+    }
+}
+
+/// How many writes are taken.
+pub struct Writes(pub Arc<Authenticator>);
+
+impl Part for Writes {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let limits = WriteLimits::prepare(config);
+        Ok(Box::new(move || self.0.writes.take(limits)))
     }
 }
 

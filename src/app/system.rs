@@ -1,8 +1,12 @@
 //! Time, randomness and limits of the machine.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use copilotd_actors::ports::{Clock, Ids};
 use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Returns the time of the machine.
@@ -18,6 +22,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGUN.elapsed()
     }
 }
 

@@ -34,7 +34,9 @@ pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
 pub(crate) use secret::foreign_references;
 use serde::{Deserialize, Deserializer};
-pub use tenant::{ApiKey, Issuer, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, Zendesk};
+pub use tenant::{
+    ApiKey, Issuer, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,
+};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, Deserialize)]

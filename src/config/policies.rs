@@ -7,6 +7,7 @@ use std::time::Duration;
 use copilotd_actors::domain::guard::Rules;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
+use copilotd_actors::domain::quota::Quotas;
 use copilotd_actors::ports::Policies;
 use copilotd_actors::tenancy::TenantScope;
 
@@ -14,22 +15,35 @@ use super::{Config, Copilot, Faults};
 
 /// The policies of a configuration. A new configuration is a new value.
 #[derive(Debug, Clone, Default)]
-pub struct ConfiguredPolicies(HashMap<TenantId, Vec<Arc<Policy>>>);
+pub struct ConfiguredPolicies(HashMap<TenantId, OfTenant>);
+
+#[derive(Debug, Clone, Default)]
+struct OfTenant {
+    quotas: Quotas,
+    copilots: Vec<Arc<Policy>>,
+}
 
 impl Policies for ConfiguredPolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
-        let policies = self.0.get(scope.tenant())?;
+        let policies = &self.0.get(scope.tenant())?.copilots;
         match copilot {
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
             None => policies.first().cloned(),
         }
+    }
+
+    fn quotas(&self, scope: &TenantScope) -> Quotas {
+        self.0
+            .get(scope.tenant())
+            .map(|tenant| tenant.quotas)
+            .unwrap_or_default()
     }
 }
 
 impl ConfiguredPolicies {
     /// Returns the number of copilots, over all tenants.
     pub fn len(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+        self.0.values().map(|tenant| tenant.copilots.len()).sum()
     }
 
     /// Whether there is no copilot at all.
@@ -50,7 +64,11 @@ impl Config {
                 let rules = of_all.and(&copilot.rules());
                 policies.extend(self.policy(copilot, rules, tools, &path, &mut faults).map(Arc::new));
             }
-            all.insert(tenant.id.clone(), policies);
+            let tenant_policies = OfTenant {
+                quotas: tenant.limits.quotas(),
+                copilots: policies,
+            };
+            all.insert(tenant.id.clone(), tenant_policies);
         }
         faults.into_result()?;
         Ok(ConfiguredPolicies(all))

@@ -2,6 +2,7 @@
 
 use copilotd_actors::domain::guard::Rules;
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::quota::{Quota, Quotas};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -178,15 +179,43 @@ pub struct TenantLimits {
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
+    /// Requests per minute that change something, of all users together; 0: no limit.
+    pub writes_per_minute: Option<u64>,
+    /// Conversations that are kept; 0: no limit.
+    pub conversations: Option<u64>,
+    /// Bytes of the log that are kept; 0: no limit.
+    pub log_bytes: Option<u64>,
     /// Bounds of each user.
     #[serde(default)]
-    pub per_user: SubjectLimits,
+    pub per_user: UserLimits,
     /// Bounds of each API key.
     #[serde(default)]
     pub per_key: SubjectLimits,
 }
 
-/// Bounds of one user or key.
+/// Bounds of one user.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserLimits {
+    /// Requests per minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens per minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Model calls at one time.
+    pub concurrent_calls: Option<u64>,
+    /// US dollars per day.
+    pub usd_per_day: Option<f64>,
+    /// US dollars per calendar month.
+    pub usd_per_month: Option<f64>,
+    /// Requests per minute that change something; 0: no limit.
+    pub writes_per_minute: Option<u64>,
+    /// Conversations that are kept; 0: no limit.
+    pub conversations: Option<u64>,
+    /// Bytes of the log that are kept; 0: no limit.
+    pub log_bytes: Option<u64>,
+}
+
+/// Bounds of one API key.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubjectLimits {
@@ -200,6 +229,32 @@ pub struct SubjectLimits {
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
+}
+
+/// Writes per minute of a user, unless the configuration says otherwise.
+const USER_WRITES: u64 = 120;
+/// Writes per minute of a tenant.
+const TENANT_WRITES: u64 = 100 * USER_WRITES;
+/// What a user may keep.
+const USER_QUOTA: (u64, u64) = (10_000, 1 << 30);
+/// What a tenant may keep.
+const TENANT_QUOTA: (u64, u64) = (1_000_000, 100 << 30);
+
+/// Reads a limit that has a default, and that 0 switches off.
+fn limit_or(configured: Option<u64>, default: u64) -> Option<u64> {
+    Some(configured.unwrap_or(default)).filter(|limit| *limit > 0)
+}
+
+impl UserLimits {
+    fn limits(&self) -> Limits {
+        Limits {
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+            concurrent_calls: self.concurrent_calls,
+            usd_per_day: self.usd_per_day.map(nano_usd),
+            usd_per_month: self.usd_per_month.map(nano_usd),
+        }
+    }
 }
 
 impl SubjectLimits {
@@ -227,6 +282,33 @@ impl TenantLimits {
             },
             user: self.per_user.limits(),
             key: self.per_key.limits(),
+        }
+    }
+
+    /// Returns the rates of writes. A credential that administers may write as often as a user.
+    pub fn writes(&self) -> limit::TenantLimits {
+        let rate = |writes| Limits {
+            requests_per_minute: writes,
+            ..Limits::default()
+        };
+        let of_user = limit_or(self.per_user.writes_per_minute, USER_WRITES);
+        limit::TenantLimits {
+            tenant: rate(limit_or(self.writes_per_minute, TENANT_WRITES)),
+            user: rate(of_user),
+            key: rate(of_user),
+        }
+    }
+
+    /// Returns what may be kept in the log.
+    pub fn quotas(&self) -> Quotas {
+        let quota = |conversations, bytes, default: (u64, u64)| Quota {
+            conversations: limit_or(conversations, default.0),
+            bytes: limit_or(bytes, default.1),
+        };
+        let user = &self.per_user;
+        Quotas {
+            tenant: quota(self.conversations, self.log_bytes, TENANT_QUOTA),
+            user: quota(user.conversations, user.log_bytes, USER_QUOTA),
         }
     }
 }

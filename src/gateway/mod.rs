@@ -175,7 +175,7 @@ impl Gateway {
         let terms = self.planner.terms(&drive.books.caller.scope, &route)?;
         let limits = self.planner.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
         guarded::admit(&terms, &body).await?;
-        let mut ticket = None;
+        let (mut ticket, mut terms) = (None, terms);
         let mut cache = CacheOutcome::Bypass;
         if let Some(cached) = &self.cached {
             let asked = Asked {
@@ -187,7 +187,11 @@ impl Gateway {
                     caller: knowledge.as_deref().unwrap_or_default(),
                 },
             };
-            match cached.look_up(&self.planner, &drive.books.caller, asked).await {
+            let looked = cached.look_up(&self.planner, &drive.books.caller, asked).await;
+            // It may have waited for another caller's answer: what holds for the tenant by now counts, and whether it is still
+            // served at all.
+            terms = self.planner.terms(&drive.books.caller.scope, &route)?;
+            match looked {
                 Looked::Bypass => {}
                 Looked::Miss(lead) => {
                     (ticket, cache) = (Some(lead), CacheOutcome::Miss);

@@ -21,6 +21,7 @@ impl From<Refusal> for Problem {
             Refusal::Full(Full::Node) => Self::new(Code::Overloaded)
                 .detail("too many turns are open")
                 .retry_after(Duration::from_secs(2)),
+            Refusal::Quota(exceeded) => Self::new(Code::QuotaExceeded).detail(exceeded.to_string()),
             Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),

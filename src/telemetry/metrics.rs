@@ -147,6 +147,12 @@ pub const METRICS: &[Metric] = &[
         "Reservations in shared limits that could not be settled in time; they are charged in full.",
     ),
     metric(
+        "copilotd_writes_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests refused by the rate of writes, by whose limit it was.",
+    ),
+    metric(
         "copilotd_cache_lookups_total",
         Kind::Counter,
         Unit::Count,

@@ -48,18 +48,20 @@ pub struct Waiting {
     pub(super) doubt: bool,
     /// Whether it was sent in this life.
     pub(super) sent: bool,
-    pub(super) not_before: Timestamp,
+    /// When the call must have settled, by the clock that never goes back.
+    pub(super) deadline: Duration,
+    pub(super) not_before: Duration,
 }
 
 impl Waiting {
     /// A try that begins then or later could settle too late.
-    pub(super) fn last_start(&self) -> Timestamp {
+    pub(super) fn last_start(&self) -> Duration {
         let margin = if self.look_up {
             Duration::ZERO
         } else {
             crate::domain::decide::SETTLE_MARGIN
         };
-        self.job.settles_at.saturating_sub(margin).unwrap_or(Timestamp::MIN)
+        self.deadline.saturating_sub(margin)
     }
 
     /// What it ends as without success: a read that failed has changed nothing, and neither has what never arrived.

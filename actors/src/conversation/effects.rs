@@ -149,6 +149,7 @@ impl Conversation {
             memory: state.core.memory.clone(),
             policy: Arc::clone(policy),
             response_schema: turn.response_schema.clone(),
+            api_key: turn.api_key.clone(),
             accepted_at: turn.queued_at,
             live: Arc::clone(&message),
             span: self.spans(&mut state.spans, &state.scope, turn, state.core.id).agent(
@@ -263,8 +264,13 @@ impl Conversation {
         }
         let policy = self.policy(state, &Command::Recover);
         let command = self.command_of(state, &policy, effect);
-        if let Some(Ok(command)) = command.map(|command| self.with_halt(state, &policy, command)) {
-            self.step(me, state, command, None).await?;
+        // A turn's time has passed by the clock that never goes back, whatever was made of the calendar meanwhile.
+        let due = match effect {
+            Effect::ExpireTurn { at, .. } => Some(at),
+            _ => None,
+        };
+        if let Some(Ok(command)) = command.map(|command| self.with_halt_at(state, &policy, command, due)) {
+            self.step_at(me, state, command, None, due).await?;
         }
         self.run_effects(me, state, &policy).await
     }

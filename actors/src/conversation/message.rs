@@ -9,6 +9,7 @@ use crate::domain::effects::Effect;
 use crate::domain::event::Record;
 use crate::domain::header::Header;
 use crate::domain::ids::{ConversationId, TurnId, UserId};
+use crate::domain::quota::QuotaExceeded;
 use crate::shared::Full;
 use crate::tenancy::TenantScope;
 
@@ -85,6 +86,9 @@ pub enum Refusal {
     /// Too many turns are open.
     #[error("too many turns are open")]
     Full(Full),
+    /// The tenant or the user keeps as much as it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// This copy is being let go: ask the directory again.
     #[error("the conversation is being let go")]
     Gone,

@@ -98,6 +98,7 @@ impl Conversation {
             scope: state.scope.clone(),
             route: policy.route.clone(),
             user: book.header.user.clone(),
+            api_key: turn.api_key.clone(),
             copilot: policy.copilot.clone(),
             conversation: state.core.id,
             turn: turn.id,

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 /// Failures in a row that open it.
 pub const THRESHOLD: u32 = 5;
 /// First time it stays open; doubles with each failed probe.
@@ -11,7 +9,7 @@ pub const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest time it stays open.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The breaker of one external system.
+/// The breaker of one external system. Times are durations since some moment, by a clock that never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaker {
     /// Everything passes; so many calls failed in a row.
@@ -19,7 +17,7 @@ pub enum Breaker {
     /// Nothing passes before `until`.
     Open {
         /// When a probe may pass.
-        until: Timestamp,
+        until: Duration,
         /// How long it stays open this time.
         pause: Duration,
     },
@@ -38,7 +36,7 @@ impl Default for Breaker {
 
 impl Breaker {
     /// Asks whether a call may pass; when not, until when nothing will.
-    pub fn admit(&mut self, now: Timestamp) -> Result<(), Timestamp> {
+    pub fn admit(&mut self, now: Duration) -> Result<(), Duration> {
         match *self {
             Self::Closed(_) => Ok(()),
             Self::Open { until, pause } if now >= until => {
@@ -47,7 +45,7 @@ impl Breaker {
             }
             Self::Open { until, .. } => Err(until),
             // The probe's own timeout bounds this; whoever waits asks again soon.
-            Self::HalfOpen { .. } => Err(now.saturating_add(Duration::from_millis(100)).unwrap_or(Timestamp::MAX)),
+            Self::HalfOpen { .. } => Err(now.saturating_add(Duration::from_millis(100))),
         }
     }
 
@@ -57,7 +55,7 @@ impl Breaker {
     }
 
     /// A call did not reach the system, or it broke.
-    pub fn failed(&mut self, now: Timestamp) {
+    pub fn failed(&mut self, now: Duration) {
         *self = match *self {
             Self::Closed(failures) if failures + 1 < THRESHOLD => Self::Closed(failures + 1),
             Self::Closed(_) => Self::open(FIRST_PAUSE, now),
@@ -68,7 +66,7 @@ impl Breaker {
     }
 
     /// A call that was let through never happened: a probe goes back.
-    pub fn abandoned(&mut self, now: Timestamp) {
+    pub fn abandoned(&mut self, now: Duration) {
         if let Self::HalfOpen { pause } = *self {
             *self = Self::Open { until: now, pause };
         }
@@ -83,9 +81,9 @@ impl Breaker {
         }
     }
 
-    fn open(pause: Duration, now: Timestamp) -> Self {
+    fn open(pause: Duration, now: Duration) -> Self {
         Self::Open {
-            until: now.saturating_add(pause).unwrap_or(Timestamp::MAX),
+            until: now.saturating_add(pause),
             pause,
         }
     }
@@ -95,8 +93,8 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn at(s: i64) -> Timestamp {
-        Timestamp::from_second(s).unwrap()
+    fn at(s: u64) -> Duration {
+        Duration::from_secs(s)
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub enum Command {
         when_busy: WhenBusy,
         idempotency: Option<Idempotency>,
         trace: Option<String>,
+        api_key: Option<String>,
         /// State of the busy turn's work, sealed before an interrupt.
         halt: Halt,
     },

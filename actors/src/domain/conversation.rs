@@ -14,8 +14,9 @@ use super::turn::{Phase, Turn};
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
-/// Most keys that one conversation remembers; the oldest go first.
-const MAX_KEYS: usize = 4096;
+/// Latest keys that the state remembers, so that copies of a request that come soon cost no look-up. Older ones are found in
+/// the log ([`TurnId::derived`]).
+const MAX_KEYS: usize = 256;
 /// Accepted turns that are remembered. A submission is repeated at once or not at all.
 const MAX_ACCEPTED: usize = 64;
 /// Rated turns that are remembered.
@@ -52,9 +53,11 @@ pub struct Book {
     pub rated: VecDeque<(TurnId, u32)>,
     /// Turns that were accepted last, open or not: a submission whose answer was lost on its way is known again.
     pub accepted: VecDeque<TurnId>,
+    /// The API key of the turn that ended last, whose limits a summary counts against.
+    pub last_api_key: Option<String>,
 }
 
-/// Idempotency keys of the last day.
+/// The latest idempotency keys of the last day.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Keys(VecDeque<(Idempotency, TurnId, Timestamp)>);
 
@@ -131,6 +134,7 @@ impl Book {
             unsettled: VecDeque::new(),
             rated: VecDeque::new(),
             accepted: VecDeque::new(),
+            last_api_key: None,
         }
     }
 
@@ -187,7 +191,12 @@ impl Book {
                 }
             }
             Event::FeedbackGiven { .. } => self.rate(id),
-            event if event.is_terminal() => self.turns.retain(|turn| turn.id != id),
+            event if event.is_terminal() => {
+                if let Some(ended) = self.turn(id) {
+                    self.last_api_key = ended.api_key.clone();
+                }
+                self.turns.retain(|turn| turn.id != id);
+            }
             event => {
                 match event {
                     Event::ToolFinished {

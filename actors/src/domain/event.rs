@@ -23,6 +23,30 @@ pub struct Record {
     pub event: Event,
 }
 
+impl Record {
+    /// Its length as JSON, which is how it stands in every store.
+    pub fn bytes(&self) -> u64 {
+        let mut length = Length(0);
+        // Counting cannot fail; a record that could not be written would be refused by the store.
+        let _ = serde_json::to_writer(&mut length, self);
+        length.0
+    }
+}
+
+/// Counts what is written to it.
+struct Length(u64);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Reads a value that may be `null`: serde would take that for an absent one, and a tool's `null` is a result.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
@@ -187,6 +211,10 @@ pub enum Event {
         /// W3C `traceparent` of the request, so that work after a restart stays in its trace.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<String>,
+        /// Internal. The API key that submitted it, as the limiter names it; none for a user token. Every model call made
+        /// for the turn counts against this key's limits, after a restart too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        api_key: Option<String>,
         /// Whether it goes before the turns that already wait (an interrupt).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         next: bool,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::content::Metadata;
 use super::event::{Channel, Event, Idempotency, Record};
 use super::ids::{ConversationId, CopilotName, Seq, TenantId, UserId};
+use super::quota::Stored;
 use super::usage::TotalUsage;
 
 /// Summary of a conversation, folded from its log record by record.
@@ -29,11 +30,25 @@ pub struct Header {
     pub open_turns: u32,
     pub last_seq: Seq,
     pub usage: TotalUsage,
+    /// Length of all records as JSON, as quotas count it.
+    #[serde(default)]
+    pub log_bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Idempotency>,
 }
 
 impl Header {
+    /// What it counts for in the quotas of its tenant and its user.
+    pub fn stored(&self) -> Stored {
+        if self.erased {
+            return Stored::default();
+        }
+        Stored {
+            conversations: 1,
+            bytes: self.log_bytes,
+        }
+    }
+
     /// Opens a header with a log's first record; none if that is not what a log begins with.
     pub fn open(id: ConversationId, record: &Record) -> Option<Self> {
         let Event::ConversationCreated {
@@ -63,6 +78,7 @@ impl Header {
             open_turns: 0,
             last_seq: record.seq,
             usage: TotalUsage::default(),
+            log_bytes: record.bytes(),
             idempotency: idempotency.clone(),
         })
     }
@@ -71,6 +87,7 @@ impl Header {
     pub fn apply(&mut self, record: &Record) {
         self.last_seq = record.seq;
         self.updated_at = record.at;
+        self.log_bytes = self.log_bytes.saturating_add(record.bytes());
         match &record.event {
             Event::ConversationUpdated { title, metadata } => {
                 if let Some(title) = title {

@@ -111,6 +111,14 @@ impl ConversationId {
     }
 }
 
+impl TurnId {
+    /// Derives the id of a turn that is submitted with an idempotency key, so that the log itself knows every key that was
+    /// used. `round` rises when a key is used again after its day.
+    pub fn derived(conversation: ConversationId, key: &str, round: u32) -> Self {
+        Self(Uuid::new_v5(&conversation.0, format!("turn/{round}/{key}").as_bytes()))
+    }
+}
+
 impl MessageId {
     /// Id of the message that a model step writes; known before its first byte and the same after a restart.
     pub fn of_step(turn: TurnId, attempt: u32, step: u32) -> Self {

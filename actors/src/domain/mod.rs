@@ -16,6 +16,7 @@ pub mod policy;
 pub mod prices;
 pub mod project;
 pub mod prompt;
+pub mod quota;
 pub mod rate;
 pub mod schema;
 pub mod snapshot;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 /// What a vendor says about its rate limits, from the headers of any answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateHint {
@@ -15,20 +13,20 @@ pub struct RateHint {
     pub reset: Option<Duration>,
 }
 
-/// A bucket of calls. Both it and the vendor have to allow a call: a vendor's `Retry-After` alone is known to be
+/// A bucket of calls. Times are durations since some moment, by a clock that never goes back. Both it and the vendor have to allow a call: a vendor's `Retry-After` alone is known to be
 /// too short at times, and its limit is shared with other programs.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     per_minute: f64,
     burst: f64,
     level: f64,
-    filled_at: Timestamp,
-    closed_until: Option<Timestamp>,
+    filled_at: Duration,
+    closed_until: Option<Duration>,
 }
 
 impl Bucket {
     /// A full bucket of `per_minute` calls with bursts of a sixth of it.
-    pub fn new(per_minute: u32, now: Timestamp) -> Self {
+    pub fn new(per_minute: u32, now: Duration) -> Self {
         let per_minute = f64::from(per_minute.max(1));
         let burst = (per_minute / 6.0).max(1.0);
         Self {
@@ -41,7 +39,7 @@ impl Bucket {
     }
 
     /// Takes one call, or says when to ask again.
-    pub fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
+    pub fn take(&mut self, now: Duration) -> Result<(), Duration> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(until);
         }
@@ -52,11 +50,11 @@ impl Bucket {
             return Ok(());
         }
         let wait = Duration::from_secs_f64((1.0 - self.level) * 60.0 / self.per_minute + 0.001);
-        Err(now.saturating_add(wait).unwrap_or(Timestamp::MAX))
+        Err(now.saturating_add(wait))
     }
 
     /// Learns from an answer's headers.
-    pub fn learn(&mut self, hint: RateHint, now: Timestamp) {
+    pub fn learn(&mut self, hint: RateHint, now: Duration) {
         self.fill(now);
         if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
             self.per_minute = f64::from(limit);
@@ -71,17 +69,15 @@ impl Bucket {
     }
 
     /// Lets nothing through for `time`: the vendor said 429.
-    pub fn close(&mut self, time: Duration, now: Timestamp) {
+    pub fn close(&mut self, time: Duration, now: Duration) {
         // A vendor that says zero means "soon"; asking at once would earn the next 429.
-        let until = now
-            .saturating_add(time.max(Duration::from_millis(250)))
-            .unwrap_or(Timestamp::MAX);
+        let until = now.saturating_add(time.max(Duration::from_millis(250)));
         self.closed_until = self.closed_until.max(Some(until));
         self.level = self.level.min(1.0);
     }
 
-    fn fill(&mut self, now: Timestamp) {
-        let seconds = now.duration_since(self.filled_at).as_secs_f64().max(0.0);
+    fn fill(&mut self, now: Duration) {
+        let seconds = now.saturating_sub(self.filled_at).as_secs_f64();
         self.level = (self.level + seconds * self.per_minute / 60.0).min(self.burst);
         self.filled_at = self.filled_at.max(now);
     }
@@ -91,8 +87,8 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    fn at(ms: i64) -> Timestamp {
-        Timestamp::from_millisecond(ms).unwrap()
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Turn {
     pub response_schema: Option<Arc<Value>>,
     /// Trace of the request that brought it.
     pub trace: Option<String>,
+    /// The API key that submitted it, whose limits its model calls count against.
+    pub api_key: Option<String>,
     /// Attempt under way; 0 while it is queued.
     pub attempt: u32,
     /// Model step under way, from 1.
@@ -100,6 +102,7 @@ impl Turn {
                 input,
                 response_schema,
                 trace,
+                api_key,
                 ..
             },
         ) = (record.turn, &record.event)
@@ -113,6 +116,7 @@ impl Turn {
             input: Arc::new(input.clone()),
             response_schema: response_schema.clone().map(Arc::new),
             trace: trace.clone(),
+            api_key: api_key.clone(),
             attempt: 0,
             step: 1,
             phase: Phase::Queued,

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::domain::content::Metadata;
 use crate::domain::event::Record;
 use crate::domain::header::Header;
-use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
+use crate::domain::quota::StoredTotals;
 use crate::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
 use crate::tenancy::TenantScope;
 
@@ -387,6 +388,23 @@ impl EventLog for MemoryLog {
                 ("memory.snapshots".to_owned(), snapshots),
             ],
         })
+    }
+
+    async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError> {
+        let store = self.open()?;
+        let mut totals = StoredTotals::default();
+        for ((tenant, _), log) in &store.logs {
+            if tenant != scope.tenant() {
+                continue;
+            }
+            let stored = log.header.stored();
+            let of_user = (log.header.user == *user).then_some(&mut totals.user);
+            for total in [Some(&mut totals.tenant), of_user].into_iter().flatten() {
+                total.conversations += stored.conversations;
+                total.bytes += stored.bytes;
+            }
+        }
+        Ok(totals)
     }
 
     async fn rebuild(&self) -> Result<u64, LogError> {

@@ -8,23 +8,30 @@ use serde_json::json;
 use crate::domain::guard::{OnMatch, Rule, RuleSet};
 use crate::domain::ids::CopilotName;
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
+use crate::domain::quota::Quotas;
 use crate::domain::schema::{InvalidSchema, Schema};
 use crate::ports::Policies;
 use crate::tenancy::TenantScope;
 
 /// Every tenant has the same copilots; the first one stands in for an omitted name.
 #[derive(Debug, Default)]
-pub struct FixedPolicies(Mutex<Vec<Arc<Policy>>>);
+pub struct FixedPolicies {
+    policies: Mutex<Vec<Arc<Policy>>>,
+    quotas: Mutex<Quotas>,
+}
 
 impl FixedPolicies {
     /// Offers `policy` alone.
     pub fn of(policy: Policy) -> Self {
-        Self(Mutex::new(vec![Arc::new(policy)]))
+        Self {
+            policies: Mutex::new(vec![Arc::new(policy)]),
+            quotas: Mutex::default(),
+        }
     }
 
     /// Replaces a copilot of the same name, or adds one: a reload of the configuration.
     pub fn set(&self, policy: Policy) {
-        let mut policies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
         match policies.iter_mut().find(|known| known.copilot == policy.copilot) {
             Some(known) => *known = Arc::new(policy),
             None => policies.push(Arc::new(policy)),
@@ -32,9 +39,20 @@ impl FixedPolicies {
     }
 }
 
+impl FixedPolicies {
+    /// Limits what every tenant may keep.
+    pub fn limit(&self, quotas: Quotas) {
+        *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
+    }
+}
+
 impl Policies for FixedPolicies {
+    fn quotas(&self, _: &TenantScope) -> Quotas {
+        *self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn policy(&self, _: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
-        let policies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
         match copilot {
             None => policies.first().cloned(),
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),

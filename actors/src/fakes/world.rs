@@ -1,6 +1,7 @@
 //! Time, ids and traces that a test can predict.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -43,6 +44,10 @@ impl Clock for PausedClock {
         passed
             .and_then(|now| now.saturating_add(skew))
             .unwrap_or(Timestamp::MAX)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 }
 

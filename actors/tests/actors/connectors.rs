@@ -375,3 +375,46 @@ async fn a_connector_without_calls_is_let_go_and_comes_back() {
     assert_eq!(run(&world).await, [ToolStatus::Succeeded]);
     assert_eq!(living(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_calendar_that_is_set_changes_no_pace_no_breaker_and_no_time_of_a_call() {
+    for step in [-86_400_000, -3_600_000, 3_600_000, 86_400_000] {
+        let bounds = Bounds {
+            connector_per_minute: 60,
+            ..Bounds::default()
+        };
+        // The bucket: ten at once, then one a second.
+        let world = world(Repeat::Read, 13, bounds.clone()).await;
+        let slow = Answer::done(Duration::from_millis(100));
+        world.system("do").answer_all(slow);
+        let begun = Instant::now();
+        let (id, turn) = start(&world).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.clock.step(step);
+        let end = world.end_of(id, turn).await;
+        assert!(matches!(end, Event::TurnCompleted { .. }), "set by {step} ms: {end:?}");
+        let seconds = begun.elapsed().as_secs();
+        assert!((3..=4).contains(&seconds), "set by {step} ms: {seconds} s");
+        assert_eq!(world.system("do").requests().len(), 13, "set by {step} ms");
+    }
+    for step in [-86_400_000, -3_600_000, 3_600_000, 86_400_000] {
+        // The breaker: open for two seconds, then a probe.
+        let world = world(Repeat::Read, 5, Bounds::default()).await;
+        for _ in 0..5 {
+            world.system("do").answer(failed(ToolErrorKind::Unreachable));
+        }
+        world.system("do").answer_all(Answer::done(Duration::ZERO));
+        let (id, turn) = start(&world).await;
+        world.system("do").wait_for(|seen| seen.calls == 5).await;
+        world.clock.step(step);
+        let opened = Instant::now();
+        world.system("do").wait_for(|seen| seen.calls >= 6).await;
+        let time = opened.elapsed();
+        assert!((2..4).contains(&time.as_secs()), "set by {step} ms: {time:?}");
+        assert_eq!(
+            end(&world, id, turn).await,
+            [ToolStatus::Succeeded; 5],
+            "set by {step} ms"
+        );
+    }
+}

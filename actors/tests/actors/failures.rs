@@ -326,13 +326,13 @@ async fn a_call_whose_connectors_are_lost_ends_by_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_delays_an_end_and_does_not_lose_it() {
+async fn a_clock_that_is_set_back_neither_delays_an_end_nor_loses_it() {
     let world = World::new().await;
     world.model.on(
         "hello",
         &[vec![
             Act::Text("so ".into()),
-            Act::Wait(Duration::from_secs(630)),
+            Act::Wait(Duration::from_secs(590)),
             Act::Text("far".into()),
             Act::Stall,
         ]],
@@ -340,7 +340,8 @@ async fn a_clock_that_is_set_back_delays_an_end_and_does_not_lose_it() {
     let id = world.create().await;
     let turn = world.submit(id, "hello").await;
     let mut viewer = world.viewer(id, Some(turn), "0");
-    world.clock.step(-60_000);
+    world.clock.step(-3_600_000);
+    let begun = tokio::time::Instant::now();
     viewer
         .read_until(|e| e.iter().filter(|e| e.name == "message.delta").count() == 2)
         .await;
@@ -355,14 +356,11 @@ async fn a_clock_that_is_set_back_delays_an_end_and_does_not_lose_it() {
         ),
         "{end:?}"
     );
+    assert!(begun.elapsed() < Duration::from_secs(610), "{:?}", begun.elapsed());
     viewer.read_all().await;
     let mut client = Client::default();
     client.take(&viewer.events);
-    assert_eq!(
-        client.texts,
-        ["so far"],
-        "a timer that went off too early stopped nothing"
-    );
+    assert_eq!(client.texts, ["so far"]);
 }
 
 #[tokio::test(start_paused = true)]

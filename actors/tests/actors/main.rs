@@ -15,6 +15,8 @@ mod cost;
 mod crashes;
 mod failures;
 mod guards;
+mod idempotency;
+mod keys;
 mod schemas;
 mod stops;
 mod story;

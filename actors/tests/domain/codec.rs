@@ -115,6 +115,7 @@ fn a_foreign_snapshot_is_ignored() {
     assert!(!text.contains("question 1"), "no text of a turn: {text}");
     let version = |version: u32| format!("\"version\":{version}");
     let newer = text.replace(&version(snapshot::VERSION), &version(snapshot::VERSION + 1));
+    assert_ne!(newer, text);
     assert!(snapshot::decode(id, seq, newer.as_bytes()).is_none());
     for broken in ["", "{}", "null", &text[..text.len() / 2]] {
         assert!(snapshot::decode(id, seq, broken.as_bytes()).is_none());

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
-use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
+use copilotd_actors::domain::quota::StoredTotals;
 use copilotd_actors::fakes::log::{Fault, MemoryLog};
 use copilotd_actors::ports::{
     Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
@@ -152,6 +153,10 @@ impl EventLog for Probe {
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError> {
         self.log.erase(scope, conversation, tombstone).await
+    }
+
+    async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError> {
+        self.log.stored(scope, user).await
     }
 
     async fn rebuild(&self) -> Result<u64, LogError> {

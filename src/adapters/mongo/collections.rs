@@ -1,10 +1,12 @@
 //! Collections, their indexes, and how long one call may take.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, Database, IndexModel};
+use tokio::sync::RwLock;
 
 use super::documents::{AppendDocument, HeaderDocument, SnapshotDocument};
 use super::failure::Failure;
@@ -22,6 +24,10 @@ pub(super) struct Collections {
     pub(super) appends: Collection<AppendDocument>,
     pub(super) conversations: Collection<HeaderDocument>,
     pub(super) snapshots: Collection<SnapshotDocument>,
+    /// What tenants and users keep.
+    pub(super) stored: Collection<Document>,
+    /// Held shared while a header is written and counted, and alone while users are counted again.
+    pub(super) counting: Arc<RwLock<()>>,
     /// The ledger: what each attempt of a model call used.
     pub(super) usage: Collection<Document>,
     /// Calls of models that are under way.
@@ -46,6 +52,8 @@ impl Collections {
             appends: database.collection("appends"),
             conversations: database.collection("conversations"),
             snapshots: database.collection("snapshots"),
+            stored: database.collection("stored"),
+            counting: Arc::default(),
             usage: database.collection("usage"),
             open_calls: database.collection("open_calls"),
             tenants: database.collection("tenants"),
@@ -118,6 +126,8 @@ impl Collections {
             .create_index(index(doc! { "tenant": 1, "n": 1 }, number))
             .await?;
         self.usage.create_indexes(usage).await?;
+        let of_tenant = index(doc! { "tenant": 1 }, named("tenant"));
+        self.stored.create_index(of_tenant).await?;
         self.appends.create_indexes(appends).await?;
         self.conversations.create_indexes(conversations).await?;
         self.snapshots.create_index(index(doc! { "at": 1 }, expiry)).await?;

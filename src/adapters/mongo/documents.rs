@@ -136,6 +136,8 @@ pub(super) struct HeaderDocument {
     turn_count: i64,
     open_turns: i64,
     usage: String,
+    #[serde(default)]
+    log_bytes: i64,
     applied_seq: i64,
 }
 
@@ -163,6 +165,7 @@ impl Projected {
             "open_turns": i64::from(self.header.open_turns),
             "due": self.is_due(),
             "usage": json(&self.header.usage)?,
+            "log_bytes": number(self.header.log_bytes)?,
             "applied_seq": number(self.header.last_seq)?,
         })
     }
@@ -211,6 +214,7 @@ impl TryFrom<HeaderDocument> for Projected {
                 open_turns: u32::try_from(document.open_turns).map_err(|_| corrupt("a count"))?,
                 last_seq: seq(document.applied_seq)?,
                 usage: from_json(&document.usage)?,
+                log_bytes: seq(document.log_bytes)?,
                 idempotency: document.idempotency.as_deref().map(from_json).transpose()?,
             },
         })

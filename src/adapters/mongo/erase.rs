@@ -11,6 +11,7 @@ use super::collections::Collections;
 use super::documents::{Head, Key, Projected, from_json, json, number, seq};
 use super::failure::Failure;
 use super::fold;
+use super::quota::{self, Counted};
 use crate::adapters::{MAX_APPEND_BYTES, text};
 
 /// Keeps a snapshot unless a newer one is there or the conversation is erased: a snapshot that comes after the
@@ -86,11 +87,15 @@ pub(super) async fn erase(
         .await?;
 
     let everything = doc! { "$set": projected.everything()? };
-    let replace = collections
-        .conversations
-        .update_one(doc! { "_id": key.id() }, everything)
+    let counting = collections.counting.read().await;
+    let headers = collections.conversations.clone_with_type::<Counted>();
+    let replace = headers
+        .find_one_and_update(doc! { "_id": key.id() }, everything)
+        .projection(Counted::projection())
         .upsert(true);
-    collections.call(replace).await?;
+    let before = collections.call(replace).await?;
+    quota::moved(collections, before, &projected.header).await?;
+    drop(counting);
     Ok(ErasureReceipt {
         stores: vec![
             ("mongodb.records".to_owned(), records),

@@ -10,6 +10,7 @@ use mongodb::bson::{Document, doc};
 use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, Projected, from_json, number, seq};
 use super::failure::Failure;
+use super::quota::{self, Counted};
 use crate::adapters::text;
 
 /// Finds the end of a log.
@@ -100,11 +101,17 @@ pub(super) async fn write_everything(
     let newest = number(projected.header.last_seq)?;
     let older = doc! { "_id": key.id(), "applied_seq": { "$lte": newest } };
     let set = doc! { "$set": projected.everything()? };
-    let write = collections.conversations.update_one(older, set).upsert(true);
+    let _counting = collections.counting.read().await;
+    let headers = collections.conversations.clone_with_type::<Counted>();
+    let write = headers
+        .find_one_and_update(older, set)
+        .projection(Counted::projection())
+        .upsert(true);
     match collections.call(write).await {
         // A newer header stands there, so the filter missed it and the upsert met its `_id`.
         Err(failure) if failure.is_duplicate() => Ok(()),
-        outcome => outcome.map(drop),
+        Err(failure) => Err(failure),
+        Ok(before) => quota::moved(collections, before, &projected.header).await,
     }
 }
 
@@ -117,24 +124,35 @@ pub(super) async fn write_counters(
 ) -> Result<bool, Failure> {
     let filter = doc! { "_id": key.id(), "applied_seq": number(before)? };
     let set = doc! { "$set": projected.counters()? };
-    let updated = collections
-        .call(collections.conversations.update_one(filter, set))
-        .await?;
-    Ok(updated.matched_count == 1)
+    let _counting = collections.counting.read().await;
+    let headers = collections.conversations.clone_with_type::<Counted>();
+    let write = headers
+        .find_one_and_update(filter, set)
+        .projection(Counted::projection());
+    let before = collections.call(write).await?;
+    let found = before.is_some();
+    if found {
+        quota::moved(collections, before, &projected.header).await?;
+    }
+    Ok(found)
 }
 
-/// Brings the projection of one conversation up to its log.
-pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<(), Failure> {
-    match projected(collections, key).await? {
-        Some(projected) => write_everything(collections, key, &projected).await,
-        None => Ok(()),
-    }
+/// Brings the projection of one conversation up to its log. What its user keeps has to be counted again then: an earlier
+/// write may have ended between the header and the counters. Returns the tenant and the user.
+pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<Option<(String, String)>, Failure> {
+    let Some(projected) = projected(collections, key).await? else {
+        return Ok(None);
+    };
+    write_everything(collections, key, &projected).await?;
+    let header = &projected.header;
+    Ok(Some((header.tenant.to_string(), header.user.to_string())))
 }
 
 /// Makes all projections again; returns the number of conversations.
 pub(super) async fn rebuild(collections: &Collections) -> Result<u64, Failure> {
     // Without a limit of time: there may be many.
     collections.conversations.delete_many(Document::new()).await?;
+    collections.stored.delete_many(Document::new()).await?;
     let in_order = doc! { "tenant": 1, "conversation": 1, "first_seq": 1 };
     let mut appends = collections
         .call(collections.appends.find(Document::new()).sort(in_order))

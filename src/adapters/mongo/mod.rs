@@ -14,6 +14,7 @@ mod failure;
 mod fold;
 mod lease;
 mod projector;
+mod quota;
 mod read;
 mod tenants;
 mod usage;
@@ -24,7 +25,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
-use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
+use copilotd_actors::domain::quota::StoredTotals;
 use copilotd_actors::ports::{
     Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
 };
@@ -155,6 +157,7 @@ impl MongoLog {
         collections.create_indexes().await?;
         let projector = Projector::new(collections.clone(), lease.epoch());
         projector.catch_up().await?;
+        quota::begin(&collections).await?;
         let worker = Task(tokio::spawn(Arc::clone(&projector).run()));
         Ok(Self {
             client,
@@ -312,6 +315,10 @@ impl EventLog for MongoLog {
         self.projector.settle(SETTLE).await;
         let key = Key::new(scope, conversation);
         Ok(erase::erase(&self.collections, &self.heads, &key, tombstone).await?)
+    }
+
+    async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError> {
+        Ok(quota::stored(&self.collections, scope.tenant().as_str(), user.as_str()).await?)
     }
 
     async fn rebuild(&self) -> Result<u64, LogError> {

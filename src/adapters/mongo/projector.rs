@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::collections::Collections;
 use super::documents::{Key, Projected, key};
 use super::failure::Failure;
-use super::fold;
+use super::{fold, quota};
 
 /// Conversations that may wait; more than that slows appends down.
 const MOST_WAITING: usize = 4096;
@@ -210,9 +210,11 @@ impl Projector {
                 "projecting what an earlier process left undone"
             );
         }
+        let mut users = BTreeSet::new();
         for key in keys {
-            fold::refresh(collections, &key).await?;
+            users.extend(fold::refresh(collections, &key).await?);
         }
+        quota::recount(collections, &users).await?;
         self.mark().await
     }
 
@@ -299,7 +301,10 @@ impl Projector {
                 }
                 fold::write_everything(&self.collections, key, projected).await
             }
-            Change::Fold => fold::refresh(&self.collections, key).await,
+            Change::Fold => {
+                let user = fold::refresh(&self.collections, key).await?;
+                quota::recount(&self.collections, &user.into_iter().collect()).await
+            }
         }
     }
 

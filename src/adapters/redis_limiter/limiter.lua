@@ -78,24 +78,30 @@ local function open(i)
   local account = {
     key = key, set = set,
     limits = { requests = argument(1), tokens = argument(2), calls = argument(3), day = argument(4), month = argument(5) },
-    at = math.max(value(3), now),
+    at = now,
     calls = value(4), held = value(5),
-    today = math.max(value(6), today), this_month = math.max(value(8), this_month),
+    today = today, this_month = this_month,
     day = 0, month = 0,
   }
-  -- A clock that goes back fills nothing.
-  local passed = account.at - (kept[3] and value(3) or account.at)
+  -- The server has no other clock than its calendar's. One that was set back fills nothing for that step, and goes on from
+  -- there; one that was set forward fills a minute's worth at most.
+  local passed = math.max(0, now - (kept[3] and value(3) or now))
   for n, name in ipairs({ 'requests', 'tokens' }) do
     local limit = account.limits[name]
     account[name] = limit >= 0 and math.max(0, value(n) - limit * passed) or 0
   end
-  if account.today == value(6) then account.day = value(7) end
-  if account.this_month == value(8) then account.month = value(9) end
+  -- A calendar that was set back makes no money: what was spent stays spent, in the period that it is now.
+  if today <= value(6) then account.day = value(7) end
+  if this_month <= value(8) then account.month = value(9) end
   -- When a process begins, its ledger has an estimate of each call that died with the one before it, and what is held is the
   -- reservations of just these, which are charged when they expire: one of the two is enough.
   local known = operation == 'begin' and account.held or 0
   if argument(6) - known > account.day then account.day, account.changed = argument(6) - known, true end
   if argument(7) - known > account.month then account.month, account.changed = argument(7) - known, true end
+  -- No reservation lives longer than a life from now, whatever the clock was when it was made or renewed.
+  for _, late in ipairs(redis.call('ZRANGEBYSCORE', set, '(' .. text(now + life), '+inf', 'LIMIT', 0, 500)) do
+    redis.call('ZADD', set, text(now + life), late)
+  end
   -- Not all at once, so that nobody waits long for it.
   for _, expired in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', text(now), 'LIMIT', 0, 500)) do
     redis.call('ZREM', set, expired)

@@ -168,7 +168,7 @@ pub(super) fn find_header(
 
 /// Makes the projections again from the log; returns the number of conversations.
 pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
-    connection.execute_batch("DELETE FROM append_turns; DELETE FROM conversations;")?;
+    connection.execute_batch("DELETE FROM append_turns; DELETE FROM conversations; DELETE FROM stored;")?;
     let mut statement = connection.prepare(
         "SELECT tenant, conversation, first_seq, tombstone, header, records FROM appends
          ORDER BY tenant, conversation, first_seq",

@@ -10,6 +10,7 @@ mod audit;
 mod erase;
 mod failure;
 mod lock;
+mod quota;
 mod read;
 mod readers;
 mod rows;
@@ -27,7 +28,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
-use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
+use copilotd_actors::domain::quota::StoredTotals;
 use copilotd_actors::ports::{
     Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,
 };
@@ -312,6 +314,11 @@ impl EventLog for SqliteLog {
                 ("sqlite.snapshots".to_owned(), snapshots),
             ],
         })
+    }
+
+    async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError> {
+        let (tenant, user) = (scope.tenant().clone(), user.clone());
+        Ok(self.readers.run(move |c| quota::stored(c, &tenant, &user)).await?)
     }
 
     async fn rebuild(&self) -> Result<u64, LogError> {

@@ -14,7 +14,7 @@ use crate::adapters::text::unreadable;
 
 /// Columns of a header, in the order in which [`header`] reads them.
 pub(super) const HEADER: &str = "conversation, tenant, user, copilot, channel, title, metadata, erased, created_at, \
-                                 updated_at, turn_count, open_turns, last_seq, usage, idempotency";
+                                 updated_at, turn_count, open_turns, last_seq, usage, idempotency, log_bytes";
 
 /// Reads a header from a row of [`HEADER`].
 pub(super) fn header(row: &Row<'_>) -> Result<Header, Failure> {
@@ -34,6 +34,7 @@ pub(super) fn header(row: &Row<'_>) -> Result<Header, Failure> {
         last_seq: row.get(12)?,
         usage: json(&row.get::<_, String>(13)?)?,
         idempotency: row.get::<_, Option<String>>(14)?.map(|text| json(&text)).transpose()?,
+        log_bytes: row.get(15)?,
     })
 }
 
@@ -47,8 +48,9 @@ pub(super) fn insert(
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO conversations (tenant, conversation, last_seq, updated_at, turn_count, open_turns,
-                due, tombstone, erased, created_at, user, copilot, channel, usage, idempotency, title, metadata)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+                due, tombstone, erased, created_at, user, copilot, channel, usage, idempotency, title, metadata,
+                log_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?
         .execute(params![
             header.tenant.as_str(),
@@ -68,6 +70,7 @@ pub(super) fn insert(
             header.idempotency.as_ref().map(text).transpose()?,
             header.title,
             text(&header.metadata)?,
+            header.log_bytes,
         ])?;
     Ok(())
 }
@@ -78,7 +81,7 @@ pub(super) fn update(connection: &Connection, header: &Header, usage: bool) -> R
         connection
             .prepare_cached(
                 "UPDATE conversations SET last_seq = ?3, updated_at = ?4, turn_count = ?5, open_turns = ?6, due = ?7,
-                    usage = ?8 WHERE tenant = ?1 AND conversation = ?2",
+                    log_bytes = ?8, usage = ?9 WHERE tenant = ?1 AND conversation = ?2",
             )?
             .execute(params![
                 header.tenant.as_str(),
@@ -88,13 +91,14 @@ pub(super) fn update(connection: &Connection, header: &Header, usage: bool) -> R
                 header.turn_count,
                 header.open_turns,
                 is_due(header, None, false),
+                header.log_bytes,
                 text(&header.usage)?,
             ])?
     } else {
         connection
             .prepare_cached(
-                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, turn_count = ?5, open_turns = ?6, due = ?7
-                 WHERE tenant = ?1 AND conversation = ?2",
+                "UPDATE conversations SET last_seq = ?3, updated_at = ?4, turn_count = ?5, open_turns = ?6, due = ?7,
+                    log_bytes = ?8 WHERE tenant = ?1 AND conversation = ?2",
             )?
             .execute(params![
                 header.tenant.as_str(),
@@ -104,6 +108,7 @@ pub(super) fn update(connection: &Connection, header: &Header, usage: bool) -> R
                 header.turn_count,
                 header.open_turns,
                 is_due(header, None, false),
+                header.log_bytes,
             ])?
     };
     Ok(rows == 1)

@@ -10,7 +10,14 @@ use super::{OpenError, SqliteOptions};
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
 /// One step per version: the first makes version 1. A step that has been released is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: &[&str] = &[
+    VERSION_1,
+    VERSION_2,
+    VERSION_3,
+    VERSION_4,
+    VERSION_5,
+    super::quota::SCHEMA,
+];
 
 const VERSION_1: &str = "
 -- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
@@ -169,13 +176,14 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: what is erased is
-    // overwritten, not only forgotten.
+    // overwritten, not only forgotten. recursive_triggers: a replaced header leaves the counters as a deleted one does.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA secure_delete = ON;
          PRAGMA busy_timeout = 5000;
          PRAGMA temp_store = MEMORY;
+         PRAGMA recursive_triggers = ON;
          PRAGMA journal_size_limit = 67108864;",
     )?;
     migrate(&mut connection, path)?;

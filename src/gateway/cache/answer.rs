@@ -179,6 +179,11 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// Whether what was seen will never be kept.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled
+    }
+
     /// Sees a piece. Returns the answer when that was its good end.
     pub fn observe(&mut self, piece: &Piece) -> Option<Kept> {
         let mut said = false;

@@ -65,6 +65,9 @@ pub struct Settings {
     pub audit_share: f64,
 }
 
+/// Flights without an answer that one caller waits for, before it asks the model whoever else does.
+const MAX_FLIGHTS: u32 = 2;
+
 /// What was found.
 #[derive(Debug)]
 pub enum Found {
@@ -122,15 +125,20 @@ impl Cache {
     ) -> Found {
         let deadline = Instant::now() + PATIENCE;
         let generation = self.on_shelf(question.partition.tenant(), |shelf| shelf.generation);
+        let mut flights = 0;
         let place = loop {
             if let Some(hit) = self.exact(&question) {
                 return Found::Hit(hit);
             }
             match self.flights.join(&question) {
                 Place::Lead(landing) => break Some(landing),
-                Place::Wait(mut landed) => {
-                    // An error says that the leader is done, whichever way.
-                    if tokio::time::timeout_at(deadline, landed.changed()).await.is_err() {
+                Place::Wait(_) if flights >= MAX_FLIGHTS => break None,
+                Place::Wait(mut follower) => {
+                    flights += 1;
+                    if tokio::time::timeout_at(deadline, follower.landed())
+                        .await
+                        .unwrap_or(true)
+                    {
                         break None;
                     }
                     // Something was forgotten meanwhile: what this one is told is not kept, so nobody shall wait for it.
@@ -165,7 +173,7 @@ impl Cache {
             generation,
             explored,
             by: None,
-            _landing: place,
+            landing: place,
         }))
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::gateway::body::ChatBody;
-use crate::gateway::call::{CacheWish, Caller, GatewayError, GatewayErrorKind, Purpose};
+use crate::gateway::call::{AnswerStream, CacheWish, Caller, GatewayError, GatewayErrorKind, Purpose};
 use crate::gateway::embedder::EmbedError;
 use crate::role::Role;
 
@@ -414,6 +414,119 @@ async fn nobody_waits_for_ever() {
     let before = Instant::now();
     assert!(matches!(look(&cache, "What is it").await, Found::Lead(_)));
     assert!(before.elapsed() <= PATIENCE + Duration::from_secs(1));
+}
+
+/// An upstream that says a word each `pace`.
+fn words(count: usize, pace: Duration) -> AnswerStream {
+    let whole = kept(&"word ".repeat(count)).pieces("id", 1, true);
+    let pieces = stream::iter(whole.into_iter().map(Ok));
+    pieces
+        .then(move |piece| async move {
+            if !pace.is_zero() {
+                tokio::time::sleep(pace).await;
+            }
+            piece
+        })
+        .boxed()
+}
+
+async fn lead(cache: &Arc<Cache>, text: &str) -> Box<Ticket> {
+    match look(cache, text).await {
+        Found::Lead(ticket) => ticket,
+        Found::Hit(hit) => panic!("{text} is known: {hit:?}"),
+    }
+}
+
+/// How long a look takes, and what it finds.
+async fn waited(cache: &Arc<Cache>) -> (Duration, Option<String>) {
+    let before = Instant::now();
+    let found = look(cache, "What is it").await;
+    (before.elapsed(), said(found))
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_another_callers_reader() {
+    let soon = flight::SLOW + Duration::from_millis(100);
+    let answer = || words(5_000, Duration::ZERO);
+    // One that stops reading, before the first piece and after it.
+    for read in [0, 1] {
+        let cache = cache(0.5);
+        let mut stream = lead(&cache, "What is it").await.record(answer());
+        for _ in 0..read {
+            stream.next().await.unwrap().unwrap();
+        }
+        let (time, found) = waited(&cache).await;
+        assert!(time <= soon && found.is_none(), "{time:?} after {read} pieces");
+        // It can still be kept, should the reader come back.
+        while stream.next().await.is_some() {}
+        assert!(waited(&cache).await.1.is_some());
+    }
+    // One that reads a little, again and again: the answer has been there for long.
+    let slow = cache(0.5);
+    let mut stream = lead(&slow, "What is it").await.record(words(10_000, Duration::ZERO));
+    let reader = tokio::spawn(async move {
+        while stream.next().await.is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let (time, found) = waited(&slow).await;
+    assert!(time <= soon && found.is_none(), "{time:?}");
+    reader.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_model_is_waited_for() {
+    let cache = cache(0.5);
+    let mut stream = lead(&cache, "What is it")
+        .await
+        .record(words(200, Duration::from_millis(500)));
+    let reader = tokio::spawn(async move { while stream.next().await.is_some() {} });
+    let (time, found) = waited(&cache).await;
+    assert!(found.is_some() && time > flight::SLOW, "{time:?}");
+    reader.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_readers_and_leaders_that_leave_do_not_line_up() {
+    let cache = cache(0.5);
+    // Many that read nothing: each would hold the next one up.
+    let mut held = Vec::new();
+    let victim = {
+        let stream = lead(&cache, "What is it").await.record(words(100, Duration::ZERO));
+        let victim = tokio::spawn({
+            let cache = Arc::clone(&cache);
+            async move { waited(&cache).await }
+        });
+        held.push(stream);
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+            if let Found::Lead(ticket) = look(&cache, "What is it").await {
+                held.push(ticket.record(words(100, Duration::ZERO)));
+            }
+        }
+        victim
+    };
+    let (time, found) = victim.await.unwrap();
+    assert!(
+        time <= flight::SLOW + Duration::from_millis(100) && found.is_none(),
+        "{time:?}"
+    );
+    drop(held);
+    // Many that lead for ten seconds and leave.
+    let leave = {
+        let cache = Arc::clone(&cache);
+        tokio::spawn(async move {
+            loop {
+                let found = look(&cache, "What is it").await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                drop(found);
+            }
+        })
+    };
+    tokio::task::yield_now().await;
+    let (time, _) = waited(&cache).await;
+    assert!(time <= Duration::from_secs(21), "{time:?}");
+    leave.abort();
 }
 
 #[tokio::test(start_paused = true)]

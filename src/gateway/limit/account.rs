@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use copilotd_actors::domain::usage::NanoUsd;
-use jiff::Timestamp;
 
 use super::bucket::{Period, Purse, Rate, Wait};
-use super::{Demand, LimitName, Spent, Used};
+use super::{Demand, LimitName, Moment, Spent, Used};
 use crate::gateway::call::LimitState;
 
 /// How often someone who has to wait for a call to end may ask again.
@@ -62,27 +61,27 @@ pub struct Met {
 
 impl Account {
     /// An account of which nothing was used yet.
-    pub fn new(limits: &Limits, now: Timestamp) -> Self {
+    pub fn new(limits: &Limits, now: Moment) -> Self {
         Self {
-            requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now)),
-            tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now)),
+            requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
+            tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
             max_calls: limits.concurrent_calls,
             calls: 0,
-            day: Purse::new(limits.usd_per_day, Period::Day, now),
-            month: Purse::new(limits.usd_per_month, Period::Month, now),
+            day: Purse::new(limits.usd_per_day, Period::Day, now.wall),
+            month: Purse::new(limits.usd_per_month, Period::Month, now.wall),
         }
     }
 
     /// The account as another process left it.
-    pub fn used(limits: &Limits, used: &Used, now: Timestamp) -> Self {
-        let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now);
+    pub fn used(limits: &Limits, used: &Used, now: Moment) -> Self {
+        let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now.wall);
         Self {
             requests: limits
                 .requests_per_minute
-                .map(|limit| Rate::used(limit, used.requests, now)),
+                .map(|limit| Rate::used(limit, used.requests, now.elapsed)),
             tokens: limits
                 .tokens_per_minute
-                .map(|limit| Rate::used(limit, used.tokens, now)),
+                .map(|limit| Rate::used(limit, used.tokens, now.elapsed)),
             max_calls: limits.concurrent_calls,
             calls: used.calls,
             day: purse(limits.usd_per_day, Period::Day, used.day),
@@ -91,10 +90,10 @@ impl Account {
     }
 
     /// Takes new limits. What was used, and what is held for calls under way, is carried over.
-    pub fn relimit(&mut self, limits: &Limits, now: Timestamp) {
+    pub fn relimit(&mut self, limits: &Limits, now: Moment) {
         let rate = |old: &mut Option<Rate>, limit: Option<u64>| match (old.as_mut(), limit) {
-            (Some(rate), Some(limit)) => rate.relimit(limit, now),
-            (_, limit) => *old = limit.map(|limit| Rate::new(limit, now)),
+            (Some(rate), Some(limit)) => rate.relimit(limit, now.elapsed),
+            (_, limit) => *old = limit.map(|limit| Rate::new(limit, now.elapsed)),
         };
         rate(&mut self.requests, limits.requests_per_minute);
         rate(&mut self.tokens, limits.tokens_per_minute);
@@ -104,26 +103,26 @@ impl Account {
     }
 
     /// Notes money that was spent, by the ledger: before this process began, or before it was limited.
-    pub fn owed(&mut self, day: NanoUsd, month: NanoUsd, now: Timestamp) {
-        self.day.at_least(day, now);
-        self.month.at_least(month, now);
+    pub fn owed(&mut self, day: NanoUsd, month: NanoUsd, now: Moment) {
+        self.day.at_least(day, now.wall);
+        self.month.at_least(month, now.wall);
     }
 
     /// Tells whether all of `demand` fits; if not, which limit is in the way for longest.
-    pub fn fits(&mut self, demand: &Demand, now: Timestamp) -> Result<(), Met> {
+    pub fn fits(&mut self, demand: &Demand, now: Moment) -> Result<(), Met> {
         let mut met = Vec::new();
         let mut check = |name, result: Result<(), Wait>| {
             if let Err(wait) = result {
                 met.push(Met { name, wait });
             }
         };
-        check(LimitName::UsdPerMonth, self.month.fits(demand.cost, now));
-        check(LimitName::UsdPerDay, self.day.fits(demand.cost, now));
+        check(LimitName::UsdPerMonth, self.month.fits(demand.cost, now.wall));
+        check(LimitName::UsdPerDay, self.day.fits(demand.cost, now.wall));
         if let Some(rate) = &mut self.requests {
-            check(LimitName::Requests, rate.fits(demand.requests, now));
+            check(LimitName::Requests, rate.fits(demand.requests, now.elapsed));
         }
         if let Some(rate) = &mut self.tokens {
-            check(LimitName::Tokens, rate.fits(demand.tokens, now));
+            check(LimitName::Tokens, rate.fits(demand.tokens, now.elapsed));
         }
         if demand.calls > 0 && self.max_calls.is_some_and(|max| self.calls + demand.calls > max) {
             check(LimitName::Calls, Err(Wait::For(CALL_PAUSE)));
@@ -136,12 +135,12 @@ impl Account {
     }
 
     /// Takes what [`Account::fits`] allowed.
-    pub fn take(&mut self, demand: &Demand, now: Timestamp) {
+    pub fn take(&mut self, demand: &Demand, now: Moment) {
         if let Some(rate) = &mut self.requests {
-            rate.take(demand.requests, now);
+            rate.take(demand.requests, now.elapsed);
         }
         if let Some(rate) = &mut self.tokens {
-            rate.take(demand.tokens, now);
+            rate.take(demand.tokens, now.elapsed);
         }
         self.calls += demand.calls;
         for purse in [&mut self.day, &mut self.month] {
@@ -150,37 +149,37 @@ impl Account {
     }
 
     /// Puts what was used in the place of what was taken. A request counts, whatever became of it.
-    pub fn settle(&mut self, demand: &Demand, spent: &Spent, now: Timestamp) {
+    pub fn settle(&mut self, demand: &Demand, spent: &Spent, now: Moment) {
         if let Some(rate) = &mut self.tokens {
             if spent.tokens > demand.tokens {
-                rate.take(spent.tokens - demand.tokens, now);
+                rate.take(spent.tokens - demand.tokens, now.elapsed);
             } else {
-                rate.give(demand.tokens - spent.tokens, now);
+                rate.give(demand.tokens - spent.tokens, now.elapsed);
             }
         }
         self.calls = self.calls.saturating_sub(demand.calls);
         for purse in [&mut self.day, &mut self.month] {
-            purse.settle(demand.cost, spent.cost, now);
+            purse.settle(demand.cost, spent.cost, now.wall);
         }
     }
 
     /// Returns a budget that is used up.
-    pub fn exhausted(&mut self, now: Timestamp) -> Option<LimitName> {
-        let gone = |purse: &mut Purse, name| purse.is_exhausted(now).then_some(name);
+    pub fn exhausted(&mut self, now: Moment) -> Option<LimitName> {
+        let gone = |purse: &mut Purse, name| purse.is_exhausted(now.wall).then_some(name);
         gone(&mut self.month, LimitName::UsdPerMonth).or_else(|| gone(&mut self.day, LimitName::UsdPerDay))
     }
 
     /// Returns where a limit stands.
-    pub fn standing(&mut self, name: LimitName, now: Timestamp) -> Option<LimitState> {
+    pub fn standing(&mut self, name: LimitName, now: Moment) -> Option<LimitState> {
         let (limit, remaining, reset) = match name {
-            LimitName::Requests => self.requests.as_mut()?.standing(now),
-            LimitName::Tokens => self.tokens.as_mut()?.standing(now),
+            LimitName::Requests => self.requests.as_mut()?.standing(now.elapsed),
+            LimitName::Tokens => self.tokens.as_mut()?.standing(now.elapsed),
             LimitName::Calls => {
                 let max = self.max_calls?;
                 (max, max.saturating_sub(self.calls), CALL_PAUSE)
             }
-            LimitName::UsdPerDay => self.day.standing(now)?,
-            LimitName::UsdPerMonth => self.month.standing(now)?,
+            LimitName::UsdPerDay => self.day.standing(now.wall)?,
+            LimitName::UsdPerMonth => self.month.standing(now.wall)?,
         };
         Some(LimitState {
             name: name.code().to_owned(),
@@ -191,12 +190,12 @@ impl Account {
     }
 
     /// Tells whether a new account would be the same: it can be forgotten.
-    pub fn is_at_rest(&mut self, now: Timestamp) -> bool {
-        let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now).2.is_zero());
+    pub fn is_at_rest(&mut self, now: Moment) -> bool {
+        let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now.elapsed).2.is_zero());
         self.calls == 0
             && full(&mut self.requests)
             && full(&mut self.tokens)
-            && self.day.is_untouched(now)
-            && self.month.is_untouched(now)
+            && self.day.is_untouched(now.wall)
+            && self.month.is_untouched(now.wall)
     }
 }

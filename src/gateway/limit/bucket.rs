@@ -33,33 +33,33 @@ pub struct Rate {
 
 impl Rate {
     /// A full one.
-    pub fn new(limit: u64, now: Timestamp) -> Self {
+    pub fn new(limit: u64, now: Duration) -> Self {
         let limit = limit.clamp(1, MAX_LIMIT);
         Self {
             limit,
             level: capacity(limit),
-            at: now.as_millisecond(),
+            at: millis(now),
         }
     }
 
     /// One of which `used` 60,000ths are missing.
-    pub fn used(limit: u64, used: i64, now: Timestamp) -> Self {
+    pub fn used(limit: u64, used: i64, now: Duration) -> Self {
         let mut rate = Self::new(limit, now);
         rate.level = rate.level.saturating_sub(used.max(0));
         rate
     }
 
     /// Takes another size. What was used of the old one is used of the new one.
-    pub fn relimit(&mut self, limit: u64, now: Timestamp) {
+    pub fn relimit(&mut self, limit: u64, now: Duration) {
         self.fill(now);
         let limit = limit.clamp(1, MAX_LIMIT);
         self.level = self.level.saturating_add(capacity(limit) - capacity(self.limit));
         self.limit = limit;
     }
 
-    /// Brings it up to `now`. A clock that goes back fills nothing.
-    fn fill(&mut self, now: Timestamp) {
-        let now = now.as_millisecond();
+    /// Brings it up to `now`, by a clock that never goes back.
+    fn fill(&mut self, now: Duration) {
+        let now = millis(now);
         let passed = now.saturating_sub(self.at).max(0);
         self.at = self.at.max(now);
         let gained = signed(self.limit).saturating_mul(passed);
@@ -67,7 +67,7 @@ impl Rate {
     }
 
     /// Tells whether `amount` can be taken.
-    pub fn fits(&mut self, amount: u64, now: Timestamp) -> Result<(), Wait> {
+    pub fn fits(&mut self, amount: u64, now: Duration) -> Result<(), Wait> {
         self.fill(now);
         if amount > self.limit {
             return Err(Wait::Never);
@@ -82,20 +82,20 @@ impl Rate {
     }
 
     /// Takes `amount`, into debt if need be.
-    pub fn take(&mut self, amount: u64, now: Timestamp) {
+    pub fn take(&mut self, amount: u64, now: Duration) {
         self.fill(now);
         self.level = self.level.saturating_sub(signed(amount).saturating_mul(WINDOW));
     }
 
     /// Gives back what was taken for nothing.
-    pub fn give(&mut self, amount: u64, now: Timestamp) {
+    pub fn give(&mut self, amount: u64, now: Duration) {
         self.fill(now);
         let level = self.level.saturating_add(signed(amount).saturating_mul(WINDOW));
         self.level = level.min(capacity(self.limit));
     }
 
     /// Returns size, what is left, and when it is full again.
-    pub fn standing(&mut self, now: Timestamp) -> (u64, u64, Duration) {
+    pub fn standing(&mut self, now: Duration) -> (u64, u64, Duration) {
         self.fill(now);
         let limit = signed(self.limit);
         let left = u64::try_from(self.level.max(0) / WINDOW).unwrap_or(0);
@@ -103,6 +103,10 @@ impl Rate {
         let ms = missing.saturating_add(limit - 1) / limit;
         (self.limit, left, Duration::from_millis(ms.unsigned_abs()))
     }
+}
+
+fn millis(since: Duration) -> i64 {
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn capacity(limit: u64) -> i64 {
@@ -142,6 +146,7 @@ pub struct Purse {
     /// None while nothing limits it; it is counted all the same.
     limit: Option<NanoUsd>,
     period: Period,
+    begins: Timestamp,
     ends: Timestamp,
     spent: NanoUsd,
     held: NanoUsd,
@@ -150,10 +155,12 @@ pub struct Purse {
 impl Purse {
     /// One of which nothing was spent.
     pub fn new(limit: Option<NanoUsd>, period: Period, now: Timestamp) -> Self {
+        let (begins, ends) = period.around(now);
         Self {
             limit,
             period,
-            ends: period.around(now).1,
+            begins,
+            ends,
             spent: 0,
             held: 0,
         }
@@ -168,11 +175,16 @@ impl Purse {
         }
     }
 
+    /// Begins a new period when its time has come. A calendar that was set back makes no money: what was spent stays spent, in
+    /// the period that it is now, so that a step forward and back ends no budget for longer than that.
     fn turn_over(&mut self, now: Timestamp) {
+        if (self.begins..self.ends).contains(&now) {
+            return;
+        }
         if now >= self.ends {
-            self.ends = self.period.around(now).1;
             self.spent = 0;
         }
+        (self.begins, self.ends) = self.period.around(now);
     }
 
     /// Takes another limit, or none.
@@ -248,8 +260,8 @@ mod tests {
 
     use super::*;
 
-    fn at(ms: i64) -> Timestamp {
-        Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap()
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]
@@ -265,11 +277,6 @@ mod tests {
         assert_eq!(rate.fits(1, at(100)), Err(Wait::For(Duration::from_millis(6_100))));
         rate.give(60, at(100));
         assert_eq!(rate.fits(1, at(200)), Ok(()));
-        assert_eq!(
-            rate.fits(600, at(-5_000)),
-            rate.clone().fits(600, at(200)),
-            "a clock that goes back"
-        );
         assert_eq!(rate.standing(at(120_000)), (600, 600, Duration::ZERO));
     }
 
@@ -293,11 +300,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_calendar_that_was_set_gives_no_money_and_takes_none_for_longer_than_a_period() {
+        let date = |text: &str| text.parse::<Timestamp>().unwrap();
+        let noon = date("2026-03-10T12:00:00Z");
+        for hours in [1, 24, 24 * 40] {
+            let step = jiff::SignedDuration::from_hours(hours);
+            for period in [Period::Day, Period::Month] {
+                let mut purse = Purse::new(Some(100), period, noon);
+                purse.settle(0, 100, noon);
+                // Back: what was spent stays spent until the period it is now has ended.
+                let back = noon - step;
+                assert!(purse.is_exhausted(back), "{hours} h back");
+                let (_, next) = period.around(back);
+                assert_eq!(
+                    purse.standing(back).unwrap().2,
+                    Duration::try_from(next.duration_since(back)).unwrap()
+                );
+                assert!(!purse.is_exhausted(next));
+                // Forward and back again, with the money of the later period spent too.
+                let mut purse = Purse::new(Some(100), period, noon);
+                let forward = noon + step;
+                assert!(!purse.is_exhausted(forward));
+                purse.settle(0, 100, forward);
+                assert!(purse.is_exhausted(noon), "{hours} h forward and back");
+                let (_, next) = period.around(noon);
+                assert!(
+                    !purse.is_exhausted(next),
+                    "{hours} h forward and back, then the next period"
+                );
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn what_was_taken_and_given_back_leaves_nothing(
             limit in 1_u64..1_000_000,
-            amounts in prop::collection::vec((1_u64..2_000_000, 0_i64..500), 1..50),
+            amounts in prop::collection::vec((1_u64..2_000_000, 0_u64..500), 1..50),
         ) {
             let mut rate = Rate::new(limit, at(0));
             let mut now = 0;
@@ -314,7 +354,7 @@ mod tests {
         #[test]
         fn within_any_time_no_more_is_granted_than_the_burst_and_what_flowed_in(
             limit in 1_u64..10_000,
-            asks in prop::collection::vec((1_u64..500, 0_i64..2_000), 1..200),
+            asks in prop::collection::vec((1_u64..500, 0_u64..2_000), 1..200),
         ) {
             let mut rate = Rate::new(limit, at(0));
             let (mut now, mut granted) = (0, 0_u64);
@@ -325,7 +365,7 @@ mod tests {
                     granted += amount;
                 }
             }
-            let flowed = limit * now.unsigned_abs() / 60_000;
+            let flowed = limit * now / 60_000;
             prop_assert!(granted <= limit + flowed, "{} of {}", granted, limit + flowed);
         }
 
@@ -334,7 +374,7 @@ mod tests {
             let mut rate = Rate::new(limit, at(0));
             rate.take(taken, at(0));
             if let Err(Wait::For(wait)) = rate.fits(wanted, at(0)) {
-                let ms = i64::try_from(wait.as_millis()).unwrap();
+                let ms = u64::try_from(wait.as_millis()).unwrap();
                 prop_assert!(rate.clone().fits(wanted, at(ms - 1)).is_err());
                 prop_assert!(rate.fits(wanted, at(ms)).is_ok());
             }

@@ -3,22 +3,22 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
-use jiff::{SignedDuration, Timestamp};
 
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
-use super::{Demand, Lease, Limiter, Refused, Spent, Subject};
+use super::{Demand, Lease, Limiter, Moment, Refused, Spent, Subject};
 use crate::gateway::ledger::{self, Spending};
 
 /// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
 /// newcomers share one.
 const MAX_ACCOUNTS: usize = 100_000;
 /// How long it takes until that is tried again.
-const SWEEP: SignedDuration = SignedDuration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What a tenant, each of its users and each of its keys may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,15 +57,17 @@ struct Books {
 struct Accounts {
     all: HashMap<Subject, Account>,
     /// When those that stand as new were forgotten last.
-    swept: Option<Timestamp>,
+    swept: Option<Duration>,
 }
 
 impl Accounts {
     /// Forgets those that stand as new, if there are too many; not again at once, since it looks at all of them.
-    fn sweep(&mut self, now: Timestamp) {
-        let is_due = self.swept.is_none_or(|swept| now.duration_since(swept).abs() >= SWEEP);
+    fn sweep(&mut self, now: Moment) {
+        let is_due = self
+            .swept
+            .is_none_or(|swept| now.elapsed.saturating_sub(swept) >= SWEEP);
         if self.all.len() >= MAX_ACCOUNTS && is_due {
-            self.swept = Some(now);
+            self.swept = Some(now.elapsed);
             self.all.retain(|_, account| !account.is_at_rest(now));
         }
     }
@@ -97,7 +99,7 @@ impl LocalLimiter {
 }
 
 impl Books {
-    fn relimit(&self, now: Timestamp) {
+    fn relimit(&self, now: Moment) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         accounts.all.retain(|subject, account| {
             let limits = self.limits.of(subject);
@@ -110,7 +112,7 @@ impl Books {
     fn with<T>(
         &self,
         subjects: &[Subject],
-        now: Timestamp,
+        now: Moment,
         work: impl FnOnce(&mut [(&'static str, &mut Account)]) -> T,
     ) -> T {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,13 +167,13 @@ impl Limiter for LocalLimiter {
             lease.subjects.clear();
             return Ok(lease);
         };
-        let now = self.clock.now();
+        let now = Moment::of(&*self.clock);
         lease.standings = books.with(&lease.subjects, now, |accounts| reserve(accounts, &demand, now))?;
         Ok(lease)
     }
 
     fn settle(&self, lease: Lease, spent: Spent) {
-        let now = self.clock.now();
+        let now = Moment::of(&*self.clock);
         if let Some(books) = self.books(&lease.tenant) {
             books.with(&lease.subjects, now, |accounts| {
                 for (_, account) in accounts {
@@ -182,7 +184,7 @@ impl Limiter for LocalLimiter {
     }
 
     async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused> {
-        let now = self.clock.now();
+        let now = Moment::of(&*self.clock);
         let found = self
             .books(tenant)?
             .with(&subjects, now, |accounts| exhausted_of(accounts, now));
@@ -190,7 +192,7 @@ impl Limiter for LocalLimiter {
     }
 
     fn spent(&self, spendings: &[Spending]) {
-        let now = self.clock.now();
+        let now = Moment::of(&*self.clock);
         let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
         for spending in spendings {
             of.entry(&spending.tenant).or_default().push(spending);
@@ -208,7 +210,7 @@ impl Limiter for LocalLimiter {
     }
 
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
-        let now = self.clock.now();
+        let now = Moment::of(&*self.clock);
         let mut known = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         let limited = tenants
             .into_iter()

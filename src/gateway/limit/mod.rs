@@ -21,6 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::ports::Clock;
+use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use account::Limits;
@@ -31,6 +33,25 @@ pub use shared::{Used, exhausted, judge, standings};
 
 use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState};
 use super::ledger::Spending;
+
+/// The present, by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// By the calendar: days and months of budgets.
+    pub wall: Timestamp,
+    /// Since some moment, whatever becomes of the calendar: rates.
+    pub elapsed: Duration,
+}
+
+impl Moment {
+    /// Reads both clocks.
+    pub fn of(clock: &dyn Clock) -> Self {
+        Self {
+            wall: clock.now(),
+            elapsed: clock.elapsed(),
+        }
+    }
+}
 
 /// Names a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

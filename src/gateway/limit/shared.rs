@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::account::{Account, Limits, Met};
 use super::bucket::Wait;
-use super::{Demand, Exceeded, LimitName};
+use super::{Demand, Exceeded, LimitName, Moment};
 use crate::gateway::call::LimitState;
 
 /// What was used of an account, brought up to the present.
@@ -33,33 +33,42 @@ type Shared = (&'static str, Limits, Used);
 
 /// Returns which limit stands in the way of `demand`, if one does.
 pub fn judge(accounts: &[Shared], demand: &Demand, now: Timestamp) -> Result<(), Exceeded> {
-    open(accounts, now, |accounts| fit(accounts, demand, now))
+    open(accounts, now, |accounts, now| fit(accounts, demand, now))
 }
 
 /// Returns where the tightest rates stand.
 pub fn standings(accounts: &[Shared], now: Timestamp) -> Vec<LimitState> {
-    open(accounts, now, |accounts| tightest(accounts, now))
+    open(accounts, now, tightest)
 }
 
 /// Returns the first budget that is used up.
 pub fn exhausted(accounts: &[Shared], now: Timestamp) -> Option<Exceeded> {
-    open(accounts, now, |accounts| exhausted_of(accounts, now))
+    open(accounts, now, exhausted_of)
 }
 
-fn open<T>(shared: &[Shared], now: Timestamp, work: impl FnOnce(&mut [(&'static str, &mut Account)]) -> T) -> T {
+fn open<T>(
+    shared: &[Shared],
+    now: Timestamp,
+    work: impl FnOnce(&mut [(&'static str, &mut Account)], Moment) -> T,
+) -> T {
+    // They were brought up to the present where they stand: nothing has to pass here.
+    let now = Moment {
+        wall: now,
+        elapsed: Duration::ZERO,
+    };
     let mut accounts: Vec<(&'static str, Account)> = shared
         .iter()
         .map(|(of, limits, used)| (*of, Account::used(limits, used, now)))
         .collect();
     let mut accounts: Vec<_> = accounts.iter_mut().map(|(of, account)| (*of, account)).collect();
-    work(&mut accounts)
+    work(&mut accounts, now)
 }
 
 /// Takes `demand` of all accounts or of none; returns where the tightest rates stand then.
 pub(super) fn reserve(
     accounts: &mut [(&'static str, &mut Account)],
     demand: &Demand,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Vec<LimitState>, Exceeded> {
     fit(accounts, demand, now)?;
     for (_, account) in accounts.iter_mut() {
@@ -68,7 +77,7 @@ pub(super) fn reserve(
     Ok(tightest(accounts, now))
 }
 
-pub(super) fn exhausted_of(accounts: &mut [(&'static str, &mut Account)], now: Timestamp) -> Option<Exceeded> {
+pub(super) fn exhausted_of(accounts: &mut [(&'static str, &mut Account)], now: Moment) -> Option<Exceeded> {
     accounts.iter_mut().find_map(|(of, account)| {
         let name = account.exhausted(now)?;
         let wait = Wait::For(account.standing(name, now)?.reset);
@@ -76,7 +85,7 @@ pub(super) fn exhausted_of(accounts: &mut [(&'static str, &mut Account)], now: T
     })
 }
 
-fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Timestamp) -> Result<(), Exceeded> {
+fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Moment) -> Result<(), Exceeded> {
     for (of, account) in accounts.iter_mut() {
         account
             .fits(demand, now)
@@ -85,7 +94,7 @@ fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Time
     Ok(())
 }
 
-fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Timestamp) -> Exceeded {
+fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Moment) -> Exceeded {
     Exceeded {
         name: met.name,
         of,
@@ -103,7 +112,7 @@ fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Timestamp) -
 }
 
 /// Returns the tightest state of each rate over all accounts.
-fn tightest(accounts: &mut [(&'static str, &mut Account)], now: Timestamp) -> Vec<LimitState> {
+fn tightest(accounts: &mut [(&'static str, &mut Account)], now: Moment) -> Vec<LimitState> {
     let mut of = |name| {
         let states = accounts
             .iter_mut()

@@ -26,6 +26,10 @@ impl Clock for Watch {
         let ms = i64::try_from(self.0.load(Ordering::Relaxed)).unwrap();
         Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap()
     }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
 }
 
 fn tenant() -> TenantId {

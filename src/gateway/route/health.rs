@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use copilotd_actors::domain::breaker::Breaker;
-use jiff::Timestamp;
 
 /// Time in which a target that came back gets its full share again.
 pub const RETURN: Duration = Duration::from_secs(20);
@@ -50,10 +49,6 @@ impl Ewma {
     }
 }
 
-fn time(since: Duration) -> Timestamp {
-    Timestamp::UNIX_EPOCH.saturating_add(since).unwrap_or(Timestamp::MAX)
-}
-
 impl Health {
     /// Asks whether a call may pass; `roll` is random in 0..1. A target that was ill gets one probe, then a growing share.
     pub fn admit(&mut self, now: Duration, roll: f64) -> bool {
@@ -64,7 +59,7 @@ impl Health {
                 return false;
             }
         }
-        self.breaker.admit(time(now)).is_ok()
+        self.breaker.admit(now).is_ok()
     }
 
     /// A call was sent.
@@ -111,7 +106,7 @@ impl Health {
     pub fn failed(&mut self, now: Duration) {
         self.errors.add(1.0);
         let was_open = self.is_open();
-        self.breaker.failed(time(now));
+        self.breaker.failed(now);
         if self.is_open() && !was_open {
             self.returned = None;
         }
@@ -119,7 +114,7 @@ impl Health {
 
     /// A call was given up before it showed anything: a probe goes back.
     pub fn abandoned(&mut self, now: Duration) {
-        self.breaker.abandoned(time(now));
+        self.breaker.abandoned(now);
     }
 
     /// Tells whether nothing, or only a probe, passes.

@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, header};
 use copilotd_actors::ports::Clock;
 
 use super::refusal::lacks;
-use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier};
+use super::writes::Writer;
+use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier, WriteLimits};
 use crate::http::problem::Problem;
 
 /// Longest credential that is looked at.
@@ -27,6 +28,8 @@ pub struct Authenticator {
     pub tickets: Tickets,
     /// Slows down who guesses.
     pub failures: FailureLimit,
+    /// Counts requests that change something.
+    pub writes: WriteLimits,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -102,18 +105,25 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        // Two arguments of one handler are one verification; layers behind find the caller here too.
-        if let Some(caller) = parts.extensions.get::<Self>() {
-            return Ok(caller.clone());
-        }
-        let caller = Arc::<Authenticator>::from_ref(state).authenticate(parts).await?;
-        parts.extensions.insert(caller.clone());
+        let authenticator = Arc::<Authenticator>::from_ref(state);
+        let caller = identify(parts, &authenticator).await?;
+        authenticator.writes.admit(parts, &caller, Writer::User).await?;
         Ok(caller)
     }
 }
 
+async fn identify(parts: &mut Parts, authenticator: &Authenticator) -> Result<Caller, Problem> {
+    // Two arguments of one handler are one verification; layers behind find the caller here too.
+    if let Some(caller) = parts.extensions.get::<Caller>() {
+        return Ok(caller.clone());
+    }
+    let caller = authenticator.authenticate(parts).await?;
+    parts.extensions.insert(caller.clone());
+    Ok(caller)
+}
+
 macro_rules! scoped {
-    ($($(#[$doc:meta])* $name:ident, $scope:ident;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $scope:ident, $writer:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone)]
         pub struct $name(pub Caller);
@@ -126,8 +136,13 @@ macro_rules! scoped {
             type Rejection = Problem;
 
             async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-                let caller = Caller::from_request_parts(parts, state).await?;
+                let authenticator = Arc::<Authenticator>::from_ref(state);
+                let caller = identify(parts, &authenticator).await?;
                 caller.require(Scopes::$scope)?;
+                let writer: Option<Writer> = $writer;
+                if let Some(writer) = writer {
+                    authenticator.writes.admit(parts, &caller, writer).await?;
+                }
                 Ok(Self(caller))
             }
         }
@@ -136,13 +151,13 @@ macro_rules! scoped {
 
 scoped! {
     /// A caller with the scope `chat`.
-    Chat, CHAT;
-    /// A caller with the scope `gateway`.
-    Gateway, GATEWAY;
+    Chat, CHAT, Some(Writer::User);
+    /// A caller with the scope `gateway`. Its requests are limited as model use, not as writes.
+    Gateway, GATEWAY, None;
     /// A caller with the scope `knowledge`.
-    Knowledge, KNOWLEDGE;
+    Knowledge, KNOWLEDGE, Some(Writer::User);
     /// A caller with the scope `admin`.
-    Admin, ADMIN;
+    Admin, ADMIN, Some(Writer::Admin);
     /// A caller with the scope `operator`.
-    Operator, OPERATOR;
+    Operator, OPERATOR, Some(Writer::Admin);
 }

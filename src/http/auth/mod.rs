@@ -15,6 +15,7 @@ mod stream;
 mod ticket;
 mod token;
 mod verifier;
+mod writes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use stream::StreamAccess;
 pub use ticket::{Admission, Issued, Tickets};
 pub use token::{Grant, MintError, mint};
 pub use verifier::{NewKeys, Verifier};
+pub use writes::WriteLimits;
 
 use crate::role::Role;
 pub use crate::scopes::Scopes;

@@ -57,6 +57,8 @@ codes! {
     Unauthenticated "unauthenticated" UNAUTHORIZED Never "A valid credential is needed";
     /// The credential lacks a scope.
     Forbidden "forbidden" FORBIDDEN Never "The credential does not allow this";
+    /// What the tenant or the user may keep is used up.
+    QuotaExceeded "quota_exceeded" FORBIDDEN Never "The quota is used up";
     /// It does not exist, or not for this caller.
     NotFound "not_found" NOT_FOUND Never "There is no such thing";
     /// The path does not know the method.

@@ -46,7 +46,12 @@ pub struct Update {
 }
 request_body!(Update, "update_conversation.json");
 
-problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReused]);
+problems!(
+    CreateProblems:
+    AUTH,
+    BODY,
+    &[Code::Conflict, Code::IdempotencyKeyReused, Code::QuotaExceeded],
+);
 
 /// Opens a conversation
 #[utoipa::path(
@@ -188,7 +193,7 @@ pub async fn get(
     Ok(axum::Json(ConversationView::from(&header)))
 }
 
-problems!(UpdateProblems: AUTH, FOUND, BODY);
+problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::QuotaExceeded]);
 
 /// Changes title and metadata
 #[utoipa::path(

@@ -59,6 +59,7 @@ problems!(
         Code::IdempotencyKeyReused,
         Code::QueueFull,
         Code::BudgetExhausted,
+        Code::QuotaExceeded,
         Code::Overloaded,
     ],
 );
@@ -87,7 +88,8 @@ pub async fn submit(
     Json(body): Json<Submit>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
-    state.gateway.admit(&openai::caller(&caller, Purpose::Turn)).await?;
+    let payer = openai::caller(&caller, Purpose::Turn);
+    state.gateway.admit(&payer).await?;
     let idempotency = key.with_body(&body);
     let response_schema = match body.response_schema {
         Some(schema) => Some(accepted(&state, &caller, schema).await?),
@@ -105,6 +107,7 @@ pub async fn submit(
         },
         idempotency,
         trace: telemetry::traceparent(),
+        api_key: payer.api_key,
         halt: Halt::default(),
     };
     let accepted = state
@@ -239,7 +242,7 @@ pub struct Feedback {
 }
 request_body!(Feedback, "give_feedback.json");
 
-problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
+problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict, Code::QuotaExceeded]);
 
 /// Submits feedback on an answer
 ///

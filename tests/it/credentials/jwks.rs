@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use copilotd::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier};
+use copilotd::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -88,6 +88,7 @@ impl Publisher {
             jwks: Jwks::new().unwrap(),
             tickets: Tickets::new(&[7; 32]),
             failures: FailureLimit::new(&config.server),
+            writes: WriteLimits::new(&config, Arc::new(SteppedClock::default())),
             clock: Arc::new(SteppedClock::default()),
         })
     }

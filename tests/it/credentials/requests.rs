@@ -10,7 +10,9 @@ use axum::extract::{ConnectInfo, FromRef};
 use axum::http::{HeaderMap, Request, header};
 use axum::middleware::from_fn;
 use axum::routing::get;
-use copilotd::http::auth::{Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier};
+use copilotd::http::auth::{
+    Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier, WriteLimits,
+};
 use copilotd::http::request_id;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::ports::Clock;
@@ -32,6 +34,10 @@ pub fn parts(token: &str) -> axum::http::request::Parts {
 impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
         later(self.0.load(Ordering::SeqCst))
+    }
+
+    fn elapsed(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(u64::try_from(self.0.load(Ordering::SeqCst)).unwrap())
     }
 }
 
@@ -67,6 +73,7 @@ fn app() -> App {
         jwks: Jwks::new().unwrap(),
         tickets: Tickets::new(&[7; 32]),
         failures: FailureLimit::new(&config.server),
+        writes: WriteLimits::new(&config, clock.clone()),
         clock: clock.clone(),
     });
     let router = Router::new()

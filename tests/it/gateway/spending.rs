@@ -1,6 +1,7 @@
 //! What broken and abandoned answers cost: they count against the limits for what was counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use copilotd::gateway::call::{Answer, GatewayErrorKind, Mode};
 use copilotd::gateway::limit::{Limits, LocalLimiter, TenantLimits};
@@ -22,6 +23,10 @@ struct NewYear;
 impl Clock for NewYear {
     fn now(&self) -> Timestamp {
         "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

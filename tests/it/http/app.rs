@@ -112,6 +112,13 @@ pub async fn with_globex(change: &str, test: impl AsyncFnOnce(&TestApp)) {
     app.stop().await;
 }
 
+/// As [`with_globex`], with turns that ask the configured providers, not the fake model.
+pub async fn with_providers(change: &str, test: impl AsyncFnOnce(&TestApp)) {
+    let app = TestApp::assembled(config(change), Bounds::default(), true).await;
+    test(&app).await;
+    app.stop().await;
+}
+
 /// As [`with_app`], with other bounds of the actors.
 pub async fn with_bounds(bounds: Bounds, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::start(bounds).await;
@@ -125,6 +132,10 @@ impl TestApp {
     }
 
     async fn configured(source: Source, bounds: Bounds) -> Self {
+        Self::assembled(source, bounds, false).await
+    }
+
+    async fn assembled(source: Source, bounds: Bounds, providers: bool) -> Self {
         let (log, model, systems) = (MemoryLog::new(), FakeModel::new(), FakeSystems::default());
         let clock = Arc::new(PausedClock::default());
         let usage = Arc::new(MemoryUsage::default());
@@ -138,7 +149,9 @@ impl TestApp {
         let config = (*roster.config()).clone();
         let gateway = App::gateway(&roster, None, &[], &(Arc::clone(&usage) as _)).unwrap();
         let mut ports: Ports = App::ports(&roster, Arc::new(log.clone()), &gateway).unwrap();
-        ports.model = Arc::new(model.clone());
+        if !providers {
+            ports.model = Arc::new(model.clone());
+        }
         ports.systems = Arc::new(systems.clone());
         let schemas = FakeChecker::default();
         ports.schemas = Arc::new(schemas.clone());

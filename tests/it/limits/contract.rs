@@ -68,7 +68,7 @@ async fn what_was_not_used_comes_back_and_what_was_used_beyond_is_owed() {
         world.watch.pass(1);
         world.reserve("ada", demand(1)).await.unwrap();
         // A clock that goes back fills nothing.
-        world.watch.pass(-50_000);
+        world.watch.step(-50_000);
         exceeded(world.reserve("ada", demand(1)).await);
     }
 }

@@ -1,14 +1,16 @@
 //! Limits: one suite over those of a process and those in Redis, and what only shared ones have to stand.
 
+mod clock;
 mod contract;
 mod crowd;
+mod doors;
 mod lost;
 mod outage;
 mod random;
 mod shared;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,25 +29,42 @@ use crate::support::redis::Redis;
 
 /// A clock that a test moves.
 #[derive(Debug)]
-struct Watch(AtomicI64);
+struct Watch {
+    wall: AtomicI64,
+    elapsed: AtomicU64,
+}
 
 impl Watch {
     fn at(text: &str) -> Arc<Self> {
-        Arc::new(Self(AtomicI64::new(time(text).as_millisecond())))
+        Arc::new(Self {
+            wall: AtomicI64::new(time(text).as_millisecond()),
+            elapsed: AtomicU64::new(0),
+        })
     }
 
-    fn pass(&self, ms: i64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
+    /// Time passes.
+    fn pass(&self, ms: u64) {
+        self.elapsed.fetch_add(ms, Ordering::SeqCst);
+        self.step(i64::try_from(ms).unwrap());
+    }
+
+    /// The calendar is set forward or back.
+    fn step(&self, ms: i64) {
+        self.wall.fetch_add(ms, Ordering::SeqCst);
     }
 
     fn set(&self, now: Timestamp) {
-        self.0.store(now.as_millisecond(), Ordering::SeqCst);
+        self.wall.store(now.as_millisecond(), Ordering::SeqCst);
     }
 }
 
 impl Clock for Watch {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millisecond(self.0.load(Ordering::SeqCst)).unwrap()
+        Timestamp::from_millisecond(self.wall.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.elapsed.load(Ordering::SeqCst))
     }
 }
 

@@ -17,7 +17,7 @@ enum Step {
     /// Which of the open ones, and what it used.
     Settle(usize, u64, u64),
     Exhausted(usize),
-    Pass(i64),
+    Pass(u64),
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -49,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0_usize..3, demand).prop_map(|(user, demand)| Step::Reserve(user, demand)),
         4 => (any::<usize>(), 0_u64..3_000, 0_u64..10_000).prop_map(|(which, tokens, cost)| Step::Settle(which, tokens, cost)),
         1 => (0_usize..3).prop_map(Step::Exhausted),
-        4 => prop_oneof![0_i64..500, 0_i64..60_000, 0_i64..40_000_000].prop_map(Step::Pass),
+        4 => prop_oneof![0_u64..500, 0_u64..60_000, 0_u64..40_000_000].prop_map(Step::Pass),
     ]
 }
 

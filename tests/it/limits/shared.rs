@@ -31,7 +31,7 @@ impl Pair {
     }
 }
 
-const HOUR: i64 = 3_600_000;
+const HOUR: u64 = 3_600_000;
 
 fn everything() -> Limits {
     Limits {

@@ -95,6 +95,7 @@ pub fn request() -> ModelRequest {
         conversation: ConversationId::new(Uuid::from_u128(7)),
         turn: None,
         user: "ada@acme.example".parse().unwrap(),
+        api_key: None,
         messages: Arc::new(vec![
             PromptMessage::System {
                 text: "Be brief.".into(),

@@ -193,6 +193,7 @@ pub async fn numbers_and_key_order_survive(store: Fixture) {
         response_schema: Some(schema),
         idempotency: None,
         trace: None,
+        api_key: None,
         next: false,
     };
     talk.write(log, vec![(Some(turn), event)]).await;

@@ -11,6 +11,7 @@ mod mongo_faults;
 mod mongo_lease;
 mod paging;
 mod projections;
+mod quotas;
 mod random;
 mod sqlite;
 mod tenants;
@@ -73,6 +74,11 @@ macro_rules! contract_suite {
                 a_header_shows_each_append_at_once
                 a_snapshot_replaces_an_older_one
                 lost_projections_are_rebuilt_from_the_log
+            }
+            quotas {
+                what_is_kept_is_counted
+                erasing_gives_back_what_was_kept
+                a_rebuild_counts_the_same
             }
             erasing {
                 a_tombstone_refuses_every_append

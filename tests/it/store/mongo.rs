@@ -59,9 +59,11 @@ async fn open() -> Option<Fixture> {
     Some(Fixture {
         log: Arc::new(database.connect().await.unwrap()),
         drop_projections: Box::new(move || {
-            let conversations = raw.collection::<Document>("conversations");
+            let lost = ["conversations", "stored"].map(|name| raw.collection::<Document>(name));
             Box::pin(async move {
-                conversations.delete_many(doc! {}).await.unwrap();
+                for collection in lost {
+                    collection.delete_many(doc! {}).await.unwrap();
+                }
             })
         }),
         bounded: true,

@@ -171,6 +171,7 @@ pub fn queued(turn: TurnId, prompt: &str) -> (Option<TurnId>, Event) {
         response_schema: None,
         idempotency: None,
         trace: None,
+        api_key: None,
         next: false,
     };
     (Some(turn), event)

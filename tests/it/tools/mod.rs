@@ -42,6 +42,10 @@ impl Clock for FixedClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_second(NOW).unwrap()
     }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 fn call_id(n: u128) -> CallId {

@@ -1,0 +1,282 @@
+//! Every limit, of the tenant, the user and the API key, through every door: turns, chats and embeddings. What one door
+//! used is missing at the others.
+
+use std::time::Duration;
+
+use copilotd::config::KeyHash;
+use serde_json::{Value, json};
+
+use crate::gateway::Provider;
+use crate::http::app::{TestApp, with_providers};
+use crate::support::redis::Redis;
+
+const KEYS: [&str; 2] = [
+    "cpk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB",
+    "cpk_CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC",
+];
+/// Words of an answer; its tokens are about as many.
+const ANSWER: u64 = 1_200;
+
+/// Whose limit it is: the table of the configuration it stands in, and who is free of another's use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Tenant,
+    User,
+    Key,
+}
+
+impl Whose {
+    const ALL: [Self; 3] = [Self::Tenant, Self::User, Self::Key];
+
+    fn table(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenants.limits",
+            Self::User => "tenants.limits.per_user",
+            Self::Key => "tenants.limits.per_key",
+        }
+    }
+
+    /// Whether the limit that ada met with the first key stands in this caller's way.
+    fn catches(self, who: Who) -> bool {
+        match self {
+            Self::Tenant => true,
+            Self::User => who.user == "ada",
+            Self::Key => who.key == 0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Who {
+    user: &'static str,
+    key: usize,
+}
+
+const ADA: Who = Who { user: "ada", key: 0 };
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Turn,
+    Chat,
+    Embed,
+}
+
+impl Door {
+    const ALL: [Self; 3] = [Self::Turn, Self::Chat, Self::Embed];
+}
+
+/// A limit, and how many calls of [`ANSWER`] tokens it admits.
+const LIMITS: [(&str, usize); 5] = [
+    ("requests_per_minute = 2", 2),
+    ("tokens_per_minute = 1900", 1),
+    ("concurrent_calls = 1", 0),
+    ("usd_per_day = 1.9", 1),
+    ("usd_per_month = 1.9", 1),
+];
+
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    Answered,
+    Refused,
+}
+
+fn call<'a>(app: &'a TestApp, who: Who, path: &str, body: &Value) -> crate::http::client::Call<'a> {
+    let call = app.call("POST", path).by(KEYS[who.key]);
+    call.header("x-copilotd-user", who.user).json(body)
+}
+
+async fn submit(app: &TestApp, who: Who, prompt: &str) -> Option<String> {
+    let body = json!({ "copilot": "paid" });
+    let made = call(app, who, "/v1/conversations", &body).send().await.expect(201);
+    let turns = format!("/v1/conversations/{}/turns", made.text("/id"));
+    let answer = call(app, who, &turns, &json!({ "input": prompt })).send().await;
+    match answer.status {
+        429 => None,
+        _ => Some(format!("/v1/turns/{}", answer.expect(202).text("/id"))),
+    }
+}
+
+async fn cancel(app: &TestApp, who: Who, turn: &str) {
+    let cancelled = call(app, who, &format!("{turn}/cancel"), &json!({})).send().await;
+    cancelled.expect(202);
+}
+
+/// Goes through a door once, and waits for what comes of it.
+async fn go(app: &TestApp, who: Who, door: Door) -> Came {
+    let prompt = format!("Go on. [[sim tokens={ANSWER} pace_ms=0 chunk=2000]]");
+    let status = match door {
+        Door::Turn => {
+            let Some(turn) = submit(app, who, &prompt).await else {
+                return Came::Refused;
+            };
+            loop {
+                let commits = app.log.commits();
+                let view = app
+                    .call("GET", &turn)
+                    .by(KEYS[who.key])
+                    .header("x-copilotd-user", who.user);
+                let view = view.send().await.expect(200).json();
+                if !view["waiting"].is_null() {
+                    cancel(app, who, &turn).await;
+                    return Came::Refused;
+                }
+                match (view["status"].as_str(), view["error"]["code"].as_str()) {
+                    (Some("completed"), _) => return Came::Answered,
+                    (Some("failed"), Some("budget_exhausted" | "rate_limited")) => return Came::Refused,
+                    (Some("failed"), _) => panic!("{view:#}"),
+                    _ => app.log.wait_for_commits(commits + 1).await,
+                }
+            }
+        }
+        Door::Chat => {
+            let messages = json!([{ "role": "user", "content": prompt }]);
+            let body = json!({ "model": "paid", "messages": messages });
+            call(app, who, "/v1/chat/completions", &body).send().await.status
+        }
+        Door::Embed => {
+            let body = json!({ "model": "paid", "input": "word ".repeat(1_000) });
+            call(app, who, "/v1/embeddings", &body).send().await.status
+        }
+    };
+    match status {
+        200 => Came::Answered,
+        429 => Came::Refused,
+        other => panic!("{door:?} answered {other}"),
+    }
+}
+
+/// Holds a call open while `test` runs.
+async fn holding(app: &TestApp, provider: &Provider, door: Door, test: impl AsyncFnOnce()) {
+    let before = provider.seen().await;
+    let arrived = async {
+        while provider.seen().await == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    let prompt = "Wait. [[sim tokens=2 first_ms=600000]]";
+    match door {
+        Door::Turn => {
+            let turn = submit(app, ADA, prompt).await.unwrap();
+            arrived.await;
+            test().await;
+            cancel(app, ADA, &turn).await;
+        }
+        Door::Chat | Door::Embed => {
+            let messages = json!([{ "role": "user", "content": prompt }]);
+            let body = json!({ "model": "paid", "messages": messages });
+            let held = call(app, ADA, "/v1/chat/completions", &body).send();
+            tokio::select! {
+                answer = held => panic!("it was to be held: {answer:?}"),
+                () = async { arrived.await; test().await } => {}
+            }
+        }
+    }
+}
+
+async fn check(app: &TestApp, provider: &Provider, whose: Whose, (limit, admitted): (&str, usize), door: Door) {
+    let said = format!("{limit} of {whose:?} through {door:?}");
+    let after = async || {
+        for through in Door::ALL {
+            for who in [
+                ADA,
+                Who { user: "bob", key: 0 },
+                Who { user: "ada", key: 1 },
+                Who { user: "eve", key: 1 },
+            ] {
+                if whose.catches(who) {
+                    assert_eq!(
+                        go(app, who, through).await,
+                        Came::Refused,
+                        "{said}, then {who:?} through {through:?}"
+                    );
+                }
+            }
+        }
+        // Who is free comes last: it uses something of its own.
+        for who in [Who { user: "bob", key: 1 }]
+            .into_iter()
+            .filter(|who| !whose.catches(*who))
+        {
+            assert_eq!(go(app, who, door).await, Came::Answered, "{said}, then {who:?}");
+        }
+    };
+    if admitted == 0 {
+        holding(app, provider, door, after).await;
+    } else {
+        for n in 0..admitted {
+            assert_eq!(go(app, ADA, door).await, Came::Answered, "{said}, call {n}");
+        }
+        app.app.state.gateway.settled().await;
+        after().await;
+    }
+}
+
+fn config(provider: &Provider, whose: Whose, limit: &str, store: &str) -> String {
+    let mut text = String::new();
+    for (n, key) in KEYS.iter().enumerate() {
+        let hash = hex::encode(KeyHash::of(key).bytes());
+        text += &format!(
+            "[[tenants.api_keys]]\nname = \"k{n}\"\nhash = \"sha256:{hash}\"\nscopes = [\"chat\", \"gateway\"]\n"
+        );
+    }
+    text += "[[tenants.copilots]]\nname = \"paid\"\nroute = \"paid\"\n";
+    text += &format!("[{}]\n{limit}\n", whose.table());
+    text += &format!(
+        r#"
+        [[providers]]
+        name = "sim"
+        kind = "openai"
+        base_url = "{}"
+        api_key = {{ value = "sk-one" }}
+        [[routes]]
+        name = "paid"
+        targets = [{{ provider = "sim", model = "paid-1", context_tokens = 128000 }}]
+        [[prices]]
+        model = "paid-1"
+        input = 1000.0
+        output = 1000.0
+        {store}
+        "#,
+        provider.url()
+    );
+    text
+}
+
+async fn through_every_door(whose: Whose, store: impl Fn(usize) -> String) {
+    let provider = Provider::start().await;
+    let mut n = 0;
+    for limit in LIMITS {
+        for door in Door::ALL {
+            n += 1;
+            let config = config(&provider, whose, limit.0, &store(n));
+            with_providers(&config, async |app| {
+                while app.app.state.gateway.limits_ready() == Some(false) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                check(app, &provider, whose, limit, door).await;
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_of_one_process_hold_at_every_door() {
+    for whose in Whose::ALL {
+        through_every_door(whose, |_| String::new()).await;
+    }
+}
+
+#[tokio::test]
+async fn shared_limits_hold_at_every_door() {
+    let redis = Redis::start().await;
+    for whose in Whose::ALL {
+        let store = |n: usize| {
+            format!(
+                "[limits]\nstore = \"redis\"\nurl = {{ value = \"{}\" }}\nprefix = \"{whose:?}{n}\"\n",
+                redis.url()
+            )
+        };
+        through_every_door(whose, store).await;
+    }
+}
