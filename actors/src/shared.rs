@@ -14,6 +14,7 @@ use crate::connector::Connectors;
 use crate::conversations::Directory;
 use crate::live::Hub;
 use crate::ports::{LogError, Ports};
+use crate::share::Shares;
 
 /// Bounds of the actors. All have working defaults.
 #[derive(Debug, Clone)]
@@ -78,6 +79,8 @@ pub struct Shared {
     pub hub: Hub,
     /// Open turns, by tenant and in all.
     pub admission: Admission,
+    /// Each tenant's share of the threads that serve.
+    pub shares: Shares,
     /// The directory; set once, right after it was spawned.
     pub directory: OnceLock<Directory>,
     /// The connectors' supervisor; set once, right after it was spawned.
@@ -93,6 +96,7 @@ impl Shared {
             bounds,
             hub: Hub::default(),
             admission: Admission::default(),
+            shares: Shares::default(),
             directory: OnceLock::new(),
             connectors: OnceLock::new(),
         })
