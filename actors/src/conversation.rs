@@ -31,7 +31,7 @@ use crate::domain::policy::Policy;
 use crate::domain::turn::Phase;
 use crate::ports::{Append, LogError};
 use crate::share::metered;
-use crate::shared::{Shared, cause};
+use crate::shared::{Full, Shared, cause};
 use crate::spans::TurnSpans;
 pub use message::{Accepted, Args, Asker, ConversationRef, Msg, Refusal, Reply};
 pub use state::State;
@@ -265,12 +265,21 @@ impl Conversation {
         if needs_place && let Err(full) = state.counted.admit() {
             return refuse(Some(reply), Refusal::Full(full));
         }
+        if let (Command::Submit { .. }, Some(book)) = (&command, &state.core.book) {
+            let (tenant, most) = (state.scope.tenant(), self.shared.bounds.user_turns);
+            state.taken = self.shared.user_turns.take(tenant, &book.header.user, most);
+            if state.taken.is_none() {
+                state.count();
+                return refuse(Some(reply), Refusal::Full(Full::User));
+            }
+        }
         let policy = self.policy(state, &command);
         let done = match self.with_halt(state, &policy, command) {
             Ok(command) => self.step(me, state, command, Some(reply)).await,
             Err(rejection) => refuse(Some(reply), rejection.into()),
         };
-        // A refused turn gives its place back.
+        // A refused turn gives its places back.
+        state.taken = None;
         state.count();
         done
     }

@@ -19,3 +19,4 @@ pub mod share;
 pub mod shared;
 pub mod spans;
 pub mod tenancy;
+pub mod user_turns;
