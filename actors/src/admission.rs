@@ -40,6 +40,8 @@ pub enum Full {
     Node,
     /// The tenant's.
     Tenant,
+    /// The user's.
+    User,
 }
 
 /// Open turns of one conversation.

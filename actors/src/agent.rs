@@ -16,14 +16,15 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::Value;
 use tracing::Instrument as _;
 
+use crate::compute::{self, ComputeError};
 use crate::conversation::{self, ConversationRef};
 use crate::crash;
 use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, MAX_ARGUMENTS};
 use crate::domain::event::{GuardAction, GuardStage};
 use crate::domain::guard::{Blocked, HoldBack};
-use crate::domain::ids::{ConversationId, UserId};
-use crate::domain::memory::Memory;
+use crate::domain::ids::{ConversationId, TenantId, UserId};
+use crate::domain::memory::{Entry, Memory};
 use crate::domain::policy::Policy;
 use crate::domain::project::{self, Prompt};
 use crate::domain::schema::describe;
@@ -31,13 +32,10 @@ use crate::domain::tokens;
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
 use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ToolOffer};
+use crate::share::metered;
 use crate::shared::{Alive, Shared, jitter, until};
 use crate::tenancy::TenantScope;
 
-/// Above so many bytes the tokenizer runs off the async threads.
-const INLINE_TOKENIZER_BYTES: usize = 16 * 1024;
-/// Above so many bytes an answer is parsed off the async threads.
-const INLINE_PARSER_BYTES: usize = 64 * 1024;
 /// Wait before a second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Most calls that are collected from one answer; the core allows fewer.
@@ -116,7 +114,16 @@ impl Agent {
         } = think;
         self.pause(at, not_before).await;
         let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
-        let prompt = assemble(memory, Arc::clone(&policy)).await;
+        let assembled = assemble(self.scope.tenant(), memory, Arc::clone(&policy)).await;
+        let prompt = match assembled {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                let message = format!("the prompt could not be assembled: {error}");
+                let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
+                span.in_scope(|| self.report(Command::ModelFailed { at, failure }));
+                return;
+            }
+        };
         let prompt_tokens = prompt.tokens;
         if prompt_tokens > policy.memory.context_tokens {
             let message = format!(
@@ -180,7 +187,7 @@ impl Agent {
     async fn check_output(&self, schema: &Arc<Value>, answer: &str) -> OutputCheck {
         crash::point("effect.before:schema_check");
         match self.shared.ports.schemas.check(&self.scope, schema, answer).await {
-            Ok(SchemaVerdict::Valid) => parsed(answer)
+            Ok(SchemaVerdict::Valid) => parsed(self.scope.tenant(), answer)
                 .await
                 .map_or(OutputCheck::Unavailable, OutputCheck::Valid),
             Ok(SchemaVerdict::Invalid(error)) => OutputCheck::Invalid(error),
@@ -374,29 +381,45 @@ impl Answer {
     }
 }
 
-/// Assembles the prompt; off the async threads when there is much to count.
-async fn assemble(memory: Memory, policy: Arc<Policy>) -> Prompt {
-    let entries = memory.blocks.iter().flat_map(|block| &block.entries);
-    let uncounted: usize = entries.map(|entry| entry.uncounted_bytes()).sum();
-    if uncounted < INLINE_TOKENIZER_BYTES {
-        return project::prompt(&memory, &policy);
-    }
-    let work = move || project::prompt(&memory, &policy);
-    // The closure does not panic, and the runtime outlives its actors.
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Prompt {
-        messages: Vec::new(),
-        tokens: 0,
-    })
+/// Assembles the prompt. Messages that were not counted yet are counted first, a slice at a time.
+async fn assemble(tenant: &TenantId, memory: Memory, policy: Arc<Policy>) -> Result<Prompt, ComputeError> {
+    count_entries(tenant, &memory).await?;
+    let summary = memory.summary.as_ref().map_or(0, |summary| summary.text.len());
+    let cost = (policy.instructions.len() + summary) * tokens::COST_PER_BYTE;
+    compute::run(Some(tenant), cost, move || project::prompt(&memory, &policy)).await
 }
 
-/// Reads an answer that is known to be JSON; off the async threads when it is long.
-async fn parsed(answer: &str) -> Option<Value> {
-    if answer.len() < INLINE_PARSER_BYTES {
-        return serde_json::from_str(answer.trim()).ok();
+/// Counts the tokens of every message of the window once; each remembers its own.
+pub(crate) async fn count_entries(tenant: &TenantId, memory: &Memory) -> Result<(), ComputeError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let entries = memory.blocks.iter().flat_map(|block| &block.entries);
+    for entry in entries {
+        match entry.uncounted_bytes() {
+            0 => continue,
+            uncounted => bytes += uncounted,
+        }
+        batch.push(Arc::clone(entry));
+        if bytes >= compute::SLICE {
+            count_batch(tenant, std::mem::take(&mut batch), std::mem::take(&mut bytes)).await?;
+        }
     }
-    let answer = answer.to_owned();
+    count_batch(tenant, batch, bytes).await
+}
+
+async fn count_batch(tenant: &TenantId, batch: Vec<Arc<Entry>>, bytes: usize) -> Result<(), ComputeError> {
+    let count = move || {
+        for entry in batch {
+            entry.tokens();
+        }
+    };
+    compute::run(Some(tenant), bytes * tokens::COST_PER_BYTE, count).await
+}
+
+/// Reads an answer that is known to be JSON; on the compute pool when it is long.
+async fn parsed(tenant: &TenantId, answer: &str) -> Option<Value> {
+    let (cost, answer) = (answer.len(), answer.to_owned());
     let work = move || serde_json::from_str(answer.trim()).ok();
-    tokio::task::spawn_blocking(work).await.ok().flatten()
+    compute::run(Some(tenant), cost, work).await.ok().flatten()
 }
 
 fn offers(policy: &Policy) -> Vec<ToolOffer> {
@@ -443,9 +466,9 @@ fn count_tokens(usage: &Usage) {
     counter!("copilotd_tokens_total", "kind" => "completion").increment(usage.completion_tokens);
 }
 
-/// What was used by a step that is stopped now, counted by us: its prompt is not known here, its text is.
+/// What was used by a step that is stopped now, estimated: a conversation's handler has no time to tokenize an answer.
 pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
-    let completion_tokens = if text.is_empty() { 0 } else { tokens::count(text) };
+    let completion_tokens = if text.is_empty() { 0 } else { tokens::estimate(text) };
     Usage {
         prompt_tokens,
         completion_tokens,
@@ -468,7 +491,8 @@ impl Actor for Agent {
         think: Box<Think>,
         _: &mut Alive,
     ) -> Result<(), ActorProcessingErr> {
-        self.think(*think).await;
+        let share = self.shared.shares.of(self.scope.tenant());
+        metered(share, self.think(*think)).await;
         Ok(())
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use futures::{FutureExt as _, StreamExt as _};
 use metrics::counter;
 
+use crate::agent::count_entries;
+use crate::compute::{self, ComputeError};
 use crate::crash;
 use crate::domain::command::Command;
 use crate::domain::compression::{self, INSTRUCTIONS, Plan};
@@ -50,13 +52,17 @@ pub enum Outcome {
 
 /// Compresses the memory if it has to be.
 pub async fn compress(work: Work) -> Outcome {
-    let (memory, policy) = (work.memory.clone(), Arc::clone(&work.policy));
-    // Counting a window takes milliseconds: not on the async threads.
-    let planned = tokio::task::spawn_blocking(move || compression::plan(&memory, &policy.memory)).await;
-    let plan = match planned {
-        Ok(Some(plan)) => plan,
+    // Most windows are so short that there is nothing to count.
+    if work.memory.tokens_at_most() <= work.policy.memory.trigger_tokens {
+        return Outcome::NotNeeded;
+    }
+    let plan = match plan(&work).await {
+        Ok(Some(plan)) => Arc::new(plan),
         Ok(None) => return Outcome::NotNeeded,
-        Err(_) => return Outcome::Failed,
+        Err(error) => {
+            tracing::warn!(conversation = %work.conversation, %error, "the memory could not be looked at; it stays as it is");
+            return Outcome::Failed;
+        }
     };
     let mut usage = Usage::default();
     let mut model = String::new();
@@ -67,14 +73,9 @@ pub async fn compress(work: Work) -> Outcome {
         .await
         .unwrap_or(None);
     crash::point("effect.after:summary_request");
-    let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &work.policy.memory));
-    let (summary, tokens_after, method) = match accepted {
-        Some((text, tokens)) => (text, tokens, CompressionMethod::Summarised),
-        None if plan.urgent || work.failures + 1 >= PATIENCE => {
-            let text = compression::truncated(&plan, &work.policy.memory);
-            let tokens = tokens::count(&text);
-            (text, tokens, CompressionMethod::Truncated)
-        }
+    let truncates = plan.urgent || work.failures + 1 >= PATIENCE;
+    let (summary, tokens_after, method) = match settle(&work, &plan, summarised, truncates).await {
+        Some(settled) => settled,
         None => {
             counter!("copilotd_compressions_total", "method" => "failed").increment(1);
             tracing::warn!(conversation = %work.conversation, "no summary could be had; the memory stays as it is");
@@ -97,6 +98,42 @@ pub async fn compress(work: Work) -> Outcome {
         model,
         usage,
     }))
+}
+
+/// Decides whether and what to compress.
+async fn plan(work: &Work) -> Result<Option<Plan>, ComputeError> {
+    let tenant = work.scope.tenant();
+    count_entries(tenant, &work.memory).await?;
+    let (memory, policy) = (work.memory.clone(), Arc::clone(&work.policy));
+    // What leaves is counted once more, to be cut into passes.
+    let cost = usize::try_from(memory.tokens_at_most()).unwrap_or(usize::MAX);
+    let plan = move || compression::plan(&memory, &policy.memory);
+    compute::run(Some(tenant), cost.saturating_mul(tokens::COST_PER_BYTE), plan).await
+}
+
+/// What takes the place of the older part: the summary if it is accepted, else its beginning if the window has to shrink.
+async fn settle(
+    work: &Work,
+    plan: &Arc<Plan>,
+    summarised: Option<String>,
+    truncates: bool,
+) -> Option<(String, u64, CompressionMethod)> {
+    let bytes = summarised.as_ref().map_or(0, String::len) + plan.previous.as_ref().map_or(0, String::len);
+    let (plan, policy) = (Arc::clone(plan), Arc::clone(&work.policy));
+    let settle = move || {
+        let accepted = summarised.and_then(|text| compression::accept(&plan, &text, &policy.memory));
+        if let Some((text, tokens)) = accepted {
+            return Some((text, tokens, CompressionMethod::Summarised));
+        }
+        truncates.then(|| {
+            let text = compression::truncated(&plan, &policy.memory);
+            let tokens = tokens::count(&text);
+            (text, tokens, CompressionMethod::Truncated)
+        })
+    };
+    compute::run(Some(work.scope.tenant()), bytes * tokens::COST_PER_BYTE, settle)
+        .await
+        .unwrap_or(None)
 }
 
 /// Folds the passes into one summary, each call with the summary so far.

@@ -32,7 +32,8 @@ use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
 use crate::domain::turn::Phase;
 use crate::ports::{Append, LogError};
-use crate::shared::{Shared, cause};
+use crate::share::metered;
+use crate::shared::{Full, Shared, cause};
 use crate::spans::TurnSpans;
 use admission::Known;
 pub use message::{Accepted, Args, Asker, ConversationRef, Msg, Refusal, Reply};
@@ -292,12 +293,21 @@ impl Conversation {
         if needs_place && let Err(full) = state.counted.admit() {
             return refuse(Some(reply), Refusal::Full(full));
         }
+        if let (Command::Submit { .. }, Some(book)) = (&command, &state.core.book) {
+            let (tenant, most) = (state.scope.tenant(), self.shared.bounds.user_turns);
+            state.taken = self.shared.user_turns.take(tenant, &book.header.user, most);
+            if state.taken.is_none() {
+                state.count();
+                return refuse(Some(reply), Refusal::Full(Full::User));
+            }
+        }
         let policy = self.policy(state, &command);
         let done = match self.with_halt(state, &policy, command) {
             Ok(command) => self.step(me, state, command, Some(reply)).await,
             Err(rejection) => refuse(Some(reply), rejection.into()),
         };
-        // A refused turn gives its place back.
+        // A refused turn gives its places back.
+        state.taken = None;
         state.count();
         done
     }
@@ -340,6 +350,39 @@ impl Conversation {
         };
         let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
         state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
+    }
+
+    async fn take(&self, me: &ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Ask { asker, command, reply } => self.ask(me, state, &asker, *command, reply).await?,
+            Msg::Report(command) => self.step(me, state, *command, None).await?,
+            Msg::Position { turn, reply } => {
+                let _ = reply.send(position(state, turn));
+                return Ok(());
+            }
+            Msg::Due(effect) => self.due(me, state, effect).await?,
+            Msg::CompressionEnded(outcome) => {
+                state.compression = None;
+                match outcome {
+                    Outcome::NotNeeded => {}
+                    Outcome::Failed => state.compression_failures += 1,
+                    Outcome::Compressed(command) => {
+                        state.compression_failures = 0;
+                        self.step(me, state, *command, None).await?;
+                    }
+                }
+                if state.compress_again {
+                    let policy = self.policy(state, &Command::Recover);
+                    self.compress(me, state, &policy);
+                }
+            }
+            Msg::Idle(generation) => {
+                self.retire(me, state, generation);
+                return Ok(());
+            }
+        }
+        self.rest(me, state);
+        Ok(())
     }
 }
 
@@ -412,40 +455,13 @@ impl Actor for Conversation {
     }
 
     async fn post_start(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        self.load(&me, state).await
+        let share = self.shared.shares.of(state.scope.tenant());
+        metered(share, self.load(&me, state)).await
     }
 
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        match msg {
-            Msg::Ask { asker, command, reply } => self.ask(&me, state, &asker, *command, reply).await?,
-            Msg::Report(command) => self.step(&me, state, *command, None).await?,
-            Msg::Position { turn, reply } => {
-                let _ = reply.send(position(state, turn));
-                return Ok(());
-            }
-            Msg::Due(effect) => self.due(&me, state, effect).await?,
-            Msg::CompressionEnded(outcome) => {
-                state.compression = None;
-                match outcome {
-                    Outcome::NotNeeded => {}
-                    Outcome::Failed => state.compression_failures += 1,
-                    Outcome::Compressed(command) => {
-                        state.compression_failures = 0;
-                        self.step(&me, state, *command, None).await?;
-                    }
-                }
-                if state.compress_again {
-                    let policy = self.policy(state, &Command::Recover);
-                    self.compress(&me, state, &policy);
-                }
-            }
-            Msg::Idle(generation) => {
-                self.retire(&me, state, generation);
-                return Ok(());
-            }
-        }
-        self.rest(&me, state);
-        Ok(())
+        let share = self.shared.shares.of(state.scope.tenant());
+        metered(share, self.take(&me, msg, state)).await
     }
 
     async fn handle_supervisor_evt(

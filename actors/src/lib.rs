@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod agent;
 pub mod compressor;
+pub mod compute;
 pub mod connector;
 pub mod conversation;
 pub mod conversations;
@@ -14,6 +15,8 @@ pub mod fakes;
 pub mod live;
 pub mod ports;
 pub mod reconcile;
+pub mod share;
 pub mod shared;
 pub mod spans;
 pub mod tenancy;
+pub mod user_turns;

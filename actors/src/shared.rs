@@ -14,6 +14,8 @@ use crate::connector::Connectors;
 use crate::conversations::Directory;
 use crate::live::Hub;
 use crate::ports::{LogError, Ports};
+use crate::share::Shares;
+use crate::user_turns::UserTurns;
 
 /// Bounds of the actors. All have working defaults.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Bounds {
     pub node_turns: usize,
     /// Working places of one tenant; it never takes more than are free, so alone at most half.
     pub tenant_turns: usize,
+    /// Open turns of one user, those that only wait for a person left out.
+    pub user_turns: usize,
     /// Turns of one user with a call that waits for a person.
     pub user_approvals: usize,
     /// Turns of one tenant with a call that waits for a person.
@@ -53,6 +57,7 @@ impl Default for Bounds {
             far_approval: Duration::from_secs(300),
             node_turns: 20_000,
             tenant_turns: 10_000,
+            user_turns: 200,
             user_approvals: 100,
             tenant_approvals: 10_000,
             idle_conversations: 2_000,
@@ -78,6 +83,10 @@ pub struct Shared {
     pub hub: Hub,
     /// Open turns, by tenant and in all.
     pub admission: Admission,
+    /// Open turns by user.
+    pub user_turns: UserTurns,
+    /// Each tenant's share of the threads that serve.
+    pub shares: Shares,
     /// The directory; set once, right after it was spawned.
     pub directory: OnceLock<Directory>,
     /// The connectors' supervisor; set once, right after it was spawned.
@@ -93,6 +102,8 @@ impl Shared {
             bounds,
             hub: Hub::default(),
             admission: Admission::default(),
+            user_turns: UserTurns::default(),
+            shares: Shares::default(),
             directory: OnceLock::new(),
             connectors: OnceLock::new(),
         })

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use copilotd_actors::compute;
 use copilotd_actors::shared::Bounds;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
@@ -46,6 +47,7 @@ pub async fn run_with(
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     system::raise_open_files();
+    compute::start(compute::default_threads(), system::give_way).context("starting the compute threads")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;

@@ -40,6 +40,23 @@ impl Ids for TimeOrderedIds {
     }
 }
 
+/// How much less of a busy processor a compute thread gets than one that serves: a tenth of it.
+#[cfg(target_os = "linux")]
+const COMPUTE_NICE: i32 = 10;
+
+/// Lowers the priority of the calling thread, which computes: those that serve go first.
+#[cfg(target_os = "linux")]
+pub fn give_way() {
+    // On Linux a thread has a priority of its own.
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), COMPUTE_NICE) {
+        tracing::debug!(%error, "a compute thread keeps its priority");
+    }
+}
+
+/// Lowers the priority of the calling thread where threads have one.
+#[cfg(not(target_os = "linux"))]
+pub fn give_way() {}
+
 /// Raises the soft limit of open files to the hard one. A turn that streams needs two files, one to its reader and one
 /// to the provider, and the usual soft limit of 1,024 is kept low only for programs that use `select`.
 pub fn raise_open_files() {

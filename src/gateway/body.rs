@@ -4,7 +4,9 @@
 //! gateway has to know is read once, when the body is parsed; all else, fields that nobody here knows included, is passed
 //! on unread.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -15,6 +17,8 @@ use super::nesting::{MAX_NESTING, is_too_deep};
 
 /// Most answers to one request.
 pub const MAX_CHOICES: u64 = 128;
+/// Most members of a body. Protocols know some forty; every look-up of one goes through all.
+pub const MAX_MEMBERS: usize = 1024;
 
 /// The body is not a chat request. The text is for the caller and quotes nothing but names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +30,7 @@ pub struct InvalidBody {
     pub message: String,
 }
 
-/// The body of a chat request. Cheap enough to clone once per request, not per piece.
+/// The body of a chat request. Cheap to clone. Parsing one takes time linear in its bytes; parse a large one on the compute pool.
 #[derive(Clone)]
 pub struct ChatBody {
     members: Members,
@@ -45,6 +49,7 @@ struct Touched {
     has_tools: bool,
     has_schema: bool,
     is_json: bool,
+    begins_answer: bool,
 }
 
 /// Another value for a member, or none to leave it out. A member that was not there is added at the end.
@@ -117,17 +122,7 @@ impl ChatBody {
 
     /// Tells whether the last message is the beginning of the answer (a prefill): the assistant's own.
     pub fn begins_answer(&self) -> bool {
-        #[derive(Deserialize)]
-        struct Message<'a> {
-            #[serde(borrow)]
-            role: Option<std::borrow::Cow<'a, str>>,
-            tool_calls: Option<serde::de::IgnoredAny>,
-        }
-        let messages: Vec<&RawValue> = serde_json::from_str(self.messages().get()).unwrap_or_default();
-        let last = messages
-            .last()
-            .and_then(|last| serde_json::from_str::<Message<'_>>(last.get()).ok());
-        last.is_some_and(|last| last.role.as_deref() == Some("assistant") && last.tool_calls.is_none())
+        self.touched.begins_answer
     }
 
     /// Returns the messages, as they were written: an array.
@@ -148,20 +143,20 @@ impl ChatBody {
     /// Sets a member, in its place or at the end.
     pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), InvalidBody> {
         let value = to_raw_value(value).map_err(|_| invalid(name, "cannot be written as JSON"))?;
-        let mut members = self.members.clone();
-        match members.0.iter_mut().find(|(known, _)| known == name) {
+        let mut members = Vec::clone(&self.members.0);
+        match members.iter_mut().find(|(known, _)| known == name) {
             Some(member) => member.1 = value,
-            None => members.0.push((name.to_owned(), value)),
+            None => members.push((name.to_owned(), value)),
         }
-        *self = Self::of(members)?;
+        *self = Self::of(Members(Arc::new(members)))?;
         Ok(())
     }
 
     /// Takes a member out.
     pub fn remove(&mut self, name: &str) -> Result<(), InvalidBody> {
-        let mut members = self.members.clone();
-        members.0.retain(|(known, _)| known != name);
-        *self = Self::of(members)?;
+        let mut members = Vec::clone(&self.members.0);
+        members.retain(|(known, _)| known != name);
+        *self = Self::of(Members(Arc::new(members)))?;
         Ok(())
     }
 
@@ -201,7 +196,7 @@ pub(super) fn write_members(members: &Members, changes: &[Change<'_>]) -> Bytes 
     let added = |(name, value): &Change<'_>| value.as_ref().map_or(0, |value| name.len() + value.get().len() + 4);
     let mut out = Vec::with_capacity(members.size() + changes.iter().map(added).sum::<usize>());
     out.push(b'{');
-    for (name, value) in &members.0 {
+    for (name, value) in members.0.iter() {
         match changes.iter().find(|(changed, _)| changed == name) {
             None => write_member(&mut out, name, value),
             Some((_, Some(value))) => write_member(&mut out, name, value),
@@ -243,7 +238,7 @@ impl Touched {
             ..Self::default()
         };
         let mut has_messages = false;
-        for (name, value) in &members.0 {
+        for (name, value) in members.0.iter() {
             let name = name.as_str();
             match name {
                 "model" => {
@@ -254,6 +249,7 @@ impl Touched {
                     if !value.get().starts_with('[') {
                         return Err(invalid(name, "has to be an array"));
                     }
+                    touched.begins_answer = begins_answer(value);
                 }
                 "stream" => {
                     touched.stream = typed::<Option<bool>>(name, value, "has to be true or false")?.unwrap_or(false)
@@ -300,6 +296,21 @@ impl Touched {
     }
 }
 
+/// Tells whether the last message is the assistant's own, and no call.
+fn begins_answer(messages: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        role: Option<std::borrow::Cow<'a, str>>,
+        tool_calls: Option<serde::de::IgnoredAny>,
+    }
+    let messages: Vec<&RawValue> = serde_json::from_str(messages.get()).unwrap_or_default();
+    let last = messages
+        .last()
+        .and_then(|last| serde_json::from_str::<Message<'_>>(last.get()).ok());
+    last.is_some_and(|last| last.role.as_deref() == Some("assistant") && last.tool_calls.is_none())
+}
+
 #[derive(Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
@@ -316,9 +327,9 @@ pub(super) fn typed<'a, T: Deserialize<'a>>(name: &str, value: &'a RawValue, wha
     serde_json::from_str(value.get()).map_err(|_| invalid(name, what))
 }
 
-/// The members of an object, in order, unread.
+/// The members of an object, in order, unread. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Members(Vec<(String, Box<RawValue>)>);
+pub(super) struct Members(Arc<Vec<(String, Box<RawValue>)>>);
 
 impl Members {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
@@ -331,7 +342,7 @@ impl Members {
         serde_json::from_slice(bytes).map_err(|error| InvalidBody {
             param: None,
             message: if error.is_data() {
-                "the body has to be an object in which no member stands twice".to_owned()
+                format!("the body has to be an object of at most {MAX_MEMBERS} members in which none stands twice")
             } else {
                 let (line, column) = (error.line(), error.column());
                 format!("the body is not JSON (line {line}, column {column})")
@@ -342,11 +353,8 @@ impl Members {
     /// Those that have a value.
     pub(super) fn of<const N: usize>(members: [Change<'_>; N]) -> Self {
         let written = members.into_iter();
-        Self(
-            written
-                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-                .collect(),
-        )
+        let members = written.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Self(Arc::new(members.collect()))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&RawValue> {
@@ -377,14 +385,18 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
         let mut members: Vec<(String, Box<RawValue>)> = Vec::with_capacity(8);
-        while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if members.len() == MAX_MEMBERS {
+                return Err(serde::de::Error::custom("the body has too many members"));
+            }
             // Of two, the provider might believe the one that was not looked at here.
-            if members.iter().any(|(known, _)| *known == name) {
+            if !names.insert(name.clone()) {
                 return Err(serde::de::Error::custom("a member stands twice in the body"));
             }
-            members.push((name, value));
+            members.push((name, map.next_value()?));
         }
-        Ok(Members(members))
+        Ok(Members(Arc::new(members)))
     }
 }
 
@@ -425,6 +437,17 @@ mod tests {
             (body.stream(), body.max_tokens(), body.has_tools()),
             (false, Some(5), false)
         );
+    }
+
+    #[test]
+    fn a_body_has_a_bounded_number_of_members() {
+        let body = |many: usize| {
+            let members: String = (0..many).map(|n| format!(",\"x{n}\":1")).collect();
+            ChatBody::parse(format!(r#"{{"model":"m","messages":[]{members}}}"#).as_bytes())
+        };
+        assert!(body(MAX_MEMBERS - 2).is_ok());
+        let error = body(MAX_MEMBERS - 1).unwrap_err();
+        assert!(error.message.contains("1024 members"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
@@ -13,7 +14,7 @@ use futures::{StreamExt, stream};
 use super::Gateway;
 use super::attempt::{Attempted, Outcome};
 use super::body::ChatBody;
-use super::cache::{Audit, Cache, Found, Hit, Kept, Knowledge, Settings, Skip, Ticket, question};
+use super::cache::{Audit, Cache, Found, Hit, Kept, Knowledge, Question, Rules, Settings, Skip, Ticket, question};
 use super::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
 use super::drive::{Ask, Drive, Got};
 use super::embedder::Embedder;
@@ -49,9 +50,10 @@ pub(super) enum Looked {
 }
 
 /// What is looked up.
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) route: &'a str,
-    pub(super) body: &'a ChatBody,
+    pub(super) body: &'a Arc<ChatBody>,
     pub(super) wish: CacheWish,
     pub(super) knowledge: Knowledge<'a>,
 }
@@ -60,10 +62,7 @@ impl Cached {
     /// Looks the answer up.
     pub(super) async fn look_up(&self, planner: &Planner, caller: &Caller, asked: Asked<'_>) -> Looked {
         let Asked {
-            route,
-            body,
-            wish,
-            knowledge,
+            route, wish, knowledge, ..
         } = asked;
         let Some((settings, embeddings)) = self.routes.get(route) else {
             return Looked::Bypass;
@@ -77,7 +76,7 @@ impl Cached {
             CacheWish::AtLeast(thousandths) => Some(f32::from(thousandths) / 1_000.0),
             CacheWish::Use | CacheWish::Bypass => None,
         };
-        let looked = match question(caller, route, body, knowledge, wish, &settings.rules) {
+        let looked = match read_question(caller, asked, settings.rules.clone()).await {
             Ok(question) => {
                 self.cache.rests_on(caller.scope.tenant(), knowledge.tenant);
                 match self.cache.look_up(question, settings, embedder, bar).await {
@@ -109,6 +108,23 @@ impl Cached {
             (Answer::Whole(kept.whole(&id, created)), Some(NanoUsd::default()))
         }
     }
+}
+
+/// Reads the question off a body; off a large one on the compute pool.
+async fn read_question(caller: &Caller, asked: Asked<'_>, rules: Rules) -> Result<Question, Skip> {
+    let (by, route, body) = (caller.clone(), asked.route.to_owned(), Arc::clone(asked.body));
+    let wish = asked.wish;
+    let (of_tenant, of_caller) = (asked.knowledge.tenant.to_owned(), asked.knowledge.caller.to_owned());
+    let read = move || {
+        let knowledge = Knowledge {
+            tenant: &of_tenant,
+            caller: &of_caller,
+        };
+        question(&by, &route, &body, knowledge, wish, &rules)
+    };
+    // What cannot be read now is asked of the model.
+    let read = compute::run(Some(caller.scope.tenant()), asked.body.size(), read).await;
+    read.unwrap_or(Err(Skip::Long))
 }
 
 fn count(outcome: &'static str) {

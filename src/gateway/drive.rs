@@ -157,12 +157,14 @@ impl Drive {
         let timeouts = self.timeouts(kind);
         let mut running = Running::begin(self.books.clone(), target, Arc::clone(&key), kind, self.trip.attempts());
         let conversation = self.books.caller.conversation;
+        let tenant = Some(self.books.caller.scope.tenant().clone());
         let ask = self.ask.clone();
         let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {
             body,
             timeouts,
             chunks,
             conversation,
+            tenant,
         };
         Box::pin(async move {
             match ask {

@@ -1,21 +1,22 @@
 //! Limits on the way of a call: what it is expected to use is reserved, once for all its attempts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use copilotd_actors::compute::{self, ComputeError};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
-use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 
 use super::body::ChatBody;
-use super::call::{Caller, GatewayError, Purpose};
+use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
 use super::embed::{EmbedBody, Inputs};
-use super::limit::{Demand, Learned, Limiter, Refused, Reservation, Subject};
+use super::limit::{Demand, Learned, LimitName, Limiter, Refused, Reservation, Subject};
 use super::route::Route;
 
-/// Above so many bytes the tokenizer runs off the async threads.
-const INLINE_BYTES: usize = 16 * 1024;
+/// When to come back where a prompt could not be counted.
+const COUNT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the gateway needs to limit.
 #[derive(Debug)]
@@ -38,12 +39,12 @@ pub(super) struct Prompt<'a> {
 
 /// The text of a prompt.
 pub(super) enum Text<'a> {
-    Chat(&'a ChatBody),
-    Embed(&'a EmbedBody),
+    Chat(&'a Arc<ChatBody>),
+    Embed(&'a Arc<EmbedBody>),
 }
 
 impl<'a> Prompt<'a> {
-    pub(super) fn chat(body: &'a ChatBody) -> Self {
+    pub(super) fn chat(body: &'a Arc<ChatBody>) -> Self {
         Self {
             bytes: body.size() as u64,
             max_output: body.max_tokens(),
@@ -52,7 +53,7 @@ impl<'a> Prompt<'a> {
         }
     }
 
-    pub(super) fn embed(body: &'a EmbedBody) -> Self {
+    pub(super) fn embed(body: &'a Arc<EmbedBody>) -> Self {
         Self {
             bytes: body.size() as u64,
             max_output: Some(0),
@@ -63,8 +64,8 @@ impl<'a> Prompt<'a> {
 }
 
 impl Limits {
-    /// Reserves what a request is expected to use. A learned bound stands for the prompt; where it would be refused, the
-    /// tokens are counted.
+    /// Reserves what a request is expected to use. A learned bound stands for the prompt; where that would be refused and a count
+    /// may change it, the tokens are counted, but no further than to the number that is refused in any case.
     pub(super) async fn reserve(
         &self,
         caller: &Caller,
@@ -79,16 +80,48 @@ impl Limits {
         let ask = |demand| self.limiter.reserve(tenant, Subject::of(caller), demand);
         let lease = match ask(demand(expected.prompt)).await {
             Ok(lease) => lease,
-            Err(refused @ Refused::Unavailable { .. }) => return Err(refused.into()),
             Err(refused) => {
-                let exact = count(&prompt.text).await;
-                if exact >= expected.prompt {
+                let Some(most) = self.most_prompt(&refused, model, output, expected.prompt) else {
+                    return Err(refused.into());
+                };
+                let exact = count(tenant, &prompt.text, most).await?;
+                if exact > most {
                     return Err(refused.into());
                 }
                 ask(demand(exact)).await?
             }
         };
         Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease)))
+    }
+
+    /// Returns the most tokens that a prompt may have to fit where `expected` was refused; none where no count helps.
+    fn most_prompt(&self, refused: &Refused, model: &str, output: u64, expected: u64) -> Option<u64> {
+        let Refused::Exceeded(exceeded) = refused else {
+            return None;
+        };
+        let below = expected.checked_sub(1)?;
+        // What never fits at all is told so by a count up to the whole limit.
+        let state = &exceeded.state;
+        let room = if exceeded.retry_after.is_some() {
+            state.remaining
+        } else {
+            state.limit
+        };
+        match exceeded.name {
+            LimitName::Requests | LimitName::Calls => None,
+            LimitName::Tokens => Some(room.checked_sub(output)?.min(below)),
+            LimitName::UsdPerDay | LimitName::UsdPerMonth => {
+                let cost = |prompt: u64| {
+                    let usage = Usage {
+                        prompt_tokens: prompt,
+                        completion_tokens: output,
+                        ..Usage::default()
+                    };
+                    self.cost(model, &usage).unwrap_or(0)
+                };
+                most_affordable(room, expected, cost)
+            }
+        }
     }
 
     fn demand(&self, caller: &Caller, model: &str, prompt: u64, output: u64) -> Demand {
@@ -134,27 +167,69 @@ impl Limits {
     }
 }
 
-/// Counts a prompt's tokens: those of its JSON, which are a few more than its provider will count.
-async fn count(text: &Text<'_>) -> u64 {
-    let parts: Vec<String> = match text {
-        Text::Chat(body) => ["messages", "tools", "functions", "response_format"]
+/// Returns the largest number below `bound` that costs at most `room`, where costs rise with numbers.
+fn most_affordable(room: NanoUsd, bound: u64, cost: impl Fn(u64) -> NanoUsd) -> Option<u64> {
+    let (mut low, mut too_many) = (0, bound);
+    while low < too_many {
+        let middle = low.midpoint(too_many);
+        if cost(middle) <= room {
+            low = middle + 1;
+        } else {
+            too_many = middle;
+        }
+    }
+    low.checked_sub(1)
+}
+
+/// Counts a prompt's tokens, those of its JSON, which are a few more than its provider will count; stops above `most`.
+async fn count(tenant: &TenantId, text: &Text<'_>, most: u64) -> Result<u64, GatewayError> {
+    fn of_chat(body: &ChatBody) -> Vec<&str> {
+        ["messages", "tools", "functions", "response_format"]
             .into_iter()
-            .filter_map(|name| body.get(name))
-            .map(|part| part.get().to_owned())
-            .collect(),
+            .filter_map(|name| Some(body.get(name)?.get()))
+            .collect()
+    }
+    fn of_inputs(body: &EmbedBody) -> Vec<&str> {
+        match body.inputs() {
+            Inputs::Texts(texts) => texts.iter().map(String::as_str).collect(),
+            Inputs::Tokens { .. } => Vec::new(),
+        }
+    }
+    let counted = match text {
+        Text::Chat(body) => compute::count_tokens(Some(tenant), body, of_chat, most).await,
         Text::Embed(body) => match body.inputs() {
-            Inputs::Texts(texts) => texts.clone(),
-            Inputs::Tokens { tokens, .. } => return *tokens,
+            Inputs::Texts(_) => compute::count_tokens(Some(tenant), body, of_inputs, most).await,
+            Inputs::Tokens { tokens, .. } => Ok(*tokens),
         },
     };
-    let sum = move || parts.iter().map(|part| tokens::count(part)).sum::<u64>();
-    let bytes = match text {
-        Text::Chat(body) => body.size(),
-        Text::Embed(body) => body.size(),
-    };
-    if bytes < INLINE_BYTES {
-        return sum();
+    counted.map_err(|error| {
+        let message = match error {
+            ComputeError::Full => "too many large prompts of this tenant are waiting to be counted",
+            ComputeError::Panicked => "the tokens of this prompt cannot be counted",
+        };
+        let mut error = GatewayError::new(GatewayErrorKind::LimitsUnavailable, message);
+        error.retry_after = Some(COUNT_PAUSE);
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_that_money_buys() {
+        for (room, bound, base, expected) in [
+            (100, 1_000, 0, Some(10)),
+            (100, 5, 0, Some(4)),
+            (100, 1_000, 95, Some(0)),
+            (100, 1_000, 101, None),
+            (0, 1_000, 0, Some(0)),
+            (u64::MAX, 1_000, 0, Some(999)),
+            (100, 0, 0, None),
+        ] {
+            let most = most_affordable(room, bound, |number| base + number * 10);
+            assert_eq!(most, expected, "{room} {bound} {base}");
+        }
     }
-    // The closure does not panic, and the runtime outlives its calls.
-    tokio::task::spawn_blocking(sum).await.unwrap_or(u64::MAX)
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd_actors::compute;
 use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{LostCall, Model, ModelError, ModelRequest, ModelStream};
 use futures::{StreamExt, stream};
@@ -12,6 +14,7 @@ use uuid::Uuid;
 
 use super::Gateway;
 use super::attempt::{Attempted, Outcome};
+use super::body::ChatBody;
 use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, Purpose};
 use super::drive::{Ask, Got};
 use super::limit::{Demand, Lease, Spent, Subject};
@@ -27,8 +30,7 @@ impl Model for Gateway {
     }
 
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
-        let body =
-            openai::body(&request).map_err(|error| refused(format!("the request could not be built: {error}")))?;
+        let (request, body) = built(request).await?;
         let turn = request.turn;
         let caller = Caller {
             scope: request.scope,
@@ -84,6 +86,32 @@ impl Model for Gateway {
         let events = self.turns.watch(pieces, turn, name(place));
         Ok(stream::iter(fallback).chain(events).boxed())
     }
+}
+
+/// Builds the body of a request; a long one on the compute pool.
+async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelError> {
+    let text = |message: &PromptMessage| match message {
+        PromptMessage::System { text } | PromptMessage::User { text } | PromptMessage::Assistant { text, .. } => {
+            text.len()
+        }
+        PromptMessage::Tool { content, .. } => content.len(),
+    };
+    // Written once and parsed once.
+    let cost = 2 * request.messages.iter().map(text).sum::<usize>();
+    let tenant = request.scope.tenant().clone();
+    let build = move || {
+        let body = openai::body(&request);
+        (request, body)
+    };
+    let built = compute::run(Some(&tenant), cost, build).await;
+    let (request, body) = built.map_err(|error| ModelError {
+        class: FailureClass::Overload,
+        message: format!("the request could not be built: {error}"),
+        retry_after: None,
+        refusal: None,
+    })?;
+    let body = body.map_err(|error| refused(format!("the request could not be built: {error}")))?;
+    Ok((request, body))
 }
 
 /// Namespace of the ids of lost attempts: one that is told twice is one record.

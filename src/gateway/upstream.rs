@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::ids::{ConversationId, TenantId};
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::stream::BoxStream;
@@ -54,6 +54,8 @@ pub struct UpstreamCall {
     pub chunks: bool,
     /// For the provider's prompt cache and for traces.
     pub conversation: Option<ConversationId>,
+    /// Whose call it is: what it takes to compute is taken from this tenant's share.
+    pub tenant: Option<TenantId>,
 }
 
 /// A piece of a streamed answer.

@@ -1,9 +1,11 @@
 //! Path ids, query strings and idempotency keys.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -97,7 +99,14 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut values = parts.headers.get_all("idempotency-key").iter();
+        Self::of(&parts.headers)
+    }
+}
+
+impl IdempotencyKey {
+    /// Reads it off the headers.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut values = headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
             return Ok(Self(None));
         };
@@ -165,26 +174,43 @@ impl IdempotencyKey {
     pub fn with_body(self, body: &impl Serialize) -> Option<Idempotency> {
         let key = self.0?;
         let value = serde_json::to_value(body).unwrap_or_default();
-        let body_hash = hex::encode(Sha256::digest(canonical(&value)));
+        let mut text = String::new();
+        canonical(&value, &mut text);
+        let body_hash = hex::encode(Sha256::digest(text));
         Some(Idempotency { key, body_hash })
     }
 }
 
-/// JSON with sorted keys.
-fn canonical(value: &serde_json::Value) -> String {
+/// Writes JSON with sorted keys, each byte once.
+fn canonical(value: &serde_json::Value, out: &mut String) {
     use serde_json::Value;
+    let comma = |place: usize, out: &mut String| {
+        if place > 0 {
+            out.push(',');
+        }
+    };
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort_unstable();
-            let fields: Vec<String> = keys
-                .into_iter()
-                .map(|key| format!("{}:{}", Value::from(key.as_str()), canonical(&map[key])))
-                .collect();
-            format!("{{{}}}", fields.join(","))
+            let mut members: Vec<(&String, &Value)> = map.iter().collect();
+            members.sort_unstable_by_key(|(name, _)| *name);
+            out.push('{');
+            for (place, (name, member)) in members.into_iter().enumerate() {
+                comma(place, out);
+                // Writing to a string does not fail.
+                let _ = write!(out, "{}:", Value::from(name.as_str()));
+                canonical(member, out);
+            }
+            out.push('}');
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
-        other => other.to_string(),
+        Value::Array(items) => {
+            out.push('[');
+            for (place, item) in items.iter().enumerate() {
+                comma(place, out);
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        other => _ = write!(out, "{other}"),
     }
 }
 
@@ -226,5 +252,8 @@ mod tests {
         );
         assert_ne!(hash(json!({ "a": [1, 2] })), hash(json!({ "a": [2, 1] })));
         assert_ne!(hash(json!({ "a": "1" })), hash(json!({ "a": 1 })));
+        let mut text = String::new();
+        canonical(&json!({ "b\"": [1.5, null, {}], "a": {"d": [], "c": true} }), &mut text);
+        assert_eq!(text, r#"{"a":{"c":true,"d":[]},"b\"":[1.5,null,{}]}"#);
     }
 }

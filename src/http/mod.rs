@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod body;
 pub mod extract;
+pub mod fair_share;
 pub mod openai_error;
 pub mod page;
 pub mod problem;

@@ -18,6 +18,9 @@ impl From<Refusal> for Problem {
             Refusal::Full(Full::Tenant) => Self::new(Code::RateLimited)
                 .detail("too many turns of this tenant are open")
                 .retry_after(Duration::from_secs(2)),
+            Refusal::Full(Full::User) => Self::new(Code::RateLimited)
+                .detail("too many turns of this user are open")
+                .retry_after(Duration::from_secs(2)),
             Refusal::Full(Full::Node) => Self::new(Code::Overloaded)
                 .detail("too many turns are open")
                 .retry_after(Duration::from_secs(2)),

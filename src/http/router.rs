@@ -9,6 +9,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::fair_share;
 use super::problem::{Code, Problem};
 use super::request_id;
 use super::routes::{
@@ -22,6 +23,7 @@ pub fn router(state: AppState) -> Router {
     let (routes, _) = routes().split_for_parts();
     routes
         .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(middleware::from_fn_with_state(state.clone(), fair_share::layer))
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
         .layer(middleware::from_fn(telemetry::http_span))
         .layer(middleware::from_fn(request_id::layer))

@@ -195,6 +195,30 @@ pub const METRICS: &[Metric] = &[
         "Circuit breaker of a tenant's system: 0 closed, 1 half open, 2 open.",
     ),
     metric(
+        "copilotd_compute_wait_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time that work for the compute threads (tokenizing, large bodies) waits for one of them.",
+    ),
+    metric(
+        "copilotd_compute_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Work that was refused because too much of its tenant was waiting for the compute threads.",
+    ),
+    metric(
+        "copilotd_fair_share_wait_seconds",
+        Kind::Histogram(FAST),
+        Unit::Seconds,
+        "Time that requests waited because their tenant used more than its share while others were active; only those that waited.",
+    ),
+    metric(
+        "copilotd_fair_share_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests that were refused with 503 after such a wait, or because too many of their tenant were waiting.",
+    ),
+    metric(
         "copilotd_append_wait_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,

@@ -16,6 +16,7 @@ mod gateway;
 mod http;
 mod kill;
 mod limits;
+mod linear;
 mod model;
 mod roster;
 mod schemas;

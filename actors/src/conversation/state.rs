@@ -1,6 +1,6 @@
 //! All that changes in a conversation's actor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use crate::live::{LiveMessage, Tail};
 use crate::shared::{Alive, Full, Shared, TurnCounts};
 use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
+use crate::user_turns::Place;
 
 use super::message::Args;
 
@@ -43,6 +44,10 @@ pub struct State {
     /// Whether somebody asked for something since then.
     pub(super) asked: bool,
     pub(super) counted: Counted,
+    /// Open turns as they count against their user.
+    pub(super) places: HashMap<TurnId, Place>,
+    /// The place of a turn that is being stored.
+    pub(super) taken: Option<Place>,
     pub(super) spans: Option<TurnSpans>,
     pub(super) _alive: Alive,
 }
@@ -91,6 +96,8 @@ impl State {
             worked: false,
             asked: false,
             counted,
+            places: HashMap::new(),
+            taken: None,
             spans: None,
             _alive: Alive::new("conversation"),
         }
@@ -98,6 +105,7 @@ impl State {
 
     pub(super) fn count(&mut self) {
         let Some(book) = &self.core.book else {
+            self.places.clear();
             return self.counted.set(TurnCounts::default());
         };
         let (open, active) = (book.turns.len(), book.active());
@@ -113,6 +121,28 @@ impl State {
         });
         let waits = active.is_some_and(Turn::awaits_approval);
         self.counted.set_approval(self.core.id, &book.header.user, waits);
+        self.count_places();
+    }
+
+    /// Counts the open turns against their user, unless a person is waited for.
+    fn count_places(&mut self) {
+        let Some(book) = &self.core.book else {
+            return self.places.clear();
+        };
+        if book.active().is_some_and(|turn| turn.only_awaits_approval()) {
+            return self.places.clear();
+        }
+        let open: HashSet<TurnId> = book.turns.iter().map(|turn| turn.id).collect();
+        self.places.retain(|turn, _| open.contains(turn));
+        let users = &self.counted.shared.user_turns;
+        for turn in open {
+            if self.places.contains_key(&turn) {
+                continue;
+            }
+            let place = self.taken.take();
+            let place = place.or_else(|| users.count(self.scope.tenant(), &book.header.user));
+            self.places.extend(place.map(|place| (turn, place)));
+        }
     }
 }
 

@@ -110,6 +110,12 @@ impl Entry {
         })
     }
 
+    /// Returns a bound of [`Entry::tokens`] without counting: no token is shorter than a byte.
+    pub fn tokens_at_most(&self) -> u64 {
+        let bytes = || self.uncounted_bytes() as u64 + tokens::PER_MESSAGE;
+        self.tokens.get().copied().unwrap_or_else(bytes)
+    }
+
     /// Bytes that counting would have to look at; 0 once counted.
     pub fn uncounted_bytes(&self) -> usize {
         if self.tokens.get().is_some() {
@@ -274,6 +280,14 @@ impl Memory {
             .or(self.summary.as_ref())
             .map_or(0, |summary| tokens::count(&summary.text));
         summary + self.blocks.iter().map(Block::tokens).sum::<u64>()
+    }
+
+    /// Returns a bound of what summary and window hold together, without counting.
+    pub fn tokens_at_most(&self) -> u64 {
+        let current = self.pending.as_ref().or(self.summary.as_ref());
+        let summary = current.map_or(0, |summary| summary.text.len() as u64);
+        let entries = self.blocks.iter().flat_map(|block| &block.entries);
+        summary + entries.map(|entry| entry.tokens_at_most()).sum::<u64>()
     }
 
     /// Lets a pending summary take effect.

@@ -38,11 +38,15 @@ async fn submit_at_once(world: &World, count: usize) -> (Vec<(ConversationId, Tu
 #[tokio::test(start_paused = true)]
 async fn the_bounds_of_node_and_tenant_hold_for_requests_that_come_at_once() {
     // Alone, a tenant takes at most half of a node.
-    for (node, tenant) in [(13, 100), (100, 7)] {
-        let full = Full::Tenant;
+    for (node, tenant, user, full) in [
+        (13, 100, 100, Full::Tenant),
+        (100, 7, 100, Full::Tenant),
+        (100, 100, 7, Full::User),
+    ] {
         let bounds = Bounds {
             node_turns: node,
             tenant_turns: tenant,
+            user_turns: user,
             ..Bounds::default()
         };
         let world = World::bounded(copilot(), bounds).await;
@@ -61,6 +65,27 @@ async fn the_bounds_of_node_and_tenant_hold_for_requests_that_come_at_once() {
         let (accepted, _) = submit_at_once(&world, 1).await;
         assert_eq!(accepted.len(), 1, "there is room again");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_at_its_bound_leaves_room_for_a_colleague() {
+    let bounds = Bounds {
+        user_turns: 2,
+        ..Bounds::default()
+    };
+    let world = World::bounded(copilot(), bounds).await;
+    world.model.on("hello", &[vec![Act::Stall]]);
+    let (accepted, refused) = submit_at_once(&world, 5).await;
+    assert_eq!((accepted.len(), refused.len()), (2, 3));
+    // What was refused is not counted, for the tenant as little as for the user.
+    assert_eq!(world.shared().admission.open(), 2);
+    assert_eq!(
+        world
+            .shared()
+            .user_turns
+            .open(world.scope.tenant(), &world.asker().user),
+        2
+    );
 }
 
 #[tokio::test(start_paused = true)]

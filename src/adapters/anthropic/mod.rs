@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use copilotd_actors::compute;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use tokio::time::Instant;
@@ -76,22 +77,30 @@ impl Anthropic {
         })
     }
 
-    /// Says the request in Anthropic's words.
-    fn body(&self, call: &UpstreamCall, stream: bool) -> Result<Bytes, ModelError> {
-        let manner = Manner {
-            model: &self.model,
-            max_tokens: self.max_tokens,
-            stream,
-            // A turn's answer is held against its schema by the core.
-            is_checked: call.conversation.is_some(),
+    /// Says the request in Anthropic's words; a large one on the compute pool.
+    async fn body(&self, call: &UpstreamCall, stream: bool) -> Result<Bytes, ModelError> {
+        let (body, model, max_tokens) = (Arc::clone(&call.body), self.model.clone(), self.max_tokens);
+        // A turn's answer is held against its schema by the core.
+        let is_checked = call.conversation.is_some();
+        let write = move || {
+            let manner = Manner {
+                model: &model,
+                max_tokens,
+                stream,
+                is_checked,
+            };
+            request::write(&body, manner)
         };
-        request::write(&call.body, manner)
-            .map_err(|Untranslatable { param, why }| self.door.errors().unsupported(&param, &why))
+        let errors = self.door.errors();
+        compute::run(call.tenant.as_ref(), call.body.size(), write)
+            .await
+            .map_err(|error| errors.not_computed(error))?
+            .map_err(|Untranslatable { param, why }| errors.unsupported(&param, &why))
     }
 
     async fn open(&self, call: &UpstreamCall, span: CallSpan) -> Result<PieceStream, (ModelError, CallSpan)> {
         let clocks = Clocks::start(call.timeouts, Instant::now());
-        let sent = match self.body(call, true) {
+        let sent = match self.body(call, true).await {
             Ok(body) => self.door.send(body, Accept::Stream, &span, &clocks).await,
             Err(error) => Err(error),
         };
@@ -106,19 +115,26 @@ impl Anthropic {
         };
         let errors = self.door.errors().clone();
         let decoder = Decoder::new(errors.clone(), wish);
-        let transcript = Transcript::new(Arc::clone(&call.body));
+        let transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
         let answer = Answer::new(response, ticket, decoder, transcript, clocks, errors, self.price, span);
         Ok(answer.into_stream())
     }
 
     async fn ask(&self, call: &UpstreamCall, span: &mut CallSpan) -> Result<WholeAnswer, ModelError> {
         let clocks = Clocks::whole(call.timeouts, Instant::now());
-        let body = self.body(call, false)?;
+        let body = self.body(call, false).await?;
         let (response, _ticket) = self.door.send(body, Accept::Document, span, &clocks).await?;
         let created = sent_at(response.headers());
         let body = self.door.document(response, &clocks).await?;
-        let mut transcript = Transcript::new(Arc::clone(&call.body));
-        let document = document::read(&body, self.door.errors(), &mut transcript)?;
+        let mut transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
+        let (size, errors) = (body.len(), self.door.errors().clone());
+        let read = move || {
+            let document = document::read(&body, &errors, &mut transcript);
+            (document, transcript)
+        };
+        let read = compute::run(call.tenant.as_ref(), size, read).await;
+        let (document, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
+        let document = document?;
         let mut usage = match document.usage {
             Some(usage) => usage,
             None => transcript.estimate().await,

@@ -24,14 +24,33 @@ struct WireUsage {
     prompt_tokens: Option<u64>,
 }
 
+/// What an answer has to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Embeddings.
+    embeddings: usize,
+    /// Tokens of the inputs, about.
+    tokens: u64,
+}
+
+impl Wanted {
+    /// An embedding for each input.
+    pub fn of(inputs: &Inputs) -> Self {
+        Self {
+            embeddings: inputs.len(),
+            tokens: estimate(inputs),
+        }
+    }
+}
+
 /// Reads what a list of embeddings cost in tokens, or why it is none.
-pub fn read(body: &[u8], inputs: &Inputs, errors: &Errors) -> Result<Usage, ModelError> {
+pub fn read(body: &[u8], wanted: Wanted, errors: &Errors) -> Result<Usage, ModelError> {
     let list: List =
         serde_json::from_slice(body).map_err(|_| errors.malformed("it sent something that is not an answer"))?;
     if let Some(error) = list.error.filter(|error| !error.is_null()) {
         return Err(errors.in_stream(&error));
     }
-    if list.data.map(|data| data.len()) != Some(inputs.len()) {
+    if list.data.map(|data| data.len()) != Some(wanted.embeddings) {
         return Err(errors.malformed("it did not send an embedding for each input"));
     }
     let told = list
@@ -39,7 +58,7 @@ pub fn read(body: &[u8], inputs: &Inputs, errors: &Errors) -> Result<Usage, Mode
         .and_then(|usage| usage.prompt_tokens)
         .filter(|&tokens| tokens > 0);
     Ok(Usage {
-        prompt_tokens: told.unwrap_or_else(|| estimate(inputs)),
+        prompt_tokens: told.unwrap_or(wanted.tokens),
         ..Usage::default()
     })
 }
@@ -71,7 +90,7 @@ mod tests {
             (r#"{"error":{"message":"x","code":429}}"#, Err(FailureClass::Rate)),
             ("<html>", Err(FailureClass::Malformed)),
         ] {
-            let read = read(body.as_bytes(), &inputs, &Errors::new("main", Vec::new()));
+            let read = read(body.as_bytes(), Wanted::of(&inputs), &Errors::new("main", Vec::new()));
             let tokens = read.map(|usage| usage.prompt_tokens).map_err(|error| error.class);
             assert_eq!(tokens, expected, "{body}");
         }

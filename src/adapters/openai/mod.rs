@@ -21,6 +21,7 @@ mod wire;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{ModelError, ModelEvent};
@@ -109,7 +110,7 @@ impl OpenAi {
         };
         let errors = self.door.errors().clone();
         let decoder = Decoder::new(errors.clone(), wish);
-        let transcript = Transcript::new(Arc::clone(&call.body));
+        let transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
         let answer = Answer::new(response, ticket, decoder, transcript, clocks, errors, self.price, span);
         Ok(answer.into_stream())
     }
@@ -119,8 +120,15 @@ impl OpenAi {
         let body = wire::write(call, &self.model, &self.dialect, false);
         let (response, _ticket) = self.door.send(body, Accept::Document, span, &clocks).await?;
         let body = self.door.document(response, &clocks).await?;
-        let mut transcript = Transcript::new(Arc::clone(&call.body));
-        let meaning = document::read(&body, self.door.errors(), &mut transcript)?;
+        let mut transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
+        let (document, errors) = (body.clone(), self.door.errors().clone());
+        let read = move || {
+            let meaning = document::read(&document, &errors, &mut transcript);
+            (meaning, transcript)
+        };
+        let read = compute::run(call.tenant.as_ref(), body.len(), read).await;
+        let (meaning, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
+        let meaning = meaning?;
         let mut usage = match meaning.usage {
             Some(usage) => usage,
             None => transcript.estimate().await,
@@ -147,7 +155,10 @@ impl OpenAi {
         let (clocks, request) = (Clocks::whole(timeouts, Instant::now()), body.write(&self.model));
         let (response, _ticket) = self.embeddings.send(request, Accept::Document, span, &clocks).await?;
         let answer = self.embeddings.document(response, &clocks).await?;
-        let mut usage = embeddings::read(&answer, body.inputs(), self.embeddings.errors())?;
+        let (document, errors) = (answer.clone(), self.embeddings.errors().clone());
+        let wanted = embeddings::Wanted::of(body.inputs());
+        let read = compute::run(None, answer.len(), move || embeddings::read(&document, wanted, &errors)).await;
+        let mut usage = read.map_err(|error| self.embeddings.errors().not_computed(error))??;
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
         span.event(&ModelEvent::Usage(usage));
         span.event(&ModelEvent::Finished(Finish::Stop));

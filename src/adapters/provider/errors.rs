@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use copilotd_actors::compute::ComputeError;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::{ModelError, Refusal};
 use reqwest::StatusCode;
@@ -148,6 +149,14 @@ impl Errors {
     /// What came was not the protocol.
     pub fn malformed(&self, what: &str) -> ModelError {
         self.plain(FailureClass::Malformed, what)
+    }
+
+    /// Tells that this process had no room to translate or read a large document.
+    pub fn not_computed(&self, error: ComputeError) -> ModelError {
+        self.plain(
+            FailureClass::Overload,
+            &format!("its request or answer was not worked on: {error}"),
+        )
     }
 
     fn describe(&self, class: FailureClass, said: &Said, place: &str) -> ModelError {

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use copilotd_actors::compute;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::Usage;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tiktoken_rs::o200k_base_singleton;
 
 use crate::gateway::body::ChatBody;
 
-/// Text that is counted at once. The tokenizer's time grows faster than the text when the text has no spaces.
-const SLICE: usize = 4 * 1024;
-/// Answer text that is kept; what is longer is counted and let go.
+/// Answer text that is kept to be counted; what is longer counts as the same number of tokens per byte.
 const KEPT: usize = 16 * 1024;
 /// What the protocol adds to each message, and to the whole prompt.
 const PER_MESSAGE: u64 = 3;
@@ -23,8 +23,8 @@ const PER_TOOL: u64 = 8;
 #[derive(Debug, Clone)]
 pub struct Transcript {
     prompt: Arc<ChatBody>,
+    tenant: Option<TenantId>,
     answer: String,
-    counted: u64,
     written: u64,
 }
 
@@ -33,10 +33,17 @@ impl Transcript {
     pub fn new(prompt: Arc<ChatBody>) -> Self {
         Self {
             prompt,
+            tenant: None,
             answer: String::new(),
-            counted: 0,
             written: 0,
         }
+    }
+
+    /// Says whose share of the compute pool counting takes.
+    #[must_use]
+    pub fn of_tenant(mut self, tenant: Option<&TenantId>) -> Self {
+        self.tenant = tenant.cloned();
+        self
     }
 
     /// Returns how many bytes of the answer were added.
@@ -47,55 +54,65 @@ impl Transcript {
     /// Adds a piece of the answer.
     pub fn add(&mut self, piece: &str) {
         self.written += piece.len() as u64;
-        self.answer.push_str(piece);
-        if self.answer.len() > KEPT {
-            self.counted += tokens(&self.answer);
-            self.answer.clear();
-        }
+        let room = KEPT.saturating_sub(self.answer.len());
+        self.answer.push_str(&piece[..piece.floor_char_boundary(room)]);
     }
 
-    /// Counts everything. Takes milliseconds for a long prompt, so it runs beside the event loop.
+    /// Counts everything, on the compute pool where it is long.
     pub async fn estimate(self) -> Usage {
-        let bytes = self.bytes();
-        // The tokenizer gives up on some texts by panicking; a coarse number is better than none.
-        tokio::task::spawn_blocking(move || self.count())
-            .await
-            .unwrap_or(Usage {
-                prompt_tokens: bytes.0 / 4,
-                completion_tokens: bytes.1 / 4,
-                ..Usage::default()
-            })
-    }
-
-    fn count(&self) -> Usage {
+        let Self {
+            prompt,
+            tenant,
+            answer,
+            written,
+        } = self;
+        let tenant = tenant.as_ref();
+        // A coarse number is better than none.
+        let coarse = |bytes: u64| bytes / 4;
+        let (size, kept) = (prompt.size(), answer.len() as u64);
+        let prompt_tokens = async {
+            let (overhead, texts) = compute::run(tenant, size, move || prompt_texts(&prompt)).await?;
+            let texts = count(tenant, texts).await?;
+            Ok::<u64, compute::ComputeError>(overhead + texts)
+        };
+        let prompt_tokens = prompt_tokens.await.unwrap_or(coarse(size as u64));
+        let answered = count(tenant, vec![answer]).await.unwrap_or(coarse(kept));
         Usage {
-            prompt_tokens: prompt_tokens(&self.prompt),
-            completion_tokens: self.counted + tokens(&self.answer),
+            prompt_tokens,
+            completion_tokens: answered.saturating_mul(written).checked_div(kept).unwrap_or(0),
             ..Usage::default()
         }
     }
+}
 
-    fn bytes(&self) -> (u64, u64) {
-        (
-            self.prompt.messages().get().len() as u64,
-            self.counted * 4 + self.answer.len() as u64,
-        )
+async fn count(tenant: Option<&TenantId>, texts: Vec<String>) -> Result<u64, compute::ComputeError> {
+    #[expect(clippy::ptr_arg, reason = "it has to be the type that is shared")]
+    fn parts(texts: &Vec<String>) -> Vec<&str> {
+        texts.iter().map(String::as_str).collect()
     }
+    compute::count_tokens(tenant, &Arc::new(texts), parts, u64::MAX).await
 }
 
 /// Counts a prompt: its messages and tools. What is written in a way that nobody here knows counts as JSON.
 pub fn prompt_tokens(body: &ChatBody) -> u64 {
+    let (overhead, texts) = prompt_texts(body);
+    overhead + texts.iter().map(|text| tokens::count(text)).sum::<u64>()
+}
+
+/// What the protocol adds to a prompt, and its texts.
+fn prompt_texts(body: &ChatBody) -> (u64, Vec<String>) {
     let messages: Vec<&RawValue> = serde_json::from_str(body.messages().get()).unwrap_or_default();
-    let messages: u64 = messages
-        .into_iter()
-        .map(|message| PER_MESSAGE + message_tokens(message))
-        .sum();
     let tools: Vec<&RawValue> = body
         .get("tools")
         .and_then(|tools| serde_json::from_str(tools.get()).ok())
         .unwrap_or_default();
-    let tools: u64 = tools.into_iter().map(|tool| PER_TOOL + tool_tokens(tool)).sum();
-    PER_PROMPT + messages + tools
+    let overhead = PER_PROMPT + PER_MESSAGE * messages.len() as u64 + PER_TOOL * tools.len() as u64;
+    let mut texts = Vec::new();
+    messages
+        .into_iter()
+        .for_each(|message| add_message(message, &mut texts));
+    tools.into_iter().for_each(|tool| add_tool(tool, &mut texts));
+    (overhead, texts)
 }
 
 #[derive(Deserialize)]
@@ -133,62 +150,52 @@ struct Function<'a> {
     parameters: Option<&'a RawValue>,
 }
 
-fn message_tokens(message: &RawValue) -> u64 {
-    let Ok(message) = serde_json::from_str::<Message<'_>>(message.get()) else {
-        return tokens(message.get());
+fn add_message(message: &RawValue, texts: &mut Vec<String>) {
+    let Ok(read) = serde_json::from_str::<Message<'_>>(message.get()) else {
+        return texts.push(message.get().to_owned());
     };
-    let content = match message.content {
-        None => 0,
-        Some(Content::Text(text)) => tokens(&text),
-        Some(Content::Parts(parts)) => parts.iter().filter_map(|part| part.text.as_deref()).map(tokens).sum(),
-    };
-    let calls = message
-        .tool_calls
-        .into_iter()
-        .flatten()
-        .filter_map(|call| call.function);
-    content + calls.map(|function| function_tokens(&function)).sum::<u64>()
+    match read.content {
+        None => {}
+        Some(Content::Text(text)) => texts.push(text),
+        Some(Content::Parts(parts)) => {
+            texts.extend(parts.into_iter().filter_map(|part| Some(part.text?.into_owned())));
+        }
+    }
+    let calls = read.tool_calls.into_iter().flatten().filter_map(|call| call.function);
+    calls.for_each(|function| add_function(function, texts));
 }
 
-fn tool_tokens(tool: &RawValue) -> u64 {
+fn add_tool(tool: &RawValue, texts: &mut Vec<String>) {
     match serde_json::from_str::<Call<'_>>(tool.get()) {
         Ok(Call {
             function: Some(function),
-        }) => function_tokens(&function),
-        _ => tokens(tool.get()),
+        }) => add_function(function, texts),
+        _ => texts.push(tool.get().to_owned()),
     }
 }
 
-fn function_tokens(function: &Function<'_>) -> u64 {
-    let texts = [&function.name, &function.description, &function.arguments];
-    let texts = texts.into_iter().flatten().map(|text| tokens(text)).sum::<u64>();
-    texts + function.parameters.map_or(0, |parameters| tokens(parameters.get()))
-}
-
-fn tokens(text: &str) -> u64 {
-    let mut rest = text;
-    let mut sum = 0;
-    while !rest.is_empty() {
-        let (slice, tail) = rest.split_at(rest.floor_char_boundary(SLICE));
-        sum += o200k_base_singleton().encode_ordinary(slice).len() as u64;
-        rest = tail;
-    }
-    sum
+fn add_function(function: Function<'_>, texts: &mut Vec<String>) {
+    texts.extend(
+        [function.name, function.description, function.arguments]
+            .into_iter()
+            .flatten(),
+    );
+    texts.extend(function.parameters.map(|parameters| parameters.get().to_owned()));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn long_answers_are_counted_in_pieces_and_let_go() {
+    #[tokio::test]
+    async fn long_answers_are_counted_by_their_beginning() {
         let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
         let mut transcript = Transcript::new(Arc::new(body));
         for _ in 0..20_000 {
             transcript.add(" word");
         }
-        assert!(transcript.answer.capacity() <= 4 * KEPT);
-        let counted = transcript.count().completion_tokens;
+        assert!(transcript.answer.len() <= KEPT);
+        let counted = transcript.estimate().await.completion_tokens;
         assert!((19_900..=20_200).contains(&counted), "{counted}");
     }
 
@@ -206,8 +213,10 @@ mod tests {
         assert_eq!(count(calls), plain);
     }
 
-    #[test]
-    fn a_text_without_spaces_is_counted_in_time() {
-        assert!(tokens(&"é".repeat(50_000)) > 1_000);
+    #[tokio::test]
+    async fn nothing_said_is_nothing_counted() {
+        let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
+        let usage = Transcript::new(Arc::new(body)).estimate().await;
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (PER_PROMPT, 0));
     }
 }

@@ -20,6 +20,9 @@ pub(super) fn pack(pieces: &[Piece]) -> Vec<Value> {
     let mut blocks = Vec::new();
     let mut section = String::new();
     for piece in pieces {
+        if blocks.len() > BLOCKS {
+            break;
+        }
         let parts = match piece {
             Piece::Rule => {
                 close(&mut blocks, &mut section);
@@ -76,7 +79,7 @@ pub(super) fn code_table(rows: &[Vec<String>]) -> String {
 
 /// Shortens escaped text to Slack's count of characters without cutting an entity or a link in two.
 pub(super) fn shorten(text: &str, max: usize) -> String {
-    if units(text) <= max {
+    if !units_exceed(text, max) {
         return text.to_owned();
     }
     let first = split(text, max - 1).into_iter().next();
@@ -99,12 +102,19 @@ fn units(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()
 }
 
+/// Tells whether a text has more than `max` units, without looking at all of a long one.
+fn units_exceed(text: &str, max: usize) -> bool {
+    // A unit is at most three bytes.
+    text.len() > 3 * max || units(text) > max
+}
+
 /// Splits escaped mrkdwn: at line ends rather than at spaces, at spaces rather than inside of words, never inside of
 /// `<…>` or `&…;`.
 fn split(text: &str, max: usize) -> Vec<String> {
     let mut parts = Vec::new();
     let mut rest = text;
-    while units(rest) > max {
+    // More than a message can hold is not looked at: it is left out anyway.
+    while units_exceed(rest, max) && parts.len() <= BLOCKS {
         let (mut used, mut depth) = (0, false);
         let (mut any, mut space, mut line) = (0, 0, 0);
         let mut entity = false;
@@ -137,7 +147,7 @@ fn split(text: &str, max: usize) -> Vec<String> {
         parts.push(rest[..at].trim_end().to_owned());
         rest = rest[at..].trim_start_matches(['\n', ' ']);
     }
-    if !rest.is_empty() {
+    if !rest.is_empty() && parts.len() <= BLOCKS {
         parts.push(rest.to_owned());
     }
     parts.retain(|part| !part.is_empty());

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use copilotd_actors::share;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::{OpenError, schema};
@@ -36,6 +38,8 @@ impl Readers {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| Failure::Ended)?;
         let idle = Arc::clone(&self.idle);
+        // The thread that reads takes a processor from those that serve as much as serving does.
+        let share = share::current();
         let answer = tokio::task::spawn_blocking(move || {
             let connection = lock(&idle).pop().ok_or(Failure::Ended)?;
             // Goes back before the permit: locals end in reverse order.
@@ -44,7 +48,12 @@ impl Readers {
                 connection: Some(connection),
                 idle,
             };
-            query(lent.connection.as_ref().ok_or(Failure::Ended)?)
+            let begun = Instant::now();
+            let found = query(lent.connection.as_ref().ok_or(Failure::Ended)?);
+            if let Some(share) = share {
+                share.charge(begun.elapsed());
+            }
+            found
         });
         answer.await.map_err(|_| Failure::Ended)?
     }

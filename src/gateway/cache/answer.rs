@@ -33,6 +33,10 @@ pub struct Kept {
 impl Kept {
     /// Reads a chat.completion.
     pub fn from_whole(body: &[u8], usage: Usage) -> Option<Self> {
+        // It is read where it is passed on: a longer one is not worth the time, and its text hardly fits.
+        if body.len() > 2 * LONGEST {
+            return None;
+        }
         let body: Value = serde_json::from_slice(body).ok()?;
         let [choice] = body.get("choices")?.as_array()?.as_slice() else {
             return None;

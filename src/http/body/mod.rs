@@ -1,4 +1,7 @@
 //! Request bodies: bounded in size, time, nesting and shape before a handler sees them.
+//!
+//! Invariant: no body above [`compute::INLINE_COST`] bytes is parsed on a thread that serves, and parsing takes time linear in the
+//! body ([`parse_with`] is the one way).
 
 mod strict;
 
@@ -8,11 +11,18 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
+use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::domain::event::Idempotency;
+use copilotd_actors::domain::ids::TenantId;
 use futures::StreamExt;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-pub use strict::MAX_DEPTH;
+use strict::Fault;
+pub use strict::{MAX_DEPTH, MAX_VALUES};
 
+use super::auth::Caller;
+use super::extract::IdempotencyKey;
 use super::problem::{Code, FieldError, Problem};
 use crate::shape::Shape;
 
@@ -70,16 +80,65 @@ macro_rules! request_body {
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: RequestBody, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: RequestBody + Send + 'static, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             return Err(Problem::new(Code::UnsupportedMediaType).detail("expected application/json in UTF-8"));
         }
+        let tenant = tenant(&request);
         let body = read(request).await?;
-        Ok(Self(decode(&body)?))
+        let decoded = parse_with(tenant.as_ref(), body, |body| decode(body)).await?;
+        Ok(Self(decoded?))
     }
+}
+
+/// A JSON body that satisfies its schema, with what its `Idempotency-Key` ties it to.
+#[derive(Debug)]
+pub struct KeyedJson<T> {
+    /// The body.
+    pub body: T,
+    /// The key and the body's hash, if the request bears a key.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl<T: RequestBody + Serialize + Send + 'static, S: Send + Sync> FromRequest<S> for KeyedJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let key = IdempotencyKey::of(request.headers())?;
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Code::UnsupportedMediaType).detail("expected application/json in UTF-8"));
+        }
+        let tenant = tenant(&request);
+        let body = read(request).await?;
+        let decoded = parse_with(tenant.as_ref(), body, |body| {
+            let body: T = decode(body)?;
+            let idempotency = key.with_body(&body);
+            Ok(Self { body, idempotency })
+        });
+        decoded.await?
+    }
+}
+
+/// Whose request it is: the credential's extractor ran before the body's and left the caller here.
+fn tenant(request: &Request) -> Option<TenantId> {
+    let caller = request.extensions().get::<Caller>();
+    caller.map(|caller| caller.scope.tenant().clone())
+}
+
+/// Hands a body that has arrived to `parse`: a large one on the compute pool, in its tenant's turn. The body is dropped there too.
+pub async fn parse_with<T: Send + 'static>(
+    tenant: Option<&TenantId>,
+    body: Bytes,
+    parse: impl FnOnce(&[u8]) -> T + Send + 'static,
+) -> Result<T, Problem> {
+    let parsed = compute::run(tenant, body.len(), move || parse(&body)).await;
+    parsed.map_err(|error| match error {
+        ComputeError::Full => Problem::new(Code::Overloaded).detail("too many large bodies are waiting to be parsed"),
+        ComputeError::Panicked => Problem::new(Code::Internal),
+    })
 }
 
 /// Reads the body within the limits that the request bears.
@@ -155,12 +214,17 @@ pub fn parse(body: &[u8]) -> Result<Value, Problem> {
     if body.is_empty() {
         return Err(Problem::new(Code::Malformed).detail("the body is empty"));
     }
-    let value = strict::parse(body).map_err(|fault| Problem::new(Code::Malformed).detail(fault))?;
-    let nul = strict::nul_characters(&value);
+    let value = strict::parse(body).map_err(|fault| match fault {
+        Fault::Malformed(detail) => Problem::new(Code::Malformed).detail(detail),
+        Fault::TooMany => {
+            Problem::new(Code::TooLarge).detail(format!("a body may hold at most {MAX_VALUES} JSON values"))
+        }
+    })?;
+    let nul = strict::nul_characters(&value, MAX_ERRORS);
     if nul.is_empty() {
         Ok(value)
     } else {
-        Err(Problem::invalid(nul.into_iter().take(MAX_ERRORS)))
+        Err(Problem::invalid(nul))
     }
 }
 

@@ -1,5 +1,6 @@
-//! A JSON reader that is stricter than serde_json: bounded nesting, no member twice.
+//! A JSON reader that is stricter than serde_json: bounded nesting, a bounded number of values, no member twice.
 
+use std::cell::Cell;
 use std::fmt;
 
 use copilotd_actors::domain::schema::Violation;
@@ -9,25 +10,49 @@ use serde_json::{Map, Number, Value};
 /// Deepest nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
 
-/// Reads a JSON text. The error says what is wrong and where, without quoting more than a member's name.
-pub fn parse(text: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8 from byte {}", error.valid_up_to()))?;
+/// Most values of a text, members and items included. In memory each takes many times its text, and its time to be dropped.
+pub const MAX_VALUES: usize = 100_000;
+
+/// Why a text is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not JSON as it has to be here. The text says what is wrong and where, without quoting more than a member's name.
+    Malformed(String),
+    /// It has more than [`MAX_VALUES`] values.
+    TooMany,
+}
+
+/// Reads a JSON text.
+pub fn parse(text: &[u8]) -> Result<Value, Fault> {
+    let malformed = |error: &dyn fmt::Display| Fault::Malformed(error.to_string());
+    let text = std::str::from_utf8(text)
+        .map_err(|error| malformed(&format_args!("not UTF-8 from byte {}", error.valid_up_to())))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Node { depth: 0 }
-        .deserialize(&mut reader)
-        .map_err(|error| error.to_string())?;
-    reader.end().map_err(|error| error.to_string())?;
+    let left = Cell::new(MAX_VALUES);
+    let value = Node { depth: 0, left: &left }.deserialize(&mut reader);
+    let value = value.map_err(|error| {
+        if left.get() == 0 {
+            Fault::TooMany
+        } else {
+            malformed(&error)
+        }
+    })?;
+    reader.end().map_err(|error| malformed(&error))?;
     Ok(value)
 }
 
-/// Lists the places where a NUL stands, in a string or a member's name. Some stores cut a text there.
-pub fn nul_characters(value: &Value) -> Vec<Violation> {
+/// Lists the places where a NUL stands, in a string or a member's name, at most `most` of them. Some stores cut a text there.
+pub fn nul_characters(value: &Value, most: usize) -> Vec<Violation> {
     let mut found = Vec::new();
-    find_nul(value, &mut String::new(), &mut found);
+    find_nul(value, &mut String::new(), &mut found, most);
     found
 }
 
-fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>) {
+fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>, most: usize) {
+    // Each place is a copy of its pointer: many places below a long name would be more than the body.
+    if found.len() >= most {
+        return;
+    }
     let violation = |pointer: &str| Violation {
         pointer: pointer.to_owned(),
         message: "holds a NUL character".to_owned(),
@@ -38,19 +63,21 @@ fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>) {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 pointer.push_str(&format!("/{index}"));
-                find_nul(item, pointer, found);
+                find_nul(item, pointer, found, most);
                 pointer.truncate(length);
             }
         }
         Value::Object(members) => {
             for (name, member) in members {
                 if name.contains('\0') {
-                    found.push(violation(pointer));
+                    if found.len() < most {
+                        found.push(violation(pointer));
+                    }
                     continue;
                 }
                 pointer.push('/');
                 pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
-                find_nul(member, pointer, found);
+                find_nul(member, pointer, found, most);
                 pointer.truncate(length);
             }
         }
@@ -58,30 +85,38 @@ fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>) {
     }
 }
 
-/// A value at some depth.
+/// A value at some depth, and how many more there may be.
 #[derive(Clone, Copy)]
-struct Node {
+struct Node<'a> {
     depth: usize,
+    left: &'a Cell<usize>,
 }
 
-impl Node {
+impl Node<'_> {
     fn inner<E: Error>(self) -> Result<Self, E> {
         if self.depth == MAX_DEPTH {
             return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self {
+            depth: self.depth + 1,
+            ..self
+        })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Node {
+impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.left.set(self.left.get().saturating_sub(1));
+        if self.left.get() == 0 {
+            return Err(D::Error::custom("too many values"));
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Node {
+impl<'de> Visitor<'de> for Node<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,8 +191,34 @@ mod tests {
             nested("[", "]", 100_000),
             "[".repeat(1_000_000),
         ] {
-            assert!(parse(text.as_bytes()).unwrap_err().contains("nested deeper than 64"));
+            let fault = parse(text.as_bytes()).unwrap_err();
+            assert!(matches!(fault, Fault::Malformed(text) if text.contains("nested deeper than 64")));
         }
+    }
+
+    #[test]
+    fn values_are_bounded_at_any_kind() {
+        let list = |item: &str, n: usize| format!("[{}]", vec![item; n].join(","));
+        assert!(parse(list("1", MAX_VALUES - 2).as_bytes()).is_ok());
+        for text in [
+            list("1", MAX_VALUES),
+            list("{}", MAX_VALUES),
+            list("[[]]", MAX_VALUES / 2),
+            list(r#"{"a":1}"#, MAX_VALUES / 2),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(Fault::TooMany));
+        }
+    }
+
+    #[test]
+    fn many_faults_below_a_long_name_are_not_many_copies_of_it() {
+        let text = format!(
+            "{{\"{}\":[{}]}}",
+            "n".repeat(300_000),
+            vec![r#""\u0000""#; 50_000].join(",")
+        );
+        let found = nul_characters(&parse(text.as_bytes()).unwrap(), 32);
+        assert_eq!(found.len(), 32);
     }
 
     #[test]
@@ -193,7 +254,7 @@ mod tests {
     #[test]
     fn nul_is_found_wherever_it_stands() {
         let value = parse(br#"{"a/b":["x","\u0000"],"c":{"\u0000":1},"d":"ok"}"#).unwrap();
-        let pointers: Vec<_> = nul_characters(&value).into_iter().map(|v| v.pointer).collect();
+        let pointers: Vec<_> = nul_characters(&value, 8).into_iter().map(|v| v.pointer).collect();
         assert_eq!(pointers, ["/a~1b/1", "/c"]);
     }
 }

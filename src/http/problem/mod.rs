@@ -20,6 +20,9 @@ use serde::Serialize;
 /// The media type of problem documents.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
+/// Longest pointer in an answer, in bytes.
+const MAX_POINTER: usize = 512;
+
 /// An error as it is answered. Texts in it are for the caller's eyes: no internal message, no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -42,10 +45,19 @@ pub struct FieldError {
 impl From<Violation> for FieldError {
     fn from(violation: Violation) -> Self {
         Self {
-            pointer: violation.pointer,
+            pointer: clipped(violation.pointer),
             message: violation.message,
         }
     }
+}
+
+/// Cuts a pointer that is longer than anybody reads: its names are the caller's, and an answer repeats it for each fault.
+fn clipped(mut pointer: String) -> String {
+    if pointer.len() > MAX_POINTER {
+        pointer.truncate(pointer.floor_char_boundary(MAX_POINTER));
+        pointer.push('…');
+    }
+    pointer
 }
 
 #[derive(Serialize)]

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::{asker, audit, own_conversation, taking_work};
 use crate::audit::Action;
 use crate::http::auth::{Caller, Chat};
-use crate::http::body::Json;
-use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Query, invalid};
+use crate::http::body::{Json, KeyedJson};
+use crate::http::extract::{Idempotent, Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
 use crate::http::request_id::RequestId;
@@ -70,8 +70,7 @@ problems!(
 pub async fn create(
     State(state): State<AppState>,
     Chat(caller): Chat,
-    key: IdempotencyKey,
-    Json(body): Json<Create>,
+    KeyedJson { body, idempotency }: KeyedJson<Create>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
     let unknown = || invalid("/copilot", "there is no such copilot");
@@ -85,7 +84,6 @@ pub async fn create(
         .policies
         .policy(&caller.scope, copilot.as_ref())
         .ok_or_else(unknown)?;
-    let idempotency = key.with_body(&body);
     let id = id_for(&state, &caller, idempotency.as_ref()).await?;
     let command = Command::Create {
         tenant: caller.scope.tenant().clone(),

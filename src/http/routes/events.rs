@@ -134,14 +134,13 @@ pub async fn of_turn(
                 // Tells an EventSource not to come back.
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
+            // What stands before the turn need not be read to know what was sent of it.
+            let position = Position {
+                seq: position.seq.max(first - 1),
+                ..position
+            };
             check(&state, &access, &header, Some(turn), position, &tail).await?;
-            Reader::new(
-                Some(turn),
-                Position {
-                    seq: position.seq.max(first - 1),
-                    ..position
-                },
-            )
+            Reader::new(Some(turn), position)
         }
         None => Reader::new(
             Some(turn),

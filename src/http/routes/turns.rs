@@ -19,8 +19,8 @@ use super::{asker, audit, openai, taking_work, turn_records};
 use crate::audit::{Action, Entry};
 use crate::gateway::call::Purpose;
 use crate::http::auth::{Caller, Chat, Scopes};
-use crate::http::body::Json;
-use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Reason, Reasoned};
+use crate::http::body::{Json, KeyedJson};
+use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};
 use crate::http::problem::{Code, Problem};
 use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
@@ -84,13 +84,11 @@ pub async fn submit(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((conversation,)): Ids<(ConversationId,)>,
-    key: IdempotencyKey,
-    Json(body): Json<Submit>,
+    KeyedJson { body, idempotency }: KeyedJson<Submit>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
     let payer = openai::caller(&caller, Purpose::Turn);
     state.gateway.admit(&payer).await?;
-    let idempotency = key.with_body(&body);
     let response_schema = match body.response_schema {
         Some(schema) => Some(accepted(&state, &caller, schema).await?),
         None => None,

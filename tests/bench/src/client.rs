@@ -124,6 +124,21 @@ impl Client {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// Sends a request as a user and reads its answer, whatever that is.
+    pub async fn send(
+        &self,
+        connection: &mut Connection,
+        user: usize,
+        (method, path): (&str, &str),
+        headers: &str,
+        body: &str,
+    ) -> anyhow::Result<(u16, String)> {
+        let headers = format!("{}{headers}", self.headers(user));
+        let response = connection.send(method, path, &headers, Some(body)).await?;
+        let status = response.status;
+        Ok((status, connection.text(response).await?))
+    }
+
     /// Creates a conversation.
     pub async fn create(&self, connection: &mut Connection, user: usize) -> anyhow::Result<String> {
         let path = ("POST", "/v1/conversations");

@@ -55,6 +55,8 @@ pub struct Wish {
     pub one_core: bool,
     /// Whether the tenant has limits, larger than what is asked of them, and the route a cache of the same questions.
     pub limits: bool,
+    /// Whether there are two more tenants: globex, and initech, which may use few tokens.
+    pub tenants: bool,
 }
 
 /// Both programs, running.
@@ -72,7 +74,15 @@ pub struct World {
     pub key: String,
     /// The way to the server.
     pub client: Arc<Client>,
+    /// The keys of the other tenants.
+    others: Vec<(&'static str, String)>,
 }
+
+/// The other tenants, with their limits.
+const OTHERS: [(&str, &str); 2] = [
+    ("globex", ""),
+    ("initech", "[tenants.limits]\ntokens_per_minute = 200000\n"),
+];
 
 impl World {
     /// Starts both.
@@ -88,14 +98,16 @@ impl World {
             serde_json::from_str(&process::line(&mut said)?).context("the provider's line")?;
         let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
         let provider: SocketAddr = provider.context("the provider's address")?.parse()?;
-        let made = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway"])?;
-        let key = made.lines().find_map(|line| line.strip_prefix("# cpk_"));
-        let key = format!("cpk_{}", key.context("the new key")?);
+        let (key, made) = new_key(programs)?;
         let listen = free_address()?;
-        std::fs::write(
-            directory.path().join("copilotd.toml"),
-            configuration(directory.path(), listen, provider, &made, &wish),
-        )?;
+        let mut config = configuration(directory.path(), listen, provider, &made, &wish);
+        let mut others = Vec::new();
+        for (name, limits) in OTHERS.iter().filter(|_| wish.tenants) {
+            let (key, made) = new_key(programs)?;
+            config += &tenant(name, &made, limits);
+            others.push((*name, key));
+        }
+        std::fs::write(directory.path().join("copilotd.toml"), config)?;
         let server = serve(programs, directory.path(), &wish)?;
         let world = Self {
             programs: programs.clone(),
@@ -107,9 +119,17 @@ impl World {
             provider,
             client: Arc::new(Client::new(listen, &key)),
             key,
+            others,
         };
         world.ready(listen).await?;
         Ok(world)
+    }
+
+    /// The way to the server for another tenant.
+    pub fn client_of(&self, tenant: &str) -> anyhow::Result<Arc<Client>> {
+        let other = self.others.iter().find(|(name, _)| *name == tenant);
+        let (_, key) = other.with_context(|| format!("there is no tenant {tenant}"))?;
+        Ok(Arc::new(Client::new(self.client.address(), key)))
     }
 
     /// Kills the server without warning and starts it again on the same data; returns the time until it serves.
@@ -177,6 +197,28 @@ fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<P
     let log = directory.join("server.log");
     let cores = wish.one_core.then_some("0");
     Ok(Process::start(&programs.server, &arguments, &log, cores)?.0)
+}
+
+/// Makes an API key: the key itself, and its lines of the configuration.
+fn new_key(programs: &Programs) -> anyhow::Result<(String, String)> {
+    let made = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
+    let key = made.lines().find_map(|line| line.strip_prefix("# cpk_"));
+    Ok((format!("cpk_{}", key.context("the new key")?), made))
+}
+
+/// The configuration of one more tenant.
+fn tenant(name: &str, key: &str, limits: &str) -> String {
+    format!(
+        r#"
+[[tenants]]
+id = "{name}"
+  [[tenants.copilots]]
+  name = "support"
+  instructions = "You are measured."
+  route = "default"
+  small_route = "small"
+{key}{limits}"#
+    )
 }
 
 /// A port that was free a moment ago.

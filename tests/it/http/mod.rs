@@ -8,6 +8,7 @@ mod audit;
 pub mod client;
 mod contract;
 mod conversations;
+mod fair_share;
 mod input;
 mod limits;
 mod openai;

@@ -60,6 +60,7 @@ fn ask(more: &Value) -> UpstreamCall {
         timeouts: PATIENT,
         chunks: true,
         conversation: None,
+        tenant: None,
     }
 }
 

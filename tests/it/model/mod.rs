@@ -70,6 +70,7 @@ pub fn call(request: &ModelRequest, timeouts: Timeouts) -> UpstreamCall {
         timeouts,
         chunks: false,
         conversation: Some(request.conversation),
+        tenant: Some(request.scope.tenant().clone()),
     }
 }
 

@@ -21,6 +21,7 @@ fn call(body: &str) -> UpstreamCall {
         timeouts: PATIENT,
         chunks: true,
         conversation: None,
+        tenant: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The conversation: system texts stand apart, results of tools are the user's, and roles take turns.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
@@ -13,8 +14,28 @@ use super::parts::{self, Side};
 pub(super) struct Said {
     pub(super) system: Vec<Value>,
     pub(super) messages: Vec<Value>,
-    /// Names of the tools that were called, each once, in order.
-    pub(super) called: Vec<String>,
+    pub(super) called: Called,
+}
+
+/// Names of the tools that were called, each once, in order.
+#[derive(Debug, Default)]
+pub(super) struct Called {
+    names: Vec<String>,
+    known: HashSet<String>,
+}
+
+impl Called {
+    fn add(&mut self, name: &str) {
+        if !self.known.contains(name) {
+            self.known.insert(name.to_owned());
+            self.names.push(name.to_owned());
+        }
+    }
+
+    /// Returns the names.
+    pub(super) fn into_names(self) -> Vec<String> {
+        self.names
+    }
 }
 
 /// Reads the messages of a body.
@@ -77,7 +98,7 @@ fn mark(message: &Value, blocks: &mut [Value]) {
     }
 }
 
-fn assistant(at: usize, message: &Value, called: &mut Vec<String>) -> Result<Vec<Value>, Untranslatable> {
+fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Value>, Untranslatable> {
     for part in ["function_call", "audio", "name"] {
         if !message[part].is_null() {
             return Err(wrong(at, &format!(".{part}"), "it has no such field"));
@@ -102,9 +123,7 @@ fn assistant(at: usize, message: &Value, called: &mut Vec<String>) -> Result<Vec
             arguments => serde_json::from_str(arguments)
                 .map_err(|_| wrong(".function.arguments", "they have to be a JSON object"))?,
         };
-        if !called.iter().any(|known| known == name) {
-            called.push(name.to_owned());
-        }
+        called.add(name);
         blocks.push(json!({"type": "tool_use", "id": tool_id(id), "name": name, "input": input}));
     }
     mark(message, &mut blocks);

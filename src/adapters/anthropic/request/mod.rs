@@ -73,7 +73,7 @@ pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatabl
         tools: member(body, "tools")?,
         choice: member(body, "tool_choice")?,
         parallel: member(body, "parallel_tool_calls")?,
-        called: said.called,
+        called: said.called.into_names(),
     };
     let (tools, choice) = offer.translate()?;
     if !tools.is_empty() {

@@ -1,6 +1,6 @@
 //! Words that matter. Small by intent: what is not here is left to the learned decision.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Numbers that are written out.
 pub(super) fn number(word: &str) -> Option<&'static str> {
@@ -191,22 +191,23 @@ const TURNING: [&str; 8] = ["un", "dis", "non", "in", "im", "il", "ir", "de"];
 
 /// Tells whether one text has a word and the other its opposite, and neither has both.
 pub(super) fn opposed(a: &BTreeSet<String>, b: &BTreeSet<String>) -> bool {
-    let only_a: Vec<&str> = a.difference(b).map(String::as_str).collect();
-    let only_b: Vec<&str> = b.difference(a).map(String::as_str).collect();
-    only_a
-        .iter()
-        .any(|one| only_b.iter().any(|other| are_opposites(one, other)))
+    let stems = |words: &BTreeSet<String>, others: &BTreeSet<String>| -> HashSet<String> {
+        words.difference(others).map(|word| stem(word).to_owned()).collect()
+    };
+    let (only_a, only_b) = (stems(a, b), stems(b, a));
+    let listed = OPPOSITES.iter().any(|(x, y)| {
+        let (x, y) = (stem(x), stem(y));
+        (only_a.contains(x) && only_b.contains(y)) || (only_b.contains(x) && only_a.contains(y))
+    });
+    listed || turned(&only_a, &only_b) || turned(&only_b, &only_a)
 }
 
-fn are_opposites(a: &str, b: &str) -> bool {
-    let (a, b) = (stem(a), stem(b));
-    let listed = |(x, y): &(&str, &str)| {
-        let (x, y) = (stem(x), stem(y));
-        (x == a && y == b) || (x == b && y == a)
-    };
-    let turned =
-        |word: &str, of: &str| of.len() >= 4 && TURNING.iter().any(|turning| word.strip_prefix(turning) == Some(of));
-    OPPOSITES.iter().any(listed) || turned(a, b) || turned(b, a)
+/// Tells whether one of `words` is one of `others` with a beginning that turns it around.
+fn turned(words: &HashSet<String>, others: &HashSet<String>) -> bool {
+    words.iter().any(|word| {
+        let bare = TURNING.iter().filter_map(|turning| word.strip_prefix(turning));
+        bare.filter(|bare| bare.len() >= 4).any(|bare| others.contains(bare))
+    })
 }
 
 /// Cuts the commonest endings. Rough: it only has to treat both sides alike.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::stream::{self, Opening};
-use super::{COST, Fault, cache_wish, caller, dollars, knowledge, label, mode, read};
+use super::{COST, Fault, cache_wish, caller, dollars, knowledge, label, mode, parsed, read};
 use crate::gateway::body::ChatBody;
 use crate::gateway::call::{Answer, GatewayCall, Purpose, Reply};
 use crate::http::auth::Gateway;
@@ -74,7 +74,7 @@ pub async fn complete(
     let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers())?);
     let knowledge = knowledge(request.headers())?;
     let bytes = read(request).await?;
-    let body = ChatBody::parse(&bytes)?;
+    let body = parsed(&by, bytes, ChatBody::parse).await?;
     let streams = body.stream();
     let call = GatewayCall {
         caller: caller(&by, Purpose::Endpoint),

@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{COST, Fault, caller, dollars, label, read};
+use super::{COST, Fault, caller, dollars, label, parsed, read};
 use crate::gateway::call::{CacheOutcome, Purpose};
 use crate::gateway::embed::{EmbedBody, EmbedCall};
 use crate::http::auth::Gateway;
@@ -30,7 +30,7 @@ use crate::openapi::OpenAiErrors;
 pub async fn create(State(state): State<AppState>, Gateway(by): Gateway, request: Request) -> Result<Response, Fault> {
     taking_work(&state).map_err(Fault::Problem)?;
     let bytes = read(request).await?;
-    let body = EmbedBody::parse(&bytes)?;
+    let body = parsed(&by, bytes, EmbedBody::parse).await?;
     let call = EmbedCall {
         caller: caller(&by, Purpose::Embedding),
         route: body.model().to_owned(),

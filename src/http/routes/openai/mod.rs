@@ -71,6 +71,16 @@ async fn read(mut request: Request) -> Result<Bytes, Fault> {
     body::read(request).await.map_err(Fault::Problem)
 }
 
+/// Parses a body; a large one on the compute pool.
+async fn parsed<T: Send + 'static>(
+    caller: &auth::Caller,
+    bytes: Bytes,
+    parse: fn(&[u8]) -> Result<T, InvalidBody>,
+) -> Result<T, Fault> {
+    let parsed = body::parse_with(Some(caller.scope.tenant()), bytes, parse).await;
+    Ok(parsed.map_err(Fault::Problem)??)
+}
+
 /// Whom limits and accounting go by.
 pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
     let is_key = caller.kind == CredentialKind::ApiKey;

@@ -3,6 +3,7 @@
 mod bytes;
 mod embed;
 mod endpoint;
+mod floods;
 mod gateway;
 mod history;
 mod idle;
@@ -39,6 +40,8 @@ pub enum Scenario {
     Idle,
     /// The OpenAI-compatible endpoint, at saturation and below
     Gateway,
+    /// What a tenant's flood does to another tenant
+    Floods,
     /// Embedding models in this process; not among `all`, since it needs --models
     Embed,
     /// Any OpenAI-compatible gateways that run already; not among `all`, since it needs --endpoint
@@ -82,6 +85,7 @@ impl Scenario {
             Self::Bytes,
             Self::Idle,
             Self::Gateway,
+            Self::Floods,
         ];
         if asked.contains(&Self::All) {
             every.to_vec()
@@ -101,6 +105,7 @@ impl Scenario {
             Self::Bytes => bytes::run(programs, size).await,
             Self::Idle => idle::run(programs, size).await,
             Self::Gateway => return gateway::run(programs, size).await,
+            Self::Floods => floods::run(programs, size).await,
             Self::Embed => embed::run(size).await,
             Self::Endpoint => endpoint::run(size).await,
             Self::Semcache => semcache::run(size).await,

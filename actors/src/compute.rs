@@ -1,0 +1,214 @@
+//! The compute pool: threads of lower priority for work that keeps a processor busy, such as tokenizing a prompt or parsing a
+//! large body.
+//!
+//! Tokio's workers serve every tenant, so a millisecond of one tenant's computing on them is a millisecond that everybody waits.
+//! Work above [`INLINE_COST`] goes through [`run`]. There is one pool per process because there is one set of processors;
+//! [`start`] makes it. A process that never calls [`start`] (tests, the command line) uses tokio's blocking threads.
+//!
+//! Invariants: tenants share the pool by cost (start-time fair queueing), so that one tenant's backlog delays another tenant by at
+//! most the piece of work that each thread has begun; what waits for one tenant is bounded; work whose caller has gone is dropped
+//! unrun. Work cannot be interrupted: split what takes longer than some ten milliseconds into pieces.
+
+mod counting;
+mod queue;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use metrics::{counter, histogram};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::domain::ids::TenantId;
+pub use counting::{SLICE, count_tokens};
+use queue::{FairQueue, QueueFull};
+
+/// Work of at most this cost may run on the thread that asks. The unit of cost is the time it takes to parse one byte of JSON:
+/// this is a fraction of a millisecond.
+pub const INLINE_COST: usize = 64 * 1024;
+
+/// Jobs of one tenant that may wait: more than a tenant has turns and calls under way by default.
+const MAX_WAITING: usize = 16 * 1024;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Why work has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ComputeError {
+    /// Too much work of this tenant is waiting.
+    #[error("too much work of this tenant is waiting for a processor")]
+    Full,
+    /// The work panicked; the panic hook has logged where.
+    #[error("the work panicked")]
+    Panicked,
+}
+
+static POOL: OnceLock<Arc<Pool>> = OnceLock::new();
+
+/// Starts the pool of this process. `prepare` runs first on every thread, to lower its priority. Starting it again changes nothing.
+pub fn start(threads: usize, prepare: fn()) -> std::io::Result<()> {
+    let mut started = Ok(());
+    POOL.get_or_init(|| {
+        let pool = Arc::new(Pool::default());
+        started = (0..threads.max(1)).try_for_each(|number| {
+            let pool = Arc::clone(&pool);
+            let thread = std::thread::Builder::new().name(format!("compute-{number}"));
+            // The threads live as long as the process: they hold nothing that has to be put away.
+            thread
+                .spawn(move || {
+                    prepare();
+                    pool.work();
+                })
+                .map(drop)
+        });
+        pool
+    });
+    started
+}
+
+/// Threads that leave one processor to those who answer; at least one.
+pub fn default_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors - 1).max(1)
+}
+
+/// Runs `work` for `tenant`: here if it costs little, else on the pool. Dropping the future before the work has begun drops the work.
+pub async fn run<T: Send + 'static>(
+    tenant: Option<&TenantId>,
+    cost: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ComputeError> {
+    if cost <= INLINE_COST {
+        return Ok(work());
+    }
+    match POOL.get() {
+        Some(pool) => pool.run(tenant, cost, work).await,
+        None => tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| ComputeError::Panicked),
+    }
+}
+
+#[derive(Default)]
+struct Pool {
+    queue: Mutex<FairQueue<Option<TenantId>, Job>>,
+    ready: Condvar,
+}
+
+impl Pool {
+    async fn run<T: Send + 'static>(
+        &self,
+        tenant: Option<&TenantId>,
+        cost: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ComputeError> {
+        let (reply, answer) = oneshot::channel();
+        let queued = Instant::now();
+        let job: Job = Box::new(move || {
+            if reply.is_closed() {
+                return;
+            }
+            histogram!("copilotd_compute_wait_seconds").record(queued.elapsed().as_secs_f64());
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| ComputeError::Panicked);
+            // The caller may have gone meanwhile; the result is dropped here then, not on its thread.
+            drop(reply.send(result));
+        });
+        let pushed = self.queue().push(tenant.cloned(), cost as u64, job);
+        if let Err(QueueFull) = pushed {
+            counter!("copilotd_compute_refused_total").increment(1);
+            return Err(ComputeError::Full);
+        }
+        self.ready.notify_one();
+        answer.await.unwrap_or(Err(ComputeError::Panicked))
+    }
+
+    /// Works until the process ends.
+    fn work(&self) {
+        loop {
+            let mut queue = self.queue();
+            let job = loop {
+                match queue.pop() {
+                    Some(job) => break job,
+                    None => queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            drop(queue);
+            job();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, FairQueue<Option<TenantId>, Job>> {
+        // Nothing panics while it is held.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        name.parse().unwrap()
+    }
+
+    fn pool_with_one_thread() -> Arc<Pool> {
+        let pool = Arc::new(Pool::default());
+        let worker = Arc::clone(&pool);
+        std::thread::spawn(move || worker.work());
+        pool
+    }
+
+    #[tokio::test]
+    async fn a_backlog_of_one_tenant_delays_another_by_one_job() {
+        let pool = pool_with_one_thread();
+        let (gate, opened) = mpsc::channel::<()>();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let (acme, globex) = (tenant("acme"), tenant("globex"));
+        let note = |name: &'static str| {
+            let order = Arc::clone(&order);
+            move || order.lock().unwrap().push(name)
+        };
+        let first = pool.run(Some(&acme), 1, move || opened.recv().unwrap());
+        let backlog = (0..50).map(|_| pool.run(Some(&acme), 100, note("acme")));
+        let other = async {
+            // Polled after the backlog: all of that waits already.
+            let done = pool.run(Some(&globex), 100, note("globex"));
+            tokio::pin!(done);
+            assert!(futures::poll!(&mut done).is_pending());
+            gate.send(()).unwrap();
+            done.await
+        };
+        let (first, backlog, other) = futures::join!(first, futures::future::join_all(backlog), other);
+        assert_eq!((first, other), (Ok(()), Ok(())));
+        assert!(backlog.iter().all(Result::is_ok));
+        let order = order.lock().unwrap();
+        let place = order.iter().position(|name| *name == "globex").unwrap();
+        assert!(place <= 1, "{order:?}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_ends_no_thread() {
+        let pool = pool_with_one_thread();
+        let panicked: Result<(), _> = pool.run(None, 1, || panic!("a fault of the work")).await;
+        assert_eq!(panicked, Err(ComputeError::Panicked));
+        assert_eq!(pool.run(None, 1, || 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn work_whose_caller_has_gone_is_not_run() {
+        let pool = pool_with_one_thread();
+        let (gate, opened) = mpsc::channel::<()>();
+        let (ran, runs) = mpsc::channel::<()>();
+        let mut held = Box::pin(pool.run(None, 1, move || opened.recv().unwrap()));
+        assert!(futures::poll!(&mut held).is_pending());
+        let mut left = Box::pin(pool.run(None, 1, move || ran.send(()).unwrap()));
+        assert!(futures::poll!(&mut left).is_pending());
+        drop(left);
+        gate.send(()).unwrap();
+        held.await.unwrap();
+        pool.run(None, 1, || ()).await.unwrap();
+        assert!(runs.recv().is_err(), "its sender was dropped unused");
+    }
+}

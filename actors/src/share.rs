@@ -1,0 +1,393 @@
+//! Each tenant's share of the threads that serve, so that one tenant's flood does not become everybody's latency.
+//!
+//! What a tenant's work takes on these threads is measured poll by poll ([`metered`]) and adds to the tenant's debt, which drains at
+//! a fixed rate. A new request of a tenant that owes more than [`BURST`] waits at the door ([`Shares::enter`]) until it does not,
+//! in order of arrival. This holds only while another tenant is active too: alone, a tenant may use the whole machine. Work that
+//! was accepted is never delayed here: only the next request is.
+//!
+//! Invariant: who waits, waits at most [`LONGEST_WAIT`], and at most [`MAX_WAITING`] requests of one tenant wait.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use metrics::{counter, histogram};
+use tokio::time::Instant;
+
+use crate::domain::ids::TenantId;
+
+/// What a tenant may use at once before it waits: the requests of a page that is being opened do not.
+pub const BURST: Duration = Duration::from_millis(20);
+/// Debt does not grow beyond this, so that a tenant which was alone is not held for long when another one comes.
+const MOST_DEBT: Duration = Duration::from_millis(250);
+/// Share of one processor's time at which debt drains, for each thread that serves.
+const DRAIN: f64 = 0.5;
+/// Charged when a request enters and given back when it is answered, so that those who wait do not all enter at once.
+const ADVANCE: Duration = Duration::from_millis(1);
+/// A tenant that was seen this long ago counts as active.
+const ACTIVE: Duration = Duration::from_secs(2);
+/// Longest wait at the door.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Requests of one tenant that may wait at the door.
+pub const MAX_WAITING: usize = 1024;
+/// Tenants that are remembered before those without debt are forgotten.
+const MAX_IDLE: usize = 1024;
+
+/// A request was not let in: too many wait, or it waited too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this tenant sends more than its share of this server can answer")]
+pub struct Crowded;
+
+/// The shares of all tenants.
+#[derive(Debug)]
+pub struct Shares {
+    tenants: DashMap<TenantId, Arc<Share>>,
+    active: Mutex<Active>,
+    /// Debt that drains in a second.
+    drain: f64,
+}
+
+/// The two tenants that were seen last, and when.
+#[derive(Debug, Default)]
+struct Active {
+    last: Option<(TenantId, Instant)>,
+    other: Option<(TenantId, Instant)>,
+}
+
+/// What one tenant owes.
+#[derive(Debug)]
+pub struct Share {
+    debt: Mutex<Debt>,
+    drain: f64,
+    waiting: AtomicUsize,
+    /// Held by the one who is next.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Debt {
+    seconds: f64,
+    at: Instant,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
+impl Shares {
+    /// Shares of so many threads.
+    #[expect(clippy::cast_precision_loss, reason = "a machine has few processors")]
+    pub fn new(threads: usize) -> Self {
+        Self {
+            tenants: DashMap::new(),
+            active: Mutex::default(),
+            drain: DRAIN * threads as f64,
+        }
+    }
+
+    /// Returns a tenant's share.
+    pub fn of(&self, tenant: &TenantId) -> Arc<Share> {
+        if let Some(share) = self.tenants.get(tenant) {
+            return Arc::clone(&share);
+        }
+        if self.tenants.len() >= MAX_IDLE {
+            // Who holds a share goes on with it; it is only not found any more.
+            let now = Instant::now();
+            self.tenants
+                .retain(|_, share| Arc::strong_count(share) > 1 || share.owed(now) > 0.0);
+        }
+        let share = self
+            .tenants
+            .entry(tenant.clone())
+            .or_insert_with(|| Arc::new(Share::new(self.drain)));
+        Arc::clone(&share)
+    }
+
+    /// Lets a request of `tenant` in, at once or in its turn.
+    pub async fn enter(&self, tenant: &TenantId) -> Result<Passage, Crowded> {
+        let share = self.of(tenant);
+        let alone = !self.notes_another(tenant, Instant::now());
+        if alone || (share.waiting.load(Ordering::Relaxed) == 0 && share.has_room(Instant::now()).is_ok()) {
+            return Ok(Passage::of(share));
+        }
+        let begun = Instant::now();
+        let entered = match Waiting::begin(&share) {
+            Some(_waiting) => tokio::time::timeout(LONGEST_WAIT, share.next())
+                .await
+                .map_err(|_elapsed| Crowded),
+            None => Err(Crowded),
+        };
+        match entered {
+            Ok(()) => {
+                histogram!("copilotd_fair_share_wait_seconds").record(begun.elapsed().as_secs_f64());
+                Ok(Passage::of(share))
+            }
+            Err(crowded) => {
+                counter!("copilotd_fair_share_refused_total").increment(1);
+                Err(crowded)
+            }
+        }
+    }
+
+    /// Notes that `tenant` is active; tells whether another one is.
+    fn notes_another(&self, tenant: &TenantId, now: Instant) -> bool {
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut active.last {
+            Some((last, at)) if last == tenant => *at = now,
+            _ => {
+                let before = active.last.replace((tenant.clone(), now));
+                active.other = before.or(active.other.take());
+            }
+        }
+        active
+            .other
+            .as_ref()
+            .is_some_and(|(_, at)| now.duration_since(*at) < ACTIVE)
+    }
+}
+
+impl Share {
+    fn new(drain: f64) -> Self {
+        Self {
+            debt: Mutex::new(Debt {
+                seconds: 0.0,
+                at: Instant::now(),
+            }),
+            drain,
+            waiting: AtomicUsize::new(0),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Adds what was used.
+    pub fn charge(&self, used: Duration) {
+        let mut debt = self.drained(Instant::now());
+        debt.seconds = (debt.seconds + used.as_secs_f64()).min(MOST_DEBT.as_secs_f64());
+    }
+
+    /// Returns what is owed now.
+    pub fn owed_now(&self) -> Duration {
+        Duration::from_secs_f64(self.owed(Instant::now()))
+    }
+
+    fn give_back(&self, used: Duration) {
+        let mut debt = self.drained(Instant::now());
+        debt.seconds = (debt.seconds - used.as_secs_f64()).max(0.0);
+    }
+
+    fn owed(&self, now: Instant) -> f64 {
+        self.drained(now).seconds
+    }
+
+    fn drained(&self, now: Instant) -> MutexGuard<'_, Debt> {
+        let mut debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_duration_since(debt.at).as_secs_f64();
+        debt.seconds = (debt.seconds - passed * self.drain).max(0.0);
+        debt.at = debt.at.max(now);
+        debt
+    }
+
+    /// Tells whether another request may enter, or after what time one could.
+    fn has_room(&self, now: Instant) -> Result<(), Duration> {
+        let above = self.owed(now) - BURST.as_secs_f64();
+        if above <= 0.0 {
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64(above / self.drain))
+    }
+
+    /// Waits for its turn and for room.
+    async fn next(&self) {
+        let _turn = self.turn.lock().await;
+        while let Err(wait) = self.has_room(Instant::now()) {
+            // Timers are no finer; and what is owed may have grown by then.
+            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+        }
+    }
+}
+
+/// Counts one who waits until it is dropped.
+struct Waiting<'a>(&'a Share);
+
+impl<'a> Waiting<'a> {
+    fn begin(share: &'a Share) -> Option<Self> {
+        let below = |waiting: usize| (waiting < MAX_WAITING).then_some(waiting + 1);
+        let counted = share.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
+        counted.ok().map(|_| Self(share))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that was let in.
+#[derive(Debug)]
+pub struct Passage(Arc<Share>);
+
+impl Passage {
+    fn of(share: Arc<Share>) -> Self {
+        share.charge(ADVANCE);
+        Self(share)
+    }
+
+    /// Returns the share that its work is charged to.
+    pub fn share(&self) -> &Arc<Share> {
+        &self.0
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.0.give_back(ADVANCE);
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Share>>> = const { RefCell::new(None) };
+}
+
+/// Returns the share that the present poll is charged to, for work that goes on on another thread and is to be charged too.
+pub fn current() -> Option<Arc<Share>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Runs `future` and charges the time of each of its polls to `share`.
+pub async fn metered<F: Future>(share: Arc<Share>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let before = CURRENT.replace(Some(Arc::clone(&share)));
+        let _back = Restore(before);
+        let begun = Instant::now();
+        let polled = future.as_mut().poll(context);
+        share.charge(begun.elapsed());
+        polled
+    })
+    .await
+}
+
+/// Puts back what was current before, also when a poll panics.
+struct Restore(Option<Arc<Share>>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        name.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_alone_never_waits() {
+        let (shares, acme) = (Shares::new(1), tenant("acme"));
+        for _ in 0..1_000 {
+            let passage = shares
+                .enter(&acme)
+                .now_or_never()
+                .expect("nobody else is there")
+                .unwrap();
+            passage.share().charge(Duration::from_millis(10));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_owes_waits_and_who_does_not_enters() {
+        let (shares, acme, globex) = (Shares::new(1), tenant("acme"), tenant("globex"));
+        shares.enter(&globex).await.unwrap();
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let passage = shares.enter(&acme).await.unwrap();
+            passage.share().charge(Duration::from_millis(5));
+            // The other one stays active, and is never kept.
+            shares.enter(&globex).now_or_never().expect("it owes nothing").unwrap();
+        }
+        // 500 ms of work at half a processor, but for the burst.
+        let took = begun.elapsed();
+        assert!(
+            (Duration::from_millis(900)..Duration::from_millis(1_100)).contains(&took),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_enter_in_order_and_one_by_one() {
+        let (shares, acme, globex) = (Shares::new(1), tenant("acme"), tenant("globex"));
+        shares.enter(&globex).await.unwrap();
+        shares.of(&acme).charge(Duration::from_millis(50));
+        let (order, begun) = (Mutex::new(Vec::new()), Instant::now());
+        let enter = |number: u64| {
+            let (shares, order, acme) = (&shares, &order, &acme);
+            async move {
+                let passage = shares.enter(acme).await.unwrap();
+                order.lock().unwrap().push((number, begun.elapsed().as_millis()));
+                // Its work begins after those behind it were asked.
+                passage.share().charge(Duration::from_millis(4));
+            }
+        };
+        futures::future::join_all((0..8).map(enter)).await;
+        let order = order.into_inner().unwrap();
+        assert!(order.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "{order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_and_the_number_of_those_who_wait_is_bounded() {
+        let (shares, acme, globex) = (Shares::new(1), tenant("acme"), tenant("globex"));
+        shares.enter(&globex).await.unwrap();
+        let share = shares.of(&acme);
+        share.charge(MOST_DEBT);
+        let held = share.turn.lock().await;
+        let waiting: Vec<_> = (0..=MAX_WAITING).map(|_| shares.enter(&acme)).collect();
+        let begun = Instant::now();
+        let ended = futures::future::join_all(waiting).await;
+        assert!(ended.iter().all(Result::is_err));
+        assert_eq!(begun.elapsed(), LONGEST_WAIT);
+        assert_eq!(share.waiting.load(Ordering::Relaxed), 0);
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn polls_are_charged_and_know_their_share() {
+        let share = Arc::new(Share::new(0.0));
+        assert!(current().is_none());
+        metered(Arc::clone(&share), async {
+            current().expect("inside").charge(Duration::from_millis(3));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        })
+        .await;
+        assert!(current().is_none());
+        // Waiting costs nothing.
+        let owed = share.owed(Instant::now());
+        assert!((0.003..0.004).contains(&owed), "{owed}");
+    }
+
+    #[test]
+    fn tenants_are_forgotten_when_they_owe_nothing() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build();
+        runtime.unwrap().block_on(async {
+            let shares = Shares::new(1);
+            for number in 0..5_000 {
+                shares.of(&tenant(&format!("t{number}")));
+            }
+            assert!(shares.tenants.len() <= MAX_IDLE + 1);
+        });
+    }
+}

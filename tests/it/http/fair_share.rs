@@ -1,0 +1,45 @@
+//! One tenant's flood, as another tenant sees it.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use copilotd::http::auth::Scopes;
+use serde_json::json;
+
+use super::app::with_app;
+
+#[tokio::test]
+async fn a_tenant_above_its_share_waits_and_another_does_not() {
+    with_app(async |app| {
+        let acme = app.token_of("acme", "ada", Scopes::CHAT);
+        let globex = app.token_of("globex", "ada", Scopes::CHAT);
+        // Alone, a tenant may use everything.
+        let list = |token: &str| app.call("GET", "/v1/conversations").by(token).send();
+        list(&globex).await.expect(200);
+        let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
+        share.charge(Duration::from_secs(1));
+        let order = RefCell::new(Vec::new());
+        let listed = async |name, token: &str| {
+            list(token).await.expect(200);
+            order.borrow_mut().push(name);
+        };
+        futures::join!(listed("acme", &acme), listed("globex", &globex));
+        assert_eq!(order.into_inner(), ["globex", "acme"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_tenant_does_is_charged_to_it() {
+    with_app(async |app| {
+        let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
+        let before = share.owed_now();
+        let made = app.post("/v1/conversations", json!({})).await.expect(201);
+        let turns = format!("/v1/conversations/{}/turns", made.text("/id"));
+        app.post(&turns, json!({ "input": "hi" })).await.expect(202);
+        assert!(share.owed_now() > before);
+        let other = app.app.state.shared.shares.of(&"globex".parse().unwrap());
+        assert_eq!(other.owed_now(), Duration::ZERO);
+    })
+    .await;
+}
