@@ -102,3 +102,4 @@ impl Policy {
         self
     }
 }
+            confusables: false,
