@@ -438,6 +438,11 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         ),
         (
             json!([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": text}}]}]).to_string(),
+            Some(GatewayErrorKind::ContentPolicy),
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "drop/tableaA1+".repeat(8)}}]}])
+                .to_string(),
             None,
         ),
         (
@@ -461,7 +466,12 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
             Some(GatewayErrorKind::ContentPolicy),
         ),
         (
-            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:drop table"}}]}])
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,drop table"}}]}])
+                .to_string(),
+            Some(GatewayErrorKind::ContentPolicy),
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,droptable"}}]}])
                 .to_string(),
             None,
         ),
