@@ -21,7 +21,7 @@ use crate::crash;
 use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, MAX_ARGUMENTS};
 use crate::domain::event::{GuardAction, GuardStage};
-use crate::domain::guard::{Blocked, HoldBack};
+use crate::domain::guard::{Blocked, HoldBack, REDACTED};
 use crate::domain::ids::{ConversationId, UserId};
 use crate::domain::memory::Memory;
 use crate::domain::policy::Policy;
@@ -266,6 +266,10 @@ impl Agent {
             Ok(rest) => answer.release(&rest, live),
             Err(blocked) => return answer.blocked(blocked, prompt_tokens),
         }
+        if validated && let Some(rule) = forbidden_json(policy, &answer.text).await {
+            let released = String::new();
+            return answer.blocked(Blocked { rule, released }, prompt_tokens);
+        }
         let Some(finish) = answer.finish else {
             let message = "the provider ended its answer without saying that it was complete".to_owned();
             let usage = answer.usage(prompt_tokens);
@@ -368,6 +372,20 @@ impl Answer {
             ..Usage::default()
         })
     }
+}
+
+/// Names a rule that a structured answer breaks as JSON is meant: escapes can write a literal in many ways. Redacted already is what
+/// stands there as it is meant.
+async fn forbidden_json(policy: &Policy, text: &str) -> Option<String> {
+    let rules = policy.rules.output.clone();
+    if rules.is_empty() {
+        return None;
+    }
+    let text = text.replace(REDACTED, "\u{e000}");
+    let look = move || rules.matching_text(&text).map(|rule| rule.name.clone());
+    // Parsing may take a while. What cannot be looked at is not shown.
+    let unreadable = || Some("an answer that cannot be checked".to_owned());
+    tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| unreadable())
 }
 
 /// Assembles the prompt; off the async threads when there is much to count.

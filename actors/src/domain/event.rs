@@ -83,7 +83,7 @@ pub enum GuardAction {
     Allow,
     /// The forbidden part was replaced.
     Redact,
-    /// The turn was ended.
+    /// The turn or the call was ended, or a tool's result was withheld.
     Block,
     /// The model was asked to try again.
     Repair,

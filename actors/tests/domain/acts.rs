@@ -270,6 +270,16 @@ fn decide(n: u128, index: usize, decision: Decision) -> Act {
     })
 }
 
+pub fn refuse_because(n: u128, index: usize, why: &'static str) -> Act {
+    act(move |world| Command::Decide {
+        turn: turn(n),
+        call: world.call(index),
+        decision: Decision::Reject,
+        reason: Some(why.to_owned()),
+        by: "bob".into(),
+    })
+}
+
 pub fn approve(n: u128, index: usize) -> Act {
     decide(n, index, Decision::Approve { arguments: None })
 }

@@ -13,6 +13,7 @@ mod memory;
 mod models;
 mod prompt_rules;
 mod recovery;
+mod rules;
 mod schemas;
 mod stopping;
 mod submitting;
