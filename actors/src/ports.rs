@@ -471,6 +471,9 @@ pub trait Systems: Send + Sync {
 pub trait Ids: Send + Sync {
     /// Returns a fresh UUID, version 7 in the product.
     fn uuid(&self) -> Uuid;
+
+    /// Returns 16 hexadecimal digits that nobody can guess; not so in tests.
+    fn nonce(&self) -> String;
 }
 
 /// Carries a trace over a stored record: the request's `traceparent` goes in, a span with that parent comes out.

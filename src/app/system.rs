@@ -29,6 +29,10 @@ impl Ids for TimeOrderedIds {
     fn uuid(&self) -> Uuid {
         Uuid::now_v7()
     }
+
+    fn nonce(&self) -> String {
+        format!("{:016x}", rand::random::<u64>())
+    }
 }
 
 /// Raises the soft limit of open files to the hard one. A turn that streams needs two files, one to its reader and one

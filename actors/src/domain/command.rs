@@ -74,6 +74,8 @@ pub enum Command {
         when_busy: WhenBusy,
         idempotency: Option<Idempotency>,
         trace: Option<String>,
+        /// Random, and known to nobody outside; see [`Event::TurnQueued`](super::event::Event::TurnQueued).
+        nonce: Option<String>,
         /// State of the busy turn's work, sealed before an interrupt.
         halt: Halt,
     },

@@ -187,6 +187,9 @@ pub enum Event {
         /// W3C `traceparent` of the request, so that work after a restart stays in its trace.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<String>,
+        /// Internal. The random part of the marks around what tools say in this turn.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<String>,
         /// Whether it goes before the turns that already wait (an interrupt).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         next: bool,

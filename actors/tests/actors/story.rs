@@ -83,6 +83,7 @@ impl World {
             response_schema: None,
             idempotency: None,
             trace: None,
+            nonce: None,
             next: false,
         };
         (Some(turn), event)

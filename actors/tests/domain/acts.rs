@@ -59,6 +59,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             when_busy: WhenBusy::Enqueue,
             idempotency: None,
             trace: None,
+            nonce: None,
             halt: sealed(world, ""),
         };
         change(&mut command);
@@ -88,6 +89,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         when_busy: WhenBusy::Interrupt,
         idempotency: None,
         trace: None,
+        nonce: None,
         halt: sealed(world, text),
     })
 }

@@ -9,6 +9,7 @@ mod approvals;
 mod codec;
 mod effects;
 mod lifecycle;
+mod marks;
 mod memory;
 mod models;
 mod prompt_rules;

@@ -296,6 +296,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         when_busy: WhenBusy::Enqueue,
         idempotency: None,
         trace: None,
+        nonce: None,
         halt: Halt::default(),
     }
 }
@@ -308,6 +309,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         metadata,
         response_schema,
         trace,
+        nonce,
         halt,
         ..
     } = submission(turn, text)
@@ -326,6 +328,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         when_busy: how,
         idempotency,
         trace,
+        nonce,
         halt,
     }
 }

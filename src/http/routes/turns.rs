@@ -105,6 +105,7 @@ pub async fn submit(
         },
         idempotency,
         trace: telemetry::traceparent(),
+        nonce: Some(state.shared.ports.ids.nonce()),
         halt: Halt::default(),
     };
     let accepted = state

@@ -99,6 +99,7 @@ impl World {
             when_busy: WhenBusy::Enqueue,
             idempotency: None,
             trace: None,
+            nonce: None,
             halt: Halt::default(),
         };
         for command in [create, submit] {

@@ -193,6 +193,7 @@ pub async fn numbers_and_key_order_survive(store: Fixture) {
         response_schema: Some(schema),
         idempotency: None,
         trace: None,
+        nonce: Some("0123456789abcdef".to_owned()),
         next: false,
     };
     talk.write(log, vec![(Some(turn), event)]).await;

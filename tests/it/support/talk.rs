@@ -171,6 +171,7 @@ pub fn queued(turn: TurnId, prompt: &str) -> (Option<TurnId>, Event) {
         response_schema: None,
         idempotency: None,
         trace: None,
+        nonce: None,
         next: false,
     };
     (Some(turn), event)

@@ -123,6 +123,7 @@ impl Conversation {
                 when_busy,
                 idempotency,
                 trace,
+                nonce,
                 halt,
             } => {
                 if let Some(existing) = submit::copy_of(self, env, turn, idempotency.as_ref())? {
@@ -137,6 +138,7 @@ impl Conversation {
                     response_schema: response_schema.map(AcceptedSchema::into_source),
                     idempotency,
                     trace,
+                    nonce,
                     next: false,
                 };
                 submit::submit(&mut draft, turn, queued, when_busy, &halt)?
