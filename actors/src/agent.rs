@@ -112,6 +112,10 @@ impl Agent {
             span,
         } = think;
         self.pause(at, not_before).await;
+        if !self.shared.ports.policies.is_served(&self.scope) {
+            let _ = self.conversation.cast(conversation::Msg::TenantSuspended);
+            return;
+        }
         let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
         let prompt = assemble(memory, Arc::clone(&policy)).await;
         let prompt_tokens = prompt.tokens;

@@ -35,6 +35,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub trait Policies: Send + Sync {
     /// Returns the policy of `copilot`, or of the tenant's first copilot when none is named.
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>>;
+
+    /// Tells whether work may be done on behalf of the tenant. It may not once the tenant is suspended: nothing is sent to a model or
+    /// an external system any more.
+    fn is_served(&self, scope: &TenantScope) -> bool;
 }
 
 // ---------------------------------------------------------------------------------------------------- event log

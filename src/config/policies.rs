@@ -1,6 +1,6 @@
 //! The copilots' policies, built once from the configuration.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,22 +14,29 @@ use super::{Config, Copilot, Faults};
 
 /// The policies of a configuration. A new configuration is a new value.
 #[derive(Debug, Clone, Default)]
-pub struct ConfiguredPolicies(HashMap<TenantId, Vec<Arc<Policy>>>);
+pub struct ConfiguredPolicies {
+    of_tenants: HashMap<TenantId, Vec<Arc<Policy>>>,
+    suspended: HashSet<TenantId>,
+}
 
 impl Policies for ConfiguredPolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
-        let policies = self.0.get(scope.tenant())?;
+        let policies = self.of_tenants.get(scope.tenant())?;
         match copilot {
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
             None => policies.first().cloned(),
         }
+    }
+
+    fn is_served(&self, scope: &TenantScope) -> bool {
+        !self.suspended.contains(scope.tenant())
     }
 }
 
 impl ConfiguredPolicies {
     /// Returns the number of copilots, over all tenants.
     pub fn len(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+        self.of_tenants.values().map(Vec::len).sum()
     }
 
     /// Whether there is no copilot at all.
@@ -53,7 +60,11 @@ impl Config {
             all.insert(tenant.id.clone(), policies);
         }
         faults.into_result()?;
-        Ok(ConfiguredPolicies(all))
+        let suspended = self.tenants.iter().filter(|tenant| tenant.suspended);
+        Ok(ConfiguredPolicies {
+            of_tenants: all,
+            suspended: suspended.map(|tenant| tenant.id.clone()).collect(),
+        })
     }
 
     fn policy(

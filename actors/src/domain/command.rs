@@ -83,6 +83,10 @@ pub enum Command {
         turn: TurnId,
         halt: Halt,
     },
+    /// The tenant is suspended: ends all open turns.
+    Suspend {
+        halt: Halt,
+    },
     Decide {
         turn: TurnId,
         call: CallId,
@@ -162,6 +166,7 @@ impl Command {
             Self::Cancel { halt, .. }
             | Self::Submit { halt, .. }
             | Self::Erase { halt, .. }
+            | Self::Suspend { halt }
             | Self::TurnExpired { halt, .. } => Some(halt),
             _ => None,
         }
@@ -173,6 +178,7 @@ impl Command {
             Self::Cancel { halt, .. }
             | Self::Submit { halt, .. }
             | Self::Erase { halt, .. }
+            | Self::Suspend { halt }
             | Self::TurnExpired { halt, .. } => Some(halt),
             _ => None,
         }

@@ -1,12 +1,13 @@
 //! Copilots that a test puts together.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::domain::guard::{OnMatch, Rule, RuleSet};
-use crate::domain::ids::CopilotName;
+use crate::domain::ids::{CopilotName, TenantId};
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
 use crate::domain::schema::{InvalidSchema, Schema};
 use crate::ports::Policies;
@@ -14,12 +15,12 @@ use crate::tenancy::TenantScope;
 
 /// Every tenant has the same copilots; the first one stands in for an omitted name.
 #[derive(Debug, Default)]
-pub struct FixedPolicies(Mutex<Vec<Arc<Policy>>>);
+pub struct FixedPolicies(Mutex<Vec<Arc<Policy>>>, Mutex<HashSet<TenantId>>);
 
 impl FixedPolicies {
     /// Offers `policy` alone.
     pub fn of(policy: Policy) -> Self {
-        Self(Mutex::new(vec![Arc::new(policy)]))
+        Self(Mutex::new(vec![Arc::new(policy)]), Mutex::default())
     }
 
     /// Replaces a copilot of the same name, or adds one: a reload of the configuration.
@@ -28,6 +29,16 @@ impl FixedPolicies {
         match policies.iter_mut().find(|known| known.copilot == policy.copilot) {
             Some(known) => *known = Arc::new(policy),
             None => policies.push(Arc::new(policy)),
+        }
+    }
+
+    /// Suspends a tenant, or serves it again.
+    pub fn suspend(&self, tenant: &TenantId, is_suspended: bool) {
+        let mut suspended = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_suspended {
+            suspended.insert(tenant.clone());
+        } else {
+            suspended.remove(tenant);
         }
     }
 }
@@ -39,6 +50,11 @@ impl Policies for FixedPolicies {
             None => policies.first().cloned(),
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
         }
+    }
+
+    fn is_served(&self, scope: &TenantScope) -> bool {
+        let suspended = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        !suspended.contains(scope.tenant())
     }
 }
 
@@ -97,9 +113,9 @@ impl Policy {
             name: literal.to_owned(),
             literal: literal.to_owned(),
             action,
+            confusables: false,
         };
         self.rules.output = self.rules.output.and(&RuleSet::new([rule]));
         self
     }
 }
-            confusables: false,

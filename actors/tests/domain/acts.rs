@@ -151,6 +151,13 @@ pub fn cancel_unsent(n: u128, unsent: &'static [usize]) -> Act {
     })
 }
 
+/// Stops what is open of a suspended tenant; the open message had come that far.
+pub fn suspend(text: &'static str) -> Act {
+    act(move |world| Command::Suspend {
+        halt: sealed(world, text),
+    })
+}
+
 pub fn erase(text: &'static str) -> Act {
     act(move |world| Command::Erase {
         by: "ada".into(),

@@ -144,6 +144,7 @@ impl Conversation {
                 submit::submit(&mut draft, turn, queued, when_busy, &halt)?
             }
             Command::Cancel { turn, halt } => halt::cancel(&mut draft, turn, &halt)?,
+            Command::Suspend { halt } => lifecycle::suspend(&mut draft, &halt),
             Command::TurnExpired { turn, attempt, halt } => halt::expire(&mut draft, turn, attempt, &halt),
             Command::Decide {
                 turn,
