@@ -22,7 +22,7 @@ use crate::crash;
 use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, MAX_ARGUMENTS};
 use crate::domain::event::{GuardAction, GuardStage};
-use crate::domain::guard::{Blocked, HoldBack};
+use crate::domain::guard::{Blocked, HoldBack, REDACTED};
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::domain::memory::{Entry, Memory};
 use crate::domain::policy::Policy;
@@ -113,6 +113,10 @@ impl Agent {
             span,
         } = think;
         self.pause(at, not_before).await;
+        if !self.shared.ports.policies.is_served(&self.scope) {
+            let _ = self.conversation.cast(conversation::Msg::TenantSuspended);
+            return;
+        }
         let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
         let assembled = assemble(self.scope.tenant(), memory, Arc::clone(&policy)).await;
         let prompt = match assembled {
@@ -277,6 +281,10 @@ impl Agent {
             Ok(rest) => answer.release(&rest, live),
             Err(blocked) => return answer.blocked(blocked, prompt_tokens),
         }
+        if validated && let Some(rule) = forbidden_json(self.scope.tenant(), policy, &answer.text).await {
+            let released = String::new();
+            return answer.blocked(Blocked { rule, released }, prompt_tokens);
+        }
         let Some(finish) = answer.finish else {
             let message = "the provider ended its answer without saying that it was complete".to_owned();
             let usage = answer.usage(prompt_tokens);
@@ -379,6 +387,23 @@ impl Answer {
             ..Usage::default()
         })
     }
+}
+
+/// Names a rule that a structured answer breaks as JSON is meant: escapes can write a literal in many ways. Redacted already is what
+/// stands there as it is meant.
+async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Option<String> {
+    let rules = policy.rules.output.clone();
+    if rules.is_empty() {
+        return None;
+    }
+    let text = text.replace(REDACTED, "\u{e000}");
+    let cost = text.len() * 4;
+    let look = move || rules.matching_text(&text).map(|rule| rule.name.clone());
+    // Parsing may take a while. What cannot be looked at is not shown.
+    let unreadable = || Some("an answer that cannot be checked".to_owned());
+    compute::run(Some(tenant), cost, look)
+        .await
+        .unwrap_or_else(|_| unreadable())
 }
 
 /// Assembles the prompt. Messages that were not counted yet are counted first, a slice at a time.

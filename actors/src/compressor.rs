@@ -12,6 +12,7 @@ use crate::crash;
 use crate::domain::command::Command;
 use crate::domain::compression::{self, INSTRUCTIONS, Plan};
 use crate::domain::event::CompressionMethod;
+use crate::domain::guard;
 use crate::domain::ids::{ConversationId, UserId};
 use crate::domain::memory::Memory;
 use crate::domain::policy::Policy;
@@ -140,7 +141,7 @@ async fn settle(
 async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut String) -> Option<String> {
     let mut summary = plan.previous.clone();
     for pass in &plan.passes {
-        let previous = summary.as_deref().unwrap_or("(none)");
+        let previous = guard::neutral(summary.as_deref().unwrap_or("(none)"));
         let text = format!("Previous summary:\n{previous}\n\nTranscript:\n{pass}");
         let request = ModelRequest {
             scope: work.scope.clone(),

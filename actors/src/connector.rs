@@ -154,6 +154,13 @@ impl Connector {
                 kept.push_back(waiting);
                 continue;
             }
+            // Asked last, so that nothing leaves once the suspension has taken effect.
+            if !self.shared.ports.policies.is_served(&waiting.job.request.scope) {
+                state.breaker.abandoned(now);
+                let why = "the tenant is suspended; the call was not sent".to_owned();
+                report(&waiting.job, waiting.failed(), None, Some(why));
+                continue;
+            }
             if !waiting.job.gate.pass() {
                 state.breaker.abandoned(now);
                 continue;

@@ -237,7 +237,7 @@ impl Conversation {
         let stops = match &command {
             Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
             Command::Submit { when_busy, .. } => *when_busy == WhenBusy::Interrupt && active.is_some(),
-            Command::Erase { .. } => active.is_some(),
+            Command::Erase { .. } | Command::Suspend { .. } => active.is_some(),
             _ => false,
         };
         if !stops {
@@ -322,6 +322,21 @@ impl Conversation {
         found.unwrap_or_else(|| Arc::new(Policy::removed(copilot)))
     }
 
+    /// Ends what is open on behalf of a suspended tenant: its work is stopped where it is, and nothing is sent any more.
+    async fn suspend(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.compression = None;
+        if state.core.book.as_ref().is_none_or(|book| book.turns.is_empty()) {
+            return Ok(());
+        }
+        let halt = Halt::default();
+        let policy = self.policy(state, &Command::Recover);
+        let Ok(command) = self.with_halt(state, &policy, Command::Suspend { halt }) else {
+            return Ok(());
+        };
+        tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "tenant suspended; its open turns are cancelled");
+        self.step(me, state, command, None).await
+    }
+
     /// Makes the older part of the memory smaller, off the user's path: after a turn.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
         if state.compression.is_some() {
@@ -331,6 +346,9 @@ impl Conversation {
         }
         state.compress_again = false;
         let Some(book) = state.core.live() else { return };
+        if !self.shared.ports.policies.is_served(&state.scope) {
+            return;
+        }
         let work = compressor::Work {
             shared: Arc::clone(&self.shared),
             scope: state.scope.clone(),
@@ -354,6 +372,8 @@ impl Conversation {
 
     async fn take(&self, me: &ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
+            // Looked at before.
+            Msg::TenantSuspended => {}
             Msg::Ask { asker, command, reply } => self.ask(me, state, &asker, *command, reply).await?,
             Msg::Report(command) => self.step(me, state, *command, None).await?,
             Msg::Position { turn, reply } => {
@@ -460,6 +480,9 @@ impl Actor for Conversation {
     }
 
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if !self.shared.ports.policies.is_served(&state.scope) {
+            self.suspend(&me, state).await?;
+        }
         let share = self.shared.shares.of(state.scope.tenant());
         metered(share, self.take(&me, msg, state)).await
     }

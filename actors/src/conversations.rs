@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
 use crate::domain::command::Command;
-use crate::domain::ids::{ConversationId, TurnId};
+use crate::domain::ids::{ConversationId, TenantId, TurnId};
 use crate::shared::{Shared, cause, jitter};
 use crate::tenancy::TenantScope;
 
@@ -106,6 +106,21 @@ impl Directory {
     /// Makes sure that a conversation is alive, so that it takes up what is open.
     pub async fn wake(&self, scope: &TenantScope, id: ConversationId) -> bool {
         self.get((scope.clone(), id)).await.is_some()
+    }
+
+    /// Tells the conversations of tenants that were suspended. Those that do not live find out when they are woken.
+    pub fn tell_suspended(&self, is_suspended: impl Fn(&TenantId) -> bool) {
+        for entry in self.live.iter().filter(|entry| is_suspended(entry.key().0.tenant())) {
+            // One that is ending has nothing under way.
+            let _ = entry.value().cast(conversation::Msg::TenantSuspended);
+        }
+    }
+
+    /// Has the open turns of a suspended tenant's conversation ended.
+    pub async fn end_suspended(&self, scope: &TenantScope, id: ConversationId) {
+        if let Some(conversation) = self.get((scope.clone(), id)).await {
+            let _ = conversation.cast(conversation::Msg::TenantSuspended);
+        }
     }
 
     /// Whether a copy lives, or sleeps until a known time.

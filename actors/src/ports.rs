@@ -44,6 +44,10 @@ pub trait Policies: Send + Sync {
 
     /// Returns how much the tenant and each of its users may keep.
     fn quotas(&self, scope: &TenantScope) -> Quotas;
+
+    /// Tells whether work may be done on behalf of the tenant. It may not once the tenant is suspended: nothing is sent to a model or
+    /// an external system any more.
+    fn is_served(&self, scope: &TenantScope) -> bool;
 }
 
 // ---------------------------------------------------------------------------------------------------- event log
@@ -488,6 +492,9 @@ pub trait Systems: Send + Sync {
 pub trait Ids: Send + Sync {
     /// Returns a fresh UUID, version 7 in the product.
     fn uuid(&self) -> Uuid;
+
+    /// Returns 16 hexadecimal digits that nobody can guess; not so in tests.
+    fn nonce(&self) -> String;
 }
 
 /// Carries a trace over a stored record: the request's `traceparent` goes in, a span with that parent comes out.

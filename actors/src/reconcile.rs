@@ -53,7 +53,10 @@ impl Reconciler {
     async fn wake(&self, pending: &Pending) {
         let now = self.shared.ports.clock.now();
         let key = (pending.scope.clone(), pending.conversation);
-        if !self.directory.is_cared_for(&key, now) {
+        if !self.shared.ports.policies.is_served(&pending.scope) {
+            // Also one that sleeps until an approval is due, or that was not reached when the tenant was suspended.
+            self.directory.end_suspended(&pending.scope, pending.conversation).await;
+        } else if !self.directory.is_cared_for(&key, now) {
             counter!("copilotd_reconciled_total", "what" => "open_turn").increment(1);
             // It folds its log in its own task and takes up what is open.
             self.directory.wake(&pending.scope, pending.conversation).await;

@@ -146,6 +146,7 @@ impl App {
         let auth = Arc::new(auth);
         roster.follow(Arc::new(parts::Credentials(Arc::clone(&auth))));
         roster.follow(Arc::new(parts::Writes(Arc::clone(&auth))));
+        roster.follow(Arc::new(parts::SuspendedTenants(directory.clone())));
         let fetching = Arc::clone(&auth);
         // Ends with the runtime: it holds nothing that has to be put away.
         drop(tokio::spawn(

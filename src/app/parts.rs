@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use copilotd_actors::conversations::Directory;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
 use copilotd_actors::domain::quota::Quotas;
@@ -43,6 +44,10 @@ impl Policies for PresentPolicies {
 
     fn quotas(&self, scope: &TenantScope) -> Quotas {
         self.0.load().quotas(scope)
+    }
+
+    fn is_served(&self, scope: &TenantScope) -> bool {
+        self.0.load().is_served(scope)
     }
 }
 
@@ -162,6 +167,21 @@ impl Part for PresentSystems {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let made = self.make(config)?;
         Ok(Box::new(move || self.take(made)))
+    }
+}
+
+/// Stops the turns of tenants that are suspended. Follows after [`PresentPolicies`], which conversations and connectors ask.
+pub struct SuspendedTenants(pub Directory);
+
+impl Part for SuspendedTenants {
+    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
+        let suspended = config.tenants.iter().filter(|tenant| tenant.suspended);
+        let suspended: HashSet<TenantId> = suspended.map(|tenant| tenant.id.clone()).collect();
+        Ok(Box::new(move || {
+            if !suspended.is_empty() {
+                self.0.tell_suspended(|tenant| suspended.contains(tenant));
+            }
+        }))
     }
 }
 

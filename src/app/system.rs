@@ -38,6 +38,10 @@ impl Ids for TimeOrderedIds {
     fn uuid(&self) -> Uuid {
         Uuid::now_v7()
     }
+
+    fn nonce(&self) -> String {
+        format!("{:016x}", rand::random::<u64>())
+    }
 }
 
 /// How much less of a busy processor a compute thread gets than one that serves: a tenth of it.

@@ -148,6 +148,9 @@ pub struct DenyRule {
     /// What happens where it is found.
     #[serde(default)]
     pub action: OnDeny,
+    /// Whether characters that look alike count as the same one.
+    #[serde(default)]
+    pub confusables: bool,
 }
 
 /// What happens where a forbidden text is found.
@@ -179,6 +182,7 @@ impl DenyRule {
                 OnDeny::Block => OnMatch::Block,
                 OnDeny::Redact => OnMatch::Redact,
             },
+            confusables: self.confusables,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The copilots' policies, built once from the configuration.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,10 @@ use super::{Config, Copilot, Faults};
 
 /// The policies of a configuration. A new configuration is a new value.
 #[derive(Debug, Clone, Default)]
-pub struct ConfiguredPolicies(HashMap<TenantId, OfTenant>);
+pub struct ConfiguredPolicies {
+    of_tenants: HashMap<TenantId, OfTenant>,
+    suspended: HashSet<TenantId>,
+}
 
 #[derive(Debug, Clone, Default)]
 struct OfTenant {
@@ -25,7 +28,7 @@ struct OfTenant {
 
 impl Policies for ConfiguredPolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
-        let policies = &self.0.get(scope.tenant())?.copilots;
+        let policies = &self.of_tenants.get(scope.tenant())?.copilots;
         match copilot {
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
             None => policies.first().cloned(),
@@ -33,17 +36,21 @@ impl Policies for ConfiguredPolicies {
     }
 
     fn quotas(&self, scope: &TenantScope) -> Quotas {
-        self.0
+        self.of_tenants
             .get(scope.tenant())
             .map(|tenant| tenant.quotas)
             .unwrap_or_default()
+    }
+
+    fn is_served(&self, scope: &TenantScope) -> bool {
+        !self.suspended.contains(scope.tenant())
     }
 }
 
 impl ConfiguredPolicies {
     /// Returns the number of copilots, over all tenants.
     pub fn len(&self) -> usize {
-        self.0.values().map(|tenant| tenant.copilots.len()).sum()
+        self.of_tenants.values().map(|tenant| tenant.copilots.len()).sum()
     }
 
     /// Whether there is no copilot at all.
@@ -71,7 +78,11 @@ impl Config {
             all.insert(tenant.id.clone(), tenant_policies);
         }
         faults.into_result()?;
-        Ok(ConfiguredPolicies(all))
+        let suspended = self.tenants.iter().filter(|tenant| tenant.suspended);
+        Ok(ConfiguredPolicies {
+            of_tenants: all,
+            suspended: suspended.map(|tenant| tenant.id.clone()).collect(),
+        })
     }
 
     fn policy(

@@ -36,7 +36,12 @@ impl Conversation {
         state: &mut State,
         policy: &Arc<Policy>,
     ) -> Result<(), ActorProcessingErr> {
-        let wanted = open_effects(&state.core, policy);
+        let mut wanted = open_effects(&state.core, policy);
+        if !wanted.is_empty() && !self.shared.ports.policies.is_served(&state.scope) {
+            // A turn was accepted, or went on, while its tenant was being suspended: it is cancelled next, and sends nothing.
+            wanted.retain(|effect| !matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. }));
+            let _ = me.cast(Msg::TenantSuspended);
+        }
         let stopped = state.running.keys().filter(|effect| !wanted.contains(effect));
         let late = stopped.filter_map(|effect| unsettled_until(&state.core, effect)).max();
         state.late = state.late.max(late);

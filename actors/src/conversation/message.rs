@@ -41,6 +41,8 @@ pub enum Msg {
     Due(Effect),
     /// Nothing has happened for a while since this generation.
     Idle(u64),
+    /// The tenant is not served any more.
+    TenantSuspended,
     /// The compression under way came to this.
     CompressionEnded(Outcome),
 }

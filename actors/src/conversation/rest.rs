@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::effects::CALL_GRACE;
 use super::{Conversation, ConversationRef, Msg, State};
 use crate::conversations::{self, Directory};
-use crate::domain::command::Command;
+use crate::domain::command::{Command, Halt};
 use crate::domain::effects::Effect;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::{Seq, TurnId};
@@ -71,7 +71,15 @@ impl Conversation {
                 self.spans(&mut state.spans, &state.scope, turn, id);
             }
             self.lost(state, asked);
-            self.step(me, state, Command::Recover, None).await?;
+            let is_served = self.shared.ports.policies.is_served(&state.scope);
+            let command = if is_served {
+                Command::Recover
+            } else {
+                // Nothing is taken up for a tenant that is suspended.
+                let halt = Halt::default();
+                Command::Suspend { halt }
+            };
+            self.step(me, state, command, None).await?;
             // Approvals need no claim, only their timers.
             let policy = self.policy(state, &Command::Recover);
             self.run_effects(me, state, &policy).await?;

@@ -75,11 +75,17 @@ pub enum Command {
         idempotency: Option<Idempotency>,
         trace: Option<String>,
         api_key: Option<String>,
+        /// Random, and known to nobody outside; see [`Event::TurnQueued`](super::event::Event::TurnQueued).
+        nonce: Option<String>,
         /// State of the busy turn's work, sealed before an interrupt.
         halt: Halt,
     },
     Cancel {
         turn: TurnId,
+        halt: Halt,
+    },
+    /// The tenant is suspended: ends all open turns.
+    Suspend {
         halt: Halt,
     },
     Decide {
@@ -161,6 +167,7 @@ impl Command {
             Self::Cancel { halt, .. }
             | Self::Submit { halt, .. }
             | Self::Erase { halt, .. }
+            | Self::Suspend { halt }
             | Self::TurnExpired { halt, .. } => Some(halt),
             _ => None,
         }
@@ -172,6 +179,7 @@ impl Command {
             Self::Cancel { halt, .. }
             | Self::Submit { halt, .. }
             | Self::Erase { halt, .. }
+            | Self::Suspend { halt }
             | Self::TurnExpired { halt, .. } => Some(halt),
             _ => None,
         }

@@ -107,7 +107,7 @@ pub enum GuardAction {
     Allow,
     /// The forbidden part was replaced.
     Redact,
-    /// The turn was ended.
+    /// The turn or the call was ended, or a tool's result was withheld.
     Block,
     /// The model was asked to try again.
     Repair,
@@ -215,6 +215,9 @@ pub enum Event {
         /// for the turn counts against this key's limits, after a restart too.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         api_key: Option<String>,
+        /// Internal. The random part of the marks around what tools say in this turn.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<String>,
         /// Whether it goes before the turns that already wait (an interrupt).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         next: bool,

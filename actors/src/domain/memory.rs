@@ -24,7 +24,15 @@ pub struct Memory {
     /// The turns since, oldest first. The last one may be running.
     pub blocks: VecDeque<Block>,
     /// Prompts of turns that have not started.
-    queued: BTreeMap<TurnId, (Seq, Arc<Input>)>,
+    queued: BTreeMap<TurnId, Queued>,
+}
+
+/// The prompt of a turn that has not started.
+#[derive(Debug, Clone, PartialEq)]
+struct Queued {
+    seq: Seq,
+    input: Arc<Input>,
+    nonce: Option<Arc<str>>,
 }
 
 /// A summary of the older part.
@@ -47,6 +55,8 @@ pub struct Block {
     pub end_seq: Option<Seq>,
     /// Its messages.
     pub entries: Vec<Arc<Entry>>,
+    /// The random part of the marks around what tools said in it; turns of older records have none.
+    pub nonce: Option<Arc<str>>,
     /// Arguments that a person changed, of calls without a result as yet.
     edited: Vec<(CallId, Value)>,
 }
@@ -84,6 +94,8 @@ pub enum Said {
         error: Option<String>,
         /// Arguments that a person put in place of the model's, which stand in its own message for ever.
         edited: Option<Value>,
+        /// The random part of the marks around it.
+        nonce: Option<Arc<str>>,
     },
     /// The validator's words on the answer before it.
     Correction {
@@ -168,11 +180,16 @@ impl Memory {
     pub fn apply_window(&mut self, record: &Record) {
         let Some(turn) = record.turn else { return };
         match &record.event {
-            Event::TurnQueued { input, .. } => {
-                self.queued.insert(turn, (record.seq, Arc::new(input.clone())));
+            Event::TurnQueued { input, nonce, .. } => {
+                let queued = Queued {
+                    seq: record.seq,
+                    input: Arc::new(input.clone()),
+                    nonce: nonce.as_deref().map(Arc::from),
+                };
+                self.queued.insert(turn, queued);
             }
             Event::TurnStarted { attempt: 1, .. } => {
-                let Some((queued_seq, input)) = self.queued.remove(&turn) else {
+                let Some(Queued { seq, input, nonce }) = self.queued.remove(&turn) else {
                     return;
                 };
                 if self
@@ -185,9 +202,10 @@ impl Memory {
                 let entries = vec![Entry::new(Said::User { input })];
                 self.blocks.push_back(Block {
                     turn,
-                    queued_seq,
+                    queued_seq: seq,
                     end_seq: None,
                     entries,
+                    nonce,
                     edited: Vec::new(),
                 });
             }
@@ -247,6 +265,7 @@ impl Memory {
                     Some(block.edited.swap_remove(place).1)
                 });
                 let (result, error) = (result.clone(), error.clone());
+                let nonce = self.block(turn).and_then(|block| block.nonce.clone());
                 self.add(
                     turn,
                     Said::Tool {
@@ -256,6 +275,7 @@ impl Memory {
                         result,
                         error,
                         edited,
+                        nonce,
                     },
                 );
             }
@@ -268,7 +288,7 @@ impl Memory {
 
     /// First record that the window needs; `None` if it needs none.
     pub fn window_from(&self) -> Option<Seq> {
-        let queued = self.queued.values().map(|(seq, _)| *seq);
+        let queued = self.queued.values().map(|queued| queued.seq);
         self.blocks.iter().map(|block| block.queued_seq).chain(queued).min()
     }
 

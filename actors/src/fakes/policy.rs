@@ -1,12 +1,13 @@
 //! Copilots that a test puts together.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::domain::guard::{OnMatch, Rule, RuleSet};
-use crate::domain::ids::CopilotName;
+use crate::domain::ids::{CopilotName, TenantId};
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
 use crate::domain::quota::Quotas;
 use crate::domain::schema::{InvalidSchema, Schema};
@@ -18,6 +19,7 @@ use crate::tenancy::TenantScope;
 pub struct FixedPolicies {
     policies: Mutex<Vec<Arc<Policy>>>,
     quotas: Mutex<Quotas>,
+    suspended: Mutex<HashSet<TenantId>>,
 }
 
 impl FixedPolicies {
@@ -25,7 +27,7 @@ impl FixedPolicies {
     pub fn of(policy: Policy) -> Self {
         Self {
             policies: Mutex::new(vec![Arc::new(policy)]),
-            quotas: Mutex::default(),
+            ..Self::default()
         }
     }
 
@@ -35,6 +37,16 @@ impl FixedPolicies {
         match policies.iter_mut().find(|known| known.copilot == policy.copilot) {
             Some(known) => *known = Arc::new(policy),
             None => policies.push(Arc::new(policy)),
+        }
+    }
+
+    /// Suspends a tenant, or serves it again.
+    pub fn suspend(&self, tenant: &TenantId, is_suspended: bool) {
+        let mut suspended = self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_suspended {
+            suspended.insert(tenant.clone());
+        } else {
+            suspended.remove(tenant);
         }
     }
 }
@@ -57,6 +69,11 @@ impl Policies for FixedPolicies {
             None => policies.first().cloned(),
             Some(name) => policies.iter().find(|policy| policy.copilot == *name).cloned(),
         }
+    }
+
+    fn is_served(&self, scope: &TenantScope) -> bool {
+        let suspended = self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
+        !suspended.contains(scope.tenant())
     }
 }
 
@@ -115,6 +132,7 @@ impl Policy {
             name: literal.to_owned(),
             literal: literal.to_owned(),
             action,
+            confusables: false,
         };
         self.rules.output = self.rules.output.and(&RuleSet::new([rule]));
         self

@@ -59,6 +59,10 @@ impl Ids for CountingIds {
     fn uuid(&self) -> Uuid {
         Uuid::from_u128(u128::from(self.0.fetch_add(1, Ordering::Relaxed)) + 1)
     }
+
+    fn nonce(&self) -> String {
+        "0123456789abcdef".to_owned()
+    }
 }
 
 /// No traces at all.

@@ -74,18 +74,15 @@ async fn a_compression_runs_behind_a_turn_and_takes_effect_at_the_next_ones_star
     assert!(begun.elapsed() < Duration::from_secs(1), "nor does the next one");
     world.named(id, "memory.compressed").await;
     say(&world, id, 1).await;
-    let system = |world: &World| match &world
-        .model
-        .requests()
-        .iter()
-        .rfind(|r| r.route == "main")
-        .unwrap()
-        .messages[0]
-    {
-        PromptMessage::System { text } => text.clone(),
+    let requests = world.model.requests();
+    let last = requests.iter().rfind(|request| request.route == "main").unwrap();
+    match &last.messages[..2] {
+        [PromptMessage::System { text: system }, PromptMessage::User { text }] => {
+            assert!(!system.contains("They spoke."), "a summary is no instruction");
+            assert!(text.contains("They spoke.\n</conversation_summary"), "{text}");
+        }
         other => panic!("{other:?}"),
-    };
-    assert!(system(&world).contains("They spoke."));
+    }
     assert_eq!(methods(&world.log.records(id)), [CompressionMethod::Summarised]);
 }
 

@@ -21,4 +21,5 @@ mod schemas;
 mod stops;
 mod story;
 mod streams;
+mod suspension;
 mod turns;

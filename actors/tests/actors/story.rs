@@ -84,6 +84,7 @@ impl World {
             idempotency: None,
             trace: None,
             api_key: None,
+            nonce: None,
             next: false,
         };
         (Some(turn), event)

@@ -60,6 +60,7 @@ pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static)
             idempotency: None,
             trace: None,
             api_key: None,
+            nonce: None,
             halt: sealed(world, ""),
         };
         change(&mut command);
@@ -90,6 +91,7 @@ pub fn interrupt(n: u128, text: &'static str) -> Act {
         idempotency: None,
         trace: None,
         api_key: None,
+        nonce: None,
         halt: sealed(world, text),
     })
 }
@@ -148,6 +150,13 @@ pub fn cancel_unsent(n: u128, unsent: &'static [usize]) -> Act {
             sealed: None,
             unsent: unsent.iter().map(|index| world.call(*index)).collect(),
         },
+    })
+}
+
+/// Stops what is open of a suspended tenant; the open message had come that far.
+pub fn suspend(text: &'static str) -> Act {
+    act(move |world| Command::Suspend {
+        halt: sealed(world, text),
     })
 }
 
@@ -268,6 +277,16 @@ fn decide(n: u128, index: usize, decision: Decision) -> Act {
         call: world.call(index),
         decision: decision.clone(),
         reason: None,
+        by: "bob".into(),
+    })
+}
+
+pub fn refuse_because(n: u128, index: usize, why: &'static str) -> Act {
+    act(move |world| Command::Decide {
+        turn: turn(n),
+        call: world.call(index),
+        decision: Decision::Reject,
+        reason: Some(why.to_owned()),
         by: "bob".into(),
     })
 }

@@ -214,6 +214,7 @@ fn submission(world: &World, n: u128, when: u8, kind: u8) -> Command {
         idempotency: pick(&keys, kind / 8),
         trace: None,
         api_key: None,
+        nonce: None,
         halt: halt(world, when / 4),
     }
 }

@@ -80,3 +80,30 @@ fn feedback_on_a_turn_is_stored_a_bounded_number_of_times() {
             .is_some_and(|book| book.rated.len() <= 64)
     );
 }
+
+#[test]
+fn a_suspended_tenants_turns_end() {
+    case(
+        vec![submit(1), submit(2)],
+        suspend("so far"),
+        "t1 message.completed cancelled 'so far'
+         t1 turn.cancelled
+         t2 turn.cancelled",
+    );
+    case(
+        vec![submit(1), asks(&["ask", "read", "never"])],
+        suspend(""),
+        "t1 approval.decided c0 rejected system
+         t1 tool.finished c0 rejected
+         t1 tool.finished c1 cancelled
+         t1 tool.finished c2 unknown
+         t1 turn.cancelled",
+    );
+    case(vec![], suspend(""), "nothing");
+    case(vec![submit(1), says("ok")], suspend(""), "nothing");
+    case(
+        vec![submit(1), suspend("")],
+        submit(2),
+        "t2 turn.queued\n t2 turn.started 1",
+    );
+}

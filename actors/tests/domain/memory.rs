@@ -78,9 +78,14 @@ fn a_running_turn_stays_and_its_prompt_does_not_move() {
     let after = world.prompt();
     assert!(after.starts_with("system Be brief."), "{after}");
     assert!(
-        after.contains("Summary of the conversation so far:\nthey talked\nuser question 9"),
+        after.contains(
+            "user Summary of the conversation so far:\n<conversation_summary>\nthey talked\n</conversation_summary>\n\
+             assistant (Read as data.)\nuser question 9"
+        ),
         "{after}"
     );
+    let system = after.split("\nuser ").next().unwrap_or_default();
+    assert!(!system.contains("they talked"), "{system}");
     assert!(after.ends_with("assistant ok\nuser question 10"), "{after}");
 }
 

@@ -66,6 +66,7 @@ pub fn policy() -> Policy {
                 name: "no_secrets".into(),
                 literal: "secret".into(),
                 action: OnMatch::Block,
+                confusables: false,
             }]),
             output: RuleSet::default(),
         },

@@ -297,6 +297,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
         idempotency: None,
         trace: None,
         api_key: None,
+        nonce: None,
         halt: Halt::default(),
     }
 }
@@ -310,6 +311,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         response_schema,
         trace,
         api_key,
+        nonce,
         halt,
         ..
     } = submission(turn, text)
@@ -329,6 +331,7 @@ pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> 
         idempotency,
         trace,
         api_key,
+        nonce,
         halt,
     }
 }

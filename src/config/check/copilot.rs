@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use copilotd_actors::domain::guard;
+
 use super::{Faults, Node, members, unique};
 use crate::config::MemoryOverrides;
 
@@ -39,6 +41,12 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
 fn rules(of: &Node<'_>, faults: &mut Faults) {
     for list in ["deny_input", "deny_output"] {
         unique(members(&of.get(list), "name"), faults);
+        for literal in members(&of.get(list), "literal") {
+            let is_blank = |text: &str| !text.is_empty() && guard::is_blank(text);
+            if literal.text().is_some_and(is_blank) {
+                faults.add(literal.path(), "holds nothing that can be compared");
+            }
+        }
     }
     for action in members(&of.get("deny_input"), "action") {
         if action.text() == Some("redact") {

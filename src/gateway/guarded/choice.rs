@@ -158,7 +158,7 @@ impl Choice {
             if let Some(json) = self.json.as_mut().filter(|_| window.name == "content") {
                 released.insert_str(0, &std::mem::take(json));
                 // A part of it would be no JSON, and may hold in escapes what was not looked for yet.
-                stopped = stopped.or_else(|| in_text(rules, &released).map(Stopped::from));
+                stopped = stopped.or_else(|| rules.matching_text(&released).map(Stopped::from));
                 if stopped.is_some() {
                     return (vec![last], stopped);
                 }
@@ -275,7 +275,7 @@ fn in_call<'a>(rules: &'a RuleSet, call: &Object) -> Option<&'a Rule> {
         let hit = match (name.as_str(), value) {
             ("id" | "type" | "index", Value::String(_) | Value::Number(_)) => None,
             ("function" | "custom", Value::Object(function)) => in_function(rules, function),
-            (_, value) => in_value(rules, value),
+            (_, value) => rules.matching_value(value),
         };
         found = found.or(hit);
     }
@@ -283,74 +283,11 @@ fn in_call<'a>(rules: &'a RuleSet, call: &Object) -> Option<&'a Rule> {
 }
 
 fn in_function<'a>(rules: &'a RuleSet, function: &Object) -> Option<&'a Rule> {
-    function.values().find_map(|value| in_value(rules, value))
-}
-
-/// Looks for a rule in all of a value: its texts as they are written and, where they are JSON, as they are meant.
-fn in_value<'a>(rules: &'a RuleSet, value: &Value) -> Option<&'a Rule> {
-    match value {
-        Value::String(text) => in_text(rules, text),
-        Value::Array(items) => items.iter().find_map(|item| in_value(rules, item)),
-        Value::Object(members) => members
-            .iter()
-            .find_map(|(name, value)| rules.matching(name).or_else(|| in_value(rules, value))),
-        Value::Number(number) => rules.matching(&number.to_string()),
-        Value::Null | Value::Bool(_) => None,
-    }
-}
-
-fn in_text<'a>(rules: &'a RuleSet, text: &str) -> Option<&'a Rule> {
-    rules.matching(text).or_else(|| {
-        let meant = serde_json::from_str::<Value>(text).ok();
-        let nested = meant
-            .filter(|meant| !meant.is_number())
-            .and_then(|meant| in_value(rules, &meant));
-        nested.or_else(|| rules.matching(&unescaped(text)?))
-    })
-}
-
-/// Takes the escapes of JSON out of a text that may be only a part of some.
-fn unescaped(text: &str) -> Option<String> {
-    if !text.contains('\\') {
-        return None;
-    }
-    let (mut out, mut units) = (String::with_capacity(text.len()), Vec::new());
-    let mut rest = text;
-    let flush = |units: &mut Vec<u16>, out: &mut String| {
-        out.extend(char::decode_utf16(units.drain(..)).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)));
-    };
-    while let Some(first) = rest.chars().next() {
-        let unit = rest
-            .strip_prefix("\\u")
-            .and_then(|code| u16::from_str_radix(code.get(..4)?, 16).ok());
-        if let Some(unit) = unit {
-            units.push(unit);
-            rest = &rest[6..];
-            continue;
-        }
-        flush(&mut units, &mut out);
-        rest = &rest[first.len_utf8()..];
-        if first != '\\' {
-            out.push(first);
-            continue;
-        }
-        let Some(escaped) = rest.chars().next() else { break };
-        rest = &rest[escaped.len_utf8()..];
-        out.push(match escaped {
-            'n' => '\n',
-            't' => '\t',
-            'r' => '\r',
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            other => other,
-        });
-    }
-    flush(&mut units, &mut out);
-    Some(out)
+    function.values().find_map(|value| rules.matching_value(value))
 }
 
 /// Looks for a rule in members that nobody here knows, whose texts may have come in pieces: those in the same place are read as
-/// one. The names of members are the protocol's words.
+/// one. Names below the top are looked at too.
 fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object>) -> Option<&'a Rule> {
     fn gather(value: &Value, place: &mut String, texts: &mut BTreeMap<String, String>) {
         let mut add = |text: &str| texts.entry(place.clone()).or_default().push_str(text);
@@ -360,6 +297,10 @@ fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object
             Value::Array(items) => items.iter().for_each(|item| gather(item, place, texts)),
             Value::Object(members) => {
                 for (name, value) in members {
+                    texts
+                        .entry(format!("{place}/"))
+                        .or_default()
+                        .push_str(&format!("\n{name}"));
                     let length = place.len();
                     place.push('/');
                     place.push_str(name);
@@ -376,7 +317,7 @@ fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object
             gather(value, &mut name.clone(), &mut texts);
         }
     }
-    texts.values().find_map(|text| in_text(rules, text))
+    texts.values().find_map(|text| rules.matching_text(text))
 }
 
 /// Leaves of a choice what is looked at, and what says how it ended. Probabilities repeat the words.

@@ -4,28 +4,27 @@
 //! what nobody here can look at does not go. Nothing of a forbidden text is sent, however it is cut into pieces.
 
 mod choice;
+mod prompt;
 mod stream;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use copilotd_actors::domain::guard::{Rule, RuleSet};
+use copilotd_actors::domain::guard::RuleSet;
 use serde_json::Value;
 
 use self::choice::{Choice, Object};
+use self::prompt::Refused;
 use super::body::ChatBody;
 use super::call::{Answer, GatewayError, GatewayErrorKind};
 use super::terms::Terms;
 
 /// How OpenAI's protocol says that an answer was ended by a rule.
 const FILTERED: &str = "content_filter";
-/// Parts of a message that hold something other than text.
-const MEDIA: [&str; 5] = ["image_url", "input_audio", "file", "video_url", "audio_url"];
 /// Bytes above which a prompt or a document is looked at off the async threads.
 const INLINE_BYTES: usize = 64 * 1024;
 
-/// Refuses a prompt that a rule forbids. What the application says itself, its instructions and earlier answers, is not
-/// looked at.
+/// Refuses a request in which a rule forbids anything; see [`prompt`] for what is not looked at.
 pub(super) async fn admit(terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
     let rules = &terms.rules.input;
     if rules.is_empty() {
@@ -40,40 +39,14 @@ pub(super) async fn admit(terms: &Terms, body: &Arc<ChatBody>) -> Result<(), Gat
 }
 
 fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
-    let messages: Vec<Value> = serde_json::from_str(body.messages().get()).map_err(|_| {
-        // Another reader may see text in it where this one sees none.
-        GatewayError::new(GatewayErrorKind::Invalid, "messages: cannot be checked by the rules")
-    })?;
-    let theirs = messages.iter().filter(|message| {
-        let role = message.get("role").and_then(Value::as_str);
-        !matches!(role, Some("system" | "developer" | "assistant"))
-    });
-    match theirs
-        .filter_map(|message| message.get("content"))
-        .find_map(|content| blocking(rules, content, false))
-    {
-        None => Ok(()),
-        Some(rule) => {
+    prompt::check(rules, body).map_err(|refused| match refused {
+        Refused::Forbidden(rule) => {
             note("input", "block", &rule.name);
             let message = format!("the rule {:?} does not allow this prompt", rule.name);
-            Err(GatewayError::new(GatewayErrorKind::ContentPolicy, message))
+            GatewayError::new(GatewayErrorKind::ContentPolicy, message)
         }
-    }
-}
-
-/// Finds a rule that blocks a text of a message's content, in whatever form. Pictures and sounds are no text.
-fn blocking<'a>(rules: &'a RuleSet, content: &Value, is_media: bool) -> Option<&'a Rule> {
-    match content {
-        Value::String(text) if is_media && text.starts_with("data:") => None,
-        Value::String(text) => rules.blocking(text),
-        Value::Array(items) => items.iter().find_map(|item| blocking(rules, item, is_media)),
-        Value::Object(members) => members.iter().find_map(|(name, value)| match name.as_str() {
-            "type" => None,
-            "data" | "file_data" if is_media => None,
-            name => blocking(rules, value, is_media || MEDIA.contains(&name)),
-        }),
-        Value::Null | Value::Bool(_) | Value::Number(_) => None,
-    }
+        Refused::Unreadable(message) => GatewayError::new(GatewayErrorKind::Invalid, message),
+    })
 }
 
 /// Has the tenant's rules hold for an answer to `body`.

@@ -14,6 +14,7 @@ fn terms(rules: &[(&str, OnMatch)]) -> Arc<Terms> {
         name: (*literal).to_owned(),
         literal: (*literal).to_owned(),
         action: *action,
+        confusables: false,
     };
     let mut terms = Terms::default();
     terms.rules.output = RuleSet::new(rules.iter().map(rule));
@@ -421,6 +422,7 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         name: "sql".to_owned(),
         literal: "drop table".to_owned(),
         action: OnMatch::Block,
+        confusables: false,
     }]);
     let terms = Arc::new(terms);
     let text = "please DROP TABLE x";
@@ -436,6 +438,11 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         ),
         (
             json!([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": text}}]}]).to_string(),
+            Some(GatewayErrorKind::ContentPolicy),
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "drop/tableaA1+".repeat(8)}}]}])
+                .to_string(),
             None,
         ),
         (
@@ -459,7 +466,12 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
             Some(GatewayErrorKind::ContentPolicy),
         ),
         (
-            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:drop table"}}]}])
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,drop table"}}]}])
+                .to_string(),
+            Some(GatewayErrorKind::ContentPolicy),
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,droptable"}}]}])
                 .to_string(),
             None,
         ),

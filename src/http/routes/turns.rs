@@ -106,6 +106,7 @@ pub async fn submit(
         idempotency,
         trace: telemetry::traceparent(),
         api_key: payer.api_key,
+        nonce: Some(state.shared.ports.ids.nonce()),
         halt: Halt::default(),
     };
     let accepted = state

@@ -47,7 +47,7 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         [[tenants]]
         id = "Acme"
         deny_input = [{ name = "u", literal = "u", action = "redact" }]
-        deny_output = [{ name = "z", literal = "c" }]
+        deny_output = [{ name = "z", literal = "c" }, { name = "blank", literal = "\u200b " }]
         [[tenants.issuers]]
         iss = "https://acme.example"
         alg = "HS256"
@@ -122,6 +122,7 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         "tenants[0].copilots[1].memory: keep_tokens (200) has to be less than trigger_tokens (100)",
         "tenants[0].copilots[1].small_route: there is no route \"nowhere\"",
         "tenants[0].deny_input[0].action: a prompt is kept as it was given: it can only be blocked",
+        "tenants[0].deny_output[1].literal: holds nothing that can be compared",
         "tenants[0].id: value does not match \"^[a-z0-9_-]+$\"",
         "tenants[0].issuers[0].secret: a secret needs at least 32 bytes",
         "tenants[0].issuers[1].alg: expected one of \"EdDSA\",\"ES256\",\"RS256\",\"HS256\"",

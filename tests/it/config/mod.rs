@@ -200,6 +200,8 @@ fn a_policy_is_what_the_copilot_says() {
         "the tenant's and its own"
     );
     assert_eq!(policy.rules.input.iter().count(), 2);
+    let confusables: Vec<bool> = policy.rules.output.iter().map(|rule| rule.confusables).collect();
+    assert_eq!(confusables, [false, true, false]);
 
     let named = policies.policy(&scope("acme"), Some(&"support".parse().unwrap()));
     assert!(Arc::ptr_eq(&policy, &named.unwrap()));

@@ -77,6 +77,7 @@ fn rule(literal: &str, action: OnMatch) -> Rule {
         name: format!("no {literal}"),
         literal: literal.to_owned(),
         action,
+        confusables: false,
     }
 }
 

@@ -100,6 +100,7 @@ impl World {
             idempotency: None,
             trace: None,
             api_key: None,
+            nonce: None,
             halt: Halt::default(),
         };
         for command in [create, submit] {

@@ -1,6 +1,9 @@
 //! Tenants: made, changed and suspended by an operator while others are served.
 
+use std::time::Duration;
+
 use copilotd::http::auth::{Grant, Scopes, mint};
+use copilotd_actors::fakes::model::says;
 use copilotd_actors::ports::Clock as _;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -108,6 +111,36 @@ async fn a_tenant_is_made_changed_and_suspended_without_a_restart() {
         let answered = app.answered(&conversation, "hello").await;
         assert_eq!(answered["status"], "completed");
         assert!(others.block().await.is_some(), "their stream went on");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_tenants_running_turn_is_cancelled_and_calls_nothing_more() {
+    with_app(async |app| {
+        app.model
+            .on("slowly", &[says(&["One ", "two ", "three"], Duration::from_secs(60))]);
+        let eve = app.token_of("globex", "eve", Scopes::CHAT);
+        let post = async |path: &str, body: Value| app.call("POST", path).by(&eve).json(&body).send().await;
+        let conversation = post("/v1/conversations", json!({})).await.expect(201).text("/id");
+        let turns = format!("/v1/conversations/{conversation}/turns");
+        let running = post(&turns, json!({ "input": "slowly" })).await.expect(202).text("/id");
+        let queued = post(&turns, json!({ "input": "slowly" })).await.expect(202).text("/id");
+        app.model.wait_for(|seen| seen.open == 1).await;
+
+        ask(app, "PATCH", "globex", json!({ "status": "suspended" }))
+            .await
+            .expect(200);
+        assert_eq!(app.model.wait_for(|seen| seen.dropped == 1).await.open, 0);
+        ask(app, "PATCH", "globex", json!({ "status": "active" }))
+            .await
+            .expect(200);
+        for turn in [running, queued] {
+            let path = format!("/v1/turns/{turn}");
+            let view = app.call("GET", &path).by(&eve).send().await.expect(200).json();
+            assert_eq!(view["status"], "cancelled", "{view:#}");
+        }
+        assert_eq!(app.model.seen().calls, 1);
     })
     .await;
 }

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::Rejection;
 use super::draft::Draft;
-use super::tools::{call_tool, finish_call};
+use super::tools::{call_tool, finish_call, forbid, note_rules};
 use crate::domain::command::Decision;
 use crate::domain::content::{MAX_ARGUMENTS, ToolStatus};
-use crate::domain::event::{ApprovalOutcome, Event};
+use crate::domain::event::{ApprovalOutcome, Event, GuardAction};
 use crate::domain::ids::{CallId, TurnId};
 use crate::domain::schema::{MAX_DEPTH, Violation, too_deep};
 use crate::domain::turn::{Call, Stage};
@@ -26,6 +26,23 @@ pub(super) fn decide(
     match stage {
         Stage::AwaitingApproval(expires_at) if draft.env.now < expires_at => {}
         _ => return Err(Rejection::NotWaiting),
+    }
+    if let Some(rule) = forbidden(draft, &decision, reason.as_deref()) {
+        note_rules(draft, turn, GuardAction::Block, [&rule]);
+        // Nothing of what the person wrote is kept, and what they wanted does not happen.
+        draft.push(
+            turn,
+            Event::ApprovalDecided {
+                call_id: call,
+                decision: ApprovalOutcome::Rejected,
+                arguments: None,
+                reason: None,
+                by: "system".into(),
+            },
+        );
+        forbid(draft, turn, call, &rule);
+        draft.bound_next_step();
+        return Ok(Some(turn));
     }
     match decision {
         Decision::Approve { arguments: edited } => {
@@ -86,6 +103,19 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, call: CallId) -> Optio
     finish_call(draft, turn, call, ToolStatus::Rejected, None, error);
     draft.bound_next_step();
     Some(turn)
+}
+
+/// Names a rule that forbids what a person wrote: readers see it, and models read it.
+fn forbidden(draft: &Draft<'_>, decision: &Decision, reason: Option<&str>) -> Option<String> {
+    let rules = &draft.policy().rules;
+    let in_arguments = match decision {
+        Decision::Approve {
+            arguments: Some(arguments),
+        } => rules.forbidding(arguments),
+        Decision::Approve { arguments: None } | Decision::Reject => None,
+    };
+    let rule = in_arguments.or_else(|| rules.forbidding_text(reason?))?;
+    Some(rule.name.clone())
 }
 
 fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {

@@ -57,6 +57,18 @@ pub(super) fn update(
 }
 
 pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option<TurnId> {
+    cancel_all(draft, stopped);
+    draft.push_plain(Event::ConversationErased { by });
+    None
+}
+
+/// Ends what is open, so that nothing is sent on behalf of a suspended tenant, not after a restart either.
+pub(super) fn suspend(draft: &mut Draft<'_>, stopped: &Halt) -> Option<TurnId> {
+    cancel_all(draft, stopped);
+    None
+}
+
+fn cancel_all(draft: &mut Draft<'_>, stopped: &Halt) {
     if let Some(active) = draft.book.active().map(|turn| turn.id) {
         halt(draft, active, stopped);
     }
@@ -65,8 +77,6 @@ pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option
         let usage = draft.book.turn(turn).map(|turn| turn.usage.clone()).unwrap_or_default();
         draft.push(turn, Event::TurnCancelled { usage });
     }
-    draft.push_plain(Event::ConversationErased { by });
-    None
 }
 
 /// Stores what a user thinks of an answer; the last one counts. The number of changes is bounded, because each is a record.

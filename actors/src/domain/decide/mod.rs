@@ -124,6 +124,7 @@ impl Conversation {
                 idempotency,
                 trace,
                 api_key,
+                nonce,
                 halt,
             } => {
                 if let Some(existing) = submit::copy_of(self, env, turn, idempotency.as_ref())? {
@@ -139,11 +140,13 @@ impl Conversation {
                     idempotency,
                     trace,
                     api_key,
+                    nonce,
                     next: false,
                 };
                 submit::submit(&mut draft, turn, queued, when_busy, &halt)?
             }
             Command::Cancel { turn, halt } => halt::cancel(&mut draft, turn, &halt)?,
+            Command::Suspend { halt } => lifecycle::suspend(&mut draft, &halt),
             Command::TurnExpired { turn, attempt, halt } => halt::expire(&mut draft, turn, attempt, &halt),
             Command::Decide {
                 turn,

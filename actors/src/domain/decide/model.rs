@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::draft::Draft;
-use super::tools::propose;
+use super::tools::{Proposal, propose};
 use crate::domain::command::{FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, ToolCall};
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
@@ -64,16 +64,21 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
             },
         );
     }
-    let tool_calls: Vec<ToolCall> = reply
+    let policy = draft.policy();
+    let proposals: Vec<Proposal> = reply
         .calls
         .into_iter()
         .enumerate()
-        .map(|(index, (name, arguments))| ToolCall {
-            id: CallId::of_step(id, at.attempt, at.step, index),
-            name,
-            arguments: storable(arguments),
+        .map(|(index, (name, arguments))| {
+            let call = ToolCall {
+                id: CallId::of_step(id, at.attempt, at.step, index),
+                name,
+                arguments: storable(arguments),
+            };
+            Proposal::screen(policy, call)
         })
         .collect();
+    let tool_calls: Vec<ToolCall> = proposals.iter().map(|proposal| proposal.call.clone()).collect();
     let structured = match reply.output {
         _ if !wants_json || !tool_calls.is_empty() => None,
         OutputCheck::Valid(value) => Some(value),
@@ -118,7 +123,7 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
             message_id: MessageId::of_step(id, at.attempt, at.step),
             text: reply.text,
             citations: reply.citations,
-            tool_calls: tool_calls.clone(),
+            tool_calls,
             finish,
             structured,
             step: at.step,
@@ -133,7 +138,7 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
         draft.push(id, Event::TurnCompleted { usage, first_token_ms });
         draft.start_next();
     } else {
-        propose(draft, id, tool_calls);
+        propose(draft, id, proposals);
     }
     Some(id)
 }
@@ -175,7 +180,8 @@ fn reject(draft: &mut Draft<'_>, at: Step, text: String, error: String, model: S
             stage,
             rule,
             action,
-            detail: Some(error.clone()),
+            // The validator quotes the answer, which is not shown.
+            detail: None,
         },
     );
     let message_id = MessageId::of_step(at.turn, at.attempt, at.step);

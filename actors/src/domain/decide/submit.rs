@@ -62,14 +62,15 @@ pub(super) fn submit(
         }
         WhenBusy::Reject | WhenBusy::Enqueue => {}
     }
+    let blocking = blocking(draft, &queued, &text);
     draft.push(turn, queued);
-    if let Some(rule) = draft.policy().rules.input.blocking(&text) {
+    if let Some(rule) = blocking {
         let (stage, action) = (GuardStage::Input, GuardAction::Block);
         draft.push(
             turn,
             Event::GuardrailTriggered {
                 stage,
-                rule: rule.name.clone(),
+                rule,
                 action,
                 detail: None,
             },
@@ -82,6 +83,29 @@ pub(super) fn submit(
     }
     draft.start_next();
     Ok(Some(turn))
+}
+
+/// Names a rule that blocks anything that the request brings: the prompt, its metadata, or the schema, which models read too.
+fn blocking(draft: &Draft<'_>, queued: &Event, text: &str) -> Option<String> {
+    let rules = &draft.policy().rules.input;
+    let Event::TurnQueued {
+        metadata,
+        response_schema,
+        ..
+    } = queued
+    else {
+        return None;
+    };
+    if rules.is_empty() {
+        return None;
+    }
+    let in_schema = || response_schema.as_ref().and_then(|schema| rules.blocking_value(schema));
+    let in_metadata = || {
+        let mut members = metadata.iter();
+        members.find_map(|(name, value)| rules.blocking(name).or_else(|| rules.blocking_value(value)))
+    };
+    let rule = rules.blocking_text(text).or_else(in_schema).or_else(in_metadata)?;
+    Some(rule.name.clone())
 }
 
 /// Checks sizes and shapes; returns the prompt's text.

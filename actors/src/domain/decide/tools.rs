@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::draft::Draft;
 use crate::domain::content::{ToolCall, ToolStatus};
 use crate::domain::event::{Event, GuardAction, GuardStage};
+use crate::domain::guard::{Cleaned, REDACTED};
 use crate::domain::ids::{CallId, TurnId};
 use crate::domain::policy::{Policy, Repeat, ToolPolicy};
 use crate::domain::schema::{describe, too_deep};
@@ -30,8 +31,69 @@ pub(super) fn settles_at(from: Timestamp, tool: &ToolPolicy) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
+/// A call that the model asks for, and the name of the rule that forbids it.
+pub(super) struct Proposal {
+    pub(super) call: ToolCall,
+    pub(super) forbidden_by: Option<String>,
+}
+
+impl Proposal {
+    /// Looks at a call before anything of it is written down. One that is forbidden never runs, so its words need not be kept:
+    /// readers see none of them.
+    pub(super) fn screen(policy: &Policy, mut call: ToolCall) -> Self {
+        let rules = &policy.rules;
+        let in_name = rules.forbidding_text(&call.name);
+        let forbidden_by = in_name.or_else(|| rules.forbidding(&call.arguments));
+        if forbidden_by.is_some() {
+            call.arguments = REDACTED.into();
+        }
+        if in_name.is_some() {
+            REDACTED.clone_into(&mut call.name);
+        }
+        let forbidden_by = forbidden_by.map(|rule| rule.name.clone());
+        Self { call, forbidden_by }
+    }
+}
+
+/// Ends a call as a rule says.
+pub(super) fn forbid(draft: &mut Draft<'_>, turn: TurnId, call: CallId, rule: &str) {
+    let error = format!("the rule {rule:?} does not allow this call");
+    finish_call(draft, turn, call, ToolStatus::Rejected, None, Some(error));
+}
+
+/// Records that rules did something to a call.
+pub(super) fn note_rules<'r>(
+    draft: &mut Draft<'_>,
+    turn: TurnId,
+    action: GuardAction,
+    rules: impl IntoIterator<Item = &'r String>,
+) {
+    for rule in rules {
+        let (stage, rule, detail) = (GuardStage::Tool, rule.clone(), None);
+        draft.push(
+            turn,
+            Event::GuardrailTriggered {
+                stage,
+                rule,
+                action,
+                detail,
+            },
+        );
+    }
+}
+
 /// Gives each call that the model asks for its next record.
-pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, calls: Vec<ToolCall>) {
+pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Proposal>) {
+    let mut calls = Vec::new();
+    for Proposal { call, forbidden_by } in proposals {
+        match forbidden_by {
+            None => calls.push(call),
+            Some(rule) => {
+                note_rules(draft, turn, GuardAction::Block, [&rule]);
+                forbid(draft, turn, call.id, &rule);
+            }
+        }
+    }
     let mut invalid = Vec::new();
     for (index, call) in calls.iter().enumerate() {
         let refusal = if index >= draft.limits().calls_per_step {
@@ -152,12 +214,14 @@ pub(super) fn replied(
             .any(|known| known.id == call && matches!(known.stage, Stage::Running { .. }))
     });
     if running {
+        let (result, error) = shown(draft, Some(turn), result, error);
         finish_call(draft, turn, call, status, result, error);
         draft.bound_next_step();
         return Some(turn);
     }
     // It had ended as unknown; what it says now is kept for the auditor.
     if status != ToolStatus::Unknown && draft.book.unsettled.contains(&(turn, call)) {
+        let (result, error) = shown(draft, None, result, error);
         let (result, error) = bounded(result, error, draft.limits().result_bytes);
         draft.push(
             turn,
@@ -171,6 +235,50 @@ pub(super) fn replied(
         return Some(turn);
     }
     None
+}
+
+/// What readers may see of a tool's answer, and with them the model. What a rule blocks is withheld as a whole; the call
+/// has taken effect all the same. With an open turn the rules that applied are recorded.
+fn shown(
+    draft: &mut Draft<'_>,
+    turn: Option<TurnId>,
+    result: Option<Value>,
+    error: Option<String>,
+) -> (Option<Value>, Option<String>) {
+    let rules = &draft.policy().rules.output;
+    if rules.is_empty() {
+        return (result, error);
+    }
+    // Bounded first: what is cut off need not be looked at.
+    let (result, error) = bounded(result, error, draft.limits().result_bytes);
+    let cleaned = [result, error.map(Value::from)].map(|value| value.map(|value| rules.clean(value)));
+    let (mut redactions, mut blocked) = (Vec::new(), None);
+    let [result, error] = cleaned.map(|cleaned| {
+        let Cleaned {
+            value,
+            redactions: names,
+            blocked: rule,
+        } = cleaned?;
+        redactions.extend(names);
+        blocked = blocked.take().or(rule);
+        value
+    });
+    redactions.sort_unstable();
+    redactions.dedup();
+    let withheld = blocked
+        .as_ref()
+        .map(|rule| format!("the rule {rule:?} does not allow what the tool answered to be shown"));
+    if let Some(turn) = turn {
+        match &blocked {
+            Some(rule) => note_rules(draft, turn, GuardAction::Block, [rule]),
+            None => note_rules(draft, turn, GuardAction::Redact, &redactions),
+        }
+    }
+    match (withheld, error) {
+        (Some(withheld), _) => (None, Some(withheld)),
+        (None, Some(Value::String(error))) => (result, Some(error)),
+        (None, _) => (result, None),
+    }
 }
 
 fn bounded(result: Option<Value>, error: Option<String>, max: usize) -> (Option<Value>, Option<String>) {

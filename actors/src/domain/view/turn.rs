@@ -194,7 +194,8 @@ impl TurnView {
                 stage: *stage,
                 rule: rule.clone(),
                 action: *action,
-                detail: detail.clone(),
+                // Older records quote the answer that was rejected, which no reader may see.
+                detail: detail.clone().filter(|_| *action != GuardAction::Repair),
             }),
             Event::ApprovalRequested {
                 call_id, expires_at, ..

@@ -1,11 +1,23 @@
-//! Guardrails on text: deny rules for prompts, and a hold-back window for streamed answers.
+//! Deny rules: forbidden literals in prompts, answers, tool arguments and tool results.
 //!
-//! Invariant: a forbidden literal never reaches a reader, however the provider cuts its stream into pieces. Text is
-//! released only once no forbidden literal can begin in it and end in a later piece.
+//! Text and literals are compared in one folded form ([`fold`]), so that another spelling of a literal is still the literal.
+//! [`HoldBack`] guards streamed text, [`RuleSet::matching_value`] and [`Rules::clean`] guard JSON.
+
+mod fold;
+mod hold_back;
+mod neutral;
+mod scan;
+mod value;
 
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, Input, MatchKind, Span};
+pub use fold::MAX_IGNORABLE;
+use fold::{Form, fold_literal};
+pub use hold_back::{Blocked, HoldBack};
+pub use neutral::{NOTICE, marked, neutral};
+use scan::Lane;
+use serde_json::Value;
+pub use value::Cleaned;
 
 /// What happens where a forbidden literal is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +31,7 @@ pub enum OnMatch {
 /// What stands in place of a redacted literal.
 pub const REDACTED: &str = "[redacted]";
 
-/// A deny rule: a literal, compared without regard to ASCII case.
+/// A deny rule: a literal, compared in the folded form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Name of the rule, for the record.
@@ -28,6 +40,8 @@ pub struct Rule {
     pub literal: String,
     /// What happens where it is found.
     pub action: OnMatch,
+    /// Whether characters that look alike count as the same one.
+    pub confusables: bool,
 }
 
 /// The deny rules of a copilot or of a tenant.
@@ -46,45 +60,35 @@ pub struct RuleSet(Option<Arc<Compiled>>);
 #[derive(Debug)]
 struct Compiled {
     rules: Vec<Rule>,
-    /// Finds the leftmost literal, the longest one if several begin there.
-    longest: AhoCorasick,
-    /// Finds every literal, also those within another.
-    every: AhoCorasick,
-    /// Bytes of the longest literal.
-    reach: usize,
-    /// Rules by the first byte of their literals, in lower case.
-    beginnings: Vec<Vec<usize>>,
+    /// One for each form in which texts are compared.
+    lanes: Vec<Lane>,
+}
+
+/// Tells whether nothing of `literal` is left to compare: a rule with it would match everywhere or nowhere.
+pub fn is_blank(literal: &str) -> bool {
+    fold_literal(literal, Form::Plain).trim().is_empty()
 }
 
 impl RuleSet {
-    /// Makes a set. A rule without a literal, which would match everywhere, is left out.
+    /// Makes a set. A rule with a blank literal, which would match everywhere, is left out.
     ///
     /// # Panics
     /// With literals of some gigabytes in all.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
-        let rules: Vec<Rule> = rules.into_iter().filter(|rule| !rule.literal.is_empty()).collect();
+        let rules: Vec<Rule> = rules.into_iter().filter(|rule| !is_blank(&rule.literal)).collect();
         if rules.is_empty() {
             return Self(None);
         }
-        let literals = || rules.iter().map(|rule| rule.literal.as_bytes());
-        let find = |kind| {
-            let mut builder = AhoCorasickBuilder::new();
-            // The others are somewhat faster, and many times larger.
-            builder.kind(Some(AhoCorasickKind::ContiguousNFA));
-            let built = builder.ascii_case_insensitive(true).match_kind(kind).build(literals());
-            built.expect("rules fit into memory many times over")
-        };
-        let mut beginnings = vec![Vec::new(); 256];
-        for (index, literal) in literals().enumerate() {
-            beginnings[usize::from(literal[0].to_ascii_lowercase())].push(index);
+        let all = 0..rules.len();
+        let mut lanes = vec![Lane::new(Form::Plain, &rules, all.clone())];
+        if rules.iter().any(|rule| rule.confusables) {
+            lanes.push(Lane::new(
+                Form::LookAlike,
+                &rules,
+                all.filter(|at| rules[*at].confusables),
+            ));
         }
-        Self(Some(Arc::new(Compiled {
-            longest: find(MatchKind::LeftmostLongest),
-            every: find(MatchKind::Standard),
-            reach: literals().map(<[u8]>::len).max().unwrap_or(0),
-            beginnings,
-            rules,
-        })))
+        Self(Some(Arc::new(Compiled { rules, lanes })))
     }
 
     /// Tells whether there is no rule.
@@ -109,18 +113,18 @@ impl RuleSet {
 
     /// Returns a rule that blocks `text`, if there is one.
     pub fn blocking(&self, text: &str) -> Option<&Rule> {
-        let compiled = self.0.as_ref()?;
-        let found = compiled.every.find_overlapping_iter(text);
-        found
-            .map(|found| &compiled.rules[found.pattern()])
-            .find(|rule| rule.blocks())
+        self.find(text, Rule::blocks)
     }
 
-    /// Returns the first rule that `text` holds the literal of, whatever is to happen then.
+    /// Returns a rule that `text` holds the literal of, whatever is to happen then.
     pub fn matching(&self, text: &str) -> Option<&Rule> {
+        self.find(text, |_| true)
+    }
+
+    fn find(&self, text: &str, wanted: impl Fn(&Rule) -> bool) -> Option<&Rule> {
         let compiled = self.0.as_ref()?;
-        let found = compiled.longest.find(text)?;
-        Some(&compiled.rules[found.pattern()])
+        let found = compiled.lanes.iter().flat_map(|lane| lane.rules_in(text));
+        found.map(|at| &compiled.rules[at]).find(|rule| wanted(rule))
     }
 }
 
@@ -131,36 +135,6 @@ impl PartialEq for RuleSet {
 }
 
 impl Eq for RuleSet {}
-
-impl Compiled {
-    /// Returns where the longest suffix begins, from `from` on, that is a proper prefix of a literal whose rule is `wanted`.
-    fn unfinished(&self, text: &str, from: usize, wanted: impl Fn(&Rule) -> bool) -> usize {
-        let bytes = text.as_bytes();
-        let from = from.max(bytes.len().saturating_sub(self.reach.saturating_sub(1)));
-        let grows = |&start: &usize| {
-            let suffix = &bytes[start..];
-            let beginning = usize::from(suffix[0].to_ascii_lowercase());
-            let mut rules = self.beginnings[beginning].iter().map(|&index| &self.rules[index]);
-            rules.any(|rule| {
-                let literal = rule.literal.as_bytes();
-                literal.len() > suffix.len() && literal[..suffix.len()].eq_ignore_ascii_case(suffix) && wanted(rule)
-            })
-        };
-        (from..bytes.len()).find(grows).unwrap_or(bytes.len())
-    }
-
-    /// Finds a rule that blocks and whose literal begins within `span`.
-    fn blocking_in(&self, text: &str, span: Span) -> Option<&Rule> {
-        let end = text.len().min(span.end + self.reach);
-        let found = self
-            .every
-            .find_overlapping_iter(Input::new(text).range(span.start..end));
-        found
-            .filter(|found| found.start() < span.end)
-            .map(|found| &self.rules[found.pattern()])
-            .find(|rule| rule.blocks())
-    }
-}
 
 impl Rule {
     fn blocks(&self) -> bool {
@@ -177,102 +151,17 @@ impl Rules {
             output: self.output.and(&others.output),
         }
     }
-}
 
-/// The window behind which streamed text is released.
-#[derive(Debug)]
-pub struct HoldBack {
-    rules: RuleSet,
-    held: String,
-    /// Names of redacting rules that were applied, each once.
-    redactions: Vec<String>,
-}
-
-/// A blocking rule matched; nothing of the match or after it may be shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blocked {
-    /// Name of the rule.
-    pub rule: String,
-    /// What stood before the match and may still be released.
-    pub released: String,
-}
-
-impl HoldBack {
-    /// Opens a window with rules on answers.
-    pub fn new(rules: &RuleSet) -> Self {
-        Self {
-            rules: rules.clone(),
-            held: String::new(),
-            redactions: Vec::new(),
-        }
+    /// Returns a rule, on answers or on prompts, that matches anywhere in `value`, whatever is to happen then.
+    pub fn forbidding(&self, value: &Value) -> Option<&Rule> {
+        let of_output = self.output.matching_value(value);
+        of_output.or_else(|| self.input.matching_value(value))
     }
 
-    /// Takes a piece of the answer and returns what may be released now, possibly nothing.
-    pub fn push(&mut self, piece: &str) -> Result<String, Blocked> {
-        self.held.push_str(piece);
-        self.release(false)
-    }
-
-    /// Releases the rest at the end of the answer.
-    pub fn finish(&mut self) -> Result<String, Blocked> {
-        self.release(true)
-    }
-
-    /// Names the redacting rules that were applied.
-    pub fn redactions(&self) -> &[String] {
-        &self.redactions
-    }
-
-    fn release(&mut self, end: bool) -> Result<String, Blocked> {
-        let held = std::mem::take(&mut self.held);
-        let Some(compiled) = self.rules.0.clone() else {
-            return Ok(held);
-        };
-        let mut released = String::new();
-        let mut at = 0;
-        // A longer literal that may still grow out of an earlier position has precedence over a match behind it.
-        let mut keep_from = if end {
-            held.len()
-        } else {
-            compiled.unfinished(&held, 0, |_| true)
-        };
-        let kept = loop {
-            let Some(found) = compiled.longest.find(Input::new(&held).range(at..)) else {
-                break keep_from;
-            };
-            if !end && found.start() >= keep_from {
-                break keep_from;
-            }
-            let rule = &compiled.rules[found.pattern()];
-            // What blocks is not made harmless by what redacts a part of it, or more than it.
-            let blocking = if rule.blocks() {
-                Some(rule)
-            } else {
-                compiled.blocking_in(&held, found.span())
-            };
-            if let Some(rule) = blocking {
-                released.push_str(&held[at..found.start()]);
-                return Err(Blocked {
-                    rule: rule.name.clone(),
-                    released,
-                });
-            }
-            if !end && compiled.unfinished(&held, found.start(), Rule::blocks) < found.end() {
-                break found.start();
-            }
-            released.push_str(&held[at..found.start()]);
-            released.push_str(REDACTED);
-            if !self.redactions.contains(&rule.name) {
-                self.redactions.push(rule.name.clone());
-            }
-            at = found.end();
-            if keep_from < at {
-                keep_from = compiled.unfinished(&held, at, |_| true);
-            }
-        };
-        released.push_str(&held[at..kept]);
-        held[kept..].clone_into(&mut self.held);
-        Ok(released)
+    /// Does the same for a text.
+    pub fn forbidding_text(&self, text: &str) -> Option<&Rule> {
+        let of_output = self.output.matching_text(text);
+        of_output.or_else(|| self.input.matching_text(text))
     }
 }
 
@@ -287,6 +176,7 @@ mod tests {
             name: literal.to_lowercase(),
             literal: literal.to_owned(),
             action,
+            confusables: false,
         }
     }
 
@@ -366,8 +256,9 @@ mod tests {
         let mut window = HoldBack::new(&set(&[rule("secret", OnMatch::Block)]));
         assert_eq!(window.push("my se"), Ok("my ".into()));
         assert_eq!(window.push("a of sec"), Ok("sea of ".into()));
+        assert_eq!(window.push("RET"), Ok(String::new()), "a mark on the T may follow");
         assert_eq!(
-            window.push("RET"),
+            window.push("s"),
             Err(Blocked {
                 rule: "secret".into(),
                 released: String::new()
@@ -414,10 +305,58 @@ mod tests {
             nested.blocking("my secret is out").map(|r| r.name.as_str()),
             Some("secret")
         );
+        assert!(nested.matching("my secret is out").is_some());
+    }
+
+    #[test]
+    fn a_spelling_of_a_literal_is_the_literal() {
+        let plain = [rule("DROP TABLE", OnMatch::Redact), rule("cafe", OnMatch::Block)];
+        for (text, shown) in [
+            ("so d\u{200b}rop\n\ttable\u{200d}, x", "so [redacted], x"),
+            ("ｄｒｏｐ\u{3000}ｔａｂｌｅ", "[redacted]"),
+            ("a café, a cafe\u{301}", "a café, a cafe\u{301}"),
+            ("droptable", "droptable"),
+            ("дrop table", "дrop table"),
+        ] {
+            assert_eq!(run(&plain, &[text]).unwrap(), shown, "{text:?}");
+            let pieces: Vec<String> = text.chars().map(String::from).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            assert_eq!(run(&plain, &pieces).unwrap(), shown, "{text:?}");
+        }
+        assert!(run(&plain, &["a ca", "fe"]).is_err());
+        assert!(run(&plain, &["a cafe\u{337}s"]).is_err());
+        let looks = [Rule {
+            confusables: true,
+            ..rule("Bluebird", OnMatch::Redact)
+        }];
         assert_eq!(
-            nested.matching("my secret is out").map(|r| r.name.as_str()),
-            Some("my secret is")
+            run(&looks, &["a BI", "uеb", "ïrd, a bird"]),
+            Ok("a [redacted], a bird".into())
         );
+        let inside = [Rule {
+            confusables: true,
+            ..rule("nope", OnMatch::Redact)
+        }];
+        assert_eq!(run(&inside, &["mope, ｎope"]), Ok("mope, [redacted]".into()));
+    }
+
+    #[test]
+    fn a_set_is_searched_in_chunks() {
+        let rules = set(&[rule("needle", OnMatch::Block)]);
+        for before in [32_760, 32_768, 32_774, 65_536, 100_000] {
+            let text = format!("{}NEE\u{200b}DLE{}", "x".repeat(before), "y".repeat(50_000));
+            assert!(rules.blocking(&text).is_some(), "{before}");
+        }
+        assert!(rules.blocking(&"needl ".repeat(50_000)).is_none());
+    }
+
+    #[test]
+    fn a_blank_literal_is_no_rule() {
+        for literal in ["", " ", "\u{200b}", "\u{301}", "\n\u{a0}"] {
+            assert!(is_blank(literal), "{literal:?}");
+            assert!(set(&[rule(literal, OnMatch::Block)]).is_empty());
+        }
+        assert!(!is_blank("-"));
     }
 
     proptest! {
@@ -460,5 +399,79 @@ mod tests {
                 prop_assert!(!shown.contains(&rule.literal));
             }
         }
+
+        /// In whatever spelling: the released text of the pieces is that of the whole text, and holds no literal.
+        #[test]
+        fn spellings_and_cuts_change_nothing(
+            words in prop::collection::vec(prop::sample::select(SPELLINGS.to_vec()), 0..24),
+            every in 1usize..6,
+            literals in prop::collection::vec(prop::sample::select(vec!["ab", "a b", "é", "éa", "ss", "각", "fin", "в", "m", "ガ"]), 1..4),
+            blocks in prop::collection::vec(any::<bool>(), 4),
+            confusables in prop::collection::vec(any::<bool>(), 4),
+        ) {
+            let text = words.concat();
+            let rules: Vec<Rule> = literals.iter().enumerate().map(|(at, literal)| Rule {
+                confusables: confusables[at],
+                ..rule(literal, if blocks[at] { OnMatch::Block } else { OnMatch::Redact })
+            }).collect();
+            let chars: Vec<char> = text.chars().collect();
+            let pieces: Vec<String> = chars.chunks(every).map(|piece| piece.iter().collect()).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let whole = run(&rules, &[&text]);
+            prop_assert_eq!(&run(&rules, &pieces), &whole);
+            let shown = match &whole {
+                Ok(shown) => shown,
+                Err(blocked) => &blocked.released,
+            };
+            let shown = shown.replace(REDACTED, "\u{e000}");
+            let set = set(&rules);
+            prop_assert_eq!(set.matching(&shown), None, "{:?}", shown);
+            if set.matching(&text).is_none() {
+                prop_assert_eq!(whole, Ok(fold::Thin::default().pass(&text).into_owned()));
+            }
+        }
     }
+
+    const SPELLINGS: [&str; 40] = [
+        "a",
+        "b",
+        "A",
+        "ａ",
+        "𝐛",
+        " ",
+        "\n",
+        "\u{a0}",
+        "\u{200b}",
+        "\u{ad}",
+        "\u{301}",
+        "\u{337}",
+        "é",
+        "e",
+        "É",
+        "s",
+        "ß",
+        "ﬁ",
+        "n",
+        "m",
+        "r",
+        "в",
+        "B",
+        "\u{1100}",
+        "\u{1161}",
+        "\u{11a8}",
+        "각",
+        "가",
+        "ｶ",
+        "ﾞ",
+        "ガ",
+        "カ",
+        "\u{3099}",
+        "\u{34f}",
+        "\u{fe0f}",
+        "f",
+        "i",
+        "x",
+        "\u{e0061}",
+        "\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}",
+    ];
 }

@@ -1,0 +1,491 @@
+//! The form in which rules compare texts, so that one text written in another way is still the same text.
+//!
+//! A text is cut into *segments*: a character and everything that attaches to it, such as combining marks and characters
+//! that nobody sees. Segments do not influence each other, so a text that comes in pieces folds like the whole text, and a
+//! match in the folded text names the original bytes exactly: the segments it touches.
+//!
+//! Folding is `NFKC_Casefold` of Unicode, with these additions: control characters are ignored; a run of white space is
+//! one space; combining marks that no letter exists with (`s̷`) are ignored. [`Form::LookAlike`] moreover reads characters
+//! that look alike as the same one (the skeleton of UTS #39) and ignores all diacritics.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use icu_casemap::{CaseMapper, CaseMapperBorrowed};
+use icu_properties::CodePointSetData;
+use icu_properties::props::DefaultIgnorableCodePoint;
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::char::{canonical_combining_class, decompose_canonical, decompose_compatible};
+use unicode_normalization::{IsNormalized, is_nfc_quick};
+
+/// Most ignorable characters in a row that are kept. Further ones are dropped.
+pub const MAX_IGNORABLE: usize = 16;
+/// Most characters that attach to the first one of a segment. What follows begins a new segment.
+const MAX_ATTACHED: usize = 32;
+
+static CASES: CaseMapperBorrowed<'static> = CaseMapper::new();
+
+/// How much two texts may differ and still be the same to a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Case, compatibility forms and what nobody sees.
+    Plain,
+    /// Also characters that look alike, and diacritics.
+    LookAlike,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Begins a segment.
+    Base,
+    /// White space: begins a segment unless the one before it is white space.
+    Space,
+    /// Attaches to what is before it.
+    Mark,
+    /// Attaches, and is not seen.
+    Ignorable,
+}
+
+fn class(c: char) -> Class {
+    if c.is_ascii() {
+        return match c {
+            '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | ' ' => Class::Space,
+            c if c.is_ascii_control() => Class::Ignorable,
+            _ => Class::Base,
+        };
+    }
+    if folds_to_itself(c) {
+        Class::Base
+    } else if c.is_whitespace() {
+        Class::Space
+    } else if is_ignorable(c) {
+        Class::Ignorable
+    } else if attaches(compatible_beginning(c)) {
+        Class::Mark
+    } else {
+        Class::Base
+    }
+}
+
+/// Letters of which there are many, so that their texts need no look into the tables.
+fn folds_to_itself(c: char) -> bool {
+    matches!(c,
+        '\u{430}'..='\u{44f}' // Cyrillic, small
+        | '\u{3041}'..='\u{3096}' | '\u{30a1}'..='\u{30fa}' // kana
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' // ideographs
+        | '\u{ac00}'..='\u{d7a3}' // Hangul syllables
+    )
+}
+
+/// What no reader sees: default ignorable characters, controls, and the frames of interlinear annotations.
+fn is_ignorable(c: char) -> bool {
+    c.is_control() && !c.is_whitespace()
+        || matches!(c, '\u{fff9}'..='\u{fffb}')
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+}
+
+/// Marks that may be put on any letter of any script.
+fn is_diacritic(c: char) -> bool {
+    matches!(c,
+        '\u{300}'..='\u{36f}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}'
+        | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}')
+}
+
+fn attaches(c: char) -> bool {
+    canonical_combining_class(c) != 0 || is_nfc_quick(std::iter::once(c)) != IsNormalized::Yes
+}
+
+fn compatible_beginning(c: char) -> char {
+    let mut first = None;
+    decompose_compatible(c, |part| _ = first.get_or_insert(part));
+    first.unwrap_or(c)
+}
+
+/// The letter that a character begins with once its marks are taken off it.
+pub(super) fn letter(c: char) -> char {
+    if c.is_ascii() {
+        return c;
+    }
+    let mut first = None;
+    decompose_canonical(c, |part| _ = first.get_or_insert(part));
+    first.unwrap_or(c)
+}
+
+/// Drops ignorable characters and diacritics beyond [`MAX_IGNORABLE`] in a row, over all pieces of a text.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Thin {
+    in_a_row: usize,
+}
+
+impl Thin {
+    pub(super) fn pass<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
+        let mut kept: Option<String> = None;
+        for (at, c) in text.char_indices() {
+            let drops = matches!(class(c), Class::Ignorable) || is_diacritic(c);
+            self.in_a_row = if drops { self.in_a_row + 1 } else { 0 };
+            if self.in_a_row > MAX_IGNORABLE {
+                kept.get_or_insert_with(|| text[..at].to_owned());
+            } else if let Some(kept) = &mut kept {
+                kept.push(c);
+            }
+        }
+        kept.map_or(Cow::Borrowed(text), Cow::Owned)
+    }
+}
+
+/// Calls `each` with the segments of `text`, in order and without gaps.
+pub(super) fn segments<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
+    let (mut from, mut attached, mut in_space) = (0, 0, false);
+    for (at, c) in text.char_indices() {
+        let class = class(c);
+        let continues = match class {
+            Class::Base => false,
+            Class::Space => in_space,
+            Class::Mark | Class::Ignorable => true,
+        };
+        if continues && at > 0 && attached < MAX_ATTACHED {
+            attached += 1;
+            continue;
+        }
+        if at > 0 {
+            each(&text[from..at]);
+        }
+        (from, attached, in_space) = (at, 0, class == Class::Space);
+    }
+    if from < text.len() {
+        each(&text[from..]);
+    }
+}
+
+/// Adds the folded form of one segment to `out`.
+pub(super) fn fold_segment(segment: &str, form: Form, out: &mut String) {
+    if let [byte] = segment.as_bytes() {
+        match (class(char::from(*byte)), form) {
+            (Class::Space, _) => out.push(' '),
+            (Class::Ignorable, _) => {}
+            (_, Form::Plain) => out.push(char::from(byte.to_ascii_lowercase())),
+            (_, Form::LookAlike) => out.push_str(&ASCII_LOOKS[usize::from(*byte)]),
+        }
+        return;
+    }
+    let mut chars = segment.chars();
+    if form == Form::Plain
+        && let (Some(c), None) = (chars.next(), chars.next())
+        && folds_to_itself(c)
+    {
+        out.push(c);
+        return;
+    }
+    let mut mapped = String::new();
+    for c in segment.chars() {
+        match class(c) {
+            Class::Ignorable => {}
+            // One space, however many: a segment of white space holds nothing else but marks.
+            Class::Space if mapped.starts_with(' ') => {}
+            Class::Space => mapped.push(' '),
+            Class::Base | Class::Mark if form == Form::Plain => fold_char(c, &mut mapped),
+            Class::Base | Class::Mark => look_of(c, &mut mapped),
+        }
+    }
+    match form {
+        Form::Plain => out.extend(mapped.nfc().filter(|c| !is_diacritic(*c))),
+        Form::LookAlike => out.push_str(&mapped),
+    }
+}
+
+/// `NFKC_Casefold` of one character, decomposed.
+fn fold_char(c: char, out: &mut String) {
+    // A spacing accent such as ´ is not a space.
+    if compatible_beginning(c) == ' ' {
+        out.push(c);
+        return;
+    }
+    let mut buffer = [0; 4];
+    let mut folded = Cow::Borrowed(&*c.encode_utf8(&mut buffer));
+    // Folding may bring about what can be decomposed, and the other way round.
+    for _ in 0..2 {
+        let decomposed: String = folded.nfkd().filter(|c| !is_ignorable(*c)).collect();
+        folded = Cow::Owned(CASES.fold_string(&decomposed).into_owned());
+    }
+    out.extend(folded.nfkd());
+}
+
+/// What ASCII characters look like, whatever their case. `I`, `l`, `1` and `|` look alike, so `i` has to be one of them.
+static ASCII_LOOKS: LazyLock<[String; 128]> = LazyLock::new(|| {
+    std::array::from_fn(|byte| {
+        let c = char::from(u8::try_from(byte).unwrap_or_default()).to_ascii_lowercase();
+        let look = skeleton(&c.to_string()).to_ascii_lowercase();
+        look.replace('i', "l")
+    })
+});
+
+/// Latin letters that are written as small capitals.
+const SMALL_CAPITALS: [(char, char); 24] = [
+    ('ᴀ', 'a'),
+    ('ʙ', 'b'),
+    ('ᴄ', 'c'),
+    ('ᴅ', 'd'),
+    ('ᴇ', 'e'),
+    ('ꜰ', 'f'),
+    ('ɢ', 'g'),
+    ('ʜ', 'h'),
+    ('ɪ', 'i'),
+    ('ᴊ', 'j'),
+    ('ᴋ', 'k'),
+    ('ʟ', 'l'),
+    ('ᴍ', 'm'),
+    ('ɴ', 'n'),
+    ('ᴏ', 'o'),
+    ('ᴘ', 'p'),
+    ('ʀ', 'r'),
+    ('ꜱ', 's'),
+    ('ᴛ', 't'),
+    ('ᴜ', 'u'),
+    ('ᴠ', 'v'),
+    ('ᴡ', 'w'),
+    ('ʏ', 'y'),
+    ('ᴢ', 'z'),
+];
+
+fn skeleton(text: &str) -> String {
+    unicode_security::skeleton(text).collect()
+}
+
+/// What a character looks like, without its marks: an ASCII one if it, or its other case, looks like one.
+fn look_of(c: char, out: &mut String) {
+    if compatible_beginning(c) == ' ' {
+        out.push(c);
+        return;
+    }
+    for c in std::iter::once(c)
+        .nfkd()
+        .filter(|c| !is_diacritic(*c) && !is_ignorable(*c))
+    {
+        let as_written = c.to_string();
+        let small = SMALL_CAPITALS.iter().find(|(small, _)| *small == c);
+        let looks = || {
+            let forms = [
+                as_written.clone(),
+                c.to_lowercase().collect(),
+                c.to_uppercase().collect(),
+            ];
+            let looks = forms.iter().map(|form| skeleton(form));
+            looks
+                .map(|look| look.chars().filter(|c| !is_diacritic(*c)).collect())
+                .find(|look: &String| look.is_ascii())
+        };
+        let look = match small {
+            Some((_, letter)) => letter.to_string(),
+            None if c.is_ascii() => as_written,
+            None => looks().unwrap_or_else(|| CASES.fold_string(&skeleton(&as_written)).into_owned()),
+        };
+        for c in look.chars() {
+            match ASCII_LOOKS.get(c as usize) {
+                Some(look) => out.push_str(look),
+                None => out.extend(c.nfkd().filter(|c| !is_diacritic(*c))),
+            }
+        }
+    }
+}
+
+/// A text in the form in which it is compared, with the place of each segment in it.
+#[derive(Debug, Default)]
+pub(super) struct Folded {
+    pub(super) text: String,
+    /// Where each segment's form begins.
+    starts: Vec<usize>,
+}
+
+impl Folded {
+    pub(super) fn push(&mut self, segment: &str, form: Form) {
+        self.starts.push(self.text.len());
+        fold_segment(segment, form, &mut self.text);
+    }
+
+    /// Adds a segment that is folded already.
+    pub(super) fn push_folded(&mut self, folded: &str) {
+        self.starts.push(self.text.len());
+        self.text.push_str(folded);
+    }
+
+    /// The segment that holds the byte at `at`.
+    pub(super) fn segment_of(&self, at: usize) -> usize {
+        self.starts.partition_point(|start| *start <= at).saturating_sub(1)
+    }
+
+    /// The first segment behind the byte before `end`.
+    pub(super) fn segment_behind(&self, end: usize) -> usize {
+        self.starts.partition_point(|start| *start < end)
+    }
+
+    /// Leaves the segments of the last `bytes` bytes, about.
+    pub(super) fn keep_last(&mut self, bytes: usize) {
+        let from = self.segment_of(self.text.len().saturating_sub(bytes));
+        let cut = self.starts.get(from).copied().unwrap_or(0);
+        self.text.drain(..cut);
+        self.starts.drain(..from);
+        self.starts.iter_mut().for_each(|start| *start -= cut);
+    }
+
+    /// Whether a segment begins at `at`, or the text ends there.
+    pub(super) fn is_edge(&self, at: usize) -> bool {
+        at == self.text.len() || self.starts.binary_search(&at).is_ok()
+    }
+}
+
+/// Folds a whole text, without the places.
+pub(super) fn fold(text: &str, form: Form) -> String {
+    let mut out = String::with_capacity(text.len());
+    segments(&Thin::default().pass(text), |segment| {
+        fold_segment(segment, form, &mut out)
+    });
+    out
+}
+
+/// Folds the literal of a rule. Marks that it begins with belong to no letter and are left out.
+pub(super) fn fold_literal(literal: &str, form: Form) -> String {
+    let folded = fold(literal, form);
+    folded.trim_start_matches(attaches).to_owned()
+}
+
+/// Folds what an unfinished segment holds so far. The first part stays whatever attaches to it later; the letter is the
+/// one that the rest begins with, if there is a rest.
+pub(super) fn fold_open(segment: &str, form: Form) -> (String, Option<char>) {
+    let mut folded = String::new();
+    fold_segment(segment, form, &mut folded);
+    let last = folded.char_indices().rev().find(|(_, c)| !attaches(*c));
+    let (at, first) = last.or_else(|| folded.char_indices().next()).unzip();
+    folded.truncate(at.unwrap_or(0));
+    (folded, first.map(letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(text: &str) -> String {
+        fold(text, Form::Plain)
+    }
+
+    #[test]
+    fn spellings_of_one_word() {
+        let word = plain("Bluebird");
+        for spelling in [
+            "bluebird",
+            "BLUEBIRD",
+            "ｂｌｕｅｂｉｒｄ",
+            "𝐁𝐥𝐮𝐞𝐛𝐢𝐫𝐝",
+            "𝓑𝓵𝓾𝓮𝓫𝓲𝓻𝓭",
+            "ⓑⓛⓤⓔⓑⓘⓡⓓ",
+            "blue\u{200b}bird",
+            "b\u{200d}l\u{200c}u\u{2060}ebird",
+            "blue\u{ad}bird",
+            "\u{feff}bluebird",
+            "blu\u{fe0f}e\u{34f}bird",
+            "b\u{e0062}l\u{e006c}uebird",
+            "\u{202e}bluebird\u{202c}",
+            "blue\u{0}b\u{8}ird\u{7f}",
+            "b̷l̶u̲e̳bird",
+            "blue\u{180e}bird",
+            "blue\u{2064}bird",
+            "blue\u{3164}bird",
+            "blue\u{fff9}bird",
+            "ᴮluebird",
+            "blueb\u{130}rd",
+            "\u{1d41b}luebird",
+            "blue\u{115f}bird",
+            "blue\u{61c}bird",
+            "blue\u{e0100}bird",
+            "🄱luebird",
+            "bl\u{2066}uebird",
+        ] {
+            assert_eq!(plain(spelling), word, "{spelling:?}");
+        }
+        for other in ["blue bird", "bluébird", "blue-bird", "вluebird"] {
+            assert_ne!(plain(other), word, "{other:?}");
+        }
+        for (text, folded) in [
+            ("Straße", "strasse"),
+            ("STRASSE", "strasse"),
+            ("ﬁle", "file"),
+            ("ſecret", "secret"),
+            ("K", "k"),
+            ("Å", "å"),
+            ("e\u{200b}\u{301}", "é"),
+            ("É", "é"),
+            ("a \t\r\n\u{a0}\u{3000} b", "a b"),
+            ("각", "각"),
+            ("\u{1100}\u{1161}\u{11a8}", "각"),
+            ("ｶﾞ", "ガ"),
+            ("Σς", "σσ"),
+            ("½", "1\u{2044}2"),
+            ("don´t", "don´t"),
+            ("日本語", "日本語"),
+            ("Привет", "привет"),
+            ("", ""),
+            ("\u{200b}", ""),
+        ] {
+            assert_eq!(plain(text), folded, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_looks_alike() {
+        let looks = |text: &str| fold(text, Form::LookAlike);
+        for (literal, spellings) in [
+            (
+                "Bluebird",
+                &[
+                    "bluebird",
+                    "вluebird",
+                    "bluеbіrd",
+                    "BIuebird",
+                    "B1uebird",
+                    "b|uebird",
+                    "blüebïrd",
+                    "ВLUEBIRD",
+                    "ʙʟᴜᴇʙɪʀᴅ",
+                    "BLUΕΒΙRD",
+                    "ｂluebird",
+                ][..],
+            ),
+            ("secret", &["ѕесrеt", "śéçrèt", "SECRET", "secre\u{200b}t"]),
+            ("modern", &["modem", "rnodern", "ΜΟDΕRΝ"]),
+            ("no 0o", &["nо oO", "NO 00"]),
+        ] {
+            for spelling in spellings {
+                assert_eq!(looks(spelling), looks(literal), "{spelling:?}");
+            }
+        }
+        assert_ne!(looks("bluebird"), looks("greenbird"));
+    }
+
+    #[test]
+    fn at_most_sixteen_ignorable_characters_in_a_row_are_kept() {
+        let many = "\u{200b}".repeat(100);
+        let text = format!("a{many}b\u{301}{}c", "\u{337}".repeat(50));
+        let whole = Thin::default().pass(&text).into_owned();
+        assert_eq!(whole, format!("a{}b\u{301}{}c", &many[..16 * 3], "\u{337}".repeat(15)));
+        let mut thin = Thin::default();
+        let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
+        assert_eq!(pieces, whole);
+        assert!(matches!(Thin::default().pass("plain"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn segments_are_bounded() {
+        for text in [
+            "a\u{200b}".repeat(9),
+            format!("e{}", "\u{fb1e}".repeat(1000)),
+            " ".repeat(1000),
+            "\u{1161}".repeat(500),
+        ] {
+            let mut whole = String::new();
+            segments(&text, |segment| {
+                assert!(segment.chars().count() <= 1 + MAX_ATTACHED, "{segment:?}");
+                whole += segment;
+            });
+            assert_eq!(whole, text);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The window behind which streamed text is released.
+//!
+//! Invariants: a forbidden literal never reaches a reader, in whatever spelling and however the provider cuts its stream into
+//! pieces; the released text of all pieces is that of the whole text. Text is released only once no forbidden literal can
+//! begin in it and end in a later piece.
+
+use std::cmp::Reverse;
+
+use super::fold::{Folded, Thin, fold_open, segments};
+use super::scan::{Found, Unfinished};
+use super::{Compiled, REDACTED, RuleSet};
+
+/// Bytes that are looked at in one go, so that a long piece takes little memory.
+const CHUNK: usize = 16 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub struct HoldBack {
+    rules: RuleSet,
+    held: String,
+    thin: Thin,
+    /// Names of redacting rules that were applied, each once.
+    redactions: Vec<String>,
+}
+
+/// A blocking rule matched; nothing of the match or after it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Name of the rule.
+    pub rule: String,
+    /// What stood before the match and may still be released.
+    pub released: String,
+}
+
+impl HoldBack {
+    /// Opens a window with rules on answers.
+    pub fn new(rules: &RuleSet) -> Self {
+        Self {
+            rules: rules.clone(),
+            held: String::new(),
+            thin: Thin::default(),
+            redactions: Vec::new(),
+        }
+    }
+
+    /// Takes a piece of the answer and returns what may be released now, possibly nothing.
+    pub fn push(&mut self, piece: &str) -> Result<String, Blocked> {
+        if self.rules.is_empty() {
+            return Ok(piece.to_owned());
+        }
+        let mut out = String::with_capacity(piece.len());
+        let mut rest = piece;
+        loop {
+            let (begun, later) = rest.split_at(rest.floor_char_boundary(CHUNK));
+            self.held.push_str(&self.thin.pass(begun));
+            match self.release(false) {
+                Ok(released) => out.push_str(&released),
+                Err(Blocked { rule, released }) => {
+                    out.push_str(&released);
+                    return Err(Blocked { rule, released: out });
+                }
+            }
+            if later.is_empty() {
+                return Ok(out);
+            }
+            rest = later;
+        }
+    }
+
+    /// Releases the rest at the end of the answer.
+    pub fn finish(&mut self) -> Result<String, Blocked> {
+        self.release(true)
+    }
+
+    /// Names the redacting rules that were applied.
+    pub fn redactions(&self) -> &[String] {
+        &self.redactions
+    }
+
+    fn release(&mut self, end: bool) -> Result<String, Blocked> {
+        let held = std::mem::take(&mut self.held);
+        let Some(compiled) = self.rules.0.clone() else {
+            return Ok(held);
+        };
+        let Look {
+            starts,
+            found,
+            unfinished,
+        } = Look::at(&compiled, &held, end);
+        let text = |from: usize, to: usize| &held[starts[from]..starts[to]];
+        let all = starts.len() - 1;
+        let begun_from = |at: usize| {
+            let begun = unfinished.iter().map(|begun| begun.segment);
+            begun.filter(|segment| *segment >= at).min().unwrap_or(all)
+        };
+        let (mut released, mut at) = (String::new(), 0);
+        // A longer literal that may still grow out of an earlier position has precedence over a match behind it.
+        let mut keep_from = begun_from(0);
+        let mut rest = found.as_slice();
+        let kept = loop {
+            rest = &rest[rest.iter().take_while(|found| found.segments.start < at).count()..];
+            let Some(next) = rest.first().filter(|next| next.segments.start < keep_from) else {
+                break keep_from;
+            };
+            let place = next.segments.clone();
+            // What blocks is not made harmless by what redacts a part of it, or more than it.
+            let mut within = rest.iter().take_while(|found| found.segments.start < place.end);
+            if let Some(blocking) = within.find(|found| found.blocks) {
+                released.push_str(text(at, place.start));
+                return Err(Blocked {
+                    rule: compiled.rules[blocking.rule].name.clone(),
+                    released,
+                });
+            }
+            if unfinished
+                .iter()
+                .any(|begun| begun.blocks && place.contains(&begun.segment))
+            {
+                break place.start;
+            }
+            released.push_str(text(at, place.start));
+            released.push_str(REDACTED);
+            let name = &compiled.rules[next.rule].name;
+            if !self.redactions.contains(name) {
+                self.redactions.push(name.clone());
+            }
+            at = place.end;
+            if keep_from < at {
+                keep_from = begun_from(at);
+            }
+        };
+        released.push_str(text(at, kept));
+        held[starts[kept]..].clone_into(&mut self.held);
+        Ok(released)
+    }
+}
+
+/// What a look at the held text shows.
+struct Look {
+    /// Where each segment begins; the last one is where the text ends.
+    starts: Vec<usize>,
+    /// By place, the longest first, and of these what blocks.
+    found: Vec<Found>,
+    unfinished: Vec<Unfinished>,
+}
+
+impl Look {
+    fn at(compiled: &Compiled, held: &str, end: bool) -> Self {
+        let (mut starts, mut at) = (vec![0], 0);
+        let mut pieces = Vec::new();
+        segments(held, |segment| {
+            at += segment.len();
+            starts.push(at);
+            pieces.push(segment);
+        });
+        // What comes next may attach to the last one and make another character of it.
+        let open = if end { None } else { pieces.pop() };
+        let (mut found, mut unfinished) = (Vec::new(), Vec::new());
+        for lane in &compiled.lanes {
+            let mut folded = Folded::default();
+            pieces.iter().for_each(|piece| folded.push(piece, lane.form));
+            found.extend(lane.found(&folded));
+            if let Some(open) = open {
+                let (settled, letter) = fold_open(open, lane.form);
+                folded.push_folded(&settled);
+                lane.unfinished(&folded, pieces.len(), letter, &mut unfinished);
+            }
+        }
+        found.sort_by_key(|found| (found.segments.start, Reverse(found.segments.end), !found.blocks));
+        Self {
+            starts,
+            found,
+            unfinished,
+        }
+    }
+}

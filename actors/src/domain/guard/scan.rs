@@ -1,0 +1,158 @@
+//! Finding literals in folded text.
+
+use std::ops::Range;
+
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
+
+use super::Rule;
+use super::fold::{Folded, Form, Thin, fold_literal, letter, segments};
+
+/// Bytes of folded text that are looked through at once.
+const CHUNK: usize = 32 * 1024;
+
+/// The literals that are compared in one form.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) form: Form,
+    literals: Vec<Literal>,
+    /// Finds every literal, also those within another.
+    every: AhoCorasick,
+    /// Bytes of the longest literal.
+    reach: usize,
+    /// Literals by their first byte.
+    beginnings: Vec<Vec<usize>>,
+}
+
+#[derive(Debug)]
+struct Literal {
+    folded: String,
+    /// Place of its rule in the set.
+    rule: usize,
+    blocks: bool,
+}
+
+/// A literal in a text, from the first segment it touches to the one behind the last.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) segments: Range<usize>,
+    pub(super) rule: usize,
+    pub(super) blocks: bool,
+}
+
+/// The beginning of a literal at the end of a text, which may become one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unfinished {
+    pub(super) segment: usize,
+    pub(super) blocks: bool,
+}
+
+impl Lane {
+    pub(super) fn new(form: Form, rules: &[Rule], wanted: impl Iterator<Item = usize>) -> Self {
+        let literal = |rule: usize| Literal {
+            folded: fold_literal(&rules[rule].literal, form),
+            rule,
+            blocks: rules[rule].blocks(),
+        };
+        let literals: Vec<Literal> = wanted
+            .map(literal)
+            .filter(|literal| !literal.folded.is_empty())
+            .collect();
+        let mut beginnings = vec![Vec::new(); 256];
+        for (at, literal) in literals.iter().enumerate() {
+            beginnings[usize::from(literal.folded.as_bytes()[0])].push(at);
+        }
+        let every = AhoCorasickBuilder::new()
+            // The others are somewhat faster, and many times larger.
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
+            .match_kind(MatchKind::Standard)
+            .build(literals.iter().map(|literal| &literal.folded))
+            .expect("rules fit into memory many times over");
+        Self {
+            form,
+            every,
+            reach: literals.iter().map(|literal| literal.folded.len()).max().unwrap_or(0),
+            beginnings,
+            literals,
+        }
+    }
+
+    /// Lists the rules whose literals are in `text`, some more than once.
+    pub(super) fn rules_in(&self, text: &str) -> Vec<usize> {
+        let (mut found, mut folded) = (Vec::new(), Folded::default());
+        let look = |folded: &Folded, found: &mut Vec<usize>| {
+            let rules = self.matches(folded).map(|(literal, _)| self.literals[literal].rule);
+            for rule in rules {
+                // Few rules match at all.
+                if !found.contains(&rule) {
+                    found.push(rule);
+                }
+            }
+        };
+        segments(&Thin::default().pass(text), |segment| {
+            folded.push(segment, self.form);
+            if folded.text.len() >= CHUNK + self.reach {
+                look(&folded, &mut found);
+                folded.keep_last(self.reach);
+            }
+        });
+        look(&folded, &mut found);
+        found
+    }
+
+    /// Lists the literals in a text by their segments.
+    pub(super) fn found<'a>(&'a self, folded: &'a Folded) -> impl Iterator<Item = Found> + 'a {
+        self.matches(folded).map(|(literal, place)| {
+            let Literal { rule, blocks, .. } = self.literals[literal];
+            Found {
+                segments: folded.segment_of(place.start)..folded.segment_behind(place.end),
+                rule,
+                blocks,
+            }
+        })
+    }
+
+    fn matches<'a>(&'a self, folded: &'a Folded) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
+        let found = self.every.find_overlapping_iter(&folded.text);
+        // One character may look like two (m like rn): half of it is not the literal.
+        let is_whole = |place: &Range<usize>| {
+            self.form == Form::Plain || (folded.is_edge(place.start) && folded.is_edge(place.end))
+        };
+        found
+            .map(|found| (found.pattern().as_usize(), found.range()))
+            .filter(move |(_, place)| is_whole(place))
+    }
+
+    /// Lists where a literal may begin that later text completes. `folded` ends with what is settled of the last segment, number
+    /// `open`, if that one may still grow; `next` is the letter that the rest of it begins with.
+    pub(super) fn unfinished(&self, folded: &Folded, open: usize, next: Option<char>, out: &mut Vec<Unfinished>) {
+        let text = &folded.text;
+        let may_go_on = |rest: &str| {
+            let first = rest.chars().next();
+            next.is_none_or(|next| first.is_some_and(|first| letter(first) == next))
+        };
+        let from = text.len().saturating_sub(self.reach.saturating_sub(1));
+        for at in (from..text.len()).filter(|at| text.is_char_boundary(*at)) {
+            let begun = &text[at..];
+            for literal in self.beginning_with(begun.as_bytes()[0]) {
+                if let Some(rest) = literal.folded.strip_prefix(begun)
+                    && !rest.is_empty()
+                    && may_go_on(rest)
+                {
+                    let (segment, blocks) = (folded.segment_of(at), literal.blocks);
+                    out.push(Unfinished { segment, blocks });
+                }
+            }
+        }
+        if next.is_some() {
+            let begins = self.literals.iter().filter(|literal| may_go_on(&literal.folded));
+            out.extend(begins.map(|literal| Unfinished {
+                segment: open,
+                blocks: literal.blocks,
+            }));
+        }
+    }
+
+    fn beginning_with(&self, byte: u8) -> impl Iterator<Item = &Literal> {
+        self.beginnings[usize::from(byte)].iter().map(|at| &self.literals[*at])
+    }
+}
