@@ -1,6 +1,7 @@
 //! Puts the parts together: the only module that knows all of them.
 
 mod demo;
+mod demo_origin;
 mod demo_page;
 mod embed;
 mod files;
