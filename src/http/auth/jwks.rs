@@ -201,6 +201,10 @@ fn issuer_key(jwk: &Jwk, published: &Published) -> Option<IssuerKey> {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
+    for claim in published.role_claims.iter() {
+        hash.update((claim.len() as u64).to_be_bytes());
+        hash.update(claim);
+    }
     hash.update(serde_json::to_vec(jwk).ok()?);
     Some(IssuerKey {
         tenant: published.tenant.clone(),
@@ -208,6 +212,7 @@ fn issuer_key(jwk: &Jwk, published: &Published) -> Option<IssuerKey> {
         kid: common.key_id.clone(),
         key: DecodingKey::from_jwk(jwk).ok()?,
         source: format!("jwt:{}", hex::encode(&hash.finalize()[..8])).into(),
+        role_claims: Arc::clone(&published.role_claims),
         published: Some(Arc::clone(&published.url)),
     })
 }

@@ -3,8 +3,9 @@
 use copilotd_actors::domain::ids::UserId;
 use jiff::Timestamp;
 use jsonwebtoken::{TokenData, Validation};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use super::keys::{IssuerKey, KEY_USER, Keys};
 use super::{DAY, Refusal, SKEW};
@@ -56,13 +57,41 @@ struct Claims {
     nbf: Option<f64>,
     #[serde(default)]
     scope: String,
-    // Of whatever form an issuer gives them: they only say who is alike.
-    #[serde(default)]
-    roles: Value,
-    #[serde(default)]
-    groups: Value,
-    #[serde(default)]
-    entitlements: Value,
+}
+
+/// The claims of a token whose signature was verified: those we read, and all of them, of which an issuer's `role_claims` name some.
+struct SignedClaims {
+    read: Claims,
+    all: Value,
+}
+
+impl<'de> Deserialize<'de> for SignedClaims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let all = Value::Object(deserializer.deserialize_map(EachOnce)?);
+        let read = Claims::deserialize(&all).map_err(D::Error::custom)?;
+        Ok(Self { read, all })
+    }
+}
+
+/// Reads an object whose members have different names: of a claim that is given twice, two readers may believe different ones.
+struct EachOnce;
+
+impl<'de> Visitor<'de> for EachOnce {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut all = Map::new();
+        while let Some((name, value)) = members.next_entry()? {
+            if all.insert(name, value).is_some() {
+                return Err(A::Error::custom("a claim is given twice"));
+            }
+        }
+        Ok(all)
+    }
 }
 
 #[derive(Deserialize)]
@@ -102,18 +131,19 @@ pub(super) fn verify(token: &str, keys: &Keys) -> Result<Verified, Refusal> {
     accept(key, &iss, claims)
 }
 
-fn signed_claims(token: &str, key: &IssuerKey) -> Option<Claims> {
+fn signed_claims(token: &str, key: &IssuerKey) -> Option<SignedClaims> {
     let mut validation = Validation::new(key.alg.algorithm());
     // The library would ask the system's clock; `accept` and `Times::check` do all this with the caller's.
     validation.validate_exp = false;
     validation.validate_nbf = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    let decoded: TokenData<Claims> = jsonwebtoken::decode(token, &key.key, &validation).ok()?;
+    let decoded: TokenData<SignedClaims> = jsonwebtoken::decode(token, &key.key, &validation).ok()?;
     Some(decoded.claims)
 }
 
-fn accept(key: &IssuerKey, iss: &str, claims: Claims) -> Result<Verified, Refusal> {
+fn accept(key: &IssuerKey, iss: &str, claims: SignedClaims) -> Result<Verified, Refusal> {
+    let SignedClaims { read: claims, all } = claims;
     let for_us = match &claims.aud {
         Audience::One(one) => one == AUDIENCE,
         Audience::Several(several) => several.iter().any(|one| one == AUDIENCE),
@@ -136,11 +166,7 @@ fn accept(key: &IssuerKey, iss: &str, claims: Claims) -> Result<Verified, Refusa
         key: key.clone(),
         user,
         scopes: Scopes::from_claim(&claims.scope),
-        role: Role::of_token(
-            iss,
-            &claims.scope,
-            [&claims.roles, &claims.groups, &claims.entitlements],
-        ),
+        role: Role::of_token(iss, key.role_claims.iter(), &all),
         times,
     })
 }

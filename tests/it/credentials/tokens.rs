@@ -73,6 +73,58 @@ fn a_role_is_what_scope_and_roles_say_whoever_has_it() {
 }
 
 #[test]
+fn an_issuer_s_role_claims_decide_who_is_alike() {
+    let names = |names: &str| hmac(None, SECRET).replace("secret =", &format!("role_claims = {names}\nsecret ="));
+    let keycloak = names("[\"realm_access.roles\", \"/resource_access/my.client/roles\"]");
+    let verifier = Verifier::new(&config_with(&keycloak)).unwrap();
+    let token = |change: Value| sign(&claims(change));
+    let role = |token: &str| verifier.verify(token, None, now()).unwrap().role.unwrap();
+    let lead = json!({ "realm_access": { "roles": ["lead", "hr"] }, "scope": "chat" });
+    let same =
+        json!({ "realm_access": { "roles": ["hr", "lead"] }, "scope": "chat gateway", "roles": ["x"], "sub": "bob" });
+    assert_eq!(role(&token(lead.clone())), role(&token(same)));
+    for other in [
+        json!({ "realm_access": { "roles": ["hr"] } }),
+        json!({ "realm_access": { "roles": [] } }),
+        json!({ "realm_access": {} }),
+        json!({}),
+        json!({ "realm_access": { "roles": ["lead", "hr"] }, "resource_access": { "my.client": { "roles": ["x"] } } }),
+    ] {
+        assert_ne!(role(&token(lead.clone())), role(&token(other.clone())), "{other}");
+    }
+
+    // Other role claims hold at once, for tokens that are remembered too.
+    let (one, other) = (
+        token(json!({ "department": "hr", "scope": "chat" })),
+        token(json!({ "department": "sales", "scope": "chat" })),
+    );
+    let verifier = Verifier::new(&config()).unwrap();
+    let role = |token: &str| verifier.verify(token, None, now()).unwrap().role.unwrap();
+    assert_eq!(role(&one), role(&other));
+    verifier.replace(&config_with(&names("[\"department\"]"))).unwrap();
+    assert_ne!(role(&one), role(&other));
+}
+
+#[test]
+fn a_claim_that_is_given_twice_is_refused() {
+    let head = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256"}"#);
+    let text = claims(json!({ "roles": ["hr"] })).to_string();
+    for (more, expected) in [
+        ("", None),
+        (r#","extra":1"#, None),
+        (r#","sub":"eve""#, Some(Refusal::Unknown)),
+        (r#","roles":["lead"]"#, Some(Refusal::Unknown)),
+        (r#","role\u0073":["lead"]"#, Some(Refusal::Unknown)),
+    ] {
+        let payload = URL_SAFE_NO_PAD.encode(format!("{}{more}}}", text.trim_end_matches('}')));
+        let signed = format!("{head}.{payload}");
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
+        assert_eq!(verify(&format!("{signed}.{signature}")).err(), expected, "{more}");
+    }
+}
+
+#[test]
 fn a_public_key_is_no_secret() {
     for (iss, file) in [
         ("https://acme.example/rs", "rsa2048.pub.pem"),
