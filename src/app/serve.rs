@@ -21,6 +21,7 @@ use crate::gateway::limit::Period;
 use crate::http::router::router;
 use crate::http::server;
 use crate::http::state::AppState;
+use crate::revocations::Revocations;
 use crate::telemetry;
 use crate::tenants::{Roster, Seal};
 
@@ -56,6 +57,7 @@ pub async fn run_with(
         usage,
         tenants,
         audit,
+        revocations,
         lost,
     } = store::open(&file).await?;
     let listen = file.server.listen;
@@ -69,6 +71,10 @@ pub async fn run_with(
     let sealing_key = sealing_key(&file)?;
     let seal = Seal::new(&sealing_key);
     let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
+    // Before anything is accepted: a token that is revoked must not be let in for a moment after a restart.
+    let revocations = Revocations::open(revocations, Arc::new(system::SystemClock))
+        .await
+        .context("reading the token revocations")?;
     let roster = Roster::open(source.clone(), tenants, seal, Arc::new(system::SystemClock)).await?;
     let config = &roster.config();
     let bounds = Bounds {
@@ -106,6 +112,7 @@ pub async fn run_with(
         gateway,
         usage,
         Arc::new(audit),
+        revocations,
         &ticket_key,
         bounds,
     )

@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 use super::problem::{Code, Problem};
 use super::request_id;
 use super::routes::{
-    admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, tenants, tickets, turns,
+    admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, revocations, tenants,
+    tickets, turns,
 };
 use super::state::AppState;
 use crate::telemetry;
@@ -55,6 +56,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::verify))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
+        .routes(routes!(revocations::list, revocations::create))
+        .routes(routes!(revocations::lift))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::put, tenants::update))
         .routes(routes!(operations::healthz))

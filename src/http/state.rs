@@ -14,6 +14,7 @@ use super::body::BodyLimits;
 use crate::audit::AuditLog;
 use crate::gateway::Gateway;
 use crate::gateway::ledger::UsageStore;
+use crate::revocations::Revocations;
 use crate::tenants::Roster;
 
 /// Open streams of one process; each costs a connection and some KiB.
@@ -32,6 +33,8 @@ pub struct AppState {
     pub gateway: Arc<Gateway>,
     /// Tenants and their keys.
     pub tenants: Arc<Roster>,
+    /// Revoked user tokens.
+    pub revocations: Arc<Revocations>,
     /// The way to conversations.
     pub directory: Directory,
     /// Ports, bounds and watched conversations.

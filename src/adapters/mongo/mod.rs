@@ -15,6 +15,7 @@ mod fold;
 mod lease;
 mod projector;
 mod read;
+mod revocations;
 mod tenants;
 mod usage;
 

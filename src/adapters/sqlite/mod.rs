@@ -12,6 +12,7 @@ mod failure;
 mod lock;
 mod read;
 mod readers;
+mod revocations;
 mod rows;
 mod schema;
 mod tenants;

@@ -10,7 +10,7 @@ use super::{OpenError, SqliteOptions};
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
 /// One step per version: the first makes version 1. A step that has been released is never edited.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, REVOCATIONS];
 
 const VERSION_1: &str = "
 -- The log. Rows are added at the end of the table; `records` is the JSON array as serde wrote it.
@@ -162,6 +162,21 @@ CREATE TABLE meta (
     name  TEXT    NOT NULL PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+const REVOCATIONS: &str = "
+-- Revocations of user tokens: of all tokens of a user up to a moment, or of one token. Times are milliseconds since 1970.
+CREATE TABLE revocations (
+    tenant     TEXT    NOT NULL,
+    kind       TEXT    NOT NULL,
+    subject    TEXT    NOT NULL,
+    revoked_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked_by TEXT    NOT NULL,
+    reason     TEXT,
+    PRIMARY KEY (tenant, kind, subject)
+) STRICT;
+CREATE INDEX revocations_by_end ON revocations (expires_at);
 ";
 
 /// Opens the one connection that writes, with the file brought to the newest version.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::keys::{IssuerKey, KEY_USER, Keys};
 use super::{DAY, Refusal, SKEW};
+use crate::revocations::JtiDigest;
 use crate::role::Role;
 use crate::scopes::Scopes;
 
@@ -22,11 +23,13 @@ pub(super) struct Verified {
     pub scopes: Scopes,
     pub role: Role,
     pub times: Times,
+    pub jti: Option<JtiDigest>,
 }
 
 /// When a token is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
+    pub issued_at: Option<Timestamp>,
     pub not_before: Option<Timestamp>,
     pub expires_at: Timestamp,
 }
@@ -39,6 +42,15 @@ impl Times {
         }
         if self.expires_at.duration_since(now) <= -SKEW {
             return Err(Refusal::Expired);
+        }
+        if let Some(issued_at) = self.issued_at {
+            // A revocation is kept for as long as a token may live: one that lived longer would come back to life after it.
+            if self.expires_at.duration_since(issued_at) > DAY + SKEW {
+                return Err(Refusal::TooLong);
+            }
+            if issued_at.duration_since(now) > SKEW {
+                return Err(Refusal::NotYet);
+            }
         }
         match self.not_before {
             Some(not_before) if not_before.duration_since(now) > SKEW => Err(Refusal::NotYet),
@@ -55,6 +67,9 @@ struct Claims {
     tenant: String,
     exp: f64,
     nbf: Option<f64>,
+    // Of whatever form: they were never asked for.
+    iat: Option<Value>,
+    jti: Option<Value>,
     #[serde(default)]
     scope: String,
 }
@@ -158,7 +173,14 @@ fn accept(key: &IssuerKey, iss: &str, claims: SignedClaims) -> Result<Verified, 
     if user.as_str().starts_with(KEY_USER) {
         return Err(Refusal::Subject);
     }
+    // What is no time says as little as a missing one: such a token counts as issued before any revocation.
+    let issued_at = claims.iat.as_ref().and_then(Value::as_f64);
+    let jti = claims.jti.as_ref().map(|jti| match jti {
+        Value::String(jti) => JtiDigest::of(jti),
+        other => JtiDigest::of(&other.to_string()),
+    });
     let times = Times {
+        issued_at: issued_at.and_then(|seconds| timestamp(seconds).ok()),
         not_before: claims.nbf.map(timestamp).transpose()?,
         expires_at: timestamp(claims.exp)?,
     };
@@ -168,6 +190,7 @@ fn accept(key: &IssuerKey, iss: &str, claims: SignedClaims) -> Result<Verified, 
         scopes: Scopes::from_claim(&claims.scope),
         role: Role::of_token(iss, key.role_claims.iter(), &all),
         times,
+        jti,
     })
 }
 
@@ -202,10 +225,29 @@ mod tests {
             (Some(-1_000_000), 3_600, Ok(())),
         ] {
             let times = Times {
+                issued_at: None,
                 not_before: not_before.map(at),
                 expires_at: at(expires),
             };
             assert_eq!(times.check(now), expected, "{not_before:?} {expires}");
+        }
+        let day = 24 * 3_600;
+        for (issued, expires, expected) in [
+            (0, 3_600, Ok(())),
+            (60, 3_600, Ok(())),
+            (61, 3_600, Err(Refusal::NotYet)),
+            (-day + 10, 10, Ok(())),
+            (-day + 10, 70, Ok(())),
+            // Once refused as too long, it does not become good later.
+            (-day + 10, 71, Err(Refusal::TooLong)),
+            (-30 * day, 10, Err(Refusal::TooLong)),
+        ] {
+            let times = Times {
+                issued_at: Some(at(issued)),
+                not_before: None,
+                expires_at: at(expires),
+            };
+            assert_eq!(times.check(now), expected, "{issued} {expires}");
         }
     }
 

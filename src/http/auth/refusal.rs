@@ -36,14 +36,14 @@ pub enum Refusal {
     /// Its end has come.
     #[error("the credential has expired")]
     Expired,
-    /// Its beginning has not come.
+    /// Its beginning has not come, or it says that it was issued later than now.
     #[error("the token is not valid yet")]
     NotYet,
-    /// Its end is too far away.
+    /// Its end is too far away from now or from its beginning.
     #[error("the token lives longer than 24 hours")]
     TooLong,
-    /// A ticket was not opened in time.
-    #[error("the ticket was not opened within 60 seconds")]
+    /// A ticket was used after its minute without an id of a stream that it opened.
+    #[error("the ticket is older than 60 seconds: it only resumes, from an event id of a stream that it opened")]
     TicketNotOpened,
     /// `x-copilotd-user` does not name a user.
     #[error("x-copilotd-user is not a single name of 1 to 256 bytes without control characters, or is reserved")]

@@ -138,12 +138,9 @@ async fn a_key_that_is_not_published_any_more_vouches_for_nothing() {
     let keeping = Arc::clone(&authenticator);
     let fresh = Jwks::new().unwrap();
     let kept = tokio::spawn(async move { fresh.keep(&keeping.verifier).await });
-    tokio::time::timeout(
-        Duration::from_secs(20),
-        authenticator.verifier.ended(&caller.credential),
-    )
-    .await
-    .expect("its streams end");
+    tokio::time::timeout(Duration::from_secs(20), authenticator.verifier.ended(&caller))
+        .await
+        .expect("its streams end");
     kept.abort();
     assert!(!accepts(&authenticator, &old).await);
     assert!(accepts(&authenticator, &token(Some("two"), json!({}))).await);

@@ -12,13 +12,16 @@ use axum::middleware::from_fn;
 use axum::routing::get;
 use copilotd::http::auth::{Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier};
 use copilotd::http::request_id;
+use copilotd::revocations::{Revocations, Subject};
 use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::stream::PositionSuffix as _;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{KEY, claims, config, later, now, sign};
+use crate::support::revocations::MemoryRevocations;
 
 #[derive(Debug, Default)]
 pub struct SteppedClock(AtomicI64);
@@ -48,6 +51,7 @@ struct App {
     router: Router,
     authenticator: Arc<Authenticator>,
     clock: Arc<SteppedClock>,
+    revocations: Arc<Revocations>,
 }
 
 fn conversation(n: u32) -> ConversationId {
@@ -59,11 +63,13 @@ async fn stream(access: StreamAccess) -> Result<String, copilotd::http::problem:
     Ok(access.caller.user.to_string())
 }
 
-fn app() -> App {
+async fn app() -> App {
     let config = config();
     let clock = Arc::new(SteppedClock(AtomicI64::new(0)));
+    let revocations = Revocations::open(Arc::new(MemoryRevocations::default()), clock.clone());
+    let revocations = revocations.await.unwrap();
     let authenticator = Arc::new(Authenticator {
-        verifier: Verifier::new(&config).unwrap(),
+        verifier: Verifier::with_revocations(&config, revocations.list()).unwrap(),
         jwks: Jwks::new().unwrap(),
         tickets: Tickets::new(&[7; 32]),
         failures: FailureLimit::new(&config.server),
@@ -79,6 +85,7 @@ fn app() -> App {
         router,
         authenticator,
         clock,
+        revocations,
     }
 }
 
@@ -104,7 +111,7 @@ impl App {
 
 #[tokio::test]
 async fn a_request_is_let_in_by_its_credential_and_scope() {
-    let app = app();
+    let app = app().await;
     let token = sign(&claims(json!({})));
     let bearer = format!("Bearer {token}");
     let key = format!("bearer  {KEY}");
@@ -179,7 +186,7 @@ async fn a_request_is_let_in_by_its_credential_and_scope() {
 
 #[tokio::test]
 async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
-    let app = app();
+    let app = app().await;
     let caller = app
         .authenticator
         .verifier
@@ -187,7 +194,13 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
         .unwrap();
     let ticket = |n| app.authenticator.tickets.issue(conversation(n), &caller, now()).ticket;
     let path = format!("/stream?after=3&ticket={}", ticket(1));
-    let resuming = [("last-event-id", "17.4")];
+    let mut id = "17.4".to_owned();
+    let admission = app
+        .authenticator
+        .tickets
+        .verify(path.rsplit('=').next().unwrap(), now(), None);
+    admission.unwrap().positions.write("17.4", &mut id);
+    let resuming = [("last-event-id", id.as_str())];
     assert_eq!(app.get(&path, &[]).await.0, 200);
     assert_eq!(app.get(&format!("/stream?ticket={}", ticket(2)), &[]).await.0, 404);
     assert_eq!(app.get(&format!("/chat?ticket={}", ticket(1)), &[]).await.0, 401);
@@ -201,10 +214,12 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
 
     app.clock.0.store(3_599, Ordering::SeqCst);
     assert_eq!(app.get(&path, &[]).await.0, 401);
+    assert_eq!(app.get(&path, &[("last-event-id", "17.4")]).await.0, 401);
     assert_eq!(app.get(&path, &resuming).await.0, 200);
-    app.authenticator
-        .verifier
-        .revoke(caller.credential.clone(), caller.expires_at, later(3_599));
+    let subject = Subject::Token(caller.credential.as_str().to_owned());
+    let revocations = &app.revocations;
+    let revoked = revocations.revoke(&caller.scope, subject, "root".to_owned(), None, async { Ok(()) });
+    revoked.await.unwrap();
     assert_eq!(
         app.get(&path, &resuming).await.0,
         401,
@@ -214,7 +229,7 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
 
 #[tokio::test]
 async fn who_guesses_is_slowed_down_and_nobody_else() {
-    let app = app();
+    let app = app().await;
     let from = |last: u8, credential: &str| {
         let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
         let address = SocketAddr::from(([192, 0, 2, last], 4_000));

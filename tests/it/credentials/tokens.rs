@@ -1,15 +1,20 @@
 //! User tokens.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use copilotd::config::Alg;
-use copilotd::http::auth::{CredentialKind, Refusal, Scopes, Verifier};
+use copilotd::http::auth::{Caller, CredentialKind, Refusal, Scopes, Verifier};
+use copilotd::revocations::{Revocations, Subject};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use super::requests::SteppedClock;
 use super::{
     GLOBEX_SECRET, OLD_SECRET, SECRET, claims, config, config_with, hmac, later, now, sign, sign_with, verify,
 };
+use crate::support::revocations::MemoryRevocations;
 
 fn pem(name: &str) -> Vec<u8> {
     std::fs::read(format!("tests/it/credentials/keys/{name}")).unwrap()
@@ -205,6 +210,15 @@ fn claims_are_held_against_the_clock_the_issuer_and_us() {
         (json!({ "sub": "x".repeat(257) }), Some(Refusal::Subject)),
         (json!({ "sub": "key:backend" }), Some(Refusal::Subject)),
         (json!({ "scope": null }), None),
+        (json!({ "iat": at(0) }), None),
+        (json!({ "iat": at(59) }), None),
+        (json!({ "iat": at(61) }), Some(Refusal::NotYet)),
+        (json!({ "iat": at(-23 * 3_600) }), None),
+        (json!({ "iat": at(-24 * 3_600) }), Some(Refusal::TooLong)),
+        (json!({ "iat": "yesterday" }), None),
+        (json!({ "iat": 1e300 }), None),
+        (json!({ "jti": 7 }), None),
+        (json!({ "jti": "x".repeat(3_000) }), None),
     ] {
         assert_eq!(verify(&sign(&claims(change.clone()))).err(), expected, "{change}");
     }
@@ -253,14 +267,14 @@ fn keys_of_an_issuer_are_rotated_by_kid_without_a_restart() {
 
     let old = token(Some("old"), OLD_SECRET);
     let caller = verifier.verify(&old, None, now()).unwrap();
-    assert!(verifier.is_live(&caller.credential));
+    assert!(verifier.is_live(&caller));
     verifier.replace(&config_with(&hmac(Some("new"), SECRET))).unwrap();
     assert_eq!(
         verifier.verify(&old, None, now()),
         Err(Refusal::Unknown),
         "though it was remembered"
     );
-    assert!(!verifier.is_live(&caller.credential));
+    assert!(!verifier.is_live(&caller));
     assert!(verifier.verify(&token(Some("new"), SECRET), None, now()).is_ok());
 }
 
@@ -278,17 +292,27 @@ fn what_is_remembered_still_ends() {
 
 #[tokio::test]
 async fn a_revoked_token_ends_its_streams() {
-    let verifier = Verifier::new(&config()).unwrap();
+    let revocations = Revocations::open(
+        Arc::new(MemoryRevocations::default()),
+        Arc::new(SteppedClock::default()),
+    );
+    let revocations = revocations.await.unwrap();
+    let verifier = Verifier::with_revocations(&config(), revocations.list()).unwrap();
+    let revoke = async |caller: &Caller| {
+        let subject = Subject::Token(caller.credential.as_str().to_owned());
+        let revoked = revocations.revoke(&caller.scope, subject, "root".to_owned(), None, async { Ok(()) });
+        revoked.await.unwrap();
+    };
     let (one, two) = (sign(&claims(json!({}))), sign(&claims(json!({ "jti": "2" }))));
     let caller = verifier.verify(&one, None, now()).unwrap();
     let other = verifier.verify(&two, None, now()).unwrap();
     assert_ne!(caller.credential, other.credential);
-    let ended = verifier.ended(&caller.credential);
+    let ended = verifier.ended(&caller);
     tokio::pin!(ended);
     assert!(futures::poll!(&mut ended).is_pending());
-    verifier.revoke(other.credential, other.expires_at, now());
+    revoke(&other).await;
     assert!(futures::poll!(&mut ended).is_pending());
-    verifier.revoke(caller.credential.clone(), caller.expires_at, now());
+    revoke(&caller).await;
     ended.await;
     assert_eq!(verifier.verify(&one, None, now()), Err(Refusal::Revoked));
 }

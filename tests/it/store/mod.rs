@@ -12,6 +12,7 @@ mod mongo_lease;
 mod paging;
 mod projections;
 mod random;
+mod revocations;
 mod sqlite;
 mod tenants;
 mod usage;
