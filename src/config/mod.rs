@@ -99,7 +99,8 @@ pub struct Server {
     pub max_approvals_per_tenant: usize,
     /// Turns of one user that wait for an approval.
     pub max_approvals_per_user: usize,
-    /// Invalid credentials per minute and address, beyond which it is refused unread; 0 means no limit.
+    /// Invalid credentials per minute, address and issuer, beyond which further ones are answered 429; 0 means no limit. Valid ones are
+    /// never refused by it.
     pub failed_logins_per_minute: u32,
     /// Addresses and networks whose `X-Forwarded-For` is believed.
     #[serde(deserialize_with = "networks")]

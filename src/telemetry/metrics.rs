@@ -81,6 +81,18 @@ pub const METRICS: &[Metric] = &[
         "Time until the answer's head, by method and route.",
     ),
     metric(
+        "copilotd_auth_failures_total",
+        Kind::Counter,
+        Unit::Count,
+        "Credentials that were refused, by reason.",
+    ),
+    metric(
+        "copilotd_auth_failures_limited_total",
+        Kind::Counter,
+        Unit::Count,
+        "Refused credentials that were answered 429, because too many had come from that address.",
+    ),
+    metric(
         "copilotd_open_streams",
         Kind::Gauge,
         Unit::Count,

@@ -53,6 +53,50 @@ pub enum Refusal {
     NotAKey,
 }
 
+impl Refusal {
+    /// Counts it in the metrics.
+    pub(super) fn count(&self) {
+        metrics::counter!("copilotd_auth_failures_total", "reason" => self.reason()).increment(1);
+    }
+
+    /// Whether the credential itself is not valid, as against one that is right and may not do this.
+    pub(super) fn says_invalid(self) -> bool {
+        match self {
+            Self::Unknown
+            | Self::Audience
+            | Self::Tenant
+            | Self::Subject
+            | Self::Expired
+            | Self::NotYet
+            | Self::TooLong => true,
+            Self::Missing
+            | Self::Unreadable
+            | Self::Revoked
+            | Self::Suspended
+            | Self::TicketNotOpened
+            | Self::OnBehalf
+            | Self::NotAKey => false,
+        }
+    }
+
+    /// Names it in the metrics. What is one answer is one name: the page may be public.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unreadable => "unreadable",
+            Self::Unknown => "unknown",
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::Audience | Self::Tenant | Self::Subject => "claims",
+            Self::Expired => "expired",
+            Self::NotYet => "not_yet",
+            Self::TooLong => "too_long",
+            Self::TicketNotOpened => "ticket_too_old",
+            Self::OnBehalf | Self::NotAKey => "on_behalf",
+        }
+    }
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {

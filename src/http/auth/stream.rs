@@ -68,7 +68,7 @@ where
             caller,
             conversation,
             positions,
-        } = live?;
+        } = live.inspect_err(|refusal| refusal.count())?;
         parts.extensions.insert(caller.clone());
         Ok(Self {
             caller,

@@ -227,31 +227,63 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
     );
 }
 
-#[tokio::test]
-async fn who_guesses_is_slowed_down_and_nobody_else() {
-    let app = app().await;
-    let from = |last: u8, credential: &str| {
-        let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
-        let address = SocketAddr::from(([192, 0, 2, last], 4_000));
-        request.extensions_mut().unwrap().insert(ConnectInfo(address));
-        app.send(request.body(Body::empty()).unwrap())
-    };
-    let (known, new) = (sign(&claims(json!({}))), sign(&claims(json!({ "jti": "new" }))));
-    assert_eq!(from(1, &known).await.0, 200);
-    for guess in 0..3 {
-        assert_eq!(from(1, &format!("a.{guess}.c")).await.0, 401);
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_limited_and_what_verifies_never() {
+    let forged = |n: u32| sign(&claims(json!({ "jti": n }))) + "x";
+    let unknown_key = |n: u32| format!("cpk_AAAA{n:039}");
+    let unknown_issuer = |n: u32| sign(&claims(json!({ "iss": "https://nobody.example", "jti": n })));
+    let unreadable = |n: u32| format!("a.{n}.c");
+    let expired = |n: u32| sign(&claims(json!({ "exp": now().as_second() - 100, "jti": n })));
+    let kinds: [&dyn Fn(u32) -> String; 5] = [&forged, &unknown_key, &unknown_issuer, &unreadable, &expired];
+    for (kind, wrong) in kinds.into_iter().enumerate() {
+        let app = app().await;
+        let from = |last: u8, credential: &str| {
+            let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
+            let address = SocketAddr::from(([192, 0, 2, last], 4_000));
+            request.extensions_mut().unwrap().insert(ConnectInfo(address));
+            app.send(request.body(Body::empty()).unwrap())
+        };
+        for guess in 0..3 {
+            assert_eq!(from(1, &wrong(guess)).await.0, 401, "{kind}");
+        }
+        let (status, headers, _) = from(1, &wrong(4)).await;
+        let wait = headers[header::RETRY_AFTER].to_str().unwrap();
+        assert_eq!((status, wait), (429, "20"), "{kind}");
+        assert_eq!(headers["ratelimit-policy"], "\"failed-logins\";q=3;w=60");
+        // However many fail meanwhile, every credential that verifies is let in, the first time too.
+        for n in 0..50 {
+            assert_eq!(from(1, &wrong(100 + n)).await.0, 429, "{kind}");
+            let new = sign(&claims(json!({ "jti": format!("new {n}") })));
+            assert_eq!(from(1, &new).await.0, 200, "{kind} {n}");
+            assert_eq!(from(1, KEY).await.0, 200, "{kind}");
+        }
+        assert_eq!(from(2, &wrong(5)).await.0, 401, "{kind}: another address");
+        tokio::time::advance(std::time::Duration::from_secs(20)).await;
+        assert_eq!(from(1, &wrong(6)).await.0, 401, "{kind}");
+        assert_eq!(from(1, &wrong(7)).await.0, 429, "{kind}");
     }
-    let (status, headers, _) = from(1, "a.4.c").await;
-    assert_eq!((status, headers[header::RETRY_AFTER].to_str().unwrap()), (429, "20"));
-    assert_eq!(headers["ratelimit-policy"], "\"failed-logins\";q=3;w=60");
-    assert_eq!(
-        from(1, &new).await.0,
-        429,
-        "what is not known yet is not even looked at"
-    );
-    assert_eq!(from(1, &known).await.0, 200);
-    assert_eq!(from(1, KEY).await.0, 200);
-    assert_eq!(from(2, &new).await.0, 200);
-    app.clock.0.store(20, Ordering::SeqCst);
-    assert_eq!(from(1, &sign(&claims(json!({ "jti": "newer" })))).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_forged_tokens_holds_up_no_valid_one() {
+    let app = Arc::new(app().await);
+    let from = |credential: String| {
+        let app = Arc::clone(&app);
+        let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
+        let address = SocketAddr::from(([192, 0, 2, 1], 4_000));
+        request.extensions_mut().unwrap().insert(ConnectInfo(address));
+        tokio::spawn(async move { app.send(request.body(Body::empty()).unwrap()).await.0 })
+    };
+    let token = |n: u32| sign(&claims(json!({ "jti": n })));
+    let all: Vec<_> = (0..400)
+        .map(|n| from(if n % 4 == 0 { token(n) } else { token(n) + "x" }))
+        .collect();
+    for (n, answer) in all.into_iter().enumerate() {
+        let status = answer.await.unwrap();
+        if n % 4 == 0 {
+            assert_eq!(status, 200, "{n}");
+        } else {
+            assert!(matches!(status, 401 | 429), "{n}: {status}");
+        }
+    }
 }
