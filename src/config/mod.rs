@@ -73,6 +73,8 @@ pub struct Config {
 pub struct Server {
     /// Address and port.
     pub listen: SocketAddr,
+    /// Address and port of the admin port, if there is one.
+    pub admin_listen: Option<SocketAddr>,
     /// Directory of everything that is kept on this machine.
     pub data_dir: PathBuf,
     /// Key of 32 bytes, in hexadecimal, that seals what is stored of tenants; made in the data directory when missing.
@@ -111,6 +113,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: None,
             data_dir: PathBuf::from("data"),
             seal_key: None,
             max_body_bytes: 1024 * 1024,

@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,6 +25,18 @@ pub fn router(state: AppState) -> Router {
     routes
         .fallback(|| async { Problem::new(Code::NotFound) })
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
+        .layer(middleware::from_fn(telemetry::http_span))
+        .layer(middleware::from_fn(request_id::layer))
+        .with_state(state)
+}
+
+/// Builds the router of the admin port: what monitoring asks for, and nothing of the product.
+pub fn admin_router(state: AppState) -> Router {
+    Router::new()
+        .route("/healthz", get(operations::healthz))
+        .route("/readyz", get(operations::readyz))
+        .route("/metrics", get(operations::tenant_metrics))
+        .fallback(|| async { Problem::new(Code::NotFound) })
         .layer(middleware::from_fn(telemetry::http_span))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)

@@ -11,6 +11,7 @@ use super::address::FailureSource;
 use super::refusal::lacks;
 use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier};
 use crate::http::problem::Problem;
+use crate::telemetry;
 
 /// Longest credential that is looked at.
 const MAX_CREDENTIAL: usize = 8 * 1024;
@@ -125,6 +126,7 @@ where
             return Ok(caller.clone());
         }
         let caller = Arc::<Authenticator>::from_ref(state).authenticate(parts).await?;
+        telemetry::count_request(caller.scope.tenant());
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }

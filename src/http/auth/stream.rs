@@ -10,6 +10,7 @@ use copilotd_actors::domain::ids::ConversationId;
 use super::ticket::PositionSigner;
 use super::{Admission, Authenticator, Caller, Refusal, Scopes};
 use crate::http::problem::{Code, Problem};
+use crate::telemetry;
 
 /// A caller that may read streams.
 #[derive(Debug, Clone)]
@@ -69,6 +70,7 @@ where
             conversation,
             positions,
         } = live.inspect_err(|refusal| refusal.count())?;
+        telemetry::count_request(caller.scope.tenant());
         parts.extensions.insert(caller.clone());
         Ok(Self {
             caller,
