@@ -6,29 +6,37 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The role that a verified credential acts in. Two are equal when their credentials may do the same: tokens of one issuer with the
-/// same words in `scope` and the same `roles`, `groups` and `entitlements` (RFC 9068, section 2.2.3.1), in any order; of API keys
-/// only the same key is the same role, since nobody says what the users behind two keys have in common.
+/// The claims that are a role unless an issuer's `role_claims` say otherwise: `scope`, and those of RFC 9068, section 2.2.3.1.
+pub const DEFAULT_ROLE_CLAIMS: [&str; 4] = ["scope", "roles", "groups", "entitlements"];
+
+/// The role that a verified credential acts in. Two are equal when their credentials may do the same: tokens of one issuer whose
+/// role claims are equal, lists in any order; of API keys only the same key is the same role, since nobody says what the users
+/// behind two keys have in common.
+///
+/// Invariant: tokens that differ in one of the role claims differ in their role. A claim that is missing differs from one that is
+/// empty: what an identity provider means by leaving it out is not ours to guess.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Role(Arc<str>);
 
 impl Role {
-    /// Reads the role of a token off its claims. A claim of another form than a list of names counts as it stands.
-    pub fn of_token(iss: &str, scope: &str, claims: [&Value; 3]) -> Self {
-        let words = scope
-            .split(' ')
-            .filter(|word| !word.is_empty())
-            .map(|word| Value::from(word).to_string());
-        let mut all = vec![iss.to_owned(), Self::list(words.collect())];
-        all.extend(claims.map(|claim| match claim {
-            Value::Null => String::new(),
-            Value::Array(names) => Self::list(names.iter().map(Value::to_string).collect()),
-            other => format!("={other}"),
-        }));
+    /// Reads the role of a token off its claims. A name means the claim of that name, and also the nested claim that it leads to:
+    /// by a JSON Pointer (`/realm_access/roles`) or by dots (`realm_access.roles`).
+    pub fn of_token<S: AsRef<str>>(iss: &str, names: impl IntoIterator<Item = S>, claims: &Value) -> Self {
         let mut digest = Sha256::new();
-        for part in all {
+        let mut add = |part: &str| {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
+        };
+        add(iss);
+        for name in names {
+            let name = name.as_ref();
+            add(name);
+            for found in [claims.get(name), nested(claims, name)] {
+                match found {
+                    None => add("missing"),
+                    Some(claim) => add(&written(name, claim)),
+                }
+            }
         }
         Self(format!("token:{}", hex::encode(digest.finalize())).into())
     }
@@ -42,13 +50,39 @@ impl Role {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
 
-    /// Writes names in one order. None of them holds a line break: they are written as JSON.
-    fn list(mut names: Vec<String>) -> String {
-        names.sort_unstable();
-        names.dedup();
-        names.join("\n")
+/// Finds the claim that a pointer or a dotted path leads to.
+fn nested<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
+    if name.starts_with('/') {
+        return claims.pointer(name);
     }
+    if !name.contains('.') {
+        return None;
+    }
+    name.split('.').try_fold(claims, |claim, member| claim.get(member))
+}
+
+/// Writes a claim so that equal roles are equal texts: a list in one order, `scope` as the words it consists of, anything else as
+/// it stands.
+fn written(name: &str, claim: &Value) -> String {
+    match claim {
+        Value::Array(items) => format!("list {}", set(items.iter().map(Value::to_string))),
+        // RFC 8693, section 4.2: a list separated by spaces, in any order. Some providers call it `scp`.
+        Value::String(words) if matches!(name, "scope" | "scp") => {
+            let words = words.split(' ').filter(|word| !word.is_empty());
+            format!("words {}", set(words.map(|word| Value::from(word).to_string())))
+        }
+        other => format!("value {other}"),
+    }
+}
+
+/// Writes texts in one order. None of them holds a line break: they are written as JSON.
+fn set(texts: impl Iterator<Item = String>) -> String {
+    let mut texts: Vec<String> = texts.collect();
+    texts.sort_unstable();
+    texts.dedup();
+    texts.join("\n")
 }
 
 impl fmt::Debug for Role {
@@ -59,36 +93,136 @@ impl fmt::Debug for Role {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
+    fn role(claims: Value) -> Role {
+        Role::of_token("iss", DEFAULT_ROLE_CLAIMS, &claims)
+    }
+
+    #[track_caller]
+    fn all_differ(roles: &[Role]) {
+        for (n, one) in roles.iter().enumerate() {
+            assert!(!roles[..n].contains(one), "{n}");
+        }
+    }
+
     #[test]
     fn a_role_is_what_a_credential_may_do() {
-        let role = |scope: &str, roles: Value| Role::of_token("iss", scope, [&roles, &Value::Null, &Value::Null]);
+        let with = |scope: &str, roles: Value| role(json!({ "scope": scope, "roles": roles }));
         let hr = json!(["hr", "lead"]);
-        let one = role("chat gateway", hr.clone());
-        assert_eq!(one, role("gateway  chat chat", json!(["lead", "hr", "hr"])));
-        let apart = [
+        let one = with("chat gateway", hr.clone());
+        assert_eq!(one, with("gateway  chat chat", json!(["lead", "hr", "hr"])));
+        all_differ(&[
             one,
-            role("chat gateway", json!(["hr"])),
-            role("chat gateway hr", json!(["lead"])),
-            role("chat\ngateway", hr.clone()),
-            role("chat gateway", json!("hr")),
-            role("chat gateway", json!(["hr\n\"lead"])),
-            role("chat gateway", json!({ "hr": true })),
-            role("chat gateway", json!([])),
-            role("gateway", hr.clone()),
-            Role::of_token("other", "chat gateway", [&hr, &Value::Null, &Value::Null]),
-            Role::of_token("iss", "chat gateway", [&Value::Null, &hr, &Value::Null]),
-            Role::of_token("iss", "chat gateway", [&Value::Null, &Value::Null, &hr]),
+            with("chat gateway", json!(["hr"])),
+            with("chat gateway hr", json!(["lead"])),
+            with("chat\ngateway", hr.clone()),
+            with("chat gateway", json!("hr")),
+            with("chat gateway", json!(["hr\n\"lead"])),
+            with("chat gateway", json!({ "hr": true })),
+            with("chat gateway", json!([])),
+            with("chat gateway", json!(null)),
+            with("chat gateway", json!("")),
+            with("chat gateway", json!([""])),
+            with("gateway", hr.clone()),
+            with("", hr.clone()),
+            role(json!({ "roles": hr })),
+            role(json!({ "scope": "chat gateway" })),
+            role(json!({ "scope": "chat gateway", "groups": hr })),
+            role(json!({ "scope": "chat gateway", "entitlements": hr })),
+            role(json!({ "scope": ["chat", "gateway"], "roles": hr })),
+            Role::of_token(
+                "other",
+                DEFAULT_ROLE_CLAIMS,
+                &json!({ "scope": "chat gateway", "roles": hr }),
+            ),
             Role::of_key("key:acme/backend"),
             Role::of_key("key:acme/other"),
-        ];
-        for (n, one) in apart.iter().enumerate() {
-            assert!(!apart[..n].contains(one), "{n}");
+        ]);
+    }
+
+    #[test]
+    fn claims_are_found_by_name_by_pointer_and_by_dots() {
+        let claims = |roles: Value| {
+            json!({
+                "sub": "ada",
+                "realm_access": { "roles": roles },
+                "resource_access": { "my.client": { "roles": roles } },
+                "https://acme.example/roles": roles,
+                "a/b": roles,
+                "a.b": roles,
+            })
+        };
+        for name in [
+            "realm_access.roles",
+            "/realm_access/roles",
+            "/resource_access/my.client/roles",
+            "https://acme.example/roles",
+            "a/b",
+            "/a~1b",
+            "a.b",
+            "realm_access",
+            "/realm_access",
+        ] {
+            let of = |claims: &Value| Role::of_token("iss", [name], claims);
+            let (one, other) = (claims(json!(["hr"])), claims(json!(["sales"])));
+            assert_ne!(of(&one), of(&other), "{name}");
+            assert_ne!(of(&one), of(&json!({ "sub": "ada" })), "{name}");
+            assert_ne!(of(&claims(json!([]))), of(&json!({ "sub": "ada" })), "{name}");
+            let mut bob = one.clone();
+            bob["sub"] = json!("bob");
+            assert_eq!(of(&one), of(&bob), "{name}");
         }
-        // An empty list says what a missing claim says.
-        assert_eq!(role("chat", json!([])), role("chat", Value::Null));
+        // A name that may be read in two ways stands for both.
+        let both = |plain: &str, deep: &str| {
+            let claims = json!({ "a.b": plain, "a": { "b": deep } });
+            Role::of_token("iss", ["a.b"], &claims)
+        };
+        all_differ(&[both("x", "x"), both("x", "y"), both("y", "x"), both("y", "y")]);
+        // What is configured differently is another role, whatever a token says.
+        let claims = json!({ "a": "x", "b": "x" });
+        let of = |names: &[&str]| Role::of_token("iss", names, &claims);
+        all_differ(&[of(&["a"]), of(&["b"]), of(&["a", "b"]), of(&["c"])]);
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-c \n\"]{0,3}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                proptest::collection::btree_map("[ab.]{0,2}", inner, 0..3).prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    /// What two claims have in common that may share answers.
+    fn is_alike(name: &str, one: Option<&Value>, other: Option<&Value>) -> bool {
+        let sorted = |items: &[Value]| set(items.iter().map(Value::to_string));
+        let words = |text: &str| set(text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned));
+        match (one, other) {
+            (Some(Value::Array(one)), Some(Value::Array(other))) => sorted(one) == sorted(other),
+            (Some(Value::String(one)), Some(Value::String(other))) if name == "scope" => words(one) == words(other),
+            (one, other) => one == other,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_that_differ_in_a_role_claim_never_share_a_role(
+            one in proptest::collection::btree_map("scope|roles|groups|x", value(), 0..4),
+            other in proptest::collection::btree_map("scope|roles|groups|x", value(), 0..4),
+        ) {
+            let (one, other): (Value, Value) = (one.into_iter().collect(), other.into_iter().collect());
+            let alike = DEFAULT_ROLE_CLAIMS.iter().all(|name| is_alike(name, one.get(name), other.get(name)));
+            prop_assert_eq!(role(one.clone()) == role(other.clone()), alike, "{} {}", one, other);
+        }
     }
 }

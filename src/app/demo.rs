@@ -10,6 +10,7 @@ use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
+use super::demo_origin::DemoAddress;
 use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs, Failure};
 use crate::config::{Config, KeyHash, Source};
@@ -53,13 +54,17 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     about["simulated_model"] = json!(!real);
     let page_about = std::sync::Arc::new(std::sync::OnceLock::<Value>::new());
     let served = std::sync::Arc::clone(&page_about);
-    let routes = move |state| router(state).merge(demo_page::routes(served));
+    let own_address = DemoAddress::default();
+    let guarded = own_address.clone();
+    let routes = move |state| router(state).merge(demo_page::routes(served, guarded));
     serve::run_with(source, read, routes, move |address| {
         about["base_url"] = json!(format!("http://{address}"));
         files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
-        println!("{}", guide(&about, &directory, real));
-        // Set once: this is called once.
+        let guide = guide(&about, &directory, real);
+        // Set once: this is called once. Whoever reads the guide finds the page answering.
         let _ = page_about.set(about);
+        own_address.set(address);
+        println!("{guide}");
         Ok(())
     })
     .await

@@ -1,12 +1,16 @@
-//! The plain page of `copilotd demo`, and what it has to know. Only the demo serves them: they hand out tokens.
+//! The plain page of `copilotd demo`, and what it has to know. Only the demo serves them: they hand out tokens, so every route
+//! here answers only requests that [`demo_origin`](super::demo_origin) takes for the page's own.
 
 use std::sync::{Arc, OnceLock};
 
 use axum::http::{HeaderName, header};
+use axum::middleware;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::Value;
+
+use super::demo_origin::{self, DemoAddress};
 
 /// What the page consists of: path, media type, content.
 const FILES: [(&str, &str, &str); 12] = [
@@ -35,8 +39,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page's routes. `about` is set once the address is known.
-pub fn routes(about: Arc<OnceLock<Value>>) -> Router {
+/// The page's routes. `about` and `address` are set once the address is known; until then nothing is answered.
+pub fn routes(about: Arc<OnceLock<Value>>, address: DemoAddress) -> Router {
     let about = move || async move {
         let about = about.get().cloned().unwrap_or(Value::Null);
         ([(header::CACHE_CONTROL, "no-store")], Json(about)).into_response()
@@ -47,6 +51,13 @@ pub fn routes(about: Arc<OnceLock<Value>>) -> Router {
             router.route(path, get(move || async move { (headers(media_type), content) }))
         })
         .route("/demo.json", get(about))
+        .route_layer(middleware::from_fn_with_state(address, demo_origin::guard))
+}
+
+/// Lists the paths of the page's files.
+#[cfg(test)]
+pub(super) fn paths() -> impl Iterator<Item = &'static str> {
+    FILES.into_iter().map(|(path, ..)| path)
 }
 
 fn headers(media_type: &'static str) -> [(HeaderName, &'static str); 5] {

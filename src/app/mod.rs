@@ -1,6 +1,7 @@
 //! Puts the parts together: the only module that knows all of them.
 
 mod demo;
+mod demo_origin;
 mod demo_page;
 mod embed;
 mod files;
@@ -30,13 +31,14 @@ use tokio::task::JoinHandle;
 use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::tools;
 use crate::audit::AuditLog;
-use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand};
+use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs};
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::revocations::Revocations;
 use crate::telemetry::content::{ContentTenants, LoggedContent};
 use crate::telemetry::{self, StoredTraces};
 use crate::tenants::Roster;
@@ -101,6 +103,7 @@ impl App {
         gateway: Arc<Gateway>,
         usage: Arc<dyn UsageStore>,
         audit: Arc<AuditLog>,
+        revocations: Arc<Revocations>,
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
@@ -136,7 +139,7 @@ impl App {
             };
         });
         let auth = Authenticator {
-            verifier: Verifier::new(&config)?,
+            verifier: Verifier::with_revocations(&config, revocations.list())?,
             jwks: Jwks::new()?,
             tickets: Tickets::new(ticket_key),
             failures: FailureLimit::new(&config.server),
@@ -165,6 +168,7 @@ impl App {
             audit,
             gateway,
             tenants: roster,
+            revocations,
             directory,
             shared,
             body: BodyLimits {
@@ -229,7 +233,9 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
             Ok(())
         }
-        Command::Tenant(_) | Command::Key(_) => runtime()?.block_on(cli::remote(&command)),
+        Command::Tenant(_) | Command::Key(_) | Command::Token(TokenArgs { command: Some(_), .. }) => {
+            runtime()?.block_on(cli::remote(&command))
+        }
         Command::Check(_) | Command::Token(_) => Err(Failure::failed("done by the command line itself")),
     }
 }

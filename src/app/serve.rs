@@ -19,9 +19,10 @@ use crate::cli::Failure;
 use crate::config::{Config, Source};
 use crate::gateway::ledger::Ledger;
 use crate::gateway::limit::Period;
-use crate::http::router::router;
+use crate::http::router::{admin_router, router};
 use crate::http::server;
 use crate::http::state::AppState;
+use crate::revocations::Revocations;
 use crate::telemetry;
 use crate::tenants::{Roster, Seal};
 
@@ -58,6 +59,7 @@ pub async fn run_with(
         usage,
         tenants,
         audit,
+        revocations,
         lost,
     } = store::open(&file).await?;
     let listen = file.server.listen;
@@ -65,12 +67,23 @@ pub async fn run_with(
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
+    let admin_listener = match file.server.admin_listen {
+        Some(listen) => {
+            let bound = TcpListener::bind(listen).await;
+            Some(bound.with_context(|| format!("cannot listen on {listen} (server.admin_listen)"))?)
+        }
+        None => None,
+    };
     std::fs::create_dir_all(&file.server.data_dir)
         .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
     let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
     let sealing_key = sealing_key(&file)?;
     let seal = Seal::new(&sealing_key);
     let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
+    // Before anything is accepted: a token that is revoked must not be let in for a moment after a restart.
+    let revocations = Revocations::open(revocations, Arc::new(system::SystemClock))
+        .await
+        .context("reading the token revocations")?;
     let roster = Roster::open(source.clone(), tenants, seal, Arc::new(system::SystemClock)).await?;
     let config = &roster.config();
     let bounds = Bounds {
@@ -108,12 +121,23 @@ pub async fn run_with(
         gateway,
         usage,
         Arc::new(audit),
+        revocations,
         &ticket_key,
         bounds,
     )
     .await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
+    let admin = match admin_listener {
+        Some(listener) => {
+            tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
+            let routes = admin_router(app.state.clone());
+            let timeout = config.server.header_timeout;
+            let serving = server::serve(listener, routes, timeout, stopped.clone(), CONNECTION_GRACE);
+            Some(tokio::spawn(serving))
+        }
+        None => None,
+    };
     let serving = tokio::spawn(server::serve(
         listener,
         routes,
@@ -140,6 +164,9 @@ pub async fn run_with(
     app.stop(failure.map_or(config.server.drain, |_| Duration::ZERO)).await;
     stop.send_replace(true);
     serving.await.context("the server's task")?;
+    if let Some(admin) = admin {
+        admin.await.context("the admin port's task")?;
+    }
     ledger.close().await;
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }

@@ -13,6 +13,7 @@ use crate::adapters::sqlite::SqliteLog;
 use crate::audit::AuditStore;
 use crate::config::{Config, Store};
 use crate::gateway::ledger::UsageStore;
+use crate::revocations::RevocationStore;
 use crate::tenants::TenantStore;
 
 /// An open store.
@@ -25,6 +26,8 @@ pub struct Opened {
     pub tenants: Arc<dyn TenantStore>,
     /// The audit log, in the same store.
     pub audit: Arc<dyn AuditStore>,
+    /// Revocations of user tokens, in the same store.
+    pub revocations: Arc<dyn RevocationStore>,
     /// Returns when this process does not own the store any more; for a file on disk it never does.
     pub lost: BoxFuture<'static, ()>,
 }
@@ -49,6 +52,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
                 audit: Arc::clone(&log) as _,
+                revocations: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
             })
@@ -67,6 +71,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
                 audit: Arc::clone(&log) as _,
+                revocations: Arc::clone(&log) as _,
                 log,
                 lost,
             })

@@ -7,6 +7,7 @@ use copilotd_actors::domain::ids::{TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
+use crate::revocations::RevocationId;
 use crate::scopes::Scopes;
 use crate::tenants::KeyId;
 
@@ -31,7 +32,7 @@ pub enum Command {
     Serve(ConfigArgs),
     /// Checks a configuration and names every fault at once
     Check(ConfigArgs),
-    /// Mints a user token, where the configuration holds a secret that can sign one
+    /// Mints a user token, where the configuration holds a secret that can sign one; `token revoke` revokes tokens
     Token(TokenArgs),
     /// Works with API keys
     #[command(subcommand)]
@@ -68,18 +69,69 @@ pub struct ConfigArgs {
     pub config: PathBuf,
 }
 
-/// Arguments of `token`.
+/// Arguments of `token`: of minting, or a command.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct TokenArgs {
+    /// What to do in place of minting
+    #[command(subcommand)]
+    pub command: Option<TokenCommand>,
+    /// What to mint
+    #[command(flatten)]
+    pub mint: MintArgs,
+}
+
+/// Works with the user tokens that a running server accepts; needs the scope admin.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Revokes all tokens of a user that were issued up to now, or one token; effective immediately
+    Revoke {
+        /// What to revoke
+        #[command(flatten)]
+        what: RevokeArgs,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: Option<String>,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Lists the revocations in force
+    Revocations(ServerArgs),
+    /// Lifts a revocation: tokens that it hit are accepted again until their end
+    Lift {
+        /// Id of the revocation, rev_…
+        id: RevocationId,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// Whose tokens, or which.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct RevokeArgs {
+    /// The user; API keys that act for the user are not affected
+    #[arg(long)]
+    pub user: Option<UserId>,
+    /// The token's jti, or its name in the audit log (jwt:…)
+    #[arg(long, value_name = "ID")]
+    pub token_id: Option<String>,
+}
+
+/// Arguments of minting a token. Tenant and user are required, but not beside a command in its place.
+#[derive(Debug, Args)]
+pub struct MintArgs {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
     /// The tenant
-    #[arg(long)]
-    pub tenant: TenantId,
+    #[arg(long, required = true)]
+    pub tenant: Option<TenantId>,
     /// The user
-    #[arg(long)]
-    pub user: UserId,
+    #[arg(long, required = true)]
+    pub user: Option<UserId>,
     /// What the token allows; may be given several times or with commas
     #[arg(long = "scope", value_enum, value_delimiter = ',', default_value = "chat")]
     pub scopes: Vec<Scope>,

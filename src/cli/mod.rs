@@ -11,8 +11,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub use args::{
-    Cli, Command, ConfigArgs, DemoArgs, KeyCommand, ModelsCommand, ProjectionsCommand, PullArgs, Scope, ServerArgs,
-    TenantCommand, TokenArgs,
+    Cli, Command, ConfigArgs, DemoArgs, KeyCommand, MintArgs, ModelsCommand, ProjectionsCommand, PullArgs, RevokeArgs,
+    Scope, ServerArgs, TenantCommand, TokenArgs, TokenCommand,
 };
 use clap::Parser;
 use jiff::Timestamp;
@@ -100,7 +100,7 @@ pub fn run(
     };
     let outcome = match cli.command {
         Command::Check(args) => check(&args, context),
-        Command::Token(args) => token::run(&args, context),
+        Command::Token(TokenArgs { command: None, mint }) => token::run(&mint, context),
         Command::Key(KeyCommand::Create {
             name,
             scopes,
@@ -135,6 +135,9 @@ pub async fn remote(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Tenant(command) => remote::tenant(command).await,
         Command::Key(command) => remote::key(command).await,
+        Command::Token(TokenArgs {
+            command: Some(command), ..
+        }) => remote::token(command).await,
         _ => Err(Failure::failed("not asked of a server")),
     }
 }

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
-use super::args::{KeyCommand, Scope, ServerArgs, TenantCommand};
+use super::args::{KeyCommand, Scope, ServerArgs, TenantCommand, TokenCommand};
 use super::{Failure, print};
 
 /// Longest time for one answer.
@@ -71,6 +71,43 @@ pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
             print(&format!("{id} is refused from now on\n"))
         }
     }
+}
+
+/// Runs a command about the user tokens that a server accepts.
+pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
+    const REVOCATIONS: &str = "/v1/admin/revocations";
+    match command {
+        TokenCommand::Revoke { what, reason, server } => {
+            let mut body = match (&what.user, &what.token_id) {
+                (Some(user), None) => json!({ "user": user }),
+                (None, Some(id)) => json!({ "token_id": id }),
+                _ => return Err(Failure::usage("give either --user or --token-id")),
+            };
+            if let Some(reason) = reason {
+                body["reason"] = json!(reason);
+            }
+            let made = ask(server, Method::POST, REVOCATIONS, Some(body), false).await?;
+            print(&format!("{}\n", revocation_line(&made)))
+        }
+        TokenCommand::Revocations(server) => list(server, REVOCATIONS, revocation_line).await,
+        TokenCommand::Lift { id, server } => {
+            ask(server, Method::DELETE, &format!("{REVOCATIONS}/{id}"), None, false).await?;
+            print(&format!("{id} lifted\n"))
+        }
+    }
+}
+
+fn revocation_line(revocation: &Value) -> String {
+    let text = |member: &str| revocation[member].as_str();
+    let subject = match (text("user"), text("token_id")) {
+        (Some(user), _) => format!("user {user}"),
+        (None, id) => format!("token {}", id.unwrap_or("-")),
+    };
+    let (id, at) = (text("id").unwrap_or("-"), text("revoked_at").unwrap_or("-"));
+    format!(
+        "{id}  {subject}, revoked {at}, kept until {}",
+        text("expires_at").unwrap_or("-")
+    )
 }
 
 fn given(credential: Option<&SecretString>) -> Result<SecretString, Failure> {

@@ -2,15 +2,18 @@
 
 use secrecy::ExposeSecret;
 
-use super::args::{Scope, TokenArgs};
+use super::args::{MintArgs, Scope};
 use super::{Context, Failure, print};
 use crate::http::auth::{Grant, MintError, mint};
 
-pub(super) fn run(args: &TokenArgs, context: &Context) -> Result<(), Failure> {
+pub(super) fn run(args: &MintArgs, context: &Context) -> Result<(), Failure> {
+    let (Some(tenant), Some(user)) = (&args.tenant, &args.user) else {
+        return Err(Failure::usage("give --tenant and --user"));
+    };
     let config = context.config(&args.config)?;
     let grant = Grant {
-        tenant: args.tenant.clone(),
-        user: args.user.clone(),
+        tenant: tenant.clone(),
+        user: user.clone(),
         scopes: Scope::set(&args.scopes),
         life: args.ttl,
     };

@@ -75,6 +75,8 @@ pub struct Config {
 pub struct Server {
     /// Address and port.
     pub listen: SocketAddr,
+    /// Address and port of the admin port, if there is one.
+    pub admin_listen: Option<SocketAddr>,
     /// Directory of everything that is kept on this machine.
     pub data_dir: PathBuf,
     /// Key of 32 bytes, in hexadecimal, that seals what is stored of tenants; made in the data directory when missing.
@@ -101,7 +103,8 @@ pub struct Server {
     pub max_approvals_per_tenant: usize,
     /// Turns of one user that wait for an approval.
     pub max_approvals_per_user: usize,
-    /// Invalid credentials per minute and address, beyond which it is refused unread; 0 means no limit.
+    /// Invalid credentials per minute, address and issuer, beyond which further ones are answered 429; 0 means no limit. Valid ones are
+    /// never refused by it.
     pub failed_logins_per_minute: u32,
     /// Addresses and networks whose `X-Forwarded-For` is believed.
     #[serde(deserialize_with = "networks")]
@@ -112,6 +115,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: None,
             data_dir: PathBuf::from("data"),
             seal_key: None,
             max_body_bytes: 1024 * 1024,

@@ -12,6 +12,7 @@ use super::key::{Alg, KeyHash};
 use super::models::nano_usd;
 use super::{Copilot, DenyRule};
 use crate::gateway::limit::{self, Limits};
+use crate::role::DEFAULT_ROLE_CLAIMS;
 use crate::scopes::Scopes;
 
 /// A customer company.
@@ -82,6 +83,8 @@ pub struct Issuer {
     pub pem: Option<SecretString>,
     /// Where the public keys of the other algorithms are published.
     pub jwks_url: Option<String>,
+    /// The claims that are a token's role; the usual ones unless given.
+    role_claims: Option<Vec<String>>,
 }
 
 impl Issuer {
@@ -92,6 +95,16 @@ impl Issuer {
         } else {
             self.pem.as_ref()
         }
+    }
+
+    /// Lists the claims that are a token's role, in one order.
+    pub fn role_claims(&self) -> Vec<String> {
+        let mut names = match &self.role_claims {
+            Some(names) => names.clone(),
+            None => DEFAULT_ROLE_CLAIMS.map(str::to_owned).to_vec(),
+        };
+        names.sort_unstable();
+        names
     }
 }
 

@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -13,7 +14,8 @@ use super::fair_share;
 use super::problem::{Code, Problem};
 use super::request_id;
 use super::routes::{
-    admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, tenants, tickets, turns,
+    admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, revocations, tenants,
+    tickets, turns,
 };
 use super::state::AppState;
 use crate::telemetry;
@@ -25,6 +27,18 @@ pub fn router(state: AppState) -> Router {
         .fallback(|| async { Problem::new(Code::NotFound) })
         .layer(middleware::from_fn_with_state(state.clone(), fair_share::layer))
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
+        .layer(middleware::from_fn(telemetry::http_span))
+        .layer(middleware::from_fn(request_id::layer))
+        .with_state(state)
+}
+
+/// Builds the router of the admin port: what monitoring asks for, and nothing of the product.
+pub fn admin_router(state: AppState) -> Router {
+    Router::new()
+        .route("/healthz", get(operations::healthz))
+        .route("/readyz", get(operations::readyz))
+        .route("/metrics", get(operations::tenant_metrics))
+        .fallback(|| async { Problem::new(Code::NotFound) })
         .layer(middleware::from_fn(telemetry::http_span))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)
@@ -57,6 +71,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::verify))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
+        .routes(routes!(revocations::list, revocations::create))
+        .routes(routes!(revocations::lift))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::put, tenants::update))
         .routes(routes!(operations::healthz))

@@ -14,6 +14,8 @@ use super::body::BodyLimits;
 use crate::audit::AuditLog;
 use crate::gateway::Gateway;
 use crate::gateway::ledger::UsageStore;
+use crate::revocations::Revocations;
+use crate::telemetry::Render;
 use crate::tenants::Roster;
 
 /// Open streams of one process; each costs a connection and some KiB.
@@ -32,6 +34,8 @@ pub struct AppState {
     pub gateway: Arc<Gateway>,
     /// Tenants and their keys.
     pub tenants: Arc<Roster>,
+    /// Revoked user tokens.
+    pub revocations: Arc<Revocations>,
     /// The way to conversations.
     pub directory: Directory,
     /// Ports, bounds and watched conversations.
@@ -43,7 +47,7 @@ pub struct AppState {
     /// Permits for open streams.
     pub streams: Arc<Semaphore>,
     /// Renders `/metrics`.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Render,
     /// Names of the dependencies that `/readyz` asks besides the store.
     pub store: &'static str,
 }

@@ -79,7 +79,9 @@ impl Writer {
         if !self.greeted {
             self.greeted = true;
             // Headers and first bytes leave at once: the time to the first byte is not the model's.
-            return Some(Bytes::from_static(b": copilotd\n\nretry: 2000\n\n"));
+            let mut greeting = ": copilotd\n\nretry: 2000\n\n".to_owned();
+            self.reader.greet(&mut greeting);
+            return Some(greeting.into());
         }
         let mut out = String::new();
         loop {
@@ -191,7 +193,7 @@ impl Writer {
             () = changed => Woken::Changed,
             () = tokio::time::sleep(KEEP_ALIVE) => Woken::Silence,
             () = expiry => Woken::End,
-            () = self.state.auth.verifier.ended(&self.caller.credential) => Woken::End,
+            () = self.state.auth.verifier.ended(&self.caller) => Woken::End,
             () = self.state.shutdown.closed() => Woken::End,
         }
     }

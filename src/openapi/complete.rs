@@ -15,7 +15,8 @@ const CHUNKS: &str = "Server-sent events of `data:` lines only: chunks as OpenAI
 const STREAM: &str = "Server-sent events (`text/event-stream`, UTF-8, LF, never compressed). A comment follows the headers at \
     once and then at least every 15 s; `retry: 2000` once. `event:` is the type, `data:` the JSON object that \
     `x-events` names for it. `id:` is the reader's whole position, `<seq>` or `<seq>.<offset>`: send it back as \
-    `Last-Event-ID` to continue exactly there, on any connection and after any restart.";
+    `Last-Event-ID` to continue exactly there, on any connection and after any restart. On a stream that a ticket opened every `id` \
+    ends in `~` and a proof, and one comes at once: after its 60 s the ticket resumes only from such an `id`.";
 
 /// Makes the whole document out of the paths.
 pub(super) fn complete(mut document: Value) -> Value {
@@ -104,6 +105,7 @@ fn ids(path: &str) -> Vec<Value> {
                 "models" => (".", "A route's name, or `provider/model`."),
                 "tenants" => ("^[a-z0-9_-]{1,64}$", "The tenant."),
                 "api-keys" => ("^key_[0-9a-f]{32}$", "The key."),
+                "revocations" => ("^rev_[0-9a-f]{32}$", "The revocation."),
                 _ => ("^call_[0-9a-f]{32}$", "The call."),
             };
             ids.push(json!({

@@ -11,6 +11,7 @@ use metrics::{Unit, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 
+use super::tenants::{self, MetricsView};
 use crate::http::state::MAX_STREAMS;
 
 /// Time between two foldings of the histograms: until then each sample stands in memory.
@@ -79,6 +80,24 @@ pub const METRICS: &[Metric] = &[
         Kind::Histogram(FAST),
         Unit::Seconds,
         "Time until the answer's head, by method and route.",
+    ),
+    metric(
+        "copilotd_auth_failures_total",
+        Kind::Counter,
+        Unit::Count,
+        "Credentials that were refused, by reason.",
+    ),
+    metric(
+        "copilotd_auth_failures_limited_total",
+        Kind::Counter,
+        Unit::Count,
+        "Refused credentials that were answered 429, because too many had come from that address.",
+    ),
+    metric(
+        "copilotd_tenant_requests_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests with a valid credential, by tenant on the admin port.",
     ),
     metric(
         "copilotd_open_streams",
@@ -304,10 +323,13 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
+/// Renders the page for who reads it.
+pub type Render = Arc<dyn Fn(MetricsView) -> String + Send + Sync>;
+
 /// Returns what renders the page. Several applications of one process (in tests) share their counters.
-pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Arc<dyn Fn() -> String + Send + Sync> {
+pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Render {
     let handle = recorder();
-    Arc::new(move || {
+    Arc::new(move |view| {
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("copilotd_open_streams").set(number(MAX_STREAMS.saturating_sub(streams.available_permits())));
         let turns = shared.admission.by_state();
@@ -318,7 +340,7 @@ pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Arc<dyn Fn() -> 
         ] {
             gauge!("copilotd_open_turns", "state" => state).set(number(count));
         }
-        handle.render()
+        tenants::rewrite(&handle.render(), view)
     })
 }
 

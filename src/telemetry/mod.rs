@@ -9,13 +9,15 @@ mod http;
 mod logs;
 mod metrics;
 mod panics;
+mod tenants;
 mod traces;
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 pub use self::http::http_span;
-pub use self::metrics::{METRICS, Metric, metrics};
+pub use self::metrics::{METRICS, Metric, Render, metrics};
+pub use self::tenants::{MetricsView, count_request};
 pub use self::traces::{StoredTraces, traceparent};
 use crate::config::Telemetry as Settings;
 

@@ -11,6 +11,7 @@ use crate::support::live::child::Child;
 const FILE: &str = r#"
 [server]
 listen = "127.0.0.1:0"
+admin_listen = "127.0.0.1:0"
 data_dir = "DATA"
 [[providers]]
 name = "main"
@@ -184,6 +185,73 @@ async fn the_file_is_taken_anew_on_a_signal() {
     let told = served.child.wait_for(|log| said(log, "not taken anew")).await.unwrap();
     assert!(told.contains("colour"), "{told}");
     assert_eq!(served.status("/v1/models", KEY).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_tokens_are_revoked_by_the_command_line_and_stay_so_after_a_kill() {
+    let mut served = Served::start().await;
+    let config = served.path("copilotd.toml");
+    let config = config.to_str().unwrap();
+    let mint = ["token", "--config", config, "--tenant", "ops", "--user"];
+    let bob = served.run(&[&mint[..], &["bob"]].concat()).await.trim().to_owned();
+    let eve = served.run(&[&mint[..], &["eve"]].concat()).await.trim().to_owned();
+    assert_eq!(served.status("/v1/conversations", &bob).await, 200);
+    let made = served
+        .ask(&["token", "revoke", "--user", "bob", "--reason", "laptop stolen"])
+        .await;
+    assert!(made.starts_with("rev_") && made.contains("user bob"), "{made}");
+    assert_eq!(served.status("/v1/conversations", &bob).await, 401);
+    served.child.kill().await;
+    let (child, server) = Served::serve(served.directory.path()).await;
+    (served.child, served.server) = (child, server);
+    assert_eq!(served.status("/v1/conversations", &bob).await, 401);
+    assert_eq!(served.status("/v1/conversations", &eve).await, 200);
+    let id = made.split_whitespace().next().unwrap();
+    assert!(served.ask(&["token", "revocations"]).await.contains(id));
+    served.ask(&["token", "lift", id]).await;
+    assert_eq!(served.status("/v1/conversations", &bob).await, 200);
+    for wrong in [
+        &["token", "revoke"][..],
+        &["token", "revoke", "--user", "bob", "--token-id", "x"],
+        &["token", "revoke", "--tenant", "ops", "--user", "bob"],
+        &["token", "lift", "bob"],
+        &["token", "--tenant", "ops"],
+    ] {
+        assert_eq!(served.output(wrong).await.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_port_alone_names_tenants() {
+    let served = Served::start().await;
+    let log = std::fs::read_to_string(served.path("log")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&said(&log, "admin port open").unwrap()).unwrap();
+    let admin = format!("http://{}", line["address"].as_str().unwrap());
+    let bad = "a.b.c";
+    assert_eq!(served.status("/v1/models", &served.credential).await, 403);
+    assert_eq!(served.status("/v1/models", bad).await, 401);
+    let page = async |base: &str, path: &str| {
+        let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (_, public) = page(&served.server, "/metrics").await;
+    let (_, named) = page(&admin, "/metrics").await;
+    assert!(!public.contains("tenant=") && !public.contains("\"ops\""), "{public}");
+    assert!(
+        public.contains("copilotd_auth_failures_total{reason=\"unknown\"} 1"),
+        "{public}"
+    );
+    assert!(
+        named.contains("copilotd_tenant_requests_total{tenant=\"ops\"} "),
+        "{named}"
+    );
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(page(&admin, path).await.0, 200);
+    }
+    for path in ["/v1/models", "/openapi.json", "/", "/v1/admin/usage"] {
+        assert_eq!(page(&admin, path).await.0, 404, "{path}");
+    }
+    assert_eq!(page(&served.server, "/admin/metrics").await.0, 404);
 }
 
 /// A key of nobody at first.

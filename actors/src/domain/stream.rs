@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -137,6 +138,12 @@ impl Encoded {
     }
 }
 
+/// Writes what follows a position in the event ids of a stream, such as a proof that the stream sent it.
+pub trait PositionSuffix: fmt::Debug + Send + Sync {
+    /// Writes what follows `position`; no line break.
+    fn write(&self, position: &str, out: &mut String);
+}
+
 /// One reader of a conversation or of one of its turns. Pure: it turns records and live text into frames.
 #[derive(Debug)]
 pub struct Reader {
@@ -149,6 +156,7 @@ pub struct Reader {
     /// Bytes of the open segment that were sent.
     offset: usize,
     ended: bool,
+    suffix: Option<Arc<dyn PositionSuffix>>,
 }
 
 impl Reader {
@@ -161,6 +169,24 @@ impl Reader {
             sent: seq,
             offset: offset.unwrap_or(0),
             ended: false,
+            suffix: None,
+        }
+    }
+
+    /// Adds a suffix to every event id.
+    pub fn with_suffix(self, suffix: Arc<dyn PositionSuffix>) -> Self {
+        Self {
+            suffix: Some(suffix),
+            ..self
+        }
+    }
+
+    /// Writes what a reader gets before any event. Where ids have a suffix, that is the position it begins at: one that is cut off
+    /// before the first event can come back too.
+    pub fn greet(&self, out: &mut String) {
+        if self.suffix.is_some() {
+            self.id(out);
+            out.push('\n');
         }
     }
 
@@ -230,10 +256,25 @@ impl Reader {
 
     fn frame(&self, name: &str, data: &str, out: &mut String) {
         use std::fmt::Write as _;
-        let offset = (self.offset > 0).then_some(self.offset);
-        let id = Position { seq: self.sent, offset };
+        self.id(out);
         // Writing to a string cannot fail.
-        let _ = write!(out, "id: {id}\nevent: {name}\ndata: {data}\n\n");
+        let _ = write!(out, "event: {name}\ndata: {data}\n\n");
+    }
+
+    /// Writes the line with the position.
+    fn id(&self, out: &mut String) {
+        use std::fmt::Write as _;
+        let offset = (self.offset > 0).then_some(self.offset);
+        let position = Position { seq: self.sent, offset };
+        let Some(suffix) = &self.suffix else {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "id: {position}");
+            return;
+        };
+        let position = position.to_string();
+        let _ = write!(out, "id: {position}");
+        suffix.write(&position, out);
+        out.push('\n');
     }
 }
 

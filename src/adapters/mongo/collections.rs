@@ -40,6 +40,8 @@ pub(super) struct Collections {
     /// The audit log: a document for each entry, and one per tenant for the head.
     pub(super) audit: Collection<Document>,
     pub(super) audit_heads: Collection<Document>,
+    /// Revocations of user tokens.
+    pub(super) revocations: Collection<Document>,
     /// Single documents by name: `lease`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
@@ -61,6 +63,7 @@ impl Collections {
             key_uses: database.collection("key_uses"),
             audit: database.collection("audit"),
             audit_heads: database.collection("audit_heads"),
+            revocations: database.collection("revocations"),
             meta: database.collection("meta"),
             patience,
         }

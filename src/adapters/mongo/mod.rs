@@ -16,6 +16,7 @@ mod lease;
 mod projector;
 mod quota;
 mod read;
+mod revocations;
 mod tenants;
 mod usage;
 

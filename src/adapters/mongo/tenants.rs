@@ -92,12 +92,16 @@ impl TenantStore for MongoLog {
 }
 
 impl MongoLog {
-    async fn all(&self, collection: &Collection<Document>, order: Document) -> Result<Vec<Document>, Failure> {
+    pub(super) async fn all(
+        &self,
+        collection: &Collection<Document>,
+        order: Document,
+    ) -> Result<Vec<Document>, Failure> {
         let asked = async { collection.find(doc! {}).sort(order).await?.try_collect().await };
         self.collections.call(asked_now(asked)).await
     }
 
-    async fn put(&self, collection: &Collection<Document>, document: Document) -> Result<(), Failure> {
+    pub(super) async fn put(&self, collection: &Collection<Document>, document: Document) -> Result<(), Failure> {
         let which = doc! { "_id": document.get("_id").cloned().unwrap_or(Bson::Null) };
         let put = collection.replace_one(which, document).upsert(true);
         self.collections.call(put).await?;

@@ -13,6 +13,7 @@ mod lock;
 mod quota;
 mod read;
 mod readers;
+mod revocations;
 mod rows;
 mod schema;
 mod tenants;

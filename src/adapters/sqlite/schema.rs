@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     VERSION_4,
     VERSION_5,
     super::quota::SCHEMA,
+    REVOCATIONS,
 ];
 
 const VERSION_1: &str = "
@@ -169,6 +170,21 @@ CREATE TABLE meta (
     name  TEXT    NOT NULL PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+const REVOCATIONS: &str = "
+-- Revocations of user tokens: of all tokens of a user up to a moment, or of one token. Times are milliseconds since 1970.
+CREATE TABLE revocations (
+    tenant     TEXT    NOT NULL,
+    kind       TEXT    NOT NULL,
+    subject    TEXT    NOT NULL,
+    revoked_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked_by TEXT    NOT NULL,
+    reason     TEXT,
+    PRIMARY KEY (tenant, kind, subject)
+) STRICT;
+CREATE INDEX revocations_by_end ON revocations (expires_at);
 ";
 
 /// Opens the one connection that writes, with the file brought to the newest version.

@@ -44,6 +44,17 @@ fn server(server: &Node<'_>, faults: &mut Faults) {
             "expected an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080",
         );
     }
+    let admin = server.get("admin_listen");
+    match admin.text().map(str::parse::<std::net::SocketAddr>) {
+        Some(Err(_)) => faults.add(
+            admin.path(),
+            "expected an IP address and a port, such as 127.0.0.1:9090",
+        ),
+        Some(Ok(address)) if address.port() != 0 && admin.text() == listen.text() => {
+            faults.add(admin.path(), "is the same as server.listen");
+        }
+        _ => {}
+    }
     for proxy in server.get("trusted_proxies").items() {
         if proxy.text().is_some_and(|text| network(text).is_none()) {
             faults.add(proxy.path(), "expected an IP address or a network such as 10.0.0.0/8");

@@ -18,6 +18,7 @@ pub(super) fn check(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mu
     for tenant in tenants.items() {
         for issuer in tenant.get("issuers").items() {
             key(&issuer, faults);
+            role_claims(&issuer, faults);
         }
         kids_are_distinct(&tenant.get("issuers"), faults);
         unique(members(&tenant.get("api_keys"), "name"), faults);
@@ -58,6 +59,20 @@ fn kids_are_distinct(issuers: &Node<'_>, faults: &mut Faults) {
         if !seen.insert((iss, kid.text())) {
             let message = "several keys of one issuer need different kid values";
             faults.add(if kid.exists() { kid.path() } else { issuer.path() }, message);
+        }
+    }
+}
+
+/// A pointer with a wrong escape leads nowhere, and would make one role of everybody.
+fn role_claims(issuer: &Node<'_>, faults: &mut Faults) {
+    for name in issuer.get("role_claims").items() {
+        let Some(text) = name.text() else { continue };
+        let mut escapes = text.split('~').skip(1);
+        if text.starts_with('/') && !escapes.all(|rest| rest.starts_with(['0', '1'])) {
+            faults.add(
+                name.path(),
+                "not a JSON Pointer: ~ is written ~0, and / within a name ~1",
+            );
         }
     }
 }

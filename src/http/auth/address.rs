@@ -1,35 +1,59 @@
-//! A limit on invalid credentials per client address, asked before anything is verified.
+//! A limit on invalid credentials per client address and issuer.
 //!
-//! Only failures are counted: an office behind one address, or a load test, is never slowed down by its valid
-//! credentials, and those that are remembered pass without asking.
+//! It bounds what failing costs, never who gets in: an office or a proxy behind one address keeps all its valid credentials, whatever
+//! else comes from there. Beyond the limit a failure is answered 429 in place of 401, and credentials of that address and issuer that
+//! are not known yet are verified one at a time, so that forged signatures take one core at most.
+//!
+//! Invariant: the number of counters has a bound, though addresses, issuers and keys are the client's to choose; and whether an issuer
+//! exists makes no difference here, so that nobody learns it.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::http::{Extensions, HeaderMap};
-use jiff::Timestamp;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
+use super::{api_key, jwt};
 use crate::config::{IpNet, Server};
 use crate::http::problem::{Code, Problem, RateLimit};
 
-/// Most addresses that are remembered; the least used are forgotten first.
-const ADDRESSES: u64 = 50_000;
+/// Most counters that are kept; the least used are forgotten first.
+const COUNTERS: u64 = 50_000;
+/// Counters of one address: issuers and kinds of keys share them by their hash.
+const PER_ADDRESS: u64 = 16;
+/// Characters of an API key that say which kind of key it is: the prefix that all have, and as many as may be shown.
+const KEY_PREFIX: usize = 8;
+/// Shortest time between two warnings about a proxy that is not trusted.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Failures per address.
+/// Failures per address and issuer.
 #[derive(Debug)]
 pub struct FailureLimit {
     per_minute: u32,
     proxies: Vec<IpNet>,
-    buckets: moka::sync::Cache<IpAddr, Arc<Mutex<Bucket>>>,
+    buckets: moka::sync::Cache<FailureSource, Arc<Mutex<Bucket>>>,
+    hasher: RandomState,
+    /// Taken while a credential is verified that comes from where too many failed.
+    one_at_a_time: Semaphore,
+    warned: Mutex<Option<Instant>>,
 }
 
-/// How many failures an address has left, as of a moment.
+/// Where a failure comes from: a client's network, and which of its counters the issuer or the kind of key has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FailureSource {
+    client: IpAddr,
+    counter: u64,
+}
+
+/// How many failures are left, as of a moment.
 #[derive(Debug)]
 struct Bucket {
     left: f64,
-    at: Timestamp,
+    at: Instant,
 }
 
 impl FailureLimit {
@@ -38,14 +62,40 @@ impl FailureLimit {
         Self {
             per_minute: server.failed_logins_per_minute,
             proxies: server.trusted_proxies.clone(),
-            buckets: moka::sync::Cache::new(ADDRESSES),
+            buckets: moka::sync::Cache::new(COUNTERS),
+            hasher: RandomState::new(),
+            one_at_a_time: Semaphore::new(1),
+            warned: Mutex::default(),
         }
+    }
+
+    /// Finds out where a credential comes from; none for a request that did not come over the network, or without a limit.
+    pub(super) fn source(
+        &self,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+        credential: &str,
+    ) -> Option<FailureSource> {
+        let client = self.client(extensions, headers)?;
+        if self.per_minute == 0 {
+            return None;
+        }
+        let hash = if credential.starts_with(api_key::PREFIX) {
+            self.hasher.hash_one(credential.get(..KEY_PREFIX).unwrap_or(credential))
+        } else {
+            self.hasher.hash_one(jwt::issuer(credential).unwrap_or_default())
+        };
+        let counter = hash % PER_ADDRESS;
+        Some(FailureSource { client, counter })
     }
 
     /// Finds the client's address; none for a request that did not come over the network.
     pub(super) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let ConnectInfo(peer) = extensions.get::<ConnectInfo<SocketAddr>>()?;
         let mut client = peer.ip().to_canonical();
+        if headers.contains_key("x-forwarded-for") && !self.trusts(client) {
+            self.warn_of_proxy(client);
+        }
         // From the right, each hop was written by the one before it: what a trusted proxy did not write is a claim.
         let hops = headers
             .get_all("x-forwarded-for")
@@ -53,7 +103,7 @@ impl FailureLimit {
             .rev()
             .filter_map(|value| value.to_str().ok());
         for hop in hops.flat_map(|line| line.rsplit(',')) {
-            if !self.proxies.iter().any(|network| network.contains(&client)) {
+            if !self.trusts(client) {
                 break;
             }
             let Ok(address) = hop.trim().parse::<IpAddr>() else {
@@ -64,21 +114,50 @@ impl FailureLimit {
         Some(network_of(client))
     }
 
-    /// Refuses an address that has used up its failures.
-    pub(super) fn admit(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Problem> {
-        let Some(bucket) = client
-            .filter(|_| self.per_minute > 0)
-            .and_then(|client| self.buckets.get(&client))
-        else {
-            return Ok(());
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// Says that a proxy is not configured as one, at most once a minute: any client may send the header.
+    fn warn_of_proxy(&self, peer: IpAddr) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            return;
+        }
+        *warned = Some(Instant::now());
+        tracing::warn!(
+            %peer,
+            "X-Forwarded-For ignored: the peer is not in server.trusted_proxies, so all its clients count as one address"
+        );
+    }
+
+    /// Waits for its turn where too many have failed; whoever comes from elsewhere does not wait.
+    pub(super) async fn turn(&self, source: Option<FailureSource>) -> Option<SemaphorePermit<'_>> {
+        let bucket = self.buckets.get(&source?)?;
+        if self.left(&bucket, 0.0) >= 1.0 {
+            return None;
+        }
+        // Never closed.
+        let turn = self.one_at_a_time.acquire().await.ok();
+        // Others get this thread between two that wait here.
+        tokio::task::yield_now().await;
+        turn
+    }
+
+    /// Counts a failure. Answers with the 429 once there were too many.
+    pub(super) fn count(&self, source: FailureSource) -> Result<(), Problem> {
+        let full = || {
+            Arc::new(Mutex::new(Bucket {
+                left: f64::from(self.per_minute),
+                at: Instant::now(),
+            }))
         };
-        let left = bucket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .refill(self.per_minute, now);
+        let bucket = self.buckets.get_with(source, full);
+        let left = self.left(&bucket, 1.0);
         if left >= 1.0 {
             return Ok(());
         }
+        metrics::counter!("copilotd_auth_failures_limited_total").increment(1);
         let wait = Duration::from_secs_f64((1.0 - left) * 60.0 / f64::from(self.per_minute));
         let limit = RateLimit {
             policy: "failed-logins",
@@ -88,33 +167,26 @@ impl FailureLimit {
             reset: wait,
         };
         Err(Problem::new(Code::RateLimited)
-            .detail("too many invalid credentials")
+            .detail("the credential is not valid, and too many invalid ones have come from this address")
             .rate_limit(&limit))
     }
 
-    /// Counts a failure of an address.
-    pub(super) fn count(&self, client: Option<IpAddr>, now: Timestamp) {
-        let Some(client) = client.filter(|_| self.per_minute > 0) else {
-            return;
-        };
-        let full = || {
-            Arc::new(Mutex::new(Bucket {
-                left: f64::from(self.per_minute),
-                at: now,
-            }))
-        };
-        let bucket = self.buckets.get_with(client, full);
+    /// Returns how many failures are left, and takes `taken` of them if there are as many.
+    fn left(&self, bucket: &Mutex<Bucket>, taken: f64) -> f64 {
         let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.refill(self.per_minute, now);
-        bucket.left = (bucket.left - 1.0).max(0.0);
+        let left = bucket.refill(self.per_minute);
+        if left >= taken {
+            bucket.left -= taken;
+        }
+        left
     }
 }
 
 impl Bucket {
-    fn refill(&mut self, per_minute: u32, now: Timestamp) -> f64 {
-        let passed = now.duration_since(self.at).as_secs_f64().max(0.0);
+    fn refill(&mut self, per_minute: u32) -> f64 {
+        let passed = self.at.elapsed().as_secs_f64();
         self.left = (self.left + passed * f64::from(per_minute) / 60.0).min(f64::from(per_minute));
-        self.at = self.at.max(now);
+        self.at = Instant::now();
         self.left
     }
 }
@@ -141,22 +213,75 @@ mod tests {
         })
     }
 
-    #[test]
-    fn failures_are_counted_and_forgiven() {
-        let limit = limit(&[]);
-        let (alice, bob) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let later = |seconds| now + jiff::SignedDuration::from_secs(seconds);
-        for _ in 0..2 {
-            assert!(limit.admit(alice, now).is_ok());
-            limit.count(alice, now);
+    fn source(last: u8, counter: u64) -> FailureSource {
+        FailureSource {
+            client: IpAddr::from([10, 0, 0, last]),
+            counter,
         }
-        assert_eq!(limit.admit(alice, now).unwrap_err().code(), Code::RateLimited);
-        assert!(limit.admit(bob, now).is_ok() && limit.admit(None, now).is_ok());
-        assert!(limit.admit(alice, later(29)).is_err());
-        assert!(limit.admit(alice, later(30)).is_ok());
-        limit.count(alice, later(30));
-        assert!(limit.admit(alice, later(31)).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_counted_and_forgiven() {
+        let limit = limit(&[]);
+        let alice = source(1, 0);
+        let pass = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        for _ in 0..2 {
+            assert!(limit.count(alice).is_ok());
+        }
+        assert_eq!(limit.count(alice).unwrap_err().code(), Code::RateLimited);
+        assert!(limit.count(source(2, 0)).is_ok() && limit.count(source(1, 1)).is_ok());
+        pass(29).await;
+        // What is answered 429 does not count again: the limit is met twice a minute, however much is sent.
+        assert!(limit.count(alice).is_err());
+        pass(1).await;
+        assert!(limit.count(alice).is_ok());
+        assert!(limit.count(alice).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_where_too_many_failed_is_there_a_queue() {
+        let limit = limit(&[]);
+        let (alice, bob) = (source(1, 0), source(2, 0));
+        for _ in 0..3 {
+            let _ = limit.count(alice);
+        }
+        let turn = limit.turn(Some(alice)).await;
+        assert!(turn.is_some());
+        assert!(limit.turn(Some(bob)).await.is_none() && limit.turn(None).await.is_none());
+        let mut next = std::pin::pin!(limit.turn(Some(alice)));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(turn);
+        assert!(next.await.is_some());
+    }
+
+    #[test]
+    fn the_number_of_counters_has_a_bound() {
+        let limit = limit(&[]);
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+        let counters = |credentials: Vec<String>| -> std::collections::HashSet<_> {
+            let of = |credential: &String| limit.source(&extensions, &HeaderMap::new(), credential).unwrap();
+            credentials.iter().map(of).collect()
+        };
+        let token = |n: usize| {
+            use base64::Engine as _;
+            let payload = format!("{{\"iss\":\"https://{n}.example\"}}");
+            format!(
+                "e30.{}.x",
+                base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(payload)
+            )
+        };
+        for many in [
+            (0..1_000).map(token).collect::<Vec<_>>(),
+            (0..1_000).map(|n| format!("cpk_{n:043}")).collect(),
+            (0..1_000).map(|n| format!("{n}")).collect(),
+        ] {
+            assert!(counters(many).len() <= 16);
+        }
+        assert!(
+            counters((0..1_000).map(token).collect()).len() > 4,
+            "issuers are told apart"
+        );
     }
 
     #[test]

@@ -7,10 +7,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use copilotd_actors::ports::Clock;
 
+use super::address::FailureSource;
 use super::refusal::lacks;
 use super::writes::Writer;
 use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier, WriteLimits};
 use crate::http::problem::Problem;
+use crate::telemetry;
 
 /// Longest credential that is looked at.
 const MAX_CREDENTIAL: usize = 8 * 1024;
@@ -26,7 +28,7 @@ pub struct Authenticator {
     pub jwks: Jwks,
     /// Issues and verifies tickets.
     pub tickets: Tickets,
-    /// Slows down who guesses.
+    /// Bounds what failures cost.
     pub failures: FailureLimit,
     /// Counts requests that change something.
     pub writes: WriteLimits,
@@ -36,26 +38,43 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// Says who sends a request with these headers.
+    ///
+    /// Invariant: a credential that verifies is let in, whatever others have sent from the same address. Only failures have a limit:
+    /// beyond it they are answered 429 in place of 401, and what comes from there is verified one at a time.
     pub async fn authenticate(&self, parts: &Parts) -> Result<Caller, Problem> {
-        let credential = bearer(&parts.headers)?;
-        let on_behalf = on_behalf(&parts.headers)?;
+        let (refusal, source) = match self.identify(parts).await {
+            Ok(caller) => return Ok(caller),
+            Err(refused) => refused,
+        };
+        refusal.count();
+        match source.map(|source| self.failures.count(source)) {
+            Some(Err(too_many)) => Err(too_many),
+            Some(Ok(())) | None => Err(refusal.into()),
+        }
+    }
+
+    /// Says who it is, or why not, and under what a failure counts that took work to find out.
+    async fn identify(&self, parts: &Parts) -> Result<Caller, (Refusal, Option<FailureSource>)> {
+        let free = |refusal| (refusal, None);
+        let credential = bearer(&parts.headers).map_err(free)?;
+        let on_behalf = on_behalf(&parts.headers).map_err(free)?;
         let now = self.clock.now();
         if let Some(known) = self.verifier.recall(credential, on_behalf, now) {
-            return Ok(known?);
+            return known.map_err(free);
         }
-        let client = self.failures.client(&parts.extensions, &parts.headers);
-        self.failures.admit(client, now)?;
-        let mut examined = self.verifier.examine(credential, on_behalf, now);
+        let source = self.failures.source(&parts.extensions, &parts.headers, credential);
+        let examine = async || {
+            let _turn = self.failures.turn(source).await;
+            self.verifier.examine(credential, on_behalf, now)
+        };
+        let mut examined = examine().await;
         if examined == Err(Refusal::Unknown)
             && let Some(published) = self.verifier.unknown_key(credential)
             && self.jwks.refresh(&self.verifier, &published).await
         {
-            examined = self.verifier.examine(credential, on_behalf, now);
+            examined = examine().await;
         }
-        examined.map_err(|refusal| {
-            self.failures.count(client, now);
-            refusal.into()
-        })
+        examined.map_err(|refusal| (refusal, source.filter(|_| refusal.says_invalid())))
     }
 }
 
@@ -118,6 +137,7 @@ async fn identify(parts: &mut Parts, authenticator: &Authenticator) -> Result<Ca
         return Ok(caller.clone());
     }
     let caller = authenticator.authenticate(parts).await?;
+    telemetry::count_request(caller.scope.tenant());
     parts.extensions.insert(caller.clone());
     Ok(caller)
 }

@@ -1,15 +1,16 @@
 //! Keys of issuers that publish them (RFC 7517): fetched at start and every few minutes, and when a token names a key that is not
 //! known yet.
 //!
-//! Invariants: an address is asked by one fetch at a time and at most once in [`PAUSE`], however many tokens name unknown keys;
-//! what cannot be fetched or read leaves the last good keys in place, for a day; a key counts only for its issuer's one
+//! Invariants: an issuer's address is asked by one fetch at a time and at most once in [`PAUSE`], however many tokens name unknown
+//! keys; no issuer's fetch stands for another's, though both name one address; what cannot be fetched or read leaves the last good keys in place, for a day; a key counts only for its issuer's one
 //! algorithm.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use copilotd_actors::domain::ids::TenantId;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use sha2::{Digest, Sha256};
@@ -34,10 +35,13 @@ const MAX_KEYS: usize = 100;
 /// Fetches keys.
 pub struct Jwks {
     client: reqwest::Client,
-    places: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Place>>>>,
+    places: Mutex<HashMap<PlaceOf, Arc<tokio::sync::Mutex<Place>>>>,
 }
 
-/// What is known of an address.
+/// Whose place it is: an issuer of a tenant, and its address.
+type PlaceOf = (TenantId, String, Arc<str>);
+
+/// What is known of an issuer's address.
 #[derive(Debug, Default)]
 struct Place {
     asked: Option<Instant>,
@@ -69,6 +73,7 @@ impl Jwks {
     pub async fn keep(&self, verifier: &Verifier) {
         loop {
             let published = verifier.published();
+            self.forget_others(&published);
             futures::future::join_all(published.iter().map(|place| self.fetch(verifier, place, EVERY / 2))).await;
             tokio::time::sleep(EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await;
         }
@@ -82,7 +87,7 @@ impl Jwks {
     async fn fetch(&self, verifier: &Verifier, published: &Published, pause: Duration) -> bool {
         let place = {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(places.entry(Arc::clone(&published.url)).or_default())
+            Arc::clone(places.entry(place_of(published)).or_default())
         };
         let before = match place.try_lock() {
             Ok(place) => place.fetches,
@@ -122,6 +127,13 @@ impl Jwks {
         }
     }
 
+    /// Forgets the places of issuers that the configuration does not name any more.
+    fn forget_others(&self, published: &[Published]) {
+        let named: HashSet<PlaceOf> = published.iter().map(place_of).collect();
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|place, _| named.contains(place));
+    }
+
     async fn get(&self, published: &Published) -> Result<Vec<IssuerKey>, String> {
         let mut response = self
             .client
@@ -146,6 +158,14 @@ impl Jwks {
         }
         read(&body, published)
     }
+}
+
+fn place_of(published: &Published) -> PlaceOf {
+    (
+        published.tenant.clone(),
+        published.iss.clone(),
+        Arc::clone(&published.url),
+    )
 }
 
 impl fmt::Debug for Jwks {
@@ -201,6 +221,10 @@ fn issuer_key(jwk: &Jwk, published: &Published) -> Option<IssuerKey> {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
+    for claim in published.role_claims.iter() {
+        hash.update((claim.len() as u64).to_be_bytes());
+        hash.update(claim);
+    }
     hash.update(serde_json::to_vec(jwk).ok()?);
     Some(IssuerKey {
         tenant: published.tenant.clone(),
@@ -208,6 +232,7 @@ fn issuer_key(jwk: &Jwk, published: &Published) -> Option<IssuerKey> {
         kid: common.key_id.clone(),
         key: DecodingKey::from_jwk(jwk).ok()?,
         source: format!("jwt:{}", hex::encode(&hash.finalize()[..8])).into(),
+        role_claims: Arc::clone(&published.role_claims),
         published: Some(Arc::clone(&published.url)),
     })
 }

@@ -37,6 +37,8 @@ pub(super) struct IssuerKey {
     pub kid: Option<String>,
     pub key: DecodingKey,
     pub source: Arc<str>,
+    /// The claims that are a token's role.
+    pub role_claims: Arc<[String]>,
     /// Where it was fetched, if it was.
     pub published: Option<Arc<str>>,
 }
@@ -52,6 +54,8 @@ pub struct Published {
     pub alg: Alg,
     /// Where the keys are.
     pub url: Arc<str>,
+    /// The claims that are a token's role.
+    pub role_claims: Arc<[String]>,
 }
 
 /// An API key.
@@ -94,6 +98,7 @@ impl Keys {
                         iss: issuer.iss.clone(),
                         alg: issuer.alg,
                         url: url.as_str().into(),
+                        role_claims: issuer.role_claims().into(),
                     });
                     continue;
                 }
@@ -109,6 +114,7 @@ impl Keys {
                     kid: issuer.kid.clone(),
                     key: issuer.alg.key(material).map_err(unusable)?,
                     source,
+                    role_claims: issuer.role_claims().into(),
                     published: None,
                 });
             }
@@ -168,6 +174,7 @@ impl Keys {
                 key.published.as_ref() == Some(&published.url)
                     && key.tenant == published.tenant
                     && key.alg == published.alg
+                    && key.role_claims == published.role_claims
             };
             let known = older.issuers.get(&published.iss).into_iter().flatten();
             let fetched = known.filter(same).cloned().collect();
@@ -212,9 +219,13 @@ impl Keys {
     }
 }
 
-/// Names a key of an issuer by a hash over all that it is.
+/// Names a key of an issuer by a hash over all that it is. With other role claims it is another one: what is remembered of its tokens
+/// would else keep the old roles.
 fn source_of(tenant: &TenantId, issuer: &Issuer, material: &str) -> String {
     let kid = issuer.kid.as_deref().unwrap_or_default();
-    let print = fingerprint(&[tenant.as_str(), &issuer.iss, kid, material]);
+    let role_claims = issuer.role_claims();
+    let mut parts = vec![tenant.as_str(), &issuer.iss, kid, material];
+    parts.extend(role_claims.iter().map(String::as_str));
+    let print = fingerprint(&parts);
     format!("jwt:{}", hex::encode(&print[..8]))
 }

@@ -1,7 +1,7 @@
 //! Who is calling: credentials, what they allow, and the tenant scope that only they open.
 //!
-//! [`Verifier`] turns a credential into a [`Caller`]; [`Authenticator`] does so for requests, behind a limit on failures
-//! per address. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an argument, so that
+//! [`Verifier`] turns a credential into a [`Caller`]; [`Authenticator`] does so for requests, with a limit on failures
+//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an argument, so that
 //! the scope a route needs stands in its signature.
 
 mod address;
@@ -29,11 +29,12 @@ use jiff::{SignedDuration, Timestamp};
 pub use jwks::Jwks;
 pub use refusal::Refusal;
 pub use stream::StreamAccess;
-pub use ticket::{Admission, Issued, Tickets};
+pub use ticket::{Admission, Issued, PositionSigner, Tickets, without_mac};
 pub use token::{Grant, MintError, mint};
 pub use verifier::{NewKeys, Verifier};
 pub use writes::WriteLimits;
 
+use crate::revocations::TokenMark;
 use crate::role::Role;
 pub use crate::scopes::Scopes;
 
@@ -60,6 +61,8 @@ pub struct Caller {
     pub expires_at: Option<Timestamp>,
     /// What kind of credential it is.
     pub kind: CredentialKind,
+    /// What a revocation looks at; none for an API key and its tickets, which are revoked with the key.
+    pub token: Option<TokenMark>,
 }
 
 /// A kind of credential.

@@ -36,14 +36,14 @@ pub enum Refusal {
     /// Its end has come.
     #[error("the credential has expired")]
     Expired,
-    /// Its beginning has not come.
+    /// Its beginning has not come, or it says that it was issued later than now.
     #[error("the token is not valid yet")]
     NotYet,
-    /// Its end is too far away.
+    /// Its end is too far away from now or from its beginning.
     #[error("the token lives longer than 24 hours")]
     TooLong,
-    /// A ticket was not opened in time.
-    #[error("the ticket was not opened within 60 seconds")]
+    /// A ticket was used after its minute without an id of a stream that it opened.
+    #[error("the ticket is older than 60 seconds: it only resumes, from an event id of a stream that it opened")]
     TicketNotOpened,
     /// `x-copilotd-user` does not name a user.
     #[error("x-copilotd-user is not a single name of 1 to 256 bytes without control characters, or is reserved")]
@@ -51,6 +51,50 @@ pub enum Refusal {
     /// A user token came with `x-copilotd-user`.
     #[error("only an API key may act for another user")]
     NotAKey,
+}
+
+impl Refusal {
+    /// Counts it in the metrics.
+    pub(super) fn count(&self) {
+        metrics::counter!("copilotd_auth_failures_total", "reason" => self.reason()).increment(1);
+    }
+
+    /// Whether the credential itself is not valid, as against one that is right and may not do this.
+    pub(super) fn says_invalid(self) -> bool {
+        match self {
+            Self::Unknown
+            | Self::Audience
+            | Self::Tenant
+            | Self::Subject
+            | Self::Expired
+            | Self::NotYet
+            | Self::TooLong => true,
+            Self::Missing
+            | Self::Unreadable
+            | Self::Revoked
+            | Self::Suspended
+            | Self::TicketNotOpened
+            | Self::OnBehalf
+            | Self::NotAKey => false,
+        }
+    }
+
+    /// Names it in the metrics. What is one answer is one name: the page may be public.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unreadable => "unreadable",
+            Self::Unknown => "unknown",
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::Audience | Self::Tenant | Self::Subject => "claims",
+            Self::Expired => "expired",
+            Self::NotYet => "not_yet",
+            Self::TooLong => "too_long",
+            Self::TicketNotOpened => "ticket_too_old",
+            Self::OnBehalf | Self::NotAKey => "on_behalf",
+        }
+    }
 }
 
 impl From<Refusal> for Problem {

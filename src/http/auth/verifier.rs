@@ -1,6 +1,5 @@
 //! Turns credentials into callers, remembers those it has verified, and forgets those that are revoked.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -11,8 +10,9 @@ use tokio::sync::watch;
 
 use super::jwt::{self, Times};
 use super::keys::{ApiKey, IssuerKey, KEY_USER, Keys, Published, UnusableKey};
-use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, api_key, open_scope};
+use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::{Config, KeyHash};
+use crate::revocations::{RevocationList, TokenMark};
 use crate::role::Role;
 
 /// Most tokens that are remembered. One that is forgotten is verified anew.
@@ -24,8 +24,8 @@ pub struct Verifier {
     keys: RwLock<Arc<Keys>>,
     /// By the hash of the whole token: the token itself is not kept.
     tokens: moka::sync::Cache<[u8; 32], Arc<Remembered>>,
-    /// Revoked credentials and when they would have ended anyway.
-    revoked: RwLock<HashMap<CredentialId, Option<Timestamp>>>,
+    /// User tokens that are refused though their keys vouch for them.
+    revocations: Arc<RevocationList>,
     changed: watch::Sender<()>,
 }
 
@@ -41,12 +41,17 @@ struct Remembered {
 }
 
 impl Verifier {
-    /// Takes the keys of `config`.
+    /// Takes the keys of `config`. No token is revoked.
     pub fn new(config: &Config) -> Result<Self, UnusableKey> {
+        Self::with_revocations(config, Arc::default())
+    }
+
+    /// Takes the keys of `config`, and refuses what is revoked.
+    pub fn with_revocations(config: &Config, revocations: Arc<RevocationList>) -> Result<Self, UnusableKey> {
         Ok(Self {
             keys: RwLock::new(Arc::new(Keys::of(config)?)),
             tokens: moka::sync::Cache::new(REMEMBERED),
-            revoked: RwLock::default(),
+            revocations,
             changed: watch::Sender::new(()),
         })
     }
@@ -149,6 +154,10 @@ impl Verifier {
                 credential: CredentialId::new(&verified.key.source, Some(&hex::encode(&hash[..16]))),
                 expires_at: Some(verified.times.expires_at),
                 kind: CredentialKind::UserToken,
+                token: Some(TokenMark {
+                    issued_at: verified.times.issued_at,
+                    jti: verified.jti,
+                }),
             },
             times: verified.times,
         });
@@ -161,7 +170,7 @@ impl Verifier {
         if on_behalf.is_some_and(|user| user != known.caller.user.as_str()) {
             return Err(Refusal::NotAKey);
         }
-        if self.is_revoked(&known.caller.credential) {
+        if self.is_revoked(&known.caller) {
             return Err(Refusal::Revoked);
         }
         Ok(known.caller.clone())
@@ -174,10 +183,6 @@ impl Verifier {
         if keys.is_suspended(&key.tenant) {
             return Err(Refusal::Suspended);
         }
-        let credential = CredentialId::new(&key.source, None);
-        if self.is_revoked(&credential) {
-            return Err(Refusal::Revoked);
-        }
         let user = match on_behalf {
             None => key.user.clone(),
             Some(user) if user.starts_with(KEY_USER) && user != key.user.as_str() => return Err(Refusal::OnBehalf),
@@ -189,9 +194,10 @@ impl Verifier {
             user,
             scopes: key.scopes,
             role: Some(Role::of_key(Arc::clone(&key.source))),
-            credential,
+            credential: CredentialId::new(&key.source, None),
             expires_at: key.expires_at,
             kind: CredentialKind::ApiKey,
+            token: None,
         })
     }
 
@@ -202,35 +208,31 @@ impl Verifier {
         keys.uses().map(owned).collect()
     }
 
-    /// Takes a credential back: it is refused from now on, and [`Verifier::ended`] returns for its streams.
-    ///
-    /// `expires_at` is the credential's own end; afterwards it need not be remembered as revoked.
-    pub fn revoke(&self, credential: CredentialId, expires_at: Option<Timestamp>, now: Timestamp) {
-        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        // A ticket may outlive the skew of its token's end, so that a day is kept on top.
-        revoked.retain(|_, end| end.is_none_or(|end| end.duration_since(now) > -(DAY + SKEW)));
-        revoked.insert(credential, expires_at);
-        drop(revoked);
-        self.changed.send_replace(());
+    /// Whether a caller that was verified once is still vouched for and not revoked. Its time is not looked at.
+    pub fn is_live(&self, caller: &Caller) -> bool {
+        self.keys().has_source(caller.credential.source()) && !self.is_revoked(caller)
     }
 
-    /// Whether a credential that was verified once is still vouched for and not revoked. Its time is not looked at.
-    pub fn is_live(&self, credential: &CredentialId) -> bool {
-        self.keys().has_source(credential.source()) && !self.is_revoked(credential)
+    /// Waits until a caller is no longer live, by revocation or because its key is gone; a stream ends then.
+    pub async fn ended(&self, caller: &Caller) {
+        let mut keys = self.changed.subscribe();
+        let mut revocations = self.revocations.watch(caller.scope.tenant());
+        // Both senders live as long as `self`: waiting fails never.
+        while self.is_live(caller) {
+            let changed = tokio::select! {
+                changed = keys.changed() => changed,
+                changed = revocations.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
     }
 
-    /// Waits until a credential is no longer live, by revocation or because its key is gone; a stream ends then.
-    pub async fn ended(&self, credential: &CredentialId) {
-        let mut changed = self.changed.subscribe();
-        // The sender lives as long as `self`: waiting fails never.
-        while self.is_live(credential) && changed.changed().await.is_ok() {}
-    }
-
-    fn is_revoked(&self, credential: &CredentialId) -> bool {
-        self.revoked
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(credential)
+    fn is_revoked(&self, caller: &Caller) -> bool {
+        let (tenant, credential) = (caller.scope.tenant(), caller.credential.as_str());
+        let hits = |token: &TokenMark| self.revocations.hits(tenant, &caller.user, token, credential);
+        caller.token.as_ref().is_some_and(hits)
     }
 
     fn keys(&self) -> Arc<Keys> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{own_conversation, turn_records};
-use crate::http::auth::StreamAccess;
+use crate::http::auth::{StreamAccess, without_mac};
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
@@ -31,9 +31,10 @@ const PAGE: usize = 256;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Options {
-    /// Position to start behind, for clients that cannot send `Last-Event-ID`
-    #[param(pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?$")]
-    after: Option<String>,
+    /// Position to start behind, for clients that cannot send `Last-Event-ID`; read by [`StreamAccess`].
+    #[serde(rename = "after")]
+    #[param(rename = "after", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?(~.*)?$")]
+    _after: Option<String>,
     /// Read by [`StreamAccess`].
     #[serde(rename = "ticket")]
     #[param(ignore)]
@@ -46,7 +47,7 @@ pub struct Options {
 #[expect(dead_code, reason = "describes; the header is read as it came")]
 struct Resuming {
     /// Position to start behind; wins over `?after=`
-    #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?$")]
+    #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?(~.*)?$")]
     last_event_id: Option<String>,
 }
 
@@ -71,13 +72,12 @@ pub async fn of_conversation(
     State(state): State<AppState>,
     access: StreamAccess,
     Ids((id,)): Ids<(ConversationId,)>,
-    Query(options): Query<Options>,
-    headers: HeaderMap,
+    Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
     access.admit(id)?;
     let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
     let header = own_conversation(&state, &access.caller, id).await?;
-    let reader = match position(&headers, &options)? {
+    let reader = match position(&access)? {
         Some(position) => {
             check(&state, &access, &header, None, position, &tail).await?;
             Reader::new(None, position)
@@ -113,8 +113,7 @@ pub async fn of_turn(
     State(state): State<AppState>,
     access: StreamAccess,
     Ids((turn,)): Ids<(TurnId,)>,
-    Query(options): Query<Options>,
-    headers: HeaderMap,
+    Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
     let found = turn_records(&state, &access.caller, turn, false).await?;
     let id = found.conversation;
@@ -122,7 +121,7 @@ pub async fn of_turn(
     let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
     let header = own_conversation(&state, &access.caller, id).await?;
     let first = found.records.first().map_or(1, |record| record.seq);
-    let reader = match position(&headers, &options)? {
+    let reader = match position(&access)? {
         Some(position) => {
             let ended = |seq: Seq| {
                 found
@@ -153,19 +152,15 @@ pub async fn of_turn(
     open(state, access, id, reader, tail)
 }
 
-/// The position a client resumes from: `Last-Event-ID` wins over `?after=`.
-fn position(headers: &HeaderMap, options: &Options) -> Result<Option<Position>, Problem> {
-    let mut values = headers.get_all("last-event-id").iter();
-    let text = match (values.next(), values.next()) {
-        (Some(value), None) => Some(value.to_str().unwrap_or("\u{fffd}")),
-        (Some(_), Some(_)) => Some("\u{fffd}"),
-        (None, _) => options.after.as_deref(),
-    };
-    let parse = |text: &str| {
-        text.parse()
+/// The position a client resumes from. What a ticket's stream adds to it was looked at with the ticket; with any other credential
+/// it means nothing.
+fn position(access: &StreamAccess) -> Result<Option<Position>, Problem> {
+    let parse = |id: &str| {
+        without_mac(id)
+            .parse()
             .map_err(|error| invalid("", format!("Last-Event-ID: {error}")))
     };
-    text.map(parse).transpose()
+    access.resume_from.as_deref().map(parse).transpose()
 }
 
 /// Refuses a position that was never sent: beyond the log, beyond the open text, or inside a character.
@@ -222,6 +217,10 @@ fn open(
     let permit = Arc::clone(&state.streams)
         .try_acquire_owned()
         .map_err(|_| Problem::new(Code::Overloaded).detail("too many streams are open"))?;
+    let reader = match access.positions {
+        Some(signer) => reader.with_suffix(Arc::new(signer)),
+        None => reader,
+    };
     let writer = Writer::new(state, access.caller, id, reader, tail, permit);
     let bytes = stream::unfold(writer, |mut writer| async {
         let bytes = writer.next().await?;

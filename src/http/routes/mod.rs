@@ -9,6 +9,7 @@ pub mod events;
 pub mod messages;
 pub mod openai;
 pub mod operations;
+pub mod revocations;
 pub mod tenants;
 pub mod tickets;
 pub mod turns;

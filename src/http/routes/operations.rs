@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::http::state::AppState;
+use crate::telemetry::MetricsView;
 
 /// Longest time a dependency has to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -68,6 +69,8 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
 }
 
 /// Metrics for Prometheus
+///
+/// Without tenants: those are labels on the admin port alone (`server.admin_listen`).
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -76,7 +79,15 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     responses((status = 200, description = "In the text format", body = String, content_type = "text/plain")),
 )]
 pub async fn metrics(State(state): State<AppState>) -> Response {
-    let text = (state.metrics)();
+    page((state.metrics)(MetricsView::Public))
+}
+
+/// Metrics for Prometheus with tenants as labels; on the admin port.
+pub async fn tenant_metrics(State(state): State<AppState>) -> Response {
+    page((state.metrics)(MetricsView::Tenants))
+}
+
+fn page(text: String) -> Response {
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,

@@ -279,3 +279,59 @@ fn a_date_may_stand_in_quotes_or_not() {
         parse(&FULL.replace("from = \"2026-07-01\"", "from = 2026-07-01")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(bare.price_list(), parse(FULL).unwrap().price_list());
 }
+
+#[test]
+fn the_admin_port_is_another_address() {
+    let faults = |server: &str| {
+        let text = format!("[server]\n{server}\n[[tenants]]\nid = \"acme\"\n");
+        parse(&text).err().map(|faults| faults.to_string()).unwrap_or_default()
+    };
+    let listen = "listen = \"127.0.0.1:8080\"\n";
+    for (admin, expected) in [
+        ("127.0.0.1:9090", ""),
+        ("[::1]:9090", ""),
+        ("127.0.0.1:8080", "server.admin_listen: is the same as server.listen"),
+        (
+            "localhost:9090",
+            "server.admin_listen: expected an IP address and a port",
+        ),
+        ("9090", "server.admin_listen: expected an IP address and a port"),
+    ] {
+        let found = faults(&format!("{listen}admin_listen = \"{admin}\""));
+        assert!(
+            found.contains(expected) && found.is_empty() == expected.is_empty(),
+            "{admin}: {found}"
+        );
+    }
+}
+
+#[test]
+fn role_claims_are_names_paths_and_pointers() {
+    let faults = |names: &str| {
+        let issuer = format!("iss = \"https://acme.example\"\nalg = \"HS256\"\nrole_claims = {names}\n");
+        let secret = "secret = { value = \"a secret of acme, at least 32 bytes long\" }\n";
+        let text = format!("[[tenants]]\nid = \"acme\"\n[[tenants.issuers]]\n{issuer}{secret}");
+        parse(&text).err().map(|faults| faults.to_string()).unwrap_or_default()
+    };
+    for good in [
+        r#"["roles"]"#,
+        r#"["realm_access.roles", "/a~1b/c~0d", "https://acme.example/roles"]"#,
+    ] {
+        assert_eq!(faults(good), "", "{good}");
+    }
+    for bad in [
+        "[]",
+        r#"[""]"#,
+        r#"["roles", "roles"]"#,
+        r#"["/a~b"]"#,
+        r#"["/a~"]"#,
+        "\"roles\"",
+        "[1]",
+    ] {
+        assert!(
+            faults(bad).contains("tenants[0].issuers[0].role_claims"),
+            "{bad}: {}",
+            faults(bad)
+        );
+    }
+}

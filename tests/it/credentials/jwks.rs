@@ -129,6 +129,34 @@ async fn a_storm_of_unknown_keys_is_one_fetch() {
 }
 
 #[tokio::test]
+async fn two_issuers_at_one_address_are_fetched_for_each() {
+    let publisher = Publisher::start(json!([es256("one")])).await;
+    let issuer = |iss: &str| {
+        format!(
+            "[[tenants.issuers]]\niss = \"{iss}\"\nalg = \"ES256\"\njwks_url = \"{}\"\n",
+            publisher.url
+        )
+    };
+    let config = config_with(&(issuer(ISS) + &issuer("https://acme.example/second")));
+    let authenticator = Authenticator {
+        verifier: Verifier::new(&config).unwrap(),
+        jwks: Jwks::new().unwrap(),
+        tickets: Tickets::new(&[7; 32]),
+        failures: FailureLimit::new(&config.server),
+        clock: Arc::new(SteppedClock::default()),
+    };
+    assert!(accepts(&authenticator, &token(Some("one"), json!({}))).await);
+    // A storm on the first issuer's keys does not use up the second one's fetches.
+    assert!(!accepts(&authenticator, &token(Some("forged"), json!({}))).await);
+    let mut header = Header::new(Algorithm::ES256);
+    header.kid = Some("one".to_owned());
+    let second = claims(json!({ "iss": "https://acme.example/second" }));
+    let second = sign_with(&header, &second, &EncodingKey::from_ec_pem(&pem("p256.pem")).unwrap());
+    assert!(accepts(&authenticator, &second).await);
+    assert_eq!(publisher.asked(), 2);
+}
+
+#[tokio::test]
 async fn a_key_that_is_not_published_any_more_vouches_for_nothing() {
     let publisher = Publisher::start(json!([es256("one")])).await;
     let authenticator = publisher.authenticator();
@@ -139,12 +167,9 @@ async fn a_key_that_is_not_published_any_more_vouches_for_nothing() {
     let keeping = Arc::clone(&authenticator);
     let fresh = Jwks::new().unwrap();
     let kept = tokio::spawn(async move { fresh.keep(&keeping.verifier).await });
-    tokio::time::timeout(
-        Duration::from_secs(20),
-        authenticator.verifier.ended(&caller.credential),
-    )
-    .await
-    .expect("its streams end");
+    tokio::time::timeout(Duration::from_secs(20), authenticator.verifier.ended(&caller))
+        .await
+        .expect("its streams end");
     kept.abort();
     assert!(!accepts(&authenticator, &old).await);
     assert!(accepts(&authenticator, &token(Some("two"), json!({}))).await);

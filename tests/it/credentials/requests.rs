@@ -14,13 +14,16 @@ use copilotd::http::auth::{
     Admin, Authenticator, Chat, FailureLimit, Jwks, StreamAccess, Tickets, Verifier, WriteLimits,
 };
 use copilotd::http::request_id;
+use copilotd::revocations::{Revocations, Subject};
 use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::stream::PositionSuffix as _;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{KEY, claims, config, later, now, sign};
+use crate::support::revocations::MemoryRevocations;
 
 #[derive(Debug, Default)]
 pub struct SteppedClock(AtomicI64);
@@ -54,6 +57,7 @@ struct App {
     router: Router,
     authenticator: Arc<Authenticator>,
     clock: Arc<SteppedClock>,
+    revocations: Arc<Revocations>,
 }
 
 fn conversation(n: u32) -> ConversationId {
@@ -65,11 +69,13 @@ async fn stream(access: StreamAccess) -> Result<String, copilotd::http::problem:
     Ok(access.caller.user.to_string())
 }
 
-fn app() -> App {
+async fn app() -> App {
     let config = config();
     let clock = Arc::new(SteppedClock(AtomicI64::new(0)));
+    let revocations = Revocations::open(Arc::new(MemoryRevocations::default()), clock.clone());
+    let revocations = revocations.await.unwrap();
     let authenticator = Arc::new(Authenticator {
-        verifier: Verifier::new(&config).unwrap(),
+        verifier: Verifier::with_revocations(&config, revocations.list()).unwrap(),
         jwks: Jwks::new().unwrap(),
         tickets: Tickets::new(&[7; 32]),
         failures: FailureLimit::new(&config.server),
@@ -86,6 +92,7 @@ fn app() -> App {
         router,
         authenticator,
         clock,
+        revocations,
     }
 }
 
@@ -111,7 +118,7 @@ impl App {
 
 #[tokio::test]
 async fn a_request_is_let_in_by_its_credential_and_scope() {
-    let app = app();
+    let app = app().await;
     let token = sign(&claims(json!({})));
     let bearer = format!("Bearer {token}");
     let key = format!("bearer  {KEY}");
@@ -186,7 +193,7 @@ async fn a_request_is_let_in_by_its_credential_and_scope() {
 
 #[tokio::test]
 async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
-    let app = app();
+    let app = app().await;
     let caller = app
         .authenticator
         .verifier
@@ -194,7 +201,13 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
         .unwrap();
     let ticket = |n| app.authenticator.tickets.issue(conversation(n), &caller, now()).ticket;
     let path = format!("/stream?after=3&ticket={}", ticket(1));
-    let resuming = [("last-event-id", "17.4")];
+    let mut id = "17.4".to_owned();
+    let admission = app
+        .authenticator
+        .tickets
+        .verify(path.rsplit('=').next().unwrap(), now(), None);
+    admission.unwrap().positions.write("17.4", &mut id);
+    let resuming = [("last-event-id", id.as_str())];
     assert_eq!(app.get(&path, &[]).await.0, 200);
     assert_eq!(app.get(&format!("/stream?ticket={}", ticket(2)), &[]).await.0, 404);
     assert_eq!(app.get(&format!("/chat?ticket={}", ticket(1)), &[]).await.0, 401);
@@ -208,10 +221,12 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
 
     app.clock.0.store(3_599, Ordering::SeqCst);
     assert_eq!(app.get(&path, &[]).await.0, 401);
+    assert_eq!(app.get(&path, &[("last-event-id", "17.4")]).await.0, 401);
     assert_eq!(app.get(&path, &resuming).await.0, 200);
-    app.authenticator
-        .verifier
-        .revoke(caller.credential.clone(), caller.expires_at, later(3_599));
+    let subject = Subject::Token(caller.credential.as_str().to_owned());
+    let revocations = &app.revocations;
+    let revoked = revocations.revoke(&caller.scope, subject, "root".to_owned(), None, async { Ok(()) });
+    revoked.await.unwrap();
     assert_eq!(
         app.get(&path, &resuming).await.0,
         401,
@@ -219,31 +234,63 @@ async fn a_ticket_opens_streams_of_its_conversation_and_nothing_else() {
     );
 }
 
-#[tokio::test]
-async fn who_guesses_is_slowed_down_and_nobody_else() {
-    let app = app();
-    let from = |last: u8, credential: &str| {
-        let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
-        let address = SocketAddr::from(([192, 0, 2, last], 4_000));
-        request.extensions_mut().unwrap().insert(ConnectInfo(address));
-        app.send(request.body(Body::empty()).unwrap())
-    };
-    let (known, new) = (sign(&claims(json!({}))), sign(&claims(json!({ "jti": "new" }))));
-    assert_eq!(from(1, &known).await.0, 200);
-    for guess in 0..3 {
-        assert_eq!(from(1, &format!("a.{guess}.c")).await.0, 401);
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_limited_and_what_verifies_never() {
+    let forged = |n: u32| sign(&claims(json!({ "jti": n }))) + "x";
+    let unknown_key = |n: u32| format!("cpk_AAAA{n:039}");
+    let unknown_issuer = |n: u32| sign(&claims(json!({ "iss": "https://nobody.example", "jti": n })));
+    let unreadable = |n: u32| format!("a.{n}.c");
+    let expired = |n: u32| sign(&claims(json!({ "exp": now().as_second() - 100, "jti": n })));
+    let kinds: [&dyn Fn(u32) -> String; 5] = [&forged, &unknown_key, &unknown_issuer, &unreadable, &expired];
+    for (kind, wrong) in kinds.into_iter().enumerate() {
+        let app = app().await;
+        let from = |last: u8, credential: &str| {
+            let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
+            let address = SocketAddr::from(([192, 0, 2, last], 4_000));
+            request.extensions_mut().unwrap().insert(ConnectInfo(address));
+            app.send(request.body(Body::empty()).unwrap())
+        };
+        for guess in 0..3 {
+            assert_eq!(from(1, &wrong(guess)).await.0, 401, "{kind}");
+        }
+        let (status, headers, _) = from(1, &wrong(4)).await;
+        let wait = headers[header::RETRY_AFTER].to_str().unwrap();
+        assert_eq!((status, wait), (429, "20"), "{kind}");
+        assert_eq!(headers["ratelimit-policy"], "\"failed-logins\";q=3;w=60");
+        // However many fail meanwhile, every credential that verifies is let in, the first time too.
+        for n in 0..50 {
+            assert_eq!(from(1, &wrong(100 + n)).await.0, 429, "{kind}");
+            let new = sign(&claims(json!({ "jti": format!("new {n}") })));
+            assert_eq!(from(1, &new).await.0, 200, "{kind} {n}");
+            assert_eq!(from(1, KEY).await.0, 200, "{kind}");
+        }
+        assert_eq!(from(2, &wrong(5)).await.0, 401, "{kind}: another address");
+        tokio::time::advance(std::time::Duration::from_secs(20)).await;
+        assert_eq!(from(1, &wrong(6)).await.0, 401, "{kind}");
+        assert_eq!(from(1, &wrong(7)).await.0, 429, "{kind}");
     }
-    let (status, headers, _) = from(1, "a.4.c").await;
-    assert_eq!((status, headers[header::RETRY_AFTER].to_str().unwrap()), (429, "20"));
-    assert_eq!(headers["ratelimit-policy"], "\"failed-logins\";q=3;w=60");
-    assert_eq!(
-        from(1, &new).await.0,
-        429,
-        "what is not known yet is not even looked at"
-    );
-    assert_eq!(from(1, &known).await.0, 200);
-    assert_eq!(from(1, KEY).await.0, 200);
-    assert_eq!(from(2, &new).await.0, 200);
-    app.clock.0.store(20, Ordering::SeqCst);
-    assert_eq!(from(1, &sign(&claims(json!({ "jti": "newer" })))).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_forged_tokens_holds_up_no_valid_one() {
+    let app = Arc::new(app().await);
+    let from = |credential: String| {
+        let app = Arc::clone(&app);
+        let mut request = Request::get("/chat").header("authorization", format!("Bearer {credential}"));
+        let address = SocketAddr::from(([192, 0, 2, 1], 4_000));
+        request.extensions_mut().unwrap().insert(ConnectInfo(address));
+        tokio::spawn(async move { app.send(request.body(Body::empty()).unwrap()).await.0 })
+    };
+    let token = |n: u32| sign(&claims(json!({ "jti": n })));
+    let all: Vec<_> = (0..400)
+        .map(|n| from(if n % 4 == 0 { token(n) } else { token(n) + "x" }))
+        .collect();
+    for (n, answer) in all.into_iter().enumerate() {
+        let status = answer.await.unwrap();
+        if n % 4 == 0 {
+            assert_eq!(status, 200, "{n}");
+        } else {
+            assert!(matches!(status, 401 | 429), "{n}: {status}");
+        }
+    }
 }

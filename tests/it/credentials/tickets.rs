@@ -2,6 +2,7 @@
 
 use copilotd::http::auth::{Caller, CredentialKind, Refusal, Scopes, Tickets, Verifier};
 use copilotd_actors::domain::ids::ConversationId;
+use copilotd_actors::domain::stream::PositionSuffix as _;
 use serde_json::json;
 
 use super::{KEY, claims, config, later, now, sign};
@@ -16,24 +17,91 @@ fn ada() -> Caller {
     Verifier::new(&config()).unwrap().verify(&token, None, now()).unwrap()
 }
 
+/// The event id that a stream of the ticket sends at a position.
+fn signed(tickets: &Tickets, ticket: &str, position: &str) -> String {
+    let mut id = position.to_owned();
+    tickets
+        .verify(ticket, now(), None)
+        .unwrap()
+        .positions
+        .write(position, &mut id);
+    id
+}
+
+fn refused(tickets: &Tickets, ticket: &str) -> Option<Refusal> {
+    tickets.verify(ticket, now(), Some("0")).err()
+}
+
+#[test]
+fn a_position_is_signed_for_one_ticket_and_exactly() {
+    let tickets = Tickets::new(&[7; 32]);
+    let issue = || tickets.issue(conversation(), &ada(), now()).ticket;
+    let (ticket, other) = (issue(), issue());
+    assert_ne!(ticket, other, "also in the same second");
+    let late = |ticket: &str, id: &str| tickets.verify(ticket, later(61), Some(id)).is_ok();
+    let id = signed(&tickets, &ticket, "17.4");
+    assert!(late(&ticket, &id) && !late(&other, &id));
+    let (_, mac) = id.split_once('~').unwrap();
+    assert_eq!(mac.len(), 22);
+    for wrong in [
+        format!("17~{mac}"),
+        format!("17.5~{mac}"),
+        format!("17.04~{mac}"),
+        format!("017.4~{mac}"),
+        format!("17.4 ~{mac}"),
+        format!("17.4~{}", &mac[..21]),
+        format!("17.4~{}", &mac[..4]),
+        format!("17.4~{mac}A"),
+        format!("17.4~{mac}=="),
+        format!("17.4~~{mac}"),
+        format!("17.4~{mac}~{mac}"),
+        format!("17.4~{}", mac.to_lowercase()),
+        format!("~{mac}"),
+        "17.4~".to_owned(),
+        "~".to_owned(),
+        "17.4".to_owned(),
+        mac.to_owned(),
+        String::new(),
+    ] {
+        assert!(!late(&ticket, &wrong), "{wrong}");
+    }
+    for place in 5..id.len() {
+        let mut changed = id.clone().into_bytes();
+        changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
+        assert!(!late(&ticket, &String::from_utf8(changed).unwrap()), "{place}");
+    }
+    // Nor is a ticket's own signature one, or what another key signed.
+    let (_, signature) = ticket.rsplit_once('.').unwrap();
+    assert!(!late(&ticket, &format!("17.4~{}", &signature[..22])));
+    let foreign = Tickets::new(&[8; 32]);
+    let foreign_ticket = foreign.issue(conversation(), &ada(), now()).ticket;
+    assert!(!late(&ticket, &signed(&foreign, &foreign_ticket, "17.4")));
+}
+
 #[test]
 fn a_ticket_is_opened_within_a_minute_and_resumed_until_the_token_ends() {
     let tickets = Tickets::new(&[7; 32]);
     let issued = tickets.issue(conversation(), &ada(), now());
     assert_eq!((issued.open_until, issued.resume_until), (later(60), later(3_600)));
-    for (seconds, resuming, expected) in [
-        (0, false, None),
-        (60, false, None),
-        (61, false, Some(Refusal::TicketNotOpened)),
-        (61, true, None),
-        (3_599, true, None),
-        (3_600, true, Some(Refusal::Expired)),
-        (3_600, false, Some(Refusal::Expired)),
+    let sent = signed(&tickets, &issued.ticket, "17.4");
+    let sent = Some(sent.as_str());
+    for (seconds, resume_from, expected) in [
+        (0, None, None),
+        (60, None, None),
+        (60, Some("17.4"), None),
+        (60, Some("17.4~nonsense"), None),
+        (61, None, Some(Refusal::TicketNotOpened)),
+        (61, Some("17.4"), Some(Refusal::TicketNotOpened)),
+        (61, Some("0"), Some(Refusal::TicketNotOpened)),
+        (61, sent, None),
+        (3_599, sent, None),
+        (3_600, sent, Some(Refusal::Expired)),
+        (3_600, None, Some(Refusal::Expired)),
     ] {
-        let admission = tickets.verify(&issued.ticket, later(seconds), resuming);
-        assert_eq!(admission.as_ref().err().copied(), expected, "{seconds} {resuming}");
+        let admission = tickets.verify(&issued.ticket, later(seconds), resume_from);
+        assert_eq!(admission.as_ref().err().copied(), expected, "{seconds} {resume_from:?}");
     }
-    let admission = tickets.verify(&issued.ticket, later(1), false).unwrap();
+    let admission = tickets.verify(&issued.ticket, later(1), None).unwrap();
     assert_eq!(admission.conversation, conversation());
     assert_eq!(
         (admission.caller.user.as_str(), admission.caller.scope.tenant().as_str()),
@@ -54,11 +122,8 @@ fn a_ticket_is_opened_within_a_minute_and_resumed_until_the_token_ends() {
 #[test]
 fn a_ticket_works_after_a_restart_and_with_the_same_key_alone() {
     let issued = Tickets::new(&[7; 32]).issue(conversation(), &ada(), now());
-    assert!(Tickets::new(&[7; 32]).verify(&issued.ticket, now(), false).is_ok());
-    assert_eq!(
-        Tickets::new(&[8; 32]).verify(&issued.ticket, now(), false),
-        Err(Refusal::Unknown)
-    );
+    assert!(Tickets::new(&[7; 32]).verify(&issued.ticket, now(), None).is_ok());
+    assert_eq!(refused(&Tickets::new(&[8; 32]), &issued.ticket), Some(Refusal::Unknown));
 }
 
 #[test]
@@ -73,7 +138,7 @@ fn a_changed_ticket_is_not_known() {
         let mut changed = ticket.clone().into_bytes();
         changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(changed).unwrap();
-        assert_eq!(tickets.verify(&changed, now(), true), Err(Refusal::Unknown), "{place}");
+        assert_eq!(refused(&tickets, &changed), Some(Refusal::Unknown), "{place}");
     }
     let huge = "x".repeat(100_000);
     for text in [
@@ -86,7 +151,7 @@ fn a_changed_ticket_is_not_known() {
         &format!("{ticket}A"),
         &huge,
     ] {
-        assert_eq!(tickets.verify(text, now(), true), Err(Refusal::Unknown), "{text}");
+        assert_eq!(refused(&tickets, text), Some(Refusal::Unknown), "{text}");
     }
 }
 
@@ -100,9 +165,11 @@ fn a_ticket_of_an_api_key_ends_after_a_day() {
     let issued = tickets.issue(conversation(), &caller, now());
     let day = 24 * 3_600;
     assert_eq!(issued.resume_until, later(day));
-    let admission = tickets.verify(&issued.ticket, later(day - 1), true).unwrap();
-    assert_eq!(admission.caller.user.as_str(), "ada");
-    assert_eq!(tickets.verify(&issued.ticket, later(day), true), Err(Refusal::Expired));
+    let sent = signed(&tickets, &issued.ticket, "3");
+    let admission = tickets.verify(&issued.ticket, later(day - 1), Some(&sent)).unwrap();
+    assert_eq!((admission.caller.user.as_str(), admission.caller.token), ("ada", None));
+    let late = tickets.verify(&issued.ticket, later(day), Some(&sent));
+    assert_eq!(late.err(), Some(Refusal::Expired));
 }
 
 #[test]
@@ -112,5 +179,6 @@ fn a_token_that_ends_within_the_minute_ends_its_ticket() {
     let tickets = Tickets::new(&[7; 32]);
     let issued = tickets.issue(conversation(), &caller, now());
     assert_eq!((issued.open_until, issued.resume_until), (later(10), later(10)));
-    assert_eq!(tickets.verify(&issued.ticket, later(10), false), Err(Refusal::Expired));
+    let late = tickets.verify(&issued.ticket, later(10), None);
+    assert_eq!(late.err(), Some(Refusal::Expired));
 }

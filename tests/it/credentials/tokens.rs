@@ -1,15 +1,20 @@
 //! User tokens.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use copilotd::config::Alg;
-use copilotd::http::auth::{CredentialKind, Refusal, Scopes, Verifier};
+use copilotd::http::auth::{Caller, CredentialKind, Refusal, Scopes, Verifier};
+use copilotd::revocations::{Revocations, Subject};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use super::requests::SteppedClock;
 use super::{
     GLOBEX_SECRET, OLD_SECRET, SECRET, claims, config, config_with, hmac, later, now, sign, sign_with, verify,
 };
+use crate::support::revocations::MemoryRevocations;
 
 fn pem(name: &str) -> Vec<u8> {
     std::fs::read(format!("tests/it/credentials/keys/{name}")).unwrap()
@@ -70,6 +75,58 @@ fn a_role_is_what_scope_and_roles_say_whoever_has_it() {
         assert_ne!(hr, role(other), "{roles}");
     }
     assert_ne!(hr, role(json!({ "scope": "chat gateway", "roles": ["lead", "hr"] })));
+}
+
+#[test]
+fn an_issuer_s_role_claims_decide_who_is_alike() {
+    let names = |names: &str| hmac(None, SECRET).replace("secret =", &format!("role_claims = {names}\nsecret ="));
+    let keycloak = names("[\"realm_access.roles\", \"/resource_access/my.client/roles\"]");
+    let verifier = Verifier::new(&config_with(&keycloak)).unwrap();
+    let token = |change: Value| sign(&claims(change));
+    let role = |token: &str| verifier.verify(token, None, now()).unwrap().role.unwrap();
+    let lead = json!({ "realm_access": { "roles": ["lead", "hr"] }, "scope": "chat" });
+    let same =
+        json!({ "realm_access": { "roles": ["hr", "lead"] }, "scope": "chat gateway", "roles": ["x"], "sub": "bob" });
+    assert_eq!(role(&token(lead.clone())), role(&token(same)));
+    for other in [
+        json!({ "realm_access": { "roles": ["hr"] } }),
+        json!({ "realm_access": { "roles": [] } }),
+        json!({ "realm_access": {} }),
+        json!({}),
+        json!({ "realm_access": { "roles": ["lead", "hr"] }, "resource_access": { "my.client": { "roles": ["x"] } } }),
+    ] {
+        assert_ne!(role(&token(lead.clone())), role(&token(other.clone())), "{other}");
+    }
+
+    // Other role claims hold at once, for tokens that are remembered too.
+    let (one, other) = (
+        token(json!({ "department": "hr", "scope": "chat" })),
+        token(json!({ "department": "sales", "scope": "chat" })),
+    );
+    let verifier = Verifier::new(&config()).unwrap();
+    let role = |token: &str| verifier.verify(token, None, now()).unwrap().role.unwrap();
+    assert_eq!(role(&one), role(&other));
+    verifier.replace(&config_with(&names("[\"department\"]"))).unwrap();
+    assert_ne!(role(&one), role(&other));
+}
+
+#[test]
+fn a_claim_that_is_given_twice_is_refused() {
+    let head = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256"}"#);
+    let text = claims(json!({ "roles": ["hr"] })).to_string();
+    for (more, expected) in [
+        ("", None),
+        (r#","extra":1"#, None),
+        (r#","sub":"eve""#, Some(Refusal::Unknown)),
+        (r#","roles":["lead"]"#, Some(Refusal::Unknown)),
+        (r#","role\u0073":["lead"]"#, Some(Refusal::Unknown)),
+    ] {
+        let payload = URL_SAFE_NO_PAD.encode(format!("{}{more}}}", text.trim_end_matches('}')));
+        let signed = format!("{head}.{payload}");
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
+        assert_eq!(verify(&format!("{signed}.{signature}")).err(), expected, "{more}");
+    }
 }
 
 #[test]
@@ -153,6 +210,15 @@ fn claims_are_held_against_the_clock_the_issuer_and_us() {
         (json!({ "sub": "x".repeat(257) }), Some(Refusal::Subject)),
         (json!({ "sub": "key:backend" }), Some(Refusal::Subject)),
         (json!({ "scope": null }), None),
+        (json!({ "iat": at(0) }), None),
+        (json!({ "iat": at(59) }), None),
+        (json!({ "iat": at(61) }), Some(Refusal::NotYet)),
+        (json!({ "iat": at(-23 * 3_600) }), None),
+        (json!({ "iat": at(-24 * 3_600) }), Some(Refusal::TooLong)),
+        (json!({ "iat": "yesterday" }), None),
+        (json!({ "iat": 1e300 }), None),
+        (json!({ "jti": 7 }), None),
+        (json!({ "jti": "x".repeat(3_000) }), None),
     ] {
         assert_eq!(verify(&sign(&claims(change.clone()))).err(), expected, "{change}");
     }
@@ -201,14 +267,14 @@ fn keys_of_an_issuer_are_rotated_by_kid_without_a_restart() {
 
     let old = token(Some("old"), OLD_SECRET);
     let caller = verifier.verify(&old, None, now()).unwrap();
-    assert!(verifier.is_live(&caller.credential));
+    assert!(verifier.is_live(&caller));
     verifier.replace(&config_with(&hmac(Some("new"), SECRET))).unwrap();
     assert_eq!(
         verifier.verify(&old, None, now()),
         Err(Refusal::Unknown),
         "though it was remembered"
     );
-    assert!(!verifier.is_live(&caller.credential));
+    assert!(!verifier.is_live(&caller));
     assert!(verifier.verify(&token(Some("new"), SECRET), None, now()).is_ok());
 }
 
@@ -226,17 +292,27 @@ fn what_is_remembered_still_ends() {
 
 #[tokio::test]
 async fn a_revoked_token_ends_its_streams() {
-    let verifier = Verifier::new(&config()).unwrap();
+    let revocations = Revocations::open(
+        Arc::new(MemoryRevocations::default()),
+        Arc::new(SteppedClock::default()),
+    );
+    let revocations = revocations.await.unwrap();
+    let verifier = Verifier::with_revocations(&config(), revocations.list()).unwrap();
+    let revoke = async |caller: &Caller| {
+        let subject = Subject::Token(caller.credential.as_str().to_owned());
+        let revoked = revocations.revoke(&caller.scope, subject, "root".to_owned(), None, async { Ok(()) });
+        revoked.await.unwrap();
+    };
     let (one, two) = (sign(&claims(json!({}))), sign(&claims(json!({ "jti": "2" }))));
     let caller = verifier.verify(&one, None, now()).unwrap();
     let other = verifier.verify(&two, None, now()).unwrap();
     assert_ne!(caller.credential, other.credential);
-    let ended = verifier.ended(&caller.credential);
+    let ended = verifier.ended(&caller);
     tokio::pin!(ended);
     assert!(futures::poll!(&mut ended).is_pending());
-    verifier.revoke(other.credential, other.expires_at, now());
+    revoke(&other).await;
     assert!(futures::poll!(&mut ended).is_pending());
-    verifier.revoke(caller.credential.clone(), caller.expires_at, now());
+    revoke(&caller).await;
     ended.await;
     assert_eq!(verifier.verify(&one, None, now()), Err(Refusal::Revoked));
 }

@@ -11,6 +11,7 @@ use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Config, Env, KeyHash, Source};
 use copilotd::http::auth::{Grant, Scopes, mint};
 use copilotd::http::router::router;
+use copilotd::revocations::Revocations;
 use copilotd::tenants::{Roster, Seal};
 use copilotd_actors::fakes::log::MemoryLog;
 use copilotd_actors::fakes::model::FakeModel;
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Call};
 use crate::support::audit::MemoryAudit;
+use crate::support::revocations::MemoryRevocations;
 use crate::support::tenants::MemoryTenants;
 use crate::support::usage::MemoryUsage;
 
@@ -96,6 +98,7 @@ pub struct TestApp {
     pub usage: Arc<MemoryUsage>,
     pub tenants: Arc<MemoryTenants>,
     pub audit: Arc<MemoryAudit>,
+    pub revocations: Arc<MemoryRevocations>,
     pub roster: Arc<Roster>,
     pub config: Config,
 }
@@ -143,6 +146,7 @@ impl TestApp {
         let audit = Arc::new(MemoryAudit::default());
         let key = AuditKey::derive(&[8; 32]);
         let recorded = AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _);
+        let revocations = Arc::new(MemoryRevocations::default());
         let seal = Seal::new(&[8; 32]);
         let roster = Roster::open(source, Arc::clone(&tenants) as _, seal, Arc::clone(&clock) as _);
         let roster = roster.await.unwrap();
@@ -164,6 +168,9 @@ impl TestApp {
             gateway,
             Arc::clone(&usage) as _,
             Arc::new(recorded),
+            Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _)
+                .await
+                .unwrap(),
             &[7; 32],
             bounds,
         )
@@ -180,6 +187,7 @@ impl TestApp {
             usage,
             tenants,
             audit,
+            revocations,
             roster,
             config,
         }

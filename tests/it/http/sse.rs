@@ -10,6 +10,8 @@ use serde_json::Value;
 pub enum Block {
     /// A line for the connection's sake.
     Comment(String),
+    /// A position without an event.
+    Id(String),
     /// How long a client waits before it comes back, in milliseconds.
     Retry(u64),
     Event(Event),
@@ -30,7 +32,7 @@ impl Event {
 
     /// The durable number of the position.
     pub fn seq(&self) -> u64 {
-        self.id.split('.').next().unwrap().parse().unwrap()
+        self.id.split(['.', '~']).next().unwrap().parse().unwrap()
     }
 }
 
@@ -110,6 +112,9 @@ fn parse(block: &str) -> Block {
     }
     if let Some(time) = block.strip_prefix("retry: ") {
         return Block::Retry(time.parse().unwrap());
+    }
+    if let Some(id) = block.strip_prefix("id: ").filter(|id| !id.contains('\n')) {
+        return Block::Id(id.to_owned());
     }
     let mut lines = block.split('\n');
     let mut field = |name: &str| {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use copilotd::http::auth::Scopes;
+use copilotd::revocations::Subject;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use jiff::SignedDuration;
 use serde_json::json;
@@ -318,7 +319,10 @@ async fn streams_end_with_their_credential() {
         revoked.until("message.delta").await;
         let verifier = &app.app.state.auth.verifier;
         let caller = verifier.verify(&app.token("ada"), None, app.now()).unwrap();
-        verifier.revoke(caller.credential, caller.expires_at, app.now());
+        let subject = Subject::Token(caller.credential.as_str().to_owned());
+        let revocations = &app.app.state.revocations;
+        let revoking = revocations.revoke(&caller.scope, subject, "root".to_owned(), None, async { Ok(()) });
+        revoking.await.unwrap();
         let begun = app.now();
         assert_eq!(revoked.rest().await, []);
         assert_eq!(app.now(), begun, "at once");

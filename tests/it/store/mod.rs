@@ -13,6 +13,7 @@ mod paging;
 mod projections;
 mod quotas;
 mod random;
+mod revocations;
 mod sqlite;
 mod tenants;
 mod usage;

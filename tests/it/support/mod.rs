@@ -4,6 +4,7 @@ pub mod audit;
 pub mod live;
 pub mod proxy;
 pub mod redis;
+pub mod revocations;
 pub mod secantus;
 pub mod talk;
 pub mod tenants;

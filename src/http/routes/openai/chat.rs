@@ -91,6 +91,8 @@ pub async fn complete(
     let permit = Arc::clone(&state.streams)
         .try_acquire_owned()
         .map_err(|_| Fault::Problem(Problem::new(Code::Overloaded).detail("too many streams are open")))?;
+    let auth = Arc::clone(&state.auth);
+    let refused = async move { auth.verifier.ended(&by).await };
     let gateway = Arc::clone(&state.gateway);
     let mut opening: Opening = Box::pin(async move { gateway.chat(call).await });
     match tokio::time::timeout(PATIENCE, &mut opening).await {
@@ -98,11 +100,11 @@ pub async fn complete(
             let reply = reply?;
             let (model, attempts, cache) = (reply.model.clone(), reply.attempts, reply.cache);
             let limits = reply.limits.clone();
-            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), permit);
+            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), permit, refused);
             label(&mut response, &model, attempts, cache, &limits);
             Ok(response)
         }
-        Err(_elapsed) => Ok(stream::response(opening, permit)),
+        Err(_elapsed) => Ok(stream::response(opening, permit, refused)),
     }
 }
 

@@ -16,7 +16,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::gateway::call::{Answer, AnswerStream, GatewayError, Reply};
+use crate::gateway::call::{Answer, AnswerStream, GatewayError, GatewayErrorKind, Reply};
 use crate::http::openai_error::OpenAiError;
 
 /// Silence after which a comment is sent.
@@ -37,11 +37,24 @@ enum State {
     Ended,
 }
 
-/// Writes the stream's response. The permit is held until its end.
-pub(super) fn response(opening: Opening, permit: OwnedSemaphorePermit) -> Response {
-    let frames = stream::unfold((State::Opening(opening), permit), |(mut state, permit)| async {
-        let bytes = next(&mut state).await?;
-        Some((Ok::<_, Infallible>(bytes), (state, permit)))
+/// Writes the stream's response. The permit is held until its end. When `refused` returns, the caller's credential is no longer
+/// accepted: the stream ends with an error then, and the upstream is let go.
+pub(super) fn response(
+    opening: Opening,
+    permit: OwnedSemaphorePermit,
+    refused: impl Future<Output = ()> + Send + 'static,
+) -> Response {
+    let start = (State::Opening(opening), permit, Box::pin(refused));
+    let frames = stream::unfold(start, |(mut state, permit, mut refused)| async {
+        let bytes = tokio::select! {
+            biased;
+            () = &mut refused, if !matches!(state, State::Ended) => {
+                let message = "the credential is no longer accepted";
+                last(&mut state, GatewayError::new(GatewayErrorKind::Cut, message))
+            }
+            bytes = next(&mut state) => bytes?,
+        };
+        Some((Ok::<_, Infallible>(bytes), (state, permit, refused)))
     });
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -109,7 +122,7 @@ fn frame(chunk: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::call::{CacheOutcome, GatewayErrorKind};
+    use crate::gateway::call::CacheOutcome;
     use crate::gateway::upstream::Piece;
 
     fn reply(answer: Answer) -> Opening {
@@ -159,6 +172,24 @@ mod tests {
             text.starts_with("data: {\"error\":{") && !text.contains("[DONE]"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_revoked_credential_ends_it_in_mid_answer() {
+        let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
+        let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = std::sync::Arc::clone(&permits).try_acquire_owned().unwrap();
+        let pieces = stream::iter([piece("{}")]).chain(stream::pending());
+        let refused = async move { _ = revoked.await };
+        let response = response(reply(Answer::Stream(pieces.boxed())), permit, refused);
+        let mut body = response.into_body().into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "data: {}\n\n");
+        revoke.send(()).unwrap();
+        let error = body.next().await.unwrap().unwrap();
+        assert!(error.starts_with(b"data: {\"error\":{"), "{error:?}");
+        assert!(body.next().await.is_none());
+        drop(body);
+        assert_eq!(permits.available_permits(), 1);
     }
 
     #[tokio::test(start_paused = true)]

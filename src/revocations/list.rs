@@ -1,0 +1,280 @@
+//! The revocations in force, in memory: asked on every request.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use copilotd_actors::domain::ids::{TenantId, UserId};
+use dashmap::DashMap;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::mark::{JtiDigest, TokenMark};
+use super::record::{Revocation, RevocationId, Subject};
+
+/// The revocations in force of all tenants. Each tenant's are apart: one that revokes much wakes nobody else's streams.
+#[derive(Debug, Default)]
+pub struct RevocationList(DashMap<TenantId, Arc<OfTenant>>);
+
+#[derive(Debug)]
+struct OfTenant {
+    held: RwLock<Held>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for OfTenant {
+    fn default() -> Self {
+        Self {
+            held: RwLock::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: HashMap<RevocationId, Revocation>,
+    /// Until when tokens have to have been issued to be hit.
+    users: HashMap<UserId, Timestamp>,
+    tokens: HashMap<TokenKey, RevocationId>,
+}
+
+/// What names one token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum TokenKey {
+    Jti(JtiDigest),
+    /// Hash of the whole token, in hexadecimal: the last part of its credential's name. The part before it names the key that signed
+    /// and may change with the configuration.
+    Hash(String),
+}
+
+impl TokenKey {
+    /// Lists what an id given by an administrator may mean.
+    fn of_id(id: &str) -> Vec<Self> {
+        let mut keys = vec![Self::Jti(JtiDigest::of(id))];
+        keys.extend(hash_in(id).map(|hash| Self::Hash(hash.to_owned())));
+        keys
+    }
+}
+
+/// Returns the hash of a token out of its credential's name, `jwt:<key>:<hash>`.
+fn hash_in(credential: &str) -> Option<&str> {
+    let (_, hash) = credential.strip_prefix("jwt:")?.rsplit_once(':')?;
+    Some(hash)
+}
+
+impl Held {
+    fn insert(&mut self, revocation: Revocation) {
+        let id = revocation.id();
+        match &revocation.subject {
+            Subject::User(user) => _ = self.users.insert(user.clone(), revocation.revoked_at),
+            Subject::Token(token) => self
+                .tokens
+                .extend(TokenKey::of_id(token).into_iter().map(|key| (key, id))),
+        }
+        self.all.insert(id, revocation);
+    }
+
+    fn remove(&mut self, id: RevocationId) {
+        let Some(revocation) = self.all.remove(&id) else { return };
+        match &revocation.subject {
+            Subject::User(user) => _ = self.users.remove(user),
+            Subject::Token(_) => self.tokens.retain(|_, of| *of != id),
+        }
+    }
+
+    fn hits(&self, user: &UserId, token: &TokenMark, credential: &str) -> bool {
+        let of_user = self
+            .users
+            .get(user)
+            // `iat` counts whole seconds: one that was issued in the second of the revocation is hit. What does not say when it was
+            // issued is hit too.
+            .is_some_and(|revoked_at| token.issued_at.is_none_or(|issued_at| issued_at <= *revoked_at));
+        if of_user || self.tokens.is_empty() {
+            return of_user;
+        }
+        let by_jti = token.jti.map(TokenKey::Jti);
+        let by_hash = hash_in(credential).map(|hash| TokenKey::Hash(hash.to_owned()));
+        by_jti
+            .into_iter()
+            .chain(by_hash)
+            .any(|key| self.tokens.contains_key(&key))
+    }
+}
+
+impl RevocationList {
+    /// Whether a token is revoked.
+    pub fn hits(&self, tenant: &TenantId, user: &UserId, token: &TokenMark, credential: &str) -> bool {
+        let of_tenant = self.0.get(tenant).map(|found| Arc::clone(&found));
+        of_tenant.is_some_and(|of_tenant| of_tenant.read(|held| held.hits(user, token, credential)))
+    }
+
+    /// Tells of every change of a tenant's revocations from now on.
+    pub fn watch(&self, tenant: &TenantId) -> watch::Receiver<()> {
+        self.of(tenant).changed.subscribe()
+    }
+
+    /// Holds a revocation from now on. An earlier one of the same subject stays in force where it reaches further.
+    pub(super) fn hold(&self, revocation: Revocation) {
+        let of_tenant = self.of(&revocation.tenant);
+        of_tenant.write(|held| held.insert(revocation));
+    }
+
+    /// Holds one no longer.
+    pub(super) fn release(&self, tenant: &TenantId, id: RevocationId) {
+        self.of(tenant).write(|held| held.remove(id));
+    }
+
+    /// Forgets a tenant's revocations that have expired.
+    pub(super) fn forget_expired(&self, tenant: &TenantId, now: Timestamp) {
+        let of_tenant = self.of(tenant);
+        let mut held = of_tenant.held.write().unwrap_or_else(PoisonError::into_inner);
+        let expired: Vec<RevocationId> = held
+            .all
+            .iter()
+            .filter(|(_, revocation)| revocation.expires_at <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        expired.into_iter().for_each(|id| held.remove(id));
+    }
+
+    /// Finds a tenant's revocation.
+    pub(super) fn get(&self, tenant: &TenantId, id: RevocationId) -> Option<Revocation> {
+        self.of(tenant).read(|held| held.all.get(&id).cloned())
+    }
+
+    /// Counts a tenant's revocations.
+    pub(super) fn count(&self, tenant: &TenantId) -> usize {
+        self.of(tenant).read(|held| held.all.len())
+    }
+
+    /// Lists a tenant's revocations, newest first.
+    pub(super) fn all(&self, tenant: &TenantId) -> Vec<Revocation> {
+        let mut all: Vec<Revocation> = self.of(tenant).read(|held| held.all.values().cloned().collect());
+        all.sort_by_key(|revocation| (std::cmp::Reverse(revocation.revoked_at), revocation.id()));
+        all
+    }
+
+    fn of(&self, tenant: &TenantId) -> Arc<OfTenant> {
+        if let Some(found) = self.0.get(tenant) {
+            return Arc::clone(&found);
+        }
+        Arc::clone(&self.0.entry(tenant.clone()).or_default())
+    }
+}
+
+impl OfTenant {
+    fn read<T>(&self, look: impl FnOnce(&Held) -> T) -> T {
+        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Held)) {
+        change(&mut self.held.write().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocations::record::KEPT;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn revocation(tenant: &str, subject: Subject, revoked_at: Timestamp) -> Revocation {
+        Revocation {
+            tenant: tenant.parse().unwrap(),
+            subject,
+            revoked_at,
+            expires_at: revoked_at + KEPT,
+            revoked_by: "root".to_owned(),
+            reason: None,
+        }
+    }
+
+    fn hits(
+        list: &RevocationList,
+        tenant: &str,
+        user: &str,
+        issued_at: Option<i64>,
+        jti: &str,
+        credential: &str,
+    ) -> bool {
+        let token = TokenMark {
+            issued_at: issued_at.map(at),
+            jti: (!jti.is_empty()).then(|| JtiDigest::of(jti)),
+        };
+        list.hits(&tenant.parse().unwrap(), &user.parse().unwrap(), &token, credential)
+    }
+
+    #[test]
+    fn a_user_s_tokens_up_to_the_moment_are_hit_and_nobody_else_s() {
+        let list = RevocationList::default();
+        let moment = at(10) + jiff::SignedDuration::from_millis(400);
+        list.hold(revocation("acme", Subject::User("ada".parse().unwrap()), moment));
+        for (tenant, user, issued_at, hit) in [
+            ("acme", "ada", Some(-3_600), true),
+            ("acme", "ada", Some(10), true),
+            ("acme", "ada", Some(11), false),
+            ("acme", "ada", None, true),
+            ("acme", "Ada", Some(10), false),
+            ("acme", "ada ", Some(10), false),
+            ("acme", "bob", Some(10), false),
+            ("globex", "ada", Some(10), false),
+        ] {
+            assert_eq!(
+                hits(&list, tenant, user, issued_at, "", "jwt:k:h"),
+                hit,
+                "{tenant} {user} {issued_at:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_hit_by_its_jti_or_its_credential_whatever_key_signed_it() {
+        let list = RevocationList::default();
+        list.hold(revocation("acme", Subject::Token("j-1".into()), at(0)));
+        list.hold(revocation("acme", Subject::Token("jwt:oldkey:cafe".into()), at(0)));
+        for (tenant, jti, credential, hit) in [
+            ("acme", "j-1", "jwt:k:h", true),
+            ("acme", "j-2", "jwt:k:h", false),
+            ("acme", "", "jwt:k:cafe", true),
+            ("acme", "", "jwt:oldkey:cafe", true),
+            ("acme", "", "jwt:oldkey:beef", false),
+            ("acme", "jwt:oldkey:cafe", "jwt:k:h", true),
+            ("globex", "j-1", "jwt:oldkey:cafe", false),
+        ] {
+            assert_eq!(
+                hits(&list, tenant, "ada", Some(0), jti, credential),
+                hit,
+                "{tenant} {jti} {credential}"
+            );
+        }
+        let acme = "acme".parse().unwrap();
+        list.release(&acme, RevocationId::of(&acme, &Subject::Token("j-1".into())));
+        assert!(!hits(&list, "acme", "ada", Some(0), "j-1", "jwt:k:h"));
+        assert!(hits(&list, "acme", "ada", Some(0), "", "jwt:k:cafe"));
+    }
+
+    #[test]
+    fn what_has_expired_is_forgotten() {
+        let list = RevocationList::default();
+        let acme: TenantId = "acme".parse().unwrap();
+        for (user, seconds) in [("ada", 0), ("bob", 100)] {
+            list.hold(revocation("acme", Subject::User(user.parse().unwrap()), at(seconds)));
+        }
+        list.forget_expired(&acme, at(50) + KEPT);
+        assert_eq!(list.count(&acme), 1);
+        assert!(!hits(&list, "acme", "ada", None, "", "jwt:k:h") && hits(&list, "acme", "bob", None, "", "jwt:k:h"));
+    }
+
+    #[test]
+    fn a_change_wakes_its_own_tenant_alone() {
+        let list = RevocationList::default();
+        let watch = |tenant: &str| list.watch(&tenant.parse().unwrap());
+        let (acme, globex) = (watch("acme"), watch("globex"));
+        list.hold(revocation("acme", Subject::User("ada".parse().unwrap()), at(0)));
+        assert!(acme.has_changed().unwrap() && !globex.has_changed().unwrap());
+    }
+}

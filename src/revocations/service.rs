@@ -1,0 +1,159 @@
+//! Makes and lifts revocations.
+
+use std::fmt;
+use std::sync::Arc;
+
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::{Clock, LogError};
+use copilotd_actors::tenancy::TenantScope;
+use dashmap::DashMap;
+use tokio::sync::Mutex;
+
+use super::list::RevocationList;
+use super::record::{KEPT, Revocation, RevocationId, Subject};
+use super::store::RevocationStore;
+
+/// Most revocations in force of one tenant. Who needs more replaces the issuer's key, which refuses all its tokens.
+pub const MAX_PER_TENANT: usize = 10_000;
+
+/// Why a revocation was not made or lifted as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// The tenant has as many as it may.
+    #[error("the tenant has {MAX_PER_TENANT} revocations in force; replace the issuer's key to refuse all its tokens")]
+    Full,
+    /// There is no such revocation.
+    #[error("there is no such revocation")]
+    Missing,
+    /// It could not be recorded in the audit log; nothing has happened.
+    #[error("the audit log failed")]
+    Audit(#[source] LogError),
+    /// It could not be stored. It is in force all the same, in this process.
+    #[error("the store failed")]
+    Store(#[source] LogError),
+}
+
+/// See the module.
+pub struct Revocations {
+    store: Arc<dyn RevocationStore>,
+    list: Arc<RevocationList>,
+    clock: Arc<dyn Clock>,
+    /// Held while a tenant's revocations change, so that the later one of two is what is stored. Each tenant has its own.
+    changing: DashMap<TenantId, Arc<Mutex<()>>>,
+}
+
+impl Revocations {
+    /// Reads what is stored and deletes what has expired.
+    ///
+    /// # Errors
+    /// When the store cannot be read: tokens that are revoked would be accepted.
+    pub async fn open(store: Arc<dyn RevocationStore>, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
+        let now = clock.now();
+        let list = Arc::new(RevocationList::default());
+        for revocation in store.revocations().await? {
+            if revocation.expires_at > now {
+                list.hold(revocation);
+            }
+        }
+        if let Err(error) = store.delete_expired_revocations(now).await {
+            tracing::warn!(%error, "expired token revocations could not be deleted; the next revocation tries again");
+        }
+        Ok(Arc::new(Self {
+            store,
+            list,
+            clock,
+            changing: DashMap::new(),
+        }))
+    }
+
+    /// Returns the revocations in force, for the verifier.
+    pub fn list(&self) -> Arc<RevocationList> {
+        Arc::clone(&self.list)
+    }
+
+    /// Lists a tenant's revocations in force, newest first.
+    pub fn of_tenant(&self, scope: &TenantScope) -> Vec<Revocation> {
+        self.list.forget_expired(scope.tenant(), self.clock.now());
+        self.list.all(scope.tenant())
+    }
+
+    /// Revokes tokens of the caller's tenant. They are refused once this returns, and their streams end. `record` writes the entry of
+    /// the audit log; it comes first, and nothing happens when it fails.
+    pub async fn revoke(
+        &self,
+        scope: &TenantScope,
+        subject: Subject,
+        by: String,
+        reason: Option<String>,
+        record: impl Future<Output = Result<(), LogError>>,
+    ) -> Result<Revocation, RevokeError> {
+        let tenant = scope.tenant();
+        let changing = self.changing(tenant);
+        let _changing = changing.lock().await;
+        let now = self.clock.now();
+        self.list.forget_expired(tenant, now);
+        let known = self.list.get(tenant, RevocationId::of(tenant, &subject));
+        if known.is_none() && self.list.count(tenant) >= MAX_PER_TENANT {
+            return Err(RevokeError::Full);
+        }
+        record.await.map_err(RevokeError::Audit)?;
+        // A clock that was set back must not let tokens live that were revoked already.
+        let revoked_at = known.map_or(now, |known| known.revoked_at.max(now));
+        let revocation = Revocation {
+            tenant: tenant.clone(),
+            subject,
+            revoked_at,
+            expires_at: revoked_at + KEPT,
+            revoked_by: by,
+            reason,
+        };
+        let stored = self.store.put_revocation(&revocation).await;
+        // In force even if it could not be stored, or nobody knows whether it was: who revokes has a reason. The caller is told that
+        // it does not survive a restart.
+        self.list.hold(revocation.clone());
+        stored.map_err(RevokeError::Store)?;
+        tracing::info!(
+            %tenant, revocation = %revocation.id(), kind = revocation.subject.kind(), by = revocation.revoked_by,
+            "user tokens revoked"
+        );
+        if let Err(error) = self.store.delete_expired_revocations(now).await {
+            tracing::warn!(%error, "expired token revocations could not be deleted; the next revocation tries again");
+        }
+        Ok(revocation)
+    }
+
+    /// Lifts a revocation of the caller's tenant: tokens that it hit are accepted again until their end.
+    pub async fn lift(
+        &self,
+        scope: &TenantScope,
+        id: RevocationId,
+        by: &str,
+        record: impl Future<Output = Result<(), LogError>>,
+    ) -> Result<(), RevokeError> {
+        let tenant = scope.tenant();
+        let changing = self.changing(tenant);
+        let _changing = changing.lock().await;
+        let known = self.list.get(tenant, id).ok_or(RevokeError::Missing)?;
+        record.await.map_err(RevokeError::Audit)?;
+        self.store
+            .delete_revocation(tenant, &known.subject)
+            .await
+            .map_err(RevokeError::Store)?;
+        self.list.release(tenant, id);
+        tracing::info!(%tenant, revocation = %id, by, "revocation of user tokens lifted");
+        Ok(())
+    }
+
+    fn changing(&self, tenant: &TenantId) -> Arc<Mutex<()>> {
+        if let Some(found) = self.changing.get(tenant) {
+            return Arc::clone(&found);
+        }
+        Arc::clone(&self.changing.entry(tenant.clone()).or_default())
+    }
+}
+
+impl fmt::Debug for Revocations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocations").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,326 @@
+//! Tenants as labels of metrics.
+//!
+//! Invariant: the page shows [`TOP`] tenants at most, however many there are; the others are `other`. The page of the public port
+//! names no tenant at all: who a company's customers are is nobody's business there.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use copilotd_actors::domain::ids::TenantId;
+use dashmap::DashMap;
+use tokio::time::Instant;
+
+use super::metrics::{Kind, METRICS};
+
+/// Most tenants that are labels.
+const TOP: usize = 100;
+/// What all others are together.
+const OTHER: &str = "other";
+/// How often it is decided anew which tenants are labels. What was used before counts half each time.
+const RANK_EVERY: Duration = Duration::from_secs(60);
+/// Of several tenants' values of these the highest is shown, not the sum: they are states.
+const STATES: [&str; 1] = ["copilotd_breaker_state"];
+
+/// Who reads the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsView {
+    /// Whoever reaches the public port: without tenants.
+    Public,
+    /// Who runs the server: with those that use it most.
+    Tenants,
+}
+
+static LABELS: LazyLock<TenantLabels> = LazyLock::new(TenantLabels::default);
+
+/// Counts a request of a tenant.
+pub fn count_request(tenant: &TenantId) {
+    let label = LABELS.used(tenant);
+    metrics::counter!("copilotd_tenant_requests_total", "tenant" => label).increment(1);
+}
+
+/// Rewrites a page as `view` may see it.
+pub(super) fn rewrite(page: &str, view: MetricsView) -> String {
+    let shown = LABELS.shown.load();
+    fold(page, |metric, tenant| match view {
+        MetricsView::Public => Fate::Unlabelled,
+        MetricsView::Tenants if tenant == OTHER || shown.contains(tenant) => Fate::Kept,
+        // A tenant that was shown once: added to the others its counter would jump, and fall when it is shown again.
+        MetricsView::Tenants if is_counter(metric) => Fate::Dropped,
+        MetricsView::Tenants => Fate::Other,
+    })
+}
+
+/// Which tenants are labels: those with the most requests of late.
+#[derive(Debug)]
+struct TenantLabels {
+    scores: DashMap<TenantId, AtomicU64>,
+    shown: ArcSwap<HashSet<String>>,
+    ranked: Mutex<Instant>,
+}
+
+impl Default for TenantLabels {
+    fn default() -> Self {
+        Self {
+            scores: DashMap::new(),
+            shown: ArcSwap::default(),
+            ranked: Mutex::new(Instant::now()),
+        }
+    }
+}
+
+impl TenantLabels {
+    /// Notes a request and returns the tenant's label.
+    fn used(&self, tenant: &TenantId) -> String {
+        match self.scores.get(tenant) {
+            Some(score) => _ = score.fetch_add(1, Ordering::Relaxed),
+            None => {
+                self.scores
+                    .entry(tenant.clone())
+                    .or_default()
+                    .fetch_add(1, Ordering::Relaxed);
+                self.show_if_room(tenant);
+            }
+        }
+        self.rank_if_due();
+        if self.shown.load().contains(tenant.as_str()) {
+            tenant.to_string()
+        } else {
+            OTHER.to_owned()
+        }
+    }
+
+    fn show_if_room(&self, tenant: &TenantId) {
+        self.shown.rcu(|shown| {
+            let mut more = HashSet::clone(shown);
+            if more.len() < TOP && tenant.as_str() != OTHER {
+                more.insert(tenant.to_string());
+            }
+            more
+        });
+    }
+
+    fn rank_if_due(&self) {
+        // Whoever finds another one at it goes on: it is done then.
+        let Ok(mut ranked) = self.ranked.try_lock() else { return };
+        if ranked.elapsed() < RANK_EVERY {
+            return;
+        }
+        *ranked = Instant::now();
+        let mut all: Vec<(u64, TenantId)> = Vec::new();
+        for entry in &self.scores {
+            let score = entry.value().load(Ordering::Relaxed);
+            entry.value().fetch_sub(score - score / 2, Ordering::Relaxed);
+            all.push((score, entry.key().clone()));
+        }
+        self.scores.retain(|_, score| score.load(Ordering::Relaxed) > 0);
+        all.retain(|(score, tenant)| *score > 0 && tenant.as_str() != OTHER);
+        all.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        let shown: HashSet<String> = all
+            .into_iter()
+            .take(TOP)
+            .map(|(_, tenant)| tenant.to_string())
+            .collect();
+        // Those that did nothing of late stay while there is room: a quiet night must not take their gauges away.
+        let mut kept = shown;
+        for tenant in self.shown.load().iter() {
+            if kept.len() >= TOP {
+                break;
+            }
+            kept.insert(tenant.clone());
+        }
+        self.shown.store(Arc::new(kept));
+    }
+}
+
+/// What becomes of a line about a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Dropped,
+    /// The label goes.
+    Unlabelled,
+    /// It is one of the others.
+    Other,
+}
+
+/// Rewrites the lines that name a tenant; those that become the same line become one.
+fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for text in page.lines() {
+        let Some(sample) = sample(text) else {
+            lines.push(Line::Text(text));
+            continue;
+        };
+        let series = match fate(sample.name, sample.tenant) {
+            Fate::Kept => sample.series(Some(sample.tenant)),
+            Fate::Other => sample.series(Some(OTHER)),
+            Fate::Unlabelled => sample.series(None),
+            Fate::Dropped => continue,
+        };
+        let at = *known.entry(series.clone()).or_insert(lines.len());
+        match lines.get_mut(at) {
+            Some(Line::Sample(_, value)) if STATES.contains(&sample.name) => *value = value.max(sample.value),
+            Some(Line::Sample(_, value)) => *value += sample.value,
+            _ => lines.push(Line::Sample(series, sample.value)),
+        }
+    }
+    let mut out = String::with_capacity(page.len());
+    for line in lines {
+        // Writing to a string cannot fail.
+        let _ = match line {
+            Line::Text(text) => writeln!(out, "{text}"),
+            Line::Sample(series, value) => writeln!(out, "{series} {value}"),
+        };
+    }
+    out
+}
+
+enum Line<'a> {
+    Text(&'a str),
+    Sample(String, f64),
+}
+
+/// A line that names a tenant.
+struct Sample<'a> {
+    name: &'a str,
+    labels: Vec<(&'a str, &'a str)>,
+    tenant: &'a str,
+    value: f64,
+}
+
+impl Sample<'_> {
+    fn series(&self, tenant: Option<&str>) -> String {
+        let labels = self.labels.iter().filter_map(|(name, value)| match *name {
+            "tenant" => tenant.map(|tenant| format!("tenant=\"{tenant}\"")),
+            name => Some(format!("{name}=\"{value}\"")),
+        });
+        let labels: Vec<String> = labels.collect();
+        if labels.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("{}{{{}}}", self.name, labels.join(","))
+        }
+    }
+}
+
+/// Reads a line, if it has the label `tenant`. Values keep their escapes.
+fn sample(line: &str) -> Option<Sample<'_>> {
+    if line.starts_with('#') {
+        return None;
+    }
+    let (name, mut rest) = line.split_once('{')?;
+    let mut labels = Vec::new();
+    while !rest.starts_with('}') {
+        let (label, after) = rest.trim_start_matches(',').split_once("=\"")?;
+        let mut escaped = false;
+        let end = after.find(|c: char| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        })?;
+        labels.push((label, &after[..end]));
+        rest = &after[end + 1..];
+    }
+    let value = rest[1..].trim().parse().ok()?;
+    let (_, tenant) = *labels.iter().find(|(name, _)| *name == "tenant")?;
+    Some(Sample {
+        name,
+        labels,
+        tenant,
+        value,
+    })
+}
+
+fn is_counter(name: &str) -> bool {
+    METRICS
+        .iter()
+        .any(|metric| metric.name == name && metric.kind == Kind::Counter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = "# HELP copilotd_connector_queue Waiting.\n\
+        # TYPE copilotd_connector_queue gauge\n\
+        copilotd_connector_queue{system=\"slack\",tenant=\"acme\"} 2\n\
+        copilotd_connector_queue{system=\"slack\",tenant=\"globex\"} 3\n\
+        copilotd_connector_queue{system=\"zendesk\",tenant=\"acme\"} 0\n\
+        copilotd_breaker_state{tenant=\"acme\",system=\"slack\"} 1\n\
+        copilotd_breaker_state{tenant=\"globex\",system=\"slack\"} 2\n\
+        copilotd_breaker_state{tenant=\"initech\",system=\"slack\"} 0.5\n\
+        copilotd_tenant_requests_total{tenant=\"acme\"} 5\n\
+        copilotd_tenant_requests_total{tenant=\"globex\"} 7\n\
+        copilotd_tenant_requests_total{tenant=\"other\"} 1\n\
+        odd{target=\"a\\\"tenant=\\\"acme\\\\\"} 1\n\
+        odder{target=\"tenant=\",x=\"},{\"} 1\n\
+        plain 4\n";
+
+    #[test]
+    fn the_public_page_names_no_tenant() {
+        let folded = fold(PAGE, |_, _| Fate::Unlabelled);
+        assert_eq!(
+            folded,
+            "# HELP copilotd_connector_queue Waiting.\n\
+             # TYPE copilotd_connector_queue gauge\n\
+             copilotd_connector_queue{system=\"slack\"} 5\n\
+             copilotd_connector_queue{system=\"zendesk\"} 0\n\
+             copilotd_breaker_state{system=\"slack\"} 2\n\
+             copilotd_tenant_requests_total 13\n\
+             odd{target=\"a\\\"tenant=\\\"acme\\\\\"} 1\n\
+             odder{target=\"tenant=\",x=\"},{\"} 1\n\
+             plain 4\n"
+        );
+    }
+
+    #[test]
+    fn who_is_not_shown_is_one_of_the_others() {
+        let folded = fold(PAGE, |metric, tenant| match tenant {
+            "acme" | OTHER => Fate::Kept,
+            _ if metric.ends_with("_total") => Fate::Dropped,
+            _ => Fate::Other,
+        });
+        let has = |line: &str| folded.lines().any(|known| known == line);
+        assert!(
+            has("copilotd_connector_queue{system=\"slack\",tenant=\"acme\"} 2"),
+            "{folded}"
+        );
+        assert!(has("copilotd_connector_queue{system=\"slack\",tenant=\"other\"} 3"));
+        assert!(has("copilotd_breaker_state{tenant=\"other\",system=\"slack\"} 2"));
+        assert!(has("copilotd_tenant_requests_total{tenant=\"other\"} 1"));
+        assert!(!folded.contains("globex") && !folded.contains("initech"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_tenants_are_labels_and_those_that_are_used_most() {
+        let labels = TenantLabels::default();
+        let tenant = |n: usize| -> TenantId { format!("t{n}").parse().unwrap() };
+        let shown = (0..5_000).filter(|n| labels.used(&tenant(*n)) != OTHER).count();
+        assert_eq!((shown, labels.shown.load().len()), (TOP, TOP));
+        // The first hundred came first; the last hundred ask more.
+        for _ in 0..3 {
+            for n in 4_900..5_000 {
+                assert_eq!(labels.used(&tenant(n)), OTHER);
+            }
+        }
+        tokio::time::advance(RANK_EVERY).await;
+        labels.used(&tenant(0));
+        assert_eq!(labels.shown.load().len(), TOP);
+        assert!((4_900..5_000).all(|n| labels.used(&tenant(n)) == format!("t{n}")));
+        assert_eq!(labels.used(&tenant(0)), OTHER);
+        // A tenant of that name is one of the others.
+        assert_eq!(labels.used(&OTHER.parse().unwrap()), OTHER);
+        // Who does nothing is forgotten.
+        for _ in 0..10 {
+            tokio::time::advance(RANK_EVERY).await;
+            labels.used(&tenant(1));
+        }
+        assert!(labels.scores.len() < 200, "{}", labels.scores.len());
+        assert_eq!(labels.shown.load().len(), TOP);
+    }
+}

@@ -1,0 +1,47 @@
+//! Revocations of user tokens in memory.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use copilotd::revocations::{Revocation, RevocationId, RevocationStore, Subject};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::LogError;
+use jiff::Timestamp;
+
+/// See the module.
+#[derive(Default)]
+pub struct MemoryRevocations {
+    stored: Mutex<HashMap<RevocationId, Revocation>>,
+    /// Whether it does not answer.
+    pub away: AtomicBool,
+}
+
+impl MemoryRevocations {
+    fn stored<T>(&self, work: impl FnOnce(&mut HashMap<RevocationId, Revocation>) -> T) -> Result<T, LogError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(LogError::Unavailable("it is away".to_owned()));
+        }
+        Ok(work(&mut self.stored.lock().unwrap()))
+    }
+}
+
+#[async_trait]
+impl RevocationStore for MemoryRevocations {
+    async fn revocations(&self) -> Result<Vec<Revocation>, LogError> {
+        self.stored(|stored| stored.values().cloned().collect())
+    }
+
+    async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError> {
+        self.stored(|stored| _ = stored.insert(revocation.id(), revocation.clone()))
+    }
+
+    async fn delete_revocation(&self, tenant: &TenantId, subject: &Subject) -> Result<(), LogError> {
+        self.stored(|stored| _ = stored.remove(&RevocationId::of(tenant, subject)))
+    }
+
+    async fn delete_expired_revocations(&self, now: Timestamp) -> Result<(), LogError> {
+        self.stored(|stored| stored.retain(|_, revocation| revocation.expires_at > now))
+    }
+}
