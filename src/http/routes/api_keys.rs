@@ -145,12 +145,11 @@ pub async fn list(
     let limit = query.limit.get();
     let more = rest.len() > limit;
     rest.truncate(limit);
-    let last = rest.last().filter(|_| more);
+    let mut data: Vec<Listed> = rest.into_iter().map(Listed::from).collect();
+    let more = page::cut(&mut data) || more;
+    let last = data.last().filter(|_| more);
     let next_cursor = last.map(|last| page::cursor(&name, &last.id.to_string()));
-    Ok(axum::Json(Page {
-        data: rest.into_iter().map(Listed::from).collect(),
-        next_cursor,
-    }))
+    Ok(axum::Json(Page { data, next_cursor }))
 }
 
 problems!(RevokeProblems: AUTH, FOUND);

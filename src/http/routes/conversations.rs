@@ -155,12 +155,11 @@ pub async fn list(
     let mut headers = state.log().list(&caller.scope, &wanted).await?;
     let more = headers.len() > limit;
     headers.truncate(limit);
-    let last = headers.last().filter(|_| more);
+    let mut data: Vec<ConversationView> = headers.iter().map(ConversationView::from).collect();
+    let more = page::cut(&mut data) || more;
+    let last = headers[..data.len()].last().filter(|_| more);
     let next_cursor = last.map(|header| page::cursor(&name, &(header.created_at, header.id)));
-    Ok(axum::Json(Page {
-        data: headers.iter().map(ConversationView::from).collect(),
-        next_cursor,
-    }))
+    Ok(axum::Json(Page { data, next_cursor }))
 }
 
 problems!(GetProblems: AUTH, FOUND);

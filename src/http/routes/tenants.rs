@@ -89,6 +89,7 @@ pub async fn list(
     rest.retain(|tenant| after.as_ref().is_none_or(|after| tenant.id > *after));
     let more = rest.len() > limit;
     rest.truncate(limit);
+    let more = page::cut(&mut rest) || more;
     let next_cursor = rest.last().filter(|_| more).map(|last| page::cursor(LIST, &last.id));
     Ok(axum::Json(Page {
         data: rest,
