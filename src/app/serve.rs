@@ -44,7 +44,7 @@ pub async fn run_with(
     routes: impl FnOnce(AppState) -> Router,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    system::raise_open_files();
+    let open_files = system::raise_open_files();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -95,10 +95,19 @@ pub async fn run_with(
     let mut app = App::start(Arc::clone(&roster), ports, gateway, usage, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
+    let most = server::max_connections(config.server.max_connections, open_files);
+    tracing::info!(
+        open_files,
+        max_connections = most,
+        "limit of open files; what it leaves beside connections is kept for providers, external systems and the store"
+    );
+    let timeouts = server::Timeouts::new(&config.server);
+    let connections = server::Connections::new(&config.server, most);
     let serving = tokio::spawn(server::serve(
         listener,
         routes,
-        config.server.header_timeout,
+        timeouts,
+        connections,
         stopped,
         CONNECTION_GRACE,
     ));

@@ -178,6 +178,8 @@ pub struct TenantLimits {
     pub usd_per_day: Option<f64>,
     /// US dollars per calendar month.
     pub usd_per_month: Option<f64>,
+    /// Bytes of a request body on the OpenAI-compatible routes, where more or less than the usual is wanted.
+    pub body_bytes: Option<u64>,
     /// Bounds of each user.
     #[serde(default)]
     pub per_user: SubjectLimits,

@@ -11,6 +11,7 @@ use metrics::{Unit, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 
+use crate::http::account::Budgets;
 use crate::http::state::MAX_STREAMS;
 
 /// Time between two foldings of the histograms: until then each sample stands in memory.
@@ -79,6 +80,30 @@ pub const METRICS: &[Metric] = &[
         Kind::Histogram(FAST),
         Unit::Seconds,
         "Time until the answer's head, by method and route.",
+    ),
+    metric(
+        "copilotd_http_connections",
+        Kind::Gauge,
+        Unit::Count,
+        "Connections that are open, by whether a valid credential was seen on them.",
+    ),
+    metric(
+        "copilotd_http_connections_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Connections that were refused, by the limit that they met.",
+    ),
+    metric(
+        "copilotd_http_stalled_total",
+        Kind::Counter,
+        Unit::Count,
+        "Connections and streams that were closed because their clients did not take what they were sent.",
+    ),
+    metric(
+        "copilotd_http_memory_bytes",
+        Kind::Gauge,
+        Unit::Bytes,
+        "Memory that is reserved for request bodies and for answers.",
     ),
     metric(
         "copilotd_open_streams",
@@ -257,11 +282,18 @@ pub const METRICS: &[Metric] = &[
 ];
 
 /// Returns what renders the page. Several applications of one process (in tests) share their counters.
-pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Arc<dyn Fn() -> String + Send + Sync> {
+pub fn metrics(
+    shared: Arc<Shared>,
+    streams: Arc<Semaphore>,
+    budgets: Arc<Budgets>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
     let handle = recorder();
     Arc::new(move || {
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("copilotd_open_streams").set(number(MAX_STREAMS.saturating_sub(streams.available_permits())));
+        for (what, budget) in [("bodies", &budgets.bodies), ("answers", &budgets.answers)] {
+            gauge!("copilotd_http_memory_bytes", "what" => what).set(number(budget.in_use()));
+        }
         let turns = shared.admission.by_state();
         for (state, count) in [
             ("queued", turns.queued),

@@ -9,6 +9,7 @@ use copilotd_actors::ports::Clock;
 
 use super::refusal::lacks;
 use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier};
+use crate::http::account::Account;
 use crate::http::problem::Problem;
 
 /// Longest credential that is looked at.
@@ -106,7 +107,9 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        let caller = Arc::<Authenticator>::from_ref(state).authenticate(parts).await?;
+        let authenticator = Arc::<Authenticator>::from_ref(state);
+        let caller = authenticator.authenticate(parts).await?;
+        Account::admit(&parts.extensions, &caller, &authenticator)?;
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use copilotd_actors::domain::ids::ConversationId;
 
 use super::{Admission, Authenticator, Caller, Refusal, Scopes};
+use crate::http::account::Account;
 use crate::http::problem::{Code, Problem};
 
 /// A caller that may read streams.
@@ -53,6 +54,7 @@ where
         if !authenticator.verifier.is_live(&caller.credential) {
             return Err(Refusal::Revoked.into());
         }
+        Account::admit(&parts.extensions, &caller, &authenticator)?;
         parts.extensions.insert(caller.clone());
         Ok(Self {
             caller,

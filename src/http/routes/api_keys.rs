@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
+use crate::http::account::PageRoom;
 use crate::http::auth::{Admin, Caller, CredentialKind, Scopes, new_api_key};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
@@ -134,6 +135,7 @@ pub async fn list(
     State(state): State<AppState>,
     Admin(caller): Admin,
     Query(query): Query<Wanted>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Page<Listed>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
     let mut rest = state.tenants.keys(&caller.scope);

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{asker, own_conversation, taking_work};
+use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
 use crate::http::extract::{IdempotencyKey, Idempotent, Ids, Query, invalid};
@@ -139,6 +140,7 @@ pub async fn list(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Query(query): Query<Wanted>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Page<ConversationView>>, Problem> {
     let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
     let before = match &query.cursor {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::own_conversation;
+use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat};
 use crate::http::extract::{Ids, Query};
 use crate::http::page::{self, Limit, Page};
@@ -101,6 +102,7 @@ pub async fn list(
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
     Query(query): Query<List>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Messages>, Problem> {
     // Read first: a stream opened behind this number misses nothing that the page does not show.
     let last_seq = own_conversation(&state, &caller, id).await?.last_seq;

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{asker, openai, taking_work, turn_records};
 use crate::gateway::call::Purpose;
+use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::Json;
 use crate::http::extract::{IdempotencyKey, Idempotent, Ids};
@@ -136,6 +137,7 @@ pub async fn get(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
+    _room: PageRoom,
 ) -> Result<axum::Json<TurnView>, Problem> {
     Ok(axum::Json(view(&state, &caller, turn).await?))
 }
