@@ -35,6 +35,7 @@ use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsComm
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
+use crate::http::account::Budgets;
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
@@ -161,7 +162,8 @@ impl App {
         };
         let uses = uses.keep();
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams));
+        let budgets = Budgets::new(&config.server);
+        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams), Arc::clone(&budgets));
         let state = AppState {
             auth,
             usage,
@@ -174,7 +176,9 @@ impl App {
             body: BodyLimits {
                 bytes: config.server.max_body_bytes,
                 time: config.server.body_timeout,
+                ..BodyLimits::default()
             },
+            budgets,
             shutdown: Shutdown::default(),
             streams,
             metrics,

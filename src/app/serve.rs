@@ -28,6 +28,8 @@ use crate::tenants::{Roster, Seal};
 
 /// Time that open connections get once their streams have ended.
 const CONNECTION_GRACE: Duration = Duration::from_secs(3);
+/// Connections of the admin port.
+const ADMIN_CONNECTIONS: usize = 64;
 
 /// Serves the product. `again` reads the configuration anew, when a SIGHUP asks for it.
 pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) -> anyhow::Result<()> {
@@ -47,7 +49,7 @@ pub async fn run_with(
     routes: impl FnOnce(AppState) -> Router,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    system::raise_open_files();
+    let open_files = system::raise_open_files();
     compute::start(compute::default_threads(), system::give_way).context("starting the compute threads")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -128,20 +130,37 @@ pub async fn run_with(
     .await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
+    let most = server::max_connections(config.server.max_connections, open_files);
+    tracing::info!(
+        open_files,
+        max_connections = most,
+        "limit of open files; what it leaves beside connections is kept for providers, external systems and the store"
+    );
+    let timeouts = server::Timeouts::new(&config.server);
     let admin = match admin_listener {
         Some(listener) => {
             tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
             let routes = admin_router(app.state.clone());
-            let timeout = config.server.header_timeout;
-            let serving = server::serve(listener, routes, timeout, stopped.clone(), CONNECTION_GRACE);
+            // Its connections are counted apart: monitoring has to get through when clients fill the public port.
+            let connections = server::Connections::new(&config.server, ADMIN_CONNECTIONS);
+            let serving = server::serve(
+                listener,
+                routes,
+                timeouts,
+                connections,
+                stopped.clone(),
+                CONNECTION_GRACE,
+            );
             Some(tokio::spawn(serving))
         }
         None => None,
     };
+    let connections = server::Connections::new(&config.server, most);
     let serving = tokio::spawn(server::serve(
         listener,
         routes,
-        config.server.header_timeout,
+        timeouts,
+        connections,
         stopped,
         CONNECTION_GRACE,
     ));

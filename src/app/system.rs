@@ -63,7 +63,9 @@ pub fn give_way() {}
 
 /// Raises the soft limit of open files to the hard one. A turn that streams needs two files, one to its reader and one
 /// to the provider, and the usual soft limit of 1,024 is kept low only for programs that use `select`.
-pub fn raise_open_files() {
+///
+/// Returns the limit that holds then; none means that there is no limit.
+pub fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -73,5 +75,7 @@ pub fn raise_open_files() {
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
         tracing::warn!(%error, limit = limit.current, "the limit of open files could not be raised");
+        return limit.current;
     }
+    limit.maximum
 }

@@ -83,12 +83,25 @@ pub struct Server {
     pub seal_key: Option<SecretString>,
     /// Most bytes of a request body.
     pub max_body_bytes: usize,
+    /// Bytes of request bodies, and of what is made of them, that are in memory at one time.
+    pub body_memory_bytes: usize,
+    /// Bytes of answers that are in memory at one time.
+    pub answer_memory_bytes: usize,
+    /// Most connections; fewer when the limit of open files leaves no room for them.
+    pub max_connections: usize,
+    /// Connections, and requests in flight, of one address without a valid credential.
+    pub connections_per_address: usize,
+    /// Connections, and requests in flight, of one user or API key.
+    pub connections_per_caller: usize,
     /// Time in which a request's headers have to arrive.
     #[serde(rename = "header_timeout_s", deserialize_with = "seconds")]
     pub header_timeout: Duration,
     /// Time in which a request's body has to arrive.
     #[serde(rename = "body_timeout_s", deserialize_with = "seconds")]
     pub body_timeout: Duration,
+    /// Time in which a client has to take something of an answer.
+    #[serde(rename = "write_timeout_s", deserialize_with = "seconds")]
+    pub write_timeout: Duration,
     /// Time that running turns get after SIGTERM.
     #[serde(rename = "drain_s", deserialize_with = "seconds")]
     pub drain: Duration,
@@ -119,8 +132,14 @@ impl Default for Server {
             data_dir: PathBuf::from("data"),
             seal_key: None,
             max_body_bytes: 1024 * 1024,
+            body_memory_bytes: 256 * 1024 * 1024,
+            answer_memory_bytes: 256 * 1024 * 1024,
+            max_connections: 60_000,
+            connections_per_address: 256,
+            connections_per_caller: 4_096,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             max_turns: 20_000,

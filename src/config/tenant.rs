@@ -198,6 +198,8 @@ pub struct TenantLimits {
     pub conversations: Option<u64>,
     /// Bytes of the log that are kept; 0: no limit.
     pub log_bytes: Option<u64>,
+    /// Bytes of a request body on the OpenAI-compatible routes, where more or less than the usual is wanted.
+    pub body_bytes: Option<u64>,
     /// Bounds of each user.
     #[serde(default)]
     pub per_user: UserLimits,

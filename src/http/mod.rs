@@ -1,11 +1,14 @@
 //! The HTTP surface. Nothing here names an adapter.
 
+pub mod account;
 pub mod auth;
 pub mod body;
+pub mod budget;
 pub mod extract;
 pub mod fair_share;
 pub mod openai_error;
 pub mod page;
+pub mod peer;
 pub mod problem;
 mod refusal;
 pub mod request_id;

@@ -1,5 +1,7 @@
 //! Pages of lists: their limit, and cursors that fit only the list they came from.
 
+use std::io;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
@@ -14,6 +16,40 @@ use super::problem::Problem;
 const DEFAULT_LIMIT: usize = 20;
 /// Most entries of a page.
 const MAX_LIMIT: usize = 100;
+
+/// Most bytes of a page's entries, as JSON; only a single entry may be larger, and is then alone on its page.
+pub const MAX_BYTES: usize = 1024 * 1024;
+
+/// Returns the bytes of an entry, as JSON.
+pub fn size(entry: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // An entry that cannot be written fails when the answer is; nothing else can.
+    let _ = serde_json::to_writer(&mut count, entry);
+    count.0
+}
+
+/// Leaves as many entries as fit on a page, at least one, and tells whether there were more.
+pub fn cut(entries: &mut Vec<impl Serialize>) -> bool {
+    let mut bytes = 0;
+    let fitting = entries.iter().take_while(|entry| {
+        bytes += size(entry);
+        bytes <= MAX_BYTES
+    });
+    let fitting = fitting.count().max(1);
+    let more = fitting < entries.len();
+    entries.truncate(fitting);
+    more
+}
 
 /// How many entries a page has.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +125,23 @@ fn mark(list: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_cut_by_its_bytes() {
+        for (sizes, fitting) in [
+            (&[][..], 0),
+            (&[10, 20], 2),
+            (&[MAX_BYTES + 1], 1),
+            (&[MAX_BYTES + 1, 1], 1),
+            (&[1, MAX_BYTES + 1], 1),
+            (&[MAX_BYTES / 2; 5], 1),
+            (&[MAX_BYTES / 4 - 2; 5], 4),
+        ] {
+            let mut entries: Vec<String> = sizes.iter().map(|size| "x".repeat(*size)).collect();
+            assert_eq!(cut(&mut entries), fitting < sizes.len(), "{sizes:?}");
+            assert_eq!(entries.len(), fitting, "{sizes:?}");
+        }
+    }
 
     #[test]
     fn a_cursor_fits_its_own_list_only() {

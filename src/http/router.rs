@@ -10,6 +10,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::account::Account;
 use super::fair_share;
 use super::problem::{Code, Problem};
 use super::request_id;
@@ -101,10 +102,16 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(operations::metrics))
 }
 
-/// Hands the bounds of bodies to the extractors.
+/// Hands the bounds of bodies to the extractors, and keeps account of what the request holds until its response has left.
 async fn bounds(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(state.body);
-    next.run(request).await
+    let account = match Account::open(&state.budgets, &request) {
+        Ok(account) => account,
+        Err(problem) => return problem.into_response(),
+    };
+    request.extensions_mut().insert(account.clone());
+    let response = next.run(request).await;
+    account.settle(response).await
 }
 
 async fn accepts_json(request: Request, next: Next) -> Response {

@@ -9,6 +9,7 @@ use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_actors::shared::Shared;
 use tokio::sync::{Semaphore, watch};
 
+use super::account::Budgets;
 use super::auth::Authenticator;
 use super::body::BodyLimits;
 use crate::audit::AuditLog;
@@ -42,6 +43,8 @@ pub struct AppState {
     pub shared: Arc<Shared>,
     /// Bounds of request bodies.
     pub body: BodyLimits,
+    /// What requests share: bytes of bodies and answers, places.
+    pub budgets: Arc<Budgets>,
     /// How far the process is from its end.
     pub shutdown: Shutdown,
     /// Permits for open streams.

@@ -27,6 +27,7 @@ fn app() -> Router {
     let limits = BodyLimits {
         bytes: 2_000,
         time: Duration::from_millis(100),
+        ..BodyLimits::default()
     };
     Router::new()
         .route(

@@ -4,6 +4,7 @@
 //! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader that
 //! leaves drops its writer and stops nothing.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,9 @@ use super::state::AppState;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Least time between two deltas: a fast model costs a reader no more than a hundred frames a second.
 const PACE: Duration = Duration::from_millis(10);
-/// Records that are read at once.
-const PAGE: usize = 256;
+/// Fewest and most records that are read at once: a few, as long as they are long, so that a reader costs little more than what it
+/// is sent.
+const PAGE: (usize, usize) = (8, 256);
 /// Bytes that are gathered before they are handed to the connection.
 const CHUNK: usize = 64 * 1024;
 
@@ -37,6 +39,8 @@ pub struct Writer {
     tail: Arc<Tail>,
     wake: watch::Receiver<()>,
     greeted: bool,
+    /// Records that are read next.
+    page: usize,
     /// Whether the log was read to its end once: only then does the tail tell what is new.
     caught_up: bool,
     last_delta: Option<Instant>,
@@ -68,6 +72,7 @@ impl Writer {
             tail,
             wake,
             greeted: false,
+            page: PAGE.0,
             caught_up: false,
             last_delta: None,
             _permit: permit,
@@ -118,16 +123,19 @@ impl Writer {
             };
             match next {
                 Next::Records(records) => {
-                    for record in records {
-                        self.take(&record, now, out);
-                    }
+                    self.take(&records, now, out);
                 }
                 Next::Gap => {
+                    let wanted = self.page;
                     let read = self.page().await?;
-                    for record in &read {
-                        self.take(record, now, out);
-                    }
-                    self.caught_up |= read.len() < PAGE;
+                    let all = self.take(&read, now, out);
+                    self.caught_up |= all && read.len() < wanted;
+                    let bytes: usize = read.iter().map(Encoded::size).sum();
+                    self.page = if bytes < CHUNK / 4 {
+                        (wanted * 2).min(PAGE.1)
+                    } else {
+                        PAGE.0
+                    };
                 }
                 Next::UpToDate(live) => {
                     let due = self.last_delta.is_none_or(|last| last.elapsed() >= PACE);
@@ -149,10 +157,17 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, record: &Encoded, now: Timestamp, out: &mut String) {
-        if !self.reader.ended() {
-            self.reader.record(record, now, out);
+    /// Takes records until the stream ends or enough is gathered, and tells whether these were all.
+    fn take<R: Borrow<Encoded>>(&mut self, records: &[R], now: Timestamp, out: &mut String) -> bool {
+        for record in records {
+            if out.len() >= CHUNK {
+                return false;
+            }
+            if !self.reader.ended() {
+                self.reader.record(record.borrow(), now, out);
+            }
         }
+        true
     }
 
     async fn page(&self) -> Result<Vec<Encoded>, LogError> {
@@ -160,7 +175,7 @@ impl Writer {
         let records = self
             .state
             .log()
-            .read(&self.caller.scope, self.conversation, seen, PAGE)
+            .read(&self.caller.scope, self.conversation, seen, self.page)
             .await?;
         Ok(records.iter().map(Encoded::new).collect())
     }

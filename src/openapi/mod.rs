@@ -33,7 +33,10 @@ pub fn document() -> &'static Value {
     path = "/openapi.json",
     operation_id = "get_description",
     tag = "operations",
-    responses((status = 200, description = "This document", content_type = "application/json")),
+    responses(
+        (status = 200, description = "This document", content_type = "application/json"),
+        crate::http::routes::operations::LargeProblems,
+    ),
 )]
 pub async fn serve() -> Response {
     let text: &'static str = &DOCUMENT.1;

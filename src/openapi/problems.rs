@@ -17,6 +17,7 @@ pub(crate) const AUTH: &[Code] = &[
     Code::Invalid,
     Code::RateLimited,
     Code::Internal,
+    Code::Overloaded,
     Code::Unavailable,
 ];
 /// Whatever names something by its id.

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 
 use super::tenants::{self, MetricsView};
+use crate::http::account::Budgets;
 use crate::http::state::MAX_STREAMS;
 
 /// Time between two foldings of the histograms: until then each sample stands in memory.
@@ -98,6 +99,30 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         Unit::Count,
         "Requests with a valid credential, by tenant on the admin port.",
+    ),
+    metric(
+        "copilotd_http_connections",
+        Kind::Gauge,
+        Unit::Count,
+        "Connections that are open, by whether a valid credential was seen on them.",
+    ),
+    metric(
+        "copilotd_http_connections_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Connections that were refused, by the limit that they met.",
+    ),
+    metric(
+        "copilotd_http_stalled_total",
+        Kind::Counter,
+        Unit::Count,
+        "Connections and streams that were closed because their clients did not take what they were sent.",
+    ),
+    metric(
+        "copilotd_http_memory_bytes",
+        Kind::Gauge,
+        Unit::Bytes,
+        "Memory that is reserved for request bodies and for answers.",
     ),
     metric(
         "copilotd_open_streams",
@@ -327,11 +352,14 @@ pub const METRICS: &[Metric] = &[
 pub type Render = Arc<dyn Fn(MetricsView) -> String + Send + Sync>;
 
 /// Returns what renders the page. Several applications of one process (in tests) share their counters.
-pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>) -> Render {
+pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>, budgets: Arc<Budgets>) -> Render {
     let handle = recorder();
     Arc::new(move |view| {
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("copilotd_open_streams").set(number(MAX_STREAMS.saturating_sub(streams.available_permits())));
+        for (what, budget) in [("bodies", &budgets.bodies), ("answers", &budgets.answers)] {
+            gauge!("copilotd_http_memory_bytes", "what" => what).set(number(budget.in_use()));
+        }
         let turns = shared.admission.by_state();
         for (state, count) in [
             ("queued", turns.queued),

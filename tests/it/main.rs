@@ -10,6 +10,7 @@ mod config;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod credentials;
+mod descriptors;
 mod embed;
 mod fuzz;
 mod gateway;

@@ -92,6 +92,16 @@ enum Segment {
 }
 
 impl Encoded {
+    /// Returns about how many bytes it takes.
+    pub fn size(&self) -> usize {
+        let public = self.public.as_ref().map_or(0, |(_, data)| data.len());
+        let segment = match &self.segment {
+            Segment::Completed { text, .. } => text.len(),
+            Segment::Untouched | Segment::Opened | Segment::Discarded => 0,
+        };
+        size_of::<Self>() + public + segment
+    }
+
     /// Encodes a record.
     pub fn new(record: &Record) -> Self {
         let segment = match &record.event {

@@ -11,6 +11,7 @@ use super::address::FailureSource;
 use super::refusal::lacks;
 use super::writes::Writer;
 use super::{Caller, FailureLimit, Jwks, Refusal, Scopes, Tickets, Verifier, WriteLimits};
+use crate::http::account::Account;
 use crate::http::problem::Problem;
 use crate::telemetry;
 
@@ -131,13 +132,14 @@ where
     }
 }
 
-async fn identify(parts: &mut Parts, authenticator: &Authenticator) -> Result<Caller, Problem> {
+async fn identify(parts: &mut Parts, authenticator: &Arc<Authenticator>) -> Result<Caller, Problem> {
     // Two arguments of one handler are one verification; layers behind find the caller here too.
     if let Some(caller) = parts.extensions.get::<Caller>() {
         return Ok(caller.clone());
     }
     let caller = authenticator.authenticate(parts).await?;
     telemetry::count_request(caller.scope.tenant());
+    Account::admit(&parts.extensions, &caller, authenticator)?;
     parts.extensions.insert(caller.clone());
     Ok(caller)
 }

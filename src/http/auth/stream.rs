@@ -9,6 +9,7 @@ use copilotd_actors::domain::ids::ConversationId;
 
 use super::ticket::PositionSigner;
 use super::{Admission, Authenticator, Caller, Refusal, Scopes};
+use crate::http::account::Account;
 use crate::http::problem::{Code, Problem};
 use crate::telemetry;
 
@@ -71,6 +72,7 @@ where
             positions,
         } = live.inspect_err(|refusal| refusal.count())?;
         telemetry::count_request(caller.scope.tenant());
+        Account::admit(&parts.extensions, &caller, &authenticator)?;
         parts.extensions.insert(caller.clone());
         Ok(Self {
             caller,

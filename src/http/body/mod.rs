@@ -3,18 +3,18 @@
 //! Invariant: no body above [`compute::INLINE_COST`] bytes is parsed on a thread that serves, and parsing takes time linear in the
 //! body ([`parse_with`] is the one way).
 
+mod read;
 mod strict;
 
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use copilotd_actors::compute::{self, ComputeError};
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::TenantId;
-use futures::StreamExt;
+pub use read::read;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -29,9 +29,6 @@ use crate::shape::Shape;
 /// Most faults of one body that are listed.
 const MAX_ERRORS: usize = 32;
 
-/// Most bytes beyond the bound that are read before a body is refused.
-const MAX_LINGER: u64 = 16 * 1024 * 1024;
-
 /// Bounds of request bodies. Put it into the request's extensions by a layer; without one the default holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
@@ -39,12 +36,18 @@ pub struct BodyLimits {
     pub bytes: usize,
     /// Longest time from the first to the last byte: a client that trickles is not waited for.
     pub time: Duration,
+    /// Most JSON values.
+    pub values: usize,
+    /// What one value costs in memory, at most.
+    pub value_bytes: usize,
 }
 
 impl Default for BodyLimits {
     fn default() -> Self {
         Self {
             bytes: 1024 * 1024,
+            values: 100_000,
+            value_bytes: 200,
             time: Duration::from_secs(20),
         }
     }
@@ -139,58 +142,6 @@ pub async fn parse_with<T: Send + 'static>(
         ComputeError::Full => Problem::new(Code::Overloaded).detail("too many large bodies are waiting to be parsed"),
         ComputeError::Panicked => Problem::new(Code::Internal),
     })
-}
-
-/// Reads the body within the limits that the request bears.
-pub async fn read(request: Request) -> Result<Bytes, Problem> {
-    let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
-    let announced = request.headers().get(header::CONTENT_LENGTH);
-    let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if let Some(bytes) = announced.filter(|bytes| *bytes > limits.bytes as u64) {
-        // Refused before a byte is read, so that a client which waits for `100 Continue` does not send it at all.
-        let sent = !request.headers().contains_key(header::EXPECT);
-        if sent && bytes <= MAX_LINGER {
-            linger(request.into_body().into_data_stream(), limits).await;
-        }
-        return Err(too_large(limits));
-    }
-    tokio::time::timeout(limits.time, collect(request.into_body(), limits))
-        .await
-        .unwrap_or_else(|_elapsed| Err(Problem::new(Code::Timeout).detail("the body did not arrive in time")))
-}
-
-/// Reads on and throws away, within a bound. Many clients send the whole body before they read a word of the answer: one that is
-/// closed on in the middle sees a broken connection, and never the refusal.
-async fn linger(mut body: BodyDataStream, limits: BodyLimits) {
-    let rest = async {
-        let mut read = 0;
-        while let Some(Ok(piece)) = body.next().await {
-            read += piece.len() as u64;
-            if read > MAX_LINGER {
-                break;
-            }
-        }
-    };
-    // Whether it came to an end or not, the answer is the same.
-    let _ = tokio::time::timeout(limits.time, rest).await;
-}
-
-async fn collect(body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
-    let mut stream = body.into_data_stream();
-    let mut all = BytesMut::new();
-    while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_broken| Problem::new(Code::Malformed).detail("the body was cut off"))?;
-        if all.len() + piece.len() > limits.bytes {
-            linger(stream, limits).await;
-            return Err(too_large(limits));
-        }
-        all.extend_from_slice(&piece);
-    }
-    Ok(all.freeze())
-}
-
-fn too_large(limits: BodyLimits) -> Problem {
-    Problem::new(Code::TooLarge).detail(format!("a body may have at most {} bytes", limits.bytes))
 }
 
 /// Reads a JSON body that has already arrived.

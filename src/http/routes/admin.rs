@@ -12,6 +12,7 @@ use super::audit;
 use crate::audit::Action;
 use crate::gateway::ledger::{GroupBy, UsageQuery, UsageRow};
 use crate::gateway::limit::Period;
+use crate::http::account::PageRoom;
 use crate::http::auth::Admin;
 use crate::http::extract::{Query, invalid};
 use crate::http::problem::Problem;
@@ -96,6 +97,7 @@ pub async fn usage(
     State(state): State<AppState>,
     Admin(caller): Admin,
     Query(wanted): Query<Wanted>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Report>, Problem> {
     let now = state.clock().now();
     let from = match &wanted.from {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
+use crate::http::account::PageRoom;
 use crate::http::auth::{Admin, Caller, CredentialKind, Scopes, new_api_key};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
@@ -134,6 +135,7 @@ pub async fn list(
     State(state): State<AppState>,
     Admin(caller): Admin,
     Query(query): Query<Wanted>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Page<Listed>>, Problem> {
     let name = format!("api-keys/{}", caller.scope.tenant());
     let mut rest = state.tenants.keys(&caller.scope);
@@ -145,12 +147,11 @@ pub async fn list(
     let limit = query.limit.get();
     let more = rest.len() > limit;
     rest.truncate(limit);
-    let last = rest.last().filter(|_| more);
+    let mut data: Vec<Listed> = rest.into_iter().map(Listed::from).collect();
+    let more = page::cut(&mut data) || more;
+    let last = data.last().filter(|_| more);
     let next_cursor = last.map(|last| page::cursor(&name, &last.id.to_string()));
-    Ok(axum::Json(Page {
-        data: rest.into_iter().map(Listed::from).collect(),
-        next_cursor,
-    }))
+    Ok(axum::Json(Page { data, next_cursor }))
 }
 
 problems!(RevokeProblems: AUTH, FOUND);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{asker, audit, own_conversation, taking_work};
 use crate::audit::Action;
+use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::{Json, KeyedJson};
 use crate::http::extract::{Idempotent, Ids, Query, invalid};
@@ -144,6 +145,7 @@ pub async fn list(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Query(query): Query<Wanted>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Page<ConversationView>>, Problem> {
     let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
     let before = match &query.cursor {
@@ -160,12 +162,11 @@ pub async fn list(
     let mut headers = state.log().list(&caller.scope, &wanted).await?;
     let more = headers.len() > limit;
     headers.truncate(limit);
-    let last = headers.last().filter(|_| more);
+    let mut data: Vec<ConversationView> = headers.iter().map(ConversationView::from).collect();
+    let more = page::cut(&mut data) || more;
+    let last = headers[..data.len()].last().filter(|_| more);
     let next_cursor = last.map(|header| page::cursor(&name, &(header.created_at, header.id)));
-    Ok(axum::Json(Page {
-        data: headers.iter().map(ConversationView::from).collect(),
-        next_cursor,
-    }))
+    Ok(axum::Json(Page { data, next_cursor }))
 }
 
 problems!(GetProblems: AUTH, FOUND);

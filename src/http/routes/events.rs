@@ -24,7 +24,7 @@ use crate::http::writer::Writer;
 use crate::openapi::{AUTH, FOUND, problems};
 
 /// Records that are read at once while a position is checked.
-const PAGE: usize = 256;
+const PAGE: usize = 32;
 
 /// Query of the streams.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -8,12 +8,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::own_conversation;
-use crate::http::auth::Chat;
+use crate::http::account::PageRoom;
+use crate::http::auth::{Caller, Chat};
 use crate::http::extract::{Ids, Query};
 use crate::http::page::{self, Limit, Page};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, FOUND, problems};
+
+/// Messages that are read first: most pages are short.
+const FIRST_STEP: usize = 8;
+/// Messages that are read at once after that.
+const STEP: usize = 24;
 
 /// Query of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -40,6 +46,42 @@ pub struct Messages {
     last_seq: Seq,
 }
 
+/// Reads a page of messages, and tells whether there are more. They are read in small steps, so that a page of long ones costs
+/// little more memory than it has bytes.
+async fn collect(
+    state: &AppState,
+    caller: &Caller,
+    id: ConversationId,
+    mut after: Option<Seq>,
+    query: &List,
+) -> Result<(Vec<MessageView>, bool), Problem> {
+    let (limit, mut read, mut bytes) = (query.limit.get(), 0, 0);
+    let mut data: Vec<MessageView> = Vec::new();
+    loop {
+        let step = if read == 0 { FIRST_STEP } else { STEP }.min(limit + 1 - read);
+        let records = state
+            .log()
+            .read_messages(&caller.scope, id, after, query.order, step)
+            .await?;
+        for record in &records {
+            if read == limit {
+                return Ok((data, true));
+            }
+            read += 1;
+            let Some(message) = message(record) else { continue };
+            bytes += page::size(&message);
+            if bytes > page::MAX_BYTES && !data.is_empty() {
+                return Ok((data, true));
+            }
+            data.push(message);
+        }
+        match records.last() {
+            Some(last) if records.len() == step => after = Some(last.seq),
+            _ => return Ok((data, false)),
+        }
+    }
+}
+
 problems!(ListProblems: AUTH, FOUND);
 
 /// Lists a conversation's messages
@@ -60,6 +102,7 @@ pub async fn list(
     Chat(caller): Chat,
     Ids((id,)): Ids<(ConversationId,)>,
     Query(query): Query<List>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Messages>, Problem> {
     // Read first: a stream opened behind this number misses nothing that the page does not show.
     let last_seq = own_conversation(&state, &caller, id).await?.last_seq;
@@ -69,13 +112,7 @@ pub async fn list(
         Some(cursor) => Some(page::position::<Seq>(&name, cursor)?),
         None => None,
     };
-    let limit = query.limit.get();
-    let records = state
-        .log()
-        .read_messages(&caller.scope, id, after, query.order, limit + 1)
-        .await?;
-    let more = records.len() > limit;
-    let data: Vec<MessageView> = records.iter().take(limit).filter_map(message).collect();
+    let (data, more) = collect(&state, &caller, id, after, &query).await?;
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
     Ok(axum::Json(Messages {

@@ -7,11 +7,16 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::http::problem::Code;
 use crate::http::state::AppState;
+use crate::openapi::problems;
 use crate::telemetry::MetricsView;
 
 /// Longest time a dependency has to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+problems!(SmallProblems: &[Code::RateLimited]);
+problems!(LargeProblems: &[Code::RateLimited, Code::Overloaded]);
 
 /// The process is alive
 #[utoipa::path(
@@ -21,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
     tag = "operations",
     responses(
         (status = 200, description = "It is", body = ref("#/components/schemas/Health")),
+        SmallProblems,
     ),
 )]
 pub async fn healthz() -> Response {
@@ -36,6 +42,7 @@ pub async fn healthz() -> Response {
     responses(
         (status = 200, description = "They do", body = ref("#/components/schemas/Readiness")),
         (status = 503, description = "One does not, or the process is about to end", body = ref("#/components/schemas/Readiness")),
+        SmallProblems,
     ),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
@@ -76,7 +83,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     path = "/metrics",
     operation_id = "get_metrics",
     tag = "operations",
-    responses((status = 200, description = "In the text format", body = String, content_type = "text/plain")),
+    responses(
+        (status = 200, description = "In the text format", body = String, content_type = "text/plain"),
+        LargeProblems,
+    ),
 )]
 pub async fn metrics(State(state): State<AppState>) -> Response {
     page((state.metrics)(MetricsView::Public))

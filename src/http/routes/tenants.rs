@@ -7,6 +7,7 @@ use copilotd_actors::domain::ids::TenantId;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::http::account::PageRoom;
 use crate::http::auth::Operator;
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
@@ -78,6 +79,7 @@ pub async fn list(
     State(state): State<AppState>,
     Operator(_): Operator,
     Query(query): Query<Wanted>,
+    _room: PageRoom,
 ) -> Result<axum::Json<Page<TenantView>>, Problem> {
     const LIST: &str = "tenants";
     let after = match &query.cursor {
@@ -89,6 +91,7 @@ pub async fn list(
     rest.retain(|tenant| after.as_ref().is_none_or(|after| tenant.id > *after));
     let more = rest.len() > limit;
     rest.truncate(limit);
+    let more = page::cut(&mut rest) || more;
     let next_cursor = rest.last().filter(|_| more).map(|last| page::cursor(LIST, &last.id));
     Ok(axum::Json(Page {
         data: rest,

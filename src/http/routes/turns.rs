@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::{asker, audit, openai, taking_work, turn_records};
 use crate::audit::{Action, Entry};
 use crate::gateway::call::Purpose;
+use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat, Scopes};
 use crate::http::body::{Json, KeyedJson};
 use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};
@@ -158,6 +159,7 @@ pub async fn get(
     Ids((turn,)): Ids<(TurnId,)>,
     request: RequestId,
     reason: Reason,
+    _room: PageRoom,
 ) -> Result<axum::Json<TurnView>, Problem> {
     // An auditor's credential needs no right to chat.
     if !caller.scopes.contains(Scopes::ADMIN) {

@@ -4,17 +4,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use copilotd::config::Server;
 use copilotd::http::auth::Scopes;
-use copilotd::http::router::router;
-use copilotd::http::server;
 use copilotd_actors::fakes::model::says;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 
 use super::app::{TestApp, with_app, with_globex};
 use super::client::Answer;
+use super::wire;
 
 /// Beyond it something is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,7 +76,7 @@ async fn every_error_has_the_protocols_shape() {
         chat(app, &token, json!({ "model": "nope", "messages": [] }))
             .await
             .error(404, "model_not_found");
-        let huge = json!({ "model": "default", "messages": [{ "role": "user", "content": "x".repeat(17 << 20) }] });
+        let huge = json!({ "model": "default", "messages": [{ "role": "user", "content": "x".repeat(5 << 20) }] });
         chat(app, &token, huge).await.error(413, "too_large");
         let by = |path: &str| app.call("GET", path).by(&token);
         by("/v1/models/nope").send().await.error(404, "model_not_found");
@@ -211,19 +210,11 @@ async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr, &str)) {
         "#
     );
     with_globex(&route, async |app| {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(server::serve(
-            listener,
-            router(app.app.state.clone()),
-            PATIENCE,
-            stopped,
-            PATIENCE,
-        ));
-        test(app, address, url).await;
-        stop.send_replace(true);
-        serving.await.unwrap();
+        let server = Server {
+            header_timeout: PATIENCE,
+            ..Server::default()
+        };
+        wire::serve(app, &server, async |wire| test(app, wire.address, url).await).await;
     })
     .await;
 }

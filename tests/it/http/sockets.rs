@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use copilotd::http::router::router;
-use copilotd::http::server;
+use copilotd::config::Server;
 use copilotd_actors::fakes::model::says;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 
 use super::app::{TestApp, with_app};
+use super::wire;
 
 /// Bounds for slow clients, short enough for a test.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -19,15 +18,12 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Serves the application on a socket while `test` runs.
 async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr)) {
     with_app(async |app| {
-        let mut state = app.app.state.clone();
-        state.body.time = PATIENCE;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(server::serve(listener, router(state), PATIENCE, stopped, PATIENCE));
-        test(app, address).await;
-        stop.send_replace(true);
-        serving.await.unwrap();
+        let server = Server {
+            header_timeout: PATIENCE,
+            body_timeout: PATIENCE,
+            ..Server::default()
+        };
+        wire::serve(app, &server, async |wire| test(app, wire.address).await).await;
     })
     .await;
 }

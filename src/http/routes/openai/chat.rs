@@ -73,7 +73,7 @@ pub async fn complete(
     taking_work(&state).map_err(Fault::Problem)?;
     let (mode, cache) = (mode(request.headers())?, cache_wish(request.headers())?);
     let knowledge = knowledge(request.headers())?;
-    let bytes = read(request).await?;
+    let bytes = read(&state, &by, request).await?;
     let body = parsed(&by, bytes, ChatBody::parse).await?;
     let streams = body.stream();
     let call = GatewayCall {

@@ -29,7 +29,7 @@ use crate::openapi::OpenAiErrors;
 )]
 pub async fn create(State(state): State<AppState>, Gateway(by): Gateway, request: Request) -> Result<Response, Fault> {
     taking_work(&state).map_err(Fault::Problem)?;
-    let bytes = read(request).await?;
+    let bytes = read(&state, &by, request).await?;
     let body = parsed(&by, bytes, EmbedBody::parse).await?;
     let call = EmbedCall {
         caller: caller(&by, Purpose::Embedding),

@@ -18,6 +18,7 @@ use crate::http::body::{self, BodyLimits};
 use crate::http::openai_error::OpenAiError;
 use crate::http::problem::Problem;
 use crate::http::refusal::rate_limit;
+use crate::http::state::AppState;
 
 /// `provider/model` that answered.
 const MODEL: HeaderName = HeaderName::from_static("x-copilotd-model");
@@ -36,8 +37,12 @@ const LONGEST_VERSION: usize = 128;
 /// Chooses `live` or `buffered` for one request.
 const MODE: HeaderName = HeaderName::from_static("x-copilotd-mode");
 
-/// Most bytes of a request, unless the configuration allows more everywhere.
-const MAX_BODY: usize = 16 * 1024 * 1024;
+/// Most bytes of a request, unless the tenant's limits or the whole configuration allow more.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+/// Most JSON values of a request: an embeddings request may hold its texts as numbers of tokens.
+const MAX_VALUES: usize = 1_000_000;
+/// What such a value costs in memory: bodies are split at their top level, and passed on as they came.
+const VALUE_BYTES: usize = 32;
 
 /// Why a request of this protocol is refused.
 #[derive(Debug)]
@@ -63,10 +68,18 @@ impl IntoResponse for Fault {
     }
 }
 
-/// Reads a body. Prompts, with the images in them, are larger than what other routes take.
-async fn read(mut request: Request) -> Result<Bytes, Fault> {
+/// Reads a body. Prompts, with the images in them, are larger than what other routes take, and those of some tenants larger still.
+async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Result<Bytes, Fault> {
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|bytes| bytes.to_str().ok()?.parse::<usize>().ok());
     if let Some(limits) = request.extensions_mut().get_mut::<BodyLimits>() {
         limits.bytes = limits.bytes.max(MAX_BODY);
+        limits.values = MAX_VALUES;
+        limits.value_bytes = VALUE_BYTES;
+        // Tenants are looked through one by one: only for a body that would not fit without.
+        if announced.is_none_or(|bytes| bytes > limits.bytes) {
+            limits.bytes = limits.bytes.max(tenants_bound(state, by));
+        }
     }
     body::read(request).await.map_err(Fault::Problem)
 }
@@ -79,6 +92,14 @@ async fn parsed<T: Send + 'static>(
 ) -> Result<T, Fault> {
     let parsed = body::parse_with(Some(caller.scope.tenant()), bytes, parse).await;
     Ok(parsed.map_err(Fault::Problem)??)
+}
+
+/// What a tenant's limits allow a request to have.
+fn tenants_bound(state: &AppState, by: &auth::Caller) -> usize {
+    let config = state.tenants.config();
+    let tenant = config.tenant(by.scope.tenant().as_str());
+    let bytes = tenant.and_then(|tenant| tenant.limits.body_bytes);
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
 }
 
 /// Whom limits and accounting go by.

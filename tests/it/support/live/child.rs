@@ -73,6 +73,11 @@ impl Child {
         }
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// What it has written since its start.
     pub fn output(&self) -> String {
         let all = std::fs::read(&self.log).unwrap_or_default();

@@ -1,0 +1,216 @@
+//! A socket whose peer has to keep reading: writes that make no progress fail after the write timeout.
+//!
+//! This bounds what HTTP/1.1 clients and whole HTTP/2 connections can hold; a single HTTP/2 stream whose window is closed is
+//! [`super::transfer`]'s.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Bytes that a peer has to take within one write timeout; fewer count as none.
+pub const LEAST_PROGRESS: u64 = 1024;
+
+/// What can be cut off at once, so that the kernel does not keep what was not read.
+pub trait Abort {
+    /// Makes the next close drop everything that is not sent yet.
+    fn abort(&self);
+}
+
+impl Abort for TcpStream {
+    fn abort(&self) {
+        // A socket that cannot be told so is closed as any other.
+        let _ = self.set_zero_linger();
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct WriteTimeout<T> {
+    inner: T,
+    timeout: Duration,
+    written: u64,
+    stall: Option<Stall>,
+}
+
+/// Since when there are bytes that the peer does not take.
+#[derive(Debug)]
+struct Stall {
+    written: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<T> WriteTimeout<T> {
+    /// Watches over `inner`.
+    pub fn new(inner: T, timeout: Duration) -> Self {
+        Self {
+            inner,
+            timeout,
+            written: 0,
+            stall: None,
+        }
+    }
+}
+
+impl<T: Abort> WriteTimeout<T> {
+    fn watch(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.written += bytes as u64;
+                written
+            }
+            Poll::Ready(Err(_)) => written,
+            Poll::Pending => {
+                let (all, timeout) = (self.written, self.timeout);
+                let stall = self.stall.get_or_insert_with(|| Stall {
+                    written: all,
+                    timer: Box::pin(sleep_until(Instant::now() + timeout)),
+                });
+                while stall.timer.as_mut().poll(cx).is_ready() {
+                    if all - stall.written < LEAST_PROGRESS {
+                        metrics::counter!("copilotd_http_stalled_total", "what" => "connection").increment(1);
+                        self.inner.abort();
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    stall.written = all;
+                    stall.timer.as_mut().reset(Instant::now() + timeout);
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for WriteTimeout<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Abort + Unpin> AsyncWrite for WriteTimeout<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.watch(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.watch(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        // HTTP flushes when it has nothing more to write: the peer has taken everything.
+        self.stall = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    struct Pipe(DuplexStream, Rc<Cell<bool>>);
+
+    impl Abort for Pipe {
+        fn abort(&self) {
+            self.1.set(true);
+        }
+    }
+
+    impl AsyncWrite for Pipe {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    fn pipe() -> (WriteTimeout<Pipe>, DuplexStream, Rc<Cell<bool>>) {
+        let (ours, theirs) = duplex(4096);
+        let aborted = Rc::new(Cell::new(false));
+        (
+            WriteTimeout::new(Pipe(ours, Rc::clone(&aborted)), TIMEOUT),
+            theirs,
+            aborted,
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_never_reads_is_cut_off() {
+        let (mut ours, _theirs, aborted) = pipe();
+        let begun = Instant::now();
+        let error = ours.write_all(&[0; 100_000]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, TIMEOUT));
+        assert!(aborted.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_reads_a_byte_a_second_too() {
+        let (mut ours, mut theirs, _) = pipe();
+        let begun = Instant::now();
+        let reads = async {
+            loop {
+                sleep(Duration::from_secs(1)).await;
+                let _ = theirs.read_u8().await;
+            }
+        };
+        let failed = tokio::select! {
+            written = ours.write_all(&[0; 100_000]) => written.is_err(),
+            () = reads => false,
+        };
+        assert!(failed);
+        assert!(begun.elapsed() <= TIMEOUT * 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_one_that_goes_on_reading_is_served_and_so_is_one_with_long_pauses_between_answers() {
+        let (mut ours, mut theirs, _) = pipe();
+        let reads = async {
+            let mut buffer = [0; 100];
+            for _ in 0..1_000 {
+                sleep(Duration::from_secs(1)).await;
+                theirs.read_exact(&mut buffer).await.unwrap();
+            }
+        };
+        let writes = async {
+            ours.write_all(&[0; 50_000]).await.unwrap();
+            ours.flush().await.unwrap();
+            // Each blocks for a moment, and moves less than the least progress.
+            for _ in 0..10 {
+                sleep(TIMEOUT * 2).await;
+                ours.write_all(&[0; 5_000]).await.unwrap();
+                ours.flush().await.unwrap();
+            }
+        };
+        tokio::join!(reads, writes);
+    }
+}

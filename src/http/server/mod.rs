@@ -1,0 +1,214 @@
+//! Accepts connections and serves the router on them: HTTP/1.1 and HTTP/2, with bounds for clients that are slow, that never
+//! read, and that are many.
+
+mod connection;
+mod connections;
+mod io;
+mod transfer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+pub use connection::Connection;
+pub use connections::{Connections, max_connections};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tower::Service as _;
+
+use self::connection::Idle;
+use self::io::WriteTimeout;
+use self::transfer::{Sent, StreamExecutor};
+use crate::config;
+
+/// Pause after a failed accept: out of file descriptors, as a rule, which only waiting mends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection without a valid credential stays open after its last response.
+const ANONYMOUS_IDLE: Duration = Duration::from_secs(10);
+/// How long a connection that is closed politely gets to take the last of it.
+const LINGER: Duration = Duration::from_secs(5);
+/// Buffer of one HTTP/1.1 connection; its growth is what a slow reader may cost.
+const HTTP1_BUFFER: usize = 16 * 1024;
+/// Silence after which an HTTP/2 client is asked whether it is still there; one that does not answer is gone.
+const HTTP2_PING: Duration = Duration::from_secs(30);
+/// Streams on one HTTP/2 connection.
+const HTTP2_STREAMS: u32 = 64;
+/// Bytes of one response that HTTP/2 takes over before the client has room for them.
+const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of bodies that an HTTP/2 client may send before they are read, of one request and of all on a connection.
+const HTTP2_WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
+/// Bytes of the headers of one HTTP/2 request.
+const HTTP2_HEADERS: u32 = 16 * 1024;
+/// Streams of one HTTP/2 connection that the client opened and reset before they were looked at, and that we reset for its
+/// errors; beyond them the connection is closed.
+const HTTP2_RESETS: (usize, usize) = (20, 128);
+/// Bytes that the kernel takes over before the client has room for them. More would only hide how fast it reads.
+const UNSENT_BYTES: u32 = 64 * 1024;
+/// How an HTTP/2 connection begins (RFC 9113, section 3.4); no method of HTTP/1.1 does.
+const HTTP2_START: &[u8] = b"PRI * ";
+
+/// Times that clients have to keep.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// In which a request's headers have to arrive.
+    pub header: Duration,
+    /// In which a client has to take something of an answer.
+    pub write: Duration,
+    /// After which a connection without a valid credential is closed when nothing is going on on it.
+    pub anonymous_idle: Duration,
+}
+
+impl Timeouts {
+    /// Takes them from the configuration.
+    pub fn new(server: &config::Server) -> Self {
+        Self {
+            header: server.header_timeout,
+            write: server.write_timeout,
+            anonymous_idle: ANONYMOUS_IDLE,
+        }
+    }
+}
+
+/// Serves until `stop` says so, then waits for open connections up to `grace`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    timeouts: Timeouts,
+    connections: Arc<Connections>,
+    mut stop: watch::Receiver<bool>,
+    grace: Duration,
+) {
+    let builders = Arc::new(Builders::new(timeouts));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                connections.accept_failed(&error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Beyond the bounds a connection is closed unanswered: an answer would need what is used up.
+        let Ok((place, anonymous)) = connections.admit(peer.ip()) else {
+            continue;
+        };
+        let handle = Connection::new(Arc::clone(&connections), peer.ip(), anonymous);
+        let (builders, router, stop) = (Arc::clone(&builders), router.clone(), stop.clone());
+        tokio::spawn(async move {
+            serve_connection(stream, peer, handle, &builders, router, stop).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    // Whoever is not done by then is cut off.
+    let _ = tokio::time::timeout(grace, connections.closed()).await;
+}
+
+/// How connections are served, by what their first bytes can mean.
+struct Builders {
+    timeouts: Timeouts,
+    http1: auto::Builder<StreamExecutor>,
+    any: auto::Builder<StreamExecutor>,
+}
+
+impl Builders {
+    fn new(timeouts: Timeouts) -> Self {
+        let executor = StreamExecutor {
+            timeout: timeouts.write,
+        };
+        let mut builder = auto::Builder::new(executor);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeouts.header)
+            .max_buf_size(HTTP1_BUFFER);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HTTP2_PING)
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_send_buf_size(HTTP2_SEND_BUFFER)
+            .initial_stream_window_size(HTTP2_WINDOWS.0)
+            .initial_connection_window_size(HTTP2_WINDOWS.1)
+            .max_header_list_size(HTTP2_HEADERS)
+            .max_pending_accept_reset_streams(HTTP2_RESETS.0)
+            .max_local_error_reset_streams(HTTP2_RESETS.1);
+        Self {
+            timeouts,
+            http1: builder.clone().http1_only(),
+            any: builder,
+        }
+    }
+
+    /// Waits for the first bytes and tells HTTP/1.1 by them. hyper's own detection takes them out of the socket, which makes it
+    /// double the buffer of every HTTP/1.1 connection for as long as that lives: 8 KiB for each open stream.
+    async fn fitting(&self, stream: &TcpStream) -> &auto::Builder<StreamExecutor> {
+        let mut first = [0; HTTP2_START.len()];
+        match stream.peek(&mut first).await {
+            Ok(read) if !HTTP2_START.starts_with(&first[..read]) => &self.http1,
+            // HTTP/2, too few bytes to tell, or a connection that is gone.
+            _ => &self.any,
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    handle: Connection,
+    builders: &Builders,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let timeouts = builders.timeouts;
+    // Small frames leave at once; a kernel that refuses this, or the bound below, serves all the same.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+    let Ok(builder) = tokio::time::timeout(timeouts.header, builders.fitting(&stream)).await else {
+        return;
+    };
+    let requests = handle.clone();
+    let service = tower::service_fn(move |mut request: axum::http::Request<hyper::body::Incoming>| {
+        let in_flight = requests.request();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(requests.clone());
+        let answered = router.clone().call(request);
+        async move {
+            let Ok(response) = answered.await;
+            Ok::<_, std::convert::Infallible>(Sent::wrap(response, in_flight))
+        }
+    });
+    let io = TokioIo::new(WriteTimeout::new(stream, timeouts.write));
+    let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
+    let stopped = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    // How a client's connection ends is the client's affair.
+    let idle = tokio::select! {
+        _ = connection.as_mut() => return,
+        // hyper's own timer starts with HTTP/1.1; before, and on HTTP/2, a client that asks for nothing would stay for ever.
+        idle = handle.idle(timeouts) => Some(idle),
+        () = stopped => None,
+    };
+    match idle {
+        Some(Idle::Mute) => {}
+        Some(Idle::Anonymous) => {
+            connection.as_mut().graceful_shutdown();
+            // What came in just then is answered first.
+            while tokio::time::timeout(LINGER, connection.as_mut()).await.is_err() && handle.is_busy() {}
+        }
+        None => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Response bodies on their way to the client: how much of one was handed out and not taken, and what happens when that does
+//! not change.
+//!
+//! hyper polls a body again only when the client has room, so a body cannot notice by itself that nobody reads it: it is never
+//! polled. Each piece of it therefore counts itself back when its bytes have left, and each HTTP/2 stream's task looks at
+//! the count. Invariants: at most [`HIGH_WATER`] bytes of a response are with hyper at one time; a body ends only when they
+//! all have left, so that an HTTP/2 stream has a task, which can be dropped, for as long as it holds memory.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Buf, Bytes};
+use futures::task::AtomicWaker;
+use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::rt::Executor;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::InFlight;
+use super::io::LEAST_PROGRESS;
+use crate::http::account::{Account, FREE_BYTES};
+
+/// Most bytes of one response that are handed out and not yet taken.
+const HIGH_WATER: usize = 64 * 1024;
+/// Bytes of one piece.
+const PIECE: usize = 16 * 1024;
+/// Bytes of a whole answer that an HTTP/2 client has to take within one write timeout: it was built for it and waits in memory. Of
+/// an event stream, whose memory is a few frames, it is [`LEAST_PROGRESS`].
+const LEAST_OF_WHOLE: u64 = 32 * 1024;
+/// The longest write timeout of a connection without a valid credential.
+const ANONYMOUS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far a response is. Shared by its body, its pieces, and the task of its stream.
+#[derive(Debug, Default)]
+struct Transfer {
+    outstanding: AtomicUsize,
+    sent: AtomicU64,
+    /// How often everything that was handed out had been taken.
+    drained: AtomicU64,
+    whole: bool,
+    waker: AtomicWaker,
+    /// Closed with the last piece, and not before.
+    _account: Option<Account>,
+    in_flight: Option<InFlight>,
+}
+
+impl Transfer {
+    fn take(&self, bytes: usize) {
+        self.outstanding.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn give_back(&self, bytes: usize, sent: bool) {
+        if sent {
+            self.sent.fetch_add(bytes as u64, Ordering::AcqRel);
+        }
+        if self.outstanding.fetch_sub(bytes, Ordering::AcqRel) == bytes {
+            self.drained.fetch_add(1, Ordering::AcqRel);
+        }
+        self.waker.wake();
+    }
+
+    fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Waits until no more than `bytes` are outstanding.
+    fn poll_below(&self, bytes: usize, cx: &Context<'_>) -> Poll<()> {
+        if self.outstanding() <= bytes {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        // What left between the look and the registration would not wake anybody.
+        if self.outstanding() <= bytes {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// A piece of a body, which counts itself back as its bytes leave.
+#[derive(Debug)]
+pub struct Piece {
+    bytes: Bytes,
+    transfer: Arc<Transfer>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.transfer.give_back(count, true);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if !self.bytes.is_empty() {
+            self.transfer.give_back(self.bytes.len(), false);
+        }
+    }
+}
+
+/// A response's body in pieces.
+#[derive(Debug)]
+pub struct Sent {
+    body: Body,
+    rest: Bytes,
+    ended: bool,
+    begun: bool,
+    /// The account of an event stream, and whether room was reserved there for a frame.
+    account: Option<Account>,
+    reserved: bool,
+    transfer: Arc<Transfer>,
+}
+
+impl Sent {
+    /// Wraps the body of a response; `in_flight` is held until its last byte has left.
+    pub fn wrap(response: Response, in_flight: InFlight) -> axum::http::Response<Self> {
+        let (mut parts, body) = response.into_parts();
+        let account = parts.extensions.remove::<Account>();
+        let transfer = Arc::new(Transfer {
+            whole: body.size_hint().exact().is_some(),
+            _account: account.clone(),
+            in_flight: Some(in_flight),
+            ..Transfer::default()
+        });
+        // On HTTP/2 the stream's task looks after it from here on.
+        let _ = STREAM.try_with(|stream| stream.set(Arc::clone(&transfer)));
+        let account = account.filter(|_| !transfer.whole);
+        axum::http::Response::from_parts(
+            parts,
+            Self {
+                body,
+                rest: Bytes::new(),
+                ended: false,
+                begun: false,
+                account,
+                reserved: false,
+                transfer,
+            },
+        )
+    }
+
+    fn piece(&mut self) -> Frame<Piece> {
+        let bytes = self.rest.split_to(self.rest.len().min(PIECE));
+        self.transfer.take(bytes.len());
+        Frame::data(Piece {
+            bytes,
+            transfer: Arc::clone(&self.transfer),
+        })
+    }
+
+    /// Gives back the room of a frame that has left, or has itself woken when it has.
+    fn release_frame(&mut self, cx: &Context<'_>) {
+        if self.reserved && self.transfer.poll_below(0, cx).is_ready() {
+            self.reserved = false;
+            self.account.iter().for_each(Account::release_frame);
+        }
+    }
+
+    /// Takes the next frame of a stream, if there is room for it.
+    fn admit(&mut self, bytes: Bytes) -> Result<(), axum::Error> {
+        if let Some(account) = self.account.as_ref().filter(|_| bytes.len() > FREE_BYTES) {
+            self.reserved = true;
+            account.reserve_frame(bytes.len()).map_err(|_full| {
+                metrics::counter!("copilotd_http_stalled_total", "what" => "share").increment(1);
+                axum::Error::new(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
+            })?;
+        }
+        self.rest = bytes;
+        Ok(())
+    }
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Piece;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+        let this = self.get_mut();
+        this.begun = true;
+        loop {
+            if !this.rest.is_empty() {
+                if this.transfer.poll_below(HIGH_WATER - PIECE, cx).is_pending() {
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Some(Ok(this.piece())));
+            }
+            if this.ended {
+                return this.transfer.poll_below(0, cx).map(|()| None);
+            }
+            if this.transfer.poll_below(HIGH_WATER, cx).is_pending() {
+                return Poll::Pending;
+            }
+            let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(cx) else {
+                this.release_frame(cx);
+                return Poll::Pending;
+            };
+            match next {
+                None => this.ended = true,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => {
+                        if let Err(error) = this.admit(bytes) {
+                            return Poll::Ready(Some(Err(error)));
+                        }
+                    }
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Only of a body that has nothing at all: one that had something ends when that has left.
+        !self.begun && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+tokio::task_local! {
+    /// The response of the HTTP/2 stream that the task serves, once there is one.
+    static STREAM: Arc<OnceLock<Arc<Transfer>>>;
+}
+
+/// Spawns the tasks of HTTP/2 streams, and ends those whose client takes nothing: the stream is reset, and what it held is free.
+#[derive(Debug, Clone)]
+pub struct StreamExecutor {
+    /// Longest time in which the client has to take something.
+    pub timeout: Duration,
+}
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let progress = Arc::new(OnceLock::new());
+        let watch = Watch {
+            timeout: self.timeout,
+            progress: Arc::clone(&progress),
+            stall: None,
+        };
+        tokio::spawn(STREAM.scope(progress, watched(stream, watch)));
+    }
+}
+
+async fn watched(stream: impl Future<Output = ()>, mut watch: Watch) {
+    let mut stream = std::pin::pin!(stream);
+    std::future::poll_fn(|cx| {
+        // In this order: what the stream hands out in this poll is looked at in this poll.
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        watch.poll_stalled(cx)
+    })
+    .await;
+}
+
+/// Looks whether the client of a stream takes what it was sent.
+struct Watch {
+    timeout: Duration,
+    progress: Arc<OnceLock<Arc<Transfer>>>,
+    stall: Option<Stall>,
+}
+
+/// Since when bytes are outstanding.
+struct Stall {
+    sent: u64,
+    drained: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Watch {
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(transfer) = self.progress.get() else {
+            return Poll::Pending;
+        };
+        if transfer.outstanding() == 0 {
+            self.stall = None;
+            return Poll::Pending;
+        }
+        let (sent, drained) = (
+            transfer.sent.load(Ordering::Acquire),
+            transfer.drained.load(Ordering::Acquire),
+        );
+        let anonymous = transfer.in_flight.as_ref().is_some_and(InFlight::is_anonymous);
+        let timeout = if anonymous {
+            self.timeout.min(ANONYMOUS_TIMEOUT)
+        } else {
+            self.timeout
+        };
+        let begin = || Stall {
+            sent,
+            drained,
+            timer: Box::pin(sleep_until(Instant::now() + timeout)),
+        };
+        let stall = self.stall.get_or_insert_with(begin);
+        if stall.drained != drained {
+            *stall = begin();
+        }
+        while stall.timer.as_mut().poll(cx).is_ready() {
+            let least = if transfer.whole { LEAST_OF_WHOLE } else { LEAST_PROGRESS };
+            if sent - stall.sent < least {
+                metrics::counter!("copilotd_http_stalled_total", "what" => "stream").increment(1);
+                return Poll::Ready(());
+            }
+            stall.sent = sent;
+            stall.timer.as_mut().reset(Instant::now() + timeout);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use axum::response::IntoResponse as _;
+    use futures::FutureExt as _;
+    use tokio::time::sleep;
+
+    use super::super::connections::Connections;
+    use super::*;
+    use crate::config;
+    use crate::http::server::Connection;
+
+    fn sent(bytes: usize) -> Sent {
+        let all = Connections::new(&config::Server::default(), 10);
+        let connection = Connection::new(all, IpAddr::from([192, 0, 2, 1]), None);
+        Sent::wrap(vec![7_u8; bytes].into_response(), connection.request()).into_body()
+    }
+
+    fn next(body: &mut Sent) -> Option<Option<Piece>> {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).now_or_never()?;
+        Some(frame.map(|frame| frame.unwrap().into_data().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn little_is_handed_out_at_once_and_the_end_comes_last() {
+        let mut body = sent(200_000);
+        let (mut held, mut read) = (Vec::new(), 0);
+        loop {
+            match next(&mut body) {
+                None => {
+                    // It waits: what was handed out has to be taken first.
+                    assert!(!held.is_empty());
+                    let outstanding = body.transfer.outstanding();
+                    assert!(outstanding <= HIGH_WATER, "{outstanding}");
+                    let mut piece: Piece = held.remove(0);
+                    read += piece.remaining();
+                    piece.advance(piece.remaining());
+                }
+                Some(Some(piece)) => held.push(piece),
+                Some(None) => break,
+            }
+        }
+        assert_eq!((read, held.len(), body.transfer.outstanding()), (200_000, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_ends_at_once_and_a_dropped_piece_counts_back() {
+        assert!(sent(0).is_end_stream());
+        let mut body = sent(10);
+        assert!(!body.is_end_stream());
+        let mut piece = next(&mut body).unwrap().unwrap();
+        piece.advance(4);
+        assert_eq!(body.transfer.outstanding(), 6);
+        assert!(next(&mut body).is_none());
+        drop(piece);
+        assert!(next(&mut body).unwrap().is_none());
+        assert_eq!(body.transfer.sent.load(Ordering::Acquire), 4);
+    }
+
+    /// Runs the task of a stream that hands out a body, of which a client takes `bytes` every second.
+    async fn served(whole: bool, bytes: usize) -> bool {
+        let progress = Arc::new(OnceLock::new());
+        let transfer = Arc::new(Transfer {
+            whole,
+            ..Transfer::default()
+        });
+        progress.set(Arc::clone(&transfer)).unwrap();
+        let watch = Watch {
+            timeout: Duration::from_secs(30),
+            progress,
+            stall: None,
+        };
+        transfer.take(10_000_000);
+        let began = Instant::now();
+        let client = async {
+            for _ in 0..1_000 {
+                sleep(Duration::from_secs(1)).await;
+                transfer.give_back(bytes, true);
+            }
+        };
+        tokio::select! {
+            () = watched(client, watch) => began.elapsed() >= Duration::from_secs(1_000),
+            () = sleep(Duration::from_secs(2_000)) => panic!("it ends in any case"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_its_client_takes_too_little() {
+        for (whole, bytes, goes_on) in [
+            (true, 0, false),
+            (true, 100, false),
+            (true, 900, false),
+            (true, 1_000, false),
+            (true, 1_200, true),
+            (false, 1, false),
+            (false, 40, true),
+        ] {
+            assert_eq!(served(whole, bytes).await, goes_on, "{whole} {bytes}");
+        }
+    }
+}
