@@ -143,6 +143,7 @@ async fn two_issuers_at_one_address_are_fetched_for_each() {
         jwks: Jwks::new().unwrap(),
         tickets: Tickets::new(&[7; 32]),
         failures: FailureLimit::new(&config.server),
+        writes: WriteLimits::new(&config, Arc::new(SteppedClock::default())),
         clock: Arc::new(SteppedClock::default()),
     };
     assert!(accepts(&authenticator, &token(Some("one"), json!({}))).await);
