@@ -1,6 +1,6 @@
 //! Rules on answers, cut in every way.
 
-use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::guard::{OnMatch, Rule};
 use futures::{FutureExt, StreamExt, stream as streams};
 use proptest::prelude::*;
 use serde_json::json;
