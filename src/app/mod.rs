@@ -44,6 +44,16 @@ use crate::telemetry::content::{ContentTenants, LoggedContent};
 use crate::telemetry::{self, StoredTraces};
 use crate::tenants::Roster;
 
+/// What is stored beside the conversations' log.
+pub struct Records {
+    /// What model calls used.
+    pub usage: Arc<dyn UsageStore>,
+    /// Who did what in each tenant.
+    pub audit: Arc<AuditLog>,
+    /// Revoked user tokens.
+    pub revocations: Arc<Revocations>,
+}
+
 /// The running application behind the router.
 pub struct App {
     /// What handlers share.
@@ -102,12 +112,15 @@ impl App {
         roster: Arc<Roster>,
         ports: Ports,
         gateway: Arc<Gateway>,
-        usage: Arc<dyn UsageStore>,
-        audit: Arc<AuditLog>,
-        revocations: Arc<Revocations>,
+        records: Records,
         ticket_key: &[u8; 32],
         bounds: Bounds,
     ) -> anyhow::Result<Self> {
+        let Records {
+            usage,
+            audit,
+            revocations,
+        } = records;
         let config = roster.config();
         // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
         drop(tokio::task::spawn_blocking(|| tokens::count("")));

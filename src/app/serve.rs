@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{App, files, store, system};
+use super::{App, Records, files, store, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
@@ -117,17 +117,12 @@ pub async fn run_with(
     );
     let gateway = App::gateway(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
     let ports = App::ports(&roster, log, &gateway)?;
-    let mut app = App::start(
-        Arc::clone(&roster),
-        ports,
-        gateway,
+    let records = Records {
         usage,
-        Arc::new(audit),
+        audit: Arc::new(audit),
         revocations,
-        &ticket_key,
-        bounds,
-    )
-    .await?;
+    };
+    let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     let (stop, stopped) = watch::channel(false);
     let most = server::max_connections(config.server.max_connections, open_files);

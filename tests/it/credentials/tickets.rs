@@ -86,6 +86,8 @@ fn a_ticket_is_opened_within_a_minute_and_resumed_until_the_token_ends() {
     let sent = signed(&tickets, &issued.ticket, "17.4");
     let sent = Some(sent.as_str());
     for (seconds, resume_from, expected) in [
+        (-61, None, Some(Refusal::TicketNotOpened)),
+        (-60, None, None),
         (0, None, None),
         (60, None, None),
         (60, Some("17.4"), None),

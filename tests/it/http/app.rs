@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::Method;
-use copilotd::app::App;
+use copilotd::app::{App, Records};
 use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Config, Env, KeyHash, Source};
 use copilotd::http::auth::{Grant, Scopes, mint};
@@ -162,20 +162,15 @@ impl TestApp {
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
-        let app = App::start(
-            Arc::clone(&roster),
-            ports,
-            gateway,
-            Arc::clone(&usage) as _,
-            Arc::new(recorded),
-            Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _)
-                .await
-                .unwrap(),
-            &[7; 32],
-            bounds,
-        )
-        .await
-        .unwrap();
+        let opened = Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _);
+        let records = Records {
+            usage: Arc::clone(&usage) as _,
+            audit: Arc::new(recorded),
+            revocations: opened.await.unwrap(),
+        };
+        let app = App::start(Arc::clone(&roster), ports, gateway, records, &[7; 32], bounds)
+            .await
+            .unwrap();
         Self {
             router: router(app.state.clone()),
             app,
