@@ -32,7 +32,7 @@ use crate::domain::tokens;
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
 use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ToolOffer};
-use crate::share::metered;
+use crate::share::{UNMEASURED, metered};
 use crate::shared::{Alive, Shared, jitter, until};
 use crate::tenancy::TenantScope;
 
@@ -517,6 +517,8 @@ impl Actor for Agent {
         _: &mut Alive,
     ) -> Result<(), ActorProcessingErr> {
         let share = self.shared.shares.of(self.scope.tenant());
+        // The connection to the provider.
+        share.charge(UNMEASURED);
         metered(share, self.think(*think)).await;
         Ok(())
     }

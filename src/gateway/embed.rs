@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use copilotd_actors::domain::usage::Usage;
-use serde::Deserialize;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::body::{Change, InvalidBody, Members, invalid, raw, typed, write_members};
 use super::call::{Caller, LimitState};
+use super::embed_input::WireInput;
 
 /// Most inputs of one request.
 pub const MAX_INPUTS: usize = 2_048;
@@ -69,15 +69,6 @@ pub enum Inputs {
     },
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WireInput {
-    Text(String),
-    Texts(Vec<String>),
-    Tokens(Vec<u32>),
-    Batches(Vec<Vec<u32>>),
-}
-
 impl EmbedBody {
     /// Reads a body.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
@@ -92,24 +83,9 @@ impl EmbedBody {
         }
         let input = members.get("input").ok_or_else(|| invalid("input", "is missing"))?;
         let input: WireInput = typed("input", input, "has to be a text, texts or tokens")?;
-        let inputs = match input {
-            WireInput::Text(text) => Inputs::Texts(vec![text]),
-            WireInput::Texts(texts) => Inputs::Texts(texts),
-            WireInput::Tokens(tokens) => Inputs::Tokens {
-                inputs: 1,
-                tokens: tokens.len() as u64,
-            },
-            WireInput::Batches(batches) => Inputs::Tokens {
-                inputs: batches.len(),
-                tokens: batches.iter().map(|batch| batch.len() as u64).sum(),
-            },
-        };
-        if !(1..=MAX_INPUTS).contains(&inputs.len()) {
-            return Err(invalid(
-                "input",
-                &format!("has to hold between 1 and {MAX_INPUTS} inputs"),
-            ));
-        }
+        let inputs = input.0.filter(|inputs| (1..=MAX_INPUTS).contains(&inputs.len()));
+        let number = || invalid("input", &format!("has to hold between 1 and {MAX_INPUTS} inputs"));
+        let inputs = inputs.ok_or_else(number)?;
         Ok(Self { members, model, inputs })
     }
 
@@ -188,6 +164,12 @@ mod tests {
         for (input, expected) in [
             (r#""a""#, Some(1)),
             (r#"["a", "b"]"#, Some(2)),
+            (r#"["a", 1]"#, None),
+            ("[[1], 1]", None),
+            ("[1, -1]", None),
+            ("[1.5]", None),
+            ("[[1], [\"a\"]]", None),
+            ("[[]]", Some(1)),
             ("[1, 2, 3]", Some(1)),
             ("[[1], [2, 3]]", Some(2)),
             ("[]", None),

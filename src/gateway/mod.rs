@@ -10,6 +10,7 @@ mod cached;
 pub mod call;
 mod drive;
 pub mod embed;
+mod embed_input;
 pub mod embedder;
 mod failure;
 mod guarded;

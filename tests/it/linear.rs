@@ -223,7 +223,7 @@ fn translations_and_cache_keys() {
     };
     let system = |_| r#"{"role":"system","content":[{"a":1,"b":{"c":2}}]}"#.to_owned();
     let tail = r#",{"role":"user","content":"What are the opening hours?"}]"#;
-    let instructed = |n| ChatBody::parse(chat(n, "\"messages\":[", system, tail).as_bytes()).unwrap();
+    let instructed = |n| ChatBody::parse(chat(n / 8, "\"messages\":[", system, tail).as_bytes()).unwrap();
     assert!(ask(&instructed(1_000)).is_ok());
     assert_linear("instructions", instructed, ask);
     let words = |n: usize| {

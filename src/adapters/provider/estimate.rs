@@ -13,6 +13,8 @@ use crate::gateway::body::ChatBody;
 
 /// Answer text that is kept to be counted; what is longer counts as the same number of tokens per byte.
 const KEPT: usize = 16 * 1024;
+/// Largest body of which each message is read; a larger one counts as the JSON that it is, which takes no memory beside it.
+const PARSED: usize = 1024 * 1024;
 /// What the protocol adds to each message, and to the whole prompt.
 const PER_MESSAGE: u64 = 3;
 const PER_PROMPT: u64 = 3;
@@ -101,6 +103,11 @@ pub fn prompt_tokens(body: &ChatBody) -> u64 {
 
 /// What the protocol adds to a prompt, and its texts.
 fn prompt_texts(body: &ChatBody) -> (u64, Vec<String>) {
+    if body.size() > PARSED {
+        let raw = [Some(body.messages()), body.get("tools")];
+        let texts = raw.into_iter().flatten().map(|raw| raw.get().to_owned());
+        return (PER_PROMPT, texts.collect());
+    }
     let messages: Vec<&RawValue> = serde_json::from_str(body.messages().get()).unwrap_or_default();
     let tools: Vec<&RawValue> = body
         .get("tools")

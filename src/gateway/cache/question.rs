@@ -27,6 +27,8 @@ const SILENT: [&str; 9] = [
 ];
 /// Longest question, in bytes.
 const LONGEST: usize = 4 * 1024;
+/// Largest body that is read for a question: the instructions before it are parsed and hashed.
+const LARGEST: usize = 256 * 1024;
 
 /// Who shares an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,6 +149,9 @@ pub fn question(
     }
     if body.temperature().unwrap_or(1.0) > rules.max_temperature {
         return Err(Skip::Temperature);
+    }
+    if body.size() > LARGEST {
+        return Err(Skip::Long);
     }
     let messages: Vec<Value> = serde_json::from_str(body.messages().get()).map_err(|_| Skip::Conversation)?;
     let (last, before) = messages.split_last().ok_or(Skip::Conversation)?;
