@@ -6,6 +6,7 @@ mod demo_page;
 mod embed;
 mod files;
 mod limiter;
+mod memory;
 mod models;
 mod parts;
 mod serve;

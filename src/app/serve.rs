@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{App, Records, files, store, system};
+use super::{App, Records, files, memory, store, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
@@ -124,6 +124,7 @@ pub async fn run_with(
     };
     let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
+    drop(tokio::spawn(memory::keep_small()));
     let (stop, stopped) = watch::channel(false);
     let most = server::max_connections(config.server.max_connections, open_files);
     tracing::info!(

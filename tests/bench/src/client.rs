@@ -160,6 +160,24 @@ impl Client {
         Ok(turn["id"].as_str().context("a turn's id")?.to_owned())
     }
 
+    /// Submits a prompt and waits until it is answered.
+    pub async fn ask(
+        &self,
+        connection: &mut Connection,
+        user: usize,
+        conversation: &str,
+        input: &str,
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/conversations/{conversation}/turns");
+        let body = json!({ "input": input });
+        let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
+        let turn = turn["id"].as_str().context("a turn's id")?;
+        while self.status(connection, user, turn).await? != "completed" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// Reads a turn's state.
     pub async fn status(&self, connection: &mut Connection, user: usize, turn: &str) -> anyhow::Result<String> {
         let path = format!("/v1/turns/{turn}");

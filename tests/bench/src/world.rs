@@ -243,6 +243,7 @@ fn configuration(directory: &Path, listen: SocketAddr, provider: SocketAddr, key
         r#"[server]
 listen = "{listen}"
 data_dir = {data:?}
+connections_per_caller = 100000
 {idle}
 [[providers]]
 name = "main"

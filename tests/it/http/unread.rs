@@ -261,7 +261,8 @@ async fn a_large_page_is_whole_when_it_is_read() {
             };
             let request = client.build().unwrap().get(format!("http://{}{path}", wire.address));
             let answer = request.bearer_auth(token).send().await.unwrap();
-            assert_eq!(answer.json::<serde_json::Value>().await.unwrap(), expected);
+            let answer: serde_json::Value = answer.json().await.unwrap();
+            assert!(answer["data"] == expected["data"], "the page is not the same");
         }
         let head = reqwest::Client::new().head(format!("http://{}{path}", wire.address));
         assert_eq!(head.bearer_auth(token).send().await.unwrap().status(), 200);

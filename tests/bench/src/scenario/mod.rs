@@ -12,6 +12,7 @@ mod semcache;
 mod stream;
 mod submit;
 mod turns;
+mod unread;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,8 @@ pub enum Scenario {
     Gateway,
     /// What a tenant's flood does to another tenant
     Floods,
+    /// Clients that do not read their answers, and bodies that do not end; not among `all`, since it takes four minutes
+    Unread,
     /// Embedding models in this process; not among `all`, since it needs --models
     Embed,
     /// Any OpenAI-compatible gateways that run already; not among `all`, since it needs --endpoint
@@ -106,6 +109,7 @@ impl Scenario {
             Self::Idle => idle::run(programs, size).await,
             Self::Gateway => return gateway::run(programs, size).await,
             Self::Floods => floods::run(programs, size).await,
+            Self::Unread => unread::run(programs, size).await,
             Self::Embed => embed::run(size).await,
             Self::Endpoint => endpoint::run(size).await,
             Self::Semcache => semcache::run(size).await,

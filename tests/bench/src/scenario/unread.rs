@@ -1,0 +1,148 @@
+//! What the server keeps for clients that do not read their answers, and for bodies that do not come to their end.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::Size;
+use crate::report::Report;
+use crate::stats::mib;
+use crate::world::{Programs, Wish, World};
+
+/// Prompts of the long conversation, and their words.
+const PROMPTS: usize = 24;
+const WORDS: usize = 30_000;
+/// HTTP/2 connections, and requests on each.
+const CONNECTIONS: usize = 20;
+const REQUESTS: usize = 64;
+/// Bodies at one time, and the bytes that each announces.
+const BODIES: usize = 150;
+const BODY_BYTES: usize = 4 * 1024 * 1024;
+/// What is sent at once.
+static PIECE: [u8; 64 * 1024] = [b' '; 64 * 1024];
+/// How long an attack goes on, and how long it is over before its last look.
+const ATTACK: Duration = Duration::from_secs(60);
+
+/// Measures.
+pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
+    let world = World::start(programs, Wish::default()).await?;
+    let mut connection = world.client.connect().await?;
+    let conversation = world.client.create(&mut connection, 0).await?;
+    for _ in 0..PROMPTS {
+        let input = "a ".repeat(WORDS);
+        world.client.ask(&mut connection, 0, &conversation, &input).await?;
+    }
+    world.quiet().await?;
+    let pages = format!("/v1/conversations/{conversation}/messages?limit=100");
+    let events = format!("/v1/conversations/{conversation}/events?after=0");
+    let mut report = Report::new(
+        "unread: answers that are not read, bodies that do not end",
+        &format!(
+            "{CONNECTIONS} HTTP/2 connections with a closed window ask {REQUESTS} times each for a page of 1 MiB, or for an event \
+             stream of 1.4 MiB, and read nothing; {BODIES} requests announce {} MiB and send all but the last byte. The connections \
+             stay open for {} s. *After* is {} s later.",
+            BODY_BYTES >> 20,
+            ATTACK.as_secs(),
+            ATTACK.as_secs(),
+        ),
+        &[
+            "attack",
+            "resident before, MiB",
+            "at its peak",
+            "after",
+            "after / before",
+        ],
+    );
+    let attack = size.pick(ATTACK, Duration::from_secs(35));
+    for (name, path) in [
+        ("pages", Some(&pages)),
+        ("event streams", Some(&events)),
+        ("bodies", None),
+    ] {
+        let before = world.used()?.resident;
+        let mut peak = 0;
+        let held = match path {
+            Some(path) => Held::Answers(unread(&world, path).await?),
+            None => Held::Bodies(unfinished(&world).await?),
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < attack {
+            peak = peak.max(world.used()?.resident);
+            sleep(Duration::from_millis(100)).await;
+        }
+        held.close();
+        sleep(attack).await;
+        let after = world.used()?.resident;
+        report.row(vec![
+            name.to_owned(),
+            mib(before as f64),
+            mib(peak as f64),
+            mib(after as f64),
+            format!("{:.2}", after as f64 / before as f64),
+        ]);
+    }
+    Ok(report)
+}
+
+/// What keeps an attack going.
+enum Held {
+    Answers(Vec<(SendRequest<Bytes>, Vec<ResponseFuture>)>),
+    Bodies(Vec<TcpStream>),
+}
+
+impl Held {
+    fn close(self) {
+        match self {
+            Self::Answers(answers) => drop(answers),
+            Self::Bodies(bodies) => drop(bodies),
+        }
+    }
+}
+
+async fn unread(world: &World, path: &str) -> anyhow::Result<Vec<(SendRequest<Bytes>, Vec<ResponseFuture>)>> {
+    let mut all = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let socket = TcpStream::connect(world.client.address()).await?;
+        let (mut client, connection) = Builder::new().initial_window_size(0).handshake(socket).await?;
+        tokio::spawn(connection);
+        let mut responses = Vec::new();
+        for _ in 0..REQUESTS {
+            client = client.ready().await?;
+            let request = axum::http::Request::get(format!("http://bench{path}"))
+                .header("authorization", format!("Bearer {}", world.key))
+                .header("x-copilotd-user", "user-0")
+                .body(())
+                .context("a request")?;
+            responses.push(client.send_request(request, true)?.0);
+        }
+        all.push((client, responses));
+    }
+    Ok(all)
+}
+
+async fn unfinished(world: &World) -> anyhow::Result<Vec<TcpStream>> {
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: {BODY_BYTES}\r\n\r\n",
+        world.key
+    );
+    let one = async || {
+        let mut socket = TcpStream::connect(world.client.address()).await?;
+        socket.write_all(head.as_bytes()).await?;
+        let body = async {
+            for _ in 0..BODY_BYTES / PIECE.len() - 1 {
+                socket.write_all(&PIECE).await?;
+            }
+            socket.write_all(&PIECE[1..]).await
+        };
+        // Whoever is refused is closed on; one that waits for room takes nothing for a while.
+        let _ = tokio::time::timeout(Duration::from_secs(5), body).await;
+        anyhow::Ok(socket)
+    };
+    futures::future::try_join_all((0..BODIES).map(|_| one())).await
+}
