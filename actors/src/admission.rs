@@ -6,7 +6,7 @@
 //!
 //! Invariant: a tenant takes a working place only while it holds fewer than are free. So one tenant alone takes at most half of
 //! them, two a third each, and there are always some left for another. What was accepted once is never refused: recovery and
-//! decisions by time can pass the bounds, and then the door stays closed until the work is done.
+//! approvals that run out can pass the bounds, and then the door is closed until the work is done, but to tenants with little.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,7 +19,8 @@ use dashmap::DashMap;
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::shared::Bounds;
 
-/// A tenant with fewer turns than this is admitted to a full node, as far as there is a reserve.
+/// A tenant with fewer turns than this is admitted to a full node too: what others have resumed beyond the bounds, such as
+/// approvals that ran out together, is not its business. The number of tenants bounds what that comes to.
 const SMALL: usize = 16;
 
 /// Counts of one process.
@@ -62,14 +63,17 @@ impl Admission {
     pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
         let mut held = self.tenants.entry(tenant.clone()).or_default();
         let small = *held < SMALL.min(bounds.node_turns / 1000);
-        let reserve = if small { bounds.node_turns / 4 } else { 0 };
         let full = if *held >= bounds.tenant_turns {
             Some(Full::Tenant)
         } else {
             let mine = *held;
             let mut why = Full::Node;
             let taken = self.working.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
-                let free = (bounds.node_turns + reserve).saturating_sub(all);
+                let free = if small {
+                    usize::MAX
+                } else {
+                    bounds.node_turns.saturating_sub(all)
+                };
                 why = if free == 0 { Full::Node } else { Full::Tenant };
                 (mine < free).then_some(all + 1)
             });
@@ -249,10 +253,14 @@ mod tests {
         for n in 3..300 {
             assert!(flood(&admission, n, &bounds).0 >= 1, "tenant {n}");
         }
-        // However full it is: a small tenant has the reserve.
-        let (of_small, _) = flood(&admission, 1_000, &bounds);
-        assert!(of_small >= SMALL, "{of_small}");
-        assert!(admission.working() <= bounds.node_turns + bounds.node_turns / 4);
+        assert!(admission.working() <= bounds.node_turns + 300 * SMALL);
+        // However much others resume beyond the bounds, a small tenant is let in.
+        let resumed = TurnCounts {
+            working: 50_000,
+            ..TurnCounts::default()
+        };
+        admission.count(&tenant(0), TurnCounts::default(), resumed);
+        assert_eq!(flood(&admission, 1_000, &bounds), (SMALL, Full::Node));
     }
 
     #[test]
