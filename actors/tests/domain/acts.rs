@@ -105,9 +105,13 @@ pub fn submit_keyed(n: u128, name: &'static str, body: &'static str) -> Act {
 }
 
 pub fn submit_schema(n: u128) -> Act {
+    submit_with_schema(n, schema())
+}
+
+pub fn submit_with_schema(n: u128, schema: Value) -> Act {
     submission(n, "hi", move |command| {
         if let Command::Submit { response_schema, .. } = command {
-            *response_schema = Some(AcceptedSchema::unchecked(schema()));
+            *response_schema = Some(AcceptedSchema::unchecked(schema.clone()));
         }
     })
 }

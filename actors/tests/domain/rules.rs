@@ -61,7 +61,7 @@ fn a_request_is_looked_at_as_a_whole() {
     let blocked = "t1 turn.queued
          t1 guardrail.triggered input no_secrets block
          t1 turn.failed guardrail_blocked";
-    let schema = |schema: Value| submit_schema(1, schema);
+    let schema = |schema: Value| submit_with_schema(1, schema);
     let metadata = |value: Value| {
         submission(1, "hi", move |command| {
             if let Command::Submit { metadata, .. } = command {
@@ -205,7 +205,7 @@ fn what_a_tool_answers_is_shown_only_as_rules_allow() {
 #[test]
 fn details_quote_no_answer() {
     let mut world = World::new(guarded());
-    world.play(&submit_schema(1, json!({ "type": "object", "required": ["n"] })));
+    world.play(&submit_schema(1));
     world.play(&says("{\"a\": \"what nobody may see\"}"));
     world.play(&says("what nobody may see"));
     assert!(!shown(&world).contains("nobody"), "{}", shown(&world));
