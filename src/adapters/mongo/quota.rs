@@ -5,6 +5,7 @@
 //! start counts the users of those conversations again; so does the worker after a failure of its own.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::quota::{Stored, StoredTotals};
@@ -15,6 +16,9 @@ use serde::Deserialize;
 use super::collections::Collections;
 use super::documents::number;
 use super::failure::Failure;
+
+/// Longest time for one call while everybody is counted for the first time.
+const BEGIN: Duration = Duration::from_secs(3_600);
 
 /// What of a header counts.
 #[derive(Debug, Deserialize)]
@@ -106,6 +110,11 @@ pub(super) async fn stored(collections: &Collections, tenant: &str, user: &str) 
 /// Counts everybody once, in a database whose headers are older than the counters. The bytes of a conversation that nobody
 /// appends to come with a rebuild of the projections.
 pub(super) async fn begin(collections: &Collections) -> Result<(), Failure> {
+    // As with new indexes: there may be many.
+    let collections = &Collections {
+        patience: BEGIN,
+        ..collections.clone()
+    };
     let done = doc! { "_id": "stored" };
     if collections
         .call(collections.meta.find_one(done.clone()))

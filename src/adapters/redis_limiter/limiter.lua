@@ -86,6 +86,8 @@ local function open(i)
   -- The server has no other clock than its calendar's. One that was set back fills nothing for that step, and goes on from
   -- there; one that was set forward fills a minute's worth at most.
   local passed = math.max(0, now - (kept[3] and value(3) or now))
+  -- That is kept though nothing else changes: from there on time passes, also for whoever is refused.
+  if value(3) > now or value(6) > today or value(8) > this_month then account.changed = true end
   for n, name in ipairs({ 'requests', 'tokens' }) do
     local limit = account.limits[name]
     account[name] = limit >= 0 and math.max(0, value(n) - limit * passed) or 0

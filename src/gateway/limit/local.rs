@@ -19,6 +19,10 @@ use crate::gateway::ledger::{self, Spending};
 const MAX_ACCOUNTS: usize = 100_000;
 /// How long it takes until that is tried again.
 const SWEEP: Duration = Duration::from_secs(1);
+/// So many are not worth a look.
+const FEW_ACCOUNTS: usize = 1_000;
+/// How often those that stand as new are forgotten though there is room: users come and go.
+const CLEAN: Duration = Duration::from_secs(60);
 
 /// What a tenant, each of its users and each of its keys may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,12 +65,16 @@ struct Accounts {
 }
 
 impl Accounts {
-    /// Forgets those that stand as new, if there are too many; not again at once, since it looks at all of them.
+    /// Forgets those that stand as new: once a minute where there are more than a few, and more often when there are too
+    /// many. Not with each call, since it looks at all of them.
     fn sweep(&mut self, now: Moment) {
-        let is_due = self
-            .swept
-            .is_none_or(|swept| now.elapsed.saturating_sub(swept) >= SWEEP);
-        if self.all.len() >= MAX_ACCOUNTS && is_due {
+        let pause = match self.all.len() {
+            MAX_ACCOUNTS.. => SWEEP,
+            FEW_ACCOUNTS.. => CLEAN,
+            _ => return,
+        };
+        let is_due = |swept: Duration| now.elapsed.saturating_sub(swept) >= pause;
+        if self.swept.is_none_or(is_due) {
             self.swept = Some(now.elapsed);
             self.all.retain(|_, account| !account.is_at_rest(now));
         }

@@ -22,12 +22,24 @@ requests_per_minute = 100000000
 tokens_per_minute = 100000000000
 concurrent_calls = 100000
 usd_per_month = 100000000.0
-per_user = { requests_per_minute = 100000000, tokens_per_minute = 100000000000 }
+writes_per_minute = 0
+conversations = 0
+log_bytes = 0
+per_user = { requests_per_minute = 100000000, tokens_per_minute = 100000000000, writes_per_minute = 0, conversations = 0, log_bytes = 0 }
 per_key = { requests_per_minute = 100000000, usd_per_day = 100000000.0 }
 [[prices]]
 model = "sim-large"
 input = 2.5
 output = 10.0
+"#;
+
+/// No limits at all: the tenant that is measured writes more than the usual rate.
+const NO_LIMITS: &str = r#"
+[tenants.limits]
+writes_per_minute = 0
+conversations = 0
+log_bytes = 0
+per_user = { writes_per_minute = 0, conversations = 0, log_bytes = 0 }
 "#;
 
 /// Longest wait for a program to serve.
@@ -232,7 +244,7 @@ fn configuration(directory: &Path, listen: SocketAddr, provider: SocketAddr, key
         .idle_s
         .map(|seconds| format!("idle_s = {seconds}\n"))
         .unwrap_or_default();
-    let limits = if wish.limits { LIMITS } else { "" };
+    let limits = if wish.limits { LIMITS } else { NO_LIMITS };
     let cache = if wish.limits {
         "cache = { mode = \"exact\" }\n"
     } else {

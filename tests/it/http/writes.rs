@@ -65,7 +65,7 @@ async fn every_write_that_the_description_knows_is_limited() {
         post.send().await.expect(201);
         call("DELETE", "/v1/admin/cache").await.expect(200);
         let writes = writes();
-        assert!(writes.len() >= 14, "{writes:?}");
+        assert!(writes.len() >= 13, "{writes:?}");
         for (method, path) in writes {
             let admin = path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/");
             is_refused(call(&method, &path).await, if admin { "credential" } else { "user" });
@@ -160,7 +160,7 @@ async fn zero_switches_the_rate_off_and_a_reload_holds_at_once() {
             patch().await.problem(404, "not_found");
         }
         let operator = app.token_of("acme", "root", Scopes::OPERATOR);
-        let limits = json!({ "limits": { "per_user": { "writes_per_minute": 1 } } });
+        let limits = json!({ "settings": { "limits": { "per_user": { "writes_per_minute": 1 } } } });
         let path = "/v1/operator/tenants/globex";
         app.call("PATCH", path)
             .by(&operator)

@@ -224,6 +224,9 @@ id = "acme"
   name = "backend"
   hash = "{hash}"
   scopes = ["chat", "gateway"]
+  [tenants.limits]
+  writes_per_minute = 0
+  per_user = {{ writes_per_minute = 0 }}
 {support}
 {careful}
 {brief}
