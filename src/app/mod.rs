@@ -40,6 +40,7 @@ use crate::http::account::Budgets;
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::private_files;
 use crate::revocations::Revocations;
 use crate::telemetry::content::{ContentTenants, LoggedContent};
 use crate::telemetry::{self, StoredTraces};
@@ -234,6 +235,10 @@ impl App {
 /// Runs the commands of the product.
 pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::failed(format!("{error:#}"));
+    if !matches!(command, Command::Models(_)) {
+        // Models are public, and other users of the machine may use them too.
+        private_files::restrict_new_files();
+    }
     match command {
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
         Command::Serve(args) => {

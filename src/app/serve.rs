@@ -22,6 +22,7 @@ use crate::gateway::limit::Period;
 use crate::http::router::{admin_router, router};
 use crate::http::server;
 use crate::http::state::AppState;
+use crate::private_files;
 use crate::revocations::Revocations;
 use crate::telemetry;
 use crate::tenants::{Roster, Seal};
@@ -76,8 +77,9 @@ pub async fn run_with(
         }
         None => None,
     };
-    std::fs::create_dir_all(&file.server.data_dir)
+    private_files::create_directory(&file.server.data_dir)
         .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
+    private_files::tighten_directory(&file.server.data_dir);
     let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
     let sealing_key = sealing_key(&file)?;
     let seal = Seal::new(&sealing_key);

@@ -20,7 +20,7 @@ mod tenants;
 mod usage;
 mod writer;
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +43,7 @@ use self::lock::DirectoryLock;
 use self::readers::Readers;
 use self::writer::Writer;
 use super::patience::Patience;
+use crate::private_files;
 
 /// Name of the database inside the data directory.
 const FILE: &str = "copilotd.db";
@@ -137,6 +138,12 @@ impl SqliteLog {
         make_directory(directory)?;
         let lock = DirectoryLock::take(directory)?;
         let path = directory.join(FILE);
+        private_files::tighten_directory(directory);
+        // SQLite gives the files beside it (-wal, -shm) the same mode.
+        private_files::open(&path).map_err(|source| OpenError::Directory {
+            path: path.clone(),
+            source,
+        })?;
         let connection = schema::open_writer(&path, options)?;
         let readers = Readers::open(&path, options.readers.max(1))?;
         let writer = Writer::start(connection, lock).map_err(|source| OpenError::Directory { path, source })?;
@@ -180,11 +187,7 @@ fn make_directory(directory: &Path) -> Result<(), OpenError> {
         path: directory.to_owned(),
         source,
     };
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory).map_err(cannot)?;
+    private_files::create_directory(directory).map_err(cannot)?;
     // The directory's own entry must survive a power cut as well as what will stand in it.
     if let Some(parent) = directory.canonicalize().map_err(cannot)?.parent() {
         File::open(parent)
