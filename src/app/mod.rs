@@ -39,6 +39,7 @@ use crate::gateway::{Gateway, Meter};
 use crate::http::account::Budgets;
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
+use crate::http::probe::StoreProbe;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
 use crate::private_files;
 use crate::revocations::Revocations;
@@ -179,6 +180,9 @@ impl App {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let budgets = Budgets::new(&config.server);
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams), Arc::clone(&budgets));
+        let probe = Arc::new(StoreProbe::default());
+        // Ends with the runtime, as above.
+        drop(tokio::spawn(Arc::clone(&probe).run(Arc::clone(&shared.ports.log))));
         let state = AppState {
             auth,
             usage,
@@ -197,6 +201,7 @@ impl App {
             shutdown: Shutdown::default(),
             streams,
             metrics,
+            probe,
             store: store::name(&config.store),
         };
         Ok(Self {

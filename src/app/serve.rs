@@ -99,10 +99,14 @@ pub async fn run_with(
         ..Bounds::default()
     };
     // Before budgets are made of the ledger: what a dead process had asked for was probably paid.
-    let lost_calls = usage
-        .lose_usage()
-        .await
-        .context("ending what a dead process had open")?;
+    let lost_calls = match usage.lose_usage().await {
+        // They stay open, and the next start does it: revoking and suspending must be possible now.
+        Err(error) if error.is_disk_full() => {
+            tracing::error!(%error, "model calls of an earlier process could not be recorded as lost; budgets do not count them yet");
+            0
+        }
+        recorded => recorded.context("ending what a dead process had open")?,
+    };
     if lost_calls > 0 {
         tracing::warn!(
             calls = lost_calls,

@@ -3,6 +3,8 @@
 mod audit;
 mod contract;
 mod erasing;
+mod full_disk;
+mod history;
 mod killed;
 mod measure;
 mod memory;
