@@ -1,6 +1,7 @@
 //! The stores behind `EventLog`: one contract, and what each of them must stand beyond it.
 
 mod audit;
+mod broken_rows;
 mod contract;
 mod erasing;
 mod full_disk;
