@@ -10,6 +10,7 @@ mod fingerprint;
 pub mod gateway;
 pub mod http;
 pub mod openapi;
+pub mod private_files;
 pub mod revocations;
 pub mod role;
 pub mod scopes;

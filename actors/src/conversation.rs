@@ -86,8 +86,13 @@ impl Conversation {
                 let known = matches!(error, LogError::Refused(_)) && reply.is_some() && !halted;
                 tracing::warn!(conversation = %state.core.id, %error, "an append failed");
                 // Behind another writer's append nothing of this one was written: the successor may be asked.
-                let lost = matches!(error, LogError::Conflict(_) | LogError::Erased);
-                let refusal = if lost { Refusal::Gone } else { Refusal::Unavailable };
+                let refusal = match error {
+                    LogError::Conflict(_) | LogError::Erased => Refusal::Gone,
+                    LogError::Refused(_) => Refusal::Refused {
+                        disk_full: error.is_disk_full(),
+                    },
+                    LogError::Unavailable(_) | LogError::Corrupt(_) => Refusal::Unavailable,
+                };
                 refuse(reply, refusal)?;
                 return if known { Ok(()) } else { Err(error.into()) };
             }
@@ -263,6 +268,9 @@ impl Conversation {
     ) -> Result<(), ActorProcessingErr> {
         if state.retiring {
             return refuse(Some(reply), Refusal::Gone);
+        }
+        if state.broken {
+            return refuse(Some(reply), Refusal::Damaged);
         }
         state.asked = true;
         let foreign = state
@@ -476,7 +484,21 @@ impl Actor for Conversation {
 
     async fn post_start(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         let share = self.shared.shares.of(state.scope.tenant());
-        metered(share, self.load(&me, state)).await
+        let loaded = metered(share, self.load(&me, state)).await;
+        match loaded.as_ref().map_err(|error| error.downcast_ref::<LogError>()) {
+            // Dying of it would only repeat it at the next look of the reconciler: it says so, and is let go.
+            Err(Some(LogError::Corrupt(reason))) => {
+                counter!("copilotd_unreadable_rows_total", "what" => "log").increment(1);
+                tracing::error!(
+                    tenant = %state.scope.tenant(), conversation = %state.core.id, reason,
+                    "the conversation's log is damaged; its requests are refused, others go on"
+                );
+                state.give_up();
+                self.rest(&me, state);
+                Ok(())
+            }
+            _ => loaded,
+        }
     }
 
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {

@@ -130,6 +130,16 @@ pub enum LogError {
     Corrupt(String),
 }
 
+/// Text of [`LogError::Refused`] where there is no space left.
+pub const DISK_FULL: &str = "disk full";
+
+impl LogError {
+    /// Whether the store refused because there is no space left.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Refused(reason) if reason == DISK_FULL)
+    }
+}
+
 /// A cached fold of a log up to `seq`. May be lost, or ignored when its version is not the reader's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -221,6 +231,16 @@ pub trait EventLog: Send + Sync {
 
     /// Tells whether the store answers (`/readyz`).
     async fn ready(&self) -> Result<(), LogError>;
+
+    /// Tells whether the store takes ordinary writes, by making one that replaces the one before. Asked every few seconds.
+    async fn probe(&self) -> Result<(), LogError> {
+        self.ready().await
+    }
+
+    /// Returns how many acknowledged commits were found missing when the store was opened, as far as it can tell.
+    fn missing_commits(&self) -> u64 {
+        0
+    }
 }
 
 /// The records of one turn.

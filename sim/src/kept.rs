@@ -1,7 +1,7 @@
 //! A simulator's state in a file, so that a vendor outlives the process that plays it.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -20,7 +20,17 @@ pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
 /// Replaces `file`: it is there as a whole or as it was.
 pub(crate) fn write(file: &Path, state: &[u8]) -> io::Result<()> {
     let temporary = file.with_extension("tmp");
-    fs::write(&temporary, state)?;
+    // One that was left behind may be readable by others.
+    if let Err(error) = fs::remove_file(&temporary)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&temporary)?.write_all(state)?;
     fs::rename(temporary, file)
 }
 

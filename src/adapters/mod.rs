@@ -15,6 +15,7 @@ pub mod sqlite;
 pub mod systems;
 mod text;
 pub mod tools;
+mod unreadable;
 pub mod zendesk;
 
 pub use text::MAX_APPEND_BYTES;

@@ -16,6 +16,7 @@ use crate::cli::{Context, DemoArgs, Failure};
 use crate::config::{Config, KeyHash, Source};
 use crate::http::auth::{Grant, Scopes, mint};
 use crate::http::router::router;
+use crate::private_files;
 use crate::telemetry;
 
 /// Fixtures: two companies, each with two users.
@@ -33,7 +34,8 @@ struct World {
 
 /// Runs the demo until a signal.
 pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot make {}", args.data_dir.display()))?;
+    private_files::create_directory(&args.data_dir)
+        .with_context(|| format!("cannot make {}", args.data_dir.display()))?;
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let world = World {
         openai: copilotd_sim::openai::start(loopback).await?,

@@ -1,11 +1,12 @@
 //! Small files in the data directory: secrets that have to stay the same over restarts.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
+
+use crate::private_files;
 
 /// Returns the random key in `name`, made on first use and readable by its owner alone.
 pub fn key(directory: &Path, name: &str) -> anyhow::Result<[u8; 32]> {
@@ -26,17 +27,5 @@ pub fn key(directory: &Path, name: &str) -> anyhow::Result<[u8; 32]> {
 
 /// Writes a file that only its owner may read; it is there as a whole or not at all.
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    private_files::write(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

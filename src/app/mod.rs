@@ -39,7 +39,9 @@ use crate::gateway::{Gateway, Meter};
 use crate::http::account::Budgets;
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
+use crate::http::probe::StoreProbe;
 use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::private_files;
 use crate::revocations::Revocations;
 use crate::telemetry::content::{ContentTenants, LoggedContent};
 use crate::telemetry::{self, StoredTraces};
@@ -178,6 +180,9 @@ impl App {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let budgets = Budgets::new(&config.server);
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams), Arc::clone(&budgets));
+        let probe = Arc::new(StoreProbe::default());
+        // Ends with the runtime, as above.
+        drop(tokio::spawn(Arc::clone(&probe).run(Arc::clone(&shared.ports.log))));
         let state = AppState {
             auth,
             usage,
@@ -196,6 +201,7 @@ impl App {
             shutdown: Shutdown::default(),
             streams,
             metrics,
+            probe,
             store: store::name(&config.store),
         };
         Ok(Self {
@@ -234,6 +240,10 @@ impl App {
 /// Runs the commands of the product.
 pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::failed(format!("{error:#}"));
+    if !matches!(command, Command::Models(_)) {
+        // Models are public, and other users of the machine may use them too.
+        private_files::restrict_new_files();
+    }
     match command {
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
         Command::Serve(args) => {

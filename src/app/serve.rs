@@ -22,6 +22,7 @@ use crate::gateway::limit::Period;
 use crate::http::router::{admin_router, router};
 use crate::http::server;
 use crate::http::state::AppState;
+use crate::private_files;
 use crate::revocations::Revocations;
 use crate::telemetry;
 use crate::tenants::{Roster, Seal};
@@ -76,8 +77,9 @@ pub async fn run_with(
         }
         None => None,
     };
-    std::fs::create_dir_all(&file.server.data_dir)
+    private_files::create_directory(&file.server.data_dir)
         .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
+    private_files::tighten_directory(&file.server.data_dir);
     let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
     let sealing_key = sealing_key(&file)?;
     let seal = Seal::new(&sealing_key);
@@ -97,10 +99,14 @@ pub async fn run_with(
         ..Bounds::default()
     };
     // Before budgets are made of the ledger: what a dead process had asked for was probably paid.
-    let lost_calls = usage
-        .lose_usage()
-        .await
-        .context("ending what a dead process had open")?;
+    let lost_calls = match usage.lose_usage().await {
+        // They stay open, and the next start does it: revoking and suspending must be possible now.
+        Err(error) if error.is_disk_full() => {
+            tracing::error!(%error, "model calls of an earlier process could not be recorded as lost; budgets do not count them yet");
+            0
+        }
+        recorded => recorded.context("ending what a dead process had open")?,
+    };
     if lost_calls > 0 {
         tracing::warn!(
             calls = lost_calls,

@@ -27,6 +27,22 @@ macro_rules! actions {
                 match self { $(Self::$name => $text,)* }
             }
         }
+
+        impl Action {
+            /// Whether it protects somebody, so that it has to be recorded on a full disk too.
+            pub const fn is_protective(self) -> bool {
+                match self {
+                    Self::TenantUpdated | Self::TenantSuspended | Self::KeyRevoked | Self::TokenRevoked | Self::ConversationErased => true,
+                    Self::TenantCreated
+                    | Self::TenantResumed
+                    | Self::KeyCreated
+                    | Self::TokenRestored
+                    | Self::TurnRead
+                    | Self::ApprovalDecided
+                    | Self::CacheCleared => false,
+                }
+            }
+        }
     };
 }
 

@@ -99,6 +99,7 @@ impl AuditLog {
     async fn append(&self, tenant: &TenantId, entry: Entry) -> Result<u64, LogError> {
         let end = self.end(tenant);
         let mut next = end.next.lock().await;
+        let is_protective = entry.action.is_protective();
         let body = Body::new(entry, self.clock.now());
         let text = serde_json::to_vec(&body)
             .map_err(|error| LogError::Refused(format!("an audit entry cannot be written as JSON: {error}")))?;
@@ -113,7 +114,8 @@ impl AuditLog {
                 .ok_or_else(|| LogError::Corrupt("the number of the last audit entry".to_owned()))?;
             let entry = self.key.entry(tenant, n, &previous, text.clone());
             let head = self.key.head(tenant, n, &entry.hash);
-            match self.store.append_entry(tenant, &entry, &head, &genesis).await {
+            let appended = self.store.append_entry(tenant, &entry, &head, &genesis, is_protective);
+            match appended.await {
                 Ok(()) => {
                     end.seen.fetch_max(n, Ordering::Relaxed);
                     *next = Some((n, entry.hash));

@@ -35,18 +35,19 @@ pub struct Head {
 ///
 /// Contract: an append is durable when it returns; of two entries with one (tenant, number) one gets
 /// [`LogError::Conflict`]; appending the same entry again is success; the head is written with the entry (in one
-/// transaction, or right behind it and, for the first entry, also before it), and never goes back. Entries are written
-/// also when the store is too full for anything else (see the reserve in docs/storage.md).
+/// transaction, or right behind it and, for the first entry, also before it), and never goes back. Protective entries are
+/// written also when the store is too full for anything else (see the reserve in docs/storage.md).
 #[async_trait]
 pub trait AuditStore: Send + Sync {
     /// Adds an entry, and replaces an older head by `head`. `genesis` is the head of an empty log, for stores that cannot
-    /// write entry and head at once.
+    /// write entry and head at once. `is_protective`: a full disk must not keep it out.
     async fn append_entry(
         &self,
         tenant: &TenantId,
         entry: &StoredEntry,
         head: &Head,
         genesis: &Head,
+        is_protective: bool,
     ) -> Result<(), LogError>;
 
     /// Returns entries in order, at most `limit`: those with larger numbers than `after`, or the first ones, whatever

@@ -9,6 +9,7 @@ pub mod fair_share;
 pub mod openai_error;
 pub mod page;
 pub mod peer;
+pub mod probe;
 pub mod problem;
 mod refusal;
 pub mod request_id;

@@ -25,6 +25,10 @@ impl From<Refusal> for Problem {
                 .detail("too many turns are open")
                 .retry_after(Duration::from_secs(2)),
             Refusal::Quota(exceeded) => Self::new(Code::QuotaExceeded).detail(exceeded.to_string()),
+            Refusal::Refused { disk_full } => store_refuses(disk_full),
+            Refusal::Damaged => Self::new(Code::Internal)
+                .detail("the conversation's log is damaged; the server's log says where")
+                .retry(Retry::Never),
             Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
@@ -58,6 +62,19 @@ impl From<SchemaError> for Problem {
             }
         }
     }
+}
+
+/// The store answered, and will not take it as things stand.
+fn store_refuses(disk_full: bool) -> Problem {
+    let detail = if disk_full {
+        "the store refuses writes: disk full; nothing was stored"
+    } else {
+        "the store refuses writes; nothing was stored"
+    };
+    Problem::new(Code::Unavailable)
+        .detail(detail)
+        .retry(Retry::Safe)
+        .retry_after(Duration::from_secs(10))
 }
 
 /// What the gateway refuses at the door: a limit or a budget.
@@ -122,11 +139,15 @@ impl From<LogError> for Problem {
         match error {
             LogError::Erased => Self::new(Code::NotFound),
             LogError::Corrupt(_) => {
-                tracing::error!(%error, "a read failed");
-                Self::new(Code::Internal)
+                tracing::error!(%error, "the store holds something unreadable");
+                Self::new(Code::Internal).detail("what is stored of this cannot be read; the server's log says where")
             }
-            LogError::Conflict(_) | LogError::Unavailable(_) | LogError::Refused(_) => {
-                tracing::warn!(%error, "a read failed");
+            LogError::Refused(_) => {
+                tracing::warn!(%error, "the store refused a request");
+                store_refuses(error.is_disk_full())
+            }
+            LogError::Conflict(_) | LogError::Unavailable(_) => {
+                tracing::warn!(%error, "a request to the store failed");
                 Self::new(Code::Unavailable)
                     .retry(Retry::Safe)
                     .retry_after(Duration::from_secs(2))

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::account::Budgets;
 use super::auth::Authenticator;
 use super::body::BodyLimits;
+use super::probe::StoreProbe;
 use crate::audit::AuditLog;
 use crate::gateway::Gateway;
 use crate::gateway::ledger::UsageStore;
@@ -51,6 +52,8 @@ pub struct AppState {
     pub streams: Arc<Semaphore>,
     /// Renders `/metrics`.
     pub metrics: Render,
+    /// Whether the store takes writes, as tried every few seconds.
+    pub probe: Arc<StoreProbe>,
     /// Names of the dependencies that `/readyz` asks besides the store.
     pub store: &'static str,
 }

@@ -287,6 +287,18 @@ pub const METRICS: &[Metric] = &[
         "Bytes handed to the store, uncompressed, by part: records, projections, snapshots.",
     ),
     metric(
+        "copilotd_store_writable",
+        Kind::Gauge,
+        Unit::Count,
+        "1 while the store takes writes, as tried every 10 s, else 0.",
+    ),
+    metric(
+        "copilotd_unreadable_rows_total",
+        Kind::Counter,
+        Unit::Count,
+        "Rows of the store that could not be read and were left out of what was read, by what they hold.",
+    ),
+    metric(
         "copilotd_actors_alive",
         Kind::Gauge,
         Unit::Count,

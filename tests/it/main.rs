@@ -19,6 +19,7 @@ mod kill;
 mod limits;
 mod linear;
 mod model;
+mod private;
 mod roster;
 mod schemas;
 mod served;

@@ -6,6 +6,7 @@ use std::process::Output;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::support::disk::SmallDisk;
 use crate::support::live::child::Child;
 
 const FILE: &str = r#"
@@ -49,6 +50,10 @@ impl Served {
     async fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let data = directory.path().join("data");
+        Self::start_in(directory, &data).await
+    }
+
+    async fn start_in(directory: TempDir, data: &Path) -> Self {
         let text = FILE.replace("DATA", data.to_str().unwrap());
         std::fs::write(directory.path().join("copilotd.toml"), text).unwrap();
         let (child, server) = Self::serve(directory.path()).await;
@@ -252,6 +257,98 @@ async fn the_admin_port_alone_names_tenants() {
         assert_eq!(page(&admin, path).await.0, 404, "{path}");
     }
     assert_eq!(page(&served.server, "/admin/metrics").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_keeps_neither_protection_nor_restarts_from_working() {
+    let Some(disk) = SmallDisk::new(40) else { return };
+    let data = disk.path().join("data");
+    let mut served = Served::start_in(TempDir::new().unwrap(), &data).await;
+    let settings = served.path("settings.toml");
+    std::fs::write(&settings, SETTINGS).unwrap();
+    let settings = settings.to_str().unwrap();
+    served
+        .ask(&["tenant", "create", "initech", "--settings", settings])
+        .await;
+    let made = served
+        .ask(&["key", "create", "--scope", "gateway", "--name", "leaked"])
+        .await;
+    let key = made.lines().last().unwrap().to_owned();
+    let listed = served.ask(&["key", "list"]).await;
+    let id = listed.split_whitespace().next().unwrap().to_owned();
+    let readiness = async |served: &Served| {
+        let answer = reqwest::get(format!("{}/readyz", served.server)).await.unwrap();
+        (
+            answer.status().as_u16(),
+            answer.json::<serde_json::Value>().await.unwrap(),
+        )
+    };
+    assert_eq!(readiness(&served).await.0, 200);
+
+    disk.fill();
+    served
+        .child
+        .wait_for(|log| said(log, "the store takes no writes"))
+        .await
+        .unwrap();
+    let (status, body) = readiness(&served).await;
+    assert_eq!(
+        (status, &body["store"]["last_write"]),
+        (503, &serde_json::json!("disk_full")),
+        "{body}"
+    );
+    let refused = served
+        .output(&[
+            "key",
+            "create",
+            "--scope",
+            "gateway",
+            "--name",
+            "new",
+            "--server",
+            &served.server,
+        ])
+        .await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("disk full"), "{told}");
+    served.ask(&["key", "revoke", &id]).await;
+    served.ask(&["tenant", "suspend", "initech"]).await;
+
+    for _ in 0..2 {
+        served.child.kill().await;
+        disk.fill();
+        let (child, server) = Served::serve(served.directory.path()).await;
+        (served.child, served.server) = (child, server);
+        assert_eq!(served.status("/v1/models", &key).await, 401, "it stays revoked");
+        let tenants = served.ask(&["tenant", "list"]).await;
+        assert!(
+            tenants
+                .lines()
+                .any(|line| line.contains("initech") && line.contains("suspended")),
+            "{tenants}"
+        );
+    }
+    served.child.signal("TERM").await;
+    assert_eq!(served.child.wait().await, 0);
+    disk.fill();
+    let (child, server) = Served::serve(served.directory.path()).await;
+    (served.child, served.server) = (child, server);
+    served
+        .child
+        .wait_for(|log| said(log, "the store takes no writes"))
+        .await
+        .unwrap();
+
+    disk.empty();
+    served
+        .child
+        .wait_for(|log| said(log, "the store takes writes again"))
+        .await
+        .unwrap();
+    assert_eq!(readiness(&served).await.0, 200);
+    served
+        .ask(&["key", "create", "--scope", "gateway", "--name", "new"])
+        .await;
 }
 
 /// A key of nobody at first.

@@ -94,6 +94,15 @@ pub enum Refusal {
     /// This copy is being let go: ask the directory again.
     #[error("the conversation is being let go")]
     Gone,
+    /// The conversation's own log cannot be read, which no retry mends.
+    #[error("the conversation's log is damaged")]
+    Damaged,
+    /// The store refuses it: nothing was stored.
+    #[error("the store refuses writes")]
+    Refused {
+        /// Whether there is no space left.
+        disk_full: bool,
+    },
     /// The store cannot take it now. Nothing is known to be stored; asking again with the same key is safe.
     #[error("the store is unavailable")]
     Unavailable,

@@ -18,7 +18,7 @@ use crate::domain::event::{Event, Record};
 use crate::domain::ids::{Seq, TurnId};
 use crate::domain::snapshot;
 use crate::domain::turn::Phase;
-use crate::ports::{LostCall, Snapshot};
+use crate::ports::{LogError, LostCall, Snapshot};
 use crate::shared::until;
 
 /// Records that are read at once while the log is folded.
@@ -34,6 +34,7 @@ impl Conversation {
         let id = state.core.id;
         let mut from: Seq = 1;
         let mut asked = Asked::default();
+        let (mut gap, mut ends_erased) = (None, false);
         if let Some(Snapshot { seq, state: bytes, .. }) = log
             .snapshot(&state.scope, id)
             .await?
@@ -47,7 +48,9 @@ impl Conversation {
         loop {
             let page = log.read(&state.scope, id, from - 1, PAGE).await?;
             let Some(last) = page.last() else { break };
+            gap = gap.or_else(|| gap_in(from, &page));
             from = last.seq + 1;
+            ends_erased = matches!(last.event, Event::ConversationErased { .. });
             let full = page.len() == PAGE;
             for record in &page {
                 asked.note(record);
@@ -60,6 +63,10 @@ impl Conversation {
             if !full {
                 break;
             }
+        }
+        // An erased log loses its beginning, up to its tombstone. Any other one is whole.
+        if let Some(missing) = gap.filter(|_| !ends_erased) {
+            return Err(LogError::Corrupt(format!("record {missing} is missing")).into());
         }
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
             tail.folded(state.core.seq);
@@ -201,6 +208,14 @@ impl Conversation {
             }
         }));
     }
+}
+
+/// The first number that is missing from records which should begin with `from`.
+fn gap_in(from: Seq, records: &[Record]) -> Option<Seq> {
+    (from..)
+        .zip(records)
+        .find(|(seq, record)| record.seq != *seq)
+        .map(|(seq, _)| seq)
 }
 
 /// The last prompt of a log whose answer is not there.

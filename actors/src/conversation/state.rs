@@ -43,6 +43,8 @@ pub struct State {
     pub(super) worked: bool,
     /// Whether somebody asked for something since then.
     pub(super) asked: bool,
+    /// Its log cannot be read: nothing is decided on what is known of it.
+    pub(super) broken: bool,
     pub(super) counted: Counted,
     /// Open turns as they count against their user.
     pub(super) places: HashMap<TurnId, Place>,
@@ -95,12 +97,21 @@ impl State {
             retiring: false,
             worked: false,
             asked: false,
+            broken: false,
             counted,
             places: HashMap::new(),
             taken: None,
             spans: None,
             _alive: Alive::new("conversation"),
         }
+    }
+
+    /// Forgets what was read of a log that is damaged.
+    pub(super) fn give_up(&mut self) {
+        self.broken = true;
+        self.core = Core::new(self.core.id);
+        self.spans = None;
+        self.count();
     }
 
     pub(super) fn count(&mut self) {

@@ -128,6 +128,17 @@ impl MemoryLog {
         log.map(|(_, log)| log.records().cloned().collect()).unwrap_or_default()
     }
 
+    /// Loses one record of a conversation, as a damaged store may.
+    pub fn lose_record(&self, conversation: ConversationId, seq: Seq) {
+        let mut store = self.store();
+        let log = store.logs.iter_mut().find(|((_, id), _)| *id == conversation);
+        if let Some((_, log)) = log {
+            for (_, records) in &mut log.appends {
+                records.retain(|record| record.seq != seq);
+            }
+        }
+    }
+
     fn store(&self) -> MutexGuard<'_, Store> {
         // A panic of one test's assertion must not hide behind a second panic here.
         self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)

@@ -101,7 +101,7 @@ async fn a_refused_or_failed_submit_gives_its_place_back() {
         assert!(matches!(empty, Refusal::Rejected(Rejection::Invalid(_))), "{empty:?}");
         world.log.refuse_append(1, "the disk is full");
         let refused = world.ask(id, submission(world.turn_id(), "x")).await.unwrap_err();
-        assert_eq!(refused, Refusal::Unavailable);
+        assert_eq!(refused, Refusal::Refused { disk_full: false });
     }
     world.log.fail_append(1, copilotd_actors::fakes::log::Fault::Before);
     world.ask(id, submission(world.turn_id(), "x")).await.unwrap_err();

@@ -117,7 +117,10 @@ async fn a_store_that_refuses_leaves_the_conversation_as_it_was() {
     let world = World::new().await;
     let id = world.create().await;
     world.log.refuse_append(1, "the disk is full");
-    assert_eq!(world.ask(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(
+        world.ask(id, rename("x")).await.unwrap_err(),
+        Refusal::Refused { disk_full: false }
+    );
     let turn = world.submit(id, "hello").await;
     world.end_of(id, turn).await;
     let header = world.ask(id, rename("y")).await.unwrap().header;
@@ -139,7 +142,10 @@ async fn a_cancel_that_the_store_refuses_leaves_a_turn_that_still_ends_and_is_st
         .read_until(|events| events.iter().any(|event| event.name == "message.delta"))
         .await;
     world.log.refuse_append(1, "the disk is full");
-    assert_eq!(world.cancel(id, turn).await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(
+        world.cancel(id, turn).await.unwrap_err(),
+        Refusal::Refused { disk_full: false }
+    );
     let begun = tokio::time::Instant::now();
     let deltas = viewer
         .read_all()

@@ -29,6 +29,7 @@ impl AuditStore for MongoLog {
         entry: &StoredEntry,
         head: &Head,
         genesis: &Head,
+        _is_protective: bool,
     ) -> Result<(), LogError> {
         let mut patience = Patience::new(DEADLINE);
         loop {

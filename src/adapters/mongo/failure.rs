@@ -1,6 +1,6 @@
 //! What a failure of the driver or the server means to a caller.
 
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{DISK_FULL, LogError};
 use mongodb::error::{ErrorKind, WriteFailure};
 
 /// The server's code for a second document with the same unique key.
@@ -9,6 +9,9 @@ const DUPLICATE_KEY: i32 = 11000;
 /// Codes after which nothing was written and asking again changes nothing: BadValue, FailedToParse, Unauthorized,
 /// AuthenticationFailed, IllegalOperation, DocumentValidationFailure, BSONObjectTooLarge, OutOfDiskSpace, KeyTooLong.
 const REFUSALS: &[i32] = &[2, 9, 13, 18, 20, 121, 10334, 14031, 17280];
+
+/// The server's code for a full disk.
+const OUT_OF_DISK_SPACE: i32 = 14031;
 
 /// Why work on the database did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +81,7 @@ impl From<Failure> for LogError {
         match failure {
             Failure::Answer(answer) => answer,
             Failure::Silence => Self::Unavailable(failure.to_string()),
+            Failure::Mongo(error) if code(&error) == Some(OUT_OF_DISK_SPACE) => Self::Refused(DISK_FULL.to_owned()),
             Failure::Mongo(error) if is_refusal(&error) => Self::Refused(error.to_string()),
             // The driver's words quote the value, which may be content.
             Failure::Mongo(error) if is_unreadable(&error) => Self::Corrupt("a document has another form".to_owned()),

@@ -11,7 +11,9 @@ use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, Projected, from_json, number, seq};
 use super::failure::Failure;
 use super::quota::{self, Counted};
+use super::read::{name_of, typed};
 use crate::adapters::text;
+use crate::adapters::unreadable::{note_unreadable, skip_unreadable};
 
 /// Finds the end of a log.
 pub(super) async fn head(collections: &Collections, key: &Key) -> Result<Option<Head>, Failure> {
@@ -154,29 +156,36 @@ pub(super) async fn rebuild(collections: &Collections) -> Result<u64, Failure> {
     collections.conversations.delete_many(Document::new()).await?;
     collections.stored.delete_many(Document::new()).await?;
     let in_order = doc! { "tenant": 1, "conversation": 1, "first_seq": 1 };
-    let mut appends = collections
-        .call(collections.appends.find(Document::new()).sort(in_order))
-        .await?;
+    let appends = collections.appends.clone_with_type::<Document>();
+    let mut appends = collections.call(appends.find(Document::new()).sort(in_order)).await?;
     let mut current: Option<(Key, Fold)> = None;
     let mut count = 0;
     loop {
-        let append = collections.call(appends.try_next()).await?;
-        let key = append.as_ref().map(AppendDocument::key).transpose()?;
-        let same = current.as_ref().map(|(key, _)| key) == key.as_ref();
+        let append = match collections.call(appends.try_next()).await? {
+            None => None,
+            Some(document) => {
+                let id = name_of(&document);
+                let append = typed::<AppendDocument>(document).and_then(|append| Ok((append.key()?, append)));
+                let Some(append) = skip_unreadable("append", id, append)? else {
+                    continue;
+                };
+                Some(append)
+            }
+        };
+        let same = current.as_ref().map(|(key, _)| key) == append.as_ref().map(|(key, _)| key);
         if !same && let Some((key, fold)) = current.take() {
-            let Some(projected) = fold.state else {
-                let bad = format!("the log of {} does not begin with its creation", key.conversation);
-                return Err(LogError::Corrupt(bad).into());
-            };
-            write_everything(collections, &key, &projected).await?;
-            count += 1;
+            match fold.state {
+                Some(projected) => {
+                    write_everything(collections, &key, &projected).await?;
+                    count += 1;
+                }
+                None => note_unreadable("conversation", key.id(), "its log does not begin with its creation"),
+            }
         }
-        let (Some(append), Some(key)) = (append, key) else {
+        let Some((key, append)) = append else {
             return Ok(count);
         };
-        current
-            .get_or_insert_with(|| (key.clone(), Fold::default()))
-            .1
-            .add(&key, &append)?;
+        let (_, fold) = current.get_or_insert_with(|| (key.clone(), Fold::default()));
+        skip_unreadable("append", key.id(), fold.add(&key, &append))?;
     }
 }

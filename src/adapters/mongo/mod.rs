@@ -334,4 +334,13 @@ impl EventLog for MongoLog {
             .await?;
         Ok(())
     }
+
+    async fn probe(&self) -> Result<(), LogError> {
+        self.lease.check()?;
+        let probe = doc! { "_id": "probe" };
+        let count = doc! { "$inc": { "value": 1_i64 } };
+        let write = self.collections.meta.update_one(probe, count).upsert(true);
+        self.collections.call(write).await?;
+        Ok(())
+    }
 }

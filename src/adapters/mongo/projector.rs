@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use super::collections::Collections;
 use super::documents::{Key, Projected, key};
 use super::failure::Failure;
+use super::read::{name_of, typed};
 use super::{fold, quota};
+use crate::adapters::unreadable::skip_unreadable;
 
 /// Conversations that may wait; more than that slows appends down.
 const MOST_WAITING: usize = 4096;
@@ -201,8 +203,9 @@ impl Projector {
         let mut later = collections.call(later).await?;
         let mut keys = std::collections::HashSet::new();
         while let Some(found) = collections.call(later.try_next()).await? {
-            let found: Place = mongodb::bson::deserialize_from_document(found).map_err(mongodb::error::Error::from)?;
-            keys.insert(key(&found.tenant, found.conversation)?);
+            let id = name_of(&found);
+            let place = typed::<Place>(found).and_then(|place| Ok(key(&place.tenant, place.conversation)?));
+            keys.extend(skip_unreadable("append", id, place)?);
         }
         if !keys.is_empty() {
             tracing::info!(
@@ -212,7 +215,9 @@ impl Projector {
         }
         let mut users = BTreeSet::new();
         for key in keys {
-            users.extend(fold::refresh(collections, &key).await?);
+            // One log that is broken must not keep the process from starting.
+            let refreshed = fold::refresh(collections, &key).await;
+            users.extend(skip_unreadable("conversation", key.id(), refreshed)?.flatten());
         }
         quota::recount(collections, &users).await?;
         self.mark().await
@@ -301,8 +306,10 @@ impl Projector {
                 }
                 fold::write_everything(&self.collections, key, projected).await
             }
+            // A log that is broken stays so: trying again would only keep the others waiting.
             Change::Fold => {
-                let user = fold::refresh(&self.collections, key).await?;
+                let refreshed = fold::refresh(&self.collections, key).await;
+                let user = skip_unreadable("conversation", key.id(), refreshed)?.flatten();
                 quota::recount(&self.collections, &user.into_iter().collect()).await
             }
         }

@@ -9,9 +9,12 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
 use super::collections::Collections;
-use super::documents::{AppendDocument, DueDocument, Key, Projected, channel, key, nanos, seq, time, turn_key, uuid};
+use super::documents::{
+    AppendDocument, DueDocument, HeaderDocument, Key, Projected, channel, key, nanos, seq, time, turn_key, uuid,
+};
 use super::failure::Failure;
 use crate::adapters::text;
+use crate::adapters::unreadable::skip_unreadable;
 
 /// Records after a number. The page may begin in the middle of an append.
 pub(super) async fn records(
@@ -167,14 +170,19 @@ pub(super) async fn list(
         filter.insert("$or", vec![earlier, same]);
     }
     let newest_first = doc! { "created_at": -1, "conversation": -1 };
-    let found = collections
-        .conversations
+    // No limit here: a document that is left out must not make a page look like the last one.
+    let conversations = collections.conversations.clone_with_type::<Document>();
+    let found = conversations
         .find(filter)
         .sort(newest_first)
-        .limit(bound(query.limit));
+        .batch_size(batch(query.limit));
     let mut found = collections.call(found).await?;
-    while let Some(document) = collections.call(found.try_next()).await? {
-        page.push(Projected::try_from(document)?.header);
+    while page.len() < query.limit
+        && let Some(document) = collections.call(found.try_next()).await?
+    {
+        let id = name_of(&document);
+        let header = typed::<HeaderDocument>(document).and_then(|document| Ok(Projected::try_from(document)?.header));
+        page.extend(skip_unreadable("conversation", id, header)?);
     }
     Ok(page)
 }
@@ -209,22 +217,51 @@ pub(super) async fn pending(
         let same = doc! { "tenant": tenant, "conversation": { "$gt": uuid(cursor.conversation.uuid()) } };
         filter.insert("$or", vec![later, same]);
     }
-    let due = collections.conversations.clone_with_type::<DueDocument>();
+    let due = collections.conversations.clone_with_type::<Document>();
     let found = due
         .find(filter)
         .sort(doc! { "tenant": 1, "conversation": 1 })
-        .limit(bound(limit))
+        .batch_size(batch(limit))
         .projection(doc! { "tenant": 1, "conversation": 1, "tombstone": 1, "updated_at": 1 });
     let mut found = collections.call(found).await?;
-    while let Some(document) = collections.call(found.try_next()).await? {
-        pending.push(Pending {
-            scope: text::stored_scope(&document.tenant)?,
-            conversation: key(&document.tenant, document.conversation)?.conversation,
-            tombstone: document.tombstone.map(seq).transpose()?,
-            updated_at: time(document.updated_at)?,
-        });
+    while pending.len() < limit
+        && let Some(document) = collections.call(found.try_next()).await?
+    {
+        let id = name_of(&document);
+        let due = typed::<DueDocument>(document).and_then(|due| Ok(pending_of(&due)?));
+        pending.extend(skip_unreadable("conversation", id, due)?);
     }
     Ok(pending)
+}
+
+fn pending_of(document: &DueDocument) -> Result<Pending, LogError> {
+    Ok(Pending {
+        scope: text::stored_scope(&document.tenant)?,
+        conversation: key(&document.tenant, document.conversation)?.conversation,
+        tombstone: document.tombstone.map(seq).transpose()?,
+        updated_at: time(document.updated_at)?,
+    })
+}
+
+/// Reads one document of a list by itself, so that it can be left out by itself.
+pub(super) fn typed<T: serde::de::DeserializeOwned>(document: Document) -> Result<T, Failure> {
+    mongodb::bson::deserialize_from_document(document)
+        .map_err(mongodb::error::Error::from)
+        .map_err(Failure::from)
+}
+
+/// Names a document in a log line, as far as it can be read.
+pub(super) fn name_of(document: &Document) -> String {
+    let id = document.get("_id").map_or_else(|| "?".to_owned(), ToString::to_string);
+    match document.get("conversation") {
+        Some(conversation) => format!("{id} (conversation {conversation})"),
+        None => id,
+    }
+}
+
+/// How many documents the server sends at once.
+fn batch(limit: usize) -> u32 {
+    u32::try_from(limit).unwrap_or(u32::MAX).clamp(1, 1_000)
 }
 
 fn decode(append: &AppendDocument) -> Result<Vec<Record>, LogError> {

@@ -10,7 +10,9 @@ use mongodb::bson::{Binary, Bson, Document, doc};
 
 use super::MongoLog;
 use super::failure::Failure;
+use super::read::name_of;
 use super::usage::{asked_now, date};
+use crate::adapters::unreadable::{note_unreadable, skip_unreadable};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
@@ -19,7 +21,7 @@ use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore}
 impl TenantStore for MongoLog {
     async fn tenants(&self) -> Result<Vec<StoredTenant>, LogError> {
         let found = self.all(&self.collections.tenants, doc! { "_id": 1 }).await?;
-        found.iter().map(tenant).collect()
+        readable("tenant", &found, tenant)
     }
 
     async fn put_tenant(&self, tenant: &StoredTenant) -> Result<(), LogError> {
@@ -42,7 +44,7 @@ impl TenantStore for MongoLog {
     async fn keys(&self) -> Result<Vec<StoredKey>, LogError> {
         let order = doc! { "created_at": -1, "_id": 1 };
         let found = self.all(&self.collections.api_keys, order).await?;
-        found.iter().map(key).collect()
+        readable("api_key", &found, key)
     }
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
@@ -79,7 +81,7 @@ impl TenantStore for MongoLog {
                 at: time(document, "at")?,
             })
         };
-        found.iter().map(read).collect()
+        readable("key_use", &found, read)
     }
 
     async fn put_key_uses(&self, uses: &[KeyUse]) -> Result<(), LogError> {
@@ -109,8 +111,19 @@ impl MongoLog {
     }
 }
 
+/// Reads documents, each by itself: one that is unreadable keeps none of the others out.
+fn readable<T>(
+    what: &'static str,
+    found: &[Document],
+    read: impl Fn(&Document) -> Result<T, LogError>,
+) -> Result<Vec<T>, LogError> {
+    let read = |document: &Document| skip_unreadable(what, name_of(document), read(document)).transpose();
+    found.iter().filter_map(read).collect()
+}
+
+/// Reads a tenant. What cannot be read of it is taken for the safe side: it is suspended.
 fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
-    let suspended = document.get_bool("suspended").unwrap_or(false);
+    let suspended = document.get_bool("suspended").unwrap_or(true);
     Ok(StoredTenant {
         id: parsed(document, "_id")?,
         status: if suspended {
@@ -119,25 +132,26 @@ fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
             TenantStatus::Active
         },
         sealed: document.get_binary_generic("sealed").ok().cloned(),
-        created_at: time(document, "created_at")?,
-        updated_at: time(document, "updated_at")?,
+        created_at: time_or_epoch(document, "created_at"),
+        updated_at: time_or_epoch(document, "updated_at"),
     })
 }
 
+/// Reads a key. What cannot be read of an end is taken for the safe side: it has come.
 fn key(document: &Document) -> Result<StoredKey, LogError> {
     let optional = |name: &str| match document.get(name) {
-        None | Some(Bson::Null) => Ok(None),
-        Some(_) => time(document, name).map(Some),
+        None | Some(Bson::Null) => None,
+        Some(_) => Some(time_or_epoch(document, name)),
     };
     Ok(StoredKey {
         hash: hash(document)?,
         tenant: parsed(document, "tenant")?,
         name: document.get_str("name").unwrap_or_default().to_owned(),
         scopes: Scopes::from_claim(document.get_str("scopes").unwrap_or_default()),
-        created_at: time(document, "created_at")?,
+        created_at: time_or_epoch(document, "created_at"),
         created_by: document.get_str("created_by").ok().map(str::to_owned),
-        expires_at: optional("expires_at")?,
-        revoked_at: optional("revoked_at")?,
+        expires_at: optional("expires_at"),
+        revoked_at: optional("revoked_at"),
     })
 }
 
@@ -164,6 +178,14 @@ fn hash(document: &Document) -> Result<KeyHash, LogError> {
 fn time(document: &Document, name: &str) -> Result<Timestamp, LogError> {
     let date = document.get_datetime(name).map_err(|error| corrupt(name, &error))?;
     Timestamp::from_millisecond(date.timestamp_millis()).map_err(|error| corrupt(name, &error))
+}
+
+/// Reads a time that nothing depends on, or an end, of which the earliest is the safe one.
+fn time_or_epoch(document: &Document, name: &str) -> Timestamp {
+    time(document, name).unwrap_or_else(|error| {
+        note_unreadable("time", name_of(document), &error.to_string());
+        Timestamp::UNIX_EPOCH
+    })
 }
 
 fn corrupt(what: &str, error: &dyn std::fmt::Display) -> LogError {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::MongoLog;
 use super::failure::Failure;
+use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore, read_open};
 
 #[async_trait]
@@ -84,10 +85,14 @@ impl UsageStore for MongoLog {
         for group in self.aggregate(pipeline).await? {
             let key = group.get_document("_id").cloned().unwrap_or_default();
             let text = |name: &str| key.get_str(name).unwrap_or_default().to_owned();
+            let tenant = text("tenant")
+                .parse()
+                .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")));
+            let Some(tenant) = skip_unreadable("usage", "a sum", tenant)? else {
+                continue;
+            };
             found.push(Spending {
-                tenant: text("tenant")
-                    .parse()
-                    .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")))?,
+                tenant,
                 user: text("user"),
                 api_key: Some(text("api_key")).filter(|key| !key.is_empty()),
                 day: number(&group, "day"),

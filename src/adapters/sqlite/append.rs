@@ -70,6 +70,11 @@ impl EncodedAppend {
         })
     }
 
+    /// Whether it erases the conversation.
+    pub(super) fn is_erasure(&self) -> bool {
+        self.tombstone.is_some()
+    }
+
     /// Writes the append and its projections.
     pub(super) fn write(&self, connection: &Connection) -> Result<(), Failure> {
         let (tenant, key) = (self.header.tenant.as_str(), rows::key(self.conversation));

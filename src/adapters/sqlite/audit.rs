@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteLog;
 use super::failure::Failure;
+use super::reserve::Priority;
 use crate::audit::{AuditStore, Head, StoredEntry};
 
 #[async_trait]
@@ -17,10 +18,12 @@ impl AuditStore for SqliteLog {
         entry: &StoredEntry,
         head: &Head,
         _genesis: &Head,
+        is_protective: bool,
     ) -> Result<(), LogError> {
         let (tenant, entry, head) = (tenant.clone(), entry.clone(), head.clone());
+        let priority = Priority::protective_if(is_protective);
         let work = move |connection: &Connection| append(connection, &tenant, &entry, &head);
-        Ok(self.writer.write(work).await?)
+        Ok(self.writer.write_as(priority, work).await?)
     }
 
     async fn entries_after(

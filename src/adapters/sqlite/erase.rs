@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 
 use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use copilotd_actors::ports::LogError;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -14,9 +15,14 @@ use super::append::{add_turn, head};
 use super::failure::Failure;
 use super::rows;
 use crate::adapters::text;
+use crate::adapters::unreadable::skip_unreadable;
 
 /// Most appends that one piece of work deletes: other writers get their turn in between.
 const PIECE: usize = 200;
+
+/// Bytes of records after which a piece of work ends: what is deleted is overwritten, which takes as much of the write-ahead
+/// log, and on a full disk of the reserve.
+const PIECE_BYTES: usize = 1024 * 1024;
 
 /// What one step of an erasure deleted.
 #[derive(Default)]
@@ -47,16 +53,7 @@ pub(super) fn erase_some(
         return Err(LogError::Refused(refusal).into());
     }
     let key = rows::key(conversation);
-    let oldest: Vec<(i64, Seq, Seq, Vec<u8>)> = connection
-        .prepare_cached(
-            "SELECT rowid, first_seq, last_seq, records FROM appends
-             WHERE tenant = ?1 AND conversation = ?2 AND first_seq < ?3 ORDER BY first_seq LIMIT ?4",
-        )?
-        .query_map(params![tenant.as_str(), key, tombstone, PIECE], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?
-        .collect::<Result<_, _>>()?;
-    let more = oldest.len() == PIECE;
+    let (oldest, more) = oldest(connection, tenant, conversation, tombstone)?;
     let mut erased = Erased::default();
     for (row, first_seq, last_seq, records) in oldest {
         forget_turns(connection, tenant, first_seq, &records)?;
@@ -79,6 +76,32 @@ pub(super) fn erase_some(
     erased.snapshots = snapshots as u64;
     keep_header(connection, tenant, conversation, tombstone)?;
     Ok(ControlFlow::Break(erased))
+}
+
+type Oldest = Vec<(i64, Seq, Seq, Vec<u8>)>;
+
+/// Reads the oldest appends before a tombstone, as many as one piece of work deletes, and whether there are more.
+fn oldest(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+    tombstone: Seq,
+) -> Result<(Oldest, bool), Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT rowid, first_seq, last_seq, records FROM appends
+         WHERE tenant = ?1 AND conversation = ?2 AND first_seq < ?3 ORDER BY first_seq",
+    )?;
+    let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), tombstone])?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        if found.len() == PIECE || bytes >= PIECE_BYTES {
+            return Ok((found, true));
+        }
+        let records: Vec<u8> = row.get(3)?;
+        bytes += records.len();
+        found.push((row.get(0)?, row.get(1)?, row.get(2)?, records));
+    }
+    Ok((found, false))
 }
 
 fn forget_turns(connection: &Connection, tenant: &TenantId, first_seq: Seq, records: &[u8]) -> Result<(), Failure> {
@@ -177,13 +200,17 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
     let mut folding: Option<(Header, Option<Seq>, bool)> = None;
     let mut count = 0;
     while let Some(row) = appends.next()? {
-        let tenant: String = row.get(0)?;
-        let tenant = text::stored_scope(&tenant)?.tenant().clone();
-        let conversation = rows::conversation(row.get(1)?);
-        let first_seq: Seq = row.get(2)?;
-        let tombstone: Option<Seq> = row.get(3)?;
-        let kept: Option<String> = row.get(4)?;
-        let records = text::decode_array(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)?;
+        let Some(Appended {
+            tenant,
+            conversation,
+            first_seq,
+            tombstone,
+            kept,
+            records,
+        }) = skip_unreadable("append", rows::name_of(row, 1), appended(row))?
+        else {
+            continue;
+        };
         for turn in text::turns(&records) {
             add_turn(connection, &tenant, turn, conversation, first_seq)?;
         }
@@ -199,8 +226,12 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
                 }
                 let cleaned = kept.is_some();
                 let header = match kept {
-                    Some(header) => rows::json(&header)?,
-                    None => fold(conversation, &records)?,
+                    Some(header) => rows::json(&header),
+                    None => fold(conversation, &records),
+                };
+                // The rest of this log is left out like this, append by append.
+                let Some(header) = skip_unreadable("conversation", conversation, header)? else {
+                    continue;
                 };
                 *other = Some((header, tombstone, cleaned));
                 count += 1;
@@ -213,7 +244,29 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
     Ok(count)
 }
 
-fn fold(id: ConversationId, records: &[copilotd_actors::domain::event::Record]) -> Result<Header, LogError> {
+/// An append as rebuilding needs it.
+struct Appended {
+    tenant: TenantId,
+    conversation: ConversationId,
+    first_seq: Seq,
+    tombstone: Option<Seq>,
+    kept: Option<String>,
+    records: Vec<Record>,
+}
+
+fn appended(row: &Row<'_>) -> Result<Appended, Failure> {
+    let tenant: String = row.get(0)?;
+    Ok(Appended {
+        tenant: text::stored_scope(&tenant)?.tenant().clone(),
+        conversation: rows::conversation(row.get(1)?),
+        first_seq: row.get(2)?,
+        tombstone: row.get(3)?,
+        kept: row.get(4)?,
+        records: text::decode_array(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)?,
+    })
+}
+
+fn fold(id: ConversationId, records: &[Record]) -> Result<Header, LogError> {
     let opened = records
         .split_first()
         .and_then(|(first, rest)| Some((Header::open(id, first)?, rest)));

@@ -1,6 +1,6 @@
 //! What a failure of SQLite means to a caller.
 
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{DISK_FULL, LogError};
 use rusqlite::ErrorCode;
 
 /// Why work on the database did not succeed.
@@ -20,6 +20,9 @@ pub(super) enum Failure {
         /// SQLite's text.
         text: String,
     },
+    /// There is no space for it.
+    #[error("{DISK_FULL}")]
+    Full,
     /// The writer has ended.
     #[error("the writer has ended")]
     Ended,
@@ -35,10 +38,28 @@ impl Failure {
         }
     }
 
+    /// Whether SQLite found no space.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Full) || self.code() == Some(ErrorCode::DiskFull)
+    }
+
+    /// Whether the file system failed, for whatever cause.
+    pub(super) fn is_io(&self) -> bool {
+        self.code() == Some(ErrorCode::SystemIoFailure)
+    }
+
+    fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code(),
+            Self::Shared { code, .. } => *code,
+            Self::Answer(_) | Self::Full | Self::Ended => None,
+        }
+    }
+
     /// Whether asking again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Answer(_) | Self::Ended => false,
+            Self::Answer(_) | Self::Full | Self::Ended => false,
             Self::Sqlite(error) => class(error.sqlite_error_code()) == Class::Transient,
             Self::Shared { code, .. } => class(*code) == Class::Transient,
         }
@@ -79,6 +100,8 @@ impl From<Failure> for LogError {
             Class::Transient => Self::Unavailable(text),
         };
         match failure {
+            _ if failure.is_full() => Self::Refused(DISK_FULL.to_owned()),
+            Failure::Full => Self::Refused(DISK_FULL.to_owned()),
             Failure::Answer(answer) => answer,
             Failure::Sqlite(error) => of(error.sqlite_error_code(), error.to_string()),
             Failure::Shared { code, text } => of(code, text),

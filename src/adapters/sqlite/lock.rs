@@ -1,10 +1,11 @@
 //! One process per data directory, held by the operating system: a lock that a killed process cannot leave behind.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use super::OpenError;
+use crate::private_files;
 
 const FILE: &str = "copilotd.lock";
 
@@ -22,13 +23,7 @@ impl DirectoryLock {
             path: path.clone(),
             source,
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(cannot)?;
+        let mut file = private_files::open(&path).map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(source)) => return Err(cannot(source)),
@@ -42,9 +37,14 @@ impl DirectoryLock {
                 });
             }
         }
-        file.set_len(0).map_err(cannot)?;
-        file.rewind().map_err(cannot)?;
-        writeln!(file, "{}", std::process::id()).map_err(cannot)?;
+        // The number is for the message of another process alone; a full disk must not keep this one from starting.
+        let noted = file
+            .rewind()
+            .and_then(|()| write!(file, "{:<10}", std::process::id()))
+            .and_then(|()| file.set_len(10));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the process's number could not be written to the lock file");
+        }
         Ok(Self { _file: file })
     }
 }

@@ -9,10 +9,13 @@ mod append;
 mod audit;
 mod erase;
 mod failure;
+mod history;
 mod lock;
+mod probe;
 mod quota;
 mod read;
 mod readers;
+mod reserve;
 mod revocations;
 mod rows;
 mod schema;
@@ -20,7 +23,7 @@ mod tenants;
 mod usage;
 mod writer;
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,10 +42,13 @@ use tokio::time::Instant;
 
 use self::append::EncodedAppend;
 use self::failure::Failure;
+use self::history::History;
 use self::lock::DirectoryLock;
 use self::readers::Readers;
-use self::writer::Writer;
+use self::reserve::{Priority, Reserve};
+use self::writer::{MaxPages, Writer, Writing};
 use super::patience::Patience;
+use crate::private_files;
 
 /// Name of the database inside the data directory.
 const FILE: &str = "copilotd.db";
@@ -117,6 +123,9 @@ pub struct SqliteLog {
     // Dropped first: the last writer to close folds the write-ahead log back, which readers would hinder.
     readers: Readers,
     writer: Writer,
+    reserve: Arc<Reserve>,
+    max_pages: Option<MaxPages>,
+    missing_commits: u64,
     append_deadline: Duration,
 }
 
@@ -137,12 +146,34 @@ impl SqliteLog {
         make_directory(directory)?;
         let lock = DirectoryLock::take(directory)?;
         let path = directory.join(FILE);
-        let connection = schema::open_writer(&path, options)?;
+        private_files::tighten_directory(directory);
+        // SQLite gives the files beside it (-wal, -shm) the same mode.
+        private_files::open(&path).map_err(|source| OpenError::Directory {
+            path: path.clone(),
+            source,
+        })?;
+        let reserve = Arc::new(Reserve::open(directory, &path));
+        let connection = schema::open_writer(&path)?;
+        reserve.prepare(&connection)?;
+        let max_pages = match options.max_bytes {
+            Some(bytes) => Some(schema::max_pages(&connection, bytes)?),
+            None => None,
+        };
+        let (history, missing_commits) = History::open(directory, &connection)?;
         let readers = Readers::open(&path, options.readers.max(1))?;
-        let writer = Writer::start(connection, lock).map_err(|source| OpenError::Directory { path, source })?;
+        let writing = Writing {
+            connection,
+            reserve: Arc::clone(&reserve),
+            history,
+            max_pages,
+        };
+        let writer = Writer::start(writing, lock).map_err(|source| OpenError::Directory { path, source })?;
         Ok(Self {
             readers,
             writer,
+            reserve,
+            max_pages,
+            missing_commits,
             append_deadline: options.append_deadline,
         })
     }
@@ -157,11 +188,27 @@ impl SqliteLog {
         }
     }
 
+    /// Refuses to erase while that could use up what other protective writes need.
+    async fn room_to_erase(&self) -> Result<(), Failure> {
+        let reserve = Arc::clone(&self.reserve);
+        let look = move |connection: &rusqlite::Connection| {
+            reserve.fold_back(connection);
+            Ok(reserve.has_room_to_erase())
+        };
+        if self.writer.between(look).await? {
+            Ok(())
+        } else {
+            Err(Failure::Full)
+        }
+    }
+
     async fn append_until(&self, encoded: &Arc<EncodedAppend>) -> Result<(), LogError> {
         let mut patience = Patience::new(self.append_deadline);
+        // An erasure has to be possible on a full disk.
+        let priority = Priority::protective_if(encoded.is_erasure());
         loop {
             let work = Arc::clone(encoded);
-            let written = self.writer.write(move |connection| work.write(connection));
+            let written = self.writer.write_as(priority, move |connection| work.write(connection));
             let failure = match tokio::time::timeout_at(patience.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
@@ -180,11 +227,7 @@ fn make_directory(directory: &Path) -> Result<(), OpenError> {
         path: directory.to_owned(),
         source,
     };
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory).map_err(cannot)?;
+    private_files::create_directory(directory).map_err(cannot)?;
     // The directory's own entry must survive a power cut as well as what will stand in it.
     if let Some(parent) = directory.canonicalize().map_err(cannot)?.parent() {
         File::open(parent)
@@ -281,9 +324,10 @@ impl EventLog for SqliteLog {
     ) -> Result<ErasureReceipt, LogError> {
         let (mut records, mut snapshots) = (0, 0);
         loop {
+            self.room_to_erase().await?;
             let tenant = scope.tenant().clone();
             let work = move |c: &_| erase::erase_some(c, &tenant, conversation, tombstone);
-            let step = self.writer.write(work).await?;
+            let step = self.writer.write_protective(work).await?;
             let (ControlFlow::Continue(erased) | ControlFlow::Break(erased)) = &step;
             records += erased.records;
             snapshots += erased.snapshots;
@@ -296,6 +340,7 @@ impl EventLog for SqliteLog {
             c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
                 .map_err(Failure::from)
         };
+        self.room_to_erase().await?;
         let mut patience = Patience::new(self.append_deadline);
         while self.writer.between(fold_back).await? {
             if !patience.pause().await {
@@ -307,7 +352,7 @@ impl EventLog for SqliteLog {
         // Last of all: a process that dies before this comes back to it.
         let tenant = scope.tenant().clone();
         self.writer
-            .write(move |c| erase::finish(c, &tenant, conversation))
+            .write_protective(move |c| erase::finish(c, &tenant, conversation))
             .await?;
         Ok(ErasureReceipt {
             stores: vec![
@@ -335,5 +380,13 @@ impl EventLog for SqliteLog {
         let query =
             |c: &rusqlite::Connection| Ok(c.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))?);
         Ok(self.readers.run(query).await?)
+    }
+
+    async fn probe(&self) -> Result<(), LogError> {
+        self.probe_write().await
+    }
+
+    fn missing_commits(&self) -> u64 {
+        self.missing_commits
     }
 }

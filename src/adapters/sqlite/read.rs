@@ -4,12 +4,13 @@ use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
 use copilotd_actors::ports::{ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
-use rusqlite::{Connection, OptionalExtension, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
 use super::failure::Failure;
 use super::rows;
 use crate::adapters::text;
+use crate::adapters::unreadable::skip_unreadable;
 
 /// Records after a number. The page may begin in the middle of an append.
 pub(super) fn records(
@@ -125,13 +126,19 @@ pub(super) fn list(connection: &Connection, tenant: &TenantId, query: &ListQuery
         values.push(Box::new(rows::nanos(time)?));
         values.push(Box::new(rows::key(id)));
     }
-    sql.push_str(" ORDER BY created_at DESC, conversation DESC LIMIT ?");
-    values.push(Box::new(i64::try_from(query.limit).unwrap_or(i64::MAX)));
+    // No limit here: a row that is left out must not make a page look like the last one.
+    sql.push_str(" ORDER BY created_at DESC, conversation DESC");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;
     let mut page = Vec::new();
-    while let Some(row) = rows.next()? {
-        page.push(rows::header(row)?);
+    while page.len() < query.limit
+        && let Some(row) = rows.next()?
+    {
+        page.extend(skip_unreadable(
+            "conversation",
+            rows::name_of(row, 0),
+            rows::header(row),
+        )?);
     }
     Ok(page)
 }
@@ -168,20 +175,29 @@ pub(super) fn pending(
     };
     let mut statement = connection.prepare_cached(
         "SELECT tenant, conversation, tombstone, updated_at FROM conversations
-         WHERE due = 1 AND (tenant, conversation) > (?1, ?2) ORDER BY tenant, conversation LIMIT ?3",
+         WHERE due = 1 AND (tenant, conversation) > (?1, ?2) ORDER BY tenant, conversation",
     )?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query(params![tenant, key, limit])?;
+    let mut rows = statement.query(params![tenant, key])?;
     let mut pending = Vec::new();
-    while let Some(row) = rows.next()? {
-        let tenant: String = row.get(0)?;
-        let key: Uuid = row.get(1)?;
-        pending.push(Pending {
-            scope: text::stored_scope(&tenant)?,
-            conversation: rows::conversation(key),
-            tombstone: row.get(2)?,
-            updated_at: rows::time(row.get(3)?)?,
-        });
+    while pending.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        pending.extend(skip_unreadable(
+            "conversation",
+            rows::name_of(row, 1),
+            pending_row(row),
+        )?);
     }
     Ok(pending)
+}
+
+fn pending_row(row: &Row<'_>) -> Result<Pending, Failure> {
+    let tenant: String = row.get(0)?;
+    let key: Uuid = row.get(1)?;
+    Ok(Pending {
+        scope: text::stored_scope(&tenant)?,
+        conversation: rows::conversation(key),
+        tombstone: row.get(2)?,
+        updated_at: rows::time(row.get(3)?)?,
+    })
 }

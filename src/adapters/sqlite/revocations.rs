@@ -34,7 +34,7 @@ impl RevocationStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.writer.write_protective(work).await?)
     }
 
     async fn delete_revocation(&self, tenant: &TenantId, subject: &Subject) -> Result<(), LogError> {

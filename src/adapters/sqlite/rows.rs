@@ -123,6 +123,12 @@ fn is_due(header: &Header, tombstone: Option<Seq>, cleaned: bool) -> bool {
     }
 }
 
+/// Names the conversation of a row in a log line, as far as it can be read.
+pub(super) fn name_of(row: &Row<'_>, column: usize) -> String {
+    row.get::<_, Uuid>(column)
+        .map_or_else(|_| "?".to_owned(), |key| conversation(key).to_string())
+}
+
 /// A conversation as a key: 16 bytes, which sort as the ids do.
 pub(super) fn key(id: ConversationId) -> Uuid {
     id.uuid()

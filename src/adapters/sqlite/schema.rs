@@ -4,7 +4,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{OpenError, SqliteOptions};
+use super::OpenError;
+use super::writer::MaxPages;
 
 /// Says "a database of copilotd" in the file's header ("cpld").
 const APPLICATION_ID: i64 = 0x6370_6c64;
@@ -186,9 +187,11 @@ CREATE TABLE revocations (
 ) STRICT;
 CREATE INDEX revocations_by_end ON revocations (expires_at);
 ";
+/// Most pages of a limited file that are kept for protective work.
+const RESERVED_PAGES: i64 = 1_024;
 
 /// Opens the one connection that writes, with the file brought to the newest version.
-pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {
+pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: what is erased is
@@ -203,13 +206,18 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
          PRAGMA journal_size_limit = 67108864;",
     )?;
     migrate(&mut connection, path)?;
-    if let Some(bytes) = options.max_bytes {
-        let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-        let pages = i64::try_from(bytes).unwrap_or(i64::MAX) / page;
-        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
-    }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// How many pages a database of `bytes` may have; protective work may use the last part.
+pub(super) fn max_pages(connection: &Connection, bytes: u64) -> rusqlite::Result<MaxPages> {
+    let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    let protective = i64::try_from(bytes).unwrap_or(i64::MAX) / page;
+    Ok(MaxPages {
+        ordinary: protective - (protective / 8).min(RESERVED_PAGES),
+        protective,
+    })
 }
 
 /// Opens a connection that cannot write.

@@ -7,6 +7,8 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteLog;
 use super::failure::Failure;
+use super::reserve::Priority;
+use crate::adapters::unreadable::{note_unreadable, skip_unreadable};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 use crate::tenants::{KeyUse, StoredKey, StoredTenant, TenantStatus, TenantStore};
@@ -32,7 +34,8 @@ impl TenantStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        // By operators alone, and it may be a suspension or take a leaked secret out.
+        Ok(self.writer.write_protective(work).await?)
     }
 
     async fn keys(&self) -> Result<Vec<StoredKey>, LogError> {
@@ -41,6 +44,7 @@ impl TenantStore for SqliteLog {
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
         let key = key.clone();
+        let priority = Priority::protective_if(key.revoked_at.is_some());
         let ms = |at: Option<Timestamp>| at.map(Timestamp::as_millisecond);
         let work = move |connection: &Connection| {
             connection.execute(
@@ -59,7 +63,7 @@ impl TenantStore for SqliteLog {
             )?;
             Ok(())
         };
-        Ok(self.writer.write(work).await?)
+        Ok(self.writer.write_as(priority, work).await?)
     }
 
     async fn delete_keys(&self, hashes: &[KeyHash]) -> Result<(), LogError> {
@@ -80,10 +84,13 @@ impl TenantStore for SqliteLog {
             let mut rows = statement.query([])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
-                found.push(KeyUse {
-                    hash: hash(row, 0)?,
-                    at: time(row, 1)?,
-                });
+                let used = || {
+                    Ok::<_, Failure>(KeyUse {
+                        hash: hash(row, 0)?,
+                        at: time(row, 1)?,
+                    })
+                };
+                found.extend(skip_unreadable("key_use", "?", used())?);
             }
             Ok(found)
         };
@@ -105,28 +112,35 @@ impl TenantStore for SqliteLog {
     }
 }
 
+/// Reads the tenants. What cannot be read of one is taken for the safe side: it is suspended.
 fn tenants(connection: &Connection) -> Result<Vec<StoredTenant>, Failure> {
     let mut statement =
         connection.prepare("SELECT id, suspended, sealed, created_at, updated_at FROM tenants ORDER BY id")?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let id: String = row.get(0)?;
-        found.push(StoredTenant {
-            id: id.parse().map_err(|error| corrupt("a tenant", &error))?,
-            status: if row.get(1)? {
-                TenantStatus::Suspended
-            } else {
-                TenantStatus::Active
-            },
-            sealed: row.get(2)?,
-            created_at: time(row, 3)?,
-            updated_at: time(row, 4)?,
-        });
+        found.extend(skip_unreadable("tenant", name_of(row, 0), tenant(row))?);
     }
     Ok(found)
 }
 
+fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
+    let id: String = row.get(0)?;
+    let active = row.get(1).is_ok_and(|suspended: i64| suspended == 0);
+    Ok(StoredTenant {
+        status: if active {
+            TenantStatus::Active
+        } else {
+            TenantStatus::Suspended
+        },
+        sealed: row.get(2)?,
+        created_at: time_or_epoch(row, 3, &id),
+        updated_at: time_or_epoch(row, 4, &id),
+        id: id.parse().map_err(|error| corrupt("a tenant", &error))?,
+    })
+}
+
+/// Reads the keys. What cannot be read of an end is taken for the safe side: it has come.
 fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
     let mut statement = connection.prepare(
         "SELECT hash, tenant, name, scopes, created_at, created_by, expires_at, revoked_at FROM api_keys
@@ -135,25 +149,27 @@ fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let (tenant, scopes): (String, String) = (row.get(1)?, row.get(3)?);
-        let optional = |column: usize| -> Result<Option<Timestamp>, Failure> {
-            match row.get::<_, Option<i64>>(column)? {
-                Some(_) => Ok(Some(time(row, column)?)),
-                None => Ok(None),
-            }
-        };
-        found.push(StoredKey {
-            hash: hash(row, 0)?,
-            tenant: tenant.parse().map_err(|error| corrupt("a tenant", &error))?,
-            name: row.get(2)?,
-            scopes: Scopes::from_claim(&scopes),
-            created_at: time(row, 4)?,
-            created_by: row.get(5)?,
-            expires_at: optional(6)?,
-            revoked_at: optional(7)?,
-        });
+        found.extend(skip_unreadable("api_key", name_of(row, 2), key(row))?);
     }
     Ok(found)
+}
+
+fn key(row: &Row<'_>) -> Result<StoredKey, Failure> {
+    let (tenant, name, scopes): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    let end = |column: usize| match row.get::<_, Option<i64>>(column) {
+        Ok(None) => None,
+        Ok(Some(_)) | Err(_) => Some(time_or_epoch(row, column, &name)),
+    };
+    Ok(StoredKey {
+        hash: hash(row, 0)?,
+        tenant: tenant.parse().map_err(|error| corrupt("a tenant", &error))?,
+        scopes: Scopes::from_claim(&scopes),
+        created_at: time_or_epoch(row, 4, &name),
+        created_by: row.get(5)?,
+        expires_at: end(6),
+        revoked_at: end(7),
+        name,
+    })
 }
 
 fn hash(row: &Row<'_>, column: usize) -> Result<KeyHash, Failure> {
@@ -162,6 +178,19 @@ fn hash(row: &Row<'_>, column: usize) -> Result<KeyHash, Failure> {
 
 fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, Failure> {
     Timestamp::from_millisecond(row.get(column)?).map_err(|error| corrupt("a time", &error))
+}
+
+/// Reads a time that nothing depends on, or an end, of which the earliest is the safe one.
+fn time_or_epoch(row: &Row<'_>, column: usize, id: &str) -> Timestamp {
+    time(row, column).unwrap_or_else(|error| {
+        note_unreadable("time", id, &LogError::from(error).to_string());
+        Timestamp::UNIX_EPOCH
+    })
+}
+
+/// Names a row in a log line, as far as that can be read.
+fn name_of(row: &Row<'_>, column: usize) -> String {
+    row.get(column).unwrap_or_else(|_| "?".to_owned())
 }
 
 fn corrupt(what: &str, error: &dyn std::fmt::Display) -> Failure {

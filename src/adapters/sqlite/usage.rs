@@ -14,6 +14,7 @@ use super::SqliteLog;
 use super::failure::Failure;
 use uuid::Uuid;
 
+use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore, read_open};
 
 /// Records that are kept before the thread lets others have its processor; a tenth of a millisecond or so.
@@ -32,7 +33,18 @@ impl UsageStore for SqliteLog {
     }
 
     async fn lose_usage(&self) -> Result<usize, LogError> {
-        Ok(self.writer.write(lose).await?)
+        let any = |connection: &Connection| {
+            Ok(
+                connection.query_row("SELECT EXISTS (SELECT 1 FROM open_calls)", [], |row| {
+                    row.get::<_, bool>(0)
+                })?,
+            )
+        };
+        if !self.readers.run(any).await? {
+            return Ok(0);
+        }
+        // A start must not fail on a full disk.
+        Ok(self.writer.write_protective(lose).await?)
     }
 
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
@@ -179,18 +191,22 @@ fn spendings(connection: &Connection, day: Timestamp, month: Timestamp) -> Resul
     let mut rows = statement.query(params![day.as_millisecond(), month.as_millisecond()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let tenant: String = row.get(0)?;
-        found.push(Spending {
-            tenant: tenant
-                .parse()
-                .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")))?,
-            user: row.get(1)?,
-            api_key: row.get(2)?,
-            day: number(row, 3)?,
-            month: number(row, 4)?,
-        });
+        found.extend(skip_unreadable("usage", "a sum", spending(row))?);
     }
     Ok(found)
+}
+
+fn spending(row: &Row<'_>) -> Result<Spending, Failure> {
+    let tenant: String = row.get(0)?;
+    Ok(Spending {
+        tenant: tenant
+            .parse()
+            .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")))?,
+        user: row.get(1)?,
+        api_key: row.get(2)?,
+        day: number(row, 3)?,
+        month: number(row, 4)?,
+    })
 }
 
 /// SQLite's integers have a sign; nothing here comes near their end.

@@ -4,13 +4,16 @@
 //! Invariant: nothing is answered before the commit that holds it. Each piece of work stands in its own savepoint:
 //! a conflict undoes itself and nobody else.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::Failure;
+use super::history::History;
 use super::lock::DirectoryLock;
+use super::reserve::{Priority, Reserve};
 
 /// Most pieces of work in one commit. More would only make the first one wait.
 const MOST_TOGETHER: usize = 256;
@@ -24,10 +27,12 @@ type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 trait Work: Send {
     fn run(&mut self, connection: &Connection) -> Result<(), Failure>;
     fn settle(self: Box<Self>, commit: Result<(), Failure>);
+    fn priority(&self) -> Priority;
 }
 
 struct Piece<T, F> {
     work: F,
+    priority: Priority,
     result: Option<T>,
     reply: Reply<T>,
 }
@@ -43,6 +48,10 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
         let answer = commit.and_then(|()| result.ok_or(Failure::Ended));
         // Whoever asked may have gone away; what was written stays written.
         let _ = reply.send(answer);
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
     }
 }
 
@@ -68,13 +77,13 @@ impl std::fmt::Debug for Job {
 
 impl Writer {
     /// Starts the thread; it keeps the directory's lock until its last commit is done.
-    pub(super) fn start(connection: Connection, lock: DirectoryLock) -> std::io::Result<Self> {
+    pub(super) fn start(writing: Writing, lock: DirectoryLock) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || {
                 give_way();
-                work_off(connection, receiver);
+                work_off(writing, receiver);
                 drop(lock);
             })?;
         Ok(Self {
@@ -83,12 +92,30 @@ impl Writer {
         })
     }
 
-    /// Runs `work` in a transaction and returns once that is committed. It may run more than once.
+    /// Runs `work` in a transaction and returns once that is committed. It may run more than once. On a full disk it is
+    /// refused.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Job::Together).await
+        self.send(work, Priority::Ordinary, Job::Together).await
+    }
+
+    /// The same for work that has to be done on a full disk too: it may use the reserve. Keep it small.
+    pub(super) async fn write_protective<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.send(work, Priority::Protective, Job::Together).await
+    }
+
+    /// One of the two.
+    pub(super) async fn write_as<T: Send + 'static>(
+        &self,
+        priority: Priority,
+        work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.send(work, priority, Job::Together).await
     }
 
     /// Runs `work` outside any transaction.
@@ -96,17 +123,19 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.send(work, Job::Between).await
+        self.send(work, Priority::Ordinary, Job::Between).await
     }
 
     async fn send<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
+        priority: Priority,
         job: fn(Box<dyn Work>) -> Job,
     ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         let piece = Piece {
             work,
+            priority,
             result: None,
             reply,
         };
@@ -143,7 +172,23 @@ fn give_way() {
 #[cfg(not(target_os = "linux"))]
 fn give_way() {}
 
-fn work_off(connection: Connection, mut jobs: mpsc::Receiver<Job>) {
+/// What the thread writes with.
+pub(super) struct Writing {
+    pub(super) connection: Connection,
+    pub(super) reserve: Arc<Reserve>,
+    pub(super) history: History,
+    /// Pages that the file may have after ordinary and after protective work, where its size is limited.
+    pub(super) max_pages: Option<MaxPages>,
+}
+
+/// See [`Writing::max_pages`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MaxPages {
+    pub(super) ordinary: i64,
+    pub(super) protective: i64,
+}
+
+fn work_off(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
     while let Some(first) = jobs.blocking_recv() {
         let mut together = Vec::new();
         let mut next = Some(first);
@@ -151,8 +196,8 @@ fn work_off(connection: Connection, mut jobs: mpsc::Receiver<Job>) {
             match job {
                 Job::Together(work) => together.push(work),
                 Job::Between(mut work) => {
-                    commit(&connection, std::mem::take(&mut together));
-                    let done = work.run(&connection);
+                    writing.commit(std::mem::take(&mut together));
+                    let done = work.run(&writing.connection);
                     work.settle(done);
                 }
             }
@@ -160,62 +205,115 @@ fn work_off(connection: Connection, mut jobs: mpsc::Receiver<Job>) {
                 next = jobs.try_recv().ok();
             }
         }
-        commit(&connection, together);
+        writing.commit(together);
+        writing.reserve.fold_back(&writing.connection);
     }
     // The last connection that closes also folds the write-ahead log back into the file.
-    if let Err((_, error)) = connection.close() {
+    if let Err((_, error)) = writing.connection.close() {
         tracing::warn!(%error, "the database was not closed cleanly; the next start recovers it");
     }
 }
 
-fn commit(connection: &Connection, mut batch: Vec<Box<dyn Work>>) {
-    if batch.is_empty() {
-        return;
-    }
-    let many = batch.len();
-    match run_all(connection, &mut batch) {
-        Ok(results) => {
-            metrics::histogram!("copilotd_append_batch", "store" => "sqlite").record(many as f64);
-            for (work, result) in batch.into_iter().zip(results) {
-                work.settle(result);
+impl Writing {
+    fn commit(&mut self, batch: Vec<Box<dyn Work>>) {
+        let mut batch = self.refuse_ordinary(batch);
+        if batch.is_empty() {
+            return;
+        }
+        let many = batch.len();
+        match self.run_all(&mut batch) {
+            Ok(results) => {
+                metrics::histogram!("copilotd_append_batch", "store" => "sqlite").record(many as f64);
+                for (work, result) in batch.into_iter().zip(results) {
+                    self.settle(work, result);
+                }
+            }
+            // The whole transaction is gone, perhaps because of one member (a full disk): each gets its own answer.
+            Err(_) if many > 1 => batch.into_iter().for_each(|work| self.commit(vec![work])),
+            Err(error) => {
+                let share = Failure::share(&error);
+                batch.into_iter().for_each(|work| self.settle(work, Err(share())));
             }
         }
-        // The whole transaction is gone, perhaps because of one member (a full disk): each gets its own answer.
-        Err(_) if many > 1 => batch.into_iter().for_each(|work| commit(connection, vec![work])),
-        Err(error) => {
-            let share = Failure::share(&error);
-            batch.into_iter().for_each(|work| work.settle(Err(share())));
+    }
+
+    /// Refuses ordinary work while there is no space for it; returns the rest.
+    fn refuse_ordinary(&self, batch: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
+        let is_ordinary = |work: &Box<dyn Work>| work.priority() == Priority::Ordinary;
+        if !batch.iter().any(is_ordinary) || self.reserve.admits_ordinary() {
+            return batch;
         }
+        let (refused, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_ordinary);
+        refused.into_iter().for_each(|work| work.settle(Err(Failure::Full)));
+        rest
     }
-}
 
-/// Runs all work in one transaction. An error means that the transaction did not happen.
-fn run_all(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
-    let outcome = try_all(connection, batch);
-    if outcome.is_err() && !connection.is_autocommit() {
-        connection.execute_batch("ROLLBACK")?;
-    }
-    outcome
-}
-
-fn try_all(connection: &Connection, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
-    let execute = |sql: &str| connection.prepare_cached(sql)?.execute([]);
-    execute("BEGIN IMMEDIATE")?;
-    let mut results = Vec::with_capacity(batch.len());
-    for work in batch.iter_mut() {
-        execute("SAVEPOINT piece")?;
-        let result = work.run(connection);
+    /// Answers, unless the disk is full and the reserve can help: then it is done again.
+    fn settle(&mut self, work: Box<dyn Work>, result: Result<(), Failure>) {
+        let is_full = |failure: &Failure| failure.is_full() || (failure.is_io() && self.reserve.is_disk_full());
         match result {
-            Ok(()) => {}
-            // On a full disk, lack of memory or an I/O error SQLite may have undone everything, not only this piece.
-            Err(Failure::Sqlite(error)) if connection.is_autocommit() => return Err(error),
-            Err(_) => {
-                execute("ROLLBACK TO piece")?;
-            }
+            Err(failure) if is_full(&failure) => match work.priority() {
+                Priority::Protective if self.can_release() => self.commit(vec![work]),
+                Priority::Protective => work.settle(Err(Failure::Full)),
+                Priority::Ordinary => {
+                    self.reserve.note_refused();
+                    work.settle(Err(Failure::Full));
+                }
+            },
+            result => work.settle(result),
         }
-        execute("RELEASE piece")?;
-        results.push(result);
     }
-    execute("COMMIT")?;
-    Ok(results)
+
+    /// Releases the reserve, unless it is released already or would not help: a limit of our own was met, not the disk's.
+    fn can_release(&self) -> bool {
+        (self.max_pages.is_none() || self.reserve.is_disk_full()) && self.reserve.release(&self.connection)
+    }
+
+    /// Runs all work in one transaction. An error means that the transaction did not happen.
+    fn run_all(&mut self, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
+        let outcome = self.try_all(batch);
+        match &outcome {
+            Ok(_) => self.history.committed(),
+            Err(_) if !self.connection.is_autocommit() => self.connection.execute_batch("ROLLBACK")?,
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    fn try_all(&self, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
+        let connection = &self.connection;
+        let execute = |sql: &str| connection.prepare_cached(sql)?.execute([]);
+        execute("BEGIN IMMEDIATE")?;
+        let mut results = Vec::with_capacity(batch.len());
+        for work in batch.iter_mut() {
+            self.limit_pages(work.priority())?;
+            execute("SAVEPOINT piece")?;
+            let result = work.run(connection);
+            match result {
+                Ok(()) => {}
+                // On a full disk, lack of memory or an I/O error SQLite may have undone everything, not only this piece.
+                Err(Failure::Sqlite(error)) if connection.is_autocommit() => return Err(error),
+                Err(_) => {
+                    execute("ROLLBACK TO piece")?;
+                }
+            }
+            execute("RELEASE piece")?;
+            results.push(result);
+        }
+        self.limit_pages(Priority::Protective)?;
+        self.history.count(connection)?;
+        execute("COMMIT")?;
+        Ok(results)
+    }
+
+    /// Sets how large the file may become by the next piece.
+    fn limit_pages(&self, priority: Priority) -> rusqlite::Result<()> {
+        let Some(max) = self.max_pages else { return Ok(()) };
+        let pages = match priority {
+            Priority::Ordinary => max.ordinary,
+            Priority::Protective => max.protective,
+        };
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+    }
 }

@@ -46,7 +46,14 @@ pub async fn healthz() -> Response {
     ),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let store = matches!(tokio::time::timeout(PATIENCE, state.log().ready()).await, Ok(Ok(())));
+    let answers = matches!(tokio::time::timeout(PATIENCE, state.log().ready()).await, Ok(Ok(())));
+    let writes = if answers {
+        let looked = tokio::time::timeout(PATIENCE, state.probe.look_again(state.log())).await;
+        looked.unwrap_or_else(|_| state.probe.seen())
+    } else {
+        state.probe.seen()
+    };
+    let store = answers && writes.is_good();
     let draining = state.shutdown.is_draining();
     let ready = store && !draining;
     let word = |good: bool| if good { "ok" } else { "unavailable" };
@@ -63,9 +70,16 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(limits) = state.gateway.limits_ready() {
         dependencies["limits"] = word(limits).into();
     }
+    let missing = state.log().missing_commits();
+    let mut store = json!({ "last_write": writes.word(), "age_s": writes.age().map(|age| age.as_secs()) });
+    // What is there is served: whoever has to look after the rest is told.
+    if missing > 0 {
+        store["missing_commits"] = missing.into();
+    }
     let body = json!({
         "status": if ready { "ok" } else if draining { "draining" } else { "unavailable" },
         "dependencies": dependencies,
+        "store": store,
     });
     let status = if ready {
         StatusCode::OK

@@ -10,6 +10,7 @@ pub mod client;
 mod connections;
 mod contract;
 mod conversations;
+mod damage;
 mod fair_share;
 mod input;
 mod limits;

@@ -423,10 +423,8 @@ async fn a_store_that_is_away_is_a_503_that_says_so() {
             .await
             .problem(503, "unavailable");
         let ready = app.call("GET", "/readyz").send().await.expect(503).json();
-        assert_eq!(
-            ready,
-            json!({ "status": "unavailable", "dependencies": { "sqlite": "unavailable" } })
-        );
+        assert_eq!(ready["status"], "unavailable");
+        assert_eq!(ready["dependencies"], json!({ "sqlite": "unavailable" }));
         app.call("GET", "/healthz").send().await.expect(200);
         app.log.set_down(false);
         app.call("GET", "/readyz").send().await.expect(200);

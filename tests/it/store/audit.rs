@@ -93,15 +93,18 @@ async fn contract(store: Arc<dyn AuditStore>) {
     // The fence by itself: another entry at a number conflicts, the same entry again is success.
     let stored = store.entries_after(acme.tenant(), Some(28), 1).await.unwrap().remove(0);
     let head = store.audit_head(acme.tenant()).await.unwrap().unwrap();
-    store.append_entry(acme.tenant(), &stored, &head, &head).await.unwrap();
+    store
+        .append_entry(acme.tenant(), &stored, &head, &head, true)
+        .await
+        .unwrap();
     let mut twisted = stored.clone();
     twisted.hash[0] ^= 1;
-    let refused = store.append_entry(acme.tenant(), &twisted, &head, &head).await;
+    let refused = store.append_entry(acme.tenant(), &twisted, &head, &head, true).await;
     assert!(matches!(refused, Err(LogError::Conflict(29))), "{refused:?}");
     let mut older = head.clone();
     older.n = 3;
     store
-        .append_entry(acme.tenant(), &stored, &older, &older)
+        .append_entry(acme.tenant(), &stored, &older, &older, true)
         .await
         .unwrap();
     assert_eq!(

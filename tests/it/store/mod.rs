@@ -1,8 +1,11 @@
 //! The stores behind `EventLog`: one contract, and what each of them must stand beyond it.
 
 mod audit;
+mod broken_rows;
 mod contract;
 mod erasing;
+mod full_disk;
+mod history;
 mod killed;
 mod measure;
 mod memory;

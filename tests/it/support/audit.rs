@@ -48,6 +48,7 @@ impl AuditStore for MemoryAudit {
         entry: &StoredEntry,
         head: &Head,
         _genesis: &Head,
+        _is_protective: bool,
     ) -> Result<(), LogError> {
         self.kept(tenant, |kept| {
             let standing = kept.entries.entry(entry.n).or_insert_with(|| entry.clone());

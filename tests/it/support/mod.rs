@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub mod audit;
+pub mod disk;
 pub mod live;
 pub mod proxy;
 pub mod redis;

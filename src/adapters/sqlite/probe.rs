@@ -1,0 +1,52 @@
+//! Whether ordinary writes are taken, tried.
+
+use copilotd_actors::ports::LogError;
+use rusqlite::Connection;
+
+use super::SqliteLog;
+use super::failure::Failure;
+use super::writer::MaxPages;
+
+/// Pages that have to be free below the limit of a limited file.
+const SPARE_PAGES: i64 = 16;
+
+impl SqliteLog {
+    /// Writes the one row of the probe; before it, the reserve is allocated again if there is room.
+    pub(super) async fn probe_write(&self) -> Result<(), LogError> {
+        let reserve = std::sync::Arc::clone(&self.reserve);
+        let mend = move |connection: &Connection| {
+            reserve.mend(connection);
+            Ok(())
+        };
+        self.writer.between(mend).await?;
+        // A row this small fits where nothing else does any more.
+        let refused = self.reserve.take_refused() > 0;
+        let max_pages = self.max_pages;
+        let written = self.writer.write(move |connection| write(connection, max_pages)).await;
+        if written.is_err() {
+            // Its own failure says nothing about the next one.
+            self.reserve.take_refused();
+        }
+        written?;
+        if refused {
+            return Err(Failure::Full.into());
+        }
+        Ok(())
+    }
+}
+
+fn write(connection: &Connection, max_pages: Option<MaxPages>) -> Result<(), Failure> {
+    connection
+        .prepare_cached(
+            "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        )?
+        .execute([])?;
+    if let Some(max) = max_pages {
+        let count = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
+        let used = count("PRAGMA page_count")? - count("PRAGMA freelist_count")?;
+        if used + SPARE_PAGES > max.ordinary {
+            return Err(Failure::Full);
+        }
+    }
+    Ok(())
+}

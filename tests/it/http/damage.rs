@@ -1,0 +1,35 @@
+//! A damaged conversation answers clearly, and the others as ever.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::app::with_app;
+
+#[tokio::test(start_paused = true)]
+async fn a_log_with_a_gap_is_refused_and_no_other() {
+    with_app(async |app| {
+        let (damaged, whole) = (app.conversation().await, app.conversation().await);
+        for conversation in [&damaged, &whole] {
+            app.answered(conversation, "hello").await;
+        }
+        let id = damaged.rsplit('/').next().unwrap();
+        app.log.lose_record(id.parse().unwrap(), 3);
+        // Idle conversations are let go; the next request folds the log again.
+        while app.app.state.directory.alive() > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        for _ in 0..3 {
+            let problem = app
+                .post(&format!("{damaged}/turns"), json!({ "input": "x" }))
+                .await
+                .problem(500, "internal");
+            assert_eq!(problem["retry"], "never");
+            assert!(problem["detail"].as_str().unwrap().contains("damaged"), "{problem}");
+        }
+        app.answered(&whole, "hello again").await;
+        let list = app.get("/v1/conversations").await.expect(200).json();
+        assert_eq!(list["data"].as_array().unwrap().len(), 2);
+    })
+    .await;
+}

@@ -1,0 +1,76 @@
+//! Commits that are missing: cut-off write-ahead logs and older copies are noticed, and what is there is served.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+
+use copilotd::adapters::sqlite::SqliteLog;
+use copilotd_actors::ports::EventLog as _;
+use tempfile::TempDir;
+
+use crate::support::talk::Talk;
+
+/// Copies the files as a killed process leaves them.
+fn copy(from: &Path, names: &[&str]) -> TempDir {
+    let to = TempDir::new().unwrap();
+    for name in names {
+        fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    to
+}
+
+const ALL: [&str; 3] = ["copilotd.db", "copilotd.db-wal", "copilotd.state"];
+
+#[tokio::test]
+async fn a_write_ahead_log_that_was_cut_off_or_deleted_is_noticed() {
+    let directory = TempDir::new().unwrap();
+    let log = SqliteLog::open(directory.path()).unwrap();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(&log).await;
+    let older = copy(directory.path(), &["copilotd.db", "copilotd.db-wal"]);
+    for n in 0..20 {
+        talk.turn(&log, &n.to_string()).await;
+    }
+    assert_eq!(log.missing_commits(), 0);
+
+    let whole = copy(directory.path(), &ALL);
+    let opened = SqliteLog::open(whole.path()).unwrap();
+    assert_eq!(opened.missing_commits(), 0, "a kill loses nothing");
+    assert_eq!(opened.read(&talk.scope, talk.id, 0, 1_000).await.unwrap(), talk.records);
+
+    let length = fs::metadata(directory.path().join("copilotd.db-wal")).unwrap().len();
+    for keep in [length - 100, length / 2, length / 4] {
+        let cut = copy(directory.path(), &ALL);
+        let file = OpenOptions::new()
+            .write(true)
+            .open(cut.path().join("copilotd.db-wal"))
+            .unwrap();
+        file.set_len(keep).unwrap();
+        let opened = SqliteLog::open(cut.path()).unwrap();
+        assert!(opened.missing_commits() > 0, "{keep} of {length} bytes");
+        // What is there is served, and goes on from there.
+        let records = opened.read(&talk.scope, talk.id, 0, 1_000).await.unwrap();
+        assert_eq!(records[..], talk.records[..records.len()]);
+        let mut other = Talk::new("acme", "bob");
+        other.open(&opened).await;
+        opened.close().await;
+        assert_eq!(SqliteLog::open(cut.path()).unwrap().missing_commits(), 0, "said once");
+    }
+
+    // An older copy in the place of the database.
+    fs::copy(
+        directory.path().join("copilotd.state"),
+        older.path().join("copilotd.state"),
+    )
+    .unwrap();
+    let opened = SqliteLog::open(older.path()).unwrap();
+    assert!(opened.missing_commits() >= 20, "{}", opened.missing_commits());
+
+    // Without the file, or with one that says nothing, there is nothing to compare with.
+    for text in [None, Some(""), Some("commits many"), Some("\u{fffd}")] {
+        let unknown = copy(directory.path(), &ALL[..2]);
+        if let Some(text) = text {
+            fs::write(unknown.path().join("copilotd.state"), text).unwrap();
+        }
+        assert_eq!(SqliteLog::open(unknown.path()).unwrap().missing_commits(), 0);
+    }
+}
