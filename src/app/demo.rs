@@ -21,6 +21,9 @@ use crate::telemetry;
 /// Fixtures: two companies, each with two users.
 const TENANTS: [&str; 2] = ["acme", "globex"];
 const USERS: [&str; 2] = ["ada", "bob"];
+/// Who operates the demo: the one tenant whose backend may grant the scope operator. Its key lies beside the others'; no token is
+/// handed out.
+const OPERATOR: &str = "ops";
 /// Life of the printed tokens.
 const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -120,6 +123,22 @@ fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::R
             "[[prices]]\nmodel = \"{model}\"\ninput = {input}\noutput = {output}"
         )?;
     }
+    let secret = hex::encode(files::key(&args.data_dir, &format!("{OPERATOR}.jwt.key"))?);
+    writeln!(
+        text,
+        r#"[[tenants]]
+id = "{OPERATOR}"
+operator = true
+  [[tenants.issuers]]
+  iss = "https://{OPERATOR}.example"
+  alg = "HS256"
+  secret = {{ value = "{secret}" }}
+  scopes = ["chat", "gateway", "knowledge", "admin", "operator"]
+  [[tenants.copilots]]
+  name = "support"
+  route = "default"
+  small_route = "small""#
+    )?;
     for tenant in TENANTS {
         let secret = hex::encode(files::key(&args.data_dir, &format!("{tenant}.jwt.key"))?);
         let hash = hex::encode(KeyHash::of(&gateway_key(&args.data_dir, tenant)?).bytes());

@@ -21,10 +21,12 @@ name = "default"
 targets = [{ provider = "main", model = "large", context_tokens = 8000 }]
 [[tenants]]
 id = "ops"
+operator = true
 [[tenants.issuers]]
 iss = "https://ops.example"
 alg = "HS256"
 secret = { value = "a secret of ops, at least 32 bytes long" }
+scopes = ["admin", "operator"]
 "#;
 
 const SETTINGS: &str = r#"

@@ -33,7 +33,7 @@ use crate::support::usage::MemoryUsage;
 /// A key of acme for its backend, with the scope chat.
 pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Two companies with the same issuers, keys and copilots.
+/// Two companies with the same copilots; acme, which also operates the server, has an API key.
 fn config(change: &str) -> Source {
     let mut text = r#"
         [server]
@@ -53,15 +53,21 @@ fn config(change: &str) -> Source {
         "[[tenants.api_keys]]\nname = \"backend\"\nhash = \"sha256:{}\"\nscopes = [\"chat\"]\n",
         hex::encode(KeyHash::of(KEY).bytes())
     );
-    for (tenant, keys) in [("acme", key.as_str()), ("globex", "")] {
+    let operator = "scopes = [\"chat\", \"gateway\", \"knowledge\", \"admin\", \"operator\"]";
+    for (tenant, mark, scopes, keys) in [
+        ("acme", "operator = true", operator, key.as_str()),
+        ("globex", "", "", ""),
+    ] {
         text += &format!(
             r#"
             [[tenants]]
             id = "{tenant}"
+            {mark}
             [[tenants.issuers]]
             iss = "https://{tenant}.example"
             alg = "HS256"
             secret = {{ value = "a secret of {tenant}, at least 32 bytes long" }}
+            {scopes}
             {keys}
             [[tenants.copilots]]
             name = "support"
