@@ -49,7 +49,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
         source.map_err(|faults| Failure::failed(format!("demo: {faults}")))
     };
     let source = read().map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    let config = source.config(&[]).map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
+    let config = source.config().map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
     let _telemetry = telemetry::start(&config.telemetry)?;
     let mut about = about(&config, context, &args.data_dir, &world)?;
     let directory = args.data_dir.clone();

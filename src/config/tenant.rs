@@ -64,6 +64,27 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// A tenant of which nothing but its id is known and nothing is accepted.
+    pub fn left_out(id: TenantId) -> Self {
+        Self {
+            id,
+            suspended: true,
+            log_content: false,
+            operator: false,
+            issuers: Vec::new(),
+            api_keys: Vec::new(),
+            copilots: Vec::new(),
+            limits: TenantLimits::default(),
+            models: TenantModels::default(),
+            provider_keys: Vec::new(),
+            deny_input: Vec::new(),
+            deny_output: Vec::new(),
+            knowledge_version: String::new(),
+            zendesk: None,
+            slack: None,
+        }
+    }
+
     /// The scopes that its credentials can have at all, whatever their issuers and keys say.
     pub fn grantable(&self) -> Scopes {
         if self.operator {
@@ -375,7 +396,7 @@ pub struct Slack {
 }
 
 /// Address of Slack's Web API where none is given.
-const SLACK_BASE_URL: &str = "https://slack.com/api/";
+pub(super) const SLACK_BASE_URL: &str = "https://slack.com/api/";
 
 fn slack_base_url() -> String {
     SLACK_BASE_URL.to_owned()

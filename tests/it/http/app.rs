@@ -151,10 +151,11 @@ impl TestApp {
         let tenants = Arc::new(MemoryTenants::default());
         let audit = Arc::new(MemoryAudit::default());
         let key = AuditKey::derive(&[8; 32]);
-        let recorded = AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _);
+        let recorded = Arc::new(AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _));
         let revocations = Arc::new(MemoryRevocations::default());
         let seal = Seal::new(&[8; 32]);
-        let roster = Roster::open(source, Arc::clone(&tenants) as _, seal, Arc::clone(&clock) as _);
+        let store = Arc::clone(&tenants) as _;
+        let roster = Roster::open(source, store, Arc::clone(&recorded), seal, Arc::clone(&clock) as _);
         let roster = roster.await.unwrap();
         let config = (*roster.config()).clone();
         let gateway = App::gateway(&roster, None, &[], &(Arc::clone(&usage) as _)).unwrap();
@@ -173,7 +174,7 @@ impl TestApp {
             ports,
             gateway,
             Arc::clone(&usage) as _,
-            Arc::new(recorded),
+            recorded,
             Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _)
                 .await
                 .unwrap(),
@@ -230,6 +231,22 @@ impl TestApp {
             .unwrap()
             .expose_secret()
             .to_owned()
+    }
+
+    /// A token that a tenant's own backend signs, which says whatever it likes.
+    pub fn signed(&self, tenant: &str, user: &str, scope: &str) -> String {
+        let claims = json!({
+            "iss": format!("https://{tenant}.example"), "aud": "copilotd", "sub": user, "tenant": tenant, "scope": scope,
+            "exp": (self.now() + SignedDuration::from_hours(1)).as_second(),
+        });
+        let secret = format!("a secret of {tenant}, at least 32 bytes long");
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        jsonwebtoken::encode(
+            &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256),
+            &claims,
+            &key,
+        )
+        .unwrap()
     }
 
     /// A token of a user of acme, with the scope chat.
