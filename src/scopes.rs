@@ -28,6 +28,9 @@ impl Scopes {
     /// Tenants, without access to content.
     pub const OPERATOR: Self = Self(1 << 4);
 
+    /// Every scope.
+    pub const ALL: Self = Self(0b1_1111);
+
     const NAMES: [(Self, &'static str); 5] = [
         (Self::CHAT, "chat"),
         (Self::GATEWAY, "gateway"),
@@ -44,6 +47,11 @@ impl Scopes {
     /// Returns the scopes that are in both sets.
     pub fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// Returns this set without the scopes of `other`.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Reads a token's `scope` claim. Words that are no scope of ours are passed over: the claim may be shared.
@@ -121,5 +129,13 @@ mod tests {
         assert_eq!(scopes.to_string(), "chat admin");
         assert!(scopes.contains(Scopes::CHAT) && !scopes.contains(Scopes::CHAT | Scopes::OPERATOR));
         assert_eq!(Scopes::from_claim(""), Scopes::NONE);
+        assert_eq!(
+            Scopes::NAMES.into_iter().map(|(scope, _)| scope).collect::<Scopes>(),
+            Scopes::ALL
+        );
+        assert_eq!(
+            Scopes::ALL.without(Scopes::OPERATOR).to_string(),
+            "chat gateway knowledge admin"
+        );
     }
 }

@@ -22,6 +22,9 @@ use crate::telemetry;
 /// Fixtures: two companies, each with two users.
 const TENANTS: [&str; 2] = ["acme", "globex"];
 const USERS: [&str; 2] = ["ada", "bob"];
+/// Who operates the demo: the one tenant whose backend may grant the scope operator. Its key lies beside the others'; no token is
+/// handed out.
+const OPERATOR: &str = "ops";
 /// Life of the printed tokens.
 const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -48,7 +51,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
         source.map_err(|faults| Failure::failed(format!("demo: {faults}")))
     };
     let source = read().map_err(|failure| anyhow::anyhow!("{failure}"))?;
-    let config = source.config(&[]).map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
+    let config = source.config().map_err(|faults| anyhow::anyhow!("demo: {faults}"))?;
     let _telemetry = telemetry::start(&config.telemetry)?;
     let mut about = about(&config, context, &args.data_dir, &world)?;
     let directory = args.data_dir.clone();
@@ -122,6 +125,22 @@ fn configuration(args: &DemoArgs, context: &Context, world: &World) -> anyhow::R
             "[[prices]]\nmodel = \"{model}\"\ninput = {input}\noutput = {output}"
         )?;
     }
+    let secret = hex::encode(files::key(&args.data_dir, &format!("{OPERATOR}.jwt.key"))?);
+    writeln!(
+        text,
+        r#"[[tenants]]
+id = "{OPERATOR}"
+operator = true
+  [[tenants.issuers]]
+  iss = "https://{OPERATOR}.example"
+  alg = "HS256"
+  secret = {{ value = "{secret}" }}
+  scopes = ["chat", "gateway", "knowledge", "admin", "operator"]
+  [[tenants.copilots]]
+  name = "support"
+  route = "default"
+  small_route = "small""#
+    )?;
     for tenant in TENANTS {
         let secret = hex::encode(files::key(&args.data_dir, &format!("{tenant}.jwt.key"))?);
         let hash = hex::encode(KeyHash::of(&gateway_key(&args.data_dir, tenant)?).bytes());

@@ -252,8 +252,8 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             runtime()?.block_on(serve::run(source, again)).map_err(failed)
         }
         Command::Projections(ProjectionsCommand::Rebuild(args)) => {
-            let config = context.config(&args)?;
-            runtime()?.block_on(store::rebuild(&config)).map_err(failed)
+            let globals = context.globals(&args)?;
+            runtime()?.block_on(store::rebuild(globals.config())).map_err(failed)
         }
         Command::Models(ModelsCommand::Pull(args)) => runtime()?.block_on(embed::pull(&args)),
         Command::Openapi => {

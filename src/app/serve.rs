@@ -34,8 +34,8 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Serves the product. `again` reads the configuration anew, when a SIGHUP asks for it.
 pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) -> anyhow::Result<()> {
-    let config = source.config(&[])?;
-    let _telemetry = telemetry::start(&config.telemetry)?;
+    let globals = source.globals()?;
+    let _telemetry = telemetry::start(&globals.config().telemetry)?;
     run_with(source, again, router, |address| {
         tracing::info!(%address, "copilotd serves");
         Ok(())
@@ -55,7 +55,9 @@ pub async fn run_with(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let file = source.config(&[])?;
+    // Tenants come later: one with a fault is left out, which must not keep the process from starting.
+    let globals = source.globals()?;
+    let file = globals.config();
     // The store first: it refuses a second process before anything is done twice.
     let store::Opened {
         log,
@@ -64,7 +66,7 @@ pub async fn run_with(
         audit,
         revocations,
         lost,
-    } = store::open(&file).await?;
+    } = store::open(file).await?;
     let listen = file.server.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -81,14 +83,16 @@ pub async fn run_with(
         .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
     private_files::tighten_directory(&file.server.data_dir);
     let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
-    let sealing_key = sealing_key(&file)?;
+    let sealing_key = sealing_key(file)?;
     let seal = Seal::new(&sealing_key);
     let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
+    let audit = Arc::new(audit);
     // Before anything is accepted: a token that is revoked must not be let in for a moment after a restart.
     let revocations = Revocations::open(revocations, Arc::new(system::SystemClock))
         .await
         .context("reading the token revocations")?;
-    let roster = Roster::open(source.clone(), tenants, seal, Arc::new(system::SystemClock)).await?;
+    let clock = Arc::new(system::SystemClock);
+    let roster = Roster::open(source.clone(), tenants, Arc::clone(&audit), seal, clock).await?;
     let config = &roster.config();
     let bounds = Bounds {
         idle: config.server.idle,
@@ -125,7 +129,7 @@ pub async fn run_with(
     let ports = App::ports(&roster, log, &gateway)?;
     let records = Records {
         usage,
-        audit: Arc::new(audit),
+        audit,
         revocations,
     };
     let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;

@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 
 use super::args::Scope;
 use super::{Failure, print};
-use crate::http::auth::new_api_key;
+use crate::http::auth::{Scopes, new_api_key};
 
 pub(super) fn create(name: &str, scopes: &[Scope], expires: Option<Timestamp>) -> Result<(), Failure> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -19,8 +19,13 @@ pub(super) fn create(name: &str, scopes: &[Scope], expires: Option<Timestamp>) -
     let end = expires
         .map(|end| format!("expires_at = \"{end}\"\n"))
         .unwrap_or_default();
+    let operator = if Scope::set(scopes).contains(Scopes::OPERATOR) {
+        "# The scope operator counts only in a tenant with operator = true.\n"
+    } else {
+        ""
+    };
     print(&format!(
-        "# The key, shown this once:\n# {}\n[[tenants.api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [{}]\n{end}",
+        "# The key, shown this once:\n# {}\n{operator}[[tenants.api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [{}]\n{end}",
         key.expose_secret(),
         names.join(", ")
     ))

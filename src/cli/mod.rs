@@ -17,7 +17,7 @@ pub use args::{
 use clap::Parser;
 use jiff::Timestamp;
 
-use crate::config::{Config, Env, Faults, Source};
+use crate::config::{Config, Env, Faults, Globals, Source};
 
 /// What the commands need from outside.
 #[derive(Debug)]
@@ -33,8 +33,14 @@ pub struct Context {
 impl Context {
     /// Reads the configuration that a command names.
     pub fn config(&self, args: &ConfigArgs) -> Result<Config, Failure> {
-        let config = self.source(args)?.config(&[]);
+        let config = self.source(args)?.config();
         config.map_err(|faults| unusable(args, &faults))
+    }
+
+    /// Reads what is not a tenant's in the configuration that a command names.
+    pub fn globals(&self, args: &ConfigArgs) -> Result<Globals, Failure> {
+        let globals = self.source(args)?.globals();
+        globals.map_err(|faults| unusable(args, &faults))
     }
 
     /// Reads the configuration that a command names, to which tenants may be added.
@@ -122,6 +128,10 @@ pub fn run(
 
 fn check(args: &ConfigArgs, context: &Context) -> Result<(), Failure> {
     let config = context.config(args)?;
+    for warning in config.warnings(context.now) {
+        // Nobody is left to tell when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
     let copilots: usize = config.tenants.iter().map(|tenant| tenant.copilots.len()).sum();
     print(&format!(
         "{}: fine, {} tenants, {copilots} copilots\n",

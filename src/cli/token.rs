@@ -18,7 +18,9 @@ pub(super) fn run(args: &MintArgs, context: &Context) -> Result<(), Failure> {
         life: args.ttl,
     };
     let token = mint(&config, &grant, context.now).map_err(|error| match error {
-        MintError::NoTenant(_) | MintError::Life | MintError::Reserved => Failure::usage(error.to_string()),
+        MintError::NoTenant(_) | MintError::Life | MintError::Reserved | MintError::NotGranted(..) => {
+            Failure::usage(error.to_string())
+        }
         MintError::NoSecret(_) | MintError::Sign => Failure::failed(error.to_string()),
     })?;
     print(&format!("{}\n", token.expose_secret()))

@@ -7,16 +7,33 @@ use std::fmt;
 pub struct Fault {
     /// Where: `tenants[0].copilots[1].route`, or `line 3, column 7` for what cannot be read at all.
     pub path: String,
-    /// What is wrong there; never quotes a secret.
+    /// What is wrong there; never quotes a secret, nor anything of this machine that the configuration file does not say itself.
     pub message: String,
+    /// What the operating system says, if that is the cause. For the log and the terminal; never in an answer over HTTP.
+    pub cause: Option<String>,
+}
+
+impl Fault {
+    /// The fault as JSON settings have it: a JSON Pointer below `path`, a table's path, in place of a TOML path.
+    pub fn pointer(&self) -> String {
+        let mut pointer = String::new();
+        for part in self.path.split(['.', '[']).filter(|part| !part.is_empty()) {
+            pointer.push('/');
+            pointer.push_str(part.trim_end_matches(']'));
+        }
+        pointer
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
-            f.write_str(&self.message)
-        } else {
-            write!(f, "{}: {}", self.path, self.message)
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.cause {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
         }
     }
 }
@@ -28,14 +45,25 @@ pub struct Faults(Vec<Fault>);
 impl Faults {
     /// Notes a fault at a path.
     pub(super) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.add_caused(path, message, None);
+    }
+
+    /// Notes a fault at a path, with the operating system's words.
+    pub(super) fn add_caused(&mut self, path: impl Into<String>, message: impl Into<String>, cause: Option<String>) {
         let fault = Fault {
             path: path.into(),
             message: message.into(),
+            cause,
         };
         // A value that two checks dislike is named once with each reason.
         if !self.0.contains(&fault) {
             self.0.push(fault);
         }
+    }
+
+    /// Makes the error of a single fault, for who checks more than the configuration does.
+    pub(crate) fn of(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::one(path, message)
     }
 
     /// Makes the error of a single fault.
@@ -48,6 +76,11 @@ impl Faults {
     /// Lists the faults.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
+    }
+
+    /// Whether nothing was noted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Returns the error, or nothing when nothing was noted.
@@ -67,3 +100,30 @@ impl fmt::Display for Faults {
 }
 
 impl std::error::Error for Faults {}
+
+impl IntoIterator for Faults {
+    type Item = Fault;
+    type IntoIter = std::vec::IntoIter<Fault>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_faults_as_pointers() {
+        for (path, pointer) in [
+            ("copilots[0].route", "/copilots/0/route"),
+            ("issuers[12]", "/issuers/12"),
+            ("id", "/id"),
+            ("", ""),
+        ] {
+            let faults = Faults::one(path, "x");
+            assert_eq!(faults.iter().next().map(Fault::pointer).as_deref(), Some(pointer));
+        }
+    }
+}

@@ -9,30 +9,39 @@ mod check;
 mod copilot;
 mod env;
 mod faults;
+mod file_table;
+mod issuer;
 mod key;
 mod limits;
 mod load;
 mod models;
+mod operator;
+mod place;
 mod policies;
 mod secret;
 mod tenant;
+mod warnings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cache::{CacheAudience, CacheMode, Embeddings, RouteCache};
+pub(crate) use check::{Claim, claims, conflicts};
 pub use copilot::{Copilot, DenyRule, LimitOverrides, MemoryOverrides, OnDeny};
 pub use env::Env;
 pub use faults::{Fault, Faults};
+pub use file_table::FileTable;
 pub use ipnet::IpNet;
 pub use key::{Alg, KeyHash};
 pub use limits::LimitStore;
-pub use load::Source;
+pub use load::{Globals, Source};
 pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, Target, Timeouts};
+pub(crate) use operator::keep_to_file as keep_operator_to_file;
+pub(crate) use place::{Place, is_secret, secrets, visit_secrets_mut};
 pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
-pub(crate) use secret::foreign_references;
+pub(crate) use secret::{NOT_FROM_FILE, reference};
 use serde::{Deserialize, Deserializer};
 pub use tenant::{
     ApiKey, Issuer, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,

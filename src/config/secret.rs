@@ -1,100 +1,137 @@
 //! Secrets by reference: `{ env = "NAME" }`, `{ file = "path" }` or `{ value = "…" }`.
+//!
+//! Invariant: the environment and the files of this machine are read only for references that the configuration file
+//! itself wrote. A [`FileReference`] can be taken from a [`FileTable`] or the global part of the file, never from settings
+//! that came over HTTP or out of the store; those resolve `value` alone, and a reference in them is at most a wish for
+//! what the file gives the same tenant at the same [`Place`].
 
 use serde_json::Value;
 
 use super::env::Env;
 use super::faults::Faults;
+use super::file_table::FileTable;
+use super::load::path_of;
+use super::place::{Place, visit_secrets_mut};
 
 /// Longest secret file, so that a wrong path does not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// Puts the secrets themselves in the place of all references in `value`, and notes what cannot be had.
+/// What is wrong with a reference in settings that the configuration file does not back.
+pub(crate) const NOT_FROM_FILE: &str = "a secret has to be given as { \"value\": … } here: references to the environment and to \
+     files count only where the configuration file has the same one";
+
+/// A reference to the environment or to a file of this machine, as the configuration file wrote it.
+pub(super) struct FileReference<'a> {
+    kind: &'a str,
+    argument: &'a str,
+}
+
+/// Why a secret cannot be had.
+struct Unavailable {
+    message: String,
+    /// The operating system's words, for the machine's operator alone.
+    cause: Option<String>,
+}
+
+impl From<String> for Unavailable {
+    fn from(message: String) -> Self {
+        Self { message, cause: None }
+    }
+}
+
+/// Puts the secrets themselves in the place of all references in `value`, a part of the configuration file, and notes what
+/// cannot be had.
 ///
 /// A table with the single member `env`, `file` or `value` is a reference wherever it stands; the schema says where one
 /// may stand.
-pub(super) fn resolve(value: &mut Value, path: &str, env: &Env, faults: &mut Faults) {
-    if let Some((kind, argument)) = reference(value) {
-        match fetch(kind, argument, env) {
-            Ok(secret) => *value = Value::String(secret),
-            Err(message) => {
-                faults.add(path, message);
-                // Checks further on pass over what is missing, so that one cause is one fault.
-                *value = Value::Null;
-            }
+pub(super) fn resolve_of_file(value: &mut Value, path: &str, env: &Env, faults: &mut Faults) {
+    visit_secrets_mut(value, &mut |pointer, _, leaf| {
+        let Some((kind, argument)) = reference(leaf) else {
+            return;
+        };
+        let found = match kind {
+            "value" => literal(argument),
+            "env" | "file" => fetch(&FileReference { kind, argument }, env),
+            _ => return,
+        };
+        put(leaf, found, &path_of(path, pointer), faults);
+    });
+}
+
+/// The same for settings that did not come from the file. `file` is the file's table of the same tenant, if it has one.
+pub(super) fn resolve_stored(value: &mut Value, path: &str, file: Option<&FileTable>, env: &Env, faults: &mut Faults) {
+    visit_secrets_mut(value, &mut |pointer, place, leaf| {
+        let Some((kind, argument)) = reference(leaf) else {
+            return;
+        };
+        let found = match kind {
+            "value" => literal(argument),
+            "env" | "file" => match file.and_then(|file| file.reference(place, leaf)) {
+                Some(reference) => fetch(&reference, env),
+                None => Err(NOT_FROM_FILE.to_owned().into()),
+            },
+            _ => return,
+        };
+        put(leaf, found, &path_of(path, pointer), faults);
+    });
+}
+
+fn put(leaf: &mut Value, found: Result<String, Unavailable>, path: &str, faults: &mut Faults) {
+    *leaf = match found {
+        Ok(secret) => Value::String(secret),
+        Err(Unavailable { message, cause }) => {
+            faults.add_caused(path, message, cause);
+            // Checks further on pass over what is missing, so that one cause is one fault.
+            Value::Null
         }
-        return;
-    }
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members.iter_mut() {
-                let inner = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                resolve(member, &inner, env, faults);
-            }
-        }
-        Value::Array(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
-                resolve(item, &format!("{path}[{index}]"), env, faults);
-            }
-        }
-        _ => {}
+    };
+}
+
+impl FileTable {
+    /// Returns the reference of this table that equals `wanted` and stands at the same place.
+    pub(super) fn reference(&self, place: &Place, wanted: &Value) -> Option<FileReference<'_>> {
+        let known = self.secrets().find(|(known, leaf)| known == place && *leaf == wanted);
+        let (kind, argument) = reference(known?.1).filter(|(kind, _)| matches!(*kind, "env" | "file"))?;
+        Some(FileReference { kind, argument })
     }
 }
 
-/// Lists the paths below `value` of references to what lies outside of it: to the environment or to files of this machine.
-pub(crate) fn foreign_references(value: &Value) -> Vec<String> {
-    fn walk(value: &Value, path: String, found: &mut Vec<String>) {
-        match value {
-            _ if reference(value).is_some_and(|(kind, _)| kind != "value") => found.push(path),
-            Value::Object(members) => {
-                for (name, member) in members {
-                    walk(member, format!("{path}/{name}"), found);
-                }
-            }
-            Value::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    walk(item, format!("{path}/{index}"), found);
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut found = Vec::new();
-    walk(value, String::new(), &mut found);
-    found
-}
-
-fn reference(value: &Value) -> Option<(&str, &str)> {
+/// Takes a reference apart: an object with a single member that names a secret.
+pub(crate) fn reference(value: &Value) -> Option<(&str, &str)> {
     let members = value.as_object().filter(|members| members.len() == 1)?;
     let (kind, argument) = members.iter().next()?;
-    let known = matches!(kind.as_str(), "env" | "file" | "value");
+    let known = matches!(kind.as_str(), "env" | "file" | "value" | "kept");
     known.then_some((kind.as_str(), argument.as_str()?))
 }
 
-fn fetch(kind: &str, argument: &str, env: &Env) -> Result<String, String> {
-    let secret = match kind {
-        "env" => env
-            .get(argument)
-            .ok_or_else(|| format!("the environment variable {argument} is not set"))?
-            .to_owned(),
-        "file" => read_file(argument)?,
-        _ => argument.to_owned(),
-    };
+fn literal(secret: &str) -> Result<String, Unavailable> {
     if secret.is_empty() {
-        Err("the secret is empty".to_owned())
-    } else {
-        Ok(secret)
+        return Err("the secret is empty".to_owned().into());
     }
+    Ok(secret.to_owned())
 }
 
-fn read_file(path: &str) -> Result<String, String> {
-    let metadata = std::fs::metadata(path).map_err(|error| format!("cannot read the file {path}: {error}"))?;
+fn fetch(reference: &FileReference<'_>, env: &Env) -> Result<String, Unavailable> {
+    let FileReference { kind, argument } = *reference;
+    let secret = if kind == "env" {
+        env.get(argument)
+            .ok_or_else(|| format!("the environment variable {argument} is not set"))?
+            .to_owned()
+    } else {
+        read_file(argument)?
+    };
+    literal(&secret)
+}
+
+fn read_file(path: &str) -> Result<String, Unavailable> {
+    let unreadable = |error: std::io::Error| Unavailable {
+        message: format!("cannot read the file {path}"),
+        cause: Some(error.to_string()),
+    };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if metadata.len() > MAX_FILE_BYTES {
-        return Err(format!("the file {path} is larger than {MAX_FILE_BYTES} bytes"));
+        return Err(format!("the file {path} is larger than {MAX_FILE_BYTES} bytes").into());
     }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read the file {path}: {error}"))?;
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

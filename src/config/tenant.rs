@@ -27,6 +27,9 @@ pub struct Tenant {
     /// Whether none of its credentials is accepted and none of its calls is made.
     #[serde(default)]
     pub suspended: bool,
+    /// Whether its credentials may grant the scope `operator`. Counts in the configuration file alone.
+    #[serde(default)]
+    pub operator: bool,
     /// Keys of those who sign its users' tokens.
     #[serde(default)]
     pub issuers: Vec<Issuer>,
@@ -61,6 +64,36 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// A tenant of which nothing but its id is known and nothing is accepted.
+    pub fn left_out(id: TenantId) -> Self {
+        Self {
+            id,
+            suspended: true,
+            log_content: false,
+            operator: false,
+            issuers: Vec::new(),
+            api_keys: Vec::new(),
+            copilots: Vec::new(),
+            limits: TenantLimits::default(),
+            models: TenantModels::default(),
+            provider_keys: Vec::new(),
+            deny_input: Vec::new(),
+            deny_output: Vec::new(),
+            knowledge_version: String::new(),
+            zendesk: None,
+            slack: None,
+        }
+    }
+
+    /// The scopes that its credentials can have at all, whatever their issuers and keys say.
+    pub fn grantable(&self) -> Scopes {
+        if self.operator {
+            Scopes::ALL
+        } else {
+            Scopes::ALL.without(Scopes::OPERATOR)
+        }
+    }
+
     /// Returns the rules on all that is said in its name.
     pub fn rules(&self) -> Rules {
         rules(&self.deny_input, &self.deny_output)
@@ -85,6 +118,13 @@ pub struct Issuer {
     pub jwks_url: Option<String>,
     /// The claims that are a token's role; the usual ones unless given.
     role_claims: Option<Vec<String>>,
+    /// The scopes that its tokens may grant; others in a token's `scope` claim are passed over.
+    #[serde(default = "usual_scopes")]
+    pub scopes: Scopes,
+}
+
+fn usual_scopes() -> Scopes {
+    Scopes::ALL.without(Scopes::OPERATOR)
 }
 
 impl Issuer {
@@ -355,8 +395,11 @@ pub struct Slack {
     pub signing_secret: Option<SecretString>,
 }
 
+/// Address of Slack's Web API where none is given.
+pub(super) const SLACK_BASE_URL: &str = "https://slack.com/api/";
+
 fn slack_base_url() -> String {
-    "https://slack.com/api/".to_owned()
+    SLACK_BASE_URL.to_owned()
 }
 
 #[cfg(test)]

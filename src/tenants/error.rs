@@ -1,6 +1,10 @@
 //! Why a change of a tenant or a key was not made.
 
+use std::fmt;
+
 use copilotd_actors::ports::LogError;
+
+use crate::config::Fault;
 
 /// What is wrong with settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +13,25 @@ pub struct SettingsFault {
     pub pointer: String,
     /// What is wrong there; never quotes a secret.
     pub message: String,
+}
+
+impl From<Fault> for SettingsFault {
+    /// The operating system's words stay behind.
+    fn from(fault: Fault) -> Self {
+        Self {
+            pointer: fault.pointer(),
+            message: fault.message,
+        }
+    }
+}
+
+impl fmt::Display for SettingsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.pointer.is_empty() {
+            write!(f, "{}: ", self.pointer)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// Why a change was not made. Nothing has happened then, but for an error of the store, whose outcome is unknown.

@@ -1,21 +1,43 @@
 //! Changes of settings: merge patches (RFC 7396), and secrets that are named and never shown.
 //!
-//! A secret is shown as `{"kept": "<fingerprint>"}`. Given back like that, in a list that is replaced as a whole for instance, it
-//! stays what it was.
+//! A secret is shown as `{"kept": "<fingerprint>"}`. Given back like that, or left alone by a patch, it stays what it was, as long as
+//! the place that it is for stays the same one: its address, its provider, its issuer.
+//!
+//! Invariant: a secret of the settings before is carried over by [`settle`] alone, which looks at the settings as they came out of
+//! every other step. What was patched holds no secret but those that the patch gives, so that no order of steps can move one.
+
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
 use super::error::SettingsFault;
 use super::seal::Seal;
-use crate::config::foreign_references;
+use crate::config::{FileTable, NOT_FROM_FILE, Place, is_secret, reference, secrets, visit_secrets_mut};
 
-/// Applies a merge patch.
-pub fn merge(target: &mut Value, patch: &Value) {
+/// What is wrong with a secret that would go to another place than before.
+const OTHER_PLACE: &str = "the address, provider or issuer that this secret is kept for is another one now: \
+     give the secret again as { \"value\": … }";
+
+/// Returns the settings that a merge patch makes of `old`. `file` is the table of the same tenant in the configuration file.
+pub fn patched(old: &Value, patch: &Value, file: Option<&FileTable>, seal: &Seal) -> Result<Value, Vec<SettingsFault>> {
+    let mut settings = old.clone();
+    redact(&mut settings, seal);
+    merge(&mut settings, patch);
+    settle(settings, old, file, seal)
+}
+
+/// Returns the settings that are given in the place of `old`, with the secrets that they keep.
+pub fn replaced(old: &Value, given: Value, file: Option<&FileTable>, seal: &Seal) -> Result<Value, Vec<SettingsFault>> {
+    settle(given, old, file, seal)
+}
+
+/// Applies a merge patch. What stands for a secret is one value: it is replaced, and never merged with another.
+fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         target.clone_from(patch);
         return;
     };
-    if !target.is_object() {
+    if !target.is_object() || is_secret(target) {
         *target = Value::Object(Map::new());
     }
     let Value::Object(members) = target else { return };
@@ -29,89 +51,69 @@ pub fn merge(target: &mut Value, patch: &Value) {
 }
 
 /// Puts the names of secrets in their place.
-pub fn redact(value: &mut Value, seal: &Seal) {
-    if let Some(secret) = secret_of(value) {
-        *value = json!({ "kept": seal.fingerprint(secret) });
-        return;
-    }
-    match value {
-        Value::Object(members) => members.values_mut().for_each(|member| redact(member, seal)),
-        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, seal)),
-        _ => {}
-    }
+pub fn redact(settings: &mut Value, seal: &Seal) {
+    visit_secrets_mut(settings, &mut |_, _, leaf| {
+        if leaf.get("value").is_some() {
+            let secret = leaf["value"].as_str().unwrap_or_default();
+            *leaf = json!({ "kept": seal.fingerprint(secret) });
+        }
+    });
 }
 
-/// Puts the secrets of `old` in the place of their names in `patch`. Refuses names that `old` does not have, and references
-/// to what lies outside: whoever may change settings may not read this machine's environment and files through them.
-pub fn restore(patch: &mut Value, old: &Value, seal: &Seal) -> Vec<SettingsFault> {
-    let mut secrets = Vec::new();
-    collect(old, &mut secrets);
+/// Puts the secrets of `old` in the place of their names, each where it was. References to the environment and to files are what the
+/// file has at the same place, and nothing else.
+fn settle(
+    mut settings: Value,
+    old: &Value,
+    file: Option<&FileTable>,
+    seal: &Seal,
+) -> Result<Value, Vec<SettingsFault>> {
+    let mut known: HashMap<String, Vec<(Place, &str)>> = HashMap::new();
+    for (_, place, leaf) in secrets(old) {
+        if let Some(("value", secret)) = reference(leaf) {
+            known.entry(seal.fingerprint(secret)).or_default().push((place, secret));
+        }
+    }
+    let mut of_file: HashMap<(&str, &str), Vec<Place>> = HashMap::new();
+    for (place, leaf) in file.into_iter().flat_map(FileTable::secrets) {
+        if let Some(written) = reference(leaf) {
+            of_file.entry(written).or_default().push(place);
+        }
+    }
     let mut faults = Vec::new();
-    let known: Vec<&Value> = outside(old);
-    for pointer in foreign_references(patch) {
-        if patch.pointer(&pointer).is_some_and(|found| !known.contains(&found)) {
+    visit_secrets_mut(&mut settings, &mut |pointer, place, leaf| {
+        let mut fault = |message: &str| {
             faults.push(SettingsFault {
-                pointer,
-                message: "a secret has to be given as { \"value\": … } here".to_owned(),
+                pointer: pointer.to_owned(),
+                message: message.to_owned(),
             });
+        };
+        match reference(leaf) {
+            Some(("kept", wanted)) => match known.get(wanted) {
+                None => fault("there is no such secret to be kept"),
+                Some(same) => match same.iter().find(|(known, _)| known == place) {
+                    Some((_, secret)) => *leaf = json!({ "value": secret }),
+                    None => fault(OTHER_PLACE),
+                },
+            },
+            Some(written @ ("env" | "file", _)) => match of_file.get(&written) {
+                None => fault(NOT_FROM_FILE),
+                Some(places) if !places.contains(place) => fault(OTHER_PLACE),
+                Some(_) => {}
+            },
+            // The schema has a word about the rest.
+            _ => {}
         }
-    }
-    put_back(patch, String::new(), &secrets, seal, &mut faults);
-    faults
-}
-
-fn outside(old: &Value) -> Vec<&Value> {
-    let pointers = foreign_references(old);
-    pointers.iter().filter_map(|pointer| old.pointer(pointer)).collect()
-}
-
-fn collect<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
-    match value {
-        _ if secret_of(value).is_some() => found.extend(secret_of(value)),
-        Value::Object(members) => members.values().for_each(|member| collect(member, found)),
-        Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-        _ => {}
-    }
-}
-
-fn put_back(value: &mut Value, path: String, secrets: &[&str], seal: &Seal, faults: &mut Vec<SettingsFault>) {
-    if let Some(wanted) = only_member(value, "kept") {
-        match secrets.iter().find(|secret| seal.fingerprint(secret) == wanted) {
-            Some(secret) => *value = json!({ "value": secret }),
-            None => faults.push(SettingsFault {
-                pointer: path,
-                message: "there is no such secret to be kept".to_owned(),
-            }),
-        }
-        return;
-    }
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members {
-                put_back(member, format!("{path}/{name}"), secrets, seal, faults);
-            }
-        }
-        Value::Array(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
-                put_back(item, format!("{path}/{index}"), secrets, seal, faults);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn secret_of(value: &Value) -> Option<&str> {
-    only_member(value, "value")
-}
-
-fn only_member<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
-    let members = value.as_object().filter(|members| members.len() == 1)?;
-    members.get(name)?.as_str()
+    });
+    if faults.is_empty() { Ok(settings) } else { Err(faults) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::config::{Env, Source};
 
     #[test]
     fn merging() {
@@ -132,6 +134,17 @@ mod tests {
                 json!({"a": {"bb": {"ccc": null}}}),
                 json!({"a": {"bb": {}}}),
             ),
+            // Not of the RFC: what stands for a secret is one value.
+            (
+                json!({"a": {"env": "X"}}),
+                json!({"a": {"value": "y"}}),
+                json!({"a": {"value": "y"}}),
+            ),
+            (
+                json!({"a": {"kept": "0"}}),
+                json!({"a": {"file": "/x", "value": null}}),
+                json!({"a": {"file": "/x"}}),
+            ),
         ] {
             let mut merged = target.clone();
             merge(&mut merged, &patch);
@@ -139,22 +152,180 @@ mod tests {
         }
     }
 
+    const HOST: &str = "https://acme.zendesk.com";
+
+    fn seal() -> Seal {
+        Seal::new(&[1; 32])
+    }
+
+    /// Settings with a secret of each kind.
+    fn old() -> Value {
+        json!({
+            "issuers": [
+                { "iss": "https://a.example", "alg": "HS256", "secret": { "value": "secret of a" } },
+                { "iss": "https://b.example", "alg": "HS256", "secret": { "value": "secret of b" } },
+            ],
+            "provider_keys": [
+                { "provider": "main", "api_key": { "value": "main key" } },
+                { "provider": "other", "api_keys": [{ "value": "one" }, { "value": "two" }] },
+            ],
+            "zendesk": { "base_url": HOST, "email": "bot@acme.example", "token": { "env": "ZENDESK" } },
+            "slack": { "bot_token": { "value": "xoxb" }, "signing_secret": { "value": "signing" } },
+        })
+    }
+
+    fn file() -> FileTable {
+        let text = format!(
+            "[[tenants]]\nid = \"acme\"\n[tenants.zendesk]\nbase_url = \"{HOST}\"\nemail = \"bot@acme.example\"\n\
+             token = {{ env = \"ZENDESK\" }}\n"
+        );
+        let source = Source::parse(&text, &Env::default(), &BTreeSet::new()).unwrap();
+        source.tenant("acme").unwrap().clone()
+    }
+
+    fn shown() -> Value {
+        let mut shown = old();
+        redact(&mut shown, &seal());
+        shown
+    }
+
+    fn pointers(settled: Result<Value, Vec<SettingsFault>>) -> Vec<String> {
+        let faults = settled.err().unwrap_or_default();
+        faults.into_iter().map(|fault| fault.pointer).collect()
+    }
+
     #[test]
-    fn secrets_are_kept_by_their_names_and_none_is_read_from_outside() {
-        let seal = Seal::new(&[1; 32]);
-        let old = json!({ "a": [{ "value": "one" }, { "env": "TWO" }], "b": { "secret": { "value": "three" } } });
-        let mut shown = old.clone();
-        redact(&mut shown, &seal);
-        assert!(!shown.to_string().contains("one") && !shown.to_string().contains("three"));
-        assert_eq!(shown["a"][1], json!({ "env": "TWO" }));
-        let mut given = shown.clone();
-        assert_eq!(restore(&mut given, &old, &seal), []);
-        assert_eq!(given, old);
-        let mut foreign = json!({ "a": [{ "env": "THREE" }], "b": { "file": "/etc/passwd" }, "c": { "kept": "0" } });
-        let pointers: Vec<String> = restore(&mut foreign, &old, &seal)
-            .into_iter()
-            .map(|fault| fault.pointer)
-            .collect();
-        assert_eq!(pointers, ["/a/0", "/b", "/c"]);
+    fn what_is_shown_and_given_back_stays_what_it_is() {
+        let shown = shown();
+        for secret in ["secret of", "main key", "\"one\"", "two", "xoxb", "signing\""] {
+            assert!(!shown.to_string().contains(secret), "{secret}");
+        }
+        assert_eq!(shown["zendesk"]["token"], json!({ "env": "ZENDESK" }));
+        assert_eq!(replaced(&old(), shown.clone(), Some(&file()), &seal()), Ok(old()));
+        assert_eq!(patched(&old(), &json!({}), Some(&file()), &seal()), Ok(old()));
+        // Lists may be put in another order, and their items be named otherwise.
+        let mut moved = shown;
+        moved["issuers"].as_array_mut().unwrap().reverse();
+        moved["issuers"][0]["kid"] = json!("2027");
+        moved["provider_keys"].as_array_mut().unwrap().reverse();
+        moved["provider_keys"][0]["api_keys"].as_array_mut().unwrap().reverse();
+        moved["slack"]["base_url"] = json!("https://SLACK.com/api");
+        moved["zendesk"]["base_url"] = json!("https://acme.zendesk.com:443/");
+        let settled = replaced(&old(), moved, Some(&file()), &seal()).unwrap();
+        assert_eq!(settled["issuers"][0]["secret"], json!({ "value": "secret of b" }));
+        assert_eq!(
+            settled["provider_keys"][0]["api_keys"],
+            json!([{ "value": "two" }, { "value": "one" }])
+        );
+    }
+
+    #[test]
+    fn no_secret_follows_to_another_place() {
+        let shown = shown();
+        let changed = |pointer: &str, value: Value| {
+            let mut given = shown.clone();
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            given.pointer_mut(parent).unwrap()[name] = value;
+            given
+        };
+        let kept = |pointer: &str| shown.pointer(pointer).unwrap().clone();
+        for (given, expected) in [
+            (
+                changed("/zendesk/base_url", json!("https://evil.example")),
+                vec!["/zendesk/token"],
+            ),
+            (
+                changed("/zendesk/base_url", json!("http://acme.zendesk.com")),
+                vec!["/zendesk/token"],
+            ),
+            (
+                changed("/zendesk/base_url", json!("https://acme.zendesk.com.")),
+                vec!["/zendesk/token"],
+            ),
+            (
+                changed("/zendesk/base_url", json!("https://acme.zendesk.com/x")),
+                vec!["/zendesk/token"],
+            ),
+            (changed("/zendesk/base_url", json!(5)), vec!["/zendesk/token"]),
+            (
+                changed("/slack/base_url", json!("https://evil.example")),
+                vec!["/slack/bot_token", "/slack/signing_secret"],
+            ),
+            (
+                changed("/issuers/0/iss", json!("https://evil.example")),
+                vec!["/issuers/0/secret"],
+            ),
+            (
+                changed("/provider_keys/0/provider", json!("other")),
+                vec!["/provider_keys/0/api_key"],
+            ),
+            // Of one slot to another, and of one system to another.
+            (
+                changed("/zendesk/oauth_token", json!({ "env": "ZENDESK" })),
+                vec!["/zendesk/oauth_token"],
+            ),
+            (
+                changed("/zendesk/token", kept("/slack/bot_token")),
+                vec!["/zendesk/token"],
+            ),
+            (
+                changed("/slack/bot_token", kept("/slack/signing_secret")),
+                vec!["/slack/bot_token"],
+            ),
+            (
+                changed("/issuers/0/secret", kept("/issuers/1/secret")),
+                vec!["/issuers/0/secret"],
+            ),
+            (
+                changed("/issuers/0/secret", json!({ "kept": "0" })),
+                vec!["/issuers/0/secret"],
+            ),
+            (
+                changed("/slack/bot_token", json!({ "env": "ZENDESK" })),
+                vec!["/slack/bot_token"],
+            ),
+            (
+                changed("/slack/bot_token", json!({ "file": "/etc/passwd" })),
+                vec!["/slack/bot_token"],
+            ),
+        ] {
+            let merged = patched(&old(), &given, Some(&file()), &seal());
+            assert_eq!(
+                pointers(replaced(&old(), given.clone(), Some(&file()), &seal())),
+                expected,
+                "{given:#}"
+            );
+            assert_eq!(pointers(merged), expected, "{given:#}");
+        }
+        // The patch of the address alone, and the same with the secret given again.
+        let moved = json!({ "zendesk": { "base_url": "https://new.example" } });
+        assert_eq!(
+            pointers(patched(&old(), &moved, Some(&file()), &seal())),
+            ["/zendesk/token"]
+        );
+        let with = json!({ "zendesk": { "base_url": "https://new.example", "token": { "value": "new" } } });
+        let settled = patched(&old(), &with, Some(&file()), &seal()).unwrap();
+        assert_eq!(settled["zendesk"]["token"], json!({ "value": "new" }));
+        let without = json!({ "zendesk": null });
+        assert!(patched(&old(), &without, Some(&file()), &seal()).is_ok());
+    }
+
+    #[test]
+    fn a_reference_is_the_files_or_refused() {
+        for token in [
+            json!({ "env": "PATH" }),
+            json!({ "file": "/etc/passwd" }),
+            json!({ "file": "/etc/passwd", "value": null, "env": null, "kept": null }),
+            json!({ "env": "PATH", "value": null }),
+        ] {
+            let patch = json!({ "zendesk": { "token": token } });
+            assert_eq!(
+                pointers(patched(&old(), &patch, Some(&file()), &seal())),
+                ["/zendesk/token"],
+                "{patch}"
+            );
+        }
+        // Without the file's table nothing is the file's.
+        assert_eq!(pointers(patched(&old(), &json!({}), None, &seal())), ["/zendesk/token"]);
     }
 }

@@ -1,18 +1,21 @@
 //! The tenants as they stand: what the file says, what is stored, and the configuration that both make.
+//!
+//! Building one cannot fail: a tenant with a fault is left out, which means that nothing but its id is known to the process, that
+//! none of its credentials is accepted, and that its issuers and keys stay its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use copilotd_actors::domain::ids::TenantId;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::entry::{Entry, Surroundings};
 use super::error::SettingsFault;
-use super::patch;
 use super::record::{StoredKey, StoredTenant, TenantStatus};
 use super::seal::Seal;
-use crate::config::{ApiKey, Config, Faults, Source};
+use crate::config::{ApiKey, Config, Globals, KeyHash, Tenant, conflicts};
 
 /// Where a tenant's settings come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,261 +36,243 @@ pub struct TenantView {
     pub status: TenantStatus,
     /// Where its settings come from.
     pub origin: Origin,
+    /// Whether its credentials may grant the scope `operator`; as the configuration file says.
+    pub operator: bool,
     /// Its settings; secrets are named, not shown.
     pub settings: Value,
     /// Why it is left out, if it is.
     pub faults: Vec<String>,
+    /// What does not keep it from being served and should be known.
+    pub warnings: Vec<String>,
     /// When it was made or first changed at run time.
     pub created_at: Option<Timestamp>,
     /// When it was changed last at run time.
     pub updated_at: Option<Timestamp>,
 }
 
-/// A tenant as it stands.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    /// Its table in the configuration, secrets included.
-    pub table: Value,
-    pub origin: Origin,
-    pub stored: Option<StoredTenant>,
-    /// Why it is left out, if it is.
-    pub faults: Vec<SettingsFault>,
-}
-
-impl Entry {
-    pub(super) fn status(&self) -> TenantStatus {
-        if self.table["suspended"] == true {
-            TenantStatus::Suspended
-        } else {
-            TenantStatus::Active
-        }
-    }
-
-    /// Returns the settings: the table without what stands beside them.
-    pub(super) fn settings(&self) -> Value {
-        let mut settings = self.table.clone();
-        if let Value::Object(members) = &mut settings {
-            members.shift_remove("id");
-            members.shift_remove("suspended");
-        }
-        settings
-    }
-
-    pub(super) fn view(&self, id: &TenantId, seal: &Seal) -> TenantView {
-        let mut settings = self.settings();
-        patch::redact(&mut settings, seal);
-        TenantView {
-            id: id.clone(),
-            status: self.status(),
-            origin: self.origin,
-            settings,
-            faults: self.faults.iter().map(shown).collect(),
-            created_at: self.stored.as_ref().map(|stored| stored.created_at),
-            updated_at: self.stored.as_ref().map(|stored| stored.updated_at),
-        }
-    }
-}
-
-fn shown(fault: &SettingsFault) -> String {
-    if fault.pointer.is_empty() {
-        fault.message.clone()
-    } else {
-        format!("{}: {}", fault.pointer, fault.message)
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Present {
     pub config: Arc<Config>,
-    pub tenants: BTreeMap<TenantId, Entry>,
+    pub tenants: BTreeMap<TenantId, Arc<Entry>>,
     pub keys: Vec<StoredKey>,
+    /// Why tenants are left out.
+    pub faults: BTreeMap<TenantId, Vec<SettingsFault>>,
+    /// What should be known of tenants that are served.
+    pub warnings: BTreeMap<TenantId, Vec<String>>,
+    /// Tables of the file that name no tenant, with their place.
+    pub nameless: Vec<String>,
+    /// The tenants of the file, in its order.
+    order: Vec<TenantId>,
 }
 
 impl Present {
-    /// Puts the file and what is stored together. A stored tenant that does not fit is left out; faults that remain are the
-    /// file's own.
+    /// Puts the file and what is stored together.
     pub(super) fn build(
-        source: &Source,
+        around: Surroundings<'_>,
         stored: Vec<StoredTenant>,
         keys: Vec<StoredKey>,
-        seal: &Seal,
         now: Timestamp,
-    ) -> Result<Self, Faults> {
-        let mut tenants = BTreeMap::new();
-        for table in source.tenants() {
-            // A table without an id is a fault that the check names.
-            if let Some(id) = table["id"].as_str().and_then(|id| id.parse::<TenantId>().ok()) {
-                let entry = Entry {
-                    table: table.clone(),
-                    origin: Origin::File,
-                    stored: None,
-                    faults: Vec::new(),
-                };
-                tenants.insert(id, entry);
-            }
-        }
-        for record in stored {
-            let id = record.id.clone();
-            let entry = overlay(tenants.remove(&id), record, seal);
-            tenants.insert(id, entry);
-        }
-        let mut config = fit(source, &mut tenants)?;
-        for key in &keys {
-            let Some(tenant) = config.tenants.iter_mut().find(|tenant| tenant.id == key.tenant) else {
+    ) -> Self {
+        let mut stored: HashMap<TenantId, StoredTenant> =
+            stored.into_iter().map(|record| (record.id.clone(), record)).collect();
+        let mut present = Self {
+            config: Arc::new(around.globals.config().clone()),
+            tenants: BTreeMap::new(),
+            keys,
+            faults: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            nameless: Vec::new(),
+            order: Vec::new(),
+        };
+        for (index, table) in around.source.tenants().iter().enumerate() {
+            let Some(id) = table.id().and_then(|id| id.parse::<TenantId>().ok()) else {
+                present.nameless.push(format!("tenants[{index}].id"));
                 continue;
             };
-            let ended = key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= now);
-            tenant.api_keys.retain(|known| known.hash != key.hash);
-            if !ended {
-                tenant.api_keys.push(ApiKey {
-                    name: key.name.clone(),
-                    hash: key.hash,
-                    scopes: key.scopes,
-                    expires_at: key.expires_at,
-                });
+            if present.tenants.contains_key(&id) {
+                continue;
+            }
+            let entry = match stored.remove(&id) {
+                Some(record) => Entry::stored(around, Some(table), record),
+                None => Entry::of_file(around, &id, table),
+            };
+            present.order.push(id.clone());
+            present.tenants.insert(id, Arc::new(entry));
+        }
+        for (id, record) in stored {
+            present
+                .tenants
+                .insert(id, Arc::new(Entry::stored(around, None, record)));
+        }
+        present.assembled(around.globals, now)
+    }
+
+    /// Takes the records of the store as they are now. Only tenants whose records are others than before are looked at again, so that
+    /// nothing that has gone wrong around another tenant meanwhile is noticed by this one's change.
+    pub(super) fn refreshed(
+        &self,
+        around: Surroundings<'_>,
+        stored: Vec<StoredTenant>,
+        keys: Vec<StoredKey>,
+        now: Timestamp,
+    ) -> Self {
+        let mut next = self.copied();
+        let others: Vec<StoredTenant> = stored
+            .into_iter()
+            .filter(|record| self.tenants.get(&record.id).and_then(|entry| entry.stored.as_ref()) != Some(record))
+            .collect();
+        if others.is_empty() && keys == self.keys {
+            return next;
+        }
+        next.keys = keys;
+        for record in others {
+            next.put(around, record);
+        }
+        next.assembled(around.globals, now)
+    }
+
+    /// Returns the same with another record of one tenant, whose settings are checked.
+    pub(super) fn with_tenant(&self, around: Surroundings<'_>, record: StoredTenant, now: Timestamp) -> Self {
+        let mut next = self.copied();
+        next.put(around, record);
+        next.assembled(around.globals, now)
+    }
+
+    /// Returns the same with another status of one tenant. Depends on nothing but its record.
+    pub(super) fn with_status(&self, globals: &Globals, record: StoredTenant, now: Timestamp) -> Self {
+        let mut next = self.copied();
+        if let Some(entry) = next.tenants.get_mut(&record.id) {
+            *entry = Arc::new(entry.with_record(record));
+        }
+        next.assembled(globals, now)
+    }
+
+    /// Returns the same with other keys. Depends on nothing but their records.
+    pub(super) fn with_keys(&self, globals: &Globals, keys: Vec<StoredKey>, now: Timestamp) -> Self {
+        let mut next = self.copied();
+        next.keys = keys;
+        next.assembled(globals, now)
+    }
+
+    fn put(&mut self, around: Surroundings<'_>, record: StoredTenant) {
+        let id = record.id.clone();
+        let file = around.source.tenant(id.as_str());
+        self.tenants.insert(id, Arc::new(Entry::stored(around, file, record)));
+    }
+
+    pub(super) fn copied(&self) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            tenants: self.tenants.clone(),
+            keys: self.keys.clone(),
+            faults: self.faults.clone(),
+            warnings: self.warnings.clone(),
+            nameless: self.nameless.clone(),
+            order: self.order.clone(),
+        }
+    }
+
+    /// Looks at what tenants have in common and makes the configuration. Reads nothing from outside.
+    fn assembled(mut self, globals: &Globals, now: Timestamp) -> Self {
+        let ranked = self.ranked();
+        self.faults.clear();
+        self.warnings.clear();
+        for id in &ranked {
+            if let Some(Err(faults)) = self.tenants.get(id).map(|entry| &entry.checked) {
+                self.faults.insert(id.clone(), faults.clone());
             }
         }
-        Ok(Self {
-            config: Arc::new(config),
-            tenants,
-            keys,
-        })
-    }
-}
-
-/// Puts what is stored in the place of what the file says.
-fn overlay(file: Option<Entry>, record: StoredTenant, seal: &Seal) -> Entry {
-    let mut faults = Vec::new();
-    let mut origin = Origin::File;
-    let mut table = file.map_or_else(|| json!({ "id": record.id }), |entry| entry.table);
-    if let Some(sealed) = &record.sealed {
-        origin = Origin::Stored;
-        let opened = seal
-            .open(record.id.as_str(), sealed)
-            .map_err(|error| error.to_string())
-            .and_then(|plain| serde_json::from_slice::<Value>(&plain).map_err(|error| error.to_string()));
-        match opened {
-            Ok(settings) => {
-                table = settings;
-                table["id"] = json!(record.id);
-            }
-            Err(message) => faults.push(SettingsFault {
-                pointer: String::new(),
-                message,
-            }),
+        let claims = ranked
+            .iter()
+            .filter_map(|id| Some(self.tenants.get(id)?.claims.as_slice()));
+        let place = |owner: usize, path: &str| format!("{path} of tenant {}", ranked[owner]);
+        for (index, fault) in conflicts(claims, place) {
+            self.faults.entry(ranked[index].clone()).or_default().push(fault.into());
         }
-    }
-    let suspended = record.status == TenantStatus::Suspended;
-    if let Value::Object(members) = &mut table {
-        members.shift_remove("suspended");
-        if suspended {
-            members.insert("suspended".to_owned(), true.into());
-        }
-    }
-    Entry {
-        table,
-        origin,
-        stored: Some(record),
-        faults,
-    }
-}
-
-/// Makes the configuration, without the stored tenants that do not fit.
-fn fit(source: &Source, tenants: &mut BTreeMap<TenantId, Entry>) -> Result<Config, Faults> {
-    let faults = match source.config(&tables(tenants)) {
-        Ok(config) => return Ok(config),
-        Err(faults) => faults,
-    };
-    let order = order(source, tenants);
-    let mut found = false;
-    for fault in faults.iter() {
-        let Some((index, rest)) = indexed(&fault.path) else {
-            continue;
-        };
-        if let Some(entry) = order.get(index).and_then(|id| tenants.get_mut(id))
-            && entry.stored.is_some()
+        let mut keys = KeysByTenant::new(&self.keys, now);
+        let mut config = globals.config().clone();
+        let of_file: HashSet<&TenantId> = self.order.iter().collect();
+        for id in self
+            .order
+            .iter()
+            .chain(self.tenants.keys().filter(|id| !of_file.contains(id)))
         {
-            entry.faults.push(SettingsFault {
-                pointer: rest,
-                message: fault.message.clone(),
-            });
-            found = true;
+            let checked = self.tenants.get(id).and_then(|entry| entry.checked.as_ref().ok());
+            let tenant = match checked {
+                Some(tenant) if !self.faults.contains_key(id) => keys.applied((**tenant).clone()),
+                _ => Tenant::left_out(id.clone()),
+            };
+            config.tenants.push(tenant);
         }
-    }
-    if found {
-        source.config(&tables(tenants))
-    } else {
-        Err(faults)
-    }
-}
-
-/// Lists the tables of all tenants that are stored. Of one that is left out nothing but its id remains, so that neither it nor
-/// what the file once said of it is served.
-fn tables(tenants: &BTreeMap<TenantId, Entry>) -> Vec<Value> {
-    let table = |(id, entry): (&TenantId, &Entry)| {
-        if entry.faults.is_empty() {
-            entry.table.clone()
-        } else {
-            json!({ "id": id, "suspended": true })
+        for tenant in &config.tenants {
+            let warnings = config.tenant_warnings(tenant, now);
+            if !warnings.is_empty() {
+                let warnings = warnings
+                    .into_iter()
+                    .map(|warning| SettingsFault::from(warning).to_string());
+                self.warnings.insert(tenant.id.clone(), warnings.collect());
+            }
         }
-    };
-    let stored = tenants.iter().filter(|(_, entry)| entry.stored.is_some());
-    stored.map(table).collect()
+        self.config = Arc::new(config);
+        self
+    }
+
+    /// Lists the tenants in the order in which claims count: those whose settings are the file's first, then those of the store.
+    fn ranked(&self) -> Vec<TenantId> {
+        let is_of_file = |id: &&TenantId| self.tenants.get(*id).is_some_and(|entry| entry.origin == Origin::File);
+        let known: HashSet<&TenantId> = self.order.iter().collect();
+        let of_file: Vec<TenantId> = self.order.iter().filter(is_of_file).cloned().collect();
+        let mut of_store: Vec<(Option<Timestamp>, &TenantId)> = self
+            .tenants
+            .iter()
+            .filter(|(id, entry)| entry.origin != Origin::File || !known.contains(id))
+            .map(|(id, entry)| (entry.stored.as_ref().map(|record| record.created_at), id))
+            .collect();
+        of_store.sort();
+        of_file
+            .into_iter()
+            .chain(of_store.into_iter().map(|(_, id)| id.clone()))
+            .collect()
+    }
+
+    pub(super) fn view(&self, id: &TenantId, seal: &Seal) -> Option<TenantView> {
+        let faults = self.faults.get(id).map_or(&[][..], Vec::as_slice);
+        let warnings = self.warnings.get(id).map_or(&[][..], Vec::as_slice);
+        Some(self.tenants.get(id)?.view(id, faults, warnings, seal))
+    }
 }
 
-/// Lists the tenants as the configuration numbers them: those of the file, then those that are added.
-fn order(source: &Source, tenants: &BTreeMap<TenantId, Entry>) -> Vec<TenantId> {
-    let of_file = source.tenants().map(|table| table["id"].as_str().unwrap_or_default());
-    let mut order: Vec<TenantId> = Vec::new();
-    for id in of_file {
-        // What has no valid id keeps its place, so that the numbers stay right.
-        order.push(id.parse().unwrap_or_else(|_| nobody()));
-    }
-    for (id, entry) in tenants {
-        if entry.stored.is_some() && !order.contains(id) {
-            order.push(id.clone());
+/// The stored keys of each tenant.
+struct KeysByTenant<'a> {
+    keys: HashMap<&'a TenantId, Vec<&'a StoredKey>>,
+    /// The hashes of all of them: a key that is stored, revoked ones too, is its own tenant's, whatever a table says.
+    hashes: HashSet<&'a KeyHash>,
+    now: Timestamp,
+}
+
+impl<'a> KeysByTenant<'a> {
+    fn new(stored: &'a [StoredKey], now: Timestamp) -> Self {
+        let mut keys: HashMap<&TenantId, Vec<&StoredKey>> = HashMap::new();
+        for key in stored {
+            keys.entry(&key.tenant).or_default().push(key);
         }
+        let hashes = stored.iter().map(|key| &key.hash).collect();
+        Self { keys, hashes, now }
     }
-    order
-}
 
-fn nobody() -> TenantId {
-    "-".parse().expect("a dash is an id")
-}
-
-/// Takes `tenants[3].copilots[0].route` apart: the tenant's number, and the pointer within it.
-fn indexed(path: &str) -> Option<(usize, String)> {
-    let rest = path.strip_prefix("tenants[")?;
-    let (index, rest) = rest.split_once(']')?;
-    let index = index.parse().ok()?;
-    let mut pointer = String::new();
-    for part in rest.split(['.', '[']).filter(|part| !part.is_empty()) {
-        pointer.push('/');
-        pointer.push_str(part.trim_end_matches(']'));
-    }
-    Some((index, pointer))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_faults() {
-        for (path, expected) in [
-            ("tenants[3].copilots[0].route", Some((3, "/copilots/0/route"))),
-            ("tenants[0]", Some((0, ""))),
-            ("tenants[12].id", Some((12, "/id"))),
-            ("tenants", None),
-            ("routes[0].name", None),
-        ] {
-            let found = indexed(path);
-            assert_eq!(
-                found.as_ref().map(|(index, pointer)| (*index, pointer.as_str())),
-                expected,
-                "{path}"
-            );
-        }
+    /// Takes what is stored of a tenant's keys in the place of what its table says of the same ones.
+    fn applied(&mut self, mut tenant: Tenant) -> Tenant {
+        let stored = self.keys.remove(&tenant.id).unwrap_or_default();
+        tenant.api_keys.retain(|key| !self.hashes.contains(&key.hash));
+        let ended = |key: &StoredKey| key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= self.now);
+        let live = stored.into_iter().filter(|key| !ended(key));
+        tenant.api_keys.extend(live.map(|key| ApiKey {
+            name: key.name.clone(),
+            hash: key.hash,
+            scopes: key.scopes,
+            expires_at: key.expires_at,
+        }));
+        tenant
     }
 }

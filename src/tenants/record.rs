@@ -10,6 +10,17 @@ use serde::{Deserialize, Serialize};
 use crate::config::KeyHash;
 use crate::scopes::Scopes;
 
+/// Who asks for a change, for the log and the audit log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requester {
+    /// The user; of another tenant than the changed one, `tenant/user`.
+    pub actor: String,
+    /// The name of the credential, which does not disclose it.
+    pub credential: String,
+    /// The id of the request.
+    pub request_id: Option<String>,
+}
+
 /// Whether a tenant is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

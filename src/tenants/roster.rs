@@ -1,4 +1,8 @@
 //! The roster: changes tenants and keys, one change at a time, and tells every part of the process.
+//!
+//! Invariants: a change is recorded with who asked for it, then stored, then taken, in this order. To suspend a tenant and to revoke a key
+//! nothing is needed but the record of that tenant or key: no settings are checked, no secret is fetched, and a part of the
+//! process that cannot follow keeps nobody from it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,25 +10,22 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, LogError};
-use copilotd_actors::tenancy::TenantScope;
-use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
+use super::changes;
+use super::entry::{Entry, NOT_SETTINGS, Surroundings};
 use super::error::{ChangeError, SettingsFault};
 use super::patch;
-use super::present::{Entry, Origin, Present, TenantView};
-use super::record::{KeyId, KeyUse, StoredKey, StoredTenant, TenantStatus};
+use super::present::{Present, TenantView};
+use super::record::{KeyUse, Requester, StoredTenant, TenantStatus};
 use super::seal::Seal;
 use super::store::TenantStore;
-use crate::config::{Config, KeyHash, Source};
-use crate::scopes::Scopes;
+use crate::audit::{Action, AuditLog, Entry as AuditEntry};
+use crate::config::{Config, Faults, Globals, KeyHash, Source, keep_operator_to_file};
 
 /// Most tenants of a process.
 const MAX_TENANTS: usize = 10_000;
-/// Most keys of a tenant that are neither taken back nor at their end.
-const MAX_KEYS: usize = 500;
-/// How long a key that has ended is still listed.
-const ENDED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// What follows the configuration while the process runs.
 pub trait Part: Send + Sync {
@@ -50,78 +51,54 @@ pub struct Change {
     pub status: Option<TenantStatus>,
 }
 
-/// An API key to be made.
-#[derive(Debug, Clone)]
-pub struct NewKey {
-    /// Hash of the key.
-    pub hash: KeyHash,
-    /// Its name.
-    pub name: String,
-    /// What it allows.
-    pub scopes: Scopes,
-    /// Who makes it.
-    pub by: String,
-    /// Its end, if it has one.
-    pub expires_at: Option<Timestamp>,
-}
-
-/// An API key as an administrator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyView {
-    /// Its id.
-    pub id: KeyId,
-    /// Its name.
-    pub name: String,
-    /// What it allows.
-    pub scopes: Scopes,
-    /// Where it stands.
-    pub origin: Origin,
-    /// When it was made, and by whom; the file does not tell.
-    pub made: Option<(Timestamp, String)>,
-    /// Its end, if it has one.
-    pub expires_at: Option<Timestamp>,
-    /// When it was taken back, if it was.
-    pub revoked_at: Option<Timestamp>,
-    /// When it was used last, to a minute.
-    pub last_used_at: Option<Timestamp>,
-}
-
 /// See the module.
 pub struct Roster {
-    store: Arc<dyn TenantStore>,
+    pub(super) store: Arc<dyn TenantStore>,
+    audit: Arc<AuditLog>,
     seal: Seal,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// What is not a tenant's, as it was at start: it changes with a restart alone.
+    pub(super) globals: Globals,
     parts: Mutex<Vec<Arc<dyn Part>>>,
     present: RwLock<Arc<Present>>,
-    uses: Mutex<HashMap<KeyHash, Timestamp>>,
+    pub(super) uses: Mutex<HashMap<KeyHash, Timestamp>>,
     /// Held while a change is made; the file that it is made against.
-    source: tokio::sync::Mutex<Source>,
+    pub(super) source: tokio::sync::Mutex<Source>,
 }
 
 impl Roster {
-    /// Reads what is stored and puts it together with the file.
+    /// Reads what is stored and puts it together with the file. Tenants with a fault are left out and logged.
     ///
     /// # Errors
-    /// When the store fails, or the file is not valid by itself.
+    /// When the store fails, or what is not a tenant's in the file has a fault.
     pub async fn open(
         source: Source,
         store: Arc<dyn TenantStore>,
+        audit: Arc<AuditLog>,
         seal: Seal,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Self>> {
+        let globals = source.globals()?;
         let (tenants, keys) = (store.tenants().await?, store.keys().await?);
         let uses = store.key_uses().await?;
-        let present = Present::build(&source, tenants, keys, &seal, clock.now())?;
+        let around = Surroundings {
+            globals: &globals,
+            source: &source,
+            seal: &seal,
+        };
+        let present = Present::build(around, tenants, keys, clock.now());
         let roster = Arc::new(Self {
             store,
+            audit,
             seal,
             clock,
+            globals,
             parts: Mutex::default(),
             present: RwLock::new(Arc::new(present)),
             uses: Mutex::new(uses.into_iter().map(|used| (used.hash, used.at)).collect()),
             source: tokio::sync::Mutex::new(source),
         });
-        roster.report_left_out();
+        roster.report();
         Ok(roster)
     }
 
@@ -138,20 +115,28 @@ impl Roster {
     /// Lists the tenants by id.
     pub fn tenants(&self) -> Vec<TenantView> {
         let present = self.present();
-        let tenants = present.tenants.iter();
-        tenants.map(|(id, entry)| entry.view(id, &self.seal)).collect()
+        present
+            .tenants
+            .keys()
+            .filter_map(|id| present.view(id, &self.seal))
+            .collect()
     }
 
     /// Finds a tenant.
     pub fn tenant(&self, id: &TenantId) -> Option<TenantView> {
-        Some(self.present().tenants.get(id)?.view(id, &self.seal))
+        self.present().view(id, &self.seal)
     }
 
-    /// Lists the ids of tenants that are left out because their settings do not fit.
-    pub fn left_out(&self) -> Vec<TenantId> {
+    /// Lists what is left out because of a fault: tenants by their ids, and tables of the file without one by their place.
+    pub fn left_out(&self) -> Vec<String> {
         let present = self.present();
-        let faulty = present.tenants.iter().filter(|(_, entry)| !entry.faults.is_empty());
-        faulty.map(|(id, _)| id.clone()).collect()
+        let tenants = present.faults.keys().map(ToString::to_string);
+        tenants.chain(present.nameless.iter().cloned()).collect()
+    }
+
+    /// Whether a tenant's money is limited and some of its models have no price.
+    pub fn has_warnings(&self) -> bool {
+        !self.present().warnings.is_empty()
     }
 
     /// Gives a tenant these settings, and makes it if there is none; answers with it, and whether it was made. A status that is
@@ -159,9 +144,10 @@ impl Roster {
     pub async fn put(
         &self,
         id: TenantId,
-        mut settings: Value,
+        settings: Value,
         status: Option<TenantStatus>,
         only_new: bool,
+        by: &Requester,
     ) -> Result<(TenantView, bool), ChangeError> {
         let source = self.source.lock().await;
         let present = self.read(&source).await?;
@@ -174,13 +160,20 @@ impl Roster {
                 "there are {MAX_TENANTS} tenants already, the most of one process"
             )));
         }
-        let old = known.map_or(Value::Null, Entry::settings);
-        let mut faults = patch::restore(&mut settings, &old, &self.seal);
-        faults.extend(not_settings(&settings));
+        let mut faults = not_settings(&settings);
+        let old = known.map_or(Value::Null, |entry| entry.settings());
+        let settings = patch::replaced(&old, settings, source.tenant(id.as_str()), &self.seal);
+        let settings = settings.unwrap_or_else(|found| {
+            faults.extend(found);
+            Value::Null
+        });
+        if !faults.is_empty() {
+            return Err(ChangeError::Invalid(faults));
+        }
         let now = self.clock.now();
         let record = StoredTenant {
-            status: status.unwrap_or(known.map_or(TenantStatus::Active, Entry::status)),
-            sealed: Some(self.sealed_of(id.as_str(), &settings)),
+            status: status.unwrap_or(known.map_or(TenantStatus::Active, |entry| entry.status())),
+            sealed: Some(self.sealed_of(&id, &settings)),
             created_at: known
                 .and_then(|entry| entry.stored.as_ref())
                 .map_or(now, |stored| stored.created_at),
@@ -188,201 +181,161 @@ impl Roster {
             id,
         };
         let is_new = known.is_none();
-        let view = self.store_and_take(&source, &present, record, faults).await?;
+        let view = self.check_and_take(&source, &present, record, &settings, by).await?;
         Ok((view, is_new))
     }
 
     /// Changes a tenant.
-    pub async fn change(&self, id: &TenantId, change: Change) -> Result<TenantView, ChangeError> {
+    pub async fn change(&self, id: &TenantId, change: Change, by: &Requester) -> Result<TenantView, ChangeError> {
         let source = self.source.lock().await;
+        let Some(settings_change) = change.settings else {
+            return self.set_status(&source, id, change.status, by).await;
+        };
         let present = self.read(&source).await?;
         let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
-        let now = self.clock.now();
-        let mut record = entry.stored.clone().unwrap_or(StoredTenant {
-            id: id.clone(),
-            status: entry.status(),
-            sealed: None,
-            created_at: now,
-            updated_at: now,
-        });
-        record.updated_at = now;
+        let file = source.tenant(id.as_str());
+        let mut record = self.record_of(id, entry);
         record.status = change.status.unwrap_or(record.status);
-        let mut faults = Vec::new();
-        match change.settings {
-            None => {}
-            Some(SettingsChange::Reset) if source.tenant(id.as_str()).is_none() => {
+        let settings = match settings_change {
+            SettingsChange::Reset => {
                 let message = "the file has no settings of this tenant to go back to";
-                return Err(ChangeError::Conflict(message.to_owned()));
+                let file = file.ok_or_else(|| ChangeError::Conflict(message.to_owned()))?;
+                record.sealed = None;
+                file.value().clone()
             }
-            Some(SettingsChange::Reset) => record.sealed = None,
-            Some(SettingsChange::Patch(mut patch)) => {
-                let mut settings = entry.settings();
-                faults = patch::restore(&mut patch, &settings, &self.seal);
-                faults.extend(not_settings(&patch));
-                patch::merge(&mut settings, &patch);
-                record.sealed = Some(self.sealed_of(id.as_str(), &settings));
+            SettingsChange::Patch(patch) => {
+                let mut faults = not_settings(&patch);
+                let settings = patch::patched(&entry.settings(), &patch, file, &self.seal);
+                let settings = settings.unwrap_or_else(|found| {
+                    faults.extend(found);
+                    Value::Null
+                });
+                if !faults.is_empty() {
+                    return Err(ChangeError::Invalid(faults));
+                }
+                record.sealed = Some(self.sealed_of(id, &settings));
+                settings
             }
-        }
-        self.store_and_take(&source, &present, record, faults).await
+        };
+        self.check_and_take(&source, &present, record, &settings, by).await
     }
 
-    /// Takes the file as it is now in place of how it was; what is stored stays in the place of it.
+    /// Sets a tenant's status and nothing else. It needs no settings that are fit, of this tenant or of others.
+    async fn set_status(
+        &self,
+        source: &Source,
+        id: &TenantId,
+        status: Option<TenantStatus>,
+        by: &Requester,
+    ) -> Result<TenantView, ChangeError> {
+        let present = self.read_or_remembered(source).await;
+        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        let mut record = self.record_of(id, entry);
+        let Some(status) = status.filter(|status| *status != entry.status()) else {
+            return present.view(id, &self.seal).ok_or(ChangeError::Missing);
+        };
+        record.status = status;
+        let action = match status {
+            TenantStatus::Active => Action::TenantResumed,
+            TenantStatus::Suspended => Action::TenantSuspended,
+        };
+        self.record(id, action, id.to_string(), vec!["/status".to_owned()], by)
+            .await?;
+        self.store.put_tenant(&record).await?;
+        let after = present.with_status(&self.globals, record, self.clock.now());
+        let view = after.view(id, &self.seal);
+        self.take_despite_parts(after);
+        view.ok_or(ChangeError::Missing)
+    }
+
+    /// Takes the tenants of the file as it is now; what is stored stays in the place of it. One with a fault is left out.
+    ///
+    /// # Errors
+    /// When what is not a tenant's in the file has a fault: everything is as it was then.
     pub async fn reload(&self, source: Source) -> Result<(), ChangeError> {
         let mut held = self.source.lock().await;
-        let present = self.read(&source).await?;
+        let broken = |faults: Faults| ChangeError::Conflict(format!("the configuration file is not valid: {faults}"));
+        source.globals().map_err(broken)?;
+        let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
+        let present = Present::build(self.around(&source), tenants, keys, self.clock.now());
         let parts = self.parts();
         let commits = prepare(&parts, &present.config)?;
         *held = source;
         self.take(present, commits);
-        self.report_left_out();
+        self.report();
         Ok(())
     }
 
-    /// Checks a changed tenant with everything around it, stores it, and lets it hold.
-    async fn store_and_take(
+    /// Checks a tenant's new settings with everything around them, records the change, stores it, and lets it hold.
+    async fn check_and_take(
         &self,
         source: &Source,
         before: &Present,
         record: StoredTenant,
-        mut faults: Vec<SettingsFault>,
+        settings: &Value,
+        by: &Requester,
     ) -> Result<TenantView, ChangeError> {
         let id = record.id.clone();
-        let mut stored: Vec<StoredTenant> = before
-            .tenants
-            .values()
-            .filter_map(|entry| entry.stored.clone())
-            .filter(|known| known.id != id)
-            .collect();
-        stored.push(record.clone());
-        let now = self.clock.now();
-        let built = Present::build(source, stored, before.keys.clone(), &self.seal, now);
-        match &built {
-            Ok(after) => faults.extend(new_faults(&id, before, after)),
-            Err(others) => faults.extend(others.iter().map(|fault| SettingsFault {
-                pointer: String::new(),
-                message: fault.to_string(),
-            })),
+        let mut faults = operator_faults(source, &id, &record, settings);
+        let after = before.with_tenant(self.around(source), record.clone(), self.clock.now());
+        faults.extend(new_faults(&id, before, &after));
+        if !faults.is_empty() {
+            return Err(ChangeError::Invalid(faults));
         }
-        let after = match built {
-            Ok(after) if faults.is_empty() => after,
-            _ => return Err(ChangeError::Invalid(faults)),
-        };
         let parts = self.parts();
         let commits = prepare(&parts, &after.config)?;
+        let (was, is) = (
+            before.tenants.get(&id),
+            after.tenants.get(&id).ok_or(ChangeError::Missing)?,
+        );
+        let mut changed = changes::changed(&was.map_or(json!({}), |entry| entry.settings()), &is.settings());
+        if was.is_some_and(|was| was.status() != is.status()) {
+            changed.push("/status".to_owned());
+        }
+        let action = if was.is_some() {
+            Action::TenantUpdated
+        } else {
+            Action::TenantCreated
+        };
+        self.record(&id, action, id.to_string(), changed, by).await?;
         self.store.put_tenant(&record).await?;
-        tracing::info!(tenant = %id, status = ?record.status, "a tenant was changed by an operator");
-        let view = after.tenants.get(&id).map(|entry| entry.view(&id, &self.seal));
+        let view = after.view(&id, &self.seal);
+        for warning in after.warnings.get(&id).into_iter().flatten() {
+            tracing::warn!(tenant = %id, warning, "the tenant's settings were accepted with a warning");
+        }
         self.take(after, commits);
         view.ok_or(ChangeError::Missing)
     }
 
-    /// Lists a tenant's keys, the newest first, those of the file last.
-    pub fn keys(&self, scope: &TenantScope) -> Vec<KeyView> {
-        let present = self.present();
-        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        let tenant = scope.tenant();
-        let stored = present.keys.iter().filter(|key| key.tenant == *tenant);
-        let mut views: Vec<KeyView> = stored.clone().map(|key| view_of(key, &uses)).collect();
-        let tenants = present.config.tenants.iter().filter(|known| known.id == *tenant);
-        for key in tenants.flat_map(|known| &known.api_keys) {
-            if !stored.clone().any(|known| known.hash == key.hash) {
-                views.push(KeyView {
-                    id: KeyId::of(&key.hash),
-                    name: key.name.clone(),
-                    scopes: key.scopes,
-                    origin: Origin::File,
-                    made: None,
-                    expires_at: key.expires_at,
-                    revoked_at: None,
-                    last_used_at: uses.get(&key.hash).copied(),
-                });
-            }
-        }
-        views
-    }
-
-    /// Makes a key. It is accepted once this returns.
-    pub async fn create_key(&self, scope: &TenantScope, new: NewKey) -> Result<KeyView, ChangeError> {
-        let source = self.source.lock().await;
-        let present = self.read(&source).await?;
-        let now = self.clock.now();
-        let tenant = scope.tenant();
-        let known = present.config.tenants.iter().find(|known| known.id == *tenant);
-        let live = known.map_or(&[][..], |known| &known.api_keys);
-        if live.iter().any(|key| key.name == new.name) {
-            return Err(ChangeError::Exists(format!("a key named {:?}", new.name)));
-        }
-        if live.len() >= MAX_KEYS {
-            let message = format!("the tenant has {MAX_KEYS} keys already; take back one that is not used");
-            return Err(ChangeError::Conflict(message));
-        }
-        let key = StoredKey {
-            tenant: tenant.clone(),
-            hash: new.hash,
-            name: new.name,
-            scopes: new.scopes,
-            created_at: now,
-            created_by: Some(new.by),
-            expires_at: new.expires_at,
-            revoked_at: None,
+    /// Records a change, in the log and in the changed tenant's audit log, before it is made: what cannot be recorded is not made.
+    pub(super) async fn record(
+        &self,
+        tenant: &TenantId,
+        action: Action,
+        target: String,
+        changed: Vec<String>,
+        by: &Requester,
+    ) -> Result<(), ChangeError> {
+        tracing::info!(
+            %tenant,
+            action = action.as_str(),
+            target,
+            changed = changed.join(" "),
+            actor = by.actor,
+            credential = by.credential,
+            request_id = by.request_id,
+            "changing a tenant or one of its API keys"
+        );
+        let entry = AuditEntry {
+            actor: by.actor.clone(),
+            credential: by.credential.clone(),
+            request_id: by.request_id.clone(),
+            action,
+            target,
+            changed,
+            reason: None,
         };
-        let ended: Vec<KeyHash> = present
-            .keys
-            .iter()
-            .filter(|key| is_past(key, now))
-            .map(|key| key.hash)
-            .collect();
-        let kept = present.keys.iter().filter(|key| !ended.contains(&key.hash)).cloned();
-        let keys = std::iter::once(key.clone()).chain(kept).collect();
-        let after = self.rebuilt(&source, &present, keys)?;
-        let parts = self.parts();
-        let commits = prepare(&parts, &after.config)?;
-        self.store.put_key(&key).await?;
-        if !ended.is_empty() {
-            self.store.delete_keys(&ended).await?;
-        }
-        tracing::info!(%tenant, key = %KeyId::of(&key.hash), by = key.created_by.as_deref(), "an API key was made");
-        self.take(after, commits);
-        Ok(view_of(&key, &HashMap::new()))
-    }
-
-    /// Takes a key back. It is refused once this returns, and its streams end. One that was taken back stays so.
-    pub async fn revoke_key(&self, scope: &TenantScope, id: KeyId, by: &str) -> Result<(), ChangeError> {
-        let source = self.source.lock().await;
-        let present = self.read(&source).await?;
-        let now = self.clock.now();
-        let tenant = scope.tenant();
-        let stored = present
-            .keys
-            .iter()
-            .find(|key| key.tenant == *tenant && KeyId::of(&key.hash) == id);
-        if stored.is_some_and(|key| key.revoked_at.is_some()) {
-            return Ok(());
-        }
-        let of_file = || {
-            let known = present.config.tenants.iter().find(|known| known.id == *tenant)?;
-            let key = known.api_keys.iter().find(|key| KeyId::of(&key.hash) == id)?;
-            Some(StoredKey {
-                tenant: tenant.clone(),
-                hash: key.hash,
-                name: key.name.clone(),
-                scopes: key.scopes,
-                created_at: now,
-                created_by: None,
-                expires_at: key.expires_at,
-                revoked_at: None,
-            })
-        };
-        let mut key = stored.cloned().or_else(of_file).ok_or(ChangeError::Missing)?;
-        key.revoked_at = Some(now);
-        let others = present.keys.iter().filter(|known| known.hash != key.hash).cloned();
-        let keys = std::iter::once(key.clone()).chain(others).collect();
-        let after = self.rebuilt(&source, &present, keys)?;
-        let parts = self.parts();
-        let commits = prepare(&parts, &after.config)?;
-        self.store.put_key(&key).await?;
-        tracing::info!(%tenant, key = %id, by, "an API key was taken back");
-        self.take(after, commits);
+        self.audit.record(tenant, entry).await?;
         Ok(())
     }
 
@@ -405,53 +358,105 @@ impl Roster {
         self.store.put_key_uses(&fresh).await
     }
 
-    fn sealed_of(&self, id: &str, settings: &Value) -> Vec<u8> {
-        self.seal.seal(id, settings.to_string().as_bytes())
+    fn record_of(&self, id: &TenantId, entry: &Entry) -> StoredTenant {
+        let now = self.clock.now();
+        let mut record = entry.stored.clone().unwrap_or(StoredTenant {
+            id: id.clone(),
+            status: entry.status(),
+            sealed: None,
+            created_at: now,
+            updated_at: now,
+        });
+        record.updated_at = now;
+        record
     }
 
-    /// Reads the store anew: a change whose outcome was unknown may have been made after all.
-    async fn read(&self, source: &Source) -> Result<Present, ChangeError> {
+    fn sealed_of(&self, id: &TenantId, settings: &Value) -> Vec<u8> {
+        self.seal.seal(id.as_str(), settings.to_string().as_bytes())
+    }
+
+    fn around<'a>(&'a self, source: &'a Source) -> Surroundings<'a> {
+        Surroundings {
+            globals: &self.globals,
+            source,
+            seal: &self.seal,
+        }
+    }
+
+    /// Reads the store again: a change whose outcome was unknown may have been made after all.
+    pub(super) async fn read(&self, source: &Source) -> Result<Present, ChangeError> {
         let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
-        let built = Present::build(source, tenants, keys, &self.seal, self.clock.now());
-        built.map_err(|faults| ChangeError::Conflict(format!("the configuration file is not valid: {faults}")))
+        let now = self.clock.now();
+        Ok(self.present().refreshed(self.around(source), tenants, keys, now))
     }
 
-    fn rebuilt(&self, source: &Source, before: &Present, keys: Vec<StoredKey>) -> Result<Present, ChangeError> {
-        let stored = before
-            .tenants
-            .values()
-            .filter_map(|entry| entry.stored.clone())
-            .collect();
-        let built = Present::build(source, stored, keys, &self.seal, self.clock.now());
-        built.map_err(|faults| ChangeError::Conflict(format!("the configuration file is not valid: {faults}")))
+    /// The same, or what is remembered when the store cannot be read.
+    pub(super) async fn read_or_remembered(&self, source: &Source) -> Present {
+        match self.read(source).await {
+            Ok(present) => present,
+            Err(error) => {
+                tracing::warn!(%error, "tenants and keys could not be read from the store; using those in memory");
+                self.present().copied()
+            }
+        }
     }
 
-    fn parts(&self) -> Vec<Arc<dyn Part>> {
+    pub(super) fn parts(&self) -> Vec<Arc<dyn Part>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn take(&self, present: Present, commits: Vec<Box<dyn FnOnce() + Send + '_>>) {
+    pub(super) fn take(&self, present: Present, commits: Vec<Box<dyn FnOnce() + Send + '_>>) {
         *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(present);
         for commit in commits {
             commit();
         }
     }
 
-    fn present(&self) -> Arc<Present> {
+    /// Takes what only takes rights away. A part that cannot follow is named in the log and keeps what it has.
+    pub(super) fn take_despite_parts(&self, present: Present) {
+        let parts = self.parts();
+        let mut commits = Vec::new();
+        for part in &parts {
+            match part.prepare(&present.config) {
+                Ok(commit) => commits.push(commit),
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "a part of the process cannot follow a suspension or revocation and keeps its previous configuration"
+                ),
+            }
+        }
+        self.take(present, commits);
+    }
+
+    pub(super) fn present(&self) -> Arc<Present> {
         Arc::clone(&self.present.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn report_left_out(&self) {
-        for (id, entry) in &self.present().tenants {
-            if !entry.faults.is_empty() {
-                let faults = entry.view(id, &self.seal).faults.join("; ");
-                tracing::error!(tenant = %id, faults, "a stored tenant does not fit the configuration and is left out");
-            }
+    fn report(&self) {
+        let present = self.present();
+        for (id, faults) in &present.faults {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            let causes = present.tenants.get(id).map(|entry| entry.causes.join("; "));
+            tracing::error!(
+                tenant = %id,
+                faults = faults.join("; "),
+                causes,
+                "the tenant's settings have a fault: it is left out and its credentials are refused; all others are served"
+            );
+        }
+        for place in &present.nameless {
+            tracing::error!(
+                place,
+                "a tenant of the configuration file has no valid id and is left out"
+            );
+        }
+        for (id, warnings) in &present.warnings {
+            tracing::warn!(tenant = %id, warnings = warnings.join("; "), "the tenant's settings have a warning; it is served");
         }
     }
 }
 
-fn prepare<'a>(
+pub(super) fn prepare<'a>(
     parts: &'a [Arc<dyn Part>],
     config: &Arc<Config>,
 ) -> Result<Vec<Box<dyn FnOnce() + Send + 'a>>, ChangeError> {
@@ -461,57 +466,46 @@ fn prepare<'a>(
 
 /// Lists what stands beside the settings and not in them.
 fn not_settings(settings: &Value) -> Vec<SettingsFault> {
-    let members = ["id", "suspended"]
-        .into_iter()
-        .filter(|name| settings.get(name).is_some());
+    let members = NOT_SETTINGS.into_iter().filter(|name| settings.get(name).is_some());
     let fault = |name: &str| SettingsFault {
         pointer: format!("/{name}"),
-        message: "is not one of the settings".to_owned(),
+        message: match name {
+            "operator" => "is not one of the settings: only the configuration file says so".to_owned(),
+            _ => "is not one of the settings".to_owned(),
+        },
     };
     members.map(fault).collect()
+}
+
+/// Lists where settings that are to be stored give the scope `operator` and the file does not.
+fn operator_faults(source: &Source, id: &TenantId, record: &StoredTenant, settings: &Value) -> Vec<SettingsFault> {
+    if record.sealed.is_none() {
+        return Vec::new();
+    }
+    let taken = keep_operator_to_file(&mut settings.clone(), source.tenant(id.as_str()));
+    let fault = |pointer| SettingsFault {
+        pointer,
+        message: "the scope operator is given by the configuration file alone".to_owned(),
+    };
+    taken.into_iter().map(fault).collect()
 }
 
 /// Lists what a change would break: the faults of the changed tenant, and those that others did not have before.
 fn new_faults(id: &TenantId, before: &Present, after: &Present) -> Vec<SettingsFault> {
     let mut found = Vec::new();
-    for (other, entry) in &after.tenants {
+    for (other, faults) in &after.faults {
         if other == id {
-            found.extend(entry.faults.iter().cloned());
+            found.extend(faults.iter().cloned());
             continue;
         }
-        let known = before.tenants.get(other).map_or(&[][..], |entry: &Entry| &entry.faults);
-        let new = entry.faults.iter().filter(|fault| !known.contains(fault));
+        let known = before.faults.get(other).map_or(&[][..], Vec::as_slice);
+        let new = faults.iter().filter(|fault| !known.contains(fault));
         found.extend(new.map(|fault| SettingsFault {
             pointer: String::new(),
-            message: format!(
-                "tenant {other} would not fit any more: {}: {}",
-                fault.pointer, fault.message
-            ),
+            message: format!("tenant {other} would not fit any more: {fault}"),
         }));
     }
     found
-}
-
-fn is_past(key: &StoredKey, now: Timestamp) -> bool {
-    let long_ago = |end: Option<Timestamp>| end.is_some_and(|end| now.duration_since(end) > ENDED);
-    // One of the file's that was taken back has to be remembered for as long as it stands there.
-    key.created_by.is_some() && (long_ago(key.revoked_at) || long_ago(key.expires_at))
-}
-
-fn view_of(key: &StoredKey, uses: &HashMap<KeyHash, Timestamp>) -> KeyView {
-    KeyView {
-        id: KeyId::of(&key.hash),
-        name: key.name.clone(),
-        scopes: key.scopes,
-        origin: match key.created_by {
-            Some(_) => Origin::Stored,
-            None => Origin::File,
-        },
-        made: key.created_by.clone().map(|by| (key.created_at, by)),
-        expires_at: key.expires_at,
-        revoked_at: key.revoked_at,
-        last_used_at: uses.get(&key.hash).copied(),
-    }
 }
 
 impl fmt::Debug for Roster {

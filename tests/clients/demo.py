@@ -73,8 +73,9 @@ class Demo:
     def token(self, user: str = "ada", tenant: str = "acme") -> str:
         return self.about["tenants"][tenant]["users"][user]
 
-    def token_with(self, *scopes: str, user: str = "root", tenant: str = "acme") -> str:
-        """Signs a token with these scopes, as the tenant's own backend would."""
+    def token_with(self, *scopes: str, user: str = "root", tenant: str | None = None) -> str:
+        """Signs a token with these scopes, as the tenant's own backend would; only the tenant ops may grant operator."""
+        tenant = tenant or ("ops" if "operator" in scopes else "acme")
         secret = (self.directory / "data" / f"{tenant}.jwt.key").read_text().strip()
 
         def part(data: bytes) -> bytes:

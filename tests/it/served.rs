@@ -22,10 +22,12 @@ name = "default"
 targets = [{ provider = "main", model = "large", context_tokens = 8000 }]
 [[tenants]]
 id = "ops"
+operator = true
 [[tenants.issuers]]
 iss = "https://ops.example"
 alg = "HS256"
 secret = { value = "a secret of ops, at least 32 bytes long" }
+scopes = ["admin", "operator"]
 "#;
 
 const SETTINGS: &str = r#"
@@ -185,11 +187,52 @@ async fn the_file_is_taken_anew_on_a_signal() {
     served.child.wait_for(|log| said(log, "were taken anew")).await.unwrap();
     assert_eq!(served.status("/v1/models", KEY).await, 200);
     // What is wrong changes nothing.
-    std::fs::write(&file, format!("{text}colour = 1\n")).unwrap();
+    std::fs::write(&file, format!("colour = 1\n{text}")).unwrap();
     served.child.signal("HUP").await;
     let told = served.child.wait_for(|log| said(log, "not taken anew")).await.unwrap();
     assert!(told.contains("colour"), "{told}");
     assert_eq!(served.status("/v1/models", KEY).await, 200);
+    // What is wrong with one tenant leaves that one out, and the others are served.
+    let secret = served.path("no-such-secret");
+    let broken = format!(
+        "[[tenants]]\nid = \"broken\"\n[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = {{ file = {secret:?} }}\n"
+    );
+    std::fs::write(&file, format!("{text}{key}{broken}")).unwrap();
+    served.child.signal("HUP").await;
+    let told = served.child.wait_for(|log| said(log, "it is left out")).await.unwrap();
+    assert!(
+        told.contains("broken") && told.contains("/zendesk/oauth_token") && told.contains("os error"),
+        "{told}"
+    );
+    assert_eq!(served.status("/v1/models", KEY).await, 200);
+    // So does a start, while `check` refuses the file.
+    served.child.kill().await;
+    let (child, server) = Served::serve(served.directory.path()).await;
+    (served.child, served.server) = (child, server);
+    assert_eq!(served.status("/v1/models", KEY).await, 200);
+    let shown = served.ask(&["tenant", "show", "broken"]).await;
+    assert!(
+        shown.contains("cannot read the file") && !shown.contains("os error"),
+        "{shown}"
+    );
+    served.ask(&["tenant", "suspend", "broken"]).await;
+    let listed = served.ask(&["key", "list"]).await;
+    let id = listed.split_whitespace().next().unwrap();
+    served.ask(&["key", "revoke", id]).await;
+    assert_eq!(served.status("/v1/models", KEY).await, 401);
+    let checked = served.output(&["check", "--config", file.to_str().unwrap()]).await;
+    assert_eq!(checked.status.code(), Some(2));
+    std::fs::write(&secret, "a token").unwrap();
+    served.ask(&["tenant", "resume", "broken"]).await;
+    served.child.signal("HUP").await;
+    // Mended, and active as it was made meanwhile.
+    while !served
+        .ask(&["tenant", "show", "broken"])
+        .await
+        .contains("\"faults\": []")
+    {}
+    served.child.signal("TERM").await;
+    assert_eq!(served.child.wait().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 //! The checks walk the raw value, not the structs: what the schema already dislikes is simply missing to them, so that
 //! faults of both kinds are reported in one run.
 
+mod claims;
 mod copilot;
 mod models;
 mod node;
@@ -11,20 +12,26 @@ mod tenant;
 
 use std::collections::{BTreeSet, HashMap};
 
+pub(crate) use claims::{Claim, claims, conflicts};
 pub(super) use node::Node;
 use tracing_subscriber::EnvFilter;
 
 use super::faults::Faults;
 use super::network;
 
-/// Notes every fault of the configuration at `root`.
-pub(super) fn run(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+/// Notes every fault of what is not a tenant's.
+pub(super) fn globals(root: &Node<'_>, faults: &mut Faults) {
     server(&root.get("server"), faults);
     store(&root.get("store"), faults);
     limits(&root.get("limits"), faults);
     telemetry(&root.get("telemetry"), faults);
     models::check(root, faults);
-    tenant::check(root, known_tools, faults);
+}
+
+/// Notes every fault of one tenant, within the rest of the configuration at `root`. What it may have in common with other
+/// tenants is for [`conflicts`].
+pub(super) fn tenant(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+    tenant::check(root, tenant, known_tools, faults);
 }
 
 fn server(server: &Node<'_>, faults: &mut Faults) {

@@ -18,6 +18,14 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Starts at a table that stands at `path` of the whole.
+    pub fn at(path: &str, value: &'a Value) -> Self {
+        Self {
+            path: path.to_owned(),
+            value: Some(value),
+        }
+    }
+
     /// Returns the member `name` of a table.
     pub fn get(&self, name: &str) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };

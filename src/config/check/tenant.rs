@@ -1,53 +1,26 @@
 //! Tenants: who signs for them, their API keys and the systems they connect to.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use super::{Faults, Node, copilot, members, rights, unique, url};
 use crate::config::Alg;
 
-pub(super) fn check(root: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
-    let tenants = root.get("tenants");
-    unique(members(&tenants, "id"), faults);
-    unique(
-        tenants
-            .items()
-            .flat_map(|tenant| members(&tenant.get("api_keys"), "hash").collect::<Vec<_>>()),
-        faults,
-    );
-    issuers_are_of_one_tenant(&tenants, faults);
-    for tenant in tenants.items() {
-        for issuer in tenant.get("issuers").items() {
-            key(&issuer, faults);
-            role_claims(&issuer, faults);
-        }
-        kids_are_distinct(&tenant.get("issuers"), faults);
-        unique(members(&tenant.get("api_keys"), "name"), faults);
-        for end in members(&tenant.get("api_keys"), "expires_at") {
-            if end.text().is_some_and(|text| text.parse::<jiff::Timestamp>().is_err()) {
-                faults.add(end.path(), "expected a time such as 2027-01-31T00:00:00Z");
-            }
-        }
-        rights::check(root, &tenant, faults);
-        systems(&tenant, faults);
-        copilot::check(root, &tenant, known_tools, faults);
+pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<String>, faults: &mut Faults) {
+    for issuer in tenant.get("issuers").items() {
+        key(&issuer, faults);
+        role_claims(&issuer, faults);
     }
-}
-
-/// An issuer speaks for one tenant alone: what it signs could otherwise be read as another's.
-fn issuers_are_of_one_tenant(tenants: &Node<'_>, faults: &mut Faults) {
-    let mut owners: HashMap<&str, (usize, String)> = HashMap::new();
-    for (index, tenant) in tenants.items().enumerate() {
-        for iss in members(&tenant.get("issuers"), "iss") {
-            let Some(text) = iss.text() else { continue };
-            let (owner, first) = owners.entry(text).or_insert_with(|| (index, iss.path().to_owned()));
-            if *owner != index {
-                faults.add(
-                    iss.path(),
-                    format!("is the same as {first}, which belongs to another tenant"),
-                );
-            }
+    kids_are_distinct(&tenant.get("issuers"), faults);
+    unique(members(&tenant.get("api_keys"), "name"), faults);
+    unique(members(&tenant.get("api_keys"), "hash"), faults);
+    for end in members(&tenant.get("api_keys"), "expires_at") {
+        if end.text().is_some_and(|text| text.parse::<jiff::Timestamp>().is_err()) {
+            faults.add(end.path(), "expected a time such as 2027-01-31T00:00:00Z");
         }
     }
+    rights::check(root, tenant, faults);
+    systems(tenant, faults);
+    copilot::check(root, tenant, known_tools, faults);
 }
 
 /// Several keys of one issuer are told apart by `kid`; at most one of them may go without.
@@ -137,7 +110,17 @@ fn published(issuer: &Node<'_>, alg: Alg, faults: &mut Faults) {
 
 fn systems(tenant: &Node<'_>, faults: &mut Faults) {
     let zendesk = tenant.get("zendesk");
-    url(&zendesk.get("base_url"), &["http", "https"], faults);
+    address(&zendesk.get("base_url"), faults);
+    for secret in ["token", "oauth_token"] {
+        fits_a_header(&zendesk.get(secret), faults);
+    }
+    fits_a_header(&tenant.get("slack").get("bot_token"), faults);
+    for keys in tenant.get("provider_keys").items() {
+        fits_a_header(&keys.get("api_key"), faults);
+        for key in keys.get("api_keys").items() {
+            fits_a_header(&key, faults);
+        }
+    }
     let (email, token, oauth) = (zendesk.get("email"), zendesk.get("token"), zendesk.get("oauth_token"));
     if zendesk.exists() {
         match (email.exists(), token.exists(), oauth.exists()) {
@@ -148,5 +131,27 @@ fn systems(tenant: &Node<'_>, faults: &mut Faults) {
             (false, false, false) => faults.add(zendesk.path(), "give oauth_token, or email and token"),
         }
     }
-    url(&tenant.get("slack").get("base_url"), &["http", "https"], faults);
+    address(&tenant.get("slack").get("base_url"), faults);
+}
+
+/// The address of a system, below which its resources stand.
+fn address(node: &Node<'_>, faults: &mut Faults) {
+    url(node, &["http", "https"], faults);
+    let address = node.text().and_then(|text| reqwest::Url::parse(text).ok());
+    if address.is_some_and(|url| url.query().is_some() || url.fragment().is_some()) {
+        faults.add(node.path(), "may not have a query or a fragment");
+    }
+}
+
+/// What is sent in a header. Found here, it is this tenant's fault; found when its client is built, it would be everybody's.
+fn fits_a_header(secret: &Node<'_>, faults: &mut Faults) {
+    if secret
+        .text()
+        .is_some_and(|text| text.bytes().any(|byte| !(b' '..=b'~').contains(&byte)))
+    {
+        faults.add(
+            secret.path(),
+            "holds characters that a header cannot carry; only printable ASCII is sent",
+        );
+    }
 }

@@ -23,10 +23,18 @@ pub(super) struct Keys {
     api_keys: HashMap<KeyHash, ApiKey>,
     /// Issuers whose keys are fetched.
     published: Vec<Published>,
-    /// What vouches for credentials, and whose it is; a credential whose source is gone is gone with it.
-    sources: HashMap<Arc<str>, TenantId>,
+    /// What vouches for credentials; a credential whose source is gone is gone with it.
+    sources: HashMap<Arc<str>, Granting>,
     /// Tenants of which nothing is accepted.
     suspended: HashSet<TenantId>,
+}
+
+/// What vouches for credentials: an issuer's key, or an API key.
+#[derive(Debug, Clone)]
+struct Granting {
+    tenant: TenantId,
+    /// The scopes that its credentials can have, whatever they say.
+    scopes: Scopes,
 }
 
 /// A key that verifies tokens.
@@ -56,13 +64,28 @@ pub struct Published {
     pub url: Arc<str>,
     /// The claims that are a token's role.
     pub role_claims: Arc<[String]>,
+    /// The scopes that its tokens may grant.
+    pub scopes: Scopes,
+}
+
+impl Published {
+    /// Whether the two are the same keys of the same issuer, whatever these may grant.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        let place = |published: &Self| {
+            (
+                published.alg,
+                Arc::clone(&published.url),
+                Arc::clone(&published.role_claims),
+            )
+        };
+        (&self.tenant, &self.iss) == (&other.tenant, &other.iss) && place(self) == place(other)
+    }
 }
 
 /// An API key.
 #[derive(Debug, Clone)]
 pub(super) struct ApiKey {
     pub tenant: TenantId,
-    pub scopes: Scopes,
     /// The user it acts as without `x-copilotd-user`.
     pub user: UserId,
     pub source: Arc<str>,
@@ -91,6 +114,10 @@ impl Keys {
                 tenant: tenant.id.clone(),
                 reason,
             };
+            let granting = |scopes: Scopes| Granting {
+                tenant: tenant.id.clone(),
+                scopes: scopes.intersection(tenant.grantable()),
+            };
             for issuer in &tenant.issuers {
                 if let Some(url) = &issuer.jwks_url {
                     keys.published.push(Published {
@@ -99,6 +126,7 @@ impl Keys {
                         alg: issuer.alg,
                         url: url.as_str().into(),
                         role_claims: issuer.role_claims().into(),
+                        scopes: granting(issuer.scopes).scopes,
                     });
                     continue;
                 }
@@ -107,7 +135,7 @@ impl Keys {
                     .ok_or_else(|| unusable("it has no material"))?
                     .expose_secret();
                 let source: Arc<str> = source_of(&tenant.id, issuer, material).into();
-                keys.sources.insert(Arc::clone(&source), tenant.id.clone());
+                keys.sources.insert(Arc::clone(&source), granting(issuer.scopes));
                 keys.issuers.entry(issuer.iss.clone()).or_default().push(IssuerKey {
                     tenant: tenant.id.clone(),
                     alg: issuer.alg,
@@ -122,14 +150,16 @@ impl Keys {
                 // The hash is part of the name: a new key under an old name is another credential.
                 let fingerprint = hex::encode(&key.hash.bytes()[..8]);
                 let source: Arc<str> = format!("key:{}/{}:{fingerprint}", tenant.id, key.name).into();
-                keys.sources.insert(Arc::clone(&source), tenant.id.clone());
                 let user = format!("{KEY_USER}{}", key.name);
+                let Ok(user) = user.parse() else {
+                    // A stored record of which only one key is wrong: that key is refused, and nobody else.
+                    tracing::error!(tenant = %tenant.id, source = %source, "an API key has no name that a user can have; it is refused");
+                    continue;
+                };
+                keys.sources.insert(Arc::clone(&source), granting(key.scopes));
                 let key_of_tenant = ApiKey {
                     tenant: tenant.id.clone(),
-                    scopes: key.scopes,
-                    user: user
-                        .parse()
-                        .map_err(|_invalid| unusable("its name is not fit for a user"))?,
+                    user,
                     source,
                     expires_at: key.expires_at,
                     used: Arc::default(),
@@ -157,7 +187,11 @@ impl Keys {
             self.sources.remove(&key.source);
         }
         for key in fetched {
-            self.sources.insert(Arc::clone(&key.source), key.tenant.clone());
+            let granting = Granting {
+                tenant: key.tenant.clone(),
+                scopes: published.scopes,
+            };
+            self.sources.insert(Arc::clone(&key.source), granting);
             self.issuers.entry(published.iss.clone()).or_default().push(key);
         }
     }
@@ -206,11 +240,10 @@ impl Keys {
         })
     }
 
-    /// Whether `source` still vouches for credentials.
-    pub fn has_source(&self, source: &str) -> bool {
-        self.sources
-            .get(source)
-            .is_some_and(|tenant| !self.is_suspended(tenant))
+    /// Returns the scopes that `source` may grant now; none when it does not vouch for credentials any more.
+    pub fn granted(&self, source: &str) -> Option<Scopes> {
+        let granting = self.sources.get(source)?;
+        (!self.is_suspended(&granting.tenant)).then_some(granting.scopes)
     }
 
     /// Whether nothing of a tenant is accepted.

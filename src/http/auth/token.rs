@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::DAY;
 use super::jwt::AUDIENCE;
 use super::keys::KEY_USER;
-use crate::config::{Alg, Config};
+use crate::config::{Alg, Config, Issuer};
 use crate::scopes::Scopes;
 
 /// What a token is to say.
@@ -34,6 +34,12 @@ pub enum MintError {
     /// The configuration holds public keys only.
     #[error("no issuer of tenant {0} has an HS256 secret; a token of a public key is signed where its private key is")]
     NoSecret(TenantId),
+    /// No key that could sign may grant what is asked for.
+    #[error(
+        "no issuer of tenant {0} with an HS256 secret may grant the scopes {1}: list them in its scopes; \
+         operator also needs operator = true on the tenant"
+    )]
+    NotGranted(TenantId, Scopes),
     /// The life is nothing or too long.
     #[error("a token lives at least a second and at most 24 hours")]
     Life,
@@ -56,7 +62,7 @@ struct Claims<'a> {
     scope: String,
 }
 
-/// Signs a token with the tenant's first HS256 secret.
+/// Signs a token with the tenant's first HS256 secret that may grant the scopes.
 pub fn mint(config: &Config, grant: &Grant, now: Timestamp) -> Result<SecretString, MintError> {
     if grant.life < SignedDuration::from_secs(1) || grant.life > DAY {
         return Err(MintError::Life);
@@ -68,10 +74,16 @@ pub fn mint(config: &Config, grant: &Grant, now: Timestamp) -> Result<SecretStri
     let tenant = config
         .tenant(tenant)
         .ok_or_else(|| MintError::NoTenant(grant.tenant.clone()))?;
-    let issuer = tenant.issuers.iter().find(|issuer| issuer.alg == Alg::Hs256);
-    let (issuer, secret) = issuer
+    let signing = |issuer: &Issuer| issuer.alg == Alg::Hs256 && issuer.secret.is_some();
+    let mut issuers = tenant.issuers.iter().filter(|issuer| signing(issuer)).peekable();
+    if issuers.peek().is_none() {
+        return Err(MintError::NoSecret(grant.tenant.clone()));
+    }
+    let grants = |issuer: &&Issuer| issuer.scopes.intersection(tenant.grantable()).contains(grant.scopes);
+    let (issuer, secret) = issuers
+        .find(grants)
         .and_then(|issuer| Some((issuer, issuer.secret.as_ref()?)))
-        .ok_or_else(|| MintError::NoSecret(grant.tenant.clone()))?;
+        .ok_or_else(|| MintError::NotGranted(grant.tenant.clone(), grant.scopes))?;
     let mut header = Header::new(issuer.alg.algorithm());
     header.kid.clone_from(&issuer.kid);
     let claims = Claims {

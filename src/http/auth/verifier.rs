@@ -14,6 +14,7 @@ use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::{Config, KeyHash};
 use crate::revocations::{RevocationList, TokenMark};
 use crate::role::Role;
+use crate::scopes::Scopes;
 
 /// Most tokens that are remembered. One that is forgotten is verified anew.
 const REMEMBERED: u64 = 20_000;
@@ -33,9 +34,10 @@ pub struct Verifier {
 #[derive(Debug)]
 pub struct NewKeys(Keys);
 
-/// A token whose signature and claims were verified.
+/// A token whose signature and claims were verified. What it may do is looked up each time, in the keys as they are then.
 #[derive(Debug)]
 struct Remembered {
+    /// With the scopes that the token claims.
     caller: Caller,
     times: Times,
 }
@@ -84,9 +86,14 @@ impl Verifier {
     /// Takes fetched keys. A token of one that is no longer among them is refused from now on.
     pub(super) fn publish(&self, published: &Published, fetched: Vec<IssuerKey>) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        // A configuration may have come meanwhile that does not name it any more.
-        if known.published().contains(published) {
-            Arc::make_mut(&mut known).publish(published, fetched);
+        // A configuration may have come meanwhile that does not name it any more, or lets it grant something else.
+        let present = known
+            .published()
+            .iter()
+            .find(|known| known.is_same_place(published))
+            .cloned();
+        if let Some(present) = present {
+            Arc::make_mut(&mut known).publish(&present, fetched);
         }
         drop(known);
         self.changed.send_replace(());
@@ -128,9 +135,8 @@ impl Verifier {
         }
         let known = self.tokens.get(&digest(credential))?;
         // A key that was replaced no longer vouches for what is remembered.
-        self.keys()
-            .has_source(known.caller.credential.source())
-            .then(|| self.of_token(&known, on_behalf, now))
+        let granted = self.keys().granted(known.caller.credential.source())?;
+        Some(self.of_token(&known, granted, on_behalf, now))
     }
 
     /// Verifies what is not known yet.
@@ -162,10 +168,17 @@ impl Verifier {
             times: verified.times,
         });
         self.tokens.insert(hash, Arc::clone(&known));
-        self.of_token(&known, on_behalf, now)
+        let granted = keys.granted(known.caller.credential.source()).ok_or(Refusal::Unknown)?;
+        self.of_token(&known, granted, on_behalf, now)
     }
 
-    fn of_token(&self, known: &Remembered, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
+    fn of_token(
+        &self,
+        known: &Remembered,
+        granted: Scopes,
+        on_behalf: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Caller, Refusal> {
         known.times.check(now)?;
         if on_behalf.is_some_and(|user| user != known.caller.user.as_str()) {
             return Err(Refusal::NotAKey);
@@ -173,7 +186,9 @@ impl Verifier {
         if self.is_revoked(&known.caller) {
             return Err(Refusal::Revoked);
         }
-        Ok(known.caller.clone())
+        let mut caller = known.caller.clone();
+        caller.scopes = caller.scopes.intersection(granted);
+        Ok(caller)
     }
 
     fn of_key(&self, key: &ApiKey, keys: &Keys, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
@@ -188,11 +203,12 @@ impl Verifier {
             Some(user) if user.starts_with(KEY_USER) && user != key.user.as_str() => return Err(Refusal::OnBehalf),
             Some(user) => user.parse::<UserId>().map_err(|_invalid| Refusal::OnBehalf)?,
         };
+        let scopes = keys.granted(&key.source).ok_or(Refusal::Unknown)?;
         key.used.fetch_max(now.as_millisecond(), Ordering::Relaxed);
         Ok(Caller {
             scope: open_scope(key.tenant.clone()),
             user,
-            scopes: key.scopes,
+            scopes,
             role: Some(Role::of_key(Arc::clone(&key.source))),
             credential: CredentialId::new(&key.source, None),
             expires_at: key.expires_at,
@@ -208,9 +224,11 @@ impl Verifier {
         keys.uses().map(owned).collect()
     }
 
-    /// Whether a caller that was verified once is still vouched for and not revoked. Its time is not looked at.
+    /// Whether a caller that was verified once is still vouched for, may still be granted `chat`, which every stream asks for, and is not
+    /// revoked. Its time is not looked at.
     pub fn is_live(&self, caller: &Caller) -> bool {
-        self.keys().has_source(caller.credential.source()) && !self.is_revoked(caller)
+        let granted = self.keys().granted(caller.credential.source());
+        granted.is_some_and(|granted| granted.contains(Scopes::CHAT)) && !self.is_revoked(caller)
     }
 
     /// Waits until a caller is no longer live, by revocation or because its key is gone; a stream ends then.

@@ -13,10 +13,11 @@ use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
+use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
-use crate::tenants::{KeyId, KeyView, NewKey, Origin};
+use crate::tenants::{KeyId, KeyView, NewKey, Origin, Requester};
 
 /// Body of `POST /v1/admin/api-keys`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -88,6 +89,7 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
 pub async fn create(
     State(state): State<AppState>,
     Admin(caller): Admin,
+    request: RequestId,
     Json(body): Json<Create>,
 ) -> Result<Response, Problem> {
     if body.scopes.contains(Scopes::OPERATOR) && !caller.scopes.contains(Scopes::OPERATOR) {
@@ -105,7 +107,8 @@ pub async fn create(
         by: who(&caller),
         expires_at: body.expires_at,
     };
-    let view = state.tenants.create_key(&caller.scope, new).await?;
+    let by = Requester::of(&caller, caller.scope.tenant(), &request);
+    let view = state.tenants.create_key(&caller.scope, new, &by).await?;
     let created = Created {
         key: key.expose_secret().to_owned(),
         listed: view.into(),
@@ -173,9 +176,11 @@ problems!(RevokeProblems: AUTH, FOUND);
 pub async fn revoke(
     State(state): State<AppState>,
     Admin(caller): Admin,
+    request: RequestId,
     Ids((id,)): Ids<(KeyId,)>,
 ) -> Result<StatusCode, Problem> {
-    state.tenants.revoke_key(&caller.scope, id, &who(&caller)).await?;
+    let by = Requester::of(&caller, caller.scope.tenant(), &request);
+    state.tenants.revoke_key(&caller.scope, id, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -62,9 +62,13 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if let Some(embeds) = state.gateway.embeds() {
         dependencies["embeddings"] = word(embeds).into();
     }
-    // The others are served: whoever has left something to mend is told where.
+    // The others are served: the log and the list of tenants say which are left out.
     if !state.tenants.left_out().is_empty() {
         dependencies["tenants"] = word(false).into();
+    }
+    // Served too, with a word to be read in the log and the list of tenants, such as a budget that cannot be counted.
+    if state.tenants.has_warnings() {
+        dependencies["tenant_warnings"] = word(false).into();
     }
     // Nor without this: what cannot be granted then is refused by itself, and every process is in the same case.
     if let Some(limits) = state.gateway.limits_ready() {

@@ -6,17 +6,19 @@ use axum::response::{IntoResponse, Response};
 use copilotd_actors::domain::ids::TenantId;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use utoipa::IntoParams;
 
 use crate::http::account::PageRoom;
-use crate::http::auth::Operator;
+use crate::http::auth::{Caller, Operator};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, FieldError, Problem};
+use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
-use crate::tenants::{Change, ChangeError, SettingsChange, TenantStatus, TenantView};
+use crate::tenants::{Change, ChangeError, Requester, SettingsChange, TenantStatus, TenantView};
 
 /// Body of `PUT /v1/operator/tenants/{id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -56,6 +58,43 @@ impl From<ChangeError> for Problem {
                 tracing::error!(error = text, "a change of tenants was not taken");
                 Self::new(Code::Internal)
             }
+        }
+    }
+}
+
+/// Whether a change that locks its own caller out is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Force {
+    /// `true`: also suspend the tenant of the credential that asks
+    force: Option<bool>,
+}
+
+impl Force {
+    /// Refuses to suspend the caller's own tenant by mistake: nobody of it could resume it.
+    fn allow(&self, caller: &Caller, id: &TenantId, status: Option<TenantStatus>) -> Result<(), Problem> {
+        let own = caller.scope.tenant() == id && status == Some(TenantStatus::Suspended);
+        if own && self.force != Some(true) {
+            let detail = "this is the tenant of your own credential, which would be refused from then on; add ?force=true if you mean it";
+            return Err(Problem::new(Code::Conflict).detail(detail));
+        }
+        Ok(())
+    }
+}
+
+impl Requester {
+    /// Names who asks for a change of `tenant`.
+    pub(super) fn of(caller: &Caller, tenant: &TenantId, request: &RequestId) -> Self {
+        let (own, user) = (caller.scope.tenant(), &caller.user);
+        Self {
+            actor: if own == tenant {
+                user.to_string()
+            } else {
+                format!("{own}/{user}")
+            },
+            credential: caller.credential.to_string(),
+            request_id: Some(request.as_str().to_owned()),
         }
     }
 }
@@ -132,7 +171,7 @@ problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     path = "/v1/operator/tenants/{id}",
     operation_id = "put_tenant",
     tag = "tenants",
-    params(("If-None-Match" = Option<String>, Header, description = "`*`: only make it, never change it", pattern = "^\\*$")),
+    params(Force, ("If-None-Match" = Option<String>, Header, description = "`*`: only make it, never change it", pattern = "^\\*$")),
     request_body = ref("#/components/schemas/PutTenant"),
     responses(
         (status = 201, description = "It was made", body = ref("#/components/schemas/Tenant"), headers(("location" = String, description = "Its address"))),
@@ -143,8 +182,10 @@ problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 )]
 pub async fn put(
     State(state): State<AppState>,
-    Operator(_): Operator,
+    Operator(caller): Operator,
+    request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
+    Query(force): Query<Force>,
     headers: HeaderMap,
     Json(body): Json<Put>,
 ) -> Result<Response, Problem> {
@@ -153,7 +194,9 @@ pub async fn put(
         Some(b"*") => true,
         Some(_) => return Err(invalid("", "If-None-Match: only * is understood")),
     };
-    let put = state.tenants.put(id.clone(), body.settings, body.status, only_new);
+    force.allow(&caller, &id, body.status)?;
+    let by = Requester::of(&caller, &id, &request);
+    let put = state.tenants.put(id.clone(), body.settings, body.status, only_new, &by);
     let (tenant, is_new) = put.await?;
     Ok(if is_new {
         let location = format!("/v1/operator/tenants/{id}");
@@ -173,6 +216,7 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     path = "/v1/operator/tenants/{id}",
     operation_id = "update_tenant",
     tag = "tenants",
+    params(Force),
     request_body = ref("#/components/schemas/UpdateTenant"),
     responses(
         (status = 200, description = "As it is now", body = ref("#/components/schemas/Tenant")),
@@ -182,8 +226,10 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 )]
 pub async fn update(
     State(state): State<AppState>,
-    Operator(_): Operator,
+    Operator(caller): Operator,
+    request: RequestId,
     Ids((id,)): Ids<(TenantId,)>,
+    Query(force): Query<Force>,
     Json(body): Json<Update>,
 ) -> Result<axum::Json<TenantView>, Problem> {
     let change = Change {
@@ -193,5 +239,7 @@ pub async fn update(
         }),
         status: body.status,
     };
-    Ok(axum::Json(state.tenants.change(&id, change).await?))
+    force.allow(&caller, &id, change.status)?;
+    let by = Requester::of(&caller, &id, &request);
+    Ok(axum::Json(state.tenants.change(&id, change, &by).await?))
 }

@@ -9,6 +9,7 @@ mod command;
 mod jwks;
 mod keys;
 mod requests;
+mod scopes;
 mod tickets;
 mod tokens;
 

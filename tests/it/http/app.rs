@@ -33,7 +33,7 @@ use crate::support::usage::MemoryUsage;
 /// A key of acme for its backend, with the scope chat.
 pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Two companies with the same issuers, keys and copilots.
+/// Two companies with the same copilots; acme, which also operates the server, has an API key.
 fn config(change: &str) -> Source {
     let mut text = r#"
         [server]
@@ -53,15 +53,21 @@ fn config(change: &str) -> Source {
         "[[tenants.api_keys]]\nname = \"backend\"\nhash = \"sha256:{}\"\nscopes = [\"chat\"]\n",
         hex::encode(KeyHash::of(KEY).bytes())
     );
-    for (tenant, keys) in [("acme", key.as_str()), ("globex", "")] {
+    let operator = "scopes = [\"chat\", \"gateway\", \"knowledge\", \"admin\", \"operator\"]";
+    for (tenant, mark, scopes, keys) in [
+        ("acme", "operator = true", operator, key.as_str()),
+        ("globex", "", "", ""),
+    ] {
         text += &format!(
             r#"
             [[tenants]]
             id = "{tenant}"
+            {mark}
             [[tenants.issuers]]
             iss = "https://{tenant}.example"
             alg = "HS256"
             secret = {{ value = "a secret of {tenant}, at least 32 bytes long" }}
+            {scopes}
             {keys}
             [[tenants.copilots]]
             name = "support"
@@ -145,10 +151,11 @@ impl TestApp {
         let tenants = Arc::new(MemoryTenants::default());
         let audit = Arc::new(MemoryAudit::default());
         let key = AuditKey::derive(&[8; 32]);
-        let recorded = AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _);
+        let recorded = Arc::new(AuditLog::new(Arc::clone(&audit) as _, key, Arc::clone(&clock) as _));
         let revocations = Arc::new(MemoryRevocations::default());
         let seal = Seal::new(&[8; 32]);
-        let roster = Roster::open(source, Arc::clone(&tenants) as _, seal, Arc::clone(&clock) as _);
+        let store = Arc::clone(&tenants) as _;
+        let roster = Roster::open(source, store, Arc::clone(&recorded), seal, Arc::clone(&clock) as _);
         let roster = roster.await.unwrap();
         let config = (*roster.config()).clone();
         let gateway = App::gateway(&roster, None, &[], &(Arc::clone(&usage) as _)).unwrap();
@@ -165,7 +172,7 @@ impl TestApp {
         let opened = Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _);
         let records = Records {
             usage: Arc::clone(&usage) as _,
-            audit: Arc::new(recorded),
+            audit: recorded,
             revocations: opened.await.unwrap(),
         };
         let app = App::start(Arc::clone(&roster), ports, gateway, records, &[7; 32], bounds)
@@ -219,6 +226,22 @@ impl TestApp {
             .unwrap()
             .expose_secret()
             .to_owned()
+    }
+
+    /// A token that a tenant's own backend signs, which says whatever it likes.
+    pub fn signed(&self, tenant: &str, user: &str, scope: &str) -> String {
+        let claims = json!({
+            "iss": format!("https://{tenant}.example"), "aud": "copilotd", "sub": user, "tenant": tenant, "scope": scope,
+            "exp": (self.now() + SignedDuration::from_hours(1)).as_second(),
+        });
+        let secret = format!("a secret of {tenant}, at least 32 bytes long");
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        jsonwebtoken::encode(
+            &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256),
+            &claims,
+            &key,
+        )
+        .unwrap()
     }
 
     /// A token of a user of acme, with the scope chat.

@@ -18,6 +18,7 @@ mod openai;
 mod quotas;
 mod resume;
 mod revocations;
+mod rights;
 mod sockets;
 mod sse;
 mod streams;

@@ -15,6 +15,8 @@ pub struct MemoryTenants {
     kept: Mutex<Kept>,
     /// Whether it does not answer.
     pub away: AtomicBool,
+    /// Whether nothing can be read from it.
+    pub unlisted: AtomicBool,
 }
 
 #[derive(Default)]
@@ -31,12 +33,19 @@ impl MemoryTenants {
         }
         Ok(work(&mut self.kept.lock().unwrap()))
     }
+
+    fn listed<T>(&self, work: impl FnOnce(&mut Kept) -> T) -> Result<T, LogError> {
+        if self.unlisted.load(Ordering::Relaxed) {
+            return Err(LogError::Corrupt("a row of another tenant".to_owned()));
+        }
+        self.kept(work)
+    }
 }
 
 #[async_trait]
 impl TenantStore for MemoryTenants {
     async fn tenants(&self) -> Result<Vec<StoredTenant>, LogError> {
-        self.kept(|kept| kept.tenants.values().cloned().collect())
+        self.listed(|kept| kept.tenants.values().cloned().collect())
     }
 
     async fn put_tenant(&self, tenant: &StoredTenant) -> Result<(), LogError> {
@@ -44,7 +53,7 @@ impl TenantStore for MemoryTenants {
     }
 
     async fn keys(&self) -> Result<Vec<StoredKey>, LogError> {
-        let mut keys: Vec<StoredKey> = self.kept(|kept| kept.keys.values().cloned().collect())?;
+        let mut keys: Vec<StoredKey> = self.listed(|kept| kept.keys.values().cloned().collect())?;
         keys.sort_by_key(|key| std::cmp::Reverse(key.created_at));
         Ok(keys)
     }

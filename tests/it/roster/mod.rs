@@ -1,12 +1,19 @@
 //! Tenants over restarts: what is stored, what the file says by then, and what no longer fits.
 
+mod faults;
+mod secrets;
+
 use std::sync::Arc;
 
+use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Env, Source};
-use copilotd::tenants::{Change, Origin, Roster, Seal, SettingsChange, TenantStatus, TenantStore as _, TenantView};
+use copilotd::tenants::{
+    Change, Origin, Requester, Roster, Seal, SettingsChange, TenantStatus, TenantStore as _, TenantView,
+};
 use copilotd_actors::fakes::world::PausedClock;
 use serde_json::{Value, json};
 
+use crate::support::audit::MemoryAudit;
 use crate::support::tenants::MemoryTenants;
 
 const FILE: &str = r#"
@@ -38,9 +45,22 @@ fn source(text: &str) -> Source {
 }
 
 async fn open(text: &str, store: &Arc<MemoryTenants>, key: u8) -> Arc<Roster> {
+    open_source(source(text), store, key).await
+}
+
+async fn open_source(source: Source, store: &Arc<MemoryTenants>, key: u8) -> Arc<Roster> {
     let clock = Arc::new(PausedClock::default());
-    let roster = Roster::open(source(text), Arc::clone(store) as _, Seal::new(&[key; 32]), clock);
-    roster.await.unwrap()
+    let audit = AuditLog::new(
+        Arc::new(MemoryAudit::default()),
+        AuditKey::derive(&[key; 32]),
+        Arc::clone(&clock) as _,
+    );
+    let (store, seal) = (Arc::clone(store) as _, Seal::new(&[key; 32]));
+    Roster::open(source, store, Arc::new(audit), seal, clock).await.unwrap()
+}
+
+fn root() -> Requester {
+    Requester::default()
 }
 
 fn copilot(route: &str) -> Value {
@@ -49,7 +69,10 @@ fn copilot(route: &str) -> Value {
 }
 
 async fn put(roster: &Roster, id: &str, settings: Value) {
-    roster.put(id.parse().unwrap(), settings, None, false).await.unwrap();
+    roster
+        .put(id.parse().unwrap(), settings, None, false, &root())
+        .await
+        .unwrap();
 }
 
 fn tenant(roster: &Roster, id: &str) -> TenantView {
@@ -66,7 +89,7 @@ async fn what_was_changed_is_there_after_a_restart() {
         settings: None,
         status: Some(TenantStatus::Suspended),
     };
-    roster.change(&acme, suspended).await.unwrap();
+    roster.change(&acme, suspended, &root()).await.unwrap();
     for record in store.tenants().await.unwrap() {
         let sealed = record.sealed.unwrap_or_default();
         assert!(!sealed.windows(7).any(|part| part == b"hunter2"), "secrets are sealed");
@@ -97,7 +120,7 @@ async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
     let without = format!("{begin}{}", rest.split_once("}]\n").unwrap().1);
 
     let roster = open(&without, &store, 1).await;
-    assert_eq!(roster.left_out(), ["initech".parse().unwrap()]);
+    assert_eq!(roster.left_out(), ["initech"]);
     let faults = tenant(&roster, "initech").faults;
     assert_eq!(faults, ["/copilots/0/route: there is no route \"extra\""]);
     assert!(roster.config().tenant("initech").unwrap().suspended);
@@ -110,8 +133,8 @@ async fn a_stored_tenant_that_no_longer_fits_is_left_out_alone() {
         )),
         status: None,
     };
-    roster.change(&"initech".parse().unwrap(), mend).await.unwrap();
-    assert_eq!(roster.left_out(), []);
+    roster.change(&"initech".parse().unwrap(), mend, &root()).await.unwrap();
+    assert!(roster.left_out().is_empty());
     let config = roster.config();
     let initech = config.tenant("initech").unwrap();
     assert!(initech.zendesk.is_some(), "what was not mended is as it was");
@@ -122,12 +145,12 @@ async fn without_its_key_nothing_sealed_is_served_and_nothing_of_the_file_in_its
     let store = Arc::new(MemoryTenants::default());
     put(&*open(FILE, &store, 1).await, "acme", json!({})).await;
     let roster = open(FILE, &store, 2).await;
-    assert_eq!(roster.left_out(), ["acme".parse().unwrap()]);
+    assert_eq!(roster.left_out(), ["acme"]);
     let config = roster.config();
     let acme = config.tenant("acme").unwrap();
     assert!(acme.suspended && acme.copilots.is_empty());
     put(&roster, "acme", copilot("default")).await;
-    assert_eq!(roster.left_out(), []);
+    assert!(roster.left_out().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,6 +168,6 @@ async fn only_self_hosted_models_is_one_line() {
     assert!(!models.allows("main", "large", None));
     // A copilot without any model left is a fault, at start as later.
     let only = json!({ "models": { "allow": ["local/*"] }, "copilots": [{ "name": "x", "route": "extra" }] });
-    let refused = roster.put("initech".parse().unwrap(), only, None, false).await;
+    let refused = roster.put("initech".parse().unwrap(), only, None, false, &root()).await;
     assert!(refused.is_err());
 }

@@ -1,0 +1,182 @@
+//! One tenant: what the file or the store says of it, checked by itself.
+
+use copilotd_actors::domain::ids::TenantId;
+use serde_json::{Value, json};
+
+use super::error::SettingsFault;
+use super::patch;
+use super::present::{Origin, TenantView};
+use super::record::{StoredTenant, TenantStatus};
+use super::seal::Seal;
+use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
+
+/// What a tenant is checked within.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub globals: &'a Globals,
+    pub source: &'a Source,
+    pub seal: &'a Seal,
+}
+
+/// A tenant as it stands, checked by itself. What it has in common with others is looked at where they are put together.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Its table, with secrets as they were written.
+    table: Value,
+    pub origin: Origin,
+    pub stored: Option<StoredTenant>,
+    /// Issuers and keys that no other tenant may have, left out or not.
+    pub claims: Vec<Claim>,
+    /// Its configuration, or what is wrong with it.
+    pub checked: Result<Box<Tenant>, Vec<SettingsFault>>,
+    /// What the operating system had to say about it; for the log alone.
+    pub causes: Vec<String>,
+    /// Whether the table can be shown: one of another shape may hold a secret anywhere.
+    has_shape: bool,
+}
+
+impl Entry {
+    /// Checks a table of the file.
+    pub(super) fn of_file(around: Surroundings<'_>, id: &TenantId, table: &FileTable) -> Self {
+        let checked = if around.source.is_ambiguous(id.as_str()) {
+            // Which of the two is meant cannot be known.
+            Err(Faults::of(
+                "",
+                format!("the configuration file has several tenants {id}"),
+            ))
+        } else {
+            around.source.file_tenant(around.globals, table)
+        };
+        Self::new(table.value().clone(), Origin::File, None, checked)
+    }
+
+    /// Checks what is stored of a tenant. The file has `file` of it, if anything.
+    pub(super) fn stored(around: Surroundings<'_>, file: Option<&FileTable>, record: StoredTenant) -> Self {
+        let Some(sealed) = &record.sealed else {
+            let mut entry = match file {
+                Some(table) => Self::of_file(around, &record.id, table),
+                None => {
+                    let table = json!({ "id": record.id });
+                    let checked = around.source.stored_tenant(around.globals, &table);
+                    Self::new(table, Origin::File, None, checked)
+                }
+            };
+            entry.stored = Some(record);
+            return entry.with_status_of_record();
+        };
+        let opened = around
+            .seal
+            .open(record.id.as_str(), sealed)
+            .map_err(|error| error.to_string())
+            .and_then(|plain| {
+                let settings: Value = serde_json::from_slice(&plain).map_err(|_| "the stored settings are not JSON")?;
+                if settings.is_object() {
+                    Ok(settings)
+                } else {
+                    Err("the stored settings are not an object".to_owned())
+                }
+            });
+        let entry = match opened {
+            Ok(mut table) => {
+                if let Value::Object(members) = &mut table {
+                    // Of these the record and the file know; whatever the settings say of them means nothing.
+                    members.shift_remove("suspended");
+                    members.shift_remove("operator");
+                }
+                table["id"] = json!(record.id);
+                let checked = around.source.stored_tenant(around.globals, &table);
+                Self::new(table, Origin::Stored, Some(record), checked)
+            }
+            Err(message) => {
+                let table = file.map_or_else(|| json!({ "id": record.id }), |file| file.value().clone());
+                Self::new(table, Origin::Stored, Some(record), Err(Faults::of("", message)))
+            }
+        };
+        entry.with_status_of_record()
+    }
+
+    fn new(table: Value, origin: Origin, stored: Option<StoredTenant>, checked: Result<Tenant, Faults>) -> Self {
+        let mut causes = Vec::new();
+        let checked = checked.map(Box::new).map_err(|faults| {
+            let faults = faults.into_iter();
+            let fault = |fault: crate::config::Fault| {
+                causes.extend(
+                    fault
+                        .cause
+                        .as_ref()
+                        .map(|cause| format!("{}: {}: {cause}", fault.path, fault.message)),
+                );
+                SettingsFault::from(fault)
+            };
+            faults.map(fault).collect()
+        });
+        Self {
+            claims: claims(&table),
+            has_shape: Source::has_shape(&table),
+            table,
+            origin,
+            stored,
+            checked,
+            causes,
+        }
+    }
+
+    /// Returns the same tenant with another record of its status.
+    pub(super) fn with_record(&self, record: StoredTenant) -> Self {
+        let mut entry = self.clone();
+        entry.stored = Some(record);
+        entry.with_status_of_record()
+    }
+
+    fn with_status_of_record(mut self) -> Self {
+        let suspended = self.status() == TenantStatus::Suspended;
+        if let Ok(tenant) = &mut self.checked {
+            tenant.suspended = suspended;
+        }
+        self
+    }
+
+    pub(super) fn status(&self) -> TenantStatus {
+        match &self.stored {
+            Some(record) => record.status,
+            None if self.table["suspended"] == true => TenantStatus::Suspended,
+            None => TenantStatus::Active,
+        }
+    }
+
+    /// Returns the settings: the table without what stands beside them.
+    pub(super) fn settings(&self) -> Value {
+        let mut settings = self.table.clone();
+        if let Value::Object(members) = &mut settings {
+            for name in NOT_SETTINGS {
+                members.shift_remove(name);
+            }
+        }
+        settings
+    }
+
+    /// Lists the hashes, names and scopes of the API keys that stand in its table, whether it is served or not.
+    pub(super) fn table_keys(&self) -> impl Iterator<Item = crate::config::ApiKey> + '_ {
+        let keys = self.table["api_keys"].as_array().into_iter().flatten();
+        keys.filter_map(|key| serde_json::from_value(key.clone()).ok())
+    }
+
+    pub(super) fn view(&self, id: &TenantId, faults: &[SettingsFault], warnings: &[String], seal: &Seal) -> TenantView {
+        let mut settings = if self.has_shape { self.settings() } else { json!({}) };
+        patch::redact(&mut settings, seal);
+        TenantView {
+            id: id.clone(),
+            status: self.status(),
+            origin: self.origin,
+            operator: self.checked.as_ref().is_ok_and(|tenant| tenant.operator),
+            settings,
+            faults: faults.iter().map(ToString::to_string).collect(),
+            warnings: warnings.to_vec(),
+            created_at: self.stored.as_ref().map(|stored| stored.created_at),
+            updated_at: self.stored.as_ref().map(|stored| stored.updated_at),
+        }
+    }
+}
+
+/// Members of a table that are no settings: no request changes them as such.
+pub(super) const NOT_SETTINGS: [&str; 3] = ["id", "suspended", "operator"];

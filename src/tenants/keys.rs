@@ -1,0 +1,200 @@
+//! API keys of tenants: created, listed and revoked.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
+use copilotd_actors::tenancy::TenantScope;
+use jiff::{SignedDuration, Timestamp};
+
+use super::error::ChangeError;
+use super::present::{Origin, Present};
+use super::record::{KeyId, Requester, StoredKey};
+use super::roster::{Roster, prepare};
+use crate::audit::Action;
+use crate::config::{ApiKey, KeyHash};
+use crate::scopes::Scopes;
+
+/// Most keys of a tenant that are neither revoked nor expired.
+const MAX_KEYS: usize = 500;
+/// How long a key that has ended is still listed.
+const ENDED: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// An API key to be made.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// Hash of the key.
+    pub hash: KeyHash,
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// Who makes it.
+    pub by: String,
+    /// Its end, if it has one.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An API key as an administrator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyView {
+    /// Its id.
+    pub id: KeyId,
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// Where it stands.
+    pub origin: Origin,
+    /// When it was made, and by whom; the file does not tell.
+    pub made: Option<(Timestamp, String)>,
+    /// Its end, if it has one.
+    pub expires_at: Option<Timestamp>,
+    /// When it was taken back, if it was.
+    pub revoked_at: Option<Timestamp>,
+    /// When it was used last, to a minute.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Roster {
+    /// Lists a tenant's keys, the newest first, those of the file last. Scopes are those that count.
+    pub fn keys(&self, scope: &TenantScope) -> Vec<KeyView> {
+        let present = self.present();
+        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenant = scope.tenant();
+        let known = present.config.tenants.iter().find(|known| known.id == *tenant);
+        let grantable = known.map_or(Scopes::NONE, |known| known.grantable());
+        let stored = present.keys.iter().filter(|key| key.tenant == *tenant);
+        let mut views: Vec<KeyView> = stored.clone().map(|key| view_of(key, grantable, &uses)).collect();
+        for key in known.into_iter().flat_map(|known| &known.api_keys) {
+            if !stored.clone().any(|known| known.hash == key.hash) {
+                views.push(KeyView {
+                    id: KeyId::of(&key.hash),
+                    name: key.name.clone(),
+                    scopes: key.scopes.intersection(grantable),
+                    origin: Origin::File,
+                    made: None,
+                    expires_at: key.expires_at,
+                    revoked_at: None,
+                    last_used_at: uses.get(&key.hash).copied(),
+                });
+            }
+        }
+        views
+    }
+
+    /// Creates a key. It is accepted once this returns.
+    pub async fn create_key(&self, scope: &TenantScope, new: NewKey, by: &Requester) -> Result<KeyView, ChangeError> {
+        let source = self.source.lock().await;
+        let present = self.read(&source).await?;
+        let now = self.clock.now();
+        let tenant = scope.tenant();
+        let known = present.config.tenants.iter().find(|known| known.id == *tenant);
+        let live = known.map_or(&[][..], |known| &known.api_keys);
+        if live.iter().any(|key| key.name == new.name) {
+            return Err(ChangeError::Exists(format!("a key named {:?}", new.name)));
+        }
+        if live.len() >= MAX_KEYS {
+            let message = format!("the tenant has {MAX_KEYS} keys already; revoke one that is not used");
+            return Err(ChangeError::Conflict(message));
+        }
+        let grantable = known.map_or(Scopes::NONE, |known| known.grantable());
+        let key = StoredKey {
+            tenant: tenant.clone(),
+            hash: new.hash,
+            name: new.name,
+            scopes: new.scopes.intersection(grantable),
+            created_at: now,
+            created_by: Some(new.by),
+            expires_at: new.expires_at,
+            revoked_at: None,
+        };
+        let ended: Vec<KeyHash> = present
+            .keys
+            .iter()
+            .filter(|key| is_past(key, now))
+            .map(|key| key.hash)
+            .collect();
+        let kept = present.keys.iter().filter(|key| !is_past(key, now)).cloned();
+        let keys = std::iter::once(key.clone()).chain(kept).collect();
+        let after = present.with_keys(&self.globals, keys, now);
+        let parts = self.parts();
+        let commits = prepare(&parts, &after.config)?;
+        let id = KeyId::of(&key.hash).to_string();
+        self.record(tenant, Action::KeyCreated, id, vec!["/api_keys".to_owned()], by)
+            .await?;
+        self.store.put_key(&key).await?;
+        if !ended.is_empty() {
+            self.store.delete_keys(&ended).await?;
+        }
+        self.take(after, commits);
+        Ok(view_of(&key, grantable, &HashMap::new()))
+    }
+
+    /// Revokes a key. It is refused once this returns, and its streams end. A revoked one stays so.
+    pub async fn revoke_key(&self, scope: &TenantScope, id: KeyId, by: &Requester) -> Result<(), ChangeError> {
+        let source = self.source.lock().await;
+        let present = self.read_or_remembered(&source).await;
+        let now = self.clock.now();
+        let tenant = scope.tenant();
+        let is_it = |key: &&StoredKey| key.tenant == *tenant && KeyId::of(&key.hash) == id;
+        let stored = present.keys.iter().find(is_it).cloned();
+        let known = stored.or_else(|| key_of_table(&present, scope, id, now));
+        let mut key = known.ok_or(ChangeError::Missing)?;
+        if key.revoked_at.is_some() {
+            return Ok(());
+        }
+        key.revoked_at = Some(now);
+        let others = present.keys.iter().filter(|known| known.hash != key.hash).cloned();
+        let keys = std::iter::once(key.clone()).chain(others).collect();
+        let after = present.with_keys(&self.globals, keys, now);
+        self.record(
+            tenant,
+            Action::KeyRevoked,
+            id.to_string(),
+            vec!["/api_keys".to_owned()],
+            by,
+        )
+        .await?;
+        self.store.put_key(&key).await?;
+        self.take_despite_parts(after);
+        Ok(())
+    }
+}
+
+/// Finds a key in the tenant's table, also of one that is left out.
+fn key_of_table(present: &Present, scope: &TenantScope, id: KeyId, now: Timestamp) -> Option<StoredKey> {
+    let entry = present.tenants.get(scope.tenant())?;
+    let key: ApiKey = entry.table_keys().find(|key| KeyId::of(&key.hash) == id)?;
+    Some(StoredKey {
+        tenant: scope.tenant().clone(),
+        hash: key.hash,
+        name: key.name,
+        scopes: key.scopes,
+        created_at: now,
+        created_by: None,
+        expires_at: key.expires_at,
+        revoked_at: None,
+    })
+}
+
+fn is_past(key: &StoredKey, now: Timestamp) -> bool {
+    let long_ago = |end: Option<Timestamp>| end.is_some_and(|end| now.duration_since(end) > ENDED);
+    // One of the file's that was revoked has to be remembered for as long as it stands there.
+    key.created_by.is_some() && (long_ago(key.revoked_at) || long_ago(key.expires_at))
+}
+
+fn view_of(key: &StoredKey, grantable: Scopes, uses: &HashMap<KeyHash, Timestamp>) -> KeyView {
+    KeyView {
+        id: KeyId::of(&key.hash),
+        name: key.name.clone(),
+        scopes: key.scopes.intersection(grantable),
+        origin: match key.created_by {
+            Some(_) => Origin::Stored,
+            None => Origin::File,
+        },
+        made: key.created_by.clone().map(|by| (key.created_at, by)),
+        expires_at: key.expires_at,
+        revoked_at: key.revoked_at,
+        last_used_at: uses.get(&key.hash).copied(),
+    }
+}

@@ -1,0 +1,369 @@
+//! One tenant's fault is its own: the others are served, and suspending and revoking need nothing but their own records.
+
+use std::sync::Arc;
+
+use copilotd::adapters::sqlite::SqliteLog;
+use copilotd::audit::{AuditKey, AuditLog, AuditStore};
+use copilotd::config::{Env, KeyHash, Source};
+use copilotd::http::auth::{Scopes, Verifier};
+use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, StoredTenant, TenantStatus, TenantStore};
+use copilotd_actors::fakes::world::PausedClock;
+use copilotd_actors::ports::Clock as _;
+use serde_json::json;
+
+use super::{FILE, copilot, open, open_source, put, root, source, tenant};
+use crate::store::mongo::TestDatabase;
+use crate::support::audit::MemoryAudit;
+use crate::support::talk::scope;
+use crate::support::tenants::MemoryTenants;
+
+/// API keys of acme and of the faulty tenant.
+const ACME: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const FAULTY: &str = "cpk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
+
+fn key_table(key: &str) -> String {
+    let hash = KeyHash::of(key);
+    format!("[[tenants.api_keys]]\nname = \"backend\"\nhash = \"{hash}\"\nscopes = [\"chat\", \"admin\"]\n")
+}
+
+/// The file with a second tenant, in which `text` stands: members, or whole tables.
+fn file_with(text: &str) -> String {
+    let (members, tables) = if text.starts_with('[') { ("", text) } else { (text, "") };
+    let (acme, faulty) = (key_table(ACME), key_table(FAULTY));
+    format!("{FILE}\n{acme}\n[[tenants]]\nid = \"faulty\"\n{members}\n{faulty}\n{tables}\n")
+}
+
+fn status(status: TenantStatus) -> Change {
+    Change {
+        settings: None,
+        status: Some(status),
+    }
+}
+
+fn accepts(roster: &Roster, key: &str) -> bool {
+    let verifier = Verifier::new(&roster.config()).unwrap();
+    verifier.verify(key, None, PausedClock::default().now()).is_ok()
+}
+
+/// Faults of a tenant in the file, with the place that is named.
+const FAULTS: [(&str, &str); 12] = [
+    (
+        "[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = { file = \"no/such/file\" }",
+        "/zendesk/oauth_token: ",
+    ),
+    (
+        "[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = { env = \"NOT_SET\" }",
+        "/zendesk/oauth_token: ",
+    ),
+    (
+        "[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = { value = \"a\\nb\" }",
+        "/zendesk/oauth_token: ",
+    ),
+    (
+        "[tenants.zendesk]\nbase_url = \"https://x.example/?a\"\noauth_token = { value = \"a\" }",
+        "/zendesk/base_url: ",
+    ),
+    (
+        "[[tenants.provider_keys]]\nprovider = \"main\"\napi_key = { value = \"a\\u0000b\" }",
+        "/provider_keys/0/api_key: ",
+    ),
+    (
+        "[[tenants.copilots]]\nname = \"x\"\nroute = \"nowhere\"",
+        "/copilots/0/route: ",
+    ),
+    (
+        "[[tenants.copilots]]\nname = \"x\"\nroute = \"default\"\ntools = [\"launch_rocket\"]",
+        "/copilots/0/tools/0: ",
+    ),
+    (
+        "[[tenants.issuers]]\niss = \"i\"\nalg = \"HS256\"\nsecret = { value = \"short\" }",
+        "/issuers/0/secret: ",
+    ),
+    (
+        "[[tenants.issuers]]\niss = \"i\"\nalg = \"RS256\"\npem = { file = \"tests/it/config/second.key\" }",
+        "/issuers/0/pem: ",
+    ),
+    ("colour = 5\n[tenants.limits]\nusd_per_day = \"much\"", ""),
+    ("limits = 5", "/limits: "),
+    (
+        "[[tenants]]\nid = \"faulty\"",
+        "the configuration file has several tenants faulty",
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_file_is_read_again() {
+    for (table, fault) in FAULTS {
+        let text = file_with(table);
+        assert!(
+            Source::parse(&text, &Env::default(), &[].into())
+                .unwrap()
+                .config()
+                .is_err(),
+            "check refuses {table}"
+        );
+        let store = Arc::new(MemoryTenants::default());
+        let fine = open(&file_with(""), &store, 1).await;
+        assert!(accepts(&fine, FAULTY));
+        fine.reload(source(&text)).await.unwrap();
+        for roster in [open(&text, &store, 1).await, fine] {
+            assert_eq!(roster.left_out(), ["faulty"], "{table}");
+            let view = tenant(&roster, "faulty");
+            assert!(
+                view.faults.iter().any(|found| found.starts_with(fault)),
+                "{table}: {:?}",
+                view.faults
+            );
+            assert!(!view.faults.join("").contains("os error"), "{:?}", view.faults);
+            assert!(accepts(&roster, ACME) && !accepts(&roster, FAULTY), "{table}");
+            let config = roster.config();
+            let left_out = config.tenant("faulty").unwrap();
+            assert!(left_out.suspended && left_out.api_keys.is_empty() && left_out.copilots.is_empty());
+            // Others can be revoked, suspended and changed meanwhile, and so can it.
+            let acme = KeyId::of(&KeyHash::of(ACME));
+            roster.revoke_key(&scope("acme"), acme, &root()).await.unwrap();
+            assert!(!accepts(&roster, ACME));
+            let acme = "acme".parse().unwrap();
+            roster
+                .change(&acme, status(TenantStatus::Suspended), &root())
+                .await
+                .unwrap();
+            assert!(roster.config().tenant("acme").unwrap().suspended);
+            roster
+                .change(&acme, status(TenantStatus::Active), &root())
+                .await
+                .unwrap();
+            put(&roster, "hooli", copilot("default")).await;
+            let key = KeyId::of(&KeyHash::of(FAULTY));
+            roster.revoke_key(&scope("faulty"), key, &root()).await.unwrap();
+            let faulty = "faulty".parse().unwrap();
+            roster
+                .change(&faulty, status(TenantStatus::Suspended), &root())
+                .await
+                .unwrap();
+            assert_eq!(tenant(&roster, "faulty").status, TenantStatus::Suspended);
+            // Once mended, it is as suspended and its key as revoked as it was made.
+            roster.reload(source(&file_with(""))).await.unwrap();
+            assert!(roster.left_out().is_empty() && !accepts(&roster, FAULTY));
+            roster
+                .change(&faulty, status(TenantStatus::Active), &root())
+                .await
+                .unwrap();
+            assert!(!accepts(&roster, FAULTY) && !accepts(&roster, ACME));
+            // For the next of the two.
+            for record in store.tenants().await.unwrap() {
+                assert_ne!(record.status, TenantStatus::Suspended);
+            }
+            let hashes: Vec<KeyHash> = store.keys().await.unwrap().iter().map(|key| key.hash).collect();
+            store.delete_keys(&hashes).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_without_an_id_is_left_out_by_its_place() {
+    for table in [
+        "[[tenants]]\nid = \"Not An Id\"",
+        "[[tenants]]\nlog_content = true",
+        "[[tenants]]\nid = 5",
+    ] {
+        let store = Arc::new(MemoryTenants::default());
+        let roster = open(&file_with(table), &store, 1).await;
+        assert_eq!(roster.left_out(), ["tenants[2].id"], "{table}");
+        assert!(accepts(&roster, ACME) && accepts(&roster, FAULTY));
+    }
+    let text = file_with("").replace("id = \"faulty\"", "id = \"acme\"");
+    let roster = open(&text, &Arc::default(), 1).await;
+    assert_eq!(roster.left_out(), ["acme"], "nobody knows which of the two is meant");
+    assert!(!accepts(&roster, ACME) && !accepts(&roster, FAULTY));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_a_tenants_still_refuses_the_start_and_a_file_that_is_read_again() {
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(FILE, &store, 1).await;
+    let broken = format!("colour = 1\n{FILE}");
+    let refused = roster.reload(source(&broken)).await.unwrap_err();
+    assert!(refused.to_string().contains("colour"), "{refused}");
+    let audit = AuditLog::new(
+        Arc::new(MemoryAudit::default()),
+        AuditKey::derive(&[1; 32]),
+        Arc::new(PausedClock::default()),
+    );
+    let opened = Roster::open(
+        source(&broken),
+        store,
+        Arc::new(audit),
+        Seal::new(&[1; 32]),
+        Arc::new(PausedClock::default()),
+    );
+    assert!(opened.await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_notices_nothing_that_went_wrong_around_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "a token").unwrap();
+    let table = format!(
+        "[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = {{ file = {:?} }}\n",
+        secret.to_str().unwrap()
+    );
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(&file_with(&table), &store, 1).await;
+    std::fs::remove_file(&secret).unwrap();
+    put(&roster, "hooli", copilot("default")).await;
+    let change = status(TenantStatus::Suspended);
+    roster.change(&"acme".parse().unwrap(), change, &root()).await.unwrap();
+    assert!(roster.left_out().is_empty() && accepts(&roster, FAULTY));
+    // Read again, the file's fault shows.
+    roster.reload(source(&file_with(&table))).await.unwrap();
+    assert_eq!(roster.left_out(), ["faulty"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_tenants_with_one_issuer_the_later_is_left_out_and_no_third_takes_it() {
+    let issuer = |iss: &str| {
+        format!(
+            "[[tenants.issuers]]\niss = \"{iss}\"\nalg = \"HS256\"\nsecret = {{ value = \"at least thirty-two bytes of secret\" }}\n"
+        )
+    };
+    let text = format!(
+        "{FILE}\n{}\n[[tenants]]\nid = \"late\"\n{}",
+        issuer("https://a.example"),
+        issuer("HTTPS://A.example/")
+    );
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(&text, &store, 1).await;
+    assert_eq!(roster.left_out(), ["late"]);
+    let faults = tenant(&roster, "late").faults;
+    assert_eq!(
+        faults,
+        ["/issuers/0/iss: is another spelling of issuers[0].iss of tenant acme, which belongs to another tenant"]
+    );
+    // What a tenant that is left out claims stays its own too.
+    let broken = format!(
+        "{FILE}\n[[tenants]]\nid = \"late\"\nlimits = 5\n{}",
+        issuer("https://b.example")
+    );
+    let roster = open(&broken, &store, 1).await;
+    assert_eq!(roster.left_out(), ["late"]);
+    let theirs = json!({ "issuers": [{ "iss": "https://b.example", "alg": "HS256", "secret": { "value": "at least thirty-two bytes of secret" } }] });
+    let refused = roster
+        .put("initech".parse().unwrap(), theirs, None, false, &root())
+        .await;
+    assert!(refused.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoking_and_suspending_work_while_the_store_cannot_be_listed() {
+    let store = Arc::new(MemoryTenants::default());
+    let roster = open(&file_with(""), &store, 1).await;
+    store.unlisted.store(true, std::sync::atomic::Ordering::Relaxed);
+    roster
+        .revoke_key(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
+        .await
+        .unwrap();
+    roster
+        .change(&"faulty".parse().unwrap(), status(TenantStatus::Suspended), &root())
+        .await
+        .unwrap();
+    assert!(!accepts(&roster, ACME) && !accepts(&roster, FAULTY));
+}
+
+/// Everything over a restart, on one store. `open` opens it.
+async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
+    let clock = Arc::new(PausedClock::default());
+    let start = async |text: &str| {
+        let log = AuditLog::new(Arc::clone(&audit), AuditKey::derive(&[1; 32]), Arc::clone(&clock) as _);
+        let seal = Seal::new(&[1; 32]);
+        Roster::open(
+            source(text),
+            Arc::clone(&tenants),
+            Arc::new(log),
+            seal,
+            Arc::clone(&clock) as _,
+        )
+        .await
+        .unwrap()
+    };
+    let roster = start(&file_with("")).await;
+    put(&roster, "initech", copilot("default")).await;
+    // An older release could store these: a reference to this machine, and rights that nobody gave.
+    let smuggled = json!({
+        "operator": true,
+        "zendesk": { "base_url": "https://evil.example", "oauth_token": { "file": "tests/it/config/second.key" } },
+    });
+    let record = StoredTenant {
+        id: "evil".parse().unwrap(),
+        status: TenantStatus::Active,
+        sealed: Some(Seal::new(&[1; 32]).seal("evil", smuggled.to_string().as_bytes())),
+        created_at: clock.now(),
+        updated_at: clock.now(),
+    };
+    tenants.put_tenant(&record).await.unwrap();
+    let unreadable = StoredTenant {
+        id: "broken".parse().unwrap(),
+        sealed: Some(vec![1, 2, 3]),
+        ..record
+    };
+    tenants.put_tenant(&unreadable).await.unwrap();
+    let new = NewKey {
+        hash: KeyHash::of("cpk_CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC"),
+        name: "ops".to_owned(),
+        scopes: Scopes::ALL,
+        by: "root".to_owned(),
+        expires_at: None,
+    };
+    let made = roster.create_key(&scope("acme"), new, &root()).await.unwrap();
+    assert_eq!(made.scopes.to_string(), "chat gateway knowledge admin");
+
+    let text = file_with(FAULTS[0].0);
+    let roster = start(&text).await;
+    assert_eq!(roster.left_out(), ["broken", "evil", "faulty"]);
+    assert!(!roster.config().tenant("evil").unwrap().operator);
+    assert!(tenant(&roster, "evil").faults[0].starts_with("/zendesk/oauth_token: "));
+    assert!(accepts(&roster, ACME));
+    roster
+        .revoke_key(&scope("acme"), KeyId::of(&KeyHash::of(ACME)), &root())
+        .await
+        .unwrap();
+    for id in ["evil", "broken", "faulty", "initech"] {
+        roster
+            .change(&id.parse().unwrap(), status(TenantStatus::Suspended), &root())
+            .await
+            .unwrap();
+    }
+    let roster = start(&text).await;
+    assert!(!accepts(&roster, ACME));
+    for id in ["evil", "broken", "faulty", "initech"] {
+        assert_eq!(tenant(&roster, id).status, TenantStatus::Suspended, "{id}");
+    }
+    put(&roster, "broken", copilot("default")).await;
+    assert_eq!(roster.left_out(), ["evil", "faulty"]);
+}
+
+#[tokio::test]
+async fn on_sqlite() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteLog::open(directory.path()).unwrap());
+    on_store(Arc::clone(&store) as _, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_mongodb() {
+    if let Some(database) = TestDatabase::new().await {
+        let store = Arc::new(database.connect().await.unwrap());
+        on_store(Arc::clone(&store) as _, store).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_are_not_fit_to_be_shown_are_not() {
+    // A secret where none belongs: the shape of the table says nothing of where its secrets are.
+    let text = file_with("[tenants.zendesk]\nbase_url = \"https://x.example\"\noauth_token = \"hunter2\"");
+    let roster = open_source(source(&text), &Arc::default(), 1).await;
+    let view = tenant(&roster, "faulty");
+    assert_eq!(view.settings, json!({}));
+    assert!(!format!("{view:?}").contains("hunter2"));
+}
