@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Config, Copilot, Fault, SubjectLimits, Target, Tenant, TenantLimits};
+use super::{Config, Copilot, Fault, Target, Tenant, TenantLimits};
 use crate::scopes::Scopes;
 
 /// Most models that one warning names.
@@ -76,8 +76,10 @@ impl Config {
 
 impl TenantLimits {
     fn limits_money(&self) -> bool {
-        let subject = |limits: &SubjectLimits| limits.usd_per_day.is_some() || limits.usd_per_month.is_some();
-        self.usd_per_day.is_some() || self.usd_per_month.is_some() || subject(&self.per_user) || subject(&self.per_key)
+        let (user, key) = (&self.per_user, &self.per_key);
+        let days = [self.usd_per_day, user.usd_per_day, key.usd_per_day];
+        let months = [self.usd_per_month, user.usd_per_month, key.usd_per_month];
+        days.iter().chain(&months).any(Option::is_some)
     }
 }
 
