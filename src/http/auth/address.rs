@@ -8,7 +8,7 @@
 //! exists makes no difference here, so that nobody learns it.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::{api_key, jwt};
-use crate::config::{IpNet, Server};
+use crate::config::Server;
+use crate::http::peer::Proxies;
 use crate::http::problem::{Code, Problem, RateLimit};
 
 /// Most counters that are kept; the least used are forgotten first.
@@ -34,7 +35,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct FailureLimit {
     per_minute: u32,
-    proxies: Vec<IpNet>,
+    proxies: Proxies,
     buckets: moka::sync::Cache<FailureSource, Arc<Mutex<Bucket>>>,
     hasher: RandomState,
     /// Taken while a credential is verified that comes from where too many failed.
@@ -61,7 +62,7 @@ impl FailureLimit {
     pub fn new(server: &Server) -> Self {
         Self {
             per_minute: server.failed_logins_per_minute,
-            proxies: server.trusted_proxies.clone(),
+            proxies: Proxies::new(&server.trusted_proxies),
             buckets: moka::sync::Cache::new(COUNTERS),
             hasher: RandomState::new(),
             one_at_a_time: Semaphore::new(1),
@@ -92,30 +93,11 @@ impl FailureLimit {
     /// Finds the client's address; none for a request that did not come over the network.
     pub(super) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let ConnectInfo(peer) = extensions.get::<ConnectInfo<SocketAddr>>()?;
-        let mut client = peer.ip().to_canonical();
-        if headers.contains_key("x-forwarded-for") && !self.trusts(client) {
-            self.warn_of_proxy(client);
+        let peer = peer.ip().to_canonical();
+        if headers.contains_key("x-forwarded-for") && !self.proxies.contains(peer) {
+            self.warn_of_proxy(peer);
         }
-        // From the right, each hop was written by the one before it: what a trusted proxy did not write is a claim.
-        let hops = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .rev()
-            .filter_map(|value| value.to_str().ok());
-        for hop in hops.flat_map(|line| line.rsplit(',')) {
-            if !self.trusts(client) {
-                break;
-            }
-            let Ok(address) = hop.trim().parse::<IpAddr>() else {
-                break;
-            };
-            client = address.to_canonical();
-        }
-        Some(network_of(client))
-    }
-
-    fn trusts(&self, address: IpAddr) -> bool {
-        self.proxies.iter().any(|network| network.contains(&address))
+        Some(self.proxies.client(peer, headers))
     }
 
     /// Says that a proxy is not configured as one, at most once a minute: any client may send the header.
@@ -188,14 +170,6 @@ impl Bucket {
         self.left = (self.left + passed * f64::from(per_minute) / 60.0).min(f64::from(per_minute));
         self.at = Instant::now();
         self.left
-    }
-}
-
-/// A client has a whole IPv6 network of 64 bits to itself.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
