@@ -1,13 +1,15 @@
 //! The door of requests: a tenant that uses more than its share of the threads that serve waits here while others are active, before
 //! its body is read; see [`copilotd_actors::share`].
 
-use axum::extract::{FromRequestParts as _, Request, State};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use copilotd_actors::share::{Crowded, metered};
 
-use super::auth::Caller;
+use super::auth::identify;
 use super::problem::{Code, Problem};
 use super::state::AppState;
 
@@ -20,17 +22,27 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
     }
     let (mut parts, body) = request.into_parts();
     // The handler's extractors find the caller in the extensions.
-    let caller = match Caller::from_request_parts(&mut parts, &state).await {
+    let caller = match identify(&mut parts, &state.auth).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
-    let passage = match state.shared.shares.enter(caller.scope.tenant()).await {
-        Ok(passage) => passage,
+    let (shares, tenant) = (&state.shared.shares, caller.scope.tenant());
+    let answers_at_once = is_administration(parts.uri.path());
+    let answer = next.run(Request::from_parts(parts, body));
+    if answers_at_once {
+        return metered(shares.of(tenant), answer).await;
+    }
+    match shares.enter(tenant).await {
+        Ok(passage) => metered(Arc::clone(passage.share()), answer).await,
         Err(Crowded) => {
             let detail = "this tenant sends more than its share of this server can answer";
-            return Problem::new(Code::Overloaded).detail(detail).into_response();
+            Problem::new(Code::Overloaded).detail(detail).into_response()
         }
-    };
-    let answer = next.run(Request::from_parts(parts, body));
-    metered(passage.share().clone(), answer).await
+    }
+}
+
+/// Tells whether a path is an administrator's. Whoever revokes a leaked key does not stand behind those who flood with it; the rate of
+/// writes bounds these requests by credential.
+fn is_administration(path: &str) -> bool {
+    path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/")
 }

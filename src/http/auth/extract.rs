@@ -132,7 +132,8 @@ where
     }
 }
 
-async fn identify(parts: &mut Parts, authenticator: &Arc<Authenticator>) -> Result<Caller, Problem> {
+/// Says who sends a request, and leaves that with it. Counts no write: the handler's own extractor knows whose bucket that is.
+pub async fn identify(parts: &mut Parts, authenticator: &Arc<Authenticator>) -> Result<Caller, Problem> {
     // Two arguments of one handler are one verification; layers behind find the caller here too.
     if let Some(caller) = parts.extensions.get::<Caller>() {
         return Ok(caller.clone());

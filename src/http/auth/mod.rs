@@ -24,7 +24,7 @@ pub use address::FailureLimit;
 pub use api_key::new_api_key;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::tenancy::TenantScope;
-pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, Operator};
+pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, Operator, identify};
 use jiff::{SignedDuration, Timestamp};
 pub use jwks::Jwks;
 pub use refusal::Refusal;

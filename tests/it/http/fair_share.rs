@@ -29,6 +29,29 @@ async fn a_tenant_above_its_share_waits_and_another_does_not() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_administrator_does_not_stand_behind_a_flood() {
+    with_app(async |app| {
+        let globex = app.token_of("globex", "ada", Scopes::CHAT);
+        app.call("GET", "/v1/conversations")
+            .by(&globex)
+            .send()
+            .await
+            .expect(200);
+        let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
+        share.charge(Duration::from_secs(1));
+        let admin = app.token_of("acme", "root", Scopes::ADMIN);
+        let begun = tokio::time::Instant::now();
+        app.call("GET", "/v1/admin/api-keys")
+            .by(&admin)
+            .send()
+            .await
+            .expect(200);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_a_tenant_does_is_charged_to_it() {
     with_app(async |app| {
