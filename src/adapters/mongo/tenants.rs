@@ -131,7 +131,11 @@ fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
         } else {
             TenantStatus::Active
         },
-        sealed: document.get_binary_generic("sealed").ok().cloned(),
+        sealed: match document.get("sealed") {
+            None | Some(Bson::Null) => None,
+            // Of another type, it is there and cannot be decrypted: the tenant is left out, and not served with the file's settings.
+            Some(_) => Some(document.get_binary_generic("sealed").cloned().unwrap_or_default()),
+        },
         created_at: time_or_epoch(document, "created_at"),
         updated_at: time_or_epoch(document, "updated_at"),
     })

@@ -133,7 +133,8 @@ fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
         } else {
             TenantStatus::Suspended
         },
-        sealed: row.get(2)?,
+        // Of another type, it is there and cannot be decrypted: the tenant is left out, and not served with the file's settings.
+        sealed: row.get(2).unwrap_or_else(|_| Some(Vec::new())),
         created_at: time_or_epoch(row, 3, &id),
         updated_at: time_or_epoch(row, 4, &id),
         id: id.parse().map_err(|error| corrupt("a tenant", &error))?,
@@ -155,7 +156,9 @@ fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
 }
 
 fn key(row: &Row<'_>) -> Result<StoredKey, Failure> {
-    let (tenant, name, scopes): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    // A revoked key is known by its tenant and hash alone; what else cannot be read must not bring it back.
+    let tenant: String = row.get(1)?;
+    let (name, scopes): (String, String) = (row.get(2).unwrap_or_default(), row.get(3).unwrap_or_default());
     let end = |column: usize| match row.get::<_, Option<i64>>(column) {
         Ok(None) => None,
         Ok(Some(_)) | Err(_) => Some(time_or_epoch(row, column, &name)),
@@ -165,7 +168,7 @@ fn key(row: &Row<'_>) -> Result<StoredKey, Failure> {
         tenant: tenant.parse().map_err(|error| corrupt("a tenant", &error))?,
         scopes: Scopes::from_claim(&scopes),
         created_at: time_or_epoch(row, 4, &name),
-        created_by: row.get(5)?,
+        created_by: row.get(5).unwrap_or_default(),
         expires_at: end(6),
         revoked_at: end(7),
         name,
