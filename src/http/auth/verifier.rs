@@ -224,11 +224,11 @@ impl Verifier {
         keys.uses().map(owned).collect()
     }
 
-    /// Whether a caller that was verified once is still vouched for, may still be granted `chat`, which every stream asks for, and is not
-    /// revoked. Its time is not looked at.
+    /// Whether a caller that was verified once is still vouched for, may still be granted what it was admitted with, and is not revoked.
+    /// Its time is not looked at. Streams of the OpenAI endpoint ask too: their callers need not have `chat`.
     pub fn is_live(&self, caller: &Caller) -> bool {
         let granted = self.keys().granted(caller.credential.source());
-        granted.is_some_and(|granted| granted.contains(Scopes::CHAT)) && !self.is_revoked(caller)
+        granted.is_some_and(|granted| granted.contains(caller.scopes)) && !self.is_revoked(caller)
     }
 
     /// Waits until a caller is no longer live, by revocation or because its key is gone; a stream ends then.

@@ -74,6 +74,22 @@ fn only_the_whole_key_is_known() {
     }
 }
 
+#[test]
+fn a_caller_is_live_with_whatever_scopes_it_was_admitted() {
+    let verifier = Verifier::new(&config()).unwrap();
+    for scope in ["chat", "gateway", "gateway knowledge", ""] {
+        let token = sign(&claims(json!({ "scope": scope })));
+        let caller = verifier.verify(&token, None, now()).unwrap();
+        assert!(verifier.is_live(&caller), "{scope}");
+    }
+    assert!(verifier.is_live(&verifier.verify(KEY, None, now()).unwrap()));
+    // A key of the gateway alone streams answers of the OpenAI endpoint.
+    let mut narrow = config();
+    narrow.tenants[0].api_keys[0].scopes = Scopes::GATEWAY;
+    let verifier = Verifier::new(&narrow).unwrap();
+    assert!(verifier.is_live(&verifier.verify(KEY, None, now()).unwrap()));
+}
+
 #[tokio::test]
 async fn a_replaced_key_ends() {
     let verifier = Verifier::new(&config()).unwrap();
