@@ -282,7 +282,7 @@ impl Conversation {
             return refuse(Some(reply), Rejection::NotFound.into());
         }
         let command = match self.known(state, command).await {
-            Ok(Known::New(command)) => command,
+            Ok(Known::New(command)) => *command,
             Ok(Known::Copy(turn)) => {
                 accept(reply, state, Some(turn), Vec::new());
                 return Ok(());

@@ -19,7 +19,7 @@ const MAX_ROUNDS: u32 = 64;
 /// What is known of a command before it is decided.
 pub(super) enum Known {
     /// It has not been seen, or the state knows it.
-    New(Command),
+    New(Box<Command>),
     /// An earlier request with its key and its body made this turn.
     Copy(TurnId),
 }
@@ -36,17 +36,17 @@ impl Conversation {
             ..
         } = &mut command
         else {
-            return Ok(Known::New(command));
+            return Ok(Known::New(Box::new(command)));
         };
         if state.core.live().is_none() || state.core.keys.find(&asked.key, now).is_some() {
-            return Ok(Known::New(command));
+            return Ok(Known::New(Box::new(command)));
         }
         for round in 0..MAX_ROUNDS {
             let id = TurnId::derived(state.core.id, &asked.key, round);
             let found = self.shared.ports.log.read_turn(&state.scope, id).await;
             let Some(found) = found.map_err(unavailable)? else {
                 *turn = id;
-                return Ok(Known::New(command));
+                return Ok(Known::New(Box::new(command)));
             };
             match found.records.first() {
                 Some(first) if now.duration_since(first.at) >= KEY_LIFE => {}

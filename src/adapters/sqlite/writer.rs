@@ -239,11 +239,11 @@ impl Writing {
 
     /// Refuses ordinary work while there is no space for it; returns the rest.
     fn refuse_ordinary(&self, batch: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
-        let is_ordinary = |work: &Box<dyn Work>| work.priority() == Priority::Ordinary;
-        if !batch.iter().any(is_ordinary) || self.reserve.admits_ordinary() {
+        let is_ordinary = |work: &dyn Work| work.priority() == Priority::Ordinary;
+        if !batch.iter().any(|work| is_ordinary(work.as_ref())) || self.reserve.admits_ordinary() {
             return batch;
         }
-        let (refused, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_ordinary);
+        let (refused, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| is_ordinary(work.as_ref()));
         refused.into_iter().for_each(|work| work.settle(Err(Failure::Full)));
         rest
     }

@@ -470,19 +470,14 @@ fn own(schema: &Value, fields: &Map<String, Value>, cost: &mut Cost) -> Result<(
                     }
                 }
             }
-            ("properties" | "dependentSchemas", Value::Object(by_name)) => {
-                if by_name.keys().any(|name| name.len() > MAX_NAME_BYTES) {
-                    return fault(schema, at(), format!("has a name longer than {MAX_NAME_BYTES} bytes"));
-                }
+            ("properties" | "dependentSchemas", Value::Object(by_name))
+                if by_name.keys().any(|name| name.len() > MAX_NAME_BYTES) =>
+            {
+                return fault(schema, at(), format!("has a name longer than {MAX_NAME_BYTES} bytes"));
             }
-            ("multipleOf" | "divisibleBy", Value::Number(number)) => {
+            ("multipleOf" | "divisibleBy", Value::Number(number)) if !is_cheap_divisor(number) => {
                 let (least, greatest) = MULTIPLE_OF;
-                if !number
-                    .as_f64()
-                    .is_some_and(|number| (least..=greatest).contains(&number))
-                {
-                    return fault(schema, at(), format!("has to lie between {least} and {greatest}"));
-                }
+                return fault(schema, at(), format!("has to lie between {least} and {greatest}"));
             }
             _ => {}
         }
@@ -516,4 +511,11 @@ fn percent_decoded(fragment: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+/// Whether a remainder by this number is computed in a step or two.
+fn is_cheap_divisor(number: &serde_json::Number) -> bool {
+    let (least, greatest) = MULTIPLE_OF;
+    number
+        .as_f64()
+        .is_some_and(|number| (least..=greatest).contains(&number))
 }
