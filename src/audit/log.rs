@@ -18,7 +18,7 @@ use super::store::{AuditStore, Head, StoredEntry};
 /// Longest time that recording one entry may take, waiting for earlier ones of the tenant included.
 const RECORD_WITHIN: Duration = Duration::from_secs(30);
 /// How often an entry is tried at the next number when another one stands there.
-const ATTEMPTS: usize = 8;
+const ATTEMPTS: usize = 64;
 /// Entries that are checked at once.
 const PAGE: usize = 100;
 /// Logs that are verified at the same time.

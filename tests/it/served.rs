@@ -27,7 +27,7 @@ operator = true
 iss = "https://ops.example"
 alg = "HS256"
 secret = { value = "a secret of ops, at least 32 bytes long" }
-scopes = ["admin", "operator"]
+scopes = ["chat", "admin", "operator"]
 "#;
 
 const SETTINGS: &str = r#"

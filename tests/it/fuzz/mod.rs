@@ -11,6 +11,7 @@ mod jwt;
 mod markdown;
 mod position;
 mod provider_stream;
+mod schema;
 mod text;
 mod tool_results;
 

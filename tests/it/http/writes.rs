@@ -28,6 +28,23 @@ fn writes() -> Vec<(String, String)> {
     writes
 }
 
+/// A tenant that may have every scope, and one write a minute.
+const OPERATORS: &str = r#"
+    [[tenants]]
+    id = "ops"
+    operator = true
+    [[tenants.issuers]]
+    iss = "https://ops.example"
+    alg = "HS256"
+    secret = { value = "a secret of ops, at least 32 bytes long" }
+    scopes = ["chat", "gateway", "knowledge", "admin", "operator"]
+    [[tenants.copilots]]
+    name = "support"
+    route = "default"
+    [tenants.limits.per_user]
+    writes_per_minute = 1
+"#;
+
 fn everything() -> Scopes {
     ["chat", "gateway", "knowledge", "admin", "operator"]
         .into_iter()
@@ -57,8 +74,8 @@ fn is_refused(answer: Answer, whose: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn every_write_that_the_description_knows_is_limited() {
-    with_globex("[tenants.limits.per_user]\nwrites_per_minute = 1", async |app| {
-        let token = app.token_of("globex", "ada", everything());
+    with_globex(OPERATORS, async |app| {
+        let token = app.token_of("ops", "ada", everything());
         let call = async |method: &str, path: &str| app.call(method, path).by(&token).send().await;
         // One of the user, one of the credential.
         let post = app.call("POST", "/v1/conversations").by(&token).json(&json!({}));
@@ -72,7 +89,7 @@ async fn every_write_that_the_description_knows_is_limited() {
         }
         // Whoever reads is not concerned, nor are other users.
         call("GET", "/v1/conversations").await.expect(200);
-        let bob = app.token_of("globex", "bob", Scopes::CHAT);
+        let bob = app.token_of("ops", "bob", Scopes::CHAT);
         let post = app.call("POST", "/v1/conversations").by(&bob).json(&json!({}));
         post.send().await.expect(201);
         tokio::time::sleep(std::time::Duration::from_secs(60)).await;

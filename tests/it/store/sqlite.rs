@@ -158,13 +158,14 @@ async fn a_directory_that_cannot_be_written_is_refused() {
 async fn a_full_disk_refuses_appends_and_keeps_what_it_has() {
     let directory = TempDir::new().unwrap();
     let options = SqliteOptions {
-        max_bytes: Some(1 << 20),
+        max_bytes: Some(4 << 20),
         ..SqliteOptions::default()
     };
     let log = Arc::new(SqliteLog::open_with(directory.path(), &options).unwrap());
     let mut talk = Talk::new("acme", "ann");
     talk.open(log.as_ref()).await;
-    let big = "x".repeat(100_000);
+    // Large enough that what is left when one does not fit has room for all the small ones.
+    let big = "x".repeat(400_000);
     let refusal = loop {
         match talk.try_write(log.as_ref(), vec![queued(turn(), &big)]).await {
             Ok(_) => assert!(talk.records.len() < 100),
