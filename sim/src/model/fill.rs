@@ -50,10 +50,13 @@ struct Filler<'a> {
 impl Filler<'_> {
     fn value(&self, schema: &Value, name: &str, item: Option<&Ticket>, depth: usize) -> Value {
         let left = self.left.get();
-        if left == 0 || depth > MAX_LEVELS {
+        if left == 0 {
             return Value::Null;
         }
         self.left.set(left - 1);
+        if depth > MAX_LEVELS {
+            return Value::Null;
+        }
         if let Some(target) = schema["$ref"].as_str() {
             let pointer = target.trim_start_matches('#');
             let resolved = self.root.pointer(pointer).unwrap_or(&Value::Null);
