@@ -10,7 +10,7 @@ mod jwks;
 mod keys;
 mod requests;
 mod scopes;
-mod tickets;
+pub mod tickets;
 mod tokens;
 
 use std::collections::BTreeSet;

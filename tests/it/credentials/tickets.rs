@@ -7,18 +7,18 @@ use serde_json::json;
 
 use super::{KEY, claims, config, later, now, sign};
 
-fn conversation() -> ConversationId {
+pub fn conversation() -> ConversationId {
     "conv_00000000000000000000000000000007".parse().unwrap()
 }
 
 /// A caller whose token lives an hour.
-fn ada() -> Caller {
+pub fn ada() -> Caller {
     let token = sign(&claims(json!({ "scope": "chat admin" })));
     Verifier::new(&config()).unwrap().verify(&token, None, now()).unwrap()
 }
 
 /// The event id that a stream of the ticket sends at a position.
-fn signed(tickets: &Tickets, ticket: &str, position: &str) -> String {
+pub fn signed(tickets: &Tickets, ticket: &str, position: &str) -> String {
     let mut id = position.to_owned();
     tickets
         .verify(ticket, now(), None)

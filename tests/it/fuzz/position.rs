@@ -1,8 +1,11 @@
 //! `Last-Event-ID`.
 
+use copilotd::http::auth::Tickets;
 use copilotd_actors::domain::stream::Position;
 
 use super::text::Choices;
+use crate::credentials::tickets::{ada, conversation, signed};
+use crate::credentials::{later, now};
 
 const PARTS: &[&str] = &[
     "0",
@@ -40,5 +43,36 @@ fn fuzz_last_event_id() {
             text.push_str(choices.of(PARTS));
         }
         check(&text);
+    });
+}
+
+/// After its first minute a ticket resumes only with the very id that its stream sent, however that id is changed.
+#[test]
+fn fuzz_last_event_id_of_a_ticket() {
+    let tickets = Tickets::new(&[7; 32]);
+    let ticket = tickets.issue(conversation(), &ada(), now()).ticket;
+    let id = signed(&tickets, &ticket, "17.4");
+    assert!(tickets.verify(&ticket, later(61), Some(&id)).is_ok());
+    super::fuzz(128, |input| {
+        let mut choices = Choices::new(input);
+        let mut changed = id.clone().into_bytes();
+        for _ in 0..=choices.byte() % 3 {
+            let at = usize::from(choices.byte()) % (changed.len() + 1);
+            match choices.byte() % 3 {
+                0 if at < changed.len() => changed[at] = choices.byte(),
+                1 => changed.truncate(at),
+                _ => changed.insert(at, choices.byte()),
+            }
+        }
+        let Ok(changed) = std::str::from_utf8(&changed) else {
+            return;
+        };
+        let accepted = tickets.verify(&ticket, later(61), Some(changed)).is_ok();
+        assert_eq!(accepted, changed == id, "{changed}");
+        // Nor does any change of the ticket itself open a stream.
+        let (mut other, at) = (ticket.clone().into_bytes(), usize::from(choices.byte()) % ticket.len());
+        other[at] = choices.byte();
+        let Ok(other) = std::str::from_utf8(&other) else { return };
+        assert_eq!(tickets.verify(other, now(), None).is_ok(), other == ticket, "{other}");
     });
 }
