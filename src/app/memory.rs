@@ -13,7 +13,8 @@ const GROWTH: u64 = 10;
 /// Looks at the process's size from time to time, and has the allocator give back what it keeps while that is large. Ends with
 /// the runtime.
 pub async fn keep_small() {
-    let mut smallest = u64::MAX;
+    // Before the first request: a size that is taken later may be that of a burst, and nothing would be given back after it.
+    let Some(mut smallest) = resident() else { return };
     loop {
         tokio::time::sleep(EVERY).await;
         // Walks the whole heap: some milliseconds, and not on a thread that serves.

@@ -177,6 +177,11 @@ impl<'a> Checker<'a> {
         true
     }
 
+    /// Notes that the next entries cannot be read.
+    pub(super) fn unreadable(&mut self) {
+        self.fail(self.n + 1, Fault::Altered);
+    }
+
     fn fail(&mut self, n: i64, fault: Fault) -> bool {
         self.bad = Some(Bad { n, fault });
         false

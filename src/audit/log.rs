@@ -19,6 +19,8 @@ use super::store::{AuditStore, Head, StoredEntry};
 const RECORD_WITHIN: Duration = Duration::from_secs(30);
 /// How often an entry is tried at the next number when another one stands there.
 const ATTEMPTS: usize = 64;
+/// Entries with this number or a larger one are damage: no log grows so long.
+const MAX_NUMBER: i64 = 1 << 53;
 /// Entries that are checked at once.
 const PAGE: usize = 100;
 /// Logs that are verified at the same time.
@@ -142,7 +144,7 @@ impl AuditLog {
     /// numbers go on behind the head; without a good head one number is left out, which every later `verify` finds.
     async fn stored_end(&self, tenant: &TenantId, genesis: &Head) -> Result<(i64, Vec<u8>), LogError> {
         let head = self.store.audit_head(tenant).await?;
-        let last = self.store.entries_before(tenant, None, 1).await?.pop();
+        let last = self.store.entries_before(tenant, Some(MAX_NUMBER), 1).await?.pop();
         let good = match &head {
             Some(head) => self.key.head(tenant, head.n, &head.hash) == *head,
             None => last.is_none(),
@@ -153,10 +155,17 @@ impl AuditLog {
             return Ok((n.saturating_add(1), genesis.hash.clone()));
         }
         let head = head.unwrap_or_else(|| genesis.clone());
-        Ok(match last {
-            Some(last) if last.n > head.n => (last.n, last.hash),
-            _ => (head.n, head.hash),
-        })
+        // Only what follows the head without a gap was recorded behind it. An entry further on is damage: taking it for the end
+        // would let one row keep everything from being recorded, revocations included.
+        let (mut end, mut hash) = (head.n, head.hash);
+        let behind = self.store.entries_after(tenant, Some(end), ATTEMPTS).await?;
+        for entry in behind {
+            if entry.n != end.saturating_add(1) {
+                break;
+            }
+            (end, hash) = (entry.n, entry.hash);
+        }
+        Ok((end, hash))
     }
 
     /// Returns a page of the tenant's entries, newest first, and where the next page begins.
@@ -184,16 +193,22 @@ impl AuditLog {
         let tenant = scope.tenant();
         let known = Some(self.end(tenant).seen.load(Ordering::Relaxed));
         let mut head = self.store.audit_head(tenant).await?;
-        let mut page = self.store.entries_after(tenant, None, PAGE).await?;
-        if head.is_none() && !page.is_empty() {
+        let mut page = self.checked_page(tenant, None).await?;
+        if head.is_none() && page.as_ref().is_some_and(|page| !page.is_empty()) {
             // The first entry was added in between; its head was there before it.
             head = self.store.audit_head(tenant).await?;
         }
         let mut checker = Checker::new(&self.key, tenant, head);
-        while checker.take(&page)
-            && let Some(last) = page.last()
-        {
-            page = self.store.entries_after(tenant, Some(last.n), PAGE).await?;
+        loop {
+            let Some(entries) = page else {
+                checker.unreadable();
+                break;
+            };
+            if !checker.take(&entries) {
+                break;
+            }
+            let Some(last) = entries.last() else { break };
+            page = self.checked_page(tenant, Some(last.n)).await?;
         }
         let verification = checker.finish(known);
         if let Some(bad) = verification.first_bad {
@@ -203,6 +218,18 @@ impl AuditLog {
             );
         }
         Ok(verification)
+    }
+
+    /// Reads entries to be checked; none when the store holds something there that it cannot read.
+    async fn checked_page(&self, tenant: &TenantId, after: Option<i64>) -> Result<Option<Vec<StoredEntry>>, LogError> {
+        match self.store.entries_after(tenant, after, PAGE).await {
+            Ok(entries) => Ok(Some(entries)),
+            Err(LogError::Corrupt(error)) => {
+                tracing::error!(%tenant, error, "audit entries cannot be read; the log counts as altered there");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn end(&self, tenant: &TenantId) -> Arc<End> {

@@ -158,8 +158,11 @@ impl Reason {
             [one] => str::from_utf8(one).ok().map(str::trim),
             _ => None,
         };
-        let sane =
-            |text: &&str| !text.is_empty() && text.chars().count() <= MAX_REASON && !text.chars().any(char::is_control);
+        let sane = |text: &&str| {
+            text.chars().any(char::is_alphanumeric)
+                && text.chars().count() <= MAX_REASON
+                && !text.chars().any(char::is_control)
+        };
         text.filter(sane).map(str::to_owned).ok_or_else(|| {
             let what = format!(
                 "x-copilotd-reason: reading another user's content needs a reason: one header of 1 to {MAX_REASON} characters"
@@ -230,6 +233,8 @@ mod tests {
             (&["  why \t"][..], Some("why")),
             (&["", " "][..], None),
             (&[" \u{a0}\u{3000}"][..], None),
+            (&["\u{200b}"][..], None),
+            (&["..."][..], None),
             (&["a", "b"][..], None),
             (&["a\u{7}b"][..], None),
             (&["a\u{85}b"][..], None),

@@ -63,9 +63,9 @@ impl AuditStore for SqliteLog {
                 .prepare_cached("SELECT n, hash, mac FROM audit_heads WHERE tenant = ?1")?
                 .query_row([tenant.as_str()], |row| {
                     Ok(Head {
-                        n: row.get(0)?,
-                        hash: row.get(1)?,
-                        mac: row.get(2)?,
+                        n: row.get(0).unwrap_or(i64::MIN),
+                        hash: bytes(row, 1)?,
+                        mac: bytes(row, 2)?,
                     })
                 })
                 .optional()?;
@@ -98,6 +98,17 @@ fn append(connection: &Connection, tenant: &TenantId, entry: &StoredEntry, head:
     Ok(())
 }
 
+/// Reads a column's bytes, whatever type an altered row claims: `verify` finds that they are not those that were recorded.
+fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
+    Ok(row
+        .get_ref(column)?
+        .as_bytes_or_null()
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+        .to_vec())
+}
+
 fn entries(
     connection: &Connection,
     sql: &str,
@@ -108,10 +119,10 @@ fn entries(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let read = |row: &Row<'_>| {
         Ok(StoredEntry {
-            n: row.get(0)?,
-            body: row.get(1)?,
-            hash: row.get(2)?,
-            mac: row.get(3)?,
+            n: row.get(0).unwrap_or(i64::MIN),
+            body: bytes(row, 1)?,
+            hash: bytes(row, 2)?,
+            mac: bytes(row, 3)?,
         })
     };
     let mut statement = connection.prepare_cached(sql)?;

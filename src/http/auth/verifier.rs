@@ -151,17 +151,22 @@ impl Verifier {
             return Err(Refusal::Suspended);
         }
         let hash = digest(credential);
+        // Named after what is signed: of an ECDSA signature anybody can make a second valid one, and so another token that is not
+        // the revoked one.
+        let signed = credential.rsplit_once('.').map_or(credential, |(signed, _)| signed);
+        let name = hex::encode(&digest(signed)[..16]);
         let known = Arc::new(Remembered {
             caller: Caller {
                 scope: open_scope(verified.key.tenant),
                 user: verified.user,
                 scopes: verified.scopes,
                 role: Some(verified.role),
-                credential: CredentialId::new(&verified.key.source, Some(&hex::encode(&hash[..16]))),
+                credential: CredentialId::new(&verified.key.source, Some(&name)),
                 expires_at: Some(verified.times.expires_at),
                 kind: CredentialKind::UserToken,
                 token: Some(TokenMark {
-                    issued_at: verified.times.issued_at,
+                    // A clock that is ahead must not carry a token past a revocation of its user.
+                    issued_at: verified.times.issued_at.map(|at| at.min(now)),
                     jti: verified.jti,
                 }),
             },

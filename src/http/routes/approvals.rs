@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::turns::shown;
-use super::{audit, turn_records};
+use super::{audit, is_own, turn_records};
 use crate::audit::{Action, Entry};
+use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Scopes};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Reason, Reasoned, invalid};
@@ -73,6 +74,8 @@ pub async fn decide(
     Ids((turn, call)): Ids<(TurnId, CallId)>,
     request: RequestId,
     reason: Reason,
+    // The answer shows the whole turn.
+    _room: PageRoom,
     Json(body): Json<Decide>,
 ) -> Result<Response, Problem> {
     let admin = caller.scopes.contains(Scopes::ADMIN);
@@ -95,7 +98,7 @@ pub async fn decide(
         }
         Word::Reject => Decision::Reject,
     };
-    let is_foreign = found.user != caller.user;
+    let is_foreign = !is_own(&caller, &found.user);
     let reads = is_foreign && reason.is_given();
     if is_foreign {
         let target = format!("{turn}/{call}");

@@ -16,7 +16,7 @@ pub mod turns;
 
 use copilotd_actors::conversation::Asker;
 use copilotd_actors::domain::header::Header;
-use copilotd_actors::domain::ids::{ConversationId, TurnId};
+use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
 use copilotd_actors::ports::TurnRecords;
 
 use super::auth::{Caller, Scopes};
@@ -46,6 +46,12 @@ async fn own_conversation(state: &AppState, caller: &Caller, id: ConversationId)
     header
         .filter(|header| header.user == caller.user && !header.erased)
         .ok_or_else(|| Problem::new(Code::NotFound))
+}
+
+/// Whether what belongs to `user` is the caller's own. It takes the scope `chat`: an administrator's key may name any user, and would
+/// read that user's content without a reason otherwise.
+fn is_own(caller: &Caller, user: &UserId) -> bool {
+    *user == caller.user && caller.scopes.contains(Scopes::CHAT)
 }
 
 /// Finds a turn of the caller, or of anybody in the tenant for those who may act on others' turns.

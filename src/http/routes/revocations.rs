@@ -20,6 +20,10 @@ use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 use crate::revocations::{Revocation, RevocationId, RevokeError, Subject};
+use crate::tenants::KeyId;
+
+/// Length of an API key: `cpk_` and 32 bytes in Base64.
+const API_KEY_LENGTH: usize = 47;
 
 /// Body of `POST /v1/admin/revocations`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -86,7 +90,7 @@ impl Create {
                 user.map(Subject::User)
                     .map_err(|_invalid| invalid("/user", "not a user: 1 to 256 bytes without control characters"))
             }
-            (None, Some(id)) if id.starts_with("key:") || id.starts_with("key_") || id.starts_with("cpk_") => {
+            (None, Some(id)) if names_api_key(id) => {
                 let message = "this is an API key: revoke it with DELETE /v1/admin/api-keys/{id}";
                 Err(invalid("/token_id", message))
             }
@@ -94,6 +98,13 @@ impl Create {
             _ => Err(invalid("", "give either user or token_id")),
         }
     }
+}
+
+/// Whether this is an API key, its id or its name in the audit log. A token's jti may begin like one.
+fn names_api_key(id: &str) -> bool {
+    let is_name = |rest: &str| rest.split_once('/').is_some_and(|(_, name)| name.contains(':'));
+    let is_key = id.starts_with("cpk_") && id.len() == API_KEY_LENGTH;
+    is_key || id.parse::<KeyId>().is_ok() || id.strip_prefix("key:").is_some_and(is_name)
 }
 
 problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);

@@ -15,7 +15,7 @@ use copilotd_actors::ports::{self, TurnRecords};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{asker, audit, openai, taking_work, turn_records};
+use super::{asker, audit, is_own, openai, taking_work, turn_records};
 use crate::audit::{Action, Entry};
 use crate::gateway::call::Purpose;
 use crate::http::account::PageRoom;
@@ -166,7 +166,7 @@ pub async fn get(
         caller.require(Scopes::CHAT)?;
     }
     let found = turn_records(&state, &caller, turn, true).await?;
-    if found.user != caller.user {
+    if !is_own(&caller, &found.user) {
         let entry = Entry {
             reason: Some(reason.required()?),
             ..audit::entry(&caller, &request, Action::TurnRead, turn)
@@ -214,6 +214,8 @@ pub async fn cancel(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
+    // The answer shows the whole turn.
+    _room: PageRoom,
 ) -> Result<Response, Problem> {
     let found = turn_records(&state, &caller, turn, false).await?;
     let ended = found.records.iter().any(|record| record.event.is_terminal());
@@ -264,6 +266,8 @@ pub async fn feedback(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
+    // The whole turn is read.
+    _room: PageRoom,
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
     let found = turn_records(&state, &caller, turn, false).await?;

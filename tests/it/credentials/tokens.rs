@@ -278,6 +278,32 @@ fn keys_of_an_issuer_are_rotated_by_kid_without_a_restart() {
     assert!(verifier.verify(&token(Some("new"), SECRET), None, now()).is_ok());
 }
 
+/// The other valid signature of an ECDSA signature: (r, n − s), with the order n of P-256 (FIPS 186-4, D.1.2.3).
+fn mirrored(token: &str) -> String {
+    const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let order = hex::decode(ORDER).unwrap();
+    let mut borrow = 0;
+    for at in (0..32).rev() {
+        let difference = i16::from(order[at]) - i16::from(signature[32 + at]) - borrow;
+        borrow = i16::from(difference < 0);
+        signature[32 + at] = u8::try_from(difference.rem_euclid(256)).unwrap();
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn a_token_keeps_its_name_with_another_signature() {
+    let verifier = Verifier::new(&config()).unwrap();
+    let (claims, header, key) = of("https://acme.example/es", Alg::Es256);
+    let token = sign_with(&header, &claims, &key);
+    let mirrored = mirrored(&token);
+    assert_ne!(token, mirrored);
+    let name = |token: &str| verifier.verify(token, None, now()).unwrap().credential;
+    assert_eq!(name(&token), name(&mirrored), "or a revocation by name is passed by");
+}
+
 #[test]
 fn what_is_remembered_still_ends() {
     let verifier = Verifier::new(&config()).unwrap();

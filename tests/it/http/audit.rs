@@ -90,13 +90,27 @@ async fn another_users_turn_is_read_with_a_reason_that_is_recorded() {
         }
         assert_eq!(entries(app, "acme").await.len(), 2);
 
+        // Acting for the turn's user makes it nobody's own without the scope chat.
+        let created = app
+            .call("POST", "/v1/admin/api-keys")
+            .by(&admin)
+            .json(&json!({ "name": "auditor", "scopes": ["admin"] }));
+        let key = created.send().await.expect(201).text("/key");
+        let acting = || app.call("GET", &turn).by(&key).header("x-copilotd-user", "ada");
+        let problem = acting().send().await.problem(422, "invalid");
+        assert!(!problem.to_string().contains("private"));
+        acting().header(REASON, "why").send().await.expect(200);
+        let found = entries(app, "acme").await;
+        assert_eq!(found[0]["action"], "turn.read");
+        assert_eq!(found.len(), 4);
+
         // What cannot be recorded is not shown.
         app.audit.away.store(true, Ordering::Relaxed);
         let problem = read(Some("why")).send().await.problem(503, "unavailable");
         assert!(!problem.to_string().contains("private"));
         app.audit.away.store(false, Ordering::Relaxed);
         read(Some("why")).send().await.expect(200);
-        assert_eq!(entries(app, "acme").await[0]["n"], 3);
+        assert_eq!(entries(app, "acme").await[0]["n"], 5);
     })
     .await;
 }

@@ -183,6 +183,18 @@ const DAMAGE: &[(&str, i64, &str)] = &[
         "altered",
     ),
     ("UPDATE audit SET body = x'' WHERE n = 5", 5, "altered"),
+    // One row at the very end keeps nothing from being recorded.
+    (
+        "INSERT INTO audit SELECT tenant, 9223372036854775807, body, hash, mac FROM audit WHERE n = 1",
+        7,
+        "missing",
+    ),
+    (
+        "INSERT INTO audit SELECT tenant, 9223372036854775807, body, hash, mac FROM audit WHERE n = 1;
+         UPDATE audit_heads SET mac = x'00'",
+        7,
+        "missing",
+    ),
     (
         "UPDATE audit SET body = CAST(replace(CAST(body AS TEXT), 'root', 'toor') AS BLOB) WHERE n = 5",
         5,
