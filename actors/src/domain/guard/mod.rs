@@ -1,7 +1,7 @@
 //! Deny rules: forbidden literals in prompts, answers, tool arguments and tool results.
 //!
-//! Text and literals are compared in one folded form ([`fold`]), so that another spelling of a literal is still the literal.
-//! [`HoldBack`] guards streamed text, [`RuleSet::matching_value`] and [`Rules::clean`] guard JSON.
+//! Text and literals are compared in one folded form (`fold`), so that another spelling of a literal is still the literal.
+//! [`HoldBack`] guards streamed text, [`RuleSet::matching_value`] and [`RuleSet::clean`] guard JSON.
 
 mod fold;
 mod hold_back;
