@@ -1,7 +1,7 @@
 //! What a request brings, looked at as a whole: every string, name and number of the body, wherever it stands.
 //!
 //! Left out are messages that the application writes itself (roles `system`, `developer` and `assistant`), the name of the
-//! model, data that is base64, and the protocol's own words.
+//! model, data in base64 that a part of a message holds, and the protocol's own words.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -184,7 +184,7 @@ pub(super) fn check<'a>(rules: &'a RuleSet, body: &ChatBody) -> Result<(), Refus
             "messages" => messages(&mut look, value),
             name => {
                 look.name(name);
-                look.walk(value, Place::of(name))
+                look.walk(value, Place::Other.below(name))
             }
         };
         let what = match (read, look.is_ambiguous) {
@@ -206,7 +206,7 @@ fn messages(look: &mut Look<'_>, value: &RawValue) -> serde_json::Result<()> {
     let messages: Vec<&RawValue> = serde_json::from_str(value.get())?;
     for message in messages {
         if !is_own(message) {
-            look.walk(message, Place::default())?;
+            look.walk(message, Place::Message)?;
         }
     }
     Ok(())
@@ -243,28 +243,43 @@ fn is_own(message: &RawValue) -> bool {
     }
 }
 
-/// Where a value stands.
-#[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    is_media: bool,
-    is_data: bool,
-    is_kind: bool,
+/// Where a value stands. Data has its place in a part of a message's content only: elsewhere the same names mean nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Message,
+    /// The content of a message.
+    Content,
+    /// One of its parts.
+    Part,
+    /// What a part holds that is not text, or a `data:` URL of it.
+    Media,
+    /// Base64, or a `data:` URL of it.
+    Data,
+    /// A URL, possibly with the data in it.
+    Url,
+    /// A role or a type.
+    Kind,
+    Other,
 }
 
 impl Place {
-    fn of(name: &str) -> Self {
-        Self {
-            is_media: MEDIA.contains(&name),
-            is_data: matches!(name, "data" | "file_data"),
-            is_kind: matches!(name, "role" | "type"),
+    fn below(self, name: &str) -> Self {
+        match (self, name) {
+            (Self::Message, "content") => Self::Content,
+            (Self::Part, name) if MEDIA.contains(&name) => Self::Media,
+            (Self::Media, "data" | "file_data") => Self::Data,
+            (Self::Media, "url") => Self::Url,
+            (_, "role" | "type") => Self::Kind,
+            _ => Self::Other,
         }
     }
 
-    fn below(self, name: &str) -> Self {
-        let place = Self::of(name);
-        Self {
-            is_media: place.is_media || self.is_media,
-            ..place
+    /// The place of an item of the list that stands here.
+    fn item(self) -> Self {
+        match self {
+            Self::Content => Self::Part,
+            Self::Kind => Self::Kind,
+            _ => Self::Other,
         }
     }
 }
@@ -298,25 +313,33 @@ impl<'a> Look<'a> {
     }
 
     fn text(&mut self, text: &str, place: Place) {
-        let is_silent = (place.is_kind && KINDS.contains(&text)) || (place.is_media && is_base64(text, place.is_data));
-        if !is_silent && self.found.is_none() {
+        let text = match place {
+            Place::Kind if KINDS.contains(&text) => return,
+            Place::Media | Place::Data | Place::Url => without_base64(text, place == Place::Data),
+            _ => text,
+        };
+        if self.found.is_none() {
             self.found = self.rules.blocking_text(text);
         }
     }
 }
 
-/// Tells whether a text is data in base64, as a `data:` URL or, where data belongs, by itself.
-fn is_base64(text: &str, is_data: bool) -> bool {
-    let head = &text[..text.floor_char_boundary(256)];
-    let is_url = head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
-    let data = match head.find(";base64,") {
-        Some(at) if is_url => &text[at + 8..],
-        _ if is_data && text.len() >= MIN_BASE64 => text,
-        _ => return false,
+/// Returns what is left of a text without the data in base64 that it consists of, as a `data:` URL, whose head is left, or,
+/// where data belongs, by itself.
+fn without_base64(text: &str, is_data: bool) -> &str {
+    const MARK: &str = ";base64,";
+    let beginning = &text[..text.floor_char_boundary(256)];
+    let is_url = beginning
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+    let (head, data) = match beginning.find(MARK) {
+        Some(at) if is_url => text.split_at(at + MARK.len()),
+        _ if is_data && text.len() >= MIN_BASE64 => ("", text),
+        _ => return text,
     };
     let is_digit =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=' | b'\r' | b'\n');
-    data.bytes().all(is_digit)
+    if data.bytes().all(is_digit) { head } else { text }
 }
 
 struct Node<'l, 'a> {
@@ -345,17 +368,17 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<(), E> {
-        self.look.text(&number.to_string(), Place::default());
+        self.look.text(&number.to_string(), Place::Other);
         Ok(())
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<(), E> {
-        self.look.text(&number.to_string(), Place::default());
+        self.look.text(&number.to_string(), Place::Other);
         Ok(())
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
-        self.look.text(&number.to_string(), Place::default());
+        self.look.text(&number.to_string(), Place::Other);
         Ok(())
     }
 
@@ -368,7 +391,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let (look, place) = (self.look, self.place);
+        let (look, place) = (self.look, self.place.item());
         while items
             .next_element_seed(Node {
                 look: &mut *look,

@@ -5,21 +5,26 @@
 //! match in the folded text names the original bytes exactly: the segments it touches.
 //!
 //! Folding is `NFKC_Casefold` of Unicode, with these additions: control characters are ignored; a run of white space is
-//! one space; combining marks that no letter exists with (`s̷`) are ignored. [`Form::LookAlike`] moreover reads characters
+//! one space; combining marks that no letter exists with (`s̷`) are ignored; letters and digits in boxes, circles,
+//! parentheses and flags are letters and digits. [`Form::LookAlike`] moreover reads characters
 //! that look alike as the same one (the skeleton of UTS #39) and ignores all diacritics.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use icu_casemap::{CaseMapper, CaseMapperBorrowed};
-use icu_properties::CodePointSetData;
-use icu_properties::props::DefaultIgnorableCodePoint;
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::{canonical_combining_class, decompose_canonical, decompose_compatible};
 use unicode_normalization::{IsNormalized, is_nfc_quick};
 
 /// Most ignorable characters in a row that are kept. Further ones are dropped.
 pub const MAX_IGNORABLE: usize = 16;
+/// What tag characters make another flag of, such as that of Scotland.
+const BLACK_FLAG: char = '\u{1f3f4}';
+/// Most tag characters of a flag: a region's code of five, and the end.
+const MAX_FLAG: usize = 6;
 /// Most characters that attach to the first one of a segment. What follows begins a new segment.
 const MAX_ATTACHED: usize = 32;
 
@@ -60,7 +65,7 @@ fn class(c: char) -> Class {
         Class::Space
     } else if is_ignorable(c) {
         Class::Ignorable
-    } else if attaches(compatible_beginning(c)) {
+    } else if is_diacritic(c) || attaches(compatible_beginning(c)) {
         Class::Mark
     } else {
         Class::Base
@@ -77,18 +82,63 @@ fn folds_to_itself(c: char) -> bool {
     )
 }
 
-/// What no reader sees: default ignorable characters, controls, and the frames of interlinear annotations.
+/// What no reader sees: default ignorable characters, controls, the frames of interlinear annotations, the blank of
+/// braille, and noncharacters.
 fn is_ignorable(c: char) -> bool {
     c.is_control() && !c.is_whitespace()
-        || matches!(c, '\u{fff9}'..='\u{fffb}')
+        || matches!(c, '\u{2800}' | '\u{fdd0}'..='\u{fdef}' | '\u{fff9}'..='\u{fffb}')
+        || u32::from(c) & 0xfffe == 0xfffe
         || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// Marks that may be put on any letter of any script.
+/// Marks without which a letter is still the same letter to a reader: those for any script, points and accents of one
+/// script, and marks that enclose. Voicing marks, nuktas, viramas and vowel signs are not among them.
 fn is_diacritic(c: char) -> bool {
+    if c < '\u{300}' || folds_to_itself(c) {
+        return false;
+    }
     matches!(c,
         '\u{300}'..='\u{36f}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}'
         | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}')
+        || matches!(canonical_combining_class(c), 1 | 10..=36 | 200..)
+        || CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::EnclosingMark
+}
+
+/// The letter or digit that a symbol shows and that Unicode does not decompose it to, or not to it alone.
+fn unboxed(c: char) -> char {
+    let (first, symbols) = match c {
+        'ı' => return 'i',
+        'ȷ' => return 'j',
+        '\u{24ff}' | '\u{1f10b}' | '\u{1f10c}' => return '0',
+        '\u{2474}'..='\u{247c}' => ('1', '\u{2474}'), // digits in parentheses
+        '\u{24f5}'..='\u{24fd}' => ('1', '\u{24f5}'), // digits in double circles
+        '\u{2776}'..='\u{277e}' => ('1', '\u{2776}'), // digits in circles, three styles
+        '\u{2780}'..='\u{2788}' => ('1', '\u{2780}'),
+        '\u{278a}'..='\u{2792}' => ('1', '\u{278a}'),
+        '\u{249c}'..='\u{24b5}' => ('a', '\u{249c}'), // letters in parentheses, small
+        '\u{1f110}'..='\u{1f129}' => ('a', '\u{1f110}'), // and capital
+        '\u{1f150}'..='\u{1f169}' => ('a', '\u{1f150}'), // letters in dark circles
+        '\u{1f170}'..='\u{1f189}' => ('a', '\u{1f170}'), // letters in dark squares
+        '\u{1f1e6}'..='\u{1f1ff}' => ('a', '\u{1f1e6}'), // regional indicators
+        _ => return c,
+    };
+    let letter = u32::from(first) + (u32::from(c) - u32::from(symbols));
+    char::from_u32(letter).unwrap_or(c)
+}
+
+/// The ASCII character that a tag character repeats, if it is one.
+fn untagged(c: char) -> Option<char> {
+    matches!(c, '\u{e0020}'..='\u{e007e}')
+        .then(|| char::from_u32(u32::from(c) - 0xe_0000))
+        .flatten()
+}
+
+/// The text that the tag characters of `text` spell, if it has any.
+pub(super) fn tagged(text: &str) -> Option<String> {
+    if text.is_ascii() {
+        return None;
+    }
+    Some(text.chars().filter_map(untagged).collect()).filter(|tagged: &String| !tagged.is_empty())
 }
 
 fn attaches(c: char) -> bool {
@@ -111,10 +161,13 @@ pub(super) fn letter(c: char) -> char {
     first.unwrap_or(c)
 }
 
-/// Drops ignorable characters and diacritics beyond [`MAX_IGNORABLE`] in a row, over all pieces of a text.
+/// Drops ignorable characters and diacritics beyond [`MAX_IGNORABLE`] in a row, and tag characters that belong to no flag,
+/// over all pieces of a text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Thin {
     in_a_row: usize,
+    /// How many more tag characters may follow the flag before this place.
+    of_flag: usize,
 }
 
 impl Thin {
@@ -123,7 +176,14 @@ impl Thin {
         for (at, c) in text.char_indices() {
             let drops = matches!(class(c), Class::Ignorable) || is_diacritic(c);
             self.in_a_row = if drops { self.in_a_row + 1 } else { 0 };
-            if self.in_a_row > MAX_IGNORABLE {
+            let is_tag = matches!(c, '\u{e0000}'..='\u{e007f}');
+            let is_hidden = is_tag && self.of_flag == 0;
+            self.of_flag = match c {
+                BLACK_FLAG => MAX_FLAG,
+                _ if is_tag => self.of_flag.saturating_sub(1),
+                _ => 0,
+            };
+            if is_hidden || self.in_a_row > MAX_IGNORABLE {
                 kept.get_or_insert_with(|| text[..at].to_owned());
             } else if let Some(kept) = &mut kept {
                 kept.push(c);
@@ -201,10 +261,10 @@ fn fold_char(c: char, out: &mut String) {
         return;
     }
     let mut buffer = [0; 4];
-    let mut folded = Cow::Borrowed(&*c.encode_utf8(&mut buffer));
+    let mut folded = Cow::Borrowed(&*unboxed(c).encode_utf8(&mut buffer));
     // Folding may bring about what can be decomposed, and the other way round.
     for _ in 0..2 {
-        let decomposed: String = folded.nfkd().filter(|c| !is_ignorable(*c)).collect();
+        let decomposed: String = folded.nfkd().filter(|c| !is_ignorable(*c)).map(unboxed).collect();
         folded = Cow::Owned(CASES.fold_string(&decomposed).into_owned());
     }
     out.extend(folded.nfkd());
@@ -257,9 +317,10 @@ fn look_of(c: char, out: &mut String) {
         out.push(c);
         return;
     }
-    for c in std::iter::once(c)
+    for c in std::iter::once(unboxed(c))
         .nfkd()
         .filter(|c| !is_diacritic(*c) && !is_ignorable(*c))
+        .map(unboxed)
     {
         let as_written = c.to_string();
         let small = SMALL_CAPITALS.iter().find(|(small, _)| *small == c);
@@ -398,8 +459,51 @@ mod tests {
             "blue\u{e0100}bird",
             "🄱luebird",
             "bl\u{2066}uebird",
+            "🅱🅻🆄🅴🅱🅸🆁🅳",
+            "🅑🅛🅤🅔🅑🅘🅡🅓",
+            "🄑🄛🄤🄔🄑🄘🄡🄓",
+            "⒝⒧⒰⒠⒝⒤⒭⒟",
+            "🇧🇱🇺🇪🇧🇮🇷🇩",
+            "bluebırd",
+            "blueb\u{1d6a4}rd",
+            "🅱\u{488}luebird",
         ] {
             assert_eq!(plain(spelling), word, "{spelling:?}");
+        }
+        for between in [
+            '\u{483}',
+            '\u{488}',
+            '\u{489}',
+            '\u{5b0}',
+            '\u{711}',
+            '\u{951}',
+            '\u{1d167}',
+            '\u{1e8d0}',
+            '\u{302a}',
+            '\u{a670}',
+            '\u{a8e0}',
+            '\u{fdd0}',
+            '\u{fdef}',
+            '\u{fffe}',
+            '\u{ffff}',
+            '\u{10ffff}',
+            '\u{2800}',
+            '\u{20dd}',
+        ] {
+            let spelling: String = "bluebird".chars().flat_map(|c| [c, between]).collect();
+            assert_eq!(plain(&spelling), word, "{between:?}");
+            assert_eq!(
+                fold(&spelling, Form::LookAlike),
+                fold("bluebird", Form::LookAlike),
+                "{between:?}"
+            );
+        }
+        for digits in ["⑷⑴⑴⑴", "❹❶❶❶", "➃➀➀➀", "➍➊➊➊", "⓸⓵⓵⓵"] {
+            assert_eq!(plain(digits), "4111");
+        }
+        assert_eq!(fold("🅱l🇺ebırd", Form::LookAlike), fold("bluebird", Form::LookAlike));
+        for (one, other) in [("か", "が"), ("क", "क़"), ("क", "क्"), ("ก", "ก่")] {
+            assert_ne!(plain(one), plain(other));
         }
         for other in ["blue bird", "bluébird", "blue-bird", "вluebird"] {
             assert_ne!(plain(other), word, "{other:?}");
@@ -470,6 +574,22 @@ mod tests {
         let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
         assert_eq!(pieces, whole);
         assert!(matches!(Thin::default().pass("plain"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn tag_characters_are_kept_in_flags_only() {
+        let scotland = "🏴\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}";
+        for (text, kept) in [
+            (scotland.to_owned(), scotland.to_owned()),
+            (format!("{scotland}\u{e0061}b"), format!("{scotland}b")),
+            ("a\u{e0001}\u{e0062}c".to_owned(), "ac".to_owned()),
+            ("🏴a\u{e0062}".to_owned(), "🏴a".to_owned()),
+        ] {
+            assert_eq!(Thin::default().pass(&text), kept);
+            let mut thin = Thin::default();
+            let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
+            assert_eq!(pieces, kept);
+        }
     }
 
     #[test]

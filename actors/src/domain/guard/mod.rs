@@ -12,7 +12,7 @@ mod value;
 use std::sync::Arc;
 
 pub use fold::MAX_IGNORABLE;
-use fold::{Form, fold_literal};
+use fold::{Form, fold_literal, tagged};
 pub use hold_back::{Blocked, HoldBack};
 pub use neutral::{NOTICE, marked, neutral};
 use scan::Lane;
@@ -123,8 +123,12 @@ impl RuleSet {
 
     fn find(&self, text: &str, wanted: impl Fn(&Rule) -> bool) -> Option<&Rule> {
         let compiled = self.0.as_ref()?;
-        let found = compiled.lanes.iter().flat_map(|lane| lane.rules_in(text));
-        found.map(|at| &compiled.rules[at]).find(|rule| wanted(rule))
+        let within = |text: &str| {
+            let found = compiled.lanes.iter().flat_map(|lane| lane.rules_in(text));
+            found.map(|at| &compiled.rules[at]).find(|rule| wanted(rule))
+        };
+        // Tag characters are not seen, but a model reads them.
+        within(text).or_else(|| within(&tagged(text)?))
     }
 }
 
@@ -341,6 +345,22 @@ mod tests {
     }
 
     #[test]
+    fn a_literal_in_tag_characters_is_the_literal() {
+        let tags = |text: &str| -> String {
+            let tag = |c: char| char::from_u32(0xe_0000 + u32::from(c)).unwrap();
+            text.chars().map(tag).collect()
+        };
+        let rules = [rule("Bluebird and its friends", OnMatch::Block)];
+        let hidden = tags("a BLUEBIRD and its friends");
+        let apart: String = hidden.chars().flat_map(|c| ['x', c]).collect();
+        for text in [&hidden, &format!("hi{hidden}, you"), &apart] {
+            assert!(set(&rules).blocking(text).is_some(), "{text:?}");
+        }
+        assert!(set(&rules).blocking(&tags("a bird and its friends")).is_none());
+        assert_eq!(run(&rules, &["hi", &hidden, ", you"]), Ok("hi, you".into()));
+    }
+
+    #[test]
     fn a_set_is_searched_in_chunks() {
         let rules = set(&[rule("needle", OnMatch::Block)]);
         for before in [32_760, 32_768, 32_774, 65_536, 100_000] {
@@ -363,7 +383,7 @@ mod tests {
         /// However a text is cut into pieces, the result is that of the whole text.
         #[test]
         fn cutting_changes_nothing(
-            words in prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "é", "aab", "ba", "x"]), 0..20),
+            words in prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "é", "aab", "ba", "x", "⠃"]), 0..20),
             cuts in prop::collection::vec(0usize..64, 0..10),
             literals in prop::collection::vec(prop::sample::select(vec!["ab", "aba", "bé", "aabx", "b"]), 0..4),
             blocks in prop::collection::vec(any::<bool>(), 4),
@@ -405,7 +425,7 @@ mod tests {
         fn spellings_and_cuts_change_nothing(
             words in prop::collection::vec(prop::sample::select(SPELLINGS.to_vec()), 0..24),
             every in 1usize..6,
-            literals in prop::collection::vec(prop::sample::select(vec!["ab", "a b", "é", "éa", "ss", "각", "fin", "в", "m", "ガ"]), 1..4),
+            literals in prop::collection::vec(prop::sample::select(vec!["ab", "a b", "é", "éa", "ss", "각", "fin", "в", "m", "ガ", "i", "éı"]), 1..4),
             blocks in prop::collection::vec(any::<bool>(), 4),
             confusables in prop::collection::vec(any::<bool>(), 4),
         ) {
@@ -432,7 +452,7 @@ mod tests {
         }
     }
 
-    const SPELLINGS: [&str; 40] = [
+    const SPELLINGS: [&str; 56] = [
         "a",
         "b",
         "A",
@@ -472,6 +492,22 @@ mod tests {
         "i",
         "x",
         "\u{e0061}",
+        "🏴",
+        "\u{488}",
+        "\u{20dd}",
+        "\u{5b0}",
+        "\u{711}",
+        "\u{1d167}",
+        "\u{302a}",
+        "\u{a670}",
+        "\u{fdd0}",
+        "\u{ffff}",
+        "\u{2800}",
+        "🅰",
+        "⒜",
+        "\u{1f1e7}",
+        "ı",
+        "\u{94d}",
         "\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}",
     ];
 }

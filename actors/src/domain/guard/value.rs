@@ -9,6 +9,9 @@ use super::{HoldBack, REDACTED, Rule, RuleSet};
 /// Longest text that is read as JSON: what that makes of it takes many times its size. Of longer ones only the escapes are read.
 const MAX_PARSED: usize = 1024 * 1024;
 
+/// How often escapes are taken out of a text that is no JSON, or whose members hide one another.
+const MAX_UNESCAPED: usize = 2;
+
 /// A value that readers may see.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cleaned {
@@ -146,7 +149,10 @@ fn in_text<'a>(text: &str, look: Look<'a, '_>) -> Option<&'a Rule> {
         let nested = meant
             .filter(|meant| !meant.is_number())
             .and_then(|meant| in_value(&meant, look));
-        nested.or_else(|| look(&unescaped(text)?))
+        nested.or_else(|| {
+            let levels = std::iter::successors(unescaped(text), |text| unescaped(text));
+            levels.take(MAX_UNESCAPED).find_map(|text| look(&text))
+        })
     })
 }
 
@@ -220,6 +226,8 @@ mod tests {
             json!({ "x": { "ｂluebird": true } }),
             json!("{\"a\": \"blue\\u0062ird\"}"),
             json!("cut off: {\"a\": \"blue\\u0062ird"),
+            json!(r#"{"a":"{\"x\":\"Bluebir\\u0064\"}","a":"x"}"#),
+            json!(r#"cut off: {"a":"{\"x\":\"Bluebir\\u0064\"}"#),
             json!("[\"{\\\"a\\\": \\\"blue\\\\u0062ird\\\"}\"]"),
             json!({ "{\"blue\\u0062ird\"": 1 }),
             json!(141_115),

@@ -6,14 +6,17 @@ use serde_json::json;
 use super::*;
 use crate::gateway::call::GatewayErrorKind;
 
-/// How a body is admitted under a rule that forbids "drop table".
+const WORD: &str = "bluebird";
+
+/// How a body is admitted under a rule that forbids "drop table" and [`WORD`].
 fn admission(body: &str) -> Option<GatewayErrorKind> {
-    let rules = RuleSet::new([Rule {
-        name: "sql".to_owned(),
-        literal: "drop table".to_owned(),
+    let rule = |name: &str, literal: &str| Rule {
+        name: name.to_owned(),
+        literal: literal.to_owned(),
         action: OnMatch::Block,
         confusables: false,
-    }]);
+    };
+    let rules = RuleSet::new([rule("sql", "drop table"), rule("codename", WORD)]);
     let body = ChatBody::parse(body.as_bytes()).unwrap();
     super::super::check(&rules, &body).err().map(|error| error.kind)
 }
@@ -107,4 +110,61 @@ fn what_the_protocol_and_the_application_say_is_not_looked_at() {
         "temperature": 0.5, "n": 1, "stream": false, "logit_bias": {"50256": -100},
     });
     assert_eq!(admission(&body.to_string()), None);
+}
+
+#[test]
+fn data_has_its_place_in_parts_of_messages_only() {
+    let forbidden = Some(GatewayErrorKind::ContentPolicy);
+    let url = format!("data:;base64,{WORD}");
+    let long = WORD.repeat(10);
+    let body = |members: serde_json::Value| {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        body.as_object_mut()
+            .unwrap()
+            .extend(members.as_object().unwrap().clone());
+        body.to_string()
+    };
+    let schema = json!({"type": "object", "properties": {"file": {"default": {"data": &long, "url": &url}}}});
+    for members in [
+        json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": &schema}}]}),
+        json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": &schema}}}),
+        json!({"metadata": {"file": {"data": &long}}}),
+        json!({"file": {"data": &long}}),
+        json!({"file": &url}),
+        json!({"content": [{"type": "file", "file": {"data": &long}}]}),
+        json!({"prediction": {"content": [{"type": "file", "file": {"data": &long}}]}}),
+    ] {
+        assert_eq!(admission(&body(members.clone())), forbidden, "{members}");
+    }
+    let head = |head: &str| format!("data:{head};base64,AAAA");
+    for message in [
+        json!({"role": "user", "content": "hi", "file": {"data": &long}}),
+        json!({"role": "user", "content": {"file": {"data": &long}}}),
+        json!({"role": "user", "content": [[{"type": "file", "file": {"data": &long}}]]}),
+        json!({"role": "user", "content": [{"type": "text", "text": "hi", "x": {"file": {"data": &long}}}]}),
+        json!({"role": "user", "content": [{"type": "text", "text": &url}]}),
+        json!({"role": "user", "content": [{"type": "file", "file": {"filename": &url, "file_data": &long}}]}),
+        json!({"role": "user", "content": [{"type": "file", "file": {"file": {"data": &long}}}]}),
+        json!({"role": "user", "content": [{"type": "file", "file": {"data": [&long]}}]}),
+        json!({"role": "user", "content": [{"type": "file", "file": [{"data": &long}]}]}),
+        json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": head("drop table please")}}]}),
+        json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": &long}}]}),
+        json!({"role": "user", "content": [{"type": "file", "file": {"file_data": head("drop table")}}]}),
+        json!({"role": "user", "content": [{"type": "image_url", "image_url": head("drop table")}]}),
+        json!([[{"type": "file", "file": {"data": &long}}]]),
+    ] {
+        let body = body(json!({"messages": [message]}));
+        assert_eq!(admission(&body), forbidden, "{body}");
+    }
+    for part in [
+        json!({"type": "image_url", "image_url": {"url": &url, "detail": "low"}}),
+        json!({"type": "image_url", "image_url": &url}),
+        json!({"type": "input_audio", "input_audio": {"data": &long, "format": "wav"}}),
+        json!({"type": "file", "file": {"file_data": &url, "filename": "a.pdf"}}),
+    ] {
+        for role in ["user", "tool"] {
+            let body = body(json!({"messages": [{"role": role, "content": [&part]}]}));
+            assert_eq!(admission(&body), None, "{body}");
+        }
+    }
 }
