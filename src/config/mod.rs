@@ -18,6 +18,7 @@ mod models;
 mod operator;
 mod place;
 mod policies;
+mod prices;
 mod secret;
 mod tenant;
 mod warnings;

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::cache::RouteCache;
+use super::prices::list_price;
 use super::{Config, milliseconds};
 
 /// A server with language models.
@@ -228,11 +229,29 @@ pub(super) fn nano_usd(usd: f64) -> NanoUsd {
 }
 
 impl Config {
-    /// Returns what each model costs and did cost.
+    /// Returns what each model costs and did cost: what `[[prices]]` says from its day on, else what its vendor lists. Where two
+    /// vendors serve a model under one name, the dearer counts.
     pub fn price_list(&self) -> PriceList {
-        self.prices
+        let listed = self
+            .routes
             .iter()
-            .map(|price| (price.model.clone(), price.begin(), price.price()))
-            .collect()
+            .flat_map(|route| &route.targets)
+            .filter_map(|target| {
+                let provider = self.provider(&target.provider)?;
+                Some((&target.model, list_price(&provider.base_url, &target.model)?))
+            });
+        let mut dearest: BTreeMap<&String, Price> = BTreeMap::new();
+        for (model, price) in listed {
+            let known = dearest.entry(model).or_insert(price);
+            *known = known.dearer(price);
+        }
+        let listed = dearest
+            .into_iter()
+            .map(|(model, price)| (model.clone(), Timestamp::MIN, price));
+        let configured = self
+            .prices
+            .iter()
+            .map(|price| (price.model.clone(), price.begin(), price.price()));
+        listed.chain(configured).collect()
     }
 }

@@ -111,6 +111,18 @@ impl Price {
         }
     }
 
+    /// Returns the higher price of each class of tokens.
+    #[must_use]
+    pub fn dearer(self, other: Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            cached_input: self.cached_input.max(other.cached_input),
+            cache_write: self.cache_write.max(other.cache_write),
+            output: self.output.max(other.output),
+            reasoning: self.reasoning.max(other.reasoning),
+        }
+    }
+
     /// Returns what `usage` costs, rounded up to a whole nano-dollar. A token belongs to one class: parts that are
     /// together larger than their whole are cut down to it.
     pub fn cost(&self, usage: &Usage) -> NanoUsd {

@@ -128,6 +128,13 @@ pub async fn with_providers(change: &str, test: impl AsyncFnOnce(&TestApp)) {
     app.stop().await;
 }
 
+/// As [`with_providers`], with this configuration alone.
+pub async fn with_source(source: Source, test: impl AsyncFnOnce(&TestApp)) {
+    let app = TestApp::assembled(source, Bounds::default(), true).await;
+    test(&app).await;
+    app.stop().await;
+}
+
 /// As [`with_app`], with other bounds of the actors.
 pub async fn with_bounds(bounds: Bounds, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::start(bounds).await;

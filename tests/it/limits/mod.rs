@@ -4,6 +4,7 @@ mod clock;
 mod contract;
 mod crowd;
 mod doors;
+mod example;
 mod lost;
 mod outage;
 mod random;
