@@ -202,6 +202,8 @@ pub enum GatewayErrorKind {
     RateLimited,
     /// The budget is used up (429).
     BudgetExhausted,
+    /// It asks for more than a limit ever allows at one time: waiting does not help (400).
+    QuotaExceeded,
     /// No key of any provider is accepted (502).
     CredentialsExhausted,
     /// Every provider failed (503).
@@ -225,6 +227,7 @@ impl GatewayErrorKind {
             Self::ContentPolicy => "content_policy",
             Self::RateLimited => "rate_limit_exceeded",
             Self::BudgetExhausted => "budget_exhausted",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::CredentialsExhausted => "upstream_credentials_exhausted",
             Self::Unavailable => "upstream_unavailable",
             Self::LimitsUnavailable => "unavailable",
@@ -238,7 +241,7 @@ impl GatewayErrorKind {
         match self {
             Self::UnknownRoute => 404,
             Self::Forbidden => 403,
-            Self::Invalid | Self::ContextTooLong | Self::ContentPolicy => 400,
+            Self::Invalid | Self::ContextTooLong | Self::ContentPolicy | Self::QuotaExceeded => 400,
             Self::RateLimited | Self::BudgetExhausted => 429,
             Self::CredentialsExhausted | Self::Cut => 502,
             Self::Unavailable | Self::LimitsUnavailable => 503,
@@ -258,6 +261,13 @@ pub struct LimitState {
     pub remaining: u64,
     /// When it is whole again.
     pub reset: Duration,
+}
+
+impl LimitState {
+    /// Whether it limits money.
+    pub fn is_money(&self) -> bool {
+        self.name.starts_with("usd_")
+    }
 }
 
 impl GatewayError {

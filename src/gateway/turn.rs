@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Gateway;
 use super::attempt::{Attempted, Outcome};
 use super::body::ChatBody;
-use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, Purpose};
+use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
 use super::drive::{Ask, Got};
 use super::limit::{Demand, Lease, Spent, Subject};
 use super::limits::Prompt;
@@ -183,8 +183,10 @@ impl Gateway {
 
 /// A limit of ours: the turn waits where its user sees it, or ends.
 fn limited(error: GatewayError) -> ModelError {
+    let is_money = error.limit.as_ref().is_some_and(LimitState::is_money);
     let class = match error.kind {
         GatewayErrorKind::BudgetExhausted => FailureClass::Budget,
+        GatewayErrorKind::QuotaExceeded if is_money => FailureClass::Budget,
         _ => FailureClass::Limit,
     };
     ModelError {

@@ -108,7 +108,8 @@ impl From<GatewayError> for OpenAiError {
             | GatewayErrorKind::Forbidden
             | GatewayErrorKind::Invalid
             | GatewayErrorKind::ContextTooLong
-            | GatewayErrorKind::ContentPolicy => "invalid_request_error",
+            | GatewayErrorKind::ContentPolicy
+            | GatewayErrorKind::QuotaExceeded => "invalid_request_error",
             GatewayErrorKind::RateLimited => "rate_limit_error",
             GatewayErrorKind::BudgetExhausted => "insufficient_quota",
             GatewayErrorKind::CredentialsExhausted

@@ -83,6 +83,7 @@ impl From<GatewayError> for Problem {
         let code = match error.kind {
             GatewayErrorKind::BudgetExhausted => Code::BudgetExhausted,
             GatewayErrorKind::RateLimited => Code::RateLimited,
+            GatewayErrorKind::QuotaExceeded => Code::QuotaExceeded,
             _ => Code::Unavailable,
         };
         let mut problem = Self::new(code).detail(error.message);

@@ -209,14 +209,13 @@ impl From<Exceeded> for GatewayError {
             retry_after,
             state,
         } = exceeded;
-        let kind = if name.is_budget() {
-            GatewayErrorKind::BudgetExhausted
-        } else {
-            GatewayErrorKind::RateLimited
-        };
-        let what = match retry_after {
-            Some(_) => "is reached",
-            None => "is smaller than what this request asks for",
+        let (kind, what) = match retry_after {
+            Some(_) if name.is_budget() => (GatewayErrorKind::BudgetExhausted, "is reached"),
+            Some(_) => (GatewayErrorKind::RateLimited, "is reached"),
+            None => (
+                GatewayErrorKind::QuotaExceeded,
+                "is smaller than what this request asks for",
+            ),
         };
         let mut error = Self::new(kind, format!("the {of}'s limit {} {what}", name.code()));
         error.retry_after = retry_after;

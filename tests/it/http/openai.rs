@@ -129,7 +129,7 @@ async fn limits_are_told_in_the_headers_of_both_worlds() {
         let body = |content: &str, max: u64| json!({ "model": "default", "max_tokens": max, "messages": [{ "role": "user", "content": content }] });
         // A request that can never fit is not waited for.
         let huge = chat(app, &token, body("x", 5_000)).await;
-        huge.error(429, "rate_limit_exceeded");
+        huge.error(400, "quota_exceeded");
         assert!(!huge.headers.contains_key("retry-after"));
         for _ in 0..3 {
             chat(app, &token, body("x", 10)).await.error(503, "upstream_unavailable");
