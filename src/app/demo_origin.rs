@@ -46,7 +46,9 @@ impl DemoAddress {
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stranger {
+pub(super) enum Stranger {
+    /// The server does not know its own address yet.
+    Early,
     /// It names another host, or none.
     Host,
     /// It comes from a page that is not ours.
@@ -56,6 +58,10 @@ enum Stranger {
 impl IntoResponse for Stranger {
     fn into_response(self) -> Response {
         let (status, text) = match self {
+            Self::Early => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The demo is starting. Try again in a second.\n",
+            ),
             Self::Host => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "The demo answers only to its own address. Open the one that it printed, such as http://127.0.0.1:8080/\n",
@@ -69,7 +75,12 @@ impl IntoResponse for Stranger {
             (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
             (header::CACHE_CONTROL, "no-store"),
         ];
-        (status, headers, text).into_response()
+        let mut response = (status, headers, text).into_response();
+        if self == Self::Early {
+            let second = header::HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, second);
+        }
+        response
     }
 }
 
@@ -86,6 +97,9 @@ pub async fn guard(State(address): State<DemoAddress>, request: Request, next: N
 }
 
 fn admit(address: &DemoAddress, uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
+    if address.0.get().is_none() {
+        return Err(Stranger::Early);
+    }
     // The request's target may hold a host too: in absolute form, or as HTTP/2's `:authority`.
     let of_target = uri.authority().map(Authority::as_str);
     let mut of_header = headers.get_all(header::HOST).iter().map(|value| value.to_str().ok());
@@ -232,8 +246,14 @@ mod tests {
                 assert_eq!(ask(&router, method, path, "evil.example:8080").await, 421, "{path}");
             }
         }
-        // Before the port is known there is no address of our own.
+        // Until the port is known there is no address of our own: whoever asks is told to ask again.
         let early = demo_page::routes(about, DemoAddress::default());
-        assert_eq!(ask(&early, "GET", "/demo.json", "127.0.0.1:8080").await, 421);
+        for host in ["127.0.0.1:8080", "evil.example:8080"] {
+            for path in &paths {
+                assert_eq!(ask(&early, "GET", path, host).await, 503, "{path}");
+            }
+        }
+        let nothing_known = demo_page::routes(Arc::default(), address(8080));
+        assert_eq!(ask(&nothing_known, "GET", "/demo.json", "127.0.0.1:8080").await, 503);
     }
 }

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::Value;
 
-use super::demo_origin::{self, DemoAddress};
+use super::demo_origin::{self, DemoAddress, Stranger};
 
 /// What the page consists of: path, media type, content.
 const FILES: [(&str, &str, &str); 12] = [
@@ -39,11 +39,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page's routes. `about` and `address` are set once the address is known; until then nothing is answered.
+/// The page's routes. `about` and `address` are set once the address is known; until then every answer is 503.
 pub fn routes(about: Arc<OnceLock<Value>>, address: DemoAddress) -> Router {
     let about = move || async move {
-        let about = about.get().cloned().unwrap_or(Value::Null);
-        ([(header::CACHE_CONTROL, "no-store")], Json(about)).into_response()
+        match about.get() {
+            Some(about) => ([(header::CACHE_CONTROL, "no-store")], Json(about)).into_response(),
+            None => Stranger::Early.into_response(),
+        }
     };
     FILES
         .into_iter()

@@ -58,7 +58,21 @@ const list = new List({
 // --- Who, and which conversation -------------------------------------------------------------------------------------
 
 async function readAbout() {
-  about = await (await fetch("demo.json", { signal: AbortSignal.timeout(5000) })).json();
+  const answer = await fetch("demo.json", { signal: AbortSignal.timeout(5000) });
+  if (!answer.ok) throw new Error(await answer.text());
+  about = await answer.json();
+}
+
+/** Reads it as soon as the server is there: a page may be reloaded while the demo restarts. */
+async function waitForAbout() {
+  for (;;) {
+    try {
+      return await readAbout();
+    } catch {
+      banner("The demo is starting…", "away");
+      await pause(500);
+    }
+  }
 }
 
 function apiOf({ tenant, user }) {
@@ -469,7 +483,8 @@ function suggest() {
 }
 
 async function start() {
-  await readAbout();
+  await waitForAbout();
+  $("banner").hidden = true;
   listen();
   suggest();
   route();

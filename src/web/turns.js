@@ -67,9 +67,9 @@ export class Turn {
     return this.items.find((item) => item.kind === "message" && !item.done);
   }
 
-  /** Builds a turn from its messages (by rising `seq`) and its object. */
+  /** Builds a turn from its messages (by rising `seq`) and what their page says of it. */
   static from(messages, view) {
-    const turn = new Turn(view.id, messages[0].seq, view.input, view.metadata);
+    const turn = new Turn(view.id, messages[0].seq, messages[0].content, view.metadata);
     const calls = [...view.tool_calls];
     // A step's message comes first, then one result per call it made. Calls without a result are the last step's.
     for (const message of messages) {
@@ -83,6 +83,7 @@ export class Turn {
     turn.status = view.status === "awaiting_approval" ? "running" : view.status;
     turn.attempt = view.attempt;
     turn.error = view.error;
+    turn.rating = view.feedback?.rating ?? null;
     turn.waiting = view.waiting;
     turn.firstTokenMs = view.first_token_ms;
     turn.finishedAt = view.finished_at;
@@ -225,21 +226,23 @@ export class History {
   /** Reads on, towards the beginning. */
   async earlier(signal) {
     let found = [];
+    let views = new Map();
     while (this.more && !found.length) {
       const query = new URLSearchParams({ order: "desc", limit: "100", ...(this.cursor && { cursor: this.cursor }) });
       const page = await this.api.insist("GET", `${this.path}?${query}`, { signal });
       if (!this.cursor) this.lastSeq = page.last_seq;
       this.cursor = page.next_cursor;
       this.more = Boolean(this.cursor);
+      // A turn whose messages began on the page before is on this one too, as it is now.
+      for (const view of page.turns) views.set(view.id, view);
       const byTurn = Map.groupBy(
         [...this.rest, ...page.data].sort((a, b) => a.seq - b.seq),
         (message) => message.turn_id,
       );
-      found = [...byTurn.values()].filter((messages) => messages[0].role === "user");
-      this.rest = [...byTurn.values()].filter((messages) => messages[0].role !== "user").flat();
+      const isWhole = (messages) => messages[0].role === "user" && views.has(messages[0].turn_id);
+      found = [...byTurn.values()].filter(isWhole);
+      this.rest = [...byTurn.values()].filter((messages) => !isWhole(messages)).flat();
     }
-    const turn = (messages) =>
-      this.api.insist("GET", `/v1/turns/${messages[0].turn_id}`, { signal }).then((view) => Turn.from(messages, view));
-    return Promise.all(found.map(turn));
+    return found.map((messages) => Turn.from(messages, views.get(messages[0].turn_id)));
   }
 }

@@ -8,7 +8,7 @@ import { Demo, launch } from "./world.mjs";
 /** Slow enough that a reload, a cancel or a kill falls into the middle of it. */
 const SLOW = "[[sim tokens=150 pace_ms=80]] Tell me something long";
 
-describe("the demo's page", { timeout: 240_000 }, () => {
+describe("the demo's page", { timeout: 420_000 }, () => {
   const demo = new Demo();
   let browser;
   let page;
@@ -240,5 +240,30 @@ describe("the demo's page", { timeout: 240_000 }, () => {
     assert.equal((await turns()).length, 2, "what was sent again is one turn");
     await page.locator("#outbox > *").waitFor({ state: "detached" });
     await page.locator("#slack-state", { hasText: /^$/ }).waitFor({ state: "attached" });
+  });
+
+  story("a long paste arrives whole", async () => {
+    await begin();
+    const text = `[[sim tokens=5]] ${"all of this ".repeat(3000)}the end`;
+    await send(text);
+    await reached("completed", 0);
+    const [{ input }] = await turns();
+    assert.equal(input, text);
+  });
+
+  story("twenty times killed and started again: the page is there each time", async () => {
+    await begin();
+    for (let round = 0; round < 20; round++) {
+      await demo.kill();
+      await demo.start();
+      // Some people reload, and some wait.
+      if (round % 4 === 3) await page.reload();
+      await send(`[[sim tokens=5 pace_ms=0]] Round ${round}`);
+      await reached("completed", round);
+      await connection("Live");
+      for (const name of ["slack", "zendesk"])
+        await page.locator(`#${name}-state`, { hasText: /^$/ }).waitFor({ state: "attached" });
+    }
+    assert.equal((await turns()).length, 20);
   });
 });

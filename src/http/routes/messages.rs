@@ -1,8 +1,8 @@
 //! `/v1/conversations/{id}/messages`
 
 use axum::extract::State;
-use copilotd_actors::domain::ids::{ConversationId, Seq};
-use copilotd_actors::domain::view::{MessageView, message};
+use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
+use copilotd_actors::domain::view::{MessageView, TurnSummary, message};
 use copilotd_actors::ports::Order;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
@@ -38,25 +38,47 @@ pub struct List {
     order: Order,
 }
 
-/// A page of messages, and where a client opens the stream without a gap.
+/// A page of messages, the turns they belong to, and where a client opens the stream without a gap.
 #[derive(Debug, Serialize)]
 pub struct Messages {
     #[serde(flatten)]
     page: Page<MessageView>,
+    turns: Vec<TurnSummary>,
     last_seq: Seq,
 }
 
-/// Reads a page of messages, and tells whether there are more. They are read in small steps, so that a page of long ones costs
-/// little more memory than it has bytes.
+/// What was read so far.
+#[derive(Debug, Default)]
+struct Collected {
+    data: Vec<MessageView>,
+    turns: Vec<TurnSummary>,
+    bytes: usize,
+}
+
+impl Collected {
+    /// Takes a message, and its turn if that is not among them; tells whether they fit on the page.
+    fn take(&mut self, message: MessageView, turn: Option<TurnSummary>) -> bool {
+        self.bytes += page::size(&message) + turn.as_ref().map_or(0, page::size);
+        if self.bytes > page::MAX_BYTES && !self.data.is_empty() {
+            return false;
+        }
+        self.data.push(message);
+        self.turns.extend(turn);
+        true
+    }
+}
+
+/// Reads a page of messages, and tells whether there are more. They are read in small steps, and turns one by one, so that a page of
+/// long ones costs little more memory than it has bytes.
 async fn collect(
     state: &AppState,
     caller: &Caller,
     id: ConversationId,
     mut after: Option<Seq>,
     query: &List,
-) -> Result<(Vec<MessageView>, bool), Problem> {
-    let (limit, mut read, mut bytes) = (query.limit.get(), 0, 0);
-    let mut data: Vec<MessageView> = Vec::new();
+) -> Result<(Collected, bool), Problem> {
+    let (limit, mut read) = (query.limit.get(), 0);
+    let mut found = Collected::default();
     loop {
         let step = if read == 0 { FIRST_STEP } else { STEP }.min(limit + 1 - read);
         let records = state
@@ -65,21 +87,36 @@ async fn collect(
             .await?;
         for record in &records {
             if read == limit {
-                return Ok((data, true));
+                return Ok((found, true));
             }
             read += 1;
             let Some(message) = message(record) else { continue };
-            bytes += page::size(&message);
-            if bytes > page::MAX_BYTES && !data.is_empty() {
-                return Ok((data, true));
+            let is_known = found.turns.iter().any(|turn| turn.id == message.turn_id);
+            let turn = match is_known {
+                true => None,
+                false => summary(state, caller, id, message.turn_id).await?,
+            };
+            if !found.take(message, turn) {
+                return Ok((found, true));
             }
-            data.push(message);
         }
         match records.last() {
             Some(last) if records.len() == step => after = Some(last.seq),
-            _ => return Ok((data, false)),
+            _ => return Ok((found, false)),
         }
     }
+}
+
+/// Reads a turn of the caller's own conversation; none if its records are damaged.
+async fn summary(
+    state: &AppState,
+    caller: &Caller,
+    id: ConversationId,
+    turn: TurnId,
+) -> Result<Option<TurnSummary>, Problem> {
+    let found = state.log().read_turn(&caller.scope, turn).await?;
+    let of_conversation = found.filter(|found| found.conversation == id);
+    Ok(of_conversation.and_then(|found| TurnSummary::fold(id, &found.records)))
 }
 
 problems!(ListProblems: AUTH, FOUND);
@@ -112,11 +149,12 @@ pub async fn list(
         Some(cursor) => Some(page::position::<Seq>(&name, cursor)?),
         None => None,
     };
-    let (data, more) = collect(&state, &caller, id, after, &query).await?;
+    let (Collected { data, turns, .. }, more) = collect(&state, &caller, id, after, &query).await?;
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
     Ok(axum::Json(Messages {
         page: Page { data, next_cursor },
+        turns,
         last_seq,
     }))
 }

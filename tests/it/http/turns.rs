@@ -189,6 +189,73 @@ async fn cancel_is_idempotent_and_stops_the_provider() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_of_messages_tells_of_its_turns() {
+    with_app(async |app| {
+        let conversation = app.conversation().await;
+        let mut turns = Vec::new();
+        for n in 0..4 {
+            let body = json!({ "input": format!("question {n}"), "metadata": { "n": n } });
+            let answer = app.post(&format!("{conversation}/turns"), body).await.expect(202);
+            turns.push(app.turn_is(&id(&answer), "completed").await);
+        }
+        let path = format!("/v1/turns/{}/feedback", turns[1]["id"].as_str().unwrap());
+        for (rating, comment) in [(1, "fine"), (-1, "no, wrong")] {
+            app.post(&path, json!({ "rating": rating, "comment": comment }))
+                .await
+                .expect(204);
+        }
+        let page = app
+            .get(&format!("{conversation}/messages?limit=100"))
+            .await
+            .expect(200)
+            .json();
+        let shown = page["turns"].as_array().unwrap();
+        assert_eq!(shown.len(), turns.len());
+        for (n, (shown, turn)) in shown.iter().zip(&turns).enumerate() {
+            for (member, value) in shown
+                .as_object()
+                .unwrap()
+                .iter()
+                .filter(|(member, _)| *member != "feedback")
+            {
+                assert_eq!(value, &turn[member], "{member} of turn {n}");
+            }
+            let expected = match n {
+                1 => json!({ "rating": -1, "comment": "no, wrong" }),
+                _ => Value::Null,
+            };
+            assert_eq!(shown["feedback"], expected);
+            assert!(shown.get("input").is_none() && shown.get("output").is_none());
+        }
+        // A page that begins or ends within a turn bears it too, and each page bears only its own.
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("{conversation}/messages?limit=3&order=desc{cursor}");
+            let page = app.get(&path).await.expect(200).json();
+            let ids = |list: &Value, member: &str| -> Vec<Value> {
+                let mut ids: Vec<Value> = list
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|entry| entry[member].clone())
+                    .collect();
+                ids.dedup();
+                ids
+            };
+            assert_eq!(ids(&page["turns"], "id"), ids(&page["data"], "turn_id"));
+            seen.extend(ids(&page["turns"], "id"));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        seen.dedup();
+        assert_eq!(seen.len(), turns.len());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn feedback_is_kept_and_shows_nothing() {
     with_app(async |app| {
         let conversation = app.conversation().await;

@@ -8,7 +8,9 @@ mod turn;
 pub use conversation::ConversationView;
 pub use event::{PublicEvent, public_event};
 pub use message::{MessageView, Role, message};
-pub use turn::{GuardrailView, OutputView, ToolCallView, TurnError, TurnView, UsageView, WaitingView};
+pub use turn::{
+    FeedbackView, GuardrailView, OutputView, ToolCallView, TurnError, TurnSummary, TurnView, UsageView, WaitingView,
+};
 
 use super::usage::NanoUsd;
 

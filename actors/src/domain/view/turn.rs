@@ -89,6 +89,32 @@ pub struct UsageView {
     pub models: Vec<String>,
 }
 
+/// A turn without its prompt and its answer, for lists that hold these as messages.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md's turn object")]
+pub struct TurnSummary {
+    pub id: TurnId,
+    pub status: &'static str,
+    pub attempt: u32,
+    pub waiting: Option<WaitingView>,
+    pub metadata: Metadata,
+    pub tool_calls: Vec<ToolCallView>,
+    pub guardrails: Vec<GuardrailView>,
+    pub usage: UsageView,
+    pub feedback: Option<FeedbackView>,
+    pub error: Option<TurnError>,
+    pub first_token_ms: Option<u64>,
+    pub finished_at: Option<Timestamp>,
+}
+
+/// What a person thought of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "fields are those of API.md")]
+pub struct FeedbackView {
+    pub rating: i8,
+    pub comment: Option<String>,
+}
+
 /// Why a turn failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md")]
@@ -247,6 +273,35 @@ impl TurnView {
     /// Whether nothing more will happen in this turn.
     pub fn is_terminal(&self) -> bool {
         self.finished_at.is_some()
+    }
+}
+
+impl TurnSummary {
+    /// Folds a turn from its records; none if they do not begin with its first one.
+    pub fn fold(conversation: ConversationId, records: &[Record]) -> Option<Self> {
+        let view = TurnView::fold(conversation, records, None)?;
+        let of_turn = records.iter().rev().filter(|record| record.turn == Some(view.id));
+        let feedback = of_turn.map(|record| &record.event).find_map(|event| match event {
+            Event::FeedbackGiven { rating, comment, .. } => Some(FeedbackView {
+                rating: *rating,
+                comment: comment.clone(),
+            }),
+            _ => None,
+        });
+        Some(Self {
+            id: view.id,
+            status: view.status,
+            attempt: view.attempt,
+            waiting: view.waiting,
+            metadata: view.metadata,
+            tool_calls: view.tool_calls,
+            guardrails: view.guardrails,
+            usage: view.usage,
+            feedback,
+            error: view.error,
+            first_token_ms: view.first_token_ms,
+            finished_at: view.finished_at,
+        })
     }
 }
 
