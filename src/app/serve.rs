@@ -29,6 +29,8 @@ use crate::tenants::{Roster, Seal};
 
 /// Time that open connections get once their streams have ended.
 const CONNECTION_GRACE: Duration = Duration::from_secs(3);
+/// Longest time that closing the store may take at the end.
+const CLOSING: Duration = Duration::from_secs(5);
 /// Connections of the admin port.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -66,6 +68,7 @@ pub async fn run_with(
         audit,
         revocations,
         lost,
+        close,
     } = store::open(file).await?;
     let listen = file.server.listen;
     let listener = TcpListener::bind(listen)
@@ -193,6 +196,11 @@ pub async fn run_with(
         admin.await.context("the admin port's task")?;
     }
     ledger.close().await;
+    if tokio::time::timeout(CLOSING, close).await.is_err() {
+        tracing::warn!(
+            "the store did not answer while it was closed; the next process waits for this one's lease to end"
+        );
+    }
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }
 

@@ -30,6 +30,8 @@ pub struct Opened {
     pub revocations: Arc<dyn RevocationStore>,
     /// Returns when this process does not own the store any more; for a file on disk it never does.
     pub lost: BoxFuture<'static, ()>,
+    /// Leaves the store to the next process; to be awaited when nothing is written any more.
+    pub close: BoxFuture<'static, ()>,
 }
 
 /// Name of the store in `/readyz`.
@@ -55,6 +57,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 revocations: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
+                // The lock on the directory ends with the process.
+                close: futures::future::ready(()).boxed(),
             })
         }
         Store::Mongodb { url, database, lease } => {
@@ -67,6 +71,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
             let log = opened.context("cannot open the store")?;
             let lost = log.lease_lost().boxed();
             let log = Arc::new(log);
+            let closing = Arc::clone(&log);
             Ok(Opened {
                 usage: Arc::clone(&log) as _,
                 tenants: Arc::clone(&log) as _,
@@ -74,6 +79,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 revocations: Arc::clone(&log) as _,
                 log,
                 lost,
+                close: async move { closing.close().await }.boxed(),
             })
         }
     }
@@ -81,8 +87,9 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
 
 /// Rebuilds what is derived from the log.
 pub async fn rebuild(config: &Config) -> anyhow::Result<()> {
-    let Opened { log, .. } = open(config).await?;
+    let Opened { log, close, .. } = open(config).await?;
     let count = log.rebuild().await?;
+    close.await;
     println!("rebuilt the projections of {count} conversations");
     Ok(())
 }

@@ -91,7 +91,7 @@ impl Lease {
         }
         if *self.lost.borrow() {
             return Err(LogError::Refused(
-                "this process has lost the database's lease; another one may be writing".to_owned(),
+                "this process does not hold the database's lease; another one may be writing".to_owned(),
             ));
         }
         Ok(())
@@ -145,7 +145,8 @@ impl Lease {
         self.collections
             .call(self.collections.meta.update_one(own, ended))
             .await?;
-        *self.lock() = Instant::now();
+        // Given back, not lost: nobody has to be told.
+        self.lost.send_replace(true);
         Ok(())
     }
 

@@ -115,7 +115,6 @@ impl From<Failure> for ConnectError {
 /// [`EventLog`] in a MongoDB database.
 #[derive(Debug)]
 pub struct MongoLog {
-    client: Client,
     collections: Collections,
     heads: Heads,
     lease: Arc<Lease>,
@@ -161,7 +160,6 @@ impl MongoLog {
         quota::begin(&collections).await?;
         let worker = Task(tokio::spawn(Arc::clone(&projector).run()));
         Ok(Self {
-            client,
             collections,
             heads: Heads::default(),
             lease,
@@ -178,25 +176,17 @@ impl MongoLog {
         self.lease.lost()
     }
 
-    /// Projects what waits and gives the lease back, so that the next process can start at once.
-    pub async fn close(self) {
-        let Self {
-            client,
-            lease,
-            projector,
-            keeper,
-            worker,
-            ..
-        } = self;
-        drop(worker);
-        projector.work().await;
-        let marked = projector.mark().await;
-        drop(keeper);
-        let released = lease.release().await;
+    /// Projects what waits and gives the lease back, so that the next process can start at once. Nothing is written afterwards:
+    /// what is asked for is refused.
+    pub async fn close(&self) {
+        self.worker.0.abort();
+        self.projector.work().await;
+        let marked = self.projector.mark().await;
+        self.keeper.0.abort();
+        let released = self.lease.release().await;
         if let Err(error) = marked.and(released) {
             tracing::warn!(%error, "the database was not left tidy; the next start takes longer");
         }
-        client.shutdown().await;
     }
 }
 

@@ -137,3 +137,25 @@ async fn a_store_that_is_slow_silent_or_cut_off_loses_nothing() {
         println!("{name}: {:?}", verdict(&client, &world, &talks, false).await);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_leaves_the_database_to_the_next_process_at_once() {
+    let Some(database) = Database::start().await else {
+        return;
+    };
+    let scratch = TempDir::new().unwrap();
+    let world = World::start(scratch.path()).await;
+    let store = Store::Mongo {
+        url: database.url(),
+        database: "copilotd".to_owned(),
+        // A start that waited for its end would be given up.
+        lease_s: 300,
+    };
+    let mut server = Server::new(&world, store);
+    for _ in 0..3 {
+        server.start(&[]).await;
+        server.terminate().await;
+        assert_eq!(server.ended().await, 0, "{}", server.log());
+    }
+    assert!(!server.log().contains("the lease is held"), "{}", server.log());
+}
