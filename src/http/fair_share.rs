@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use copilotd_actors::share::{Crowded, metered};
@@ -27,7 +27,7 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
         Err(problem) => return problem.into_response(),
     };
     let (shares, tenant) = (&state.shared.shares, caller.scope.tenant());
-    let answers_at_once = is_administration(parts.uri.path());
+    let answers_at_once = is_protective(&parts.method, parts.uri.path());
     let answer = next.run(Request::from_parts(parts, body));
     if answers_at_once {
         return metered(shares.of(tenant), answer).await;
@@ -41,8 +41,8 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
     }
 }
 
-/// Tells whether a path is an administrator's. Whoever revokes a leaked key does not stand behind those who flood with it; the rate of
-/// writes bounds these requests by credential.
-fn is_administration(path: &str) -> bool {
-    path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/")
+/// Tells whether a request changes what an administrator or an operator may change. Whoever revokes a leaked key does not stand behind
+/// those who flood with it; the rate of writes bounds these requests by credential. Reading, reports above all, is work like any other.
+fn is_protective(method: &Method, path: &str) -> bool {
+    !method.is_safe() && (path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/"))
 }

@@ -33,21 +33,38 @@ async fn a_tenant_above_its_share_waits_and_another_does_not() {
 async fn an_administrator_does_not_stand_behind_a_flood() {
     with_app(async |app| {
         let globex = app.token_of("globex", "ada", Scopes::CHAT);
-        app.call("GET", "/v1/conversations")
-            .by(&globex)
-            .send()
-            .await
-            .expect(200);
+        let another_is_active = async || {
+            let list = app.call("GET", "/v1/conversations").by(&globex);
+            list.send().await.expect(200);
+        };
+        another_is_active().await;
         let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
         share.charge(Duration::from_secs(1));
         let admin = app.token_of("acme", "root", Scopes::ADMIN);
         let begun = tokio::time::Instant::now();
-        app.call("GET", "/v1/admin/api-keys")
-            .by(&admin)
+        let key = app.call("POST", "/v1/admin/api-keys").by(&admin);
+        let key = key
+            .json(&json!({ "name": "new", "scopes": ["chat"] }))
             .send()
             .await
-            .expect(200);
+            .expect(201);
+        let revoked = app
+            .call("DELETE", &format!("/v1/admin/api-keys/{}", key.text("/id")))
+            .by(&admin);
+        revoked.send().await.expect(204);
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        // Lists and reports are work like any other.
+        for path in ["api-keys", "audit", "audit/verify", "usage"] {
+            another_is_active().await;
+            share.charge(Duration::from_secs(1));
+            let begun = tokio::time::Instant::now();
+            app.call("GET", &format!("/v1/admin/{path}"))
+                .by(&admin)
+                .send()
+                .await
+                .expect(200);
+            assert!(begun.elapsed() > Duration::ZERO, "{path}");
+        }
     })
     .await;
 }
