@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 
-use crate::scenario::{Endpoint, Scenario, Size};
+use crate::scenario::{Endpoint, Flood, Scenario, Size};
 use crate::world::Programs;
 
 /// Measures copilotd against a simulated provider called directly, and prints Markdown tables.
@@ -36,6 +36,9 @@ struct Arguments {
     /// Numbers of streams, in place of the usual ones
     #[arg(long, value_delimiter = ',')]
     streams: Vec<usize>,
+    /// Floods, in place of all
+    #[arg(long = "flood", value_enum)]
+    floods: Vec<Flood>,
     /// Directory of labelled pairs, for `semcache`
     #[arg(long)]
     data: Option<PathBuf>,
@@ -79,6 +82,7 @@ async fn measure(arguments: Arguments) -> anyhow::Result<()> {
     let size = Size {
         small: arguments.small,
         streams: arguments.streams,
+        floods: arguments.floods,
         data: arguments.data,
         models: arguments.models,
         endpoints: arguments.endpoint,

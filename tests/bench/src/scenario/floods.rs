@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -32,31 +33,35 @@ const SHORT: Pace = Pace {
     pace_ms: 0,
 };
 
+/// Model calls of each caller in the ledger that is reported on.
+const LEDGER_CALLS: usize = 200;
+
 /// A flood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flood {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Flood {
+    /// Turns
     Turns,
+    /// Turns with 60 kB prompts
     Prompts,
+    /// Pages of messages
     Pages,
+    /// Patches of a conversation
     Patches,
+    /// New conversations with an idempotency key each
     Keys,
+    /// Gateway calls
     Gateway,
+    /// Large gateway calls that a limit refuses
     Refused,
+    /// API keys made and revoked
     ApiKeys,
+    /// Reports of usage, and verifications of the audit log
+    Reports,
+    /// Feedback
+    Feedback,
 }
 
 impl Flood {
-    const ALL: [Self; 8] = [
-        Self::Turns,
-        Self::Prompts,
-        Self::Pages,
-        Self::Patches,
-        Self::Keys,
-        Self::Gateway,
-        Self::Refused,
-        Self::ApiKeys,
-    ];
-
     fn name(self) -> &'static str {
         match self {
             Self::Turns => "turns",
@@ -67,6 +72,8 @@ impl Flood {
             Self::Gateway => "gateway calls of 1 KiB",
             Self::Refused => "gateway calls of 1.5 MB, refused by tokens per minute",
             Self::ApiKeys => "API keys made and revoked",
+            Self::Reports => "reports of 3,200 model calls, and verifications of the audit log",
+            Self::Feedback => "feedback on a turn",
         }
     }
 }
@@ -102,7 +109,11 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
             "aim",
         ],
     );
-    for flood in Flood::ALL {
+    let floods = match size.floods.as_slice() {
+        [] => Flood::value_variants(),
+        asked => asked,
+    };
+    for flood in floods.iter().copied() {
         let mut measured = Vec::new();
         for _ in 0..runs {
             measured.push(measure(programs, flood, time).await.with_context(|| flood.name())?);
@@ -218,6 +229,7 @@ struct Caller {
     connection: Connection,
     user: usize,
     conversation: String,
+    turn: String,
     body: String,
 }
 
@@ -233,11 +245,23 @@ impl Caller {
                     client.turn(&mut connection, user, &conversation, SHORT).await?;
                 }
             }
+            if flood == Flood::Reports {
+                let call = body(Flood::Gateway);
+                for _ in 0..LEDGER_CALLS {
+                    let request = ("POST", "/v1/chat/completions");
+                    client.send(&mut connection, user, request, "", &call).await?;
+                }
+            }
+            let turn = match flood {
+                Flood::Feedback => client.submit(&mut connection, user, &conversation, SHORT).await?,
+                _ => String::new(),
+            };
             callers.push(Self {
                 client: Arc::clone(client),
                 connection,
                 user,
                 conversation,
+                turn,
                 body: body(flood),
             });
         }
@@ -276,6 +300,11 @@ impl Caller {
             }
             Flood::Gateway | Flood::Refused => ("POST", "/v1/chat/completions".to_owned(), String::new(), body),
             Flood::ApiKeys => ("POST", "/v1/admin/api-keys".to_owned(), String::new(), body),
+            Flood::Reports if number.is_multiple_of(2) => {
+                ("GET", "/v1/admin/usage?group_by=user".to_owned(), String::new(), body)
+            }
+            Flood::Reports => ("GET", "/v1/admin/audit/verify".to_owned(), String::new(), body),
+            Flood::Feedback => ("POST", format!("/v1/turns/{}/feedback", self.turn), String::new(), body),
         };
         let (client, user) = (Arc::clone(&self.client), self.user);
         let sent = client
@@ -304,12 +333,13 @@ fn body(flood: Flood) -> String {
     match flood {
         Flood::Turns => json!({ "input": format!("@number@ {directive}") }),
         Flood::Prompts => json!({ "input": format!("@number@ {} {directive}", words(60_000)) }),
-        Flood::Pages => return String::new(),
+        Flood::Pages | Flood::Reports => return String::new(),
         Flood::Patches => json!({ "title": "@number@" }),
         Flood::Keys => json!({}),
         Flood::Gateway => chat(1024),
         Flood::Refused => chat(1_500_000),
         Flood::ApiKeys => json!({ "name": "flood-@number@", "scopes": ["chat"] }),
+        Flood::Feedback => json!({ "rating": 1, "comment": format!("@number@ {}", words(2_000)) }),
     }
     .to_string()
 }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 pub use endpoint::Endpoint;
+pub use floods::Flood;
 
 use crate::report::Report;
 use crate::world::Programs;
@@ -60,6 +61,8 @@ pub struct Size {
     pub small: bool,
     /// Numbers of streams that were asked for.
     pub streams: Vec<usize>,
+    /// Floods that were asked for.
+    pub floods: Vec<Flood>,
     /// Directory of the labelled pairs.
     pub data: Option<PathBuf>,
     /// Directory of the embedding models.
