@@ -35,6 +35,14 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Creates a file that was not there, for its owner alone.
+///
+/// # Errors
+/// As [`OpenOptions::open`], also when there is one.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(FILE).open(path)
+}
+
 /// Writes a file that is there as a whole or as it was before.
 ///
 /// # Errors

@@ -18,6 +18,9 @@ pub struct InvalidShape(String);
 /// Longest message or name in a violation, in characters.
 const MAX_TEXT: usize = 200;
 
+/// What is said of a member that a schema does not have.
+pub const UNKNOWN_MEMBER: &str = "is not known here";
+
 impl Shape {
     /// Compiles the schema in `text`.
     pub fn compile(text: &str) -> Result<Self, InvalidShape> {
@@ -51,10 +54,9 @@ fn explain(error: &jsonschema::ValidationError<'_>) -> Vec<Violation> {
         ValidationErrorKind::Required { property } => {
             vec![member(property.as_str().unwrap_or_default(), "is required")]
         }
-        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
-            .iter()
-            .map(|name| member(name, "is not known here"))
-            .collect(),
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            unexpected.iter().map(|name| member(name, UNKNOWN_MEMBER)).collect()
+        }
         // The validator's own message leaves out what comes after the second candidate.
         ValidationErrorKind::Enum { options } => vec![Violation {
             message: format!("expected one of {}", clip(options.to_string().trim_matches(['[', ']']))),

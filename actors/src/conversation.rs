@@ -299,14 +299,20 @@ impl Conversation {
             _ => false,
         };
         if needs_place && let Err(full) = state.counted.admit() {
-            return refuse(Some(reply), Refusal::Full(full));
+            let bounds = &self.shared.bounds;
+            let most = match full {
+                Full::Tenant => bounds.tenant_turns,
+                Full::User => bounds.user_turns,
+                Full::Node => bounds.node_turns,
+            };
+            return refuse(Some(reply), Refusal::Full(full, most));
         }
         if let (Command::Submit { .. }, Some(book)) = (&command, &state.core.book) {
             let (tenant, most) = (state.scope.tenant(), self.shared.bounds.user_turns);
             state.taken = self.shared.user_turns.take(tenant, &book.header.user, most);
             if state.taken.is_none() {
                 state.count();
-                return refuse(Some(reply), Refusal::Full(Full::User));
+                return refuse(Some(reply), Refusal::Full(Full::User, most));
             }
         }
         let policy = self.policy(state, &command);

@@ -8,8 +8,11 @@ mod files;
 mod limiter;
 mod memory;
 mod models;
+mod online;
 mod parts;
+mod reload;
 mod serve;
+mod service;
 mod store;
 mod system;
 mod upstream;
@@ -32,7 +35,7 @@ use tokio::task::JoinHandle;
 use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::tools;
 use crate::audit::AuditLog;
-use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs};
+use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs, TokenCommand};
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::{Gateway, Meter};
@@ -77,12 +80,23 @@ impl App {
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
     ) -> anyhow::Result<Arc<Gateway>> {
+        Ok(Self::gateway_with_keys(roster, meter, spent, ledger)?.0)
+    }
+
+    /// The same, with what takes other keys of providers while the process runs.
+    fn gateway_with_keys(
+        roster: &Roster,
+        meter: Option<Arc<dyn Meter>>,
+        spent: &[Spending],
+        ledger: &Arc<dyn UsageStore>,
+    ) -> anyhow::Result<(Arc<Gateway>, Arc<models::Tenancy>)> {
         let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
-        roster.follow(tenancy);
-        Ok(Arc::new(match meter {
+        roster.follow(Arc::clone(&tenancy) as _);
+        let gateway = match meter {
             Some(meter) => gateway.with_meter(meter),
             None => gateway,
-        }))
+        };
+        Ok((Arc::new(gateway), tenancy))
     }
 
     /// The outside world as the configuration describes it, around a log that is open already.
@@ -180,6 +194,10 @@ impl App {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let budgets = Budgets::new(&config.server);
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams), Arc::clone(&budgets));
+        config
+            .providers
+            .iter()
+            .for_each(|provider| telemetry::start_counters_of_provider(&provider.name));
         let probe = Arc::new(StoreProbe::default());
         // Ends with the runtime, as above.
         drop(tokio::spawn(Arc::clone(&probe).run(Arc::clone(&shared.ports.log))));
@@ -261,10 +279,19 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             println!("{}", text.map_err(|error| Failure::failed(error.to_string()))?);
             Ok(())
         }
+        Command::Token(TokenArgs {
+            command: Some(TokenCommand::Verify(args)),
+            ..
+        }) => runtime()?.block_on(cli::verify_token(&args, context)),
         Command::Tenant(_) | Command::Key(_) | Command::Token(TokenArgs { command: Some(_), .. }) => {
             runtime()?.block_on(cli::remote(&command))
         }
-        Command::Check(_) | Command::Token(_) => Err(Failure::failed("done by the command line itself")),
+        Command::Check(args) => {
+            let config = cli::check(&args, context)?;
+            runtime()?.block_on(online::check(&config))
+        }
+        Command::Healthcheck(args) => runtime()?.block_on(cli::healthcheck(&args, context)),
+        Command::Token(_) => Err(Failure::failed("done by the command line itself")),
     }
 }
 

@@ -27,7 +27,7 @@ pub fn gateway(
     ledger: &Arc<dyn UsageStore>,
 ) -> anyhow::Result<(Gateway, Arc<Tenancy>)> {
     let deployments = Deployments::default();
-    let mut shared = HashMap::new();
+    let shared = deployments.all_shared(config)?;
     let mut states: HashMap<TargetName, Arc<TargetState>> = HashMap::new();
     let mut routes = Vec::new();
     for route in &config.routes {
@@ -37,10 +37,6 @@ pub fn gateway(
             let provider = config
                 .provider(&target.provider)
                 .with_context(|| format!("route {}: its provider is not configured", route.name))?;
-            if !provider.own_keys_only && !shared.contains_key(&name) {
-                let made = deployments.shared(config, provider, route, target);
-                shared.insert(name.clone(), made.with_context(|| format!("route {}", route.name))?);
-            }
             targets.push(Arc::new(gateway::route::Target {
                 state: Arc::clone(states.entry(name.clone()).or_default()),
                 name,
@@ -73,6 +69,7 @@ pub fn gateway(
     let tenancy = Tenancy {
         deployments,
         access,
+        config: config.clone(),
         limits: Limits {
             limiter,
             ledger: Arc::clone(ledger),
@@ -86,7 +83,26 @@ pub fn gateway(
 pub struct Tenancy {
     deployments: Deployments,
     access: Arc<TenantAccess>,
+    /// As it was at the start: its routes, and where its providers are.
+    config: Config,
     limits: Limits,
+}
+
+impl Tenancy {
+    /// Makes ready for the keys and headers that `new` has for the providers of this process, and answers with what makes them hold. A
+    /// provider that is another one there keeps what it has: a key goes to no address that it was not written for.
+    pub fn prepare_keys<'a>(&'a self, new: &Config) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>> {
+        let mut config = self.config.clone();
+        for provider in &mut config.providers {
+            if let Some(new) = new.provider(&provider.name)
+                && provider.is_same_server(new)
+            {
+                *provider = new.clone();
+            }
+        }
+        let shared = self.deployments.all_shared(&config)?;
+        Ok(Box::new(move || self.access.replace_shared(shared)))
+    }
 }
 
 struct Limits {
@@ -147,20 +163,51 @@ fn name_of(target: &Target) -> TargetName {
 struct Deployments {
     hosts: Hosts,
     own: Mutex<HashMap<[u8; 32], Arc<Key>>>,
+    /// The same for keys of the process.
+    shared: Mutex<HashMap<[u8; 32], Arc<Key>>>,
 }
 
 impl Deployments {
-    /// Makes one for each key of the target's provider.
-    fn shared(&self, config: &Config, provider: &Provider, route: &Route, target: &Target) -> anyhow::Result<Keys> {
-        let mut secrets: Vec<SecretString> = provider.keys().cloned().collect();
-        if secrets.is_empty() {
-            secrets.push(SecretString::from(String::new()));
+    /// Makes those of all targets that tenants may call with the keys of the process.
+    fn all_shared(&self, config: &Config) -> anyhow::Result<HashMap<TargetName, Keys>> {
+        let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut shared, mut kept) = (HashMap::new(), HashMap::new());
+        for route in &config.routes {
+            for target in &route.targets {
+                let name = name_of(target);
+                let provider = config
+                    .provider(&target.provider)
+                    .with_context(|| format!("route {}: its provider is not configured", route.name))?;
+                if provider.own_keys_only || shared.contains_key(&name) {
+                    continue;
+                }
+                let mut secrets: Vec<SecretString> = provider.keys().cloned().collect();
+                if secrets.is_empty() {
+                    secrets.push(SecretString::from(String::new()));
+                }
+                let mut keys = Vec::new();
+                for (n, secret) in secrets.into_iter().enumerate() {
+                    let mut parts = vec![name.provider.as_str(), &name.model, secret.expose_secret()];
+                    for (header, value) in &provider.headers {
+                        parts.extend([header.as_str(), value.expose_secret()]);
+                    }
+                    let print = fingerprint(&parts);
+                    let key = match known.get(&print) {
+                        Some(key) => Arc::clone(key),
+                        None => {
+                            let called = format!("{}#{}", provider.name, n + 1);
+                            self.deployment(config, provider, route, target, secret, called)
+                                .with_context(|| format!("route {}", route.name))?
+                        }
+                    };
+                    kept.insert(print, Arc::clone(&key));
+                    keys.push(key);
+                }
+                shared.insert(name, keys.into());
+            }
         }
-        let keys = secrets.into_iter().enumerate().map(|(n, secret)| {
-            let name = format!("{}#{}", provider.name, n + 1);
-            self.deployment(config, provider, route, target, secret, name)
-        });
-        Ok(keys.collect::<anyhow::Result<Vec<_>>>()?.into())
+        *known = kept;
+        Ok(shared)
     }
 
     /// Says what each tenant may call. One that is suspended is not among them.

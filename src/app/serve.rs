@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{App, Records, files, memory, store, system};
+use super::reload::Reloader;
+use super::{App, Records, files, memory, service, store, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
@@ -59,6 +60,7 @@ pub async fn run_with(
     let mut hangup = signal(SignalKind::hangup())?;
     // Tenants come later: one with a fault is left out, which must not keep the process from starting.
     let globals = source.globals()?;
+    let prints = source.prints();
     let file = globals.config();
     // The store first: it refuses a second process before anything is done twice.
     let store::Opened {
@@ -128,7 +130,7 @@ pub async fn run_with(
         Arc::new(system::SystemClock),
         Arc::new(system::TimeOrderedIds),
     );
-    let gateway = App::gateway(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
+    let (gateway, providers) = App::gateway_with_keys(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
     let ports = App::ports(&roster, log, &gateway)?;
     let records = Records {
         usage,
@@ -173,18 +175,29 @@ pub async fn run_with(
         stopped,
         CONNECTION_GRACE,
     ));
+    let mut reloader = Reloader {
+        roster,
+        providers,
+        prints,
+    };
     ready(address)?;
+    service::ready();
     let mut lost = lost;
     let failure = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
-            _ = hangup.recv() => reload(&roster, &source, &again).await,
+            _ = hangup.recv() => {
+                service::reloading();
+                reloader.reload(&again).await;
+                service::ready();
+            }
             _ = &mut app.supervisor => break Some("an actor died that nothing survives"),
             // Another process may own the store from now on: nothing may be shown or sent that is not stored.
             () = &mut lost => break Some("the store's lease was lost"),
         }
     };
+    service::stopping();
     tracing::info!(
         "draining: no new turns, running ones get {} s",
         config.server.drain.as_secs()
@@ -213,23 +226,5 @@ fn sealing_key(config: &Config) -> anyhow::Result<[u8; 32]> {
             hex::decode_to_slice(given.expose_secret(), &mut key).context("server.seal_key")?;
             Ok(key)
         }
-    }
-}
-
-/// Takes the tenants of the file as it is now. What is wrong with it is logged, and everything stays as it was.
-async fn reload(roster: &Roster, first: &Source, again: &impl Fn() -> Result<Source, Failure>) {
-    let source = match again() {
-        Ok(source) => source,
-        Err(failure) => {
-            tracing::error!(%failure, "the configuration was not taken anew");
-            return;
-        }
-    };
-    if !source.differs_in_tenants_only(first) {
-        tracing::warn!("only tenants are taken anew: other changes of the configuration need a restart");
-    }
-    match roster.reload(source).await {
-        Ok(()) => tracing::info!("the tenants of the configuration were taken anew"),
-        Err(error) => tracing::error!(%error, "the configuration was not taken anew"),
     }
 }

@@ -31,7 +31,9 @@ pub enum Command {
     /// Runs the product
     Serve(ConfigArgs),
     /// Checks a configuration and names every fault at once
-    Check(ConfigArgs),
+    Check(CheckArgs),
+    /// Asks the configured server whether it is ready; for a container's health check
+    Healthcheck(HealthcheckArgs),
     /// Mints a user token, where the configuration holds a secret that can sign one; `token revoke` revokes tokens
     Token(TokenArgs),
     /// Works with API keys
@@ -69,6 +71,34 @@ pub struct ConfigArgs {
     pub config: PathBuf,
 }
 
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Also reaches providers, the store, Redis and published keys, each within a few seconds; changes nothing there
+    #[arg(long, conflicts_with = "no_secrets")]
+    pub online: bool,
+    /// Secrets of the environment and of files need not be there, as on a machine that builds
+    #[arg(long)]
+    pub no_secrets: bool,
+}
+
+/// Arguments of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// The configuration, which says where the server listens
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Asks whether the process is alive (`/healthz`) and not whether its dependencies answer (`/readyz`)
+    #[arg(long)]
+    pub live: bool,
+    /// Longest time for the answer
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    pub timeout: SignedDuration,
+}
+
 /// Arguments of `token`: of minting, or a command.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -81,7 +111,17 @@ pub struct TokenArgs {
     pub mint: MintArgs,
 }
 
-/// Works with the user tokens that a running server accepts; needs the scope admin.
+/// Arguments of `token verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The token or API key; read from standard input when missing or `-`, which keeps it out of the list of processes
+    pub credential: Option<SecretString>,
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// Works with user tokens: `verify` by the configuration, the others with those that a running server accepts (scope admin).
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Revokes all tokens of a user that were issued up to now, or one token; effective immediately
@@ -96,6 +136,10 @@ pub enum TokenCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Explains a user token or API key by the configuration: what holds, and what does not
+    ///
+    /// Revocations, and tenants and keys that a running server keeps, are not known to it.
+    Verify(VerifyArgs),
     /// Lists the revocations in force
     Revocations(ServerArgs),
     /// Lifts a revocation: tokens that it hit are accepted again until their end
@@ -154,7 +198,11 @@ pub enum KeyCommand {
         /// End of the key, such as 2027-01-31T00:00:00Z; none when missing
         #[arg(long, value_name = "TIME")]
         expires: Option<Timestamp>,
-        /// Address of a running server, which is to keep the key
+        /// A new file for the key itself, readable by this user alone; without it the key is shown: on a terminal with the rest, else on
+        /// standard error, so that what goes into the configuration holds no secret
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        /// Address of a running server, which is to keep the key; its id and the key are then all that is written
         #[arg(long, value_name = "URL")]
         server: Option<String>,
         /// Credential with the scope admin for the server; better in the environment than on the command line
@@ -223,6 +271,9 @@ pub enum TenantCommand {
     Suspend {
         /// The tenant
         id: TenantId,
+        /// Also when it is the tenant of the credential that asks, which is refused from then on
+        #[arg(long)]
+        force: bool,
         /// The server
         #[command(flatten)]
         server: ServerArgs,

@@ -1,19 +1,33 @@
 //! `copilotd key create` without a server.
+//!
+//! The table for the configuration goes to standard output, and the key itself only where a person reads it: on a terminal beside the table,
+//! else on standard error. So `copilotd key create … >> copilotd.toml` puts no secret into the file, and `2> key.txt` or `--secret-file` keeps it.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::args::Scope;
-use super::{Failure, print};
+use super::{Failure, print, tell};
 use crate::http::auth::{Scopes, new_api_key};
+use crate::private_files;
 
-pub(super) fn create(name: &str, scopes: &[Scope], expires: Option<Timestamp>) -> Result<(), Failure> {
+pub(super) fn create(
+    name: &str,
+    scopes: &[Scope],
+    expires: Option<Timestamp>,
+    secret_file: Option<&Path>,
+) -> Result<(), Failure> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
         return Err(Failure::usage(
             "a name has 1 to 64 characters of a-z, A-Z, 0-9, -, _ and .",
         ));
     }
+    let secret_file = secret_file.map(SecretFile::create).transpose()?;
     let (key, hash) = new_api_key();
     let names: Vec<String> = Scope::set(scopes).names().map(|name| format!("\"{name}\"")).collect();
     let end = expires
@@ -24,9 +38,40 @@ pub(super) fn create(name: &str, scopes: &[Scope], expires: Option<Timestamp>) -
     } else {
         ""
     };
-    print(&format!(
-        "# The key, shown this once:\n# {}\n{operator}[[tenants.api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [{}]\n{end}",
-        key.expose_secret(),
+    let table = format!(
+        "{operator}[[tenants.api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [{}]\n{end}",
         names.join(", ")
-    ))
+    );
+    match secret_file {
+        Some(file) => file.write(&key)?,
+        None if std::io::stdout().is_terminal() => {
+            return print(&format!(
+                "# The key, shown this once:\n# {}\n{table}",
+                key.expose_secret()
+            ));
+        }
+        None => tell(&format!("The key, shown this once:\n{}", key.expose_secret())),
+    }
+    print(&table)
+}
+
+/// A new file for a key, which only this user may read. It is made before the key is, so that no key is made that cannot be kept.
+pub(super) struct SecretFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> SecretFile<'a> {
+    pub fn create(path: &'a Path) -> Result<Self, Failure> {
+        let file = private_files::create_new(path).map_err(|error| unwritable(path, &error))?;
+        Ok(Self { path, file })
+    }
+
+    pub fn write(mut self, key: &SecretString) -> Result<(), Failure> {
+        writeln!(self.file, "{}", key.expose_secret()).map_err(|error| unwritable(self.path, &error))
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot write the key to {}: {error}", path.display()))
 }

@@ -1,6 +1,8 @@
 //! The command line. Exit codes: 0 fine, 1 failed, 2 used wrongly.
 
 mod args;
+mod check;
+mod healthcheck;
 mod key;
 mod remote;
 mod token;
@@ -11,13 +13,16 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub use args::{
-    Cli, Command, ConfigArgs, DemoArgs, KeyCommand, MintArgs, ModelsCommand, ProjectionsCommand, PullArgs, RevokeArgs,
-    Scope, ServerArgs, TenantCommand, TokenArgs, TokenCommand,
+    CheckArgs, Cli, Command, ConfigArgs, DemoArgs, HealthcheckArgs, KeyCommand, MintArgs, ModelsCommand,
+    ProjectionsCommand, PullArgs, RevokeArgs, Scope, ServerArgs, TenantCommand, TokenArgs, TokenCommand, VerifyArgs,
 };
 use clap::Parser;
 use jiff::Timestamp;
 
-use crate::config::{Config, Env, Faults, Globals, Source};
+use crate::config::{Config, Env, Globals, Source};
+pub use check::check;
+pub use healthcheck::healthcheck;
+pub use token::verify as verify_token;
 
 /// What the commands need from outside.
 #[derive(Debug)]
@@ -33,24 +38,26 @@ pub struct Context {
 impl Context {
     /// Reads the configuration that a command names.
     pub fn config(&self, args: &ConfigArgs) -> Result<Config, Failure> {
-        let config = self.source(args)?.config();
-        config.map_err(|faults| unusable(args, &faults))
+        let source = self.source(args)?;
+        let config = source.config();
+        config.map_err(|faults| unusable(args, &source.report_all(&faults)))
     }
 
     /// Reads what is not a tenant's in the configuration that a command names.
     pub fn globals(&self, args: &ConfigArgs) -> Result<Globals, Failure> {
-        let globals = self.source(args)?.globals();
-        globals.map_err(|faults| unusable(args, &faults))
+        let source = self.source(args)?;
+        let globals = source.globals();
+        globals.map_err(|faults| unusable(args, &source.report_all(&faults)))
     }
 
     /// Reads the configuration that a command names, to which tenants may be added.
     pub fn source(&self, args: &ConfigArgs) -> Result<Source, Failure> {
         let source = Source::load(&args.config, &self.env, &self.known_tools);
-        source.map_err(|faults| unusable(args, &faults))
+        source.map_err(|faults| unusable(args, &faults.to_string()))
     }
 }
 
-fn unusable(args: &ConfigArgs, faults: &Faults) -> Failure {
+fn unusable(args: &ConfigArgs, faults: &str) -> Failure {
     Failure::usage(format!("{} cannot be used:\n{faults}", args.config.display()))
 }
 
@@ -105,39 +112,25 @@ pub fn run(
         }
     };
     let outcome = match cli.command {
-        Command::Check(args) => check(&args, context),
+        Command::Check(args) if !args.online => check::check(&args, context).map(drop),
         Command::Token(TokenArgs { command: None, mint }) => token::run(&mint, context),
         Command::Key(KeyCommand::Create {
             name,
             scopes,
             expires,
+            secret_file,
             server: None,
             ..
-        }) => key::create(&name, &scopes, expires),
+        }) => key::create(&name, &scopes, expires, secret_file.as_deref()),
         command => app(command, context),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "error: {}", failure.message);
+            tell(&format!("error: {}", failure.message));
             ExitCode::from(if failure.usage { 2 } else { 1 })
         }
     }
-}
-
-fn check(args: &ConfigArgs, context: &Context) -> Result<(), Failure> {
-    let config = context.config(args)?;
-    for warning in config.warnings(context.now) {
-        // Nobody is left to tell when standard error is closed.
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
-    }
-    let copilots: usize = config.tenants.iter().map(|tenant| tenant.copilots.len()).sum();
-    print(&format!(
-        "{}: fine, {} tenants, {copilots} copilots\n",
-        args.config.display(),
-        config.tenants.len()
-    ))
 }
 
 /// Runs what is asked of a running server.
@@ -150,6 +143,11 @@ pub async fn remote(command: &Command) -> Result<(), Failure> {
         }) => remote::token(command).await,
         _ => Err(Failure::failed("not asked of a server")),
     }
+}
+
+/// Writes a line to standard error; nobody is left to tell when that is closed.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes to standard output; a closed pipe is a failure and not a panic.

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use super::args::{KeyCommand, Scope, ServerArgs, TenantCommand, TokenCommand};
+use super::key::SecretFile;
 use super::{Failure, print};
 
 /// Longest time for one answer.
@@ -32,7 +33,10 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
             let changed = ask(server, Method::PATCH, &path(id), Some(body), false).await?;
             print(&format!("{}\n", tenant_line(&changed)))
         }
-        TenantCommand::Suspend { id, server } => status(server, &path(id), "suspended").await,
+        TenantCommand::Suspend { id, force, server } => {
+            let query = if *force { "?force=true" } else { "" };
+            status(server, &format!("{}{query}", path(id)), "suspended").await
+        }
         TenantCommand::Resume { id, server } => status(server, &path(id), "active").await,
     }
 }
@@ -45,6 +49,7 @@ pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
             scopes,
             name,
             expires,
+            secret_file,
             server: Some(server),
             credential,
         } => {
@@ -56,8 +61,13 @@ pub async fn key(command: &KeyCommand) -> Result<(), Failure> {
             if let Some(end) = expires {
                 body["expires_at"] = json!(end);
             }
+            let file = secret_file.as_deref().map(SecretFile::create).transpose()?;
             let made = ask(&server, Method::POST, KEYS, Some(body), false).await?;
             let text = |member: &str| made[member].as_str().unwrap_or_default();
+            if let (Some(file), Some(path)) = (file, secret_file) {
+                file.write(&text("key").into())?;
+                return print(&format!("# The key {} is in {}\n", text("id"), path.display()));
+            }
             print(&format!(
                 "# The key {}, shown this once:\n{}\n",
                 text("id"),
@@ -89,6 +99,7 @@ pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
             let made = ask(server, Method::POST, REVOCATIONS, Some(body), false).await?;
             print(&format!("{}\n", revocation_line(&made)))
         }
+        TokenCommand::Verify(_) => Err(Failure::failed("not asked of a server")),
         TokenCommand::Revocations(server) => list(server, REVOCATIONS, revocation_line).await,
         TokenCommand::Lift { id, server } => {
             ask(server, Method::DELETE, &format!("{REVOCATIONS}/{id}"), None, false).await?;

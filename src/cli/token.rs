@@ -1,10 +1,15 @@
-//! `copilotd token`.
+//! `copilotd token` and `copilotd token verify`.
 
-use secrecy::ExposeSecret;
+use std::io::Read as _;
 
-use super::args::{MintArgs, Scope};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::args::{MintArgs, Scope, VerifyArgs};
 use super::{Context, Failure, print};
-use crate::http::auth::{Grant, MintError, mint};
+use crate::http::auth::{Grant, MintError, explain, mint};
+
+/// Longest credential that is read.
+const MAX_BYTES: u64 = 64 * 1024;
 
 pub(super) fn run(args: &MintArgs, context: &Context) -> Result<(), Failure> {
     let (Some(tenant), Some(user)) = (&args.tenant, &args.user) else {
@@ -24,4 +29,41 @@ pub(super) fn run(args: &MintArgs, context: &Context) -> Result<(), Failure> {
         MintError::NoSecret(_) | MintError::Sign => Failure::failed(error.to_string()),
     })?;
     print(&format!("{}\n", token.expose_secret()))
+}
+
+/// Explains a credential. One that is not accepted is a failure.
+pub async fn verify(args: &VerifyArgs, context: &Context) -> Result<(), Failure> {
+    let config = context.config(&args.config)?;
+    let credential = credential(args.credential.as_ref())?;
+    let explained = explain(&config, credential.expose_secret(), context.now).await;
+    let explained = explained.map_err(|error| Failure::usage(error.to_string()))?;
+    for finding in &explained.findings {
+        let mark = if finding.holds { "ok  " } else { "FAIL" };
+        print(&format!("{mark}  {}\n", finding.text))?;
+    }
+    if explained.accepted() {
+        print("accepted by this configuration; revocations are the running server's\n")
+    } else {
+        Err(Failure::failed("the credential is not accepted"))
+    }
+}
+
+fn credential(given: Option<&SecretString>) -> Result<SecretString, Failure> {
+    let text = match given.map(SecretString::expose_secret) {
+        Some(text) if text != "-" => text.to_owned(),
+        _ => {
+            let mut text = String::new();
+            let read = std::io::stdin().take(MAX_BYTES).read_to_string(&mut text);
+            read.map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
+            text
+        }
+    };
+    // As it is copied out of a request's header, too.
+    let text = text.trim();
+    let text = text.strip_prefix("Authorization:").unwrap_or(text).trim();
+    let text = text.strip_prefix("Bearer ").unwrap_or(text).trim();
+    if text.is_empty() {
+        return Err(Failure::usage("give a token as the argument or on standard input"));
+    }
+    Ok(text.into())
 }

@@ -14,6 +14,15 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Names a place of which nothing is said yet.
+    pub(super) fn at(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            message: String::new(),
+            cause: None,
+        }
+    }
+
     /// The fault as JSON settings have it: a JSON Pointer below `path`, a table's path, in place of a TOML path.
     pub fn pointer(&self) -> String {
         let mut pointer = String::new();

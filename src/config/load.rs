@@ -6,11 +6,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
+use super::advice::Advice;
 use super::check::{self, Node};
 use super::env::Env;
 use super::faults::Faults;
@@ -40,6 +41,9 @@ static TENANT_SHAPE: LazyLock<Shape> = LazyLock::new(|| {
     compiled(&tenant)
 });
 
+/// The schema as it is written, for what it says beside the shapes.
+static WRITTEN: LazyLock<Value> = LazyLock::new(schema);
+
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("the configuration's schema is read by every test of it")
 }
@@ -51,6 +55,8 @@ fn compiled(schema: &Value) -> Shape {
 /// A configuration before its secrets are fetched: the file as it was written.
 #[derive(Clone)]
 pub struct Source {
+    /// The whole text, from which the lines of faults are known.
+    text: Arc<str>,
     /// Everything but the tenants' tables.
     globals: Value,
     tenants: Vec<FileTable>,
@@ -58,7 +64,20 @@ pub struct Source {
     by_id: HashMap<String, Vec<usize>>,
     env: Env,
     known_tools: BTreeSet<String>,
+    secrets: Secrets,
 }
+
+/// What is done about references to the environment and to files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    /// They are followed, and one that cannot be had is a fault.
+    Needed,
+    /// They are passed over: what stands for them is no secret, and nothing may be done with the configuration but look at it.
+    Passed,
+}
+
+/// What stands for a secret that is passed over.
+const NO_SECRET: &str = "not fetched";
 
 /// What of a configuration is not a tenant's, checked. Tenants are checked within it.
 #[derive(Clone)]
@@ -98,12 +117,37 @@ impl Source {
             }
         }
         Ok(Self {
+            text: text.into(),
             globals,
             tenants,
             by_id,
             env: env.clone(),
             known_tools: known_tools.clone(),
+            secrets: Secrets::Needed,
         })
+    }
+
+    /// Checks everything but the secrets: those of the environment and of files need not be there.
+    pub fn without_secrets(self) -> Self {
+        Self {
+            secrets: Secrets::Passed,
+            ..self
+        }
+    }
+
+    /// Returns the text of the file.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the environment that its references mean.
+    pub(super) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Returns what is not a tenant's, as it was written.
+    pub(super) fn written_globals(&self) -> &Value {
+        &self.globals
     }
 
     /// Returns the table of a tenant as the file has it; of several with this id, the first.
@@ -120,18 +164,6 @@ impl Source {
     /// Lists the tables of all tenants.
     pub fn tenants(&self) -> &[FileTable] {
         &self.tenants
-    }
-
-    /// Tells whether two configurations are the same but for their tenants.
-    pub fn differs_in_tenants_only(&self, other: &Self) -> bool {
-        let rest = |source: &Self| {
-            let mut rest = source.globals.clone();
-            if let Value::Object(rest) = &mut rest {
-                rest.remove("tenants");
-            }
-            rest
-        };
-        rest(self) == rest(other)
     }
 
     /// Fetches the secrets and checks everything: every fault is named, of tenants too.
@@ -188,13 +220,23 @@ impl Source {
 
     fn root(&self, faults: &mut Faults) -> Value {
         let mut root = self.globals.clone();
+        let advice = Advice {
+            schema: &WRITTEN,
+            part: &WRITTEN,
+        };
         for violation in GLOBALS_SHAPE.violations(&root, usize::MAX) {
-            faults.add(path_of("", &violation.pointer), violation.message);
+            faults.add(path_of("", &violation.pointer), advice.message(&root, &violation));
         }
         if let Some(tenants) = root.get_mut("tenants") {
             *tenants = json!([]);
         }
-        secret::resolve_of_file(&mut root, "", &self.env, faults);
+        let passed = match self.secrets {
+            Secrets::Passed => secret::pass_over(&mut root),
+            Secrets::Needed => {
+                secret::resolve_of_file(&mut root, "", &self.env, faults);
+                Vec::new()
+            }
+        };
         // The environment of a developer's shell wins over the file, as everywhere.
         if let (Some(filter), Value::Object(root)) = (self.env.get("RUST_LOG"), &mut root) {
             let telemetry = root.entry("telemetry").or_insert_with(|| Value::Object(Map::new()));
@@ -203,6 +245,7 @@ impl Source {
             }
         }
         check::globals(&Node::root(&root), faults);
+        secret::stand_in(&mut root, &passed, NO_SECRET);
         root
     }
 
@@ -213,10 +256,16 @@ impl Source {
             Origin::File(table) => table.value().clone(),
             Origin::Stored(table) => table.clone(),
         };
+        let advice = Advice {
+            schema: &WRITTEN,
+            part: &WRITTEN["properties"]["tenants"]["items"],
+        };
         for violation in TENANT_SHAPE.violations(&table, usize::MAX) {
-            found.add(path_of(path, &violation.pointer), violation.message);
+            found.add(path_of(path, &violation.pointer), advice.message(&table, &violation));
         }
+        let mut passed = Vec::new();
         match origin {
+            Origin::File(_) if self.secrets == Secrets::Passed => passed = secret::pass_over(&mut table),
             Origin::File(_) => secret::resolve_of_file(&mut table, path, &self.env, &mut found),
             Origin::Stored(stored) => {
                 let file = stored["id"].as_str().and_then(|id| self.tenant(id));
@@ -230,6 +279,7 @@ impl Source {
             &self.known_tools,
             &mut found,
         );
+        secret::stand_in(&mut table, &passed, NO_SECRET);
         let tenant = if found.is_empty() {
             // Schema and structs say the same; should they ever differ, that is a fault and not a panic.
             let read = serde_json::from_value(table);

@@ -4,6 +4,7 @@
 //! The schema in `schemas/config/` says what may stand where; `check` says what has to fit together. Both run over
 //! the whole file before anything is reported, so that one run names every fault.
 
+mod advice;
 mod cache;
 mod check;
 mod copilot;
@@ -13,13 +14,16 @@ mod file_table;
 mod issuer;
 mod key;
 mod limits;
+mod lines;
 mod load;
 mod models;
 mod operator;
 mod place;
 mod policies;
 mod prices;
+mod prints;
 mod secret;
+mod suggest;
 mod tenant;
 mod warnings;
 
@@ -41,6 +45,7 @@ pub use models::{Mode, ModelPrice, Provider, ProviderAuth, ProviderKind, Route, 
 pub(crate) use operator::keep_to_file as keep_operator_to_file;
 pub(crate) use place::{Place, is_secret, secrets, visit_secrets_mut};
 pub use policies::ConfiguredPolicies;
+pub use prints::{Changes, Prints};
 use secrecy::SecretString;
 pub(crate) use secret::{NOT_FROM_FILE, reference};
 use serde::{Deserialize, Deserializer};

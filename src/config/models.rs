@@ -47,6 +47,27 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// Whether another configuration means the same server, asked in the same way; its keys may be others.
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        let of = |provider: &Self| {
+            let Self {
+                name,
+                kind,
+                base_url,
+                api_key: _,
+                api_keys: _,
+                auth,
+                headers: _,
+                http2,
+                region,
+                own_keys_only,
+                max_tokens,
+            } = provider.clone();
+            (name, kind, base_url, auth, http2, region, own_keys_only, max_tokens)
+        };
+        of(self) == of(other)
+    }
+
     /// Lists its keys; none for a server that needs none.
     pub fn keys(&self) -> impl Iterator<Item = &SecretString> {
         self.api_key.iter().chain(&self.api_keys)

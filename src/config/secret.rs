@@ -58,6 +58,33 @@ pub(super) fn resolve_of_file(value: &mut Value, path: &str, env: &Env, faults: 
     });
 }
 
+/// Passes over the references to the environment and to files in a part of the configuration file: each becomes nothing, which checks pass
+/// over too. Returns where they stood.
+pub(super) fn pass_over(value: &mut Value) -> Vec<String> {
+    let mut passed = Vec::new();
+    visit_secrets_mut(value, &mut |pointer, _, leaf| {
+        let literal = match reference(leaf) {
+            Some(("env" | "file", _)) => Value::Null,
+            Some(("value", text)) => text.into(),
+            _ => return,
+        };
+        if literal.is_null() {
+            passed.push(pointer.to_owned());
+        }
+        *leaf = literal;
+    });
+    passed
+}
+
+/// Puts `text` where secrets were passed over.
+pub(super) fn stand_in(value: &mut Value, passed: &[String], text: &str) {
+    for pointer in passed {
+        if let Some(leaf) = value.pointer_mut(pointer) {
+            *leaf = text.into();
+        }
+    }
+}
+
 /// The same for settings that did not come from the file. `file` is the file's table of the same tenant, if it has one.
 pub(super) fn resolve_stored(value: &mut Value, path: &str, file: Option<&FileTable>, env: &Env, faults: &mut Faults) {
     visit_secrets_mut(value, &mut |pointer, place, leaf| {
@@ -118,9 +145,25 @@ fn fetch(reference: &FileReference<'_>, env: &Env) -> Result<String, Unavailable
             .ok_or_else(|| format!("the environment variable {argument} is not set"))?
             .to_owned()
     } else {
-        read_file(argument)?
+        read_file(&path_of_file(argument, env)?)?
     };
     literal(&secret)
+}
+
+/// Names what systemd's `LoadCredential` put into its directory for this service.
+const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
+
+fn path_of_file(path: &str, env: &Env) -> Result<String, Unavailable> {
+    let Some(name) = path.strip_prefix(CREDENTIALS) else {
+        return Ok(path.to_owned());
+    };
+    match env.get("CREDENTIALS_DIRECTORY") {
+        Some(directory) => Ok(format!("{}/{name}", directory.trim_end_matches('/'))),
+        None => Err(format!(
+            "CREDENTIALS_DIRECTORY is not set, which {path} needs: systemd sets it for a unit with LoadCredential"
+        )
+        .into()),
+    }
 }
 
 fn read_file(path: &str) -> Result<String, Unavailable> {

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
-use super::{Config, Copilot, Fault, Target, Tenant, TenantLimits};
+use super::load::path_of;
+use super::suggest::near;
+use super::{Config, Copilot, Fault, Source, Target, Tenant, TenantLimits, reference, secrets};
 use crate::scopes::Scopes;
 
 /// Most models that one warning names.
@@ -20,7 +23,56 @@ impl Config {
                 ..warning
             })
         };
-        self.tenants.iter().enumerate().flat_map(of_tenant).collect()
+        let tenants = self.tenants.iter().enumerate().flat_map(of_tenant);
+        tenants.chain(self.without_login()).chain(self.unused()).collect()
+    }
+
+    /// Lists tenants that the file gives no credential. Not said while the process runs: an operator may be about to add one.
+    fn without_login(&self) -> Vec<Fault> {
+        let none = |tenant: &Tenant| tenant.issuers.is_empty() && tenant.api_keys.is_empty();
+        let tenants = self.tenants.iter().enumerate().filter(|(_, tenant)| none(tenant));
+        let mut found: Vec<Fault> = tenants
+            .map(|(index, _)| warning(
+                format!("tenants[{index}]"),
+                "nobody can log in: it has neither issuers nor api_keys; add [[tenants.issuers]] for user tokens or [[tenants.api_keys]] \
+                 (copilotd key create)",
+            ))
+            .collect();
+        if self.tenants.is_empty() {
+            found.push(warning("tenants".to_owned(), "there are none: nobody can log in"));
+        }
+        found
+    }
+
+    /// Lists prices of models, and providers, that no route has.
+    fn unused(&self) -> Vec<Fault> {
+        let targets = || self.routes.iter().flat_map(|route| &route.targets);
+        let models: BTreeSet<&str> = targets().map(|target| target.model.as_str()).collect();
+        let providers: BTreeSet<&str> = targets().map(|target| target.provider.as_str()).collect();
+        let mut found = Vec::new();
+        for (index, price) in self.prices.iter().enumerate() {
+            if !models.contains(price.model.as_str()) {
+                let meant = near(&price.model, models.iter().copied());
+                let meant = meant
+                    .map(|model| format!("; did you mean {model:?}?"))
+                    .unwrap_or_default();
+                let message = format!(
+                    "no route has the model {:?}: this price is not used{meant}",
+                    price.model
+                );
+                found.push(warning(format!("prices[{index}].model"), message));
+            }
+        }
+        for (index, provider) in self.providers.iter().enumerate() {
+            if !providers.contains(provider.name.as_str()) {
+                let message = format!(
+                    "no route has a target of the provider {:?}: it is not used",
+                    provider.name
+                );
+                found.push(warning(format!("providers[{index}]"), message));
+            }
+        }
+        found
     }
 
     /// Lists what should be known of one tenant; paths begin at its table.
@@ -74,6 +126,51 @@ impl Config {
     }
 }
 
+impl Source {
+    /// Lists secrets that stand in the file itself, where everybody who may read it reads them too.
+    pub fn warnings(&self) -> Vec<Fault> {
+        let globals = plain("", self.written_globals());
+        let tenants = self.tenants().iter().enumerate();
+        let tenants = tenants.flat_map(|(index, table)| plain(&format!("tenants[{index}]"), table.value()));
+        globals.into_iter().chain(tenants).collect()
+    }
+}
+
+fn plain(path: &str, table: &Value) -> Vec<Fault> {
+    let message = "the secret stands in the file: write { env = \"NAME\" } and set NAME in the environment, or { file = \"path\" }; \
+                   { value = … } is for demonstrations";
+    let is_plain = |leaf: &Value| matches!(reference(leaf), Some(("value", _)));
+    let mut found: Vec<Fault> = secrets(table)
+        .into_iter()
+        .filter(|(_, _, leaf)| is_plain(leaf))
+        .map(|(pointer, _, _)| warning(path_of(path, &pointer), message))
+        .collect();
+    // Addresses of stores may be written as a text, and hold a password then.
+    for pointer in ["/store/url", "/limits/url"] {
+        let url = table.pointer(pointer).and_then(Value::as_str);
+        if path.is_empty() && url.is_some_and(holds_password) {
+            found.push(warning(path_of(path, pointer), message));
+        }
+    }
+    found
+}
+
+/// Tells whether the part of an address before the host has a password.
+fn holds_password(url: &str) -> bool {
+    let authority = url
+        .split_once("://")
+        .map_or("", |(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+}
+
+fn warning(path: String, message: impl Into<String>) -> Fault {
+    Fault {
+        path,
+        message: message.into(),
+        cause: None,
+    }
+}
+
 impl TenantLimits {
     fn limits_money(&self) -> bool {
         let (user, key) = (&self.per_user, &self.per_key);
@@ -118,6 +215,12 @@ mod tests {
     use crate::config::Env;
 
     fn warnings(change: &str) -> Vec<String> {
+        let all = all_warnings(change).into_iter();
+        // What the frame of these cases is warned of in any case.
+        all.filter(|warning| !warning.contains("nobody can log in")).collect()
+    }
+
+    fn all_warnings(change: &str) -> Vec<String> {
         let text = format!(
             r#"
             [[providers]]

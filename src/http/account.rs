@@ -19,12 +19,14 @@ use axum::response::{IntoResponse, Response};
 use super::auth::{Authenticator, Caller};
 use super::budget::{Budget, Exhausted, Holder, Limits, Reservation};
 use super::peer::Proxies;
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, RateLimit};
 use super::server::Connection;
 use crate::config;
 
 /// How long a request waits for room before it is refused.
 const WAIT: Duration = Duration::from_secs(1);
+/// When a caller that holds its whole share may ask again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long a finished answer waits for room: what it cost is spent already.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Answers and frames up to this size are not counted: the places of requests bound them.
@@ -99,7 +101,10 @@ impl Account {
         let address = peer.map(|peer| Holder::address(budgets.proxies.client(peer.0.ip(), headers)));
         let place = match &address {
             Some(address) => Some(budgets.requests.try_reserve(address, 1).map_err(|_full| {
-                Problem::new(Code::RateLimited).detail("too many requests without a valid credential from this address")
+                let most = budgets.requests.caller_limit(address);
+                Problem::new(Code::RateLimited)
+                    .detail("too many requests without a valid credential from this address")
+                    .rate_limit(&RateLimit::all_taken("requests-of-address", most, RETRY))
             })?),
             None => None,
         };
@@ -127,7 +132,8 @@ impl Account {
         }
         let holder = Holder::caller(caller);
         let place = account.budgets.requests.try_reserve(&holder, 1);
-        let place = place.map_err(|exhausted| refusal(exhausted, "requests in flight"))?;
+        let most = account.budgets.requests.caller_limit(&holder);
+        let place = place.map_err(|exhausted| refusal(exhausted, &REQUESTS_IN_FLIGHT, most))?;
         if let Some(connection) = &account.connection {
             let (auth, caller) = (Arc::clone(auth), caller.clone());
             let live = move || {
@@ -136,7 +142,7 @@ impl Account {
             };
             connection.verified(&holder, Box::new(live)).map_err(|_full| {
                 let close = HeaderValue::from_static("close");
-                refusal(Exhausted::Caller, "open connections").header(header::CONNECTION, close)
+                refusal(Exhausted::Caller, &CONNECTIONS, connection.most_of(&holder)).header(header::CONNECTION, close)
             })?;
         }
         // Before anything is done: once it is, the answer has to have room.
@@ -145,7 +151,8 @@ impl Account {
             false => None,
         };
         let answer = answer.transpose();
-        let answer = answer.map_err(|exhausted| refusal(exhausted, "bytes of answers"))?;
+        let most = account.budgets.answers.caller_limit(&holder);
+        let answer = answer.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
         *account.held() = Held {
             _place: Some(place),
             answer,
@@ -160,7 +167,8 @@ impl Account {
     pub async fn reserve_body(&self, bytes: usize) -> Result<(), Problem> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
         let more = self.0.budgets.bodies.reserve(holder, bytes, WAIT).await;
-        let more = more.map_err(|exhausted| refusal(exhausted, "bytes of request bodies"))?;
+        let most = self.0.budgets.bodies.caller_limit(holder);
+        let more = more.map_err(|exhausted| refusal(exhausted, &BODY_BYTES, most))?;
         let mut held = self.0.held();
         match &mut held.body {
             Some(body) => body.merge(more),
@@ -180,7 +188,8 @@ impl Account {
     async fn reserve_page(&self) -> Result<(), Problem> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
         let room = self.0.budgets.answers.reserve(holder, PAGE_BYTES, WAIT).await;
-        let room = room.map_err(|exhausted| refusal(exhausted, "bytes of answers"))?;
+        let most = self.0.budgets.answers.caller_limit(holder);
+        let room = room.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
         self.0.held().answer = Some(room);
         Ok(())
     }
@@ -219,7 +228,13 @@ impl Account {
                     true => Problem::new(Code::Unavailable).detail(
                         "what was asked for may have been done, but too many bytes of answers are waiting to be read",
                     ),
-                    false => refusal(exhausted, "bytes of answers"),
+                    false => {
+                        let most = self
+                            .0
+                            .holder()
+                            .map_or(0, |holder| self.0.budgets.answers.caller_limit(holder));
+                        refusal(exhausted, &ANSWER_BYTES, most)
+                    }
                 };
                 response = problem.into_response();
             }
@@ -270,10 +285,35 @@ impl Inner {
     }
 }
 
-/// A caller that uses its whole share is slowed down; when others use up the rest, the server is overloaded.
-fn refusal(exhausted: Exhausted, what: &str) -> Problem {
+/// What callers share, in the words of a problem and as the name of a policy.
+struct Shared {
+    what: &'static str,
+    policy: &'static str,
+}
+
+const REQUESTS_IN_FLIGHT: Shared = Shared {
+    what: "requests in flight",
+    policy: "requests-in-flight",
+};
+const CONNECTIONS: Shared = Shared {
+    what: "open connections",
+    policy: "connections",
+};
+const ANSWER_BYTES: Shared = Shared {
+    what: "bytes of answers",
+    policy: "answer-bytes",
+};
+const BODY_BYTES: Shared = Shared {
+    what: "bytes of request bodies",
+    policy: "body-bytes",
+};
+
+/// A caller that uses its whole share, of which `most` is its size, is slowed down; when others use up the rest, the server is overloaded.
+fn refusal(exhausted: Exhausted, Shared { what, policy }: &Shared, most: usize) -> Problem {
     match exhausted {
-        Exhausted::Caller => Problem::new(Code::RateLimited).detail(format!("this caller has too many {what}")),
+        Exhausted::Caller => Problem::new(Code::RateLimited)
+            .detail(format!("this caller has too many {what}"))
+            .rate_limit(&RateLimit::all_taken(policy, most, RETRY)),
         Exhausted::Shared => Problem::new(Code::Overloaded).detail(format!("too many {what}")),
     }
 }

@@ -205,7 +205,8 @@ impl Budget {
         ]
     }
 
-    fn caller_limit(&self, holder: &Holder) -> usize {
+    /// Returns the most that one holder may reserve.
+    pub fn caller_limit(&self, holder: &Holder) -> usize {
         match holder.kind {
             Kind::User => self.limits.user,
             Kind::Key => self.limits.key,

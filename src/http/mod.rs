@@ -6,6 +6,7 @@ pub mod body;
 pub mod budget;
 pub mod extract;
 pub mod fair_share;
+mod keep_alive;
 pub mod openai_error;
 pub mod page;
 pub mod peer;

@@ -11,17 +11,22 @@ use copilotd_actors::shared::Full;
 use super::problem::{Code, Problem, RateLimit, Retry};
 use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
 
+/// When a place among the open turns may be free again.
+const FULL_RETRY: Duration = Duration::from_secs(2);
+/// When a place in a conversation's queue may be free again.
+const QUEUE_RETRY: Duration = Duration::from_secs(5);
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Rejected(rejection) => rejection.into(),
-            Refusal::Full(Full::Tenant) => Self::new(Code::RateLimited)
+            Refusal::Full(Full::Tenant, most) => Self::new(Code::RateLimited)
                 .detail("too many turns of this tenant are open")
-                .retry_after(Duration::from_secs(2)),
-            Refusal::Full(Full::User) => Self::new(Code::RateLimited)
+                .rate_limit(&RateLimit::all_taken("tenant-turns", most, FULL_RETRY)),
+            Refusal::Full(Full::User, most) => Self::new(Code::RateLimited)
                 .detail("too many turns of this user are open")
-                .retry_after(Duration::from_secs(2)),
-            Refusal::Full(Full::Node) => Self::new(Code::Overloaded)
+                .rate_limit(&RateLimit::all_taken("user-turns", most, FULL_RETRY)),
+            Refusal::Full(Full::Node, _) => Self::new(Code::Overloaded)
                 .detail("too many turns are open")
                 .retry_after(Duration::from_secs(2)),
             Refusal::Quota(exceeded) => Self::new(Code::QuotaExceeded).detail(exceeded.to_string()),
@@ -104,12 +109,13 @@ pub(super) fn rate_limit(limit: &LimitState) -> RateLimit {
         "tokens_per_minute" => ("tokens", 60),
         "usd_per_day" => ("budget-day", 86_400),
         "usd_per_month" => ("budget-month", 30 * 86_400),
-        _ => ("calls", 1),
+        // How many there may be at one time.
+        _ => ("calls", 0),
     };
     RateLimit {
         policy,
         quota: limit.limit,
-        window: Duration::from_secs(window),
+        window: (window > 0).then(|| Duration::from_secs(window)),
         remaining: limit.remaining,
         reset: limit.reset,
     }
@@ -122,9 +128,9 @@ impl From<Rejection> for Problem {
             Rejection::NotFound => Self::new(Code::NotFound),
             Rejection::Ended => Self::new(Code::Conflict).detail(detail),
             Rejection::TurnRunning => Self::new(Code::TurnRunning).detail(detail),
-            Rejection::QueueFull { .. } => Self::new(Code::QueueFull)
+            Rejection::QueueFull { waiting } => Self::new(Code::QueueFull)
                 .detail(detail)
-                .retry_after(Duration::from_secs(5)),
+                .rate_limit(&RateLimit::all_taken("queued-turns", waiting, QUEUE_RETRY)),
             Rejection::KeyReused => Self::new(Code::IdempotencyKeyReused).detail(detail),
             Rejection::FeedbackFull { .. } => Self::new(Code::Conflict).detail(detail),
             Rejection::NotWaiting => Self::new(Code::NotWaiting).detail(detail),

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use super::openai_error::{OpenAiError, is_openai};
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, complete};
 
 /// Name of the header.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -84,6 +84,9 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
         // A HEAD is answered with the headers alone.
         *response.body_mut() = if head { Body::empty() } else { document };
         response.extensions_mut().insert(problem);
+    }
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        complete(response.headers_mut());
     }
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(X_REQUEST_ID, value);

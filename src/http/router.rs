@@ -16,7 +16,7 @@ use super::problem::{Code, Problem};
 use super::request_id;
 use super::routes::{
     admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, revocations, tenants,
-    tickets, turns,
+    tickets, turns, usage,
 };
 use super::state::AppState;
 use crate::telemetry;
@@ -66,7 +66,6 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(approvals::decide))
         .routes(routes!(turns::feedback))
         .routes(routes!(tickets::create))
-        .routes(routes!(admin::usage))
         .routes(routes!(admin::forget))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
@@ -80,6 +79,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(operations::readyz))
         .routes(routes!(crate::openapi::serve))
         .layer(middleware::from_fn(accepts_json));
+    // As JSON or as CSV: they look themselves.
+    let reports = OpenApiRouter::default()
+        .routes(routes!(admin::usage))
+        .routes(routes!(usage::of_tenants));
     let streams = OpenApiRouter::default()
         .routes(routes!(events::of_conversation))
         .routes(routes!(events::of_turn))
@@ -97,6 +100,7 @@ fn routes() -> OpenApiRouter<AppState> {
         );
     OpenApiRouter::default()
         .merge(api)
+        .merge(reports)
         .merge(streams)
         .merge(gateway)
         .routes(routes!(operations::metrics))

@@ -1,5 +1,5 @@
 //! Writes one reader's stream. What comes when is decided by [`Reader`]; this waits, and reads the log where the tail does
-//! not reach back.
+//! not reach back. Silence is [`super::keep_alive`]'s.
 //!
 //! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader that
 //! leaves drops its writer and stops nothing.
@@ -20,8 +20,6 @@ use tokio::time::Instant;
 use super::auth::Caller;
 use super::state::AppState;
 
-/// Silence after which a comment is sent: proxies cut what is silent for a minute, and clients are promised 15 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Least time between two deltas: a fast model costs a reader no more than a hundred frames a second.
 const PACE: Duration = Duration::from_millis(10);
 /// Fewest and most records that are read at once: a few, as long as they are long, so that a reader costs little more than what it
@@ -49,7 +47,6 @@ pub struct Writer {
 
 enum Woken {
     Changed,
-    Silence,
     End,
 }
 
@@ -106,7 +103,6 @@ impl Writer {
             }
             match self.wait().await {
                 Woken::Changed => {}
-                Woken::Silence => return Some(Bytes::from_static(b": keep-alive\n\n")),
                 Woken::End => return None,
             }
         }
@@ -206,7 +202,6 @@ impl Writer {
         };
         tokio::select! {
             () = changed => Woken::Changed,
-            () = tokio::time::sleep(KEEP_ALIVE) => Woken::Silence,
             () = expiry => Woken::End,
             () = self.state.auth.verifier.ended(&self.caller) => Woken::End,
             () = self.state.shutdown.closed() => Woken::End,

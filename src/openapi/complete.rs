@@ -146,9 +146,20 @@ fn complete_response(status: &str, response: &mut Value) {
     if status == "429" {
         headers.insert(
             "ratelimit-policy".into(),
-            header(false, "The limit, where it is one of requests.", "string"),
+            header(
+                true,
+                "The limit that is reached: `q` in a window of `w` seconds, or at one time where there is no `w`.",
+                "string",
+            ),
         );
-        headers.insert("ratelimit".into(), header(false, "What is left of it.", "string"));
+        headers.insert(
+            "ratelimit".into(),
+            header(
+                true,
+                "What is left of it (`r`), and in how many seconds there is more (`t`).",
+                "string",
+            ),
+        );
     }
     let is_document_too = response.pointer("/content/application~1json").is_some();
     let stream = response.pointer_mut("/content/text~1event-stream");

@@ -11,7 +11,9 @@ use metrics::{Unit, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 
+use super::runtime::RuntimeState;
 use super::tenants::{self, MetricsView};
+use super::zeros;
 use crate::http::account::Budgets;
 use crate::http::state::MAX_STREAMS;
 
@@ -69,6 +71,30 @@ pub const METRICS: &[Metric] = &[
         Kind::Gauge,
         Unit::Count,
         "Always 1; the label says which version runs.",
+    ),
+    metric(
+        "copilotd_runtime_workers",
+        Kind::Gauge,
+        Unit::Count,
+        "Threads of the runtime that serve.",
+    ),
+    metric(
+        "copilotd_runtime_tasks",
+        Kind::Gauge,
+        Unit::Count,
+        "Tasks of the runtime that live: connections, actors, calls.",
+    ),
+    metric(
+        "copilotd_runtime_queue",
+        Kind::Gauge,
+        Unit::Count,
+        "Tasks that wait for a thread of the runtime.",
+    ),
+    metric(
+        "copilotd_runtime_busy_ratio",
+        Kind::Gauge,
+        Unit::Count,
+        "Share of the time that the threads of the runtime were busy since the page was asked for last.",
     ),
     metric(
         "copilotd_http_requests_total",
@@ -366,7 +392,9 @@ pub type Render = Arc<dyn Fn(MetricsView) -> String + Send + Sync>;
 /// Returns what renders the page. Several applications of one process (in tests) share their counters.
 pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>, budgets: Arc<Budgets>) -> Render {
     let handle = recorder();
+    let runtime = RuntimeState::new();
     Arc::new(move |view| {
+        runtime.record();
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("copilotd_open_streams").set(number(MAX_STREAMS.saturating_sub(streams.available_permits())));
         for (what, budget) in [("bodies", &budgets.bodies), ("answers", &budgets.answers)] {
@@ -393,6 +421,7 @@ fn recorder() -> &'static PrometheusHandle {
         // Fails when a test has installed its own; the page is then empty.
         let _ = metrics::set_global_recorder(recorder);
         METRICS.iter().for_each(describe);
+        zeros::start();
         let upkeep = handle.clone();
         let thread = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
             loop {
@@ -432,6 +461,6 @@ fn describe(metric: &Metric) {
     clippy::cast_precision_loss,
     reason = "counts of things in memory are far below 2^52"
 )]
-fn number(count: usize) -> f64 {
+pub(super) fn number(count: usize) -> f64 {
     count as f64
 }

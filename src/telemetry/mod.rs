@@ -9,16 +9,20 @@ mod http;
 mod logs;
 mod metrics;
 mod panics;
+mod runtime;
 mod tenants;
 mod traces;
+mod zeros;
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 pub use self::http::http_span;
 pub use self::metrics::{METRICS, Metric, Render, metrics};
+pub use self::runtime::PROCESS_METRICS;
 pub use self::tenants::{MetricsView, count_request};
 pub use self::traces::{StoredTraces, traceparent};
+pub use self::zeros::provider as start_counters_of_provider;
 use crate::config::Telemetry as Settings;
 
 /// Longest time that the last spans get on their way out.

@@ -10,6 +10,7 @@ mod config;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod credentials;
+mod deploy;
 mod descriptors;
 mod embed;
 mod fuzz;
@@ -19,6 +20,7 @@ mod kill;
 mod limits;
 mod linear;
 mod model;
+mod operating;
 mod private;
 mod roster;
 mod schemas;

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::support::disk::SmallDisk;
 use crate::support::live::child::Child;
 
-const FILE: &str = r#"
+pub const FILE: &str = r#"
 [server]
 listen = "127.0.0.1:0"
 admin_listen = "127.0.0.1:0"
@@ -41,11 +41,11 @@ route = "default"
 "#;
 
 /// A server, and its command line.
-struct Served {
-    directory: TempDir,
-    child: Child,
-    server: String,
-    credential: String,
+pub struct Served {
+    pub directory: TempDir,
+    pub child: Child,
+    pub server: String,
+    pub credential: String,
 }
 
 impl Served {
@@ -56,9 +56,15 @@ impl Served {
     }
 
     async fn start_in(directory: TempDir, data: &Path) -> Self {
-        let text = FILE.replace("DATA", data.to_str().unwrap());
+        Self::start_with(directory, data, FILE, &[]).await
+    }
+
+    /// Starts with a configuration in which DATA stands for the data directory and HERE for the directory of the file.
+    pub async fn start_with(directory: TempDir, data: &Path, file: &str, env: &[(&str, &str)]) -> Self {
+        let text = file.replace("DATA", data.to_str().unwrap());
+        let text = text.replace("HERE", directory.path().to_str().unwrap());
         std::fs::write(directory.path().join("copilotd.toml"), text).unwrap();
-        let (child, server) = Self::serve(directory.path()).await;
+        let (child, server) = Self::serve_with(directory.path(), env).await;
         let mut served = Self {
             directory,
             child,
@@ -74,29 +80,37 @@ impl Served {
     }
 
     async fn serve(directory: &Path) -> (Child, String) {
+        Self::serve_with(directory, &[]).await
+    }
+
+    async fn serve_with(directory: &Path, env: &[(&str, &str)]) -> (Child, String) {
         let config = directory.join("copilotd.toml");
         let arguments = ["serve", "--config", config.to_str().unwrap()];
         let log = directory.join("log");
         let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
-        let mut child = Child::start(program, &arguments, &[], &log).await;
+        let env: Vec<(String, String)> = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut child = Child::start(program, &arguments, &env, &log).await;
         let address = child.wait_for(|log| said(log, "copilotd serves")).await;
         let line: serde_json::Value = serde_json::from_str(&address.unwrap()).unwrap();
         let server = format!("http://{}", line["address"].as_str().unwrap());
         (child, server)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    async fn output(&self, arguments: &[&str]) -> Output {
+    pub async fn output(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_copilotd"));
         command.args(arguments).env("COPILOTD_CREDENTIAL", &self.credential);
         command.output().await.unwrap()
     }
 
     /// Runs a command that has to succeed.
-    async fn run(&self, arguments: &[&str]) -> String {
+    pub async fn run(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments).await;
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {told}");
@@ -108,14 +122,14 @@ impl Served {
         self.run(&[arguments, &["--server", &self.server]].concat()).await
     }
 
-    async fn status(&self, path: &str, credential: &str) -> u16 {
+    pub async fn status(&self, path: &str, credential: &str) -> u16 {
         let request = reqwest::Client::new().get(format!("{}{path}", self.server));
         request.bearer_auth(credential).send().await.unwrap().status().as_u16()
     }
 }
 
 /// The line of the log that says so.
-fn said(log: &str, what: &str) -> Option<String> {
+pub fn said(log: &str, what: &str) -> Option<String> {
     log.lines().find(|line| line.contains(what)).map(str::to_owned)
 }
 
@@ -167,6 +181,11 @@ async fn tenants_and_keys_by_the_command_line() {
     (served.child, served.server) = (child, server);
     assert_eq!(served.status("/v1/models", &key).await, 401);
     served.ask(&["tenant", "suspend", "initech"]).await;
+    let own = served
+        .output(&["tenant", "suspend", "ops", "--server", &served.server])
+        .await;
+    let told = String::from_utf8_lossy(&own.stderr).into_owned();
+    assert!(own.status.code() == Some(1) && told.contains("--force"), "{told}");
     let tenants = served.ask(&["tenant", "list"]).await;
     let words: Vec<Vec<&str>> = tenants.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words, [["initech", "suspended", "stored"], ["ops", "active", "file"]]);
@@ -184,12 +203,20 @@ async fn the_file_is_taken_anew_on_a_signal() {
     assert_eq!(served.status("/v1/models", KEY).await, 401);
     std::fs::write(&file, format!("{text}{key}")).unwrap();
     served.child.signal("HUP").await;
-    served.child.wait_for(|log| said(log, "were taken anew")).await.unwrap();
+    served
+        .child
+        .wait_for(|log| said(log, "configuration reloaded; tenants changed: ops"))
+        .await
+        .unwrap();
     assert_eq!(served.status("/v1/models", KEY).await, 200);
     // What is wrong changes nothing.
     std::fs::write(&file, format!("colour = 1\n{text}")).unwrap();
     served.child.signal("HUP").await;
-    let told = served.child.wait_for(|log| said(log, "not taken anew")).await.unwrap();
+    let told = served
+        .child
+        .wait_for(|log| said(log, "configuration reload failed; keeping the previous one"))
+        .await
+        .unwrap();
     assert!(told.contains("colour"), "{told}");
     assert_eq!(served.status("/v1/models", KEY).await, 200);
     // What is wrong with one tenant leaves that one out, and the others are served.

@@ -85,9 +85,9 @@ pub enum Refusal {
     /// The core refuses it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// Too many turns are open.
+    /// Too many turns are open: which bound is reached, and how many it allows.
     #[error("too many turns are open")]
-    Full(Full),
+    Full(Full, usize),
     /// The tenant or the user keeps as much as it may.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),

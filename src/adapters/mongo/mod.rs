@@ -13,6 +13,7 @@ mod erase;
 mod failure;
 mod fold;
 mod lease;
+mod look;
 mod projector;
 mod quota;
 mod read;

@@ -16,7 +16,10 @@ use uuid::Uuid;
 use super::MongoLog;
 use super::failure::Failure;
 use crate::adapters::unreadable::skip_unreadable;
-use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore, read_open};
+use crate::gateway::ledger::{
+    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore, read_open,
+};
 
 #[async_trait]
 impl UsageStore for MongoLog {
@@ -50,26 +53,55 @@ impl UsageStore for MongoLog {
             GroupBy::User => "$user",
             GroupBy::Copilot => "$copilot",
             GroupBy::Model => "$model",
+            GroupBy::Key => "$api_key",
+            GroupBy::Route => "$route",
         };
         let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
         let pipeline = [
             doc! { "$match": { "tenant": scope.tenant().as_str(), "at": { "$gte": date(query.from), "$lt": date(query.to) } } },
-            doc! { "$group": {
-                "_id": key,
-                "calls": { "$sum": { "$cond": [{ "$eq": ["$cache", "hit"] }, 0_i64, 1_i64] } },
-                "cache_hits": { "$sum": { "$cond": [{ "$eq": ["$cache", "hit"] }, 1_i64, 0_i64] } },
-                "prompt_tokens": { "$sum": "$prompt_tokens" },
-                "completion_tokens": { "$sum": "$completion_tokens" },
-                "cached_tokens": { "$sum": "$cached_tokens" },
-                "cache_write_tokens": { "$sum": "$cache_write_tokens" },
-                "reasoning_tokens": { "$sum": "$reasoning_tokens" },
-                "cost": { "$sum": "$cost" },
-            } },
+            doc! { "$group": sums(Bson::from(key)) },
             doc! { "$sort": { "_id": 1 } },
             doc! { "$limit": limit },
         ];
         let rows = self.aggregate(pipeline).await?;
         Ok(rows.iter().map(row).collect())
+    }
+
+    async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
+        let key = match query.group_by {
+            TenantsGroupBy::Tenant => "$tenant",
+            TenantsGroupBy::Key => "$api_key",
+            TenantsGroupBy::Route => "$route",
+            TenantsGroupBy::Day => "$day",
+        };
+        let by_tenant = query.group_by.by_tenant();
+        let group = match by_tenant {
+            true => doc! { "tenant": "$tenant", "key": key },
+            false => doc! { "key": key },
+        };
+        let mut of = doc! { "at": { "$gte": date(query.from), "$lt": date(query.to) } };
+        if let Some(tenant) = &query.tenant {
+            of.insert("tenant", tenant.as_str());
+        }
+        let pipeline = [
+            doc! { "$match": of },
+            doc! { "$group": sums(Bson::from(group)) },
+            doc! { "$sort": { "_id.tenant": 1, "_id.key": 1 } },
+            doc! { "$limit": i64::try_from(query.limit).unwrap_or(i64::MAX) },
+        ];
+        let rows = self.aggregate(pipeline).await?;
+        let read = |group: &Document| {
+            let id = group.get_document("_id").cloned().unwrap_or_default();
+            let text = |name: &str| id.get_str(name).unwrap_or_default().to_owned();
+            TenantsUsageRow {
+                tenant: by_tenant.then(|| text("tenant")),
+                row: UsageRow {
+                    group: text("key"),
+                    ..row(group)
+                },
+            }
+        };
+        Ok(rows.iter().map(read).collect())
     }
 
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
@@ -186,6 +218,21 @@ fn document(record: &UsageRecord) -> Document {
         "cache": &record.cache,
         "first_content_ms": record.first_content_ms.map_or(Bson::Null, |ms| Bson::Int64(signed(ms))),
         "took_ms": signed(record.took_ms),
+    }
+}
+
+/// Sums up what has one key.
+fn sums(key: Bson) -> Document {
+    doc! {
+        "_id": key,
+        "calls": { "$sum": { "$cond": [{ "$eq": ["$cache", "hit"] }, 0_i64, 1_i64] } },
+        "cache_hits": { "$sum": { "$cond": [{ "$eq": ["$cache", "hit"] }, 1_i64, 0_i64] } },
+        "prompt_tokens": { "$sum": "$prompt_tokens" },
+        "completion_tokens": { "$sum": "$completion_tokens" },
+        "cached_tokens": { "$sum": "$cached_tokens" },
+        "cache_write_tokens": { "$sum": "$cache_write_tokens" },
+        "reasoning_tokens": { "$sum": "$reasoning_tokens" },
+        "cost": { "$sum": "$cost" },
     }
 }
 

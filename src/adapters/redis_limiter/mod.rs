@@ -8,6 +8,7 @@
 
 mod leases;
 mod link;
+mod ping;
 mod script;
 mod seed;
 
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 use self::leases::Settlement;
 use self::link::{Away, Link};
+pub use self::ping::ping;
 use self::script::{Names, Open, Operation, Reply, Request, Verdict};
 use crate::gateway::ledger::UsageStore;
 use crate::gateway::limit::{

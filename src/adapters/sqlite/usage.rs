@@ -15,7 +15,10 @@ use super::failure::Failure;
 use uuid::Uuid;
 
 use crate::adapters::unreadable::skip_unreadable;
-use crate::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore, read_open};
+use crate::gateway::ledger::{
+    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore, read_open,
+};
 
 /// Records that are kept before the thread lets others have its processor; a tenth of a millisecond or so.
 const TOGETHER: usize = 16;
@@ -52,6 +55,14 @@ impl UsageStore for SqliteLog {
         Ok(self
             .readers
             .run(move |connection| sum(connection, &tenant, &query))
+            .await?)
+    }
+
+    async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
+        let query = query.clone();
+        Ok(self
+            .readers
+            .run(move |connection| sum_tenants(connection, &query))
             .await?)
     }
 
@@ -150,27 +161,13 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
         GroupBy::User => "user",
         GroupBy::Copilot => "coalesce(copilot, '')",
         GroupBy::Model => "model",
+        GroupBy::Key => "coalesce(api_key, '')",
+        GroupBy::Route => "route",
     };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {group}, sum(cache != 'hit'), sum(cache = 'hit'), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cache_write_tokens),
-             sum(reasoning_tokens), sum(cost)
+        "SELECT {group}, {SUMS}
          FROM usage WHERE tenant = ?1 AND at >= ?2 AND at < ?3 GROUP BY 1 ORDER BY 1 LIMIT ?4"
     ))?;
-    let read = |row: &Row<'_>| {
-        Ok(UsageRow {
-            group: row.get(0)?,
-            calls: number(row, 1)?,
-            cache_hits: number(row, 2)?,
-            usage: Usage {
-                prompt_tokens: number(row, 3)?,
-                completion_tokens: number(row, 4)?,
-                cached_tokens: number(row, 5)?,
-                cache_write_tokens: number(row, 6)?,
-                reasoning_tokens: number(row, 7)?,
-                cost: number(row, 8)?,
-            },
-        })
-    };
     let rows = statement.query_map(
         params![
             tenant.as_str(),
@@ -178,7 +175,60 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
             query.to.as_millisecond(),
             signed(query.limit as u64)
         ],
-        read,
+        |row| sums(row, 0),
+    )?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// What is summed up of a group, in the order in which [`sums`] reads it.
+const SUMS: &str = "sum(cache != 'hit'), sum(cache = 'hit'), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), \
+     sum(cache_write_tokens), sum(reasoning_tokens), sum(cost)";
+
+/// Reads a group and its sums from a column on.
+fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
+    Ok(UsageRow {
+        group: row.get(from)?,
+        calls: number(row, from + 1)?,
+        cache_hits: number(row, from + 2)?,
+        usage: Usage {
+            prompt_tokens: number(row, from + 3)?,
+            completion_tokens: number(row, from + 4)?,
+            cached_tokens: number(row, from + 5)?,
+            cache_write_tokens: number(row, from + 6)?,
+            reasoning_tokens: number(row, from + 7)?,
+            cost: number(row, from + 8)?,
+        },
+    })
+}
+
+fn sum_tenants(connection: &Connection, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, Failure> {
+    let group = match query.group_by {
+        TenantsGroupBy::Tenant => "tenant",
+        TenantsGroupBy::Key => "coalesce(api_key, '')",
+        TenantsGroupBy::Route => "route",
+        TenantsGroupBy::Day => "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
+    };
+    let by_tenant = query.group_by.by_tenant();
+    let tenant = if by_tenant { "tenant" } else { "''" };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {tenant}, {group}, {SUMS}
+         FROM usage WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR tenant = ?3) GROUP BY 1, 2 ORDER BY 1, 2 LIMIT ?4"
+    ))?;
+    let rows = statement.query_map(
+        params![
+            query.from.as_millisecond(),
+            query.to.as_millisecond(),
+            query.tenant.as_ref().map(TenantId::as_str),
+            signed(query.limit as u64)
+        ],
+        |row| {
+            let tenant: String = row.get(0)?;
+            let tenant = Some(tenant).filter(|_| by_tenant);
+            Ok(TenantsUsageRow {
+                tenant,
+                row: sums(row, 1)?,
+            })
+        },
     )?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -6,6 +6,7 @@ use copilotd_actors::domain::guard;
 
 use super::{Faults, Node, members, unique};
 use crate::config::MemoryOverrides;
+use crate::config::suggest::there_is_no;
 
 /// External systems with a table of their own; a tool's name begins with its system's.
 const SYSTEMS: [&str; 2] = ["zendesk", "slack"];
@@ -18,7 +19,14 @@ pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, known_tools: &BTreeSet<S
             if let Some(name) = route.text()
                 && find_route(root, name).is_none()
             {
-                faults.add(route.path(), format!("there is no route {name:?}"));
+                faults.add(
+                    route.path(),
+                    there_is_no(
+                        "route",
+                        name,
+                        members(&root.get("routes"), "name").filter_map(|known| known.text()),
+                    ),
+                );
             }
         }
         tools(tenant, &copilot, known_tools, faults);
@@ -64,7 +72,10 @@ fn tools(tenant: &Node<'_>, copilot: &Node<'_>, known_tools: &BTreeSet<String>, 
         let Some(name) = tool.text() else { continue };
         offered.insert(name);
         if !known_tools.contains(name) {
-            faults.add(tool.path(), format!("there is no tool {name:?}"));
+            faults.add(
+                tool.path(),
+                there_is_no("tool", name, known_tools.iter().map(String::as_str)),
+            );
         }
         let system = name.split_once('_').map(|(system, _)| system);
         if let Some(system) = system.filter(|system| SYSTEMS.contains(system))

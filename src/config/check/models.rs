@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::civil::Date;
 
 use super::{Faults, Node, members, unique, url};
+use crate::config::suggest::there_is_no;
 
 pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
     let (providers, routes, prices) = (root.get("providers"), root.get("routes"), root.get("prices"));
@@ -29,7 +30,7 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
             if let Some(text) = name.text()
                 && !known.contains(text)
             {
-                faults.add(name.path(), format!("there is no provider {text:?}"));
+                faults.add(name.path(), there_is_no("provider", text, known.iter().copied()));
             }
         }
         let (first, total) = (
@@ -73,7 +74,10 @@ fn cached(cache: &Node<'_>, root: &Node<'_>, faults: &mut Faults) {
     }
     let routes = root.get("routes");
     let Some(route) = routes.items().find(|route| route.get("name").text() == Some(name)) else {
-        faults.add(by.path(), format!("there is no route {name:?}"));
+        faults.add(
+            by.path(),
+            there_is_no("route", name, members(&routes, "name").filter_map(|known| known.text())),
+        );
         return;
     };
     let embeds = |provider: &Node<'_>| {

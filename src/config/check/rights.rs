@@ -2,6 +2,7 @@
 
 use super::{Faults, Node, members, unique};
 use crate::config::TenantModels;
+use crate::config::suggest::there_is_no;
 
 pub(super) fn check(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
     own_keys(root, tenant, faults);
@@ -88,7 +89,14 @@ fn own_keys(root: &Node<'_>, tenant: &Node<'_>, faults: &mut Faults) {
         if let Some(name) = provider.text()
             && !members(&root.get("providers"), "name").any(|known| known.text() == Some(name))
         {
-            faults.add(provider.path(), format!("there is no provider {name:?}"));
+            faults.add(
+                provider.path(),
+                there_is_no(
+                    "provider",
+                    name,
+                    members(&root.get("providers"), "name").filter_map(|known| known.text()),
+                ),
+            );
         }
         let (one, several) = (keys.get("api_key"), keys.get("api_keys"));
         match (one.exists(), several.exists()) {

@@ -84,6 +84,55 @@ pub enum GroupBy {
     Copilot,
     /// The model.
     Model,
+    /// The API key; calls without one are together under an empty name.
+    Key,
+    /// The route.
+    Route,
+}
+
+/// What sums over all tenants are made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantsGroupBy {
+    /// The tenant.
+    Tenant,
+    /// The tenant and its API key; calls without one are together under an empty name.
+    Key,
+    /// The route, over all tenants.
+    Route,
+    /// The day, in UTC, over all tenants.
+    Day,
+}
+
+impl TenantsGroupBy {
+    /// Whether each tenant has sums of its own.
+    pub fn by_tenant(self) -> bool {
+        matches!(self, Self::Tenant | Self::Key)
+    }
+}
+
+/// Which sums over all tenants are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantsUsageQuery {
+    /// From this moment on.
+    pub from: Timestamp,
+    /// Before this moment.
+    pub to: Timestamp,
+    /// Of this tenant alone, if given.
+    pub tenant: Option<TenantId>,
+    /// What by.
+    pub group_by: TenantsGroupBy,
+    /// At most so many rows, the first by tenant and name.
+    pub limit: usize,
+}
+
+/// The sum of a group over all tenants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantsUsageRow {
+    /// The tenant, where each has sums of its own.
+    pub tenant: Option<String>,
+    /// The sum.
+    pub row: UsageRow,
 }
 
 /// Which sums are wanted.
@@ -102,7 +151,7 @@ pub struct UsageQuery {
 /// The sum of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageRow {
-    /// The day, user, copilot or model.
+    /// What the sum is of: a day, a user, …
     pub group: String,
     /// Attempts.
     pub calls: u64,
@@ -183,6 +232,9 @@ pub trait UsageStore: Send + Sync {
 
     /// Sums up a tenant's records.
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError>;
+
+    /// Sums up the records of all tenants, for who runs the server: by nothing that names a user or content.
+    async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError>;
 
     /// Sums up money over all tenants since the beginnings of a day and its month: what budgets begin with.
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError>;

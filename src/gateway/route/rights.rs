@@ -26,7 +26,7 @@ pub struct Rights {
 /// has looked up all its keys when it begins.
 #[derive(Debug)]
 pub struct TenantAccess {
-    shared: HashMap<TargetName, Keys>,
+    shared: ArcSwap<HashMap<TargetName, Keys>>,
     tenants: ArcSwap<HashMap<TenantId, Rights>>,
 }
 
@@ -34,9 +34,14 @@ impl TenantAccess {
     /// Hands out `shared` keys to those who have none of their own.
     pub fn new(shared: HashMap<TargetName, Keys>, tenants: HashMap<TenantId, Rights>) -> Self {
         Self {
-            shared,
+            shared: ArcSwap::from_pointee(shared),
             tenants: ArcSwap::from_pointee(tenants),
         }
+    }
+
+    /// Takes other shared keys in the place of all that were given.
+    pub fn replace_shared(&self, shared: HashMap<TargetName, Keys>) {
+        self.shared.store(Arc::new(shared));
     }
 
     /// Takes other rights in the place of all that were given.
@@ -52,7 +57,8 @@ impl Access for TenantAccess {
         if rights.only.as_ref().is_some_and(|only| !only.contains(&target.name)) {
             return None;
         }
-        let keys = rights.own.get(&target.name).or_else(|| self.shared.get(&target.name));
+        let shared = self.shared.load();
+        let keys = rights.own.get(&target.name).or_else(|| shared.get(&target.name));
         keys.filter(|keys| !keys.is_empty()).cloned()
     }
 

@@ -144,7 +144,7 @@ impl FailureLimit {
         let limit = RateLimit {
             policy: "failed-logins",
             quota: u64::from(self.per_minute),
-            window: Duration::from_secs(60),
+            window: Some(Duration::from_secs(60)),
             remaining: 0,
             reset: wait,
         };

@@ -216,8 +216,17 @@ impl Keys {
         }
     }
 
+    /// Whether there is an issuer of this name, whatever is known of its keys.
+    pub fn knows(&self, iss: &str) -> bool {
+        self.issuers.contains_key(iss) || self.published.iter().any(|published| published.iss == iss)
+    }
+
     /// Lists the keys of an issuer that fit a token's header.
-    pub fn issuer<'a>(&'a self, iss: &str, kid: Option<&'a str>) -> impl Iterator<Item = &'a IssuerKey> {
+    pub fn issuer<'a, 'k>(
+        &'a self,
+        iss: &str,
+        kid: Option<&'k str>,
+    ) -> impl Iterator<Item = &'a IssuerKey> + use<'a, 'k> {
         let fits = move |key: &&IssuerKey| match (kid, &key.kid) {
             (Some(wanted), Some(known)) => wanted == known,
             // A token without `kid` may be of any key, and a key without one of any token.

@@ -6,6 +6,7 @@
 
 mod address;
 mod api_key;
+mod explain;
 mod extract;
 mod jwks;
 mod jwt;
@@ -24,6 +25,7 @@ pub use address::FailureLimit;
 pub use api_key::new_api_key;
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::tenancy::TenantScope;
+pub use explain::{Explanation, Finding, explain};
 pub use extract::{Admin, Authenticator, Chat, Gateway, Knowledge, Operator, identify};
 use jiff::{SignedDuration, Timestamp};
 pub use jwks::Jwks;

@@ -24,23 +24,42 @@ pub enum Refusal {
     /// It is right, and nothing of its tenant is accepted.
     #[error("the tenant is suspended")]
     Suspended,
+    /// A claim is not there.
+    #[error("the token has no claim {0}")]
+    ClaimMissing(&'static str),
+    /// A claim is of the wrong kind.
+    #[error("the token's claim {claim} has to be {expected}")]
+    ClaimForm {
+        /// Its name.
+        claim: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
+    /// Two claims have one name.
+    #[error("the token has two claims of the same name")]
+    ClaimTwice,
+    /// The claims are no JSON object, or nested too deeply.
+    #[error("the token's claims cannot be read: they have to be a JSON object that is not nested deeply")]
+    ClaimsUnreadable,
     /// The `aud` claim is not ours.
-    #[error("the token's audience is not copilotd")]
+    #[error("the token's claim aud is not \"copilotd\" and does not list it")]
     Audience,
     /// The `tenant` claim is not the issuer's tenant.
-    #[error("the token's tenant is not its issuer's")]
+    #[error("the token's claim tenant is not the tenant that its issuer signs for")]
     Tenant,
     /// The `sub` claim does not name a user.
-    #[error("the token's sub is not 1 to 256 bytes without control characters, or is reserved")]
+    #[error(
+        "the token's claim sub is not 1 to 256 bytes without control characters, or begins with key:, which is reserved"
+    )]
     Subject,
     /// Its end has come.
-    #[error("the credential has expired")]
+    #[error("the credential has expired (for a token: its claim exp has passed)")]
     Expired,
     /// Its beginning has not come, or it says that it was issued later than now.
-    #[error("the token is not valid yet")]
+    #[error("the token is not valid yet: its claim nbf or iat is in the future")]
     NotYet,
     /// Its end is too far away from now or from its beginning.
-    #[error("the token lives longer than 24 hours")]
+    #[error("the token lives longer than 24 hours: its claim exp is too far from now, or from iat")]
     TooLong,
     /// A ticket was used after its minute without an id of a stream that it opened.
     #[error("the ticket is older than 60 seconds: it only resumes, from an event id of a stream that it opened")]
@@ -54,8 +73,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Counts it in the metrics.
+    /// Counts it in the metrics, and tells the log at debug level.
     pub(super) fn count(&self) {
+        tracing::debug!(reason = %self, "credential refused");
         metrics::counter!("copilotd_auth_failures_total", "reason" => self.reason()).increment(1);
     }
 
@@ -63,6 +83,10 @@ impl Refusal {
     pub(super) fn says_invalid(self) -> bool {
         match self {
             Self::Unknown
+            | Self::ClaimMissing(_)
+            | Self::ClaimForm { .. }
+            | Self::ClaimTwice
+            | Self::ClaimsUnreadable
             | Self::Audience
             | Self::Tenant
             | Self::Subject
@@ -87,7 +111,13 @@ impl Refusal {
             Self::Unknown => "unknown",
             Self::Revoked => "revoked",
             Self::Suspended => "suspended",
-            Self::Audience | Self::Tenant | Self::Subject => "claims",
+            Self::ClaimMissing(_)
+            | Self::ClaimForm { .. }
+            | Self::ClaimTwice
+            | Self::ClaimsUnreadable
+            | Self::Audience
+            | Self::Tenant
+            | Self::Subject => "claims",
             Self::Expired => "expired",
             Self::NotYet => "not_yet",
             Self::TooLong => "too_long",
@@ -116,6 +146,7 @@ fn unauthenticated(refusal: Refusal, challenge: &'static str) -> Problem {
 
 /// Makes the 403 of a credential that lacks a scope.
 pub(super) fn lacks(scope: Scopes) -> Problem {
+    tracing::debug!(%scope, "credential refused: it lacks the scope");
     let challenge = format!("Bearer realm=\"copilotd\", error=\"insufficient_scope\", scope=\"{scope}\"");
     let problem = Problem::new(Code::Forbidden).detail(format!("the credential lacks the scope {scope}"));
     match HeaderValue::from_str(&challenge) {

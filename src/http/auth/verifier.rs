@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::jwt::{self, Times};
+use super::jwt::{self, Fault, Times};
 use super::keys::{ApiKey, IssuerKey, KEY_USER, Keys, Published, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::{Config, KeyHash};
@@ -142,10 +142,17 @@ impl Verifier {
     /// Verifies what is not known yet.
     pub(super) fn examine(&self, credential: &str, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
         if credential.starts_with(api_key::PREFIX) {
+            tracing::debug!("credential refused: no API key has this hash");
             return Err(Refusal::Unknown);
         }
         let keys = self.keys();
-        let verified = jwt::verify(credential, &keys)?;
+        let verified = jwt::verify(credential, &keys).map_err(|fault| match fault {
+            Fault::Refused(refusal) => refusal,
+            Fault::Unknown(reason) => {
+                tracing::debug!(%reason, "credential refused: it is not known who signed this token");
+                Refusal::Unknown
+            }
+        })?;
         verified.times.check(now)?;
         if keys.is_suspended(&verified.key.tenant) {
             return Err(Refusal::Suspended);
@@ -258,7 +265,8 @@ impl Verifier {
         caller.token.as_ref().is_some_and(hits)
     }
 
-    fn keys(&self) -> Arc<Keys> {
+    /// Returns the keys as they are now.
+    pub(super) fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -93,7 +93,7 @@ fn refused(exceeded: &Exceeded) -> Problem {
     let limit = RateLimit {
         policy: "writes",
         quota: state.limit,
-        window: Duration::from_secs(60),
+        window: Some(Duration::from_secs(60)),
         remaining: state.remaining,
         reset: state.reset,
     };

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 pub use code::{Code, Retry};
 use copilotd_actors::domain::schema::Violation;
 pub use rate_limit::RateLimit;
+pub(super) use rate_limit::complete;
 use serde::Serialize;
 
 /// The media type of problem documents.

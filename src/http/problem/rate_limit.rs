@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// A limit that a request met, and how much of it is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,8 +14,8 @@ pub struct RateLimit {
     pub policy: &'static str,
     /// Units in one window.
     pub quota: u64,
-    /// Length of the window.
-    pub window: Duration,
+    /// Length of the window; none for what bounds how many there are at one time.
+    pub window: Option<Duration>,
     /// Units that are left.
     pub remaining: u64,
     /// Time until there are units again.
@@ -20,12 +23,37 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// A bound of how many there may be at one time, all of which are taken. `retry` is when it is worth asking again.
+    pub fn all_taken(policy: &'static str, most: usize, retry: Duration) -> Self {
+        Self {
+            policy,
+            quota: most as u64,
+            window: None,
+            remaining: 0,
+            reset: retry,
+        }
+    }
+
     /// Returns the values of `RateLimit-Policy` and `RateLimit`.
     pub fn headers(&self) -> (HeaderValue, HeaderValue) {
-        let policy = format!("\"{}\";q={};w={}", self.policy, self.quota, seconds(self.window));
+        let window = self.window.map(|window| format!(";w={}", seconds(window)));
+        let policy = format!("\"{}\";q={}{}", self.policy, self.quota, window.unwrap_or_default());
         let state = format!("\"{}\";r={};t={}", self.policy, self.remaining, seconds(self.reset));
         (value(&policy), value(&state))
     }
+}
+
+/// Completes the headers of a 429 whose limit is not a number of ours, such as a provider's: every 429 says when to come back, in both ways.
+pub(in crate::http) fn complete(headers: &mut HeaderMap) {
+    let stated = headers.get(header::RETRY_AFTER);
+    let wait: u64 = stated.and_then(|wait| wait.to_str().ok()?.parse().ok()).unwrap_or(1);
+    headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from(wait));
+    if headers.contains_key(POLICY) && headers.contains_key(STATE) {
+        return;
+    }
+    let (policy, state) = RateLimit::all_taken("busy", 1, Duration::from_secs(wait)).headers();
+    headers.insert(POLICY, policy);
+    headers.insert(STATE, state);
 }
 
 fn seconds(duration: Duration) -> u64 {
@@ -45,12 +73,36 @@ mod tests {
         let limit = RateLimit {
             policy: "requests",
             quota: 600,
-            window: Duration::from_secs(60),
+            window: Some(Duration::from_secs(60)),
             remaining: 0,
             reset: Duration::from_millis(1_500),
         };
         let (policy, state) = limit.headers();
         assert_eq!(policy, "\"requests\";q=600;w=60");
         assert_eq!(state, "\"requests\";r=0;t=2");
+        let (policy, state) = RateLimit::all_taken("queue", 20, Duration::from_secs(5)).headers();
+        assert_eq!(
+            (policy, state),
+            ("\"queue\";q=20".parse().unwrap(), "\"queue\";r=0;t=5".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_429_of_an_unknown_limit_says_when_to_come_back_and_a_known_limit_stays() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("7"));
+        complete(&mut headers);
+        assert_eq!(
+            (&headers[POLICY], &headers[STATE]),
+            (&"\"busy\";q=1".parse().unwrap(), &"\"busy\";r=0;t=7".parse().unwrap())
+        );
+        let mut known = HeaderMap::new();
+        known.insert(POLICY, HeaderValue::from_static("\"writes\";q=3;w=60"));
+        known.insert(STATE, HeaderValue::from_static("\"writes\";r=0;t=2"));
+        complete(&mut known);
+        assert_eq!(
+            (&known[header::RETRY_AFTER], &known[POLICY]),
+            (&HeaderValue::from(1), &"\"writes\";q=3;w=60".parse().unwrap())
+        );
     }
 }

@@ -7,6 +7,7 @@ use copilotd_actors::domain::command::{Command, Halt};
 use copilotd_actors::domain::content::Metadata;
 use copilotd_actors::domain::conversation::KEY_LIFE;
 use copilotd_actors::domain::event::{Channel, Idempotency};
+use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, CopilotName};
 use copilotd_actors::domain::view::ConversationView;
 use copilotd_actors::ports::ListQuery;
@@ -55,6 +56,8 @@ problems!(
 );
 
 /// Opens a conversation
+///
+/// Repeated with its `Idempotency-Key`, it answers with the conversation as it is now: one that was erased since has the status `erased`.
 #[utoipa::path(
     post,
     path = "/v1/conversations",
@@ -85,7 +88,11 @@ pub async fn create(
         .policies
         .policy(&caller.scope, copilot.as_ref())
         .ok_or_else(unknown)?;
-    let id = id_for(&state, &caller, idempotency.as_ref()).await?;
+    let (id, known) = id_for(&state, &caller, idempotency.as_ref()).await?;
+    if let Some(erased) = known.filter(|header| header.erased) {
+        return Ok(created(&erased));
+    }
+    let keyed = idempotency.is_some();
     let command = Command::Create {
         tenant: caller.scope.tenant().clone(),
         user: caller.user.clone(),
@@ -95,32 +102,47 @@ pub async fn create(
         metadata: body.metadata,
         idempotency,
     };
-    let accepted = state.directory.ask(&caller.scope, id, &asker(&caller), command).await?;
-    let location = [(header::LOCATION, format!("/v1/conversations/{id}"))];
-    Ok((
+    match state.directory.ask(&caller.scope, id, &asker(&caller), command).await {
+        Ok(accepted) => Ok(created(&accepted.header)),
+        Err(refusal) if keyed => {
+            // It may have been erased between the look and the request.
+            let known = state.log().header(&caller.scope, id).await?;
+            let erased = known.filter(|header| header.erased);
+            erased.map(|erased| created(&erased)).ok_or_else(|| refusal.into())
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+fn created(header: &Header) -> Response {
+    let location = [(header::LOCATION, format!("/v1/conversations/{}", header.id))];
+    (
         StatusCode::CREATED,
         location,
-        axum::Json(ConversationView::from(&accepted.header)),
+        axum::Json(ConversationView::from(header)),
     )
-        .into_response())
+        .into_response()
 }
 
 /// With a key, copies of one request get one id, and the log's fence decides between them. A key that was used more
-/// than a day ago is free again: it gets the id of its next round.
+/// than a day ago is free again: it gets the id of its next round. Returned with what is known of the conversation that an earlier copy made.
+///
+/// One that was erased answers every copy as it is now: what the first body said is erased too, its hash included, so that another body
+/// cannot be told from the same one.
 async fn id_for(
     state: &AppState,
     caller: &Caller,
     idempotency: Option<&Idempotency>,
-) -> Result<ConversationId, Problem> {
+) -> Result<(ConversationId, Option<Header>), Problem> {
     let Some(idempotency) = idempotency else {
-        return Ok(ConversationId::new(state.shared.ports.ids.uuid()));
+        return Ok((ConversationId::new(state.shared.ports.ids.uuid()), None));
     };
     for round in 0..MAX_ROUNDS {
         let id = ConversationId::derived(caller.scope.tenant(), &caller.user, &idempotency.key, round);
         let header = state.log().header(&caller.scope, id).await?;
         let stale = |created_at| state.clock().now().duration_since(created_at) >= KEY_LIFE;
-        if header.is_none_or(|header| !stale(header.created_at)) {
-            return Ok(id);
+        if header.as_ref().is_none_or(|header| !stale(header.created_at)) {
+            return Ok((id, header));
         }
     }
     Err(Problem::new(Code::IdempotencyKeyReused).detail("the key was used on too many days"))

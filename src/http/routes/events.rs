@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
 use copilotd_actors::domain::stream::{Encoded, Position, Reader};
@@ -18,11 +19,14 @@ use utoipa::IntoParams;
 use super::{own_conversation, turn_records};
 use crate::http::auth::{StreamAccess, without_mac};
 use crate::http::extract::{Ids, Query, invalid};
+use crate::http::keep_alive::KeepAlive;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::AppState;
 use crate::http::writer::Writer;
 use crate::openapi::{AUTH, FOUND, problems};
 
+/// What fills the silence of a stream.
+const KEEP_ALIVE_COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// Records that are read at once while a position is checked.
 const PAGE: usize = 32;
 
@@ -226,6 +230,7 @@ fn open(
         let bytes = writer.next().await?;
         Some((Ok::<_, Infallible>(bytes), writer))
     });
+    let bytes = KeepAlive::new(bytes, KEEP_ALIVE_COMMENT);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache, no-transform"),

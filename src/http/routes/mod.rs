@@ -13,6 +13,7 @@ pub mod revocations;
 pub mod tenants;
 pub mod tickets;
 pub mod turns;
+pub mod usage;
 
 use copilotd_actors::conversation::Asker;
 use copilotd_actors::domain::header::Header;

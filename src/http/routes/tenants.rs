@@ -76,7 +76,7 @@ impl Force {
     fn allow(&self, caller: &Caller, id: &TenantId, status: Option<TenantStatus>) -> Result<(), Problem> {
         let own = caller.scope.tenant() == id && status == Some(TenantStatus::Suspended);
         if own && self.force != Some(true) {
-            let detail = "this is the tenant of your own credential, which would be refused from then on; add ?force=true if you mean it";
+            let detail = "this is the tenant of your own credential, which would be refused from then on; add ?force=true (copilotd tenant suspend --force) if you mean it";
             return Err(Problem::new(Code::Conflict).detail(detail));
         }
         Ok(())

@@ -115,6 +115,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns how many connections a caller may have.
+    pub fn most_of(&self, caller: &Holder) -> usize {
+        self.0.all.most_of(caller)
+    }
+
     /// Tells whether a request on it is being answered.
     pub fn is_busy(&self) -> bool {
         self.0.in_flight.load(Ordering::Relaxed) > 0

@@ -124,6 +124,11 @@ impl Connections {
         self.addresses.try_reserve(&Holder::address(network_of(peer)), 1)
     }
 
+    /// Returns how many places a caller has.
+    pub fn most_of(&self, caller: &Holder) -> usize {
+        self.callers.caller_limit(caller)
+    }
+
     /// Reserves one of the places of a caller.
     pub fn caller_place(&self, caller: &Holder) -> Result<Reservation, Exhausted> {
         let place = self.callers.try_reserve(caller, 1);

@@ -2,6 +2,9 @@
 //!
 //! This bounds what HTTP/1.1 clients and whole HTTP/2 connections can hold; a single HTTP/2 stream whose window is closed is
 //! [`super::transfer`]'s.
+//!
+//! When it is closed while its peer may still be sending (see [`super::unread`]), what comes is read and thrown away for a moment: unread
+//! bytes would reset the connection, and the peer might never see the answer.
 
 use std::io;
 use std::pin::Pin;
@@ -10,10 +13,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::unread::Lingers;
 
 /// Bytes that a peer has to take within one write timeout; fewer count as none.
 pub const LEAST_PROGRESS: u64 = 1024;
+/// How long, and for how many bytes, a peer is listened to that is still sending when its connection is closed.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 * 1024 * 1024);
 
 /// What can be cut off at once, so that the kernel does not keep what was not read.
 pub trait Abort {
@@ -35,6 +42,15 @@ pub struct WriteTimeout<T> {
     timeout: Duration,
     written: u64,
     stall: Option<Stall>,
+    lingers: Lingers,
+    closing: Option<Closing>,
+}
+
+/// The end of a connection: our half is closed.
+#[derive(Debug)]
+struct Closing {
+    thrown_away: usize,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Since when there are bytes that the peer does not take.
@@ -46,13 +62,36 @@ struct Stall {
 
 impl<T> WriteTimeout<T> {
     /// Watches over `inner`.
-    pub fn new(inner: T, timeout: Duration) -> Self {
+    pub fn new(inner: T, timeout: Duration, lingers: Lingers) -> Self {
         Self {
             inner,
             timeout,
             written: 0,
             stall: None,
+            lingers,
+            closing: None,
         }
+    }
+}
+
+impl<T: AsyncRead + Unpin> WriteTimeout<T> {
+    /// Throws away what the peer sends until it closes its half too, or has had its time.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { inner, closing, .. } = self;
+        let closing = closing.get_or_insert_with(|| Closing {
+            thrown_away: 0,
+            timer: Box::pin(sleep(LINGER.0)),
+        });
+        let mut bytes = [0; 4096];
+        while closing.thrown_away < LINGER.1 {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *inner).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => closing.thrown_away += buffer.filled().len(),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return closing.timer.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -91,7 +130,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WriteTimeout<T> {
     }
 }
 
-impl<T: AsyncWrite + Abort + Unpin> AsyncWrite for WriteTimeout<T> {
+impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for WriteTimeout<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.watch(written, cx)
@@ -118,7 +157,13 @@ impl<T: AsyncWrite + Abort + Unpin> AsyncWrite for WriteTimeout<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+            if !self.lingers.get() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_linger(cx).map(Ok)
     }
 }
 
@@ -142,6 +187,12 @@ mod tests {
         }
     }
 
+    impl AsyncRead for Pipe {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
     impl AsyncWrite for Pipe {
         fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             Pin::new(&mut self.0).poll_write(cx, buf)
@@ -158,7 +209,7 @@ mod tests {
         let (ours, theirs) = duplex(4096);
         let aborted = Rc::new(Cell::new(false));
         (
-            WriteTimeout::new(Pipe(ours, Rc::clone(&aborted)), TIMEOUT),
+            WriteTimeout::new(Pipe(ours, Rc::clone(&aborted)), TIMEOUT, Lingers::default()),
             theirs,
             aborted,
         )

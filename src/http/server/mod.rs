@@ -5,6 +5,7 @@ mod connection;
 mod connections;
 mod io;
 mod transfer;
+mod unread;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tower::Service as _;
 use self::connection::Idle;
 use self::io::WriteTimeout;
 use self::transfer::{Sent, StreamExecutor};
+use self::unread::Lingers;
 use crate::config;
 
 /// Pause after a failed accept: out of file descriptors, as a rule, which only waiting mends.
@@ -177,17 +179,24 @@ async fn serve_connection(
         return;
     };
     let requests = handle.clone();
-    let service = tower::service_fn(move |mut request: axum::http::Request<hyper::body::Incoming>| {
+    let lingers = Lingers::default();
+    let io = TokioIo::new(WriteTimeout::new(stream, timeouts.write, lingers.clone()));
+    let service = tower::service_fn(move |request: axum::http::Request<hyper::body::Incoming>| {
         let in_flight = requests.request();
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(requests.clone());
-        let answered = router.clone().call(request);
+        let (mut parts, body) = request.into_parts();
+        let (body, rest) = unread::watch(parts.version, &parts.headers, body);
+        parts.extensions.insert(ConnectInfo(peer));
+        parts.extensions.insert(requests.clone());
+        let answered = router.clone().call(axum::http::Request::from_parts(parts, body));
+        let lingers = lingers.clone();
         async move {
-            let Ok(response) = answered.await;
+            let Ok(mut response) = answered.await;
+            if let Some(rest) = rest {
+                rest.settle(response.headers_mut(), &lingers).await;
+            }
             Ok::<_, std::convert::Infallible>(Sent::wrap(response, in_flight))
         }
     });
-    let io = TokioIo::new(WriteTimeout::new(stream, timeouts.write));
     let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
     let stopped = async {
         let _ = stop.wait_for(|stop| *stop).await;

@@ -95,7 +95,8 @@ fn every_fault_of_a_thoroughly_wrong_file_is_named_at_once() {
         "colour: is not known here",
         "providers[0].api_key: the environment variable NOT_SET is not set",
         "providers[0].base_url: expected an address that begins with http:// or https://",
-        "providers[1].api_key: value is not of type \"object\"",
+        "providers[1].api_key: a secret is not written into the file as a text: write { env = \"NAME\" } and set NAME in the \
+         environment, or { file = \"path\" }",
         "providers[1].base_url: may not hold a user or a password",
         "providers[1].name: is the same as providers[0].name",
         "routes[0].targets[0].provider: there is no provider \"nobody\"",

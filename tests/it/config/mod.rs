@@ -6,6 +6,7 @@
 )]
 
 mod faults;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

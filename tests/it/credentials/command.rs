@@ -96,7 +96,28 @@ fn the_program_checks_mints_and_makes_keys() {
     ]);
     assert_eq!(key.status.code(), Some(0));
     let table = text(&key.stdout);
-    let secret = table.split_whitespace().find(|word| word.starts_with("cpk_")).unwrap();
+    // Standard output is no terminal here: what goes into the file holds no secret.
+    assert!(!table.contains("cpk_") && table.contains("hash = \"sha256:"), "{table}");
+    let said = text(&key.stderr);
+    let secret = said.split_whitespace().find(|word| word.starts_with("cpk_")).unwrap();
+    let kept = directory.path().join("key.txt");
+    let args = [
+        "key",
+        "create",
+        "--scope",
+        "gateway",
+        "--secret-file",
+        kept.to_str().unwrap(),
+    ];
+    let made = copilotd(&args);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    assert!(!text(&made.stdout).contains("cpk_") && !text(&made.stderr).contains("cpk_"));
+    assert!(std::fs::read_to_string(&kept).unwrap().starts_with("cpk_"));
+    assert_eq!(
+        copilotd(&args).status.code(),
+        Some(1),
+        "an older key is not written over"
+    );
 
     // What `key create` prints is pasted as it is.
     let env = Env::from_iter([("ACME_JWT_SECRET", super::SECRET)]);

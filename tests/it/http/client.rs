@@ -67,6 +67,14 @@ impl<'a> Call<'a> {
         let (parts, body) = self.response().await.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         contract::check(&method, &path, parts.status.as_u16(), &parts.headers, Some(&body));
+        if parts.status == 429 {
+            for name in ["retry-after", "ratelimit", "ratelimit-policy"] {
+                assert!(
+                    parts.headers.contains_key(name),
+                    "{method} {path}: a 429 without {name}"
+                );
+            }
+        }
         Answer {
             said: format!("{method} {path}"),
             status: parts.status.as_u16(),

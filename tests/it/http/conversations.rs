@@ -41,3 +41,40 @@ async fn a_conversation_is_created_read_changed_and_deleted() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_a_creation_answers_with_the_conversation_as_it_is_also_after_it_was_erased() {
+    with_app(async |app| {
+        let create = |key: &str, title: &str| {
+            let call = app.ada("POST", "/v1/conversations").header("idempotency-key", key);
+            call.json(&json!({ "title": title, "metadata": { "case": title } }))
+        };
+        let first = create("k", "secret").send().await.expect(201);
+        let location = first.headers["location"].to_str().unwrap().to_owned();
+        app.ada("DELETE", &location).send().await.expect(204);
+        // At once, and when nothing but the tombstone is left.
+        for pause in [Duration::ZERO, Duration::from_secs(3_600)] {
+            tokio::time::sleep(pause).await;
+            let copy = create("k", "secret").send().await.expect(201);
+            assert_eq!(copy.headers["location"], location);
+            assert_eq!(
+                (copy.text("/id"), copy.text("/status")),
+                (first.text("/id"), "erased".to_owned())
+            );
+            assert!(!String::from_utf8_lossy(&copy.body).contains("secret"));
+            assert_eq!(app.get("/v1/conversations").await.json()["data"], json!([]));
+            app.get(&location).await.problem(404, "not_found");
+        }
+        assert_ne!(
+            create("other", "secret").send().await.expect(201).text("/id"),
+            first.text("/id")
+        );
+        app.clock.step(24 * 3_600_000);
+        let next = create("k", "secret").send().await.expect(201);
+        assert_eq!(
+            (next.text("/status"), next.text("/id") == first.text("/id")),
+            ("active".to_owned(), false)
+        );
+    })
+    .await;
+}

@@ -474,7 +474,13 @@ async fn tokens_out_of_their_time() {
                 .contains("invalid_token")
         );
         let problem = expired.problem(401, "unauthenticated");
-        assert_eq!(problem["detail"], "the credential has expired");
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("the credential has expired"),
+            "{problem}"
+        );
         // A token that ends more than a day ahead: the clock was set back.
         let long = app.token_for(
             "acme",
@@ -489,7 +495,13 @@ async fn tokens_out_of_their_time() {
             .send()
             .await
             .problem(401, "unauthenticated");
-        assert_eq!(problem["detail"], "the token lives longer than 24 hours");
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("the token lives longer than 24 hours"),
+            "{problem}"
+        );
         for header in [
             "",
             "Bearer",

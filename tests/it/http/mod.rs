@@ -16,6 +16,7 @@ mod input;
 mod limits;
 mod openai;
 mod quotas;
+mod refused_bodies;
 mod resume;
 mod revocations;
 mod rights;

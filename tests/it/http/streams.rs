@@ -82,6 +82,46 @@ async fn the_framing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_stream_is_silent_while_others_are_written_to() {
+    with_app(async |app| {
+        let pieces: Vec<String> = (0..180).map(|n| format!("{n} ")).collect();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        // Wake-ups more often than the keep-alive, and about as often.
+        for pause in [Duration::from_millis(400), Duration::from_millis(9_500)] {
+            app.model.on("long", &[says(&pieces[..(120_000 / pause.as_millis() as usize).min(180)], pause)]);
+            let conversation = app.conversation().await;
+            let running = app.submit(&conversation, "long").await;
+            let queued = app.submit(&conversation, "behind it").await;
+            let ticket = app
+                .post("/v1/stream-tickets", json!({ "conversation_id": conversation.rsplit('/').next() }))
+                .await
+                .expect(200)
+                .text("/ticket");
+            let streams = [
+                app.ada("GET", &format!("{queued}/events")).stream().await,
+                app.ada("GET", &format!("{running}/events")).stream().await,
+                app.call("GET", &format!("{queued}/events?ticket={ticket}")).stream().await,
+                app.ada("GET", &format!("{conversation}/events")).stream().await,
+            ];
+            let readers = streams.into_iter().map(async |mut stream| {
+                let (mut last, mut longest) = (app.now(), SignedDuration::ZERO);
+                while let Some(block) = stream.block().await {
+                    longest = longest.max(app.now().duration_since(last));
+                    last = app.now();
+                    if matches!(&block, Block::Event(event) if event.name == "turn.completed" && event.data["turn_id"] == queued.rsplit('/').next().unwrap()) {
+                        break;
+                    }
+                }
+                longest
+            });
+            let longest = futures::future::join_all(readers).await;
+            assert!(longest.iter().all(|silence| *silence <= SignedDuration::from_secs(15)), "{pause:?}: {longest:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn readers_have_a_pace_and_lose_nothing() {
     with_app(async |app| {
         let pieces: Vec<String> = (0..500).map(|n| format!("{n} ")).collect();

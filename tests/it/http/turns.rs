@@ -72,9 +72,10 @@ async fn enqueue_waits_in_order_up_to_a_bound() {
                 assert_eq!((&shown["attempt"], &shown["started_at"]), (&json!(0), &Value::Null));
             }
         }
-        let full = submit(app, &conversation, "three", "enqueue")
-            .await
-            .problem(429, "queue_full");
+        let full = submit(app, &conversation, "three", "enqueue").await;
+        assert_eq!(full.headers["ratelimit-policy"], "\"queued-turns\";q=2");
+        assert_eq!(full.headers["ratelimit"], "\"queued-turns\";r=0;t=5");
+        let full = full.problem(429, "queue_full");
         assert_eq!(full["retry"], "safe");
         let cancelled = app
             .ada("POST", &format!("{}/cancel", id(&first)))

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use copilotd::gateway::ledger::{Entries, Spending, UsageQuery, UsageRow, UsageStore};
+use copilotd::gateway::ledger::{
+    Entries, Spending, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRow, UsageStore,
+};
 use copilotd::gateway::limit::{
     Demand, Exceeded, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
 };
@@ -84,6 +86,10 @@ impl UsageStore for Known {
     }
 
     async fn sum_usage(&self, _: &TenantScope, _: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
+        unreachable!("limits read no reports")
+    }
+
+    async fn sum_tenants_usage(&self, _: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
         unreachable!("limits read no reports")
     }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
-use copilotd::gateway::ledger::{Entries, GroupBy, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd::gateway::ledger::{
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
+};
 use copilotd_actors::domain::usage::Usage;
 use tempfile::TempDir;
 
@@ -58,6 +60,8 @@ async fn contract(store: &dyn UsageStore) {
         ),
         (GroupBy::Copilot, vec![row("", 1, 30), row("support", 4, 35)]),
         (GroupBy::Model, vec![row("large", 3, 50), row("small", 2, 15)]),
+        (GroupBy::Key, vec![row("", 4, 35), row("backend", 1, 30)]),
+        (GroupBy::Route, vec![row("default", 5, 65)]),
     ] {
         assert_eq!(sums("acme", group_by, begin, end, 100).await, expected);
     }
@@ -67,6 +71,52 @@ async fn contract(store: &dyn UsageStore) {
         group_by: GroupBy::User,
         limit: 10,
     };
+    let all = async |group_by, tenant: Option<&str>, limit| {
+        let query = TenantsUsageQuery {
+            from: begin.parse().unwrap(),
+            to: end.parse().unwrap(),
+            tenant: tenant.map(|tenant| tenant.parse().unwrap()),
+            group_by,
+            limit,
+        };
+        let rows = store.sum_tenants_usage(&query).await.unwrap();
+        let told = |TenantsUsageRow { tenant, row }: TenantsUsageRow| {
+            format!(
+                "{} {} {}+{} {}",
+                tenant.unwrap_or_default(),
+                row.group,
+                row.calls,
+                row.cache_hits,
+                row.usage.cost
+            )
+        };
+        rows.into_iter().map(told).collect::<Vec<_>>()
+    };
+    for (group_by, expected) in [
+        (
+            TenantsGroupBy::Tenant,
+            vec!["acme acme 5+0 65", "globex globex 1+0 1000", "hooli hooli 0+1 0"],
+        ),
+        (
+            TenantsGroupBy::Key,
+            vec![
+                "acme  4+0 35",
+                "acme backend 1+0 30",
+                "globex  1+0 1000",
+                "hooli  0+1 0",
+            ],
+        ),
+        (TenantsGroupBy::Route, vec![" default 6+1 1065"]),
+        (TenantsGroupBy::Day, vec![" 2026-11-01 2+0 30", " 2026-11-02 4+1 1035"]),
+    ] {
+        assert_eq!(all(group_by, None, 100).await, expected, "{group_by:?}");
+        assert_eq!(all(group_by, None, 1).await, expected[..1], "{group_by:?}");
+    }
+    assert_eq!(
+        all(TenantsGroupBy::Route, Some("globex"), 100).await,
+        [" default 1+0 1000"]
+    );
+    assert_eq!(all(TenantsGroupBy::Key, Some("nobody"), 100).await, [""; 0]);
     let hits = store.sum_usage(&scope("hooli"), &query).await.unwrap();
     assert_eq!((hits.len(), hits[0].calls, hits[0].cache_hits), (1, 0, 1));
     assert_eq!(sums("acme", GroupBy::User, begin, end, 1).await, [row("ada", 2, 10)]);

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use copilotd::gateway::ledger::{Entries, GroupBy, Spending, UsageQuery, UsageRecord, UsageRow, UsageStore};
+use copilotd::gateway::ledger::{
+    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore,
+};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -63,17 +66,34 @@ impl UsageStore for MemoryUsage {
                 GroupBy::User => record.user.clone(),
                 GroupBy::Copilot => record.copilot.clone().unwrap_or_default(),
                 GroupBy::Model => record.model.clone(),
+                GroupBy::Key => record.api_key.clone().unwrap_or_default(),
+                GroupBy::Route => record.route.clone(),
             };
-            let row = groups.entry(group.clone()).or_default();
-            row.group = group;
-            if record.cache == "hit" {
-                row.cache_hits += 1;
-            } else {
-                row.calls += 1;
-            }
-            row.usage += record.usage;
+            add(groups.entry(group.clone()).or_default(), group, record);
         }
         Ok(groups.into_values().take(query.limit).collect())
+    }
+
+    async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
+        let kept = self.0.lock().unwrap();
+        let mut groups: BTreeMap<(Option<String>, String), UsageRow> = BTreeMap::new();
+        let wanted = |record: &&UsageRecord| {
+            query.from <= record.at
+                && record.at < query.to
+                && query.tenant.as_ref().is_none_or(|tenant| *tenant == record.tenant)
+        };
+        for record in kept.iter().filter(wanted) {
+            let group = match query.group_by {
+                TenantsGroupBy::Tenant => record.tenant.to_string(),
+                TenantsGroupBy::Key => record.api_key.clone().unwrap_or_default(),
+                TenantsGroupBy::Route => record.route.clone(),
+                TenantsGroupBy::Day => record.at.strftime("%Y-%m-%d").to_string(),
+            };
+            let tenant = query.group_by.by_tenant().then(|| record.tenant.to_string());
+            add(groups.entry((tenant, group.clone())).or_default(), group, record);
+        }
+        let rows = groups.into_iter().take(query.limit);
+        Ok(rows.map(|((tenant, _), row)| TenantsUsageRow { tenant, row }).collect())
     }
 
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
@@ -105,6 +125,16 @@ impl UsageStore for MemoryUsage {
         self.0.lock().unwrap().retain(|record| record.at >= before);
         Ok(())
     }
+}
+
+fn add(row: &mut UsageRow, group: String, record: &UsageRecord) {
+    row.group = group;
+    if record.cache == "hit" {
+        row.cache_hits += 1;
+    } else {
+        row.calls += 1;
+    }
+    row.usage += record.usage;
 }
 
 /// A record of acme.

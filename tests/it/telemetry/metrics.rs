@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use copilotd::telemetry::METRICS;
+use copilotd::telemetry::{METRICS, PROCESS_METRICS};
 use reqwest::Method;
 
 use super::page::Page;
@@ -100,7 +100,11 @@ async fn the_page_counts_what_happened() {
     assert!(page_1.sum("copilotd_tool_tries_total", &[("outcome", "ok")]) >= 2.0);
 
     // Nothing that a client chose, and no id, has become a label.
-    let known: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+    let known: BTreeSet<&str> = METRICS
+        .iter()
+        .map(|metric| metric.name)
+        .chain(PROCESS_METRICS.iter().copied())
+        .collect();
     for family in page_1.types.keys() {
         assert!(known.contains(family.as_str()), "{family} is not listed");
     }
@@ -125,6 +129,47 @@ async fn the_page_counts_what_happened() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn counters_are_there_before_anything_has_happened_and_so_are_the_process_and_its_runtime() {
+    let world = World::start().await;
+    let server = world.serve(Options::default()).await;
+    let page = page(&server).await;
+    for (name, labels) in [
+        ("copilotd_turns_total", vec![("state", "failed")]),
+        ("copilotd_model_failures_total", vec![("class", "overload")]),
+        (
+            "copilotd_tool_tries_total",
+            vec![("system", "slack"), ("outcome", "in_doubt")],
+        ),
+        ("copilotd_actor_deaths_total", vec![("actor", "agent")]),
+        ("copilotd_auth_failures_total", vec![("reason", "unknown")]),
+        ("copilotd_usage_records_lost_total", vec![]),
+        ("copilotd_gateway_attempts_total", vec![("outcome", "silence")]),
+    ] {
+        let fits = |sample: &&super::page::Sample| {
+            sample.name == name
+                && labels
+                    .iter()
+                    .all(|(label, value)| sample.labels.get(*label).is_some_and(|found| found == value))
+        };
+        let found: Vec<f64> = page.samples.iter().filter(fits).map(|sample| sample.value).collect();
+        assert!(
+            !found.is_empty() && found.iter().all(|value| *value == 0.0),
+            "{name} {labels:?}: {found:?}"
+        );
+    }
+    for name in [
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_threads",
+        "copilotd_runtime_workers",
+        "copilotd_runtime_tasks",
+    ] {
+        assert!(page.sum(name, &[]) > 0.0, "{name}");
+    }
+    server.stop().await;
+}
+
 #[test]
 fn every_metric_of_the_code_is_listed_and_described() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -135,11 +180,14 @@ fn every_metric_of_the_code_is_listed_and_described() {
     let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
     assert_eq!(recorded, listed);
     let document = std::fs::read_to_string(root.join("docs/observability.md")).unwrap();
-    for metric in METRICS {
+    for name in METRICS
+        .iter()
+        .map(|metric| metric.name)
+        .chain(PROCESS_METRICS.iter().copied())
+    {
         assert!(
-            document.contains(&format!("| `{}` |", metric.name)),
-            "{} is not in the document",
-            metric.name
+            document.contains(&format!("| `{name}` |")),
+            "{name} is not in the document"
         );
     }
 }

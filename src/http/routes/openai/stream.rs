@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderName, header};
@@ -14,13 +13,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use crate::gateway::call::{Answer, AnswerStream, GatewayError, GatewayErrorKind, Reply};
+use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
 
-/// Silence after which a comment is sent.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Proxies and clients take it for nothing.
 const COMMENT: Bytes = Bytes::from_static(b": waiting\n\n");
 /// Behind a whole answer.
@@ -56,6 +53,7 @@ pub(super) fn response(
         };
         Some((Ok::<_, Infallible>(bytes), (state, permit, refused)))
     });
+    let frames = KeepAlive::new(frames, COMMENT);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store, no-transform"),
@@ -73,10 +71,9 @@ async fn next(state: &mut State) -> Option<Bytes> {
                 *state = State::Ended;
                 return Some(DONE);
             }
-            State::Opening(opening) => match timeout(KEEP_ALIVE, opening).await {
-                Err(_elapsed) => return Some(COMMENT),
-                Ok(Err(error)) => return Some(last(state, error)),
-                Ok(Ok(reply)) => match reply.answer {
+            State::Opening(opening) => match opening.await {
+                Err(error) => return Some(last(state, error)),
+                Ok(reply) => match reply.answer {
                     Answer::Stream(pieces) => *state = State::Open(pieces),
                     // A whole answer to a stream's request is one event.
                     Answer::Whole(bytes) => {
@@ -85,11 +82,10 @@ async fn next(state: &mut State) -> Option<Bytes> {
                     }
                 },
             },
-            State::Open(pieces) => match timeout(KEEP_ALIVE, pieces.next()).await {
-                Err(_elapsed) => return Some(COMMENT),
-                Ok(None) => *state = State::Whole,
-                Ok(Some(Err(error))) => return Some(last(state, error)),
-                Ok(Some(Ok(piece))) => {
+            State::Open(pieces) => match pieces.next().await {
+                None => *state = State::Whole,
+                Some(Err(error)) => return Some(last(state, error)),
+                Some(Ok(piece)) => {
                     if let Some(chunk) = piece.chunk {
                         return Some(frame(&chunk));
                     }
@@ -121,6 +117,10 @@ fn frame(chunk: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
     use super::*;
     use crate::gateway::call::CacheOutcome;
     use crate::gateway::upstream::Piece;
@@ -193,14 +193,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_filled_with_comments() {
+    async fn silence_is_filled_with_comments_also_while_pieces_come_that_have_no_bytes() {
         let slow: Opening = Box::pin(async {
-            tokio::time::sleep(KEEP_ALIVE * 2 + KEEP_ALIVE / 2).await;
-            reply(Answer::Stream(stream::iter([piece("{}")]).boxed())).await
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            // Reasoning that is not passed on, every second for half a minute.
+            let empty = stream::iter(0..30).then(|_| async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(Piece::default())
+            });
+            reply(Answer::Stream(empty.chain(stream::iter([piece("{}")])).boxed())).await
         });
-        assert_eq!(
-            all(slow).await,
-            ": waiting\n\n: waiting\n\ndata: {}\n\ndata: [DONE]\n\n"
-        );
+        let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = std::sync::Arc::clone(&permits).try_acquire_owned().unwrap();
+        let mut body = response(slow, permit, std::future::pending())
+            .into_body()
+            .into_data_stream();
+        let (mut text, mut last) = (String::new(), Instant::now());
+        while let Some(bytes) = body.next().await {
+            assert!(
+                last.elapsed() <= Duration::from_secs(15),
+                "{:?} after {text}",
+                last.elapsed()
+            );
+            last = Instant::now();
+            text.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
+        }
+        let end = "data: {}\n\ndata: [DONE]\n\n";
+        assert_eq!(text, format!("{}{end}", ": waiting\n\n".repeat(5)));
     }
 }

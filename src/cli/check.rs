@@ -1,0 +1,33 @@
+//! `copilotd check`: everything that is wrong with a configuration, and what is not wrong and yet not what anybody wants.
+
+use super::args::CheckArgs;
+use super::{Context, Failure, print, tell, unusable};
+use crate::config::Config;
+
+/// Checks the file. What is outside of it is `--online`'s.
+pub fn check(args: &CheckArgs, context: &Context) -> Result<Config, Failure> {
+    let source = context.source(&args.config)?;
+    let source = match args.no_secrets {
+        true => source.without_secrets(),
+        false => source,
+    };
+    let config = source
+        .config()
+        .map_err(|faults| unusable(&args.config, &source.report_all(&faults)))?;
+    let mut warnings = config.warnings(context.now);
+    warnings.extend(source.warnings());
+    for warning in source.report(&warnings) {
+        tell(&format!("warning: {warning}"));
+    }
+    let copilots: usize = config.tenants.iter().map(|tenant| tenant.copilots.len()).sum();
+    let secrets = match args.no_secrets {
+        true => "; its secrets were not looked at",
+        false => "",
+    };
+    print(&format!(
+        "{}: fine, {} tenants, {copilots} copilots{secrets}\n",
+        args.config.config.display(),
+        config.tenants.len()
+    ))?;
+    Ok(config)
+}

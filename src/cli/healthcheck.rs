@@ -1,0 +1,74 @@
+//! `copilotd healthcheck`: asks the server of this configuration, for a container's health check.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::args::HealthcheckArgs;
+use super::{Context, Failure, print};
+use crate::config::Server;
+
+/// Asks. An answer other than 200, or none in time, is a failure.
+pub async fn healthcheck(args: &HealthcheckArgs, context: &Context) -> Result<(), Failure> {
+    let wait = Duration::try_from(args.timeout).ok().filter(|wait| !wait.is_zero());
+    let wait = wait.ok_or_else(|| Failure::usage("--timeout has to be longer than nothing, such as 3s"))?;
+    // Secrets are the server's, and a fault that does not keep the running server from serving is no concern here.
+    let source = context.source(&args.config)?.without_secrets();
+    let globals = source.globals();
+    let globals = globals.map_err(|faults| Failure::usage(source.report_all(&faults)))?;
+    let path = if args.live { "/healthz" } else { "/readyz" };
+    let address = format!("http://{}{path}", asked(&globals.config().server));
+    let client = reqwest::Client::builder().timeout(wait).no_proxy().build();
+    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let answer = client.get(&address).send().await;
+    let answer = answer.map_err(|error| {
+        let why = if error.is_timeout() {
+            format!("no answer within {:#}", args.timeout)
+        } else {
+            "nothing answers there".to_owned()
+        };
+        Failure::failed(format!("{address}: {why}"))
+    })?;
+    let status = answer.status();
+    let body = answer.text().await.unwrap_or_default();
+    if status == reqwest::StatusCode::OK {
+        return print(&format!("{address}: {body}\n"));
+    }
+    Err(Failure::failed(format!(
+        "{address}: status {}: {body}",
+        status.as_u16()
+    )))
+}
+
+/// Where the server is asked: the admin port if there is one, since it is not crowded by clients, and this machine if it listens everywhere.
+fn asked(server: &Server) -> SocketAddr {
+    let mut address = server.admin_listen.unwrap_or(server.listen);
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_port_is_asked_and_an_address_that_can_be_reached() {
+        for (listen, admin, expected) in [
+            ("127.0.0.1:8080", None, "127.0.0.1:8080"),
+            ("0.0.0.0:8080", None, "127.0.0.1:8080"),
+            ("[::]:8080", None, "[::1]:8080"),
+            ("10.0.0.7:80", None, "10.0.0.7:80"),
+            ("0.0.0.0:8080", Some("0.0.0.0:9090"), "127.0.0.1:9090"),
+        ] {
+            let server = Server {
+                listen: listen.parse().unwrap(),
+                admin_listen: admin.map(|admin| admin.parse().unwrap()),
+                ..Server::default()
+            };
+            assert_eq!(asked(&server).to_string(), expected, "{listen}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the configuration's schema says of a place, so that a fault there can say what to write instead.
+
+use copilotd_actors::domain::schema::Violation;
+use serde_json::Value;
+
+use super::suggest::near;
+use crate::shape::UNKNOWN_MEMBER;
+
+/// Where a secret stands in the schema.
+const SECRET: &str = "#/$defs/secret";
+/// What to write where a secret was written as a text.
+const PLAIN_SECRET: &str = "a secret is not written into the file as a text: write { env = \"NAME\" } and set NAME in the environment, or \
+     { file = \"path\" }";
+
+/// The schema, and the part of it that a value has to fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Advice<'a> {
+    pub schema: &'a Value,
+    pub part: &'a Value,
+}
+
+impl<'a> Advice<'a> {
+    /// Says what is wrong, and what to do about it where that can be known.
+    pub fn message(self, value: &Value, violation: &Violation) -> String {
+        let Violation { pointer, message } = violation;
+        if message == UNKNOWN_MEMBER
+            && let Some((table, name)) = pointer.rsplit_once('/')
+        {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            let meant = near(&name, self.names(table)).map(|meant| format!("; did you mean {meant:?}?"));
+            return format!("{message}{}", meant.unwrap_or_default());
+        }
+        let is_text = value.pointer(pointer).is_some_and(Value::is_string);
+        if is_text && self.at(pointer).iter().any(|node| node["$ref"] == SECRET) {
+            return PLAIN_SECRET.to_owned();
+        }
+        message.clone()
+    }
+
+    /// Lists the names of the members that a table may have.
+    fn names(self, pointer: &str) -> Vec<&'a str> {
+        let tables = self.at(pointer).into_iter().flat_map(|node| self.alternatives(node));
+        let members = tables.filter_map(|node| node["properties"].as_object());
+        members.flat_map(|members| members.keys().map(String::as_str)).collect()
+    }
+
+    /// Finds what the schema says of a place; several things where it has alternatives.
+    fn at(self, pointer: &str) -> Vec<&'a Value> {
+        let mut nodes = vec![self.part];
+        for name in pointer.split('/').skip(1) {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            let tables = nodes.into_iter().flat_map(|node| self.alternatives(node));
+            let below = tables.filter_map(|node| {
+                let member = node["properties"].get(&name);
+                let item = node.get("items").filter(|_| name.parse::<usize>().is_ok());
+                let other = node.get("additionalProperties").filter(|other| other.is_object());
+                member.or(item).or(other)
+            });
+            nodes = below.collect();
+        }
+        nodes
+    }
+
+    /// Follows references, and lists what a node allows.
+    fn alternatives(self, node: &'a Value) -> Vec<&'a Value> {
+        let mut found = vec![node];
+        let mut next = 0;
+        // The schema has no circles; the bound is for one that would have.
+        while next < found.len() && found.len() < 64 {
+            let node = found[next];
+            next += 1;
+            let reference = node["$ref"]
+                .as_str()
+                .and_then(|path| self.schema.pointer(path.trim_start_matches('#')));
+            found.extend(reference);
+            for list in ["oneOf", "anyOf", "allOf"] {
+                found.extend(node[list].as_array().into_iter().flatten());
+            }
+        }
+        found
+    }
+}

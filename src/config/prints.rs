@@ -1,0 +1,224 @@
+//! What of a configuration is another than before, its secrets included: for the log line of a reload.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::faults::Faults;
+use super::load::Source;
+use super::secret;
+use crate::fingerprint::fingerprint;
+
+/// Hashes of the parts of a configuration, with the secrets as they were when it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prints {
+    tenants: BTreeMap<String, [u8; 32]>,
+    /// Keys and headers, by provider.
+    provider_keys: BTreeMap<String, [u8; 32]>,
+    /// Everything else, by its path.
+    rest: BTreeMap<String, [u8; 32]>,
+}
+
+/// What differs between two configurations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Ids of tenants that are new.
+    pub added: Vec<String>,
+    /// Ids of tenants that are gone.
+    pub removed: Vec<String>,
+    /// Ids of tenants whose settings or secrets are others.
+    pub changed: Vec<String>,
+    /// Names of providers whose keys or headers are others.
+    pub provider_keys: Vec<String>,
+    /// Paths of what is read at a start alone.
+    pub needs_restart: Vec<String>,
+}
+
+/// Members of a provider that are read again while the process runs.
+const KEYS: [&str; 3] = ["api_key", "api_keys", "headers"];
+/// Most names of one kind in the log line.
+const MAX_NAMED: usize = 10;
+
+impl Source {
+    /// Reads the secrets and hashes all parts. What cannot be had is left out: the checks name it.
+    pub fn prints(&self) -> Prints {
+        let mut prints = Prints::default();
+        let read = |value: &Value| {
+            let mut value = value.clone();
+            secret::resolve_of_file(&mut value, "", self.env(), &mut Faults::default());
+            value
+        };
+        for (index, table) in self.tenants().iter().enumerate() {
+            let id = table.id().map_or_else(|| format!("tenants[{index}]"), str::to_owned);
+            prints.tenants.insert(id, print(&read(table.value())));
+        }
+        let globals = read(self.written_globals());
+        for (name, value) in globals.as_object().into_iter().flatten() {
+            match (name.as_str(), value) {
+                ("tenants", _) => {}
+                ("providers", Value::Array(providers)) => {
+                    for (index, provider) in providers.iter().enumerate() {
+                        let name = provider["name"]
+                            .as_str()
+                            .map_or_else(|| index.to_string(), str::to_owned);
+                        let (mut rest, mut keys) = (provider.clone(), Vec::new());
+                        for key in KEYS {
+                            keys.push(
+                                rest.as_object_mut()
+                                    .and_then(|members| members.remove(key))
+                                    .unwrap_or_default(),
+                            );
+                        }
+                        prints.rest.insert(format!("providers ({name})"), print(&rest));
+                        prints.provider_keys.insert(name, print(&Value::Array(keys)));
+                    }
+                }
+                (_, Value::Object(members)) => {
+                    for (member, value) in members {
+                        prints.rest.insert(format!("{name}.{member}"), print(value));
+                    }
+                }
+                _ => _ = prints.rest.insert(name.clone(), print(value)),
+            }
+        }
+        prints
+    }
+}
+
+fn print(value: &Value) -> [u8; 32] {
+    fingerprint(&[&value.to_string()])
+}
+
+impl Prints {
+    /// Returns what holds once the tenants and keys of `new` were applied, and nothing else of it.
+    pub fn with_applied(&self, new: Self) -> Self {
+        Self {
+            rest: self.rest.clone(),
+            ..new
+        }
+    }
+
+    /// Says what is another in `new`.
+    pub fn changes(&self, new: &Self) -> Changes {
+        let differing = |old: &BTreeMap<String, [u8; 32]>, new: &BTreeMap<String, [u8; 32]>| {
+            let gone = old.keys().filter(|name| !new.contains_key(*name));
+            let others = new
+                .iter()
+                .filter(|(name, print)| old.get(*name) != Some(print))
+                .map(|(name, _)| name);
+            let mut all: Vec<String> = others.chain(gone).cloned().collect();
+            all.sort();
+            all
+        };
+        let (before, after) = (&self.tenants, &new.tenants);
+        let is_in = |tenants: &BTreeMap<String, [u8; 32]>, id: &String| tenants.contains_key(id);
+        // Keys of a provider that is new or gone come and go with it, at a restart.
+        let mut provider_keys = differing(&self.provider_keys, &new.provider_keys);
+        provider_keys.retain(|name| self.provider_keys.contains_key(name) && new.provider_keys.contains_key(name));
+        Changes {
+            added: after.keys().filter(|id| !is_in(before, id)).cloned().collect(),
+            removed: before.keys().filter(|id| !is_in(after, id)).cloned().collect(),
+            changed: differing(before, after)
+                .into_iter()
+                .filter(|id| is_in(before, id) && is_in(after, id))
+                .collect(),
+            provider_keys,
+            needs_restart: differing(&self.rest, &new.rest),
+        }
+    }
+}
+
+impl Changes {
+    /// Writes what was applied, and what was not.
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        for (what, names) in [
+            ("tenants changed", &self.changed),
+            ("tenants added", &self.added),
+            ("tenants removed", &self.removed),
+            ("keys of providers changed", &self.provider_keys),
+        ] {
+            if !names.is_empty() {
+                parts.push(format!("{what}: {}", named(names)));
+            }
+        }
+        if parts.is_empty() {
+            parts.push("nothing to apply has changed".to_owned());
+        }
+        if !self.needs_restart.is_empty() {
+            parts.push(format!("NOT applied until a restart: {}", named(&self.needs_restart)));
+        }
+        parts.join("; ")
+    }
+}
+
+fn named(names: &[String]) -> String {
+    let first = names[..names.len().min(MAX_NAMED)].join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::Env;
+
+    fn summary(old: &str, new: &str, env: [&str; 2]) -> String {
+        let prints = |text: &str, key: &str| {
+            let env = Env::from_iter([("KEY", key)]);
+            Source::parse(text, &env, &BTreeSet::new()).unwrap().prints()
+        };
+        prints(old, env[0]).changes(&prints(new, env[1])).summary()
+    }
+
+    #[test]
+    fn what_changed_is_named_and_what_needs_a_restart_too() {
+        let text = "[server]\ndrain_s = 5\n[[providers]]\nname = \"main\"\nbase_url = \"http://x/v1\"\napi_key = { env = \"KEY\" }\n\
+                    [[tenants]]\nid = \"acme\"\n[[tenants]]\nid = \"globex\"\n[tenants.slack]\nbot_token = { env = \"KEY\" }\n";
+        let same = ["a", "a"];
+        for (change, env, expected) in [
+            (("", ""), same, "nothing to apply has changed"),
+            (
+                ("", ""),
+                ["a", "b"],
+                "tenants changed: globex; keys of providers changed: main",
+            ),
+            (
+                ("id = \"acme\"", "id = \"acme\"\nlog_content = true"),
+                same,
+                "tenants changed: acme",
+            ),
+            (
+                ("id = \"acme\"", "id = \"initech\""),
+                same,
+                "tenants added: initech; tenants removed: acme",
+            ),
+            (
+                ("drain_s = 5", "drain_s = 6"),
+                same,
+                "nothing to apply has changed; NOT applied until a restart: server.drain_s",
+            ),
+            (
+                ("http://x/v1", "http://y/v1"),
+                ["a", "b"],
+                "tenants changed: globex; keys of providers changed: main; NOT applied until a restart: providers (main)",
+            ),
+            (
+                ("[server]", "[[routes]]\nname = \"r\"\n[server]"),
+                same,
+                "nothing to apply has changed; NOT applied until a restart: routes",
+            ),
+        ] {
+            let new = if change.0.is_empty() {
+                text.to_owned()
+            } else {
+                text.replace(change.0, change.1)
+            };
+            assert_eq!(summary(text, &new, env), expected, "{change:?}");
+        }
+    }
+}

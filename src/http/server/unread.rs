@@ -1,0 +1,161 @@
+//! Request bodies of HTTP/1.1 that were not read when their answer was ready: refusals above all (401, 403, 404, 405, 413, 415).
+//!
+//! What is not read of a body stands before the client's next request. hyper reads on only what has arrived already; otherwise it closes
+//! the connection without having said so, and the next request is lost. So the rest is read here, within bounds, and where that does not
+//! bring the body to its end the answer says `Connection: close` and the connection is closed so that the answer arrives: a socket that
+//! is closed with unread bytes in it resets the connection, and the client may lose what it was sent.
+//!
+//! Invariant: an answer on HTTP/1.1 leaves only when its request's body was read to its end, or says `Connection: close`.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Version, header};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::time::timeout;
+
+/// Most bytes of a body that are read only to keep its connection.
+const MAX_BYTES: u64 = 256 * 1024;
+/// Longest time for that.
+const MAX_TIME: Duration = Duration::from_secs(1);
+
+/// Set when a connection is closed while its client may still be sending.
+#[derive(Debug, Clone, Default)]
+pub struct Lingers(Arc<AtomicBool>);
+
+impl Lingers {
+    /// Tells whether it was set.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How much of a request's body was read.
+#[derive(Debug)]
+enum Reading {
+    /// Whoever handles the request still has it.
+    Held,
+    /// All of it, or it broke off.
+    Done,
+    /// It was dropped before its end.
+    Left { body: Incoming, polled: bool },
+}
+
+/// A request's body on its way to the handler, which comes back here when the handler drops it.
+#[derive(Debug)]
+pub struct Watched {
+    body: Option<Incoming>,
+    polled: bool,
+    reading: Arc<Mutex<Reading>>,
+}
+
+/// What is looked at once the answer is ready.
+#[derive(Debug)]
+pub struct Rest {
+    reading: Arc<Mutex<Reading>>,
+    expects: bool,
+}
+
+/// Watches a request's body, if there is one whose rest matters.
+pub fn watch(version: Version, headers: &HeaderMap, body: Incoming) -> (Body, Option<Rest>) {
+    // A stream of HTTP/2 ends by itself, and a body without anything has been read.
+    if version > Version::HTTP_11 || body.is_end_stream() {
+        return (Body::new(body), None);
+    }
+    let reading = Arc::new(Mutex::new(Reading::Held));
+    let watched = Watched {
+        body: Some(body),
+        polled: false,
+        reading: Arc::clone(&reading),
+    };
+    let expects = headers.contains_key(header::EXPECT);
+    (Body::new(watched), Some(Rest { reading, expects }))
+}
+
+impl Rest {
+    /// Reads what is left of the body, within bounds, or has the answer say that the connection ends with it.
+    pub async fn settle(self, headers: &mut HeaderMap, lingers: &Lingers) {
+        if !self.is_read().await {
+            lingers.0.store(true, Ordering::Relaxed);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    async fn is_read(&self) -> bool {
+        let reading = {
+            let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *reading, Reading::Done)
+        };
+        let (body, polled) = match reading {
+            Reading::Done => return true,
+            Reading::Held => return false,
+            Reading::Left { body, polled } => (body, polled),
+        };
+        // Asked for, it would come: the client waits for `100 Continue`, or for the refusal that it gets now.
+        if self.expects && !polled {
+            return false;
+        }
+        if body.size_hint().lower() > MAX_BYTES {
+            return false;
+        }
+        let mut body = Body::new(body).into_data_stream();
+        let rest = async {
+            let mut read = 0;
+            while let Some(piece) = body.next().await {
+                let Ok(piece) = piece else { return false };
+                read += piece.len() as u64;
+                if read > MAX_BYTES {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(MAX_TIME, rest).await.unwrap_or(false)
+    }
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.polled = true;
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = Pin::new(body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+            self.body = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        *reading = match self.body.take() {
+            Some(body) if !body.is_end_stream() => Reading::Left {
+                body,
+                polled: self.polled,
+            },
+            _ => Reading::Done,
+        };
+    }
+}

@@ -1,0 +1,222 @@
+//! Counters before their first event. A series that appears with the first event has no increase there: an alert on its rate would miss
+//! exactly the first failure. So every series whose labels the code names is 0 from the start.
+
+use metrics::Label;
+
+/// A label and its values.
+type Labels = (&'static str, &'static [&'static str]);
+
+/// How a model call can fail.
+const CLASSES: &[&str] = &[
+    "key",
+    "rate",
+    "limit",
+    "budget",
+    "overload",
+    "context_length",
+    "content_policy",
+    "rejected",
+    "silence",
+    "cut",
+    "malformed",
+    "network",
+];
+
+/// Counters, with the values that each of their labels can have.
+const CLOSED: &[(&str, &[Labels])] = &[
+    (
+        "copilotd_auth_failures_total",
+        &[(
+            "reason",
+            &[
+                "missing",
+                "unreadable",
+                "unknown",
+                "revoked",
+                "suspended",
+                "claims",
+                "expired",
+                "not_yet",
+                "too_long",
+                "ticket_too_old",
+                "on_behalf",
+            ],
+        )],
+    ),
+    ("copilotd_auth_failures_limited_total", &[]),
+    (
+        "copilotd_http_connections_refused_total",
+        &[("reason", &["address", "caller", "full", "accept"])],
+    ),
+    (
+        "copilotd_http_stalled_total",
+        &[("what", &["connection", "stream", "share"])],
+    ),
+    (
+        "copilotd_turns_total",
+        &[("state", &["queued", "started", "completed", "failed", "cancelled"])],
+    ),
+    (
+        "copilotd_tokens_total",
+        &[("kind", &["prompt", "cached", "completion"])],
+    ),
+    ("copilotd_model_failures_total", &[("class", CLASSES)]),
+    ("copilotd_usage_records_lost_total", &[]),
+    ("copilotd_limits_settlements_lost_total", &[]),
+    (
+        "copilotd_writes_refused_total",
+        &[("of", &["user", "tenant", "credential"])],
+    ),
+    (
+        "copilotd_cache_lookups_total",
+        &[(
+            "outcome",
+            &[
+                "hit",
+                "miss",
+                "asked",
+                "tools",
+                "form",
+                "temperature",
+                "conversation",
+                "personal",
+                "long",
+            ],
+        )],
+    ),
+    ("copilotd_cache_embeddings_missed_total", &[]),
+    ("copilotd_cache_audits_total", &[("right", &["yes", "no"])]),
+    (
+        "copilotd_gateway_guardrails_total",
+        &[("stage", &["input", "output"]), ("action", &["block", "redact"])],
+    ),
+    (
+        "copilotd_tool_tries_total",
+        &[
+            ("system", &["zendesk", "slack"]),
+            (
+                "outcome",
+                &["ok", "found", "refused", "rate_limited", "unreachable", "in_doubt"],
+            ),
+        ],
+    ),
+    ("copilotd_compute_refused_total", &[]),
+    ("copilotd_fair_share_refused_total", &[]),
+    (
+        "copilotd_unreadable_rows_total",
+        &[(
+            "what",
+            &[
+                "conversation",
+                "append",
+                "log",
+                "tenant",
+                "api_key",
+                "key_use",
+                "usage",
+                "audit",
+                "time",
+            ],
+        )],
+    ),
+    (
+        "copilotd_actor_deaths_total",
+        &[("actor", &["conversation", "agent", "connector"])],
+    ),
+    ("copilotd_passivations_total", &[]),
+    ("copilotd_recoveries_total", &[]),
+    ("copilotd_reconciled_total", &[("what", &["open_turn", "erased"])]),
+    (
+        "copilotd_compressions_total",
+        &[("method", &["summarised", "truncated", "failed"])],
+    ),
+    (
+        "copilotd_schema_checks_total",
+        &[
+            ("what", &["compile", "check"]),
+            ("outcome", &["done", "unusable", "too_expensive", "busy", "unavailable"]),
+        ],
+    ),
+    (
+        "copilotd_schema_workers_killed_total",
+        &[("limit", &["time", "memory"])],
+    ),
+    ("copilotd_spans_lost_total", &[]),
+];
+
+/// Counters whose labels are known only when something happens, or that the store in use decides on.
+#[cfg(test)]
+const OPEN: &[&str] = &[
+    "copilotd_http_requests_total",
+    "copilotd_tenant_requests_total",
+    "copilotd_store_bytes_total",
+    // Its providers are the configuration's: see `provider`.
+    "copilotd_gateway_attempts_total",
+];
+
+/// Starts every counter whose labels the code names.
+pub(super) fn start() {
+    for (name, labels) in CLOSED {
+        each(labels, &mut Vec::new(), &mut |labels| {
+            let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, *value)).collect();
+            metrics::counter!(*name, labels).increment(0);
+        });
+    }
+}
+
+/// Starts the counters of a provider of the configuration.
+pub fn provider(name: &str) {
+    for outcome in CLASSES.iter().chain(&["ok", "left", "lost"]) {
+        metrics::counter!("copilotd_gateway_attempts_total", "provider" => name.to_owned(), "outcome" => *outcome)
+            .increment(0);
+    }
+}
+
+/// Calls `start` with every combination of labels.
+fn each(
+    left: &[Labels],
+    chosen: &mut Vec<(&'static str, &'static str)>,
+    start: &mut dyn FnMut(&[(&'static str, &'static str)]),
+) {
+    let Some(((name, values), left)) = left.split_first() else {
+        return start(chosen);
+    };
+    for value in *values {
+        chosen.push((name, value));
+        each(left, chosen, start);
+        chosen.pop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::{Kind, METRICS};
+    use super::*;
+
+    #[test]
+    fn every_counter_is_started_or_known_not_to_be() {
+        let counters = METRICS.iter().filter(|metric| metric.kind == Kind::Counter);
+        let mut listed: Vec<&str> = CLOSED
+            .iter()
+            .map(|(name, _)| *name)
+            .chain(OPEN.iter().copied())
+            .collect();
+        let mut known: Vec<&str> = counters.map(|metric| metric.name).collect();
+        listed.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(
+            listed, known,
+            "add a new counter to CLOSED with the values of its labels, or to OPEN"
+        );
+    }
+
+    #[test]
+    fn every_combination_is_started_once() {
+        let mut seen = Vec::new();
+        each(&[("a", &["1", "2"]), ("b", &["x"])], &mut Vec::new(), &mut |labels| {
+            seen.push(labels.to_vec())
+        });
+        assert_eq!(seen, [vec![("a", "1"), ("b", "x")], vec![("a", "2"), ("b", "x")]]);
+        each(&[], &mut Vec::new(), &mut |labels| assert!(labels.is_empty()));
+    }
+}

@@ -1,0 +1,162 @@
+//! What `deploy/` builds and starts, as far as that shows without a container runtime and a service manager.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lists the files of the checkout that the ignore file lets through to the build, by its rules: the last pattern that fits decides.
+fn let_through() -> BTreeSet<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = std::fs::read_to_string(root.join("deploy/Dockerfile.dockerignore")).unwrap();
+    let rules: Vec<(bool, &str)> = rules
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.strip_prefix('!').map_or((false, line), |kept| (true, kept)))
+        .collect();
+    let mut found = BTreeSet::new();
+    walk(root, Path::new(""), &rules, &mut found);
+    found
+}
+
+fn walk(root: &Path, below: &Path, rules: &[(bool, &str)], found: &mut BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(root.join(below)).unwrap() {
+        let entry = entry.unwrap();
+        let path = below.join(entry.file_name());
+        // Never let through, and large.
+        if matches!(entry.file_name().to_str(), Some("target" | ".git" | "node_modules")) {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            walk(root, &path, rules, found);
+            continue;
+        }
+        let kept = rules
+            .iter()
+            .rev()
+            .find(|(_, pattern)| fits(pattern, &path))
+            .is_none_or(|(kept, _)| *kept);
+        if kept {
+            found.insert(path);
+        }
+    }
+}
+
+/// Whether a pattern fits a file or a directory above it. Of Docker's patterns those that the file uses are known: a path, `*`, and `**/name`.
+fn fits(pattern: &str, path: &Path) -> bool {
+    if let Some(name) = pattern.strip_prefix("**/") {
+        return path.components().any(|part| part.as_os_str() == name);
+    }
+    assert!(
+        pattern == "*" || !pattern.contains(['*', '?', '[']),
+        "a pattern that this test does not know: {pattern}"
+    );
+    pattern == "*" || path.starts_with(pattern)
+}
+
+/// Everything that the compiler read for the program, included texts and schemas too: what cargo wrote beside it, in make's form.
+fn read_by_the_build() -> BTreeSet<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = Path::new(env!("CARGO_BIN_EXE_copilotd")).with_extension("d");
+    let list = std::fs::read_to_string(&list).unwrap_or_else(|error| panic!("{}: {error}", list.display()));
+    let (_, files) = list.split_once(": ").unwrap();
+    // A blank in a path is written with a backslash.
+    let files = files.replace("\\ ", "\u{0}");
+    let files = files
+        .split_whitespace()
+        .map(|file| PathBuf::from(file.replace('\u{0}', " ")));
+    files
+        .map(|file| file.strip_prefix(root).unwrap_or(&file).to_owned())
+        // The commit, which the build gets as an argument instead.
+        .filter(|file| file.is_relative() && !file.starts_with(".git"))
+        .collect()
+}
+
+#[test]
+fn the_image_is_built_from_all_that_the_build_reads() {
+    let through = let_through();
+    let read = read_by_the_build();
+    assert!(
+        read.len() > 100 && read.contains(Path::new("src/main.rs")),
+        "{} files",
+        read.len()
+    );
+    let missing: Vec<&PathBuf> = read.difference(&through).collect();
+    assert!(
+        missing.is_empty(),
+        "the build reads these, and deploy/Dockerfile.dockerignore keeps them out: {missing:?}"
+    );
+
+    // Cargo reads the manifest of every member, built or not, and wants the lock file to fit all of them.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = tempfile::tempdir().unwrap();
+    for file in &through {
+        let to = copy.path().join(file);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(root.join(file), to).unwrap();
+    }
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--offline", "--format-version", "1"])
+        .current_dir(copy.path())
+        .output()
+        .unwrap();
+    assert!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
+    // What COPY names is in the context too.
+    let dockerfile = std::fs::read_to_string(root.join("deploy/Dockerfile")).unwrap();
+    let copies = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .filter(|line| !line.starts_with("--from"));
+    for copied in copies
+        .filter_map(|line| line.split(' ').next())
+        .filter(|copied| *copied != ".")
+    {
+        assert!(through.contains(Path::new(copied)), "COPY {copied}");
+    }
+}
+
+/// The commands that the container and the service run are commands of this program.
+#[test]
+fn what_is_started_can_be_started() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = "/usr/local/bin/copilotd ";
+    let service = std::fs::read_to_string(root.join("deploy/copilotd.service")).unwrap();
+    let dockerfile = std::fs::read_to_string(root.join("deploy/Dockerfile")).unwrap();
+    let of_service = service
+        .lines()
+        .filter_map(|line| line.split_once(program).filter(|(key, _)| key.starts_with("Exec")));
+    let mut commands: Vec<Vec<String>> = of_service
+        .map(|(_, args)| args.split(' ').map(str::to_owned).collect())
+        .collect();
+    for line in dockerfile.lines().filter(|line| line.trim_start().starts_with("CMD ")) {
+        let list: Vec<String> = serde_json::from_str(line.trim_start().trim_start_matches("CMD ")).unwrap();
+        commands.push(list.into_iter().filter(|word| word != program.trim()).collect());
+    }
+    assert!(commands.len() >= 5, "{commands:?}");
+    for mut command in commands {
+        // Only whether its arguments are understood.
+        command.push("--help".to_owned());
+        let output = Command::new(env!("CARGO_BIN_EXE_copilotd"))
+            .args(&command)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    for setting in [
+        "Type=notify",
+        "ExecReload=",
+        "LoadCredential=",
+        "SystemCallFilter=@resources",
+    ] {
+        assert!(service.lines().any(|line| line.starts_with(setting)), "{setting}");
+    }
+    assert!(dockerfile.contains("HEALTHCHECK") && dockerfile.contains("STRIP=symbols"));
+}
