@@ -238,7 +238,13 @@ impl EventLog for MongoLog {
             Err(refusal) => Err(refusal),
         };
         match &outcome {
-            Ok(()) => ticket.appended(append),
+            Ok(()) => {
+                ticket.appended(append);
+                if append.tombstone().is_some() {
+                    // The header of a damaged log may be further than its tombstone, and is then no more read beyond.
+                    self.projector.settle(SETTLE).await;
+                }
+            }
             Err(LogError::Unavailable(_)) => drop(ticket),
             Err(_) => ticket.refused(),
         }
@@ -277,6 +283,12 @@ impl EventLog for MongoLog {
         let key = Key::new(scope, conversation);
         let projected = fold::projected(&self.collections, &key).await?;
         Ok(projected.map(|projected| projected.header))
+    }
+
+    async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
+        let key = Key::new(scope, conversation);
+        let head = fold::head(&self.collections, &key).await?;
+        head.map_or(Ok(0), |head| documents::seq(head.last_seq))
     }
 
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {

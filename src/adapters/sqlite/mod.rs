@@ -287,6 +287,15 @@ impl EventLog for SqliteLog {
         Ok(self.readers.run(query).await?)
     }
 
+    async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
+        let tenant = scope.tenant().clone();
+        let head = self
+            .readers
+            .run(move |c| append::head(c, &tenant, conversation))
+            .await?;
+        Ok(head.map_or(0, |head| head.last_seq))
+    }
+
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {
         let (tenant, query) = (scope.tenant().clone(), query.clone());
         Ok(self.readers.run(move |c| read::list(c, &tenant, &query)).await?)

@@ -3,6 +3,7 @@
 mod audit;
 mod broken_rows;
 mod contract;
+mod damaged;
 mod erasing;
 mod full_disk;
 mod history;
