@@ -350,8 +350,8 @@ impl EventLog for MongoLog {
     async fn probe(&self) -> Result<(), LogError> {
         self.lease.check()?;
         let probe = doc! { "_id": "probe" };
-        let count = doc! { "$inc": { "value": 1_i64 } };
-        let write = self.collections.meta.update_one(probe, count).upsert(true);
+        let set = doc! { "$set": { "value": i64::from(rand::random::<u32>()) } };
+        let write = self.collections.meta.update_one(probe, set).upsert(true);
         self.collections.call(write).await?;
         Ok(())
     }

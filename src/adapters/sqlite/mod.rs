@@ -5,6 +5,7 @@
 //! Invariant: no database call runs on an async thread, and an append is acknowledged only after its commit has been
 //! flushed (`synchronous = FULL`).
 
+mod anchor;
 mod append;
 mod audit;
 mod erase;
@@ -40,6 +41,7 @@ use copilotd_actors::ports::{
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
+use self::anchor::Anchor;
 use self::append::EncodedAppend;
 use self::failure::Failure;
 use self::history::History;
@@ -124,6 +126,7 @@ pub struct SqliteLog {
     readers: Readers,
     writer: Writer,
     reserve: Arc<Reserve>,
+    anchor: Arc<Anchor>,
     max_pages: Option<MaxPages>,
     missing_commits: u64,
     append_deadline: Duration,
@@ -160,6 +163,7 @@ impl SqliteLog {
             None => None,
         };
         let (history, missing_commits) = History::open(directory, &connection)?;
+        let anchor = Arc::new(Anchor::open(directory, &audit::heads(&connection)?));
         let readers = Readers::open(&path, options.readers.max(1))?;
         let writing = Writing {
             connection,
@@ -172,6 +176,7 @@ impl SqliteLog {
             readers,
             writer,
             reserve,
+            anchor,
             max_pages,
             missing_commits,
             append_deadline: options.append_deadline,

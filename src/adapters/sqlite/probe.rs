@@ -38,7 +38,9 @@ impl SqliteLog {
 fn write(connection: &Connection, max_pages: Option<MaxPages>) -> Result<(), Failure> {
     connection
         .prepare_cached(
-            "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+            // Begins again from 0: a number that cannot grow any more must not look like a store that cannot be written.
+            "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE
+             SET value = CASE WHEN value BETWEEN 0 AND 999999 THEN value + 1 ELSE 0 END",
         )?
         .execute([])?;
     if let Some(max) = max_pages {
