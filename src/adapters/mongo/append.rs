@@ -71,7 +71,12 @@ pub(super) async fn append(
         }
         let attempt = tokio::time::timeout_at(patience.deadline(), attempt(collections, heads, key, document));
         let failure = match attempt.await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                // The server may have executed it after another process took over, which then does not know of it. Only while this
+                // one still has the lease is it sure that nobody else did.
+                let held = lease.check();
+                return held.map_err(|refusal| LogError::Unavailable(format!("the outcome is unknown: {refusal}")));
+            }
             Ok(Err(failure)) => failure,
             Err(_) => Failure::Silence,
         };

@@ -313,6 +313,10 @@ impl EventLog for MongoLog {
     }
 
     async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+        if cursor.is_none() {
+            let late = self.projector.find_late().await?;
+            late.iter().for_each(|key| self.heads.forget(key));
+        }
         self.projector.settle(SETTLE).await;
         Ok(read::pending(&self.collections, cursor, limit).await?)
     }
