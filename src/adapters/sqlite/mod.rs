@@ -20,6 +20,7 @@ mod reserve;
 mod revocations;
 mod rows;
 mod schema;
+mod slack;
 mod tenants;
 mod usage;
 mod writer;
@@ -48,12 +49,16 @@ use self::history::History;
 use self::lock::DirectoryLock;
 use self::readers::Readers;
 use self::reserve::{Priority, Reserve};
+use self::slack::Slack;
 use self::writer::{MaxPages, Writer, Writing};
 use super::patience::Patience;
 use crate::private_files;
 
 /// Name of the database inside the data directory.
 const FILE: &str = "copilotd.db";
+
+/// Rounds in which an erasure clears pages that changed during the round before.
+const MOST_ROUNDS: usize = 4;
 
 /// What can be set besides the place.
 #[derive(Debug, Clone)]
@@ -108,6 +113,24 @@ pub enum OpenError {
         /// Newest version of this release.
         known: i64,
     },
+    /// There is no space to open it.
+    #[error("the disk of {path} is full, and the reserve is used up; free some space and start again", path = path.display())]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// There is no space to bring it to the newest version.
+    #[error("the disk of {path} is full: changing the database from schema version {found} to {known} needs more space than half of \
+        the disk reserve; free some space and start again. Nothing was changed, and the release before still opens it",
+        path = path.display())]
+    FullMigration {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Newest version of this release.
+        known: i64,
+    },
     /// It is somebody else's database.
     #[error("{path} is a database, but not one of copilotd", path = path.display())]
     Foreign {
@@ -130,6 +153,8 @@ pub struct SqliteLog {
     max_pages: Option<MaxPages>,
     missing_commits: u64,
     append_deadline: Duration,
+    // Dropped last: it keeps the database's file open, and closing that gives up SQLite's locks on it.
+    slack: Arc<Slack>,
 }
 
 impl SqliteLog {
@@ -151,13 +176,14 @@ impl SqliteLog {
         let path = directory.join(FILE);
         private_files::tighten_directory(directory);
         // SQLite gives the files beside it (-wal, -shm) the same mode.
-        private_files::open(&path).map_err(|source| OpenError::Directory {
+        let file = private_files::open(&path).map_err(|source| OpenError::Directory {
             path: path.clone(),
             source,
         })?;
+        let slack = Arc::new(Slack::new(file, &path));
         let reserve = Arc::new(Reserve::open(directory, &path));
-        let connection = schema::open_writer(&path)?;
-        reserve.prepare(&connection)?;
+        let mut connection = schema::open_writer(&path, &reserve)?;
+        slack.watch(&mut connection)?;
         let max_pages = match options.max_bytes {
             Some(bytes) => Some(schema::max_pages(&connection, bytes)?),
             None => None,
@@ -169,6 +195,7 @@ impl SqliteLog {
             connection,
             reserve: Arc::clone(&reserve),
             history,
+            slack: Arc::clone(&slack),
             max_pages,
         };
         let writer = Writer::start(writing, lock).map_err(|source| OpenError::Directory { path, source })?;
@@ -180,6 +207,7 @@ impl SqliteLog {
             max_pages,
             missing_commits,
             append_deadline: options.append_deadline,
+            slack,
         })
     }
 
@@ -193,17 +221,30 @@ impl SqliteLog {
         }
     }
 
-    /// Refuses to erase while that could use up what other protective writes need.
-    async fn room_to_erase(&self) -> Result<(), Failure> {
-        let reserve = Arc::clone(&self.reserve);
-        let look = move |connection: &rusqlite::Connection| {
-            reserve.fold_back(connection);
-            Ok(reserve.has_room_to_erase())
-        };
-        if self.writer.between(look).await? {
-            Ok(())
-        } else {
-            Err(Failure::Full)
+    /// Overwrites every copy of deleted rows that is left in the files, in pieces, so that others write in between.
+    async fn clear_slack(&self) -> Result<(), Failure> {
+        for _ in 0..MOST_ROUNDS {
+            let mut taken = self.slack.take().map_err(|error| Failure::Slack(error.to_string()))?;
+            for pages in std::mem::take(&mut taken.slices) {
+                let slack = Arc::clone(&self.slack);
+                self.writer.between(move |c| slack.clear(c, &pages)).await?;
+            }
+            taken.done();
+            if self.slack.is_nearly_clean() {
+                break;
+            }
+        }
+        // The write-ahead log still holds pages as they were: it is cut off in the same step as the last pages are cleared.
+        let mut patience = Patience::new(self.append_deadline);
+        loop {
+            let (slack, reserve) = (Arc::clone(&self.slack), Arc::clone(&self.reserve));
+            if self.writer.between(move |c| slack.finish(c, &reserve)).await? {
+                return Ok(());
+            }
+            if !patience.pause().await {
+                let busy = "readers kept the write-ahead log from being cut off";
+                return Err(LogError::Unavailable(busy.to_owned()).into());
+            }
         }
     }
 
@@ -338,10 +379,9 @@ impl EventLog for SqliteLog {
     ) -> Result<ErasureReceipt, LogError> {
         let (mut records, mut snapshots) = (0, 0);
         loop {
-            self.room_to_erase().await?;
             let tenant = scope.tenant().clone();
             let work = move |c: &_| erase::erase_some(c, &tenant, conversation, tombstone);
-            let step = self.writer.write_protective(work).await?;
+            let step = self.writer.write_as(Priority::Erasing, work).await?;
             let (ControlFlow::Continue(erased) | ControlFlow::Break(erased)) = &step;
             records += erased.records;
             snapshots += erased.snapshots;
@@ -349,20 +389,7 @@ impl EventLog for SqliteLog {
                 break;
             }
         }
-        // The write-ahead log still holds the pages as they were: fold it back and cut it off.
-        let fold_back = |c: &rusqlite::Connection| {
-            c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
-                .map_err(Failure::from)
-        };
-        self.room_to_erase().await?;
-        let mut patience = Patience::new(self.append_deadline);
-        while self.writer.between(fold_back).await? {
-            if !patience.pause().await {
-                return Err(LogError::Unavailable(
-                    "readers kept the write-ahead log from being cut off".to_owned(),
-                ));
-            }
-        }
+        self.clear_slack().await?;
         // Last of all: a process that dies before this comes back to it.
         let tenant = scope.tenant().clone();
         self.writer

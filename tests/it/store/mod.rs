@@ -4,6 +4,7 @@ mod audit;
 mod broken_rows;
 mod contract;
 mod damaged;
+mod erased_text;
 mod erasing;
 mod full_disk;
 mod history;
