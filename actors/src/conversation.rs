@@ -277,7 +277,8 @@ impl Conversation {
             return self.erase_damaged(state, asker, by.clone(), reply).await;
         }
         if state.broken {
-            return refuse(Some(reply), Refusal::Damaged);
+            let refusal = self.refusal_of_damaged(state, asker).await;
+            return refuse(Some(reply), refusal);
         }
         state.asked = true;
         let foreign = state

@@ -63,6 +63,15 @@ impl Conversation {
         Ok(())
     }
 
+    /// What everything else is answered: that the conversation is damaged, but only to those who may know of it.
+    pub(super) async fn refusal_of_damaged(&self, state: &State, asker: &Asker) -> Refusal {
+        match self.owned_header(state, asker).await {
+            Ok(None) => Rejection::NotFound.into(),
+            Ok(Some(_)) => Refusal::Damaged,
+            Err(error) => refusal(&error),
+        }
+    }
+
     /// The header, if there is one that the asker may erase, and the number of the log's last record.
     async fn owned_header(&self, state: &State, asker: &Asker) -> Result<Option<(Header, u64)>, LogError> {
         let (log, id) = (&self.shared.ports.log, state.core.id);

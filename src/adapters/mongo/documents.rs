@@ -93,6 +93,9 @@ impl AppendDocument {
 /// Numbers of records beyond this are damage: no log grows so long.
 const MAX_SEQ: i64 = 1 << 53;
 
+/// Records of one append; its size is limited, so more are damage.
+const MAX_RECORDS: i64 = 1 << 20;
+
 /// The end of a log, without its text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
@@ -121,11 +124,12 @@ impl Head {
             _ => None,
         };
         let first_seq = number("first_seq").ok_or_else(|| corrupt("a number"))?;
+        let is_plausible = |last_seq: &i64| (first_seq..first_seq.saturating_add(MAX_RECORDS)).contains(last_seq);
         let id = document.get("_id").cloned().unwrap_or(Bson::Null);
         Ok(Self {
             append_id: mongodb::bson::deserialize_from_bson(id).map_err(|_| corrupt("an append's id"))?,
             first_seq,
-            last_seq: number("last_seq").unwrap_or(0).clamp(first_seq, first_seq.max(MAX_SEQ)),
+            last_seq: number("last_seq").filter(is_plausible).unwrap_or(first_seq),
             tombstone: number("tombstone"),
         })
     }

@@ -201,6 +201,9 @@ pub(super) struct Head {
 /// Numbers of records beyond this are damage: no log grows so long.
 const MAX_SEQ: Seq = 1 << 53;
 
+/// Records of one append; its size is limited, so more are damage.
+const MAX_RECORDS: Seq = 1 << 20;
+
 /// Finds the last append of a log, from the log itself. It reads no records, which may be damaged.
 pub(super) fn head(
     connection: &Connection,
@@ -215,8 +218,10 @@ pub(super) fn head(
         )?
         .query_row(params![tenant.as_str(), rows::key(conversation), MAX_SEQ], |row| {
             let first_seq: Seq = row.get(0)?;
+            let last_seq = row.get(1).ok();
+            let is_plausible = |last_seq: &Seq| (first_seq..first_seq + MAX_RECORDS).contains(last_seq);
             Ok(Head {
-                last_seq: row.get(1).unwrap_or(0).clamp(first_seq, first_seq.max(MAX_SEQ)),
+                last_seq: last_seq.filter(is_plausible).unwrap_or(first_seq),
                 append_id: row.get(2).ok(),
                 tombstone: row.get(3).unwrap_or_default(),
             })

@@ -200,10 +200,10 @@ async fn nothing_of_it_is_left_after_a_crash() {
                 gone.push(format!("secret-{}-", header.id));
             }
         }
-        assert!(!gone.is_empty());
         assert_eq!(found(directory.path(), &gone), Vec::<String>::new());
         assert!(reconcile(&log).await.iter().all(|pending| pending.tombstone.is_none()));
         log.close().await;
         assert_eq!(found(directory.path(), &gone), Vec::<String>::new());
     }
+    assert!(gone.len() > 20, "{}", gone.len());
 }
