@@ -144,6 +144,8 @@ impl AuditLog {
     /// numbers go on behind the head; without a good head, or where the anchor is ahead, one number is left out, which
     /// every later `verify` finds.
     async fn stored_end(&self, tenant: &TenantId, genesis: &Head) -> Result<(i64, Vec<u8>), LogError> {
+        // First: entries that are added meanwhile are beyond it.
+        let anchor = self.store.audit_anchor(tenant).await?;
         let head = self.store.audit_head(tenant).await?;
         let last = self.store.entries_before(tenant, Some(MAX_NUMBER), 1).await?.pop();
         let good = match &head {
@@ -166,7 +168,6 @@ impl AuditLog {
             }
             (end, hash) = (entry.n, entry.hash);
         }
-        let anchor = self.store.audit_anchor(tenant).await?;
         if let Some(anchor) = anchor.filter(|anchor| anchor.n > end && self.key.is_own(tenant, anchor)) {
             tracing::error!(
                 %tenant, last = end, anchor = anchor.n,

@@ -38,6 +38,9 @@ const STAMP_PACE: Duration = Duration::from_secs(1);
 /// Tenures whose late appends are looked for.
 const MOST_GAPS: usize = 16;
 
+/// Appends in the gaps of all tenures above which older gaps are forgotten.
+const MOST_IN_GAPS: usize = 10_000;
+
 /// Late appends that are remembered; when there are more, they are projected again, which changes nothing.
 const MOST_SEEN: usize = 50_000;
 
@@ -244,14 +247,11 @@ impl Projector {
             .get_array("gaps")
             .map_or_else(|_| Vec::new(), |gaps| read_gaps(gaps));
         let first = self.state().next_stamp;
-        if stamp < first - 1 {
+        // Without a mark nothing was ever projected: everything is, now.
+        if (1..first - 1).contains(&stamp) {
             ranges.push((stamp, first - 1));
         }
         ranges.drain(..ranges.len().saturating_sub(MOST_GAPS));
-        let gaps: Vec<Document> = ranges
-            .iter()
-            .map(|(from, to)| doc! { "from": from, "to": to })
-            .collect();
         self.gaps().ranges = ranges;
         let mut undone = vec![doc! { "stamp": { "$gt": stamp } }];
         undone.extend(self.gaps().filter());
@@ -262,6 +262,16 @@ impl Projector {
                 "projecting what an earlier process left undone"
             );
         }
+        let gaps: Vec<Document> = {
+            let mut gaps = self.gaps();
+            if gaps.seen.len() > MOST_IN_GAPS {
+                // Too many to look through again and again: only the last owner's are.
+                let older = gaps.ranges.len().saturating_sub(1);
+                gaps.ranges.drain(..older);
+            }
+            let ranges = gaps.ranges.iter();
+            ranges.map(|(from, to)| doc! { "from": from, "to": to }).collect()
+        };
         let set = doc! { "$set": { "gaps": gaps } };
         let kept = collections
             .meta

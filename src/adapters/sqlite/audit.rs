@@ -87,17 +87,17 @@ impl AuditStore for SqliteLog {
     }
 }
 
-/// Reads the heads of all tenants whose names can be read.
-pub(super) fn heads(connection: &Connection) -> rusqlite::Result<Vec<(String, Head)>> {
-    let mut statement = connection.prepare("SELECT n, hash, mac, tenant FROM audit_heads")?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        if let Ok(tenant) = row.get(3) {
-            found.push((tenant, head_of(row)?));
-        }
-    }
-    Ok(found)
+/// Reads the heads of all tenants, as far as they can be read: a start must not fail on damage.
+pub(super) fn heads(connection: &Connection) -> Vec<(String, Head)> {
+    let read = || {
+        let mut statement = connection.prepare("SELECT n, hash, mac, tenant FROM audit_heads")?;
+        let rows = statement.query_map([], |row| Ok((row.get(3)?, head_of(row)?)))?;
+        Ok::<_, rusqlite::Error>(rows.filter_map(Result::ok).collect())
+    };
+    read().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the heads of audit logs cannot be read; anchors are kept from the next entry on");
+        Vec::new()
+    })
 }
 
 fn head_of(row: &Row<'_>) -> rusqlite::Result<Head> {

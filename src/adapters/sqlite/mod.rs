@@ -189,7 +189,7 @@ impl SqliteLog {
             None => None,
         };
         let (history, missing_commits) = History::open(directory, &connection)?;
-        let anchor = Arc::new(Anchor::open(directory, &audit::heads(&connection)?));
+        let anchor = Arc::new(Anchor::open(directory, &audit::heads(&connection)));
         let readers = Readers::open(&path, options.readers.max(1))?;
         let writing = Writing {
             connection,
