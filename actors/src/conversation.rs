@@ -5,6 +5,7 @@
 //! was folded from the log and took up what was open.
 
 mod admission;
+mod damaged;
 mod effects;
 mod message;
 mod rest;
@@ -269,8 +270,15 @@ impl Conversation {
         if state.retiring {
             return refuse(Some(reply), Refusal::Gone);
         }
+        // A log of which nothing is left reads like one that never was; its header tells.
+        if let Command::Erase { by, .. } = &command
+            && (state.broken || state.core.book.is_none())
+        {
+            return self.erase_damaged(state, asker, by.clone(), reply).await;
+        }
         if state.broken {
-            return refuse(Some(reply), Refusal::Damaged);
+            let refusal = self.refusal_of_damaged(state, asker).await;
+            return refuse(Some(reply), refusal);
         }
         state.asked = true;
         let foreign = state

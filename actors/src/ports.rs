@@ -195,6 +195,13 @@ pub trait EventLog: Send + Sync {
     /// Returns the header of one conversation as of its last append (read-your-writes), with its owner; also erased ones.
     async fn header(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Header>, LogError>;
 
+    /// Returns the number of a log's last record, also where records are missing or cannot be read; 0 for an unknown log.
+    /// An append at the number behind it is in order.
+    async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
+        let header = self.header(scope, conversation).await?;
+        Ok(header.map_or(0, |header| header.last_seq))
+    }
+
     /// Lists conversations of one user (or of all, for admins), newest first; may lag by a second. Erased ones only
     /// when `erased` says so.
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError>;
@@ -214,7 +221,8 @@ pub trait EventLog: Send + Sync {
     /// cleaned; after `cursor`, at most `limit`, ordered by (tenant, conversation).
     async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError>;
 
-    /// Deletes what an erased conversation still has before its tombstone, everywhere; idempotent. The tombstone stays.
+    /// Deletes what an erased conversation still has before its tombstone, everywhere, whether it can be read or not; idempotent.
+    /// The tombstone stays.
     async fn erase(
         &self,
         scope: &TenantScope,

@@ -1,9 +1,11 @@
 //! How records stand in every store: as JSON text, written once by serde and handed back byte for byte.
 
-use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::ids::{TenantId, TurnId};
+use copilotd_actors::domain::event::{Event, Record};
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{Seq, TenantId, TurnId};
 use copilotd_actors::ports::{Append, LogError};
 use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
 
 /// Longest append, as JSON text, that a store takes. MongoDB's documents end at 16 MiB, and a conversation must be
 /// able to move from one store to the other.
@@ -49,6 +51,18 @@ pub(super) fn decode_array(text: &[u8]) -> Result<Vec<Record>, LogError> {
 pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> LogError {
     let (kind, line, column) = (error.classify(), error.line(), error.column());
     LogError::Corrupt(format!("{what}: {kind:?} error at line {line}, column {column}"))
+}
+
+/// Makes a tombstone in place of one that cannot be read.
+pub(super) fn tombstone(seq: Seq, header: Option<&Header>) -> Record {
+    Record {
+        seq,
+        at: header.map_or(Timestamp::UNIX_EPOCH, |header| header.updated_at),
+        turn: None,
+        event: Event::ConversationErased {
+            by: header.map_or_else(|| "unknown".to_owned(), |header| header.user.to_string()),
+        },
+    }
 }
 
 /// Returns the turns that records belong to, each once.

@@ -57,6 +57,11 @@ impl AuditKey {
         }
     }
 
+    /// Whether a head was made with this key.
+    pub(super) fn is_own(&self, tenant: &TenantId, head: &Head) -> bool {
+        self.head(tenant, head.n, &head.hash) == *head
+    }
+
     /// Makes the head of an empty log.
     pub(super) fn genesis(&self, tenant: &TenantId) -> Head {
         self.head(tenant, 0, &GENESIS)
@@ -98,7 +103,7 @@ pub enum Fault {
     Missing,
     /// Entries are missing from the end.
     Truncated,
-    /// The head, which tells where the log ends, is gone or is not what was recorded.
+    /// The head or the anchor, which tell where the log ends, is gone or is not what was recorded.
     Head,
 }
 
@@ -137,18 +142,20 @@ pub(super) struct Checker<'a> {
     key: &'a AuditKey,
     tenant: &'a TenantId,
     head: Option<Head>,
+    anchor: Option<Head>,
     n: i64,
     hash: Digest,
     bad: Option<Bad>,
 }
 
 impl<'a> Checker<'a> {
-    /// Begins. The head has to be read before the first entry: entries that are added meanwhile are beyond it.
-    pub(super) fn new(key: &'a AuditKey, tenant: &'a TenantId, head: Option<Head>) -> Self {
+    /// Begins. Anchor and head have to be read before the first entry: entries that are added meanwhile are beyond them.
+    pub(super) fn new(key: &'a AuditKey, tenant: &'a TenantId, head: Option<Head>, anchor: Option<Head>) -> Self {
         Self {
             key,
             tenant,
             head,
+            anchor,
             n: 0,
             hash: GENESIS,
             bad: None,
@@ -169,8 +176,8 @@ impl<'a> Checker<'a> {
             self.hash.copy_from_slice(&expected.hash);
             self.n = n;
             // The head may be older than the end; its hash is then that of an entry on the way.
-            let is_head = self.head.as_ref().filter(|head| head.n == n);
-            if is_head.is_some_and(|head| head.hash != expected.hash) {
+            let is_other = |end: &Option<Head>| end.as_ref().is_some_and(|end| end.n == n && end.hash != expected.hash);
+            if is_other(&self.head) || is_other(&self.anchor) {
                 return self.fail(n, Fault::Head);
             }
         }
@@ -206,7 +213,7 @@ impl<'a> Checker<'a> {
             None => {
                 self.fail(self.n, Fault::Head);
             }
-            Some(head) if self.key.head(self.tenant, head.n, &head.hash) != head => {
+            Some(head) if !self.key.is_own(self.tenant, &head) => {
                 self.fail(self.n.max(1), Fault::Head);
             }
             Some(head) if head.n > self.n => {
@@ -214,6 +221,18 @@ impl<'a> Checker<'a> {
             }
             // One more than the head: the process died between the two. A head further behind was put back.
             Some(_) => {}
+        }
+        if self.bad.is_none() {
+            match self.anchor.take() {
+                Some(anchor) if !self.key.is_own(self.tenant, &anchor) => {
+                    self.fail(self.n.max(1), Fault::Head);
+                }
+                Some(anchor) if anchor.n > self.n => {
+                    self.fail(next, Fault::Truncated);
+                }
+                // A crash leaves it behind the log.
+                _ => {}
+            }
         }
         if self.bad.is_none() && known.is_some_and(|known| known > self.n) {
             self.fail(next, Fault::Truncated);
@@ -245,8 +264,12 @@ mod tests {
     }
 
     fn check(key: &AuditKey, entries: &[StoredEntry], head: Option<Head>) -> Verification {
+        check_with(key, entries, head, None)
+    }
+
+    fn check_with(key: &AuditKey, entries: &[StoredEntry], head: Option<Head>, anchor: Option<Head>) -> Verification {
         let tenant = tenant();
-        let mut checker = Checker::new(key, &tenant, head);
+        let mut checker = Checker::new(key, &tenant, head, anchor);
         for piece in entries.chunks(3) {
             if !checker.take(piece) {
                 break;
@@ -275,6 +298,41 @@ mod tests {
         let (entries, _) = log(5);
         assert_eq!(first_bad(&entries, Some(log(4).1)), None);
         assert_eq!(first_bad(&entries[..1], Some(key().genesis(&tenant()))), None);
+    }
+
+    #[test]
+    fn an_anchor_finds_what_was_deleted_with_its_head() {
+        let (entries, head) = log(5);
+        let bad = |entries: &[StoredEntry], head: Option<Head>, anchor: Head| {
+            let bad = check_with(&key(), entries, head, Some(anchor)).first_bad?;
+            Some((bad.n, bad.fault.as_str()))
+        };
+        // Behind or level, it says nothing: the process died before it was written.
+        for count in 0..=5 {
+            assert_eq!(bad(&entries, Some(head.clone()), log(count).1), None);
+        }
+        for count in 0..5_usize {
+            let (_, older) = log(count as i64);
+            let expected = Some((count as i64 + 1, "truncated"));
+            assert_eq!(
+                bad(&entries[..count], Some(older), head.clone()),
+                expected,
+                "put back to {count}"
+            );
+        }
+        assert_eq!(bad(&[], None, head.clone()), Some((1, "truncated")));
+        // Another log of the same length, an altered anchor, and another tenant's.
+        let mut other = entries.clone();
+        other[4] = key().entry(&tenant(), 5, &entries[3].hash, b"other".to_vec());
+        let other_head = key().head(&tenant(), 5, &other[4].hash);
+        assert_eq!(bad(&other, Some(other_head), head.clone()), Some((5, "head")));
+        for n in [0, 4, 6, i64::MIN, i64::MAX] {
+            let mut altered = head.clone();
+            altered.n = n;
+            assert!(bad(&entries, Some(head.clone()), altered).is_some(), "{n}");
+        }
+        let foreign = key().head(&"globex".parse().unwrap(), 5, &head.hash);
+        assert_eq!(bad(&entries, Some(head), foreign), Some((5, "head")));
     }
 
     #[test]
@@ -393,12 +451,12 @@ mod tests {
         let tenant = tenant();
         let key = key();
         for (known, expected) in [(None, None), (Some(2), None), (Some(4), Some(3))] {
-            let mut checker = Checker::new(&key, &tenant, Some(head.clone()));
+            let mut checker = Checker::new(&key, &tenant, Some(head.clone()), None);
             checker.take(&entries);
             assert_eq!(checker.finish(known).first_bad.map(|bad| bad.n), expected);
         }
         // Entries and head wiped together.
-        let bad = Checker::new(&key, &tenant, None).finish(Some(4)).first_bad;
+        let bad = Checker::new(&key, &tenant, None, None).finish(Some(4)).first_bad;
         assert_eq!(bad.unwrap().fault, Fault::Truncated);
     }
 }

@@ -141,12 +141,15 @@ impl AuditLog {
     /// Reads where a log ends: at the head or, where a process died between the two, at the entry behind it.
     ///
     /// Invariant: recording never heals a damaged log. Entries that are missing behind a good head stay missing, since
-    /// numbers go on behind the head; without a good head one number is left out, which every later `verify` finds.
+    /// numbers go on behind the head; without a good head, or where the anchor is ahead, one number is left out, which
+    /// every later `verify` finds.
     async fn stored_end(&self, tenant: &TenantId, genesis: &Head) -> Result<(i64, Vec<u8>), LogError> {
+        // First: entries that are added meanwhile are beyond it.
+        let anchor = self.store.audit_anchor(tenant).await?;
         let head = self.store.audit_head(tenant).await?;
         let last = self.store.entries_before(tenant, Some(MAX_NUMBER), 1).await?.pop();
         let good = match &head {
-            Some(head) => self.key.head(tenant, head.n, &head.hash) == *head,
+            Some(head) => self.key.is_own(tenant, head),
             None => last.is_none(),
         };
         if !good {
@@ -164,6 +167,14 @@ impl AuditLog {
                 break;
             }
             (end, hash) = (entry.n, entry.hash);
+        }
+        if let Some(anchor) = anchor.filter(|anchor| anchor.n > end && self.key.is_own(tenant, anchor)) {
+            tracing::error!(
+                %tenant, last = end, anchor = anchor.n,
+                "the audit log ends before its anchor: entries were deleted or an older database was put back; \
+                 the next number is left out, so that this is still found later"
+            );
+            return Ok((anchor.n.saturating_add(1), genesis.hash.clone()));
         }
         Ok((end, hash))
     }
@@ -192,13 +203,14 @@ impl AuditLog {
         let _permit = self.verifying.try_acquire().map_err(|_| VerifyError::Busy)?;
         let tenant = scope.tenant();
         let known = Some(self.end(tenant).seen.load(Ordering::Relaxed));
+        let anchor = self.store.audit_anchor(tenant).await?;
         let mut head = self.store.audit_head(tenant).await?;
         let mut page = self.checked_page(tenant, None).await?;
         if head.is_none() && page.as_ref().is_some_and(|page| !page.is_empty()) {
             // The first entry was added in between; its head was there before it.
             head = self.store.audit_head(tenant).await?;
         }
-        let mut checker = Checker::new(&self.key, tenant, head);
+        let mut checker = Checker::new(&self.key, tenant, head, anchor);
         loop {
             let Some(entries) = page else {
                 checker.unreadable();

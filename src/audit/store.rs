@@ -69,4 +69,10 @@ pub trait AuditStore: Send + Sync {
 
     /// Returns the head; none before the first append.
     async fn audit_head(&self, tenant: &TenantId) -> Result<Option<Head>, LogError>;
+
+    /// Returns a copy of the head that is kept apart from entries and heads, where the store has another place for it. It is
+    /// written after the head, so a crash may leave it behind; one that is ahead says that entries are missing.
+    async fn audit_anchor(&self, _tenant: &TenantId) -> Result<Option<Head>, LogError> {
+        Ok(None)
+    }
 }

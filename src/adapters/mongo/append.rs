@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
-use mongodb::bson::Uuid;
+use mongodb::bson::{Document, Uuid};
 
 use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, seq};
@@ -71,7 +71,12 @@ pub(super) async fn append(
         }
         let attempt = tokio::time::timeout_at(patience.deadline(), attempt(collections, heads, key, document));
         let failure = match attempt.await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                // The server may have executed it after another process took over, which then does not know of it. Only while this
+                // one still has the lease is it sure that nobody else did.
+                let held = lease.check();
+                return held.map_err(|refusal| LogError::Unavailable(format!("the outcome is unknown: {refusal}")));
+            }
             Ok(Err(failure)) => failure,
             Err(_) => Failure::Silence,
         };
@@ -141,10 +146,13 @@ async fn attempt(
 async fn standing(collections: &Collections, key: &Key, document: &AppendDocument) -> Result<Option<Uuid>, Failure> {
     let mut filter = key.filter();
     filter.insert("first_seq", document.first_seq);
-    let appends = collections.appends.clone_with_type::<Head>();
+    let appends = collections.appends.clone_with_type::<Document>();
     let found = appends.find_one(filter).projection(Head::projection());
     let found = collections.call(found).await?;
-    Ok(found.map(|found| found.append_id))
+    Ok(found
+        .map(|found| Head::read(&found))
+        .transpose()?
+        .map(|found| found.append_id))
 }
 
 /// Reads the end of a log, from memory if it is known.

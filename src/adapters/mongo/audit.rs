@@ -2,6 +2,9 @@
 //!
 //! Without transactions the head follows its entry: a process that dies in between leaves it one behind, which the next
 //! entry mends. The head of an empty log is written before the first entry, so that entries without a head are a fault.
+//!
+//! The newest head is also kept in `meta`, as an anchor: whoever deletes a tenant's entries and head has to know of it too. There is
+//! no place outside the database.
 
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 use futures::TryStreamExt;
+use mongodb::Collection;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 
@@ -74,14 +78,12 @@ impl AuditStore for MongoLog {
     }
 
     async fn audit_head(&self, tenant: &TenantId) -> Result<Option<Head>, LogError> {
-        let collections = &self.collections;
-        let found = collections.audit_heads.find_one(doc! { "_id": tenant.as_str() });
-        let found = collections.call(found).await?;
-        Ok(found.map(|found| Head {
-            n: number(&found),
-            hash: bytes(&found, "hash"),
-            mac: bytes(&found, "mac"),
-        }))
+        let heads = &self.collections.audit_heads;
+        Ok(self.find_head(heads, tenant.as_str()).await?)
+    }
+
+    async fn audit_anchor(&self, tenant: &TenantId) -> Result<Option<Head>, LogError> {
+        Ok(self.find_head(&self.collections.meta, &anchor_id(tenant)).await?)
     }
 }
 
@@ -94,8 +96,9 @@ impl MongoLog {
         genesis: &Head,
     ) -> Result<(), Failure> {
         let collections = &self.collections;
+        let heads = &collections.audit_heads;
         if entry.n == 1 {
-            self.raise_head(tenant, genesis).await?;
+            self.raise(heads, tenant.as_str(), genesis).await?;
         }
         let document = doc! {
             "tenant": tenant.as_str(),
@@ -115,20 +118,33 @@ impl MongoLog {
             }
             Err(failure) => return Err(failure),
         }
-        self.raise_head(tenant, head).await
+        self.raise(heads, tenant.as_str(), head).await?;
+        // Last: the anchor may be behind the log, and never ahead of it.
+        if let Err(error) = self.raise(&collections.meta, &anchor_id(tenant), head).await {
+            tracing::warn!(%tenant, n = head.n, %error, "an audit anchor was not written; it stays behind the log");
+        }
+        Ok(())
     }
 
     /// Writes a head unless a newer one stands there.
-    async fn raise_head(&self, tenant: &TenantId, head: &Head) -> Result<(), Failure> {
-        let collections = &self.collections;
-        let older = doc! { "_id": tenant.as_str(), "n": { "$lt": head.n } };
+    async fn raise(&self, heads: &Collection<Document>, id: &str, head: &Head) -> Result<(), Failure> {
+        let older = doc! { "_id": id, "n": { "$lt": head.n } };
         let set = doc! { "$set": { "n": head.n, "hash": binary(&head.hash), "mac": binary(&head.mac) } };
-        let write = collections.audit_heads.update_one(older, set).upsert(true);
-        match collections.call(write).await {
+        let write = heads.update_one(older, set).upsert(true);
+        match self.collections.call(write).await {
             // The filter missed a newer head, so the upsert met its `_id`.
             Err(failure) if failure.is_duplicate() => Ok(()),
             outcome => outcome.map(drop),
         }
+    }
+
+    async fn find_head(&self, heads: &Collection<Document>, id: &str) -> Result<Option<Head>, Failure> {
+        let found = self.collections.call(heads.find_one(doc! { "_id": id })).await?;
+        Ok(found.map(|found| Head {
+            n: number(&found),
+            hash: bytes(&found, "hash"),
+            mac: bytes(&found, "mac"),
+        }))
     }
 
     async fn find_entries(&self, filter: Document, order: Document, limit: usize) -> Result<Vec<StoredEntry>, Failure> {
@@ -149,6 +165,11 @@ impl MongoLog {
         };
         Ok(found.iter().map(entry).collect())
     }
+}
+
+/// `_id` of a tenant's anchor in `meta`.
+fn anchor_id(tenant: &TenantId) -> String {
+    format!("audit/{tenant}")
 }
 
 fn binary(bytes: &[u8]) -> Binary {

@@ -6,7 +6,7 @@ use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use copilotd_actors::ports::{Append, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
-use mongodb::bson::{Binary, DateTime, Document, Uuid, doc};
+use mongodb::bson::{Binary, Bson, DateTime, Document, Uuid, doc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,7 @@ pub(super) struct AppendDocument {
     pub(super) messages: i32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) tombstone: Option<i64>,
-    /// Only on a tombstone whose log is being erased: the header that can no longer be folded.
+    /// Only with a tombstone: the header, which cannot be folded any more once the rest is erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) header: Option<String>,
     pub(super) records: Vec<String>,
@@ -79,7 +79,7 @@ impl AppendDocument {
             turns: (!turns.is_empty()).then_some(turns),
             messages: i32::try_from(text::messages(&append.records)).unwrap_or(i32::MAX),
             tombstone: append.tombstone().map(number).transpose()?,
-            header: None,
+            header: append.tombstone().map(|_| json(&append.header)).transpose()?,
             records: text::encode_each(append)?,
             at: DateTime::from_millis(append.header.updated_at.as_millisecond()),
         })
@@ -90,14 +90,18 @@ impl AppendDocument {
     }
 }
 
+/// Numbers of records beyond this are damage: no log grows so long.
+const MAX_SEQ: i64 = 1 << 53;
+
+/// Records of one append; its size is limited, so more are damage.
+const MAX_RECORDS: i64 = 1 << 20;
+
 /// The end of a log, without its text.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
-    #[serde(rename = "_id")]
     pub(super) append_id: Uuid,
     pub(super) first_seq: i64,
     pub(super) last_seq: i64,
-    #[serde(default)]
     pub(super) tombstone: Option<i64>,
 }
 
@@ -105,6 +109,29 @@ impl Head {
     /// Fields to fetch.
     pub(super) fn projection() -> Document {
         doc! { "first_seq": 1, "last_seq": 1, "tombstone": 1 }
+    }
+
+    /// Numbers that a log may have. Others, and values of other types, are damage.
+    pub(super) fn plausible() -> Document {
+        doc! { "$gte": 1_i64, "$lte": MAX_SEQ }
+    }
+
+    /// Reads what can be read of one whose first number is plausible.
+    pub(super) fn read(document: &Document) -> Result<Self, LogError> {
+        let number = |name: &str| match document.get(name) {
+            Some(Bson::Int64(number)) => Some(*number),
+            Some(Bson::Int32(number)) => Some(i64::from(*number)),
+            _ => None,
+        };
+        let first_seq = number("first_seq").ok_or_else(|| corrupt("a number"))?;
+        let is_plausible = |last_seq: &i64| (first_seq..first_seq.saturating_add(MAX_RECORDS)).contains(last_seq);
+        let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+        Ok(Self {
+            append_id: mongodb::bson::deserialize_from_bson(id).map_err(|_| corrupt("an append's id"))?,
+            first_seq,
+            last_seq: number("last_seq").filter(is_plausible).unwrap_or(first_seq),
+            tombstone: number("tombstone"),
+        })
     }
 
     pub(super) fn of(document: &AppendDocument) -> Self {

@@ -1,17 +1,20 @@
 //! Snapshots, and erasing what stands before a tombstone.
 
+use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::Seq;
 use copilotd_actors::ports::{ErasureReceipt, LogError, Snapshot};
 use futures::TryStreamExt;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, DateTime, doc};
+use mongodb::bson::{Binary, DateTime, Document, doc};
 
 use super::append::{self, Heads};
 use super::collections::Collections;
-use super::documents::{Head, Key, Projected, from_json, json, number, seq};
+use super::documents::{AppendDocument, Head, Key, Projected, from_json, json, number, seq};
 use super::failure::Failure;
 use super::fold;
 use super::quota::{self, Counted};
+use super::read::typed;
 use crate::adapters::{MAX_APPEND_BYTES, text};
 
 /// Keeps a snapshot unless a newer one is there or the conversation is erased: a snapshot that comes after the
@@ -69,19 +72,22 @@ pub(super) async fn erase(
     // First the header, which cannot be folded any more once the first record is gone.
     let projected = keep_header(collections, key, tombstone).await?;
 
-    let mut before = key.filter();
-    before.insert("first_seq", doc! { "$lt": at });
-    let mut records = 0;
-    let appends = collections.appends.clone_with_type::<Head>();
+    // Everything but the tombstone's append: nothing follows it, and numbers may be damaged.
+    let mut rest = key.filter();
+    rest.insert("_id", doc! { "$ne": head.append_id });
+    let mut records = 0_u64;
+    let appends = collections.appends.clone_with_type::<Document>();
     let mut found = collections
-        .call(appends.find(before.clone()).projection(Head::projection()))
+        .call(appends.find(rest.clone()).projection(Head::projection()))
         .await?;
     while let Some(append) = collections.call(found.try_next()).await? {
-        records += seq(append.last_seq.min(at - 1) + 1 - append.first_seq)?;
+        let count = Head::read(&append).map_or(1, |append| {
+            append.last_seq.saturating_sub(append.first_seq).saturating_add(1)
+        });
+        records = records.saturating_add(u64::try_from(count).unwrap_or(1));
     }
-    before.insert("last_seq", doc! { "$lt": at });
-    collections.call(collections.appends.delete_many(before)).await?;
-    keep_tombstone(collections, key, tombstone).await?;
+    collections.call(collections.appends.delete_many(rest)).await?;
+    records += keep_tombstone(collections, key, (&head, at), &projected.header).await?;
     let snapshots = collections
         .call(collections.snapshots.delete_one(doc! { "_id": key.id() }))
         .await?;
@@ -106,12 +112,13 @@ pub(super) async fn erase(
 
 /// Leaves in the log what its first record will no longer tell: whose conversation it was, and when.
 async fn keep_header(collections: &Collections, key: &Key, tombstone: Seq) -> Result<Projected, Failure> {
+    let mut own = key.filter();
+    own.insert("tombstone", number(tombstone)?);
+    let appends = collections.appends.clone_with_type::<Document>();
     let last = collections
-        .appends
-        .find_one(key.filter())
-        .sort(doc! { "first_seq": -1 });
-    let last = collections.call(last).await?;
-    let kept = last.as_ref().and_then(|last| last.header.as_deref());
+        .call(appends.find_one(own.clone()).projection(doc! { "header": 1 }))
+        .await?;
+    let kept = last.as_ref().and_then(|last| last.get_str("header").ok());
     let header = match kept {
         Some(kept) => from_json(kept)?,
         None => {
@@ -121,10 +128,8 @@ async fn keep_header(collections: &Collections, key: &Key, tombstone: Seq) -> Re
             };
             let mut header = found.header;
             fold::strip(&mut header);
-            let mut end = key.filter();
-            end.insert("last_seq", number(tombstone)?);
             let set = doc! { "$set": { "header": json(&header)? } };
-            collections.call(collections.appends.update_one(end, set)).await?;
+            collections.call(appends.update_one(own, set)).await?;
             header
         }
     };
@@ -135,22 +140,38 @@ async fn keep_header(collections: &Collections, key: &Key, tombstone: Seq) -> Re
     })
 }
 
-/// Takes everything but the tombstone out of its append.
-async fn keep_tombstone(collections: &Collections, key: &Key, tombstone: Seq) -> Result<(), Failure> {
-    let at = number(tombstone)?;
-    let mut longer = key.filter();
-    longer.insert("last_seq", at);
-    longer.insert("first_seq", doc! { "$lt": at });
-    let Some(append) = collections.call(collections.appends.find_one(longer.clone())).await? else {
-        return Ok(());
+/// Takes everything but the tombstone out of its append; returns how many records that were.
+async fn keep_tombstone(
+    collections: &Collections,
+    key: &Key,
+    (head, tombstone): (&Head, i64),
+    header: &Header,
+) -> Result<u64, Failure> {
+    let own = doc! { "_id": head.append_id, "tenant": key.tenant.as_str() };
+    let appends = collections.appends.clone_with_type::<Document>();
+    let Some(append) = collections.call(appends.find_one(own.clone())).await? else {
+        return Ok(0);
     };
-    let mut kept = Vec::new();
-    for record in append.records {
-        if text::decode(&record)?.seq >= tombstone {
-            kept.push(record);
-        }
+    let append = typed::<AppendDocument>(append);
+    let decoded = append.and_then(|append| {
+        let records: Result<Vec<Record>, LogError> = append.records.iter().map(|record| text::decode(record)).collect();
+        Ok(records?)
+    });
+    if head.first_seq == tombstone && decoded.is_ok() {
+        return Ok(0);
     }
-    let change = doc! { "$set": { "first_seq": at, "messages": 0, "records": kept }, "$unset": { "turns": "" } };
-    collections.call(collections.appends.update_one(longer, change)).await?;
-    Ok(())
+    let at = seq(tombstone)?;
+    let mut kept = decoded.unwrap_or_default();
+    kept.retain(|record| record.seq == at);
+    if kept.is_empty() {
+        // It cannot be read, and says no more than this.
+        kept.push(text::tombstone(at, Some(header)));
+    }
+    let kept: Result<Vec<String>, LogError> = kept.iter().map(json).collect();
+    let change = doc! {
+        "$set": { "first_seq": tombstone, "last_seq": tombstone, "messages": 0, "records": kept? },
+        "$unset": { "turns": "" },
+    };
+    collections.call(appends.update_one(own, change)).await?;
+    Ok(seq(tombstone.saturating_sub(head.first_seq).max(0))?)
 }

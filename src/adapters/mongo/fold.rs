@@ -17,12 +17,15 @@ use crate::adapters::unreadable::{note_unreadable, skip_unreadable};
 
 /// Finds the end of a log.
 pub(super) async fn head(collections: &Collections, key: &Key) -> Result<Option<Head>, Failure> {
-    let appends = collections.appends.clone_with_type::<Head>();
+    let appends = collections.appends.clone_with_type::<Document>();
+    let mut filter = key.filter();
+    filter.insert("first_seq", Head::plausible());
     let last = appends
-        .find_one(key.filter())
+        .find_one(filter)
         .sort(doc! { "first_seq": -1 })
         .projection(Head::projection());
-    collections.call(last).await
+    let last = collections.call(last).await?;
+    Ok(last.map(|last| Head::read(&last)).transpose()?)
 }
 
 /// Returns the header as of the last append: the projection, and the rest folded onto it.
@@ -33,38 +36,70 @@ pub(super) async fn projected(collections: &Collections, key: &Key) -> Result<Op
     let mut fold = Fold::new(found.map(Projected::try_from).transpose()?);
     let mut filter = key.filter();
     let applied = fold.state.as_ref().map_or(0, |state| state.header.last_seq);
-    filter.insert("first_seq", doc! { "$gt": number(applied)? });
-    let rest = collections.appends.find(filter).sort(doc! { "first_seq": 1 });
+    let mut later = Head::plausible();
+    later.insert("$gt", number(applied)?);
+    filter.insert("first_seq", later);
+    let appends = collections.appends.clone_with_type::<Document>();
+    let rest = appends.find(filter).sort(doc! { "first_seq": 1 });
     let mut rest = collections.call(rest).await?;
     while let Some(append) = collections.call(rest.try_next()).await? {
-        fold.add(key, &append)?;
+        match typed::<AppendDocument>(append) {
+            Ok(append) => fold.add(key, &append)?,
+            Err(failure) => fold.damaged(failure.into())?,
+        }
     }
-    Ok(fold.state)
+    Ok(fold.finish()?)
 }
 
 /// A header in the making, append by append.
 #[derive(Default)]
 pub(super) struct Fold {
-    pub(super) state: Option<Projected>,
-    appends: u64,
+    state: Option<Projected>,
+    damage: Option<LogError>,
 }
 
 impl Fold {
     pub(super) fn new(state: Option<Projected>) -> Self {
-        Self { state, appends: 0 }
+        Self { state, damage: None }
     }
 
+    /// Adds the next append. One that cannot be read is no error yet: behind it may stand a tombstone, which needs nothing of it.
     pub(super) fn add(&mut self, key: &Key, append: &AppendDocument) -> Result<(), LogError> {
+        match self.apply(key, append) {
+            Err(error) => self.damaged(error),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Notes an append that cannot be read.
+    pub(super) fn damaged(&mut self, error: LogError) -> Result<(), LogError> {
+        match error {
+            LogError::Corrupt(_) => {
+                self.damage.get_or_insert(error);
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Returns the header, if the log has one.
+    pub(super) fn finish(self) -> Result<Option<Projected>, LogError> {
+        match self.damage {
+            Some(damage) => Err(damage),
+            None => Ok(self.state),
+        }
+    }
+
+    fn apply(&mut self, key: &Key, append: &AppendDocument) -> Result<(), LogError> {
         let tombstone = append.tombstone.map(seq).transpose()?;
-        let first = self.appends == 0 && self.state.is_none();
-        self.appends += 1;
         if let Some(kept) = &append.header {
-            // An erasure has begun. It is over when nothing stands before the tombstone.
+            // Whether anything stands before it is for the erasure to find out.
             self.state = Some(Projected {
                 header: from_json(kept)?,
                 tombstone,
-                cleaned: first,
+                cleaned: false,
             });
+            self.damage = None;
             return Ok(());
         }
         for record in &append.records {
@@ -87,6 +122,15 @@ impl Fold {
     }
 }
 
+/// Whether nothing is left of an erased log but its tombstone.
+async fn is_clean(collections: &Collections, key: &Key, tombstone: Seq) -> Result<bool, Failure> {
+    let mut rest = key.filter();
+    rest.insert("first_seq", doc! { "$ne": number(tombstone)? });
+    let appends = collections.appends.clone_with_type::<Document>();
+    let found = appends.find_one(rest).projection(doc! { "_id": 1 });
+    Ok(collections.call(found).await?.is_none())
+}
+
 /// Takes out of a header what an erased conversation must not keep.
 pub(super) fn strip(header: &mut Header) {
     header.title = None;
@@ -101,7 +145,11 @@ pub(super) async fn write_everything(
     projected: &Projected,
 ) -> Result<(), Failure> {
     let newest = number(projected.header.last_seq)?;
-    let older = doc! { "_id": key.id(), "applied_seq": { "$lte": newest } };
+    let mut older = doc! { "_id": key.id(), "applied_seq": { "$lte": newest } };
+    if projected.tombstone.is_some() {
+        // Nothing follows a tombstone. A header that is further came from records that are lost.
+        older = doc! { "_id": key.id(), "$or": [{ "applied_seq": { "$lte": newest } }, { "tombstone": null }] };
+    }
     let set = doc! { "$set": projected.everything()? };
     let _counting = collections.counting.read().await;
     let headers = collections.conversations.clone_with_type::<Counted>();
@@ -139,10 +187,36 @@ pub(super) async fn write_counters(
     Ok(found)
 }
 
+/// The header that stands with a tombstone, which may be missed where the projection is further than the damaged log.
+async fn buried(collections: &Collections, key: &Key) -> Result<Option<Projected>, Failure> {
+    let mut tombstone = key.filter();
+    tombstone.insert("tombstone", Head::plausible());
+    let appends = collections.appends.clone_with_type::<Document>();
+    let found = appends
+        .find_one(tombstone)
+        .projection(doc! { "tombstone": 1, "header": 1 });
+    let Some(found) = collections.call(found).await? else {
+        return Ok(None);
+    };
+    let (Ok(tombstone), Ok(header)) = (found.get_i64("tombstone"), found.get_str("header")) else {
+        return Ok(None);
+    };
+    Ok(Some(Projected {
+        header: from_json(header)?,
+        tombstone: Some(seq(tombstone)?),
+        cleaned: false,
+    }))
+}
+
 /// Brings the projection of one conversation up to its log. What its user keeps has to be counted again then: an earlier
 /// write may have ended between the header and the counters. Returns the tenant and the user.
 pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<Option<(String, String)>, Failure> {
-    let Some(projected) = projected(collections, key).await? else {
+    let folded = projected(collections, key).await;
+    let buried = match &folded {
+        Ok(Some(Projected { tombstone: Some(_), .. })) => None,
+        _ => buried(collections, key).await?,
+    };
+    let Some(projected) = buried.map_or(folded, |buried| Ok(Some(buried)))? else {
         return Ok(None);
     };
     write_everything(collections, key, &projected).await?;
@@ -174,12 +248,16 @@ pub(super) async fn rebuild(collections: &Collections) -> Result<u64, Failure> {
         };
         let same = current.as_ref().map(|(key, _)| key) == append.as_ref().map(|(key, _)| key);
         if !same && let Some((key, fold)) = current.take() {
-            match fold.state {
-                Some(projected) => {
+            match skip_unreadable("conversation", key.id(), fold.finish())? {
+                Some(Some(mut projected)) => {
+                    if let Some(tombstone) = projected.tombstone {
+                        projected.cleaned = is_clean(collections, &key, tombstone).await?;
+                    }
                     write_everything(collections, &key, &projected).await?;
                     count += 1;
                 }
-                None => note_unreadable("conversation", key.id(), "its log does not begin with its creation"),
+                Some(None) => note_unreadable("conversation", key.id(), "its log does not begin with its creation"),
+                None => {}
             }
         }
         let Some((key, append)) = append else {

@@ -229,7 +229,13 @@ impl EventLog for MongoLog {
             Err(refusal) => Err(refusal),
         };
         match &outcome {
-            Ok(()) => ticket.appended(append),
+            Ok(()) => {
+                ticket.appended(append);
+                if append.tombstone().is_some() {
+                    // The header of a damaged log may be further than its tombstone, and is then no more read beyond.
+                    self.projector.settle(SETTLE).await;
+                }
+            }
             Err(LogError::Unavailable(_)) => drop(ticket),
             Err(_) => ticket.refused(),
         }
@@ -270,6 +276,12 @@ impl EventLog for MongoLog {
         Ok(projected.map(|projected| projected.header))
     }
 
+    async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
+        let key = Key::new(scope, conversation);
+        let head = fold::head(&self.collections, &key).await?;
+        head.map_or(Ok(0), |head| documents::seq(head.last_seq))
+    }
+
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {
         self.projector.settle(SETTLE).await;
         Ok(read::list(&self.collections, scope, query).await?)
@@ -292,6 +304,10 @@ impl EventLog for MongoLog {
     }
 
     async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError> {
+        if cursor.is_none() {
+            let late = self.projector.find_late().await?;
+            late.iter().for_each(|key| self.heads.forget(key));
+        }
         self.projector.settle(SETTLE).await;
         Ok(read::pending(&self.collections, cursor, limit).await?)
     }
@@ -329,8 +345,8 @@ impl EventLog for MongoLog {
     async fn probe(&self) -> Result<(), LogError> {
         self.lease.check()?;
         let probe = doc! { "_id": "probe" };
-        let count = doc! { "$inc": { "value": 1_i64 } };
-        let write = self.collections.meta.update_one(probe, count).upsert(true);
+        let set = doc! { "$set": { "value": i64::from(rand::random::<u32>()) } };
+        let write = self.collections.meta.update_one(probe, set).upsert(true);
         self.collections.call(write).await?;
         Ok(())
     }

@@ -2,8 +2,12 @@
 //!
 //! Invariant: `projected` in `meta` names a stamp up to which everything is projected. A process that dies leaves at most
 //! the later ones undone, and the next one does them at its start ([`Projector::catch_up`]).
+//!
+//! A process that lost its lease may have an insert under way that the server executes after that. Its stamp lies between what its
+//! process had projected and the first stamp of the next one. These gaps are kept, and looked at again and again
+//! ([`Projector::find_late`]).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +15,7 @@ use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::Seq;
 use copilotd_actors::ports::{Append, LogError};
 use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, Uuid, doc};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -31,6 +35,15 @@ const AT_ONCE: usize = 8;
 /// How often the stamp is written down.
 const STAMP_PACE: Duration = Duration::from_secs(1);
 
+/// Tenures whose late appends are looked for.
+const MOST_GAPS: usize = 16;
+
+/// Appends in the gaps of all tenures above which older gaps are forgotten.
+const MOST_IN_GAPS: usize = 10_000;
+
+/// Late appends that are remembered; when there are more, they are projected again, which changes nothing.
+const MOST_SEEN: usize = 50_000;
+
 /// Pause after a failure.
 const RETRY_PACE: Duration = Duration::from_millis(200);
 
@@ -41,6 +54,38 @@ pub(super) struct Projector {
     state: Mutex<State>,
     wake: Notify,
     done: watch::Sender<u64>,
+    gaps: Mutex<Gaps>,
+}
+
+/// Stamps that earlier processes gave out and did not project.
+#[derive(Debug, Default)]
+struct Gaps {
+    /// Behind the first and up to the second, oldest tenure first.
+    ranges: Vec<(i64, i64)>,
+    /// Appends in them that are projected.
+    seen: HashSet<Uuid>,
+}
+
+impl Gaps {
+    fn contain(&self, stamp: i64) -> bool {
+        self.ranges.iter().any(|(from, to)| (*from + 1..=*to).contains(&stamp))
+    }
+
+    /// Filter of all appends in them; none if there is no gap.
+    fn filter(&self) -> Option<Document> {
+        let ranges = self.ranges.iter();
+        let ranges: Vec<Document> = ranges
+            .map(|(from, to)| doc! { "stamp": { "$gt": from, "$lte": to } })
+            .collect();
+        (!ranges.is_empty()).then(|| doc! { "$or": ranges })
+    }
+
+    fn note(&mut self, append: Uuid) {
+        if self.seen.len() >= MOST_SEEN {
+            self.seen.clear();
+        }
+        self.seen.insert(append);
+    }
 }
 
 #[derive(Debug)]
@@ -159,6 +204,7 @@ impl Projector {
             }),
             wake: Notify::new(),
             done: watch::Sender::new(0),
+            gaps: Mutex::default(),
         })
     }
 
@@ -189,38 +235,102 @@ impl Projector {
         let _ = tokio::time::timeout(longest, done.wait_for(|done| *done >= version)).await;
     }
 
-    /// Projects what an earlier process left undone.
+    /// Projects what earlier processes left undone.
     pub(super) async fn catch_up(&self) -> Result<(), Failure> {
         let collections = &self.collections;
         let marked = collections
             .call(collections.meta.find_one(doc! { "_id": "projected" }))
-            .await?;
-        let stamp = marked.and_then(|marked| marked.get_i64("stamp").ok()).unwrap_or(0);
-        let appends = collections.appends.clone_with_type::<Document>();
-        let later = appends
-            .find(doc! { "stamp": { "$gt": stamp } })
-            .projection(doc! { "_id": 0, "tenant": 1, "conversation": 1 });
-        let mut later = collections.call(later).await?;
-        let mut keys = std::collections::HashSet::new();
-        while let Some(found) = collections.call(later.try_next()).await? {
-            let id = name_of(&found);
-            let place = typed::<Place>(found).and_then(|place| Ok(key(&place.tenant, place.conversation)?));
-            keys.extend(skip_unreadable("append", id, place)?);
+            .await?
+            .unwrap_or_default();
+        let stamp = marked.get_i64("stamp").unwrap_or(0);
+        let mut ranges: Vec<(i64, i64)> = marked
+            .get_array("gaps")
+            .map_or_else(|_| Vec::new(), |gaps| read_gaps(gaps));
+        let first = self.state().next_stamp;
+        // Without a mark nothing was ever projected: everything is, now.
+        if (1..first - 1).contains(&stamp) {
+            ranges.push((stamp, first - 1));
         }
+        ranges.drain(..ranges.len().saturating_sub(MOST_GAPS));
+        self.gaps().ranges = ranges;
+        let mut undone = vec![doc! { "stamp": { "$gt": stamp } }];
+        undone.extend(self.gaps().filter());
+        let keys = self.project(doc! { "$or": undone }).await?;
         if !keys.is_empty() {
             tracing::info!(
                 conversations = keys.len(),
                 "projecting what an earlier process left undone"
             );
         }
+        let gaps: Vec<Document> = {
+            let mut gaps = self.gaps();
+            if gaps.seen.len() > MOST_IN_GAPS {
+                // Too many to look through again and again: only the last owner's are.
+                let older = gaps.ranges.len().saturating_sub(1);
+                gaps.ranges.drain(..older);
+            }
+            let ranges = gaps.ranges.iter();
+            ranges.map(|(from, to)| doc! { "from": from, "to": to }).collect()
+        };
+        let set = doc! { "$set": { "gaps": gaps } };
+        let kept = collections
+            .meta
+            .update_one(doc! { "_id": "projected" }, set)
+            .upsert(true);
+        collections.call(kept).await?;
+        self.mark().await
+    }
+
+    /// Projects appends of processes that had lost their lease when the server executed them, so that a turn they left open is
+    /// taken up. Returns their conversations.
+    pub(super) async fn find_late(&self) -> Result<HashSet<Key>, Failure> {
+        let Some(filter) = self.gaps().filter() else {
+            return Ok(HashSet::new());
+        };
+        let late = self.project(filter).await?;
+        for key in &late {
+            tracing::warn!(
+                tenant = %key.tenant, conversation = %key.conversation,
+                "a process that had lost its lease wrote to this conversation; it is read again"
+            );
+        }
+        Ok(late)
+    }
+
+    /// Projects the conversations of some appends, unless that was done for all of these appends before.
+    async fn project(&self, appends: Document) -> Result<HashSet<Key>, Failure> {
+        let collections = &self.collections;
+        let found = collections.appends.clone_with_type::<Document>();
+        let found = found
+            .find(appends)
+            .projection(doc! { "tenant": 1, "conversation": 1, "stamp": 1 });
+        let mut found = collections.call(found).await?;
+        let mut keys = HashSet::new();
+        let mut appends = Vec::new();
+        while let Some(found) = collections.call(found.try_next()).await? {
+            let id = name_of(&found);
+            let place = typed::<Place>(found);
+            if place
+                .as_ref()
+                .is_ok_and(|place| self.gaps().seen.contains(&place.append_id))
+            {
+                continue;
+            }
+            let read = place.and_then(|place| Ok((key(&place.tenant, place.conversation)?, place)));
+            if let Some((key, place)) = skip_unreadable("append", id, read)? {
+                keys.insert(key);
+                appends.extend(self.gaps().contain(place.stamp).then_some(place.append_id));
+            }
+        }
         let mut users = BTreeSet::new();
-        for key in keys {
+        for key in &keys {
             // One log that is broken must not keep the process from starting.
-            let refreshed = fold::refresh(collections, &key).await;
+            let refreshed = fold::refresh(collections, key).await;
             users.extend(skip_unreadable("conversation", key.id(), refreshed)?.flatten());
         }
         quota::recount(collections, &users).await?;
-        self.mark().await
+        appends.into_iter().for_each(|append| self.gaps().note(append));
+        Ok(keys)
     }
 
     /// Works until the task is aborted. Failures are tried again.
@@ -340,14 +450,28 @@ impl Projector {
         state.open.first().map_or(state.next_stamp, |first| *first) - 1
     }
 
+    fn gaps(&self) -> MutexGuard<'_, Gaps> {
+        // Each change is a single assignment or insertion.
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change of the state is one short statement after another, none of which panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn read_gaps(gaps: &[Bson]) -> Vec<(i64, i64)> {
+    let gaps = gaps.iter().filter_map(Bson::as_document);
+    gaps.filter_map(|gap| Some((gap.get_i64("from").ok()?, gap.get_i64("to").ok()?)))
+        .collect()
+}
+
 #[derive(serde::Deserialize)]
 struct Place {
+    #[serde(rename = "_id")]
+    append_id: Uuid,
+    stamp: i64,
     tenant: String,
-    conversation: mongodb::bson::Uuid,
+    conversation: Uuid,
 }

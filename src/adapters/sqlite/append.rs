@@ -80,7 +80,7 @@ impl EncodedAppend {
         let (tenant, key) = (self.header.tenant.as_str(), rows::key(self.conversation));
         let head = head(connection, &self.header.tenant, self.conversation)?;
         match &head {
-            Some(head) if head.append_id == self.append_id => return Ok(()),
+            Some(head) if head.append_id == Some(self.append_id) => return Ok(()),
             Some(head) if head.last_seq >= self.first_seq && self.stands(connection)? => return Ok(()),
             Some(head) if head.tombstone.is_some() => return Err(LogError::Erased.into()),
             _ => {}
@@ -88,10 +88,15 @@ impl EncodedAppend {
         if self.first_seq != head.map_or(0, |head| head.last_seq) + 1 {
             return Err(LogError::Conflict(self.first_seq).into());
         }
+        // What the log's first record will no longer tell; it may be damaged already.
+        let kept = match self.tombstone {
+            Some(_) => Some(rows::text(&self.header)?),
+            None => None,
+        };
         connection
             .prepare_cached(
-                "INSERT INTO appends (tenant, conversation, first_seq, last_seq, append_id, messages, tombstone, records)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO appends (tenant, conversation, first_seq, last_seq, append_id, messages, tombstone, records, header)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 tenant,
@@ -102,6 +107,7 @@ impl EncodedAppend {
                 self.messages,
                 self.tombstone,
                 self.records,
+                kept,
             ])?;
         for turn in &self.turns {
             add_turn(
@@ -187,11 +193,18 @@ pub(super) fn add_turn(
 /// The last append of a log.
 pub(super) struct Head {
     pub(super) last_seq: Seq,
-    pub(super) append_id: Uuid,
+    /// None if it cannot be read.
+    pub(super) append_id: Option<Uuid>,
     pub(super) tombstone: Option<Seq>,
 }
 
-/// Finds the last append of a log, from the log itself.
+/// Numbers of records beyond this are damage: no log grows so long.
+const MAX_SEQ: Seq = 1 << 53;
+
+/// Records of one append; its size is limited, so more are damage.
+const MAX_RECORDS: Seq = 1 << 20;
+
+/// Finds the last append of a log, from the log itself. It reads no records, which may be damaged.
 pub(super) fn head(
     connection: &Connection,
     tenant: &TenantId,
@@ -199,14 +212,18 @@ pub(super) fn head(
 ) -> Result<Option<Head>, Failure> {
     let head = connection
         .prepare_cached(
-            "SELECT last_seq, append_id, tombstone FROM appends WHERE tenant = ?1 AND conversation = ?2
+            "SELECT first_seq, last_seq, append_id, tombstone FROM appends
+             WHERE tenant = ?1 AND conversation = ?2 AND first_seq BETWEEN 1 AND ?3
              ORDER BY first_seq DESC LIMIT 1",
         )?
-        .query_row(params![tenant.as_str(), rows::key(conversation)], |row| {
+        .query_row(params![tenant.as_str(), rows::key(conversation), MAX_SEQ], |row| {
+            let first_seq: Seq = row.get(0)?;
+            let last_seq = row.get(1).ok();
+            let is_plausible = |last_seq: &Seq| (first_seq..first_seq + MAX_RECORDS).contains(last_seq);
             Ok(Head {
-                last_seq: row.get(0)?,
-                append_id: row.get(1)?,
-                tombstone: row.get(2)?,
+                last_seq: last_seq.filter(is_plausible).unwrap_or(first_seq),
+                append_id: row.get(2).ok(),
+                tombstone: row.get(3).unwrap_or_default(),
             })
         })
         .optional()?;

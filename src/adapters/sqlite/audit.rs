@@ -1,6 +1,10 @@
-//! Audit entries in SQLite: a row for each, and one per tenant for the head, written in one transaction.
+//! Audit entries in SQLite: a row for each, and one per tenant for the head, written in one transaction. The head is also kept in a
+//! file of its own ([`Anchor`](super::anchor::Anchor)).
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use copilotd_actors::crash;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -20,10 +24,24 @@ impl AuditStore for SqliteLog {
         _genesis: &Head,
         is_protective: bool,
     ) -> Result<(), LogError> {
-        let (tenant, entry, head) = (tenant.clone(), entry.clone(), head.clone());
         let priority = Priority::protective_if(is_protective);
-        let work = move |connection: &Connection| append(connection, &tenant, &entry, &head);
-        Ok(self.writer.write_as(priority, work).await?)
+        let work = {
+            let (tenant, entry, head) = (tenant.clone(), entry.clone(), head.clone());
+            move |connection: &Connection| append(connection, &tenant, &entry, &head)
+        };
+        self.writer.write_as(priority, work).await?;
+        // After the commit: the anchor may be behind the log, and never ahead of it.
+        crash::point("audit.before:anchor");
+        let (anchor, tenant, head) = (Arc::clone(&self.anchor), tenant.clone(), head.clone());
+        let noted = tokio::task::spawn_blocking(move || anchor.raise(tenant.as_str(), &head)).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "an audit anchor was not written; it stays behind the log");
+        }
+        Ok(())
+    }
+
+    async fn audit_anchor(&self, tenant: &TenantId) -> Result<Option<Head>, LogError> {
+        Ok(self.anchor.of(tenant))
     }
 
     async fn entries_after(
@@ -61,18 +79,33 @@ impl AuditStore for SqliteLog {
         let query = move |connection: &Connection| {
             let head = connection
                 .prepare_cached("SELECT n, hash, mac FROM audit_heads WHERE tenant = ?1")?
-                .query_row([tenant.as_str()], |row| {
-                    Ok(Head {
-                        n: row.get(0).unwrap_or(i64::MIN),
-                        hash: bytes(row, 1)?,
-                        mac: bytes(row, 2)?,
-                    })
-                })
+                .query_row([tenant.as_str()], head_of)
                 .optional()?;
             Ok(head)
         };
         Ok(self.readers.run(query).await?)
     }
+}
+
+/// Reads the heads of all tenants, as far as they can be read: a start must not fail on damage.
+pub(super) fn heads(connection: &Connection) -> Vec<(String, Head)> {
+    let read = || {
+        let mut statement = connection.prepare("SELECT n, hash, mac, tenant FROM audit_heads")?;
+        let rows = statement.query_map([], |row| Ok((row.get(3)?, head_of(row)?)))?;
+        Ok::<_, rusqlite::Error>(rows.filter_map(Result::ok).collect())
+    };
+    read().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the heads of audit logs cannot be read; anchors are kept from the next entry on");
+        Vec::new()
+    })
+}
+
+fn head_of(row: &Row<'_>) -> rusqlite::Result<Head> {
+    Ok(Head {
+        n: row.get(0).unwrap_or(i64::MIN),
+        hash: bytes(row, 1)?,
+        mac: bytes(row, 2)?,
+    })
 }
 
 fn append(connection: &Connection, tenant: &TenantId, entry: &StoredEntry, head: &Head) -> Result<(), Failure> {

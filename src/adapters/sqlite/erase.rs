@@ -55,21 +55,23 @@ pub(super) fn erase_some(
     let key = rows::key(conversation);
     let (oldest, more) = oldest(connection, tenant, conversation, tombstone)?;
     let mut erased = Erased::default();
-    for (row, first_seq, last_seq, records) in oldest {
-        forget_turns(connection, tenant, first_seq, &records)?;
-        if last_seq < tombstone {
-            erased.records += last_seq + 1 - first_seq;
-            connection
-                .prepare_cached("DELETE FROM appends WHERE rowid = ?1")?
-                .execute([row])?;
-        } else {
-            erased.records += tombstone - first_seq;
-            keep_tombstone(connection, row, tombstone, &records)?;
-        }
+    for Found {
+        row,
+        first_seq,
+        count,
+        records,
+    } in oldest
+    {
+        forget_turns(connection, tenant, conversation, first_seq, &records)?;
+        erased.records += count;
+        connection
+            .prepare_cached("DELETE FROM appends WHERE rowid = ?1")?
+            .execute([row])?;
     }
     if more {
         return Ok(ControlFlow::Continue(erased));
     }
+    erased.records += keep_tombstone(connection, tenant, conversation, tombstone)?;
     let snapshots = connection
         .prepare_cached("DELETE FROM snapshots WHERE tenant = ?1 AND conversation = ?2")?
         .execute(params![tenant.as_str(), key])?;
@@ -78,18 +80,26 @@ pub(super) fn erase_some(
     Ok(ControlFlow::Break(erased))
 }
 
-type Oldest = Vec<(i64, Seq, Seq, Vec<u8>)>;
+/// An append that is to be deleted. Its numbers may be damaged.
+struct Found {
+    row: i64,
+    first_seq: i64,
+    /// How many records it had.
+    count: u64,
+    records: Vec<u8>,
+}
 
-/// Reads the oldest appends before a tombstone, as many as one piece of work deletes, and whether there are more.
+/// Reads the appends besides the tombstone's, as many as one piece of work deletes, and whether there are more. Nothing follows
+/// a tombstone, so one with a larger number is damage and goes too.
 fn oldest(
     connection: &Connection,
     tenant: &TenantId,
     conversation: ConversationId,
     tombstone: Seq,
-) -> Result<(Oldest, bool), Failure> {
+) -> Result<(Vec<Found>, bool), Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT rowid, first_seq, last_seq, records FROM appends
-         WHERE tenant = ?1 AND conversation = ?2 AND first_seq < ?3 ORDER BY first_seq",
+         WHERE tenant = ?1 AND conversation = ?2 AND tombstone IS NOT ?3 ORDER BY first_seq",
     )?;
     let mut rows = statement.query(params![tenant.as_str(), rows::key(conversation), tombstone])?;
     let (mut found, mut bytes) = (Vec::new(), 0);
@@ -99,13 +109,37 @@ fn oldest(
         }
         let records: Vec<u8> = row.get(3)?;
         bytes += records.len();
-        found.push((row.get(0)?, row.get(1)?, row.get(2)?, records));
+        let (first_seq, last_seq): (i64, i64) = (row.get(1)?, row.get(2)?);
+        found.push(Found {
+            row: row.get(0)?,
+            first_seq,
+            count: count(first_seq, last_seq),
+            records,
+        });
     }
     Ok((found, false))
 }
 
-fn forget_turns(connection: &Connection, tenant: &TenantId, first_seq: Seq, records: &[u8]) -> Result<(), Failure> {
-    let turns: Vec<TurnOf> = serde_json::from_slice(records).unwrap_or_default();
+/// How many records an append had; one if its numbers make no sense.
+fn count(first_seq: i64, last_seq: i64) -> u64 {
+    let count = last_seq.saturating_sub(first_seq).saturating_add(1);
+    u64::try_from(count).unwrap_or(1).clamp(1, 1 << 32)
+}
+
+fn forget_turns(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+    first_seq: i64,
+    records: &[u8],
+) -> Result<(), Failure> {
+    let Ok(turns) = serde_json::from_slice::<Vec<TurnOf>>(records) else {
+        // Which turns it was about cannot be read: this looks through all of the tenant's.
+        connection
+            .prepare_cached("DELETE FROM append_turns WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
+            .execute(params![tenant.as_str(), rows::key(conversation), first_seq])?;
+        return Ok(());
+    };
     let mut turns: Vec<Uuid> = turns.iter().filter_map(|of| of.turn).map(TurnId::uuid).collect();
     turns.dedup();
     for turn in turns {
@@ -116,14 +150,38 @@ fn forget_turns(connection: &Connection, tenant: &TenantId, first_seq: Seq, reco
     Ok(())
 }
 
-/// Takes everything but the tombstone out of its append.
-fn keep_tombstone(connection: &Connection, row: i64, tombstone: Seq, records: &[u8]) -> Result<(), Failure> {
-    let mut records = text::decode_array(records)?;
-    records.retain(|record| record.seq >= tombstone);
+/// Takes everything but the tombstone out of its append; returns how many records that were.
+fn keep_tombstone(
+    connection: &Connection,
+    tenant: &TenantId,
+    conversation: ConversationId,
+    tombstone: Seq,
+) -> Result<u64, Failure> {
+    let (row, first_seq, records): (i64, i64, Vec<u8>) = connection
+        .prepare_cached(
+            "SELECT rowid, first_seq, records FROM appends WHERE tenant = ?1 AND conversation = ?2 AND tombstone = ?3",
+        )?
+        .query_row(params![tenant.as_str(), rows::key(conversation), tombstone], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    let decoded = text::decode_array(&records);
+    if rows::bound(tombstone) == first_seq && decoded.is_ok() {
+        return Ok(0);
+    }
+    forget_turns(connection, tenant, conversation, first_seq, &records)?;
+    let mut kept = decoded.unwrap_or_default();
+    kept.retain(|record| record.seq == tombstone);
+    if kept.is_empty() {
+        // It cannot be read, and says no more than this.
+        let header = find_header(connection, tenant, conversation).ok().flatten();
+        kept.push(text::tombstone(tombstone, header.as_ref()));
+    }
     connection
-        .prepare_cached("UPDATE appends SET first_seq = ?2, messages = 0, records = ?3 WHERE rowid = ?1")?
-        .execute(params![row, tombstone, text::encode_array(&records)?])?;
-    Ok(())
+        .prepare_cached(
+            "UPDATE appends SET first_seq = ?2, last_seq = ?2, messages = 0, records = ?3 WHERE rowid = ?1",
+        )?
+        .execute(params![row, tombstone, text::encode_array(&kept)?])?;
+    Ok(count(first_seq, rows::bound(tombstone)) - 1)
 }
 
 /// Leaves in the log what its first record can no longer tell: whose conversation it was, and when.
@@ -199,7 +257,12 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
     let mut appends = statement.query([])?;
     let mut folding: Option<(Header, Option<Seq>, bool)> = None;
     let mut count = 0;
+    let mut before: Option<(String, Uuid)> = None;
     while let Some(row) = appends.next()? {
+        // Also one that cannot be read stands before the next.
+        let place = row.get(0).ok().zip(row.get(1).ok());
+        let is_first = place.is_none() || place != before;
+        before = place;
         let Some(Appended {
             tenant,
             conversation,
@@ -224,7 +287,7 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
                 if let Some((header, tombstone, cleaned)) = other.take() {
                     rows::insert(connection, &header, tombstone, cleaned)?;
                 }
-                let cleaned = kept.is_some();
+                let cleaned = kept.is_some() && is_first && tombstone == Some(first_seq);
                 let header = match kept {
                     Some(header) => rows::json(&header),
                     None => fold(conversation, &records),

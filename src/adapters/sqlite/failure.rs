@@ -20,6 +20,9 @@ pub(super) enum Failure {
         /// SQLite's text.
         text: String,
     },
+    /// The unused parts of the file's pages could not be overwritten.
+    #[error("the unused parts of pages could not be overwritten: {0}")]
+    Slack(String),
     /// There is no space for it.
     #[error("{DISK_FULL}")]
     Full,
@@ -43,26 +46,31 @@ impl Failure {
         matches!(self, Self::Full) || self.code() == Some(ErrorCode::DiskFull)
     }
 
-    /// Whether the file system failed, for whatever cause.
-    pub(super) fn is_io(&self) -> bool {
-        self.code() == Some(ErrorCode::SystemIoFailure)
-    }
-
-    fn code(&self) -> Option<ErrorCode> {
+    /// SQLite's class, if it failed.
+    pub(super) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
             Self::Shared { code, .. } => *code,
-            Self::Answer(_) | Self::Full | Self::Ended => None,
+            Self::Answer(_) | Self::Slack(_) | Self::Full | Self::Ended => None,
         }
     }
 
     /// Whether asking again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Answer(_) | Self::Full | Self::Ended => false,
+            Self::Answer(_) | Self::Slack(_) | Self::Full | Self::Ended => false,
             Self::Sqlite(error) => class(error.sqlite_error_code()) == Class::Transient,
             Self::Shared { code, .. } => class(*code) == Class::Transient,
         }
+    }
+}
+
+/// Whether an error says that there is no space, or fails for whatever cause on a disk that is full.
+pub(super) fn is_full_or_io(code: Option<ErrorCode>, is_disk_full: impl FnOnce() -> bool) -> bool {
+    match code {
+        Some(ErrorCode::DiskFull) => true,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => is_disk_full(),
+        _ => false,
     }
 }
 
@@ -105,6 +113,7 @@ impl From<Failure> for LogError {
             Failure::Answer(answer) => answer,
             Failure::Sqlite(error) => of(error.sqlite_error_code(), error.to_string()),
             Failure::Shared { code, text } => of(code, text),
+            Failure::Slack(_) => Self::Unavailable(failure.to_string()),
             Failure::Ended => Self::Unavailable("the writer has ended".to_owned()),
         }
     }

@@ -19,6 +19,9 @@ const FILE: &str = "copilotd.state";
 /// What the file says: a word, and the count in twenty digits.
 const WORD: &str = "commits ";
 
+/// Counts beyond these are damage: counting begins again.
+const PLAUSIBLE: std::ops::Range<i64> = 0..1 << 53;
+
 /// The count of commits.
 #[derive(Debug)]
 pub(super) struct History {
@@ -32,6 +35,7 @@ impl History {
         let commits: i64 = connection
             .query_row("SELECT value FROM meta WHERE name = 'commits'", [], |row| row.get(0))
             .optional()?
+            .filter(|commits| PLAUSIBLE.contains(commits))
             .unwrap_or(0);
         let path = directory.join(FILE);
         let (file, noted) = match private_files::open(&path).and_then(|file| read(&file).map(|noted| (file, noted))) {

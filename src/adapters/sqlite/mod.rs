@@ -5,6 +5,7 @@
 //! Invariant: no database call runs on an async thread, and an append is acknowledged only after its commit has been
 //! flushed (`synchronous = FULL`).
 
+mod anchor;
 mod append;
 mod audit;
 mod erase;
@@ -19,6 +20,7 @@ mod reserve;
 mod revocations;
 mod rows;
 mod schema;
+mod slack;
 mod tenants;
 mod usage;
 mod writer;
@@ -40,18 +42,23 @@ use copilotd_actors::ports::{
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
+use self::anchor::Anchor;
 use self::append::EncodedAppend;
 use self::failure::Failure;
 use self::history::History;
 use self::lock::DirectoryLock;
 use self::readers::Readers;
 use self::reserve::{Priority, Reserve};
+use self::slack::Slack;
 use self::writer::{MaxPages, Writer, Writing};
 use super::patience::Patience;
 use crate::private_files;
 
 /// Name of the database inside the data directory.
 const FILE: &str = "copilotd.db";
+
+/// Rounds in which an erasure clears pages that changed during the round before.
+const MOST_ROUNDS: usize = 4;
 
 /// What can be set besides the place.
 #[derive(Debug, Clone)]
@@ -106,6 +113,24 @@ pub enum OpenError {
         /// Newest version of this release.
         known: i64,
     },
+    /// There is no space to open it.
+    #[error("the disk of {path} is full, and the reserve is used up; free some space and start again", path = path.display())]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// There is no space to bring it to the newest version.
+    #[error("the disk of {path} is full: changing the database from schema version {found} to {known} needs more space than half of \
+        the disk reserve; free some space and start again. Nothing was changed, and the release before still opens it",
+        path = path.display())]
+    FullMigration {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Newest version of this release.
+        known: i64,
+    },
     /// It is somebody else's database.
     #[error("{path} is a database, but not one of copilotd", path = path.display())]
     Foreign {
@@ -124,9 +149,12 @@ pub struct SqliteLog {
     readers: Readers,
     writer: Writer,
     reserve: Arc<Reserve>,
+    anchor: Arc<Anchor>,
     max_pages: Option<MaxPages>,
     missing_commits: u64,
     append_deadline: Duration,
+    // Dropped last: it keeps the database's file open, and closing that gives up SQLite's locks on it.
+    slack: Arc<Slack>,
 }
 
 impl SqliteLog {
@@ -148,23 +176,26 @@ impl SqliteLog {
         let path = directory.join(FILE);
         private_files::tighten_directory(directory);
         // SQLite gives the files beside it (-wal, -shm) the same mode.
-        private_files::open(&path).map_err(|source| OpenError::Directory {
+        let file = private_files::open(&path).map_err(|source| OpenError::Directory {
             path: path.clone(),
             source,
         })?;
+        let slack = Arc::new(Slack::new(file, &path));
         let reserve = Arc::new(Reserve::open(directory, &path));
-        let connection = schema::open_writer(&path)?;
-        reserve.prepare(&connection)?;
+        let mut connection = schema::open_writer(&path, &reserve)?;
+        slack.watch(&mut connection)?;
         let max_pages = match options.max_bytes {
             Some(bytes) => Some(schema::max_pages(&connection, bytes)?),
             None => None,
         };
         let (history, missing_commits) = History::open(directory, &connection)?;
+        let anchor = Arc::new(Anchor::open(directory, &audit::heads(&connection)));
         let readers = Readers::open(&path, options.readers.max(1))?;
         let writing = Writing {
             connection,
             reserve: Arc::clone(&reserve),
             history,
+            slack: Arc::clone(&slack),
             max_pages,
         };
         let writer = Writer::start(writing, lock).map_err(|source| OpenError::Directory { path, source })?;
@@ -172,9 +203,11 @@ impl SqliteLog {
             readers,
             writer,
             reserve,
+            anchor,
             max_pages,
             missing_commits,
             append_deadline: options.append_deadline,
+            slack,
         })
     }
 
@@ -188,17 +221,30 @@ impl SqliteLog {
         }
     }
 
-    /// Refuses to erase while that could use up what other protective writes need.
-    async fn room_to_erase(&self) -> Result<(), Failure> {
-        let reserve = Arc::clone(&self.reserve);
-        let look = move |connection: &rusqlite::Connection| {
-            reserve.fold_back(connection);
-            Ok(reserve.has_room_to_erase())
-        };
-        if self.writer.between(look).await? {
-            Ok(())
-        } else {
-            Err(Failure::Full)
+    /// Overwrites every copy of deleted rows that is left in the files, in pieces, so that others write in between.
+    async fn clear_slack(&self) -> Result<(), Failure> {
+        for _ in 0..MOST_ROUNDS {
+            let mut taken = self.slack.take().map_err(|error| Failure::Slack(error.to_string()))?;
+            for pages in std::mem::take(&mut taken.slices) {
+                let slack = Arc::clone(&self.slack);
+                self.writer.between(move |c| slack.clear(c, &pages)).await?;
+            }
+            taken.done();
+            if self.slack.is_nearly_clean() {
+                break;
+            }
+        }
+        // The write-ahead log still holds pages as they were: it is cut off in the same step as the last pages are cleared.
+        let mut patience = Patience::new(self.append_deadline);
+        loop {
+            let (slack, reserve) = (Arc::clone(&self.slack), Arc::clone(&self.reserve));
+            if self.writer.between(move |c| slack.finish(c, &reserve)).await? {
+                return Ok(());
+            }
+            if !patience.pause().await {
+                let busy = "readers kept the write-ahead log from being cut off";
+                return Err(LogError::Unavailable(busy.to_owned()).into());
+            }
         }
     }
 
@@ -287,6 +333,15 @@ impl EventLog for SqliteLog {
         Ok(self.readers.run(query).await?)
     }
 
+    async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
+        let tenant = scope.tenant().clone();
+        let head = self
+            .readers
+            .run(move |c| append::head(c, &tenant, conversation))
+            .await?;
+        Ok(head.map_or(0, |head| head.last_seq))
+    }
+
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError> {
         let (tenant, query) = (scope.tenant().clone(), query.clone());
         Ok(self.readers.run(move |c| read::list(c, &tenant, &query)).await?)
@@ -324,10 +379,9 @@ impl EventLog for SqliteLog {
     ) -> Result<ErasureReceipt, LogError> {
         let (mut records, mut snapshots) = (0, 0);
         loop {
-            self.room_to_erase().await?;
             let tenant = scope.tenant().clone();
             let work = move |c: &_| erase::erase_some(c, &tenant, conversation, tombstone);
-            let step = self.writer.write_protective(work).await?;
+            let step = self.writer.write_as(Priority::Erasing, work).await?;
             let (ControlFlow::Continue(erased) | ControlFlow::Break(erased)) = &step;
             records += erased.records;
             snapshots += erased.snapshots;
@@ -335,20 +389,7 @@ impl EventLog for SqliteLog {
                 break;
             }
         }
-        // The write-ahead log still holds the pages as they were: fold it back and cut it off.
-        let fold_back = |c: &rusqlite::Connection| {
-            c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
-                .map_err(Failure::from)
-        };
-        self.room_to_erase().await?;
-        let mut patience = Patience::new(self.append_deadline);
-        while self.writer.between(fold_back).await? {
-            if !patience.pause().await {
-                return Err(LogError::Unavailable(
-                    "readers kept the write-ahead log from being cut off".to_owned(),
-                ));
-            }
-        }
+        self.clear_slack().await?;
         // Last of all: a process that dies before this comes back to it.
         let tenant = scope.tenant().clone();
         self.writer

@@ -1,5 +1,7 @@
 //! Whether ordinary writes are taken, tried.
 
+use std::sync::Arc;
+
 use copilotd_actors::ports::LogError;
 use rusqlite::Connection;
 
@@ -13,9 +15,12 @@ const SPARE_PAGES: i64 = 16;
 impl SqliteLog {
     /// Writes the one row of the probe; before it, the reserve is allocated again if there is room.
     pub(super) async fn probe_write(&self) -> Result<(), LogError> {
-        let reserve = std::sync::Arc::clone(&self.reserve);
+        let (reserve, slack) = (Arc::clone(&self.reserve), Arc::clone(&self.slack));
         let mend = move |connection: &Connection| {
-            reserve.mend(connection);
+            if !reserve.is_whole() {
+                slack.note_log();
+                reserve.mend(connection);
+            }
             Ok(())
         };
         self.writer.between(mend).await?;
@@ -38,7 +43,9 @@ impl SqliteLog {
 fn write(connection: &Connection, max_pages: Option<MaxPages>) -> Result<(), Failure> {
     connection
         .prepare_cached(
-            "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+            // Begins again from 0: a number that cannot grow any more must not look like a store that cannot be written.
+            "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE
+             SET value = CASE WHEN value BETWEEN 0 AND 999999 THEN value + 1 ELSE 0 END",
         )?
         .execute([])?;
     if let Some(max) = max_pages {

@@ -54,14 +54,17 @@ pub(super) fn turn(connection: &Connection, tenant: &TenantId, turn: TurnId) -> 
             .parse()
             .map_err(|error| LogError::Corrupt(format!("a user: {error}")))?;
         let records = text::decode_array(row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?)?;
+        let own: Vec<Record> = records.into_iter().filter(|record| record.turn == Some(turn)).collect();
+        // Where an append was lost, another one may stand at its number.
+        if own.is_empty() {
+            continue;
+        }
         let found = found.get_or_insert_with(|| TurnRecords {
             conversation,
             user,
             records: Vec::new(),
         });
-        found
-            .records
-            .extend(records.into_iter().filter(|record| record.turn == Some(turn)));
+        found.records.extend(own);
     }
     Ok(found)
 }

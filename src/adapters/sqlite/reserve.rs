@@ -1,20 +1,24 @@
-//! Space for what has to work on a full disk: revoking, suspending, erasing, auditing, starting again.
+//! Space for what must work on a full disk: revoking, suspending, erasing, auditing, starting again.
 //!
-//! A file in the data directory holds some MiB. Where nothing else is left it is deleted, and what it held is for protective
-//! writes ([`Priority::Protective`]) alone, until there is room to allocate it again.
-//! Invariants: ordinary writes happen only while the reserve is whole and some space is left beside it; while it is not, no
-//! checkpoint runs unless a second copy of the whole write-ahead log would fit, since extending the database could use up what
-//! was released.
+//! A file in the data directory holds some MiB. It is given back to the file system in pieces, cut from its end, and only when
+//! a protective write ([`Priority`]) found the disk full: whoever fills the disk again gets at most what is left of
+//! the last piece. It is made whole again when there is room.
+//!
+//! Invariants: ordinary writes are refused unless the file is whole and [`MARGIN`] is free beside it, so they never get what was
+//! given; erasing and migrating leave half of the file for revocations.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use super::failure::is_full_or_io;
+use super::schema::BUSY_TIMEOUT;
 use crate::private_files;
 
 /// Name of the file inside the data directory.
@@ -25,14 +29,18 @@ const SIZE: u64 = 16 * MIB;
 const LEAST: u64 = MIB;
 /// Part of a small file system that the reserve may take.
 const PART: u64 = 8;
+/// What is given at once. A revocation with its audit entry writes about ten pages.
+pub(super) const PIECE: u64 = 64 * 1024;
+/// Most that is given before trying again, so that a write gets about what it needs.
+const LARGEST_PIECE: u64 = 4 * PIECE;
 /// Space that ordinary writes leave free beside the reserve.
 const MARGIN: u64 = MIB;
-/// Pages of the write-ahead log after which it is folded back.
+/// Pages of the write-ahead log after which it is checkpointed.
 const CHECKPOINT_PAGES: u64 = 1_000;
-/// Length of the write-ahead log from which it is folded back while the reserve is released.
-const WORTH_FOLDING: u64 = MIB / 4;
 /// Size of a page and its header in the write-ahead log, roughly.
 const PAGE: u64 = 4_200;
+/// How long cutting the write-ahead log off waits for readers; who needs it asks again.
+const WAIT_FOR_READERS: Duration = Duration::from_millis(50);
 const MIB: u64 = 1024 * 1024;
 
 /// How much a write matters when the disk is full.
@@ -40,7 +48,9 @@ const MIB: u64 = 1024 * 1024;
 pub(super) enum Priority {
     /// It is refused.
     Ordinary,
-    /// It may use the reserve: it protects somebody, gives space free, or lets the process start.
+    /// It deletes what was erased, which can be much: it may use half of the reserve.
+    Erasing,
+    /// It protects somebody, or lets the process start: it may use all of the reserve.
     Protective,
 }
 
@@ -61,13 +71,14 @@ pub(super) struct Reserve {
     path: PathBuf,
     write_ahead_log: PathBuf,
     size: u64,
-    whole: AtomicBool,
+    /// Length of the file.
+    held: AtomicU64,
     /// Ordinary writes that found the disk full since the last look.
     refused: AtomicU64,
 }
 
 impl Reserve {
-    /// Allocates the reserve, or gives it free where the disk is full: a start needs some space too.
+    /// Takes over what the file holds and makes it whole if there is room.
     pub(super) fn open(directory: &Path, database: &Path) -> Self {
         let size = match rustix::fs::statvfs(directory) {
             Ok(about) => (about.f_blocks * about.f_frsize / PART).clamp(LEAST, SIZE),
@@ -79,34 +90,35 @@ impl Reserve {
             path: directory.join(FILE),
             write_ahead_log: write_ahead_log.into(),
             size,
-            whole: AtomicBool::new(false),
+            held: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         };
-        if reserve.available() < MARGIN {
-            reserve.delete();
+        let held = reserve.take_over().and_then(|()| reserve.grow());
+        if !reserve.admits_ordinary() {
+            let error = held.err().map(|error| error.to_string());
             tracing::error!(
-                directory = %directory.display(),
-                "the disk is full: only revocations, suspensions and erasures are stored until there is space"
-            );
-        } else if let Err(error) = reserve.allocate() {
-            tracing::error!(
-                directory = %directory.display(), bytes = size, %error,
-                "no space for the reserve: only revocations, suspensions and erasures are stored until there is"
+                directory = %directory.display(), held = reserve.held(), size, error,
+                "the disk is full; only revocations, suspensions and erasures are stored until there is space"
             );
         }
         reserve
     }
 
-    /// Whether ordinary writes are taken.
+    /// Whether ordinary writes are accepted.
     pub(super) fn admits_ordinary(&self) -> bool {
         self.is_whole() && self.available() >= MARGIN
     }
 
-    fn is_whole(&self) -> bool {
-        self.whole.load(Ordering::Relaxed)
+    /// Whether nothing of it is given away.
+    pub(super) fn is_whole(&self) -> bool {
+        self.held() >= self.size
     }
 
-    /// Whether the file system has nothing left, or next to it.
+    fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether the file system has nothing left, or next to nothing.
     pub(super) fn is_disk_full(&self) -> bool {
         self.available() < MARGIN
     }
@@ -121,72 +133,131 @@ impl Reserve {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
-    /// Prepares the writing connection for the state of the reserve.
-    pub(super) fn prepare(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let whole = self.is_whole();
-        let pages = if whole {
+    /// Pages of the write-ahead log after which it is checkpointed. On a full disk that is done after every protective
+    /// write, so that each uses the log's space again instead of more of the reserve.
+    pub(super) fn checkpoint_pages(&self) -> u64 {
+        if self.is_whole() {
             CHECKPOINT_PAGES.min(self.size / 4 / PAGE)
         } else {
-            0
-        };
-        connection.pragma_update(None, "wal_autocheckpoint", pages)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !whole)?;
+            1
+        }
+    }
+
+    /// Prepares the writing connection for its end: closing it on a full disk must not write.
+    pub(super) fn prepare_close(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !self.is_whole())?;
         Ok(())
     }
 
-    /// Gives the reserve free for protective writes. Returns false if it was free already: then nothing more can be done.
-    pub(super) fn release(&self, connection: &Connection) -> bool {
-        if !self.whole.swap(false, Ordering::Relaxed) {
+    /// Gives `bytes` back to the file system. Returns false if `priority` may have no more of it.
+    pub(super) fn give(&self, bytes: u64, priority: Priority) -> bool {
+        let held = self.held();
+        let floor = match priority {
+            Priority::Ordinary => return false,
+            Priority::Erasing => self.size / 2,
+            Priority::Protective => 0,
+        };
+        let left = held.saturating_sub(bytes).max(floor);
+        if left >= held {
             return false;
         }
-        self.delete();
-        if let Err(error) = self.prepare(connection) {
-            tracing::warn!(%error, "checkpoints could not be switched off");
+        let cut = OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| file.set_len(left));
+        match cut {
+            Ok(()) => {}
+            // Somebody deleted it: then its space is free or used already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.held.store(0, Ordering::Relaxed);
+                return false;
+            }
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "the disk reserve could not be cut");
+                return false;
+            }
         }
-        tracing::error!(
-            bytes = self.size,
-            "the disk is full; the reserve was released: only revocations, suspensions and erasures are stored"
-        );
+        self.held.store(left, Ordering::Relaxed);
+        if held >= self.size {
+            tracing::error!(
+                bytes = held - left,
+                left,
+                "the disk is full; using the reserve: only revocations, suspensions and erasures are stored"
+            );
+        } else {
+            tracing::debug!(bytes = held - left, left, "used more of the disk reserve");
+        }
         true
     }
 
-    /// While the reserve is released: folds the write-ahead log back where that surely fits, so that protective writes use the same
-    /// space again and again. Call it between transactions.
-    pub(super) fn fold_back(&self, connection: &Connection) {
-        let log = self.log_length();
-        if self.is_whole() || log < WORTH_FOLDING || self.available() < log {
-            return;
+    /// Runs `attempt` again with more of the reserve as long as the disk is too full for it. Returns what it came to.
+    pub(super) fn make_room<T, E>(
+        &self,
+        priority: Priority,
+        mut attempt: impl FnMut() -> Result<T, E>,
+        is_full: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let mut bytes = PIECE;
+        loop {
+            match attempt() {
+                Err(error) if is_full(&error) && self.give(bytes, priority) => {
+                    bytes = (2 * bytes).min(LARGEST_PIECE);
+                }
+                outcome => return outcome,
+            }
         }
-        truncate_log(connection);
     }
 
-    /// Whether there is room for work that writes much, as erasing does, and for folding back what it wrote.
-    pub(super) fn has_room_to_erase(&self) -> bool {
-        self.is_whole() || self.available() >= self.log_length() + self.size / 4
+    /// Copies what the write-ahead log holds into the database without waiting for readers, so that the next write may use the
+    /// log's space again. Call it between transactions.
+    pub(super) fn checkpoint(&self, connection: &Connection) {
+        let attempt = || {
+            connection
+                .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
+                .query_row([], |_| Ok(()))
+        };
+        let done = self.make_room(Priority::Erasing, attempt, |error| self.is_full(error));
+        if let Err(error) = done {
+            tracing::warn!(%error, "the write-ahead log could not be checkpointed; trying again later");
+        }
+    }
+
+    /// Checkpoints the write-ahead log and cuts it off. Returns false if readers kept it from that: then ask again.
+    pub(super) fn truncate_log(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let attempt = || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        connection.busy_timeout(WAIT_FOR_READERS)?;
+        let busy = self.make_room(Priority::Erasing, attempt, |error| self.is_full(error));
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(!busy?)
+    }
+
+    /// Whether an error means that the disk is full.
+    pub(super) fn is_full(&self, error: &rusqlite::Error) -> bool {
+        is_full_or_io(error.sqlite_error_code(), || self.is_disk_full())
+    }
+
+    /// Makes it whole again when there is room for that. Call it between transactions.
+    pub(super) fn mend(&self, connection: &Connection) {
+        if self.is_whole() || self.available() < MARGIN + self.log_length() {
+            return;
+        }
+        let grown = self
+            .truncate_log(connection)
+            .map_err(io::Error::other)
+            .and_then(|_| self.grow());
+        if let Err(error) = grown {
+            tracing::warn!(%error, "the disk reserve could not be made whole; trying again later");
+        }
+        if self.is_whole() {
+            tracing::info!(
+                bytes = self.size,
+                "there is space on the disk again; everything is stored again"
+            );
+        }
     }
 
     fn log_length(&self) -> u64 {
         fs::metadata(&self.write_ahead_log).map_or(0, |about| about.len())
-    }
-
-    /// Allocates the reserve again when there is room for it. Call it between transactions.
-    pub(super) fn mend(&self, connection: &Connection) {
-        if self.is_whole() || self.available() < self.size + MARGIN + self.log_length() {
-            return;
-        }
-        truncate_log(connection);
-        match self.allocate() {
-            Ok(()) => {
-                if let Err(error) = self.prepare(connection) {
-                    tracing::warn!(%error, "checkpoints could not be switched on");
-                }
-                tracing::info!(
-                    bytes = self.size,
-                    "there is space on the disk again; everything is stored again"
-                );
-            }
-            Err(error) => tracing::warn!(%error, "the reserve could not be allocated again; trying later"),
-        }
     }
 
     /// Space that this process may still use. Where it cannot be told, errors of writes tell.
@@ -195,57 +266,70 @@ impl Reserve {
         rustix::fs::statvfs(directory).map_or(u64::MAX, |about| about.f_bavail * about.f_frsize)
     }
 
-    fn allocate(&self) -> io::Result<()> {
-        let allocated = private_files::open(&self.path).and_then(|file| self.fill(&file));
-        match allocated {
-            Ok(()) => self.whole.store(true, Ordering::Relaxed),
-            Err(_) => self.delete(),
+    /// Reads what the file holds. One with holes, as a copy may have them, holds nothing.
+    fn take_over(&self) -> io::Result<()> {
+        let file = private_files::open(&self.path)?;
+        let about = file.metadata()?;
+        let mut held = about.len();
+        if held > self.size || about.blocks() * 512 < held {
+            held = if held > self.size && about.blocks() * 512 >= held {
+                self.size
+            } else {
+                0
+            };
+            file.set_len(held)?;
         }
-        allocated
+        self.held.store(held, Ordering::Relaxed);
+        Ok(())
     }
 
-    fn fill(&self, file: &File) -> io::Result<()> {
-        let about = file.metadata()?;
-        // A copy of the directory may have become a file with holes.
-        if about.len() == self.size && about.blocks() * 512 >= self.size {
+    /// Makes it as large as there is room for. It grows by less than a MiB only to become whole.
+    fn grow(&self) -> io::Result<()> {
+        let held = self.held();
+        let missing = self.size.saturating_sub(held);
+        let room = self.available().saturating_sub(MARGIN + self.log_length());
+        let more = missing.min(room);
+        if more == 0 || (more < missing && more < MIB) {
             return Ok(());
         }
-        file.set_len(0)?;
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, self.size) {
-            Ok(()) => return file.sync_all(),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error.into()),
+        let file = private_files::open(&self.path)?;
+        // It may have been deleted or cut by somebody else.
+        if file.metadata()?.len() != held {
+            file.set_len(0)?;
+            self.held.store(0, Ordering::Relaxed);
+            return Ok(());
         }
-        // Random bytes: a file system that compresses would keep no space for zeros.
-        let mut file = file;
-        let mut left = self.size;
-        while left > 0 {
-            let piece: Vec<u8> = std::iter::repeat_with(rand::random::<u64>)
-                .take(8 * 1024)
-                .flat_map(u64::to_ne_bytes)
-                .collect();
-            let length = piece.len().min(usize::try_from(left).unwrap_or(piece.len()));
-            file.write_all(&piece[..length])?;
-            left -= length as u64;
+        match extend(&file, held, more) {
+            Ok(()) => self.held.store(held + more, Ordering::Relaxed),
+            Err(error) => {
+                file.set_len(held)?;
+                return Err(error);
+            }
         }
-        file.sync_all()
-    }
-
-    fn delete(&self) {
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(path = %self.path.display(), %error, "the reserve could not be released");
-        }
+        Ok(())
     }
 }
 
-/// Folds the write-ahead log back and cuts it off. Readers may keep it from that; then it is done another time.
-fn truncate_log(connection: &Connection) {
-    let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
-    if let Err(error) = folded {
-        tracing::warn!(%error, "the write-ahead log could not be folded back");
+fn extend(file: &File, from: u64, more: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, more) {
+        Ok(()) => return file.sync_all(),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
     }
+    // Random bytes: a file system that compresses would keep no space for zeros.
+    let mut file = file;
+    io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
+    let mut left = more;
+    while left > 0 {
+        let piece: Vec<u8> = std::iter::repeat_with(rand::random::<u64>)
+            .take(8 * 1024)
+            .flat_map(u64::to_ne_bytes)
+            .collect();
+        let length = piece.len().min(usize::try_from(left).unwrap_or(piece.len()));
+        file.write_all(&piece[..length])?;
+        left -= length as u64;
+    }
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -253,32 +337,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_released_once_and_allocated_again() {
+    fn it_is_given_in_pieces_and_made_whole_again() {
         let directory = tempfile::tempdir().unwrap();
         let connection = Connection::open_in_memory().unwrap();
-        let reserve = Reserve::open(directory.path(), &directory.path().join("copilotd.db"));
+        let open = || Reserve::open(directory.path(), &directory.path().join("copilotd.db"));
+        let reserve = open();
         let file = directory.path().join(FILE);
-        let length = || fs::metadata(&file).map(|about| about.len()).ok();
+        let length = || fs::metadata(&file).unwrap().len();
         assert!(reserve.admits_ordinary());
-        assert_eq!(length(), Some(reserve.size));
-        assert!(reserve.release(&connection));
-        assert_eq!((length(), reserve.admits_ordinary()), (None, false));
-        assert!(!reserve.release(&connection));
+        assert_eq!(length(), reserve.size);
+        assert!(!reserve.give(PIECE, Priority::Ordinary));
+        assert!(reserve.give(PIECE, Priority::Protective));
+        assert_eq!((length(), reserve.admits_ordinary()), (reserve.size - PIECE, false));
+        // Erasing leaves half of it.
+        assert!(reserve.give(SIZE, Priority::Erasing));
+        assert_eq!(length(), reserve.size / 2);
+        assert!(!reserve.give(PIECE, Priority::Erasing));
+        let mut given = 0;
+        while reserve.give(PIECE, Priority::Protective) {
+            given += PIECE;
+        }
+        assert_eq!((length(), given), (0, reserve.size / 2));
         reserve.mend(&connection);
-        assert_eq!((length(), reserve.admits_ordinary()), (Some(reserve.size), true));
-        // With holes, as a copy may have them.
-        File::options()
-            .write(true)
-            .truncate(true)
-            .open(&file)
-            .unwrap()
-            .set_len(reserve.size)
-            .unwrap();
-        let again = Reserve::open(directory.path(), &directory.path().join("copilotd.db"));
-        assert_eq!((length(), again.admits_ordinary()), (Some(reserve.size), true));
-        assert!(
-            fs::metadata(&file).unwrap().blocks() * 512 >= reserve.size,
-            "a file with holes keeps no space"
-        );
+        assert_eq!((length(), reserve.admits_ordinary()), (reserve.size, true));
+        // With holes, as a copy may have them, cut off, or deleted.
+        let holes = |length: u64| {
+            let file = File::options().write(true).truncate(true).open(&file).unwrap();
+            file.set_len(length).unwrap();
+        };
+        let damage: [&dyn Fn(); 4] = [&|| holes(reserve.size), &|| holes(0), &|| holes(3 * SIZE), &|| {
+            fs::remove_file(&file).unwrap()
+        }];
+        for damage in damage {
+            damage();
+            let again = open();
+            assert_eq!((length(), again.admits_ordinary()), (reserve.size, true));
+            assert!(
+                fs::metadata(&file).unwrap().blocks() * 512 >= reserve.size,
+                "a file with holes keeps no space"
+            );
+        }
+    }
+
+    #[test]
+    fn an_attempt_gets_as_much_as_it_needs_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let reserve = Reserve::open(directory.path(), &directory.path().join("copilotd.db"));
+        for (needed, priority, outcome) in [
+            (3 * PIECE, Priority::Protective, Ok(())),
+            (2 * SIZE, Priority::Erasing, Err("full")),
+            (2 * SIZE, Priority::Protective, Err("full")),
+        ] {
+            let before = reserve.held();
+            let attempt = || {
+                if before - reserve.held() >= needed {
+                    Ok(())
+                } else {
+                    Err("full")
+                }
+            };
+            let made = reserve.make_room(priority, attempt, |error| *error == "full");
+            assert_eq!(made, outcome);
+            assert!(before - reserve.held() <= needed + LARGEST_PIECE);
+        }
+        let other = reserve.make_room(Priority::Protective, || Err::<(), _>("other"), |error| *error == "full");
+        assert_eq!(other, Err("other"));
     }
 }

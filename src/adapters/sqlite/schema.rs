@@ -1,10 +1,12 @@
 //! Tables, and how an older file becomes a newer one.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::OpenError;
+use super::reserve::{Priority, Reserve};
 use super::writer::MaxPages;
 
 /// Says "a database of copilotd" in the file's header ("cpld").
@@ -190,23 +192,48 @@ CREATE INDEX revocations_by_end ON revocations (expires_at);
 /// Most pages of a limited file that are kept for protective work.
 const RESERVED_PAGES: i64 = 1_024;
 
-/// Opens the one connection that writes, with the file brought to the newest version.
-pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+/// How long a statement waits for another program that has the database locked.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the one connection that writes, with the file brought to the newest version. On a full disk the reserve is used.
+pub(super) fn open_writer(path: &Path, reserve: &Reserve) -> Result<Connection, OpenError> {
+    let is_full = |error: &OpenError| matches!(error, OpenError::Sqlite(error) if reserve.is_full(error));
+    let opened = reserve.make_room(Priority::Protective, || connect(path), is_full);
+    let mut connection = opened.map_err(|error| match error {
+        error if is_full(&error) => OpenError::Full { path: path.to_owned() },
+        error => error,
+    })?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    // Half of the reserve is enough for a table more. A larger change is refused: revocations need the other half.
+    let migrated = reserve.make_room(Priority::Erasing, || migrate(&mut connection, path), is_full);
+    migrated.map_err(|error| match error {
+        error if is_full(&error) => OpenError::FullMigration {
+            path: path.to_owned(),
+            found,
+            known: MIGRATIONS.len() as i64,
+        },
+        error => error,
+    })?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: what is erased is
     // overwritten, not only forgotten. recursive_triggers: a replaced header leaves the counters as a deleted one does.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA secure_delete = ON;
-         PRAGMA busy_timeout = 5000;
          PRAGMA temp_store = MEMORY;
          PRAGMA recursive_triggers = ON;
          PRAGMA journal_size_limit = 67108864;",
     )?;
-    migrate(&mut connection, path)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    // Reads the file, which recovers the write-ahead log of a process that was killed.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(connection)
 }
 
@@ -244,13 +271,16 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
             known,
         });
     }
-    for (version, step) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
-        // Step and number in one transaction: a crash in between leaves the older version whole.
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", version)?;
-        transaction.commit()?;
+    if found == known {
+        return Ok(());
     }
+    // All steps and the number in one transaction: a crash or a full disk leaves the older version whole.
+    let transaction = connection.transaction()?;
+    for (_, step) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
     Ok(())
 }

@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::failure::Failure;
+use super::failure::{Failure, is_full_or_io};
 use super::history::History;
 use super::lock::DirectoryLock;
 use super::reserve::{Priority, Reserve};
+use super::slack::Slack;
 
 /// Most pieces of work in one commit. More would only make the first one wait.
 const MOST_TOGETHER: usize = 256;
@@ -177,6 +178,7 @@ pub(super) struct Writing {
     pub(super) connection: Connection,
     pub(super) reserve: Arc<Reserve>,
     pub(super) history: History,
+    pub(super) slack: Arc<Slack>,
     /// Pages that the file may have after ordinary and after protective work, where its size is limited.
     pub(super) max_pages: Option<MaxPages>,
 }
@@ -206,9 +208,12 @@ fn work_off(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
             }
         }
         writing.commit(together);
-        writing.reserve.fold_back(&writing.connection);
+        writing.checkpoint_if_due();
     }
     // The last connection that closes also folds the write-ahead log back into the file.
+    if let Err(error) = writing.reserve.prepare_close(&writing.connection) {
+        tracing::warn!(%error, "closing the database may write on a full disk");
+    }
     if let Err((_, error)) = writing.connection.close() {
         tracing::warn!(%error, "the database was not closed cleanly; the next start recovers it");
     }
@@ -250,23 +255,55 @@ impl Writing {
 
     /// Answers, unless the disk is full and the reserve can help: then it is done again.
     fn settle(&mut self, work: Box<dyn Work>, result: Result<(), Failure>) {
-        let is_full = |failure: &Failure| failure.is_full() || (failure.is_io() && self.reserve.is_disk_full());
         match result {
-            Err(failure) if is_full(&failure) => match work.priority() {
-                Priority::Protective if self.can_release() => self.commit(vec![work]),
-                Priority::Protective => work.settle(Err(Failure::Full)),
+            Err(failure) if self.is_full(&failure) => match work.priority() {
                 Priority::Ordinary => {
                     self.reserve.note_refused();
                     work.settle(Err(Failure::Full));
                 }
+                Priority::Erasing | Priority::Protective => self.commit_with_reserve(work),
             },
             result => work.settle(result),
         }
     }
 
-    /// Releases the reserve, unless it is released already or would not help: a limit of our own was met, not the disk's.
-    fn can_release(&self) -> bool {
-        (self.max_pages.is_none() || self.reserve.is_disk_full()) && self.reserve.release(&self.connection)
+    fn is_full(&self, failure: &Failure) -> bool {
+        failure.is_full() || is_full_or_io(failure.code(), || self.reserve.is_disk_full())
+    }
+
+    /// Commits work that the disk was too full for, with as much of the reserve as it needs.
+    fn commit_with_reserve(&mut self, work: Box<dyn Work>) {
+        // A limit of our own may have been met, and not the disk's: more space on the disk would not help.
+        if self.max_pages.is_some() && !self.reserve.is_disk_full() {
+            return work.settle(Err(Failure::Full));
+        }
+        let priority = work.priority();
+        let mut batch = vec![work];
+        // What a checkpoint sets free in the write-ahead log may be enough.
+        self.checkpoint();
+        let reserve = Arc::clone(&self.reserve);
+        let attempt = || match self.run_all(&mut batch) {
+            Ok(results) => results.into_iter().next().unwrap_or(Err(Failure::Ended)),
+            Err(error) => Err(Failure::Sqlite(error)),
+        };
+        let is_full = |failure: &Failure| failure.is_full() || is_full_or_io(failure.code(), || reserve.is_disk_full());
+        let result = reserve.make_room(priority, attempt, is_full);
+        let result = result.map_err(|failure| if is_full(&failure) { Failure::Full } else { failure });
+        if let Some(work) = batch.pop() {
+            work.settle(result);
+        }
+    }
+
+    /// Checkpoints the write-ahead log when it has grown enough.
+    fn checkpoint_if_due(&mut self) {
+        if self.slack.frames() >= self.reserve.checkpoint_pages() {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.slack.note_log();
+        self.reserve.checkpoint(&self.connection);
     }
 
     /// Runs all work in one transaction. An error means that the transaction did not happen.
@@ -311,7 +348,7 @@ impl Writing {
         let Some(max) = self.max_pages else { return Ok(()) };
         let pages = match priority {
             Priority::Ordinary => max.ordinary,
-            Priority::Protective => max.protective,
+            Priority::Erasing | Priority::Protective => max.protective,
         };
         self.connection
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))

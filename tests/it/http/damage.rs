@@ -30,6 +30,18 @@ async fn a_log_with_a_gap_is_refused_and_no_other() {
         app.answered(&whole, "hello again").await;
         let list = app.get("/v1/conversations").await.expect(200).json();
         assert_eq!(list["data"].as_array().unwrap().len(), 2);
+        // Nobody else may erase it; its owner can, also when nothing is left of it to read.
+        let stranger = app.call("DELETE", &damaged).by(&app.token("bob"));
+        stranger.send().await.problem(404, "not_found");
+        app.ada("DELETE", &damaged).send().await.expect(204);
+        app.ada("DELETE", &damaged).send().await.problem(404, "not_found");
+        app.get(&damaged).await.problem(404, "not_found");
+        app.post(&format!("{damaged}/turns"), json!({ "input": "x" }))
+            .await
+            .problem(404, "not_found");
+        app.answered(&whole, "hello once more").await;
+        let list = app.get("/v1/conversations").await.expect(200).json();
+        assert_eq!(list["data"].as_array().unwrap().len(), 1);
     })
     .await;
 }

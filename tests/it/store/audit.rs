@@ -1,11 +1,14 @@
 //! The audit log on every store: one contract, and what damage to the store itself is found.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
 use copilotd::audit::{Action, AuditKey, AuditLog, AuditStore, Entry, Verification};
 use copilotd_actors::fakes::world::PausedClock;
-use copilotd_actors::ports::LogError;
+use copilotd_actors::ports::{EventLog as _, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use rusqlite::Connection;
@@ -151,6 +154,20 @@ const DAMAGE: &[(&str, i64, &str)] = &[
     ("DELETE FROM audit WHERE n > 2", 3, "truncated"),
     ("DELETE FROM audit", 1, "truncated"),
     ("DELETE FROM audit_heads", 6, "head"),
+    ("DELETE FROM audit; DELETE FROM audit_heads", 1, "truncated"),
+    (
+        "UPDATE audit SET tenant = 'gone'; UPDATE audit_heads SET tenant = 'gone'",
+        1,
+        "truncated",
+    ),
+    ("UPDATE audit_heads SET n = 9223372036854775807", 6, "head"),
+    ("UPDATE audit_heads SET n = -9223372036854775808", 6, "head"),
+    (
+        "UPDATE audit_heads SET n = 9223372036854775807;
+         INSERT INTO audit SELECT tenant, 9223372036854775806, body, hash, mac FROM audit WHERE n = 1",
+        7,
+        "missing",
+    ),
     ("DELETE FROM audit WHERE n > 3; DELETE FROM audit_heads", 3, "head"),
     ("UPDATE audit_heads SET n = 5", 5, "head"),
     ("UPDATE audit_heads SET n = 7", 6, "head"),
@@ -343,4 +360,234 @@ async fn damage_to_the_documents_is_found() {
     assert_eq!((found.n, found.fault.as_str()), (4, "head"));
     heads.insert_one(head).await.unwrap();
     assert_good(&fresh(), &acme, 4).await;
+}
+
+/// Restarts with the anchor's file as `change` leaves it.
+async fn restarted(directory: &TempDir, store: Arc<SqliteLog>, change: impl FnOnce(&Path)) -> Arc<SqliteLog> {
+    Arc::into_inner(store).unwrap().close().await;
+    change(&directory.path().join("copilotd.audit"));
+    Arc::new(SqliteLog::open(directory.path()).unwrap())
+}
+
+fn delete_log(directory: &TempDir) {
+    let connection = Connection::open(directory.path().join("copilotd.db")).unwrap();
+    connection
+        .execute_batch("DELETE FROM audit WHERE tenant = 'acme'; DELETE FROM audit_heads WHERE tenant = 'acme'")
+        .unwrap();
+    connection.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_deleted_with_its_head_stays_found_until_the_operator_says_otherwise() {
+    let directory = TempDir::new().unwrap();
+    let (acme, globex) = (scope("acme"), scope("globex"));
+    let mut store = Arc::new(SqliteLog::open(directory.path()).unwrap());
+    for n in 0..5 {
+        log(Arc::clone(&store) as _)
+            .record(acme.tenant(), entry(n))
+            .await
+            .unwrap();
+        log(Arc::clone(&store) as _)
+            .record(globex.tenant(), entry(n))
+            .await
+            .unwrap();
+    }
+    store = restarted(&directory, store, |_| delete_log(&directory)).await;
+    let audit = log(Arc::clone(&store) as _);
+    let bad = audit.verify(&acme).await.unwrap().first_bad.unwrap();
+    assert_eq!((bad.n, bad.fault.as_str()), (1, "truncated"));
+    assert_good(&audit, &globex, 5).await;
+    // Recording goes on behind the anchor and heals nothing, however much is recorded.
+    for n in 0..8 {
+        audit.record(acme.tenant(), entry(n)).await.unwrap();
+        let bad = audit.verify(&acme).await.unwrap().first_bad.unwrap();
+        assert_eq!((bad.n, bad.fault.as_str()), (1, "missing"));
+    }
+    drop(audit);
+    store = restarted(&directory, store, |_| {}).await;
+    assert!(
+        log(Arc::clone(&store) as _)
+            .verify(&acme)
+            .await
+            .unwrap()
+            .first_bad
+            .is_some()
+    );
+
+    // A tenant deleted on purpose, or a backup put back: with the file goes what it knew, and other logs stay good.
+    store = restarted(&directory, store, |file| {
+        delete_log(&directory);
+        std::fs::remove_file(file).unwrap();
+    })
+    .await;
+    let audit = log(Arc::clone(&store) as _);
+    assert_good(&audit, &acme, 0).await;
+    assert_good(&audit, &globex, 5).await;
+    assert_eq!(audit.record(acme.tenant(), entry("again")).await.unwrap(), 1);
+    assert_good(&audit, &acme, 1).await;
+    drop(audit);
+    // The new file is as good as the old one.
+    store = restarted(&directory, store, |_| delete_log(&directory)).await;
+    assert!(
+        log(Arc::clone(&store) as _)
+            .verify(&acme)
+            .await
+            .unwrap()
+            .first_bad
+            .is_some()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_behind_its_log_is_no_fault() {
+    let directory = TempDir::new().unwrap();
+    let acme = scope("acme");
+    let mut store = Arc::new(SqliteLog::open(directory.path()).unwrap());
+    let mut older = Vec::new();
+    for n in 1..=6_u64 {
+        let audit = log(Arc::clone(&store) as _);
+        audit.record(acme.tenant(), entry(n)).await.unwrap();
+        older.push(std::fs::read(directory.path().join("copilotd.audit")).unwrap());
+    }
+    for bytes in older {
+        store = restarted(&directory, store, |file| std::fs::write(file, bytes).unwrap()).await;
+        assert_good(&log(Arc::clone(&store) as _), &acme, 6).await;
+    }
+    // An altered one is a fault of its own.
+    store = restarted(&directory, store, |file| {
+        let mut bytes = std::fs::read(file).unwrap();
+        bytes[128 + 60] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    })
+    .await;
+    let bad = log(Arc::clone(&store) as _)
+        .verify(&acme)
+        .await
+        .unwrap()
+        .first_bad
+        .unwrap();
+    assert_eq!((bad.n, bad.fault.as_str()), (6, "head"));
+}
+
+const DIRECTORY: &str = "COPILOTD_TEST_AUDITING";
+
+/// The process that is killed: the same test binary, asked for this test only.
+#[test]
+#[ignore = "started by a_kill_between_entry_and_anchor_is_no_fault"]
+fn victim() {
+    let Ok(directory) = std::env::var(DIRECTORY) else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async move {
+        let audit = Arc::new(log(Arc::new(SqliteLog::open(directory.as_ref()).unwrap())));
+        let writers = (0..4).map(|n| {
+            let audit = Arc::clone(&audit);
+            tokio::spawn(async move {
+                let tenant = scope(&format!("tenant-{}", n % 2));
+                loop {
+                    let n = audit.record(tenant.tenant(), entry("x")).await.unwrap();
+                    println!("\nrecorded {n}");
+                }
+            })
+        });
+        futures::future::join_all(writers).await;
+    });
+}
+
+#[tokio::test]
+async fn a_kill_between_entry_and_anchor_is_no_fault() {
+    let directory = TempDir::new().unwrap();
+    for lines in [1, 40, 17, 90] {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::audit::victim", "--ignored", "--nocapture"])
+            .env(DIRECTORY, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(victim.stdout.take().unwrap());
+        let mut recorded = 0;
+        for line in output.lines() {
+            let Ok(line) = line else { break };
+            recorded += usize::from(line.starts_with("recorded "));
+            if recorded == lines {
+                victim.kill().unwrap();
+            }
+        }
+        victim.wait().unwrap();
+        assert!(recorded >= lines, "it ended by itself");
+        let audit = log(Arc::new(SqliteLog::open(directory.path()).unwrap()));
+        for tenant in ["tenant-0", "tenant-1"] {
+            assert_eq!(audit.verify(&scope(tenant)).await.unwrap().first_bad, None);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_deleted_with_their_head_are_found() {
+    let Some(database) = TestDatabase::new().await else {
+        return;
+    };
+    let acme = scope("acme");
+    let store = Arc::new(database.connect().await.unwrap());
+    let fresh = || log(Arc::clone(&store) as _);
+    for n in 1..=4 {
+        fresh().record(acme.tenant(), entry(n)).await.unwrap();
+    }
+    let raw = database.raw().await;
+    for name in ["audit", "audit_heads"] {
+        raw.collection::<Document>(name).delete_many(doc! {}).await.unwrap();
+    }
+    let bad = fresh().verify(&acme).await.unwrap().first_bad.unwrap();
+    assert_eq!((bad.n, bad.fault.as_str()), (1, "truncated"));
+    fresh().record(acme.tenant(), entry("later")).await.unwrap();
+    let bad = fresh().verify(&acme).await.unwrap().first_bad.unwrap();
+    assert_eq!((bad.n, bad.fault.as_str()), (1, "missing"));
+    // The documented way out.
+    for name in ["audit", "audit_heads"] {
+        raw.collection::<Document>(name).delete_many(doc! {}).await.unwrap();
+    }
+    raw.collection::<Document>("meta")
+        .delete_one(doc! { "_id": "audit/acme" })
+        .await
+        .unwrap();
+    fresh().record(acme.tenant(), entry("again")).await.unwrap();
+    assert_good(&fresh(), &acme, 1).await;
+}
+
+/// Numbers at the end of their range, in whatever table, neither stop the writer nor refuse its probe.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_at_their_end_lock_nobody_out() {
+    for value in [i64::MAX, i64::MAX - 1, i64::MIN, -1] {
+        let directory = TempDir::new().unwrap();
+        let acme = scope("acme");
+        let store = Arc::new(SqliteLog::open(directory.path()).unwrap());
+        store.probe().await.unwrap();
+        log(Arc::clone(&store) as _)
+            .record(acme.tenant(), entry(1))
+            .await
+            .unwrap();
+        let store = restarted(&directory, store, |_| {
+            let connection = Connection::open(directory.path().join("copilotd.db")).unwrap();
+            connection.execute("UPDATE meta SET value = ?1", [value]).unwrap();
+            connection.execute("UPDATE audit_heads SET n = ?1", [value]).unwrap();
+            connection.close().unwrap();
+        })
+        .await;
+        for n in 0..3 {
+            store.probe().await.unwrap();
+            log(Arc::clone(&store) as _)
+                .record(acme.tenant(), entry(n))
+                .await
+                .unwrap();
+        }
+        assert!(
+            log(Arc::clone(&store) as _)
+                .verify(&acme)
+                .await
+                .unwrap()
+                .first_bad
+                .is_some()
+        );
+    }
 }

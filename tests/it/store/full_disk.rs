@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use copilotd::adapters::sqlite::{SqliteLog, SqliteOptions};
+use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use copilotd::audit::{Action, AuditKey, AuditLog, Entry};
 use copilotd::config::KeyHash;
 use copilotd::gateway::ledger::UsageStore as _;
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::disk::SmallDisk;
 use crate::support::talk::{Talk, erased, queued, scope, turn, updated};
+use crate::support::usage;
 
 fn is_full<T: std::fmt::Debug>(outcome: Result<T, LogError>) -> bool {
     match outcome {
@@ -135,11 +136,11 @@ async fn of_a_limited_file_the_last_part_is_for_protective_writes() {
     next.turn(log.as_ref(), "x").await;
 }
 
-fn written(directory: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
-    names.map(|name| name.into_string().unwrap()).collect()
+/// Size of the reserve on a disk of 40 MiB.
+const RESERVE: u64 = 5 << 20;
+
+fn reserve(directory: &Path) -> u64 {
+    std::fs::metadata(directory.join("copilotd.reserve")).unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,10 +168,8 @@ async fn a_full_disk_keeps_protective_writes_and_restarts_possible() {
         audit.record(scope("acme").tenant(), entry(Action::TurnRead, 0)).await
     ));
     drop(audit);
-    assert!(
-        !written(&data).contains(&"copilotd.reserve".to_owned()),
-        "it was released"
-    );
+    let left = reserve(&data);
+    assert!(left < RESERVE, "it was used");
     erase(&log, &mut large).await;
     Arc::into_inner(log).unwrap().close().await;
 
@@ -189,10 +188,7 @@ async fn a_full_disk_keeps_protective_writes_and_restarts_possible() {
     disk.empty();
     log.probe().await.unwrap();
     small.turn(log.as_ref(), "x").await;
-    assert!(
-        written(&data).contains(&"copilotd.reserve".to_owned()),
-        "it was allocated again"
-    );
+    assert_eq!(reserve(&data), RESERVE, "it was made whole again");
     assert_eq!(log.read(&small.scope, small.id, 0, 1_000).await.unwrap(), small.records);
 }
 
@@ -211,4 +207,157 @@ async fn a_disk_that_is_full_at_the_start_takes_protective_writes() {
     disk.empty();
     log.probe().await.unwrap();
     talk.open(log.as_ref()).await;
+}
+
+/// Everything ordinary that a user, a gateway and an operator may send; all of it is refused.
+async fn flood(log: &SqliteLog, talk: &mut Talk, texts: usize) {
+    for n in 0..texts {
+        let text = "x".repeat(1 << (n % 17));
+        assert!(is_full(talk.try_write(log, vec![queued(turn(), &text)]).await));
+        let usage = vec![usage::record("2026-11-01T12:00:00Z", "bob", "large", n as u64)];
+        assert!(is_full(log.add_usage(&Arc::new(usage.into())).await));
+    }
+    assert!(is_full(log.put_key(&key("new", false)).await));
+    assert!(is_full(log.probe().await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_protective_write_was_given_is_no_space_for_others() {
+    let Some(disk) = SmallDisk::new(40) else { return };
+    let data = disk.path().join("data");
+    let log = Arc::new(SqliteLog::open(&data).unwrap());
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(log.as_ref()).await;
+    fill(&log, &mut talk).await;
+    disk.fill();
+    let audit = AuditLog::new(
+        Arc::clone(&log) as _,
+        AuditKey::derive(&[1; 32]),
+        Arc::new(PausedClock::default()),
+    );
+    let acme = scope("acme");
+    let mut left = reserve(&data);
+    for n in 0..100 {
+        // As many small writes as would fit into a piece.
+        flood(&log, &mut talk, 20).await;
+        assert_eq!(reserve(&data), left, "round {n}: ordinary writes got some of it");
+        log.put_key(&key(&format!("key-{n}"), true)).await.unwrap();
+        audit.record(acme.tenant(), entry(Action::KeyRevoked, n)).await.unwrap();
+        // Its checkpoint follows the answer, and goes before this.
+        log.ready().await.unwrap();
+        let used = left - reserve(&data);
+        assert!(used <= 256 << 10, "round {n} used {used} bytes");
+        left -= used;
+    }
+    assert!(left >= RESERVE / 4, "{left}");
+    assert_eq!(audit.verify(&acme).await.unwrap().first_bad, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_filled_again_and_again_stays_protected() {
+    let Some(disk) = SmallDisk::new(40) else { return };
+    let data = disk.path().join("data");
+    let open = || Arc::new(SqliteLog::open(&data).unwrap());
+    let mut log = open();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(log.as_ref()).await;
+    fill(&log, &mut talk).await;
+    let acme = scope("acme");
+    for n in 0..100 {
+        // Another program takes whatever the last round left free.
+        disk.fill();
+        assert!(is_full(talk.try_write(log.as_ref(), vec![queued(turn(), "x")]).await));
+        let before = reserve(&data);
+        if n % 10 == 9 {
+            Arc::into_inner(log).unwrap().close().await;
+            log = open();
+        }
+        let audit = AuditLog::new(
+            Arc::clone(&log) as _,
+            AuditKey::derive(&[1; 32]),
+            Arc::new(PausedClock::default()),
+        );
+        let revoked = log.put_key(&key(&format!("key-{n}"), true)).await;
+        revoked.unwrap_or_else(|error| panic!("round {n}, {before} bytes left: {error}"));
+        log.put_tenant(&suspended(&format!("tenant-{n}"))).await.unwrap();
+        audit.record(acme.tenant(), entry(Action::KeyRevoked, n)).await.unwrap();
+        assert_eq!(audit.verify(&acme).await.unwrap().first_bad, None);
+        println!("round {n}: {before} -> {}", reserve(&data));
+    }
+    assert_protected(&log, 100).await;
+    disk.empty();
+    log.probe().await.unwrap();
+    assert_eq!(reserve(&data), RESERVE);
+    talk.write(log.as_ref(), vec![queued(turn(), "x")]).await;
+}
+
+/// Takes a database back to the version before quotas, with so many conversations in it.
+fn downgrade(data: &Path, conversations: usize) {
+    let connection = rusqlite::Connection::open(data.join("copilotd.db")).unwrap();
+    connection
+        .execute_batch(
+            "DROP TRIGGER stored_more; DROP TRIGGER stored_otherwise; DROP TRIGGER stored_less; DROP TABLE stored;
+             DROP TABLE revocations; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
+        )
+        .unwrap();
+    let mut insert = connection
+        .prepare(
+            "INSERT INTO conversations VALUES ('acme', randomblob(16), 1, 1, 0, 0, 0, NULL, 0, 1, 'ann', 'support', '\"api\"',
+                 '{}', NULL, NULL, ?1)",
+        )
+        .unwrap();
+    connection.execute_batch("BEGIN").unwrap();
+    for _ in 0..conversations {
+        insert.execute([format!("{{\"x\":\"{}\"}}", "x".repeat(900))]).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    drop(insert);
+    connection.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_start_of_a_newer_release_works_on_a_full_disk_or_says_why_not() {
+    // What it changes fits into half of the reserve, or does not.
+    for (conversations, fits) in [(10, true), (10_000, false)] {
+        let Some(disk) = SmallDisk::new(40) else { return };
+        let data = disk.path().join("data");
+        SqliteLog::open(&data).unwrap().close().await;
+        downgrade(&data, conversations);
+        disk.fill();
+        let opened = SqliteLog::open(&data);
+        assert!(reserve(&data) >= RESERVE / 2, "the other half is for revocations");
+        if fits {
+            let log = Arc::new(opened.unwrap());
+            protect(&log, 20).await;
+            continue;
+        }
+        let error = opened.unwrap_err();
+        assert!(matches!(&error, OpenError::FullMigration { found: 5, .. }), "{error}");
+        let told = error.to_string();
+        assert!(
+            told.contains("disk") && told.contains("full") && told.contains("free some space"),
+            "{told}"
+        );
+        let connection = rusqlite::Connection::open(data.join("copilotd.db")).unwrap();
+        let version: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, 5, "the release before still opens it");
+        connection.close().unwrap();
+        disk.empty();
+        let log = SqliteLog::open(&data).unwrap();
+        log.probe().await.unwrap();
+        assert_eq!(reserve(&data), RESERVE);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_a_byte_for_a_new_database_says_so() {
+    let Some(disk) = SmallDisk::new(40) else { return };
+    let data = disk.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    disk.fill();
+    let error = SqliteLog::open(&data).unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("full") && told.contains("free some space"), "{told}");
 }

@@ -3,6 +3,8 @@
 mod audit;
 mod broken_rows;
 mod contract;
+mod damaged;
+mod erased_text;
 mod erasing;
 mod full_disk;
 mod history;

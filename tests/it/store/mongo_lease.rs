@@ -9,7 +9,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use super::mongo::TestDatabase;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::secantus;
-use crate::support::talk::{Talk, updated};
+use crate::support::talk::{Talk, queued, turn, updated};
 
 fn options(owner: &str) -> MongoOptions {
     MongoOptions {
@@ -154,4 +154,67 @@ async fn a_process_whose_lease_was_taken_is_told_so() {
     let outcome = talk.clone().try_write(&log, vec![talk.created()]).await;
     assert!(matches!(outcome, Err(LogError::Refused(_))), "{outcome:?}");
     assert_eq!(lease(&database).await.get_str("owner").unwrap(), "somebody else");
+}
+
+/// An insert that the server executes after another process took over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_append_is_not_acknowledged_and_its_turn_is_found() {
+    if std::env::var_os("MONGODB_URI").is_some() {
+        return eprintln!("MONGODB_URI is set: the proxy stands before our own server only");
+    }
+    for restart in [false, true] {
+        let Some(database) = TestDatabase::new().await else {
+            return;
+        };
+        let address = database.url.trim_start_matches("mongodb://").split('/').next().unwrap();
+        let proxy = Proxy::to(address.parse().unwrap()).await;
+        let behind = secantus::url(proxy.address);
+        let first = MongoLog::connect(&behind, &database.name, options("the first"))
+            .await
+            .unwrap();
+        let mut talk = Talk::new("acme", "ann");
+        talk.open(&first).await;
+        // Projected and marked as such, as in a process that ran for a while.
+        first.pending(None, 10).await.unwrap();
+        proxy.set(Mode::Paused);
+        let late = talk.draft(vec![queued(turn(), "late")]);
+        let (outcome, second) = tokio::join!(first.append(&talk.scope, &late), async {
+            first.lease_lost().await;
+            let second = connect(&database, "the second").await.unwrap();
+            assert_eq!(second.pending(None, 10).await.unwrap(), []);
+            proxy.set(Mode::Open);
+            second
+        });
+        assert!(matches!(outcome, Err(LogError::Unavailable(_))), "{outcome:?}");
+        let appends = database.raw().await.collection::<Document>("appends");
+        if appends.count_documents(doc! {}).await.unwrap() == 1 {
+            // It was lost with its connection: then what the server would have executed is written for it.
+            let mut document = appends.find_one(doc! {}).await.unwrap().unwrap();
+            let stamp = document.get_i64("stamp").unwrap() + 1;
+            let records: Vec<String> = late
+                .records
+                .iter()
+                .map(|it| serde_json::to_string(it).unwrap())
+                .collect();
+            document.extend(doc! {
+                "_id": mongodb::bson::Uuid::new(), "stamp": stamp, "records": records,
+                "first_seq": 2_i64, "last_seq": 2_i64, "messages": 0,
+            });
+            appends.insert_one(document).await.unwrap();
+        }
+        let owner = if restart {
+            second.close().await;
+            connect(&database, "the third").await.unwrap()
+        } else {
+            second
+        };
+        let pending = owner.pending(None, 10).await.unwrap();
+        assert_eq!(pending.len(), 1, "restart: {restart}");
+        assert_eq!((pending[0].conversation, pending[0].tombstone), (talk.id, None));
+        talk.written(&late);
+        assert_eq!(owner.header(&talk.scope, talk.id).await.unwrap(), talk.header);
+        // And the owner goes on behind it.
+        talk.write(&owner, vec![updated("x")]).await;
+        assert_eq!(owner.read(&talk.scope, talk.id, 0, 10).await.unwrap(), talk.records);
+    }
 }

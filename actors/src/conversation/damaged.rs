@@ -1,0 +1,96 @@
+//! Erasing a conversation whose log cannot be read: it takes no more than its owner and where the log ends.
+
+use ractor::{ActorProcessingErr, RpcReplyPort};
+
+use super::message::{Accepted, Asker, Refusal, Reply};
+use super::{Conversation, State, crash_points, refuse};
+use crate::domain::decide::Rejection;
+use crate::domain::event::{Event, Record};
+use crate::domain::header::Header;
+use crate::ports::{Append, LogError};
+
+impl Conversation {
+    /// Appends a tombstone behind what is damaged or missing. The store deletes the rest without reading it.
+    pub(super) async fn erase_damaged(
+        &self,
+        state: &State,
+        asker: &Asker,
+        by: String,
+        reply: RpcReplyPort<Reply>,
+    ) -> Result<(), ActorProcessingErr> {
+        let found = match self.owned_header(state, asker).await {
+            Ok(found) => found,
+            Err(error) => return refuse(Some(reply), refusal(&error)),
+        };
+        let Some((mut header, end)) = found else {
+            return refuse(Some(reply), Rejection::NotFound.into());
+        };
+        let record = Record {
+            seq: end + 1,
+            at: self.shared.ports.clock.now(),
+            turn: None,
+            event: Event::ConversationErased { by },
+        };
+        header.apply(&record);
+        // Their records go with the rest.
+        header.open_turns = 0;
+        let records = vec![record];
+        let append = Append {
+            conversation: state.core.id,
+            user: header.user.clone(),
+            append_id: self.shared.ports.ids.uuid(),
+            records: records.clone(),
+            header: header.clone(),
+        };
+        crash_points("append.before", &records);
+        let result = self.shared.ports.log.append(&state.scope, &append).await;
+        crash_points("append.after", &records);
+        if let Err(error) = result {
+            tracing::warn!(conversation = %state.core.id, %error, "a damaged conversation could not be erased");
+            return refuse(Some(reply), refusal(&error));
+        }
+        tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "damaged conversation erased");
+        if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), state.core.id) {
+            tail.publish(&records, None);
+        }
+        // The caller may have gone; what it asked for is stored all the same.
+        let _ = reply.send(Ok(Accepted {
+            header,
+            turn: None,
+            records,
+            position: None,
+        }));
+        Ok(())
+    }
+
+    /// What everything else is answered: that the conversation is damaged, but only to those who may know of it.
+    pub(super) async fn refusal_of_damaged(&self, state: &State, asker: &Asker) -> Refusal {
+        match self.owned_header(state, asker).await {
+            Ok(None) => Rejection::NotFound.into(),
+            Ok(Some(_)) => Refusal::Damaged,
+            Err(error) => refusal(&error),
+        }
+    }
+
+    /// The header, if there is one that the asker may erase, and the number of the log's last record.
+    async fn owned_header(&self, state: &State, asker: &Asker) -> Result<Option<(Header, u64)>, LogError> {
+        let (log, id) = (&self.shared.ports.log, state.core.id);
+        let header = log.header(&state.scope, id).await?;
+        let own = |header: &Header| !header.erased && (header.user == asker.user || asker.admin);
+        let Some(header) = header.filter(own) else {
+            return Ok(None);
+        };
+        Ok(Some((header, log.end(&state.scope, id).await?)))
+    }
+}
+
+fn refusal(error: &LogError) -> Refusal {
+    match error {
+        LogError::Corrupt(_) => Refusal::Damaged,
+        LogError::Refused(_) => Refusal::Refused {
+            disk_full: error.is_disk_full(),
+        },
+        LogError::Erased => Rejection::NotFound.into(),
+        LogError::Conflict(_) | LogError::Unavailable(_) => Refusal::Unavailable,
+    }
+}

@@ -1,0 +1,356 @@
+//! Removes what is left of deleted rows in the unused parts of database pages.
+//!
+//! With `secure_delete` SQLite overwrites a row where it stands. When it moves rows between pages, though, it leaves their old bytes
+//! in the unused part of the page they came from, and a row that is erased later has copies there. An erasure therefore
+//! overwrites the unused parts of all pages that changed since the erasure before it, in the file itself.
+//!
+//! Invariants: pages are changed only on the writer's thread, which is the only one that checkpoints, and only in parts that
+//! SQLite does not read; every page that a checkpoint writes is noted before it; the file stays open as long as any connection,
+//! because closing it would give up SQLite's own locks on it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+
+use super::failure::Failure;
+use super::reserve::Reserve;
+
+/// Changed pages that are remembered; when there are more, all pages of the file are looked at.
+const MOST_CHANGED: usize = 256 * 1024;
+/// Pages that one piece of work looks at: other writers get their turn in between.
+const SLICE: usize = 256;
+/// From this number on, the first byte of an overflow page, which begins with a page number, may look like that of a B-tree page.
+const FIRST_AMBIGUOUS: u32 = 0x0200_0000;
+/// Headers of the write-ahead log and of each page in it.
+const LOG_HEADER: u64 = 32;
+const FRAME_HEADER: u64 = 24;
+/// Where the log's header has the number that all pages of one round carry.
+const LOG_SALT: u64 = 16;
+/// Header of the whole file, at the beginning of its first page.
+const FILE_HEADER: usize = 100;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Slack {
+    database: File,
+    write_ahead_log: PathBuf,
+    /// Pages in the write-ahead log after the last commit.
+    frames: Arc<AtomicU64>,
+    changed: Mutex<Changed>,
+}
+
+/// Pages that changed and were not looked at.
+#[derive(Debug)]
+enum Changed {
+    /// It is not known which.
+    All,
+    These(BTreeSet<u32>),
+}
+
+impl Slack {
+    /// Keeps an open database file. What an earlier process changed is not known.
+    pub(super) fn new(database: File, path: &Path) -> Self {
+        let mut write_ahead_log = path.as_os_str().to_owned();
+        write_ahead_log.push("-wal");
+        Self {
+            database,
+            write_ahead_log: write_ahead_log.into(),
+            frames: Arc::default(),
+            changed: Mutex::new(Changed::All),
+        }
+    }
+
+    /// Counts the pages of the write-ahead log from now on, in place of SQLite's own checkpoints.
+    pub(super) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let frames = Arc::clone(&self.frames);
+        connection.wal_hook(Some(move |_: &mut Wal, pages| {
+            frames.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))
+    }
+
+    /// Pages in the write-ahead log that were committed since the last checkpoint began.
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Notes which pages a checkpoint is about to write.
+    pub(super) fn note_log(&self) {
+        self.frames.store(0, Ordering::Relaxed);
+        let noted = self.read_log();
+        let mut changed = self.changed();
+        match (noted, &mut *changed) {
+            (Ok(pages), Changed::These(known)) => {
+                known.extend(pages);
+                if known.len() > MOST_CHANGED {
+                    *changed = Changed::All;
+                }
+            }
+            (Ok(_), Changed::All) => {}
+            (Err(error), _) => {
+                tracing::warn!(%error, "the write-ahead log could not be read; the next erasure looks at all pages");
+                *changed = Changed::All;
+            }
+        }
+    }
+
+    /// Numbers of the pages in the write-ahead log since it was begun anew, checkpointed ones included.
+    fn read_log(&self) -> io::Result<BTreeSet<u32>> {
+        let log = match File::open(&self.write_ahead_log) {
+            Ok(log) => log,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(error),
+        };
+        let length = log.metadata()?.len();
+        let page_size = u64::from(self.page_size()?);
+        let mut pages = BTreeSet::new();
+        if length < LOG_HEADER {
+            return Ok(pages);
+        }
+        let (mut salt, mut frame) = ([0; 8], [0; 16]);
+        log.read_exact_at(&mut salt, LOG_SALT)?;
+        let mut at = LOG_HEADER;
+        while at + FRAME_HEADER + page_size <= length {
+            log.read_exact_at(&mut frame, at)?;
+            let [a, b, c, d, _, _, _, _, rest @ ..] = frame;
+            // What stands behind is of an earlier round, and was noted in it.
+            if rest != salt {
+                break;
+            }
+            pages.insert(u32::from_be_bytes([a, b, c, d]));
+            at += FRAME_HEADER + page_size;
+        }
+        Ok(pages)
+    }
+
+    fn page_size(&self) -> io::Result<u32> {
+        let mut size = [0; 2];
+        self.database.read_exact_at(&mut size, 16)?;
+        Ok(match u16::from_be_bytes(size) {
+            1 => 65_536,
+            size => u32::from(size),
+        })
+    }
+
+    fn pages(&self) -> io::Result<u32> {
+        let length = self.database.metadata()?.len();
+        Ok(u32::try_from(length / u64::from(self.page_size()?)).unwrap_or(u32::MAX))
+    }
+
+    /// Takes the pages that are to be looked at. They go back if they are dropped before they are done.
+    pub(super) fn take(self: &Arc<Self>) -> io::Result<Taken> {
+        let changed = std::mem::replace(&mut *self.changed(), Changed::These(BTreeSet::new()));
+        let mut taken = Taken {
+            slack: Arc::clone(self),
+            left: Some(changed),
+            slices: Vec::new(),
+        };
+        taken.slices = match &taken.left {
+            Some(Changed::These(pages)) => {
+                let pages: Vec<u32> = pages.iter().copied().collect();
+                pages.chunks(SLICE).map(<[u32]>::to_vec).collect()
+            }
+            _ => {
+                let pages = self.pages()?;
+                (1..=pages)
+                    .step_by(SLICE)
+                    .map(|first| (first..=pages).take(SLICE).collect())
+                    .collect()
+            }
+        };
+        Ok(taken)
+    }
+
+    /// Whether few enough pages changed to look at them in one piece of work.
+    pub(super) fn is_nearly_clean(&self) -> bool {
+        matches!(&*self.changed(), Changed::These(pages) if pages.len() <= 4 * SLICE)
+    }
+
+    /// Overwrites the unused parts of some pages, on the writer's thread and outside a transaction.
+    pub(super) fn clear(&self, connection: &Connection, pages: &[u32]) -> Result<(), Failure> {
+        // Holds off other programs that write: they are not expected here, but a backup tool may be one.
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let cleared = self.clear_pages(pages);
+        connection.execute_batch("ROLLBACK")?;
+        cleared.map_err(|error| Failure::Slack(error.to_string()))
+    }
+
+    /// Checkpoints, cuts the write-ahead log off, and clears the pages it held, so that no copy of a deleted row is left anywhere.
+    /// Returns false if readers kept the log from being cut off: then ask again.
+    pub(super) fn finish(self: &Arc<Self>, connection: &Connection, reserve: &Reserve) -> Result<bool, Failure> {
+        self.note_log();
+        if !reserve.truncate_log(connection)? {
+            return Ok(false);
+        }
+        let taken = self.take().map_err(|error| Failure::Slack(error.to_string()))?;
+        for pages in &taken.slices {
+            self.clear(connection, pages)?;
+        }
+        taken.done();
+        // Pages in memory still have the old bytes, and would be written with them.
+        connection.execute_batch("PRAGMA shrink_memory")?;
+        self.database
+            .sync_data()
+            .map_err(|error| Failure::Slack(error.to_string()))?;
+        Ok(true)
+    }
+
+    fn clear_pages(&self, pages: &[u32]) -> io::Result<()> {
+        let size = self.page_size()?;
+        if self.pages()? >= FIRST_AMBIGUOUS {
+            tracing::warn!(
+                "the database has too many pages to clear their unused parts; VACUUM it while copilotd is stopped"
+            );
+            return Ok(());
+        }
+        let mut page = vec![0; size as usize];
+        for number in pages.iter().copied().filter(|number| *number > 0) {
+            let at = u64::from(number - 1) * u64::from(size);
+            match self.database.read_exact_at(&mut page, at) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                Err(error) => return Err(error),
+            }
+            for part in unused(&page, number) {
+                if page[part.clone()].iter().any(|byte| *byte != 0) {
+                    page[part.clone()].fill(0);
+                    self.database
+                        .write_all_at(&page[part.clone()], at + part.start as u64)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Changed> {
+        // Each change is a single assignment or an extension of the set.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Pages to be looked at.
+pub(super) struct Taken {
+    slack: Arc<Slack>,
+    left: Option<Changed>,
+    pub(super) slices: Vec<Vec<u32>>,
+}
+
+impl Taken {
+    /// All of them were cleared.
+    pub(super) fn done(mut self) {
+        self.left = None;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let Some(left) = self.left.take() else { return };
+        let mut changed = self.slack.changed();
+        match (left, &mut *changed) {
+            (Changed::These(left), Changed::These(known)) => known.extend(left),
+            _ => *changed = Changed::All,
+        }
+    }
+}
+
+/// The parts of a B-tree page that hold nothing: the gap between the cells' directory and the cells, and the free blocks behind
+/// their own headers. None of a page of another kind.
+fn unused(page: &[u8], number: u32) -> Vec<Range<usize>> {
+    let header = if number == 1 { FILE_HEADER } else { 0 };
+    let short = |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(at)?, *page.get(at + 1)?])));
+    let cells = match page.get(header) {
+        Some(2 | 5) => header + 12,
+        Some(10 | 13) => header + 8,
+        _ => return Vec::new(),
+    };
+    let parts = || {
+        let gap_from = cells + 2 * short(header + 3)?;
+        let gap_to = match short(header + 5)? {
+            0 => 65_536,
+            at => at,
+        };
+        let mut parts = vec![gap_from..gap_to];
+        let mut block = short(header + 1)?;
+        let mut end = gap_to;
+        while block != 0 {
+            let (next, size) = (short(block)?, short(block + 2)?);
+            // Blocks stand in the cells' area in ascending order; what does not is no page of SQLite's.
+            if block < end || size < 4 {
+                return None;
+            }
+            end = block + size;
+            parts.push(block + 4..end);
+            block = next;
+        }
+        let whole = parts
+            .iter()
+            .all(|part| part.start <= part.end && part.end <= page.len());
+        whole.then_some(parts)
+    };
+    parts().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut page = vec![7; 512];
+        edit(&mut page);
+        page
+    }
+
+    fn put(page: &mut [u8], at: usize, values: &[u16]) {
+        for (index, value) in values.iter().enumerate() {
+            page[at + 2 * index..at + 2 * index + 2].copy_from_slice(&value.to_be_bytes());
+        }
+    }
+
+    #[test]
+    fn only_unused_parts_are_found() {
+        let leaf = |kind: u8, header: usize| {
+            page(|page| {
+                page[header] = kind;
+                // First free block, two cells, cells from 300.
+                put(page, header + 1, &[400, 2, 300]);
+                put(page, 400, &[450, 20]);
+                put(page, 450, &[0, 4]);
+            })
+        };
+        for (number, header) in [(1, 100), (2, 0), (9, 0)] {
+            for (kind, length) in [(2, 12), (5, 12), (10, 8), (13, 8)] {
+                assert_eq!(
+                    unused(&leaf(kind, header), number),
+                    [header + length + 4..300, 404..420, 454..454]
+                );
+            }
+            for kind in [0, 1, 3, 7, 255] {
+                assert!(unused(&leaf(kind, header), number).is_empty());
+            }
+        }
+        // What only looks like one is left alone.
+        let broken: [&dyn Fn(&mut [u8]); 6] = [
+            &|page| put(page, 3, &[9_000]),
+            &|page| put(page, 5, &[3]),
+            &|page| put(page, 5, &[600]),
+            &|page| put(page, 1, &[200]),
+            &|page| put(page, 402, &[3]),
+            &|page| put(page, 400, &[400]),
+        ];
+        for edit in broken {
+            let mut page = leaf(13, 0);
+            edit(&mut page);
+            assert!(unused(&page, 2).is_empty());
+        }
+        assert!(unused(&[], 2).is_empty());
+        assert!(unused(&[13], 2).is_empty());
+    }
+}
