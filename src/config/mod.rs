@@ -19,6 +19,7 @@ mod operator;
 mod place;
 mod policies;
 mod secret;
+mod standings;
 mod tenant;
 mod warnings;
 
@@ -43,8 +44,9 @@ pub use policies::ConfiguredPolicies;
 use secrecy::SecretString;
 pub(crate) use secret::{NOT_FROM_FILE, reference};
 use serde::{Deserialize, Deserializer};
+pub use standings::Standings;
 pub use tenant::{
-    ApiKey, Issuer, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,
+    ApiKey, Issuer, LeftOut, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,
 };
 
 /// The whole configuration, checked.
@@ -76,6 +78,9 @@ pub struct Config {
     pub prices: Vec<ModelPrice>,
     /// The customer companies.
     pub tenants: Vec<Tenant>,
+    /// Whether the file has a table of a tenant whose id cannot be read: any tenant that is not known may be this one.
+    #[serde(skip)]
+    pub has_nameless_tenant: bool,
 }
 
 /// The process and its HTTP server.

@@ -13,6 +13,7 @@ mod conversations;
 mod damage;
 mod fair_share;
 mod input;
+mod left_out;
 mod limits;
 mod openai;
 mod quotas;
