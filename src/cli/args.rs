@@ -219,10 +219,13 @@ pub enum TenantCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Refuses a tenant's credentials and ends its streams; nothing is deleted
+    /// Refuses a tenant's credentials, ends its streams and cancels its open turns; nothing is deleted
     Suspend {
         /// The tenant
         id: TenantId,
+        /// Also the tenant of the credential that asks, which is refused from then on
+        #[arg(long)]
+        force: bool,
         /// The server
         #[command(flatten)]
         server: ServerArgs,

@@ -32,7 +32,12 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
             let changed = ask(server, Method::PATCH, &path(id), Some(body), false).await?;
             print(&format!("{}\n", tenant_line(&changed)))
         }
-        TenantCommand::Suspend { id, server } => status(server, &path(id), "suspended").await,
+        TenantCommand::Suspend { id, force, server } => {
+            let forced = if *force { "?force=true" } else { "" };
+            let done = status(server, &format!("{}{forced}", path(id)), "suspended").await;
+            // The server names its own way to say so.
+            done.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))
+        }
         TenantCommand::Resume { id, server } => status(server, &path(id), "active").await,
     }
 }
