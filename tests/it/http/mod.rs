@@ -12,6 +12,7 @@ mod contract;
 mod conversations;
 mod damage;
 mod fair_share;
+mod floods;
 mod input;
 mod left_out;
 mod limits;
