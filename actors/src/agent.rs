@@ -31,7 +31,7 @@ use crate::domain::schema::describe;
 use crate::domain::tokens;
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
-use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, ToolOffer};
+use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, Standing, ToolOffer};
 use crate::share::{UNMEASURED, metered};
 use crate::shared::{Alive, Shared, jitter, until};
 use crate::tenancy::TenantScope;
@@ -81,8 +81,14 @@ pub struct Agent {
 /// How a stream ended.
 enum Outcome {
     Replied(ModelReply),
-    Blocked { rule: String, usage: Usage, model: String },
+    Blocked {
+        rule: String,
+        usage: Usage,
+        model: String,
+    },
     Failed(ModelFailure),
+    /// The same, before anything came.
+    Unanswered(ModelFailure),
 }
 
 /// An answer while it is collected.
@@ -113,8 +119,7 @@ impl Agent {
             span,
         } = think;
         self.pause(at, not_before).await;
-        if !self.shared.ports.policies.is_served(&self.scope) {
-            let _ = self.conversation.cast(conversation::Msg::TenantSuspended);
+        if self.is_held(at) {
             return;
         }
         let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
@@ -136,6 +141,10 @@ impl Agent {
             );
             let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
             span.in_scope(|| self.report(Command::ModelFailed { at, failure }));
+            return;
+        }
+        // Assembling may have taken a while.
+        if self.is_held(at) {
             return;
         }
         // Beside the model call, not before it: the record is committed while the provider thinks.
@@ -173,12 +182,18 @@ impl Agent {
         let command = match outcome {
             Outcome::Replied(mut reply) => {
                 if let Some(schema) = response_schema.filter(|_| reply.calls.is_empty()) {
+                    self.shared.left_out_no_more(&self.scope).await;
                     reply.output = self.check_output(&schema, &reply.text).await;
                 }
                 Command::ModelReplied { at, reply }
             }
             Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
-            Outcome::Failed(failure) => {
+            // Its keys may have gone with its tenant's settings in between: the step is asked once these are fixed.
+            Outcome::Unanswered(_) if self.standing() == Standing::LeftOut => {
+                let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+                return;
+            }
+            Outcome::Unanswered(failure) | Outcome::Failed(failure) => {
                 counter!("copilotd_model_failures_total", "class" => failure.class.code()).increment(1);
                 Command::ModelFailed { at, failure }
             }
@@ -244,7 +259,7 @@ impl Agent {
         let opening = self.shared.ports.model.stream(request).instrument(span.clone());
         let mut stream = match opening.await {
             Ok(stream) => stream,
-            Err(error) => return Outcome::Failed(from_error(error, policy, Usage::default())),
+            Err(error) => return Outcome::Unanswered(from_error(error, policy, Usage::default())),
         };
         while let Some(event) = stream.next().await {
             let taken = match event {
@@ -254,6 +269,11 @@ impl Agent {
                     continue;
                 }
                 Ok(event) => answer.take(event, policy, live),
+                Err(error) if answer.is_empty() => {
+                    let mut failure = from_error(error, policy, answer.usage(prompt_tokens));
+                    failure.model = answer.model;
+                    return Outcome::Unanswered(failure);
+                }
                 Err(error) => {
                     let usage = answer.usage(prompt_tokens);
                     let mut failure = from_error(error, policy, usage);
@@ -316,6 +336,20 @@ impl Agent {
         })
     }
 
+    /// Gives a step back whose tenant is not served. A suspended tenant's turn is cancelled by its conversation, which looks for
+    /// itself.
+    fn is_held(&self, at: Step) -> bool {
+        let held = self.standing() != Standing::Served;
+        if held {
+            let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+        }
+        held
+    }
+
+    fn standing(&self) -> Standing {
+        self.shared.ports.policies.standing(&self.scope)
+    }
+
     fn since(&self, accepted_at: Timestamp) -> u64 {
         let ms = self.shared.ports.clock.now().duration_since(accepted_at).as_millis();
         u64::try_from(ms).unwrap_or(0)
@@ -360,6 +394,11 @@ impl Answer {
             ModelEvent::Fallback { .. } => {}
         }
         Ok(true)
+    }
+
+    /// Whether nothing came yet that anybody saw or that was counted.
+    fn is_empty(&self) -> bool {
+        self.written == 0 && self.usage.is_none()
     }
 
     fn release(&mut self, text: &str, live: &LiveMessage) {

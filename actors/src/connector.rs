@@ -31,7 +31,7 @@ use crate::domain::content::ToolStatus;
 use crate::domain::event::RetryMode;
 use crate::domain::policy::Repeat;
 use crate::domain::rate::{Bucket, RateHint};
-use crate::ports::{LookUp, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
+use crate::ports::{LookUp, Standing, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use crate::shared::{self, Shared, jitter, until};
 
 /// Tries of one call in one process, the first included.
@@ -96,8 +96,7 @@ impl Connector {
         state.taken += 1;
         // What was configured when it began may have been changed since.
         let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &state.key.1) else {
-            let why = format!("{} is not configured for this tenant", job.system);
-            report(&job, unsent(&job), None, Some(why));
+            supervisor::not_configured(&self.shared, &job);
             return;
         };
         state.toolbox = toolbox;
@@ -132,6 +131,10 @@ impl Connector {
                 // Its conversation has written down how it ended.
                 continue;
             }
+            if self.standing(&waiting) == Standing::LeftOut {
+                job::hold(&waiting.job);
+                continue;
+            }
             if now >= waiting.last_start() {
                 self.give_up(&waiting);
                 continue;
@@ -155,11 +158,19 @@ impl Connector {
                 continue;
             }
             // Asked last, so that nothing leaves once the suspension has taken effect.
-            if !self.shared.ports.policies.is_served(&waiting.job.request.scope) {
-                state.breaker.abandoned(now);
-                let why = "the tenant is suspended; the call was not sent".to_owned();
-                report(&waiting.job, waiting.failed(), None, Some(why));
-                continue;
+            match self.standing(&waiting) {
+                Standing::Served => {}
+                Standing::LeftOut => {
+                    state.breaker.abandoned(now);
+                    job::hold(&waiting.job);
+                    continue;
+                }
+                Standing::Suspended => {
+                    state.breaker.abandoned(now);
+                    let why = "the tenant is suspended; the call was not sent".to_owned();
+                    report(&waiting.job, waiting.failed(), None, Some(why));
+                    continue;
+                }
             }
             if !waiting.job.gate.pass() {
                 state.breaker.abandoned(now);
@@ -192,6 +203,10 @@ impl Connector {
             tokio::time::sleep(time).await;
             let _ = me.cast(then);
         })));
+    }
+
+    fn standing(&self, waiting: &Waiting) -> Standing {
+        self.shared.ports.policies.standing(&waiting.job.request.scope)
     }
 
     fn send(&self, me: &ActorRef<Msg>, state: &State, waiting: Box<Waiting>, now: Duration) {

@@ -8,6 +8,7 @@ mod admission;
 mod damaged;
 mod effects;
 mod message;
+mod pause;
 mod rest;
 mod state;
 
@@ -32,7 +33,7 @@ use crate::domain::header::Header;
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
 use crate::domain::turn::Phase;
-use crate::ports::{Append, LogError};
+use crate::ports::{Append, LogError, Standing};
 use crate::share::metered;
 use crate::shared::{Full, Shared, cause};
 use crate::spans::TurnSpans;
@@ -67,8 +68,21 @@ impl Conversation {
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
         let policy = self.policy(state, &command);
-        let may_await_approval = may_await_approval(state, &policy, &command);
-        let env = self.env(&policy, may_await_approval, due);
+        self.step_by(me, state, &policy, command, reply, due).await
+    }
+
+    /// The same by a policy that was looked up before.
+    async fn step_by(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        command: Command,
+        reply: Option<RpcReplyPort<Reply>>,
+        due: Option<Timestamp>,
+    ) -> Result<(), ActorProcessingErr> {
+        let may_await_approval = may_await_approval(state, policy, &command);
+        let env = self.env(policy, may_await_approval, due);
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
         let halted = command.halt().is_some_and(|halt| *halt != Halt::default());
         let decision = match state.core.decide(env, command) {
@@ -111,13 +125,14 @@ impl Conversation {
         }
         state.count();
         if !decision.records.is_empty() {
-            self.run_effects(me, state, &policy).await?;
+            self.run_effects(me, state).await?;
+            state.count();
             if state.core.live().is_none() {
                 // What was erased is shown to no summariser.
                 state.compression = None;
             }
             if decision.records.iter().any(|record| record.event.is_terminal()) {
-                self.compress(me, state, &policy);
+                self.compress(me, state, policy);
             }
         }
         Ok(())
@@ -281,6 +296,9 @@ impl Conversation {
             return refuse(Some(reply), refusal);
         }
         state.asked = true;
+        if self.standing(state) == Standing::LeftOut {
+            return refuse(Some(reply), Refusal::LeftOut);
+        }
         let foreign = state
             .core
             .book
@@ -341,22 +359,13 @@ impl Conversation {
             _ => None,
         };
         let found = copilot.and_then(|copilot| self.shared.ports.policies.policy(&state.scope, Some(copilot)));
-        found.unwrap_or_else(|| Arc::new(Policy::removed(copilot)))
-    }
-
-    /// Ends what is open on behalf of a suspended tenant: its work is stopped where it is, and nothing is sent any more.
-    async fn suspend(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.compression = None;
-        if state.core.book.as_ref().is_none_or(|book| book.turns.is_empty()) {
-            return Ok(());
-        }
-        let halt = Halt::default();
-        let policy = self.policy(state, &Command::Recover);
-        let Ok(command) = self.with_halt(state, &policy, Command::Suspend { halt }) else {
-            return Ok(());
-        };
-        tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "tenant suspended; its open turns are cancelled");
-        self.step(me, state, command, None).await
+        found.unwrap_or_else(|| {
+            if self.standing(state) != Standing::LeftOut {
+                return Arc::new(Policy::removed(copilot));
+            }
+            let known = state.policy.clone();
+            known.unwrap_or_else(|| Arc::new(Policy::unavailable(copilot)))
+        })
     }
 
     /// Makes the older part of the memory smaller, off the user's path: after a turn.
@@ -368,7 +377,7 @@ impl Conversation {
         }
         state.compress_again = false;
         let Some(book) = state.core.live() else { return };
-        if !self.shared.ports.policies.is_served(&state.scope) {
+        if self.standing(state) != Standing::Served {
             return;
         }
         let work = compressor::Work {
@@ -395,7 +404,9 @@ impl Conversation {
     async fn take(&self, me: &ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             // Looked at before.
-            Msg::TenantSuspended => {}
+            Msg::StandingChanged => {}
+            Msg::StepHeld(step) => self.step_held(me, state, step).await?,
+            Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
             Msg::Ask { asker, command, reply } => self.ask(me, state, &asker, *command, reply).await?,
             Msg::Report(command) => self.step(me, state, *command, None).await?,
             Msg::Position { turn, reply } => {
@@ -516,9 +527,7 @@ impl Actor for Conversation {
     }
 
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        if !self.shared.ports.policies.is_served(&state.scope) {
-            self.suspend(&me, state).await?;
-        }
+        self.follow_standing(&me, state).await?;
         let share = self.shared.shares.of(state.scope.tenant());
         metered(share, self.take(&me, msg, state)).await
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
 use crate::domain::command::Command;
 use crate::domain::ids::{ConversationId, TenantId, TurnId};
+use crate::ports::Standing;
 use crate::shared::{Shared, cause, jitter};
 use crate::tenancy::TenantScope;
 
@@ -52,6 +53,8 @@ pub enum Msg {
         actor: ActorId,
         /// When it has to be back by itself.
         wake_at: Option<Timestamp>,
+        /// Whether it has to be back once its tenant is not left out any more.
+        paused: bool,
     },
     /// Start it again after its death.
     Restart {
@@ -64,9 +67,19 @@ pub enum Msg {
 #[derive(Debug, Clone)]
 pub struct Directory {
     live: Arc<DashMap<Key, ConversationRef>>,
-    dormant: Arc<DashMap<Key, Timestamp>>,
+    dormant: Arc<DashMap<Key, Dormant>>,
     actor: ActorRef<Msg>,
+    shared: Weak<Shared>,
     timeout: Duration,
+}
+
+/// What brings a conversation back that was let go with an open turn.
+#[derive(Debug, Clone, Copy)]
+struct Dormant {
+    /// This time, if any.
+    wake_at: Option<Timestamp>,
+    /// The end of its tenant's being left out.
+    paused: bool,
 }
 
 impl Directory {
@@ -108,24 +121,31 @@ impl Directory {
         self.get((scope.clone(), id)).await.is_some()
     }
 
-    /// Tells the conversations of tenants that were suspended. Those that do not live find out when they are woken.
-    pub fn tell_suspended(&self, is_suspended: impl Fn(&TenantId) -> bool) {
-        for entry in self.live.iter().filter(|entry| is_suspended(entry.key().0.tenant())) {
+    /// Tells the conversations of tenants whose standing has changed. Those that do not live find out when they are woken.
+    pub fn tell_standing(&self, has_changed: impl Fn(&TenantId) -> bool) {
+        for entry in self.live.iter().filter(|entry| has_changed(entry.key().0.tenant())) {
             // One that is ending has nothing under way.
-            let _ = entry.value().cast(conversation::Msg::TenantSuspended);
+            let _ = entry.value().cast(conversation::Msg::StandingChanged);
+        }
+        if let Some(shared) = self.shared.upgrade() {
+            shared.standing_changed.notify_waiters();
         }
     }
 
     /// Has the open turns of a suspended tenant's conversation ended.
     pub async fn end_suspended(&self, scope: &TenantScope, id: ConversationId) {
         if let Some(conversation) = self.get((scope.clone(), id)).await {
-            let _ = conversation.cast(conversation::Msg::TenantSuspended);
+            let _ = conversation.cast(conversation::Msg::StandingChanged);
         }
     }
 
-    /// Whether a copy lives, or sleeps until a known time.
-    pub fn is_cared_for(&self, key: &Key, now: Timestamp) -> bool {
-        self.live.contains_key(key) || self.dormant.get(key).is_some_and(|wake_at| *wake_at > now)
+    /// Whether a copy lives, or sleeps until a known time, or until its tenant is not left out any more.
+    pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing) -> bool {
+        let sleeps = |dormant: &Dormant| {
+            let is_due = dormant.wake_at.is_some_and(|wake_at| wake_at <= now);
+            !is_due && (!dormant.paused || standing == Standing::LeftOut)
+        };
+        self.live.contains_key(key) || self.dormant.get(key).is_some_and(|dormant| sleeps(&dormant))
     }
 
     /// Number of conversations that live.
@@ -192,7 +212,7 @@ impl Directory {
 pub struct Conversations {
     shared: Arc<Shared>,
     live: Arc<DashMap<Key, ConversationRef>>,
-    dormant: Arc<DashMap<Key, Timestamp>>,
+    dormant: Arc<DashMap<Key, Dormant>>,
 }
 
 /// All that changes besides the map.
@@ -225,6 +245,7 @@ impl Conversations {
             live,
             dormant,
             actor,
+            shared: Arc::downgrade(&shared),
             timeout,
         };
         // Set once: a process has one directory.
@@ -277,12 +298,12 @@ impl Conversations {
         Ok(conversation)
     }
 
-    fn retire(&self, state: &mut State, key: Key, actor: ActorId, wake_at: Option<Timestamp>) {
+    fn retire(&self, state: &mut State, key: Key, actor: ActorId, dormant: Dormant) {
         let Some((_, conversation)) = self.live.remove_if(&key, |_, live| live.get_id() == actor) else {
             return;
         };
-        if let Some(wake_at) = wake_at {
-            self.dormant.insert(key.clone(), wake_at);
+        if dormant.paused || dormant.wake_at.is_some() {
+            self.dormant.insert(key.clone(), dormant);
         }
         state.ending.insert(key, Vec::new());
         counter!("copilotd_passivations_total").increment(1);
@@ -356,7 +377,12 @@ impl Actor for Conversations {
     async fn handle(&self, me: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Get { key, reply } => self.get(&me, state, key, reply).await?,
-            Msg::Retire { key, actor, wake_at } => self.retire(state, key, actor, wake_at),
+            Msg::Retire {
+                key,
+                actor,
+                wake_at,
+                paused,
+            } => self.retire(state, key, actor, Dormant { wake_at, paused }),
             Msg::Restart { key } => {
                 if !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
                     self.spawn(&me, state, key).await?;

@@ -45,9 +45,21 @@ pub trait Policies: Send + Sync {
     /// Returns how much the tenant and each of its users may keep.
     fn quotas(&self, scope: &TenantScope) -> Quotas;
 
-    /// Tells whether work may be done on behalf of the tenant. It may not once the tenant is suspended: nothing is sent to a model or
-    /// an external system any more.
-    fn is_served(&self, scope: &TenantScope) -> bool;
+    /// Tells whether work is done for the tenant now.
+    fn standing(&self, scope: &TenantScope) -> Standing;
+}
+
+/// Whether work is done for a tenant; in the order of how much is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It is.
+    #[default]
+    Served,
+    /// Its settings have a fault. No model call, tool call or schema check is begun; what is under way may end, and open turns wait
+    /// until the settings are fixed.
+    LeftOut,
+    /// An operator has suspended it. Nothing is sent any more, and open turns are cancelled.
+    Suspended,
 }
 
 // ---------------------------------------------------------------------------------------------------- event log

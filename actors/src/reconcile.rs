@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::conversations::Directory;
 use crate::crash;
-use crate::ports::{LogError, Pending};
+use crate::ports::{LogError, Pending, Standing};
 use crate::shared::Shared;
 
 /// Conversations that are looked at in one page.
@@ -53,10 +53,12 @@ impl Reconciler {
     async fn wake(&self, pending: &Pending) {
         let now = self.shared.ports.clock.now();
         let key = (pending.scope.clone(), pending.conversation);
-        if !self.shared.ports.policies.is_served(&pending.scope) {
+        let standing = self.shared.ports.policies.standing(&pending.scope);
+        if standing == Standing::Suspended {
             // Also one that sleeps until an approval is due, or that was not reached when the tenant was suspended.
             self.directory.end_suspended(&pending.scope, pending.conversation).await;
-        } else if !self.directory.is_cared_for(&key, now) {
+        } else if !self.directory.is_cared_for(&key, now, standing) {
+            // Of a tenant that is left out too: its approvals run out, and nothing else is done for it.
             counter!("copilotd_reconciled_total", "what" => "open_turn").increment(1);
             // It folds its log in its own task and takes up what is open.
             self.directory.wake(&pending.scope, pending.conversation).await;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use metrics::gauge;
 use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
+use tokio::sync::Notify;
 
 pub use crate::admission::{Admission, Full, OpenTurns, TurnCounts};
 use crate::connector::Connectors;
 use crate::conversations::Directory;
 use crate::live::Hub;
-use crate::ports::{LogError, Ports};
+use crate::ports::{LogError, Ports, Standing};
 use crate::share::Shares;
+use crate::tenancy::TenantScope;
 use crate::user_turns::UserTurns;
 
 /// Bounds of the actors. All have working defaults.
@@ -87,6 +89,8 @@ pub struct Shared {
     pub user_turns: UserTurns,
     /// Each tenant's share of the threads that serve.
     pub shares: Shares,
+    /// Wakes those who wait until their tenant is served again.
+    pub standing_changed: Notify,
     /// The directory; set once, right after it was spawned.
     pub directory: OnceLock<Directory>,
     /// The connectors' supervisor; set once, right after it was spawned.
@@ -104,9 +108,25 @@ impl Shared {
             admission: Admission::default(),
             user_turns: UserTurns::default(),
             shares: Shares::default(),
+            standing_changed: Notify::new(),
             directory: OnceLock::new(),
             connectors: OnceLock::new(),
         })
+    }
+}
+
+impl Shared {
+    /// Waits while a tenant is left out. Ends at once for one that is served or suspended.
+    pub async fn left_out_no_more(&self, scope: &TenantScope) {
+        loop {
+            let mut changed = std::pin::pin!(self.standing_changed.notified());
+            changed.as_mut().enable();
+            if self.ports.policies.standing(scope) != Standing::LeftOut {
+                return;
+            }
+            // Whoever changed it need not have told: then the next look finds out.
+            let _ = tokio::time::timeout(self.bounds.reconcile, changed).await;
+        }
     }
 }
 

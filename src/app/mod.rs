@@ -103,7 +103,7 @@ impl App {
     pub fn ports(roster: &Roster, log: Arc<dyn EventLog>, gateway: &Arc<Gateway>) -> anyhow::Result<Ports> {
         let config = roster.config();
         let clock = Arc::new(system::SystemClock);
-        let policies = Arc::new(parts::PresentPolicies::new(&config)?);
+        let policies = Arc::new(parts::PresentPolicies::new(&config, Arc::clone(roster.standings()))?);
         let systems = Arc::new(parts::PresentSystems::new(&config, clock.clone())?);
         let logged = Arc::new(ContentTenants::from_pointee(parts::content_tenants(&config)));
         roster.follow(Arc::clone(&policies) as _);
@@ -180,7 +180,10 @@ impl App {
         let auth = Arc::new(auth);
         roster.follow(Arc::new(parts::Credentials(Arc::clone(&auth))));
         roster.follow(Arc::new(parts::Writes(Arc::clone(&auth))));
-        roster.follow(Arc::new(parts::SuspendedTenants(directory.clone())));
+        let told = directory.clone();
+        roster
+            .standings()
+            .listen(move |before, after| told.tell_standing(|tenant| before.of(tenant) != after.of(tenant)));
         let fetching = Arc::clone(&auth);
         // Ends with the runtime: it holds nothing that has to be put away.
         drop(tokio::spawn(

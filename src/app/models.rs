@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::ports::Clock;
+use copilotd_actors::ports::{Clock, Standing};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::adapters::provider::{Hosts, Timeouts};
-use crate::config::{Config, Mode, Provider, Route, Target, TenantModels};
+use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::fingerprint::fingerprint;
 use crate::gateway::ledger::{Spending, UsageStore};
 use crate::gateway::limit::{Limiter, Period, TenantLimits};
@@ -210,12 +210,13 @@ impl Deployments {
         Ok(shared)
     }
 
-    /// Says what each tenant may call. One that is suspended is not among them.
+    /// Says what each tenant may call. One that is suspended or left out is not among them.
     fn rights(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, Rights>> {
         let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = HashMap::new();
         let mut all = HashMap::new();
-        for tenant in config.tenants.iter().filter(|tenant| !tenant.suspended) {
+        let served = |tenant: &&Tenant| tenant.standing() == Standing::Served;
+        for tenant in config.tenants.iter().filter(served) {
             let targets = || {
                 let routes = config.routes.iter();
                 routes.flat_map(|route| route.targets.iter().map(move |target| (route, target)))

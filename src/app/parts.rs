@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use copilotd_actors::conversations::Directory;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
 use copilotd_actors::domain::quota::Quotas;
-use copilotd_actors::ports::{Clock, Policies, SystemKey, Systems, ToolBox};
+use copilotd_actors::ports::{Clock, Policies, Standing, SystemKey, Systems, ToolBox};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -22,39 +21,45 @@ use crate::config::{Config, ConfiguredPolicies, Tenant};
 use crate::fingerprint::fingerprint;
 use crate::http::auth::{Authenticator, Verifier, WriteLimits};
 use crate::telemetry::content::ContentTenants;
-use crate::tenants::Part;
+use crate::tenants::{Part, PresentStandings};
 
 /// What makes a change hold.
 type Commit<'a> = anyhow::Result<Box<dyn FnOnce() + Send + 'a>>;
 
 /// The policies of all copilots.
-pub struct PresentPolicies(ArcSwap<ConfiguredPolicies>);
+pub struct PresentPolicies {
+    policies: ArcSwap<ConfiguredPolicies>,
+    standings: Arc<PresentStandings>,
+}
 
 impl PresentPolicies {
     /// Builds those of a configuration.
-    pub fn new(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self(ArcSwap::from_pointee(policies(config)?)))
+    pub fn new(config: &Config, standings: Arc<PresentStandings>) -> anyhow::Result<Self> {
+        Ok(Self {
+            policies: ArcSwap::from_pointee(policies(config)?),
+            standings,
+        })
     }
 }
 
 impl Policies for PresentPolicies {
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
-        self.0.load().policy(scope, copilot)
+        self.policies.load().policy(scope, copilot)
     }
 
     fn quotas(&self, scope: &TenantScope) -> Quotas {
-        self.0.load().quotas(scope)
+        self.policies.load().quotas(scope)
     }
 
-    fn is_served(&self, scope: &TenantScope) -> bool {
-        self.0.load().is_served(scope)
+    fn standing(&self, scope: &TenantScope) -> Standing {
+        self.standings.of(scope.tenant())
     }
 }
 
 impl Part for PresentPolicies {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let policies = Arc::new(policies(config)?);
-        Ok(Box::new(move || self.0.store(policies)))
+        Ok(Box::new(move || self.policies.store(policies)))
     }
 }
 
@@ -167,21 +172,6 @@ impl Part for PresentSystems {
     fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
         let made = self.make(config)?;
         Ok(Box::new(move || self.take(made)))
-    }
-}
-
-/// Stops the turns of tenants that are suspended. Follows after [`PresentPolicies`], which conversations and connectors ask.
-pub struct SuspendedTenants(pub Directory);
-
-impl Part for SuspendedTenants {
-    fn prepare<'a>(&'a self, config: &Arc<Config>) -> Commit<'a> {
-        let suspended = config.tenants.iter().filter(|tenant| tenant.suspended);
-        let suspended: HashSet<TenantId> = suspended.map(|tenant| tenant.id.clone()).collect();
-        Ok(Box::new(move || {
-            if !suspended.is_empty() {
-                self.0.tell_suspended(|tenant| suspended.contains(tenant));
-            }
-        }))
     }
 }
 

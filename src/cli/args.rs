@@ -267,7 +267,7 @@ pub enum TenantCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Refuses a tenant's credentials and ends its streams; nothing is deleted
+    /// Refuses a tenant's credentials, ends its streams and cancels its open turns; nothing is deleted
     Suspend {
         /// The tenant
         id: TenantId,

@@ -34,8 +34,10 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
             print(&format!("{}\n", tenant_line(&changed)))
         }
         TenantCommand::Suspend { id, force, server } => {
-            let query = if *force { "?force=true" } else { "" };
-            status(server, &format!("{}{query}", path(id)), "suspended").await
+            let forced = if *force { "?force=true" } else { "" };
+            let done = status(server, &format!("{}{forced}", path(id)), "suspended").await;
+            // The server names its own way to say so.
+            done.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))
         }
         TenantCommand::Resume { id, server } => status(server, &path(id), "active").await,
     }

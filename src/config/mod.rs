@@ -23,6 +23,7 @@ mod policies;
 mod prices;
 mod prints;
 mod secret;
+mod standings;
 mod suggest;
 mod tenant;
 mod warnings;
@@ -49,8 +50,9 @@ pub use prints::{Changes, Prints};
 use secrecy::SecretString;
 pub(crate) use secret::{NOT_FROM_FILE, reference};
 use serde::{Deserialize, Deserializer};
+pub use standings::Standings;
 pub use tenant::{
-    ApiKey, Issuer, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,
+    ApiKey, Issuer, LeftOut, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,
 };
 
 /// The whole configuration, checked.
@@ -82,6 +84,9 @@ pub struct Config {
     pub prices: Vec<ModelPrice>,
     /// The customer companies.
     pub tenants: Vec<Tenant>,
+    /// Whether the file has a table of a tenant whose id cannot be read: any tenant that is not known may be this one.
+    #[serde(skip)]
+    pub has_nameless_tenant: bool,
 }
 
 /// The process and its HTTP server.

@@ -1,6 +1,6 @@
 //! The copilots' policies, built once from the configuration.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use copilotd_actors::domain::guard::Rules;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
 use copilotd_actors::domain::quota::Quotas;
-use copilotd_actors::ports::Policies;
+use copilotd_actors::ports::{Policies, Standing};
 use copilotd_actors::tenancy::TenantScope;
 
-use super::{Config, Copilot, Faults};
+use super::{Config, Copilot, Faults, Standings};
 
 /// The policies of a configuration. A new configuration is a new value.
 #[derive(Debug, Clone, Default)]
 pub struct ConfiguredPolicies {
     of_tenants: HashMap<TenantId, OfTenant>,
-    suspended: HashSet<TenantId>,
+    standings: Standings,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -42,8 +42,8 @@ impl Policies for ConfiguredPolicies {
             .unwrap_or_default()
     }
 
-    fn is_served(&self, scope: &TenantScope) -> bool {
-        !self.suspended.contains(scope.tenant())
+    fn standing(&self, scope: &TenantScope) -> Standing {
+        self.standings.of(scope.tenant())
     }
 }
 
@@ -78,10 +78,9 @@ impl Config {
             all.insert(tenant.id.clone(), tenant_policies);
         }
         faults.into_result()?;
-        let suspended = self.tenants.iter().filter(|tenant| tenant.suspended);
         Ok(ConfiguredPolicies {
             of_tenants: all,
-            suspended: suspended.map(|tenant| tenant.id.clone()).collect(),
+            standings: Standings::of_config(self),
         })
     }
 

@@ -3,6 +3,7 @@
 use copilotd_actors::domain::guard::Rules;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::quota::{Quota, Quotas};
+use copilotd_actors::ports::Standing;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -24,9 +25,12 @@ pub struct Tenant {
     /// Whether prompts and answers may appear in logs and traces.
     #[serde(default)]
     pub log_content: bool,
-    /// Whether none of its credentials is accepted and none of its calls is made.
+    /// Whether an operator has suspended it: none of its credentials is accepted, none of its calls is made, and what is open ends.
     #[serde(default)]
     pub suspended: bool,
+    /// Whether its settings have a fault: it is not served, and what is open waits until they are fixed.
+    #[serde(skip)]
+    pub left_out: Option<LeftOut>,
     /// Whether its credentials may grant the scope `operator`. Counts in the configuration file alone.
     #[serde(default)]
     pub operator: bool,
@@ -63,12 +67,20 @@ pub struct Tenant {
     pub slack: Option<Slack>,
 }
 
+/// What is known of a tenant whose settings have a fault.
+#[derive(Debug, Clone, Default)]
+pub struct LeftOut {
+    /// Its API keys that are not revoked. They are refused, and told why: who sends one is who knows it.
+    pub api_keys: Vec<ApiKey>,
+}
+
 impl Tenant {
-    /// A tenant of which nothing but its id is known and nothing is accepted.
-    pub fn left_out(id: TenantId) -> Self {
+    /// A tenant of which little but its id is known, and nothing is accepted.
+    pub fn left_out(id: TenantId, suspended: bool) -> Self {
         Self {
             id,
-            suspended: true,
+            suspended,
+            left_out: Some(LeftOut::default()),
             log_content: false,
             operator: false,
             issuers: Vec::new(),
@@ -82,6 +94,17 @@ impl Tenant {
             knowledge_version: String::new(),
             zendesk: None,
             slack: None,
+        }
+    }
+
+    /// Tells whether work is done for it.
+    pub fn standing(&self) -> Standing {
+        if self.suspended {
+            Standing::Suspended
+        } else if self.left_out.is_some() {
+            Standing::LeftOut
+        } else {
+            Standing::Served
         }
     }
 

@@ -34,6 +34,7 @@ impl From<Refusal> for Problem {
             Refusal::Damaged => Self::new(Code::Internal)
                 .detail("the conversation's log is damaged; the server's log says where")
                 .retry(Retry::Never),
+            Refusal::LeftOut => left_out(),
             Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
@@ -67,6 +68,14 @@ impl From<SchemaError> for Problem {
             }
         }
     }
+}
+
+/// The tenant's settings have a fault, which its operator has to fix.
+pub(super) fn left_out() -> Problem {
+    Problem::new(Code::Unavailable)
+        .detail("the settings of this tenant have a fault, so it is not served; ask whoever operates the server to fix them")
+        .retry(Retry::Safe)
+        .retry_after(Duration::from_secs(30))
 }
 
 /// The store answered, and will not take it as things stand.

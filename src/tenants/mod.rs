@@ -15,6 +15,7 @@ mod present;
 mod record;
 mod roster;
 mod seal;
+mod standings;
 mod store;
 
 pub use error::{ChangeError, SettingsFault};
@@ -23,4 +24,5 @@ pub use present::{Origin, TenantView};
 pub use record::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
 pub use roster::{Change, Part, Roster, SettingsChange};
 pub use seal::Seal;
+pub use standings::PresentStandings;
 pub use store::TenantStore;

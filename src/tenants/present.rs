@@ -15,7 +15,7 @@ use super::entry::{Entry, Surroundings};
 use super::error::SettingsFault;
 use super::record::{StoredKey, StoredTenant, TenantStatus};
 use super::seal::Seal;
-use crate::config::{ApiKey, Config, Globals, KeyHash, Tenant, conflicts};
+use crate::config::{ApiKey, Config, Globals, KeyHash, LeftOut, Tenant, conflicts};
 
 /// Where a tenant's settings come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -192,6 +192,7 @@ impl Present {
         }
         let mut keys = KeysByTenant::new(&self.keys, now);
         let mut config = globals.config().clone();
+        config.has_nameless_tenant = !self.nameless.is_empty();
         let of_file: HashSet<&TenantId> = self.order.iter().collect();
         for id in self
             .order
@@ -201,7 +202,7 @@ impl Present {
             let checked = self.tenants.get(id).and_then(|entry| entry.checked.as_ref().ok());
             let tenant = match checked {
                 Some(tenant) if !self.faults.contains_key(id) => keys.applied((**tenant).clone()),
-                _ => Tenant::left_out(id.clone()),
+                _ => keys.left_out(id, self.tenants.get(id).map(AsRef::as_ref)),
             };
             config.tenants.push(tenant);
         }
@@ -259,6 +260,17 @@ impl<'a> KeysByTenant<'a> {
         }
         let hashes = stored.iter().map(|key| &key.hash).collect();
         Self { keys, hashes, now }
+    }
+
+    /// Makes a tenant of which nothing is accepted, as suspended as it is. Its keys are known by their hashes alone.
+    fn left_out(&mut self, id: &TenantId, entry: Option<&Entry>) -> Tenant {
+        let suspended = entry.is_some_and(|entry| entry.status() == TenantStatus::Suspended);
+        let mut tenant = Tenant::left_out(id.clone(), suspended);
+        tenant.api_keys = entry.into_iter().flat_map(Entry::table_keys).collect();
+        tenant = self.applied(tenant);
+        let api_keys = std::mem::take(&mut tenant.api_keys);
+        tenant.left_out = Some(LeftOut { api_keys });
+        tenant
     }
 
     /// Takes what is stored of a tenant's keys in the place of what its table says of the same ones.

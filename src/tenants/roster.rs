@@ -20,6 +20,7 @@ use super::patch;
 use super::present::{Present, TenantView};
 use super::record::{KeyUse, Requester, StoredTenant, TenantStatus};
 use super::seal::Seal;
+use super::standings::PresentStandings;
 use super::store::TenantStore;
 use crate::audit::{Action, AuditLog, Entry as AuditEntry};
 use crate::config::{Config, Faults, Globals, KeyHash, Source, keep_operator_to_file};
@@ -61,6 +62,7 @@ pub struct Roster {
     pub(super) globals: Globals,
     parts: Mutex<Vec<Arc<dyn Part>>>,
     present: RwLock<Arc<Present>>,
+    standings: Arc<PresentStandings>,
     pub(super) uses: Mutex<HashMap<KeyHash, Timestamp>>,
     /// Held while a change is made; the file that it is made against.
     pub(super) source: tokio::sync::Mutex<Source>,
@@ -94,6 +96,7 @@ impl Roster {
             clock,
             globals,
             parts: Mutex::default(),
+            standings: Arc::new(PresentStandings::new(&present.config)),
             present: RwLock::new(Arc::new(present)),
             uses: Mutex::new(uses.into_iter().map(|used| (used.hash, used.at)).collect()),
             source: tokio::sync::Mutex::new(source),
@@ -105,6 +108,11 @@ impl Roster {
     /// Returns the configuration as it holds now.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.present().config)
+    }
+
+    /// Which tenants work is done for, as it changes.
+    pub fn standings(&self) -> &Arc<PresentStandings> {
+        &self.standings
     }
 
     /// Tells `part` of every change from now on.
@@ -406,10 +414,13 @@ impl Roster {
     }
 
     pub(super) fn take(&self, present: Present, commits: Vec<Box<dyn FnOnce() + Send + '_>>) {
-        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(present);
-        for commit in commits {
-            commit();
-        }
+        let config = Arc::clone(&present.config);
+        self.standings.change(&config, || {
+            *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(present);
+            for commit in commits {
+                commit();
+            }
+        });
     }
 
     /// Takes what only takes rights away. A part that cannot follow is named in the log and keeps what it has.

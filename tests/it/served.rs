@@ -189,6 +189,19 @@ async fn tenants_and_keys_by_the_command_line() {
     let tenants = served.ask(&["tenant", "list"]).await;
     let words: Vec<Vec<&str>> = tenants.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words, [["initech", "suspended", "stored"], ["ops", "active", "file"]]);
+    // One's own tenant only if that is meant: nobody of it could resume it.
+    let refused = served
+        .output(&["tenant", "suspend", "ops", "--server", &served.server])
+        .await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("your own credential") && told.contains("--force"),
+        "{told}"
+    );
+    assert_eq!(served.status("/v1/operator/tenants", &served.credential).await, 200);
+    served.ask(&["tenant", "suspend", "ops", "--force"]).await;
+    assert_eq!(served.status("/v1/operator/tenants", &served.credential).await, 403);
     served.child.signal("TERM").await;
     assert_eq!(served.child.wait().await, 0);
 }

@@ -31,6 +31,31 @@ impl Gate {
         matches!(swap, Ok(_) | Err(CANCELLED))
     }
 
+    /// A gate that was never passed and never will be: its call waits until its tenant is served again.
+    pub fn withdrawn() -> Self {
+        Self {
+            state: AtomicU8::new(CANCELLED),
+            stopped: AtomicBool::new(true),
+        }
+    }
+
+    /// Stops the call if it has not left; true if it never will. One that has left goes on.
+    pub fn withdraw(&self) -> bool {
+        let swap = self
+            .state
+            .compare_exchange(WAITING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
+        let unsent = matches!(swap, Ok(_) | Err(CANCELLED));
+        if unsent {
+            self.stopped.store(true, Ordering::Release);
+        }
+        unsent
+    }
+
+    /// Whether it was stopped before it was passed.
+    pub fn is_withdrawn(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CANCELLED
+    }
+
     /// Says that what was sent has certainly changed nothing: the call may be cancelled again.
     pub(super) fn came_back(&self) {
         // Cancelled meanwhile it stays sent, and `pass` keeps it from being sent once more.

@@ -74,6 +74,13 @@ impl Waiting {
     }
 }
 
+/// Gives a call back whose tenant is left out: nothing more is sent for it until its conversation asks again.
+pub(super) fn hold(job: &Job) {
+    job.gate.withdraw();
+    let (call, gate) = (job.request.call, Arc::clone(&job.gate));
+    let _ = job.reply_to.cast(conversation::Msg::CallHeld { call, gate });
+}
+
 /// What a call ends as that is not sent now; in an earlier life it may have been.
 pub(super) fn unsent(job: &Job) -> ToolStatus {
     if job.gate.is_sent() && job.repeat.changes_something() {

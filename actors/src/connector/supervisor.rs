@@ -10,9 +10,9 @@ use std::sync::Arc;
 use metrics::counter;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use super::job::{Job, report, unsent};
+use super::job::{Job, hold, report, unsent};
 use super::{Args, Connector, Msg};
-use crate::ports::SystemKey;
+use crate::ports::{Standing, SystemKey};
 use crate::shared::{self, Shared};
 
 /// Messages of [`Connectors`].
@@ -50,8 +50,7 @@ impl Connectors {
         let key = (job.request.scope.tenant().clone(), job.system.clone());
         if !alive.0.contains_key(&key) {
             let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &job.system) else {
-                let why = format!("{} is not configured for this tenant", job.system);
-                report(&job, unsent(&job), None, Some(why));
+                not_configured(&self.shared, &job);
                 return Ok(());
             };
             let connector = Connector {
@@ -83,6 +82,15 @@ impl Connectors {
         }
         Ok(())
     }
+}
+
+/// Ends a call of a system that the tenant does not have; one whose tenant is left out waits, since nobody knows what it has.
+pub(super) fn not_configured(shared: &Shared, job: &Job) {
+    if shared.ports.policies.standing(&job.request.scope) == Standing::LeftOut {
+        return hold(job);
+    }
+    let why = format!("{} is not configured for this tenant", job.system);
+    report(job, unsent(job), None, Some(why));
 }
 
 impl Actor for Connectors {

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::state::Live;
-use super::{Conversation, ConversationRef, Msg, State};
+use super::{Conversation, ConversationRef, Msg, State, pause};
 use crate::agent::{Agent, Think};
 use crate::connector::{Gate, Job, Request};
 use crate::crash;
@@ -20,7 +20,7 @@ use crate::domain::ids::{CallId, ConversationId, TurnId};
 use crate::domain::policy::Policy;
 use crate::domain::turn::{Stage, Turn};
 use crate::live::LiveMessage;
-use crate::ports::ToolRequest;
+use crate::ports::{Standing, ToolRequest};
 use crate::shared::{outside_spans, until};
 use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
@@ -30,31 +30,34 @@ pub(super) const CALL_GRACE: Duration = Duration::from_secs(5);
 
 impl Conversation {
     /// Starts what is due and not under way, and stops what is under way and not due any more.
-    pub(super) async fn run_effects(
-        &self,
-        me: &ConversationRef,
-        state: &mut State,
-        policy: &Arc<Policy>,
-    ) -> Result<(), ActorProcessingErr> {
+    pub(super) async fn run_effects(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        // In this order: a tenant that is served has its policies.
+        let standing = self.standing(state);
+        let policy = &self.policy(state, &Command::Recover);
         let mut wanted = open_effects(&state.core, policy);
-        if !wanted.is_empty() && !self.shared.ports.policies.is_served(&state.scope) {
+        if wanted.is_empty() {
+            (state.paused, state.lost) = (false, false);
+        } else if state.paused || standing == Standing::LeftOut {
+            pause::hold(state, &mut wanted);
+            if standing != Standing::LeftOut || pause::due(state).is_some() {
+                let _ = me.cast(Msg::StandingChanged);
+            }
+        } else if standing == Standing::Suspended {
             // A turn was accepted, or went on, while its tenant was being suspended: it is cancelled next, and sends nothing.
             wanted.retain(|effect| !matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. }));
-            let _ = me.cast(Msg::TenantSuspended);
+            let _ = me.cast(Msg::StandingChanged);
+        } else {
+            state.policy = Some(Arc::clone(policy));
         }
         let stopped = state.running.keys().filter(|effect| !wanted.contains(effect));
         let late = stopped.filter_map(|effect| unsettled_until(&state.core, effect)).max();
         state.late = state.late.max(late);
         state.running.retain(|effect, _| wanted.contains(effect));
-        let open: Vec<CallId> = wanted
+        let calls = state.core.active().map_or(&[][..], Turn::calls);
+        let open: Vec<CallId> = calls
             .iter()
-            .filter_map(|effect| {
-                if let Effect::CallTool { call, .. } = effect {
-                    Some(*call)
-                } else {
-                    None
-                }
-            })
+            .filter(|call| call.is_running())
+            .map(|call| call.id)
             .collect();
         state.gates.retain(|call, _| open.contains(call));
         let active = state.core.active().map(|turn| turn.id);
@@ -277,7 +280,7 @@ impl Conversation {
         if let Some(Ok(command)) = command.map(|command| self.with_halt_at(state, &policy, command, due)) {
             self.step_at(me, state, command, None, due).await?;
         }
-        self.run_effects(me, state, &policy).await
+        self.run_effects(me, state).await
     }
 
     pub(super) fn command_of(&self, state: &State, policy: &Policy, effect: Effect) -> Option<Command> {

@@ -1,14 +1,17 @@
 //! What a conversation is asked, told and answers.
 
+use std::sync::Arc;
+
 use ractor::{ActorRef, RpcReplyPort};
 
 use crate::compressor::Outcome;
-use crate::domain::command::Command;
+use crate::connector::Gate;
+use crate::domain::command::{Command, Step};
 use crate::domain::decide::Rejection;
 use crate::domain::effects::Effect;
 use crate::domain::event::Record;
 use crate::domain::header::Header;
-use crate::domain::ids::{ConversationId, TurnId, UserId};
+use crate::domain::ids::{CallId, ConversationId, TurnId, UserId};
 use crate::domain::quota::QuotaExceeded;
 use crate::shared::Full;
 use crate::tenancy::TenantScope;
@@ -41,8 +44,17 @@ pub enum Msg {
     Due(Effect),
     /// Nothing has happened for a while since this generation.
     Idle(u64),
-    /// The tenant is not served any more.
-    TenantSuspended,
+    /// Whether work is done for the tenant may have changed.
+    StandingChanged,
+    /// A model step was not asked, because its tenant is left out.
+    StepHeld(Step),
+    /// A connector sends nothing more for a call, because its tenant is left out.
+    CallHeld {
+        /// The call.
+        call: CallId,
+        /// Its gate, which tells whether it was sent before, and this call from a later one of the same id.
+        gate: Arc<Gate>,
+    },
     /// The compression under way came to this.
     CompressionEnded(Outcome),
 }
@@ -91,6 +103,9 @@ pub enum Refusal {
     /// The tenant or the user keeps as much as it may.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
+    /// The tenant's settings have a fault: nothing is taken for it until they are fixed.
+    #[error("the tenant's settings have a fault")]
+    LeftOut,
     /// This copy is being let go: ask the directory again.
     #[error("the conversation is being let go")]
     Gone,

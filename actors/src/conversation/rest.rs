@@ -10,15 +10,15 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::effects::CALL_GRACE;
-use super::{Conversation, ConversationRef, Msg, State};
+use super::{Conversation, ConversationRef, Msg, State, pause};
 use crate::conversations::{self, Directory};
-use crate::domain::command::{Command, Halt};
+use crate::domain::command::Command;
 use crate::domain::effects::Effect;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::{Seq, TurnId};
 use crate::domain::snapshot;
 use crate::domain::turn::Phase;
-use crate::ports::{LogError, LostCall, Snapshot};
+use crate::ports::{LogError, LostCall, Snapshot, Standing};
 use crate::shared::until;
 
 /// Records that are read at once while the log is folded.
@@ -78,18 +78,21 @@ impl Conversation {
                 self.spans(&mut state.spans, &state.scope, turn, id);
             }
             self.lost(state, asked);
-            let is_served = self.shared.ports.policies.is_served(&state.scope);
-            let command = if is_served {
-                Command::Recover
-            } else {
-                // Nothing is taken up for a tenant that is suspended.
-                let halt = Halt::default();
-                Command::Suspend { halt }
-            };
-            self.step(me, state, command, None).await?;
-            // Approvals need no claim, only their timers.
+            pause::fold(state);
             let policy = self.policy(state, &Command::Recover);
-            self.run_effects(me, state, &policy).await?;
+            match self.standing(state) {
+                Standing::Served => {
+                    state.lost = false;
+                    self.step_by(me, state, &policy, Command::Recover, None, None).await?;
+                }
+                // Nothing is taken up until the tenant is served again: no claim is written, and no attempt is counted.
+                Standing::LeftOut => state.paused = true,
+                // Nothing is taken up for a tenant that is suspended.
+                Standing::Suspended => self.suspend(me, state).await?,
+            }
+            // Approvals need no claim, only their timers.
+            self.run_effects(me, state).await?;
+            state.count();
         }
         self.rest(me, state);
         Ok(())
@@ -183,6 +186,8 @@ impl Conversation {
                 key,
                 actor: me.get_id(),
                 wake_at,
+                // One that only waits for a person has nothing to take up.
+                paused: state.paused && !state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
             });
         }
     }

@@ -12,6 +12,7 @@ use crate::connector::Gate;
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::effects::Effect;
 use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
+use crate::domain::policy::Policy;
 use crate::domain::turn::Turn;
 use crate::live::{LiveMessage, Tail};
 use crate::shared::{Alive, Full, Shared, TurnCounts};
@@ -43,6 +44,12 @@ pub struct State {
     pub(super) worked: bool,
     /// Whether somebody asked for something since then.
     pub(super) asked: bool,
+    /// Whether its open turns wait because the tenant is left out. Nothing is begun meanwhile.
+    pub(super) paused: bool,
+    /// Whether what the running turn had under way was lost with an earlier copy, and the turn has to be recovered.
+    pub(super) lost: bool,
+    /// The policy by which effects were started last: what is under way when the tenant is left out ends by it.
+    pub(super) policy: Option<Arc<Policy>>,
     /// Its log cannot be read: nothing is decided on what is known of it.
     pub(super) broken: bool,
     pub(super) counted: Counted,
@@ -97,6 +104,9 @@ impl State {
             retiring: false,
             worked: false,
             asked: false,
+            paused: false,
+            lost: false,
+            policy: None,
             broken: false,
             counted,
             places: HashMap::new(),
@@ -120,9 +130,10 @@ impl State {
             return self.counted.set(TurnCounts::default());
         };
         let (open, active) = (book.turns.len(), book.active());
-        let busy = active.is_some_and(|turn| !turn.only_awaits_approval());
-        // What waits behind a turn that only waits for a person waits with it.
-        let parked = active.is_some() && !busy;
+        let idle = self.is_idly_paused();
+        let busy = !idle && active.is_some_and(|turn| !turn.only_awaits_approval());
+        // What waits behind a turn that only waits for a person, or for its tenant's settings, waits with it.
+        let parked = idle || (active.is_some() && !busy);
         self.worked |= busy;
         self.counted.set(TurnCounts {
             open,
@@ -135,12 +146,18 @@ impl State {
         self.count_places();
     }
 
+    /// Whether the tenant is left out and nothing is under way any more.
+    fn is_idly_paused(&self) -> bool {
+        let under_way = |effect: &Effect| matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. });
+        self.paused && !self.running.keys().any(under_way)
+    }
+
     /// Counts the open turns against their user, unless a person is waited for.
     fn count_places(&mut self) {
         let Some(book) = &self.core.book else {
             return self.places.clear();
         };
-        if book.active().is_some_and(|turn| turn.only_awaits_approval()) {
+        if self.is_idly_paused() || book.active().is_some_and(|turn| turn.only_awaits_approval()) {
             return self.places.clear();
         }
         let open: HashSet<TurnId> = book.turns.iter().map(|turn| turn.id).collect();

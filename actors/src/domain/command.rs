@@ -106,6 +106,15 @@ pub enum Command {
 
     /// Takes up open turns after the process, the actor or the agent died.
     Recover,
+    /// The running turn's tenant is left out: writes down what of it has not begun.
+    Pause {
+        unsent: Vec<CallId>,
+        asked: bool,
+    },
+    /// Takes up a turn that was paused in this process, which knows what of it is under way still.
+    Resume {
+        under_way: Vec<CallId>,
+    },
     ContextAssembled {
         at: Step,
         prompt_tokens: u64,

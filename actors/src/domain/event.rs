@@ -226,6 +226,18 @@ pub enum Event {
     TurnStarted { attempt: u32, model: String },
     #[serde(rename = "turn.waiting")]
     TurnWaiting { reason: String, until: Timestamp },
+    /// Internal. The turn waits because its tenant's settings have a fault; nothing is begun for it until `turn.resumed`.
+    #[serde(rename = "turn.paused")]
+    TurnPaused {
+        /// Calls that are written down as called and have certainly not been sent.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unsent: Vec<CallId>,
+        /// Whether the present model step may have been asked.
+        asked: bool,
+    },
+    /// Internal. The tenant's settings are in order again: the turn goes on, and its time is counted from here.
+    #[serde(rename = "turn.resumed")]
+    TurnResumed {},
     #[serde(rename = "context.assembled")]
     ContextAssembled {
         prompt_tokens: u64,
@@ -379,6 +391,8 @@ impl Event {
             Self::TurnQueued { .. } => "turn.queued",
             Self::TurnStarted { .. } => "turn.started",
             Self::TurnWaiting { .. } => "turn.waiting",
+            Self::TurnPaused { .. } => "turn.paused",
+            Self::TurnResumed {} => "turn.resumed",
             Self::ContextAssembled { .. } => "context.assembled",
             Self::MessageCompleted { .. } => "message.completed",
             Self::MessageReset { .. } => "message.reset",

@@ -53,6 +53,23 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Stands for a copilot whose settings cannot be read now, while its tenant is left out: nothing is begun by it, and it has no
+    /// bounds, so that nothing ends because of them.
+    pub fn unavailable(copilot: Option<&CopilotName>) -> Self {
+        Self {
+            limits: Limits {
+                steps: u32::MAX,
+                tokens: u64::MAX,
+                attempts: u32::MAX,
+                repairs: u32::MAX,
+                ..Limits::default()
+            },
+            ..Self::removed(copilot)
+        }
+    }
+}
+
 /// One tool as a copilot may use it.
 #[derive(Debug, Clone)]
 pub struct ToolPolicy {

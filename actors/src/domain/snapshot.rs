@@ -16,7 +16,7 @@ use super::memory::{Memory, Summary};
 use super::turn::Turn;
 
 /// Version of the encoding. A snapshot of another version is ignored: raise it with every change of a type below.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 #[derive(Deserialize)]
 struct Versioned {

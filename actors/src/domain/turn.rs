@@ -39,12 +39,23 @@ pub struct Turn {
     pub clock_from: Timestamp,
     /// End of the visible wait before the present step; may be past.
     pub waiting_until: Option<Timestamp>,
+    /// What had not begun when the turn's tenant was left out, as far as that is written down; none while it is worked on.
+    pub pause: Option<Pause>,
     /// Invalid arguments or answers that the model was asked to repair.
     pub repairs: u32,
     /// Used so far.
     pub usage: TotalUsage,
     /// Milliseconds from acceptance to the first text a reader saw.
     pub first_token_ms: Option<u64>,
+}
+
+/// How far a turn had come when its tenant was left out for a fault of its settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Calls that are written down as called and have certainly not been sent.
+    pub unsent: Vec<CallId>,
+    /// Whether the present model step may have been asked.
+    pub asked: bool,
 }
 
 /// What an open turn is doing.
@@ -93,6 +104,13 @@ pub enum Stage {
     Done(ToolStatus),
 }
 
+impl Call {
+    /// Whether it is written down as called and has no result.
+    pub fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running { .. })
+    }
+}
+
 impl Turn {
     /// Opens a turn with its first record; none if the record is another.
     pub fn open(record: &Record) -> Option<Self> {
@@ -122,6 +140,7 @@ impl Turn {
             phase: Phase::Queued,
             clock_from: record.at,
             waiting_until: None,
+            pause: None,
             repairs: 0,
             usage: TotalUsage::default(),
             first_token_ms: None,
@@ -157,6 +176,12 @@ impl Turn {
         self.calls().iter().any(waits)
     }
 
+    /// Whether a call that is written down as called has certainly not been sent, in this life or an earlier one.
+    pub fn never_sent(&self, call: &Call) -> bool {
+        let unsent = self.pause.as_ref().is_some_and(|pause| pause.unsent.contains(&call.id));
+        unsent && matches!(call.stage, Stage::Running { retry: 0, .. })
+    }
+
     /// Adds one later record of this turn.
     pub fn apply(&mut self, record: &Record) {
         match &record.event {
@@ -164,6 +189,7 @@ impl Turn {
                 self.attempt = *attempt;
                 self.clock_from = record.at;
                 self.waiting_until = None;
+                self.pause = None;
                 if self.phase == Phase::Queued {
                     self.phase = Phase::Thinking;
                 }
@@ -171,6 +197,17 @@ impl Turn {
             Event::TurnWaiting { until, .. } => {
                 self.waiting_until = Some(*until);
                 self.clock_from = *until;
+            }
+            Event::TurnPaused { unsent, asked } => {
+                self.pause = Some(Pause {
+                    unsent: unsent.clone(),
+                    asked: *asked,
+                });
+            }
+            // A wait that the provider wished for outlives the pause.
+            Event::TurnResumed {} => {
+                self.clock_from = self.clock_from.max(record.at);
+                self.pause = None;
             }
             Event::MessageCompleted {
                 tool_calls,
@@ -181,6 +218,7 @@ impl Turn {
                 ..
             } => {
                 self.waiting_until = None;
+                self.pause = None;
                 self.usage.add(model, *usage);
                 self.first_token_ms = self.first_token_ms.or(*first_token_ms);
                 if *finish != Finish::Cancelled && !tool_calls.is_empty() {
@@ -196,6 +234,7 @@ impl Turn {
             }
             Event::OutputRejected { model, usage, .. } => {
                 self.waiting_until = None;
+                self.pause = None;
                 self.usage.add(model, *usage);
                 self.step += 1;
             }
@@ -236,6 +275,10 @@ impl Turn {
                 mode,
                 settles_at,
             } => {
+                // The first time that it is sent after all: a vendor's window counts from here.
+                if let Some(call) = self.call_mut(*call_id).filter(|_| *retry == 0) {
+                    call.called_at = Some(record.at);
+                }
                 self.stage(
                     *call_id,
                     Stage::Running {

@@ -1,6 +1,6 @@
 //! Copilots that a test puts together.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::domain::ids::{CopilotName, TenantId};
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
 use crate::domain::quota::Quotas;
 use crate::domain::schema::{InvalidSchema, Schema};
-use crate::ports::Policies;
+use crate::ports::{Policies, Standing};
 use crate::tenancy::TenantScope;
 
 /// Every tenant has the same copilots; the first one stands in for an omitted name.
@@ -19,7 +19,7 @@ use crate::tenancy::TenantScope;
 pub struct FixedPolicies {
     policies: Mutex<Vec<Arc<Policy>>>,
     quotas: Mutex<Quotas>,
-    suspended: Mutex<HashSet<TenantId>>,
+    standings: Mutex<HashMap<TenantId, Standing>>,
 }
 
 impl FixedPolicies {
@@ -42,12 +42,18 @@ impl FixedPolicies {
 
     /// Suspends a tenant, or serves it again.
     pub fn suspend(&self, tenant: &TenantId, is_suspended: bool) {
-        let mut suspended = self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_suspended {
-            suspended.insert(tenant.clone());
+        let standing = if is_suspended {
+            Standing::Suspended
         } else {
-            suspended.remove(tenant);
-        }
+            Standing::Served
+        };
+        self.stand(tenant, standing);
+    }
+
+    /// Leaves a tenant out, suspends it, or serves it. As in the product, one that is left out has no copilots.
+    pub fn stand(&self, tenant: &TenantId, standing: Standing) {
+        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        standings.insert(tenant.clone(), standing);
     }
 }
 
@@ -63,7 +69,10 @@ impl Policies for FixedPolicies {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn policy(&self, _: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
+    fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>> {
+        if self.standing(scope) == Standing::LeftOut {
+            return None;
+        }
         let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
         match copilot {
             None => policies.first().cloned(),
@@ -71,9 +80,9 @@ impl Policies for FixedPolicies {
         }
     }
 
-    fn is_served(&self, scope: &TenantScope) -> bool {
-        let suspended = self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
-        !suspended.contains(scope.tenant())
+    fn standing(&self, scope: &TenantScope) -> Standing {
+        let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        standings.get(scope.tenant()).copied().unwrap_or_default()
     }
 }
 

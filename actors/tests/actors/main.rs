@@ -18,6 +18,7 @@ mod guards;
 mod idempotency;
 mod keys;
 mod schemas;
+mod standing;
 mod stops;
 mod story;
 mod streams;

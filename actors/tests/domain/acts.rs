@@ -319,6 +319,21 @@ pub fn recover() -> Act {
     act(|_| Command::Recover)
 }
 
+/// Pauses the running turn: these of its calls were not sent.
+pub fn pause(unsent: &'static [usize], asked: bool) -> Act {
+    act(move |world| Command::Pause {
+        unsent: unsent.iter().map(|index| world.call(*index)).collect(),
+        asked,
+    })
+}
+
+/// Takes up a paused turn: these of its calls are under way.
+pub fn resume(under_way: &'static [usize]) -> Act {
+    act(move |world| Command::Resume {
+        under_way: under_way.iter().map(|index| world.call(*index)).collect(),
+    })
+}
+
 pub fn wait(seconds: u64) -> Act {
     Act::Pass(Duration::from_secs(seconds))
 }

@@ -21,6 +21,8 @@ fn name(event: &Event) -> &'static str {
         Event::TurnQueued { .. } => "turn.queued",
         Event::TurnStarted { .. } => "turn.started",
         Event::TurnWaiting { .. } => "turn.waiting",
+        Event::TurnPaused { .. } => "turn.paused",
+        Event::TurnResumed {} => "turn.resumed",
         Event::ContextAssembled { .. } => "context.assembled",
         Event::MessageCompleted { .. } => "message.completed",
         Event::MessageReset { .. } => "message.reset",
@@ -41,7 +43,7 @@ fn name(event: &Event) -> &'static str {
         Event::TurnCancelled { .. } => "turn.cancelled",
     }
 }
-const VARIANTS: usize = 24;
+const VARIANTS: usize = 26;
 
 #[test]
 fn records_of_version_one_are_read_and_written_unchanged() {

@@ -13,6 +13,11 @@ fn crashed(mut given: Vec<Act>, times: usize) -> Vec<Act> {
     given
 }
 
+fn then(mut given: Vec<Act>, more: Vec<Act>) -> Vec<Act> {
+    given.extend(more);
+    given
+}
+
 #[test]
 fn nothing_open_needs_nothing() {
     case(vec![], recover(), "nothing");
@@ -138,4 +143,54 @@ fn a_late_report_of_a_retried_call_is_its_result() {
     let mut unknown = crashed(vec![submit(1), asks(&["never", "read"])], 0);
     unknown.push(recover());
     case(unknown, done(0), "t1 tool.settled c0 succeeded");
+}
+
+#[test]
+fn a_paused_step_that_was_not_asked_costs_no_attempt() {
+    let paused = |asked| vec![submit(1), submit(2), pause(&[], asked), wait(7200)];
+    for resumes in [resume(&[]), recover()] {
+        case(paused(false), resumes, "t1 turn.resumed");
+    }
+    case(paused(true), resume(&[]), "t1 turn.resumed");
+    case(
+        crashed(paused(true), 0),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.started 2",
+    );
+    // Its time begins where it goes on.
+    case(
+        then(paused(false), vec![resume(&[]), wait(599)]),
+        expire_turn(1, ""),
+        "nothing",
+    );
+    case(paused(false), pause(&[], false), "nothing");
+    case(vec![], pause(&[], false), "nothing");
+    case(vec![], resume(&[]), "nothing");
+}
+
+#[test]
+fn a_paused_call_that_was_never_sent_is_sent_whatever_repeating_it_would_do() {
+    for tool in ["read", "never", "keyed", "look_up"] {
+        let asked = || match tool {
+            "read" => vec![submit(1), asks(&["read"])],
+            "never" => vec![submit(1), asks(&["never"])],
+            "keyed" => vec![submit(1), asks(&["keyed"])],
+            _ => vec![submit(1), asks(&["look_up"])],
+        };
+        let again = "t1 turn.resumed
+             t1 tool.retried c0 0 repeat";
+        for resumes in [resume(&[]), recover()] {
+            case(then(asked(), vec![pause(&[0], false), wait(7200)]), resumes, again);
+        }
+        // Taken up once, it may have been sent.
+        let taken_up = then(asked(), vec![pause(&[0], false), wait(7200), resume(&[]), Act::Crash]);
+        let claimed = match tool {
+            "never" => "t1 tool.finished c0 unknown",
+            "look_up" => "t1 tool.retried c0 1 look_up",
+            _ => "t1 tool.retried c0 1 repeat",
+        };
+        case(taken_up, recover(), claimed);
+        // What is under way goes on.
+        case(then(asked(), vec![pause(&[], false)]), resume(&[0]), "t1 turn.resumed");
+    }
 }

@@ -302,6 +302,10 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
     let rest = match &record.event {
         E::TurnStarted { attempt, .. } => attempt.to_string(),
         E::TurnWaiting { reason, until } => format!("{reason} {}s", until.duration_since(record.at).as_secs()),
+        E::TurnPaused { unsent, asked } => {
+            let unsent: Vec<String> = unsent.iter().map(&call).collect();
+            format!("{}{}", unsent.join(" "), if *asked { " asked" } else { "" })
+        }
         E::ContextAssembled { step, attempt, .. } => format!("{attempt}/{step}"),
         E::MessageCompleted {
             text,

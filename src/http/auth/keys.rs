@@ -1,15 +1,16 @@
 //! The keys that verify credentials, out of one configuration.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::ports::Standing;
 use jiff::Timestamp;
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
 
-use crate::config::{Alg, Config, Issuer, KeyHash};
+use crate::config::{Alg, Config, Issuer, KeyHash, Standings};
 use crate::fingerprint::fingerprint;
 use crate::scopes::Scopes;
 
@@ -25,8 +26,17 @@ pub(super) struct Keys {
     published: Vec<Published>,
     /// What vouches for credentials; a credential whose source is gone is gone with it.
     sources: HashMap<Arc<str>, Granting>,
-    /// Tenants of which nothing is accepted.
-    suspended: HashSet<TenantId>,
+    /// Which tenants are served.
+    standings: Standings,
+    /// API keys of tenants that are left out for a fault of their settings; by these nobody is let in.
+    left_out: HashMap<KeyHash, LeftOutKey>,
+}
+
+/// An API key of a tenant that is left out.
+#[derive(Debug, Clone)]
+pub(super) struct LeftOutKey {
+    pub tenant: TenantId,
+    pub expires_at: Option<Timestamp>,
 }
 
 /// What vouches for credentials: an issuer's key, or an API key.
@@ -105,11 +115,16 @@ pub struct UnusableKey {
 impl Keys {
     /// Reads the keys of all tenants.
     pub fn of(config: &Config) -> Result<Self, UnusableKey> {
-        let mut keys = Self::default();
+        let mut keys = Self {
+            standings: Standings::of_config(config),
+            ..Self::default()
+        };
         for tenant in &config.tenants {
-            if tenant.suspended {
-                keys.suspended.insert(tenant.id.clone());
-            }
+            let left_out = tenant.left_out.iter().flat_map(|known| &known.api_keys);
+            keys.left_out.extend(left_out.map(|key| {
+                let (tenant, expires_at) = (tenant.id.clone(), key.expires_at);
+                (key.hash, LeftOutKey { tenant, expires_at })
+            }));
             let unusable = |reason| UnusableKey {
                 tenant: tenant.id.clone(),
                 reason,
@@ -240,6 +255,11 @@ impl Keys {
         self.api_keys.get(hash)
     }
 
+    /// Finds an API key of a tenant that is left out. One that another tenant has too is that one's.
+    pub fn left_out(&self, hash: &KeyHash) -> Option<&LeftOutKey> {
+        self.left_out.get(hash).filter(|_| !self.api_keys.contains_key(hash))
+    }
+
     /// Lists when each API key was used last, as far as this process knows.
     pub fn uses(&self) -> impl Iterator<Item = (&TenantId, &KeyHash, Timestamp)> {
         self.api_keys.iter().filter_map(|(hash, key)| {
@@ -252,12 +272,12 @@ impl Keys {
     /// Returns the scopes that `source` may grant now; none when it does not vouch for credentials any more.
     pub fn granted(&self, source: &str) -> Option<Scopes> {
         let granting = self.sources.get(source)?;
-        (!self.is_suspended(&granting.tenant)).then_some(granting.scopes)
+        (self.standing(&granting.tenant) == Standing::Served).then_some(granting.scopes)
     }
 
-    /// Whether nothing of a tenant is accepted.
-    pub fn is_suspended(&self, tenant: &TenantId) -> bool {
-        self.suspended.contains(tenant)
+    /// Whether anything of a tenant is accepted.
+    pub fn standing(&self, tenant: &TenantId) -> Standing {
+        self.standings.of(tenant)
     }
 }
 

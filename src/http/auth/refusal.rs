@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, header};
 
 use crate::http::problem::{Code, Problem};
+use crate::http::refusal::left_out;
 use crate::scopes::Scopes;
 
 /// Why a credential is not accepted. What comes before the check of the signature is one answer, so that nobody learns
@@ -24,6 +25,9 @@ pub enum Refusal {
     /// It is right, and nothing of its tenant is accepted.
     #[error("the tenant is suspended")]
     Suspended,
+    /// It is right, or was when it was verified last, and the settings of its tenant have a fault.
+    #[error("the settings of the tenant have a fault")]
+    LeftOut,
     /// A claim is not there.
     #[error("the token has no claim {0}")]
     ClaimMissing(&'static str),
@@ -97,6 +101,7 @@ impl Refusal {
             | Self::Unreadable
             | Self::Revoked
             | Self::Suspended
+            | Self::LeftOut
             | Self::TicketNotOpened
             | Self::OnBehalf
             | Self::NotAKey => false,
@@ -111,6 +116,7 @@ impl Refusal {
             Self::Unknown => "unknown",
             Self::Revoked => "revoked",
             Self::Suspended => "suspended",
+            Self::LeftOut => "left_out",
             Self::ClaimMissing(_)
             | Self::ClaimForm { .. }
             | Self::ClaimTwice
@@ -132,6 +138,7 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::OnBehalf => Self::new(Code::Invalid).detail(refusal.to_string()),
             Refusal::NotAKey | Refusal::Suspended => Self::new(Code::Forbidden).detail(refusal.to_string()),
+            Refusal::LeftOut => left_out(),
             Refusal::Missing => unauthenticated(refusal, "Bearer realm=\"copilotd\""),
             _ => unauthenticated(refusal, "Bearer realm=\"copilotd\", error=\"invalid_token\""),
         }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Uri, header};
 use copilotd_actors::domain::ids::ConversationId;
 
 use super::ticket::PositionSigner;
-use super::{Admission, Authenticator, Caller, Refusal, Scopes};
+use super::{Admission, Authenticator, Caller, Scopes};
 use crate::http::account::Account;
 use crate::http::problem::{Code, Problem};
 use crate::telemetry;
@@ -64,7 +64,7 @@ where
         let admitted = authenticator.tickets.verify(ticket, now, resume_from.as_deref());
         let live = admitted.and_then(|admission| match authenticator.verifier.is_live(&admission.caller) {
             true => Ok(admission),
-            false => Err(Refusal::Revoked),
+            false => Err(authenticator.verifier.why_ended(&admission.caller)),
         });
         let Admission {
             caller,

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::ports::Standing;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -131,11 +132,28 @@ impl Verifier {
         if credential.starts_with(api_key::PREFIX) {
             let hash = api_key::hash_of(credential)?;
             let keys = self.keys();
+            if let Some(key) = keys.left_out(&hash) {
+                let ended = key.expires_at.is_some_and(|end| end <= now);
+                let refusal = if ended {
+                    Refusal::Expired
+                } else {
+                    not_served(&keys, &key.tenant)?
+                };
+                return Some(Err(refusal));
+            }
             return keys.api_key(&hash).map(|key| self.of_key(key, &keys, on_behalf, now));
         }
         let known = self.tokens.get(&digest(credential))?;
+        let keys = self.keys();
+        let Some(granted) = keys.granted(known.caller.credential.source()) else {
+            // Of a tenant that is left out the keys are not known, but what was verified before is still as true. It is refused, and
+            // told why.
+            let tenant = known.caller.scope.tenant();
+            let refusal = not_served(&keys, tenant)?;
+            let valid = self.of_token(&known, Scopes::NONE, on_behalf, now);
+            return Some(valid.and(Err(refusal)));
+        };
         // A key that was replaced no longer vouches for what is remembered.
-        let granted = self.keys().granted(known.caller.credential.source())?;
         Some(self.of_token(&known, granted, on_behalf, now))
     }
 
@@ -154,8 +172,8 @@ impl Verifier {
             }
         })?;
         verified.times.check(now)?;
-        if keys.is_suspended(&verified.key.tenant) {
-            return Err(Refusal::Suspended);
+        if let Some(refusal) = not_served(&keys, &verified.key.tenant) {
+            return Err(refusal);
         }
         let hash = digest(credential);
         // Named after what is signed: of an ECDSA signature anybody can make a second valid one, and so another token that is not
@@ -207,8 +225,8 @@ impl Verifier {
         if key.expires_at.is_some_and(|end| end <= now) {
             return Err(Refusal::Expired);
         }
-        if keys.is_suspended(&key.tenant) {
-            return Err(Refusal::Suspended);
+        if let Some(refusal) = not_served(keys, &key.tenant) {
+            return Err(refusal);
         }
         let user = match on_behalf {
             None => key.user.clone(),
@@ -243,6 +261,16 @@ impl Verifier {
         granted.is_some_and(|granted| granted.contains(caller.scopes)) && !self.is_revoked(caller)
     }
 
+    /// Why a caller that was verified once and is no longer live is refused.
+    pub fn why_ended(&self, caller: &Caller) -> Refusal {
+        let left_out = self.keys().standing(caller.scope.tenant()) == Standing::LeftOut;
+        if left_out && !self.is_revoked(caller) {
+            Refusal::LeftOut
+        } else {
+            Refusal::Revoked
+        }
+    }
+
     /// Waits until a caller is no longer live, by revocation or because its key is gone; a stream ends then.
     pub async fn ended(&self, caller: &Caller) {
         let mut keys = self.changed.subscribe();
@@ -268,6 +296,15 @@ impl Verifier {
     /// Returns the keys as they are now.
     pub(super) fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Why nothing of a tenant is accepted; none for one that is served.
+fn not_served(keys: &Keys, tenant: &TenantId) -> Option<Refusal> {
+    match keys.standing(tenant) {
+        Standing::Served => None,
+        Standing::LeftOut => Some(Refusal::LeftOut),
+        Standing::Suspended => Some(Refusal::Suspended),
     }
 }
 

@@ -34,7 +34,18 @@ use crate::support::usage::MemoryUsage;
 pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Two companies with the same copilots; acme, which also operates the server, has an API key.
-fn config(change: &str) -> Source {
+pub fn config(change: &str) -> Source {
+    parsed(&text(change))
+}
+
+/// Reads the text of a configuration.
+pub fn parsed(text: &str) -> Source {
+    let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
+    Source::parse(text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// The configuration with more text at its end.
+pub fn text(change: &str) -> String {
     let mut text = r#"
         [server]
         body_timeout_s = 20
@@ -88,8 +99,7 @@ fn config(change: &str) -> Source {
         );
     }
     text += change;
-    let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
-    Source::parse(&text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
+    text
 }
 
 /// See the module.

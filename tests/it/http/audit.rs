@@ -1,11 +1,13 @@
 //! The audit log over HTTP, and what is recorded there before it is answered.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use copilotd::http::auth::Scopes;
 use serde_json::{Value, json};
 
 use super::app::{TestApp, with_app};
+use crate::support::talk::scope;
 
 const REASON: &str = "x-copilotd-reason";
 
@@ -242,6 +244,259 @@ async fn nothing_is_erased_that_cannot_be_recorded() {
         app.get(&conversation).await.expect(200);
         app.ada("DELETE", &conversation).send().await.expect(204);
         app.get(&conversation).await.problem(404, "not_found");
+    })
+    .await;
+}
+
+/// Makes the writes of a table, and looks at what each leaves in the audit logs.
+struct Writes<'a> {
+    app: &'a TestApp,
+    /// Method and path of each, as `/openapi.json` names them.
+    made: BTreeSet<(String, String)>,
+}
+
+/// A write, and the one entry that it has to leave.
+struct Write<'a> {
+    method: &'a str,
+    path: &'a str,
+    /// What in the path is an id.
+    id: &'a str,
+    body: Value,
+    /// Who asks.
+    by: (&'a str, &'a str, Scopes),
+    status: u16,
+    /// Whose log has the entry, and what it says.
+    entry: (&'a str, &'a str, &'a str),
+}
+
+const ROOT: (&str, &str, Scopes) = ("acme", "root", Scopes::OPERATOR);
+const BOSS: (&str, &str, Scopes) = ("globex", "boss", Scopes::ADMIN);
+
+impl Writes<'_> {
+    async fn logs(&self) -> Vec<(&'static str, Vec<copilotd::audit::Body>)> {
+        let mut logs = Vec::new();
+        for tenant in ["acme", "globex", "initech"] {
+            let page = self.app.app.state.audit.page(&scope(tenant), None, 100).await;
+            let (entries, _) = page.unwrap();
+            logs.push((tenant, entries.into_iter().map(|entry| entry.body).collect()));
+        }
+        logs
+    }
+
+    async fn make(&mut self, write: Write<'_>) -> Value {
+        let Write {
+            method,
+            path,
+            id,
+            body,
+            by: (tenant, user, scopes),
+            status,
+            entry: (whose, action, actor),
+        } = write;
+        let before = self.logs().await;
+        let request = format!("req-{}", self.made.len());
+        let call = self.app.call(method, path).by(&self.app.token_of(tenant, user, scopes));
+        let call = call.header("x-request-id", &request);
+        let call = if body.is_null() { call } else { call.json(&body) };
+        let answer = call.send().await.expect(status);
+        for ((tenant, before), (_, after)) in before.iter().zip(self.logs().await) {
+            let new = after.len() - before.len();
+            assert_eq!(
+                new,
+                usize::from(*tenant == whose),
+                "{method} {path}: entries of {tenant}: {after:#?}"
+            );
+            let Some(entry) = after.first().filter(|_| new == 1) else {
+                continue;
+            };
+            assert_eq!(
+                (entry.action.as_str(), entry.actor.as_str()),
+                (action, actor),
+                "{method} {path}"
+            );
+            assert_eq!(entry.request_id.as_deref(), Some(request.as_str()), "{method} {path}");
+            assert!(entry.credential.starts_with("jwt:"), "{method} {path}: {entry:#?}");
+            assert!(!entry.target.is_empty(), "{method} {path}: {entry:#?}");
+        }
+        let place = path.split('?').next().unwrap();
+        let template = if id.is_empty() {
+            place.to_owned()
+        } else {
+            place.replace(id, "{id}")
+        };
+        self.made.insert((method.to_lowercase(), template));
+        if answer.body.is_empty() {
+            Value::Null
+        } else {
+            answer.json()
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_write_of_an_operator_or_administrator_leaves_one_entry_with_who_made_it() {
+    const INITECH: &str = "/v1/operator/tenants/initech";
+    const KEYS: &str = "/v1/admin/api-keys";
+    const REVOCATIONS: &str = "/v1/admin/revocations";
+    with_app(async |app| {
+        let mut writes = Writes {
+            app,
+            made: BTreeSet::new(),
+        };
+        let copilots = |name: &str| json!({ "copilots": [{ "name": name, "route": "default" }] });
+        for (method, path, body, status, action) in [
+            (
+                "PUT",
+                INITECH,
+                json!({ "settings": copilots("one") }),
+                201,
+                "tenant.created",
+            ),
+            (
+                "PUT",
+                INITECH,
+                json!({ "settings": copilots("two") }),
+                200,
+                "tenant.updated",
+            ),
+            (
+                "PATCH",
+                INITECH,
+                json!({ "settings": copilots("three") }),
+                200,
+                "tenant.updated",
+            ),
+            (
+                "PATCH",
+                INITECH,
+                json!({ "status": "suspended" }),
+                200,
+                "tenant.suspended",
+            ),
+            ("PATCH", INITECH, json!({ "status": "active" }), 200, "tenant.resumed"),
+            (
+                "PATCH",
+                INITECH,
+                json!({ "settings": copilots("four"), "status": "suspended" }),
+                200,
+                "tenant.updated",
+            ),
+            (
+                "PUT",
+                INITECH,
+                json!({ "settings": copilots("five"), "status": "active" }),
+                200,
+                "tenant.updated",
+            ),
+        ] {
+            let entry = ("initech", action, "acme/root");
+            writes
+                .make(Write {
+                    method,
+                    path,
+                    id: "initech",
+                    body,
+                    by: ROOT,
+                    status,
+                    entry,
+                })
+                .await;
+        }
+        // Of one's own tenant, the user's name alone.
+        let body = json!({ "settings": copilots("support") });
+        let (path, entry) = ("/v1/operator/tenants/acme", ("acme", "tenant.updated", "root"));
+        writes
+            .make(Write {
+                method: "PATCH",
+                path,
+                id: "acme",
+                body,
+                by: ROOT,
+                status: 200,
+                entry,
+            })
+            .await;
+
+        let body = json!({ "name": "ci", "scopes": ["chat"] });
+        let entry = ("globex", "key.created", "boss");
+        let made = writes
+            .make(Write {
+                method: "POST",
+                path: KEYS,
+                id: "",
+                body,
+                by: BOSS,
+                status: 201,
+                entry,
+            })
+            .await;
+        let id = made["id"].as_str().unwrap();
+        let (path, entry) = (format!("{KEYS}/{id}"), ("globex", "key.revoked", "boss"));
+        let body = Value::Null;
+        writes
+            .make(Write {
+                method: "DELETE",
+                path: &path,
+                id,
+                body,
+                by: BOSS,
+                status: 204,
+                entry,
+            })
+            .await;
+
+        let body = json!({ "user": "eve", "reason": "left" });
+        let entry = ("globex", "token.revoked", "boss");
+        let write = Write {
+            method: "POST",
+            path: REVOCATIONS,
+            id: "",
+            body,
+            by: BOSS,
+            status: 201,
+            entry,
+        };
+        let made = writes.make(write).await;
+        let id = made["id"].as_str().unwrap();
+        let (path, entry) = (format!("{REVOCATIONS}/{id}"), ("globex", "token.restored", "boss"));
+        let body = Value::Null;
+        writes
+            .make(Write {
+                method: "DELETE",
+                path: &path,
+                id,
+                body,
+                by: BOSS,
+                status: 204,
+                entry,
+            })
+            .await;
+
+        let (path, entry) = ("/v1/admin/cache", ("globex", "cache.cleared", "boss"));
+        let body = Value::Null;
+        writes
+            .make(Write {
+                method: "DELETE",
+                path,
+                id: "",
+                body,
+                by: BOSS,
+                status: 200,
+                entry,
+            })
+            .await;
+
+        // No write that is described is missing here.
+        let described = app.call("GET", "/openapi.json").send().await.expect(200).json();
+        let mut all = BTreeSet::new();
+        for (path, item) in described["paths"].as_object().unwrap() {
+            let methods = item.as_object().unwrap().keys();
+            let writes = methods.filter(|method| ["put", "post", "patch", "delete"].contains(&method.as_str()));
+            if path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/") {
+                all.extend(writes.map(|method| (method.clone(), path.clone())));
+            }
+        }
+        assert_eq!(writes.made, all);
     })
     .await;
 }

@@ -8,7 +8,7 @@ use copilotd::config::{Env, KeyHash, Source};
 use copilotd::http::auth::{Scopes, Verifier};
 use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, StoredTenant, TenantStatus, TenantStore};
 use copilotd_actors::fakes::world::PausedClock;
-use copilotd_actors::ports::Clock as _;
+use copilotd_actors::ports::{Clock as _, Standing};
 use serde_json::json;
 
 use super::{FILE, copilot, open, open_source, put, root, source, tenant};
@@ -118,7 +118,8 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
             assert!(accepts(&roster, ACME) && !accepts(&roster, FAULTY), "{table}");
             let config = roster.config();
             let left_out = config.tenant("faulty").unwrap();
-            assert!(left_out.suspended && left_out.api_keys.is_empty() && left_out.copilots.is_empty());
+            assert_eq!(left_out.standing(), Standing::LeftOut, "{table}");
+            assert!(left_out.api_keys.is_empty() && left_out.copilots.is_empty());
             // Others can be revoked, suspended and changed meanwhile, and so can it.
             let acme = KeyId::of(&KeyHash::of(ACME));
             roster.revoke_key(&scope("acme"), acme, &root()).await.unwrap();
@@ -142,6 +143,12 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
                 .await
                 .unwrap();
             assert_eq!(tenant(&roster, "faulty").status, TenantStatus::Suspended);
+            let config = roster.config();
+            assert_eq!(
+                config.tenant("faulty").unwrap().standing(),
+                Standing::Suspended,
+                "{table}"
+            );
             // Once mended, it is as suspended and its key as revoked as it was made.
             roster.reload(source(&file_with(""))).await.unwrap();
             assert!(roster.left_out().is_empty() && !accepts(&roster, FAULTY));

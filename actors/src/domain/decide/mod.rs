@@ -157,6 +157,8 @@ impl Conversation {
             } => approval::decide(&mut draft, turn, call, decision, reason, by)?,
             Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
             Command::Recover => recover::recover(&mut draft),
+            Command::Pause { unsent, asked } => recover::pause(&mut draft, unsent, asked),
+            Command::Resume { under_way } => recover::resume(&mut draft, &under_way),
             Command::ContextAssembled {
                 at,
                 prompt_tokens,

@@ -1,13 +1,14 @@
-//! Taking up open turns after a death. Recovery writes its claim first; what it then does is what life does.
+//! Taking up open turns after a death, or after their tenant was left out. Either writes its claim first; what it then does is
+//! what life does.
 
 use super::draft::Draft;
 use super::model::RATE_WAIT;
 use super::tools::{finish_call, may_repeat, settles_at};
 use crate::domain::content::ToolStatus;
-use crate::domain::event::{Event, FailureCode};
-use crate::domain::ids::{MessageId, TurnId};
+use crate::domain::event::{Event, FailureCode, RetryMode};
+use crate::domain::ids::{CallId, MessageId, TurnId};
 use crate::domain::policy::Repeat;
-use crate::domain::turn::{Call, Phase, Stage};
+use crate::domain::turn::{Call, Pause, Phase, Stage, Turn};
 
 pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
     draft.start_next();
@@ -18,6 +19,10 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
     let turn = draft.book.active()?.clone();
     match &turn.phase {
         Phase::Queued => {}
+        // Nothing was under way when it was paused: no attempt is lost.
+        Phase::Thinking if turn.pause.as_ref().is_some_and(|pause| !pause.asked) => {
+            draft.push(turn.id, Event::TurnResumed {});
+        }
         Phase::Thinking => {
             let message_id = MessageId::of_step(turn.id, turn.attempt, turn.step);
             draft.push(
@@ -48,8 +53,11 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
             }
         }
         Phase::Acting(calls) => {
+            if turn.pause.is_some() && !turn.only_awaits_approval() {
+                draft.push(turn.id, Event::TurnResumed {});
+            }
             for call in calls {
-                take_up(draft, turn.id, call);
+                take_up(draft, &turn, call, true);
             }
             draft.bound_next_step();
         }
@@ -57,7 +65,41 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
     Some(turn.id)
 }
 
-fn take_up(draft: &mut Draft<'_>, turn: TurnId, call: &Call) {
+/// Writes down how far a turn had come when its tenant was left out, unless that is known.
+pub(super) fn pause(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> Option<TurnId> {
+    let turn = draft.book.active()?;
+    let (id, pause) = (turn.id, Pause { unsent, asked });
+    if turn.pause.as_ref() == Some(&pause) || turn.only_awaits_approval() {
+        return None;
+    }
+    let Pause { unsent, asked } = pause;
+    draft.push(id, Event::TurnPaused { unsent, asked });
+    Some(id)
+}
+
+/// Takes up a turn that was paused. Calls that are under way go on; those that never left are sent now, and of the others what may
+/// be done depends on their tools, as after a death. Neither an attempt nor a try is counted.
+pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<TurnId> {
+    draft.start_next();
+    if !draft.records.is_empty() {
+        return None;
+    }
+    let turn = draft.book.active()?.clone();
+    if turn.phase == Phase::Queued || turn.only_awaits_approval() {
+        return None;
+    }
+    draft.push(turn.id, Event::TurnResumed {});
+    for call in turn.calls() {
+        if !under_way.contains(&call.id) {
+            take_up(draft, &turn, call, false);
+        }
+    }
+    draft.bound_next_step();
+    Some(turn.id)
+}
+
+/// Claims a call that was in flight, or has not left yet.
+fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
     let Stage::Running {
         retry,
         settles_at: settled,
@@ -67,12 +109,27 @@ fn take_up(draft: &mut Draft<'_>, turn: TurnId, call: &Call) {
         return;
     };
     let now = draft.env.now;
+    let (unsent, turn) = (turn.never_sent(call), turn.id);
     let Some(tool) = draft.policy().tools.get(&call.name) else {
+        if unsent {
+            let error = Some("the tool is not configured any more; the call was not sent".into());
+            return finish_call(draft, turn, call.id, ToolStatus::Failed, None, error);
+        }
         let error = Some("the tool is not configured any more; whether the call took effect is not known".into());
         return finish_call(draft, turn, call.id, ToolStatus::Unknown, None, error);
     };
+    if unsent {
+        let again = Event::ToolRetried {
+            call_id: call.id,
+            retry: 0,
+            mode: RetryMode::Repeat,
+            settles_at: settles_at(now, tool),
+        };
+        return draft.push(turn, again);
+    }
     let called_at = call.called_at.unwrap_or(now);
-    let exhausted = retry + 1 >= draft.limits().attempts;
+    let exhausted = counts && retry + 1 >= draft.limits().attempts;
+    let next = if counts { retry + 1 } else { retry.max(1) };
     match may_repeat(tool.tool.repeat, called_at, now) {
         Some(mode) if !exhausted => {
             // A look-up may end in sending the call once the first one has settled: count from the later of the two.
@@ -81,7 +138,7 @@ fn take_up(draft: &mut Draft<'_>, turn: TurnId, call: &Call) {
                 turn,
                 Event::ToolRetried {
                     call_id: call.id,
-                    retry: retry + 1,
+                    retry: next,
                     mode,
                     settles_at,
                 },

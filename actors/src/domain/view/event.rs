@@ -178,6 +178,8 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
         Event::TurnCancelled { usage } => ("turn.cancelled", json!({ "usage": usage_json(usage) })),
         Event::ConversationCreated { .. }
         | Event::ConversationUpdated { .. }
+        | Event::TurnPaused { .. }
+        | Event::TurnResumed {}
         | Event::OutputRejected { .. }
         | Event::ModelFailed { .. }
         | Event::ToolRetried { .. }

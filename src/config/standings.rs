@@ -1,0 +1,73 @@
+//! Which tenants work is done for.
+
+use std::collections::{HashMap, HashSet};
+
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::Standing;
+
+use super::Config;
+
+/// The standing of every tenant of a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standings {
+    known: HashMap<TenantId, Standing>,
+    unknown: Standing,
+}
+
+impl Standings {
+    /// Reads them.
+    pub fn of_config(config: &Config) -> Self {
+        let tenants = config.tenants.iter();
+        Self {
+            known: tenants.map(|tenant| (tenant.id.clone(), tenant.standing())).collect(),
+            // A tenant that was removed has no copilots, and its open turns fail. It is not taken for removed while the file has one
+            // whose id cannot be read.
+            unknown: if config.has_nameless_tenant {
+                Standing::LeftOut
+            } else {
+                Standing::Served
+            },
+        }
+    }
+
+    /// The standing of a tenant.
+    pub fn of(&self, tenant: &TenantId) -> Standing {
+        self.known.get(tenant).copied().unwrap_or(self.unknown)
+    }
+
+    /// Those of two configurations while one takes the place of the other: work is done for a tenant only if both say so.
+    pub fn while_replaced_by(&self, next: &Self) -> Self {
+        let ids: HashSet<&TenantId> = self.known.keys().chain(next.known.keys()).collect();
+        let stricter = |id: &TenantId| self.of(id).max(next.of(id));
+        Self {
+            known: ids.into_iter().map(|id| (id.clone(), stricter(id))).collect(),
+            unknown: self.unknown.max(next.unknown),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_served_only_by_two_that_both_serve_it() {
+        use Standing::{LeftOut, Served, Suspended};
+        let one = |id: &str, standing, unknown| Standings {
+            known: [(id.parse().unwrap(), standing)].into(),
+            unknown,
+        };
+        for (before, after, between) in [
+            (one("a", Served, Served), one("a", Served, Served), Served),
+            (one("a", Served, Served), one("a", LeftOut, Served), LeftOut),
+            (one("a", LeftOut, Served), one("a", Served, Served), LeftOut),
+            (one("a", LeftOut, Served), one("a", Suspended, Served), Suspended),
+            // Removed, and known again.
+            (one("a", Served, Served), one("b", Served, Served), Served),
+            (one("a", Served, Served), one("b", Served, LeftOut), LeftOut),
+            (one("b", Served, LeftOut), one("a", Served, Served), LeftOut),
+        ] {
+            assert_eq!(before.while_replaced_by(&after).of(&"a".parse().unwrap()), between);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Which tenants work is done for, while the configuration changes.
+//!
+//! Invariant: a tenant is served only while every part of the process has what its work needs. So one that is left out or suspended
+//! stops being served before the first part follows the change, and one that is served again starts after the last.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::Standing;
+
+use crate::config::{Config, Standings};
+
+/// Told of a change that has been made: the standings before and after it.
+type Listener = Box<dyn Fn(&Standings, &Standings) + Send + Sync>;
+
+/// See the module.
+pub struct PresentStandings {
+    present: ArcSwap<Standings>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl PresentStandings {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            present: ArcSwap::from_pointee(Standings::of_config(config)),
+            listeners: Mutex::default(),
+        }
+    }
+
+    /// The standing of a tenant.
+    pub fn of(&self, tenant: &TenantId) -> Standing {
+        self.present.load().of(tenant)
+    }
+
+    /// Calls `listener` after every change from now on.
+    pub fn listen(&self, listener: impl Fn(&Standings, &Standings) + Send + Sync + 'static) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.push(Box::new(listener));
+    }
+
+    /// Changes to the standings of `config`, with `commit` in between, which lets all parts follow it.
+    pub(super) fn change(&self, config: &Config, commit: impl FnOnce()) {
+        let (before, next) = (self.present.load_full(), Arc::new(Standings::of_config(config)));
+        self.present.store(Arc::new(before.while_replaced_by(&next)));
+        commit();
+        self.present.store(Arc::clone(&next));
+        if before != next {
+            let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            for listener in listeners.iter() {
+                listener(&before, &next);
+            }
+        }
+    }
+}
