@@ -5,9 +5,10 @@
 //! match in the folded text names the original bytes exactly: the segments it touches.
 //!
 //! Folding is `NFKC_Casefold` of Unicode, with these additions: control characters are ignored; a run of white space is
-//! one space; combining marks that no letter exists with (`s̷`) are ignored; letters and digits in boxes, circles,
-//! parentheses and flags are letters and digits. [`Form::LookAlike`] moreover reads characters
-//! that look alike as the same one (the skeleton of UTS #39) and ignores all diacritics.
+//! one space, however long; combining marks that no letter exists with (`s̷`) and marks of another script than the letter's
+//! (`script`) are ignored; letters, digits and words in boxes, circles, parentheses and flags are letters, digits and words
+//! (`boxed`). [`Form::LookAlike`] moreover reads characters that look alike as the same one (the skeleton of UTS #39) and
+//! ignores all diacritics.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -18,6 +19,9 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::{canonical_combining_class, decompose_canonical, decompose_compatible};
 use unicode_normalization::{IsNormalized, is_nfc_quick};
+
+use super::boxed::{spell, unboxed};
+use super::script::{is_foreign, is_mark};
 
 /// Most ignorable characters in a row that are kept. Further ones are dropped.
 pub const MAX_IGNORABLE: usize = 16;
@@ -72,6 +76,23 @@ fn class(c: char) -> Class {
     }
 }
 
+/// The class of a character behind `base`, the first one of its segment: a mark that does not belong there is not seen.
+fn class_behind(base: char, c: char) -> Class {
+    match class(c) {
+        Class::Base | Class::Mark if is_ignored_behind(base, c) => Class::Ignorable,
+        class => class,
+    }
+}
+
+/// Whether `c` is a mark, or a form of one, of another script than `base`. Diacritics are read with any letter.
+fn is_ignored_behind(base: char, c: char) -> bool {
+    if c < '\u{300}' || folds_to_itself(c) || is_diacritic(c) {
+        return false;
+    }
+    let mark = compatible_beginning(c);
+    is_mark(mark) && is_foreign(base, mark)
+}
+
 /// Letters of which there are many, so that their texts need no look into the tables.
 fn folds_to_itself(c: char) -> bool {
     matches!(c,
@@ -102,28 +123,6 @@ fn is_diacritic(c: char) -> bool {
         | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}')
         || matches!(canonical_combining_class(c), 1 | 10..=36 | 200..)
         || CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::EnclosingMark
-}
-
-/// The letter or digit that a symbol shows and that Unicode does not decompose it to, or not to it alone.
-fn unboxed(c: char) -> char {
-    let (first, symbols) = match c {
-        'ı' => return 'i',
-        'ȷ' => return 'j',
-        '\u{24ff}' | '\u{1f10b}' | '\u{1f10c}' => return '0',
-        '\u{2474}'..='\u{247c}' => ('1', '\u{2474}'), // digits in parentheses
-        '\u{24f5}'..='\u{24fd}' => ('1', '\u{24f5}'), // digits in double circles
-        '\u{2776}'..='\u{277e}' => ('1', '\u{2776}'), // digits in circles, three styles
-        '\u{2780}'..='\u{2788}' => ('1', '\u{2780}'),
-        '\u{278a}'..='\u{2792}' => ('1', '\u{278a}'),
-        '\u{249c}'..='\u{24b5}' => ('a', '\u{249c}'), // letters in parentheses, small
-        '\u{1f110}'..='\u{1f129}' => ('a', '\u{1f110}'), // and capital
-        '\u{1f150}'..='\u{1f169}' => ('a', '\u{1f150}'), // letters in dark circles
-        '\u{1f170}'..='\u{1f189}' => ('a', '\u{1f170}'), // letters in dark squares
-        '\u{1f1e6}'..='\u{1f1ff}' => ('a', '\u{1f1e6}'), // regional indicators
-        _ => return c,
-    };
-    let letter = u32::from(first) + (u32::from(c) - u32::from(symbols));
-    char::from_u32(letter).unwrap_or(c)
 }
 
 /// The ASCII character that a tag character repeats, if it is one.
@@ -166,6 +165,8 @@ pub(super) fn letter(c: char) -> char {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Thin {
     in_a_row: usize,
+    /// What marks attach to.
+    base: Option<char>,
     /// How many more tag characters may follow the flag before this place.
     of_flag: usize,
 }
@@ -174,7 +175,11 @@ impl Thin {
     pub(super) fn pass<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
         let mut kept: Option<String> = None;
         for (at, c) in text.char_indices() {
-            let drops = matches!(class(c), Class::Ignorable) || is_diacritic(c);
+            let class = self.base.map_or_else(|| class(c), |base| class_behind(base, c));
+            if matches!(class, Class::Base | Class::Space) {
+                self.base = Some(c);
+            }
+            let drops = class == Class::Ignorable || is_diacritic(c);
             self.in_a_row = if drops { self.in_a_row + 1 } else { 0 };
             let is_tag = matches!(c, '\u{e0000}'..='\u{e007f}');
             let is_hidden = is_tag && self.of_flag == 0;
@@ -196,24 +201,46 @@ impl Thin {
 /// Calls `each` with the segments of `text`, in order and without gaps.
 pub(super) fn segments<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
     let (mut from, mut attached, mut in_space) = (0, 0, false);
+    let Some(mut base) = text.chars().next() else {
+        return;
+    };
     for (at, c) in text.char_indices() {
-        let class = class(c);
-        let continues = match class {
-            Class::Base => false,
-            Class::Space => in_space,
-            Class::Mark | Class::Ignorable => true,
-        };
-        if continues && at > 0 && attached < MAX_ATTACHED {
-            attached += 1;
+        let class = if at == 0 { class(c) } else { class_behind(base, c) };
+        // White space folds to one space, and what nobody sees to nothing: any amount of it is one segment.
+        let is_free = in_space && (matches!(class, Class::Space | Class::Ignorable) || is_diacritic(c));
+        let attaches = matches!(class, Class::Mark | Class::Ignorable) && attached < MAX_ATTACHED;
+        if at > 0 && (is_free || attaches) {
+            attached += usize::from(!is_free);
             continue;
         }
         if at > 0 {
             each(&text[from..at]);
         }
-        (from, attached, in_space) = (at, 0, class == Class::Space);
+        (from, attached, in_space, base) = (at, 0, class == Class::Space, c);
     }
-    if from < text.len() {
-        each(&text[from..]);
+    each(&text[from..]);
+}
+
+/// Counts the characters of a run of white space, and of what attaches to it unseen, over all pieces of a text.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SpaceRun(usize);
+
+impl SpaceRun {
+    /// Takes the next character; its number in the run, or zero if it belongs to none.
+    pub(super) fn number(&mut self, c: char) -> usize {
+        let goes_on = match class(c) {
+            Class::Space => true,
+            _ if self.0 == 0 => false,
+            Class::Ignorable => true,
+            Class::Base | Class::Mark => is_diacritic(c) || is_ignored_behind(' ', c),
+        };
+        self.0 = if goes_on { self.0 + 1 } else { 0 };
+        self.0
+    }
+
+    /// Begins again: what was before is of no use any more.
+    pub(super) fn forget(&mut self) {
+        self.0 = 0;
     }
 }
 
@@ -237,12 +264,14 @@ pub(super) fn fold_segment(segment: &str, form: Form, out: &mut String) {
         return;
     }
     let mut mapped = String::new();
-    for c in segment.chars() {
-        match class(c) {
+    let base = segment.chars().next().unwrap_or_default();
+    for (at, c) in segment.char_indices() {
+        match if at == 0 { class(c) } else { class_behind(base, c) } {
             Class::Ignorable => {}
             // One space, however many: a segment of white space holds nothing else but marks.
             Class::Space if mapped.starts_with(' ') => {}
             Class::Space => mapped.push(' '),
+            Class::Mark if mapped == " " && is_diacritic(c) => {}
             Class::Base | Class::Mark if form == Form::Plain => fold_char(c, &mut mapped),
             Class::Base | Class::Mark => look_of(c, &mut mapped),
         }
@@ -260,8 +289,9 @@ fn fold_char(c: char, out: &mut String) {
         out.push(c);
         return;
     }
-    let mut buffer = [0; 4];
-    let mut folded = Cow::Borrowed(&*unboxed(c).encode_utf8(&mut buffer));
+    let mut shown = String::new();
+    spell(c, |c| shown.push(c));
+    let mut folded = Cow::Borrowed(shown.as_str());
     // Folding may bring about what can be decomposed, and the other way round.
     for _ in 0..2 {
         let decomposed: String = folded.nfkd().filter(|c| !is_ignorable(*c)).map(unboxed).collect();
@@ -317,7 +347,9 @@ fn look_of(c: char, out: &mut String) {
         out.push(c);
         return;
     }
-    for c in std::iter::once(unboxed(c))
+    let mut shown = String::new();
+    spell(c, |c| shown.push(c));
+    for c in shown
         .nfkd()
         .filter(|c| !is_diacritic(*c) && !is_ignorable(*c))
         .map(unboxed)
@@ -369,6 +401,11 @@ impl Folded {
         self.text.push_str(folded);
     }
 
+    /// Where a segment begins, or the text ends.
+    pub(super) fn start_of(&self, segment: usize) -> usize {
+        self.starts.get(segment).copied().unwrap_or(self.text.len())
+    }
+
     /// The segment that holds the byte at `at`.
     pub(super) fn segment_of(&self, at: usize) -> usize {
         self.starts.partition_point(|start| *start <= at).saturating_sub(1)
@@ -406,7 +443,7 @@ pub(super) fn fold(text: &str, form: Form) -> String {
 /// Folds the literal of a rule. Marks that it begins with belong to no letter and are left out.
 pub(super) fn fold_literal(literal: &str, form: Form) -> String {
     let folded = fold(literal, form);
-    folded.trim_start_matches(attaches).to_owned()
+    folded.trim_start_matches(|c| attaches(c) || is_mark(c)).to_owned()
 }
 
 /// Folds what an unfinished segment holds so far. The first part stays whatever attaches to it later; the letter is the
@@ -421,191 +458,4 @@ pub(super) fn fold_open(segment: &str, form: Form) -> (String, Option<char>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plain(text: &str) -> String {
-        fold(text, Form::Plain)
-    }
-
-    #[test]
-    fn spellings_of_one_word() {
-        let word = plain("Bluebird");
-        for spelling in [
-            "bluebird",
-            "BLUEBIRD",
-            "ｂｌｕｅｂｉｒｄ",
-            "𝐁𝐥𝐮𝐞𝐛𝐢𝐫𝐝",
-            "𝓑𝓵𝓾𝓮𝓫𝓲𝓻𝓭",
-            "ⓑⓛⓤⓔⓑⓘⓡⓓ",
-            "blue\u{200b}bird",
-            "b\u{200d}l\u{200c}u\u{2060}ebird",
-            "blue\u{ad}bird",
-            "\u{feff}bluebird",
-            "blu\u{fe0f}e\u{34f}bird",
-            "b\u{e0062}l\u{e006c}uebird",
-            "\u{202e}bluebird\u{202c}",
-            "blue\u{0}b\u{8}ird\u{7f}",
-            "b̷l̶u̲e̳bird",
-            "blue\u{180e}bird",
-            "blue\u{2064}bird",
-            "blue\u{3164}bird",
-            "blue\u{fff9}bird",
-            "ᴮluebird",
-            "blueb\u{130}rd",
-            "\u{1d41b}luebird",
-            "blue\u{115f}bird",
-            "blue\u{61c}bird",
-            "blue\u{e0100}bird",
-            "🄱luebird",
-            "bl\u{2066}uebird",
-            "🅱🅻🆄🅴🅱🅸🆁🅳",
-            "🅑🅛🅤🅔🅑🅘🅡🅓",
-            "🄑🄛🄤🄔🄑🄘🄡🄓",
-            "⒝⒧⒰⒠⒝⒤⒭⒟",
-            "🇧🇱🇺🇪🇧🇮🇷🇩",
-            "bluebırd",
-            "blueb\u{1d6a4}rd",
-            "🅱\u{488}luebird",
-        ] {
-            assert_eq!(plain(spelling), word, "{spelling:?}");
-        }
-        for between in [
-            '\u{483}',
-            '\u{488}',
-            '\u{489}',
-            '\u{5b0}',
-            '\u{711}',
-            '\u{951}',
-            '\u{1d167}',
-            '\u{1e8d0}',
-            '\u{302a}',
-            '\u{a670}',
-            '\u{a8e0}',
-            '\u{fdd0}',
-            '\u{fdef}',
-            '\u{fffe}',
-            '\u{ffff}',
-            '\u{10ffff}',
-            '\u{2800}',
-            '\u{20dd}',
-        ] {
-            let spelling: String = "bluebird".chars().flat_map(|c| [c, between]).collect();
-            assert_eq!(plain(&spelling), word, "{between:?}");
-            assert_eq!(
-                fold(&spelling, Form::LookAlike),
-                fold("bluebird", Form::LookAlike),
-                "{between:?}"
-            );
-        }
-        for digits in ["⑷⑴⑴⑴", "❹❶❶❶", "➃➀➀➀", "➍➊➊➊", "⓸⓵⓵⓵"] {
-            assert_eq!(plain(digits), "4111");
-        }
-        assert_eq!(fold("🅱l🇺ebırd", Form::LookAlike), fold("bluebird", Form::LookAlike));
-        for (one, other) in [("か", "が"), ("क", "क़"), ("क", "क्"), ("ก", "ก่")] {
-            assert_ne!(plain(one), plain(other));
-        }
-        for other in ["blue bird", "bluébird", "blue-bird", "вluebird"] {
-            assert_ne!(plain(other), word, "{other:?}");
-        }
-        for (text, folded) in [
-            ("Straße", "strasse"),
-            ("STRASSE", "strasse"),
-            ("ﬁle", "file"),
-            ("ſecret", "secret"),
-            ("K", "k"),
-            ("Å", "å"),
-            ("e\u{200b}\u{301}", "é"),
-            ("É", "é"),
-            ("a \t\r\n\u{a0}\u{3000} b", "a b"),
-            ("각", "각"),
-            ("\u{1100}\u{1161}\u{11a8}", "각"),
-            ("ｶﾞ", "ガ"),
-            ("Σς", "σσ"),
-            ("½", "1\u{2044}2"),
-            ("don´t", "don´t"),
-            ("日本語", "日本語"),
-            ("Привет", "привет"),
-            ("", ""),
-            ("\u{200b}", ""),
-        ] {
-            assert_eq!(plain(text), folded, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn what_looks_alike() {
-        let looks = |text: &str| fold(text, Form::LookAlike);
-        for (literal, spellings) in [
-            (
-                "Bluebird",
-                &[
-                    "bluebird",
-                    "вluebird",
-                    "bluеbіrd",
-                    "BIuebird",
-                    "B1uebird",
-                    "b|uebird",
-                    "blüebïrd",
-                    "ВLUEBIRD",
-                    "ʙʟᴜᴇʙɪʀᴅ",
-                    "BLUΕΒΙRD",
-                    "ｂluebird",
-                ][..],
-            ),
-            ("secret", &["ѕесrеt", "śéçrèt", "SECRET", "secre\u{200b}t"]),
-            ("modern", &["modem", "rnodern", "ΜΟDΕRΝ"]),
-            ("no 0o", &["nо oO", "NO 00"]),
-        ] {
-            for spelling in spellings {
-                assert_eq!(looks(spelling), looks(literal), "{spelling:?}");
-            }
-        }
-        assert_ne!(looks("bluebird"), looks("greenbird"));
-    }
-
-    #[test]
-    fn at_most_sixteen_ignorable_characters_in_a_row_are_kept() {
-        let many = "\u{200b}".repeat(100);
-        let text = format!("a{many}b\u{301}{}c", "\u{337}".repeat(50));
-        let whole = Thin::default().pass(&text).into_owned();
-        assert_eq!(whole, format!("a{}b\u{301}{}c", &many[..16 * 3], "\u{337}".repeat(15)));
-        let mut thin = Thin::default();
-        let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
-        assert_eq!(pieces, whole);
-        assert!(matches!(Thin::default().pass("plain"), Cow::Borrowed(_)));
-    }
-
-    #[test]
-    fn tag_characters_are_kept_in_flags_only() {
-        let scotland = "🏴\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}";
-        for (text, kept) in [
-            (scotland.to_owned(), scotland.to_owned()),
-            (format!("{scotland}\u{e0061}b"), format!("{scotland}b")),
-            ("a\u{e0001}\u{e0062}c".to_owned(), "ac".to_owned()),
-            ("🏴a\u{e0062}".to_owned(), "🏴a".to_owned()),
-        ] {
-            assert_eq!(Thin::default().pass(&text), kept);
-            let mut thin = Thin::default();
-            let pieces: String = text.chars().map(|c| thin.pass(&c.to_string()).into_owned()).collect();
-            assert_eq!(pieces, kept);
-        }
-    }
-
-    #[test]
-    fn segments_are_bounded() {
-        for text in [
-            "a\u{200b}".repeat(9),
-            format!("e{}", "\u{fb1e}".repeat(1000)),
-            " ".repeat(1000),
-            "\u{1161}".repeat(500),
-        ] {
-            let mut whole = String::new();
-            segments(&text, |segment| {
-                assert!(segment.chars().count() <= 1 + MAX_ATTACHED, "{segment:?}");
-                whole += segment;
-            });
-            assert_eq!(whole, text);
-        }
-    }
-}
+mod tests;

@@ -6,12 +6,17 @@
 
 use std::cmp::Reverse;
 
-use super::fold::{Folded, Thin, fold_open, segments};
+use super::fold::{Folded, SpaceRun, Thin, fold_open, segments};
 use super::scan::{Found, Unfinished};
 use super::{Compiled, REDACTED, RuleSet};
 
 /// Bytes that are looked at in one go, so that a long piece takes little memory.
 const CHUNK: usize = 16 * 1024;
+/// Characters of a run of white space that stand in the window. Further ones are counted beside it.
+const SPACES: usize = 32;
+/// How often the character may change in the counted part of one run; what follows is dropped. Only a text that makes a rule
+/// wait at the beginning of the run gets there.
+const MAX_CHANGES: usize = 64 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -19,8 +24,19 @@ pub struct HoldBack {
     rules: RuleSet,
     held: String,
     thin: Thin,
+    run: SpaceRun,
+    /// By place.
+    counted: Vec<Counted>,
     /// Names of redacting rules that were applied, each once.
     redactions: Vec<String>,
+}
+
+/// White space that belongs to the text before the byte `at` of what is held, behind the characters that stand there.
+#[derive(Debug)]
+struct Counted {
+    at: usize,
+    /// How often each character comes.
+    runs: Vec<(char, usize)>,
 }
 
 /// A blocking rule matched; nothing of the match or after it may be shown.
@@ -39,6 +55,8 @@ impl HoldBack {
             rules: rules.clone(),
             held: String::new(),
             thin: Thin::default(),
+            run: SpaceRun::default(),
+            counted: Vec::new(),
             redactions: Vec::new(),
         }
     }
@@ -52,7 +70,8 @@ impl HoldBack {
         let mut rest = piece;
         loop {
             let (begun, later) = rest.split_at(rest.floor_char_boundary(CHUNK));
-            self.held.push_str(&self.thin.pass(begun));
+            let begun = self.thin.pass(begun);
+            self.hold(&begun);
             match self.release(false) {
                 Ok(released) => out.push_str(&released),
                 Err(Blocked { rule, released }) => {
@@ -65,6 +84,39 @@ impl HoldBack {
             }
             rest = later;
         }
+    }
+
+    /// Adds to what is held.
+    fn hold(&mut self, text: &str) {
+        for c in text.chars() {
+            if self.run.number(c) <= SPACES {
+                self.held.push(c);
+                continue;
+            }
+            let at = self.held.len();
+            if self.counted.last().is_none_or(|counted| counted.at != at) {
+                self.counted.push(Counted { at, runs: Vec::new() });
+            }
+            let Some(Counted { runs, .. }) = self.counted.last_mut() else {
+                continue;
+            };
+            let changes = runs.len();
+            match runs.last_mut() {
+                Some((last, times)) if *last == c => *times += 1,
+                _ if changes < MAX_CHANGES => runs.push((c, 1)),
+                _ => {}
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.len()
+            + self
+                .counted
+                .iter()
+                .map(|counted| counted.runs.len() * 16)
+                .sum::<usize>()
     }
 
     /// Releases the rest at the end of the answer.
@@ -87,7 +139,24 @@ impl HoldBack {
             found,
             unfinished,
         } = Look::at(&compiled, &held, end);
-        let text = |from: usize, to: usize| &held[starts[from]..starts[to]];
+        let counted = std::mem::take(&mut self.counted);
+        let text = |from: usize, to: usize| {
+            let (mut at, end) = (starts[from], starts[to]);
+            let mut text = String::with_capacity(end - at);
+            for counted in counted
+                .iter()
+                .filter(|counted| starts[from] < counted.at && counted.at <= end)
+            {
+                text.push_str(&held[at..counted.at]);
+                counted
+                    .runs
+                    .iter()
+                    .for_each(|(c, times)| text.extend(std::iter::repeat_n(*c, *times)));
+                at = counted.at;
+            }
+            text.push_str(&held[at..end]);
+            text
+        };
         let all = starts.len() - 1;
         let begun_from = |at: usize| {
             let begun = unfinished.iter().map(|begun| begun.segment);
@@ -106,7 +175,7 @@ impl HoldBack {
             // What blocks is not made harmless by what redacts a part of it, or more than it.
             let mut within = rest.iter().take_while(|found| found.segments.start < place.end);
             if let Some(blocking) = within.find(|found| found.blocks) {
-                released.push_str(text(at, place.start));
+                released.push_str(&text(at, place.start));
                 return Err(Blocked {
                     rule: compiled.rules[blocking.rule].name.clone(),
                     released,
@@ -118,7 +187,7 @@ impl HoldBack {
             {
                 break place.start;
             }
-            released.push_str(text(at, place.start));
+            released.push_str(&text(at, place.start));
             released.push_str(REDACTED);
             let name = &compiled.rules[next.rule].name;
             if !self.redactions.contains(name) {
@@ -129,8 +198,20 @@ impl HoldBack {
                 keep_from = begun_from(at);
             }
         };
-        released.push_str(text(at, kept));
-        held[starts[kept]..].clone_into(&mut self.held);
+        released.push_str(&text(at, kept));
+        let cut = starts[kept];
+        held[cut..].clone_into(&mut self.held);
+        if self.held.is_empty() {
+            // A literal that begins with white space would have kept it.
+            self.run.forget();
+        }
+        let rest = counted.into_iter().filter(|counted| counted.at > cut);
+        self.counted = rest
+            .map(|counted| Counted {
+                at: counted.at - cut,
+                ..counted
+            })
+            .collect();
         Ok(released)
     }
 }

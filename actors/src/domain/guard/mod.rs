@@ -3,10 +3,12 @@
 //! Text and literals are compared in one folded form (`fold`), so that another spelling of a literal is still the literal.
 //! [`HoldBack`] guards streamed text, [`RuleSet::matching_value`] and [`RuleSet::clean`] guard JSON.
 
+mod boxed;
 mod fold;
 mod hold_back;
 mod neutral;
 mod scan;
+mod script;
 mod value;
 
 use std::sync::Arc;
@@ -345,6 +347,16 @@ mod tests {
     }
 
     #[test]
+    fn a_literal_may_end_within_a_character() {
+        for (literal, text) in [("ef", "eﬁ"), ("ef", "eﬃ"), ("es", "eß"), ("éa", "é🆎"), ("to", "t🆗")] {
+            let rules = [rule(literal, OnMatch::Redact)];
+            let pieces: Vec<String> = format!("x{text}x").chars().map(String::from).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            assert_eq!(run(&rules, &pieces), Ok("x[redacted]x".into()), "{text}");
+        }
+    }
+
+    #[test]
     fn a_literal_in_tag_characters_is_the_literal() {
         let tags = |text: &str| -> String {
             let tag = |c: char| char::from_u32(0xe_0000 + u32::from(c)).unwrap();
@@ -358,6 +370,33 @@ mod tests {
         }
         assert!(set(&rules).blocking(&tags("a bird and its friends")).is_none());
         assert_eq!(run(&rules, &["hi", &hidden, ", you"]), Ok("hi, you".into()));
+    }
+
+    #[test]
+    fn white_space_of_any_length_is_one_space_and_is_shown_as_it_is() {
+        let rules = [rule("drop table", OnMatch::Redact), rule("a b c", OnMatch::Block)];
+        for between in [" ".repeat(34), "\n".repeat(5_000), " \t\u{200b}\u{3000}".repeat(700)] {
+            let text = format!("x drop{between}TABLE, drop{between}it{between}a{between}b{between}d");
+            let shown = format!("x [redacted], drop{between}it{between}a{between}b{between}d");
+            assert_eq!(run(&rules, &[&text]), Ok(shown.clone()));
+            let pieces: Vec<String> = text.chars().map(String::from).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            assert_eq!(run(&rules, &pieces), Ok(shown));
+            assert!(run(&rules, &[&format!("a{between}b{between}c")]).is_err());
+            assert!(set(&rules).matching(&format!("drop{between}table")).is_some());
+        }
+    }
+
+    /// While a literal may still go on behind white space, a look at what is held costs the same however much there was.
+    #[test]
+    fn white_space_that_is_held_back_is_counted() {
+        let mut window = HoldBack::new(&set(&[rule("drop table", OnMatch::Redact)]));
+        assert_eq!(window.push("x drop"), Ok("x ".into()));
+        for _ in 0..2_000 {
+            assert_eq!(window.push(&" ".repeat(100)), Ok(String::new()));
+        }
+        assert!(window.held_bytes() < 1_000, "{}", window.held_bytes());
+        assert_eq!(window.push("it "), Ok(format!("drop{}it ", " ".repeat(200_000))));
     }
 
     #[test]
@@ -383,7 +422,7 @@ mod tests {
         /// However a text is cut into pieces, the result is that of the whole text.
         #[test]
         fn cutting_changes_nothing(
-            words in prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "é", "aab", "ba", "x", "⠃"]), 0..20),
+            words in prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "é", "aab", "ba", "x", "⠃", "ก่", "नि"]), 0..20),
             cuts in prop::collection::vec(0usize..64, 0..10),
             literals in prop::collection::vec(prop::sample::select(vec!["ab", "aba", "bé", "aabx", "b"]), 0..4),
             blocks in prop::collection::vec(any::<bool>(), 4),
@@ -425,7 +464,9 @@ mod tests {
         fn spellings_and_cuts_change_nothing(
             words in prop::collection::vec(prop::sample::select(SPELLINGS.to_vec()), 0..24),
             every in 1usize..6,
-            literals in prop::collection::vec(prop::sample::select(vec!["ab", "a b", "é", "éa", "ss", "각", "fin", "в", "m", "ガ", "i", "éı"]), 1..4),
+            literals in prop::collection::vec(prop::sample::select(vec![
+                "ab", "a b", "é", "éa", "ss", "각", "fin", "в", "m", "ガ", "i", "éı", "ก่", "กา", "ก b", "नि", "न a", "\u{e31}b", "ok",
+            ]), 1..4),
             blocks in prop::collection::vec(any::<bool>(), 4),
             confusables in prop::collection::vec(any::<bool>(), 4),
         ) {
@@ -452,7 +493,7 @@ mod tests {
         }
     }
 
-    const SPELLINGS: [&str; 56] = [
+    const SPELLINGS: [&str; 69] = [
         "a",
         "b",
         "A",
@@ -508,6 +549,19 @@ mod tests {
         "\u{1f1e7}",
         "ı",
         "\u{94d}",
+        "ก",
+        "\u{e48}",
+        "\u{e31}",
+        "า",
+        "न",
+        "\u{93f}",
+        "\u{93c}",
+        "\u{1b35}",
+        "🆗",
+        "🆎",
+        "                                                            ",
+        "\u{3000}\u{200b}\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n",
+        "\u{903}\u{93c}\u{93f}\u{e31}\u{e48}\u{e49}\u{903}\u{93c}\u{93f}",
         "\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}\u{200b}",
     ];
 }

@@ -130,14 +130,18 @@ impl Lane {
             let first = rest.chars().next();
             next.is_none_or(|next| first.is_some_and(|first| letter(first) == next))
         };
-        let from = text.len().saturating_sub(self.reach.saturating_sub(1));
+        let open_at = folded.start_of(open);
+        let from = open_at.saturating_sub(self.reach);
         for at in (from..text.len()).filter(|at| text.is_char_boundary(*at)) {
             let begun = &text[at..];
             for literal in self.beginning_with(begun.as_bytes()[0]) {
-                if let Some(rest) = literal.folded.strip_prefix(begun)
-                    && !rest.is_empty()
-                    && may_go_on(rest)
-                {
+                let goes_on = literal
+                    .folded
+                    .strip_prefix(begun)
+                    .is_some_and(|rest| !rest.is_empty() && may_go_on(rest));
+                // It is whole, but ends in the segment that is not: one character may hold more than its end (`ﬁ`).
+                let ends_open = begun.starts_with(&literal.folded) && at + literal.folded.len() > open_at;
+                if goes_on || ends_open {
                     let (segment, blocks) = (folded.segment_of(at), literal.blocks);
                     out.push(Unfinished { segment, blocks });
                 }
