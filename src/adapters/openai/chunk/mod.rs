@@ -1,109 +1,53 @@
-//! Reads the chunks of a streamed answer.
+//! Reads the chunks of a streamed answer, and passes them on.
 //!
-//! These are our own types: only the touched fields are read, and any of them may be missing or null. async-openai's
-//! chunk insists on `id`, `created`, `object` and a closed list of finish reasons, which self-hosted servers do not all
-//! keep, and does not know `reasoning_content`.
+//! Chunks go on byte for byte, except those that are written in a way of their server's own (`read`), which are written again as
+//! clients expect them (`rewrite`).
+//!
+//! Invariants: a chunk that says why a choice ended is kept back until nothing more was said, so nobody is told of an end that was
+//! none; content behind it takes it back. Calls are put together by `provider::calls`, and are told when they are whole.
+
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::adapters::provider::{self, Errors, Out, Progress, Transcript, priced};
+use self::reader::Reader;
+use super::read::{self, Choice, Read};
+use super::rewrite::{self, Identity, Open};
+use crate::adapters::provider::calls::Calls;
+use crate::adapters::provider::lenient::{Members, Seam, Writer, mend, skipped};
+use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript, priced};
 use crate::gateway::upstream::Piece;
 
-/// Most calls of one step. A wild index must not become a wild allocation further on.
-const MAX_CALLS: usize = 128;
-/// What is kept of a refusal.
-const MAX_REFUSAL: usize = 2_000;
-
-#[derive(Debug, Deserialize)]
-struct Chunk {
-    id: Option<String>,
-    created: Option<u64>,
-    model: Option<String>,
-    choices: Option<Vec<Choice>>,
-    usage: Option<WireUsage>,
-    error: Option<Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Choice {
-    index: Option<u64>,
-    delta: Option<Delta>,
-    finish_reason: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Delta {
-    content: Option<String>,
-    refusal: Option<String>,
-    /// vLLM, SGLang, DeepSeek, llama.cpp.
-    reasoning_content: Option<String>,
-    /// Ollama, OpenRouter.
-    reasoning: Option<String>,
-    tool_calls: Option<Vec<CallDelta>>,
-    /// What came before `tool_calls`.
-    function_call: Option<FunctionDelta>,
-}
-
-#[derive(Debug, Deserialize)]
-struct CallDelta {
-    index: Option<u64>,
-    id: Option<String>,
-    function: Option<FunctionDelta>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct FunctionDelta {
-    name: Option<String>,
-    arguments: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct WireUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    prompt_tokens_details: Option<PromptDetails>,
-    completion_tokens_details: Option<CompletionDetails>,
-    /// DeepSeek's name for the cached ones.
-    prompt_cache_hit_tokens: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
-}
+/// Most choices that are read of one answer.
+const MAX_CHOICES: u64 = 128;
+/// Events of these names carry nothing, whatever they hold.
+const HEARTBEATS: [&str; 4] = ["ping", "heartbeat", "keepalive", "keep-alive"];
 
 /// The memory of one answer's reading.
 #[derive(Debug)]
 pub struct Decoder {
     errors: Errors,
     wish: Wish,
-    /// Calls whose name is known, one bit each.
-    named: u128,
-    last_call: Option<usize>,
+    choices: BTreeMap<u64, State>,
     model_told: bool,
     /// The provider's own report, which goes out last, with our price in it.
     report: Option<Bytes>,
     content_seen: bool,
     refusal: String,
-    /// Choices that have ended, one bit each.
-    ended: u128,
-    finish: Option<Result<Finish, ModelError>>,
     usage: Option<Usage>,
-    /// Identity of the answer, for a chunk of our own.
-    id: Option<String>,
-    created: Option<u64>,
-    model: Option<String>,
+    identity: Identity,
+    /// Chunks that were kept back so far.
+    held: u64,
 }
 
 /// What the caller wants to see.
@@ -120,242 +64,439 @@ pub struct Wish {
     pub choices: u64,
 }
 
+/// One choice while it comes.
+#[derive(Debug, Default)]
+struct State {
+    content: Seam,
+    thought: Seam,
+    refusal: Seam,
+    calls: Calls,
+    /// Calls came in the form that knows several.
+    has_list: bool,
+    /// Calls came of a kind that is the caller's own to read.
+    has_others: bool,
+    has_spoken: bool,
+    ending: Option<Reason>,
+    /// An end was taken back.
+    was_ended: bool,
+    held: Option<Held>,
+}
+
+/// A chunk that says why a choice ended.
+#[derive(Debug)]
+struct Held {
+    /// As it came, if it is plain, and the reason in it.
+    plain: Option<(Reason, Bytes)>,
+    open: Open,
+    /// Its place among those that are kept back.
+    number: u64,
+}
+
+/// What became of one choice of a chunk.
+struct Taken {
+    index: u64,
+    /// What is said, written again; none where it is plain.
+    delta: Option<String>,
+    reason: Option<Reason>,
+    has_content: bool,
+}
+
 impl Decoder {
     /// Begins an answer.
     pub fn new(errors: Errors, wish: Wish) -> Self {
         Self {
             errors,
             wish,
-            named: 0,
-            last_call: None,
+            choices: BTreeMap::new(),
             model_told: false,
             report: None,
             content_seen: false,
             refusal: String::new(),
-            ended: 0,
-            finish: None,
             usage: None,
-            id: None,
-            created: None,
-            model: None,
+            identity: Identity::default(),
+            held: 0,
         }
     }
 
     /// Notes who answers, and tells it once.
-    fn identity(&mut self, chunk: &mut Chunk, events: &mut Vec<ModelEvent>) {
-        if self.wish.chunks && self.id.is_none() {
-            self.id = chunk.id.take();
-            self.created = chunk.created;
-            self.model.clone_from(&chunk.model);
+    fn identify(&mut self, top: &Members<'_>, events: &mut Vec<ModelEvent>) {
+        if self.identity.id.is_some() && self.model_told {
+            return;
         }
-        let model = chunk.model.take().filter(|model| !model.is_empty());
-        if let Some(model) = model
+        let said = Identity::of(top);
+        if let Some(model) = said.model.clone().filter(|model| !model.is_empty())
             && !self.model_told
             && !self.content_seen
         {
             self.model_told = true;
             events.push(ModelEvent::Model(model));
         }
+        if self.identity.id.is_none() {
+            self.identity = said;
+        }
     }
 
     /// Reads one choice. Only the first one's text is told as events.
     fn choice(
         &mut self,
-        choice: Choice,
+        choice: &Choice<'_>,
         piece: &mut Piece,
         transcript: &mut Transcript,
-    ) -> Result<Progress, ModelError> {
-        let index = choice.index.unwrap_or(0);
-        // A choice that nobody asked for would be a second answer mixed in.
-        if index >= self.wish.choices.clamp(1, 128) {
-            return Ok(Progress::None);
-        }
-        let mut others = Vec::new();
-        let events = if index == 0 { &mut piece.events } else { &mut others };
-        let mut progress = Progress::None;
-        if self.delta(choice.delta.unwrap_or_default(), index, events, transcript)? {
+    ) -> Result<Taken, ModelError> {
+        let tells = self.wish.chunks;
+        let index = choice.index;
+        let state = self.choices.entry(index).or_insert_with(|| State {
+            calls: Calls::new(tells),
+            ..State::default()
+        });
+        let mut events = Vec::new();
+        let mut reader = Reader {
+            state,
+            wish: self.wish,
+            refusal: &mut self.refusal,
+            events: &mut events,
+            transcript,
+            is_odd: choice.is_odd || !choice.has_index || choice.is_whole,
+            has_content: false,
+        };
+        // Some servers say everything again when they are done.
+        let is_repeated = choice.is_whole && reader.state.has_spoken;
+        let delta = if is_repeated {
+            reader.is_odd = true;
+            "{}".to_owned()
+        } else {
+            reader
+                .delta(&choice.said, choice.is_whole)
+                .map_err(|what| self.errors.malformed(what))?
+        };
+        let (is_odd, has_content) = (reader.is_odd, reader.has_content);
+        if has_content {
+            state.has_spoken = true;
             self.content_seen = true;
             piece.content = true;
-            progress = Progress::Content;
-        }
-        if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
-            self.ended |= 1 << index;
-            let ending = self.ending(&reason, index);
-            if index == 0 {
-                self.finish.get_or_insert(ending);
-            } else {
-                ending?;
+            if state.ending.take().is_some() {
+                state.was_ended = true;
             }
-            progress = if self.has_ended() {
-                Progress::Finished
-            } else {
-                Progress::Content
-            };
+            state.held = None;
         }
-        Ok(progress)
+        if index == 0 {
+            piece.events.append(&mut events);
+        }
+        if let Some(reason) = choice.reason {
+            // Of two, the worse: a part is never told as the whole.
+            state.ending = Some(state.ending.map_or(reason, |known| known.max(reason)));
+        }
+        Ok(Taken {
+            index,
+            delta: is_odd.then_some(delta),
+            reason: choice.reason,
+            has_content,
+        })
     }
 
     /// Tells whether every choice that was asked for has ended.
-    fn has_ended(&self) -> bool {
-        u64::from(self.ended.count_ones()) >= self.wish.choices
+    fn have_all_ended(&self) -> bool {
+        let ended = self.choices.values().filter(|state| state.ending.is_some()).count();
+        ended as u64 >= self.wish.choices.max(1)
     }
 
-    /// Passes a chunk on, unless it holds nothing that the caller asked for, or an ending that is a failure. The report of
-    /// usage is kept for the end.
-    fn pass(&mut self, data: &[u8], only_usage: bool) -> Option<Bytes> {
-        if !self.wish.chunks || matches!(self.finish, Some(Err(_))) {
-            return None;
+    /// Passes a chunk on, in parts if need be, unless it holds nothing that the caller asked for. The report of usage is kept for
+    /// the end, and so is what says that a choice ended.
+    fn pass(&mut self, data: &str, read: &Read<'_>, taken: &[Taken], mut piece: Piece, out: &mut Out) {
+        if !self.wish.chunks {
+            return emit(piece, out);
         }
-        let chunk = Bytes::copy_from_slice(data);
-        if only_usage {
-            self.report = Some(chunk).filter(|_| self.usage.is_some());
-            return None;
-        }
-        Some(chunk)
-    }
-
-    fn delta(
-        &mut self,
-        delta: Delta,
-        choice: u64,
-        out: &mut Vec<ModelEvent>,
-        transcript: &mut Transcript,
-    ) -> Result<bool, ModelError> {
-        let mut content = false;
-        for reasoning in [delta.reasoning_content, delta.reasoning].into_iter().flatten() {
-            content |= !reasoning.is_empty();
-            transcript.add(&reasoning);
-        }
-        if let Some(refusal) = delta.refusal.filter(|refusal| !refusal.is_empty()) {
-            content = true;
-            transcript.add(&refusal);
-            if self.wish.chunks || !self.wish.has_schema {
-                out.push(ModelEvent::Text(refusal));
-            } else if self.refusal.len() < MAX_REFUSAL {
-                self.refusal.push_str(&refusal);
+        if taken.is_empty() {
+            if read.report.is_some() {
+                let plain = Some(Bytes::copy_from_slice(data.as_bytes()));
+                self.report = plain.filter(|_| self.usage.is_some() && !read.is_odd);
+            } else if read.has_choices && read.choices.is_empty() {
+                piece.chunk = Some(if read.is_odd {
+                    rewrite::chunk(read, None, &self.identity, false).with(None)
+                } else {
+                    Bytes::copy_from_slice(data.as_bytes())
+                });
+            } else {
+                skipped("chunk");
             }
+            return emit(piece, out);
         }
-        if let Some(text) = delta.content.filter(|text| !text.is_empty()) {
-            content = true;
-            transcript.add(&text);
-            out.push(ModelEvent::Text(text));
+        let is_odd = read.is_odd || taken.len() < read.choices.len() || taken.iter().any(|taken| taken.delta.is_some());
+        let has_ended = taken.iter().any(|taken| taken.reason.is_some());
+        if !is_odd && !has_ended {
+            piece.chunk = Some(Bytes::copy_from_slice(data.as_bytes()));
+            return emit(piece, out);
         }
-        // The old form of a call, which knows one at most.
-        let old = delta.function_call.map(|function| CallDelta {
-            index: Some(0),
-            id: None,
-            function: Some(function),
-        });
-        for call in delta.tool_calls.into_iter().flatten().chain(old) {
-            content |= match choice {
-                0 => self.call(call, out, transcript)?,
-                // Another choice's calls are the caller's to put together.
-                _ => {
-                    transcript.add(call.function.and_then(|f| f.arguments).as_deref().unwrap_or_default());
-                    true
+        let plain = (!is_odd && taken.len() == 1).then(|| Bytes::copy_from_slice(data.as_bytes()));
+        for (number, taken_one) in taken.iter().enumerate() {
+            let Some(choice) = read.choices.iter().find(|choice| choice.index == taken_one.index) else {
+                continue;
+            };
+            let is_last = number + 1 == taken.len();
+            let delta = taken_one.delta.clone().unwrap_or_else(|| written(&choice.said));
+            let open = rewrite::chunk(read, Some((choice, &delta)), &self.identity, is_last);
+            let Some(reason) = taken_one.reason else {
+                if delta != "{}" || read.report.is_some() {
+                    self.part(open.with(None), is_last, &mut piece, out);
+                }
+                continue;
+            };
+            let held = if taken_one.has_content {
+                self.part(open.with(None), is_last, &mut piece, out);
+                Held {
+                    plain: None,
+                    open: rewrite::own(&self.identity, taken_one.index, "{}"),
+                    number: self.held,
+                }
+            } else {
+                let plain = plain.clone().map(|bytes| (reason, bytes));
+                Held {
+                    plain,
+                    open,
+                    number: self.held,
                 }
             };
+            self.held += 1;
+            if let Some(state) = self.choices.get_mut(&taken_one.index) {
+                state.held = Some(held);
+            }
         }
-        Ok(content)
+        emit(piece, out);
     }
 
-    fn call(
+    /// Sends a chunk: the last one of an event with what that means.
+    fn part(&self, chunk: Bytes, is_last: bool, piece: &mut Piece, out: &mut Out) {
+        if is_last {
+            piece.chunk = Some(chunk);
+        } else {
+            out.push_back(Ok(Piece {
+                chunk: Some(chunk),
+                content: piece.content,
+                ..Piece::default()
+            }));
+        }
+    }
+
+    fn chunk(
         &mut self,
-        call: CallDelta,
-        out: &mut Vec<ModelEvent>,
+        event: &str,
+        data: &str,
+        out: &mut Out,
         transcript: &mut Transcript,
-    ) -> Result<bool, ModelError> {
-        let function = call.function.unwrap_or_default();
-        let index = match (call.index, self.last_call) {
-            (Some(index), _) => usize::try_from(index).unwrap_or(usize::MAX),
-            // Some servers leave the index out and send each call in one piece, with its id.
-            (None, Some(last)) if call.id.is_none() => last,
-            (None, last) => last.map_or(0, |last| last + 1),
+    ) -> Result<Progress, ModelError> {
+        let mended;
+        // The cause is not quoted: it may hold a piece of the conversation.
+        let (data, top) = match Members::read(data) {
+            Some(top) => (data, top),
+            None => {
+                mended = mend(data);
+                let top = Members::read(&mended).ok_or_else(|| {
+                    self.errors
+                        .malformed("it sent something that is not a chunk of an answer")
+                })?;
+                (mended.as_str(), top)
+            }
         };
-        if index >= MAX_CALLS {
-            return Err(self.errors.malformed("it asked for too many tools at once"));
+        if let Some(errors) = read::error(event, &top) {
+            let error = errors.first().map_or(data, |raw| raw.get());
+            let error = serde_json::from_str(error).unwrap_or(Value::Null);
+            return Err(self.errors.in_stream(&error));
         }
-        self.last_call = Some(index);
-        let bit = 1_u128 << index;
-        // Some servers repeat the name, or send an empty one, in every piece.
-        let name = function.name.filter(|name| !name.is_empty() && self.named & bit == 0);
-        let arguments = function.arguments.unwrap_or_default();
-        if name.is_some() {
-            self.named |= bit;
-        } else if arguments.is_empty() {
-            return Ok(false);
-        } else if self.named & bit == 0 {
-            return Err(self
-                .errors
-                .malformed("it sent arguments for a tool that it did not name"));
+        let read = Read::of(top, "chat.completion.chunk");
+        let mut piece = Piece::default();
+        if let Some(report) = read.report {
+            self.usage = if report.is_odd && report.usage.is_none() {
+                None
+            } else {
+                report.usage.or(self.usage)
+            };
         }
-        transcript.add(name.as_deref().unwrap_or_default());
-        transcript.add(&arguments);
-        out.push(ModelEvent::ToolCall { index, name, arguments });
-        Ok(true)
+        self.identify(&read.top, &mut piece.events);
+        let mut taken: Vec<Taken> = Vec::with_capacity(1);
+        for choice in &read.choices {
+            // A choice that nobody asked for would be a second answer mixed in.
+            let is_asked = choice.index < self.wish.choices.clamp(1, MAX_CHOICES);
+            if is_asked && taken.iter().all(|taken| taken.index != choice.index) {
+                taken.push(self.choice(choice, &mut piece, transcript)?);
+            } else {
+                skipped("choice");
+            }
+        }
+        let has_ended = taken.iter().any(|taken| taken.reason.is_some());
+        let progress = match has_ended {
+            true if self.have_all_ended() => Progress::Finished,
+            true => Progress::Content,
+            false if piece.content => Progress::Content,
+            false => Progress::None,
+        };
+        self.pass(data, &read, &taken, piece, out);
+        Ok(progress)
     }
 
-    fn ending(&self, reason: &str, choice: u64) -> Result<Finish, ModelError> {
+    /// Why each choice ended; none if one of them was cut.
+    fn endings(&self, end: End) -> Option<Vec<(u64, Reason)>> {
+        let ending = |(index, state): (&u64, &State)| {
+            let reason = state.ending.or_else(|| state.unsaid(end))?;
+            Some((*index, reason))
+        };
+        let endings: Option<Vec<_>> = self.choices.iter().map(ending).collect();
+        endings.filter(|endings| !endings.is_empty())
+    }
+
+    fn ended(&self, endings: &[(u64, Reason)]) -> Result<Finish, ModelError> {
         if !self.refusal.is_empty() {
             let text = format!("it refused: {}", self.errors.clean(&self.refusal));
             return Err(self.errors.plain(FailureClass::ContentPolicy, &text));
         }
-        match reason {
-            "length" | "max_tokens" | "model_length" => Ok(Finish::Length),
-            // It says so in the chunk. It is not the whole answer, so it must not count as one.
-            "content_filter" if self.wish.chunks => Ok(Finish::Length),
-            "content_filter" => {
-                let text = "the provider's content policy stopped the answer";
-                Err(self.errors.plain(FailureClass::ContentPolicy, text))
+        let mut first = None;
+        for (index, reason) in endings {
+            let Some(state) = self.choices.get(index) else { continue };
+            let has_calls = state.calls.any() || state.has_others;
+            let finish = reason.ending(has_calls, self.wish.chunks, &self.errors)?;
+            if finish != Finish::Length {
+                state.calls.whole().map_err(|what| self.errors.malformed(what))?;
             }
-            // vLLM and SGLang, when the server drops a request.
-            "abort" => Err(self.errors.cut()),
-            // OpenRouter and DeepSeek, when something behind them broke.
-            "error" | "insufficient_system_resource" => Err(self
-                .errors
-                .plain(FailureClass::Overload, "the provider broke off the answer")),
-            "tool_calls" | "function_call" if self.named == 0 && choice == 0 => {
-                Err(self.errors.malformed("it asked for tools and named none"))
+            first.get_or_insert(finish);
+        }
+        first.ok_or_else(|| self.errors.cut())
+    }
+
+    /// Sends what was kept back until the good end.
+    fn flush(&mut self, endings: &[(u64, Reason)], out: &mut Out, transcript: &mut Transcript) {
+        for (index, reason) in endings {
+            let Some(state) = self.choices.get_mut(index) else {
+                continue;
+            };
+            let mut piece = Piece::default();
+            let mut delta = Writer::default();
+            for (name, seam) in [
+                ("content", &mut state.content),
+                ("reasoning_content", &mut state.thought),
+                ("refusal", &mut state.refusal),
+            ] {
+                let mut text = String::new();
+                seam.close(&mut text);
+                if text.is_empty() {
+                    continue;
+                }
+                transcript.add(&text);
+                delta.text(name, &text);
+                if *index == 0 && name == "content" {
+                    piece.events.push(ModelEvent::Text(text));
+                }
             }
-            // Several servers say `stop` after calls, and some have words of their own for a good end.
-            _ if self.named != 0 => Ok(Finish::ToolCalls),
-            _ => Ok(Finish::Stop),
+            let is_whole = *reason <= Reason::ToolCalls;
+            let calls = state.calls.tell_rest(false);
+            if self.wish.chunks && state.has_list && !calls.is_empty() {
+                delta.raw("tool_calls", &format!("[{}]", calls.join(",")));
+            }
+            if *index == 0 && is_whole {
+                let whole = state.calls.whole().unwrap_or_default().into_iter();
+                piece.events.extend(whole.map(|call| ModelEvent::ToolCall {
+                    index: call.number,
+                    name: Some(call.name),
+                    arguments: call.arguments,
+                }));
+            }
+            if !self.wish.chunks {
+                emit(piece, out);
+                continue;
+            }
+            if !delta.is_empty() {
+                piece.chunk = Some(rewrite::own(&self.identity, *index, &delta.finish()).with(None));
+            }
+            emit(piece, out);
+            let has_calls = state.calls.any() || state.has_others;
+            let is_old_form = has_calls && !state.has_list && !state.has_others;
+            let reason = match *reason {
+                Reason::Stop if has_calls => Reason::ToolCalls,
+                reason => reason,
+            };
+            let word = match reason {
+                Reason::ToolCalls if is_old_form => Some("function_call"),
+                reason => reason.word(),
+            };
+            let place = (state.held.as_ref().map_or(u64::MAX, |held| held.number), *index);
+            let chunk = match state.held.take() {
+                Some(Held {
+                    plain: Some((said, plain)),
+                    ..
+                }) if said == reason => plain,
+                Some(held) => held.open.with(word),
+                None => rewrite::own(&self.identity, *index, "{}").with(word),
+            };
+            ends.insert(place, chunk);
+        }
+        out.extend(ends.into_values().map(|chunk| {
+            Ok(Piece {
+                chunk: Some(chunk),
+                ..Piece::default()
+            })
+        }));
+    }
+}
+
+impl State {
+    /// The reason of a choice that names none: a server that says that it is done, and what it said is not contradicted by it.
+    fn unsaid(&self, end: End) -> Option<Reason> {
+        if end != End::Done || self.was_ended || !self.has_spoken {
+            return None;
+        }
+        match self.calls.any() || self.has_others {
+            false => Some(Reason::Stop),
+            true if self.calls.are_closed() && !self.has_others => Some(Reason::ToolCalls),
+            true => None,
         }
     }
 }
 
+/// Writes an object again.
+fn written(members: &Members<'_>) -> String {
+    let mut out = Writer::default();
+    members.iter().for_each(|(name, raw)| out.pass(name, raw));
+    out.finish()
+}
+
+fn emit(piece: Piece, out: &mut Out) {
+    if piece.chunk.is_some() || piece.content || !piece.events.is_empty() {
+        out.push_back(Ok(piece));
+    }
+}
+
 impl provider::Decoder for Decoder {
-    fn decode(&mut self, data: &[u8], out: &mut Out, transcript: &mut Transcript) -> Result<Progress, ModelError> {
-        if data.trim_ascii() == b"[DONE]" {
+    fn decode(
+        &mut self,
+        event: &str,
+        data: &[u8],
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError> {
+        let text = String::from_utf8_lossy(data);
+        let text = text.trim();
+        let word = text.trim_matches('"');
+        if word.eq_ignore_ascii_case("[DONE]") {
             return Ok(Progress::Done);
         }
-        // The cause is not quoted: it may hold a piece of the conversation.
-        let mut chunk: Chunk = serde_json::from_slice(data).map_err(|_| {
+        if text.is_empty() || HEARTBEATS.iter().any(|name| event == *name || word == *name) {
+            return Ok(Progress::None);
+        }
+        if event == "error" && !text.starts_with(['{', '[']) {
+            return Err(self.errors.in_stream(&Value::from(word)));
+        }
+        if !text.starts_with('[') {
+            return self.chunk(event, text, out, transcript);
+        }
+        // Some servers write lists, of errors above all.
+        let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| {
             self.errors
                 .malformed("it sent something that is not a chunk of an answer")
         })?;
-        if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
-            return Err(self.errors.in_stream(&error));
-        }
-        chunk.error = None;
-        let mut piece = Piece::default();
         let mut progress = Progress::None;
-        let has_usage = chunk.usage.is_some();
-        if let Some(usage) = chunk.usage.take() {
-            self.usage = usage.read().or(self.usage);
-        }
-        self.identity(&mut chunk, &mut piece.events);
-        let choices = chunk.choices.unwrap_or_default();
-        let only_usage = has_usage && choices.is_empty();
-        for choice in choices {
-            match self.choice(choice, &mut piece, transcript)? {
+        for item in items {
+            match self.chunk(event, item.get(), out, transcript)? {
                 Progress::None => {}
                 found => progress = found,
             }
-        }
-        piece.chunk = self.pass(data, only_usage);
-        if piece.chunk.is_some() || piece.content || !piece.events.is_empty() {
-            out.push_back(Ok(piece));
         }
         Ok(progress)
     }
@@ -365,14 +506,16 @@ impl provider::Decoder for Decoder {
     }
 
     fn is_finished(&self) -> bool {
-        self.finish.is_some() && self.has_ended()
+        self.have_all_ended()
     }
 
-    fn take_finish(&mut self) -> Option<Result<Finish, ModelError>> {
-        if matches!(self.finish, Some(Ok(_))) && !self.has_ended() {
-            return None;
+    fn finish(&mut self, end: End, out: &mut Out, transcript: &mut Transcript) -> Option<Result<Finish, ModelError>> {
+        let endings = self.endings(end)?;
+        let ended = self.ended(&endings);
+        if ended.is_ok() {
+            self.flush(&endings, out, transcript);
         }
-        self.finish.take()
+        Some(ended)
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -383,130 +526,16 @@ impl provider::Decoder for Decoder {
         if !self.wish.chunks || !self.wish.include_usage {
             return None;
         }
-        let report = self.report.take().unwrap_or_else(|| {
+        let report = self.report.take().filter(|_| self.usage.is_some()).unwrap_or_else(|| {
+            let told: Value = serde_json::from_str(&rewrite::told(usage)).unwrap_or(Value::Null);
             let chunk = json!({
-                "id": self.id, "object": "chat.completion.chunk", "created": self.created.unwrap_or(0), "model": self.model,
+                "id": self.identity.id, "object": "chat.completion.chunk",
+                "created": self.identity.created.unwrap_or(0), "model": self.identity.model,
                 "choices": [],
-                "usage": {
-                    "prompt_tokens": usage.prompt_tokens,
-                    "completion_tokens": usage.completion_tokens,
-                    "total_tokens": usage.total_tokens(),
-                    "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-                },
+                "usage": told,
             });
             chunk.to_string().into()
         });
         Some(priced(report, usage.cost))
-    }
-}
-
-impl WireUsage {
-    /// A report of nothing at all is no report: some servers fill the field with zeros.
-    pub(super) fn read(self) -> Option<Usage> {
-        let details = self.prompt_tokens_details.and_then(|details| details.cached_tokens);
-        let reasoned = self
-            .completion_tokens_details
-            .and_then(|details| details.reasoning_tokens);
-        let usage = Usage {
-            prompt_tokens: self.prompt_tokens.unwrap_or(0),
-            completion_tokens: self.completion_tokens.unwrap_or(0),
-            cached_tokens: details.or(self.prompt_cache_hit_tokens).unwrap_or(0),
-            reasoning_tokens: reasoned.unwrap_or(0),
-            ..Usage::default()
-        };
-        (usage.total_tokens() > 0).then_some(usage)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::adapters::provider::{Decoder as _, SseReader};
-    use crate::gateway::body::ChatBody;
-
-    /// What a provider may send: members that nobody here knows, numbers in forms of their own, characters of many bytes,
-    /// escapes, a call, two choices; between them comments and the line ends that the standard allows.
-    const SENT: [&str; 7] = [
-        r#"{"id":"a","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}"#,
-        r#"{ "x_own" : {"b":1.00,"a":2e0}, "id":"a","choices":[{"index":0,"delta":{"content":"Grüße € 😀 data: \n\r"},"logprobs":null}] }"#,
-        r#"{"id":"a","choices":[{"index":1,"delta":{"content":"the \u00e9 other"}}]}"#,
-        r#"{"id":"a","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
-        r#"{"id":"a","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":1}"}}]}}]}"#,
-        r#"{"id":"a","choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
-        r#"{"id":"a","choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#,
-    ];
-    const REPORT: &str = r#"{"id":"a","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"x":1.0}}"#;
-
-    /// Reads a stream that arrives cut at `cuts`; returns the chunks that are passed on.
-    fn relayed(stream: &[u8], cuts: &[usize], include_usage: bool) -> Vec<Bytes> {
-        let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-        let mut transcript = Transcript::new(Arc::new(body));
-        let wish = Wish {
-            chunks: true,
-            include_usage,
-            has_schema: false,
-            choices: 2,
-        };
-        let mut decoder = Decoder::new(Errors::new("main", Vec::new()), wish);
-        let (mut sse, mut out) = (SseReader::default(), Out::new());
-        let mut from = 0;
-        for &to in cuts.iter().chain([&stream.len()]) {
-            let mut piece = Bytes::copy_from_slice(&stream[from..to]);
-            from = to;
-            while sse.advance(&mut piece).unwrap() {
-                decoder.decode(sse.data(), &mut out, &mut transcript).unwrap();
-            }
-        }
-        let usage = Usage {
-            cost: 7,
-            ..decoder.usage().unwrap()
-        };
-        let last = decoder.usage_chunk(&usage);
-        let pieces = out.into_iter().filter_map(|piece| piece.unwrap().chunk);
-        pieces.chain(last).collect()
-    }
-
-    fn stream(line_end: &str) -> Vec<u8> {
-        let mut stream = format!(": hello{line_end}{line_end}");
-        for chunk in SENT.iter().chain([&REPORT, &"[DONE]"]) {
-            stream += &format!("data: {chunk}{line_end}{line_end}: still here{line_end}");
-        }
-        stream.into_bytes()
-    }
-
-    fn assert_same(stream: &[u8], cuts: &[usize]) {
-        let report = REPORT.replace("1.0}", "1.0,\"cost_usd\":0.000000007}");
-        let expected: Vec<&str> = SENT.into_iter().chain([report.as_str()]).collect();
-        assert_eq!(relayed(stream, cuts, true), expected, "{cuts:?}");
-        assert_eq!(relayed(stream, cuts, false), SENT, "{cuts:?}");
-    }
-
-    #[test]
-    fn chunks_are_passed_on_byte_for_byte_wherever_the_stream_is_cut_once() {
-        for line_end in ["\n", "\r\n"] {
-            let stream = stream(line_end);
-            for cut in 0..=stream.len() {
-                assert_same(&stream, &[cut]);
-            }
-            let every: Vec<usize> = (0..stream.len()).collect();
-            assert_same(&stream, &every);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn chunks_are_passed_on_byte_for_byte_however_the_stream_is_cut(
-            parts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..40),
-            crlf in any::<bool>(),
-        ) {
-            let stream = stream(if crlf { "\r\n" } else { "\n" });
-            let mut cuts: Vec<usize> = parts.iter().map(|part| part.index(stream.len() + 1)).collect();
-            cuts.sort_unstable();
-            assert_same(&stream, &cuts);
-        }
     }
 }
