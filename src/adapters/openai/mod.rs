@@ -10,6 +10,7 @@
 //!
 //! The body is the caller's, byte for byte, but for the fields that a deployment decides on (`wire`).
 
+mod assembled;
 mod chunk;
 mod config;
 mod document;
@@ -151,14 +152,19 @@ impl OpenAi {
         let (response, _ticket) = self.send(call, Accept::Document, span, &clocks).await?;
         let body = self.door.document(response, &clocks).await?;
         let mut transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
-        let (document, errors) = (body.clone(), self.door.errors().clone());
+        let (size, choices, errors) = (body.len(), call.body.choices(), self.door.errors().clone());
         let read = move || {
-            let meaning = document::read(&document, &errors, &mut transcript);
-            (meaning, transcript)
+            let assembled = assembled::document(&body, choices, &errors, &transcript);
+            let body = match assembled.transpose() {
+                Ok(assembled) => assembled.unwrap_or(body),
+                Err(error) => return (Err(error), transcript),
+            };
+            let meaning = document::read(&body, &errors, &mut transcript);
+            (meaning.map(|meaning| (meaning, body)), transcript)
         };
-        let read = compute::run(call.tenant.as_ref(), body.len(), read).await;
-        let (meaning, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
-        let meaning = meaning?;
+        let read = compute::run(call.tenant.as_ref(), size, read).await;
+        let (read, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
+        let (meaning, body) = read?;
         let mut usage = match meaning.usage {
             Some(usage) => usage,
             None => transcript.estimate().await,

@@ -82,7 +82,10 @@ impl<'a> Choice<'a> {
         let index = members.get("index");
         let is_plain = index.is_none_or(is_whole);
         let (delta, message) = (Members::of(members.get("delta")), Members::of(members.get("message")));
-        let text = || members.get("text").map(|text| Members::one("content", text));
+        let text = || {
+            let text = ["delta", "message", "text"].iter().find_map(|name| members.get(name));
+            text.map(|text| Members::one("content", text))
+        };
         let is_whole = delta.is_none() && message.is_some();
         let found = delta.or(message).or_else(text);
         let reason = members.get("finish_reason");
@@ -221,9 +224,10 @@ pub(super) fn error<'a>(event: &str, top: &Members<'a>) -> Option<Vec<&'a RawVal
     let speaks = ["message", "detail", "msg", "error_msg"]
         .iter()
         .any(|name| top.get(name).is_some());
+    let is_code = |raw: &RawValue| !matches!(raw.get().trim_matches('"'), "" | "0" | "200");
     let has_code = ["code", "status", "status_code", "error_code"]
         .iter()
-        .any(|name| top.get(name).is_some());
+        .any(|name| top.get(name).is_some_and(is_code));
     let is_answer = top.get("choices").is_some() || top.get("usage").is_some();
     (is_called || (speaks && has_code && !is_answer)).then(Vec::new)
 }

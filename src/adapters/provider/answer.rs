@@ -14,6 +14,7 @@ use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::{FutureExt, StreamExt};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep};
 
@@ -142,7 +143,9 @@ impl<D: Decoder> Answer<D> {
                 self.span.observe(&item);
                 break Some(item);
             }
-            self.room.shrink_to(0);
+            if !matches!(self.form, Form::Document(_)) {
+                self.room.shrink_to(0);
+            }
             self.upstream.as_ref()?;
             match self.sse.advance(&mut self.piece) {
                 Ok(true) => {
@@ -347,7 +350,7 @@ impl<D: Decoder> Answer<D> {
                     self.close(End::Done).await;
                     return Ok(());
                 }
-                Err(error) if serde_json::from_slice::<serde::de::IgnoredAny>(self.sse.data()).is_ok() => {
+                Err(error) if serde_json::from_slice::<IgnoredAny>(self.sse.data()).is_ok() => {
                     self.fail(error).await;
                     return Ok(());
                 }
@@ -446,7 +449,25 @@ impl<D: Decoder> Answer<D> {
 
 impl<D: Decoder> Reading<D> {
     fn event(&mut self, name: &str, data: &[u8]) -> Result<Progress, ModelError> {
-        self.decoder.decode(name, data, &mut self.queue, &mut self.transcript)
+        let mut decode = |data: &[u8]| self.decoder.decode(name, data, &mut self.queue, &mut self.transcript);
+        if !data.contains(&b'\n') || serde_json::from_slice::<IgnoredAny>(data).is_ok() {
+            return decode(data);
+        }
+        // Some servers leave out the empty line between events.
+        let lines = || data.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+        let is_event = |line: &[u8]| line.is_empty() || line.starts_with(b"{") || line.eq_ignore_ascii_case(b"[done]");
+        if !lines().all(is_event) {
+            return decode(data);
+        }
+        let mut progress = Progress::None;
+        for line in lines() {
+            match decode(line)? {
+                Progress::None => {}
+                Progress::Done => return Ok(Progress::Done),
+                found => progress = found,
+            }
+        }
+        Ok(progress)
     }
 
     /// Reads a body that is a document, or several, as if they were events.

@@ -311,6 +311,21 @@ data: {"choices":[{"index":0,"delta":{"content":"\ude80 now"}}]}
             "Bon",
         ),
         case(
+            "no empty lines between",
+            (said("B") + &said("on") + &end()).replace("\n\n", "\n"),
+            "Bon",
+        ),
+        case(
+            "one choice in two parts",
+            choice(json!([{"index": 0, "delta": {"content": "B"}}, {"index": 0, "delta": {"content": "on"}}])),
+            "Bon",
+        ),
+        case(
+            "a delta that is a text",
+            choice(json!([{"index": 0, "delta": "Bon"}])),
+            "Bon",
+        ),
+        case(
             "no space, no last line",
             said("Bon").replace("data: ", "data:") + end().trim_end(),
             "Bon",

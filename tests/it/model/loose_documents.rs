@@ -11,7 +11,7 @@ use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::ModelError;
 use serde_json::{Value, json};
 
-use super::server::Server;
+use super::server::{DONE, Server, delta, finish, usage};
 use super::strict_client::read;
 use super::{PATIENT, config};
 
@@ -253,6 +253,28 @@ async fn documents_are_read_and_passed_on() {
         plain,
         "byte for byte"
     );
+}
+
+#[tokio::test]
+async fn a_stream_in_answer_to_a_documents_request_is_put_together() {
+    let call = |call: Value| delta(json!({"tool_calls": [call]}));
+    let stream = delta(json!({"role": "assistant", "content": "B", "reasoning_content": "H"}))
+        + &delta(json!({"content": "on", "reasoning_content": "m"}))
+        + &call(json!({"index": 0, "id": "a", "type": "function", "function": {"name": "look", "arguments": "{"}}))
+        + &call(json!({"index": 0, "function": {"arguments": "}"}}))
+        + &call(json!({"index": 0, "id": "b", "function": {"name": "send", "arguments": {"x": 1}}}));
+    let whole = stream.clone() + &finish("tool_calls") + &usage(9, 2, 0) + DONE;
+    for kind in ["text/event-stream", "application/json"] {
+        let answer = ask(kind, &whole).await.unwrap();
+        assert_eq!((answer.finish, answer.usage.total_tokens()), (Finish::ToolCalls, 11));
+        let heard = read(&answer.body);
+        assert_eq!((heard.text.as_str(), heard.thought.as_str()), ("Bon", "Hm"));
+        let calls = [("look", "{}"), ("send", r#"{"x":1}"#)].map(|(name, json)| (name.to_owned(), json.to_owned()));
+        assert_eq!(heard.calls, calls);
+    }
+    assert_eq!(ask("", &stream).await.unwrap_err().class, FailureClass::Cut);
+    let broken = stream + "data: {\"error\":{\"code\":429}}\n\n";
+    assert_eq!(ask("", &broken).await.unwrap_err().class, FailureClass::Rate);
 }
 
 #[tokio::test]

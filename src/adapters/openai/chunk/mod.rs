@@ -94,6 +94,8 @@ struct Held {
 
 /// What became of one choice of a chunk.
 struct Taken {
+    /// Its place among those of the chunk.
+    at: usize,
     index: u64,
     /// What is said, written again; none where it is plain.
     delta: Option<String>,
@@ -139,6 +141,7 @@ impl Decoder {
     /// Reads one choice. Only the first one's text is told as events.
     fn choice(
         &mut self,
+        at: usize,
         choice: &Choice<'_>,
         piece: &mut Piece,
         transcript: &mut Transcript,
@@ -187,6 +190,7 @@ impl Decoder {
             state.ending = Some(state.ending.map_or(reason, |known| known.max(reason)));
         }
         Ok(Taken {
+            at,
             index,
             delta: is_odd.then_some(delta),
             reason: choice.reason,
@@ -229,7 +233,7 @@ impl Decoder {
         }
         let plain = (!is_odd && taken.len() == 1).then(|| Bytes::copy_from_slice(data.as_bytes()));
         for (number, taken_one) in taken.iter().enumerate() {
-            let Some(choice) = read.choices.iter().find(|choice| choice.index == taken_one.index) else {
+            let Some(choice) = read.choices.get(taken_one.at) else {
                 continue;
             };
             let is_last = number + 1 == taken.len();
@@ -313,11 +317,10 @@ impl Decoder {
         }
         self.identify(&read.top, &mut piece.events);
         let mut taken: Vec<Taken> = Vec::with_capacity(1);
-        for choice in &read.choices {
+        for (at, choice) in read.choices.iter().enumerate() {
             // A choice that nobody asked for would be a second answer mixed in.
-            let is_asked = choice.index < self.wish.choices.clamp(1, MAX_CHOICES);
-            if is_asked && taken.iter().all(|taken| taken.index != choice.index) {
-                taken.push(self.choice(choice, &mut piece, transcript)?);
+            if choice.index < self.wish.choices.clamp(1, MAX_CHOICES) {
+                taken.push(self.choice(at, choice, &mut piece, transcript)?);
             } else {
                 skipped("choice");
             }
