@@ -28,6 +28,7 @@ use crate::domain::memory::{Entry, Memory};
 use crate::domain::policy::Policy;
 use crate::domain::project::{self, Prompt};
 use crate::domain::schema::describe;
+use crate::domain::surrogates::without_lone_surrogates;
 use crate::domain::tokens;
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
@@ -319,11 +320,17 @@ impl Agent {
         let usage = answer.usage(prompt_tokens);
         count_tokens(&usage);
         let redacted = |rule: &String| (GuardStage::Output, rule.clone(), GuardAction::Redact);
+        // What an answer that was cut at its bound asks for was not written to its end.
+        let calls = if finish == Finish::Length {
+            BTreeMap::new()
+        } else {
+            answer.calls
+        };
         Outcome::Replied(ModelReply {
             guardrails: answer.guard.redactions().iter().map(redacted).collect(),
-            calls: answer
-                .calls
+            calls: calls
                 .into_values()
+                .filter(|(name, _)| !name.is_empty())
                 .map(|(name, arguments)| (name, parse_arguments(arguments)))
                 .collect(),
             text: answer.text,
@@ -501,7 +508,17 @@ fn parse_arguments(arguments: String) -> Value {
     if arguments.trim().is_empty() {
         return Value::Object(serde_json::Map::new());
     }
-    serde_json::from_str(&arguments).unwrap_or(Value::String(arguments))
+    let read = |text: &str| serde_json::from_str::<Value>(text);
+    let value = read(&arguments).or_else(|_| read(&without_lone_surrogates(&arguments)));
+    match value {
+        // Written as a text with JSON in it, as some servers do once too often.
+        Ok(Value::String(text)) => match read(&text) {
+            Ok(inner @ Value::Object(_)) => inner,
+            _ => Value::String(text),
+        },
+        Ok(value) => value,
+        Err(_) => Value::String(arguments),
+    }
 }
 
 fn from_error(error: ModelError, policy: &Policy, usage: Usage) -> ModelFailure {
@@ -560,5 +577,30 @@ impl Actor for Agent {
         share.charge(UNMEASURED);
         metered(share, self.think(*think)).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_what_the_model_wrote_or_a_text() {
+        for (written, expected) in [
+            ("", json!({})),
+            (" \n", json!({})),
+            (r#"{"a":1}"#, json!({"a": 1})),
+            (r#"{"a":"\ud83d"}"#, json!({"a": "\u{fffd}"})),
+            (r#""{\"a\":1}""#, json!({"a": 1})),
+            (r#""text""#, json!("text")),
+            (r#"{"a":"#, json!(r#"{"a":"#)),
+            (r#"{"a":1}{"b":2}"#, json!(r#"{"a":1}{"b":2}"#)),
+            ("null", json!(null)),
+            ("[]", json!([])),
+        ] {
+            assert_eq!(parse_arguments(written.to_owned()), expected, "{written}");
+        }
     }
 }

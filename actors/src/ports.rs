@@ -369,7 +369,7 @@ pub enum ModelEvent {
     Model(String),
     /// A piece of text.
     Text(String),
-    /// A piece of a call: the first one of an `index` bears the name.
+    /// A piece of a call. Pieces of one `index` belong together; any of them bears the name, and without one there is no call.
     ToolCall {
         /// Which call of this step.
         index: usize,

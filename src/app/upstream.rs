@@ -39,6 +39,8 @@ fn openai(config: &Config, provider: &Provider, route: &Route, target: &Target, 
     }
     deployment.headers = provider.headers.clone().into_iter().collect();
     deployment.dialect.http2_cleartext = provider.http2;
+    deployment.dialect.stream_usage = provider.stream_options;
+    deployment.dialect.user = provider.user;
     deployment.price = config.price_list().at(&target.model, super::system::now());
     deployment
 }

@@ -44,6 +44,12 @@ pub struct Provider {
     pub own_keys_only: bool,
     /// Longest answer, in tokens, where a request does not say one; for Anthropic's protocol, which insists on it.
     pub max_tokens: Option<u64>,
+    /// Whether usage is asked for with `stream_options`, in OpenAI's protocol.
+    #[serde(default = "yes")]
+    pub stream_options: bool,
+    /// Whether a hash of the user is sent as `user` with a conversation's calls, in OpenAI's protocol.
+    #[serde(default = "yes")]
+    pub user: bool,
 }
 
 impl Provider {

@@ -199,6 +199,12 @@ pub const METRICS: &[Metric] = &[
         "Records of the ledger that could not be stored.",
     ),
     metric(
+        "copilotd_provider_skipped_total",
+        Kind::Counter,
+        Unit::Count,
+        "Odd items of providers' answers that were passed over, by what they were.",
+    ),
+    metric(
         "copilotd_gateway_breaker_state",
         Kind::Gauge,
         Unit::Count,

@@ -21,6 +21,7 @@ pub mod rate;
 pub mod schema;
 pub mod snapshot;
 pub mod stream;
+pub mod surrogates;
 pub mod tokens;
 pub mod turn;
 pub mod usage;

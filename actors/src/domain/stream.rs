@@ -268,7 +268,9 @@ impl Reader {
         use std::fmt::Write as _;
         self.id(out);
         // Writing to a string cannot fail.
-        let _ = write!(out, "event: {name}\ndata: {data}\n\n");
+        let _ = write!(out, "event: {name}\ndata: ");
+        one_line(data, out);
+        out.push_str("\n\n");
     }
 
     /// Writes the line with the position.
@@ -286,6 +288,20 @@ impl Reader {
         suffix.write(&position, out);
         out.push('\n');
     }
+}
+
+/// Writes JSON as one line for every client: some end lines at characters that JSON leaves as they are.
+fn one_line(json: &str, out: &mut String) {
+    use std::fmt::Write as _;
+    let mut rest = json;
+    while let Some(at) = rest.find(['\u{85}', '\u{2028}', '\u{2029}']) {
+        out.push_str(&rest[..at]);
+        let mut behind = rest[at..].chars();
+        let end = behind.next().map_or(0, u32::from);
+        let _ = write!(out, "\\u{end:04x}");
+        rest = behind.as_str();
+    }
+    out.push_str(rest);
 }
 
 #[cfg(test)]
@@ -358,6 +374,13 @@ mod tests {
             reason: "recovered".into(),
         });
         assert_eq!(reset.admits_offset(99), Some(true));
+    }
+
+    #[test]
+    fn data_is_one_line_for_every_client() {
+        let mut out = String::new();
+        one_line("{\"a\":\"x\u{2028}y\u{2029}z\u{85}é\"}", &mut out);
+        assert_eq!(out, "{\"a\":\"x\\u2028y\\u2029z\\u0085é\"}");
     }
 
     #[test]

@@ -34,6 +34,29 @@ fn an_answer_ends_the_turn() {
 }
 
 #[test]
+fn no_call_of_a_step_that_reached_its_bound_runs() {
+    let cut = |text: &'static str| {
+        act(move |world| {
+            let calls = vec![
+                ("read".to_owned(), serde_json::json!({})),
+                ("write".to_owned(), serde_json::json!({})),
+            ];
+            let mut reply = reply(text, calls);
+            reply.finish = Finish::Length;
+            let at = present(world);
+            Command::ModelReplied { at, reply }
+        })
+    };
+    for text in ["", "so far"] {
+        case(
+            vec![submit(1)],
+            cut(text),
+            &format!("t1 message.completed length '{text}'\n t1 turn.completed"),
+        );
+    }
+}
+
+#[test]
 fn stale_reports_change_nothing() {
     let old = |attempt, step| {
         act(move |world| {

@@ -4,22 +4,16 @@ use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::chunk;
-use super::wire::{Ending, WireUsage};
-use crate::adapters::provider::{Errors, Transcript};
-
-#[derive(Deserialize)]
-struct Message {
-    id: Option<String>,
-    model: Option<String>,
-    content: Option<Vec<Value>>,
-    stop_reason: Option<String>,
-    usage: Option<WireUsage>,
-    error: Option<Value>,
-}
+use super::wire::WireUsage;
+use crate::adapters::provider::lenient::{
+    Members, Seam, is_text, items, mend, said, skipped, without_lone_surrogates, word,
+};
+use crate::adapters::provider::{Errors, Reason, Transcript};
 
 /// What a document says.
 #[derive(Debug)]
@@ -37,39 +31,57 @@ pub(super) struct Document {
 
 /// Reads a document; what was said goes into `transcript`.
 pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Document, ModelError> {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+    let list: Vec<&RawValue> = if text.starts_with('[') {
+        serde_json::from_str(text).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let text = list.first().map_or(text, |first| first.get());
+    let mended;
     // The cause is not quoted: it may hold a piece of the conversation.
-    let message: Message =
-        serde_json::from_slice(body).map_err(|_| errors.malformed("it sent something that is not an answer"))?;
-    if let Some(error) = message.error.filter(|error| !error.is_null()) {
-        return Err(errors.in_stream(&error));
+    let message = match Members::read(text) {
+        Some(message) => message,
+        None => {
+            mended = mend(text);
+            Members::read(&mended).ok_or_else(|| errors.malformed("it sent something that is not an answer"))?
+        }
+    };
+    if let Some(error) = message.get("error") {
+        return Err(errors.in_stream(&serde_json::from_str(error.get()).unwrap_or(Value::Null)));
     }
     let content = message
-        .content
+        .get("content")
         .ok_or_else(|| errors.malformed("it sent an answer without content"))?;
-    let usage = message.usage.and_then(WireUsage::read);
-    let mut said = Said::default();
-    for block in content {
-        said.block(block).map_err(|what| errors.malformed(what))?;
+    let usage = Members::of(message.get("usage")).and_then(|usage| WireUsage::of(&usage).read());
+    let mut spoken = Spoken::default();
+    for block in items(Some(content)) {
+        spoken.block(block).map_err(|what| errors.malformed(what))?;
     }
-    for text in [&said.text, &said.thinking, &said.arguments] {
+    for text in [&spoken.text, &spoken.thinking, &spoken.arguments] {
         transcript.add(text);
     }
     // A document says why it ended; none at all is half an answer.
-    let reason = message.stop_reason.as_deref().filter(|reason| !reason.is_empty());
-    let reason = reason.ok_or_else(|| errors.cut())?;
-    let ending = Ending::read(reason, !said.calls.is_empty(), true, errors)?;
+    let reason = Reason::of(message.get("stop_reason")).ok_or_else(|| errors.cut())?;
+    let has_calls = !spoken.calls.is_empty();
+    let finish = reason.ending(has_calls, true, errors)?;
+    let reason = match reason {
+        Reason::Stop if has_calls => Reason::ToolCalls,
+        reason => reason,
+    };
     // A model that says nothing at all has not used a token either: the server broke, and says so politely.
-    let is_silent = said.text.is_empty() && said.thinking.is_empty() && said.calls.is_empty();
-    if is_silent && ending.finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
+    let is_silent = spoken.text.is_empty() && spoken.thinking.is_empty() && !has_calls;
+    if is_silent && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
         return Err(errors.malformed("it said nothing"));
     }
     Ok(Document {
-        model: message.model.filter(|model| !model.is_empty()),
+        model: message.text("model"),
         usage,
-        finish: ending.finish,
-        id: message.id.unwrap_or_default(),
-        reason: ending.reason,
-        message: said.message(),
+        finish,
+        id: message.text("id").unwrap_or_default(),
+        reason: reason.word().unwrap_or("stop"),
+        message: spoken.message(),
     })
 }
 
@@ -90,7 +102,7 @@ impl Document {
 }
 
 #[derive(Default)]
-struct Said {
+struct Spoken {
     text: String,
     thinking: String,
     thinking_blocks: Vec<Value>,
@@ -99,30 +111,44 @@ struct Said {
     arguments: String,
 }
 
-impl Said {
-    fn block(&mut self, block: Value) -> Result<(), &'static str> {
-        match block["type"].as_str() {
-            Some("text") => self.text += block["text"].as_str().ok_or("it sent a text without a text")?,
-            Some("thinking") => {
-                self.thinking += block["thinking"].as_str().unwrap_or_default();
-                self.thinking_blocks.push(block);
+impl Spoken {
+    fn block(&mut self, raw: &RawValue) -> Result<(), &'static str> {
+        if is_text(raw) {
+            self.text += &plain(raw);
+            return Ok(());
+        }
+        let Some(block) = Members::read(raw.get()) else {
+            skipped("block");
+            return Ok(());
+        };
+        let value = || serde_json::from_str::<Value>(&without_lone_surrogates(raw.get())).ok();
+        match block.text("type").as_deref() {
+            Some("text") | None if block.has("text") => {
+                self.text += &block.get("text").map(plain).unwrap_or_default();
             }
-            Some("redacted_thinking") => self.thinking_blocks.push(block),
+            Some("thinking") => {
+                self.thinking += &block.text("thinking").unwrap_or_default();
+                self.thinking_blocks.extend(value());
+            }
+            Some("redacted_thinking") => self.thinking_blocks.extend(value()),
             Some("tool_use") => {
-                let (Some(id), Some(name), true) =
-                    (block["id"].as_str(), block["name"].as_str(), block["input"].is_object())
-                else {
-                    return Err("it asked for a tool that it did not name");
+                let name = block.text("name").ok_or("it asked for a tool that it did not name")?;
+                let id = block
+                    .text("id")
+                    .unwrap_or_else(|| format!("call_{}", Uuid::now_v7().simple()));
+                let arguments = match block.get("input") {
+                    None => "{}".to_owned(),
+                    // Some proxies write it as OpenAI does.
+                    Some(input) if is_text(input) => word(input).unwrap_or_default(),
+                    Some(input) => compact(input),
                 };
-                let arguments = block["input"].to_string();
-                self.arguments += name;
+                self.arguments += &name;
                 self.arguments += &arguments;
                 let function = json!({"name": name, "arguments": arguments});
                 self.calls
                     .push(json!({"id": id, "type": "function", "function": function}));
             }
-            Some(_) => {}
-            None => return Err("it sent a block without a type"),
+            _ => skipped("block"),
         }
         Ok(())
     }
@@ -147,6 +173,19 @@ impl Said {
         }
         Value::Object(message)
     }
+}
+
+fn plain(raw: &RawValue) -> String {
+    let mut seam = Seam::default();
+    let mut said = said(raw, &mut seam);
+    seam.close(&mut said.text);
+    said.text
+}
+
+/// Writes arguments as JSON without white space between.
+fn compact(raw: &RawValue) -> String {
+    let text = without_lone_surrogates(raw.get());
+    serde_json::from_str::<Value>(&text).map_or_else(|_| text.clone().into_owned(), |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -212,7 +251,14 @@ mod tests {
             (one(text, "null"), Err(FailureClass::Cut)),
             (one(text, "\"tool_use\""), Err(FailureClass::Malformed)),
             (one("", "\"end_turn\""), Err(FailureClass::Malformed)),
-            (one(r#"{"text":"hi"}"#, "\"end_turn\""), Err(FailureClass::Malformed)),
+            (one(r#"{"text":"hi"}"#, "\"end_turn\""), Ok(Finish::Stop)),
+            (one(text, "\"END_TURN\""), Ok(Finish::Stop)),
+            (one(text, "\"something_new\""), Err(FailureClass::Cut)),
+            (one(&format!("null,7,{text},{{}}"), "\"end_turn\""), Ok(Finish::Stop)),
+            (
+                r#"{"content":"hi","stop_reason":"end_turn"}"#.to_owned(),
+                Ok(Finish::Stop),
+            ),
             (
                 one(r#"{"type":"tool_use","id":"1"}"#, "\"tool_use\""),
                 Err(FailureClass::Malformed),

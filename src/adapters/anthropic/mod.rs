@@ -101,7 +101,10 @@ impl Anthropic {
     async fn open(&self, call: &UpstreamCall, span: CallSpan) -> Result<PieceStream, (ModelError, CallSpan)> {
         let clocks = Clocks::start(call.timeouts, Instant::now());
         let sent = match self.body(call, true).await {
-            Ok(body) => self.door.send(body, Accept::Stream, &span, &clocks).await,
+            Ok(body) => {
+                let sent = self.door.send(body, Accept::Stream, &span, &clocks).await;
+                sent.map_err(ModelError::from)
+            }
             Err(error) => Err(error),
         };
         let (response, ticket) = match sent {

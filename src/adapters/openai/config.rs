@@ -105,6 +105,8 @@ pub struct Dialect {
     pub parallel_tool_calls: bool,
     /// Whether usage is asked for with `stream_options`; without it, usage is estimated.
     pub stream_usage: bool,
+    /// Whether a hash of the user is sent with a conversation's calls.
+    pub user: bool,
     /// Whether the conversation's id is sent as `prompt_cache_key`.
     pub prompt_cache_key: bool,
     /// Whether plain `http` means HTTP/2 from the first byte, as behind some meshes.
@@ -138,6 +140,7 @@ impl Dialect {
             },
             parallel_tool_calls: true,
             stream_usage: true,
+            user: true,
             prompt_cache_key: own,
             http2_cleartext: false,
             streams_per_connection: 100,

@@ -1,44 +1,20 @@
-//! Reads an answer that came as one document. It is passed on as it is; here is read what it means.
+//! Reads an answer that came as one document. It is passed on as it is, unless it is written in a way of its server's own; here is
+//! read what it means.
 
+use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
-use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use super::chunk::WireUsage;
-use crate::adapters::provider::{Errors, Transcript};
-
-#[derive(Deserialize)]
-struct Completion<'a> {
-    model: Option<String>,
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    usage: Option<WireUsage>,
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow)]
-    message: Option<Message<'a>>,
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    content: Option<String>,
-    refusal: Option<String>,
-    reasoning_content: Option<String>,
-    reasoning: Option<String>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<&'a RawValue>>,
-    #[serde(borrow)]
-    function_call: Option<&'a RawValue>,
-    #[serde(borrow)]
-    audio: Option<&'a RawValue>,
-}
+use super::read::{self, Choice, Read};
+use super::rewrite::{self, Unreported};
+use crate::adapters::provider::lenient::{
+    Members, Seam, Writer, is_null, is_text, items, mend, quoted, said, skipped, word,
+};
+use crate::adapters::provider::{Errors, Reason, Transcript};
 
 /// What a document means.
 #[derive(Debug)]
@@ -49,79 +25,189 @@ pub struct Meaning {
     pub usage: Option<Usage>,
     /// Why the first choice ended.
     pub finish: Finish,
+    /// The document as clients expect it, where it is written otherwise.
+    rewritten: Option<Unreported>,
+}
+
+impl Meaning {
+    /// Returns what a client is sent for `body`.
+    pub fn body(&self, body: Bytes, usage: &Usage) -> Bytes {
+        self.rewritten.as_ref().map_or(body, |written| written.with(usage))
+    }
 }
 
 /// Reads a document; what was said goes into `transcript`.
 pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Meaning, ModelError> {
+    let text = String::from_utf8_lossy(body);
+    let is_mended = matches!(text, std::borrow::Cow::Owned(_));
+    let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     // The cause is not quoted: it may hold a piece of the conversation.
-    let completion: Completion<'_> =
-        serde_json::from_slice(body).map_err(|_| errors.malformed("it sent something that is not an answer"))?;
-    if let Some(error) = completion.error.filter(|error| !error.is_null()) {
-        return Err(errors.in_stream(&error));
-    }
-    let usage = completion.usage.and_then(WireUsage::read);
-    let choices = completion.choices.unwrap_or_default();
-    let mut first = None;
-    let mut said_something = false;
-    // Kept only where it has to be counted.
-    let mut kept = usage.is_none().then_some(transcript);
-    let mut keep = |text: &str| {
-        if let Some(transcript) = &mut kept {
-            transcript.add(text);
+    let unreadable = || errors.malformed("it sent something that is not an answer");
+    let text = match items_of(text) {
+        Some(first) => first,
+        None => text,
+    };
+    let mended;
+    let (top, is_mended) = match Members::read(text) {
+        Some(top) => (top, is_mended),
+        None => {
+            mended = mend(text);
+            (Members::read(&mended).ok_or_else(unreadable)?, true)
         }
     };
-    for choice in &choices {
-        let message = choice
-            .message
-            .as_ref()
-            .ok_or_else(|| errors.malformed("it sent a choice without a message"))?;
-        for call in message.tool_calls.iter().flatten().chain(&message.function_call) {
-            keep(call.get());
-        }
-        let texts = [
-            &message.content,
-            &message.refusal,
-            &message.reasoning_content,
-            &message.reasoning,
-        ];
-        for text in texts.into_iter().flatten() {
-            said_something |= !text.is_empty();
-            keep(text);
-        }
-        let has_calls =
-            message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) || message.function_call.is_some();
-        said_something |= has_calls || message.audio.is_some();
-        let reason = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty());
-        let finish = ending(reason, has_calls, errors)?;
+    if let Some(found) = read::error("", &top) {
+        let error = found.first().map_or(text, |raw| raw.get());
+        let error = serde_json::from_str(error).unwrap_or(Value::Null);
+        return Err(errors.in_stream(&error));
+    }
+    let read = Read::of(top, "chat.completion");
+    let usage = read.report.and_then(|report| report.usage);
+    let mut spoken = Spoken {
+        // Kept only where it has to be counted.
+        transcript: usage.is_none().then_some(transcript),
+        has_said: false,
+        is_odd: is_mended || read.is_odd,
+    };
+    let (mut first, mut written) = (None, Vec::new());
+    for choice in &read.choices {
+        let (message, has_calls) = spoken.choice(choice);
+        // Vendors that stream say why they end, and so they do in a document; none at all is half an answer.
+        let reason = choice.reason.ok_or_else(|| errors.cut())?;
+        let finish = reason.ending(has_calls, true, errors)?;
+        let word = match (reason, choice.members.get("finish_reason")) {
+            (Reason::ToolCalls, Some(raw)) if raw.get().contains("function_call") => Some("function_call"),
+            (Reason::Stop, _) if has_calls => Reason::ToolCalls.word(),
+            (reason, _) => reason.word(),
+        };
+        spoken.is_odd |= choice.is_odd || choice.members.get("finish_reason").and_then(self::word).as_deref() != word;
+        let word = word.map_or_else(|| "null".to_owned(), quoted);
+        written.push(rewrite::choice(choice, "message", &message, &word));
         first.get_or_insert(finish);
     }
     let finish = first.ok_or_else(|| errors.malformed("it sent an answer without a choice"))?;
     // A model that says nothing at all has not used a token either: the server broke, and says so politely.
-    if !said_something && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
+    if !spoken.has_said && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
         return Err(errors.malformed("it said nothing"));
     }
     Ok(Meaning {
-        model: completion.model,
+        model: read.top.text("model"),
         usage,
         finish,
+        rewritten: spoken.is_odd.then(|| rewrite::completion(&read, &written)),
     })
 }
 
-fn ending(reason: Option<&str>, has_calls: bool, errors: &Errors) -> Result<Finish, ModelError> {
-    use copilotd_actors::domain::command::FailureClass;
-    match reason {
-        // Vendors that stream say why they end, and so they do in a document; none at all is half an answer.
-        None | Some("abort") => Err(errors.cut()),
-        Some("error" | "insufficient_system_resource") => {
-            Err(errors.plain(FailureClass::Overload, "the provider broke off the answer"))
+/// Returns the first item, if the document is a list: some servers answer with lists, of errors above all.
+fn items_of(text: &str) -> Option<&str> {
+    let items: Vec<&RawValue> = text.starts_with('[').then(|| serde_json::from_str(text).ok())??;
+    items.first().map(|item| item.get())
+}
+
+/// What the choices of a document say.
+struct Spoken<'t> {
+    transcript: Option<&'t mut Transcript>,
+    has_said: bool,
+    is_odd: bool,
+}
+
+impl Spoken<'_> {
+    fn keep(&mut self, text: &str) {
+        self.has_said |= !text.is_empty();
+        if let Some(transcript) = &mut self.transcript {
+            transcript.add(text);
         }
-        Some("tool_calls" | "function_call") if !has_calls => {
-            Err(errors.malformed("it asked for tools and named none"))
+    }
+
+    /// Reads a choice; returns its message as clients expect it, and whether it calls tools.
+    fn choice(&mut self, choice: &Choice<'_>) -> (String, bool) {
+        let (mut message, mut has_calls) = (Writer::default(), false);
+        self.is_odd |= !choice.is_whole;
+        let mut thought = String::new();
+        for (name, raw) in choice.said.iter() {
+            match name {
+                "content" | "refusal" | "reasoning_content" | "reasoning" if !is_null(raw) => {
+                    let mut seam = Seam::default();
+                    let mut said = said(raw, &mut seam);
+                    seam.close(&mut said.text);
+                    self.is_odd |= said.is_odd;
+                    for text in [&said.text, &said.thought, &said.refusal] {
+                        self.keep(text);
+                    }
+                    if name == "content" {
+                        thought = said.thought;
+                    }
+                    message.text(name, &said.text);
+                }
+                "tool_calls" if !is_null(raw) => {
+                    self.is_odd |= !raw.get().starts_with('[');
+                    let calls: Vec<String> = items(Some(raw))
+                        .into_iter()
+                        .filter_map(|item| self.call(item))
+                        .collect();
+                    has_calls |= !calls.is_empty();
+                    message.raw(name, &format!("[{}]", calls.join(",")));
+                }
+                "function_call" if !is_null(raw) => match Members::read(raw.get()) {
+                    Some(members) => {
+                        has_calls = true;
+                        self.keep(raw.get());
+                        message.raw(name, &self.function(&members));
+                    }
+                    None => self.is_odd = true,
+                },
+                "audio" if !is_null(raw) => {
+                    self.has_said = true;
+                    message.pass(name, raw);
+                }
+                _ => message.pass(name, raw),
+            }
         }
-        // The document says so. It is not the whole answer, so it must not count as one.
-        Some("length" | "max_tokens" | "model_length" | "content_filter") => Ok(Finish::Length),
-        Some(_) if has_calls => Ok(Finish::ToolCalls),
-        Some(_) => Ok(Finish::Stop),
+        if !thought.is_empty() && !choice.said.has("reasoning_content") {
+            message.text("reasoning_content", &thought);
+        }
+        (message.finish(), has_calls)
+    }
+
+    fn call(&mut self, item: &RawValue) -> Option<String> {
+        let Some(members) = Members::read(item.get()) else {
+            skipped("tool_call");
+            self.is_odd = true;
+            return None;
+        };
+        self.keep(item.get());
+        let function = Members::of(members.get("function"));
+        if function.is_none() && members.has("custom") {
+            return Some(item.get().to_owned());
+        }
+        let id = members.text("id");
+        self.is_odd |= function.is_none() || id.is_none() || !members.get("id").is_some_and(is_text);
+        let mut call = Writer::default();
+        call.text("id", &id.unwrap_or_else(|| format!("call_{}", Uuid::now_v7().simple())));
+        call.text("type", "function");
+        let written = self.function(function.as_ref().unwrap_or(&members));
+        call.raw("function", &written);
+        if function.is_some() {
+            let others = members
+                .iter()
+                .filter(|(name, _)| !matches!(*name, "id" | "type" | "function"));
+            others.for_each(|(name, raw)| call.pass(name, raw));
+        }
+        Some(call.finish())
+    }
+
+    fn function(&mut self, members: &Members<'_>) -> String {
+        let read = read::function(members);
+        self.is_odd |= !read.is_plain || read.text.is_none();
+        let mut function = Writer::default();
+        function.text("name", &read.piece.name);
+        // A call of a whole answer that has no arguments has none.
+        let arguments = if read.text.is_none() && read.piece.arguments.text().is_empty() {
+            "{}"
+        } else {
+            read.piece.arguments.text()
+        };
+        function.text("arguments", arguments);
+        function.finish()
     }
 }
 

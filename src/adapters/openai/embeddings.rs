@@ -2,27 +2,14 @@
 
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::adapters::provider::Errors;
+use crate::adapters::provider::lenient::{Members, items};
 use crate::gateway::embed::Inputs;
 
 /// Bytes that make a token, about, where the provider does not count.
 const BYTES_PER_TOKEN: u64 = 4;
-
-#[derive(Deserialize)]
-struct List {
-    data: Option<Vec<IgnoredAny>>,
-    usage: Option<WireUsage>,
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct WireUsage {
-    prompt_tokens: Option<u64>,
-}
 
 /// What an answer has to hold.
 #[derive(Debug, Clone, Copy)]
@@ -45,18 +32,17 @@ impl Wanted {
 
 /// Reads what a list of embeddings cost in tokens, or why it is none.
 pub fn read(body: &[u8], wanted: Wanted, errors: &Errors) -> Result<Usage, ModelError> {
-    let list: List =
-        serde_json::from_slice(body).map_err(|_| errors.malformed("it sent something that is not an answer"))?;
-    if let Some(error) = list.error.filter(|error| !error.is_null()) {
-        return Err(errors.in_stream(&error));
+    let body = String::from_utf8_lossy(body);
+    let list = Members::read(body.trim()).ok_or_else(|| errors.malformed("it sent something that is not an answer"))?;
+    if let Some(error) = list.get("error") {
+        return Err(errors.in_stream(&serde_json::from_str(error.get()).unwrap_or(Value::Null)));
     }
-    if list.data.map(|data| data.len()) != Some(wanted.embeddings) {
+    let data = list.get("data").filter(|data| data.get().starts_with('['));
+    if items(data).len() != wanted.embeddings {
         return Err(errors.malformed("it did not send an embedding for each input"));
     }
-    let told = list
-        .usage
-        .and_then(|usage| usage.prompt_tokens)
-        .filter(|&tokens| tokens > 0);
+    let usage = Members::of(list.get("usage")).unwrap_or_default();
+    let told = usage.count("prompt_tokens").known().filter(|&tokens| tokens > 0);
     Ok(Usage {
         prompt_tokens: told.unwrap_or(wanted.tokens),
         ..Usage::default()
@@ -86,6 +72,8 @@ mod tests {
             (r#"{"data":[{},{}],"usage":{"prompt_tokens":7}}"#, Ok(7)),
             (r#"{"data":[{},{}]}"#, Ok(3)),
             (r#"{"data":[{},{}],"usage":{"prompt_tokens":0}}"#, Ok(3)),
+            (r#"{"data":[{},{}],"usage":{"prompt_tokens":-7}}"#, Ok(3)),
+            (r#"{"data":[{},{}],"usage":{"prompt_tokens":"7.0"}}"#, Ok(7)),
             (r#"{"data":[{}]}"#, Err(FailureClass::Malformed)),
             (r#"{"error":{"message":"x","code":429}}"#, Err(FailureClass::Rate)),
             ("<html>", Err(FailureClass::Malformed)),

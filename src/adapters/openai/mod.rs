@@ -10,11 +10,14 @@
 //!
 //! The body is the caller's, byte for byte, but for the fields that a deployment decides on (`wire`).
 
+mod assembled;
 mod chunk;
 mod config;
 mod document;
 mod embeddings;
+mod read;
 mod request;
+mod rewrite;
 mod strict;
 mod wire;
 
@@ -34,10 +37,10 @@ pub use request::{body, user as user_hash};
 pub use strict::allows_strict;
 pub use wire::write;
 
-pub use crate::adapters::provider::{Hosts, InvalidDeployment, Timeouts};
+pub use crate::adapters::provider::{Added, Hosts, InvalidDeployment, Learned, Timeouts};
 
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
-use crate::adapters::provider::{Accept, Answer, Clocks, Door, Transcript, endpoint};
+use crate::adapters::provider::{Accept, Answer, Clocks, Door, Ticket, Transcript, endpoint};
 use crate::gateway::embed::{EmbedAnswer, EmbedBody};
 use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use chunk::{Decoder, Wish};
@@ -50,6 +53,7 @@ pub struct OpenAi {
     peer: Peer,
     model: String,
     dialect: Dialect,
+    learned: Arc<Learned>,
     price: Option<Price>,
 }
 
@@ -87,6 +91,7 @@ impl OpenAi {
         let (door, embeddings) = (door(&["chat", "completions"])?, door(&["embeddings"])?);
         Ok(Self {
             peer: door.peer("openai", &config.model),
+            learned: hosts.learned(&format!("{} {}", config.base_url, config.model)),
             door,
             embeddings,
             model: config.model,
@@ -95,10 +100,37 @@ impl OpenAi {
         })
     }
 
+    /// Sends a request. What was added to it and is refused is left out: the provider has done nothing yet.
+    async fn send(
+        &self,
+        call: &UpstreamCall,
+        accept: Accept,
+        span: &CallSpan,
+        clocks: &Clocks,
+    ) -> Result<(reqwest::Response, Ticket), ModelError> {
+        let mut left_out = self.learned.left_out();
+        loop {
+            let is_stream = accept == Accept::Stream;
+            let (body, added) = wire::write(call, &self.model, &self.dialect, is_stream, left_out);
+            match self.door.send(body, accept, span, clocks).await {
+                Ok(sent) => {
+                    self.learned.learn(left_out, self.door.name());
+                    return Ok(sent);
+                }
+                Err(refused) => {
+                    let named = added.refused(&refused.error, &refused.said);
+                    if named.is_empty() {
+                        return Err(refused.error);
+                    }
+                    left_out = left_out | named;
+                }
+            }
+        }
+    }
+
     async fn open(&self, call: &UpstreamCall, span: CallSpan) -> Result<PieceStream, (ModelError, CallSpan)> {
         let clocks = Clocks::start(call.timeouts, Instant::now());
-        let body = wire::write(call, &self.model, &self.dialect, true);
-        let (response, ticket) = match self.door.send(body, Accept::Stream, &span, &clocks).await {
+        let (response, ticket) = match self.send(call, Accept::Stream, &span, &clocks).await {
             Ok(sent) => sent,
             Err(error) => return Err((error, span)),
         };
@@ -117,29 +149,33 @@ impl OpenAi {
 
     async fn ask(&self, call: &UpstreamCall, span: &mut CallSpan) -> Result<WholeAnswer, ModelError> {
         let clocks = Clocks::whole(call.timeouts, Instant::now());
-        let body = wire::write(call, &self.model, &self.dialect, false);
-        let (response, _ticket) = self.door.send(body, Accept::Document, span, &clocks).await?;
+        let (response, _ticket) = self.send(call, Accept::Document, span, &clocks).await?;
         let body = self.door.document(response, &clocks).await?;
         let mut transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
-        let (document, errors) = (body.clone(), self.door.errors().clone());
+        let (size, choices, errors) = (body.len(), call.body.choices(), self.door.errors().clone());
         let read = move || {
-            let meaning = document::read(&document, &errors, &mut transcript);
-            (meaning, transcript)
+            let assembled = assembled::document(&body, choices, &errors, &transcript);
+            let body = match assembled.transpose() {
+                Ok(assembled) => assembled.unwrap_or(body),
+                Err(error) => return (Err(error), transcript),
+            };
+            let meaning = document::read(&body, &errors, &mut transcript);
+            (meaning.map(|meaning| (meaning, body)), transcript)
         };
-        let read = compute::run(call.tenant.as_ref(), body.len(), read).await;
-        let (meaning, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
-        let meaning = meaning?;
+        let read = compute::run(call.tenant.as_ref(), size, read).await;
+        let (read, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
+        let (meaning, body) = read?;
         let mut usage = match meaning.usage {
             Some(usage) => usage,
             None => transcript.estimate().await,
         };
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
-        let model = meaning.model.unwrap_or_else(|| self.model.clone());
+        let model = meaning.model.clone().unwrap_or_else(|| self.model.clone());
         span.event(&ModelEvent::Model(model.clone()));
         span.event(&ModelEvent::Usage(usage));
         span.event(&ModelEvent::Finished(meaning.finish));
         Ok(WholeAnswer {
-            body,
+            body: meaning.body(body, &usage),
             model,
             usage,
             finish: meaning.finish,

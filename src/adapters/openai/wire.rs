@@ -5,25 +5,30 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::{Dialect, MaxTokensField};
+use crate::adapters::provider::Added;
 use crate::gateway::body::{Change, raw};
 use crate::gateway::upstream::UpstreamCall;
 
-/// Writes the body of `call` for `model`.
-pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool) -> Bytes {
+/// Writes the body of `call` for `model`, without what is left out; returns too which members in it are not the caller's.
+pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, left_out: Added) -> (Bytes, Added) {
     let body = &call.body;
+    let mut added = Added::default();
     let mut changes: Vec<Change<'_>> = vec![("model", raw(&model))];
     if stream != body.stream() || (stream && body.get("stream").is_none()) {
         changes.push(("stream", if stream { raw(&true) } else { None }));
     }
-    let asks = stream && dialect.stream_usage;
-    if asks && !body.include_usage() {
-        // The caller's own options stay; we count by the report, whether the caller wants it or not.
-        let options = body.get("stream_options");
-        let options = options.and_then(|options| Option::<Map<String, Value>>::deserialize(options).ok()?);
-        let mut options = options.unwrap_or_default();
-        options.insert("include_usage".to_owned(), Value::Bool(true));
-        changes.push(("stream_options", raw(&options)));
-    } else if !asks && body.get("stream_options").is_some() {
+    // Whoever wants a report gets one: it is counted here where the provider makes none.
+    if stream && dialect.stream_usage && !left_out.contains(Added::STREAM_OPTIONS) {
+        added = added | Added::STREAM_OPTIONS;
+        if !body.include_usage() {
+            // The caller's own options stay; we count by the report, whether the caller wants it or not.
+            let options = body.get("stream_options");
+            let options = options.and_then(|options| Option::<Map<String, Value>>::deserialize(options).ok()?);
+            let mut options = options.unwrap_or_default();
+            options.insert("include_usage".to_owned(), Value::Bool(true));
+            changes.push(("stream_options", raw(&options)));
+        }
+    } else if body.get("stream_options").is_some() {
         // Refused by OpenAI without a stream.
         changes.push(("stream_options", None));
     }
@@ -37,13 +42,31 @@ pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool) 
             changes.push((wanted, Some(max.to_owned())));
         }
     }
-    if !dialect.parallel_tool_calls {
-        changes.push(("parallel_tool_calls", None));
+    // In the body of a conversation's call nothing is a caller's own.
+    let is_ours = call.conversation.is_some();
+    for (name, member, is_wanted) in [
+        ("user", Added::USER, dialect.user || !is_ours),
+        (
+            "parallel_tool_calls",
+            Added::PARALLEL_TOOL_CALLS,
+            dialect.parallel_tool_calls,
+        ),
+    ] {
+        if body.get(name).is_none() {
+            continue;
+        }
+        if !is_wanted || (is_ours && left_out.contains(member)) {
+            changes.push((name, None));
+        } else if is_ours {
+            added = added | member;
+        }
     }
     if let Some(conversation) = call.conversation.filter(|_| dialect.prompt_cache_key)
         && body.get("prompt_cache_key").is_none()
+        && !left_out.contains(Added::PROMPT_CACHE_KEY)
     {
+        added = added | Added::PROMPT_CACHE_KEY;
         changes.push(("prompt_cache_key", raw(&conversation.to_string())));
     }
-    body.write(&changes)
+    (body.write(&changes), added)
 }

@@ -8,19 +8,25 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use copilotd_actors::compute;
+use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
-use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep};
 
+use super::body;
 use super::clocks::{Clocks, Silence};
-use super::decoder::{Decoder, Out, Progress};
+use super::decoder::{Decoder, End, Out, Progress};
+use super::door::MAX_DOCUMENT;
 use super::errors::Errors;
 use super::estimate::Transcript;
 use super::hosts::Ticket;
-use super::sse::SseReader;
+use super::room::Room;
+use super::sse::{SseReader, Unread};
 use crate::adapters::genai_span::CallSpan;
 use crate::gateway::upstream::{Piece, PieceStream};
 
@@ -34,13 +40,15 @@ pub struct Answer<D> {
     /// Bytes that were read and not yet looked at. Events are taken off one by one, so that a large piece does not become
     /// a long queue.
     piece: Bytes,
+    form: Form,
     sse: SseReader,
-    decoder: D,
-    transcript: Transcript,
+    /// None when it was lost with the work of reading a large event.
+    reading: Option<Box<Reading<D>>>,
+    /// What the event that is read now takes of the process's memory.
+    room: Room,
     clocks: Clocks,
     /// One timer for all clocks; it is moved only when a clock comes forward, and looks again when it rings.
     sleep: Pin<Box<Sleep>>,
-    queue: Out,
     errors: Errors,
     price: Option<Price>,
     span: CallSpan,
@@ -48,8 +56,26 @@ pub struct Answer<D> {
     told: u64,
 }
 
+/// What is moved to another thread to read a large event.
+struct Reading<D> {
+    decoder: D,
+    transcript: Transcript,
+    queue: Out,
+}
+
+/// In which form the answer comes. Servers say one thing in their header and do another, so the first byte decides.
+enum Form {
+    Unknown,
+    /// Server-sent events. `is_read`: there was one.
+    Events {
+        is_read: bool,
+    },
+    /// One document, or several one behind the other.
+    Document(Vec<u8>),
+}
+
 struct Upstream {
-    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    body: body::Body,
     _ticket: Ticket,
 }
 
@@ -75,16 +101,20 @@ impl<D: Decoder> Answer<D> {
     ) -> Self {
         Self {
             upstream: Some(Upstream {
-                body: response.bytes_stream().boxed(),
+                body: body::open(response),
                 _ticket: ticket,
             }),
             piece: Bytes::new(),
+            form: Form::Unknown,
             sse: SseReader::default(),
-            decoder,
-            transcript,
+            reading: Some(Box::new(Reading {
+                decoder,
+                transcript,
+                queue: Out::new(),
+            })),
+            room: Room::default(),
             sleep: Box::pin(tokio::time::sleep_until(clocks.due())),
             clocks,
-            queue: Out::new(),
             errors,
             price,
             span,
@@ -104,25 +134,38 @@ impl<D: Decoder> Answer<D> {
     async fn next(&mut self) -> Option<Result<Piece, ModelError>> {
         self.clocks.resume(Instant::now());
         let item = loop {
-            if let Some(mut item) = self.queue.pop_front() {
+            let reading = self.reading.as_mut()?;
+            if let Some(mut item) = reading.queue.pop_front() {
                 if let Ok(piece) = &mut item {
-                    let written = self.transcript.written();
+                    let written = reading.transcript.written();
                     piece.written = written - std::mem::replace(&mut self.told, written);
                 }
                 self.span.observe(&item);
                 break Some(item);
             }
+            if !matches!(self.form, Form::Document(_)) {
+                self.room.shrink_to(0);
+            }
             self.upstream.as_ref()?;
             match self.sse.advance(&mut self.piece) {
-                Ok(true) => self.event().await,
-                Err(_) => {
-                    let error = self.errors.malformed("it sent a line that is too long");
+                Ok(true) => {
+                    let read = self.event().await;
+                    if let Err(error) = read {
+                        break Some(Err(error));
+                    }
+                }
+                Err(unread) => {
+                    let error = self.unread(unread);
                     self.fail(error).await;
                 }
                 Ok(false) => match self.read().await {
-                    Read::Bytes(piece) => self.piece = piece,
-                    Read::End => self.end().await,
-                    Read::Broken(_) | Read::Silent(_) if self.decoder.is_finished() => self.close().await,
+                    Read::Bytes(piece) => self.take(piece).await,
+                    Read::End => {
+                        if let Err(error) = self.end().await {
+                            break Some(Err(error));
+                        }
+                    }
+                    Read::Broken(_) | Read::Silent(_) if self.is_finished() => self.close(End::Body).await,
                     Read::Broken(error) => self.fail(error).await,
                     Read::Silent(silence) => self.fail(self.errors.silence(silence)).await,
                 },
@@ -132,26 +175,119 @@ impl<D: Decoder> Answer<D> {
         item
     }
 
-    /// Handles the event that the reader has ready.
-    async fn event(&mut self) {
-        let progress = self
-            .decoder
-            .decode(self.sse.data(), &mut self.queue, &mut self.transcript);
+    fn is_finished(&self) -> bool {
+        self.reading
+            .as_ref()
+            .is_some_and(|reading| reading.decoder.is_finished())
+    }
+
+    fn unread(&self, unread: Unread) -> ModelError {
+        match unread {
+            Unread::TooLong => self.errors.malformed("it sent a line that is too long"),
+            Unread::NoRoom => self
+                .errors
+                .plain(FailureClass::Overload, "too many large answers are being read"),
+        }
+    }
+
+    /// Takes bytes of the body; the first ones tell its form.
+    async fn take(&mut self, piece: Bytes) {
+        if let Form::Unknown = self.form {
+            // White space and a byte order mark say nothing.
+            let first = piece.iter().find(|byte| !b" \t\r\n\xef\xbb\xbf".contains(byte));
+            match first {
+                None => {}
+                Some(b'{' | b'[') => self.form = Form::Document(Vec::new()),
+                Some(_) => self.form = Form::Events { is_read: false },
+            }
+        }
+        let Form::Document(document) = &mut self.form else {
+            self.piece = piece;
+            return;
+        };
+        // It is being written: whoever sends bytes of it is not silent.
+        self.clocks.content(Instant::now());
+        let held = document.len() + piece.len();
+        if held > MAX_DOCUMENT {
+            let error = self.errors.malformed("it sent an answer that is too long");
+            return self.fail(error).await;
+        }
+        if self.room.hold(held).is_err() {
+            let error = self.unread(Unread::NoRoom);
+            return self.fail(error).await;
+        }
+        document.extend_from_slice(&piece);
+    }
+
+    /// Handles the event that the reader has ready. An error is the last word: nothing is known any more.
+    async fn event(&mut self) -> Result<(), ModelError> {
+        self.form = Form::Events { is_read: true };
+        let progress = if self.sse.data().len() > compute::INLINE_COST {
+            let name = self.sse.name().to_owned();
+            let (data, room) = self.sse.take_data();
+            self.room = room;
+            self.compute(data, move |reading, data| reading.event(&name, data))
+                .await?
+        } else {
+            match &mut self.reading {
+                Some(reading) => reading.event(self.sse.name(), self.sse.data()),
+                None => return Ok(()),
+            }
+        };
         let now = Instant::now();
         match progress {
             Ok(Progress::None) => {}
             Ok(Progress::Content) => self.clocks.content(now),
             Ok(Progress::Finished) => self.clocks.finished(now),
-            Ok(Progress::Done) => return self.done().await,
+            Ok(Progress::Done) => {
+                self.done().await;
+                return Ok(());
+            }
             // The answer is whole; a last chunk that nobody understands takes nothing away from it.
-            Err(_) if self.decoder.is_finished() => return self.close().await,
-            Err(error) => return self.fail(error).await,
+            Err(_) if self.is_finished() => {
+                self.close(End::Body).await;
+                return Ok(());
+            }
+            Err(error) => {
+                self.fail(error).await;
+                return Ok(());
+            }
         }
         // A peer that never pauses keeps the timer from being asked.
         match self.clocks.expired(now) {
-            Some(_) if self.decoder.is_finished() => self.close().await,
+            Some(_) if self.is_finished() => self.close(End::Body).await,
             Some(silence) => self.fail(self.errors.silence(silence)).await,
             None => {}
+        }
+        Ok(())
+    }
+
+    /// Reads something large off the threads that serve.
+    async fn compute<T: Send + 'static>(
+        &mut self,
+        data: Vec<u8>,
+        work: impl FnOnce(&mut Reading<D>, &[u8]) -> T + Send + 'static,
+    ) -> Result<T, ModelError> {
+        let Some(mut reading) = self.reading.take() else {
+            return Err(self.errors.cut());
+        };
+        let tenant = reading.transcript.tenant().cloned();
+        let cost = data.len();
+        let run = move || {
+            let result = work(&mut reading, &data);
+            (reading, result)
+        };
+        match compute::run(tenant.as_ref(), cost, run).await {
+            Ok((reading, result)) => {
+                self.reading = Some(reading);
+                Ok(result)
+            }
+            Err(error) => {
+                self.upstream = None;
+                let error = self.errors.not_computed(error);
+                self.span.fail(error.class.code());
+                Err(error)
+            }
         }
     }
 
@@ -174,7 +310,10 @@ impl<D: Decoder> Answer<D> {
                         Some(silence) if !has_data(&piece) => Read::Silent(silence),
                         _ => Read::Bytes(piece),
                     },
-                    Some(Err(error)) => Read::Broken(self.errors.body(&error)),
+                    Some(Err(body::Broken::Network(error))) => Read::Broken(self.errors.body(&error)),
+                    Some(Err(body::Broken::Encoding)) => {
+                        Read::Broken(self.errors.malformed("it sent an answer that cannot be decompressed"))
+                    }
                     None => Read::End,
                 },
                 () = self.sleep.as_mut() => match self.clocks.expired(Instant::now()) {
@@ -186,19 +325,40 @@ impl<D: Decoder> Answer<D> {
     }
 
     /// The body ended.
-    async fn end(&mut self) {
-        if !self.decoder.is_finished() && self.sse.finish() {
+    async fn end(&mut self) -> Result<(), ModelError> {
+        if let Form::Document(document) = &mut self.form {
+            let document = std::mem::take(document);
+            let errors = self.errors.clone();
+            let read = self
+                .compute(document, move |reading, document| reading.document(document, &errors))
+                .await?;
+            match read {
+                Ok(()) => self.close(End::Body).await,
+                Err(error) => self.fail(error).await,
+            }
+            return Ok(());
+        }
+        if let Some(reading) = &mut self.reading
+            && !reading.decoder.is_finished()
+            && self.sse.finish()
+        {
+            self.form = Form::Events { is_read: true };
             // Without its last empty line an event counts only if it is whole.
-            let whole = self
-                .decoder
-                .decode(self.sse.data(), &mut self.queue, &mut self.transcript);
-            if let Err(error) = whole
-                && serde_json::from_slice::<serde::de::IgnoredAny>(self.sse.data()).is_ok()
-            {
-                return self.fail(error).await;
+            let whole = reading.event(self.sse.name(), self.sse.data());
+            match whole {
+                Ok(Progress::Done) => {
+                    self.close(End::Done).await;
+                    return Ok(());
+                }
+                Err(error) if serde_json::from_slice::<IgnoredAny>(self.sse.data()).is_ok() => {
+                    self.fail(error).await;
+                    return Ok(());
+                }
+                _ => {}
             }
         }
-        self.close().await;
+        self.close(End::Body).await;
+        Ok(())
     }
 
     /// The provider said that nothing more will come.
@@ -209,57 +369,120 @@ impl<D: Decoder> Answer<D> {
             // The reader shall not wait for it.
             tokio::spawn(async move { tokio::time::timeout(GOODBYE, upstream.body.next()).await.map(drop) });
         }
-        self.close().await;
+        self.close(End::Done).await;
     }
 
     /// Ends the answer: well if the provider gave a reason to finish, else as a cut.
-    async fn close(&mut self) {
-        match self.decoder.take_finish() {
-            None => self.fail(self.errors.cut()).await,
+    async fn close(&mut self, end: End) {
+        let Some(reading) = &mut self.reading else { return };
+        let finish = reading.decoder.finish(end, &mut reading.queue, &mut reading.transcript);
+        let said_nothing = !reading.decoder.content_seen();
+        let used = reading.decoder.usage().map_or(0, |usage| usage.completion_tokens);
+        match finish {
+            None => self.fail(self.unfinished()).await,
             // A model that says nothing at all has not used a token either: the server broke, and says so politely.
-            Some(Ok(Finish::Stop)) if !self.decoder.content_seen() && self.completion_tokens() == 0 => {
+            Some(Ok(Finish::Stop)) if said_nothing && used == 0 => {
                 self.fail(self.errors.malformed("it said nothing")).await;
             }
             Some(finish) => {
                 self.upstream = None;
                 let usage = self.usage().await;
-                let chunk = self.decoder.usage_chunk(&usage);
+                let Some(reading) = &mut self.reading else { return };
+                let chunk = reading.decoder.usage_chunk(&usage);
                 let mut last = Piece {
                     chunk,
                     events: vec![ModelEvent::Usage(usage)],
                     ..Piece::default()
                 };
                 let error = finish.map(|finish| last.events.push(ModelEvent::Finished(finish)));
-                self.queue.push_back(Ok(last));
-                self.queue.extend(error.err().map(Err));
+                reading.queue.push_back(Ok(last));
+                reading.queue.extend(error.err().map(Err));
             }
+        }
+    }
+
+    /// The error of an answer that ended without a reason.
+    fn unfinished(&self) -> ModelError {
+        let said_nothing = self
+            .reading
+            .as_ref()
+            .is_some_and(|reading| !reading.decoder.content_seen());
+        match self.form {
+            Form::Document(_) if said_nothing => self.errors.malformed("it did not answer with a stream"),
+            Form::Events { is_read: false } if said_nothing && self.sse.is_foreign() => {
+                self.errors.malformed("it did not answer with a stream")
+            }
+            _ => self.errors.cut(),
         }
     }
 
     /// Ends the answer as a failure. What was used by then is told first, if the provider had begun to work.
     async fn fail(&mut self, error: ModelError) {
         self.upstream = None;
-        if self.decoder.content_seen() {
-            let usage = self.usage().await;
-            self.queue.push_back(Ok(Piece {
+        let has_begun = self
+            .reading
+            .as_ref()
+            .is_some_and(|reading| reading.decoder.content_seen());
+        let usage = if has_begun { Some(self.usage().await) } else { None };
+        let Some(reading) = &mut self.reading else { return };
+        if let Some(usage) = usage {
+            reading.queue.push_back(Ok(Piece {
                 events: vec![ModelEvent::Usage(usage)],
                 ..Piece::default()
             }));
         }
-        self.queue.push_back(Err(error));
-    }
-
-    fn completion_tokens(&self) -> u64 {
-        self.decoder.usage().map_or(0, |usage| usage.completion_tokens)
+        reading.queue.push_back(Err(error));
     }
 
     async fn usage(&mut self) -> Usage {
-        let mut usage = match self.decoder.usage() {
+        let Some(reading) = &self.reading else {
+            return Usage::default();
+        };
+        let mut usage = match reading.decoder.usage() {
             Some(usage) => usage,
-            None => self.transcript.clone().estimate().await,
+            None => reading.transcript.clone().estimate().await,
         };
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
         usage
+    }
+}
+
+impl<D: Decoder> Reading<D> {
+    fn event(&mut self, name: &str, data: &[u8]) -> Result<Progress, ModelError> {
+        let mut decode = |data: &[u8]| self.decoder.decode(name, data, &mut self.queue, &mut self.transcript);
+        if !data.contains(&b'\n') || serde_json::from_slice::<IgnoredAny>(data).is_ok() {
+            return decode(data);
+        }
+        // Some servers leave out the empty line between events.
+        let lines = || data.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+        let is_event = |line: &[u8]| line.is_empty() || line.starts_with(b"{") || line.eq_ignore_ascii_case(b"[done]");
+        if !lines().all(is_event) {
+            return decode(data);
+        }
+        let mut progress = Progress::None;
+        for line in lines() {
+            match decode(line)? {
+                Progress::None => {}
+                Progress::Done => return Ok(Progress::Done),
+                found => progress = found,
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Reads a body that is a document, or several, as if they were events.
+    fn document(&mut self, bytes: &[u8], errors: &Errors) -> Result<(), ModelError> {
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+        let mut rest = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        while let Some(value) = rest.next() {
+            match value {
+                Ok(value) => _ = self.event("", value.get().as_bytes())?,
+                Err(error) if error.is_eof() => return Err(errors.cut()),
+                Err(_) => return Err(errors.malformed("it sent something that is not an answer")),
+            }
+        }
+        Ok(())
     }
 }
 

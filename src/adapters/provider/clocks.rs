@@ -83,11 +83,9 @@ impl Clocks {
         self.limits
     }
 
-    /// Notes that content came.
+    /// Notes that content came. Behind an end, it takes that back.
     pub fn content(&mut self, now: Instant) {
-        if self.next.1 != Silence::Tail {
-            self.next = (later(now, self.limits.idle), Silence::Idle(self.limits.idle));
-        }
+        self.next = (later(now, self.limits.idle), Silence::Idle(self.limits.idle));
     }
 
     /// Notes that the provider said that it is done.
@@ -167,8 +165,10 @@ mod tests {
         let t0 = Instant::now();
         let mut clocks = clocks(t0);
         clocks.finished(t0 + SECOND);
-        clocks.content(t0 + SECOND);
         assert_eq!(clocks.expired(t0 + SECOND + TAIL), Some(Silence::Tail));
+        clocks.content(t0 + 2 * SECOND);
+        assert_eq!(clocks.expired(t0 + SECOND + TAIL), None);
+        assert_eq!(clocks.expired(t0 + 5 * SECOND), Some(Silence::Idle(3 * SECOND)));
     }
 
     #[test]

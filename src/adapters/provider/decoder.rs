@@ -26,10 +26,26 @@ pub enum Progress {
     Done,
 }
 
+/// How an answer came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The provider said that nothing more will come.
+    Done,
+    /// Nothing more came.
+    Body,
+}
+
 /// The memory of one answer's reading.
 pub trait Decoder: Send + 'static {
-    /// Reads the data of one event and puts what it means into `out`, and what was said into `transcript`.
-    fn decode(&mut self, data: &[u8], out: &mut Out, transcript: &mut Transcript) -> Result<Progress, ModelError>;
+    /// Reads one event, its name (empty if it has none) and its data, and puts what it means into `out`, and what was said into
+    /// `transcript`. A document that came in place of a stream is one event.
+    fn decode(
+        &mut self,
+        name: &str,
+        data: &[u8],
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError>;
 
     /// Tells whether content has come: from then on the provider bills.
     fn content_seen(&self) -> bool;
@@ -37,8 +53,8 @@ pub trait Decoder: Send + 'static {
     /// Tells whether the provider gave its reason to finish.
     fn is_finished(&self) -> bool;
 
-    /// Takes how the answer ended; none when it was cut.
-    fn take_finish(&mut self) -> Option<Result<Finish, ModelError>>;
+    /// Tells how the answer ended, and none when it was cut. What was kept back until a good end goes into `out`.
+    fn finish(&mut self, end: End, out: &mut Out, transcript: &mut Transcript) -> Option<Result<Finish, ModelError>>;
 
     /// Returns what the provider says that it used.
     fn usage(&self) -> Option<Usage>;

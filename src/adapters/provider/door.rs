@@ -6,14 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
+use futures::StreamExt;
 use reqwest::Url;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout_at};
 
+use super::body::{self, Broken};
 use super::clocks::{Clocks, Silence};
 use super::errors::Errors;
 use super::hosts::{Host, Hosts, NoClient, Ticket};
+use super::room::Room;
 use crate::adapters::genai_span::{CallSpan, Peer};
 
 /// What is read of an answer that is an error.
@@ -40,6 +43,30 @@ pub enum Accept {
     Stream,
     /// One JSON document.
     Document,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is told.
+    pub error: ModelError,
+    /// What the provider said, word for word, if it said anything. Never shown: it may hold a key.
+    pub said: String,
+}
+
+impl From<ModelError> for Refused {
+    fn from(error: ModelError) -> Self {
+        Self {
+            error,
+            said: String::new(),
+        }
+    }
+}
+
+impl From<Refused> for ModelError {
+    fn from(refused: Refused) -> Self {
+        refused.error
+    }
 }
 
 /// The way to one deployment.
@@ -106,6 +133,11 @@ impl Door {
         }
     }
 
+    /// Returns the deployment's name.
+    pub fn name(&self) -> &str {
+        self.errors.name()
+    }
+
     /// Returns what makes this deployment's errors.
     pub fn errors(&self) -> &Errors {
         &self.errors
@@ -118,7 +150,7 @@ impl Door {
         accept: Accept,
         span: &CallSpan,
         clocks: &Clocks,
-    ) -> Result<(reqwest::Response, Ticket), ModelError> {
+    ) -> Result<(reqwest::Response, Ticket), Refused> {
         let (client, ticket) = self.host.client().map_err(|error| match error {
             NoClient::Full => self.errors.plain(FailureClass::Overload, "too many streams are open"),
             NoClient::Setup(_) => self
@@ -137,42 +169,45 @@ impl Door {
         let sending = client.post(self.url.clone()).headers(headers).body(body).send();
         let response = match timeout_at(clocks.due(), sending).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.errors.transport(&error)),
-            Err(_) => return Err(self.silent(clocks)),
+            Ok(Err(error)) => return Err(self.errors.transport(&error).into()),
+            Err(_) => return Err(self.silent(clocks).into()),
         };
-        // Some servers name no type, or a plain one; a document or a page is surely not a stream.
-        let kind = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .map_or(b"".as_slice(), HeaderValue::as_bytes);
-        let is_wanted = match accept {
-            Accept::Stream => !kind.starts_with(b"application/json") && !kind.starts_with(b"text/html"),
-            Accept::Document => !kind.starts_with(b"text/html"),
-        };
-        if response.status().is_success() && is_wanted {
+        // What type a server names says little: some name none, a plain one or a wrong one. What comes is read if it can be.
+        if response.status().is_success() {
             return Ok((response, ticket));
         }
-        Err(self.refusal(response, accept, clocks).await)
+        Err(self.refusal(response, clocks).await)
     }
 
     /// Reads the answer as one document, before the clocks run out.
-    pub async fn document(&self, mut response: reqwest::Response, clocks: &Clocks) -> Result<Bytes, ModelError> {
-        let mut body = Vec::new();
+    pub async fn document(&self, response: reqwest::Response, clocks: &Clocks) -> Result<Bytes, ModelError> {
+        let mut pieces = body::open(response);
+        let (mut body, mut room) = (Vec::new(), Room::default());
         loop {
-            match timeout_at(clocks.due(), response.chunk()).await {
-                Ok(Ok(Some(piece))) if body.len() + piece.len() > MAX_DOCUMENT => {
+            match timeout_at(clocks.due(), pieces.next()).await {
+                Ok(Some(Ok(piece))) if body.len() + piece.len() > MAX_DOCUMENT => {
                     return Err(self.errors.malformed("it sent an answer that is too long"));
                 }
-                Ok(Ok(Some(piece))) => body.extend_from_slice(&piece),
-                Ok(Ok(None)) => return Ok(body.into()),
-                Ok(Err(error)) => return Err(self.errors.body(&error)),
+                Ok(Some(Ok(piece))) => {
+                    let full = |_| {
+                        self.errors
+                            .plain(FailureClass::Overload, "too many large answers are being read")
+                    };
+                    room.hold(body.len() + piece.len()).map_err(full)?;
+                    body.extend_from_slice(&piece);
+                }
+                Ok(None) => return Ok(body.into()),
+                Ok(Some(Err(Broken::Network(error)))) => return Err(self.errors.body(&error)),
+                Ok(Some(Err(Broken::Encoding))) => {
+                    return Err(self.errors.malformed("it sent an answer that cannot be decompressed"));
+                }
                 Err(_) => return Err(self.silent(clocks)),
             }
         }
     }
 
     /// Reads why there is no answer.
-    async fn refusal(&self, mut response: reqwest::Response, accept: Accept, clocks: &Clocks) -> ModelError {
+    async fn refusal(&self, mut response: reqwest::Response, clocks: &Clocks) -> Refused {
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let mut body = Vec::new();
@@ -185,19 +220,9 @@ impl Door {
                 break;
             }
         }
-        if !status.is_success() {
-            return self.errors.status(status, &headers, &body);
-        }
-        match serde_json::from_slice::<serde_json::Value>(&body)
-            .ok()
-            .as_ref()
-            .and_then(|body| body.get("error"))
-        {
-            Some(error) if !error.is_null() => self.errors.in_stream(error),
-            _ => self.errors.malformed(match accept {
-                Accept::Stream => "it did not answer with a stream",
-                Accept::Document => "it did not answer with a document",
-            }),
+        Refused {
+            error: self.errors.status(status, &headers, &body),
+            said: String::from_utf8_lossy(&body).into_owned(),
         }
     }
 

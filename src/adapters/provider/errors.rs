@@ -52,6 +52,11 @@ impl Errors {
         }
     }
 
+    /// Returns the deployment's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// An error of `class`; `what` goes on after the deployment's name.
     pub fn plain(&self, class: FailureClass, what: &str) -> ModelError {
         ModelError {
@@ -65,7 +70,7 @@ impl Errors {
     /// The error behind an HTTP status that is not a success.
     pub fn status(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ModelError {
         let said = match serde_json::from_slice::<Value>(body) {
-            Ok(body) => Said::of(body.get("error").unwrap_or(&body)),
+            Ok(body) => Said::of(inner(&body)),
             Err(_) => Said::default(),
         };
         let class = said.class(status.as_u16());
@@ -77,7 +82,7 @@ impl Errors {
 
     /// The error behind an `error` object in the stream.
     pub fn in_stream(&self, error: &Value) -> ModelError {
-        let said = Said::of(error);
+        let said = Said::of(inner(error));
         // Once it streams, the request was accepted: an error without a status is the provider's.
         let class = said.class(said.status.unwrap_or(500));
         let mut error = self.describe(class, &said, "in mid-answer");
@@ -202,6 +207,13 @@ impl Errors {
     }
 }
 
+/// Finds the error in a document: itself, a member of it, or the first of a list.
+fn inner(body: &Value) -> &Value {
+    let list = body.as_array().or_else(|| body.get("errors")?.as_array());
+    let body = list.and_then(|list| list.first()).unwrap_or(body);
+    body.get("error").filter(|error| !error.is_null()).unwrap_or(body)
+}
+
 impl Said {
     /// Reads `{message, type, code}`, a bare text, or what frameworks answer on their own.
     fn of(error: &Value) -> Self {
@@ -226,9 +238,13 @@ impl Said {
             let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
             u16::try_from(number).ok().filter(|status| (400..600).contains(status))
         });
-        let message = ["message", "detail", "error"]
+        let message = ["message", "detail", "error", "msg", "error_msg"]
             .iter()
-            .find_map(|field| error.get(field)?.as_str());
+            .find_map(|field| {
+                let value = error.get(field)?;
+                // FastAPI lists what is wrong.
+                value.as_str().or_else(|| value.get(0)?.get("msg")?.as_str())
+            });
         let param = error.get("param").and_then(Value::as_str);
         Self {
             message: message.unwrap_or_default().to_owned(),
@@ -405,6 +421,18 @@ mod tests {
             (503, r#"{"error":"overloaded"}"#, FailureClass::Overload),
             (529, "", FailureClass::Overload),
             (302, "", FailureClass::Rejected),
+            // As a list.
+            (
+                400,
+                r#"[{"error":{"code":400,"message":"x","status":"context_length_exceeded","type":"context_length_exceeded"}}]"#,
+                FailureClass::ContextLength,
+            ),
+            (429, r#"[{"error":{"code":429}}]"#, FailureClass::Rate),
+            (
+                422,
+                r#"{"detail":[{"loc":["body"],"msg":"maximum context length"}]}"#,
+                FailureClass::ContextLength,
+            ),
             // As Anthropic says it.
             (
                 401,

@@ -1,6 +1,7 @@
 //! Counts tokens by ourselves when a provider does not say how many it used.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 
 use copilotd_actors::compute;
 use copilotd_actors::domain::ids::TenantId;
@@ -26,6 +27,8 @@ const PER_TOOL: u64 = 8;
 pub struct Transcript {
     prompt: Arc<ChatBody>,
     tenant: Option<TenantId>,
+    /// Names of the tools that the prompt offers; read when they are needed.
+    tools: OnceLock<HashSet<String>>,
     answer: String,
     written: u64,
 }
@@ -36,9 +39,21 @@ impl Transcript {
         Self {
             prompt,
             tenant: None,
+            tools: OnceLock::new(),
             answer: String::new(),
             written: 0,
         }
+    }
+
+    /// Tells whether the prompt offers a tool of this name; none if it offers none at all.
+    pub fn offers(&self, name: &str) -> Option<bool> {
+        let tools = self.tools.get_or_init(|| tool_names(&self.prompt));
+        (!tools.is_empty()).then(|| tools.contains(name))
+    }
+
+    /// Returns whose share of the compute pool is taken.
+    pub fn tenant(&self) -> Option<&TenantId> {
+        self.tenant.as_ref()
     }
 
     /// Says whose share of the compute pool counting takes.
@@ -67,6 +82,7 @@ impl Transcript {
             tenant,
             answer,
             written,
+            ..
         } = self;
         let tenant = tenant.as_ref();
         // A coarse number is better than none.
@@ -85,6 +101,15 @@ impl Transcript {
             ..Usage::default()
         }
     }
+}
+
+fn tool_names(body: &ChatBody) -> HashSet<String> {
+    let tools: Vec<Call<'_>> = body
+        .get("tools")
+        .and_then(|tools| serde_json::from_str(tools.get()).ok())
+        .unwrap_or_default();
+    let names = tools.into_iter().filter_map(|tool| tool.function?.name);
+    names.collect()
 }
 
 async fn count(tenant: Option<&TenantId>, texts: Vec<String>) -> Result<u64, compute::ComputeError> {

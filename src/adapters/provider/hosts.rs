@@ -8,10 +8,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::{Client, Url, redirect};
+
+use super::learned::Learned;
 
 /// Most connections to one HTTP/2 host.
 const MAX_CLIENTS: usize = 1_024;
@@ -21,7 +23,11 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// All hosts. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Hosts(Arc<Mutex<HashMap<Key, Arc<Host>>>>);
+pub struct Hosts {
+    hosts: Arc<Mutex<HashMap<Key, Arc<Host>>>>,
+    /// What was learned of models, by address and name; as long as a deployment of them lives.
+    learned: Arc<Mutex<HashMap<String, Weak<Learned>>>>,
+}
 
 impl fmt::Debug for Hosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +91,7 @@ impl Hosts {
             http2_cleartext,
             streams: streams.max(1),
         };
-        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.entry(key.clone()).or_insert_with(|| {
             Arc::new(Host {
                 key,
@@ -93,6 +99,20 @@ impl Hosts {
             })
         });
         Arc::clone(host)
+    }
+}
+
+impl Hosts {
+    /// Returns what is known of a model, which all deployments of it share: each key would learn it anew.
+    pub fn learned(&self, model: &str) -> Arc<Learned> {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        learned.retain(|_, known| known.strong_count() > 0);
+        let entry = learned.entry(model.to_owned()).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::default();
+            *entry = Arc::downgrade(&fresh);
+            fresh
+        })
     }
 }
 

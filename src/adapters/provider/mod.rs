@@ -2,10 +2,12 @@
 //! of an answer while it is being written. Nothing here knows a provider's own words for an answer; that is each
 //! adapter's [`Decoder`].
 //!
-//! Nothing here repeats a request, except where HTTP/2 says that the server has not looked at it: retries, fallbacks and
-//! limits are the gateway's. Nothing here logs.
+//! Nothing here repeats a request, except where HTTP/2 says that the server has not looked at it, or where a server refused a
+//! member that was added here (`learned`): retries, fallbacks and limits are the gateway's.
 
 mod answer;
+mod body;
+pub mod calls;
 mod clocks;
 mod decoder;
 mod door;
@@ -13,18 +15,24 @@ mod endpoint;
 mod errors;
 mod estimate;
 mod hosts;
+mod learned;
+pub mod lenient;
+mod reason;
 mod report;
 mod retry_after;
+mod room;
 mod sse;
 
 pub use answer::Answer;
 pub use clocks::{Clocks, Silence, Timeouts};
-pub use decoder::{Decoder, Out, Progress};
-pub use door::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, secret_value};
+pub use decoder::{Decoder, End, Out, Progress};
+pub use door::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, Refused, secret_value};
 pub use endpoint::endpoint;
 pub use errors::Errors;
 pub use estimate::{Transcript, prompt_tokens};
 pub use hosts::{Host, Hosts, NoClient, Ticket};
+pub use learned::{Added, Learned};
+pub use reason::Reason;
 pub use report::priced;
 pub use retry_after::{retry_after, sent_at};
-pub use sse::{MAX_EVENT, SseReader, TooLong};
+pub use sse::{MAX_EVENT, SseReader, Unread};

@@ -5,14 +5,23 @@
 
 use bytes::{Buf, Bytes};
 
+use super::room::Room;
+
 /// Longest line and longest data of one event.
-pub const MAX_EVENT: usize = 1024 * 1024;
+pub const MAX_EVENT: usize = 16 * 1024 * 1024;
 /// What an idle buffer may keep; a stream lives for minutes and there are thousands of them.
 const KEEP: usize = 2 * 1024;
+/// Longest name of an event that is remembered.
+const MAX_NAME: usize = 64;
 
-/// A line or an event is longer than [`MAX_EVENT`].
+/// Why an event is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLong;
+pub enum Unread {
+    /// A line or its data is longer than [`MAX_EVENT`].
+    TooLong,
+    /// Too many large events are being read by this process.
+    NoRoom,
+}
 
 /// The reader's memory between two pieces.
 #[derive(Debug, Default)]
@@ -22,17 +31,23 @@ pub struct SseReader {
     /// Data of the event so far.
     data: Vec<u8>,
     has_data: bool,
+    /// Name of the event so far.
+    name: String,
+    /// What the buffers take of the process's memory.
+    room: Room,
     complete: bool,
     /// The last line ended with CR: an LF that follows belongs to it.
     after_cr: bool,
     /// The first line may begin with a byte order mark.
     begun: bool,
+    /// Whether there was a line that has no place among server-sent events.
+    is_foreign: bool,
 }
 
 impl SseReader {
     /// Takes bytes off `piece` until an event with data is complete (then [`SseReader::data`] holds it, until the next
-    /// call) or `piece` is used up (then it answers false).
-    pub fn advance(&mut self, piece: &mut Bytes) -> Result<bool, TooLong> {
+    /// call) or `piece` is used up (then it answers false). An event whose data is empty is none.
+    pub fn advance(&mut self, piece: &mut Bytes) -> Result<bool, Unread> {
         self.forget();
         while !piece.is_empty() {
             if std::mem::take(&mut self.after_cr) && piece[0] == b'\n' {
@@ -67,6 +82,21 @@ impl SseReader {
         &self.data
     }
 
+    /// Returns the event's name; empty if it has none.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Tells whether there was a line that has no place among server-sent events: it may be a page, or a word of an error.
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// Takes the event's data, and what it takes of the process's memory.
+    pub fn take_data(&mut self) -> (Vec<u8>, Room) {
+        (std::mem::take(&mut self.data), std::mem::take(&mut self.room))
+    }
+
     /// Completes the event that the end of the body left open. The standard throws it away; some servers leave out
     /// the last empty line, so the caller decides by looking whether the data is whole.
     pub fn finish(&mut self) -> bool {
@@ -77,49 +107,75 @@ impl SseReader {
         let line = std::mem::take(&mut self.line);
         let fits = self.take_line(&line).is_ok();
         self.complete = true;
-        fits && self.has_data
+        fits && !self.data.is_empty()
     }
 
     fn forget(&mut self) {
         if std::mem::take(&mut self.complete) {
             self.has_data = false;
             self.data = reusable(std::mem::take(&mut self.data));
+            self.name.clear();
+            self.room.shrink_to(self.line.len());
         }
     }
 
-    fn extend_line(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+    fn extend_line(&mut self, bytes: &[u8]) -> Result<(), Unread> {
         if self.line.len() + bytes.len() > MAX_EVENT {
-            return Err(TooLong);
+            return Err(Unread::TooLong);
         }
+        self.reserve(bytes.len())?;
         self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn take_line(&mut self, mut line: &[u8]) -> Result<(), TooLong> {
+    fn reserve(&mut self, more: usize) -> Result<(), Unread> {
+        let held = self.line.len() + self.data.len() + more;
+        self.room.hold(held).map_err(|_| Unread::NoRoom)
+    }
+
+    fn take_line(&mut self, mut line: &[u8]) -> Result<(), Unread> {
         if !std::mem::replace(&mut self.begun, true) {
             line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         }
         if line.is_empty() {
-            self.complete = self.has_data;
+            // The standard: without data nothing is dispatched, and the name is forgotten.
+            self.complete = !self.data.is_empty();
+            if !self.complete {
+                self.has_data = false;
+                self.name.clear();
+            }
+            return Ok(());
+        }
+        if let Some(name) = field(line, b"event") {
+            let name = String::from_utf8_lossy(name);
+            self.name.clear();
+            self.name.push_str(&name[..name.floor_char_boundary(MAX_NAME)]);
             return Ok(());
         }
         // Comments (an empty field name) and other fields carry nothing for us.
-        let Some(value) = line.strip_prefix(b"data") else {
+        let Some(value) = field(line, b"data") else {
+            let known = [b"".as_slice(), b"id", b"retry"];
+            self.is_foreign |= known.iter().all(|name| field(line, name).is_none());
             return Ok(());
         };
-        let value = match value.strip_prefix(b":") {
-            Some(value) => value.strip_prefix(b" ").unwrap_or(value),
-            None if value.is_empty() => value,
-            None => return Ok(()),
-        };
         if self.data.len() + value.len() >= MAX_EVENT {
-            return Err(TooLong);
+            return Err(Unread::TooLong);
         }
+        self.reserve(value.len())?;
         if std::mem::replace(&mut self.has_data, true) {
             self.data.push(b'\n');
         }
         self.data.extend_from_slice(value);
         Ok(())
+    }
+}
+
+/// Returns the value of a line's field, if it is the one called `name`.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = line.strip_prefix(name)?;
+    match value.strip_prefix(b":") {
+        Some(value) => Some(value.strip_prefix(b" ").unwrap_or(value)),
+        None => value.is_empty().then_some(value),
     }
 }
 
@@ -157,7 +213,11 @@ mod tests {
             (": ping\n\n: ping\n\ndata: käse 🧀\n\n", vec!["käse 🧀"]),
             ("event: x\nid: 1\ndata: a\ndata: b\nretry: 5\n\n", vec!["a\nb"]),
             ("\u{feff}data: a\n\n", vec!["a"]),
-            ("database: x\n\ndata\n\n", vec![""]),
+            ("database: x\n\ndata\n\n", vec![]),
+            ("data:\n\ndata: \n\ndata: a\n\n", vec!["a"]),
+            ("event: ping\ndata:\n\ndata: a\n\ndata:", vec!["a"]),
+            ("data:\ndata: a\n\n", vec!["\na"]),
+            ("data: a\n\nevent: x\n\n", vec!["a"]),
             ("data: a\n\ndata: half", vec!["a", "open: half"]),
             ("data: a\n\ndata: half\n", vec!["a", "open: half"]),
             ("data: a\n\n", vec!["a"]),
@@ -171,13 +231,25 @@ mod tests {
 
     #[test]
     fn a_line_or_an_event_without_end_is_refused() {
+        let too_long = Err(Unread::TooLong);
         let mut reader = SseReader::default();
         let piece = Bytes::from(vec![b'x'; 64 * 1024]);
-        assert!((0..17).any(|_| reader.advance(&mut piece.clone()).is_err()));
+        assert!((0..257).any(|_| reader.advance(&mut piece.clone()) == too_long));
 
         let mut reader = SseReader::default();
         let piece = Bytes::from([b"data: ".as_slice(), &[b'x'; 64 * 1024], b"\n"].concat());
-        assert!((0..17).any(|_| reader.advance(&mut piece.clone()).is_err()));
+        assert!((0..257).any(|_| reader.advance(&mut piece.clone()) == too_long));
+    }
+
+    #[test]
+    fn events_have_their_own_names() {
+        let mut reader = SseReader::default();
+        let mut piece = Bytes::from_static(b"event: error\ndata: a\n\ndata: b\n\nevent: x\n\ndata: c\n\n");
+        let mut names = Vec::new();
+        while reader.advance(&mut piece).unwrap() {
+            names.push(reader.name().to_owned());
+        }
+        assert_eq!(names, ["error", "", ""]);
     }
 
     #[test]

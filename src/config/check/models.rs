@@ -22,6 +22,12 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
         if bound.exists() && provider.get("kind").text() != Some("anthropic") {
             faults.add(bound.path(), "belongs to providers of the kind anthropic");
         }
+        for name in ["stream_options", "user"] {
+            let member = provider.get(name);
+            if member.exists() && provider.get("kind").text() == Some("anthropic") {
+                faults.add(member.path(), "belongs to providers of the kind openai");
+            }
+        }
     }
     let known: HashSet<&str> = members(&providers, "name").filter_map(|name| name.text()).collect();
     for route in routes.items() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::guard::RuleSet;
 use copilotd_actors::ports::ModelEvent;
@@ -41,18 +42,32 @@ pub(super) fn guarded(terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) 
         is_json: body.is_json(),
         ready: VecDeque::new(),
     };
-    stream::unfold(guarded, |mut guarded| async move {
+    stream::unfold(Some(guarded), |guarded| async move {
+        let mut guarded = guarded?;
         loop {
             if let Some(item) = guarded.ready.pop_front() {
-                return Some((item, guarded));
+                return Some((item, Some(guarded)));
             }
             match guarded.pieces.as_mut()?.next().await? {
-                Ok(piece) => guarded.take(piece),
+                Ok(piece) => match looked_at(guarded, piece).await {
+                    Some(back) => guarded = back,
+                    None => return Some((Err(unreadable()), None)),
+                },
                 Err(error) => guarded.ready.push_back(Err(told(&guarded.terms, error))),
             }
         }
     })
     .boxed()
+}
+
+/// Looks at a piece; at a large one off the threads that serve. None if there was no room for that.
+async fn looked_at(mut guarded: Guarded, piece: Piece) -> Option<Guarded> {
+    let size = piece.chunk.as_ref().map_or(0, Bytes::len);
+    let look = move || {
+        guarded.take(piece);
+        guarded
+    };
+    compute::run(None, size, look).await.ok()
 }
 
 impl Guarded {

@@ -84,11 +84,12 @@ where
 }
 
 /// Returns the event id that a request resumes from: `Last-Event-ID` wins over `?after=`. What is no single text is one that is no
-/// position.
+/// position. An empty header says what a missing one does: some clients send it before they have seen an event.
 fn resume_from(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     const NO_POSITION: &str = "\u{fffd}";
     let mut values = headers.get_all("last-event-id").iter();
     match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes().trim_ascii().is_empty() => {}
         (Some(value), None) => return Some(value.to_str().unwrap_or(NO_POSITION).to_owned()),
         (Some(_), Some(_)) => return Some(NO_POSITION.to_owned()),
         (None, _) => {}

@@ -183,6 +183,11 @@ fn single_faults_have_their_path() {
             "providers[1].max_tokens: belongs to providers of the kind anthropic",
         ),
         (
+            "max_tokens = 8192",
+            "stream_options = false",
+            "providers[1].stream_options: belongs to providers of the kind openai",
+        ),
+        (
             "api_keys = [",
             "api_key = { value = \"x\" }\napi_keys = [",
             "providers[1].api_keys: give either",

@@ -81,6 +81,9 @@ fn every_key_is_read() {
     );
     let second = config.provider("second").unwrap();
     assert_eq!((second.kind, second.max_tokens), (ProviderKind::Anthropic, Some(8192)));
+    assert!(second.stream_options && second.user);
+    let main = config.provider("main").unwrap();
+    assert!(!main.stream_options && !main.user);
     let keys: Vec<_> = second.keys().map(ExposeSecret::expose_secret).collect();
     assert_eq!(
         keys,

@@ -1,7 +1,9 @@
 //! Server-sent events of model providers.
 
 use bytes::Bytes;
-use copilotd::adapters::provider::SseReader;
+use copilotd::adapters::provider::lenient::{Count, Members, Seam, mend, said, without_lone_surrogates};
+use copilotd::adapters::provider::{Reason, SseReader};
+use serde_json::value::RawValue;
 
 use super::text::Choices;
 
@@ -57,5 +59,60 @@ fn fuzz_provider_stream() {
         let whole = read(&stream, Choices::new(&[255; 64]));
         assert_eq!(read(&stream, Choices::new(cuts)), whole);
         assert_eq!(read(&stream, Choices::new(&[])), whole, "byte by byte");
+    });
+}
+
+const JSON: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\"a\"",
+    "\"content\"",
+    "\\",
+    "\\u",
+    "\\ud83d",
+    "\\ude80",
+    "d83d",
+    "1",
+    "-1.5",
+    "NaN",
+    "-Infinity",
+    "null",
+    "true",
+    " ",
+    "\n",
+    "é",
+    "🧀",
+    "\u{0}",
+];
+
+/// What is mended stays what it was where it was JSON; a text is the same however it is cut into pieces.
+#[test]
+fn fuzz_provider_json() {
+    super::fuzz(512, |input| {
+        let (mut choices, mut text) = (Choices::new(input), String::new());
+        while !choices.is_empty() {
+            text.push_str(choices.of(JSON));
+        }
+        let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
+        let mended = mend(&text);
+        if is_json(&text) {
+            assert_eq!(mended, text);
+            let whole = without_lone_surrogates(&text);
+            assert_eq!(whole.len(), text.len());
+            // Only nesting can be in the way now.
+            let read = serde_json::from_str::<serde_json::Value>(&whole);
+            assert!(read.is_ok() || text.matches(['[', '{']).count() > 100, "{text}");
+        }
+        if let Some(members) = Members::read(&mended) {
+            for (name, raw) in members.iter() {
+                let mut seam = Seam::default();
+                let _ = (name, said(raw, &mut seam), Reason::of(Some(raw)), Count::of(Some(raw)));
+            }
+        }
     });
 }

@@ -8,6 +8,7 @@ mod embeddings;
 mod faults;
 mod guardrails;
 mod hedging;
+mod loose;
 mod open_calls;
 mod replay;
 mod rescue;

@@ -305,8 +305,10 @@ async fn positions_that_never_were() {
             .unwrap();
         let streams = [format!("{conversation}/events"), format!("{turn}/events")];
         for path in &streams {
+            // Some clients send an empty one before they have seen an event: it says what a missing one does.
+            let empty = app.ada("GET", path).header("last-event-id", "");
+            drop(empty.stream().await);
             for bad in [
-                "",
                 "x",
                 "-1",
                 "1.",

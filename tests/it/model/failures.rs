@@ -163,9 +163,19 @@ async fn a_stream_that_goes_wrong_keeps_what_came_and_tells_what_it_used() {
     for (what, body, class) in [
         ("clean end", bytes(&said("so far")), FailureClass::Cut),
         (
-            "[DONE] without a reason",
-            bytes(&(said("so far") + DONE)),
+            "a reason that is taken back",
+            bytes(&(said("so") + &finish("stop") + &said(" far") + DONE)),
             FailureClass::Cut,
+        ),
+        (
+            "a reason that nobody knows",
+            bytes(&(said("so far") + &finish("whatever") + DONE)),
+            FailureClass::Cut,
+        ),
+        (
+            "a call that the server could not read",
+            bytes(&(said("so far") + &finish("MALFORMED_FUNCTION_CALL") + DONE)),
+            FailureClass::Malformed,
         ),
         (
             "half an event",
@@ -195,35 +205,36 @@ async fn a_stream_that_goes_wrong_keeps_what_came_and_tells_what_it_used() {
             FailureClass::Malformed,
         ),
         (
-            "not UTF-8",
-            [bytes(&said("so far")), b"data: {\"model\":\"\xff\"}\n\n".to_vec()].concat(),
-            FailureClass::Malformed,
-        ),
-        (
-            "wrong types",
-            bytes(&(said("so far") + "data: {\"choices\": 7}\n\n")),
-            FailureClass::Malformed,
-        ),
-        (
             "deep nesting",
             bytes(&(said("so far") + "data: {\"x\":" + &"[".repeat(10_000) + "\n\n")),
             FailureClass::Malformed,
         ),
         (
             "huge line",
-            [bytes(&said("so far")), vec![b'x'; 3_000_000]].concat(),
+            [bytes(&said("so far")), vec![b'x'; 17 * 1024 * 1024]].concat(),
             FailureClass::Malformed,
         ),
         (
             "call without name",
-            bytes(&(said("so far") + &delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]})))),
+            bytes(
+                &(said("so far")
+                    + &delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}))
+                    + &finish("tool_calls")),
+            ),
             FailureClass::Malformed,
         ),
         (
-            "wild index",
+            "pieces of calls that nothing tells apart",
             bytes(
                 &(said("so far")
-                    + &delta(json!({"tool_calls": [{"index": 4_000_000_000_u64, "function": {"name": "x"}}]}))),
+                    + &delta(
+                        json!({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "x", "arguments": "{"}}]}),
+                    )
+                    + &delta(
+                        json!({"tool_calls": [{"index": 0, "id": "b", "function": {"name": "y", "arguments": "{"}}]}),
+                    )
+                    + &delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}))
+                    + &finish("tool_calls")),
             ),
             FailureClass::Malformed,
         ),

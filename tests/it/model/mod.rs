@@ -7,10 +7,16 @@ mod cancel;
 mod clocks;
 mod failures;
 mod load;
+mod loose;
+mod loose_anthropic;
+mod loose_calls;
+mod loose_documents;
+mod loose_requests;
 mod passing;
 pub mod request;
 mod server;
 mod stream;
+mod strict_client;
 mod trace;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use copilotd::adapters::openai::{Dialect, MaxTokensField, user_hash, write};
+use copilotd::adapters::openai::{Added, Dialect, MaxTokensField, user_hash, write};
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::ports::ModelRequest;
@@ -21,7 +21,7 @@ fn build(base_url: &str, request: &ModelRequest) -> Value {
 }
 
 fn built(dialect: &Dialect, request: &ModelRequest) -> Value {
-    serde_json::from_slice(&write(&call(request, PATIENT), "gpt-test", dialect, true)).unwrap()
+    serde_json::from_slice(&write(&call(request, PATIENT), "gpt-test", dialect, true, Added::default()).0).unwrap()
 }
 
 /// A request in which everything is used.
@@ -181,6 +181,7 @@ fn what_is_sent_depends_on_the_host_and_the_request() {
         max_tokens: MaxTokensField::MaxCompletionTokens,
         parallel_tool_calls: false,
         stream_usage: false,
+        user: false,
         prompt_cache_key: true,
         ..Dialect::of(OTHER)
     };
@@ -189,6 +190,7 @@ fn what_is_sent_depends_on_the_host_and_the_request() {
         ("/max_completion_tokens", true),
         ("/parallel_tool_calls", false),
         ("/stream_options", false),
+        ("/user", false),
         ("/prompt_cache_key", true),
     ] {
         assert_eq!(body.pointer(pointer).is_some(), present, "{pointer}");
@@ -214,7 +216,7 @@ fn a_longer_conversation_only_appends() {
             messages: Arc::new(whole.messages[..n].to_vec()),
             ..whole.clone()
         };
-        let bytes = write(&call(&part, PATIENT), "m", &Dialect::of(OPENAI), true);
+        let bytes = write(&call(&part, PATIENT), "m", &Dialect::of(OPENAI), true, Added::default()).0;
         let bytes = String::from_utf8(bytes.to_vec()).unwrap();
         let end = bytes.find("],\"model\"").unwrap();
         bytes[..end].to_owned()

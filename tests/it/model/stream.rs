@@ -19,9 +19,20 @@ fn call(index: usize, name: Option<&str>, arguments: &str) -> ModelEvent {
     }
 }
 
+/// The calls of an answer, put together.
 fn calls(events: &[ModelEvent]) -> Vec<ModelEvent> {
-    let is_call = |event: &&ModelEvent| matches!(event, ModelEvent::ToolCall { .. });
-    events.iter().filter(is_call).cloned().collect()
+    let mut calls: std::collections::BTreeMap<usize, (Option<String>, String)> = std::collections::BTreeMap::new();
+    for event in events {
+        if let ModelEvent::ToolCall { index, name, arguments } = event {
+            let call = calls.entry(*index).or_default();
+            call.0 = name.clone().or(call.0.take());
+            call.1 += arguments;
+        }
+    }
+    let whole = calls.into_iter();
+    whole
+        .map(|(index, (name, arguments))| call(index, name.as_deref(), &arguments))
+        .collect()
 }
 
 fn used(events: &[ModelEvent]) -> Usage {
@@ -129,25 +140,19 @@ async fn calls_come_in_pieces_and_dialects() {
             openai.concat(),
             "tool_calls",
             vec![
-                call(0, Some("get_weather"), ""),
-                call(0, None, "{\"city\":"),
+                call(0, Some("get_weather"), "{\"city\":\"Bonn\"}"),
                 call(1, Some("get_time"), "{}"),
-                call(0, None, "\"Bonn\"}"),
             ],
         ),
         (
             repeated_names.concat(),
             "stop",
-            vec![call(0, Some("get_weather"), "{\"city\":"), call(0, None, "\"Bonn\"}")],
+            vec![call(0, Some("get_weather"), "{\"city\":\"Bonn\"}")],
         ),
         (
             without_index.concat(),
             "tool_calls",
-            vec![
-                call(0, Some("get_weather"), "{}"),
-                call(1, Some("get_time"), "{"),
-                call(1, None, "}"),
-            ],
+            vec![call(0, Some("get_weather"), "{}"), call(1, Some("get_time"), "{}")],
         ),
     ] {
         let server = Server::canned(format!("{UNTIL_CLOSE}{pieces}{}", finish(reason))).await;
@@ -165,6 +170,7 @@ async fn servers_may_say_less_or_more_than_the_protocol() {
     let bare = |choice: Value| format!("data: {}\n\n", json!({"choices": [choice]}));
     for (what, stream, expected, ending) in [
         ("no [DONE]", said("a") + &finish("stop"), "a", Finish::Stop),
+        ("[DONE] and no reason", said("a") + DONE, "a", Finish::Stop),
         (
             "no last empty line",
             said("a") + finish("length").trim_end(),

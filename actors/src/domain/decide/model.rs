@@ -65,8 +65,13 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
         );
     }
     let policy = draft.policy();
-    let proposals: Vec<Proposal> = reply
-        .calls
+    // Invariant: no call of a step that reached its bound runs. It was not written to its end, however whole it looks.
+    let calls = if reply.finish == Finish::Length {
+        Vec::new()
+    } else {
+        reply.calls
+    };
+    let proposals: Vec<Proposal> = calls
         .into_iter()
         .enumerate()
         .map(|(index, (name, arguments))| {

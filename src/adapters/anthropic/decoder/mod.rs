@@ -1,54 +1,31 @@
 //! Reads the events of a streamed message, and writes them as OpenAI's chunks.
 //!
-//! Invariant: an answer is whole only when `message_stop` has come. The chunk that says why it ended goes out with it, so
-//! that nobody is told of an end that was then cut off.
+//! The protocol is read leniently: blocks may be mixed, and need no end; what is not known is passed over.
+//!
+//! Invariant: the chunk that says why an answer ended goes out when nothing more was said, so that nobody is told of an end that
+//! was then taken back or cut off.
 
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::chunk::Identity;
-use super::wire::{Ending, MAX_CALLS, WireUsage};
-use crate::adapters::provider::{self, Errors, Out, Progress, Transcript, priced};
+use super::wire::WireUsage;
+use crate::adapters::provider::calls::{Arguments, CallPiece, Calls};
+use crate::adapters::provider::lenient::{Members, Seam, is_text, items, mend, said, skipped, word};
+use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript, priced};
 use crate::gateway::upstream::Piece;
 
 /// What is kept of a thought to be told again with its signature; a longer one cannot be given back.
 const MAX_THOUGHT: usize = 256 * 1024;
-
-#[derive(Debug, Deserialize)]
-struct Event {
-    #[serde(rename = "type", default)]
-    kind: String,
-    message: Option<Start>,
-    index: Option<u64>,
-    content_block: Option<Value>,
-    delta: Option<Delta>,
-    usage: Option<WireUsage>,
-    error: Option<Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Start {
-    id: Option<String>,
-    model: Option<String>,
-    usage: Option<WireUsage>,
-}
-
-/// Of a block or of the whole message.
-#[derive(Debug, Default, Deserialize)]
-struct Delta {
-    text: Option<String>,
-    partial_json: Option<String>,
-    thinking: Option<String>,
-    signature: Option<String>,
-    stop_reason: Option<String>,
-}
 
 /// What the caller wants to see.
 #[derive(Debug, Clone, Copy)]
@@ -61,15 +38,12 @@ pub(super) struct Wish {
     pub(super) created: i64,
 }
 
-/// The block that is being written; they come one after the other.
+/// A block that is being written.
 #[derive(Debug)]
 enum Block {
     Text,
-    /// A call, and whether arguments have come.
-    Call {
-        number: usize,
-        has_arguments: bool,
-    },
+    /// A call, by its number.
+    Call(usize),
     /// A thought and its signature; none when it is too long to be kept.
     Thinking(Option<(String, String)>),
     /// Something that is passed over.
@@ -83,12 +57,16 @@ pub(super) struct Decoder {
     wish: Wish,
     /// None until the message has begun.
     identity: Option<Identity>,
-    block: Option<(u64, Block)>,
-    calls: usize,
+    /// Blocks by their numbers; of two with one number the later.
+    blocks: BTreeMap<u64, Block>,
+    last_block: u64,
+    calls: Calls,
+    text: Seam,
     content_seen: bool,
     usage: WireUsage,
-    stop_reason: Option<String>,
-    finish: Option<Result<Finish, ModelError>>,
+    reason: Option<Reason>,
+    /// An end was taken back.
+    was_ended: bool,
 }
 
 impl Decoder {
@@ -98,141 +76,191 @@ impl Decoder {
             errors,
             wish,
             identity: None,
-            block: None,
-            calls: 0,
+            blocks: BTreeMap::new(),
+            last_block: 0,
+            calls: Calls::new(wish.chunks),
+            text: Seam::default(),
             content_seen: false,
             usage: WireUsage::default(),
-            stop_reason: None,
-            finish: None,
+            reason: None,
+            was_ended: false,
         }
     }
 
-    fn start(&mut self, message: Option<Start>, out: &mut Out) -> Result<(), ModelError> {
+    /// Begins the message. Some servers put all of it in there.
+    fn start(
+        &mut self,
+        message: &Members<'_>,
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError> {
         if self.identity.is_some() {
             return Err(self.errors.malformed("it began twice"));
         }
-        let message = message.ok_or_else(|| self.errors.malformed("it began without a message"))?;
-        self.usage.update(message.usage.unwrap_or_default());
-        let model = message.model.unwrap_or_default();
+        self.report(message);
+        let model = message.text("model").unwrap_or_default();
         self.identity = Some(Identity {
-            id: message.id.unwrap_or_default(),
+            id: message.text("id").unwrap_or_default(),
             model: model.clone(),
             created: self.wish.created,
             include_usage: self.wish.include_usage,
         });
         out.push_back(Ok(Piece {
-            chunk: self.chunk(|| json!({"role": "assistant", "content": ""}), None),
+            chunk: self.chunk(|| json!({"role": "assistant", "content": ""})),
             events: (!model.is_empty())
                 .then_some(ModelEvent::Model(model))
                 .into_iter()
                 .collect(),
-            content: false,
             ..Piece::default()
         }));
-        Ok(())
+        let mut progress = Progress::None;
+        for (at, block) in items(message.get("content")).into_iter().enumerate() {
+            let index = Some(at as u64);
+            if is_text(block) {
+                progress = self.say(block, out, transcript);
+                continue;
+            }
+            progress = self.block_start(index, Some(block), out, transcript)?;
+            self.block_stop(index, out);
+        }
+        Ok(self.end_of(message.get("stop_reason")).unwrap_or(progress))
+    }
+
+    fn report(&mut self, members: &Members<'_>) {
+        if let Some(usage) = Members::of(members.get("usage")) {
+            self.usage.update(WireUsage::of(&usage));
+        }
+    }
+
+    /// Reads a reason to stop.
+    fn end_of(&mut self, reason: Option<&RawValue>) -> Option<Progress> {
+        let reason = Reason::of(reason)?;
+        // Of two, the worse: a part is never told as the whole.
+        self.reason = Some(self.reason.map_or(reason, |known| known.max(reason)));
+        Some(Progress::Finished)
     }
 
     fn block_start(
         &mut self,
         index: Option<u64>,
-        block: &Value,
+        block: Option<&RawValue>,
         out: &mut Out,
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
-        let index = index.filter(|_| self.identity.is_some() && self.block.is_none());
-        let index = index.ok_or_else(|| self.errors.malformed("it began a block out of turn"))?;
-        let (block, said) = match block["type"].as_str() {
-            Some("text") => (Block::Text, self.text(text(&block["text"]), out, transcript)),
-            Some("thinking") => {
-                let kept = (String::new(), text(&block["signature"]));
-                let mut block_kept = Block::Thinking(Some(kept));
-                let said = self.thought(text(&block["thinking"]), &mut block_kept, out, transcript);
-                (block_kept, said)
+        if self.identity.is_none() {
+            return Err(self.errors.malformed("it began a block before its message"));
+        }
+        let index = index.unwrap_or_else(|| self.blocks.keys().next_back().map_or(0, |last| last + 1));
+        self.block_stop_of_thought(index, out);
+        self.last_block = index;
+        let Some(members) = Members::of(block) else {
+            skipped("block");
+            self.blocks.insert(index, Block::Other);
+            return Ok(Progress::None);
+        };
+        let kind = members.text("type").unwrap_or_else(|| {
+            let of = [("text", "text"), ("thinking", "thinking"), ("name", "tool_use")];
+            let found = of.iter().find(|(member, _)| members.has(member));
+            found.map_or_else(String::new, |(_, kind)| (*kind).to_owned())
+        });
+        let (block, said) = match kind.as_str() {
+            "text" => {
+                let said = match members.get("text") {
+                    Some(text) => self.say(text, out, transcript),
+                    None => Progress::None,
+                };
+                (Block::Text, said)
             }
-            Some("redacted_thinking") => {
-                let told = self.chunk(|| json!({"thinking_blocks": [block]}), None);
+            "thinking" => {
+                let mut block = Block::Thinking(Some((String::new(), members.text("signature").unwrap_or_default())));
+                let text = members.text("thinking").unwrap_or_default();
+                let said = self.thought(text, &mut block, out, transcript);
+                (block, said)
+            }
+            "redacted_thinking" => {
+                let whole = block.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+                let told = self.chunk(|| json!({"thinking_blocks": [whole]}));
                 out.extend(told.map(|chunk| Ok(beside(chunk))));
                 (Block::Other, Progress::None)
             }
-            Some("tool_use") => {
-                let number = self.call(block, out, transcript)?;
-                let mut call = Block::Call {
-                    number,
-                    has_arguments: false,
-                };
-                // The arguments come in pieces; some proxies send them whole.
-                if block["input"].as_object().is_some_and(|input| !input.is_empty()) {
-                    self.arguments(block["input"].to_string(), &mut call, out, transcript);
-                }
-                (call, Progress::Content)
+            "tool_use" => (
+                Block::Call(self.call(index, &members, out, transcript)?),
+                Progress::Content,
+            ),
+            _ => {
+                skipped("block");
+                (Block::Other, Progress::None)
             }
-            Some(_) => (Block::Other, Progress::None),
-            None => return Err(self.errors.malformed("it sent a block without a type")),
         };
-        self.block = Some((index, block));
+        self.blocks.insert(index, block);
         Ok(said)
     }
 
     fn block_delta(
         &mut self,
         index: Option<u64>,
-        delta: Delta,
+        delta: &Members<'_>,
         out: &mut Out,
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
-        let mut block = self.take_block(index)?;
-        let mut said = Progress::None;
-        match &mut block.1 {
-            Block::Text => said = self.text(delta.text.unwrap_or_default(), out, transcript),
-            call @ Block::Call { .. } => {
-                said = self.arguments(delta.partial_json.unwrap_or_default(), call, out, transcript);
-            }
-            thinking @ Block::Thinking(_) => {
-                said = self.thought(delta.thinking.unwrap_or_default(), thinking, out, transcript);
-                if let Block::Thinking(Some((_, signature))) = thinking {
-                    signature.push_str(&delta.signature.unwrap_or_default());
-                }
-            }
-            Block::Other => {}
+        if self.identity.is_none() {
+            return Err(self.errors.malformed("it went on with a block before its message"));
         }
-        self.block = Some(block);
+        let index = index.unwrap_or(self.last_block);
+        self.last_block = index;
+        if matches!(self.blocks.get(&index), Some(Block::Other)) {
+            return Ok(Progress::None);
+        }
+        if let Some(raw) = delta.get("partial_json") {
+            return self.arguments(index, raw, out, transcript);
+        }
+        if let Some(raw) = delta.get("text") {
+            return Ok(self.say(raw, out, transcript));
+        }
+        let mut block = self.blocks.remove(&index).unwrap_or(Block::Thinking(None));
+        let text = delta.text("thinking").unwrap_or_default();
+        let said = self.thought(text, &mut block, out, transcript);
+        if let Block::Thinking(Some((_, signature))) = &mut block {
+            signature.push_str(&delta.text("signature").unwrap_or_default());
+        }
+        self.blocks.insert(index, block);
         Ok(said)
     }
 
-    fn block_stop(
-        &mut self,
-        index: Option<u64>,
-        out: &mut Out,
-        transcript: &mut Transcript,
-    ) -> Result<Progress, ModelError> {
-        match self.take_block(index)?.1 {
-            // A call without arguments has none at all, and OpenAI's clients read an object.
-            mut call @ Block::Call {
-                has_arguments: false, ..
-            } => Ok(self.arguments("{}".to_owned(), &mut call, out, transcript)),
-            Block::Thinking(Some((thinking, signature))) if !signature.is_empty() => {
-                let told =
-                    || json!({"thinking_blocks": [{"type": "thinking", "thinking": thinking, "signature": signature}]});
-                out.extend(self.chunk(told, None).map(|chunk| Ok(beside(chunk))));
-                Ok(Progress::None)
-            }
-            _ => Ok(Progress::None),
+    fn block_stop(&mut self, index: Option<u64>, out: &mut Out) {
+        let index = index.unwrap_or(self.last_block);
+        if let Some(Block::Call(number)) = self.blocks.get(&index) {
+            self.calls.close(*number);
+        }
+        self.block_stop_of_thought(index, out);
+        self.blocks.remove(&index);
+    }
+
+    /// Tells a thought again that is whole, with its signature.
+    fn block_stop_of_thought(&mut self, index: u64, out: &mut Out) {
+        if let Some(Block::Thinking(Some((thinking, signature)))) = self.blocks.get(&index)
+            && !signature.is_empty()
+        {
+            let told =
+                || json!({"thinking_blocks": [{"type": "thinking", "thinking": thinking, "signature": signature}]});
+            out.extend(self.chunk(told).map(|chunk| Ok(beside(chunk))));
+            self.blocks.remove(&index);
         }
     }
 
-    /// Takes the block that is being written, which has to be number `index`.
-    fn take_block(&mut self, index: Option<u64>) -> Result<(u64, Block), ModelError> {
-        let block = self.block.take_if(|(known, _)| Some(*known) == index);
-        block.ok_or_else(|| self.errors.malformed("it went on with a block that it had not begun"))
+    fn say(&mut self, raw: &RawValue, out: &mut Out, transcript: &mut Transcript) -> Progress {
+        let said = said(raw, &mut self.text);
+        let text = said.text + &said.refusal;
+        self.tell_text(text, out, transcript)
     }
 
-    fn text(&mut self, text: String, out: &mut Out, transcript: &mut Transcript) -> Progress {
+    fn tell_text(&mut self, text: String, out: &mut Out, transcript: &mut Transcript) -> Progress {
         if text.is_empty() {
             return Progress::None;
         }
         transcript.add(&text);
-        let chunk = self.chunk(|| json!({"content": text}), None);
-        self.say(chunk, Some(ModelEvent::Text(text)), out)
+        let chunk = self.chunk(|| json!({"content": text}));
+        self.content(chunk, Some(ModelEvent::Text(text)), out)
     }
 
     /// Reasoning is passed on and is no text of the answer.
@@ -247,58 +275,86 @@ impl Decoder {
                 .filter(|(thought, _)| self.wish.chunks && thought.len() + text.len() <= MAX_THOUGHT)
                 .map(|(thought, signature)| (thought + &text, signature));
         }
-        let chunk = self.chunk(|| json!({"reasoning_content": text}), None);
-        self.say(chunk, None, out)
+        let chunk = self.chunk(|| json!({"reasoning_content": text}));
+        self.content(chunk, None, out)
     }
 
     /// Begins a call; returns its number.
-    fn call(&mut self, block: &Value, out: &mut Out, transcript: &mut Transcript) -> Result<usize, ModelError> {
-        let (Some(id), Some(name)) = (
-            block["id"].as_str(),
-            block["name"].as_str().filter(|name| !name.is_empty()),
-        ) else {
-            return Err(self.errors.malformed("it asked for a tool that it did not name"));
+    fn call(
+        &mut self,
+        index: u64,
+        block: &Members<'_>,
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<usize, ModelError> {
+        // The arguments come in pieces; some proxies send them whole.
+        let arguments = match block.get("input") {
+            Some(raw) if is_text(raw) => Arguments::Text(word(raw).unwrap_or_default()),
+            Some(raw) if Members::read(raw.get()).is_none_or(|input| input.iter().next().is_some()) => {
+                Arguments::Value(raw.get().to_owned())
+            }
+            _ => Arguments::None,
         };
-        let index = self.calls;
-        if index >= MAX_CALLS {
-            return Err(self.errors.malformed("it asked for too many tools at once"));
+        let name = block.text("name").unwrap_or_default();
+        transcript.add(&name);
+        transcript.add(arguments.text());
+        let piece = CallPiece {
+            index: Some(index),
+            id: block.text("id").unwrap_or_default(),
+            name,
+            arguments,
+        };
+        let number = self.calls.begin(piece).map_err(|what| self.errors.malformed(what))?;
+        self.tell_call(number, out);
+        Ok(number)
+    }
+
+    fn arguments(
+        &mut self,
+        index: u64,
+        raw: &RawValue,
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError> {
+        let arguments = if is_text(raw) {
+            Arguments::Text(word(raw).unwrap_or_default())
+        } else {
+            Arguments::Value(raw.get().to_owned())
+        };
+        if arguments.text().is_empty() {
+            return Ok(Progress::None);
         }
-        self.calls += 1;
-        transcript.add(name);
-        let function = json!({"name": name, "arguments": ""});
-        let call = json!({"index": index, "id": id, "type": "function", "function": function});
-        let chunk = self.chunk(|| json!({"tool_calls": [call]}), None);
+        transcript.add(arguments.text());
+        let piece = CallPiece {
+            index: Some(index),
+            arguments,
+            ..CallPiece::default()
+        };
+        let written = is_text(raw).then_some(raw);
+        let offers = &*transcript;
+        let taken = self.calls.take(piece, written, &|name| offers.offers(name));
+        let Some(number) = taken.map_err(|what| self.errors.malformed(what))? else {
+            return Ok(Progress::None);
+        };
+        Ok(self.tell_call(number, out))
+    }
+
+    /// Tells that there is a call, and a client what is new of it.
+    fn tell_call(&mut self, number: usize, out: &mut Out) -> Progress {
+        let told = self.wish.chunks.then(|| self.calls.tell(number)).flatten();
+        let told = told.and_then(|call| serde_json::from_str::<Value>(&call).ok());
+        let chunk = told.and_then(|call| self.chunk(|| json!({"tool_calls": [call]})));
         let event = ModelEvent::ToolCall {
-            index,
-            name: Some(name.to_owned()),
+            index: number,
+            name: None,
             arguments: String::new(),
         };
-        self.say(chunk, Some(event), out);
-        Ok(index)
+        self.content(chunk, Some(event), out)
     }
 
-    fn arguments(&mut self, text: String, call: &mut Block, out: &mut Out, transcript: &mut Transcript) -> Progress {
-        let Block::Call { number, has_arguments } = call else {
-            return Progress::None;
-        };
-        if text.is_empty() {
-            return Progress::None;
-        }
-        *has_arguments = true;
-        let index = *number;
-        transcript.add(&text);
-        let delta = || json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]});
-        let chunk = self.chunk(delta, None);
-        let event = ModelEvent::ToolCall {
-            index,
-            name: None,
-            arguments: text,
-        };
-        self.say(chunk, Some(event), out)
-    }
-
-    fn say(&mut self, chunk: Option<Bytes>, event: Option<ModelEvent>, out: &mut Out) -> Progress {
+    fn content(&mut self, chunk: Option<Bytes>, event: Option<ModelEvent>, out: &mut Out) -> Progress {
         self.content_seen = true;
+        self.was_ended |= self.reason.take().is_some();
         out.push_back(Ok(Piece {
             chunk,
             events: event.into_iter().collect(),
@@ -308,28 +364,135 @@ impl Decoder {
         Progress::Content
     }
 
-    /// The message is whole.
-    fn stop(&mut self, out: &mut Out) -> Result<Progress, ModelError> {
-        if self.identity.is_none() || self.block.is_some() {
-            return Err(self.errors.malformed("it ended out of turn"));
+    /// The provider says that the message is whole.
+    fn stop(&mut self) -> Result<Progress, ModelError> {
+        if self.identity.is_none() {
+            return Err(self.errors.malformed("it ended before it began"));
         }
-        let Some(reason) = self.stop_reason.take() else {
+        if self.reason.is_none() && !self.content_seen {
             return Err(self.errors.malformed("it ended without a reason"));
-        };
-        let ending = Ending::read(&reason, self.calls > 0, self.wish.chunks, &self.errors);
-        if let Ok(ending) = &ending
-            && let Some(chunk) = self.chunk(|| json!({}), Some(ending.reason))
-        {
-            out.push_back(Ok(beside(chunk)));
         }
-        self.finish = Some(ending.map(|ending| ending.finish));
         Ok(Progress::Done)
     }
 
     /// Writes a chunk, if the caller wants chunks.
-    fn chunk(&self, delta: impl FnOnce() -> Value, finish: Option<&str>) -> Option<Bytes> {
+    fn chunk(&self, delta: impl FnOnce() -> Value) -> Option<Bytes> {
         let identity = self.identity.as_ref().filter(|_| self.wish.chunks)?;
-        Some(identity.delta(&delta(), finish))
+        Some(identity.delta(&delta(), None))
+    }
+
+    fn event(
+        &mut self,
+        name: &str,
+        data: &str,
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError> {
+        let mended;
+        // The cause is not quoted: it may hold a piece of the conversation.
+        let (data, top) = match Members::read(data) {
+            Some(top) => (data, top),
+            None => {
+                mended = mend(data);
+                let top = Members::read(&mended).ok_or_else(|| {
+                    self.errors
+                        .malformed("it sent something that is not an event of a message")
+                })?;
+                (mended.as_str(), top)
+            }
+        };
+        let kind = top.text("type").unwrap_or_else(|| name.to_owned());
+        if kind == "error" || top.get("error").is_some() {
+            let error = top.get("error").map_or(data, RawValue::get);
+            let error = serde_json::from_str(error).unwrap_or(Value::Null);
+            return Err(self.errors.in_stream(&error));
+        }
+        let index = top.count("index").known();
+        match kind.as_str() {
+            "message_start" => match Members::of(top.get("message")) {
+                Some(message) => self.start(&message, out, transcript),
+                None => Err(self.errors.malformed("it began without a message")),
+            },
+            // A document in answer to a stream's request.
+            "message" => self.start(&top, out, transcript),
+            "content_block_start" => self.block_start(index, top.get("content_block"), out, transcript),
+            "content_block_delta" => {
+                let delta = Members::of(top.get("delta")).unwrap_or_default();
+                self.block_delta(index, &delta, out, transcript)
+            }
+            "content_block_stop" => {
+                self.block_stop(index, out);
+                Ok(Progress::None)
+            }
+            "message_delta" => {
+                self.report(&top);
+                let delta = Members::of(top.get("delta")).unwrap_or_default();
+                let reason = delta.get("stop_reason").or_else(|| top.get("stop_reason"));
+                Ok(self.end_of(reason).unwrap_or(Progress::None))
+            }
+            "message_stop" => self.stop(),
+            "" => Err(self.errors.malformed("it sent an event without a type")),
+            // `ping`, and what the API may come to say.
+            _ => Ok(Progress::None),
+        }
+    }
+
+    /// Why the answer ended; none if it was cut.
+    fn ending(&self, end: End) -> Option<Reason> {
+        let unsaid = || {
+            let is_whole = end == End::Done && !self.was_ended && self.content_seen;
+            match self.calls.any() {
+                _ if !is_whole => None,
+                false => Some(Reason::Stop),
+                true => self.calls.are_closed().then_some(Reason::ToolCalls),
+            }
+        };
+        self.reason.or_else(unsaid)
+    }
+
+    /// Sends what was kept back until the good end.
+    fn flush(&mut self, reason: Reason, out: &mut Out, transcript: &mut Transcript) {
+        let indexes: Vec<u64> = self.blocks.keys().copied().collect();
+        for index in indexes {
+            self.block_stop_of_thought(index, out);
+        }
+        let mut text = String::new();
+        self.text.close(&mut text);
+        let reason_kept = self.reason.take();
+        self.tell_text(text, out, transcript);
+        self.reason = reason_kept;
+        let is_whole = reason <= Reason::ToolCalls;
+        let rest = self.calls.tell_rest(is_whole);
+        let told: Vec<Value> = rest.iter().filter_map(|call| serde_json::from_str(call).ok()).collect();
+        let chunk = (!told.is_empty())
+            .then(|| self.chunk(|| json!({"tool_calls": told})))
+            .flatten();
+        let whole = if is_whole {
+            self.calls.whole().unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        let events: Vec<ModelEvent> = whole
+            .into_iter()
+            .map(|call| ModelEvent::ToolCall {
+                index: call.number,
+                name: Some(call.name),
+                arguments: call.arguments,
+            })
+            .collect();
+        if chunk.is_some() || !events.is_empty() {
+            out.push_back(Ok(Piece {
+                chunk,
+                events,
+                ..Piece::default()
+            }));
+        }
+        let word = match reason {
+            Reason::Stop if self.calls.any() => Reason::ToolCalls.word(),
+            reason => reason.word(),
+        };
+        let identity = self.identity.as_ref().filter(|_| self.wish.chunks);
+        out.extend(identity.map(|identity| Ok(beside(identity.delta(&json!({}), word)))));
     }
 }
 
@@ -341,46 +504,42 @@ fn beside(chunk: Bytes) -> Piece {
     }
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
 impl provider::Decoder for Decoder {
-    fn decode(&mut self, data: &[u8], out: &mut Out, transcript: &mut Transcript) -> Result<Progress, ModelError> {
-        // The cause is not quoted: it may hold a piece of the conversation.
-        let event: Event = serde_json::from_slice(data).map_err(|_| {
+    fn decode(
+        &mut self,
+        name: &str,
+        data: &[u8],
+        out: &mut Out,
+        transcript: &mut Transcript,
+    ) -> Result<Progress, ModelError> {
+        let text = String::from_utf8_lossy(data);
+        let text = text.trim();
+        let bare = text.trim_matches('"');
+        if bare.eq_ignore_ascii_case("[DONE]") {
+            return Ok(Progress::Done);
+        }
+        if text.is_empty() || name == "ping" || bare == "ping" {
+            return Ok(Progress::None);
+        }
+        if name == "error" && !text.starts_with(['{', '[']) {
+            return Err(self.errors.in_stream(&Value::from(bare)));
+        }
+        if !text.starts_with('[') {
+            return self.event(name, text, out, transcript);
+        }
+        // Some proxies write lists, of errors above all.
+        let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| {
             self.errors
                 .malformed("it sent something that is not an event of a message")
         })?;
-        match event.kind.as_str() {
-            "message_start" => self.start(event.message, out).map(|()| Progress::None),
-            "content_block_start" => {
-                let block = event.content_block.unwrap_or_default();
-                self.block_start(event.index, &block, out, transcript)
+        let mut progress = Progress::None;
+        for item in items {
+            match self.event(name, item.get(), out, transcript)? {
+                Progress::None => {}
+                found => progress = found,
             }
-            "content_block_delta" => self.block_delta(event.index, event.delta.unwrap_or_default(), out, transcript),
-            "content_block_stop" => self.block_stop(event.index, out, transcript),
-            "message_delta" => {
-                self.usage.update(event.usage.unwrap_or_default());
-                let reason = event.delta.unwrap_or_default().stop_reason;
-                match reason.filter(|reason| !reason.is_empty()) {
-                    // The end is near, which is as good as content.
-                    Some(reason) => {
-                        self.stop_reason = Some(reason);
-                        Ok(Progress::Content)
-                    }
-                    None => Ok(Progress::None),
-                }
-            }
-            "message_stop" => self.stop(out),
-            "error" => Err(self.errors.in_stream(&event.error.unwrap_or_default())),
-            "" => Err(match event.error {
-                Some(error) => self.errors.in_stream(&error),
-                None => self.errors.malformed("it sent an event without a type"),
-            }),
-            // `ping`, and what the API may come to say.
-            _ => Ok(Progress::None),
         }
+        Ok(progress)
     }
 
     fn content_seen(&self) -> bool {
@@ -388,11 +547,24 @@ impl provider::Decoder for Decoder {
     }
 
     fn is_finished(&self) -> bool {
-        self.finish.is_some()
+        self.reason.is_some()
     }
 
-    fn take_finish(&mut self) -> Option<Result<Finish, ModelError>> {
-        self.finish.take()
+    fn finish(&mut self, end: End, out: &mut Out, transcript: &mut Transcript) -> Option<Result<Finish, ModelError>> {
+        self.identity.as_ref()?;
+        let reason = self.ending(end)?;
+        let ended = reason.ending(self.calls.any(), self.wish.chunks, &self.errors);
+        let ended = ended.and_then(|finish| match finish {
+            Finish::Length => Ok(finish),
+            _ => match self.calls.whole() {
+                Ok(_) => Ok(finish),
+                Err(what) => Err(self.errors.malformed(what)),
+            },
+        });
+        if ended.is_ok() {
+            self.flush(reason, out, transcript);
+        }
+        Some(ended)
     }
 
     fn usage(&self) -> Option<Usage> {

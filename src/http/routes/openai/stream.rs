@@ -18,8 +18,9 @@ use crate::gateway::call::{Answer, AnswerStream, GatewayError, GatewayErrorKind,
 use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
 
-/// Proxies and clients take it for nothing.
-const COMMENT: Bytes = Bytes::from_static(b": waiting\n\n");
+/// Proxies and clients take it for nothing. An empty line behind it would end an event, which some clients then take for one
+/// without data.
+const COMMENT: Bytes = Bytes::from_static(b": waiting\n");
 /// Behind a whole answer.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
@@ -102,15 +103,26 @@ fn last(state: &mut State, error: GatewayError) -> Bytes {
 }
 
 /// Frames one chunk. A line break inside of the JSON, which some servers write, would end the line: it becomes a space,
-/// which in JSON it may be.
+/// which in JSON it may be. What only some clients take for a line end stands in a text, and is written as an escape.
 fn frame(chunk: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(chunk.len() + 8);
     out.put_slice(b"data: ");
-    out.extend(
-        chunk
-            .iter()
-            .map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }),
-    );
+    let mut rest = chunk;
+    let is_special = |byte: &u8| matches!(byte, b'\n' | b'\r' | 0xe2 | 0xc2);
+    while let Some(at) = rest.iter().position(is_special) {
+        let (before, from) = rest.split_at(at);
+        out.put_slice(before);
+        let (written, length): (&[u8], usize) = match from {
+            [b'\n' | b'\r', ..] => (b" ", 1),
+            [0xe2, 0x80, 0xa8, ..] => (b"\\u2028", 3),
+            [0xe2, 0x80, 0xa9, ..] => (b"\\u2029", 3),
+            [0xc2, 0x85, ..] => (b"\\u0085", 2),
+            _ => (&from[..1], 1),
+        };
+        out.put_slice(written);
+        rest = &from[length..];
+    }
+    out.put_slice(rest);
     out.put_slice(b"\n\n");
     out.freeze()
 }
@@ -174,6 +186,13 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_frame_is_one_line_for_every_client() {
+        let framed = frame("{\n\"a\":\"x\u{2028}y\u{2029}z\u{85}é € 🧀 \u{2026}\"\r}".as_bytes());
+        let expected = "data: { \"a\":\"x\\u2028y\\u2029z\\u0085é € 🧀 …\" }\n\n";
+        assert_eq!(framed, expected);
+    }
+
     #[tokio::test]
     async fn a_revoked_credential_ends_it_in_mid_answer() {
         let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
@@ -219,6 +238,6 @@ mod tests {
             text.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
         }
         let end = "data: {}\n\ndata: [DONE]\n\n";
-        assert_eq!(text, format!("{}{end}", ": waiting\n\n".repeat(5)));
+        assert_eq!(text, format!("{}{end}", ": waiting\n".repeat(5)));
     }
 }

@@ -1,0 +1,172 @@
+//! What is added to a caller's request, and which of it a server does not take.
+//!
+//! Servers that copied the protocol refuse members that they do not know, with 400 or 422 and words of their own. When such a
+//! refusal names a member that was added here, the request is sent again without it. If that is taken, the member is left out for
+//! this model of this server from then on, until the process ends.
+
+use std::ops::BitOr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::ports::ModelError;
+
+/// Added of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added(u8);
+
+impl Added {
+    /// `stream_options`, which asks for the report of usage.
+    pub const STREAM_OPTIONS: Self = Self(1);
+    /// `user`, which tells users apart.
+    pub const USER: Self = Self(2);
+    /// `parallel_tool_calls`.
+    pub const PARALLEL_TOOL_CALLS: Self = Self(4);
+    /// `prompt_cache_key`.
+    pub const PROMPT_CACHE_KEY: Self = Self(8);
+
+    /// Each of them, with the words by which a refusal names it.
+    const NAMES: [(Self, &'static [&'static str]); 4] = [
+        (
+            Self::STREAM_OPTIONS,
+            &["stream_options", "include_usage", "streamoptions"],
+        ),
+        (Self::USER, &["user"]),
+        (Self::PARALLEL_TOOL_CALLS, &["parallel_tool_calls"]),
+        (Self::PROMPT_CACHE_KEY, &["prompt_cache_key"]),
+    ];
+
+    /// Tells whether `others` are among them.
+    pub fn contains(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Returns those of them that a refusal names.
+    pub fn refused(self, error: &ModelError, said: &str) -> Self {
+        let is_refusal = error.class == FailureClass::Rejected
+            && error
+                .refusal
+                .as_deref()
+                .is_some_and(|refusal| matches!(refusal.status, 400 | 422));
+        if !is_refusal {
+            return Self::default();
+        }
+        let said = said.to_lowercase();
+        let named = |(member, words): &(Self, &[&str])| {
+            (self.contains(*member) && words.iter().any(|word| has_word(&said, word))).then_some(*member)
+        };
+        Self::NAMES.iter().filter_map(named).fold(Self::default(), BitOr::bitor)
+    }
+
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        let names = Self::NAMES.iter();
+        names.filter_map(move |(member, words)| self.contains(*member).then_some(words[0]))
+    }
+}
+
+impl BitOr for Added {
+    type Output = Self;
+
+    fn bitor(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+}
+
+/// Tells whether a word stands by itself in a text.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
+}
+
+/// What one model of one server was found not to take.
+#[derive(Debug, Default)]
+pub struct Learned(AtomicU8);
+
+impl Learned {
+    /// Returns what is left out.
+    pub fn left_out(&self) -> Added {
+        Added(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Notes that a request was taken without `members`.
+    pub fn learn(&self, members: Added, deployment: &str) {
+        let known = Added(self.0.fetch_or(members.0, Ordering::Relaxed));
+        for member in members.names().filter(|_| !known.contains(members)) {
+            tracing::info!(
+                deployment,
+                member,
+                "a provider refuses a member that is added to requests; it is left out from now on"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copilotd_actors::ports::Refusal;
+
+    use super::*;
+
+    fn error(class: FailureClass, status: u16) -> ModelError {
+        ModelError {
+            class,
+            message: String::new(),
+            retry_after: None,
+            refusal: Some(Box::new(Refusal {
+                status,
+                ..Refusal::default()
+            })),
+        }
+    }
+
+    #[test]
+    fn a_member_is_refused_where_it_is_named_in_any_words() {
+        let all = Added::STREAM_OPTIONS | Added::USER | Added::PARALLEL_TOOL_CALLS;
+        let none = Added::default();
+        let refused = FailureClass::Rejected;
+        for (said, added, expected) in [
+            (
+                r#"{"detail":[{"loc":["body","user"],"msg":"Extra inputs are not permitted"}]}"#,
+                all,
+                Added::USER,
+            ),
+            (
+                r#"[{"error":{"message":"Unknown name \"stream_options\""}}]"#,
+                all,
+                Added::STREAM_OPTIONS,
+            ),
+            (
+                r#"{"message":"Das Feld stream_options kennen wir nicht."}"#,
+                all,
+                Added::STREAM_OPTIONS,
+            ),
+            ("include_usage is not supported", all, Added::STREAM_OPTIONS),
+            (
+                "Unrecognized: user, stream_options",
+                all,
+                Added::USER | Added::STREAM_OPTIONS,
+            ),
+            ("STREAM_OPTIONS: no", all, Added::STREAM_OPTIONS),
+            ("parallel_tool_calls: no", all, Added::PARALLEL_TOOL_CALLS),
+            ("user_id is wrong, and so is superuser", all, none),
+            ("temperature", all, none),
+            ("stream_options", Added::USER, none),
+            ("", all, none),
+        ] {
+            assert_eq!(added.refused(&error(refused, 422), said), expected, "{said}");
+        }
+        assert_eq!(all.refused(&error(refused, 404), "user"), none);
+        assert_eq!(all.refused(&error(FailureClass::ContextLength, 400), "user"), none);
+        let learned = Learned::default();
+        learned.learn(Added::USER, "main");
+        assert!(learned.left_out().contains(Added::USER) && !learned.left_out().contains(Added::STREAM_OPTIONS));
+    }
+}

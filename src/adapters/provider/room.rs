@@ -1,0 +1,83 @@
+//! Memory for large events and documents of providers, shared by the whole process.
+//!
+//! What is small is bounded by the number of streams. What is larger than [`FREE`] is counted: all of them together get so much,
+//! and an answer for which there is no room fails instead of taking the process with it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What each reader may hold without being counted.
+const FREE: usize = 64 * 1024;
+/// What all of them may hold beyond that.
+const ALL: usize = 256 * 1024 * 1024;
+/// Reserved at once, so that a large event is not counted byte by byte.
+const STEP: usize = 64 * 1024;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// There is no more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// What one reader holds beyond what is free; given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Room(usize);
+
+impl Room {
+    /// Sees to it that `bytes` are held.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let wanted = bytes.saturating_sub(FREE).next_multiple_of(STEP);
+        let more = wanted.saturating_sub(self.0);
+        if more == 0 {
+            return Ok(());
+        }
+        let add = |held: usize| held.checked_add(more).filter(|sum| *sum <= ALL);
+        HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .map_err(|_| NoRoom)?;
+        self.0 = wanted;
+        Ok(())
+    }
+
+    /// Gives back what is not needed for `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let wanted = bytes.saturating_sub(FREE).next_multiple_of(STEP);
+        let less = self.0.saturating_sub(wanted);
+        if less > 0 {
+            HELD.fetch_sub(less, Ordering::Relaxed);
+            self.0 -= less;
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_bounded_and_given_back() {
+        // The process's own count, of which other tests take little.
+        let mut rooms: Vec<Room> = (0..32).map(|_| Room::default()).collect();
+        let fits = |rooms: &mut Vec<Room>| {
+            let held = rooms.iter_mut().filter_map(|room| room.hold(16 * 1024 * 1024).ok());
+            held.count()
+        };
+        let first = fits(&mut rooms);
+        assert!((8..=16).contains(&first), "{first}");
+        for room in &mut rooms {
+            room.shrink_to(FREE);
+            assert_eq!(room.0, 0);
+        }
+        assert!(fits(&mut rooms) >= 8);
+        drop(rooms);
+        let mut small = Room::default();
+        assert_eq!(small.hold(FREE), Ok(()));
+        assert_eq!(small.0, 0);
+        assert_eq!(small.hold(FREE + 1), Ok(()));
+        assert_eq!(small.0, STEP);
+    }
+}
