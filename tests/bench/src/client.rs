@@ -172,10 +172,13 @@ impl Client {
         let body = json!({ "input": input });
         let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
         let turn = turn["id"].as_str().context("a turn's id")?;
-        while self.status(connection, user, turn).await? != "completed" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        loop {
+            match self.status(connection, user, turn).await?.as_str() {
+                "completed" => return Ok(()),
+                "failed" | "cancelled" => anyhow::bail!("the turn {turn} has not completed"),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
         }
-        Ok(())
     }
 
     /// Reads a turn's state.

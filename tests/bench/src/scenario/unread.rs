@@ -36,6 +36,8 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     for _ in 0..PROMPTS {
         let input = "a ".repeat(WORDS);
         world.client.ask(&mut connection, 0, &conversation, &input).await?;
+        // What was said is summarised meanwhile: all of it would not fit into the model's context.
+        world.quiet().await?;
     }
     world.quiet().await?;
     let pages = format!("/v1/conversations/{conversation}/messages?limit=100");
