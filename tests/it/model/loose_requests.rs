@@ -99,7 +99,7 @@ async fn what_a_caller_sent_itself_is_its_own_to_be_refused() {
     reporting["stream_options"] = json!({"include_usage": true});
     let pieces: Vec<_> = upstream.stream(&call(reporting)).await.unwrap().collect().await;
     let last: Value = serde_json::from_slice(pieces.last().unwrap().as_ref().unwrap().chunk.as_ref().unwrap()).unwrap();
-    assert_eq!(last["usage"]["completion_tokens"], 1);
+    assert!(last["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{last}");
     // Sent a user: is told.
     let mut named = plain;
     named["user"] = json!("ada");
