@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::read::{self, Choice, Read};
 use super::rewrite::{self, Unreported};
 use crate::adapters::provider::lenient::{
-    Members, Seam, Writer, is_null, is_text, items, mend, quoted, said, skipped, without_lone_surrogates, word,
+    Members, Seam, Writer, is_list, is_null, is_text, items, mend, quoted, said, skipped, without_lone_surrogates, word,
 };
 use crate::adapters::provider::{Errors, Reason, Transcript};
 
@@ -142,7 +142,7 @@ impl Spoken<'_> {
                     message.text(name, &said.text);
                 }
                 "tool_calls" if !is_null(raw) => {
-                    self.is_odd |= !raw.get().starts_with('[');
+                    self.is_odd |= !is_list(raw);
                     let calls: Vec<String> = items(Some(raw))
                         .into_iter()
                         .filter_map(|item| self.call(item))

@@ -391,7 +391,7 @@ impl Decoder {
                 }
             }
             let is_whole = *reason <= Reason::ToolCalls;
-            let calls = state.calls.tell_rest(false);
+            let calls = state.calls.tell_rest(is_whole, false);
             if self.wish.chunks && state.has_list && !calls.is_empty() {
                 delta.raw("tool_calls", &format!("[{}]", calls.join(",")));
             }
