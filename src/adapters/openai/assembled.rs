@@ -27,7 +27,7 @@ pub(super) fn document(
     is_stream.then(|| assembled(body.clone(), choices, errors, transcript.clone()))
 }
 
-fn assembled(mut body: Bytes, choices: u64, errors: &Errors, transcript: &mut Transcript) -> Result<Bytes, ModelError> {
+fn assembled(mut body: Bytes, choices: u64, errors: &Errors, mut transcript: Transcript) -> Result<Bytes, ModelError> {
     let wish = Wish {
         chunks: true,
         include_usage: false,

@@ -1,6 +1,8 @@
 //! Reads an answer that came as one document. It is passed on as it is, unless it is written in a way of its server's own; here is
 //! read what it means.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
@@ -12,7 +14,7 @@ use uuid::Uuid;
 use super::read::{self, Choice, Read};
 use super::rewrite::{self, Unreported};
 use crate::adapters::provider::lenient::{
-    Members, Seam, Writer, is_null, is_text, items, mend, quoted, said, skipped, word,
+    Members, Seam, Writer, is_list, is_null, is_text, items, mend, quoted, said, skipped, without_lone_surrogates, word,
 };
 use crate::adapters::provider::{Errors, Reason, Transcript};
 
@@ -39,7 +41,7 @@ impl Meaning {
 /// Reads a document; what was said goes into `transcript`.
 pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Meaning, ModelError> {
     let text = String::from_utf8_lossy(body);
-    let is_mended = matches!(text, std::borrow::Cow::Owned(_));
+    let is_mended = matches!(text, Cow::Owned(_));
     let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     // The cause is not quoted: it may hold a piece of the conversation.
     let unreadable = || errors.malformed("it sent something that is not an answer");
@@ -60,6 +62,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
         let error = serde_json::from_str(error).unwrap_or(Value::Null);
         return Err(errors.in_stream(&error));
     }
+    let is_mended = is_mended || matches!(without_lone_surrogates(text), Cow::Owned(_));
     let read = Read::of(top, "chat.completion");
     let usage = read.report.and_then(|report| report.usage);
     let mut spoken = Spoken {
@@ -139,7 +142,7 @@ impl Spoken<'_> {
                     message.text(name, &said.text);
                 }
                 "tool_calls" if !is_null(raw) => {
-                    self.is_odd |= !raw.get().starts_with('[');
+                    self.is_odd |= !is_list(raw);
                     let calls: Vec<String> = items(Some(raw))
                         .into_iter()
                         .filter_map(|item| self.call(item))

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::adapters::provider::Reason;
 use crate::adapters::provider::calls::{Arguments, CallPiece};
-use crate::adapters::provider::lenient::{Count, Members, is_text, is_whole, items, skipped, word};
+use crate::adapters::provider::lenient::{self, Count, Members, is_text, is_whole, items, skipped, word};
 
 /// A chunk, or a whole completion.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl<'a> Read<'a> {
         let list = top.get("choices");
         let is_list = list.is_some_and(|list| list.get().starts_with('['));
         let mut choices = Vec::new();
-        let (mut is_odd, mut at) = (!is_list, 0);
+        let (mut is_odd, mut at) = (!list.is_some_and(lenient::is_list), 0);
         for item in items(list) {
             match Members::read(item.get()) {
                 Some(members) => choices.push(Choice::of(members, at)),
@@ -87,6 +87,7 @@ impl<'a> Choice<'a> {
             text.map(|text| Members::one("content", text))
         };
         let is_whole = delta.is_none() && message.is_some();
+        let is_plain_said = delta.is_some() || message.is_some();
         let found = delta.or(message).or_else(text);
         let reason = members.get("finish_reason");
         let read = Reason::of(reason);
@@ -97,7 +98,7 @@ impl<'a> Choice<'a> {
         Self {
             index: Count::of(index).known().unwrap_or(at),
             has_index: index.is_some(),
-            is_odd: !is_plain || found.is_none() || is_odd_reason,
+            is_odd: !is_plain || !is_plain_said || is_odd_reason,
             said: found.unwrap_or_default(),
             is_whole,
             reason: read,

@@ -66,7 +66,8 @@ async fn what_a_server_refuses_is_left_out_and_remembered_by_all_its_deployments
     for (status, words) in words {
         let (server, asked) = picky(&["stream_options", "user"], status, words).await;
         let hosts = Hosts::default();
-        let (events, error) = ask(&direct(&server.url, &hosts), request()).await;
+        let first = direct(&server.url, &hosts);
+        let (events, error) = ask(&first, request()).await;
         assert!(error.is_none(), "{error:?}");
         assert_eq!(text(&events), "Bon");
         assert_eq!(asked.load(Ordering::SeqCst), 3, "each member is refused once");
@@ -74,6 +75,7 @@ async fn what_a_server_refuses_is_left_out_and_remembered_by_all_its_deployments
         let (_, error) = ask(&direct(&server.url, &hosts), request()).await;
         assert!(error.is_none(), "{error:?}");
         assert_eq!(asked.load(Ordering::SeqCst), 4);
+        drop(first);
     }
 }
 
@@ -99,7 +101,7 @@ async fn what_a_caller_sent_itself_is_its_own_to_be_refused() {
     reporting["stream_options"] = json!({"include_usage": true});
     let pieces: Vec<_> = upstream.stream(&call(reporting)).await.unwrap().collect().await;
     let last: Value = serde_json::from_slice(pieces.last().unwrap().as_ref().unwrap().chunk.as_ref().unwrap()).unwrap();
-    assert_eq!(last["usage"]["completion_tokens"], 1);
+    assert!(last["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{last}");
     // Sent a user: is told.
     let mut named = plain;
     named["user"] = json!("ada");

@@ -462,7 +462,7 @@ impl Decoder {
         self.tell_text(text, out, transcript);
         self.reason = reason_kept;
         let is_whole = reason <= Reason::ToolCalls;
-        let rest = self.calls.tell_rest(is_whole);
+        let rest = self.calls.tell_rest(is_whole, true);
         let told: Vec<Value> = rest.iter().filter_map(|call| serde_json::from_str(call).ok()).collect();
         let chunk = (!told.is_empty())
             .then(|| self.chunk(|| json!({"tool_calls": told})))

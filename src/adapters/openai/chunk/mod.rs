@@ -10,6 +10,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use self::reader::Reader;
 use super::read::{self, Choice, Read};
 use super::rewrite::{self, Identity, Open};
 use crate::adapters::provider::calls::Calls;
-use crate::adapters::provider::lenient::{Members, Seam, Writer, mend, skipped};
+use crate::adapters::provider::lenient::{Members, Seam, Writer, mend, skipped, without_lone_surrogates};
 use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript, priced};
 use crate::gateway::upstream::Piece;
 
@@ -212,13 +213,13 @@ impl Decoder {
         }
         if taken.is_empty() {
             if read.report.is_some() {
-                let plain = Some(Bytes::copy_from_slice(data.as_bytes()));
-                self.report = plain.filter(|_| self.usage.is_some() && !read.is_odd);
+                let is_plain = self.usage.is_some() && !read.is_odd && read.choices.is_empty();
+                self.report = is_plain.then(|| as_it_came(data));
             } else if read.has_choices && read.choices.is_empty() {
                 piece.chunk = Some(if read.is_odd {
                     rewrite::chunk(read, None, &self.identity, false).with(None)
                 } else {
-                    Bytes::copy_from_slice(data.as_bytes())
+                    as_it_came(data)
                 });
             } else {
                 skipped("chunk");
@@ -228,10 +229,10 @@ impl Decoder {
         let is_odd = read.is_odd || taken.len() < read.choices.len() || taken.iter().any(|taken| taken.delta.is_some());
         let has_ended = taken.iter().any(|taken| taken.reason.is_some());
         if !is_odd && !has_ended {
-            piece.chunk = Some(Bytes::copy_from_slice(data.as_bytes()));
+            piece.chunk = Some(as_it_came(data));
             return emit(piece, out);
         }
-        let plain = (!is_odd && taken.len() == 1).then(|| Bytes::copy_from_slice(data.as_bytes()));
+        let plain = (!is_odd && taken.len() == 1).then(|| as_it_came(data));
         for (number, taken_one) in taken.iter().enumerate() {
             let Some(choice) = read.choices.get(taken_one.at) else {
                 continue;
@@ -366,6 +367,7 @@ impl Decoder {
 
     /// Sends what was kept back until the good end.
     fn flush(&mut self, endings: &[(u64, Reason)], out: &mut Out, transcript: &mut Transcript) {
+        let mut ends = BTreeMap::new();
         for (index, reason) in endings {
             let Some(state) = self.choices.get_mut(index) else {
                 continue;
@@ -389,7 +391,7 @@ impl Decoder {
                 }
             }
             let is_whole = *reason <= Reason::ToolCalls;
-            let calls = state.calls.tell_rest(false);
+            let calls = state.calls.tell_rest(is_whole, false);
             if self.wish.chunks && state.has_list && !calls.is_empty() {
                 delta.raw("tool_calls", &format!("[{}]", calls.join(",")));
             }
@@ -450,6 +452,14 @@ impl State {
             true if self.calls.are_closed() && !self.has_others => Some(Reason::ToolCalls),
             true => None,
         }
+    }
+}
+
+/// Passes a chunk on, made readable for every parser.
+fn as_it_came(data: &str) -> Bytes {
+    match without_lone_surrogates(data) {
+        Cow::Borrowed(data) => Bytes::copy_from_slice(data.as_bytes()),
+        Cow::Owned(data) => data.into(),
     }
 }
 

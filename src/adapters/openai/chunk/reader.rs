@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{State, Wish};
 use crate::adapters::openai::read::{self, WrittenCall};
 use crate::adapters::provider::Transcript;
-use crate::adapters::provider::lenient::{Members, Writer, items, said, skipped};
+use crate::adapters::provider::lenient::{Members, Writer, is_list, items, said, skipped};
 
 /// What is kept of a refusal.
 const MAX_REFUSAL: usize = 2_000;
@@ -120,7 +120,7 @@ impl Reader<'_> {
     }
 
     fn calls(&mut self, raw: &RawValue, is_whole: bool) -> Result<Vec<String>, &'static str> {
-        self.is_odd |= !raw.get().starts_with('[');
+        self.is_odd |= !is_list(raw);
         let mut told = Vec::new();
         for (at, item) in items(Some(raw)).into_iter().enumerate() {
             let Some(mut written) = read::call(item) else {

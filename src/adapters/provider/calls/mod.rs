@@ -254,11 +254,14 @@ impl Calls {
         self.slots[at].tell(at)
     }
 
-    /// Writes the deltas of what was kept back until the answer's end.
-    pub fn tell_rest(&mut self, are_arguments_due: bool) -> Vec<String> {
+    /// Writes the deltas of what was kept back until the answer's end. `is_whole`: calls without arguments have none; `fills`: a
+    /// client is told so by an empty object, also where the server has sent none.
+    pub fn tell_rest(&mut self, is_whole: bool, fills: bool) -> Vec<String> {
         let slots = self.slots.iter_mut().enumerate();
         let told = slots.filter_map(|(at, slot)| {
-            slot.settle(are_arguments_due);
+            if is_whole {
+                slot.settle(fills);
+            }
             slot.tell(at)
         });
         told.collect()

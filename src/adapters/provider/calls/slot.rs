@@ -231,10 +231,10 @@ impl Slot {
         self.told.name = self.name.len();
     }
 
-    /// The answer is over: what was kept back is due. `are_arguments_due`: a client reads an object where the model wrote none.
-    pub(super) fn settle(&mut self, are_arguments_due: bool) {
+    /// The answer is whole: a call without arguments has none, which a client is told where its server said so, or if `fills`.
+    pub(super) fn settle(&mut self, fills: bool) {
         let has_none = self.arguments.is_empty() && !self.is_too_long;
-        if has_none && self.is_named() && (self.has_empty_object || are_arguments_due) {
+        if has_none && self.is_named() && (self.has_empty_object || fills) {
             "{}".clone_into(&mut self.told.due);
         }
     }

@@ -388,7 +388,7 @@ proptest! {
                 hear(delta);
             }
         }
-        calls.tell_rest(false).into_iter().for_each(&mut hear);
+        calls.tell_rest(true, false).into_iter().for_each(&mut hear);
         let heard: Vec<(&str, &str)> = told.iter().map(|(_, name, arguments)| (name.as_str(), arguments.as_str())).collect();
         prop_assert_eq!(heard, [("look", one), ("send", two)]);
         prop_assert!(told[0].0 != told[1].0 && !told[0].0.is_empty());

@@ -122,6 +122,11 @@ pub fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
 }
 
+/// Tells whether a value is a list, and every item of it has a value.
+pub fn is_list(raw: &RawValue) -> bool {
+    serde_json::from_str::<Vec<&RawValue>>(raw.get()).is_ok_and(|items| !items.into_iter().any(is_null))
+}
+
 /// Lists the items of a list that have a value; what is no list is a list of one.
 pub fn items(raw: Option<&RawValue>) -> Vec<&RawValue> {
     let Some(raw) = raw.filter(|raw| !is_null(raw)) else {
