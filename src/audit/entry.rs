@@ -29,6 +29,11 @@ macro_rules! actions {
         }
 
         impl Action {
+            /// Whether it takes a right away, so that it does not wait behind what is recorded otherwise.
+            pub const fn is_urgent(self) -> bool {
+                matches!(self, Self::TenantSuspended | Self::KeyRevoked | Self::TokenRevoked)
+            }
+
             /// Whether it protects somebody, so that it has to be recorded on a full disk too.
             pub const fn is_protective(self) -> bool {
                 match self {

@@ -25,6 +25,8 @@ const MAX_NUMBER: i64 = 1 << 53;
 const PAGE: usize = 100;
 /// Logs that are verified at the same time.
 const MAX_VERIFYING: usize = 2;
+/// How long a verification waits for those of other tenants.
+const VERIFY_WAIT: Duration = Duration::from_secs(20);
 /// Tenants whose last number is remembered. When there are more, those that nobody uses are forgotten.
 const MAX_TENANTS: usize = 20_000;
 
@@ -40,6 +42,10 @@ pub struct AuditLog {
 /// End of one tenant's log.
 #[derive(Default)]
 struct End {
+    /// Where entries wait that may wait: what revokes and suspends passes them.
+    ordinary: tokio::sync::Mutex<()>,
+    /// Held while the log is verified: once at a time for each tenant.
+    verifying: tokio::sync::Mutex<()>,
     /// Number and hash of the newest entry, while they are known. Held while an entry is added, so that entries of one
     /// process do not conflict.
     next: tokio::sync::Mutex<Option<(i64, Vec<u8>)>>,
@@ -60,7 +66,7 @@ pub struct Listed {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// Others are being verified.
-    #[error("{MAX_VERIFYING} audit logs are being verified already")]
+    #[error("this audit log, or too many others, are being verified already")]
     Busy,
     /// The store could not be read.
     #[error(transparent)]
@@ -100,6 +106,10 @@ impl AuditLog {
 
     async fn append(&self, tenant: &TenantId, entry: Entry) -> Result<u64, LogError> {
         let end = self.end(tenant);
+        let _ordinary = match entry.action.is_urgent() {
+            true => None,
+            false => Some(end.ordinary.lock().await),
+        };
         let mut next = end.next.lock().await;
         let is_protective = entry.action.is_protective();
         let body = Body::new(entry, self.clock.now());
@@ -200,9 +210,15 @@ impl AuditLog {
 
     /// Checks the tenant's whole log, in pieces.
     pub async fn verify(&self, scope: &TenantScope) -> Result<Verification, VerifyError> {
-        let _permit = self.verifying.try_acquire().map_err(|_| VerifyError::Busy)?;
         let tenant = scope.tenant();
-        let known = Some(self.end(tenant).seen.load(Ordering::Relaxed));
+        let end = self.end(tenant);
+        // One of each tenant waits, so that none can keep another from it.
+        let _own = end.verifying.try_lock().map_err(|_| VerifyError::Busy)?;
+        let permit = tokio::time::timeout(VERIFY_WAIT, self.verifying.acquire()).await;
+        let Ok(Ok(_permit)) = permit else {
+            return Err(VerifyError::Busy);
+        };
+        let known = Some(end.seen.load(Ordering::Relaxed));
         let anchor = self.store.audit_anchor(tenant).await?;
         let mut head = self.store.audit_head(tenant).await?;
         let mut page = self.checked_page(tenant, None).await?;

@@ -47,6 +47,17 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Most faults that are named; the last one then says that there are more.
+pub(super) const MAX_FAULTS: usize = 100;
+
+fn more() -> Fault {
+    Fault {
+        path: String::new(),
+        message: format!("has more faults than these {MAX_FAULTS}; check again once they are mended"),
+        cause: None,
+    }
+}
+
 /// Every fault of a configuration, one a line. Never empty when it is returned as an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(Vec<Fault>);
@@ -65,8 +76,8 @@ impl Faults {
             cause,
         };
         // A value that two checks dislike is named once with each reason.
-        if !self.0.contains(&fault) {
-            self.0.push(fault);
+        if self.0.len() <= MAX_FAULTS && !self.0.contains(&fault) {
+            self.0.push(if self.0.len() < MAX_FAULTS { fault } else { more() });
         }
     }
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::advice::Advice;
 use super::check::{self, Node};
 use super::env::Env;
-use super::faults::Faults;
+use super::faults::{Faults, MAX_FAULTS};
 use super::file_table::FileTable;
 use super::{Config, Tenant, operator, secret};
 use crate::shape::Shape;
@@ -224,7 +224,7 @@ impl Source {
             schema: &WRITTEN,
             part: &WRITTEN,
         };
-        for violation in GLOBALS_SHAPE.violations(&root, usize::MAX) {
+        for violation in GLOBALS_SHAPE.violations(&root, MAX_FAULTS + 1) {
             faults.add(path_of("", &violation.pointer), advice.message(&root, &violation));
         }
         if let Some(tenants) = root.get_mut("tenants") {
@@ -260,7 +260,7 @@ impl Source {
             schema: &WRITTEN,
             part: &WRITTEN["properties"]["tenants"]["items"],
         };
-        for violation in TENANT_SHAPE.violations(&table, usize::MAX) {
+        for violation in TENANT_SHAPE.violations(&table, MAX_FAULTS + 1) {
             found.add(path_of(path, &violation.pointer), advice.message(&table, &violation));
         }
         let mut passed = Vec::new();

@@ -68,8 +68,21 @@ impl Provider {
                 region,
                 own_keys_only,
                 max_tokens,
+                stream_options,
+                user,
             } = provider.clone();
-            (name, kind, base_url, auth, http2, region, own_keys_only, max_tokens)
+            let asked = (stream_options, user);
+            (
+                name,
+                kind,
+                base_url,
+                auth,
+                http2,
+                region,
+                own_keys_only,
+                max_tokens,
+                asked,
+            )
         };
         of(self) == of(other)
     }

@@ -36,7 +36,12 @@ struct Held {
     /// Until when tokens have to have been issued to be hit.
     users: HashMap<UserId, Timestamp>,
     tokens: HashMap<TokenKey, RevocationId>,
+    /// The latest `iat` of each user that was ahead of our clock when its token was seen: a revocation has to reach that far.
+    ahead: HashMap<UserId, Timestamp>,
 }
+
+/// Most users whose issuer's clock is noted to be ahead, of one tenant; beyond it those that are past are forgotten, then all.
+const MAX_AHEAD: usize = 10_000;
 
 /// What names one token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,6 +107,27 @@ impl Held {
 }
 
 impl RevocationList {
+    /// Notes that a valid token says to have been issued later than now.
+    pub fn issued_ahead(&self, tenant: &TenantId, user: &UserId, issued_at: Timestamp, now: Timestamp) {
+        let of_tenant = self.of(tenant);
+        let mut held = of_tenant.held.write().unwrap_or_else(PoisonError::into_inner);
+        if held.ahead.len() >= MAX_AHEAD {
+            held.ahead.retain(|_, at| *at > now);
+            if held.ahead.len() >= MAX_AHEAD {
+                held.ahead.clear();
+            }
+        }
+        let latest = held.ahead.entry(user.clone()).or_insert(issued_at);
+        *latest = issued_at.max(*latest);
+    }
+
+    /// Returns how far a revocation of the subject has to reach: to now, or to the latest of its tokens that was issued ahead of it.
+    pub(super) fn reach(&self, tenant: &TenantId, subject: &Subject, now: Timestamp) -> Timestamp {
+        let Subject::User(user) = subject else { return now };
+        let ahead = self.of(tenant).read(|held| held.ahead.get(user).copied());
+        ahead.map_or(now, |ahead| ahead.max(now))
+    }
+
     /// Whether a token is revoked.
     pub fn hits(&self, tenant: &TenantId, user: &UserId, token: &TokenMark, credential: &str) -> bool {
         let of_tenant = self.0.get(tenant).map(|found| Arc::clone(&found));
@@ -276,5 +302,24 @@ mod tests {
         let (acme, globex) = (watch("acme"), watch("globex"));
         list.hold(revocation("acme", Subject::User("ada".parse().unwrap()), at(0)));
         assert!(acme.has_changed().unwrap() && !globex.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_revocation_reaches_what_a_clock_ahead_has_issued() {
+        let list = RevocationList::default();
+        let (acme, ada) = ("acme".parse().unwrap(), "ada".parse::<UserId>().unwrap());
+        let subject = Subject::User(ada.clone());
+        assert_eq!(list.reach(&acme, &subject, at(0)), at(0));
+        for issued in [30, 55, 40] {
+            list.issued_ahead(&acme, &ada, at(issued), at(0));
+        }
+        assert_eq!(list.reach(&acme, &subject, at(1)), at(55));
+        assert_eq!(list.reach(&acme, &subject, at(100)), at(100));
+        assert_eq!(list.reach(&"globex".parse().unwrap(), &subject, at(1)), at(1));
+        assert_eq!(list.reach(&acme, &Subject::Token("j".into()), at(1)), at(1));
+        for n in 0..3 * MAX_AHEAD {
+            list.issued_ahead(&acme, &format!("user-{n}").parse().unwrap(), at(50), at(0));
+        }
+        assert!(list.of(&acme).read(|held| held.ahead.len()) <= MAX_AHEAD);
     }
 }

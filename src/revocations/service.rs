@@ -97,8 +97,9 @@ impl Revocations {
             return Err(RevokeError::Full);
         }
         record.await.map_err(RevokeError::Audit)?;
+        let reach = self.list.reach(tenant, &subject, now);
         // A clock that was set back must not let tokens live that were revoked already.
-        let revoked_at = known.map_or(now, |known| known.revoked_at.max(now));
+        let revoked_at = known.map_or(reach, |known| known.revoked_at.max(reach));
         let revocation = Revocation {
             tenant: tenant.clone(),
             subject,

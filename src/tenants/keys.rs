@@ -1,8 +1,9 @@
 //! API keys of tenants: created, listed and revoked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::{SignedDuration, Timestamp};
 
@@ -18,6 +19,8 @@ use crate::scopes::Scopes;
 const MAX_KEYS: usize = 500;
 /// How long a key that has ended is still listed.
 const ENDED: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Most keys of a tenant that have ended and are still listed; every change reads all keys.
+const MAX_ENDED: usize = 500;
 
 /// An API key to be made.
 #[derive(Debug, Clone)]
@@ -84,6 +87,7 @@ impl Roster {
 
     /// Creates a key. It is accepted once this returns.
     pub async fn create_key(&self, scope: &TenantScope, new: NewKey, by: &Requester) -> Result<KeyView, ChangeError> {
+        let _turn = self.turn(scope.tenant()).await;
         let source = self.source.lock().await;
         let present = self.read(&source).await?;
         let now = self.clock.now();
@@ -108,13 +112,12 @@ impl Roster {
             expires_at: new.expires_at,
             revoked_at: None,
         };
-        let ended: Vec<KeyHash> = present
+        let forgotten = forgotten(&present.keys, tenant, now);
+        let kept = present
             .keys
             .iter()
-            .filter(|key| is_past(key, now))
-            .map(|key| key.hash)
-            .collect();
-        let kept = present.keys.iter().filter(|key| !is_past(key, now)).cloned();
+            .filter(|key| !forgotten.contains(&key.hash))
+            .cloned();
         let keys = std::iter::once(key.clone()).chain(kept).collect();
         let after = present.with_keys(&self.globals, keys, now);
         let parts = self.parts();
@@ -123,8 +126,9 @@ impl Roster {
         self.record(tenant, Action::KeyCreated, id, vec!["/api_keys".to_owned()], by)
             .await?;
         self.store.put_key(&key).await?;
-        if !ended.is_empty() {
-            self.store.delete_keys(&ended).await?;
+        if !forgotten.is_empty() {
+            let forgotten: Vec<KeyHash> = forgotten.into_iter().collect();
+            self.store.delete_keys(&forgotten).await?;
         }
         self.take(after, commits);
         Ok(view_of(&key, grantable, &HashMap::new()))
@@ -132,6 +136,7 @@ impl Roster {
 
     /// Revokes a key. It is refused once this returns, and its streams end. A revoked one stays so.
     pub async fn revoke_key(&self, scope: &TenantScope, id: KeyId, by: &Requester) -> Result<(), ChangeError> {
+        let _turn = self.turn(scope.tenant()).await;
         let source = self.source.lock().await;
         let present = self.read_or_remembered(&source).await;
         let now = self.clock.now();
@@ -177,6 +182,23 @@ fn key_of_table(present: &Present, scope: &TenantScope, id: KeyId, now: Timestam
     })
 }
 
+/// Lists the keys that are not listed any more: of all tenants those that ended long ago, of this one also those that ended before
+/// the newest [`MAX_ENDED`].
+fn forgotten(keys: &[StoredKey], tenant: &TenantId, now: Timestamp) -> HashSet<KeyHash> {
+    let past = keys.iter().filter(|key| is_past(key, now));
+    let mut forgotten: HashSet<KeyHash> = past.map(|key| key.hash).collect();
+    // One of the file's that was revoked has to be remembered for as long as it stands there.
+    let own = keys
+        .iter()
+        .filter(|key| key.tenant == *tenant && key.created_by.is_some());
+    let mut ended: Vec<(Timestamp, KeyHash)> = own
+        .filter_map(|key| Some((key.revoked_at.or(key.expires_at.filter(|end| *end <= now))?, key.hash)))
+        .collect();
+    ended.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    forgotten.extend(ended.into_iter().skip(MAX_ENDED).map(|(_, hash)| hash));
+    forgotten
+}
+
 fn is_past(key: &StoredKey, now: Timestamp) -> bool {
     let long_ago = |end: Option<Timestamp>| end.is_some_and(|end| now.duration_since(end) > ENDED);
     // One of the file's that was revoked has to be remembered for as long as it stands there.
@@ -196,5 +218,45 @@ fn view_of(key: &StoredKey, grantable: Scopes, uses: &HashMap<KeyHash, Timestamp
         expires_at: key.expires_at,
         revoked_at: key.revoked_at,
         last_used_at: uses.get(&key.hash).copied(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_keys_are_bounded_and_those_that_count_are_kept() {
+        let now: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
+        let key = |tenant: &str, n: u32, stored: bool, ended_ago: Option<i64>| StoredKey {
+            tenant: tenant.parse().unwrap(),
+            hash: KeyHash::of(&format!("{tenant} {n} {stored}")),
+            name: n.to_string(),
+            scopes: Scopes::CHAT,
+            created_at: now,
+            created_by: stored.then(|| "root".to_owned()),
+            expires_at: None,
+            revoked_at: ended_ago.map(|minutes| now - SignedDuration::from_mins(minutes)),
+        };
+        let mut keys = Vec::new();
+        for n in 0..2 * u32::try_from(MAX_ENDED).unwrap() {
+            keys.push(key("acme", n, true, Some(i64::from(n))));
+            keys.push(key("globex", n, true, Some(i64::from(n))));
+            keys.push(key("acme", n, false, Some(i64::from(n))));
+        }
+        for n in 0..10 {
+            keys.push(key("initech", n, true, None));
+            keys.push(key("initech", 100 + n, true, Some(31 * 24 * 60)));
+        }
+        let gone = forgotten(&keys, &"acme".parse().unwrap(), now);
+        for key in &keys {
+            let minutes = key.revoked_at.map(|at| now.duration_since(at).as_mins());
+            let expected = match (key.tenant.as_str(), &key.created_by, minutes) {
+                (_, Some(_), Some(minutes)) if minutes > 30 * 24 * 60 => true,
+                ("acme", Some(_), Some(minutes)) => minutes >= 500,
+                _ => false,
+            };
+            assert_eq!(gone.contains(&key.hash), expected, "{key:?}");
+        }
     }
 }

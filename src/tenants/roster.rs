@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, LogError};
+use dashmap::DashMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -64,6 +65,8 @@ pub struct Roster {
     present: RwLock<Arc<Present>>,
     standings: Arc<PresentStandings>,
     pub(super) uses: Mutex<HashMap<KeyHash, Timestamp>>,
+    /// One lock per tenant, whose administrators wait for each other there, and not in front of those of other tenants.
+    turns: DashMap<TenantId, Arc<tokio::sync::Mutex<()>>>,
     /// Held while a change is made; the file that it is made against.
     pub(super) source: tokio::sync::Mutex<Source>,
 }
@@ -99,10 +102,18 @@ impl Roster {
             standings: Arc::new(PresentStandings::new(&present.config)),
             present: RwLock::new(Arc::new(present)),
             uses: Mutex::new(uses.into_iter().map(|used| (used.hash, used.at)).collect()),
+            turns: DashMap::new(),
             source: tokio::sync::Mutex::new(source),
         });
         roster.report();
         Ok(roster)
+    }
+
+    /// Waits until no other administrator of the tenant changes something. Operators do not wait here: suspending a tenant must not
+    /// stand behind what its administrators do.
+    pub(super) async fn turn(&self, tenant: &TenantId) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = Arc::clone(&self.turns.entry(tenant.clone()).or_default());
+        turn.lock_owned().await
     }
 
     /// Returns the configuration as it holds now.

@@ -2,6 +2,7 @@
 //!
 //! It is looked at by the same functions that requests are. Only the order differs: a request ends at the first fault, this goes on.
 
+use copilotd_actors::ports::Standing;
 use jiff::{SignedDuration, Timestamp};
 
 use super::jwt::{self, AUDIENCE, Claims, Signed};
@@ -98,7 +99,7 @@ fn of_key(keys: &Keys, credential: &str, now: Timestamp, found: &mut Explanation
         Some(end) => found.note(*end > now, format!("it ends at {end}, {}", distance(*end, now))),
         None => found.note(true, "it has no end"),
     }
-    suspended(keys.is_suspended(tenant), tenant.as_str(), found);
+    standing(keys.standing(tenant), tenant.as_str(), found);
     let scopes = keys.granted(source).unwrap_or(Scopes::NONE);
     found.note(true, format!("it grants: {}", named(scopes)));
 }
@@ -136,7 +137,7 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
         }
     }
     let claimed = found.note_all(claims.scopes(), |scopes| format!("scope: {}", named(*scopes)));
-    suspended(keys.is_suspended(&key.tenant), key.tenant.as_str(), found);
+    standing(keys.standing(&key.tenant), key.tenant.as_str(), found);
     if let (Some(claimed), Some(granted)) = (claimed, keys.granted(&key.source)) {
         let left = claimed.intersection(granted);
         let without = claimed.without(granted);
@@ -148,12 +149,17 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
     }
 }
 
-fn suspended(suspended: bool, tenant: &str, found: &mut Explanation) {
-    if suspended {
-        found.note(
+fn standing(standing: Standing, tenant: &str, found: &mut Explanation) {
+    match standing {
+        Standing::Served => {}
+        Standing::Suspended => found.note(
             false,
             format!("the tenant {tenant} is suspended: none of its credentials is accepted"),
-        );
+        ),
+        Standing::LeftOut => found.note(
+            false,
+            format!("the settings of the tenant {tenant} have a fault: none of its credentials is accepted until it is mended"),
+        ),
     }
 }
 

@@ -175,6 +175,10 @@ impl Verifier {
         if let Some(refusal) = not_served(&keys, &verified.key.tenant) {
             return Err(refusal);
         }
+        if let Some(issued_at) = verified.times.issued_at.filter(|at| *at > now) {
+            self.revocations
+                .issued_ahead(&verified.key.tenant, &verified.user, issued_at, now);
+        }
         let hash = digest(credential);
         // Named after what is signed: of an ECDSA signature anybody can make a second valid one, and so another token that is not
         // the revoked one.
@@ -190,8 +194,7 @@ impl Verifier {
                 expires_at: Some(verified.times.expires_at),
                 kind: CredentialKind::UserToken,
                 token: Some(TokenMark {
-                    // A clock that is ahead must not carry a token past a revocation of its user.
-                    issued_at: verified.times.issued_at.map(|at| at.min(now)),
+                    issued_at: verified.times.issued_at,
                     jti: verified.jti,
                 }),
             },

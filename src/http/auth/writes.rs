@@ -4,13 +4,16 @@
 //! cannot forget it. Only the OpenAI-compatible routes are left out: the rate of requests limits those. The buckets are this
 //! process's own, whatever store the rates of model use are in: they protect this process and its store.
 //!
-//! Invariant: what protects a tenant (revoking a key, suspending) counts against its own credential alone, so that neither a
+//! Other changes of administrators also count by the key that signed their tokens: tokens are free to mint.
+//!
+//! Invariant: what protects a tenant (revoking a key or a token, suspending) counts against its own credential alone, so that neither a
 //! flood of the tenant's users nor a leaked key of another name can hold it up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use axum::http::request::Parts;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
@@ -64,7 +67,14 @@ impl WriteLimits {
         }
         let subjects = match writer {
             Writer::User => vec![Subject::Tenant, Subject::User(caller.user.clone())],
-            Writer::Admin => vec![Subject::Key(caller.credential.as_str().to_owned())],
+            Writer::Admin => {
+                let mut subjects = vec![Subject::Key(caller.credential.as_str().to_owned())];
+                let signer = caller.credential.source();
+                if signer != caller.credential.as_str() && !is_protective(&parts.method, parts.uri.path()) {
+                    subjects.push(Subject::Key(signer.to_owned()));
+                }
+                subjects
+            }
         };
         let one = Demand {
             requests: 1,
@@ -80,6 +90,15 @@ impl WriteLimits {
             // A limiter of this process always answers.
             Err(Refused::Unavailable { .. }) => Ok(()),
         }
+    }
+}
+
+/// Whether a request takes a right away.
+fn is_protective(method: &Method, path: &str) -> bool {
+    match path.strip_prefix("/v1/admin/") {
+        Some(rest) => rest.starts_with("api-keys/") && method == Method::DELETE || rest == "revocations",
+        // Operators suspend by changing a tenant.
+        None => true,
     }
 }
 
