@@ -165,7 +165,7 @@ fn by_status(answer: &Answer) -> ToolError {
         _ => ToolErrorKind::Refused,
     };
     let mut error = failed(kind, format!("slack answered {}", status.as_u16()));
-    error.retry_after = rate::retry_after(&headers);
+    error.retry_after = rate::retry_after(&answer.headers);
     error
 }
 

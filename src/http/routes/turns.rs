@@ -1,7 +1,7 @@
 //! `/v1/conversations/{id}/turns` and `/v1/turns/{id}`
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, Halt, WhenBusy};
@@ -128,9 +128,7 @@ pub async fn submit(
         None => view(&state, &caller, turn, &room.page().await?).await?,
     };
     let mut answer = shown.answer(&caller, StatusCode::ACCEPTED).await?;
-    let location = format!("/v1/turns/{turn}")
-        .parse()
-        .map_err(|_| Problem::new(Code::Internal))?;
+    let location = HeaderValue::from_str(&format!("/v1/turns/{turn}")).map_err(|_| Problem::new(Code::Internal))?;
     answer.headers_mut().insert(header::LOCATION, location);
     Ok(answer)
 }
