@@ -20,14 +20,15 @@ use crate::compute::{self, ComputeError};
 use crate::conversation::{self, ConversationRef};
 use crate::crash;
 use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
-use crate::domain::content::{Finish, MAX_ARGUMENTS};
+use crate::domain::content::{Finish, MAX_ANSWER_ARGUMENTS, MAX_ARGUMENTS};
 use crate::domain::event::{GuardAction, GuardStage};
-use crate::domain::guard::{Blocked, HoldBack, REDACTED};
+use crate::domain::guard::{self, Blocked, HoldBack, REDACTED, RuleSet};
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::domain::memory::{Entry, Memory};
 use crate::domain::policy::Policy;
 use crate::domain::project::{self, Prompt};
 use crate::domain::schema::describe;
+use crate::domain::screen::Screened;
 use crate::domain::surrogates::without_lone_surrogates;
 use crate::domain::tokens;
 use crate::domain::usage::Usage;
@@ -41,6 +42,8 @@ use crate::tenancy::TenantScope;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Most calls that are collected from one answer; the core allows fewer.
 const MAX_CALLS: usize = 128;
+/// What stands in place of arguments that are too long: it is not JSON, and the model is told so.
+const TOO_LONG: &str = "arguments too long";
 
 /// A model step to be worked off.
 #[derive(Debug)]
@@ -81,7 +84,8 @@ pub struct Agent {
 
 /// How a stream ended.
 enum Outcome {
-    Replied(ModelReply),
+    /// The answer, whose calls are beside it as the model wrote them.
+    Replied(Box<ModelReply>, Vec<(String, String)>),
     Blocked {
         rule: String,
         usage: Usage,
@@ -96,6 +100,8 @@ enum Outcome {
 struct Answer {
     guard: HoldBack,
     calls: BTreeMap<usize, (String, String)>,
+    /// Bytes of the arguments of all calls.
+    arguments: usize,
     /// Everything released so far.
     text: String,
     /// Bytes the model wrote, released or not, arguments included; for an estimate when no usage comes.
@@ -130,7 +136,7 @@ impl Agent {
             Err(error) => {
                 let message = format!("the prompt could not be assembled: {error}");
                 let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
-                span.in_scope(|| self.report(Command::ModelFailed { at, failure }));
+                span.in_scope(|| self.report(Command::ModelFailed { at, failure }, &policy));
                 return;
             }
         };
@@ -141,7 +147,7 @@ impl Agent {
                 policy.memory.context_tokens
             );
             let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
-            span.in_scope(|| self.report(Command::ModelFailed { at, failure }));
+            span.in_scope(|| self.report(Command::ModelFailed { at, failure }, &policy));
             return;
         }
         // Assembling may have taken a while.
@@ -154,7 +160,7 @@ impl Agent {
             prompt_tokens,
             summary_upto_seq,
         };
-        span.in_scope(|| self.report(assembled));
+        span.in_scope(|| self.report(assembled, &policy));
         let request = ModelRequest {
             scope: self.scope.clone(),
             route: policy.route.clone(),
@@ -181,12 +187,18 @@ impl Agent {
             )
             .await;
         let command = match outcome {
-            Outcome::Replied(mut reply) => {
-                if let Some(schema) = response_schema.filter(|_| reply.calls.is_empty()) {
+            Outcome::Replied(mut reply, calls) => {
+                if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
                     self.shared.left_out_no_more(&self.scope).await;
                     reply.output = self.check_output(&schema, &reply.text).await;
                 }
-                Command::ModelReplied { at, reply }
+                match self.screened(at, *reply, calls, &policy).await {
+                    Ok(screened) => {
+                        span.in_scope(|| self.tell(screened));
+                        return;
+                    }
+                    Err(command) => command,
+                }
             }
             Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
             // Its keys may have gone with its tenant's settings in between: the step is asked once these are fixed.
@@ -199,7 +211,33 @@ impl Agent {
                 Command::ModelFailed { at, failure }
             }
         };
-        span.in_scope(|| self.report(command));
+        span.in_scope(|| self.report(command, &policy));
+    }
+
+    /// Reads the calls of an answer and screens them: on the compute pool when they are long, all together. An answer that cannot be
+    /// screened counts as failed.
+    async fn screened(
+        &self,
+        at: Step,
+        mut reply: ModelReply,
+        calls: Vec<(String, String)>,
+        policy: &Arc<Policy>,
+    ) -> Result<Screened, Command> {
+        let bytes: usize = calls.iter().map(|(name, arguments)| name.len() + arguments.len()).sum();
+        let (usage, model) = (reply.usage, reply.model.clone());
+        let rules = Arc::clone(policy);
+        let screen = move || {
+            let parse = |(name, arguments)| (name, parse_arguments(arguments));
+            reply.calls = calls.into_iter().map(parse).collect();
+            Command::ModelReplied { at, reply }.screen(&rules, None)
+        };
+        let screened = compute::run(Some(self.scope.tenant()), bytes * guard::COST_PER_BYTE, screen).await;
+        screened.map_err(|error| {
+            let message = format!("the answer could not be checked: {error}");
+            let mut failure = failure(FailureClass::Overload, message, policy, usage, None);
+            failure.model = model;
+            Command::ModelFailed { at, failure }
+        })
     }
 
     /// Checks an answer against the turn's schema. A crash in the middle costs the turn an attempt: recovery writes the next
@@ -248,6 +286,7 @@ impl Agent {
         let mut answer = Answer {
             guard: HoldBack::new(&policy.rules.output),
             calls: BTreeMap::new(),
+            arguments: 0,
             text: String::new(),
             written: 0,
             model: policy.model.clone(),
@@ -266,8 +305,11 @@ impl Agent {
             let taken = match event {
                 Ok(ModelEvent::Fallback { from, to, reason }) => {
                     let fell_back = Command::FellBack { at, from, to, reason };
-                    span.in_scope(|| self.report(fell_back));
+                    span.in_scope(|| self.report(fell_back, policy));
                     continue;
+                }
+                Ok(ModelEvent::Text(piece)) if piece.len() * guard::COST_PER_BYTE > compute::INLINE_COST => {
+                    answer.take_long(self.scope.tenant(), piece, policy, live).await
                 }
                 Ok(event) => answer.take(event, policy, live),
                 Err(error) if answer.is_empty() => {
@@ -326,13 +368,10 @@ impl Agent {
         } else {
             answer.calls
         };
-        Outcome::Replied(ModelReply {
+        let calls = calls.into_values().filter(|(name, _)| !name.is_empty()).collect();
+        let reply = ModelReply {
             guardrails: answer.guard.redactions().iter().map(redacted).collect(),
-            calls: calls
-                .into_values()
-                .filter(|(name, _)| !name.is_empty())
-                .map(|(name, arguments)| (name, parse_arguments(arguments)))
-                .collect(),
+            calls: Vec::new(),
             text: answer.text,
             citations: Vec::new(),
             output: OutputCheck::NotDue,
@@ -340,7 +379,8 @@ impl Agent {
             model: answer.model,
             usage,
             first_token_ms,
-        })
+        };
+        Outcome::Replied(Box::new(reply), calls)
     }
 
     /// Gives a step back whose tenant is not served. A suspended tenant's turn is cancelled by its conversation, which looks for
@@ -362,9 +402,14 @@ impl Agent {
         u64::try_from(ms).unwrap_or(0)
     }
 
-    fn report(&self, command: Command) {
+    /// Reports what brings nothing that takes long to screen.
+    fn report(&self, command: Command, policy: &Policy) {
+        self.tell(command.screen(policy, None));
+    }
+
+    fn tell(&self, report: Screened) {
         // A dead conversation is rebuilt from its log and asks for the step again.
-        let _ = self.conversation.cast(conversation::Msg::report(command));
+        let _ = self.conversation.cast(conversation::Msg::report(report));
     }
 }
 
@@ -388,12 +433,14 @@ impl Answer {
                 if let Some(name) = name {
                     call.0 = name;
                 }
-                if call.1.len() + arguments.len() <= MAX_ARGUMENTS {
+                let room = MAX_ANSWER_ARGUMENTS.saturating_sub(self.arguments);
+                self.arguments -= call.1.len();
+                if call.1 != TOO_LONG && call.1.len() + arguments.len() <= MAX_ARGUMENTS && arguments.len() <= room {
                     call.1.push_str(&arguments);
                 } else {
-                    // Cut off it is not JSON any more, and the model is told so.
-                    call.1 = "arguments too long".to_owned();
+                    TOO_LONG.clone_into(&mut call.1);
                 }
+                self.arguments += call.1.len();
             }
             ModelEvent::Usage(usage) => self.usage = Some(usage),
             ModelEvent::Finished(finish) => self.finish = Some(finish),
@@ -406,6 +453,31 @@ impl Answer {
     /// Whether nothing came yet that anybody saw or that was counted.
     fn is_empty(&self) -> bool {
         self.written == 0 && self.usage.is_none()
+    }
+
+    /// Takes a piece of text that is too long to be looked at here.
+    async fn take_long(
+        &mut self,
+        tenant: &TenantId,
+        piece: String,
+        policy: &Policy,
+        live: &LiveMessage,
+    ) -> Result<bool, Blocked> {
+        self.written += piece.len();
+        let mut guard = std::mem::replace(&mut self.guard, HoldBack::new(&RuleSet::default()));
+        let cost = piece.len() * guard::COST_PER_BYTE;
+        let look = move || {
+            let released = guard.push(&piece);
+            (guard, released)
+        };
+        let looked = compute::run(Some(tenant), cost, look).await;
+        let (guard, released) = looked.map_err(|_| Blocked {
+            rule: UNREADABLE.to_owned(),
+            released: String::new(),
+        })?;
+        self.guard = guard;
+        self.release(&released?, live);
+        Ok(self.text.len() <= policy.limits.answer_bytes)
     }
 
     fn release(&mut self, text: &str, live: &LiveMessage) {
@@ -435,6 +507,9 @@ impl Answer {
     }
 }
 
+/// Named as the rule when an answer could not be looked at.
+const UNREADABLE: &str = "an answer that cannot be checked";
+
 /// Names a rule that a structured answer breaks as JSON is meant: escapes can write a literal in many ways. Redacted already is what
 /// stands there as it is meant.
 async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Option<String> {
@@ -442,21 +517,25 @@ async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Optio
     if rules.is_empty() {
         return None;
     }
-    let text = text.replace(REDACTED, "\u{e000}");
-    let cost = text.len() * 4;
-    let look = move || rules.matching_text(&text).map(|rule| rule.name.clone());
+    let (cost, text) = (text.len() * guard::COST_PER_BYTE, text.to_owned());
+    let look = move || {
+        let text = text.replace(REDACTED, "\u{e000}");
+        rules.matching_text(&text).map(|rule| rule.name.clone())
+    };
     // Parsing may take a while. What cannot be looked at is not shown.
-    let unreadable = || Some("an answer that cannot be checked".to_owned());
     compute::run(Some(tenant), cost, look)
         .await
-        .unwrap_or_else(|_| unreadable())
+        .unwrap_or_else(|_| Some(UNREADABLE.to_owned()))
 }
 
 /// Assembles the prompt. Messages that were not counted yet are counted first, a slice at a time.
 async fn assemble(tenant: &TenantId, memory: Memory, policy: Arc<Policy>) -> Result<Prompt, ComputeError> {
     count_entries(tenant, &memory).await?;
     let summary = memory.summary.as_ref().map_or(0, |summary| summary.text.len());
-    let cost = (policy.instructions.len() + summary) * tokens::COST_PER_BYTE;
+    let counted = (policy.instructions.len() + summary) * tokens::COST_PER_BYTE;
+    // The messages were counted; they are written out once more, and what tools said is looked through for marks.
+    let entries = memory.blocks.iter().flat_map(|block| &block.entries);
+    let cost = counted + entries.map(|entry| entry.bytes()).sum::<usize>() * guard::COST_PER_BYTE;
     compute::run(Some(tenant), cost, move || project::prompt(&memory, &policy)).await
 }
 

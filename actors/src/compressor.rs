@@ -141,8 +141,7 @@ async fn settle(
 async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut String) -> Option<String> {
     let mut summary = plan.previous.clone();
     for pass in &plan.passes {
-        let previous = guard::neutral(summary.as_deref().unwrap_or("(none)"));
-        let text = format!("Previous summary:\n{previous}\n\nTranscript:\n{pass}");
+        let text = request_text(work, summary.take(), pass.clone()).await?;
         let request = ModelRequest {
             scope: work.scope.clone(),
             route: work.policy.small_route.clone(),
@@ -165,6 +164,16 @@ async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut Stri
         summary = Some(tokio::time::timeout(work.policy.memory.timeout, call).await.ok()??);
     }
     summary
+}
+
+/// Writes the request for a summary of `pass`, which goes on from the one before.
+async fn request_text(work: &Work, summary: Option<String>, pass: String) -> Option<String> {
+    let cost = summary.as_ref().map_or(0, String::len) * guard::COST_PER_BYTE + pass.len();
+    let write = move || {
+        let previous = guard::neutral(summary.as_deref().unwrap_or("(none)"));
+        format!("Previous summary:\n{previous}\n\nTranscript:\n{pass}")
+    };
+    compute::run(Some(work.scope.tenant()), cost, write).await.ok()
 }
 
 async fn collect(work: &Work, request: ModelRequest, usage: &mut Usage, model: &mut String) -> Option<String> {

@@ -6,11 +6,10 @@
 //! [`start`] makes it. A process that never calls [`start`] (tests, the command line) uses tokio's blocking threads.
 //!
 //! Invariants: tenants share the pool by cost (start-time fair queueing), so that one tenant's backlog delays another tenant by at
-//! most the piece of work that each thread has begun; what waits for one tenant is bounded; work whose caller has gone is dropped
-//! unrun. Work cannot be interrupted: split what takes longer than some ten milliseconds into pieces.
+//! most the piece of work that each thread has begun; what waits is bounded, for one tenant and in sum; work whose caller has gone is
+//! dropped unrun, and at once. Work cannot be interrupted: split what takes longer than some ten milliseconds into pieces.
 
 mod counting;
-mod queue;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,15 +19,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::ids::TenantId;
+use crate::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
 pub use counting::{SLICE, count_tokens};
-use queue::{FairQueue, QueueFull};
 
 /// Work of at most this cost may run on the thread that asks. The unit of cost is the time it takes to parse one byte of JSON:
 /// this is a fraction of a millisecond.
 pub const INLINE_COST: usize = 64 * 1024;
 
-/// Jobs of one tenant that may wait: more than a tenant has turns and calls under way by default.
-const MAX_WAITING: usize = 16 * 1024;
+/// Jobs that may wait. Of one tenant: more than a tenant has turns and calls under way by default.
+const WAITING: Bounds = Bounds {
+    owner: 16 * 1024,
+    all: 256 * 1024,
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -89,10 +91,33 @@ pub async fn run<T: Send + 'static>(
     }
 }
 
-#[derive(Default)]
 struct Pool {
     queue: Mutex<FairQueue<Option<TenantId>, Job>>,
     ready: Condvar,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::new(FairQueue::new(WAITING)),
+            ready: Condvar::new(),
+        }
+    }
+}
+
+/// A job that waits. Dropped, it is taken out of the queue, if it is still there.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    tenant: Option<TenantId>,
+    ticket: Ticket,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let job = self.pool.queue().remove(&self.tenant, self.ticket);
+        // Not while the queue is held: it may be large.
+        drop(job);
+    }
 }
 
 impl Pool {
@@ -113,11 +138,14 @@ impl Pool {
             // The caller may have gone meanwhile; the result is dropped here then, not on its thread.
             drop(reply.send(result));
         });
-        let pushed = self.queue().push(tenant.cloned(), cost as u64, job);
-        if let Err(QueueFull) = pushed {
+        let tenant = tenant.cloned();
+        let pushed = self.queue().push(tenant.clone(), cost as u64, job);
+        let ticket = pushed.map_err(|QueueFull| {
             counter!("copilotd_compute_refused_total").increment(1);
-            return Err(ComputeError::Full);
-        }
+            ComputeError::Full
+        })?;
+        let pool = self;
+        let _waiting = Waiting { pool, tenant, ticket };
         self.ready.notify_one();
         answer.await.unwrap_or(Err(ComputeError::Panicked))
     }
@@ -210,5 +238,19 @@ mod tests {
         held.await.unwrap();
         pool.run(None, 1, || ()).await.unwrap();
         assert!(runs.recv().is_err(), "its sender was dropped unused");
+    }
+
+    #[tokio::test]
+    async fn work_whose_caller_has_gone_takes_no_room_in_the_queue() {
+        let pool = Pool::default();
+        let left: Vec<_> = (0..100).map(|_| Box::pin(pool.run(None, 1, || ()))).collect();
+        let left: Vec<_> = futures::future::join_all(left.into_iter().map(|mut one| async move {
+            assert!(futures::poll!(&mut one).is_pending());
+            one
+        }))
+        .await;
+        assert_eq!(pool.queue().len(), 100);
+        drop(left);
+        assert_eq!(pool.queue().len(), 0);
     }
 }

@@ -23,19 +23,21 @@ pub use gate::Gate;
 pub use job::{Job, Waiting};
 pub use supervisor::{Alive, Connectors, Request};
 
-use job::{report, unsent};
+use job::{report, screened, tell, unsent};
 
 use crate::crash;
 use crate::domain::breaker::Breaker;
-use crate::domain::content::ToolStatus;
 use crate::domain::event::RetryMode;
 use crate::domain::policy::Repeat;
 use crate::domain::rate::{Bucket, RateHint};
+use crate::domain::screen::Screened;
 use crate::ports::{LookUp, Standing, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use crate::shared::{self, Shared, jitter, until};
 
 /// Tries of one call in one process, the first included.
 const TRIES: u32 = 3;
+/// Longest message of a system's error that is looked at, in bytes.
+const MAX_MESSAGE: usize = 8 * 1024;
 /// Time without a call after which a connector is let go. Its budget is full and its breaker closed long before.
 const IDLE: Duration = Duration::from_secs(900);
 
@@ -56,11 +58,24 @@ pub enum Msg {
 #[derive(Debug)]
 pub enum Tried {
     /// The system answered.
-    Replied(ToolReply),
-    /// A look-up came back.
-    LookedUp(LookUp),
+    Replied {
+        /// What is told of it.
+        report: Box<Screened>,
+        /// What it said about its limits.
+        rate: RateHint,
+    },
+    /// A look-up found the call's effect.
+    Found(Box<Screened>),
+    /// A look-up found nothing.
+    NotFound,
     /// It failed.
     Failed(ToolError),
+}
+
+/// What a system said.
+enum Answered {
+    Replied(ToolReply),
+    LookedUp(LookUp),
 }
 
 /// The actor; see the module.
@@ -102,7 +117,7 @@ impl Connector {
         state.toolbox = toolbox;
         if state.queue.len() >= self.shared.bounds.connector_queue {
             let why = "too many calls are waiting for this system".to_owned();
-            report(&job, unsent(&job), None, Some(why));
+            report(&job, unsent(&job), why);
             return;
         }
         let (clock, now) = (&self.shared.ports.clock, self.shared.ports.clock.elapsed());
@@ -168,7 +183,7 @@ impl Connector {
                 Standing::Suspended => {
                     state.breaker.abandoned(now);
                     let why = "the tenant is suspended; the call was not sent".to_owned();
-                    report(&waiting.job, waiting.failed(), None, Some(why));
+                    report(&waiting.job, waiting.failed(), why);
                     continue;
                 }
             }
@@ -220,16 +235,27 @@ impl Connector {
             crash_point("effect.before", &waiting);
             let call = async {
                 if waiting.look_up {
-                    toolbox.look_up(&request).await.map(Tried::LookedUp)
+                    toolbox.look_up(&request).await.map(Answered::LookedUp)
                 } else {
-                    toolbox.call(&request).await.map(Tried::Replied)
+                    toolbox.call(&request).await.map(Answered::Replied)
                 }
             };
             // A panic in there must give the call's place back, like any other end.
             let call = AssertUnwindSafe(call).catch_unwind();
             let tried = match tokio::time::timeout(limit, call).await {
-                Ok(Ok(Ok(tried))) => tried,
-                Ok(Ok(Err(error))) => Tried::Failed(error),
+                Ok(Ok(Ok(Answered::Replied(reply)))) => Tried::Replied {
+                    report: Box::new(screened(&waiting.job, reply.result).await),
+                    rate: reply.rate,
+                },
+                Ok(Ok(Ok(Answered::LookedUp(LookUp::Found(result))))) => {
+                    Tried::Found(Box::new(screened(&waiting.job, result).await))
+                }
+                Ok(Ok(Ok(Answered::LookedUp(LookUp::NotFound)))) => Tried::NotFound,
+                Ok(Ok(Err(mut error))) => {
+                    // It is looked at in the handler.
+                    error.message.truncate(error.message.floor_char_boundary(MAX_MESSAGE));
+                    Tried::Failed(error)
+                }
                 Ok(Err(_)) => Tried::Failed(doubtful(format!("{} broke", request.tool))),
                 Err(_) => {
                     let seconds = limit.as_secs_f64().ceil();
@@ -247,18 +273,18 @@ impl Connector {
         let now = self.shared.ports.clock.elapsed();
         let system = state.key.1.clone();
         match tried {
-            Tried::Replied(reply) => {
+            Tried::Replied { report, rate } => {
                 state.breaker.succeeded();
-                state.bucket.learn(reply.rate, now);
+                state.bucket.learn(rate, now);
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "ok").increment(1);
-                report(&waiting.job, ToolStatus::Succeeded, Some(reply.result), None);
+                tell(&waiting.job, *report);
             }
-            Tried::LookedUp(LookUp::Found(result)) => {
+            Tried::Found(report) => {
                 state.breaker.succeeded();
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "found").increment(1);
-                report(&waiting.job, ToolStatus::Succeeded, Some(result), None);
+                tell(&waiting.job, *report);
             }
-            Tried::LookedUp(LookUp::NotFound) => {
+            Tried::NotFound => {
                 state.breaker.succeeded();
                 self.not_found(state, waiting, now);
             }
@@ -282,7 +308,7 @@ impl Connector {
                     ToolErrorKind::Refused => {
                         state.breaker.succeeded();
                         // What is refused now says nothing about an earlier try.
-                        report(&waiting.job, waiting.failed(), None, Some(error.message));
+                        report(&waiting.job, waiting.failed(), error.message);
                         return;
                     }
                     ToolErrorKind::RateLimited => {
@@ -296,7 +322,7 @@ impl Connector {
                         waiting.doubt |= !waiting.look_up;
                         match waiting.job.repeat {
                             Repeat::Never if !waiting.look_up => {
-                                report(&waiting.job, waiting.failed(), None, Some(error.message));
+                                report(&waiting.job, waiting.failed(), error.message);
                                 return;
                             }
                             Repeat::LookUp => waiting.look_up = true,
@@ -309,7 +335,7 @@ impl Connector {
                 }
                 let exhausted = waiting.tries >= TRIES && !waiting.look_up;
                 if exhausted || waiting.not_before >= waiting.last_start() {
-                    report(&waiting.job, waiting.failed(), None, Some(error.message));
+                    report(&waiting.job, waiting.failed(), error.message);
                 } else {
                     state.queue.push_back(waiting);
                 }
@@ -342,7 +368,7 @@ impl Connector {
         } else {
             "the system was busy or unavailable for too long; the call had no effect"
         };
-        report(&waiting.job, waiting.failed(), None, Some(why.into()));
+        report(&waiting.job, waiting.failed(), why.into());
     }
 }
 

@@ -24,21 +24,25 @@ use tracing::Instrument as _;
 
 use crate::agent::usage_of_sealed;
 use crate::compressor::{self, Outcome};
+use crate::compute;
 use crate::crash;
 use crate::domain::command::{Command, Env, Halt, Sealed, WhenBusy};
+use crate::domain::conversation::Conversation as Core;
 use crate::domain::decide::Rejection;
 use crate::domain::effects::Effect;
 use crate::domain::event::{Event, Record};
 use crate::domain::header::Header;
 use crate::domain::ids::TurnId;
 use crate::domain::policy::Policy;
+use crate::domain::screen::Screened;
+use crate::domain::stream::Encoded;
 use crate::domain::turn::Phase;
 use crate::ports::{Append, LogError, Standing};
 use crate::share::metered;
 use crate::shared::{Full, Shared, cause};
 use crate::spans::TurnSpans;
 use admission::Known;
-pub use message::{Accepted, Args, Asker, ConversationRef, Msg, Refusal, Reply};
+pub use message::{Accepted, Args, Asked, Asker, ConversationRef, Msg, Refusal, Reply, Screening};
 pub use state::State;
 
 /// The actor; see the module.
@@ -52,7 +56,7 @@ impl Conversation {
         &self,
         me: &ConversationRef,
         state: &mut State,
-        command: Command,
+        command: Screened,
         reply: Option<RpcReplyPort<Reply>>,
     ) -> Result<(), ActorProcessingErr> {
         self.step_at(me, state, command, reply, None).await
@@ -63,11 +67,11 @@ impl Conversation {
         &self,
         me: &ConversationRef,
         state: &mut State,
-        command: Command,
+        command: Screened,
         reply: Option<RpcReplyPort<Reply>>,
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
-        let policy = self.policy(state, &command);
+        let policy = self.policy(state, command.command());
         self.step_by(me, state, &policy, command, reply, due).await
     }
 
@@ -77,20 +81,33 @@ impl Conversation {
         me: &ConversationRef,
         state: &mut State,
         policy: &Arc<Policy>,
-        command: Command,
+        command: Screened,
         reply: Option<RpcReplyPort<Reply>>,
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
-        let may_await_approval = may_await_approval(state, policy, &command);
-        let env = self.env(policy, may_await_approval, due);
+        let may_await_approval = may_await_approval(state, policy, command.command());
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
-        let halted = command.halt().is_some_and(|halt| *halt != Halt::default());
-        let decision = match state.core.decide(env, command) {
-            Ok(decision) => decision,
+        let halted = command.command().halt().is_some_and(|halt| *halt != Halt::default());
+        let (cost, now) = (command.command().weight(), self.now(due));
+        let rules = Arc::clone(policy);
+        let decide = move |core: &mut Core| -> Result<_, Rejection> {
+            let policy = rules.as_ref();
+            let env = Env {
+                now,
+                policy,
+                may_await_approval,
+            };
+            let decision = core.decide(env, command)?;
+            let header = header_after(core, &decision.records);
+            Ok((decision, header))
+        };
+        let (decision, header) = match self.with_core(state, cost, decide).await? {
+            Ok(decided) => decided,
             Err(rejection) => return refuse(reply, rejection.into()),
         };
-        if !decision.records.is_empty() {
-            if let Err(error) = self.append(state, &decision.records).await {
+        let records: Arc<[Record]> = decision.records.into();
+        if !records.is_empty() {
+            if let Err(error) = self.append(state, &records, header).await {
                 // The id of what was erased and cleaned comes again with its idempotency key alone: nothing is known of it
                 // here, and the tombstone answers as the erased header did before.
                 if matches!(error, LogError::Erased) && state.core.book.is_none() {
@@ -111,48 +128,68 @@ impl Conversation {
                 refuse(reply, refusal)?;
                 return if known { Ok(()) } else { Err(error.into()) };
             }
-            for record in &decision.records {
-                state.core.apply(record);
+            let (cost, shown) = (records.iter().map(Record::weight).sum(), Arc::clone(&records));
+            let apply = move |core: &mut Core| -> Vec<Encoded> {
+                shown.iter().for_each(|record| core.apply(record));
+                shown.iter().map(Encoded::new).collect()
+            };
+            let encoded = self.with_core(state, cost, apply).await?;
+            for record in records.iter() {
                 count(record);
                 if let Some(spans) = &state.spans {
                     spans.note(record);
                 }
             }
-            self.publish(state, &decision.records);
+            self.publish(state, &records, encoded);
         }
         if let Some(reply) = reply {
-            accept(reply, state, decision.turn, decision.records.clone());
+            accept(reply, state, decision.turn, records.to_vec());
         }
         state.count();
-        if !decision.records.is_empty() {
+        if !records.is_empty() {
             self.run_effects(me, state).await?;
             state.count();
             if state.core.live().is_none() {
                 // What was erased is shown to no summariser.
                 state.compression = None;
             }
-            if decision.records.iter().any(|record| record.event.is_terminal()) {
+            if records.iter().any(|record| record.event.is_terminal()) {
                 self.compress(me, state, policy);
             }
         }
         Ok(())
     }
 
-    async fn append(&self, state: &State, records: &[Record]) -> Result<(), LogError> {
-        let mut header = match &state.core.book {
-            Some(book) => book.header.clone(),
-            None => records
-                .first()
-                .and_then(|first| Header::open(state.core.id, first))
-                .ok_or_else(|| LogError::Corrupt("a log has to begin with its conversation's creation".into()))?,
+    /// Works on the state's core: on the compute pool when that takes long. The core is away meanwhile, and nobody else looks at it:
+    /// the handler that waits here has the state to itself. What cannot be worked on ends this copy.
+    async fn with_core<T: Send + 'static>(
+        &self,
+        state: &mut State,
+        cost: usize,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, ActorProcessingErr> {
+        if cost <= compute::INLINE_COST {
+            return Ok(work(&mut state.core));
+        }
+        let away = Core::new(state.core.id);
+        let mut core = std::mem::replace(&mut state.core, away);
+        let work = move || {
+            let done = work(&mut core);
+            (core, done)
         };
-        let skip = usize::from(state.core.book.is_none());
-        records.iter().skip(skip).for_each(|record| header.apply(record));
+        let (core, done) = compute::run(Some(state.scope.tenant()), cost, work).await?;
+        state.core = core;
+        Ok(done)
+    }
+
+    async fn append(&self, state: &State, records: &Arc<[Record]>, header: Option<Header>) -> Result<(), LogError> {
+        let header =
+            header.ok_or_else(|| LogError::Corrupt("a log has to begin with its conversation's creation".into()))?;
         let append = Append {
             conversation: state.core.id,
             user: header.user.clone(),
             append_id: self.shared.ports.ids.uuid(),
-            records: records.to_vec(),
+            records: Arc::clone(records),
             header,
         };
         crash_points("append.before", records);
@@ -179,7 +216,7 @@ impl Conversation {
     }
 
     /// Shows committed records, and with them the answer that is open now.
-    fn publish(&self, state: &mut State, records: &[Record]) {
+    fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<Encoded>) {
         let present = state
             .core
             .active()
@@ -206,18 +243,18 @@ impl Conversation {
             if let Some(message) = shown {
                 message.show();
             }
-            tail.publish(records, shown);
+            tail.publish(encoded, shown);
             // Held while a turn runs; else it lives as long as somebody watches.
             state.tail = state.core.active().is_some().then_some(tail);
         }
     }
 
     /// Stops the running turn's work where it is: nothing more is shown or sent, and what was is known exactly.
-    fn halt(&self, state: &State, env: Env<'_>) -> Halt {
+    fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
         let sealed = state.live.as_ref().map(|live| {
             let text = live.message.seal();
             let mut usage = usage_of_sealed(&text, live.prompt_tokens);
-            usage.cost = env.policy.prices.at(env.now).map_or(0, |price| price.cost(&usage));
+            usage.cost = policy.prices.at(now).map_or(0, |price| price.cost(&usage));
             Sealed {
                 at: live.message.at,
                 text,
@@ -233,45 +270,78 @@ impl Conversation {
         Halt { sealed, unsent }
     }
 
-    fn env<'a>(&self, policy: &'a Policy, may_await_approval: bool, due: Option<Timestamp>) -> Env<'a> {
+    /// The present time, but no earlier than `due`.
+    fn now(&self, due: Option<Timestamp>) -> Timestamp {
         let now = self.shared.ports.clock.now();
-        Env {
-            now: due.map_or(now, |due| due.max(now)),
-            policy,
-            may_await_approval,
-        }
+        due.map_or(now, |due| due.max(now))
     }
 
-    fn with_halt(&self, state: &State, policy: &Policy, command: Command) -> Result<Command, Rejection> {
-        self.with_halt_at(state, policy, command, None)
+    async fn with_halt(
+        &self,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        command: Screened,
+    ) -> Result<Result<Screened, Rejection>, ActorProcessingErr> {
+        self.with_halt_at(state, policy, command, None).await
     }
 
     /// Puts the halt into a command that stops the running turn, once it is clear that the command will be accepted.
-    fn with_halt_at(
+    async fn with_halt_at(
         &self,
-        state: &State,
-        policy: &Policy,
-        mut command: Command,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        mut command: Screened,
         due: Option<Timestamp>,
-    ) -> Result<Command, Rejection> {
+    ) -> Result<Result<Screened, Rejection>, ActorProcessingErr> {
         let active = state.core.active().map(|turn| turn.id);
-        let stops = match &command {
+        let stops = match command.command() {
             Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
             Command::Submit { when_busy, .. } => *when_busy == WhenBusy::Interrupt && active.is_some(),
             Command::Erase { .. } | Command::Suspend { .. } => active.is_some(),
             _ => false,
         };
         if !stops {
-            return Ok(command);
+            return Ok(Ok(command));
         }
-        let env = self.env(policy, true, due);
-        if state.core.decide(env, command.clone())?.records.is_empty() {
-            return Ok(command);
+        let (cost, now) = (command.command().weight(), self.now(due));
+        let (rules, trial) = (Arc::clone(policy), command.clone());
+        let try_out = move |core: &mut Core| {
+            let policy = rules.as_ref();
+            let env = Env {
+                now,
+                policy,
+                may_await_approval: true,
+            };
+            core.decide(env, trial).map(|decision| decision.records.is_empty())
+        };
+        match self.with_core(state, cost, try_out).await? {
+            Ok(false) => {}
+            Ok(true) => return Ok(Ok(command)),
+            Err(rejection) => return Ok(Err(rejection)),
         }
         if let Some(halt) = command.halt_mut() {
-            *halt = self.halt(state, env);
+            *halt = self.halt(state, policy, now);
         }
-        Ok(command)
+        Ok(Ok(command))
+    }
+
+    /// Refuses whoever this copy cannot answer.
+    async fn receive(&self, state: &mut State, asker: &Asker) -> Result<(), Refusal> {
+        if state.retiring {
+            return Err(Refusal::Gone);
+        }
+        if state.broken {
+            return Err(self.refusal_of_damaged(state, asker).await);
+        }
+        state.asked = true;
+        if self.standing(state) == Standing::LeftOut {
+            return Err(Refusal::LeftOut);
+        }
+        let book = state.core.book.as_ref();
+        if book.is_some_and(|book| book.header.user != asker.user && !asker.admin) {
+            return Err(Rejection::NotFound.into());
+        }
+        Ok(())
     }
 
     async fn ask(
@@ -279,34 +349,27 @@ impl Conversation {
         me: &ConversationRef,
         state: &mut State,
         asker: &Asker,
-        command: Command,
+        command: Asked,
         reply: RpcReplyPort<Reply>,
     ) -> Result<(), ActorProcessingErr> {
-        if state.retiring {
-            return refuse(Some(reply), Refusal::Gone);
-        }
+        let by = match &command {
+            Asked::Light(Command::Erase { by, .. }) => Some(by.clone()),
+            _ => None,
+        };
         // A log of which nothing is left reads like one that never was; its header tells.
-        if let Command::Erase { by, .. } = &command
+        if let Some(by) = by
+            && !state.retiring
             && (state.broken || state.core.book.is_none())
         {
-            return self.erase_damaged(state, asker, by.clone(), reply).await;
+            return self.erase_damaged(state, asker, by, reply).await;
         }
-        if state.broken {
-            let refusal = self.refusal_of_damaged(state, asker).await;
+        if let Err(refusal) = self.receive(state, asker).await {
             return refuse(Some(reply), refusal);
         }
-        state.asked = true;
-        if self.standing(state) == Standing::LeftOut {
-            return refuse(Some(reply), Refusal::LeftOut);
-        }
-        let foreign = state
-            .core
-            .book
-            .as_ref()
-            .is_some_and(|book| book.header.user != asker.user && !asker.admin);
-        if foreign {
-            return refuse(Some(reply), Rejection::NotFound.into());
-        }
+        let command = match command {
+            Asked::Light(command) => state.core.screen(&self.policy(state, &command), command),
+            Asked::Screened(command) => command,
+        };
         let command = match self.known(state, command).await {
             Ok(Known::New(command)) => *command,
             Ok(Known::Copy(turn)) => {
@@ -315,11 +378,11 @@ impl Conversation {
             }
             Err(refusal) => return refuse(Some(reply), refusal),
         };
-        if let Err(refusal) = self.has_room(state, asker, &command).await {
+        if let Err(refusal) = self.has_room(state, asker, command.command()).await {
             return refuse(Some(reply), refusal);
         }
         // A decision sends a turn that held no place back to work; refused, it can be made again.
-        let needs_place = match command {
+        let needs_place = match command.command() {
             Command::Submit { .. } => true,
             Command::Decide { .. } => state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
             _ => false,
@@ -333,7 +396,7 @@ impl Conversation {
             };
             return refuse(Some(reply), Refusal::Full(full, most));
         }
-        if let (Command::Submit { .. }, Some(book)) = (&command, &state.core.book) {
+        if let (Command::Submit { .. }, Some(book)) = (command.command(), &state.core.book) {
             let (tenant, most) = (state.scope.tenant(), self.shared.bounds.user_turns);
             state.taken = self.shared.user_turns.take(tenant, &book.header.user, most);
             if state.taken.is_none() {
@@ -341,8 +404,8 @@ impl Conversation {
                 return refuse(Some(reply), Refusal::Full(Full::User, most));
             }
         }
-        let policy = self.policy(state, &command);
-        let done = match self.with_halt(state, &policy, command) {
+        let policy = self.policy(state, command.command());
+        let done = match self.with_halt(state, &policy, command).await? {
             Ok(command) => self.step(me, state, command, Some(reply)).await,
             Err(rejection) => refuse(Some(reply), rejection.into()),
         };
@@ -408,6 +471,13 @@ impl Conversation {
             Msg::StepHeld(step) => self.step_held(me, state, step).await?,
             Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
             Msg::Ask { asker, command, reply } => self.ask(me, state, &asker, *command, reply).await?,
+            Msg::Screening { asker, command, reply } => {
+                let screening = self.receive(state, &asker).await.map(|()| Screening {
+                    policy: self.policy(state, &command),
+                    tool: state.core.tool_of(&command),
+                });
+                let _ = reply.send(screening);
+            }
             Msg::Report(command) => self.step(me, state, *command, None).await?,
             Msg::Position { turn, reply } => {
                 let _ = reply.send(position(state, turn));
@@ -421,7 +491,9 @@ impl Conversation {
                     Outcome::Failed => state.compression_failures += 1,
                     Outcome::Compressed(command) => {
                         state.compression_failures = 0;
-                        self.step(me, state, *command, None).await?;
+                        let policy = self.policy(state, &command);
+                        let command = state.core.screen(&policy, *command);
+                        self.step(me, state, command, None).await?;
                     }
                 }
                 if state.compress_again {
@@ -437,6 +509,16 @@ impl Conversation {
         self.rest(me, state);
         Ok(())
     }
+}
+
+/// The header as it will be after these records; none if they do not begin a log that is not there.
+fn header_after(core: &Core, records: &[Record]) -> Option<Header> {
+    let (mut header, rest) = match &core.book {
+        Some(book) => (book.header.clone(), records),
+        None => (Header::open(core.id, records.first()?)?, &records[1..]),
+    };
+    rest.iter().for_each(|record| header.apply(record));
+    Some(header)
 }
 
 /// Takes an approval place for what the model asks for, before it is decided. What is not needed after all is given back as
@@ -558,7 +640,9 @@ impl Actor for Conversation {
             .running
             .retain(|effect, _| !matches!(effect, Effect::CallModel { .. }));
         if state.core.active().is_some_and(|turn| turn.phase == Phase::Thinking) {
-            self.step(&me, state, Command::Recover, None).await?;
+            let policy = self.policy(state, &Command::Recover);
+            let recover = state.core.screen(&policy, Command::Recover);
+            self.step(&me, state, recover, None).await?;
         }
         self.rest(&me, state);
         Ok(())

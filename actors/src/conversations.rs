@@ -16,7 +16,8 @@ use ractor::rpc::CallResult;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent};
 use tokio::time::Instant;
 
-use crate::conversation::{self, Accepted, Args, Asker, Conversation, ConversationRef, Refusal};
+use crate::compute;
+use crate::conversation::{self, Accepted, Args, Asked, Asker, Conversation, ConversationRef, Refusal, Screening};
 use crate::domain::command::Command;
 use crate::domain::ids::{ConversationId, TenantId, TurnId};
 use crate::ports::Standing;
@@ -91,11 +92,54 @@ impl Directory {
         asker: &Asker,
         command: Command,
     ) -> Result<Accepted, Refusal> {
-        let make = |reply| conversation::Msg::Ask {
+        if command.weight() > compute::INLINE_COST {
+            return self.ask_heavy(scope, id, asker, command).await;
+        }
+        self.ask_again(scope, id, |reply| conversation::Msg::Ask {
             asker: asker.clone(),
-            command: Box::new(command.clone()),
+            command: Box::new(Asked::Light(command.clone())),
             reply,
-        };
+        })
+        .await
+    }
+
+    /// Screens a command on the compute pool before its conversation decides on it. Whoever leaves meanwhile has asked for nothing.
+    async fn ask_heavy(
+        &self,
+        scope: &TenantScope,
+        id: ConversationId,
+        asker: &Asker,
+        command: Command,
+    ) -> Result<Accepted, Refusal> {
+        let (cost, command) = (command.weight(), Arc::new(command));
+        let Screening { policy, tool } = self
+            .ask_again(scope, id, |reply| conversation::Msg::Screening {
+                asker: asker.clone(),
+                command: Arc::clone(&command),
+                reply,
+            })
+            .await?;
+        let screen = move || Arc::unwrap_or_clone(command).screen(&policy, tool.as_deref());
+        let screened = compute::run(Some(scope.tenant()), cost, screen).await;
+        let screened = screened.map_err(|error| {
+            tracing::warn!(conversation = %id, %error, "a request could not be checked; it is refused");
+            Refusal::Unavailable
+        })?;
+        self.ask_again(scope, id, |reply| conversation::Msg::Ask {
+            asker: asker.clone(),
+            command: Box::new(Asked::Screened(screened.clone())),
+            reply,
+        })
+        .await
+    }
+
+    /// Asks, and asks once more when the copy was just being let go, or died.
+    async fn ask_again<T: Send + 'static>(
+        &self,
+        scope: &TenantScope,
+        id: ConversationId,
+        make: impl Fn(RpcReplyPort<Result<T, Refusal>>) -> conversation::Msg + Copy,
+    ) -> Result<T, Refusal> {
         match self.call(scope, id, false, make).await {
             Some(Err(Refusal::Gone)) | None => {}
             Some(answer) => return answer,
@@ -174,13 +218,13 @@ impl Directory {
     }
 
     /// One call. None: nobody could be reached.
-    async fn call(
+    async fn call<T: Send + 'static>(
         &self,
         scope: &TenantScope,
         id: ConversationId,
         again: bool,
-        make: impl Fn(RpcReplyPort<conversation::Reply>) -> conversation::Msg,
-    ) -> Option<conversation::Reply> {
+        make: impl Fn(RpcReplyPort<Result<T, Refusal>>) -> conversation::Msg,
+    ) -> Option<Result<T, Refusal>> {
         let key = (scope.clone(), id);
         let known = if again {
             None

@@ -10,6 +10,7 @@ pub mod conversation;
 pub mod conversations;
 pub mod crash;
 pub mod domain;
+pub mod fair_queue;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 pub mod live;

@@ -10,7 +10,6 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 use crate::domain::command::Step;
-use crate::domain::event::Record;
 use crate::domain::ids::{ConversationId, MessageId, Seq, TenantId};
 use crate::domain::stream::Encoded;
 
@@ -126,15 +125,15 @@ pub enum Next {
 
 impl Tail {
     /// Publishes committed records and the answer that is open after them, in one step.
-    pub fn publish(&self, records: &[Record], live: Option<&Arc<LiveMessage>>) {
+    pub fn publish(&self, records: Vec<Encoded>, live: Option<&Arc<LiveMessage>>) {
         let mut state = lock(&self.state);
         if records.first().is_some_and(|first| first.seq != state.last_seq + 1) {
             // Something was committed that was not published here, because its writer died in between.
             state.ring.clear();
             state.ring_bytes = 0;
         }
-        for record in records {
-            let encoded = Arc::new(Encoded::new(record));
+        for encoded in records {
+            let encoded = Arc::new(encoded);
             state.ring_bytes += encoded.bytes();
             state.last_seq = encoded.seq;
             state.ring.push_back(encoded);

@@ -74,12 +74,17 @@ pub struct Append {
     /// Tells this append from another one at the same number.
     pub append_id: Uuid,
     /// The records, without gaps; the first one's `seq` is the expected next number. Never empty.
-    pub records: Vec<Record>,
+    pub records: Arc<[Record]>,
     /// The conversation's header after these records, for the projection.
     pub header: Header,
 }
 
 impl Append {
+    /// Returns what writing its records as JSON costs; see [`Record::weight`].
+    pub fn weight(&self) -> usize {
+        self.records.iter().map(Record::weight).sum()
+    }
+
     /// Number of the first record.
     pub fn first_seq(&self) -> Seq {
         self.records.first().map_or(0, |record| record.seq)

@@ -175,7 +175,8 @@ impl Gateway {
         // With the keys: a tenant that is taken off meanwhile has neither.
         let terms = self.planner.terms(&drive.books.caller.scope, &route)?;
         let limits = self.planner.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
-        guarded::admit(&terms, &body).await?;
+        let tenant = drive.books.caller.scope.tenant().clone();
+        guarded::admit(&tenant, &terms, &body).await?;
         let (mut ticket, mut terms) = (None, terms);
         let mut cache = CacheOutcome::Bypass;
         if let Some(cached) = &self.cached {
@@ -211,7 +212,7 @@ impl Gateway {
                         cache: CacheOutcome::Hit,
                         cost,
                         limits,
-                        answer: guarded::guarded(terms, &body, answer).await?,
+                        answer: guarded::guarded(&tenant, terms, &body, answer).await?,
                     });
                 }
             }
@@ -238,7 +239,7 @@ impl Gateway {
             cost: usage.map(|usage| usage.cost),
             limits,
             // What is kept is what the model said: rules may change.
-            answer: guarded::guarded(terms, &body, cached::keep(ticket, answer, usage)).await?,
+            answer: guarded::guarded(&tenant, terms, &body, cached::keep(ticket, answer, usage)).await?,
         })
     }
 

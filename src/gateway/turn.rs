@@ -8,6 +8,7 @@ use copilotd_actors::compute;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{LostCall, Model, ModelError, ModelRequest, ModelStream};
 use futures::{StreamExt, stream};
 use uuid::Uuid;
@@ -91,8 +92,10 @@ impl Model for Gateway {
 /// Builds the body of a request; a long one on the compute pool.
 async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelError> {
     let text = |message: &PromptMessage| match message {
-        PromptMessage::System { text } | PromptMessage::User { text } | PromptMessage::Assistant { text, .. } => {
-            text.len()
+        PromptMessage::System { text } | PromptMessage::User { text } => text.len(),
+        PromptMessage::Assistant { text, calls } => {
+            let calls = calls.iter().map(|call| weight::of(&call.arguments));
+            text.len() + calls.sum::<usize>()
         }
         PromptMessage::Tool { content, .. } => content.len(),
     };

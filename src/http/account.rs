@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{ConnectInfo, FromRequestParts, Request};
-use axum::http::request::Parts;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
@@ -31,10 +30,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Answers and frames up to this size are not counted: the places of requests bound them.
 pub const FREE_BYTES: usize = 8 * 1024;
-/// What a page costs while it is built: the records that were read for it, what clients see of them, and its text.
-const PAGE_BYTES: usize = 4 * super::page::MAX_BYTES;
 /// Room for the answer to a request that changes something.
 const CHANGE_BYTES: usize = 16 * 1024;
+/// Bytes of answers of the admin port: pages of metrics.
+const ADMIN_BYTES: usize = 32 * 1024 * 1024;
+/// Requests in flight on the admin port.
+const ADMIN_REQUESTS: usize = 128;
 /// Requests in flight: more than there can be streams.
 const REQUESTS: usize = 100_000;
 
@@ -65,6 +66,33 @@ impl Budgets {
                 address: server.connections_per_address,
             }),
             proxies: Proxies::new(&server.trusted_proxies),
+        })
+    }
+
+    /// Makes those of the admin port, apart from the public port's: monitoring has to get through when clients fill that. Nobody has
+    /// a credential there.
+    pub fn of_admin_port() -> Arc<Self> {
+        let bytes = Limits {
+            process: ADMIN_BYTES,
+            tenant: ADMIN_BYTES,
+            key: ADMIN_BYTES,
+            user: ADMIN_BYTES,
+            addresses: ADMIN_BYTES,
+            address: ADMIN_BYTES / 2,
+        };
+        let requests = Limits {
+            process: ADMIN_REQUESTS,
+            tenant: ADMIN_REQUESTS,
+            key: ADMIN_REQUESTS,
+            user: ADMIN_REQUESTS,
+            addresses: ADMIN_REQUESTS,
+            address: ADMIN_REQUESTS / 2,
+        };
+        Arc::new(Self {
+            bodies: Budget::of_bytes(bytes),
+            answers: Budget::of_bytes(bytes),
+            requests: Budget::of_units(requests),
+            proxies: Proxies::new(&[]),
         })
     }
 }
@@ -184,10 +212,17 @@ impl Account {
         }
     }
 
-    /// Reserves room for a page that is going to be built.
-    async fn reserve_page(&self) -> Result<(), Problem> {
+    /// Tells whether a valid credential was seen.
+    pub fn is_verified(&self) -> bool {
+        self.0.caller.get().is_some()
+    }
+
+    /// Reserves room for an answer that is going to be built, in place of what was reserved for it before.
+    pub async fn reserve_answer(&self, bytes: usize) -> Result<(), Problem> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
-        let room = self.0.budgets.answers.reserve(holder, PAGE_BYTES, WAIT).await;
+        // Given back first: where shares are small, what it holds itself would be in its way.
+        self.0.held().answer = None;
+        let room = self.0.budgets.answers.reserve(holder, bytes, WAIT).await;
         let most = self.0.budgets.answers.caller_limit(holder);
         let room = room.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
         self.0.held().answer = Some(room);
@@ -315,21 +350,6 @@ fn refusal(exhausted: Exhausted, Shared { what, policy }: &Shared, most: usize) 
             .detail(format!("this caller has too many {what}"))
             .rate_limit(&RateLimit::all_taken(policy, most, RETRY)),
         Exhausted::Shared => Problem::new(Code::Overloaded).detail(format!("too many {what}")),
-    }
-}
-
-/// Room for a page, reserved before the handler builds it. Stands behind the caller among a handler's arguments.
-#[derive(Debug)]
-pub struct PageRoom(());
-
-impl<S: Send + Sync> FromRequestParts<S> for PageRoom {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        if let Some(account) = parts.extensions.get::<Account>().cloned() {
-            account.reserve_page().await?;
-        }
-        Ok(Self(()))
     }
 }
 

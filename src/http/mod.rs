@@ -14,11 +14,13 @@ pub mod probe;
 pub mod problem;
 mod refusal;
 pub mod request_id;
+pub mod room;
 pub mod router;
 pub mod routes;
 pub mod server;
 pub mod state;
 mod writer;
+mod written;
 
 #[cfg(test)]
 mod tests;

@@ -10,15 +10,14 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::account::Account;
-use super::fair_share;
+use super::account::{Account, Budgets};
 use super::problem::{Code, Problem};
-use super::request_id;
 use super::routes::{
     admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, revocations, tenants,
     tickets, turns, usage,
 };
 use super::state::AppState;
+use super::{fair_share, request_id, room};
 use crate::telemetry;
 
 /// Builds the router.
@@ -26,6 +25,7 @@ pub fn router(state: AppState) -> Router {
     let (routes, _) = routes().split_for_parts();
     routes
         .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(middleware::from_fn(room::layer))
         .layer(middleware::from_fn_with_state(state.clone(), fair_share::layer))
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
         .layer(middleware::from_fn(telemetry::http_span))
@@ -35,11 +35,17 @@ pub fn router(state: AppState) -> Router {
 
 /// Builds the router of the admin port: what monitoring asks for, and nothing of the product.
 pub fn admin_router(state: AppState) -> Router {
+    let state = AppState {
+        budgets: Budgets::of_admin_port(),
+        ..state
+    };
     Router::new()
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::tenant_metrics))
         .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(middleware::from_fn(room::layer))
+        .layer(middleware::from_fn_with_state(state.clone(), bounds))
         .layer(middleware::from_fn(telemetry::http_span))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use copilotd_actors::domain::ids::{ConversationId, Seq};
+use copilotd_actors::compute;
+use copilotd_actors::domain::event::Record;
+use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId};
 use copilotd_actors::domain::stream::{Encoded, Reader};
 use copilotd_actors::live::{Next, Tail};
 use copilotd_actors::ports::LogError;
@@ -43,6 +45,14 @@ pub struct Writer {
     caught_up: bool,
     last_delta: Option<Instant>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// Encodes records: on the compute pool when they are long.
+pub async fn encoded(tenant: &TenantId, records: Vec<Record>) -> Result<Vec<Encoded>, LogError> {
+    let cost = records.iter().map(Record::weight).sum();
+    let encode = move || records.iter().map(Encoded::new).collect();
+    let encoded = compute::run(Some(tenant), cost, encode).await;
+    encoded.map_err(|error| LogError::Unavailable(error.to_string()))
 }
 
 enum Woken {
@@ -173,7 +183,7 @@ impl Writer {
             .log()
             .read(&self.caller.scope, self.conversation, seen, self.page)
             .await?;
-        Ok(records.iter().map(Encoded::new).collect())
+        encoded(self.caller.scope.tenant(), records).await
     }
 
     async fn wait(&mut self) -> Woken {

@@ -27,6 +27,11 @@ pub fn document() -> &'static Value {
     &DOCUMENT.0
 }
 
+/// Returns its bytes.
+pub(crate) fn size() -> usize {
+    DOCUMENT.1.len()
+}
+
 /// Describes this interface
 #[utoipa::path(
     get,

@@ -15,14 +15,24 @@ use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::{Audience, Knowledge, Rules, question, veto};
 use copilotd::gateway::call::{CacheWish, Caller, Purpose};
 use copilotd::gateway::embed::EmbedBody;
-use copilotd::http::body;
+use copilotd::http::body::{self, RequestBody};
 use copilotd::http::extract::IdempotencyKey;
 use copilotd::http::page;
-use copilotd::http::routes::turns::Submit;
+use copilotd::http::routes::approvals::Decide;
+use copilotd::http::routes::conversations::{Create, Update};
+use copilotd::http::routes::tenants::{Put, Update as Patch};
+use copilotd::http::routes::turns::{Feedback, Submit};
+use copilotd_actors::domain::command::{Command, Decision};
+use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::ids::{CallId, TurnId};
+use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::domain::stream::Position;
 use copilotd_actors::domain::tokens;
+use copilotd_actors::fakes::policy::policy;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::support::talk::scope;
 
@@ -105,6 +115,80 @@ fn bodies_of_the_api() {
     assert_linear("empty parts", text_parts, submit);
     let metadata = |n: usize| list(n, "{\"input\":\"x\",\"metadata\":{", |i| format!("\"m{i}\":[]"), "}}");
     assert_linear("metadata", metadata, submit);
+}
+
+#[test]
+fn bodies_of_other_routes() {
+    fn assert_decoded<T: RequestBody>(name: &str, head: &str, value: impl Fn(usize) -> String, tail: &str) {
+        let text = |n| format!("{head}{}{tail}", value(n));
+        assert_linear(name, text, |text| body::decode::<T>(text.as_bytes()).is_ok());
+    }
+    let long = |n: usize| format!("\"{}\"", "x".repeat(n));
+    let members = |n: usize| list(n, "{", |i| format!("\"m{i}\":[]"), "}");
+    let names = |n: usize| list(n, "{", |i| format!("\"{}{i}\":{{}}", "~/".repeat(8)), "}");
+    let items = |n: usize| list(n, "[", |_| "{}".into(), "]");
+    assert_decoded::<Feedback>("a comment", "{\"rating\":1,\"comment\":", long, "}");
+    assert_decoded::<Feedback>("members of feedback", "{\"rating\":1,\"comment\":", members, "}");
+    for value in [&long as &dyn Fn(usize) -> String, &members, &names, &items] {
+        assert_decoded::<Decide>("arguments", "{\"decision\":\"approve\",\"arguments\":", value, "}");
+        assert_decoded::<Create>("metadata of a conversation", "{\"metadata\":", value, "}");
+        assert_decoded::<Update>("a patch", "{\"metadata\":", value, "}");
+        assert_decoded::<Put>("settings", "{\"settings\":", value, "}");
+        assert_decoded::<Patch>("changes of settings", "{\"settings\":", value, "}");
+    }
+}
+
+#[test]
+fn screening() {
+    let policy = guarded();
+    let screened = |command: &Command| command.clone().screen(&policy, Some("do"));
+    let text = |n: usize| json!("x ".repeat(n / 2));
+    let nested = |n: usize| (0..50).fold(json!("\"[{\\u0061".repeat(n / 10)), |inner, _| json!([inner]));
+    let members = |n: usize| (0..n / 16).map(|i| (format!("name {i}"), json!(1))).collect::<Value>();
+    let items = |n: usize| json!(vec!["a b"; n / 6]);
+    let within = |n: usize| {
+        let inner = json!({ "a": "b\\".repeat(n / 12) }).to_string();
+        json!(json!({ "text": inner }).to_string())
+    };
+    for (name, value) in [
+        ("a text", &text as &dyn Fn(usize) -> Value),
+        ("a deep text with escapes", &nested),
+        ("members", &members),
+        ("items", &items),
+        ("JSON within JSON", &within),
+    ] {
+        // What is not optimised folds slowly.
+        let value = |n: usize| value(n / 16);
+        let answer = |n| Command::ToolReplied {
+            turn: TurnId::new(Uuid::nil()),
+            call: CallId::new(Uuid::nil()),
+            status: ToolStatus::Succeeded,
+            result: Some(value(n)),
+            error: None,
+        };
+        assert_linear(&format!("an answer of {name}"), answer, screened);
+        let decision = |n| Command::Decide {
+            turn: TurnId::new(Uuid::nil()),
+            call: CallId::new(Uuid::nil()),
+            decision: Decision::Approve {
+                arguments: Some(value(n)),
+            },
+            reason: None,
+            by: "ada".into(),
+        };
+        assert_linear(&format!("edited arguments of {name}"), decision, screened);
+        assert_linear(&format!("the weight of {name}"), decision, Command::weight);
+    }
+}
+
+/// A copilot with rules, and with bounds that nothing here passes.
+fn guarded() -> Policy {
+    let mut policy = policy("support".parse().unwrap())
+        .with_tool("do", "do", Repeat::Never, Duration::from_secs(1))
+        .unwrap()
+        .with_output_rule("secret", OnMatch::Redact);
+    policy.limits.result_bytes = usize::MAX / 2;
+    policy
 }
 
 #[test]

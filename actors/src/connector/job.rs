@@ -7,12 +7,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::gate::Gate;
+use crate::compute;
 use crate::conversation::{self, ConversationRef};
 use crate::domain::command::Command;
 use crate::domain::content::ToolStatus;
 use crate::domain::event::RetryMode;
 use crate::domain::ids::TurnId;
-use crate::domain::policy::Repeat;
+use crate::domain::policy::{Policy, Repeat};
+use crate::domain::screen::Screened;
 use crate::ports::ToolRequest;
 
 /// A call to be made.
@@ -32,6 +34,8 @@ pub struct Job {
     pub settles_at: Timestamp,
     /// Sends or cancels.
     pub gate: Arc<Gate>,
+    /// Whose rules and bounds hold for the answer.
+    pub policy: Arc<Policy>,
     /// Who is told.
     pub reply_to: ConversationRef,
     /// The trace it belongs to.
@@ -90,17 +94,39 @@ pub(super) fn unsent(job: &Job) -> ToolStatus {
     }
 }
 
+/// The report of how a call ended.
+pub(super) fn outcome(job: &Job, status: ToolStatus, result: Option<Value>, error: Option<String>) -> Command {
+    Command::ToolReplied {
+        turn: job.turn,
+        call: job.request.call,
+        status,
+        result,
+        error,
+    }
+}
+
+/// Screens what a system answered, on the compute pool if it is long. What cannot be checked is withheld; the call has ended all the
+/// same.
+pub(super) async fn screened(job: &Job, result: Value) -> Screened {
+    let report = outcome(job, ToolStatus::Succeeded, Some(result), None);
+    let (cost, policy) = (report.weight(), Arc::clone(&job.policy));
+    let screen = move || report.screen(&policy, None);
+    let screened = compute::run(Some(job.request.scope.tenant()), cost, screen).await;
+    screened.unwrap_or_else(|error| {
+        tracing::warn!(call = %job.request.call, %error, "a tool's answer could not be checked; it is withheld");
+        let why = "the tool's answer could not be checked, so it is withheld".to_owned();
+        outcome(job, ToolStatus::Succeeded, None, Some(why)).screen(&job.policy, None)
+    })
+}
+
+/// Tells the conversation of an end without an answer.
+pub(super) fn report(job: &Job, status: ToolStatus, error: String) {
+    tell(job, outcome(job, status, None, Some(error)).screen(&job.policy, None));
+}
+
 /// Tells the conversation. A dead one is rebuilt from its log and recovers the call by itself.
-pub(super) fn report(job: &Job, status: ToolStatus, result: Option<Value>, error: Option<String>) {
-    let (turn, call) = (job.turn, job.request.call);
+pub(super) fn tell(job: &Job, report: Screened) {
     job.span.in_scope(|| {
-        let command = Command::ToolReplied {
-            turn,
-            call,
-            status,
-            result,
-            error,
-        };
-        let _ = job.reply_to.cast(conversation::Msg::report(command));
+        let _ = job.reply_to.cast(conversation::Msg::report(report));
     });
 }

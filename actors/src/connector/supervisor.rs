@@ -73,12 +73,8 @@ impl Connectors {
         };
         known.forwarded += 1;
         if let Err(ractor::MessagingErr::SendErr(Msg::Call(job))) = known.connector.cast(Msg::Call(job)) {
-            report(
-                &job,
-                unsent(&job),
-                None,
-                Some("the connector was restarting; the call was not sent".into()),
-            );
+            let why = "the connector was restarting; the call was not sent".to_owned();
+            report(&job, unsent(&job), why);
         }
         Ok(())
     }
@@ -90,7 +86,7 @@ pub(super) fn not_configured(shared: &Shared, job: &Job) {
         return hold(job);
     }
     let why = format!("{} is not configured for this tenant", job.system);
-    report(job, unsent(job), None, Some(why));
+    report(job, unsent(job), why);
 }
 
 impl Actor for Connectors {

@@ -11,6 +11,7 @@ use crate::domain::conversation::KEY_LIFE;
 use crate::domain::decide::Rejection;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
+use crate::domain::screen::Screened;
 use crate::ports::LogError;
 
 /// Uses of one key on different days that are told apart; beyond that the client has to choose another key.
@@ -19,7 +20,7 @@ const MAX_ROUNDS: u32 = 64;
 /// What is known of a command before it is decided.
 pub(super) enum Known {
     /// It has not been seen, or the state knows it.
-    New(Box<Command>),
+    New(Box<Screened>),
     /// An earlier request with its key and its body made this turn.
     Copy(TurnId),
 }
@@ -28,13 +29,12 @@ impl Conversation {
     /// Finds the turn that a submission's idempotency key has made within its life. The state remembers the latest keys; all
     /// others are found in the log, since a turn with a key has an id that is derived from it. A key that is free gives the
     /// submission such an id.
-    pub(super) async fn known(&self, state: &State, mut command: Command) -> Result<Known, Refusal> {
+    pub(super) async fn known(&self, state: &State, mut command: Screened) -> Result<Known, Refusal> {
         let now = self.shared.ports.clock.now();
         let Command::Submit {
-            turn,
             idempotency: Some(asked),
             ..
-        } = &mut command
+        } = command.command()
         else {
             return Ok(Known::New(Box::new(command)));
         };
@@ -45,7 +45,7 @@ impl Conversation {
             let id = TurnId::derived(state.core.id, &asked.key, round);
             let found = self.shared.ports.log.read_turn(&state.scope, id).await;
             let Some(found) = found.map_err(unavailable)? else {
-                *turn = id;
+                command.set_turn(id);
                 return Ok(Known::New(Box::new(command)));
             };
             match found.records.first() {

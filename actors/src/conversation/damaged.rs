@@ -7,6 +7,7 @@ use super::{Conversation, State, crash_points, refuse};
 use crate::domain::decide::Rejection;
 use crate::domain::event::{Event, Record};
 use crate::domain::header::Header;
+use crate::domain::stream::Encoded;
 use crate::ports::{Append, LogError};
 
 impl Conversation {
@@ -39,7 +40,7 @@ impl Conversation {
             conversation: state.core.id,
             user: header.user.clone(),
             append_id: self.shared.ports.ids.uuid(),
-            records: records.clone(),
+            records: records.clone().into(),
             header: header.clone(),
         };
         crash_points("append.before", &records);
@@ -51,7 +52,7 @@ impl Conversation {
         }
         tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "damaged conversation erased");
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), state.core.id) {
-            tail.publish(&records, None);
+            tail.publish(records.iter().map(Encoded::new).collect(), None);
         }
         // The caller may have gone; what it asked for is stored all the same.
         let _ = reply.send(Ok(Accepted {

@@ -196,7 +196,7 @@ impl Conversation {
         &self,
         me: &ConversationRef,
         state: &mut State,
-        policy: &Policy,
+        policy: &Arc<Policy>,
         turn: TurnId,
         call_id: CallId,
         mode: RetryMode,
@@ -223,7 +223,7 @@ impl Conversation {
                 result: None,
                 error,
             };
-            let _ = me.cast(Msg::report(command));
+            let _ = me.cast(Msg::report(command.screen(policy, None)));
             return;
         };
         let gate = Arc::new(if retried { Gate::passed() } else { Gate::default() });
@@ -232,7 +232,7 @@ impl Conversation {
             scope: state.scope.clone(),
             tool: call.name.clone(),
             call: call_id,
-            arguments: call.arguments.clone(),
+            arguments: call.arguments.as_ref().clone(),
             timeout: tool.timeout,
         };
         let job = Job {
@@ -243,6 +243,7 @@ impl Conversation {
             mode,
             settles_at,
             gate,
+            policy: Arc::clone(policy),
             reply_to: me.clone(),
             span: self.spans(&mut state.spans, &state.scope, open, state.core.id).agent(
                 open,
@@ -277,8 +278,11 @@ impl Conversation {
             Effect::ExpireTurn { at, .. } => Some(at),
             _ => None,
         };
-        if let Some(Ok(command)) = command.map(|command| self.with_halt_at(state, &policy, command, due)) {
-            self.step_at(me, state, command, None, due).await?;
+        if let Some(command) = command {
+            let command = state.core.screen(&policy, command);
+            if let Ok(command) = self.with_halt_at(state, &policy, command, due).await? {
+                self.step_at(me, state, command, None, due).await?;
+            }
         }
         self.run_effects(me, state).await
     }

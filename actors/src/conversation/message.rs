@@ -12,7 +12,9 @@ use crate::domain::effects::Effect;
 use crate::domain::event::Record;
 use crate::domain::header::Header;
 use crate::domain::ids::{CallId, ConversationId, TurnId, UserId};
+use crate::domain::policy::Policy;
 use crate::domain::quota::QuotaExceeded;
+use crate::domain::screen::Screened;
 use crate::shared::Full;
 use crate::tenancy::TenantScope;
 
@@ -27,12 +29,21 @@ pub enum Msg {
         /// Who asks.
         asker: Asker,
         /// What for.
-        command: Box<Command>,
+        command: Box<Asked>,
         /// Answered once it is stored or refused.
         reply: RpcReplyPort<Reply>,
     },
+    /// Somebody outside is going to screen a command that costs too much to be screened here.
+    Screening {
+        /// Who asks.
+        asker: Asker,
+        /// The command.
+        command: Arc<Command>,
+        /// Answered at once.
+        reply: RpcReplyPort<Result<Screening, Refusal>>,
+    },
     /// An agent or a connector reports work.
-    Report(Box<Command>),
+    Report(Box<Screened>),
     /// How many turns stand before this one; none if it is not open.
     Position {
         /// The turn.
@@ -61,9 +72,27 @@ pub enum Msg {
 
 impl Msg {
     /// Wraps a report.
-    pub fn report(command: Command) -> Self {
+    pub fn report(command: Screened) -> Self {
         Self::Report(Box::new(command))
     }
+}
+
+/// A change that somebody outside asks for.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// One that is screened in the conversation's handler: it weighs at most [`INLINE_COST`](crate::compute::INLINE_COST).
+    Light(Command),
+    /// One that was screened before.
+    Screened(Screened),
+}
+
+/// What a command is screened with.
+#[derive(Debug, Clone)]
+pub struct Screening {
+    /// The copilot's policy.
+    pub policy: Arc<Policy>,
+    /// The tool of the call that the command decides on.
+    pub tool: Option<String>,
 }
 
 /// Who asks for a change.

@@ -41,7 +41,8 @@ impl Conversation {
         }
         let halt = Halt::default();
         let policy = self.policy(state, &Command::Recover);
-        let Ok(command) = self.with_halt(state, &policy, Command::Suspend { halt }) else {
+        let command = state.core.screen(&policy, Command::Suspend { halt });
+        let Ok(command) = self.with_halt(state, &policy, command).await? else {
             return Ok(());
         };
         tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "tenant suspended; its open turns are cancelled");
@@ -65,7 +66,9 @@ impl Conversation {
             self.run_effects(me, state).await?;
         }
         if let Some(Pause { unsent, asked }) = due(state) {
-            self.step(me, state, Command::Pause { unsent, asked }, None).await?;
+            let policy = self.policy(state, &Command::Recover);
+            let command = state.core.screen(&policy, Command::Pause { unsent, asked });
+            self.step(me, state, command, None).await?;
         }
         state.count();
         Ok(())
@@ -97,6 +100,7 @@ impl Conversation {
             conversation = %state.core.id, tenant = %state.scope.tenant(),
             "tenant served again; its open turns go on"
         );
+        let command = state.core.screen(&policy, command);
         self.step_by(me, state, &policy, command, None, None).await?;
         self.run_effects(me, state).await?;
         state.count();

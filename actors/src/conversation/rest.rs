@@ -11,11 +11,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::effects::CALL_GRACE;
 use super::{Conversation, ConversationRef, Msg, State, pause};
+use crate::compute::{self, ComputeError};
 use crate::conversations::{self, Directory};
 use crate::domain::command::Command;
+use crate::domain::conversation::Conversation as Core;
 use crate::domain::effects::Effect;
 use crate::domain::event::{Event, Record};
-use crate::domain::ids::{Seq, TurnId};
+use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use crate::domain::snapshot;
 use crate::domain::turn::Phase;
 use crate::ports::{LogError, LostCall, Snapshot, Standing};
@@ -26,6 +28,16 @@ const PAGE: usize = 512;
 /// A copy that has not worked on a turn is let go after so long: time enough for the request that woke it to arrive, or for
 /// the first turn of a conversation that was just created.
 const BRIEFLY: Duration = Duration::from_secs(1);
+
+/// Reads a snapshot; on the compute pool when it is long.
+async fn decoded(
+    tenant: &TenantId,
+    id: ConversationId,
+    seq: Seq,
+    bytes: Vec<u8>,
+) -> Result<Option<(Core, Seq)>, ComputeError> {
+    compute::run(Some(tenant), bytes.len(), move || snapshot::decode(id, seq, &bytes)).await
+}
 
 impl Conversation {
     /// Folds the log; then what is open is taken up. The same functions as in life.
@@ -39,7 +51,7 @@ impl Conversation {
             .snapshot(&state.scope, id)
             .await?
             .filter(|snapshot| snapshot.version == snapshot::VERSION)
-            && let Some((core, window_from)) = snapshot::decode(id, seq, &bytes)
+            && let Some((core, window_from)) = decoded(state.scope.tenant(), id, seq, bytes).await?
         {
             state.core = core;
             state.snapshot_seq = seq;
@@ -52,14 +64,18 @@ impl Conversation {
             from = last.seq + 1;
             ends_erased = matches!(last.event, Event::ConversationErased { .. });
             let full = page.len() == PAGE;
-            for record in &page {
-                asked.note(record);
-                if record.seq <= state.snapshot_seq {
-                    snapshot::refill(&mut state.core, record);
-                } else {
-                    state.core.apply(record);
+            page.iter().for_each(|record| asked.note(record));
+            let (cost, snapshot_seq) = (page.iter().map(Record::weight).sum(), state.snapshot_seq);
+            let fold = move |core: &mut Core| {
+                for record in &page {
+                    if record.seq <= snapshot_seq {
+                        snapshot::refill(core, record);
+                    } else {
+                        core.apply(record);
+                    }
                 }
-            }
+            };
+            self.with_core(state, cost, fold).await?;
             if !full {
                 break;
             }
@@ -83,7 +99,8 @@ impl Conversation {
             match self.standing(state) {
                 Standing::Served => {
                     state.lost = false;
-                    self.step_by(me, state, &policy, Command::Recover, None, None).await?;
+                    let recover = state.core.screen(&policy, Command::Recover);
+                    self.step_by(me, state, &policy, recover, None, None).await?;
                 }
                 // Nothing is taken up until the tenant is served again: no claim is written, and no attempt is counted.
                 Standing::LeftOut => state.paused = true,
@@ -199,9 +216,13 @@ impl Conversation {
             return;
         }
         let (shared, scope, id) = (Arc::clone(&self.shared), state.scope.clone(), state.core.id);
-        let (version, seq, bytes) = (snapshot::VERSION, state.core.seq, snapshot::encode(&state.core));
+        let (version, seq, core) = (snapshot::VERSION, state.core.seq, state.core.clone());
         state.snapshot_seq = seq;
         drop::<JoinHandle<()>>(tokio::spawn(async move {
+            let cost = snapshot::weight(&core);
+            let Ok(bytes) = compute::run(Some(scope.tenant()), cost, move || snapshot::encode(&core)).await else {
+                return;
+            };
             let snapshot = Snapshot {
                 seq,
                 version,

@@ -11,6 +11,9 @@ pub type Metadata = serde_json::Map<String, Value>;
 /// Most bytes of one tool call's arguments, as JSON.
 pub const MAX_ARGUMENTS: usize = 64 * 1024;
 
+/// Most bytes of the arguments of all tool calls of one answer, as JSON.
+pub const MAX_ANSWER_ARGUMENTS: usize = 1024 * 1024;
+
 /// A prompt as it was given: kept in that form so that it is returned in that form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]

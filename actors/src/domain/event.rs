@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::content::{Citation, Finish, Input, Metadata, ToolCall, ToolStatus};
 use super::ids::{CallId, CopilotName, MessageId, Seq, TenantId, TurnId, UserId};
 use super::usage::{TotalUsage, Usage};
+use super::weight;
 
 /// One entry of a conversation's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,50 @@ impl Record {
         // Counting cannot fail; a record that could not be written would be refused by the store.
         let _ = serde_json::to_writer(&mut length, self);
         length.0
+    }
+}
+
+impl Record {
+    /// Returns what writing it as JSON costs, in the unit of [`compute`](crate::compute). An estimate that takes little time itself.
+    pub fn weight(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let json = |value: &Option<Value>| value.as_ref().map_or(0, weight::of);
+        match &self.event {
+            Event::ConversationCreated { title, metadata, .. } => text(title) + weight::of_members(metadata),
+            Event::ConversationUpdated { title, metadata } => {
+                text(title) + metadata.as_ref().map_or(0, weight::of_members)
+            }
+            Event::TurnQueued {
+                input,
+                metadata,
+                response_schema,
+                ..
+            } => input.bytes() + weight::of_members(metadata) + json(response_schema),
+            Event::ContextAssembled { retrieved, .. } => retrieved.iter().map(weight::of).sum(),
+            Event::MessageCompleted {
+                text,
+                citations,
+                tool_calls,
+                structured,
+                ..
+            } => {
+                let quotes = citations.iter().map(|citation| citation.quote.len());
+                let calls = tool_calls
+                    .iter()
+                    .map(|call| call.name.len() + weight::of(&call.arguments));
+                text.len() + quotes.sum::<usize>() + calls.sum::<usize>() + json(structured)
+            }
+            Event::OutputRejected { text, error, .. } => text.len() + error.len(),
+            Event::ModelFailed { detail, .. } | Event::GuardrailTriggered { detail, .. } => text(detail),
+            Event::ApprovalRequested { arguments, .. } | Event::ToolCalled { arguments, .. } => weight::of(arguments),
+            Event::ApprovalDecided { arguments, reason, .. } => json(arguments) + text(reason),
+            Event::ToolFinished { result, error, .. } | Event::ToolSettled { result, error, .. } => {
+                json(result) + text(error)
+            }
+            Event::MemoryCompressed { summary, .. } => summary.len(),
+            Event::FeedbackGiven { comment, .. } => text(comment),
+            _ => 0,
+        }
     }
 }
 

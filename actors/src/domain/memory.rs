@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::content::{Finish, Input, ToolCall, ToolStatus};
 use super::event::{Event, Record};
 use super::ids::{CallId, Seq, TurnId};
-use super::tokens;
+use super::{tokens, weight};
 
 /// The window and the summary of what came before it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -124,16 +124,49 @@ impl Entry {
 
     /// Returns a bound of [`Entry::tokens`] without counting: no token is shorter than a byte.
     pub fn tokens_at_most(&self) -> u64 {
-        let bytes = || self.uncounted_bytes() as u64 + tokens::PER_MESSAGE;
+        let bytes = || (self.bytes_written_at_most() as u64).saturating_add(tokens::PER_MESSAGE);
         self.tokens.get().copied().unwrap_or_else(bytes)
     }
 
-    /// Bytes that counting would have to look at; 0 once counted.
+    /// Returns a bound of the bytes of the message as models read it: JSON in it is escaped, and what tools said is marked.
+    fn bytes_written_at_most(&self) -> usize {
+        /// An escape such as `\u0001` for one byte, which the marks around a tool's words do not make longer.
+        const ESCAPED: usize = 8;
+        /// The words around it.
+        const FRAME: usize = 1024;
+        match &self.said {
+            Said::User { .. } => self.bytes(),
+            Said::Assistant { calls, .. } if calls.is_empty() => self.bytes(),
+            Said::Correction { .. } | Said::Note { .. } => self.bytes() + FRAME,
+            Said::Assistant { .. } | Said::Tool { .. } => self.bytes() * ESCAPED + FRAME,
+        }
+    }
+
+    /// Bytes that counting would have to look at, about; 0 once counted.
     pub fn uncounted_bytes(&self) -> usize {
-        if self.tokens.get().is_some() {
-            0
-        } else {
-            super::project::text_of(&self.said).map_or(0, |text| text.len())
+        if self.tokens.get().is_some() { 0 } else { self.bytes() }
+    }
+
+    /// Bytes of what was said, about, without writing it out.
+    pub fn bytes(&self) -> usize {
+        let json = |value: &Option<Value>| value.as_ref().map_or(0, weight::of);
+        match &self.said {
+            Said::User { input } => {
+                let between = match input.as_ref() {
+                    Input::Text(_) => 0,
+                    Input::Parts(parts) => 2 * parts.len(),
+                };
+                input.bytes() + between
+            }
+            Said::Assistant { text, calls } => {
+                let calls = calls.iter().map(|call| call.name.len() + weight::of(&call.arguments));
+                text.len() + calls.sum::<usize>()
+            }
+            Said::Tool {
+                result, error, edited, ..
+            } => json(result) + error.as_ref().map_or(0, String::len) + json(edited),
+            Said::Correction { error } => error.len(),
+            Said::Note { text } => text.len(),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::event::{Event, Record};
 use super::ids::{ConversationId, Seq};
 use super::memory::{Memory, Summary};
 use super::turn::Turn;
+use super::weight as json;
 
 /// Version of the encoding. A snapshot of another version is ignored: raise it with every change of a type below.
 pub const VERSION: u32 = 3;
@@ -32,6 +33,23 @@ struct Snapshot {
     keys: Keys,
     summary: Option<Summary>,
     pending: Option<Summary>,
+}
+
+/// Returns what [`encode`] costs, in the unit of [`compute`](crate::compute).
+pub fn weight(conversation: &Conversation) -> usize {
+    let turns = conversation.book.iter().flat_map(|book| &book.turns);
+    let calls = turns.flat_map(Turn::calls).map(|call| json::of(&call.arguments));
+    let memory = &conversation.memory;
+    let summaries = memory
+        .summary
+        .iter()
+        .chain(&memory.pending)
+        .map(|summary| summary.text.len());
+    let header = conversation
+        .book
+        .as_ref()
+        .map_or(0, |book| json::of_members(&book.header.metadata));
+    calls.sum::<usize>() + summaries.sum::<usize>() + header
 }
 
 /// Writes the state down, without the texts that the log holds.

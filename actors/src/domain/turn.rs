@@ -76,8 +76,8 @@ pub struct Call {
     pub id: CallId,
     /// Name of the tool.
     pub name: String,
-    /// Its arguments; final once it runs.
-    pub arguments: Value,
+    /// Its arguments; final once it runs. Shared, since every decision is made on a copy of the state.
+    pub arguments: Arc<Value>,
     /// How far it is.
     pub stage: Stage,
     /// When it was first written down as called; a vendor's window for its key counts from then.
@@ -225,7 +225,7 @@ impl Turn {
                     let proposed = |call: &super::content::ToolCall| Call {
                         id: call.id,
                         name: call.name.clone(),
-                        arguments: call.arguments.clone(),
+                        arguments: Arc::new(call.arguments.clone()),
                         stage: Stage::Proposed,
                         called_at: None,
                     };
@@ -257,7 +257,7 @@ impl Turn {
                 ..
             } => {
                 if let Some(call) = self.call_mut(*call_id) {
-                    call.arguments = arguments.clone();
+                    call.arguments = Arc::new(arguments.clone());
                     call.called_at = Some(record.at);
                 }
                 self.stage(

@@ -174,7 +174,7 @@ impl Store {
             self.logs.insert(
                 key,
                 Log {
-                    appends: vec![(append.append_id, append.records.clone())],
+                    appends: vec![(append.append_id, append.records.to_vec())],
                     header: append.header.clone(),
                     snapshot: None,
                     tombstone: append.tombstone(),
@@ -192,7 +192,7 @@ impl Store {
         if append.first_seq() != log.header.last_seq + 1 {
             return Err(LogError::Conflict(append.first_seq()));
         }
-        log.appends.push((append.append_id, append.records.clone()));
+        log.appends.push((append.append_id, append.records.to_vec()));
         log.header = append.header.clone();
         log.tombstone = append.tombstone();
         Ok(true)

@@ -39,7 +39,7 @@ async fn write_behind_the_actors_back(world: &World, id: copilotd_actors::domain
         conversation: id,
         user,
         append_id,
-        records: vec![record],
+        records: vec![record].into(),
         header,
     };
     world.log.append(&world.scope, &append).await.unwrap();

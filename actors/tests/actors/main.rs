@@ -17,6 +17,7 @@ mod failures;
 mod guards;
 mod idempotency;
 mod keys;
+mod pool;
 mod schemas;
 mod standing;
 mod stops;

@@ -6,6 +6,7 @@ use copilotd_actors::domain::command::Step;
 use copilotd_actors::domain::content::{Finish, Input};
 use copilotd_actors::domain::event::{CompressionMethod, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, MessageId, Seq, TurnId};
+use copilotd_actors::domain::stream::Encoded;
 use copilotd_actors::domain::usage::{TotalUsage, Usage};
 use copilotd_actors::live::{Hub, LiveMessage, Tail};
 use jiff::Timestamp;
@@ -136,7 +137,8 @@ impl World {
         }
         let shown = self.live.as_ref().filter(|(_, shown)| *shown).map(|(live, _)| live);
         let from = self.log.len() - self.unpublished;
-        self.tail().publish(&self.log[from..], shown);
+        self.tail()
+            .publish(self.log[from..].iter().map(Encoded::new).collect(), shown);
         self.unpublished = 0;
     }
 

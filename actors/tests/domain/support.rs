@@ -147,6 +147,7 @@ impl World {
             policy: &self.policy,
             may_await_approval: self.may_await_approval,
         };
+        let command = self.conversation.screen(&self.policy, command);
         let before = self.conversation.clone();
         let decided = self.conversation.decide(env, command);
         assert_eq!(self.conversation, before, "decide changes nothing");

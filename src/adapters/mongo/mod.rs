@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd_actors::compute;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
@@ -221,7 +222,11 @@ impl EventLog for MongoLog {
         let begun = Instant::now();
         let key = Key::new(scope, append.conversation);
         let ticket = self.projector.ticket(key.clone(), self.append_deadline).await?;
-        let outcome = match AppendDocument::new(scope, append, ticket.stamp) {
+        let (cost, own, of, stamp) = (append.weight(), append.clone(), scope.clone(), ticket.stamp);
+        let write = move || AppendDocument::new(&of, &own, stamp);
+        let document = compute::run(Some(scope.tenant()), cost, write).await;
+        // Refused, and not unavailable: nothing of it was sent.
+        let outcome = match document.unwrap_or_else(|error| Err(LogError::Refused(error.to_string()))) {
             Ok(document) => {
                 let deadline = self.append_deadline;
                 append::append(&self.collections, &self.heads, &self.lease, &key, &document, deadline).await

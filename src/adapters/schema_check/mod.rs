@@ -8,7 +8,7 @@
 //! Dropping a check kills its worker: nothing goes on behind a turn that was cancelled.
 
 mod frame;
-mod queue;
+mod places;
 mod worker;
 
 use std::path::PathBuf;
@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd_actors::compute;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{SchemaChecker, SchemaError, SchemaVerdict};
 use copilotd_actors::tenancy::TenantScope;
 use metrics::{counter, histogram};
@@ -26,7 +29,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
 use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
-use queue::FairQueue;
+use places::Places;
 pub use worker::{ARGUMENT, run as run_worker};
 
 /// Bounds of the pool.
@@ -63,7 +66,7 @@ const JOBS: u32 = 1_000;
 pub struct SchemaPool {
     program: PathBuf,
     settings: Settings,
-    queue: Arc<FairQueue>,
+    places: Arc<Places>,
     idle: Mutex<Vec<Worker>>,
 }
 
@@ -73,7 +76,7 @@ impl SchemaPool {
         Self {
             program,
             settings,
-            queue: FairQueue::new(settings.workers, (settings.workers / 2).max(1)),
+            places: Places::new(settings.workers, (settings.workers / 2).max(1)),
             idle: Mutex::default(),
         }
     }
@@ -88,28 +91,25 @@ impl SchemaPool {
     }
 
     /// Compiles or checks in a child process, once there is one for this tenant.
-    async fn ask(&self, scope: &TenantScope, request: &Request<'_>) -> Result<Reply, SchemaError> {
+    async fn ask(&self, scope: &TenantScope, schema: &Arc<Value>, answer: Option<&str>) -> Result<Reply, SchemaError> {
         let tenant = scope.tenant();
-        let place = if request.answer.is_some() {
-            self.queue.place(tenant).await
+        let place = if answer.is_some() {
+            let waiting = self.places.place(tenant).map_err(|_full| SchemaError::Busy)?;
+            waiting.await
         } else {
-            let waiting = self
-                .queue
-                .place_first(tenant, self.settings.tenant_queue)
-                .ok_or(SchemaError::Busy)?;
-            let waited = timeout(self.settings.compile_wait, waiting).await;
+            let waiting = self.places.place_first(tenant, self.settings.tenant_queue);
+            let waited = timeout(self.settings.compile_wait, waiting.map_err(|_full| SchemaError::Busy)?).await;
             waited.map_err(|_elapsed| SchemaError::Busy)?
         };
+        let frame = encode(tenant, schema, answer).await?;
         let begun = Instant::now();
-        let asked = self.ask_now(scope, request).await;
+        let asked = self.ask_now(scope, &frame).await;
         histogram!("copilotd_schema_check_seconds").record(begun.elapsed().as_secs_f64());
         drop(place);
         asked
     }
 
-    async fn ask_now(&self, scope: &TenantScope, request: &Request<'_>) -> Result<Reply, SchemaError> {
-        let unavailable = |error: std::io::Error| SchemaError::Unavailable(error.to_string());
-        let frame = frame::encode(request).map_err(unavailable)?;
+    async fn ask_now(&self, scope: &TenantScope, frame: &[u8]) -> Result<Reply, SchemaError> {
         let mut warm = self.warm();
         loop {
             let used = warm.is_some();
@@ -117,7 +117,7 @@ impl SchemaPool {
                 Some(worker) => worker,
                 None => Worker::start(&self.program).await.map_err(unavailable)?,
             };
-            let why = match timeout(self.settings.deadline, worker.exchange(&frame)).await {
+            let why = match timeout(self.settings.deadline, worker.exchange(frame)).await {
                 Ok(Ok(reply)) => {
                     let reply = serde_json::from_slice(&reply);
                     let reply = reply.map_err(|error| SchemaError::Unavailable(error.to_string()))?;
@@ -158,8 +158,7 @@ impl SchemaPool {
 #[async_trait]
 impl SchemaChecker for SchemaPool {
     async fn compile(&self, scope: &TenantScope, schema: &Arc<Value>) -> Result<(), SchemaError> {
-        let request = Request { schema, answer: None };
-        let outcome = match self.ask(scope, &request).await {
+        let outcome = match self.ask(scope, schema, None).await {
             Ok(Reply::Fine) => Ok(()),
             Ok(Reply::Unusable(violation)) => Err(SchemaError::Unusable(violation.into())),
             Ok(Reply::Invalid(why)) => Err(SchemaError::Unavailable(why)),
@@ -175,11 +174,7 @@ impl SchemaChecker for SchemaPool {
         schema: &Arc<Value>,
         answer: &str,
     ) -> Result<SchemaVerdict, SchemaError> {
-        let request = Request {
-            schema,
-            answer: Some(answer),
-        };
-        let outcome = match self.ask(scope, &request).await {
+        let outcome = match self.ask(scope, schema, Some(answer)).await {
             Ok(Reply::Fine) => Ok(SchemaVerdict::Valid),
             Ok(Reply::Invalid(why)) => Ok(SchemaVerdict::Invalid(why)),
             Ok(Reply::Unusable(violation)) => Err(SchemaError::Unusable(violation.into())),
@@ -188,6 +183,26 @@ impl SchemaChecker for SchemaPool {
         count("check", outcome.as_ref().err());
         outcome
     }
+}
+
+fn unavailable(error: std::io::Error) -> SchemaError {
+    SchemaError::Unavailable(error.to_string())
+}
+
+/// Writes what a worker is asked: on the compute pool when it is long.
+async fn encode(tenant: &TenantId, schema: &Arc<Value>, answer: Option<&str>) -> Result<Vec<u8>, SchemaError> {
+    let cost = weight::of(schema) + answer.map_or(0, str::len);
+    let (schema, answer) = (Arc::clone(schema), answer.map(str::to_owned));
+    let write = move || {
+        frame::encode(&Request {
+            schema: &schema,
+            answer: answer.as_deref(),
+        })
+    };
+    let written = compute::run(Some(tenant), cost, write).await;
+    written
+        .map_err(|error| SchemaError::Unavailable(error.to_string()))?
+        .map_err(unavailable)
 }
 
 fn count(what: &'static str, error: Option<&SchemaError>) {

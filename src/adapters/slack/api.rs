@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, ToolError, ToolErrorKind};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, StatusCode};
@@ -49,6 +50,7 @@ impl Api {
 /// One call of a tool: may be several requests.
 pub(crate) struct Call {
     pub(super) api: Arc<Api>,
+    tenant: TenantId,
     progress: Progress,
 }
 
@@ -68,9 +70,10 @@ pub(crate) struct Page {
 }
 
 impl Call {
-    pub fn new(api: &Arc<Api>) -> Self {
+    pub fn new(api: &Arc<Api>, tenant: &TenantId) -> Self {
         Self {
             api: Arc::clone(api),
+            tenant: tenant.clone(),
             progress: Progress::default(),
         }
     }
@@ -126,13 +129,14 @@ impl Call {
         if !answer.status.is_success() {
             return Err(by_status(&answer));
         }
-        let body: Value =
-            serde_json::from_slice(&answer.body).map_err(|_| unusable(format_args!("an answer that is not JSON")))?;
+        let headers = answer.headers;
+        let body = http::parsed(&self.tenant, answer.body).await;
+        let body = body.ok_or_else(|| unusable(format_args!("an answer that is not JSON")))?;
         if body["ok"] == true {
             return Ok(body);
         }
         let mut error = by_code(&body)?;
-        error.retry_after = rate::retry_after(&answer.headers);
+        error.retry_after = rate::retry_after(&headers);
         Err(error)
     }
 }

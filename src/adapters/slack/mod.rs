@@ -63,11 +63,11 @@ impl Slack {
 impl ToolBox for Slack {
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
         self.api.started.note(request.call);
-        run::call(TOOLS, &Call::new(&self.api), request).await
+        run::call(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
     }
 
     async fn look_up(&self, request: &ToolRequest) -> Result<LookUp, ToolError> {
-        run::look_up(TOOLS, &Call::new(&self.api), request).await
+        run::look_up(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
     }
 }
 

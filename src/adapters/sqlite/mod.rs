@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd_actors::compute;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
@@ -287,7 +288,10 @@ fn make_directory(directory: &Path) -> Result<(), OpenError> {
 impl EventLog for SqliteLog {
     async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
         append.check(scope)?;
-        let encoded = Arc::new(EncodedAppend::new(append)?);
+        let (cost, own) = (append.weight(), append.clone());
+        let encoded = compute::run(Some(scope.tenant()), cost, move || EncodedAppend::new(&own)).await;
+        let encoded = encoded.map_err(|error| LogError::Refused(error.to_string()))?;
+        let encoded = Arc::new(encoded?);
         let begun = Instant::now();
         let outcome = self.append_until(&encoded).await;
         metrics::histogram!("copilotd_append_seconds", "store" => "sqlite").record(begun.elapsed());

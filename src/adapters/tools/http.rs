@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use copilotd_actors::compute;
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{ToolError, ToolErrorKind};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
 
 use super::{InvalidConfig, failed, refused};
 
@@ -34,6 +37,12 @@ pub fn client() -> Result<Client, InvalidConfig> {
             system: "http",
             reason: format!("no HTTP client can be built: {error}"),
         })
+}
+
+/// Reads an answer as JSON: on the compute pool, in its tenant's turn, when it is long. None if it is no JSON.
+pub(crate) async fn parsed(tenant: &TenantId, body: Bytes) -> Option<Value> {
+    let (cost, parse) = (body.len(), move || serde_json::from_slice(&body).ok());
+    compute::run(Some(tenant), cost, parse).await.ok().flatten()
 }
 
 /// Sends one request and reads its whole answer.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{ToolError, ToolErrorKind};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, Method, StatusCode};
@@ -53,6 +54,7 @@ impl Api {
 /// One call of a tool: may be several requests.
 pub(crate) struct Call {
     api: Arc<Api>,
+    tenant: TenantId,
     progress: Progress,
 }
 
@@ -74,9 +76,10 @@ pub(crate) struct Change<'a> {
 }
 
 impl Call {
-    pub fn new(api: &Arc<Api>) -> Self {
+    pub fn new(api: &Arc<Api>, tenant: &TenantId) -> Self {
         Self {
             api: Arc::clone(api),
+            tenant: tenant.clone(),
             progress: Progress::default(),
         }
     }
@@ -156,7 +159,9 @@ impl Call {
         if !answer.status.is_success() {
             return Err(refusal(&answer));
         }
-        serde_json::from_slice(&answer.body).map_err(|_| unusable("an answer that is not JSON"))
+        http::parsed(&self.tenant, answer.body)
+            .await
+            .ok_or_else(|| unusable("an answer that is not JSON"))
     }
 }
 

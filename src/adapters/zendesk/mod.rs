@@ -78,11 +78,11 @@ impl Zendesk {
 #[async_trait]
 impl ToolBox for Zendesk {
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError> {
-        run::call(TOOLS, &Call::new(&self.api), request).await
+        run::call(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
     }
 
     async fn look_up(&self, request: &ToolRequest) -> Result<LookUp, ToolError> {
-        run::look_up(TOOLS, &Call::new(&self.api), request).await
+        run::look_up(TOOLS, &Call::new(&self.api, request.scope.tenant()), request).await
     }
 }
 

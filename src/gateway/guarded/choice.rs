@@ -1,6 +1,6 @@
 //! One choice of an answer: its texts behind their windows, all else kept back until it is whole.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 
 use copilotd_actors::domain::guard::{Blocked, HoldBack, Rule, RuleSet};
 use serde_json::{Map, Value};
@@ -11,6 +11,9 @@ use super::note;
 const TEXTS: [&str; 4] = ["content", "refusal", "reasoning_content", "reasoning"];
 /// Most bytes of calls and other members that are kept back.
 const MOST_HELD: usize = 8 * 1024 * 1024;
+
+/// Longest id or name of a chunk that is passed on; none is nearly as long.
+const MOST_OF_NAME: usize = 1024;
 
 /// An object of JSON.
 pub(super) type Object = Map<String, Value>;
@@ -44,7 +47,7 @@ impl From<&Rule> for Stopped {
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     windows: Vec<Window>,
-    calls: Vec<Object>,
+    calls: Calls,
     /// The call of the protocol's old form.
     function: Option<Object>,
     /// Members that are not known here, as they came.
@@ -108,7 +111,7 @@ impl Choice {
                 ("tool_calls", Value::Array(calls)) => {
                     for call in calls {
                         if let Value::Object(call) = call {
-                            self.call(call);
+                            self.held += self.calls.add(call, self.is_whole);
                         }
                     }
                 }
@@ -170,7 +173,7 @@ impl Choice {
                 return (vec![last], stopped);
             }
         }
-        let (mut calls, function) = (std::mem::take(&mut self.calls), self.function.take());
+        let (mut calls, function) = (std::mem::take(&mut self.calls.all), self.function.take());
         let mut deltas = std::mem::take(&mut self.others);
         let hit = calls.iter().find_map(|call| in_call(rules, call));
         let hit = hit.or_else(|| function.as_ref().and_then(|function| in_function(rules, function)));
@@ -206,36 +209,65 @@ impl Choice {
         &mut self.windows[at]
     }
 
-    /// Adds a call, or a piece of one. A piece belongs to the last call with its index, unless its id says otherwise; without an
-    /// index to the call of its id; without either to the last one. In a document each is a call.
-    fn call(&mut self, piece: Object) {
-        let named = |call: &Object| text_of(call, "id").map(str::to_owned);
-        let (index, id) = (piece.get("index").filter(|index| !index.is_null()), named(&piece));
-        let at = match (index, &id) {
-            _ if self.is_whole => None,
-            (Some(index), _) => self
-                .calls
-                .iter()
-                .rposition(|call| call.get("index") == Some(index))
-                .filter(|at| id.is_none() || named(&self.calls[*at]).is_none_or(|known| Some(known) == id)),
-            (None, Some(_)) => self.calls.iter().rposition(|call| named(call) == id),
-            (None, None) => self.calls.len().checked_sub(1),
+    /// Bytes that are looked at when it ends, about.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+}
+
+/// Calls while they come in pieces, found by their indices and ids. Invariant: a piece costs no more time than it has bytes, however
+/// many calls and pieces there were before.
+#[derive(Debug, Default)]
+struct Calls {
+    all: Vec<Object>,
+    /// The last call with an index, as JSON writes it.
+    by_index: HashMap<String, usize>,
+    /// The last call with an id.
+    by_id: HashMap<String, usize>,
+}
+
+impl Calls {
+    /// Adds a call, or a piece of one; returns how many bytes it added, about. A piece belongs to the last call with its index,
+    /// unless its id says otherwise; without an index to the call of its id; without either to the last one. In a document each is
+    /// a call.
+    fn add(&mut self, piece: Object, is_whole: bool) -> usize {
+        let index = piece.get("index").filter(|index| !index.is_null());
+        let (index, id) = (index.map(Value::to_string), text_of(&piece, "id"));
+        let known = match (&index, id) {
+            _ if is_whole => None,
+            (Some(index), id) => self.by_index.get(index).copied().filter(|at| {
+                let known = text_of(&self.all[*at], "id");
+                id.is_none() || known.is_none_or(|known| Some(known) == id)
+            }),
+            (None, Some(id)) => self.by_id.get(id).copied(),
+            (None, None) => self.all.len().checked_sub(1),
         };
-        let at = at.unwrap_or_else(|| {
-            self.calls.push(Object::new());
-            self.calls.len() - 1
+        let at = known.unwrap_or_else(|| {
+            self.all.push(Object::new());
+            self.all.len() - 1
         });
-        self.held += merge(&mut self.calls[at], piece);
+        if let Some(index) = index.filter(|_| known.is_none() && !is_whole) {
+            self.by_index.insert(index, at);
+        }
+        let call = &mut self.all[at];
+        let had_id = text_of(call, "id").is_some();
+        let added = merge(call, piece);
+        if let Some(id) = text_of(call, "id").filter(|_| !had_id && !is_whole) {
+            let last = self.by_id.entry(id.to_owned()).or_insert(at);
+            *last = at.max(*last);
+        }
+        added
     }
 }
 
 /// Numbers calls by their places where their providers do not: clients put together what has one number.
 fn number(calls: &mut [Object]) {
-    let is_known = |at: usize| {
-        let index = calls[at].get("index").filter(|index| index.is_number());
-        index.is_some_and(|index| calls[..at].iter().all(|call| call.get("index") != Some(index)))
+    let mut seen = HashSet::new();
+    let mut is_new = |call: &Object| {
+        let index = call.get("index").filter(|index| index.is_number());
+        index.is_some_and(|index| seen.insert(index.to_string()))
     };
-    if !(0..calls.len()).all(is_known) {
+    if !calls.iter().all(&mut is_new) {
         for (at, call) in calls.iter_mut().enumerate() {
             call.insert("index".to_owned(), at.into());
         }
@@ -289,35 +321,62 @@ fn in_function<'a>(rules: &'a RuleSet, function: &Object) -> Option<&'a Rule> {
 /// Looks for a rule in members that nobody here knows, whose texts may have come in pieces: those in the same place are read as
 /// one. Names below the top are looked at too.
 fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object>) -> Option<&'a Rule> {
-    fn gather(value: &Value, place: &mut String, texts: &mut BTreeMap<String, String>) {
-        let mut add = |text: &str| texts.entry(place.clone()).or_default().push_str(text);
+    let mut places = Places::default();
+    for object in others {
+        for (name, value) in object {
+            let at = places.below(None, name);
+            places.gather(value, at);
+        }
+    }
+    let texts = places.all.iter().flat_map(|place| [&place.text, &place.names]);
+    texts
+        .filter(|text| !text.is_empty())
+        .find_map(|text| rules.matching_text(text))
+}
+
+/// What stands in the places of JSON values, put together. Places are numbered, so that a text below many long names costs no more
+/// than one at the top.
+#[derive(Default)]
+struct Places<'b> {
+    all: Vec<Gathered>,
+    /// By the place above and the name in it.
+    below: HashMap<(Option<usize>, &'b str), usize>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    text: String,
+    /// Names of the members there, each on a line.
+    names: String,
+}
+
+impl<'b> Places<'b> {
+    fn below(&mut self, above: Option<usize>, name: &'b str) -> usize {
+        let next = self.all.len();
+        let at = *self.below.entry((above, name)).or_insert(next);
+        if at == next {
+            self.all.push(Gathered::default());
+        }
+        at
+    }
+
+    fn gather(&mut self, value: &'b Value, at: usize) {
         match value {
-            Value::String(text) => add(text),
-            Value::Number(number) => add(&number.to_string()),
-            Value::Array(items) => items.iter().for_each(|item| gather(item, place, texts)),
+            Value::String(text) => self.all[at].text.push_str(text),
+            Value::Number(number) => self.all[at].text.push_str(&number.to_string()),
+            Value::Array(items) => items.iter().for_each(|item| self.gather(item, at)),
             Value::Object(members) => {
                 for (name, value) in members {
-                    texts
-                        .entry(format!("{place}/"))
-                        .or_default()
-                        .push_str(&format!("\n{name}"));
-                    let length = place.len();
-                    place.push('/');
-                    place.push_str(name);
-                    gather(value, place, texts);
-                    place.truncate(length);
+                    let names = &mut self.all[at].names;
+                    names.push('\n');
+                    names.push_str(name);
+                    let below = self.below(Some(at), name);
+                    self.gather(value, below);
                 }
             }
             Value::Null | Value::Bool(_) => {}
         }
     }
-    let mut texts = BTreeMap::new();
-    for object in others {
-        for (name, value) in object {
-            gather(value, &mut name.clone(), &mut texts);
-        }
-    }
-    texts.values().find_map(|text| rules.matching_text(text))
 }
 
 /// Leaves of a choice what is looked at, and what says how it ended. Probabilities repeat the words.
@@ -338,7 +397,10 @@ pub(super) fn strip_top(document: &mut Object) {
     document.retain(|name, value| match name.as_str() {
         "choices" => value.is_array(),
         "usage" => value.is_object() || value.is_null(),
-        "id" | "object" | "model" | "system_fingerprint" | "service_tier" => value.is_string() || value.is_null(),
+        // They are told with every chunk that is made of this one.
+        "id" | "object" | "model" | "system_fingerprint" | "service_tier" => {
+            value.is_null() || value.as_str().is_some_and(|text| text.len() <= MOST_OF_NAME)
+        }
         "created" => value.is_number(),
         _ => false,
     });

@@ -10,7 +10,9 @@ mod stream;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use copilotd_actors::domain::guard::RuleSet;
+use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::domain::guard::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::ids::TenantId;
 use serde_json::Value;
 
 use self::choice::{Choice, Object};
@@ -21,21 +23,17 @@ use super::terms::Terms;
 
 /// How OpenAI's protocol says that an answer was ended by a rule.
 const FILTERED: &str = "content_filter";
-/// Bytes above which a prompt or a document is looked at off the async threads.
-const INLINE_BYTES: usize = 64 * 1024;
 
 /// Refuses a request in which a rule forbids anything; see [`prompt`] for what is not looked at.
-pub(super) async fn admit(terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
+pub(super) async fn admit(tenant: &TenantId, terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
     let rules = &terms.rules.input;
     if rules.is_empty() {
         return Ok(());
     }
-    if body.size() <= INLINE_BYTES {
-        return check(rules, body);
-    }
     let (rules, body) = (rules.clone(), Arc::clone(body));
-    let checked = tokio::task::spawn_blocking(move || check(&rules, &body)).await;
-    checked.unwrap_or_else(|_panic| Err(unreadable()))
+    let cost = body.size() * COST_PER_BYTE;
+    let checked = compute::run(Some(tenant), cost, move || check(&rules, &body)).await;
+    checked.map_err(unchecked)?
 }
 
 fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
@@ -50,21 +48,33 @@ fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
 }
 
 /// Has the tenant's rules hold for an answer to `body`.
-pub(super) async fn guarded(terms: Arc<Terms>, body: &ChatBody, answer: Answer) -> Result<Answer, GatewayError> {
+pub(super) async fn guarded(
+    tenant: &TenantId,
+    terms: Arc<Terms>,
+    body: &ChatBody,
+    answer: Answer,
+) -> Result<Answer, GatewayError> {
     if terms.rules.output.is_empty() {
         return Ok(answer);
     }
     Ok(match answer {
-        Answer::Whole(bytes) if bytes.len() <= INLINE_BYTES => {
-            Answer::Whole(document(&terms.rules.output, body.is_json(), &bytes)?)
-        }
         Answer::Whole(bytes) => {
-            let is_json = body.is_json();
-            let read = tokio::task::spawn_blocking(move || document(&terms.rules.output, is_json, &bytes)).await;
-            Answer::Whole(read.unwrap_or_else(|_panic| Err(unreadable()))?)
+            let (is_json, cost) = (body.is_json(), bytes.len() * COST_PER_BYTE);
+            let look = move || document(&terms.rules.output, is_json, &bytes);
+            let looked = compute::run(Some(tenant), cost, look).await;
+            Answer::Whole(looked.map_err(unchecked)??)
         }
-        Answer::Stream(pieces) => Answer::Stream(stream::guarded(terms, body, pieces)),
+        Answer::Stream(pieces) => Answer::Stream(stream::guarded(tenant.clone(), terms, body, pieces)),
     })
+}
+
+/// What could not be looked at, since there is no room for the work.
+fn unchecked(error: ComputeError) -> GatewayError {
+    let message = match error {
+        ComputeError::Full => "too many large prompts and answers of this tenant are waiting to be checked",
+        ComputeError::Panicked => "the prompt or its answer cannot be checked",
+    };
+    GatewayError::new(GatewayErrorKind::RateLimited, message)
 }
 
 fn document(rules: &RuleSet, is_json: bool, bytes: &[u8]) -> Result<Bytes, GatewayError> {
@@ -133,5 +143,7 @@ fn note(stage: &'static str, action: &'static str, rule: &str) {
     tracing::info!(stage, action, rule, "a rule applied to a call of the endpoint");
 }
 
+#[cfg(test)]
+mod linear;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::guard::RuleSet;
+use copilotd_actors::domain::guard::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::weight;
 use copilotd_actors::ports::ModelEvent;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -18,89 +20,188 @@ use crate::gateway::call::{AnswerStream, GatewayError};
 use crate::gateway::terms::Terms;
 use crate::gateway::upstream::Piece;
 
-/// A stream and what is known of its choices.
+/// A stream on its way through its tenant's rules.
 struct Guarded {
-    terms: Arc<Terms>,
+    tenant: TenantId,
     /// None when it was ended: letting go of it closes the upstream's connection.
     pieces: Option<AnswerStream>,
+    look: Look,
+    ready: VecDeque<Result<Ready, GatewayError>>,
+}
+
+/// What is known of a stream's choices. It goes to the compute pool with a piece that takes long.
+struct Look {
+    terms: Arc<Terms>,
     choices: BTreeMap<u64, Choice>,
     /// How many answers were asked for.
     wanted: u64,
     /// Whether they have to be JSON.
     is_json: bool,
-    ready: VecDeque<Result<Piece, GatewayError>>,
+}
+
+/// What is going to be sent.
+enum Ready {
+    Piece(Piece),
+    /// What was held back of a choice. It becomes a piece when its turn has come, so that many take no more memory than they had.
+    Held {
+        template: Arc<Object>,
+        index: u64,
+        delta: Object,
+    },
+}
+
+/// What became of a chunk.
+#[derive(Default)]
+struct Looked {
+    before: Vec<Ready>,
+    /// None when nothing of it is left.
+    chunk: Option<Object>,
+    /// Whether nothing more is wanted of the upstream.
+    is_over: bool,
 }
 
 /// Has the rules hold for a stream that answers `body`. It ends when all choices have ended and only one that was stopped would go
 /// on; so does the upstream's.
-pub(super) fn guarded(terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
+pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
     let guarded = Guarded {
-        terms,
+        tenant,
         pieces: Some(pieces),
-        choices: BTreeMap::new(),
-        wanted: body.choices(),
-        is_json: body.is_json(),
+        look: Look {
+            terms,
+            choices: BTreeMap::new(),
+            wanted: body.choices(),
+            is_json: body.is_json(),
+        },
         ready: VecDeque::new(),
     };
-    stream::unfold(Some(guarded), |guarded| async move {
-        let mut guarded = guarded?;
+    stream::unfold(guarded, |mut guarded| async move {
         loop {
-            if let Some(item) = guarded.ready.pop_front() {
-                return Some((item, Some(guarded)));
+            if let Some(ready) = guarded.ready.pop_front() {
+                let item = match ready {
+                    Ok(ready) => ready.piece(&guarded.tenant).await,
+                    Err(error) => Err(error),
+                };
+                return Some((item, guarded));
             }
             match guarded.pieces.as_mut()?.next().await? {
-                Ok(piece) => match looked_at(guarded, piece).await {
-                    Some(back) => guarded = back,
-                    None => return Some((Err(unreadable()), None)),
-                },
-                Err(error) => guarded.ready.push_back(Err(told(&guarded.terms, error))),
+                Ok(piece) => guarded = guarded.take(piece).await,
+                Err(error) => {
+                    let error = told(&guarded.look.terms, error);
+                    guarded.ready.push_back(Err(error));
+                }
             }
         }
     })
     .boxed()
 }
 
-/// Looks at a piece; at a large one off the threads that serve. None if there was no room for that.
-async fn looked_at(mut guarded: Guarded, piece: Piece) -> Option<Guarded> {
-    let size = piece.chunk.as_ref().map_or(0, Bytes::len);
-    let look = move || {
-        guarded.take(piece);
-        guarded
-    };
-    compute::run(None, size, look).await.ok()
-}
-
 impl Guarded {
-    fn take(&mut self, piece: Piece) {
+    /// Takes a piece. What is long, or ends a choice of which much was held back, is looked at on the compute pool.
+    async fn take(self, piece: Piece) -> Self {
+        let Self {
+            tenant,
+            mut pieces,
+            look,
+            mut ready,
+        } = self;
         let Piece { chunk, mut events, .. } = piece;
         // They repeat what was said.
         events.retain(|event| matches!(event, ModelEvent::Usage(_) | ModelEvent::Finished(_)));
-        let chunk = match chunk.map(|chunk| serde_json::from_slice(&chunk)) {
-            None => None,
-            Some(Ok(chunk)) => self.chunk(chunk),
-            Some(Err(_)) => {
-                self.pieces = None;
-                self.ready.push_back(Err(unreadable()));
-                return;
+        let terms = Arc::clone(&look.terms);
+        let looked = match chunk {
+            None => Ok((look, Looked::default())),
+            Some(chunk) => look.chunk(&tenant, chunk).await,
+        };
+        let (look, looked) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                ready.push_back(Err(error));
+                let look = Look {
+                    terms,
+                    choices: BTreeMap::new(),
+                    wanted: 0,
+                    is_json: false,
+                };
+                return Self {
+                    tenant,
+                    pieces: None,
+                    look,
+                    ready,
+                };
             }
         };
-        if self.pieces.is_none() {
+        ready.extend(looked.before.into_iter().map(Ok));
+        if looked.is_over {
+            pieces = None;
             // It is not the whole answer, so it does not count as one.
             events = vec![ModelEvent::Finished(Finish::Length)];
         }
-        if chunk.is_some() || !events.is_empty() {
-            self.ready.push_back(Ok(made(chunk, events)));
+        if looked.chunk.is_some() || !events.is_empty() {
+            ready.push_back(Ok(Ready::Piece(made(looked.chunk, events))));
         }
+        Self {
+            tenant,
+            pieces,
+            look,
+            ready,
+        }
+    }
+}
+
+impl Ready {
+    async fn piece(self, tenant: &TenantId) -> Result<Piece, GatewayError> {
+        let (template, index, delta) = match self {
+            Self::Piece(piece) => return Ok(piece),
+            Self::Held { template, index, delta } => (template, index, delta),
+        };
+        let cost = weight::of_members(&delta);
+        let make = move || {
+            let mut chunk = Object::clone(&template);
+            let choice = json!([{ "index": index, "delta": delta, "finish_reason": null }]);
+            chunk.insert("choices".to_owned(), choice);
+            made(Some(chunk), Vec::new())
+        };
+        compute::run(Some(tenant), cost, make).await.map_err(|_| unreadable())
+    }
+}
+
+impl Look {
+    /// Reads and guards a chunk.
+    async fn chunk(self, tenant: &TenantId, chunk: Bytes) -> Result<(Self, Looked), GatewayError> {
+        let cost = chunk.len();
+        let read = move || serde_json::from_slice::<Object>(&chunk);
+        let read = compute::run(Some(tenant), cost, read).await;
+        let chunk = read.map_err(|_| unreadable())?.map_err(|_| unreadable())?;
+        let cost = (cost + self.ending(&chunk)) * COST_PER_BYTE;
+        let mut look = self;
+        let guard = move || {
+            let mut looked = Looked::default();
+            looked.chunk = look.guard(chunk, &mut looked);
+            (look, looked)
+        };
+        compute::run(Some(tenant), cost, guard).await.map_err(|_| unreadable())
+    }
+
+    /// Bytes that were held back of the choices that end with this chunk.
+    fn ending(&self, chunk: &Object) -> usize {
+        let choices = chunk.get("choices").and_then(Value::as_array);
+        let choices = choices.into_iter().flatten().filter_map(Value::as_object);
+        let known = |choice: &Object| {
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            self.choices.get(&index).map_or(0, Choice::held)
+        };
+        choices.filter(|choice| has_finished(choice)).map(known).sum()
     }
 
     /// Guards a chunk; none when nothing of it is left.
-    fn chunk(&mut self, mut chunk: Object) -> Option<Object> {
+    fn guard(&mut self, mut chunk: Object, looked: &mut Looked) -> Option<Object> {
         strip_top(&mut chunk);
         let choices = match chunk.get_mut("choices") {
             Some(Value::Array(choices)) if !choices.is_empty() => std::mem::take(choices),
             _ => return Some(chunk),
         };
         let mut left = Vec::new();
+        let mut template = None;
         for choice in choices {
             let Value::Object(mut choice) = choice else { continue };
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
@@ -114,15 +215,9 @@ impl Guarded {
                 continue;
             }
             let step = guard(known, &self.terms.rules.output, &mut choice);
-            for held in step.held {
-                let mut before = chunk.clone();
-                // Some servers report usage beside the end: it is told once.
-                if let Some(usage) = before.get_mut("usage") {
-                    *usage = Value::Null;
-                }
-                let choice = json!([{ "index": index, "delta": held, "finish_reason": null }]);
-                before.insert("choices".to_owned(), choice);
-                self.ready.push_back(Ok(made(Some(before), Vec::new())));
+            for delta in step.held {
+                let template = Arc::clone(template.get_or_insert_with(|| before(&chunk)));
+                looked.before.push(Ready::Held { template, index, delta });
             }
             if let Some(stopped) = step.stopped {
                 stopped.note();
@@ -133,15 +228,23 @@ impl Guarded {
         }
         let ended = self.choices.values().filter(|choice| choice.is_ended).count() as u64;
         let is_cut = self.choices.values().any(|choice| choice.is_cut);
-        if is_cut && ended >= self.wanted {
-            self.pieces = None;
-        }
+        looked.is_over = is_cut && ended >= self.wanted;
         if left.is_empty() {
             return None;
         }
         chunk.insert("choices".to_owned(), Value::Array(left));
         Some(chunk)
     }
+}
+
+/// The chunk that what was held back is sent in before `chunk`.
+fn before(chunk: &Object) -> Arc<Object> {
+    let mut before = chunk.clone();
+    // Some servers report usage beside the end: it is told once.
+    if let Some(usage) = before.get_mut("usage") {
+        *usage = Value::Null;
+    }
+    Arc::new(before)
 }
 
 fn made(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {

@@ -1,5 +1,7 @@
 //! Rules on answers, cut in every way.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use copilotd_actors::domain::guard::{OnMatch, Rule};
 use futures::{FutureExt, StreamExt, stream as streams};
 use proptest::prelude::*;
@@ -21,6 +23,10 @@ fn terms(rules: &[(&str, OnMatch)]) -> Arc<Terms> {
     Arc::new(terms)
 }
 
+fn tenant() -> TenantId {
+    "acme".parse().unwrap()
+}
+
 fn body(n: u64) -> ChatBody {
     ChatBody::from_value(&json!({"model": "m", "messages": [], "n": n})).unwrap()
 }
@@ -38,7 +44,7 @@ fn whole_for(body: &ChatBody, terms: &Arc<Terms>, choice: Value) -> Value {
         "id": "1", "model": "m", "choices": [choice], "usage": {"total_tokens": 3}, "related_questions": ["secret"],
     });
     let answer = Answer::Whole(document.to_string().into());
-    let Ok(Answer::Whole(bytes)) = now(guarded(Arc::clone(terms), body, answer)) else {
+    let Ok(Answer::Whole(bytes)) = now(guarded(&tenant(), Arc::clone(terms), body, answer)) else {
         panic!("a document stays one")
     };
     serde_json::from_slice(&bytes).unwrap()
@@ -58,7 +64,7 @@ fn streamed_for(body: &ChatBody, terms: &Arc<Terms>, chunks: &[Value]) -> (Vec<V
         })
     };
     let pieces: AnswerStream = streams::iter(chunks.iter().map(piece).collect::<Vec<_>>()).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(Arc::clone(terms), body, Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), Arc::clone(terms), body, Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = pieces
@@ -495,7 +501,7 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         ),
         // Long ones are read elsewhere.
         (
-            json!([{"role": "user", "content": "x".repeat(INLINE_BYTES)}, {"role": "user", "content": text}])
+            json!([{"role": "user", "content": "x".repeat(compute::INLINE_COST)}, {"role": "user", "content": text}])
                 .to_string(),
             Some(GatewayErrorKind::ContentPolicy),
         ),
@@ -503,13 +509,76 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
         let body = format!(r#"{{"model":"m","messages":{messages}}}"#);
         let body = Arc::new(ChatBody::parse(body.as_bytes()).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let admitted = runtime.block_on(admit(&terms, &body));
+        let admitted = runtime.block_on(admit(&tenant(), &terms, &body));
         assert_eq!(
             admitted.err().map(|error| error.kind),
             expected,
             "{}",
             &messages[..messages.len().min(200)]
         );
+    }
+}
+
+/// Runs `work` and returns how many threads were started for it: the pool's, where no pool was started.
+fn threads_for<T>(work: impl Future<Output = T>) -> (T, usize) {
+    let started = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&started);
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.on_thread_start(move || _ = count.fetch_add(1, Ordering::SeqCst));
+    let done = runtime.build().unwrap().block_on(work);
+    (done, started.load(Ordering::SeqCst))
+}
+
+#[test]
+fn what_takes_long_is_looked_at_on_the_pool() {
+    let mut terms = Terms::clone(&terms(&[("secret", OnMatch::Block)]));
+    terms.rules.input = terms.rules.output.clone();
+    let terms = Arc::new(terms);
+    let part = "x ".repeat(compute::INLINE_COST / 16);
+    let chunk = |choice: Value| {
+        Ok(Piece {
+            chunk: Some(json!({ "choices": [choice] }).to_string().into()),
+            ..Piece::default()
+        })
+    };
+    let call = |arguments: &str| {
+        let call = json!({ "index": 0, "id": "c", "function": { "name": "f", "arguments": arguments } });
+        chunk(json!({ "index": 0, "delta": { "tool_calls": [call] } }))
+    };
+    for (parts, threads) in [(1, 0), (12, 1)] {
+        let asked = json!({ "model": "m", "messages": [{ "role": "user", "content": part.repeat(parts) }] });
+        let asked = Arc::new(ChatBody::from_value(&asked).unwrap());
+        let (admitted, started) = threads_for(admit(&tenant(), &terms, &asked));
+        assert!(admitted.is_ok());
+        assert_eq!(started, threads, "a prompt of {parts}");
+
+        let message = json!({ "choices": [{ "index": 0, "message": { "content": part.repeat(parts) } }] });
+        let answer = Answer::Whole(message.to_string().into());
+        let (looked, started) = threads_for(guarded(&tenant(), Arc::clone(&terms), &body(1), answer));
+        assert!(looked.is_ok());
+        assert_eq!(started, threads, "a document of {parts}");
+
+        let one = chunk(json!({ "index": 0, "delta": { "content": part.repeat(parts) } }));
+        // No piece is long; what is looked at in the end is.
+        let end = || chunk(json!({ "index": 0, "delta": {}, "finish_reason": "tool_calls" }));
+        let many: Vec<_> = (0..parts).map(|_| call(&part)).chain([end()]).collect();
+        for (name, pieces) in [("one piece", vec![one, end()]), ("many pieces", many)] {
+            let pieces: AnswerStream = streams::iter(pieces).boxed();
+            let work = async {
+                let answer = guarded(&tenant(), Arc::clone(&terms), &body(1), Answer::Stream(pieces)).await;
+                let Ok(Answer::Stream(pieces)) = answer else {
+                    panic!("a stream stays one")
+                };
+                pieces.collect::<Vec<_>>().await
+            };
+            let (items, started) = threads_for(work);
+            let bytes: usize = items
+                .iter()
+                .filter_map(|item| Some(item.as_ref().ok()?.chunk.as_ref()?.len()))
+                .sum();
+            assert!(bytes >= part.len() * parts, "{name} of {parts}: {bytes} bytes");
+            assert_eq!(started, threads, "{name} of {parts}");
+        }
     }
 }
 
@@ -546,13 +615,13 @@ fn one_choice_is_stopped_and_the_other_goes_on() {
 fn what_is_no_json_is_not_passed_on() {
     let terms = terms(&[("secret", OnMatch::Block)]);
     let broken = Answer::Whole(Bytes::from_static(b"secret"));
-    assert!(now(guarded(Arc::clone(&terms), &body(1), broken)).is_err());
+    assert!(now(guarded(&tenant(), Arc::clone(&terms), &body(1), broken)).is_err());
     let piece = Piece {
         chunk: Some(Bytes::from_static(b"secret")),
         ..Piece::default()
     };
     let pieces: AnswerStream = streams::iter([Ok(piece)]).boxed();
-    let Ok(Answer::Stream(pieces)) = now(guarded(terms, &body(1), Answer::Stream(pieces))) else {
+    let Ok(Answer::Stream(pieces)) = now(guarded(&tenant(), terms, &body(1), Answer::Stream(pieces))) else {
         panic!("a stream stays one")
     };
     let items = now(pieces.collect::<Vec<_>>());

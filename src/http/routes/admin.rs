@@ -9,11 +9,11 @@ use super::audit;
 use super::usage::{self, Form, Group, MAX_GROUPS, Report};
 use crate::audit::Action;
 use crate::gateway::ledger::{GroupBy, UsageQuery};
-use crate::http::account::PageRoom;
 use crate::http::auth::Admin;
 use crate::http::extract::Query;
 use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, problems};
 

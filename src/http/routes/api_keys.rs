@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
-use crate::http::account::PageRoom;
 use crate::http::auth::{Admin, Caller, CredentialKind, Scopes, new_api_key};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
 use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;

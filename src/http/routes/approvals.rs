@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use copilotd_actors::conversation::{Asker, Refusal};
 use copilotd_actors::domain::command::{Command, Decision};
 use copilotd_actors::domain::content::{Input, Metadata};
@@ -16,12 +16,12 @@ use serde_json::Value;
 use super::turns::shown;
 use super::{audit, is_own, turn_records};
 use crate::audit::{Action, Entry};
-use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Scopes};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Reason, Reasoned, invalid};
 use crate::http::problem::{Code, Problem};
 use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
@@ -75,14 +75,14 @@ pub async fn decide(
     request: RequestId,
     reason: Reason,
     // The answer shows the whole turn.
-    _room: PageRoom,
+    room: PageRoom,
     Json(body): Json<Decide>,
 ) -> Result<Response, Problem> {
     let admin = caller.scopes.contains(Scopes::ADMIN);
     if !admin {
         caller.require(Scopes::CHAT)?;
     }
-    let found = turn_records(&state, &caller, turn, true).await?;
+    let found = turn_records(&state, &caller, turn, true, &room).await?;
     let known = found.records.iter().any(|record| {
         matches!(&record.event, Event::MessageCompleted { tool_calls, .. } if tool_calls.iter().any(|made| made.id == call))
     });
@@ -132,19 +132,19 @@ pub async fn decide(
     {
         Ok(_) => {}
         Err(Refusal::Rejected(Rejection::NotWaiting)) => {
-            let now = turn_records(&state, &caller, turn, true).await?;
+            let now = turn_records(&state, &caller, turn, true, &room).await?;
             if !repeats(&now.records, call, &body) {
                 return Err(Rejection::NotWaiting.into());
             }
         }
         Err(refusal) => return Err(refusal.into()),
     }
-    let found = turn_records(&state, &caller, turn, true).await?;
-    let mut view = shown(&state, &caller, turn, found).await?;
+    let found = turn_records(&state, &caller, turn, true, &room).await?;
+    let mut shown = shown(&state, &caller, turn, found).await?;
     if is_foreign && !reads {
-        withhold_content(&mut view);
+        withhold_content(&mut shown.view);
     }
-    Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
+    shown.answer(&caller, StatusCode::ACCEPTED).await
 }
 
 /// Takes out of another user's turn what its users, models and tools said.

@@ -10,20 +10,22 @@ use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, CopilotName};
 use copilotd_actors::domain::view::ConversationView;
+use copilotd_actors::domain::weight;
 use copilotd_actors::ports::ListQuery;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{asker, audit, own_conversation, taking_work};
 use crate::audit::Action;
-use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat};
 use crate::http::body::{Json, KeyedJson};
 use crate::http::extract::{Idempotent, Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, Problem};
 use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
+use crate::http::written;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
@@ -168,7 +170,7 @@ pub async fn list(
     Chat(caller): Chat,
     Query(query): Query<Wanted>,
     _room: PageRoom,
-) -> Result<axum::Json<Page<ConversationView>>, Problem> {
+) -> Result<Response, Problem> {
     let name = format!("conversations/{}/{}", caller.scope.tenant(), caller.user);
     let before = match &query.cursor {
         Some(cursor) => Some(page::position::<(Timestamp, ConversationId)>(&name, cursor)?),
@@ -184,11 +186,23 @@ pub async fn list(
     let mut headers = state.log().list(&caller.scope, &wanted).await?;
     let more = headers.len() > limit;
     headers.truncate(limit);
-    let mut data: Vec<ConversationView> = headers.iter().map(ConversationView::from).collect();
-    let more = page::cut(&mut data) || more;
-    let last = headers[..data.len()].last().filter(|_| more);
-    let next_cursor = last.map(|header| page::cursor(&name, &(header.created_at, header.id)));
-    Ok(axum::Json(Page { data, next_cursor }))
+    let weight: usize = headers.iter().map(|header| weight::of_members(&header.metadata)).sum();
+    let positions: Vec<_> = headers.iter().map(|header| (header.created_at, header.id)).collect();
+    let shown = move || {
+        let mut data: Vec<ConversationView> = headers.iter().map(ConversationView::from).collect();
+        let more = page::cut(&mut data) || more;
+        (data, more)
+    };
+    let (data, more) = written::work(caller.scope.tenant(), weight, shown).await?;
+    let last = positions[..data.len()].last().filter(|_| more);
+    let next_cursor = last.map(|last| page::cursor(&name, last));
+    written::json(
+        caller.scope.tenant(),
+        weight,
+        StatusCode::OK,
+        Page { data, next_cursor },
+    )
+    .await
 }
 
 problems!(GetProblems: AUTH, FOUND);

@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
-use copilotd_actors::domain::stream::{Encoded, Position, Reader};
+use copilotd_actors::domain::stream::{Position, Reader};
 use copilotd_actors::live::{Next, Tail};
+use copilotd_actors::share::metered;
 use futures::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -21,8 +22,9 @@ use crate::http::auth::{StreamAccess, without_mac};
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::keep_alive::KeepAlive;
 use crate::http::problem::{Code, Problem};
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
-use crate::http::writer::Writer;
+use crate::http::writer::{Writer, encoded};
 use crate::openapi::{AUTH, FOUND, problems};
 
 /// What fills the silence of a stream.
@@ -118,8 +120,10 @@ pub async fn of_turn(
     access: StreamAccess,
     Ids((turn,)): Ids<(TurnId,)>,
     Query(_): Query<Options>,
+    // The whole turn is read; then each frame has its own.
+    room: PageRoom,
 ) -> Result<Response, Problem> {
-    let found = turn_records(&state, &access.caller, turn, false).await?;
+    let found = turn_records(&state, &access.caller, turn, false, &room).await?;
     let id = found.conversation;
     access.admit(id)?;
     let tail = state.shared.hub.tail(access.caller.scope.tenant(), id);
@@ -186,19 +190,18 @@ async fn check(
     let mut seen = position.seq;
     loop {
         let page = state.log().read(&access.caller.scope, header.id, seen, PAGE).await?;
-        for record in page.iter().filter(|record| turn.is_none() || record.turn == turn) {
-            match Encoded::new(record).admits_offset(offset) {
+        let (last, is_full) = (page.last().map_or(seen, |last| last.seq), page.len() == PAGE);
+        let of_turn = page.into_iter().filter(|record| turn.is_none() || record.turn == turn);
+        for record in encoded(access.caller.scope.tenant(), of_turn.collect()).await? {
+            match record.admits_offset(offset) {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(gone()),
                 None => {}
             }
         }
-        match page.last() {
-            Some(last) if page.len() == PAGE => seen = last.seq,
-            last => {
-                seen = last.map_or(seen, |last| last.seq);
-                break;
-            }
+        seen = last;
+        if !is_full {
+            break;
         }
     }
     // The segment is still open. While a crashed turn waits for its recovery nobody knows its text: the stream waits too.
@@ -225,10 +228,12 @@ fn open(
         Some(signer) => reader.with_suffix(Arc::new(signer)),
         None => reader,
     };
+    // What is sent later is charged to the tenant like the request itself.
+    let share = state.shared.shares.of(access.caller.scope.tenant());
     let writer = Writer::new(state, access.caller, id, reader, tail, permit);
-    let bytes = stream::unfold(writer, |mut writer| async {
-        let bytes = writer.next().await?;
-        Some((Ok::<_, Infallible>(bytes), writer))
+    let bytes = stream::unfold((writer, share), |(mut writer, share)| async {
+        let bytes = metered(Arc::clone(&share), writer.next()).await?;
+        Some((Ok::<_, Infallible>(bytes), (writer, share)))
     });
     let bytes = KeepAlive::new(bytes, KEEP_ALIVE_COMMENT);
     let headers = [

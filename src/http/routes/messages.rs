@@ -1,6 +1,9 @@
 //! `/v1/conversations/{id}/messages`
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
 use copilotd_actors::domain::view::{MessageView, TurnSummary, message};
 use copilotd_actors::ports::Order;
@@ -8,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::own_conversation;
-use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat};
 use crate::http::extract::{Ids, Query};
 use crate::http::page::{self, Limit, Page};
 use crate::http::problem::Problem;
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
+use crate::http::written;
 use crate::openapi::{AUTH, FOUND, problems};
 
 /// Messages that are read first: most pages are short.
@@ -57,8 +61,8 @@ struct Collected {
 
 impl Collected {
     /// Takes a message, and its turn if that is not among them; tells whether they fit on the page.
-    fn take(&mut self, message: MessageView, turn: Option<TurnSummary>) -> bool {
-        self.bytes += page::size(&message) + turn.as_ref().map_or(0, page::size);
+    fn take(&mut self, size: usize, message: MessageView, turn: Option<TurnSummary>) -> bool {
+        self.bytes += size + turn.as_ref().map_or(0, page::size);
         if self.bytes > page::MAX_BYTES && !self.data.is_empty() {
             return false;
         }
@@ -85,23 +89,29 @@ async fn collect(
             .log()
             .read_messages(&caller.scope, id, after, query.order, step)
             .await?;
-        for record in &records {
+        let (number, last) = (records.len(), records.last().map(|last| last.seq));
+        let weight = records.iter().map(Record::weight).sum();
+        let shown = move || -> Vec<Option<(usize, MessageView)>> {
+            let shown = |record| message(record).map(|message| (page::size(&message), message));
+            records.iter().map(shown).collect()
+        };
+        for message in written::work(caller.scope.tenant(), weight, shown).await? {
             if read == limit {
                 return Ok((found, true));
             }
             read += 1;
-            let Some(message) = message(record) else { continue };
+            let Some((size, message)) = message else { continue };
             let is_known = found.turns.iter().any(|turn| turn.id == message.turn_id);
             let turn = match is_known {
                 true => None,
                 false => summary(state, caller, id, message.turn_id).await?,
             };
-            if !found.take(message, turn) {
+            if !found.take(size, message, turn) {
                 return Ok((found, true));
             }
         }
-        match records.last() {
-            Some(last) if records.len() == step => after = Some(last.seq),
+        match last {
+            Some(last) if number == step => after = Some(last),
             _ => return Ok((found, false)),
         }
     }
@@ -140,7 +150,7 @@ pub async fn list(
     Ids((id,)): Ids<(ConversationId,)>,
     Query(query): Query<List>,
     _room: PageRoom,
-) -> Result<axum::Json<Messages>, Problem> {
+) -> Result<Response, Problem> {
     // Read first: a stream opened behind this number misses nothing that the page does not show.
     let last_seq = own_conversation(&state, &caller, id).await?.last_seq;
     let direction = if query.order == Order::Asc { "asc" } else { "desc" };
@@ -149,12 +159,10 @@ pub async fn list(
         Some(cursor) => Some(page::position::<Seq>(&name, cursor)?),
         None => None,
     };
-    let (Collected { data, turns, .. }, more) = collect(&state, &caller, id, after, &query).await?;
+    let (Collected { data, turns, bytes }, more) = collect(&state, &caller, id, after, &query).await?;
     let last = data.last().filter(|_| more);
     let next_cursor = last.map(|message| page::cursor(&name, &message.seq));
-    Ok(axum::Json(Messages {
-        page: Page { data, next_cursor },
-        turns,
-        last_seq,
-    }))
+    let page = Page { data, next_cursor };
+    let messages = Messages { page, turns, last_seq };
+    written::json(caller.scope.tenant(), bytes, StatusCode::OK, messages).await
 }

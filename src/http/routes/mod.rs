@@ -22,6 +22,7 @@ use copilotd_actors::ports::TurnRecords;
 
 use super::auth::{Caller, Scopes};
 use super::problem::{Code, Problem, Retry};
+use super::room::PageRoom;
 use super::state::AppState;
 
 /// Refuses what would begin something new while the process is about to end.
@@ -55,8 +56,15 @@ fn is_own(caller: &Caller, user: &UserId) -> bool {
     *user == caller.user && caller.scopes.contains(Scopes::CHAT)
 }
 
-/// Finds a turn of the caller, or of anybody in the tenant for those who may act on others' turns.
-async fn turn_records(state: &AppState, caller: &Caller, id: TurnId, others: bool) -> Result<TurnRecords, Problem> {
+/// Finds a turn of the caller, or of anybody in the tenant for those who may act on others' turns. All of it is read, so there has to
+/// be room for it.
+async fn turn_records(
+    state: &AppState,
+    caller: &Caller,
+    id: TurnId,
+    others: bool,
+    _room: &PageRoom,
+) -> Result<TurnRecords, Problem> {
     let found = state.log().read_turn(&caller.scope, id).await?;
     let allowed = |turn: &TurnRecords| turn.user == caller.user || (others && caller.scopes.contains(Scopes::ADMIN));
     let turn = found.filter(allowed).ok_or_else(|| Problem::new(Code::NotFound))?;

@@ -8,13 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::IntoParams;
 
-use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Operator};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::http::request_id::RequestId;
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;

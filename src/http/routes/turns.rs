@@ -1,8 +1,8 @@
 //! `/v1/conversations/{id}/turns` and `/v1/turns/{id}`
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
 use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, Halt, WhenBusy};
 use copilotd_actors::domain::content::{Input, Metadata};
@@ -18,13 +18,14 @@ use serde_json::Value;
 use super::{asker, audit, is_own, openai, taking_work, turn_records};
 use crate::audit::{Action, Entry};
 use crate::gateway::call::Purpose;
-use crate::http::account::PageRoom;
 use crate::http::auth::{Caller, Chat, Scopes};
 use crate::http::body::{Json, KeyedJson};
 use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};
 use crate::http::problem::{Code, Problem};
 use crate::http::request_id::RequestId;
+use crate::http::room::{LaterRoom, PageRoom};
 use crate::http::state::AppState;
+use crate::http::written;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::{request_body, telemetry};
 
@@ -85,6 +86,7 @@ pub async fn submit(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((conversation,)): Ids<(ConversationId,)>,
+    room: LaterRoom,
     KeyedJson { body, idempotency }: KeyedJson<Submit>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
@@ -120,13 +122,15 @@ pub async fn submit(
         .into_iter()
         .filter(|record| record.turn == Some(turn))
         .collect();
-    let view = match TurnView::fold(conversation, &of_turn, accepted.position) {
-        Some(view) => view,
+    let shown = match folded(&caller, conversation, of_turn, accepted.position).await? {
+        Some(shown) => shown,
         // The copy of an earlier request: the turn as it is now.
-        None => view(&state, &caller, turn).await?,
+        None => view(&state, &caller, turn, &room.page().await?).await?,
     };
-    let location = [(header::LOCATION, format!("/v1/turns/{turn}"))];
-    Ok((StatusCode::ACCEPTED, location, axum::Json(view)).into_response())
+    let mut answer = shown.answer(&caller, StatusCode::ACCEPTED).await?;
+    let location = HeaderValue::from_str(&format!("/v1/turns/{turn}")).map_err(|_| Problem::new(Code::Internal))?;
+    answer.headers_mut().insert(header::LOCATION, location);
+    Ok(answer)
 }
 
 /// Lets the schema of a turn in, if checks against it can be afforded.
@@ -159,13 +163,13 @@ pub async fn get(
     Ids((turn,)): Ids<(TurnId,)>,
     request: RequestId,
     reason: Reason,
-    _room: PageRoom,
-) -> Result<axum::Json<TurnView>, Problem> {
+    room: PageRoom,
+) -> Result<Response, Problem> {
     // An auditor's credential needs no right to chat.
     if !caller.scopes.contains(Scopes::ADMIN) {
         caller.require(Scopes::CHAT)?;
     }
-    let found = turn_records(&state, &caller, turn, true).await?;
+    let found = turn_records(&state, &caller, turn, true, &room).await?;
     if !is_own(&caller, &found.user) {
         let entry = Entry {
             reason: Some(reason.required()?),
@@ -174,13 +178,43 @@ pub async fn get(
         // Before the content leaves: what cannot be recorded is not shown.
         state.audit.record(caller.scope.tenant(), entry).await?;
     }
-    Ok(axum::Json(shown(&state, &caller, turn, found).await?))
+    shown(&state, &caller, turn, found)
+        .await?
+        .answer(&caller, StatusCode::OK)
+        .await
 }
 
 /// Reads a turn of the caller's own as it is now.
-async fn view(state: &AppState, caller: &Caller, turn: TurnId) -> Result<TurnView, Problem> {
-    let found = turn_records(state, caller, turn, false).await?;
+async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageRoom) -> Result<Shown, Problem> {
+    let found = turn_records(state, caller, turn, false, room).await?;
     shown(state, caller, turn, found).await
+}
+
+/// A turn as clients see it.
+pub(super) struct Shown {
+    pub(super) view: TurnView,
+    /// Bytes of it, about.
+    weight: usize,
+}
+
+impl Shown {
+    /// Answers with it.
+    pub(super) async fn answer(self, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
+        written::json(caller.scope.tenant(), self.weight, status, self.view).await
+    }
+}
+
+/// Makes of a turn's records what clients see; none of no records.
+async fn folded(
+    caller: &Caller,
+    conversation: ConversationId,
+    records: Vec<Record>,
+    position: Option<usize>,
+) -> Result<Option<Shown>, Problem> {
+    let weight = records.iter().map(Record::weight).sum();
+    let fold = move || TurnView::fold(conversation, &records, position);
+    let view = written::work(caller.scope.tenant(), weight, fold).await?;
+    Ok(view.map(|view| Shown { view, weight }))
 }
 
 /// Shows a turn whose records were read. Of another user's turn this is content: see [`get`].
@@ -189,13 +223,14 @@ pub(super) async fn shown(
     caller: &Caller,
     turn: TurnId,
     found: TurnRecords,
-) -> Result<TurnView, Problem> {
-    let mut view =
-        TurnView::fold(found.conversation, &found.records, None).ok_or_else(|| Problem::new(Code::Internal))?;
-    if view.status == "queued" {
-        view.queue_position = state.directory.position(&caller.scope, found.conversation, turn).await;
+) -> Result<Shown, Problem> {
+    let conversation = found.conversation;
+    let shown = folded(caller, conversation, found.records, None).await?;
+    let mut shown = shown.ok_or_else(|| Problem::new(Code::Internal))?;
+    if shown.view.status == "queued" {
+        shown.view.queue_position = state.directory.position(&caller.scope, conversation, turn).await;
     }
-    Ok(view)
+    Ok(shown)
 }
 
 /// Cancels a turn; one that has ended stays as it is
@@ -215,9 +250,9 @@ pub async fn cancel(
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
     // The answer shows the whole turn.
-    _room: PageRoom,
+    room: PageRoom,
 ) -> Result<Response, Problem> {
-    let found = turn_records(&state, &caller, turn, false).await?;
+    let found = turn_records(&state, &caller, turn, false, &room).await?;
     let ended = found.records.iter().any(|record| record.event.is_terminal());
     if !ended {
         let command = Command::Cancel {
@@ -233,8 +268,8 @@ pub async fn cancel(
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    let view = view(&state, &caller, turn).await?;
-    Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
+    let shown = view(&state, &caller, turn, &room).await?;
+    shown.answer(&caller, StatusCode::ACCEPTED).await
 }
 
 /// Body of `POST /v1/turns/{id}/feedback`.
@@ -267,10 +302,10 @@ pub async fn feedback(
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
     // The whole turn is read.
-    _room: PageRoom,
+    room: PageRoom,
     Json(body): Json<Feedback>,
 ) -> Result<StatusCode, Problem> {
-    let found = turn_records(&state, &caller, turn, false).await?;
+    let found = turn_records(&state, &caller, turn, false, &room).await?;
     let by = caller.user.to_string();
     let mut given = found.records.iter().filter_map(|record| match &record.event {
         Event::FeedbackGiven { rating, comment, by } => Some((rating, comment, by)),

@@ -14,10 +14,10 @@ use utoipa::IntoParams;
 
 use crate::gateway::ledger::{TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageRow};
 use crate::gateway::limit::Period;
-use crate::http::account::PageRoom;
 use crate::http::auth::Operator;
 use crate::http::extract::{Query, invalid};
 use crate::http::problem::{Code, Problem};
+use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, problems};
 

@@ -170,11 +170,12 @@ impl Sent {
         }
     }
 
-    /// Takes the next frame of a stream, if there is room for it.
+    /// Takes the next frame of a stream, if there is room for it and for those before it that have not left.
     fn admit(&mut self, bytes: Bytes) -> Result<(), axum::Error> {
-        if let Some(account) = self.account.as_ref().filter(|_| bytes.len() > FREE_BYTES) {
+        let waiting = self.transfer.outstanding() + bytes.len();
+        if let Some(account) = self.account.as_ref().filter(|_| waiting > FREE_BYTES) {
             self.reserved = true;
-            account.reserve_frame(bytes.len()).map_err(|_full| {
+            account.reserve_frame(waiting).map_err(|_full| {
                 metrics::counter!("copilotd_http_stalled_total", "what" => "share").increment(1);
                 axum::Error::new(std::io::Error::from(std::io::ErrorKind::OutOfMemory))
             })?;
@@ -333,15 +334,18 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::convert::Infallible;
+    use std::net::{IpAddr, SocketAddr};
 
+    use axum::extract::{ConnectInfo, Request};
     use axum::response::IntoResponse as _;
-    use futures::FutureExt as _;
+    use futures::{FutureExt as _, stream};
     use tokio::time::sleep;
 
     use super::super::connections::Connections;
     use super::*;
     use crate::config;
+    use crate::http::account::Budgets;
     use crate::http::server::Connection;
 
     fn sent(bytes: usize) -> Sent {
@@ -389,6 +393,44 @@ mod tests {
         drop(piece);
         assert!(next(&mut body).unwrap().is_none());
         assert_eq!(body.transfer.sent.load(Ordering::Acquire), 4);
+    }
+
+    /// A stream of frames whose client takes nothing, with the account of an address.
+    fn unread_stream(frame: usize) -> (Sent, Arc<Budgets>) {
+        let budgets = Budgets::new(&config::Server::default());
+        let mut request = Request::new(Body::empty());
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let account = Account::open(&budgets, &request).unwrap();
+        let frames = stream::repeat_with(move || Ok::<_, Infallible>(Bytes::from(vec![7; frame])));
+        let mut response = Body::from_stream(frames).into_response();
+        response.extensions_mut().insert(account);
+        let all = Connections::new(&config::Server::default(), 10);
+        let connection = Connection::new(all, IpAddr::from([192, 0, 2, 1]), None);
+        (Sent::wrap(response, connection.request()).into_body(), budgets)
+    }
+
+    #[tokio::test]
+    async fn frames_of_a_stream_that_is_not_read_pile_up_only_as_far_as_room_is_reserved() {
+        for frame in [10, 1_000, FREE_BYTES - 1, FREE_BYTES + 1, 40_000, 200_000] {
+            let (mut body, budgets) = unread_stream(frame);
+            let mut held = Vec::new();
+            while let Some(piece) = next(&mut body) {
+                held.push(piece.expect("it has no end"));
+                let waiting = body.transfer.outstanding() + body.rest.len();
+                let reserved = budgets.answers.in_use();
+                assert!(
+                    waiting <= reserved + FREE_BYTES,
+                    "{frame}: {waiting} wait, {reserved} reserved"
+                );
+                assert!(waiting <= HIGH_WATER + frame, "{frame}: {waiting}");
+            }
+            assert!(!held.is_empty());
+            // Once all has left, nothing is reserved any more.
+            held.iter_mut().for_each(|piece| piece.advance(piece.remaining()));
+            drop((held, body));
+            assert_eq!(budgets.answers.in_use(), 0, "{frame}");
+        }
     }
 
     /// Runs the task of a stream that hands out a body, of which a client takes `bytes` every second.

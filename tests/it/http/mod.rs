@@ -22,6 +22,7 @@ mod refused_bodies;
 mod resume;
 mod revocations;
 mod rights;
+mod rooms;
 mod sockets;
 mod sse;
 mod streams;

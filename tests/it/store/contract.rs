@@ -48,8 +48,8 @@ pub async fn malformed_appends_are_refused(store: Fixture) {
         append
     };
     for bad in [
-        spoil(|append| append.records.clear()),
-        spoil(|append| append.records[1].seq += 1),
+        spoil(|append| append.records = Arc::from([])),
+        spoil(|append| Arc::make_mut(&mut append.records)[1].seq += 1),
         spoil(|append| append.header.tenant = "other".parse().unwrap()),
         spoil(|append| append.header.id = ConversationId::new(Uuid::now_v7())),
         spoil(|append| append.header.last_seq -= 1),

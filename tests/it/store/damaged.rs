@@ -44,7 +44,7 @@ async fn erase(log: &dyn EventLog, talk: &Talk, what: &str) -> u64 {
         conversation: talk.id,
         user: talk.user.clone(),
         append_id: uuid::Uuid::now_v7(),
-        records: vec![record],
+        records: vec![record].into(),
         header,
     };
     let appended = log.append(&talk.scope, &append).await;

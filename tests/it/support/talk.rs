@@ -70,7 +70,7 @@ impl Talk {
             conversation: self.id,
             user: self.user.clone(),
             append_id: Uuid::now_v7(),
-            records,
+            records: records.into(),
             header: header.expect("a conversation begins with its creation"),
         }
     }

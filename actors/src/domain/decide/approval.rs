@@ -1,15 +1,15 @@
 //! Calls that wait for a person.
 
-use serde_json::Value;
+use std::sync::Arc;
 
 use super::Rejection;
 use super::draft::Draft;
 use super::tools::{call_tool, finish_call, forbid, note_rules};
 use crate::domain::command::Decision;
-use crate::domain::content::{MAX_ARGUMENTS, ToolStatus};
+use crate::domain::content::ToolStatus;
 use crate::domain::event::{ApprovalOutcome, Event, GuardAction};
 use crate::domain::ids::{CallId, TurnId};
-use crate::domain::schema::{MAX_DEPTH, Violation, too_deep};
+use crate::domain::screen::Verdict;
 use crate::domain::turn::{Call, Stage};
 
 pub(super) fn decide(
@@ -19,6 +19,7 @@ pub(super) fn decide(
     decision: Decision,
     reason: Option<String>,
     by: String,
+    verdict: Verdict,
 ) -> Result<Option<TurnId>, Rejection> {
     let Call {
         name, arguments, stage, ..
@@ -27,7 +28,7 @@ pub(super) fn decide(
         Stage::AwaitingApproval(expires_at) if draft.env.now < expires_at => {}
         _ => return Err(Rejection::NotWaiting),
     }
-    if let Some(rule) = forbidden(draft, &decision, reason.as_deref()) {
+    if let Some(rule) = verdict.forbidden_by {
         note_rules(draft, turn, GuardAction::Block, [&rule]);
         // Nothing of what the person wrote is kept, and what they wanted does not happen.
         draft.push(
@@ -46,8 +47,14 @@ pub(super) fn decide(
     }
     match decision {
         Decision::Approve { arguments: edited } => {
-            if let Some(edited) = &edited {
-                check(draft, &name, edited)?;
+            if edited.is_some() {
+                if let Some(fault) = verdict.fault {
+                    return Err(fault);
+                }
+                // What was checked for another call is not for this one.
+                if verdict.tool.as_ref() != Some(&name) {
+                    return Err(Rejection::NotWaiting);
+                }
             }
             draft.push(
                 turn,
@@ -59,7 +66,13 @@ pub(super) fn decide(
                     by,
                 },
             );
-            call_tool(draft, turn, call, name, edited.unwrap_or(arguments));
+            call_tool(
+                draft,
+                turn,
+                call,
+                name,
+                edited.unwrap_or_else(|| Arc::unwrap_or_clone(arguments)),
+            );
         }
         Decision::Reject => {
             let error = reason.clone().map_or("a person refused this call".to_owned(), |why| {
@@ -105,19 +118,6 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, call: CallId) -> Optio
     Some(turn)
 }
 
-/// Names a rule that forbids what a person wrote: readers see it, and models read it.
-fn forbidden(draft: &Draft<'_>, decision: &Decision, reason: Option<&str>) -> Option<String> {
-    let rules = &draft.policy().rules;
-    let in_arguments = match decision {
-        Decision::Approve {
-            arguments: Some(arguments),
-        } => rules.forbidding(arguments),
-        Decision::Approve { arguments: None } | Decision::Reject => None,
-    };
-    let rule = in_arguments.or_else(|| rules.forbidding_text(reason?))?;
-    Some(rule.name.clone())
-}
-
 fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {
     draft
         .book
@@ -126,28 +126,4 @@ fn find(draft: &Draft<'_>, turn: TurnId, call: CallId) -> Option<Call> {
         .iter()
         .find(|known| known.id == call)
         .cloned()
-}
-
-fn check(draft: &Draft<'_>, tool: &str, arguments: &Value) -> Result<(), Rejection> {
-    if arguments.to_string().len() > MAX_ARGUMENTS {
-        let (what, max) = ("arguments", MAX_ARGUMENTS);
-        return Err(Rejection::TooLarge { what, max });
-    }
-    if too_deep(arguments) {
-        let (pointer, message) = (
-            "/arguments".to_owned(),
-            format!("nested deeper than {MAX_DEPTH} levels"),
-        );
-        return Err(Rejection::Invalid(vec![Violation { pointer, message }]));
-    }
-    let Some(tool) = draft.policy().tools.get(tool) else {
-        return Ok(());
-    };
-    tool.tool.parameters.check(arguments).map_err(|violations| {
-        let below = |v: Violation| Violation {
-            pointer: format!("/arguments{}", v.pointer),
-            message: v.message,
-        };
-        Rejection::Invalid(violations.into_iter().map(below).collect())
-    })
 }

@@ -8,17 +8,17 @@ use crate::domain::content::Metadata;
 use crate::domain::conversation::Conversation;
 use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
+use crate::domain::screen::Verdict;
 
 /// Most times that feedback on one turn is stored.
 pub const MAX_FEEDBACK: u32 = 20;
-/// Longest title, in bytes.
-pub const MAX_TITLE: usize = 1024;
 
 pub(super) fn create(
     conversation: &Conversation,
     env: Env<'_>,
     idempotency: Option<Idempotency>,
     created: Event,
+    verdict: Verdict,
 ) -> Result<Decision, Rejection> {
     if let Some(book) = &conversation.book {
         // The id is derived from the key: the copy of a request meets the conversation that the first one made.
@@ -29,8 +29,8 @@ pub(super) fn create(
             Err(Rejection::KeyReused)
         };
     }
-    if let Event::ConversationCreated { title, metadata, .. } = &created {
-        check(title.as_deref(), Some(metadata), env)?;
+    if let Some(fault) = verdict.fault {
+        return Err(fault);
     }
     let record = Record {
         seq: conversation.seq + 1,
@@ -48,8 +48,11 @@ pub(super) fn update(
     draft: &mut Draft<'_>,
     title: Option<String>,
     metadata: Option<Metadata>,
+    verdict: Verdict,
 ) -> Result<Option<TurnId>, Rejection> {
-    check(title.as_deref(), metadata.as_ref(), draft.env)?;
+    if let Some(fault) = verdict.fault {
+        return Err(fault);
+    }
     if title.is_some() || metadata.is_some() {
         draft.push_plain(Event::ConversationUpdated { title, metadata });
     }
@@ -92,24 +95,4 @@ pub(super) fn give_feedback(
     }
     draft.push(turn, given);
     Ok(Some(turn))
-}
-
-fn check(title: Option<&str>, metadata: Option<&Metadata>, env: Env<'_>) -> Result<(), Rejection> {
-    if title.is_some_and(|title| title.len() > MAX_TITLE) {
-        return Err(Rejection::TooLarge {
-            what: "the title",
-            max: MAX_TITLE,
-        });
-    }
-    metadata.map_or(Ok(()), |metadata| check_metadata(metadata, env))
-}
-
-pub(super) fn check_metadata(metadata: &Metadata, env: Env<'_>) -> Result<(), Rejection> {
-    let max = env.policy.limits.metadata_bytes;
-    let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |json| json.len());
-    if !metadata.is_empty() && bytes > max {
-        Err(Rejection::TooLarge { what: "metadata", max })
-    } else {
-        Ok(())
-    }
 }

@@ -16,7 +16,9 @@ use super::command::{Command, Env};
 use super::conversation::Conversation;
 use super::event::{Event, Record};
 use super::ids::TurnId;
+use super::policy::Policy;
 use super::schema::{AcceptedSchema, Violation};
+use super::screen::Screened;
 use draft::Draft;
 
 /// What follows from a command. No records: nothing changes (a copy of an earlier request, or a stale report).
@@ -75,8 +77,27 @@ pub enum Rejection {
 }
 
 impl Conversation {
-    /// Decides what follows from `command`.
-    pub fn decide(&self, env: Env<'_>, command: Command) -> Result<Decision, Rejection> {
+    /// Checks what `command` brings; see [`Command::screen`].
+    pub fn screen(&self, policy: &Policy, command: Command) -> Screened {
+        let tool = self.tool_of(&command);
+        command.screen(policy, tool.as_deref())
+    }
+
+    /// Returns the tool of the call that a command decides on.
+    pub fn tool_of(&self, command: &Command) -> Option<String> {
+        let Command::Decide { turn, call, .. } = command else {
+            return None;
+        };
+        let calls = self.live()?.turn(*turn)?.calls();
+        calls
+            .iter()
+            .find(|known| known.id == *call)
+            .map(|call| call.name.clone())
+    }
+
+    /// Decides what follows from a command.
+    pub fn decide(&self, env: Env<'_>, command: Screened) -> Result<Decision, Rejection> {
+        let (command, verdict) = command.into_parts();
         if let Command::Create {
             tenant,
             user,
@@ -100,13 +121,14 @@ impl Conversation {
                     metadata,
                     idempotency,
                 },
+                verdict,
             );
         }
         let book = self.live().ok_or(Rejection::NotFound)?;
         let mut draft = Draft::new(book, self.seq, env);
         let turn = match command {
             Command::Create { .. } => None,
-            Command::Update { title, metadata } => lifecycle::update(&mut draft, title, metadata)?,
+            Command::Update { title, metadata } => lifecycle::update(&mut draft, title, metadata, verdict)?,
             Command::Erase { by, halt } => lifecycle::erase(&mut draft, by, &halt),
             Command::GiveFeedback {
                 turn,
@@ -143,7 +165,7 @@ impl Conversation {
                     nonce,
                     next: false,
                 };
-                submit::submit(&mut draft, turn, queued, when_busy, &halt)?
+                submit::submit(&mut draft, turn, queued, when_busy, &halt, verdict)?
             }
             Command::Cancel { turn, halt } => halt::cancel(&mut draft, turn, &halt)?,
             Command::Suspend { halt } => lifecycle::suspend(&mut draft, &halt),
@@ -154,7 +176,7 @@ impl Conversation {
                 decision,
                 reason,
                 by,
-            } => approval::decide(&mut draft, turn, call, decision, reason, by)?,
+            } => approval::decide(&mut draft, turn, call, decision, reason, by, verdict)?,
             Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
             Command::Recover => recover::recover(&mut draft),
             Command::Pause { unsent, asked } => recover::pause(&mut draft, unsent, asked),
@@ -165,7 +187,7 @@ impl Conversation {
                 summary_upto_seq,
             } => model::context_assembled(&mut draft, at, prompt_tokens, summary_upto_seq),
             Command::FellBack { at, from, to, reason } => model::fell_back(&mut draft, at, from, to, reason),
-            Command::ModelReplied { at, reply } => model::replied(&mut draft, at, reply),
+            Command::ModelReplied { at, reply } => model::replied(&mut draft, at, reply, verdict.calls),
             Command::ModelFailed { at, failure } => model::failed(&mut draft, at, failure),
             Command::OutputBlocked { at, rule, model, usage } => model::blocked(&mut draft, at, rule, model, usage),
             Command::ToolReplied {
@@ -174,7 +196,7 @@ impl Conversation {
                 status,
                 result,
                 error,
-            } => tools::replied(&mut draft, turn, call, status, result, error),
+            } => tools::replied(&mut draft, turn, call, status, (result, error), &verdict),
             Command::Compressed {
                 upto_seq,
                 tokens_before,

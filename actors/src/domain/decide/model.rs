@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::draft::Draft;
 use super::tools::{Proposal, propose};
 use crate::domain::command::{FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, ToolCall};
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
 use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
-use crate::domain::schema::too_deep;
+use crate::domain::screen::CallVerdict;
 use crate::domain::usage::Usage;
 
 /// Why a turn waits visibly.
@@ -50,7 +48,12 @@ pub(super) fn fell_back(draft: &mut Draft<'_>, at: Step, from: String, to: Strin
     Some(at.turn)
 }
 
-pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Option<TurnId> {
+pub(super) fn replied(
+    draft: &mut Draft<'_>,
+    at: Step,
+    reply: ModelReply,
+    verdicts: Vec<CallVerdict>,
+) -> Option<TurnId> {
     let turn = draft.thinking_at(at)?;
     let (id, wants_json, first_token_ms) = (turn.id, turn.response_schema.is_some(), turn.first_token_ms);
     for (stage, rule, action) in reply.guardrails {
@@ -64,7 +67,6 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
             },
         );
     }
-    let policy = draft.policy();
     // Invariant: no call of a step that reached its bound runs. It was not written to its end, however whole it looks.
     let calls = if reply.finish == Finish::Length {
         Vec::new()
@@ -73,14 +75,12 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
     };
     let proposals: Vec<Proposal> = calls
         .into_iter()
+        .zip(verdicts)
         .enumerate()
-        .map(|(index, (name, arguments))| {
-            let call = ToolCall {
-                id: CallId::of_step(id, at.attempt, at.step, index),
-                name,
-                arguments: storable(arguments),
-            };
-            Proposal::screen(policy, call)
+        .map(|(index, ((name, arguments), verdict))| {
+            let id = CallId::of_step(id, at.attempt, at.step, index);
+            let call = ToolCall { id, name, arguments };
+            Proposal { call, verdict }
         })
         .collect();
     let tool_calls: Vec<ToolCall> = proposals.iter().map(|proposal| proposal.call.clone()).collect();
@@ -146,15 +146,6 @@ pub(super) fn replied(draft: &mut Draft<'_>, at: Step, reply: ModelReply) -> Opt
         propose(draft, id, proposals);
     }
     Some(id)
-}
-
-/// What is nested too deeply is kept as text: it satisfies no tool's schema, and the model is told so.
-fn storable(arguments: Value) -> Value {
-    if too_deep(&arguments) {
-        Value::String(arguments.to_string())
-    } else {
-        arguments
-    }
 }
 
 /// Ends a turn whose answer could not be checked. The check is not repeated: it would come to the same.

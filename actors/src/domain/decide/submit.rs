@@ -3,12 +3,11 @@
 use super::Rejection;
 use super::draft::Draft;
 use super::halt::halt;
-use super::lifecycle::check_metadata;
 use crate::domain::command::{Env, Halt, WhenBusy};
 use crate::domain::conversation::Conversation;
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempotency};
 use crate::domain::ids::TurnId;
-use crate::domain::schema::Violation;
+use crate::domain::screen::Verdict;
 
 /// Finds the turn that an earlier copy of this request made.
 pub(super) fn copy_of(
@@ -39,8 +38,11 @@ pub(super) fn submit(
     mut queued: Event,
     when_busy: WhenBusy,
     stopped: &Halt,
+    verdict: Verdict,
 ) -> Result<Option<TurnId>, Rejection> {
-    let text = check(draft, &queued)?;
+    if let Some(fault) = verdict.fault {
+        return Err(fault);
+    }
     let busy = !draft.book.turns.is_empty();
     let waiting = draft.book.turns.len().saturating_sub(1);
     match when_busy {
@@ -62,9 +64,8 @@ pub(super) fn submit(
         }
         WhenBusy::Reject | WhenBusy::Enqueue => {}
     }
-    let blocking = blocking(draft, &queued, &text);
     draft.push(turn, queued);
-    if let Some(rule) = blocking {
+    if let Some(rule) = verdict.forbidden_by {
         let (stage, action) = (GuardStage::Input, GuardAction::Block);
         draft.push(
             turn,
@@ -83,51 +84,4 @@ pub(super) fn submit(
     }
     draft.start_next();
     Ok(Some(turn))
-}
-
-/// Names a rule that blocks anything that the request brings: the prompt, its metadata, or the schema, which models read too.
-fn blocking(draft: &Draft<'_>, queued: &Event, text: &str) -> Option<String> {
-    let rules = &draft.policy().rules.input;
-    let Event::TurnQueued {
-        metadata,
-        response_schema,
-        ..
-    } = queued
-    else {
-        return None;
-    };
-    if rules.is_empty() {
-        return None;
-    }
-    let in_schema = || response_schema.as_ref().and_then(|schema| rules.blocking_value(schema));
-    let in_metadata = || {
-        let mut members = metadata.iter();
-        members.find_map(|(name, value)| rules.blocking(name).or_else(|| rules.blocking_value(value)))
-    };
-    let rule = rules.blocking_text(text).or_else(in_schema).or_else(in_metadata)?;
-    Some(rule.name.clone())
-}
-
-/// Checks sizes and shapes; returns the prompt's text.
-fn check(draft: &Draft<'_>, queued: &Event) -> Result<String, Rejection> {
-    let Event::TurnQueued { input, metadata, .. } = queued else {
-        return Err(Rejection::NotFound);
-    };
-    let max = draft.limits().input_bytes;
-    if input.bytes() > max {
-        return Err(Rejection::TooLarge { what: "input", max });
-    }
-    check_metadata(metadata, draft.env)?;
-    let text = input.text();
-    if text.trim().is_empty() {
-        return Err(invalid("/input", "must not be empty"));
-    }
-    Ok(text)
-}
-
-fn invalid(pointer: &str, message: &str) -> Rejection {
-    Rejection::Invalid(vec![Violation {
-        pointer: pointer.to_owned(),
-        message: message.to_owned(),
-    }])
 }

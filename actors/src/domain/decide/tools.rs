@@ -8,10 +8,9 @@ use serde_json::Value;
 use super::draft::Draft;
 use crate::domain::content::{ToolCall, ToolStatus};
 use crate::domain::event::{Event, GuardAction, GuardStage};
-use crate::domain::guard::{Cleaned, REDACTED};
 use crate::domain::ids::{CallId, TurnId};
 use crate::domain::policy::{Policy, Repeat, ToolPolicy};
-use crate::domain::schema::{describe, too_deep};
+use crate::domain::screen::{Arguments, CallVerdict, Verdict, bounded_error};
 use crate::domain::turn::Stage;
 
 /// Beyond a call's own timeout: what the network and the vendor may still do with it.
@@ -31,28 +30,10 @@ pub(super) fn settles_at(from: Timestamp, tool: &ToolPolicy) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-/// A call that the model asks for, and the name of the rule that forbids it.
+/// A call that the model asks for, and what screening it came to.
 pub(super) struct Proposal {
     pub(super) call: ToolCall,
-    pub(super) forbidden_by: Option<String>,
-}
-
-impl Proposal {
-    /// Looks at a call before anything of it is written down. One that is forbidden never runs, so its words need not be kept:
-    /// readers see none of them.
-    pub(super) fn screen(policy: &Policy, mut call: ToolCall) -> Self {
-        let rules = &policy.rules;
-        let in_name = rules.forbidding_text(&call.name);
-        let forbidden_by = in_name.or_else(|| rules.forbidding(&call.arguments));
-        if forbidden_by.is_some() {
-            call.arguments = REDACTED.into();
-        }
-        if in_name.is_some() {
-            REDACTED.clone_into(&mut call.name);
-        }
-        let forbidden_by = forbidden_by.map(|rule| rule.name.clone());
-        Self { call, forbidden_by }
-    }
+    pub(super) verdict: CallVerdict,
 }
 
 /// Ends a call as a rule says.
@@ -85,38 +66,37 @@ pub(super) fn note_rules<'r>(
 /// Gives each call that the model asks for its next record.
 pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Proposal>) {
     let mut calls = Vec::new();
-    for Proposal { call, forbidden_by } in proposals {
-        match forbidden_by {
-            None => calls.push(call),
+    for Proposal { call, verdict } in proposals {
+        match verdict.forbidden_by {
+            None => calls.push((call, verdict.arguments)),
             Some(rule) => {
                 note_rules(draft, turn, GuardAction::Block, [&rule]);
                 forbid(draft, turn, call.id, &rule);
             }
         }
     }
-    let mut invalid = Vec::new();
-    for (index, call) in calls.iter().enumerate() {
-        let refusal = if index >= draft.limits().calls_per_step {
-            Some(format!(
-                "at most {} calls are allowed at once",
-                draft.limits().calls_per_step
-            ))
-        } else {
-            match draft.policy().tools.get(&call.name) {
-                None => Some(format!("there is no tool named {:?}", call.name)),
-                Some(tool) => tool.tool.parameters.check(&call.arguments).err().map(|violations| {
-                    format!(
-                        "the arguments do not satisfy the tool's schema: {}",
-                        describe(&violations)
-                    )
-                }),
-            }
-        };
-        if let Some(error) = refusal {
-            invalid.push((call.id, error));
+    let most = draft.limits().calls_per_step;
+    let policy = draft.policy();
+    let refusal = |index: usize, call: &ToolCall, arguments: Arguments| {
+        if index >= most {
+            return Some(format!("at most {most} calls are allowed at once"));
         }
-    }
-    if !invalid.is_empty() {
+        match arguments {
+            Arguments::Valid if policy.tools.contains_key(&call.name) => None,
+            Arguments::Invalid(why) => Some(format!("the arguments do not satisfy the tool's schema: {why}")),
+            // Also of one that was configured, or taken away, while the model was answering.
+            Arguments::Valid | Arguments::NoTool => Some(format!("there is no tool named {:?}", call.name)),
+        }
+    };
+    let calls: Vec<(ToolCall, Option<String>)> = calls
+        .into_iter()
+        .enumerate()
+        .map(|(index, (call, arguments))| {
+            let refused = refusal(index, &call, arguments);
+            (call, refused)
+        })
+        .collect();
+    if calls.iter().any(|(_, refused)| refused.is_some()) {
         // Once per step: parallel slips of one answer are one slip.
         let (stage, rule, action) = (GuardStage::Tool, "tool_arguments".to_owned(), GuardAction::Repair);
         draft.push(
@@ -129,9 +109,9 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
             },
         );
     }
-    for call in calls {
-        if let Some((_, error)) = invalid.iter().find(|(id, _)| *id == call.id) {
-            finish_call(draft, turn, call.id, ToolStatus::Failed, None, Some(error.clone()));
+    for (call, refused) in calls {
+        if refused.is_some() {
+            finish_call(draft, turn, call.id, ToolStatus::Failed, None, refused);
             continue;
         }
         let Some(tool) = draft.policy().tools.get(&call.name) else {
@@ -178,7 +158,7 @@ pub(super) fn call_tool(draft: &mut Draft<'_>, turn: TurnId, call_id: CallId, na
     );
 }
 
-/// Gives a call its one result, bounded in size.
+/// Gives a call its one result, which was bounded when it was screened.
 pub(super) fn finish_call(
     draft: &mut Draft<'_>,
     turn: TurnId,
@@ -187,7 +167,8 @@ pub(super) fn finish_call(
     result: Option<Value>,
     error: Option<String>,
 ) {
-    let (result, error) = bounded(result, error, draft.limits().result_bytes);
+    let max = draft.limits().result_bytes;
+    let error = error.map(|error| bounded_error(&error, max));
     draft.push(
         turn,
         Event::ToolFinished {
@@ -199,14 +180,14 @@ pub(super) fn finish_call(
     );
 }
 
-/// A call's outcome came back.
+/// A call's outcome came back. With an open turn the rules that applied to it are recorded.
 pub(super) fn replied(
     draft: &mut Draft<'_>,
     turn: TurnId,
     call: CallId,
     status: ToolStatus,
-    result: Option<Value>,
-    error: Option<String>,
+    (result, error): (Option<Value>, Option<String>),
+    verdict: &Verdict,
 ) -> Option<TurnId> {
     let running = draft.book.turn(turn).is_some_and(|open| {
         open.calls()
@@ -214,15 +195,16 @@ pub(super) fn replied(
             .any(|known| known.id == call && matches!(known.stage, Stage::Running { .. }))
     });
     if running {
-        let (result, error) = shown(draft, Some(turn), result, error);
+        match &verdict.forbidden_by {
+            Some(rule) => note_rules(draft, turn, GuardAction::Block, [rule]),
+            None => note_rules(draft, turn, GuardAction::Redact, &verdict.redactions),
+        }
         finish_call(draft, turn, call, status, result, error);
         draft.bound_next_step();
         return Some(turn);
     }
     // It had ended as unknown; what it says now is kept for the auditor.
     if status != ToolStatus::Unknown && draft.book.unsettled.contains(&(turn, call)) {
-        let (result, error) = shown(draft, None, result, error);
-        let (result, error) = bounded(result, error, draft.limits().result_bytes);
         draft.push(
             turn,
             Event::ToolSettled {
@@ -235,73 +217,6 @@ pub(super) fn replied(
         return Some(turn);
     }
     None
-}
-
-/// What readers may see of a tool's answer, and with them the model. What a rule blocks is withheld as a whole; the call
-/// has taken effect all the same. With an open turn the rules that applied are recorded.
-fn shown(
-    draft: &mut Draft<'_>,
-    turn: Option<TurnId>,
-    result: Option<Value>,
-    error: Option<String>,
-) -> (Option<Value>, Option<String>) {
-    let rules = &draft.policy().rules.output;
-    if rules.is_empty() {
-        return (result, error);
-    }
-    // Bounded first: what is cut off need not be looked at.
-    let (result, error) = bounded(result, error, draft.limits().result_bytes);
-    let cleaned = [result, error.map(Value::from)].map(|value| value.map(|value| rules.clean(value)));
-    let (mut redactions, mut blocked) = (Vec::new(), None);
-    let [result, error] = cleaned.map(|cleaned| {
-        let Cleaned {
-            value,
-            redactions: names,
-            blocked: rule,
-        } = cleaned?;
-        redactions.extend(names);
-        blocked = blocked.take().or(rule);
-        value
-    });
-    redactions.sort_unstable();
-    redactions.dedup();
-    let withheld = blocked
-        .as_ref()
-        .map(|rule| format!("the rule {rule:?} does not allow what the tool answered to be shown"));
-    if let Some(turn) = turn {
-        match &blocked {
-            Some(rule) => note_rules(draft, turn, GuardAction::Block, [rule]),
-            None => note_rules(draft, turn, GuardAction::Redact, &redactions),
-        }
-    }
-    match (withheld, error) {
-        (Some(withheld), _) => (None, Some(withheld)),
-        (None, Some(Value::String(error))) => (result, Some(error)),
-        (None, _) => (result, None),
-    }
-}
-
-fn bounded(result: Option<Value>, error: Option<String>, max: usize) -> (Option<Value>, Option<String>) {
-    let result = result.map(|value| {
-        let text = value.to_string();
-        if text.len() <= max && !too_deep(&value) {
-            return value;
-        }
-        let truncated =
-            |beginning: &str| serde_json::json!({ "truncated": true, "bytes": text.len(), "beginning": beginning });
-        let mut left = max.saturating_sub(truncated("").to_string().len());
-        let fits = |c: &char| {
-            // JSON inside a JSON string: marks and backslashes are escaped once more.
-            let size = if matches!(c, '"' | '\\') { 2 } else { c.len_utf8() };
-            let fits = size <= left;
-            left = left.saturating_sub(size);
-            fits
-        };
-        let end = text.chars().take_while(fits).map(char::len_utf8).sum();
-        truncated(&text[..end])
-    });
-    let error = error.map(|text| text.chars().take(max.min(4096)).collect());
-    (result, error)
 }
 
 /// What recovery does with a call that was on its way when the process died.

@@ -53,6 +53,11 @@ impl AcceptedSchema {
     }
 
     /// Returns the schema's text.
+    pub fn source(&self) -> &Value {
+        &self.0
+    }
+
+    /// Returns the schema's text.
     pub fn into_source(self) -> Value {
         Arc::unwrap_or_clone(self.0)
     }

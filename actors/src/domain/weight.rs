@@ -1,0 +1,77 @@
+//! How much there is to look at in a JSON value, without looking at all of it.
+
+use serde_json::Value;
+
+/// Nothing beyond this is counted.
+pub const MOST: usize = 1024 * 1024;
+/// What a value counts beside its text. Visiting one costs about as much as parsing so many bytes.
+const VALUE: usize = 16;
+
+/// Returns about how many bytes `value` takes as JSON, or [`MOST`] when it is more. Takes time for at most `MOST / 16` values.
+pub fn of(value: &Value) -> usize {
+    let mut left = MOST;
+    take(value, &mut left);
+    MOST - left
+}
+
+/// Does the same for the members of an object.
+pub fn of_members(members: &serde_json::Map<String, Value>) -> usize {
+    let mut left = MOST;
+    take_members(members, &mut left);
+    MOST - left
+}
+
+fn take(value: &Value, left: &mut usize) {
+    *left = left.saturating_sub(VALUE);
+    match value {
+        Value::String(text) => *left = left.saturating_sub(text.len()),
+        Value::Array(items) => {
+            for item in items {
+                if *left == 0 {
+                    return;
+                }
+                take(item, left);
+            }
+        }
+        Value::Object(members) => take_members(members, left),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn take_members(members: &serde_json::Map<String, Value>, left: &mut usize) {
+    for (name, value) in members {
+        if *left == 0 {
+            return;
+        }
+        *left = left.saturating_sub(name.len());
+        take(value, left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_counts_what_is_in_it() {
+        for (value, least) in [
+            (json!(null), 1),
+            (json!("x".repeat(1000)), 1000),
+            (json!({ "n".repeat(500): ["y".repeat(500), 1, true] }), 1000),
+            (json!(vec![1; 1000]), 2001),
+        ] {
+            let (weight, bytes) = (of(&value), value.to_string().len());
+            assert!(weight >= least && weight <= bytes * 16 + 16, "{weight} {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_large_value_is_not_counted_to_its_end() {
+        assert_eq!(of(&json!("x".repeat(MOST * 2))), MOST);
+        assert_eq!(of(&json!(vec![json!([]); MOST])), MOST);
+        let members = (0..MOST / 8).map(|at| (at.to_string(), json!(1))).collect();
+        assert_eq!(of_members(&members), MOST);
+    }
+}
