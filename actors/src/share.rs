@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use futures::{Stream, StreamExt as _, stream};
 use metrics::{counter, histogram};
 use tokio::time::Instant;
 
@@ -49,6 +50,8 @@ pub struct Crowded;
 #[derive(Debug)]
 pub struct Shares {
     tenants: DashMap<TenantId, Arc<Share>>,
+    /// Of all requests without a credential together.
+    strangers: Arc<Share>,
     active: Mutex<Active>,
     /// Debt that drains in a second.
     drain: f64,
@@ -89,6 +92,7 @@ impl Shares {
     pub fn new(threads: usize) -> Self {
         Self {
             tenants: DashMap::new(),
+            strangers: Arc::new(Share::new(DRAIN * threads as f64)),
             active: Mutex::default(),
             drain: DRAIN * threads as f64,
         }
@@ -114,8 +118,28 @@ impl Shares {
 
     /// Lets a request of `tenant` in, at once or in its turn.
     pub async fn enter(&self, tenant: &TenantId) -> Result<Passage, Crowded> {
-        let share = self.of(tenant);
         let alone = !self.notes_another(tenant, Instant::now());
+        Self::pass(self.of(tenant), alone).await
+    }
+
+    /// Lets a request without a credential in, at once or in its turn: all of them have one share while a tenant is active.
+    pub async fn enter_stranger(&self) -> Result<Passage, Crowded> {
+        let alone = !self.is_another_active(None, Instant::now());
+        Self::pass(Arc::clone(&self.strangers), alone).await
+    }
+
+    /// Waits, `most` long, while the tenant owes and another one is active: before the next part of an answer that takes long. What
+    /// comes meanwhile goes out together with it.
+    pub async fn pause(&self, tenant: &TenantId, share: &Share, most: Duration) {
+        let now = Instant::now();
+        if let Err(wait) = share.has_room(now)
+            && self.is_another_active(Some(tenant), now)
+        {
+            tokio::time::sleep(wait.min(most)).await;
+        }
+    }
+
+    async fn pass(share: Arc<Share>, alone: bool) -> Result<Passage, Crowded> {
         if alone || (share.waiting.load(Ordering::Relaxed) == 0 && share.has_room(Instant::now()).is_ok()) {
             return Ok(Passage::of(share));
         }
@@ -136,6 +160,13 @@ impl Shares {
                 Err(crowded)
             }
         }
+    }
+
+    /// Tells whether a tenant, or another one than this, sends requests.
+    fn is_another_active(&self, tenant: Option<&TenantId>, now: Instant) -> bool {
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = [&active.last, &active.other].into_iter().flatten();
+        seen.any(|(name, at)| Some(name) != tenant && now.duration_since(*at) < ACTIVE)
     }
 
     /// Notes that `tenant` is active; tells whether another one is.
@@ -277,6 +308,21 @@ pub async fn metered<F: Future>(share: Arc<Share>, future: F) -> F::Output {
     .await
 }
 
+/// The items of a stream: each poll for them is charged to the tenant's share, and while the tenant owes and another one is active, the
+/// next item waits, `most` long.
+pub fn paced<S>(shares: Arc<Shares>, tenant: TenantId, most: Duration, items: S) -> impl Stream<Item = S::Item> + Send
+where
+    S: Stream + Send,
+{
+    let share = shares.of(&tenant);
+    let start = (Box::pin(items), shares, share, tenant);
+    stream::unfold(start, move |(mut items, shares, share, tenant)| async move {
+        shares.pause(&tenant, &share, most).await;
+        let item = metered(Arc::clone(&share), items.next()).await?;
+        Some((item, (items, shares, share, tenant)))
+    })
+}
+
 /// Puts back what was current before, also when a poll panics.
 struct Restore(Option<Arc<Share>>);
 
@@ -392,5 +438,37 @@ mod tests {
             }
             assert!(shares.tenants.len() <= MAX_IDLE + 1);
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_share_one_share_while_a_tenant_is_active() {
+        let (shares, acme) = (Shares::new(1), tenant("acme"));
+        for _ in 0..100 {
+            let passage = shares.enter_stranger().now_or_never().expect("no tenant is there");
+            passage.unwrap().share().charge(Duration::from_millis(10));
+        }
+        shares.enter(&acme).now_or_never().expect("it owes nothing").unwrap();
+        assert!(shares.enter_stranger().now_or_never().is_none(), "it waits");
+        let begun = Instant::now();
+        shares.enter_stranger().await.unwrap();
+        assert!(begun.elapsed() > Duration::from_millis(100), "{:?}", begun.elapsed());
+        shares.enter(&acme).now_or_never().expect("it owes nothing").unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_answer_waits_while_its_tenant_owes_and_another_is_active() {
+        let shares = Arc::new(Shares::new(1));
+        let (acme, globex) = (tenant("acme"), tenant("globex"));
+        let expensive = || {
+            let share = shares.of(&acme);
+            stream::iter(0..10).inspect(move |_| share.charge(Duration::from_millis(10)))
+        };
+        let read = || paced(Arc::clone(&shares), acme.clone(), Duration::from_secs(1), expensive());
+        let begun = Instant::now();
+        assert_eq!(read().count().await, 10);
+        assert_eq!(begun.elapsed(), Duration::ZERO, "it is alone");
+        shares.enter(&globex).await.unwrap();
+        assert_eq!(read().count().await, 10);
+        assert!(begun.elapsed() > Duration::from_millis(100), "{:?}", begun.elapsed());
     }
 }

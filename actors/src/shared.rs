@@ -88,7 +88,7 @@ pub struct Shared {
     /// Open turns by user.
     pub user_turns: UserTurns,
     /// Each tenant's share of the threads that serve.
-    pub shares: Shares,
+    pub shares: Arc<Shares>,
     /// Wakes those who wait until their tenant is served again.
     pub standing_changed: Notify,
     /// The directory; set once, right after it was spawned.
@@ -107,7 +107,7 @@ impl Shared {
             hub: Hub::default(),
             admission: Admission::default(),
             user_turns: UserTurns::default(),
-            shares: Shares::default(),
+            shares: Arc::default(),
             standing_changed: Notify::new(),
             directory: OnceLock::new(),
             connectors: OnceLock::new(),

@@ -29,7 +29,6 @@ use copilotd_actors::ports::{EventLog, Ports};
 use copilotd_actors::reconcile::Reconciler;
 use copilotd_actors::shared::{Bounds, Shared};
 use ractor::{Actor, ActorRef};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::adapters::schema_check::{self, SchemaPool};
@@ -43,7 +42,7 @@ use crate::http::account::Budgets;
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
 use crate::http::body::BodyLimits;
 use crate::http::probe::StoreProbe;
-use crate::http::state::{AppState, MAX_STREAMS, Shutdown};
+use crate::http::state::{AppState, Shutdown};
 use crate::private_files;
 use crate::revocations::Revocations;
 use crate::telemetry::content::{ContentTenants, LoggedContent};
@@ -194,9 +193,8 @@ impl App {
             auth: Arc::clone(&auth),
         };
         let uses = uses.keep();
-        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let budgets = Budgets::new(&config.server);
-        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&streams), Arc::clone(&budgets));
+        let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&budgets));
         config
             .providers
             .iter()
@@ -220,7 +218,6 @@ impl App {
             },
             budgets,
             shutdown: Shutdown::default(),
-            streams,
             metrics,
             probe,
             store: store::name(&config.store),

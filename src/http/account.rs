@@ -39,6 +39,11 @@ const ADMIN_REQUESTS: usize = 128;
 /// Requests in flight: more than there can be streams.
 const REQUESTS: usize = 100_000;
 
+/// Open streams of one process; each costs a connection and some KiB. A tenant alone may have half of them.
+pub const MAX_STREAMS: usize = 50_000;
+/// Open streams of one user.
+pub const USER_STREAMS: usize = 1_024;
+
 /// What requests share.
 #[derive(Debug)]
 pub struct Budgets {
@@ -48,6 +53,8 @@ pub struct Budgets {
     pub answers: Arc<Budget>,
     /// Requests in flight.
     pub requests: Arc<Budget>,
+    /// Open streams.
+    pub streams: Arc<Budget>,
     proxies: Proxies,
 }
 
@@ -64,6 +71,15 @@ impl Budgets {
                 user: server.connections_per_caller,
                 addresses: REQUESTS / 8,
                 address: server.connections_per_address,
+            }),
+            streams: Budget::of_units(Limits {
+                process: MAX_STREAMS,
+                tenant: MAX_STREAMS / 2,
+                key: MAX_STREAMS / 2,
+                user: USER_STREAMS,
+                // Nobody without a credential has a stream.
+                addresses: 1,
+                address: 1,
             }),
             proxies: Proxies::new(&server.trusted_proxies),
         })
@@ -92,6 +108,7 @@ impl Budgets {
             bodies: Budget::of_bytes(bytes),
             answers: Budget::of_bytes(bytes),
             requests: Budget::of_units(requests),
+            streams: Budget::of_units(requests),
             proxies: Proxies::new(&[]),
         })
     }
@@ -128,12 +145,18 @@ impl Account {
         let peer = extensions.get::<ConnectInfo<SocketAddr>>();
         let address = peer.map(|peer| Holder::address(budgets.proxies.client(peer.0.ip(), headers)));
         let place = match &address {
-            Some(address) => Some(budgets.requests.try_reserve(address, 1).map_err(|_full| {
-                let most = budgets.requests.caller_limit(address);
-                Problem::new(Code::RateLimited)
-                    .detail("too many requests without a valid credential from this address")
-                    .rate_limit(&RateLimit::all_taken("requests-of-address", most, RETRY))
-            })?),
+            Some(address) => match budgets.requests.try_reserve(address, 1) {
+                Ok(place) => Some(place),
+                // Who shows a credential is judged by that, and not by what strangers send from the same address. It takes the
+                // caller's place once it was verified; connections bound those whose credential is none.
+                Err(_full) if shows_credential(request) => None,
+                Err(_full) => {
+                    let most = budgets.requests.caller_limit(address);
+                    return Err(Problem::new(Code::RateLimited)
+                        .detail("too many requests without a valid credential from this address")
+                        .rate_limit(&RateLimit::all_taken("requests-of-address", most, RETRY)));
+                }
+            },
             None => None,
         };
         Ok(Self(Arc::new(Inner {
@@ -351,6 +374,12 @@ fn refusal(exhausted: Exhausted, Shared { what, policy }: &Shared, most: usize) 
             .rate_limit(&RateLimit::all_taken(policy, most, RETRY)),
         Exhausted::Shared => Problem::new(Code::Overloaded).detail(format!("too many {what}")),
     }
+}
+
+/// Whether a request shows a credential, valid or not.
+fn shows_credential(request: &Request) -> bool {
+    let has_ticket = |query: &str| query.split('&').any(|pair| pair.starts_with("ticket="));
+    request.headers().contains_key(header::AUTHORIZATION) || request.uri().query().is_some_and(has_ticket)
 }
 
 #[cfg(test)]

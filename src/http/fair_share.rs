@@ -13,12 +13,22 @@ use super::auth::identify;
 use super::problem::{Code, Problem};
 use super::state::AppState;
 
-/// Lets a request in when it is its tenant's turn, and charges the work on it to the tenant.
+/// Lets a request in when it is its tenant's turn, and charges the work on it to the tenant. All requests without a credential have one
+/// share together; a stream that is opened with a ticket waits for its tenant's once the ticket is known.
 pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    // Without a credential, or with a ticket, the handler decides; neither costs much.
-    let has_tenant = request.uri().path().starts_with("/v1/") && request.headers().contains_key(header::AUTHORIZATION);
-    if !has_tenant {
+    let path = request.uri().path();
+    // Supervisors ask these whatever happens, and they cost nothing.
+    if path == "/healthz" || path == "/readyz" {
         return next.run(request).await;
+    }
+    if !path.starts_with("/v1/") || !request.headers().contains_key(header::AUTHORIZATION) {
+        return match state.shared.shares.enter_stranger().await {
+            Ok(passage) => metered(Arc::clone(passage.share()), next.run(request)).await,
+            Err(Crowded) => {
+                let detail = "requests without a credential use more than their share of this server";
+                Problem::new(Code::Overloaded).detail(detail).into_response()
+            }
+        };
     }
     let (mut parts, body) = request.into_parts();
     // The handler's extractors find the caller in the extensions.

@@ -7,7 +7,7 @@ use axum::extract::FromRef;
 use copilotd_actors::conversations::Directory;
 use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_actors::shared::Shared;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::account::Budgets;
 use super::auth::Authenticator;
@@ -19,9 +19,6 @@ use crate::gateway::ledger::UsageStore;
 use crate::revocations::Revocations;
 use crate::telemetry::Render;
 use crate::tenants::Roster;
-
-/// Open streams of one process; each costs a connection and some KiB.
-pub const MAX_STREAMS: usize = 50_000;
 
 /// The router's state. Cheap to clone.
 #[derive(Clone)]
@@ -48,8 +45,6 @@ pub struct AppState {
     pub budgets: Arc<Budgets>,
     /// How far the process is from its end.
     pub shutdown: Shutdown,
-    /// Permits for open streams.
-    pub streams: Arc<Semaphore>,
     /// Renders `/metrics`.
     pub metrics: Render,
     /// Whether the store takes writes, as tried every few seconds.

@@ -16,10 +16,11 @@ use copilotd_actors::domain::stream::{Encoded, Reader};
 use copilotd_actors::live::{Next, Tail};
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::auth::Caller;
+use super::budget::Reservation;
 use super::state::AppState;
 
 /// Least time between two deltas: a fast model costs a reader no more than a hundred frames a second.
@@ -44,7 +45,7 @@ pub struct Writer {
     /// Whether the log was read to its end once: only then does the tail tell what is new.
     caught_up: bool,
     last_delta: Option<Instant>,
-    _permit: OwnedSemaphorePermit,
+    _place: Reservation,
 }
 
 /// Encodes records: on the compute pool when they are long.
@@ -68,7 +69,7 @@ impl Writer {
         conversation: ConversationId,
         reader: Reader,
         tail: Arc<Tail>,
-        permit: OwnedSemaphorePermit,
+        place: Reservation,
     ) -> Self {
         let wake = tail.subscribe();
         Self {
@@ -82,7 +83,7 @@ impl Writer {
             page: PAGE.0,
             caught_up: false,
             last_delta: None,
-            _permit: permit,
+            _place: place,
         }
     }
 

@@ -9,13 +9,11 @@ use std::time::Duration;
 use copilotd_actors::shared::Shared;
 use metrics::{Unit, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::sync::Semaphore;
 
 use super::runtime::RuntimeState;
 use super::tenants::{self, MetricsView};
 use super::zeros;
 use crate::http::account::Budgets;
-use crate::http::state::MAX_STREAMS;
 
 /// Time between two foldings of the histograms: until then each sample stands in memory.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -396,13 +394,13 @@ pub const METRICS: &[Metric] = &[
 pub type Render = Arc<dyn Fn(MetricsView) -> String + Send + Sync>;
 
 /// Returns what renders the page. Several applications of one process (in tests) share their counters.
-pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>, budgets: Arc<Budgets>) -> Render {
+pub fn metrics(shared: Arc<Shared>, budgets: Arc<Budgets>) -> Render {
     let handle = recorder();
     let runtime = RuntimeState::new();
     Arc::new(move |view| {
         runtime.record();
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        gauge!("copilotd_open_streams").set(number(MAX_STREAMS.saturating_sub(streams.available_permits())));
+        gauge!("copilotd_open_streams").set(number(budgets.streams.in_use()));
         for (what, budget) in [("bodies", &budgets.bodies), ("answers", &budgets.answers)] {
             gauge!("copilotd_http_memory_bytes", "what" => what).set(number(budget.in_use()));
         }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -12,16 +13,17 @@ use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
 use copilotd_actors::domain::stream::{Position, Reader};
 use copilotd_actors::live::{Next, Tail};
-use copilotd_actors::share::metered;
+use copilotd_actors::share::{Crowded, paced};
 use futures::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{own_conversation, turn_records};
-use crate::http::auth::{StreamAccess, without_mac};
+use crate::http::auth::{Caller, CredentialKind, StreamAccess, without_mac};
+use crate::http::budget::{Exhausted, Holder, Reservation};
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::keep_alive::KeepAlive;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, Problem, RateLimit};
 use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::http::writer::{Writer, encoded};
@@ -29,6 +31,10 @@ use crate::openapi::{AUTH, FOUND, problems};
 
 /// What fills the silence of a stream.
 const KEEP_ALIVE_COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
+/// Longest wait between two frames of a stream whose tenant uses more than its share of the server.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// When to try again for whom all streams are taken.
+const RETRY: Duration = Duration::from_secs(5);
 /// Records that are read at once while a position is checked.
 const PAGE: usize = 32;
 
@@ -96,7 +102,7 @@ pub async fn of_conversation(
             },
         ),
     };
-    open(state, access, id, reader, tail)
+    open(state, access, id, reader, tail).await
 }
 
 /// Streams a turn; ends after its terminal event
@@ -157,7 +163,7 @@ pub async fn of_turn(
             },
         ),
     };
-    open(state, access, id, reader, tail)
+    open(state, access, id, reader, tail).await
 }
 
 /// The position a client resumes from. What a ticket's stream adds to it was looked at with the ticket; with any other credential
@@ -214,27 +220,46 @@ async fn check(
     }
 }
 
-fn open(
+/// Takes a place among the streams of the caller, its tenant and the process.
+pub(super) fn open_stream(state: &AppState, caller: &Caller) -> Result<Reservation, Problem> {
+    let streams = &state.budgets.streams;
+    let holder = Holder::caller(caller);
+    streams.try_reserve(&holder, 1).map_err(|exhausted| match exhausted {
+        Exhausted::Caller => Problem::new(Code::RateLimited)
+            .detail("this caller has too many open streams")
+            .rate_limit(&RateLimit::all_taken("streams", streams.caller_limit(&holder), RETRY)),
+        Exhausted::Shared => Problem::new(Code::Overloaded).detail("too many streams are open"),
+    })
+}
+
+async fn open(
     state: AppState,
     access: StreamAccess,
     id: ConversationId,
     reader: Reader,
     tail: Arc<Tail>,
 ) -> Result<Response, Problem> {
-    let permit = Arc::clone(&state.streams)
-        .try_acquire_owned()
-        .map_err(|_| Problem::new(Code::Overloaded).detail("too many streams are open"))?;
+    let place = open_stream(&state, &access.caller)?;
+    if access.caller.kind == CredentialKind::Ticket {
+        // Other credentials were known at the door.
+        let entered = state.shared.shares.enter(access.caller.scope.tenant()).await;
+        entered.map_err(|Crowded| {
+            let detail = "this tenant sends more than its share of this server can answer";
+            Problem::new(Code::Overloaded).detail(detail)
+        })?;
+    }
+    let (shares, tenant) = (Arc::clone(&state.shared.shares), access.caller.scope.tenant().clone());
     let reader = match access.positions {
         Some(signer) => reader.with_suffix(Arc::new(signer)),
         None => reader,
     };
-    // What is sent later is charged to the tenant like the request itself.
-    let share = state.shared.shares.of(access.caller.scope.tenant());
-    let writer = Writer::new(state, access.caller, id, reader, tail, permit);
-    let bytes = stream::unfold((writer, share), |(mut writer, share)| async {
-        let bytes = metered(Arc::clone(&share), writer.next()).await?;
-        Some((Ok::<_, Infallible>(bytes), (writer, share)))
+    let writer = Writer::new(state, access.caller, id, reader, tail, place);
+    let bytes = stream::unfold(writer, |mut writer| async {
+        let bytes = writer.next().await?;
+        Some((Ok::<_, Infallible>(bytes), writer))
     });
+    // What is sent later is charged to the tenant like the request itself.
+    let bytes = paced(shares, tenant, LONGEST_PAUSE, bytes);
     let bytes = KeepAlive::new(bytes, KEEP_ALIVE_COMMENT);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),

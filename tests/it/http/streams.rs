@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use copilotd::http::account::USER_STREAMS;
 use copilotd::http::auth::Scopes;
 use copilotd::revocations::Subject;
 use copilotd_actors::fakes::model::{Act, calls, says};
@@ -177,10 +178,7 @@ async fn a_reader_that_leaves_stops_nothing() {
         let view = app.turn_is(&turn, "completed").await;
         assert_eq!(view["output"]["text"], "one two three");
         assert_eq!(app.model.seen().dropped, 0);
-        assert_eq!(
-            app.app.state.streams.available_permits(),
-            copilotd::http::state::MAX_STREAMS
-        );
+        assert_eq!(app.app.state.budgets.streams.in_use(), 0);
     })
     .await;
 }
@@ -400,6 +398,34 @@ async fn draining_takes_no_new_turns_and_finishes_those_that_run() {
         stream.until("turn.completed").await;
         app.app.state.shutdown.close();
         assert_eq!(stream.rest().await, [], "and then streams end");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_one_user_and_of_one_tenant_leave_room_for_others() {
+    with_app(async |app| {
+        let conversation = app.conversation().await;
+        let path = format!("{conversation}/events");
+        let mut open = Vec::new();
+        for _ in 0..USER_STREAMS {
+            open.push(app.ada("GET", &path).stream().await);
+        }
+        let refused = app.ada("GET", &path).send().await;
+        refused.problem(429, "rate_limited");
+        // Others of the tenant, and other tenants, have their own part.
+        assert!(app.app.state.budgets.streams.limit() > 2 * USER_STREAMS);
+        let globex = app.token_of("globex", "ada", Scopes::CHAT);
+        let made = app
+            .call("POST", "/v1/conversations")
+            .by(&globex)
+            .json(&json!({}))
+            .send()
+            .await;
+        let theirs = format!("/v1/conversations/{}/events", made.expect(201).text("/id"));
+        app.call("GET", &theirs).by(&globex).stream().await;
+        drop(open);
+        app.ada("GET", &path).stream().await;
     })
     .await;
 }

@@ -14,6 +14,7 @@ use crate::gateway::body::ChatBody;
 use crate::gateway::call::{Answer, GatewayCall, Purpose, Reply};
 use crate::http::auth::Gateway;
 use crate::http::problem::{Code, Problem};
+use crate::http::routes::events::open_stream;
 use crate::http::routes::taking_work;
 use crate::http::state::AppState;
 use crate::openapi::OpenAiErrors;
@@ -88,9 +89,8 @@ pub async fn complete(
         let reply = state.gateway.chat(call).await?;
         return Ok(whole(reply));
     }
-    let permit = Arc::clone(&state.streams)
-        .try_acquire_owned()
-        .map_err(|_| Fault::Problem(Problem::new(Code::Overloaded).detail("too many streams are open")))?;
+    let place = open_stream(&state, &by).map_err(Fault::Problem)?;
+    let (shares, tenant) = (Arc::clone(&state.shared.shares), by.scope.tenant().clone());
     let auth = Arc::clone(&state.auth);
     let refused = async move { auth.verifier.ended(&by).await };
     let gateway = Arc::clone(&state.gateway);
@@ -100,11 +100,16 @@ pub async fn complete(
             let reply = reply?;
             let (model, attempts, cache) = (reply.model.clone(), reply.attempts, reply.cache);
             let limits = reply.limits.clone();
-            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), permit, refused);
+            let mut response = stream::response(
+                Box::pin(std::future::ready(Ok(reply))),
+                (shares, tenant),
+                place,
+                refused,
+            );
             label(&mut response, &model, attempts, cache, &limits);
             Ok(response)
         }
-        Err(_elapsed) => Ok(stream::response(opening, permit, refused)),
+        Err(_elapsed) => Ok(stream::response(opening, (shares, tenant), place, refused)),
     }
 }
 

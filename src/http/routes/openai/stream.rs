@@ -6,17 +6,21 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::share::{Shares, paced};
 use futures::{StreamExt, stream};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::gateway::call::{Answer, AnswerStream, GatewayError, GatewayErrorKind, Reply};
+use crate::http::budget::Reservation;
 use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
+use crate::http::routes::events::LONGEST_PAUSE;
 
 /// Proxies and clients take it for nothing. An empty line behind it would end an event, which some clients then take for one
 /// without data.
@@ -35,15 +39,16 @@ enum State {
     Ended,
 }
 
-/// Writes the stream's response. The permit is held until its end. When `refused` returns, the caller's credential is no longer
+/// Writes the stream's response. The place is held until its end. When `refused` returns, the caller's credential is no longer
 /// accepted: the stream ends with an error then, and the upstream is let go.
 pub(super) fn response(
     opening: Opening,
-    permit: OwnedSemaphorePermit,
+    (shares, tenant): (Arc<Shares>, TenantId),
+    place: Reservation,
     refused: impl Future<Output = ()> + Send + 'static,
 ) -> Response {
-    let start = (State::Opening(opening), permit, Box::pin(refused));
-    let frames = stream::unfold(start, |(mut state, permit, mut refused)| async {
+    let start = (State::Opening(opening), place, Box::pin(refused));
+    let frames = stream::unfold(start, |(mut state, place, mut refused)| async {
         let bytes = tokio::select! {
             biased;
             () = &mut refused, if !matches!(state, State::Ended) => {
@@ -52,9 +57,9 @@ pub(super) fn response(
             }
             bytes = next(&mut state) => bytes?,
         };
-        Some((Ok::<_, Infallible>(bytes), (state, permit, refused)))
+        Some((Ok::<_, Infallible>(bytes), (state, place, refused)))
     });
-    let frames = KeepAlive::new(frames, COMMENT);
+    let frames = KeepAlive::new(paced(shares, tenant, LONGEST_PAUSE, frames), COMMENT);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store, no-transform"),
@@ -136,6 +141,22 @@ mod tests {
     use super::*;
     use crate::gateway::call::CacheOutcome;
     use crate::gateway::upstream::Piece;
+    use crate::http::budget::{Budget, Holder, Limits};
+
+    fn places() -> Arc<Budget> {
+        Budget::of_units(Limits {
+            process: 1,
+            tenant: 1,
+            key: 1,
+            user: 1,
+            addresses: 1,
+            address: 1,
+        })
+    }
+
+    fn acme() -> (Arc<Shares>, TenantId) {
+        (Arc::default(), "acme".parse().unwrap())
+    }
 
     fn reply(answer: Answer) -> Opening {
         let reply = Reply {
@@ -196,11 +217,11 @@ mod tests {
     #[tokio::test]
     async fn a_revoked_credential_ends_it_in_mid_answer() {
         let (revoke, revoked) = tokio::sync::oneshot::channel::<()>();
-        let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
-        let permit = std::sync::Arc::clone(&permits).try_acquire_owned().unwrap();
+        let places = places();
+        let place = places.try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
         let pieces = stream::iter([piece("{}")]).chain(stream::pending());
         let refused = async move { _ = revoked.await };
-        let response = response(reply(Answer::Stream(pieces.boxed())), permit, refused);
+        let response = response(reply(Answer::Stream(pieces.boxed())), acme(), place, refused);
         let mut body = response.into_body().into_data_stream();
         assert_eq!(body.next().await.unwrap().unwrap(), "data: {}\n\n");
         revoke.send(()).unwrap();
@@ -208,7 +229,7 @@ mod tests {
         assert!(error.starts_with(b"data: {\"error\":{"), "{error:?}");
         assert!(body.next().await.is_none());
         drop(body);
-        assert_eq!(permits.available_permits(), 1);
+        assert_eq!(places.in_use(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,9 +243,8 @@ mod tests {
             });
             reply(Answer::Stream(empty.chain(stream::iter([piece("{}")])).boxed())).await
         });
-        let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
-        let permit = std::sync::Arc::clone(&permits).try_acquire_owned().unwrap();
-        let mut body = response(slow, permit, std::future::pending())
+        let place = places().try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
+        let mut body = response(slow, acme(), place, std::future::pending())
             .into_body()
             .into_data_stream();
         let (mut text, mut last) = (String::new(), Instant::now());
