@@ -88,6 +88,8 @@ impl Conversation {
         let may_await_approval = may_await_approval(state, policy, command.command());
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
         let halted = command.command().halt().is_some_and(|halt| *halt != Halt::default());
+        // A note for the next copy: without it this one is as right as before.
+        let is_note = matches!(command.command(), Command::Pause { .. });
         let (cost, now) = (command.command().weight(), self.now(due));
         let rules = Arc::clone(policy);
         let decide = move |core: &mut Core| -> Result<_, Rejection> {
@@ -115,7 +117,7 @@ impl Conversation {
                 }
                 // Refused for good means that nothing was written: the memory is right and the caller is told. Everything
                 // else means that it may be wrong: this copy ends.
-                let known = matches!(error, LogError::Refused(_)) && reply.is_some() && !halted;
+                let known = matches!(error, LogError::Refused(_)) && (reply.is_some() || is_note) && !halted;
                 tracing::warn!(conversation = %state.core.id, %error, "an append failed");
                 // Behind another writer's append nothing of this one was written: the successor may be asked.
                 let refusal = match error {

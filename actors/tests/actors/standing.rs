@@ -11,6 +11,7 @@ use copilotd_actors::domain::event::{ApprovalOutcome, Event, Record};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::domain::schema::AcceptedSchema;
+use copilotd_actors::fakes::log::Fault;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{Standing, ToolErrorKind};
@@ -470,4 +471,82 @@ async fn nothing_is_taken_for_it_meanwhile_and_others_are_served() {
     stand(&world, Standing::Served);
     let turn = world.submit(id, "hello").await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_append_nothing_is_lost_and_nothing_is_done_twice() {
+    for nth in 1.. {
+        let mut reached = false;
+        for fault in [Fault::Before, Fault::After] {
+            let mut world = world(Repeat::Never, 3).await;
+            let system = world.system("do");
+            system.answer_all(Answer::done(Duration::from_secs(2)));
+            let id = world.create().await;
+            let turn = world.submit(id, "work").await;
+            system.wait_for(|seen| seen.open == 1).await;
+            world.probe.stop_at(nth, fault);
+            stand(&world, Standing::LeftOut);
+            let dies = async |world: &World, rest: Duration| {
+                tokio::select! {
+                    biased;
+                    () = world.probe.stopped() => true,
+                    () = tokio::time::sleep(rest) => false,
+                }
+            };
+            let mut died = dies(&world, LONG).await;
+            if died {
+                world.crash().await;
+                world.restart().await;
+                nothing_is_sent(&world).await;
+            }
+            stand(&world, Standing::Served);
+            if !died {
+                died = dies(&world, LONG).await;
+                if died {
+                    world.crash().await;
+                    world.restart().await;
+                }
+            }
+            reached |= died;
+            let end = world.end_of(id, turn).await;
+            assert!(
+                matches!(end, Event::TurnCompleted { .. }),
+                "append {nth}, {fault:?}: {end:?}"
+            );
+            let found = statuses(&world, id);
+            let told = |status: &ToolStatus| matches!(status, ToolStatus::Succeeded | ToolStatus::Unknown);
+            assert!(
+                found.len() == 3 && found.iter().all(told),
+                "append {nth}, {fault:?}: {found:?}"
+            );
+            let effects = system.effects();
+            assert!(
+                effects.values().all(|times| *times == 1),
+                "append {nth}, {fault:?}: {effects:?}"
+            );
+        }
+        if !reached {
+            assert!(nth > 5, "the process died {nth} times only");
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_note_that_the_store_refuses_stops_nothing() {
+    let world = world(Repeat::Read, 0).await;
+    world
+        .model
+        .on("hello", &[says(&["One ", "two"], Duration::from_secs(1))]);
+    let id = world.create().await;
+    let turn = world.submit(id, "hello").await;
+    world.named(id, "context.assembled").await;
+    world.log.refuse_append(1, "disk full");
+    stand(&world, Standing::LeftOut);
+    assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
+    assert_eq!(
+        (world.model.seen().calls, attempts(&world, id)),
+        (1, vec![1]),
+        "the answer under way was not lost"
+    );
 }

@@ -19,18 +19,39 @@ use crate::support::{World, policy, turn};
 /// What happens next. Numbers choose among what is there, so that most steps mean something.
 #[derive(Debug, Clone)]
 pub enum Step {
-    Submit { when: u8, kind: u8 },
+    Submit {
+        when: u8,
+        kind: u8,
+    },
     Say(u8),
     Ask(Vec<u8>),
     Fail(u8),
     Block,
     Assembled,
-    Report { call: u8, status: u8 },
-    Decide { call: u8, kind: u8 },
-    Expire { call: u8 },
+    Report {
+        call: u8,
+        status: u8,
+    },
+    Decide {
+        call: u8,
+        kind: u8,
+    },
+    Expire {
+        call: u8,
+    },
     ExpireTurn,
-    Cancel { turn: u8, halt: u8 },
+    Cancel {
+        turn: u8,
+        halt: u8,
+    },
     Crash,
+    /// The tenant is left out: some of the calls were not sent.
+    Pause {
+        calls: u8,
+        asked: bool,
+    },
+    /// It is served again: some of the calls are under way.
+    Resume(u8),
     Compress(u8),
     Again(u16),
     Pass(u16),
@@ -52,6 +73,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ExpireTurn),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(turn, halt)| Step::Cancel { turn, halt }),
         2 => Just(Step::Crash),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(calls, asked)| Step::Pause { calls, asked }),
+        2 => any::<u8>().prop_map(Step::Resume),
         3 => any::<u8>().prop_map(Step::Compress),
         2 => any::<u16>().prop_map(Step::Again),
         2 => any::<u16>().prop_map(Step::Pass),
@@ -282,7 +305,19 @@ fn report(world: &World, step: &Step, turns: u128) -> Command {
         0 => (at.turn, CallId::of_step(at.turn, 1, 1, 0)),
         _ => pick(&known, by),
     };
+    // Those whose bit is set.
+    let some = |bits: u8| -> Vec<CallId> {
+        let chosen = open.iter().enumerate().filter(|(n, _)| bits >> (n % 8) & 1 == 1);
+        chosen.map(|(_, call)| *call).collect()
+    };
     match step {
+        Step::Pause { calls, asked } => Command::Pause {
+            unsent: some(*calls),
+            asked: *asked,
+        },
+        Step::Resume(under_way) => Command::Resume {
+            under_way: some(*under_way),
+        },
         Step::Say(by) => Command::ModelReplied {
             at,
             reply: reply(pick(&TEXTS, *by), Vec::new()),

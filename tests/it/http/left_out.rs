@@ -56,12 +56,12 @@ impl<'a> Eve<'a> {
         self.app.call("POST", path).by(&self.token).json(&body).send().await
     }
 
-    /// Waits until a turn has ended, and returns its status and attempts.
+    /// Waits until a turn has ended, and returns its status and last attempt.
     async fn end_of(&self, turn: &str) -> (String, Value) {
         for _ in 0..10_000 {
             let view = self.get(&format!("/v1/turns/{turn}")).await.expect(200).json();
             if !view["finished_at"].is_null() {
-                return (view["status"].as_str().unwrap().to_owned(), view["attempts"].clone());
+                return (view["status"].as_str().unwrap().to_owned(), view["attempt"].clone());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
