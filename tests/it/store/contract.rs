@@ -100,9 +100,7 @@ pub async fn an_append_behind_or_beyond_the_end_conflicts(store: Fixture) {
     ));
     // In the middle of an append, where no append of a sane writer can begin.
     let mut middle = talk.draft(vec![updated("d")]);
-    let mut records = middle.records.to_vec();
-    records[0].seq = 3;
-    middle.records = records.into();
+    Arc::make_mut(&mut middle.records)[0].seq = 3;
     middle.header.last_seq = 3;
     assert!(matches!(
         log.append(&talk.scope, &middle).await,
