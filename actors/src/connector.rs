@@ -38,6 +38,10 @@ use crate::shared::{self, Shared, jitter, until};
 const TRIES: u32 = 3;
 /// Longest message of a system's error that is looked at, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
+/// How often the vendor may ask one call for patience (429) in one process.
+const LIMITED_TRIES: u32 = 8;
+/// Longest own pause between two tries is this times two to the sixth.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Time without a call after which a connector is let go. Its budget is full and its breaker closed long before.
 const IDLE: Duration = Duration::from_secs(900);
 
@@ -127,6 +131,7 @@ impl Connector {
         state.queue.push_back(Box::new(Waiting {
             job,
             tries: 0,
+            limited: 0,
             look_up,
             doubt,
             sent: false,
@@ -301,9 +306,16 @@ impl Connector {
                     // What follows are look-ups, counted from here.
                     waiting.tries = 1;
                 }
-                let backoff = Duration::from_millis(200) * 2_u32.pow(waiting.tries.min(6));
-                let pause = error.retry_after.unwrap_or(backoff) + jitter(backoff / 2);
-                waiting.not_before = now.saturating_add(pause);
+                let is_limited = error.kind == ToolErrorKind::RateLimited;
+                if is_limited {
+                    waiting.limited += 1;
+                    waiting.tries -= 1;
+                }
+                let failures = if is_limited { waiting.limited } else { waiting.tries };
+                let backoff = FIRST_PAUSE * 2_u32.pow(failures.min(6));
+                // A vendor that says "at once" is asked ever more slowly all the same.
+                let pause = error.retry_after.unwrap_or(backoff).max(backoff);
+                waiting.not_before = now.saturating_add(pause + jitter(backoff / 2));
                 match error.kind {
                     ToolErrorKind::Refused => {
                         state.breaker.succeeded();
@@ -313,27 +325,27 @@ impl Connector {
                     }
                     ToolErrorKind::RateLimited => {
                         state.breaker.succeeded();
-                        state.bucket.close(error.retry_after.unwrap_or(backoff), now);
-                        waiting.tries -= 1;
+                        state.bucket.close(pause, now);
                     }
-                    ToolErrorKind::Unreachable => state.breaker.failed(now),
-                    ToolErrorKind::InDoubt => {
-                        state.breaker.failed(now);
-                        waiting.doubt |= !waiting.look_up;
-                        match waiting.job.repeat {
-                            Repeat::Never if !waiting.look_up => {
-                                report(&waiting.job, waiting.failed(), error.message);
-                                return;
-                            }
-                            Repeat::LookUp => waiting.look_up = true,
-                            _ => {}
+                    // What we cannot read is not an ill system.
+                    ToolErrorKind::Unreachable | ToolErrorKind::InDoubt if error.answered => state.breaker.succeeded(),
+                    ToolErrorKind::Unreachable | ToolErrorKind::InDoubt => state.breaker.failed(now),
+                }
+                if error.kind == ToolErrorKind::InDoubt {
+                    waiting.doubt |= !waiting.look_up;
+                    match waiting.job.repeat {
+                        Repeat::Never if !waiting.look_up => {
+                            report(&waiting.job, waiting.failed(), error.message);
+                            return;
                         }
+                        Repeat::LookUp => waiting.look_up = true,
+                        _ => {}
                     }
                 }
                 if !waiting.doubt {
                     waiting.job.gate.came_back();
                 }
-                let exhausted = waiting.tries >= TRIES && !waiting.look_up;
+                let exhausted = (waiting.tries >= TRIES && !waiting.look_up) || waiting.limited >= LIMITED_TRIES;
                 if exhausted || waiting.not_before >= waiting.last_start() {
                     report(&waiting.job, waiting.failed(), error.message);
                 } else {
@@ -386,6 +398,7 @@ fn doubtful(message: String) -> ToolError {
         message,
         retry_after: None,
         rate: RateHint::default(),
+        answered: false,
     }
 }
 

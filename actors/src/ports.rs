@@ -493,6 +493,8 @@ pub struct ToolError {
     pub retry_after: Option<Duration>,
     /// What the vendor said about its rate limits.
     pub rate: RateHint,
+    /// Whether the vendor answered like a system that is well, be it in a way that cannot be read. No breaker counts such a failure.
+    pub answered: bool,
 }
 
 /// What is known after a failure.

@@ -10,12 +10,15 @@ mod patience;
 pub mod provider;
 pub mod redis_limiter;
 pub mod schema_check;
+#[deny(clippy::indexing_slicing, clippy::string_slice)] // What Slack sends may be anything: `tools::member` reads it.
 pub mod slack;
 pub mod sqlite;
 pub mod systems;
 mod text;
+#[deny(clippy::indexing_slicing, clippy::string_slice)] // As in the vendors' rooms.
 pub mod tools;
 mod unreadable;
+#[deny(clippy::indexing_slicing, clippy::string_slice)] // What Zendesk sends may be anything: `tools::member` reads it.
 pub mod zendesk;
 
 pub use text::MAX_APPEND_BYTES;

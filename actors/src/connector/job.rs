@@ -47,6 +47,8 @@ pub struct Job {
 pub struct Waiting {
     pub(super) job: Job,
     pub(super) tries: u32,
+    /// How often the vendor asked for patience.
+    pub(super) limited: u32,
     pub(super) look_up: bool,
     /// Whether a try in this life or an earlier one may have taken effect.
     pub(super) doubt: bool,

@@ -24,6 +24,9 @@ pub struct Bucket {
     closed_until: Option<Duration>,
 }
 
+/// Longest time for which a vendor's word alone stops all calls. Then one of them asks again.
+pub const LONGEST_CLOSED: Duration = Duration::from_secs(60);
+
 impl Bucket {
     /// A full bucket of `per_minute` calls with bursts of a sixth of it.
     pub fn new(per_minute: u32, now: Duration) -> Self {
@@ -71,7 +74,7 @@ impl Bucket {
     /// Lets nothing through for `time`: the vendor said 429.
     pub fn close(&mut self, time: Duration, now: Duration) {
         // A vendor that says zero means "soon"; asking at once would earn the next 429.
-        let until = now.saturating_add(time.max(Duration::from_millis(250)));
+        let until = now.saturating_add(time.clamp(Duration::from_millis(250), LONGEST_CLOSED));
         self.closed_until = self.closed_until.max(Some(until));
         self.level = self.level.min(1.0);
     }
@@ -125,5 +128,8 @@ mod tests {
         assert!(bucket.take(at(5_000)).is_ok());
         bucket.close(Duration::ZERO, at(6_000));
         assert_eq!(bucket.take(at(6_000)), Err(at(6_250)));
+        bucket.close(Duration::MAX, at(7_000));
+        assert_eq!(bucket.take(at(7_000)), Err(at(67_000)));
+        assert!(bucket.take(at(67_000)).is_ok());
     }
 }

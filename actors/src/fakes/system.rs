@@ -31,6 +31,8 @@ pub enum Says {
     Done(Value),
     /// A failure, with the vendor's wish when to be asked again.
     Failed(ToolErrorKind, Option<Duration>),
+    /// Something that the adapter cannot read.
+    Unreadable,
     /// Nothing for ever.
     Nothing,
     /// The adapter panics.
@@ -186,6 +188,7 @@ fn error(kind: ToolErrorKind, retry_after: Option<Duration>, rate: RateHint) -> 
         message: format!("failed by the test: {kind:?}"),
         retry_after,
         rate,
+        answered: false,
     }
 }
 
@@ -218,6 +221,10 @@ impl ToolBox for FakeSystem {
         match answer.says {
             Says::Done(result) => Ok(ToolReply { result, rate }),
             Says::Failed(kind, retry_after) => Err(error(kind, retry_after, rate)),
+            Says::Unreadable => Err(ToolError {
+                answered: true,
+                ..error(ToolErrorKind::InDoubt, None, rate)
+            }),
             Says::Nothing => std::future::pending().await,
             Says::Panic => panic!("the test wants the adapter to panic"),
         }

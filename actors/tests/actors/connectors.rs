@@ -170,6 +170,78 @@ async fn a_breaker_opens_after_five_failures_sends_one_probe_and_closes_with_its
     assert_eq!(end(&world, id, turn).await, [ToolStatus::Succeeded; 5]);
 }
 
+/// Whatever the vendor says about when to come back: zero, nothing, or what is shorter than our own pause.
+#[tokio::test(start_paused = true)]
+async fn a_vendor_that_asks_for_patience_for_ever_is_asked_ever_more_slowly_and_a_bounded_number_of_times() {
+    for wish in [None, Some(Duration::ZERO), Some(Duration::from_millis(1))] {
+        for repeat in [Repeat::Read, KEYED, Repeat::LookUp, Repeat::Never] {
+            let world = one(repeat).await;
+            let answer = Answer::failed(ToolErrorKind::RateLimited, wish, None);
+            world.system("do").answer_all(answer);
+            assert_eq!(run(&world).await, [ToolStatus::Failed], "{repeat:?} {wish:?}");
+            let arrived: Vec<Instant> = world.system("do").requests().iter().map(|(at, _)| *at).collect();
+            assert!(
+                (4..=8).contains(&arrived.len()),
+                "{repeat:?} {wish:?}: {}",
+                arrived.len()
+            );
+            let pauses: Vec<Duration> = arrived.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_for_hours_of_patience_stops_the_tenants_other_calls_for_a_minute_at_most() {
+    let world = one(Repeat::Read).await;
+    let hours = Some(Duration::from_secs(7_200));
+    world
+        .system("do")
+        .answer(Answer::failed(ToolErrorKind::RateLimited, hours, None));
+    assert_eq!(run(&world).await, [ToolStatus::Failed]);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    world
+        .model
+        .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
+    assert_eq!(run(&world).await, [ToolStatus::Succeeded]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_cannot_be_read_open_no_breaker() {
+    let world = world(Repeat::Read, 5, Bounds::default()).await;
+    let unreadable = Answer {
+        effect: None,
+        delay: Duration::ZERO,
+        says: Says::Unreadable,
+    };
+    world.system("do").answer_all(unreadable);
+    assert_eq!(run(&world).await, [ToolStatus::Failed; 5]);
+    assert_eq!(world.system("do").seen().calls, 15, "each is tried three times");
+    let begun = Instant::now();
+    world.system("do").answer_all(Answer::done(Duration::ZERO));
+    assert_eq!(run(&world).await, [ToolStatus::Succeeded; 5]);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_whose_answer_cannot_be_read_is_in_doubt() {
+    for (repeat, expected) in [
+        (Repeat::LookUp, ToolStatus::Succeeded),
+        (KEYED, ToolStatus::Succeeded),
+        (Repeat::Never, ToolStatus::Unknown),
+    ] {
+        let world = one(repeat).await;
+        world.system("do").know_keys();
+        world.system("do").answer(Answer {
+            effect: Some(Duration::ZERO),
+            delay: Duration::ZERO,
+            says: Says::Unreadable,
+        });
+        assert_eq!(run(&world).await, [expected], "{repeat:?}");
+        assert_eq!(world.system("do").seen().effects, 1, "{repeat:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_never_arrived_is_failed_and_not_unknown() {
     let world = one(Repeat::Never).await;

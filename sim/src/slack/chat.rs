@@ -8,6 +8,9 @@ use super::{Answer, Slack, done, told};
 
 const MAX_TEXT: usize = 40_000;
 const MAX_BLOCKS: usize = 50;
+/// Slack publishes no such limit; clients have measured about this many characters of JSON.
+const MAX_BLOCKS_JSON: usize = 13_200;
+const MAX_SECTION: usize = 3_000;
 
 impl Slack {
     /// Finds where to post: a channel's id or name, or a person's id for a direct message.
@@ -169,6 +172,20 @@ pub(crate) fn blocks(arguments: &Arguments) -> Result<Option<Value>, &'static st
     let list = blocks.as_array().ok_or("invalid_blocks_format")?;
     if list.len() > MAX_BLOCKS || !list.iter().all(|block| block["type"].is_string()) {
         return Err("invalid_blocks");
+    }
+    let text = |block: &Value| {
+        block["text"]["text"]
+            .as_str()
+            .map_or(0, |text| text.encode_utf16().count())
+    };
+    if list
+        .iter()
+        .any(|block| block["type"] == "section" && text(block) > MAX_SECTION)
+    {
+        return Err("invalid_blocks");
+    }
+    if blocks.to_string().encode_utf16().count() > MAX_BLOCKS_JSON {
+        return Err("msg_blocks_too_long");
     }
     Ok((!list.is_empty()).then_some(blocks))
 }

@@ -1,6 +1,6 @@
 //! The HTTP side of Slack: the token, errors inside of answers with status 200, rate limits, cursor paging.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, ToolError, ToolErrorKind};
@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use super::SlackConfig;
 use super::channels::Channels;
-use super::posted::Started;
+use super::people::Search;
+use super::started::Started;
 use crate::adapters::tools::http::{self, Answer};
-use crate::adapters::tools::member::take_member;
+use crate::adapters::tools::member::{as_text, at, take_member};
 use crate::adapters::tools::run::{Progress, Session};
-use crate::adapters::tools::{InvalidConfig, failed, rate, text};
+use crate::adapters::tools::{InvalidConfig, failed, rate, text, unreadable};
 
 /// Slack's advice for all lists.
 pub(super) const PAGE: usize = 200;
@@ -26,6 +27,7 @@ pub(crate) struct Api {
     base: String,
     authorization: HeaderValue,
     pub(super) channels: Channels,
+    pub(super) search: Mutex<Option<Search>>,
     pub(super) started: Started,
 }
 
@@ -42,6 +44,7 @@ impl Api {
             base: http::base_url("slack", &config.base_url)?,
             authorization,
             channels: Channels::default(),
+            search: Mutex::default(),
             started: Started::new(clock),
         })
     }
@@ -97,12 +100,9 @@ impl Call {
         query.extend(cursor.map(|cursor| ("cursor", cursor)));
         let mut answer = self.get(method, &query).await?;
         let Value::Array(items) = take_member(&mut answer, key) else {
-            return Err(unusable(format_args!("an answer without {key}")));
+            return Err(unusable(format_args!("an answer without a list of {key}")));
         };
-        let next = answer["response_metadata"]["next_cursor"]
-            .as_str()
-            .filter(|cursor| !cursor.is_empty())
-            .map(str::to_owned);
+        let next = as_text(at(&answer, &["response_metadata", "next_cursor"])).filter(|cursor| !cursor.is_empty());
         Ok(Page { items, next })
     }
 
@@ -129,14 +129,12 @@ impl Call {
         if !answer.status.is_success() {
             return Err(by_status(&answer));
         }
-        let headers = answer.headers;
-        let body = http::parsed(&self.tenant, answer.body).await;
-        let body = body.ok_or_else(|| unusable(format_args!("an answer that is not JSON")))?;
-        if body["ok"] == true {
+        let body = answer.object(Self::VENDOR, &self.tenant).await?;
+        if at(&body, &["ok"]) == true {
             return Ok(body);
         }
         let mut error = by_code(&body)?;
-        error.retry_after = rate::retry_after(&headers);
+        error.retry_after = rate::retry_after(&answer.headers);
         Err(error)
     }
 }
@@ -153,7 +151,7 @@ pub(super) fn is_code(error: &ToolError, code: &str) -> bool {
 const REFUSED: &str = "slack refused: ";
 
 pub(super) fn unusable(what: std::fmt::Arguments<'_>) -> ToolError {
-    failed(ToolErrorKind::InDoubt, format!("slack sent {what}"))
+    unreadable(Call::VENDOR, &what.to_string())
 }
 
 fn by_status(answer: &Answer) -> ToolError {
@@ -170,7 +168,7 @@ fn by_status(answer: &Answer) -> ToolError {
 }
 
 fn by_code(body: &Value) -> Result<ToolError, ToolError> {
-    let code = body["error"]
+    let code = at(body, &["error"])
         .as_str()
         .ok_or_else(|| unusable(format_args!("an answer that is neither ok nor an error")))?;
     let kind = match code {
@@ -188,7 +186,7 @@ fn by_code(body: &Value) -> Result<ToolError, ToolError> {
         }
         _ => "",
     };
-    let needed = body["needed"].as_str().map(|scope| format!(": needs {scope}"));
+    let needed = at(body, &["needed"]).as_str().map(|scope| format!(": needs {scope}"));
     Ok(failed(
         kind,
         text::clip(&format!("{REFUSED}{code}{hint}{}", needed.unwrap_or_default()), 400),

@@ -9,45 +9,108 @@ use super::markdown::Piece;
 const SECTION: usize = 3000;
 /// Most blocks of a message.
 const BLOCKS: usize = 50;
+/// Longest sum of a message's blocks. Slack publishes none; it refuses some 13,200 characters of JSON (`msg_blocks_too_long`).
+const MESSAGE: usize = 11_000;
+/// Room for a comma and for our mark, which one block of each message bears.
+const MARK: usize = 80;
+/// With more lines across than that they are written as text, or they would make hundreds of messages.
+const MAX_DIVIDERS: usize = 40;
 
 /// Wider cells are not cut, but stand out of their column.
 const MAX_COLUMN: usize = 40;
 
 const FENCE: &str = "```";
 
-/// Packs pieces into blocks; what is beyond Slack's limit is left out, and the last block says so.
-pub(super) fn pack(pieces: &[Piece]) -> Vec<Value> {
-    let mut blocks = Vec::new();
-    let mut section = String::new();
+/// Blocks of one message.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Packed {
+    pub blocks: Vec<Value>,
+    /// The same without blocks and fences.
+    pub plain: String,
+    /// Length of the blocks as JSON.
+    length: usize,
+}
+
+/// A part of a section, as mrkdwn and as plain text.
+struct Part {
+    text: String,
+    plain: String,
+}
+
+/// Packs pieces into blocks and these into as many messages as Slack's limits make necessary. Nothing is left out; a message
+/// ends where a section does, which is at the end of a paragraph, line or word.
+pub(super) fn pack(pieces: &[Piece]) -> Vec<Packed> {
+    let mut packer = Packer::default();
+    let rules = pieces.iter().filter(|piece| **piece == Piece::Rule).count();
     for piece in pieces {
-        if blocks.len() > BLOCKS {
-            break;
-        }
-        let parts = match piece {
-            Piece::Rule => {
-                close(&mut blocks, &mut section);
-                blocks.push(json!({ "type": "divider" }));
-                continue;
+        match piece {
+            Piece::Rule if rules <= MAX_DIVIDERS => packer.divide(),
+            Piece::Rule => packer.take(Part {
+                text: "─".repeat(10),
+                plain: String::new(),
+            }),
+            Piece::Text(text) => {
+                for text in split(text, SECTION) {
+                    let plain = text.clone();
+                    packer.take(Part { text, plain });
+                }
             }
-            Piece::Text(text) => split(text, SECTION),
-            Piece::Code(code) => fenced(code),
-        };
-        for part in parts {
-            if !section.is_empty() && units(&section) + 2 + units(&part) > SECTION {
-                close(&mut blocks, &mut section);
-            }
-            if !section.is_empty() {
-                section.push_str("\n\n");
-            }
-            section.push_str(&part);
+            Piece::Code(code) => fenced(code).into_iter().for_each(|part| packer.take(part)),
         }
     }
-    close(&mut blocks, &mut section);
-    if blocks.len() > BLOCKS {
-        blocks.truncate(BLOCKS - 1);
-        blocks.push(mrkdwn("_… the rest was left out: the message is too long for Slack._"));
+    packer.close();
+    packer.messages
+}
+
+#[derive(Default)]
+struct Packer {
+    messages: Vec<Packed>,
+    section: String,
+    plain: Vec<String>,
+}
+
+impl Packer {
+    fn take(&mut self, part: Part) {
+        if !self.section.is_empty() && units(&self.section) + 2 + units(&part.text) > SECTION {
+            self.close();
+        }
+        if !self.section.is_empty() {
+            self.section.push_str("\n\n");
+        }
+        self.section.push_str(&part.text);
+        if !part.plain.is_empty() {
+            self.plain.push(part.plain);
+        }
     }
-    blocks
+
+    fn divide(&mut self) {
+        self.close();
+        self.push(json!({ "type": "divider" }), String::new());
+    }
+
+    fn close(&mut self) {
+        if !self.section.is_empty() {
+            let section = mrkdwn(&std::mem::take(&mut self.section));
+            let plain = std::mem::take(&mut self.plain).join("\n");
+            self.push(section, plain);
+        }
+    }
+
+    fn push(&mut self, block: Value, plain: String) {
+        let length = units(&block.to_string()) + MARK;
+        let has_room = |message: &Packed| message.blocks.len() < BLOCKS && message.length + length <= MESSAGE;
+        if !self.messages.last().is_some_and(has_room) {
+            self.messages.push(Packed::default());
+        }
+        if let Some(message) = self.messages.last_mut() {
+            message.blocks.push(block);
+            message.length += length;
+            if !message.plain.is_empty() && !plain.is_empty() {
+                message.plain.push('\n');
+            }
+            message.plain.push_str(&plain);
+        }
+    }
 }
 
 /// Sets a table in columns.
@@ -65,7 +128,8 @@ pub(super) fn code_table(rows: &[Vec<String>]) -> String {
         let cells: Vec<String> = (0..columns)
             .map(|column| {
                 let cell = row.get(column).map_or("", |cell| cell.trim());
-                format!("{cell:<width$}", width = widths[column])
+                let width = widths.get(column).copied().unwrap_or_default();
+                format!("{cell:<width$}")
             })
             .collect();
         lines.push(cells.join(" | ").trim_end().to_owned());
@@ -86,12 +150,6 @@ pub(super) fn shorten(text: &str, max: usize) -> String {
     format!("{}…", first.unwrap_or_default())
 }
 
-fn close(blocks: &mut Vec<Value>, section: &mut String) {
-    if !section.is_empty() {
-        blocks.push(mrkdwn(&std::mem::take(section)));
-    }
-}
-
 /// `verbatim` keeps Slack from turning names in the text into mentions and channels by itself.
 fn mrkdwn(text: &str) -> Value {
     json!({ "type": "section", "text": { "type": "mrkdwn", "text": text, "verbatim": true }, "expand": true })
@@ -109,24 +167,29 @@ fn units_exceed(text: &str, max: usize) -> bool {
 }
 
 /// Splits escaped mrkdwn: at line ends rather than at spaces, at spaces rather than inside of words, never inside of
-/// `<…>` or `&…;`.
+/// `<…>`, `&…;` or a character of several code points.
 fn split(text: &str, max: usize) -> Vec<String> {
     let mut parts = Vec::new();
     let mut rest = text;
-    // More than a message can hold is not looked at: it is left out anyway.
-    while units_exceed(rest, max) && parts.len() <= BLOCKS {
+    while units_exceed(rest, max) {
         let (mut used, mut depth) = (0, false);
         let (mut any, mut space, mut line) = (0, 0, 0);
+        // How many units stand before the last space and the last line end.
+        let (mut before_space, mut before_line) = (0, 0);
         let mut entity = false;
+        let mut before = ' ';
         for (at, character) in rest.char_indices() {
             if !depth && !entity {
-                any = at;
+                if !joins(before, character) {
+                    any = at;
+                }
                 match character {
-                    '\n' => line = at,
-                    ' ' => space = at,
+                    '\n' => (line, before_line) = (at, used),
+                    ' ' => (space, before_space) = (at, used),
                     _ => {}
                 }
             }
+            before = character;
             used += character.len_utf16();
             if used > max {
                 break;
@@ -140,18 +203,28 @@ fn split(text: &str, max: usize) -> Vec<String> {
             }
         }
         // A split at half the room or later keeps the number of parts small.
-        let good = |at: usize| at > 0 && units(&rest[..at]) * 2 >= max;
-        let at = [line, space].into_iter().find(|at| good(*at)).unwrap_or(any);
+        let good = [(line, before_line), (space, before_space)]
+            .into_iter()
+            .find(|(at, units)| *at > 0 && units * 2 >= max);
+        let at = good.map_or(any, |(at, _)| at);
         // Links are bounded far below `max`, so there is always a place; if not, progress matters more.
         let at = if at == 0 { boundary(rest, max) } else { at };
-        parts.push(rest[..at].trim_end().to_owned());
-        rest = rest[at..].trim_start_matches(['\n', ' ']);
+        let (part, later) = rest.split_at_checked(at).unwrap_or((rest, ""));
+        parts.push(part.trim_end().to_owned());
+        rest = later.trim_start_matches(['\n', ' ']);
     }
-    if !rest.is_empty() && parts.len() <= BLOCKS {
+    if !rest.is_empty() {
         parts.push(rest.to_owned());
     }
     parts.retain(|part| !part.is_empty());
     parts
+}
+
+/// Whether two characters are drawn as one, as far as messages commonly hold such.
+fn joins(before: char, character: char) -> bool {
+    const JOINER: char = '\u{200d}';
+    let extends = |c: char| matches!(c, JOINER | '\u{300}'..='\u{36f}' | '\u{fe00}'..='\u{fe0f}' | '\u{20e3}' | '\u{1f3fb}'..='\u{1f3ff}');
+    before == JOINER || extends(character)
 }
 
 fn boundary(text: &str, max: usize) -> usize {
@@ -165,10 +238,13 @@ fn boundary(text: &str, max: usize) -> usize {
 }
 
 /// Escapes code and fences each part of it. A fence inside would end the block early; it gets an invisible gap.
-fn fenced(code: &str) -> Vec<String> {
+fn fenced(code: &str) -> Vec<Part> {
     let code = escape(&code.replace(FENCE, "`\u{200b}`\u{200b}`"));
     split(&code, SECTION - 2 * FENCE.len() - 2)
         .into_iter()
-        .map(|part| format!("{FENCE}\n{part}\n{FENCE}"))
+        .map(|plain| Part {
+            text: format!("{FENCE}\n{plain}\n{FENCE}"),
+            plain,
+        })
         .collect()
 }

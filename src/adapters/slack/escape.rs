@@ -11,6 +11,8 @@ pub(super) fn escape(text: &str) -> String {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
+            // Nobody sees them, and as JSON each takes the room of six characters.
+            control if control.is_control() && !matches!(control, '\n' | '\t') => {}
             other => escaped.push(other),
         }
     }

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::Call;
-use super::channels::{self, Channel, SEARCH_AGE};
+use super::channels::{self, Channel};
+use crate::adapters::tools::member::{set, tell_unreadable};
 use crate::adapters::tools::{Tool, arguments, text};
 
 const CHANNELS: usize = 20;
@@ -31,21 +32,20 @@ impl Tool<Call> for FindChannel {
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
         let name = channels::clean(&wanted.name);
-        let list = channels::list(call, SEARCH_AGE).await?;
-        let mut found: Vec<&Channel> = list
+        let mut found = channels::search(call, |channel| channel.name().contains(&name)).await?;
+        found
             .channels
-            .iter()
-            .filter(|channel| channel.name.contains(&name))
-            .collect();
-        found.sort_by_key(|channel| (channel.name != name, channel.name.len()));
-        let total = found.len();
-        let mut told = json!({ "channels": [], "more": total > CHANNELS, "incomplete": list.incomplete });
-        let items = found.into_iter().take(CHANNELS).map(Channel::tell).collect();
+            .sort_by_key(|channel| (channel.name() != name, channel.name().len()));
+        let total = found.channels.len();
+        let incomplete = found.incomplete || found.unreadable > 0;
+        let mut told = json!({ "channels": [], "more": total > CHANNELS, "incomplete": incomplete });
+        let items = found.channels.iter().take(CHANNELS).map(Channel::tell).collect();
         let (items, _) = text::fit(items, &told);
         if items.len() < total {
-            told["left_out"] = json!(total - items.len());
+            set(&mut told, "left_out", total - items.len());
         }
-        told["channels"] = Value::Array(items);
+        set(&mut told, "channels", items);
+        tell_unreadable(&mut told, "channels", found.unreadable);
         Ok(told)
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::api::Call;
 use super::people::{self, Person};
+use crate::adapters::tools::member::{Readable, set, tell_unreadable};
 use crate::adapters::tools::{Tool, arguments, refused, text};
 
 const PEOPLE: usize = 20;
@@ -32,16 +33,20 @@ impl Tool<Call> for FindUser {
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
         let (people, more) = match (wanted.email, wanted.name) {
-            (Some(email), _) => (people::by_email(call, &email).await?.into_iter().collect(), false),
+            (Some(email), _) => {
+                let items = people::by_email(call, &email).await?.into_iter().collect();
+                (Readable { items, unreadable: 0 }, false)
+            }
             (None, Some(name)) => people::by_name(call, &name, PEOPLE).await?,
             (None, None) => return Err(refused("give an e-mail address or a name")),
         };
         let mut told = json!({ "users": [], "more": more });
-        let (items, left_out) = text::fit(people.iter().map(Person::tell).collect(), &told);
-        told["users"] = Value::Array(items);
+        let (items, left_out) = text::fit(people.items.iter().map(Person::tell).collect(), &told);
+        set(&mut told, "users", items);
         if left_out > 0 {
-            told["left_out"] = json!(left_out);
+            set(&mut told, "left_out", left_out);
         }
+        tell_unreadable(&mut told, "users", people.unreadable);
         Ok(told)
     }
 }

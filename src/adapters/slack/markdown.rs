@@ -35,19 +35,6 @@ pub(super) fn pieces(markdown: &str) -> Vec<Piece> {
     writer.pieces
 }
 
-/// The same in one text, for notifications and for clients that show no blocks.
-pub(super) fn fallback(pieces: &[Piece]) -> String {
-    let parts: Vec<String> = pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::Text(text) => Some(text.clone()),
-            Piece::Code(code) => Some(escape(code)),
-            Piece::Rule => None,
-        })
-        .collect();
-    parts.join("\n")
-}
-
 #[derive(Default)]
 struct Writer {
     pieces: Vec<Piece>,

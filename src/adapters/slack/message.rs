@@ -1,14 +1,17 @@
-//! A message as Slack takes it, made from Markdown.
+//! Messages as Slack takes them, made from Markdown.
 
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::ToolError;
 use serde_json::{Value, json};
 
 use super::{blocks, markdown};
+use crate::adapters::tools::member::{as_number, at, set};
 use crate::adapters::tools::refused;
 
 /// Slack refuses an update with a longer `text`, and cuts that of a post; the blocks carry the whole message.
 const FALLBACK: usize = 4000;
+/// Most messages that one text may become. 40,000 characters of prose are five.
+const MESSAGES: usize = 30;
 
 /// Name of our metadata on every message.
 pub const METADATA: &str = "copilotd_call";
@@ -22,43 +25,91 @@ pub struct Message {
     pub text: String,
 }
 
-/// Converts Markdown. Nothing in it can notify anybody or become markup of Slack's own.
-pub fn from_markdown(text: &str) -> Result<Message, ToolError> {
-    let pieces = markdown::pieces(text);
-    let blocks = blocks::pack(&pieces);
-    let text = blocks::shorten(&markdown::fallback(&pieces), FALLBACK);
+/// Converts Markdown into as many messages as Slack's limits make necessary. Nothing in it can notify anybody or become markup
+/// of Slack's own.
+pub fn from_markdown(text: &str) -> Result<Vec<Message>, ToolError> {
+    let packed = blocks::pack(&markdown::pieces(text));
     // A message of lines across only has blocks, but says nothing.
-    if blocks.is_empty() || text.trim().is_empty() {
+    if packed.iter().all(|message| message.plain.trim().is_empty()) {
         return Err(refused("the message has no text"));
     }
-    Ok(Message { blocks, text })
+    if packed.len() > MESSAGES {
+        let needed = packed.len();
+        return Err(refused(format!(
+            "nothing was posted: the text would become {needed} messages in Slack, and the most is {MESSAGES}; shorten it, \
+             or post it in several calls"
+        )));
+    }
+    let message = |packed: blocks::Packed| Message {
+        text: match packed.plain.trim() {
+            "" => "…".to_owned(),
+            _ => blocks::shorten(&packed.plain, FALLBACK),
+        },
+        blocks: packed.blocks,
+    };
+    Ok(packed.into_iter().map(message).collect())
 }
 
 /// Our second mark on every message. Unlike metadata, a block's id can be read without a scope of its own
 /// (`metadata.message:read`), so a forgotten scope does not make a posted message look absent.
-fn block_id(call: CallId) -> String {
-    format!("{METADATA}:{call}")
+fn block_id(call: CallId, part: usize) -> String {
+    match part {
+        0 => format!("{METADATA}:{call}"),
+        _ => format!("{METADATA}:{call}:{part}"),
+    }
 }
 
-/// Whether a message bears a mark of `call`.
-pub(super) fn bears(message: &Value, call: CallId) -> bool {
-    let metadata = &message["metadata"];
-    let by_metadata =
-        metadata["event_type"] == METADATA && metadata["event_payload"]["call_id"] == call.to_string().as_str();
-    let id = block_id(call);
-    let mut blocks = message["blocks"].as_array().into_iter().flatten();
-    by_metadata || blocks.any(|block| block["block_id"] == id.as_str())
+/// What a mark on a message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Which of the call's messages it is, from zero.
+    pub part: usize,
+    /// How many the call has, if the mark says it.
+    pub parts: Option<usize>,
 }
 
-/// The fields that all our messages share. `parse` keeps Slack from making mentions out of plain names.
-pub(super) fn body(channel: &str, markdown: &str, call: CallId) -> Result<Value, ToolError> {
-    let mut message = from_markdown(markdown)?;
-    message.blocks[0]["block_id"] = json!(block_id(call));
-    Ok(json!({
-        "channel": channel,
-        "text": message.text,
-        "blocks": message.blocks,
-        "parse": "none",
-        "metadata": { "event_type": METADATA, "event_payload": { "call_id": call.to_string() } },
-    }))
+/// Reads the mark of `call` on a message.
+pub(super) fn mark(message: &Value, call: CallId) -> Option<Mark> {
+    let payload = at(message, &["metadata", "event_payload"]);
+    let is_ours = at(message, &["metadata", "event_type"]) == METADATA;
+    if is_ours && at(payload, &["call_id"]) == call.to_string().as_str() {
+        let number = |name| as_number(at(payload, &[name])).and_then(|number| usize::try_from(number).ok());
+        let part = number("part").unwrap_or(0);
+        return Some(Mark {
+            part,
+            parts: number("parts").or((part == 0).then_some(1)),
+        });
+    }
+    let whole = block_id(call, 0);
+    let blocks = at(message, &["blocks"]).as_array().into_iter().flatten();
+    let mut ids = blocks.filter_map(|block| at(block, &["block_id"]).as_str());
+    let part = ids.find_map(|id| match id.strip_prefix(&whole)? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
+    })?;
+    Some(Mark { part, parts: None })
+}
+
+/// The fields of each message that a text becomes. `parse` keeps Slack from making mentions out of plain names.
+pub(super) fn bodies(channel: &str, markdown: &str, call: CallId) -> Result<Vec<Value>, ToolError> {
+    let messages = from_markdown(markdown)?;
+    let parts = messages.len();
+    let body = |(part, mut message): (usize, Message)| {
+        if let Some(first) = message.blocks.first_mut() {
+            set(first, "block_id", block_id(call, part));
+        }
+        let mut payload = json!({ "call_id": call.to_string() });
+        if parts > 1 {
+            set(&mut payload, "part", part);
+            set(&mut payload, "parts", parts);
+        }
+        json!({
+            "channel": channel,
+            "text": message.text,
+            "blocks": message.blocks,
+            "parse": "none",
+            "metadata": { "event_type": METADATA, "event_payload": payload },
+        })
+    };
+    Ok(messages.into_iter().enumerate().map(body).collect())
 }

@@ -13,6 +13,7 @@ mod post_message;
 mod posted;
 mod reply_in_thread;
 mod send_direct_message;
+mod started;
 mod update_message;
 
 use std::fmt;

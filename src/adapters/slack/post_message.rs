@@ -29,13 +29,13 @@ impl Tool<Call> for PostMessage {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = channels::resolve(call, &wanted.channel).await?;
+        let channel = channels::destination(call, request.call, &wanted.channel).await?;
         posted::post(call, request, &channel, None, &wanted.text).await
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = channels::resolve(call, &wanted.channel).await?;
-        posted::find(call, request, &channel, None).await
+        let channels = channels::places(call, request.call, &wanted.channel).await?;
+        posted::find(call, request, &channels, None, &wanted.text).await
     }
 }

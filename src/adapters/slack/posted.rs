@@ -1,67 +1,25 @@
 //! Posting messages, and finding them again by the marks that each of them bears.
+//!
+//! A long text becomes several messages. Invariant: none of them goes out twice. They go out one after the other, each only
+//! when the one before it is known to be out, and each bears its number; what is known to be out is not sent again, by this
+//! process or by the one after it, and what may be out is looked for and never sent again.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use copilotd_actors::domain::ids::CallId;
-use copilotd_actors::ports::{Clock, LookUp, ToolError, ToolRequest};
-use jiff::Timestamp;
+use copilotd_actors::ports::{LookUp, ToolError, ToolErrorKind, ToolRequest};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::api::{Call, Page};
-use super::message;
+use super::message::{self, Mark};
+use super::started::Posted;
+use crate::adapters::tools::member::{as_text, at, set};
 use crate::adapters::tools::refused;
 
-/// How far back a message is looked for when this process did not begin its call.
-const WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How much the two clocks may differ.
-const SKEW: Duration = Duration::from_secs(300);
 /// Pages that are read before we say that we cannot tell.
 const PAGES: usize = 10;
-/// Calls whose beginning is remembered.
-const REMEMBERED: usize = 4096;
-
-/// When this process began which call: a look-up then needs to read the channel from there on only.
-pub(super) struct Started {
-    clock: Arc<dyn Clock>,
-    calls: Mutex<(HashMap<CallId, Timestamp>, VecDeque<CallId>)>,
-}
-
-impl Started {
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            calls: Mutex::default(),
-        }
-    }
-
-    /// Remembers the first beginning of `call`; the oldest call is forgotten when there are too many.
-    pub fn note(&self, call: CallId) {
-        let mut guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let (times, order) = &mut *guard;
-        if times.contains_key(&call) {
-            return;
-        }
-        if order.len() >= REMEMBERED
-            && let Some(oldest) = order.pop_front()
-        {
-            times.remove(&oldest);
-        }
-        times.insert(call, self.clock.now());
-        order.push_back(call);
-    }
-
-    /// The earliest time at which a message of `call` can have been posted, as Slack writes it.
-    fn oldest(&self, call: CallId) -> String {
-        let guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = match guard.0.get(&call) {
-            Some(began) => began.as_second() - SKEW.as_secs() as i64,
-            None => self.clock.now().as_second() - WINDOW.as_secs() as i64,
-        };
-        format!("{oldest}.000000")
-    }
-}
+/// How often Slack may ask for patience between two messages of one call.
+const WAITS: u32 = 5;
 
 /// Posts into a channel, or into a thread of it.
 pub(super) async fn post(
@@ -71,29 +29,127 @@ pub(super) async fn post(
     thread: Option<&str>,
     text: &str,
 ) -> Result<Value, ToolError> {
-    let mut body = message::body(channel, text, request.call)?;
-    if let Some(thread) = thread {
-        body["thread_ts"] = json!(thread);
+    let started = &call.api.started;
+    let began = Instant::now();
+    let bodies = message::bodies(channel, text, request.call)?;
+    started.is_for(request.call, channel);
+    let parts = bodies.len();
+    let mut channel = channel.to_owned();
+    for (part, mut body) in bodies.into_iter().enumerate() {
+        let posted = started.posted(request.call);
+        if posted.contains_key(&part) {
+            continue;
+        }
+        if let Some(thread) = thread {
+            set(&mut body, "thread_ts", thread);
+        }
+        set(&mut body, "link_names", false);
+        // A preview makes Slack fetch the address, query and all: a model must not be able to send data out that way.
+        set(&mut body, "unfurl_links", false);
+        set(&mut body, "unfurl_media", false);
+        let until = began + request.timeout;
+        let answer = send(call, request, part, &body, until).await.map_err(|error| {
+            if posted.is_empty() {
+                error
+            } else {
+                partly(error, posted.len(), parts)
+            }
+        })?;
+        started.add(request.call, part, as_text(at(&answer, &["ts"])));
+        channel = as_text(at(&answer, &["channel"])).unwrap_or(channel);
     }
-    body["link_names"] = json!(false);
-    // A preview makes Slack fetch the address, query and all: a model must not be able to send data out that way.
-    body["unfurl_links"] = json!(false);
-    body["unfurl_media"] = json!(false);
-    let answer = call.change("chat.postMessage", &body).await?;
-    Ok(tell(
-        answer["channel"].as_str().unwrap_or(channel),
-        &answer["ts"],
-        thread,
-    ))
+    let told = tell(&channel, thread, &started.posted(request.call));
+    started.done(request.call);
+    Ok(told)
 }
 
-/// Looks in a channel, or in a thread of it, for the message of an earlier call.
+/// Sends one message. Behind others of its call a 429 is waited out here: the call may not begin again.
+async fn send(
+    call: &Call,
+    request: &ToolRequest,
+    part: usize,
+    body: &Value,
+    until: Instant,
+) -> Result<Value, ToolError> {
+    let started = &call.api.started;
+    let mut waits = 0;
+    loop {
+        started.set_sent(request.call, part + 1);
+        let error = match call.change("chat.postMessage", body).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if error.kind != ToolErrorKind::InDoubt {
+            started.set_sent(request.call, part);
+        }
+        waits += 1;
+        let pause = Duration::from_secs(waits.into()).max(error.retry_after.unwrap_or_default());
+        let is_worth_it = part > 0 && waits <= WAITS && until.saturating_duration_since(Instant::now()) > pause;
+        if error.kind != ToolErrorKind::RateLimited || !is_worth_it {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// A failure behind messages that are out: whatever it is, something was changed.
+fn partly(error: ToolError, posted: usize, parts: usize) -> ToolError {
+    ToolError {
+        message: format!("{posted} of {parts} messages were posted, then: {}", error.message),
+        answered: error.answered || matches!(error.kind, ToolErrorKind::Refused | ToolErrorKind::RateLimited),
+        kind: ToolErrorKind::InDoubt,
+        ..error
+    }
+}
+
+/// Looks for the messages of an earlier call in the channels where they may be, or in a thread there.
 pub(super) async fn find(
+    call: &Call,
+    request: &ToolRequest,
+    channels: &[String],
+    thread: Option<&str>,
+    text: &str,
+) -> Result<LookUp, ToolError> {
+    let started = &call.api.started;
+    let wanted = message::from_markdown(text)?.len();
+    for channel in channels {
+        let mut posted = started.posted(request.call);
+        let parts = read(call, request, channel, thread, wanted, &mut posted).await?;
+        if posted.is_empty() {
+            continue;
+        }
+        if parts != wanted {
+            return Err(refused(format!(
+                "{} of {parts} messages were posted; the others can no longer be made in the same way",
+                posted.len()
+            )));
+        }
+        if posted.len() >= wanted {
+            return Ok(LookUp::Found(tell(channel, thread, &posted)));
+        }
+        for (part, ts) in &posted {
+            started.add(request.call, *part, ts.clone());
+        }
+        started.is_for(request.call, channel);
+        let sent = started.sent(request.call);
+        // Nothing is under way any more, and the rest never left.
+        if sent > 0 && (0..sent).all(|part| posted.contains_key(&part)) {
+            return Err(refused(format!("only {sent} of {wanted} messages were posted")));
+        }
+        return Ok(LookUp::NotFound);
+    }
+    Ok(LookUp::NotFound)
+}
+
+/// Reads a channel, newest messages first, until all `wanted` messages of the call are found. Returns how many the call has.
+async fn read(
     call: &Call,
     request: &ToolRequest,
     channel: &str,
     thread: Option<&str>,
-) -> Result<LookUp, ToolError> {
+    wanted: usize,
+    posted: &mut Posted,
+) -> Result<usize, ToolError> {
     let mut query = vec![
         ("channel", channel.to_owned()),
         ("oldest", call.api.started.oldest(request.call)),
@@ -106,14 +162,26 @@ pub(super) async fn find(
         }
         None => "conversations.history",
     };
-    let mut cursor = None;
+    let (mut cursor, mut parts) = (None, wanted);
     for _ in 0..PAGES {
         let Page { items, next } = call.page(method, "messages", &query, cursor).await?;
-        if let Some(found) = items.iter().find(|item| message::bears(item, request.call)) {
-            return Ok(LookUp::Found(tell(channel, &found["ts"], thread)));
+        for item in &items {
+            if let Some(mark) = message::mark(item, request.call) {
+                let Mark { part, parts: said } = mark;
+                parts = said.unwrap_or(parts);
+                posted.insert(part, as_text(at(item, &["ts"])));
+            }
+        }
+        if posted.len() >= parts {
+            return Ok(parts);
+        }
+        if items.iter().any(|item| !item.is_object()) {
+            return Err(refused(format!(
+                "a message in {channel} could not be read: whether it is this one cannot be told"
+            )));
         }
         if next.is_none() {
-            return Ok(LookUp::NotFound);
+            return Ok(parts);
         }
         cursor = next;
     }
@@ -122,10 +190,15 @@ pub(super) async fn find(
     )))
 }
 
-pub(super) fn tell(channel: &str, ts: &Value, thread: Option<&str>) -> Value {
-    let mut told = json!({ "channel": channel, "ts": ts });
+/// Tells where messages are.
+pub(super) fn tell(channel: &str, thread: Option<&str>, posted: &Posted) -> Value {
+    let mut told = json!({ "channel": channel, "ts": posted.values().next().cloned().flatten() });
     if let Some(thread) = thread {
-        told["thread_ts"] = json!(thread);
+        set(&mut told, "thread_ts", thread);
+    }
+    if posted.len() > 1 {
+        let all: Vec<Value> = posted.values().map(|ts| json!(ts)).collect();
+        set(&mut told, "messages", all);
     }
     told
 }

@@ -30,13 +30,13 @@ impl Tool<Call> for ReplyInThread {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = channels::resolve(call, &wanted.channel).await?;
+        let channel = channels::destination(call, request.call, &wanted.channel).await?;
         posted::post(call, request, &channel, Some(&wanted.thread_ts), &wanted.text).await
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = channels::resolve(call, &wanted.channel).await?;
-        posted::find(call, request, &channel, Some(&wanted.thread_ts)).await
+        let channels = channels::places(call, request.call, &wanted.channel).await?;
+        posted::find(call, request, &channels, Some(&wanted.thread_ts), &wanted.text).await
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::api::{Call, unusable};
 use super::{people, posted};
+use crate::adapters::tools::member::{as_text, at};
 use crate::adapters::tools::{Tool, arguments};
 
 pub(super) struct SendDirectMessage;
@@ -29,14 +30,20 @@ impl Tool<Call> for SendDirectMessage {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = open(call, &wanted.user).await?;
+        let channel = match call.api.started.channel(request.call) {
+            Some(channel) if !call.api.started.posted(request.call).is_empty() => channel,
+            _ => open(call, &wanted.user).await?,
+        };
         posted::post(call, request, &channel, None, &wanted.text).await
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = open(call, &wanted.user).await?;
-        posted::find(call, request, &channel, None).await
+        let channel = match call.api.started.channel(request.call) {
+            Some(channel) => channel,
+            None => open(call, &wanted.user).await?,
+        };
+        posted::find(call, request, &[channel], None, &wanted.text).await
     }
 }
 
@@ -44,8 +51,7 @@ impl Tool<Call> for SendDirectMessage {
 async fn open(call: &Call, user: &str) -> Result<String, ToolError> {
     let user = people::resolve(call, user).await?;
     let answer = call.open("conversations.open", &json!({ "users": user })).await?;
-    answer["channel"]["id"]
-        .as_str()
-        .map(str::to_owned)
+    as_text(at(&answer, &["channel", "id"]))
+        .filter(|id| !id.is_empty())
         .ok_or_else(|| unusable(format_args!("a conversation without an id")))
 }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::Call;
-use super::{channels, message, posted};
+use super::{channels, message};
+use crate::adapters::tools::member::{as_text, at, set};
 use crate::adapters::tools::{Tool, arguments, refused};
 
 pub(super) struct UpdateMessage;
@@ -31,32 +32,51 @@ impl Tool<Call> for UpdateMessage {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
+        // Before anything is asked: a text that is too long is no matter of channels.
+        let parts = message::from_markdown(&wanted.text)?.len();
+        if parts > 1 {
+            return Err(refused(format!(
+                "nothing was updated: the text would need {parts} messages in Slack, and an update is one; shorten it"
+            )));
+        }
         let channel = channels::resolve(call, &wanted.channel).await?;
-        let mut body = message::body(&channel, &wanted.text, request.call)?;
-        body["ts"] = json!(wanted.ts);
+        call.api.started.is_for(request.call, &channel);
+        let mut body = message::bodies(&channel, &wanted.text, request.call)?
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        set(&mut body, "ts", wanted.ts.as_str());
         let answer = call.change("chat.update", &body).await?;
-        Ok(posted::tell(&channel, &answer["ts"], None))
+        call.api.started.done(request.call);
+        Ok(tell(&channel, &answer))
     }
 
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let channel = channels::resolve(call, &wanted.channel).await?;
-        // Of one ts, this answers the message itself, whether it stands in the channel or in a thread.
-        let query = [
-            ("channel", channel.clone()),
-            ("ts", wanted.ts.clone()),
-            ("oldest", wanted.ts.clone()),
-            ("latest", wanted.ts.clone()),
-            ("inclusive", "true".to_owned()),
-            ("include_all_metadata", "true".to_owned()),
-        ];
-        let page = call.page("conversations.replies", "messages", &query, None).await?;
-        match page.items.iter().find(|item| item["ts"] == wanted.ts.as_str()) {
-            Some(found) if message::bears(found, request.call) => {
-                Ok(LookUp::Found(posted::tell(&channel, &found["ts"], None)))
+        for channel in channels::places(call, request.call, &wanted.channel).await? {
+            // Of one ts, this answers the message itself, whether it stands in the channel or in a thread.
+            let query = [
+                ("channel", channel.clone()),
+                ("ts", wanted.ts.clone()),
+                ("oldest", wanted.ts.clone()),
+                ("latest", wanted.ts.clone()),
+                ("inclusive", "true".to_owned()),
+                ("include_all_metadata", "true".to_owned()),
+            ];
+            let page = call.page("conversations.replies", "messages", &query, None).await?;
+            let is_it = |item: &&Value| as_text(at(item, &["ts"])).as_deref() == Some(&wanted.ts);
+            match page.items.iter().find(is_it) {
+                Some(found) if message::mark(found, request.call).is_some() => {
+                    return Ok(LookUp::Found(tell(&channel, found)));
+                }
+                Some(_) => return Ok(LookUp::NotFound),
+                None => {}
             }
-            Some(_) => Ok(LookUp::NotFound),
-            None => Err(refused("the message that was to be updated cannot be found")),
         }
+        Err(refused("the message that was to be updated cannot be found"))
     }
+}
+
+fn tell(channel: &str, message: &Value) -> Value {
+    json!({ "channel": channel, "ts": as_text(at(message, &["ts"])) })
 }

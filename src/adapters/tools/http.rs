@@ -7,14 +7,16 @@ use bytes::{Bytes, BytesMut};
 use copilotd_actors::compute;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{ToolError, ToolErrorKind};
-use reqwest::header::HeaderMap;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 
-use super::{InvalidConfig, failed, refused};
+use super::{InvalidConfig, failed, refused, unreadable};
 
 /// Longest answer of a vendor.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// A byte order mark, which some proxies put before JSON.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What came back, whatever its status.
@@ -23,6 +25,35 @@ pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+impl Answer {
+    /// Reads the body as a JSON object, whatever its content type says.
+    pub async fn object(&self, vendor: &str, tenant: &TenantId) -> Result<Value, ToolError> {
+        match parsed(tenant, self.body.clone()).await {
+            Some(value) if value.is_object() => Ok(value),
+            Some(_) => Err(unreadable(vendor, "an answer that is not a JSON object")),
+            None => Err(unreadable(
+                vendor,
+                &format!("an answer that is not JSON{}", self.looks()),
+            )),
+        }
+    }
+
+    /// What a body that is no JSON looks like, for whoever has to find the proxy that sends it.
+    fn looks(&self) -> &'static str {
+        let header = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let is_html = header(CONTENT_TYPE).is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
+        if self.body.trim_ascii().is_empty() {
+            " (it is empty)"
+        } else if header(CONTENT_ENCODING).is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            " (it is compressed, which it was not asked to be)"
+        } else if is_html || self.body.trim_ascii_start().starts_with(b"<") {
+            " (it looks like a web page: a proxy may stand in between)"
+        } else {
+            ""
+        }
+    }
 }
 
 /// Builds the client which all systems of all tenants share. It keeps no cookies and follows no redirect: a redirected
@@ -40,8 +71,10 @@ pub fn client() -> Result<Client, InvalidConfig> {
 }
 
 /// Reads an answer as JSON: on the compute pool, in its tenant's turn, when it is long. None if it is no JSON.
-pub(crate) async fn parsed(tenant: &TenantId, body: Bytes) -> Option<Value> {
-    let (cost, parse) = (body.len(), move || serde_json::from_slice(&body).ok());
+async fn parsed(tenant: &TenantId, body: Bytes) -> Option<Value> {
+    let (cost, parse) = (body.len(), move || {
+        serde_json::from_slice(body.strip_prefix(MARK).unwrap_or(&body)).ok()
+    });
     compute::run(Some(tenant), cost, parse).await.ok().flatten()
 }
 
@@ -54,9 +87,9 @@ pub(crate) async fn send(vendor: &str, request: RequestBuilder) -> Result<Answer
     while let Some(piece) = response.chunk().await.map_err(|error| classify(vendor, error))? {
         if body.len() + piece.len() > MAX_ANSWER_BYTES {
             // The vendor has done its part: only the answer is lost.
-            return Err(failed(
-                ToolErrorKind::InDoubt,
-                format!("{vendor} sent more than {MAX_ANSWER_BYTES} bytes; the answer was dropped"),
+            return Err(unreadable(
+                vendor,
+                &format!("more than {MAX_ANSWER_BYTES} bytes; the answer was dropped"),
             ));
         }
         body.extend_from_slice(&piece);

@@ -78,6 +78,15 @@ pub(crate) fn failed(kind: ToolErrorKind, message: impl Into<String>) -> ToolErr
         message: message.into(),
         retry_after: None,
         rate: RateHint::default(),
+        answered: false,
+    }
+}
+
+/// The vendor answered something that cannot be used: it is well, but whether a change took effect is not known.
+pub(crate) fn unreadable(vendor: &str, what: &str) -> ToolError {
+    ToolError {
+        answered: true,
+        ..failed(ToolErrorKind::InDoubt, format!("{vendor} sent {what}"))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use copilotd_actors::ports::RateHint;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::HeaderMap;
 
 /// Windows longer than this belong to single objects (30 updates of one ticket in 10 minutes): heeding them would stop
@@ -31,11 +33,22 @@ pub fn hint(headers: &HeaderMap) -> RateHint {
         .fold(account, tighter)
 }
 
-/// Reads `Retry-After`, in seconds; a part of a second counts as a whole one.
+/// Reads `Retry-After`: seconds, of which a part counts as a whole one, or a date, as far as it is ahead of the answer's own.
+/// Whoever waits adds a pause of his own: what is zero or past must not mean "at once, for ever".
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: f64 = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    let text = headers.get("retry-after")?.to_str().ok()?.trim();
+    let Ok(seconds) = text.parse::<f64>() else {
+        let ahead = date(text)?.duration_since(date(headers.get("date")?.to_str().ok()?)?);
+        let ahead = Duration::try_from(ahead).unwrap_or_default();
+        return Some(ahead.min(LONGEST_PATIENCE));
+    };
     (seconds.is_finite() && seconds >= 0.0)
         .then(|| Duration::from_secs_f64(seconds.ceil().min(LONGEST_PATIENCE.as_secs_f64())))
+}
+
+fn date(text: &str) -> Option<Timestamp> {
+    static PARSER: DateTimeParser = DateTimeParser::new();
+    PARSER.parse_timestamp(text.trim()).ok()
 }
 
 /// Combines what two answers of one call said: the newer one counts, what it does not say stays.

@@ -15,8 +15,10 @@ pub fn clip(text: &str, max: usize) -> String {
         if used > max {
             // The note needs room too; what it takes is not worth a second pass over long texts.
             let note = 40.min(max);
-            let kept = fitting(&text[..at], max - note);
-            return format!("{kept}… [{} more characters]", text[kept.len()..].chars().count());
+            let (begun, _) = text.split_at_checked(at).unwrap_or((text, ""));
+            let (kept, rest) = fitting(begun, max - note);
+            let more = rest.chars().count() + text.chars().count() - begun.chars().count();
+            return format!("{kept}… [{more} more characters]");
         }
     }
     text.to_owned()
@@ -39,7 +41,8 @@ pub fn fit(items: Vec<Value>, base: &Value) -> (Vec<Value>, usize) {
     (kept, left_out)
 }
 
-fn fitting(text: &str, max: usize) -> &str {
+/// Splits a text where it no longer fits.
+fn fitting(text: &str, max: usize) -> (&str, &str) {
     let mut used = 0;
     let end = text
         .char_indices()
@@ -48,7 +51,7 @@ fn fitting(text: &str, max: usize) -> &str {
             used > max
         })
         .map_or(text.len(), |(at, _)| at);
-    &text[..end]
+    text.split_at_checked(end).unwrap_or((text, ""))
 }
 
 fn json_len(character: char) -> usize {

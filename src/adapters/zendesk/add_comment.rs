@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::api::Call;
 use super::audits::{self, Outcome};
-use crate::adapters::tools::member::take_member;
+use super::wire;
+use crate::adapters::tools::member::{as_number, as_text, at, take_member};
 use crate::adapters::tools::{Tool, arguments};
 
 pub(super) struct AddComment;
@@ -57,9 +58,9 @@ impl Tool<Call> for AddComment {
 fn tell(call: &Call, wanted: &Arguments, audit: &Value) -> Value {
     json!({
         "ticket_id": wanted.ticket_id,
-        "comment_id": audits::comment(audit).map(|comment| comment["id"].clone()),
+        "comment_id": audits::comment(audit).and_then(|comment| as_number(at(comment, &["id"]))),
         "public": wanted.public,
-        "at": audit["created_at"],
+        "at": wire::word(as_text(at(audit, &["created_at"])).as_deref()),
         "url": call.ticket_url(wanted.ticket_id),
     })
 }

@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::{ZendeskAuth, ZendeskConfig};
 use crate::adapters::tools::http::{self, Answer};
-use crate::adapters::tools::member::take_member;
+use crate::adapters::tools::member::{as_flag, as_text, at, take_member};
 use crate::adapters::tools::run::{Progress, Session};
-use crate::adapters::tools::{InvalidConfig, failed, rate, text};
+use crate::adapters::tools::{InvalidConfig, failed, rate, text, unreadable};
 
 /// Longest error text of the vendor that is passed on.
 const MAX_ERROR_BYTES: usize = 600;
@@ -107,7 +107,8 @@ impl Call {
         .await
     }
 
-    /// Reads at most `max` items of the list `key`, page by page; tells whether there are more.
+    /// Reads at most `max` items of the list `key`, page by page; tells whether there are more. Only our own path is asked, with
+    /// the vendor's cursor: an address that an answer names is not followed.
     pub async fn list(
         &self,
         path: &str,
@@ -120,24 +121,28 @@ impl Call {
         loop {
             let mut query = query.to_vec();
             query.push(("page[size]", (max - items.len()).min(PAGE).to_string()));
-            query.extend(after.take().map(|cursor| ("page[after]", cursor)));
+            let asked = after.take();
+            query.extend(asked.clone().map(|cursor| ("page[after]", cursor)));
             let mut page = self.get(path, &query).await?;
             let Value::Array(found) = take_member(&mut page, key) else {
-                return Err(unusable(format!("an answer without {key}")));
+                return Err(unusable(format!("an answer without a list of {key}")));
             };
             let empty = found.is_empty();
             items.extend(found);
             // An account may still answer such a list with offset pages, which have no `meta`.
-            let more = page["meta"]["has_more"] == true || page["next_page"].is_string();
+            let has_more = as_flag(at(&page, &["meta", "has_more"])) == Some(true);
+            let more = has_more || at(&page, &["next_page"]).is_string();
             if items.len() >= max {
                 let more = more || items.len() > max;
                 items.truncate(max);
                 return Ok((items, more));
             }
-            after = page["meta"]["after_cursor"].as_str().map(str::to_owned);
-            if !more || empty || after.is_none() {
+            let next = as_text(at(&page, &["meta", "after_cursor"])).filter(|cursor| !cursor.is_empty());
+            // The same page again would be the last one again.
+            if !more || empty || next.is_none() || next == asked {
                 return Ok((items, more));
             }
+            after = next;
         }
     }
 
@@ -159,21 +164,29 @@ impl Call {
         if !answer.status.is_success() {
             return Err(refusal(&answer));
         }
-        http::parsed(&self.tenant, answer.body)
-            .await
-            .ok_or_else(|| unusable("an answer that is not JSON"))
+        answer.object(Self::VENDOR, &self.tenant).await
     }
 }
 
 /// Whether a refusal is Zendesk's answer to a change that was made on an old version of the ticket.
 pub(crate) fn is_conflict(error: &ToolError) -> bool {
-    error.kind == ToolErrorKind::Refused && error.message.starts_with(CONFLICT)
+    is_refusal(error, StatusCode::CONFLICT)
 }
 
-const CONFLICT: &str = "zendesk answered 409";
+/// Whether Zendesk says that what was asked for does not exist, or not any more.
+pub(crate) fn is_gone(error: &ToolError) -> bool {
+    is_refusal(error, StatusCode::NOT_FOUND) || is_refusal(error, StatusCode::GONE)
+}
+
+fn is_refusal(error: &ToolError, status: StatusCode) -> bool {
+    let code = error.message.strip_prefix(ANSWERED).and_then(|rest| rest.get(..3));
+    error.kind == ToolErrorKind::Refused && code == Some(status.as_str())
+}
+
+const ANSWERED: &str = "zendesk answered ";
 
 pub(crate) fn unusable(what: impl std::fmt::Display) -> ToolError {
-    failed(ToolErrorKind::InDoubt, format!("zendesk sent {what}"))
+    unreadable(Call::VENDOR, &what.to_string())
 }
 
 fn refusal(answer: &Answer) -> ToolError {
@@ -193,10 +206,7 @@ fn refusal(answer: &Answer) -> ToolError {
     };
     let said = said(&answer.body);
     let separator = if said.is_empty() { "" } else { ": " };
-    let mut error = failed(
-        kind,
-        format!("zendesk answered {}{hint}{separator}{said}", status.as_u16()),
-    );
+    let mut error = failed(kind, format!("{ANSWERED}{}{hint}{separator}{said}", status.as_u16()));
     error.retry_after = rate::retry_after(&answer.headers);
     error
 }
@@ -206,15 +216,12 @@ fn said(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else {
         return String::new();
     };
-    let parts = [
-        &body["error"],
-        &body["error"]["title"],
-        &body["error"]["message"],
-        &body["description"],
-    ];
-    let mut said: Vec<String> = parts.into_iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    if body["details"].is_object() {
-        said.push(body["details"].to_string());
+    let parts: [&[&str]; 4] = [&["error"], &["error", "title"], &["error", "message"], &["description"]];
+    let texts = parts.into_iter().filter_map(|path| at(&body, path).as_str());
+    let mut said: Vec<String> = texts.map(str::to_owned).collect();
+    let details = at(&body, &["details"]);
+    if details.is_object() {
+        said.push(details.to_string());
     }
     text::clip(&said.join(": "), MAX_ERROR_BYTES)
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Call, Change, is_conflict};
 use super::get_ticket;
+use crate::adapters::tools::member::at;
 use crate::adapters::tools::refused;
 
 /// Key of our mark in an audit's `metadata.custom`.
@@ -70,7 +71,11 @@ pub(super) async fn find(call: &Call, id: CallId, ticket: u64) -> Result<Option<
         .list(&format!("tickets/{ticket}/audits"), "audits", &[], MAX_AUDITS)
         .await?;
     let mark = id.to_string();
+    let odd = audits.iter().filter(|audit| !audit.is_object()).count();
     match audits.into_iter().find(|audit| bears(audit, &mark)) {
+        None if odd > 0 => Err(refused(format!(
+            "{odd} changes of ticket {ticket} could not be read: whether this one is among them cannot be told"
+        ))),
         None if more => Err(refused(format!(
             "ticket {ticket} has more than {MAX_AUDITS} changes: whether this one is among them cannot be told"
         ))),
@@ -80,14 +85,12 @@ pub(super) async fn find(call: &Call, id: CallId, ticket: u64) -> Result<Option<
 
 /// Returns the comment which an audit records.
 pub(super) fn comment(audit: &Value) -> Option<&Value> {
-    audit["events"]
-        .as_array()?
-        .iter()
-        .find(|event| event["type"] == "Comment")
+    let events = at(audit, &["events"]).as_array()?;
+    events.iter().find(|event| at(event, &["type"]) == "Comment")
 }
 
 fn bears(audit: &Value, mark: &str) -> bool {
-    let custom = &audit["metadata"]["custom"];
+    let custom = at(audit, &["metadata", "custom"]);
     // The request's metadata becomes `custom`; an account that keeps the request's own wrapping is understood too.
-    custom[MARK] == mark || custom["custom"][MARK] == mark
+    at(custom, &[MARK]) == mark || at(custom, &["custom", MARK]) == mark
 }

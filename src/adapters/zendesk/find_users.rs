@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::api::Call;
 use super::users::User;
 use super::wire;
+use crate::adapters::tools::member::{as_number, at, set, tell_unreadable};
 use crate::adapters::tools::{Tool, arguments, text};
 
 const USERS: usize = 20;
@@ -31,20 +32,23 @@ impl Tool<Call> for FindUsers {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let answer = call
+        let mut answer = call
             .get(
                 "users/search",
                 &[("query", wanted.query), ("per_page", USERS.to_string())],
             )
             .await?;
-        let total = answer["count"].as_u64();
-        let users: Vec<User> = wire::take(answer, "users")?;
+        let total = as_number(at(&answer, &["count"]));
+        let users = wire::take_list::<User>(&mut answer, "users")?;
         let mut told = json!({ "users": [], "total": total });
-        let (items, left_out) = text::fit(users.iter().take(USERS).map(User::tell).collect(), &told);
-        told["users"] = Value::Array(items);
-        if left_out > 0 || users.len() > USERS {
-            told["left_out"] = json!(left_out + users.len().saturating_sub(USERS));
+        let shown = users.items.iter().take(USERS).map(User::tell).collect();
+        let (items, left_out) = text::fit(shown, &told);
+        set(&mut told, "users", items);
+        let left_out = left_out + users.items.len().saturating_sub(USERS);
+        if left_out > 0 {
+            set(&mut told, "left_out", left_out);
         }
+        tell_unreadable(&mut told, "users", users.unreadable);
         Ok(told)
     }
 }

@@ -44,12 +44,12 @@ impl Tool<Call> for GetTicket {
         let (ticket, comments) = futures::try_join!(read(call, wanted.ticket_id), comments)?;
         let authors = comments
             .iter()
-            .flat_map(|(comments, _)| comments.iter().filter_map(|comment| comment.author_id));
+            .flat_map(|newest| newest.comments.iter().filter_map(|comment| comment.author_id));
         let people = authors.chain(ticket.requester_id).chain(ticket.assignee_id).collect();
         let users = Users::find_if_possible(call, people).await;
         let mut told = json!({ "ticket": ticket.tell(call, &users, Detail::Full) });
-        if let Some((comments, more)) = comments {
-            list_comments::tell(&mut told, &comments, more, &users);
+        if let Some(newest) = comments {
+            list_comments::tell(&mut told, &newest, &users);
         }
         Ok(told)
     }

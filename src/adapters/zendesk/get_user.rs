@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::api::Call;
 use super::users::User;
 use super::wire;
+use crate::adapters::tools::member::set;
 use crate::adapters::tools::{Tool, arguments, text::clip};
 
 pub(super) struct GetUser;
@@ -32,14 +33,34 @@ impl Tool<Call> for GetUser {
         let answer = call.get(&format!("users/{}", wanted.user_id), &[]).await?;
         let user: User = wire::take(answer, "user")?;
         let mut told = user.tell();
-        told["phone"] = json!(user.phone.as_deref().map(|phone| clip(phone, 60)));
-        told["time_zone"] = json!(user.time_zone.as_deref().map(|zone| clip(zone, 60)));
-        told["locale"] = json!(user.locale.as_deref().map(|locale| clip(locale, 20)));
-        told["organization_id"] = json!(user.organization_id);
-        told["suspended"] = json!(user.suspended);
-        told["details"] = json!(user.details.as_deref().map(|details| clip(details, 1000)));
-        told["notes"] = json!(user.notes.as_deref().map(|notes| clip(notes, 1000)));
-        told["created_at"] = json!(user.created_at);
+        set(
+            &mut told,
+            "phone",
+            json!(user.phone.as_deref().map(|phone| clip(phone, 60))),
+        );
+        set(
+            &mut told,
+            "time_zone",
+            json!(user.time_zone.as_deref().map(|zone| clip(zone, 60))),
+        );
+        set(
+            &mut told,
+            "locale",
+            json!(user.locale.as_deref().map(|locale| clip(locale, 20))),
+        );
+        set(&mut told, "organization_id", json!(user.organization_id));
+        set(&mut told, "suspended", json!(user.suspended));
+        set(
+            &mut told,
+            "details",
+            json!(user.details.as_deref().map(|details| clip(details, 1000))),
+        );
+        set(
+            &mut told,
+            "notes",
+            json!(user.notes.as_deref().map(|notes| clip(notes, 1000))),
+        );
+        set(&mut told, "created_at", wire::word(user.created_at.as_deref()));
         Ok(json!({ "user": told }))
     }
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::api::Call;
 use super::users::Users;
-use super::wire::{self, Comment};
+use super::wire::Comment;
+use crate::adapters::tools::member::{Readable, set, tell_unreadable};
 use crate::adapters::tools::{Tool, arguments, text};
 
 pub(super) struct ListComments;
@@ -30,17 +31,27 @@ impl Tool<Call> for ListComments {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        let (comments, more) = newest(call, wanted.ticket_id, wanted.limit.unwrap_or(20)).await?;
-        let authors = comments.iter().filter_map(|comment| comment.author_id).collect();
+        let newest = newest(call, wanted.ticket_id, wanted.limit.unwrap_or(20)).await?;
+        let authors = newest.comments.iter().filter_map(|comment| comment.author_id).collect();
         let users = Users::find_if_possible(call, authors).await;
         let mut told = json!({ "ticket_id": wanted.ticket_id });
-        tell(&mut told, &comments, more, &users);
+        tell(&mut told, &newest, &users);
         Ok(told)
     }
 }
 
-/// Reads the newest `max` comments of a ticket, newest first; tells whether there are older ones.
-pub(super) async fn newest(call: &Call, ticket: u64, max: usize) -> Result<(Vec<Comment>, bool), ToolError> {
+/// The newest comments of a ticket.
+pub(super) struct Newest {
+    /// Newest first.
+    pub comments: Vec<Comment>,
+    /// Whether there are older ones.
+    pub more: bool,
+    /// How many of these could not be read.
+    pub unreadable: usize,
+}
+
+/// Reads the newest `max` comments of a ticket.
+pub(super) async fn newest(call: &Call, ticket: u64, max: usize) -> Result<Newest, ToolError> {
     let (items, more) = call
         .list(
             &format!("tickets/{ticket}/comments"),
@@ -49,23 +60,28 @@ pub(super) async fn newest(call: &Call, ticket: u64, max: usize) -> Result<(Vec<
             max,
         )
         .await?;
-    let mut comments = items
-        .into_iter()
-        .map(|item| wire::read::<Comment>(item, "comment"))
-        .collect::<Result<Vec<_>, _>>()?;
+    let Readable {
+        items: mut comments,
+        unreadable,
+    } = Readable::<Comment>::read(items);
     // Two comments of one second have no promised order; ids rise.
     comments.sort_by(|a, b| (&b.created_at, b.id).cmp(&(&a.created_at, a.id)));
-    Ok((comments, more))
+    Ok(Newest {
+        comments,
+        more,
+        unreadable,
+    })
 }
 
 /// Adds comments to a result, oldest first as people read them. When they do not all fit, the oldest are left out.
-pub(super) fn tell(told: &mut Value, newest_first: &[Comment], more: bool, users: &Users) {
-    let items = newest_first.iter().map(|comment| comment.tell(users)).collect();
+pub(super) fn tell(told: &mut Value, newest: &Newest, users: &Users) {
+    let items = newest.comments.iter().map(|comment| comment.tell(users)).collect();
     let (mut items, left_out) = text::fit(items, told);
     items.reverse();
-    told["comments"] = Value::Array(items);
-    told["older_comments"] = json!(more || left_out > 0);
+    set(told, "comments", items);
+    set(told, "older_comments", newest.more || left_out > 0);
     if left_out > 0 {
-        told["comments_left_out"] = json!(left_out);
+        set(told, "comments_left_out", left_out);
     }
+    tell_unreadable(told, "comments", newest.unreadable);
 }

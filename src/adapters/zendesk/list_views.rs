@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::Call;
-use super::wire;
+use crate::adapters::tools::member::{self, Readable, set, tell_unreadable};
 use crate::adapters::tools::{Tool, text};
 
 const VIEWS: usize = 200;
@@ -15,9 +15,13 @@ pub(super) struct ListViews;
 
 #[derive(Debug, Deserialize)]
 struct View {
+    #[serde(deserialize_with = "member::own_id")]
     id: u64,
+    #[serde(default, deserialize_with = "member::text")]
     title: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     description: Option<String>,
+    #[serde(default, deserialize_with = "member::flag")]
     active: Option<bool>,
 }
 
@@ -33,10 +37,10 @@ impl Tool<Call> for ListViews {
 
     async fn call(&self, call: &Call, _request: &ToolRequest) -> Result<Value, ToolError> {
         let (views, more) = call.list("views", "views", &[], VIEWS).await?;
-        let views = views
-            .into_iter()
-            .map(|view| wire::read::<View>(view, "view"))
-            .collect::<Result<Vec<_>, _>>()?;
+        let Readable {
+            items: views,
+            unreadable,
+        } = Readable::<View>::read(views);
         let mut told = json!({ "views": [], "more": more });
         let items = views
             .into_iter()
@@ -50,10 +54,11 @@ impl Tool<Call> for ListViews {
             })
             .collect();
         let (items, left_out) = text::fit(items, &told);
-        told["views"] = Value::Array(items);
+        set(&mut told, "views", items);
         if left_out > 0 {
-            told["left_out"] = json!(left_out);
+            set(&mut told, "left_out", left_out);
         }
+        tell_unreadable(&mut told, "views", unreadable);
         Ok(told)
     }
 }

@@ -1,17 +1,17 @@
 //! `zendesk_search_tickets`.
 
 use async_trait::async_trait;
-use copilotd_actors::ports::{ToolError, ToolErrorKind, ToolRequest};
+use copilotd_actors::ports::{ToolError, ToolRequest};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::api::Call;
-use super::list_comments;
+use super::api::{Call, is_gone, unusable};
+use super::list_comments::{self, Newest};
 use super::unread::{Remark, is_unread};
 use super::users::Users;
-use super::wire::{self, Comment, Detail, Ticket};
-use crate::adapters::tools::member::take_member;
+use super::wire::{Detail, Ticket};
+use crate::adapters::tools::member::{Readable, as_number, at, set, take_member, tell_unreadable};
 use crate::adapters::tools::{Tool, arguments, refused, text};
 
 /// Tickets whose comments are read to find unread ones.
@@ -58,7 +58,9 @@ impl Tool<Call> for SearchTickets {
         }
         let requesters = found.tickets.iter().filter_map(|ticket| ticket.requester_id).collect();
         let users = Users::find_if_possible(call, requesters).await;
-        Ok(tell(call, &found.tickets, &users, found.total, found.more))
+        let mut told = tell(call, &found.tickets, &users, found.total, found.more);
+        tell_unreadable(&mut told, "tickets", found.unreadable);
+        Ok(told)
     }
 }
 
@@ -67,6 +69,8 @@ struct Found {
     /// How many match in all, where Zendesk says it.
     total: Option<u64>,
     more: bool,
+    /// How many could not be read.
+    unreadable: usize,
 }
 
 async fn search(call: &Call, wanted: &Arguments, max: usize) -> Result<Found, ToolError> {
@@ -81,19 +85,26 @@ async fn search(call: &Call, wanted: &Arguments, max: usize) -> Result<Found, To
             ],
         )
         .await?;
-    let total = answer["count"].as_u64();
-    let more = answer["next_page"].is_string();
+    let total = as_number(at(&answer, &["count"]));
+    let more = at(&answer, &["next_page"]).is_string();
     let Value::Array(results) = take_member(&mut answer, "results") else {
-        return Err(super::api::unusable("an answer without results"));
+        return Err(unusable("an answer without a list of results"));
     };
     // The model's own words may ask for other types of things; they are no tickets.
-    let tickets = results
-        .into_iter()
-        .filter(|result| result["result_type"].as_str().is_none_or(|kind| kind == "ticket"))
-        .take(max)
-        .map(|result| wire::read(result, "ticket"))
-        .collect::<Result<_, _>>()?;
-    Ok(Found { tickets, total, more })
+    let is_ticket = |result: &Value| {
+        at(result, &["result_type"])
+            .as_str()
+            .is_none_or(|kind| kind == "ticket")
+    };
+    let results: Vec<Value> = results.into_iter().filter(is_ticket).collect();
+    let more = more || results.len() > max;
+    let tickets = Readable::<Ticket>::read(results.into_iter().take(max).collect());
+    Ok(Found {
+        tickets: tickets.items,
+        total,
+        more,
+        unreadable: tickets.unreadable,
+    })
 }
 
 fn query(wanted: &Arguments) -> String {
@@ -122,12 +133,10 @@ async fn in_view(call: &Call, view: u64, wanted: &Arguments, max: usize) -> Resu
     let (items, more) = call
         .list(&format!("views/{view}/tickets"), "tickets", &[], CANDIDATES)
         .await?;
-    let tickets = items
-        .into_iter()
-        .map(|item| wire::read::<Ticket>(item, "ticket"))
-        .collect::<Result<Vec<_>, _>>()?;
+    let read = Readable::<Ticket>::read(items);
     let same = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
-    let mut tickets: Vec<Ticket> = tickets
+    let mut tickets: Vec<Ticket> = read
+        .items
         .into_iter()
         .filter(|ticket| same(&wanted.status, &ticket.status) && same(&wanted.priority, &ticket.priority))
         .collect();
@@ -137,10 +146,13 @@ async fn in_view(call: &Call, view: u64, wanted: &Arguments, max: usize) -> Resu
         tickets,
         total: None,
         more,
+        unreadable: read.unreadable,
     })
 }
 
 async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolError> {
+    // A ticket whose status cannot be read may wait for an answer too.
+    let mut not_examined = found.tickets.iter().filter(|ticket| ticket.status.is_none()).count();
     let waiting = found
         .tickets
         .into_iter()
@@ -151,49 +163,61 @@ async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolEr
             (ticket, comments)
         })
         .buffered(AT_ONCE);
-    let mut examined: Vec<(Ticket, Vec<Comment>, bool)> = Vec::new();
-    let mut not_examined = 0;
+    let mut examined: Vec<(Ticket, Newest)> = Vec::new();
+    let (mut deleted, mut failure) = (0, None);
     while let Some((ticket, comments)) = read.next().await {
         match comments {
-            Ok((comments, more)) => examined.push((ticket, comments, more)),
-            // Part of an answer is better than asking for all of it again with the same end.
-            Err(error) if error.kind == ToolErrorKind::RateLimited && !examined.is_empty() => not_examined += 1,
-            Err(error) => return Err(error),
+            Ok(newest) => examined.push((ticket, newest)),
+            // Deleted since it was found: nobody waits for an answer there.
+            Err(error) if is_gone(&error) => deleted += 1,
+            Err(error) => {
+                not_examined += 1;
+                failure.get_or_insert(error);
+            }
         }
     }
     drop(read);
-    let mut people: Vec<u64> = examined.iter().filter_map(|(ticket, ..)| ticket.requester_id).collect();
-    let comments = examined.iter().flat_map(|(_, comments, _)| comments);
+    // Part of an answer is better than asking for all of it again with the same end.
+    if let Some(error) = failure
+        && examined.is_empty()
+    {
+        return Err(error);
+    }
+    let mut people: Vec<u64> = examined.iter().filter_map(|(ticket, _)| ticket.requester_id).collect();
+    let comments = examined.iter().flat_map(|(_, newest)| &newest.comments);
     people.extend(comments.filter_map(|comment| comment.author_id));
     // Who is an agent decides here: without it there is no answer.
     let users = Users::find(call, people).await?;
-    let mut tickets = Vec::new();
-    let mut undecided = 0;
-    for (ticket, comments, more) in examined {
-        let remarks = comments.iter().map(|comment| Remark {
+    let (mut tickets, mut odd_comments, mut undecided) = (Vec::new(), 0, 0);
+    for (ticket, newest) in examined {
+        odd_comments += newest.unreadable;
+        let remarks = newest.comments.iter().map(|comment| Remark {
             requester: comment.author_id.is_some() && comment.author_id == ticket.requester_id,
             agent: comment.author_id.is_some_and(|id| users.is_agent(id)),
-            public: comment.public,
+            public: comment.public == Some(true),
         });
         match is_unread(ticket.status.as_deref().unwrap_or_default(), remarks) {
             Some(false) => {}
-            None if more => undecided += 1,
+            None if newest.more => undecided += 1,
             Some(true) | None => tickets.push(ticket),
         }
     }
     let total = tickets.len() as u64;
+    let is_whole = !found.more && not_examined + found.unreadable + odd_comments + users.unreadable == 0;
     let more = tickets.len() > limit;
     tickets.truncate(limit);
-    let mut told = tell(
-        call,
-        &tickets,
-        &users,
-        (!found.more).then_some(total),
-        more || found.more,
-    );
-    if not_examined + undecided > 0 {
-        told["not_examined"] = json!(not_examined + undecided);
+    let mut told = tell(call, &tickets, &users, is_whole.then_some(total), more || found.more);
+    for (name, count) in [
+        ("not_examined", not_examined + undecided),
+        ("deleted_meanwhile", deleted),
+    ] {
+        if count > 0 {
+            set(&mut told, name, count);
+        }
     }
+    tell_unreadable(&mut told, "tickets", found.unreadable);
+    tell_unreadable(&mut told, "comments", odd_comments);
+    tell_unreadable(&mut told, "users", users.unreadable);
     Ok(told)
 }
 
@@ -204,10 +228,10 @@ fn tell(call: &Call, tickets: &[Ticket], users: &Users, total: Option<u64>, more
         .map(|ticket| ticket.tell(call, users, Detail::Line))
         .collect();
     let (items, left_out) = text::fit(items, &told);
-    told["tickets"] = Value::Array(items);
+    set(&mut told, "tickets", items);
     if left_out > 0 {
-        told["left_out"] = json!(left_out);
-        told["more"] = json!(true);
+        set(&mut told, "left_out", left_out);
+        set(&mut told, "more", true);
     }
     told
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::api::Call;
 use super::wire;
+use crate::adapters::tools::member;
 use crate::adapters::tools::text::clip;
 
 /// Zendesk's own bound for one request.
@@ -15,17 +16,29 @@ const AT_ONCE: usize = 100;
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct User {
+    #[serde(deserialize_with = "member::own_id")]
     pub id: u64,
+    #[serde(default, deserialize_with = "member::text")]
     pub name: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub email: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub role: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub phone: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub time_zone: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub locale: Option<String>,
+    #[serde(default, deserialize_with = "member::id")]
     pub organization_id: Option<u64>,
+    #[serde(default, deserialize_with = "member::flag")]
     pub suspended: Option<bool>,
+    #[serde(default, deserialize_with = "member::text")]
     pub details: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub notes: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub created_at: Option<String>,
 }
 
@@ -41,27 +54,32 @@ impl User {
             "id": self.id,
             "name": self.name.as_deref().map(|name| clip(name, 120)),
             "email": self.email.as_deref().map(|email| clip(email, 260)),
-            "role": self.role,
+            "role": wire::word(self.role.as_deref()),
         })
     }
 }
 
 /// What is known of some users.
 #[derive(Debug, Default)]
-pub(super) struct Users(HashMap<u64, User>);
+pub(super) struct Users {
+    known: HashMap<u64, User>,
+    /// How many could not be read.
+    pub unreadable: usize,
+}
 
 impl Users {
     /// Looks up `ids`.
     pub async fn find(call: &Call, ids: Vec<u64>) -> Result<Self, ToolError> {
         let ids: Vec<u64> = ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-        let mut known = HashMap::new();
+        let mut users = Self::default();
         for some in ids.chunks(AT_ONCE) {
             let list = some.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-            let answer = call.get("users/show_many", &[("ids", list)]).await?;
-            let users: Vec<User> = wire::take(answer, "users")?;
-            known.extend(users.into_iter().map(|user| (user.id, user)));
+            let mut answer = call.get("users/show_many", &[("ids", list)]).await?;
+            let found = wire::take_list::<User>(&mut answer, "users")?;
+            users.known.extend(found.items.into_iter().map(|user| (user.id, user)));
+            users.unreadable += found.unreadable;
         }
-        Ok(Self(known))
+        Ok(users)
     }
 
     /// Looks up `ids` where names are only an adornment: without them the result is still worth having.
@@ -75,12 +93,12 @@ impl Users {
 
     /// Whether `id` works at the support desk.
     pub fn is_agent(&self, id: u64) -> bool {
-        self.0.get(&id).is_some_and(User::is_agent)
+        self.known.get(&id).is_some_and(User::is_agent)
     }
 
     /// Role of `id` in a word.
     pub fn role(&self, id: u64) -> &'static str {
-        match self.0.get(&id) {
+        match self.known.get(&id) {
             Some(user) if user.is_agent() => "agent",
             Some(_) => "end-user",
             None => "unknown",
@@ -89,7 +107,7 @@ impl Users {
 
     /// Tells who `id` is.
     pub fn tell(&self, id: u64) -> Value {
-        match self.0.get(&id) {
+        match self.known.get(&id) {
             Some(user) => json!({
                 "id": id,
                 "name": user.name.as_deref().map(|name| clip(name, 120)),

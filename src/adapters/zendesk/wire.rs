@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Call, unusable};
 use super::users::Users;
-use crate::adapters::tools::member::take_member;
+use crate::adapters::tools::member::{self, Readable, Text, as_object, set, take_member, tell_unreadable};
 use crate::adapters::tools::text::clip;
 use copilotd_actors::ports::ToolError;
 
@@ -14,6 +14,8 @@ const SUBJECT_BYTES: usize = 300;
 const COMMENT_BYTES: usize = 1500;
 const MAX_TAGS: usize = 20;
 const TAG_BYTES: usize = 80;
+/// Words such as a status or a date.
+const WORD_BYTES: usize = 80;
 
 /// How much of the description is told.
 #[derive(Clone, Copy)]
@@ -26,45 +28,68 @@ pub(super) enum Detail {
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Ticket {
+    #[serde(deserialize_with = "member::own_id")]
     pub id: u64,
+    #[serde(default, deserialize_with = "member::text")]
     pub subject: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub description: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub status: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub priority: Option<String>,
+    #[serde(default, deserialize_with = "member::id")]
     pub requester_id: Option<u64>,
+    #[serde(default, deserialize_with = "member::id")]
     pub assignee_id: Option<u64>,
-    #[serde(default)]
-    pub tags: Vec<String>,
+    #[serde(default, deserialize_with = "member::list")]
+    pub tags: Readable<Text>,
+    #[serde(default, deserialize_with = "member::text")]
     pub created_at: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub updated_at: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Comment {
-    pub id: u64,
+    #[serde(default, deserialize_with = "member::id")]
+    pub id: Option<u64>,
+    #[serde(default, deserialize_with = "member::id")]
     pub author_id: Option<u64>,
+    #[serde(default, deserialize_with = "member::text")]
     pub body: Option<String>,
+    #[serde(default, deserialize_with = "member::text")]
     pub plain_body: Option<String>,
-    #[serde(default)]
-    pub public: bool,
+    #[serde(default, deserialize_with = "member::flag")]
+    pub public: Option<bool>,
+    #[serde(default, deserialize_with = "member::text")]
     pub created_at: Option<String>,
-    #[serde(default)]
-    pub attachments: Vec<Attachment>,
+    #[serde(default, deserialize_with = "member::list")]
+    pub attachments: Readable<Attachment>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Attachment {
+    #[serde(default, deserialize_with = "member::text")]
     pub file_name: Option<String>,
 }
 
-/// Takes `value[key]` apart.
+/// Reads the member `key` of an answer, which is what was asked for.
 pub(super) fn take<T: DeserializeOwned>(mut value: Value, key: &str) -> Result<T, ToolError> {
-    read(take_member(&mut value, key), key)
+    as_object(take_member(&mut value, key)).ok_or_else(|| unusable(format_args!("an unusable {key}")))
 }
 
-/// Reads one object.
-pub(super) fn read<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, ToolError> {
-    serde_json::from_value(value).map_err(|_| unusable(format_args!("an unusable {what}")))
+/// Reads the list `key` of an answer.
+pub(super) fn take_list<T: DeserializeOwned>(value: &mut Value, key: &str) -> Result<Readable<T>, ToolError> {
+    match take_member(value, key) {
+        Value::Array(items) => Ok(Readable::read(items)),
+        _ => Err(unusable(format_args!("an answer without a list of {key}"))),
+    }
+}
+
+/// Tells a word such as a status or a date.
+pub(super) fn word(word: Option<&str>) -> Value {
+    json!(word.map(|word| clip(word, WORD_BYTES)))
 }
 
 impl Ticket {
@@ -80,30 +105,32 @@ impl Ticket {
             "subject".into(),
             json!(clip(self.subject.as_deref().unwrap_or_default(), SUBJECT_BYTES)),
         );
-        told.insert("status".into(), json!(self.status));
-        told.insert("priority".into(), json!(self.priority));
+        told.insert("status".into(), word(self.status.as_deref()));
+        told.insert("priority".into(), word(self.priority.as_deref()));
         told.insert("requester".into(), json!(self.requester_id.map(|id| users.tell(id))));
         if let Some(assignee) = self.assignee_id {
             told.insert("assignee".into(), users.tell(assignee));
         }
-        let tags: Vec<String> = self
-            .tags
+        let tags = &self.tags.items;
+        let shown: Vec<String> = tags
             .iter()
             .take(MAX_TAGS)
-            .map(|tag| clip(tag, TAG_BYTES))
+            .map(|Text(tag)| clip(tag, TAG_BYTES))
             .collect();
-        told.insert("tags".into(), json!(tags));
-        if self.tags.len() > MAX_TAGS {
-            told.insert("tags_left_out".into(), json!(self.tags.len() - MAX_TAGS));
+        told.insert("tags".into(), json!(shown));
+        if tags.len() > MAX_TAGS {
+            told.insert("tags_left_out".into(), json!(tags.len() - MAX_TAGS));
         }
-        told.insert("created_at".into(), json!(self.created_at));
-        told.insert("updated_at".into(), json!(self.updated_at));
+        told.insert("created_at".into(), word(self.created_at.as_deref()));
+        told.insert("updated_at".into(), word(self.updated_at.as_deref()));
         told.insert(
             "description".into(),
             json!(clip(self.description.as_deref().unwrap_or_default(), description)),
         );
         told.insert("url".into(), json!(call.ticket_url(self.id)));
-        Value::Object(told)
+        let mut told = Value::Object(told);
+        tell_unreadable(&mut told, "tags", self.tags.unreadable);
+        told
     }
 }
 
@@ -117,18 +144,20 @@ impl Comment {
             "role": self.author_id.map_or("unknown", |id| users.role(id)),
             "public": self.public,
             "body": clip(body, COMMENT_BYTES),
-            "at": self.created_at,
+            "at": word(self.created_at.as_deref()),
         });
         let files: Vec<String> = self
             .attachments
+            .items
             .iter()
             .filter_map(|file| file.file_name.as_deref())
             .take(5)
             .map(|name| clip(name, 100))
             .collect();
         if !files.is_empty() {
-            told["attachments"] = json!(files);
+            set(&mut told, "attachments", files);
         }
+        tell_unreadable(&mut told, "attachments", self.attachments.unreadable);
         told
     }
 }

@@ -59,15 +59,17 @@ fn fuzz_markdown() {
                 markdown.push_str(&String::from_utf8_lossy(choices.take(4)));
             }
         }
-        let Ok(message) = from_markdown(&markdown) else { return };
-        for text in message.blocks.iter().flat_map(texts).chain([message.text.clone()]) {
+        let Ok(messages) = from_markdown(&markdown) else { return };
+        let blocks = || messages.iter().flat_map(|message| &message.blocks);
+        let plain = messages.iter().map(|message| message.text.clone());
+        for text in blocks().flat_map(texts).chain(plain) {
             assert!(
                 !text.contains("<!") && !text.contains("<@") && !text.contains("<#"),
                 "{text:?} of {markdown:?}"
             );
         }
         // Slack's bound for one section; what is longer is refused by Slack as a whole message.
-        let sections = message.blocks.iter().filter(|block| block["type"] == "section");
+        let sections = blocks().filter(|block| block["type"] == "section");
         for section in sections {
             let length = section["text"]["text"].as_str().unwrap_or_default().chars().count();
             assert!((1..=3_000).contains(&length), "{length} of {markdown:?}");

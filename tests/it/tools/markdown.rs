@@ -1,5 +1,21 @@
-use copilotd::adapters::slack::message::{Message, from_markdown};
+use copilotd::adapters::slack::message::{self, Message};
 use proptest::prelude::*;
+
+/// A text that fits into one message.
+fn from_markdown(text: &str) -> Result<Message, copilotd_actors::ports::ToolError> {
+    let mut messages = message::from_markdown(text)?;
+    assert_eq!(messages.len(), 1);
+    Ok(messages.remove(0))
+}
+
+/// The sections of all messages.
+fn all_sections(text: &str) -> Vec<String> {
+    message::from_markdown(text)
+        .unwrap()
+        .iter()
+        .flat_map(sections)
+        .collect()
+}
 
 fn sections(message: &Message) -> Vec<String> {
     let texts = message.blocks.iter().map(|block| block["text"]["text"].as_str());
@@ -86,15 +102,67 @@ fn a_long_message_is_split_within_slacks_limits() {
     let code = format!("```\n{}```\n", "let a = 1 && 2;\n".repeat(1000));
     let links = "[a link](https://a.test/a/very/long/path/that/takes/room) ".repeat(100);
     for markdown in [&words, &code, &links, &"x".repeat(40_000), &"&".repeat(20_000)] {
-        let message = from_markdown(markdown).unwrap();
-        assert_limits(&message);
-        assert_harmless(&message);
-        assert!(message.blocks.len() < 50);
+        for message in message::from_markdown(markdown).unwrap() {
+            assert_limits(&message);
+            assert_harmless(&message);
+        }
     }
-    let kept: String = sections(&from_markdown(&words).unwrap()).join(" ");
+    let kept: String = all_sections(&words).join(" ");
     assert_eq!(kept.matches("dolor").count(), 1000, "nothing is lost");
-    for section in sections(&from_markdown(&code).unwrap()) {
-        assert!(section.starts_with("```\n") && section.ends_with("\n```"));
+    let code = all_sections(&code);
+    assert!(
+        code.iter()
+            .all(|section| section.starts_with("```\n") && section.ends_with("\n```"))
+    );
+    assert_eq!(code.concat().matches("let a").count(), 1000);
+}
+
+/// The tool offers 40,000 characters: whatever they are, they are posted, and nothing of them is missing.
+#[test]
+fn forty_thousand_characters_are_a_bounded_number_of_messages() {
+    let full = |text: &str| text.repeat(40_000 / text.chars().count());
+    for (markdown, most) in [
+        (full("lorem ipsum dolor sit amet "), 6),
+        (full("x"), 6),
+        (full("&"), 25),
+        (full("\u{1}x"), 6),
+        (full("日本語"), 6),
+        (full("👩‍👩‍👧‍👦"), 12),
+        (full("a\n\n---\n\n"), 16),
+        (full("- a\n"), 12),
+        (full("# a\n\n"), 12),
+        (full("`a` *b* **c** "), 6),
+        (full("[a](https://a.test/b) "), 12),
+        (full("\"\\\n\n"), 12),
+        (format!("```\n{}```\n", full("let a = 1;\n")), 8),
+    ] {
+        let messages = message::from_markdown(&markdown).unwrap();
+        let beginning: String = markdown.chars().take(12).collect();
+        assert!(messages.len() <= most, "{beginning:?}: {}", messages.len());
+        for message in &messages {
+            assert_limits(message);
+            assert_harmless(message);
+        }
+        let wanted = |c: &char| c.is_alphabetic() && *c != '\u{fffd}';
+        let before = markdown.chars().filter(wanted).count();
+        let after = messages.iter().flat_map(sections).collect::<String>();
+        assert!(
+            after.chars().filter(wanted).count() >= before.saturating_sub(1),
+            "{beginning:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_drawn_as_one_character_is_not_cut() {
+    for family in ["👩‍👩‍👧‍👦", "👍🏽", "e\u{301}", "1\u{fe0f}\u{20e3}"] {
+        for before in 0..4 {
+            let text = format!("{}{}", "x".repeat(before), family.repeat(2_000));
+            for section in all_sections(&text) {
+                assert!(section.trim_start_matches('x').starts_with(family), "{family}");
+                assert!(section.ends_with(family), "{family}");
+            }
+        }
     }
 }
 
@@ -108,19 +176,27 @@ fn a_short_text_cannot_become_an_enormous_message() {
     );
     let quotes = format!("{}x", "> ".repeat(10_000));
     for markdown in [&nested, &table, &quotes] {
-        let message = from_markdown(markdown).unwrap();
-        let total: usize = sections(&message).iter().map(String::len).sum();
-        assert!(total < 400_000, "{total}");
-        assert_limits(&message);
+        match message::from_markdown(markdown) {
+            Ok(messages) => {
+                assert!(messages.len() <= 30);
+                messages.iter().for_each(assert_limits);
+            }
+            Err(error) => assert!(error.message.contains("nothing was posted"), "{error}"),
+        }
     }
-    assert!(from_markdown(&format!("```\n{}\n```", " ".repeat(9_000))).is_err());
+    assert!(message::from_markdown(&format!("```\n{}\n```", " ".repeat(9_000))).is_err());
 }
 
 #[test]
-fn what_is_beyond_fifty_blocks_is_left_out_and_said() {
-    let message = from_markdown(&"text\n\n---\n\n".repeat(100)).unwrap();
-    assert_eq!(message.blocks.len(), 50);
-    assert!(sections(&message)[49].contains("left out"));
+fn lines_across_are_dividers_until_there_are_too_many() {
+    let message = from_markdown("a\n\n---\n\nb").unwrap();
+    assert_eq!(message.blocks[1]["type"], "divider");
+    let messages = message::from_markdown(&"text\n\n---\n\n".repeat(100)).unwrap();
+    assert_eq!(messages.len(), 1);
+    assert_eq!(sections(&messages[0]).concat().matches("text").count(), 100);
+    let messages = message::from_markdown(&"text\n\n---\n\n".repeat(40)).unwrap();
+    assert_eq!(messages.len(), 2, "fifty blocks each");
+    assert_eq!(messages.iter().map(|message| message.blocks.len()).sum::<usize>(), 80);
 }
 
 #[test]
@@ -133,13 +209,16 @@ fn names_are_not_turned_into_mentions_and_long_texts_not_folded() {
 
 #[test]
 fn a_message_without_text_is_refused() {
-    for nothing in ["", "  \n", "---", "[](https://a.test)\u{0}"].iter().take(3) {
-        assert!(from_markdown(nothing).is_err(), "{nothing:?}");
+    for nothing in ["", "  \n", "---", "\u{1}\u{2}"] {
+        assert!(message::from_markdown(nothing).is_err(), "{nothing:?}");
     }
 }
 
 fn assert_limits(message: &Message) {
     assert!(message.blocks.len() <= 50);
+    let json = serde_json::to_string(&message.blocks).unwrap();
+    assert!(json.encode_utf16().count() <= 11_000, "{}", json.len());
+    assert!(!message.text.trim().is_empty());
     assert!(message.text.encode_utf16().count() <= 4000);
     for section in sections(message) {
         assert!(section.encode_utf16().count() <= 3000, "{}", section.len());
@@ -177,7 +256,7 @@ proptest! {
             0..60,
         )
     ) {
-        if let Ok(message) = from_markdown(&parts.concat()) {
+        for message in message::from_markdown(&parts.concat()).unwrap_or_default() {
             assert_harmless(&message);
             assert_limits(&message);
         }
@@ -185,7 +264,7 @@ proptest! {
 
     #[test]
     fn any_length_keeps_the_limits(text in "[a-z<>&*` \n😀\\[\\]()|-]{0,9000}") {
-        if let Ok(message) = from_markdown(&text) {
+        for message in message::from_markdown(&text).unwrap_or_default() {
             assert_harmless(&message);
             assert_limits(&message);
         }

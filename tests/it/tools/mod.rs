@@ -3,8 +3,13 @@
 
 mod definitions;
 mod markdown;
+mod odd_answers;
+mod odd_slack;
+mod odd_zendesk;
 mod rate;
 mod slack;
+mod slack_channels;
+mod slack_long;
 mod slack_lookup;
 mod specs;
 pub mod stub;
@@ -65,6 +70,12 @@ pub fn request(tool: &str, arguments: Value) -> ToolRequest {
     }
 }
 
+/// A client for tests that need many: making one takes time.
+fn client() -> reqwest::Client {
+    static CLIENT: std::sync::LazyLock<reqwest::Client> = std::sync::LazyLock::new(|| tools::http::client().unwrap());
+    CLIENT.clone()
+}
+
 pub fn zendesk(stub: &Stub) -> Zendesk {
     zendesk_at(&stub.url)
 }
@@ -77,7 +88,7 @@ fn zendesk_at(base_url: &str) -> Zendesk {
             token: SecretString::from("zd-secret"),
         },
     };
-    Zendesk::new(&config, tools::http::client().unwrap()).unwrap()
+    Zendesk::new(&config, client()).unwrap()
 }
 
 pub fn slack(stub: &Stub) -> Slack {
@@ -85,5 +96,5 @@ pub fn slack(stub: &Stub) -> Slack {
         base_url: format!("{}/api/", stub.url),
         token: SecretString::from("xoxb-secret"),
     };
-    Slack::new(&config, tools::http::client().unwrap(), Arc::new(FixedClock)).unwrap()
+    Slack::new(&config, client(), Arc::new(FixedClock)).unwrap()
 }

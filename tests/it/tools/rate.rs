@@ -81,6 +81,23 @@ fn retry_after_is_read_in_seconds_and_bounded() {
         assert_eq!(of(nonsense), None, "{nonsense}");
     }
     assert_eq!(retry_after(&HeaderMap::new()), None);
+    let of = |date: &str| {
+        retry_after(&headers(&[
+            ("retry-after", date),
+            ("date", "Wed, 04 Mar 2026 05:06:07 GMT"),
+        ]))
+    };
+    for (date, patience) in [
+        ("Wed, 04 Mar 2026 05:06:37 GMT", Some(Duration::from_secs(30))),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", Some(Duration::ZERO)),
+        ("Wed, 04 Mar 2099 05:06:37 GMT", Some(Duration::from_secs(3600))),
+        ("Wed, 99 Mar 2026 05:06:37 GMT", None),
+        ("tomorrow", None),
+    ] {
+        assert_eq!(of(date), patience, "{date}");
+    }
+    let alone = headers(&[("retry-after", "Wed, 04 Mar 2026 05:06:37 GMT")]);
+    assert_eq!(retry_after(&alone), None, "by whose clock?");
 }
 
 #[test]

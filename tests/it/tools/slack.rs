@@ -23,6 +23,16 @@ pub fn workspace(seen: &Seen) -> Say {
             };
             ok(json!({ "channels": channels, "response_metadata": { "next_cursor": next } }))
         }
+        "conversations.info" => {
+            let named = [
+                ("C00000001", "general"),
+                ("C00000002", "support-team"),
+                ("C00000003", "support"),
+            ];
+            let wanted = seen.param("channel").unwrap();
+            let (id, name) = named.into_iter().find(|(id, _)| *id == wanted).unwrap();
+            ok(json!({ "channel": { "id": id, "name": name } }))
+        }
         "users.list" => {
             let members = match first {
                 true => json!([
@@ -87,7 +97,10 @@ async fn a_post_bears_our_mark_and_can_notify_nobody() {
     );
     check_slack(&seen);
     workspace.call(&request("slack_post_message", arguments)).await.unwrap();
-    assert_eq!(stub.seen().len(), seen.len() + 1, "the channel's id is remembered");
+    let again: Vec<String> = stub.lines().split_off(seen.len());
+    let expected = ["GET /api/conversations.info", "POST /api/chat.postMessage"];
+    assert_eq!(again, expected, "the channel's id is remembered, and asked about");
+    check_slack(&stub.seen());
 }
 
 #[tokio::test]
@@ -111,7 +124,6 @@ async fn threads_updates_and_direct_messages() {
         [
             "POST /api/chat.postMessage",
             "GET /api/conversations.list",
-            "GET /api/conversations.list",
             "POST /api/chat.update",
             "GET /api/users.lookupByEmail",
             "POST /api/conversations.open",
@@ -120,8 +132,8 @@ async fn threads_updates_and_direct_messages() {
     );
     let seen = stub.seen();
     assert_eq!(seen[0].body["thread_ts"], "1.1");
-    assert_eq!(seen[3].body["ts"], "1.1");
-    assert_eq!(seen[5].body, json!({ "users": "U00000001" }));
+    assert_eq!(seen[2].body["ts"], "1.1");
+    assert_eq!(seen[4].body, json!({ "users": "U00000001" }));
     check_slack(&seen);
 }
 
@@ -256,11 +268,11 @@ async fn lists_are_bounded() {
     read.timeout = Duration::from_secs(20);
     let found = workspace.call(&read).await.unwrap();
     assert_eq!(found.result["incomplete"], true);
-    assert_eq!(asked.load(Ordering::SeqCst), 20);
+    assert_eq!(asked.load(Ordering::SeqCst), 250);
     let found = workspace
         .call(&request("slack_find_user", json!({ "name": "ann" })))
         .await
         .unwrap();
     assert_eq!(found.result["more"], true);
-    assert_eq!(asked.load(Ordering::SeqCst), 40);
+    assert_eq!(asked.load(Ordering::SeqCst), 270);
 }
