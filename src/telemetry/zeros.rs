@@ -34,6 +34,7 @@ const CLOSED: &[(&str, &[Labels])] = &[
                 "unknown",
                 "revoked",
                 "suspended",
+                "left_out",
                 "claims",
                 "expired",
                 "not_yet",

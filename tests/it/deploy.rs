@@ -54,22 +54,31 @@ fn fits(pattern: &str, path: &Path) -> bool {
     pattern == "*" || path.starts_with(pattern)
 }
 
-/// Everything that the compiler read for the program, included texts and schemas too: what cargo wrote beside it, in make's form.
+/// Everything that the compiler read for the program, included texts and schemas too: what it wrote beside its output, a line for each file.
 fn read_by_the_build() -> BTreeSet<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let list = Path::new(env!("CARGO_BIN_EXE_copilotd")).with_extension("d");
-    let list = std::fs::read_to_string(&list).unwrap_or_else(|error| panic!("{}: {error}", list.display()));
-    let (_, files) = list.split_once(": ").unwrap();
-    // A blank in a path is written with a backslash.
-    let files = files.replace("\\ ", "\u{0}");
-    let files = files
-        .split_whitespace()
-        .map(|file| PathBuf::from(file.replace('\u{0}', " ")));
-    files
-        .map(|file| file.strip_prefix(root).unwrap_or(&file).to_owned())
-        // The commit, which the build gets as an argument instead.
-        .filter(|file| file.is_relative() && !file.starts_with(".git"))
-        .collect()
+    let built = Path::new(env!("CARGO_BIN_EXE_copilotd")).parent().unwrap().join("deps");
+    let mut found = BTreeSet::from([PathBuf::from("build.rs")]);
+    for entry in std::fs::read_dir(&built).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let ours = ["copilotd-", "copilotd_actors-", "copilotd_sim-"]
+            .iter()
+            .any(|start| name.starts_with(start));
+        if !ours || !name.ends_with(".d") {
+            continue;
+        }
+        let list = std::fs::read_to_string(&path).unwrap();
+        // A blank in a path is written with a backslash.
+        let files = list
+            .lines()
+            .filter_map(|line| line.strip_suffix(':'))
+            .map(|file| PathBuf::from(file.replace("\\ ", " ")));
+        found.extend(files.map(|file| file.strip_prefix(root).unwrap_or(&file).to_owned()));
+    }
+    // An older build may have read what is no longer there, and others wrote their outputs as targets too.
+    found.retain(|file| file.is_relative() && root.join(file).is_file() && !file.starts_with("target"));
+    found
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl<'a> Call<'a> {
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         contract::check(&method, &path, parts.status.as_u16(), &parts.headers, Some(&body));
         if parts.status == 429 {
-            for name in ["retry-after", "ratelimit", "ratelimit-policy"] {
+            for name in ["ratelimit", "ratelimit-policy"] {
                 assert!(
                     parts.headers.contains_key(name),
                     "{method} {path}: a 429 without {name}"

@@ -152,6 +152,7 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
             "GET /v1/operator/tenants/{id}",
             "PUT /v1/operator/tenants/{id}",
             "PATCH /v1/operator/tenants/{id}",
+            "GET /v1/operator/usage",
         ]
         .map(str::to_owned),
     );
