@@ -43,14 +43,21 @@ pub(super) async fn save_snapshot(
         "state": Binary { subtype: BinarySubtype::Generic, bytes: snapshot.state.clone() },
         "at": DateTime::now(),
     } };
-    match collections
+    let written = collections
         .call(collections.snapshots.update_one(older, set).upsert(true))
-        .await
-    {
+        .await;
+    match written {
         // A newer one stands there, so the filter missed it and the upsert met its `_id`.
-        Err(failure) if failure.is_duplicate() => Ok(()),
-        outcome => outcome.map(drop),
+        Err(failure) if failure.is_duplicate() => return Ok(()),
+        outcome => drop(outcome?),
     }
+    // Erased meanwhile, and perhaps cleaned already: then this one came after that.
+    let end = append::head(collections, heads, key).await?;
+    if end.is_none_or(|end| end.tombstone.is_some()) {
+        let late = collections.snapshots.delete_one(doc! { "_id": key.id() });
+        collections.call(late).await?;
+    }
+    Ok(())
 }
 
 /// Deletes everything of a conversation but its tombstone.

@@ -277,7 +277,8 @@ fn unused(page: &[u8], number: u32) -> Vec<Range<usize>> {
             0 => 65_536,
             at => at,
         };
-        let mut parts = vec![gap_from..gap_to];
+        let gap = gap_from..gap_to;
+        let mut parts = vec![gap];
         let mut block = short(header + 1)?;
         let mut end = gap_to;
         while block != 0 {
@@ -301,6 +302,8 @@ fn unused(page: &[u8], number: u32) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Edit<'a> = &'a dyn Fn(&mut [u8]);
 
     fn page(edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut page = vec![7; 512];
@@ -337,7 +340,7 @@ mod tests {
             }
         }
         // What only looks like one is left alone.
-        let broken: [&dyn Fn(&mut [u8]); 6] = [
+        let broken: [Edit<'_>; 6] = [
             &|page| put(page, 3, &[9_000]),
             &|page| put(page, 5, &[3]),
             &|page| put(page, 5, &[600]),

@@ -176,7 +176,7 @@ async fn a_damaged_log_is_erased_on_mongodb() {
         ),
         (
             "number of another type",
-            doc! { "first_seq": 7_i64 },
+            doc! { "first_seq": 4_i64 },
             Some(doc! { "first_seq": "x" }),
         ),
         (
