@@ -410,6 +410,7 @@ pub fn metrics(shared: Arc<Shared>, streams: Arc<Semaphore>, budgets: Arc<Budget
         for (state, count) in [
             ("queued", turns.queued),
             ("running", turns.running),
+            ("waiting", turns.waiting),
             ("awaiting_approval", turns.awaiting_approval),
         ] {
             gauge!("copilotd_open_turns", "state" => state).set(number(count));
