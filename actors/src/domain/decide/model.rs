@@ -1,6 +1,5 @@
 //! Reports of model steps.
 
-
 use super::draft::Draft;
 use super::tools::{Proposal, propose};
 use crate::domain::command::{FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
