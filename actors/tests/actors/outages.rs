@@ -181,6 +181,7 @@ async fn while_it_waits_no_stream_is_open_and_a_stop_has_nothing_to_wait_for() {
         (0, 1, 1)
     );
     assert_completed(&world, id, turn, "overload").await;
+    world.settle().await;
     assert_eq!(world.shared().admission.by_state().waiting, 0);
 }
 

@@ -389,7 +389,10 @@ impl Trip {
             let keys = stop.keys.iter().filter(|key| !key.is_dead(now));
             keys.map(|key| key.rests(now)).min()
         };
-        if let (Some(named), Some(soonest)) = (failure.retry_after, self.stops.iter().filter_map(rests).min()) {
+        let soonest = self.stops.iter().filter_map(rests).min();
+        // But for a moment that is the same time, and is told as the provider named it.
+        let sooner = |named: &Duration| soonest.filter(|soonest| *soonest + rule::DEFAULT_REST < *named);
+        if let Some((named, soonest)) = failure.retry_after.and_then(|named| Some((named, sooner(&named)?))) {
             failure.retry_after = match failure.class {
                 FailureClass::Rate => Some(named.min(soonest.max(rule::DEFAULT_REST))),
                 _ if soonest.is_zero() => None,

@@ -234,7 +234,8 @@ async fn each_fault_before_a_healthy_target_passes_in_each_form() {
                 None => asked,
             };
             // A provider that cannot be reached sees nothing; what is counted are our own attempts, two at most.
-            let is_decent = seen <= most.max(if provider.is_some() { most } else { 2 });
+            // A document that breaks off cannot be told from a connection that does, which is tried once more.
+            let is_decent = seen <= most.max(if provider.is_some() && stream { most } else { 2 });
             let verdict = match (&answer, &error) {
                 _ if begun.elapsed() > CLOCKS.total => Verdict::Fail,
                 (Some(text), _) if text != TEXT => Verdict::Fail,
@@ -306,10 +307,8 @@ async fn a_route_with_patience_asks_its_first_target_again_when_that_named_a_sho
     };
     let (patient, ledger) = gateway_patient(places(), clocks, Duration::from_millis(3_000));
     let begun = Instant::now();
-    assert_eq!(
-        read(patient.chat(request(true, Mode::Live)).await.unwrap()).await.text,
-        TEXT
-    );
+    let answer = read(patient.chat(request(true, Mode::Live)).await.unwrap()).await;
+    assert!(answer.finished && answer.error.is_none(), "{answer:?}");
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert_eq!(ledger.lines(), ["a/gpt rate", "a/gpt ok"]);
 }
