@@ -29,6 +29,7 @@ pub struct Admission {
     open: AtomicUsize,
     working: AtomicUsize,
     busy: AtomicUsize,
+    waiting: AtomicUsize,
     queued: AtomicUsize,
     tenants: DashMap<TenantId, usize>,
     approvals: Mutex<Approvals>,
@@ -56,6 +57,8 @@ pub struct TurnCounts {
     pub queued: usize,
     /// Whether one is being worked on.
     pub busy: bool,
+    /// Whether one waits for its provider, or for a limit.
+    pub waiting: bool,
 }
 
 impl Admission {
@@ -103,6 +106,7 @@ impl Admission {
         correct(&self.open, before.open, after.open);
         correct(&self.queued, before.queued, after.queued);
         correct(&self.busy, usize::from(before.busy), usize::from(after.busy));
+        correct(&self.waiting, usize::from(before.waiting), usize::from(after.waiting));
         correct(&self.working, before.working, after.working);
         if before.working == after.working {
             return;
@@ -134,7 +138,7 @@ impl Admission {
         self.approvals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Turns that are being worked on; those that only wait for a person are not.
+    /// Turns that are being worked on; those that only wait, for a person or for a provider, are not.
     pub fn busy(&self) -> usize {
         self.busy.load(Ordering::Relaxed)
     }
@@ -159,6 +163,7 @@ impl Admission {
         OpenTurns {
             queued: self.queued.load(Ordering::Relaxed),
             running: self.busy(),
+            waiting: self.waiting.load(Ordering::Relaxed),
             awaiting_approval: self.awaiting_approval(),
         }
     }
@@ -171,6 +176,8 @@ pub struct OpenTurns {
     pub queued: usize,
     /// Those that are being worked on.
     pub running: usize,
+    /// Those that wait for their provider, or for a limit.
+    pub waiting: usize,
     /// Those with a call that waits for a person.
     pub awaiting_approval: usize,
 }

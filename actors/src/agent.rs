@@ -40,6 +40,8 @@ use crate::tenancy::TenantScope;
 
 /// Wait before a second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Most that is added to a visible wait, so that turns which were told the same time do not all come back at once.
+const LONGEST_JITTER: Duration = Duration::from_secs(2);
 /// Most calls that are collected from one answer; the core allows fewer.
 const MAX_CALLS: usize = 128;
 /// What stands in place of arguments that are too long: it is not JSON, and the model is told so.
@@ -125,7 +127,7 @@ impl Agent {
             live,
             span,
         } = think;
-        self.pause(at, not_before).await;
+        self.pause(at, not_before, &policy).await;
         if self.is_held(at) {
             return;
         }
@@ -258,10 +260,15 @@ impl Agent {
         }
     }
 
-    /// Waits for the end of a visible wait, or a little before another attempt.
-    async fn pause(&self, at: Step, not_before: Option<Timestamp>) {
+    /// Waits for the end of a visible wait, or a little before another attempt. Holds no permit and no reservation meanwhile: those
+    /// are taken with the call.
+    async fn pause(&self, at: Step, not_before: Option<Timestamp>, policy: &Policy) {
         let wait = match not_before {
-            Some(time) => until(self.shared.ports.clock.now(), time) + jitter(RETRY_PAUSE),
+            Some(time) => {
+                // No wait is longer than the policy allows, whatever was made of the calendar meanwhile.
+                let wait = until(self.shared.ports.clock.now(), time).min(policy.limits.wait);
+                wait + jitter((wait / 16).clamp(RETRY_PAUSE, LONGEST_JITTER))
+            }
             None if at.attempt > 1 => {
                 let pause = RETRY_PAUSE * 2_u32.pow((at.attempt - 2).min(4));
                 pause + jitter(pause)

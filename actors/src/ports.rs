@@ -412,6 +412,8 @@ pub struct Refusal {
     pub code: Option<String>,
     /// The field of the request that it names.
     pub param: Option<String>,
+    /// Whether the fault is surely the request's: no other provider would take it either.
+    pub is_certain: bool,
 }
 
 /// An answer while it is being written. Dropping it closes the upstream connection at once.

@@ -46,12 +46,15 @@ pub fn gateway(
                 tools: target.tools,
                 schema: target.schema,
                 prefill: target.prefill,
+                reasoning: target.reasoning,
             }));
         }
         routes.push(gateway::route::Route {
             name: route.name.clone(),
             targets,
             timeouts: timeouts(route),
+            first_token_reasoning: route.timeouts.first_token_reasoning,
+            patience: route.patience,
             mode: match route.mode {
                 Mode::Live => gateway::call::Mode::Live,
                 Mode::Buffered => gateway::call::Mode::Buffered,

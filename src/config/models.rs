@@ -128,6 +128,9 @@ pub struct Route {
     /// Whether pieces are passed on as they come.
     #[serde(default)]
     pub mode: Mode,
+    /// How long a call waits for the preferred target, where that asks for patience, before another one is asked in its place.
+    #[serde(default, rename = "patience_ms", deserialize_with = "milliseconds")]
+    pub patience: Duration,
     /// Whether another target is asked beside one whose first token is unusually late.
     #[serde(default)]
     pub hedge: bool,
@@ -173,6 +176,9 @@ pub struct Target {
     /// Whether it goes on with an answer whose beginning is given.
     #[serde(default)]
     pub prefill: bool,
+    /// Whether it thinks before it speaks.
+    #[serde(default)]
+    pub reasoning: bool,
 }
 
 fn yes() -> bool {
@@ -189,6 +195,9 @@ pub struct Timeouts {
     /// Until the first piece of the answer.
     #[serde(rename = "first_token_ms", deserialize_with = "milliseconds")]
     pub first_token: Duration,
+    /// The same where the model thinks before it speaks.
+    #[serde(rename = "first_token_reasoning_ms", deserialize_with = "milliseconds")]
+    pub first_token_reasoning: Duration,
     /// Between two pieces.
     #[serde(rename = "idle_ms", deserialize_with = "milliseconds")]
     pub idle: Duration,
@@ -201,7 +210,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_millis(2_000),
-            first_token: Duration::from_millis(15_000),
+            first_token: Duration::from_millis(10_000),
+            first_token_reasoning: Duration::from_millis(60_000),
             idle: Duration::from_millis(15_000),
             total: Duration::from_millis(120_000),
         }

@@ -227,7 +227,7 @@ impl Running {
             .target
             .state
             .with(|health, now| health.answered(kind, took, now));
-        self.beginning.key.lives();
+        self.beginning.key.lives(self.beginning.started);
     }
 
     fn observe(&mut self, piece: &Piece) {
@@ -255,7 +255,7 @@ impl Running {
 
     fn finished(&mut self, finish: Finish) {
         self.beginning.target.state.with(|health, now| health.succeeded(now));
-        self.beginning.key.lives();
+        self.beginning.key.lives(self.beginning.started);
         self.settle(Outcome::Finished(finish));
     }
 
@@ -270,7 +270,7 @@ impl Running {
     fn failed(&mut self, error: &ModelError) {
         self.beginning.target.state.with(|health, now| {
             if rule::is_ill(error.class) {
-                health.failed(now);
+                health.failed(now, rand::random());
             } else {
                 health.succeeded(now);
             }

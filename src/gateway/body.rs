@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::nesting::{MAX_NESTING, is_too_deep};
@@ -123,6 +124,31 @@ impl ChatBody {
     /// Tells whether the last message is the beginning of the answer (a prefill): the assistant's own.
     pub fn begins_answer(&self) -> bool {
         self.touched.begins_answer
+    }
+
+    /// Tells whether the model is asked to think before it speaks, in any of the words that servers have for it.
+    pub fn asks_for_reasoning(&self) -> bool {
+        const OFF: [&str; 4] = ["none", "minimal", "off", "disabled"];
+        let given = |name: &str| -> Option<Value> {
+            let value = self.get(name).filter(|value| value.get().len() <= 1024)?;
+            serde_json::from_str(value.get()).ok()
+        };
+        let is_on = |value: &Value| match value {
+            Value::Null => false,
+            Value::Bool(on) => *on,
+            Value::String(effort) => !OFF.contains(&effort.as_str()),
+            Value::Object(members) => {
+                let says = |name: &str| members.get(name).and_then(Value::as_str);
+                let is_off = |word: Option<&str>| word.is_some_and(|word| OFF.contains(&word));
+                !is_off(says("effort")) && !is_off(says("type")) && members.get("enabled") != Some(&Value::Bool(false))
+            }
+            Value::Number(budget) => budget.as_u64() != Some(0),
+            Value::Array(_) => false,
+        };
+        ["reasoning_effort", "reasoning", "thinking", "enable_thinking"]
+            .into_iter()
+            .filter_map(given)
+            .any(|value| is_on(&value))
     }
 
     /// Returns the messages, as they were written: an array.

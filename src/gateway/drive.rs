@@ -52,13 +52,28 @@ pub(super) struct Drive {
     pub ask: Ask,
     pub books: Books,
     pub timeouts: Timeouts,
+    /// The clock for the first token where the model thinks before it speaks.
+    pub first_token_reasoning: Duration,
     pub hedges: Option<Arc<HedgeBudget>>,
     pub trip: Trip,
     /// Targets that failed this request, in order, and how.
     pub failures: Vec<(Place, FailureClass)>,
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<Got, ModelError>> + Send>>;
+/// An attempt that failed.
+struct Died {
+    error: ModelError,
+    /// Whether content had come before.
+    began: bool,
+}
+
+impl From<ModelError> for Died {
+    fn from(error: ModelError) -> Self {
+        Self { error, began: false }
+    }
+}
+
+type Attempt = Pin<Box<dyn Future<Output = Result<Got, Died>> + Send>>;
 
 impl Drive {
     /// Asks until there is an answer; none when the trip is over, whose failures then say why.
@@ -78,8 +93,8 @@ impl Drive {
             let (place, result) = self.hedged(place).await;
             match result {
                 Ok(got) => return Some((place, got)),
-                Err(error) => {
-                    if let Some(pause) = self.failed(place, error) {
+                Err(Died { error, began }) => {
+                    if let Some(pause) = self.failed(place, error, began) {
                         tokio::time::sleep(pause / 2 + jitter(pause)).await;
                     }
                 }
@@ -87,8 +102,8 @@ impl Drive {
         }
     }
 
-    /// Notes a failure; returns the pause before the next attempt.
-    pub(super) fn failed(&mut self, place: Place, error: ModelError) -> Option<Duration> {
+    /// Notes a failure, before or after content; returns the pause before the next attempt.
+    pub(super) fn failed(&mut self, place: Place, error: ModelError, began: bool) -> Option<Duration> {
         let class = error.class;
         // The error's text may quote the request.
         tracing::info!(
@@ -96,12 +111,12 @@ impl Drive {
             attempt = self.trip.attempts(), class = class.code(), "a model call failed"
         );
         self.failures.push((place, class));
-        self.trip.failed(place, error, Instant::now())
+        self.trip.failed(place, error, began, Instant::now())
     }
 
     /// Makes one attempt. If its first token is later than nearly all of its target's, and the budget allows it, another
     /// target is asked beside it: the first one with content wins, the other is let go.
-    async fn hedged(&mut self, place: Place) -> (Place, Result<Got, ModelError>) {
+    async fn hedged(&mut self, place: Place) -> (Place, Result<Got, Died>) {
         let mut first = self.attempt(place);
         let Some(late) = self.late(place) else {
             return (place, first.await);
@@ -119,17 +134,17 @@ impl Drive {
             return (place, first.await);
         };
         let mut second = self.attempt(other);
-        let (failed, error, left, mut running) = tokio::select! {
+        let (failed, died, left, mut running) = tokio::select! {
             result = &mut first => match result {
                 Ok(got) => return (place, Ok(got)),
-                Err(error) => (place, error, other, second),
+                Err(died) => (place, died, other, second),
             },
             result = &mut second => match result {
                 Ok(got) => return (other, Ok(got)),
-                Err(error) => (other, error, place, first),
+                Err(died) => (other, died, place, first),
             },
         };
-        self.failed(failed, error);
+        self.failed(failed, died.error, died.began);
         (left, (&mut running).await)
     }
 
@@ -154,7 +169,7 @@ impl Drive {
             Ask::Live(..) | Ask::Buffered(_) => Kind::Stream,
             Ask::Whole(_) | Ask::Embed(_) => Kind::Document,
         };
-        let timeouts = self.timeouts(kind);
+        let timeouts = self.timeouts(place);
         let mut running = Running::begin(self.books.clone(), target, Arc::clone(&key), kind, self.trip.attempts());
         let conversation = self.books.caller.conversation;
         let tenant = Some(self.books.caller.scope.tenant().clone());
@@ -180,7 +195,7 @@ impl Drive {
                 }
                 Ask::Live(body, chunks) => {
                     let pieces = running.settling(key.upstream.stream(&call(body, chunks)).await)?;
-                    opened(watched(pieces, running)).await
+                    Ok(opened(watched(pieces, running)).await?)
                 }
                 Ask::Buffered(body) => {
                     let pieces = running.settling(key.upstream.stream(&call(body, true)).await)?;
@@ -197,21 +212,39 @@ impl Drive {
         self.trip.hurry(Instant::now() + within);
     }
 
-    /// The clocks of the next attempt, within what is left of the whole. A document is silent until it is there, so that
-    /// silence cannot be told from work: while there are other targets, each gets its share of the time.
-    fn timeouts(&self, kind: Kind) -> Timeouts {
-        let left = self.trip.deadline().saturating_duration_since(Instant::now());
-        let total = match kind {
-            Kind::Stream => left,
-            Kind::Document => {
-                let targets = u32::try_from(self.trip.targets_left().max(1)).unwrap_or(u32::MAX);
-                (left / targets).max(self.timeouts.first_token).min(left)
+    /// The clocks of the next attempt, within what is left of the whole. A document is silent until it is there, so that silence
+    /// cannot be told from work, and of a buffered stream nobody sees anything either: while there are others that can answer,
+    /// each gets its share of the time. The last one gets all that is left.
+    fn timeouts(&self, place: Place) -> Timeouts {
+        let now = Instant::now();
+        let left = self.trip.deadline().saturating_duration_since(now);
+        let thinks = self.trip.target(place).reasoning || self.ask.thinks();
+        let first_token = if thinks {
+            self.first_token_reasoning
+        } else {
+            self.timeouts.first_token
+        };
+        let total = match self.ask {
+            Ask::Live(..) => left,
+            Ask::Buffered(_) | Ask::Whole(_) | Ask::Embed(_) => {
+                let share = left / self.trip.others_able(place, now).saturating_add(1);
+                share.max(first_token).min(left)
             }
         };
         Timeouts {
-            first_token: self.timeouts.first_token.min(left),
+            first_token: first_token.min(left),
             total,
             ..self.timeouts
+        }
+    }
+}
+
+impl Ask {
+    /// Whether the request asks the model to think before it speaks.
+    fn thinks(&self) -> bool {
+        match self {
+            Self::Whole(body) | Self::Live(body, _) | Self::Buffered(body) => body.asks_for_reasoning(),
+            Self::Embed(_) => false,
         }
     }
 }
@@ -232,19 +265,21 @@ async fn opened(mut pieces: PieceStream) -> Result<Got, ModelError> {
 }
 
 /// Reads until the end.
-async fn collected(mut pieces: PieceStream) -> Result<Got, ModelError> {
-    let (mut held, mut bytes) = (VecDeque::new(), 0);
+async fn collected(mut pieces: PieceStream) -> Result<Got, Died> {
+    let (mut held, mut bytes, mut began) = (VecDeque::new(), 0, false);
     while let Some(piece) = pieces.next().await {
-        let piece = piece?;
+        let piece = piece.map_err(|error| Died { error, began })?;
+        began |= piece.content;
         bytes += size(&piece);
         held.push_back(piece);
         if bytes > MAX_BUFFERED {
-            return Err(ModelError {
+            let error = ModelError {
                 class: FailureClass::Malformed,
                 message: "the answer is too long to be buffered".to_owned(),
                 retry_after: None,
                 refusal: None,
-            });
+            };
+            return Err(Died { error, began });
         }
     }
     Ok(Got::Stream {

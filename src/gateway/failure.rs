@@ -8,7 +8,8 @@ use super::upstream::UNSUPPORTED;
 
 /// A failure before anything was released.
 pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -> GatewayError {
-    let status = error.refusal.as_deref().map_or(400, |refusal| refusal.status);
+    // A refusal that is not about the request has no status of its own.
+    let status = error.refusal.as_deref().map_or(0, |refusal| refusal.status);
     let kind = match error.class {
         FailureClass::Key if only_keys_failed => GatewayErrorKind::CredentialsExhausted,
         FailureClass::Rate | FailureClass::Limit => GatewayErrorKind::RateLimited,
@@ -72,6 +73,7 @@ mod tests {
                 Kind::ContentPolicy,
                 Kind::ContentPolicy,
             ),
+            (Class::Rejected, None, Kind::Unavailable, Kind::Cut),
             (Class::Rejected, Some(422), Kind::Invalid, Kind::Cut),
             (Class::Rejected, Some(404), Kind::Unavailable, Kind::Cut),
             (Class::Rejected, Some(302), Kind::Unavailable, Kind::Cut),

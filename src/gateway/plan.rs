@@ -95,7 +95,7 @@ impl Planner {
             return Ok(found);
         }
         let (only_keys, attempts) = (drive.trip.only_keys_failed(), drive.trip.attempts());
-        Err(match drive.trip.failure() {
+        Err(match drive.trip.failure(Instant::now()) {
             Some(error) => failure::before(error, only_keys, attempts),
             None => GatewayError::new(GatewayErrorKind::Timeout, "there was no time left to ask a model"),
         })
@@ -146,8 +146,10 @@ impl Planner {
                 answers,
             },
             timeouts: route.timeouts,
+            first_token_reasoning: route.first_token_reasoning.max(route.timeouts.first_token),
             hedges: route.hedges.clone(),
-            trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST)),
+            trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST))
+                .holding(route.patience),
             failures: Vec::new(),
         })
     }
@@ -241,6 +243,8 @@ impl Planner {
             name: name.to_owned(),
             targets: targets.cloned().collect(),
             timeouts: route.timeouts,
+            first_token_reasoning: route.first_token_reasoning,
+            patience: route.patience,
             mode: route.mode,
             hedges: route.hedges.clone(),
         }))

@@ -16,6 +16,7 @@ use copilotd_actors::ports::{ModelError, ModelEvent, ModelStream};
 use futures::{StreamExt, stream};
 use moka::sync::Cache;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::call::AnswerStream;
 use super::drive::{Ask, Drive, Got};
@@ -157,8 +158,10 @@ impl Live {
             Ok(piece) => return Some(Ok(self.release(piece))),
             Err(error) => error,
         };
-        // A policy is the same everywhere, and a request that was refused is wrong.
-        let may_continue = self.released.as_ref().is_some_and(|text| !text.is_empty()) && rule::is_ill(error.class);
+        // A policy is the same everywhere, and a request that was refused is wrong. While only reasoning or nothing at all has gone
+        // out, any answer goes on with it.
+        let is_provider_s = rule::is_ill(error.class) || matches!(error.class, FailureClass::Rate | FailureClass::Key);
+        let may_continue = self.released.is_some() && is_provider_s;
         if !may_continue {
             return Some(Err(error));
         }
@@ -208,11 +211,11 @@ impl Live {
         }
     }
 
-    /// Has the rest of the trip avoid the target that failed in the middle, if there is another one.
+    /// Has others be asked before the target that failed in the middle.
     async fn leave(&mut self, error: ModelError) {
-        let pause = self.drive.failed(self.place, error);
-        self.drive.trip.leave(self.place);
-        if let Some(pause) = pause {
+        let pause = self.drive.failed(self.place, error, true);
+        let others = self.drive.trip.leave(self.place, Instant::now());
+        if let Some(pause) = pause.filter(|_| !others) {
             tokio::time::sleep(pause).await;
         }
     }

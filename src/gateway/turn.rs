@@ -11,6 +11,7 @@ use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{LostCall, Model, ModelError, ModelRequest, ModelStream};
 use futures::{StreamExt, stream};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Gateway;
@@ -70,7 +71,7 @@ impl Model for Gateway {
         let Some((place, got)) = drive.run().await else {
             return Err(drive
                 .trip
-                .failure()
+                .failure(Instant::now())
                 .unwrap_or_else(|| refused("no model could be asked".to_owned())));
         };
         let Got::Stream { held, rest } = got else {

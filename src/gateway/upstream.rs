@@ -9,7 +9,7 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::ids::{ConversationId, TenantId};
 use copilotd_actors::domain::usage::Usage;
-use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_actors::ports::{ModelError, ModelEvent, Refusal};
 use futures::stream::BoxStream;
 
 use super::body::ChatBody;
@@ -37,7 +37,10 @@ pub trait Upstream: Send + Sync + fmt::Debug {
             class: FailureClass::Rejected,
             message: "this provider makes no embeddings".to_owned(),
             retry_after: None,
-            refusal: None,
+            refusal: Some(Box::new(Refusal {
+                status: UNSUPPORTED,
+                ..Refusal::default()
+            })),
         })
     }
 }

@@ -190,6 +190,7 @@ mod tests {
             status: 400,
             code: Some("unknown_parameter".into()),
             param: Some("foo".into()),
+            is_certain: true,
         }));
         let error = OpenAiError::from(error);
         assert_eq!(error.status, StatusCode::BAD_REQUEST);

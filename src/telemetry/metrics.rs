@@ -408,6 +408,7 @@ pub fn metrics(shared: Arc<Shared>, budgets: Arc<Budgets>) -> Render {
         for (state, count) in [
             ("queued", turns.queued),
             ("running", turns.running),
+            ("waiting", turns.waiting),
             ("awaiting_approval", turns.awaiting_approval),
         ] {
             gauge!("copilotd_open_turns", "state" => state).set(number(count));

@@ -131,15 +131,18 @@ impl State {
         };
         let (open, active) = (book.turns.len(), book.active());
         let idle = self.is_idly_paused();
-        let busy = !idle && active.is_some_and(|turn| !turn.only_awaits_approval());
         // What waits behind a turn that only waits for a person, or for its tenant's settings, waits with it.
-        let parked = idle || (active.is_some() && !busy);
-        self.worked |= busy;
+        let parked = idle || active.is_some_and(Turn::only_awaits_approval);
+        // A turn that waits for its provider keeps its working place, but nobody is kept up by it: a stop does not wait for it.
+        let waiting = !parked && active.is_some_and(|turn| turn.waiting.is_some());
+        let busy = active.is_some() && !parked && !waiting;
+        self.worked |= busy || waiting;
         self.counted.set(TurnCounts {
             open,
             working: if parked { 0 } else { open },
             queued: open - usize::from(active.is_some()),
             busy,
+            waiting,
         });
         let waits = active.is_some_and(Turn::awaits_approval);
         self.counted.set_approval(self.core.id, &book.header.user, waits);

@@ -56,10 +56,17 @@ impl Breaker {
 
     /// A call did not reach the system, or it broke.
     pub fn failed(&mut self, now: Duration) {
+        self.failed_within(now, LONGEST_PAUSE, 1.0);
+    }
+
+    /// The same for a system that stays open at most `longest`. The pause is between three quarters of its length and all of it,
+    /// as `roll` in 0..1 says, so that many processes do not probe together.
+    pub fn failed_within(&mut self, now: Duration, longest: Duration, roll: f64) {
+        let open = |pause: Duration| Self::open(pause, now, roll);
         *self = match *self {
             Self::Closed(failures) if failures + 1 < THRESHOLD => Self::Closed(failures + 1),
-            Self::Closed(_) => Self::open(FIRST_PAUSE, now),
-            Self::HalfOpen { pause } => Self::open((pause * 2).min(LONGEST_PAUSE), now),
+            Self::Closed(_) => open(FIRST_PAUSE.min(longest)),
+            Self::HalfOpen { pause } => open((pause * 2).min(longest)),
             // A call that was sent before it opened says nothing new.
             open @ Self::Open { .. } => open,
         };
@@ -81,9 +88,9 @@ impl Breaker {
         }
     }
 
-    fn open(pause: Duration, now: Duration) -> Self {
+    fn open(pause: Duration, now: Duration, roll: f64) -> Self {
         Self::Open {
-            until: now.saturating_add(pause),
+            until: now.saturating_add(pause.mul_f64(0.75 + 0.25 * roll.clamp(0.0, 1.0))),
             pause,
         }
     }
@@ -112,6 +119,26 @@ mod tests {
         assert!(breaker.admit(at(6)).is_ok());
         breaker.succeeded();
         assert_eq!(breaker, Breaker::Closed(0));
+    }
+
+    #[test]
+    fn a_bounded_pause_stops_growing_and_has_jitter() {
+        for (roll, shortest, longest) in [(0.0, 6_000, 6_000), (1.0, 8_000, 8_000), (0.5, 7_000, 7_000)] {
+            let mut breaker = Breaker::HalfOpen { pause: FIRST_PAUSE };
+            for _ in 0..10 {
+                breaker.failed_within(at(0), Duration::from_secs(8), roll);
+                let Breaker::Open { until, pause } = breaker else {
+                    panic!("{breaker:?}")
+                };
+                assert!(until <= pause && pause <= at(8), "{until:?}");
+                breaker = Breaker::HalfOpen { pause };
+            }
+            breaker.failed_within(at(0), Duration::from_secs(8), roll);
+            let Breaker::Open { until, .. } = breaker else {
+                panic!("{breaker:?}")
+            };
+            assert!((shortest..=longest).contains(&until.as_millis()), "{roll}: {until:?}");
+        }
     }
 
     #[test]

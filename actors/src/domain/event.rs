@@ -158,6 +158,29 @@ pub enum GuardAction {
     Repair,
 }
 
+/// Why a turn waits, as clients see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// The provider asks for patience (429).
+    ProviderRateLimit,
+    /// The provider is down, overloaded, unreachable, silent, or breaks its answers off.
+    ProviderUnavailable,
+    /// A limit of the tenant, the user or the key is reached.
+    Limit,
+}
+
+impl WaitReason {
+    /// The word for it in events and in the turn.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ProviderRateLimit => "provider_rate_limit",
+            Self::ProviderUnavailable => "provider_unavailable",
+            Self::Limit => "limit",
+        }
+    }
+}
+
 /// Why a turn failed, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -270,7 +293,7 @@ pub enum Event {
     #[serde(rename = "turn.started")]
     TurnStarted { attempt: u32, model: String },
     #[serde(rename = "turn.waiting")]
-    TurnWaiting { reason: String, until: Timestamp },
+    TurnWaiting { reason: WaitReason, until: Timestamp },
     /// Internal. The turn waits because its tenant's settings have a fault; nothing is begun for it until `turn.resumed`.
     #[serde(rename = "turn.paused")]
     TurnPaused {

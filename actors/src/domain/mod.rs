@@ -12,6 +12,7 @@ pub mod guard;
 pub mod header;
 pub mod ids;
 pub mod memory;
+pub mod outage;
 pub mod policy;
 pub mod prices;
 pub mod project;

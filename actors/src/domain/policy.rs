@@ -133,7 +133,7 @@ pub struct Limits {
     pub tokens: u64,
     /// Money of a turn; 0 means no limit.
     pub cost: NanoUsd,
-    /// Time of a turn, not counting the time it waits for approvals.
+    /// Time of a turn, not counting the time it waits for approvals, for a provider or for a limit.
     pub time: Duration,
     /// Tool calls that one step may ask for.
     pub calls_per_step: usize,
@@ -141,13 +141,13 @@ pub struct Limits {
     pub result_bytes: usize,
     /// Bytes of one answer.
     pub answer_bytes: usize,
-    /// Attempts of a turn, over crashes and failures of the provider.
+    /// Attempts of a turn over crashes. Waits for a provider or a limit are none.
     pub attempts: u32,
     /// Invalid arguments or answers that the model may repair in one turn.
     pub repairs: u32,
     /// Time a person has to decide.
     pub approval: Duration,
-    /// Longest visible wait for the provider's or the tenant's limits.
+    /// Longest time that a model step waits, visibly and in all, for a provider that is unavailable or for a limit.
     pub wait: Duration,
 }
 

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::command::Step;
 use super::content::{Finish, Input, ToolStatus};
-use super::event::{Event, GuardAction, Record, RetryMode};
+use super::event::{Event, GuardAction, Record, RetryMode, WaitReason};
 use super::ids::{CallId, Seq, TurnId};
+use super::outage::Outage;
 use super::usage::TotalUsage;
 
 /// An open turn.
@@ -31,16 +32,24 @@ pub struct Turn {
     pub api_key: Option<String>,
     /// Attempt under way; 0 while it is queued.
     pub attempt: u32,
+    /// Attempts that began with a wait: they do not count against the limit.
+    pub waits: u32,
     /// Model step under way, from 1.
     pub step: u32,
     /// What it is doing.
     pub phase: Phase,
     /// From when its time is counted: the last start, decision or end of a wait.
     pub clock_from: Timestamp,
+    /// When the present model step was begun, at the latest.
+    pub asked_from: Timestamp,
     /// End of the visible wait before the present step; may be past.
     pub waiting_until: Option<Timestamp>,
     /// What had not begun when the turn's tenant was left out, as far as that is written down; none while it is worked on.
     pub pause: Option<Pause>,
+    /// Why it waits: set until the model is asked again.
+    pub waiting: Option<WaitReason>,
+    /// What it has been through with its provider since a model last answered.
+    pub outage: Outage,
     /// Invalid arguments or answers that the model was asked to repair.
     pub repairs: u32,
     /// Used so far.
@@ -136,11 +145,15 @@ impl Turn {
             trace: trace.clone(),
             api_key: api_key.clone(),
             attempt: 0,
+            waits: 0,
             step: 1,
             phase: Phase::Queued,
             clock_from: record.at,
+            asked_from: record.at,
             waiting_until: None,
             pause: None,
+            waiting: None,
+            outage: Outage::default(),
             repairs: 0,
             usage: TotalUsage::default(),
             first_token_ms: None,
@@ -188,15 +201,26 @@ impl Turn {
             Event::TurnStarted { attempt, .. } => {
                 self.attempt = *attempt;
                 self.clock_from = record.at;
+                self.asked_from = record.at;
                 self.waiting_until = None;
                 self.pause = None;
+                self.waiting = None;
                 if self.phase == Phase::Queued {
                     self.phase = Phase::Thinking;
                 }
             }
-            Event::TurnWaiting { until, .. } => {
+            Event::TurnWaiting { reason, until } => {
+                self.waits += 1;
                 self.waiting_until = Some(*until);
+                self.waiting = Some(*reason);
                 self.clock_from = *until;
+                self.asked_from = *until;
+                self.outage.waits(record.at, *until);
+            }
+            // `waiting_until` stays: it names the effect that is under way.
+            Event::ContextAssembled { .. } => {
+                self.waiting = None;
+                self.asked_from = record.at;
             }
             Event::TurnPaused { unsent, asked } => {
                 self.pause = Some(Pause {
@@ -217,8 +241,7 @@ impl Turn {
                 first_token_ms,
                 ..
             } => {
-                self.waiting_until = None;
-                self.pause = None;
+                self.answered();
                 self.usage.add(model, *usage);
                 self.first_token_ms = self.first_token_ms.or(*first_token_ms);
                 if *finish != Finish::Cancelled && !tool_calls.is_empty() {
@@ -233,12 +256,17 @@ impl Turn {
                 }
             }
             Event::OutputRejected { model, usage, .. } => {
-                self.waiting_until = None;
-                self.pause = None;
+                self.answered();
+                self.asked_from = record.at;
                 self.usage.add(model, *usage);
                 self.step += 1;
             }
-            Event::ModelFailed { model, usage, .. } => self.usage.add(model, *usage),
+            Event::ModelFailed {
+                class, model, usage, ..
+            } => {
+                self.usage.add(model, *usage);
+                self.outage.failed(class, self.asked_from, record.at);
+            }
             Event::GuardrailTriggered {
                 action: GuardAction::Repair,
                 ..
@@ -292,11 +320,24 @@ impl Turn {
                 self.stage(*call_id, Stage::Done(*status));
                 if self.calls().iter().all(|call| matches!(call.stage, Stage::Done(_))) {
                     self.phase = Phase::Thinking;
+                    self.asked_from = record.at;
                     self.step += 1;
                 }
             }
             _ => {}
         }
+    }
+
+    /// Attempts that count against the limit: those that a crash or a stop cost.
+    pub fn counted_attempts(&self) -> u32 {
+        self.attempt.saturating_sub(self.waits)
+    }
+
+    fn answered(&mut self) {
+        self.waiting_until = None;
+        self.pause = None;
+        self.waiting = None;
+        self.outage = Outage::default();
     }
 
     fn call_mut(&mut self, id: CallId) -> Option<&mut Call> {

@@ -110,6 +110,12 @@ impl FakeModel {
             .push_back(script);
     }
 
+    /// Forgets every script.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        (state.steps, state.once) = (HashMap::new(), HashMap::new());
+    }
+
     /// Returns every request so far.
     pub fn requests(&self) -> Vec<ModelRequest> {
         self.state().requests.clone()

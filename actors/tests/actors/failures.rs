@@ -5,7 +5,7 @@ use std::time::Duration;
 use copilotd_actors::conversation::Refusal;
 use copilotd_actors::domain::command::{Command, FailureClass};
 use copilotd_actors::domain::content::ToolStatus;
-use copilotd_actors::domain::event::{Event, FailureCode, Record};
+use copilotd_actors::domain::event::{Event, FailureCode, Record, WaitReason};
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
@@ -418,7 +418,7 @@ async fn a_limit_of_our_own_is_waited_for_visibly_and_costs_no_attempt() {
     let records = world.log.records(id);
     let waits = records
         .iter()
-        .filter(|record| matches!(&record.event, Event::TurnWaiting { reason, .. } if reason == "limit"));
+        .filter(|record| matches!(&record.event, Event::TurnWaiting { reason, .. } if *reason == WaitReason::Limit));
     assert_eq!(waits.count(), 3);
 }
 

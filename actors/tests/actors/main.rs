@@ -17,6 +17,7 @@ mod failures;
 mod guards;
 mod idempotency;
 mod keys;
+mod outages;
 mod pool;
 mod schemas;
 mod standing;

@@ -48,7 +48,7 @@ fn what_is_due_follows_the_state() {
     due(vec![submit(1), asks(&["read"]), done(0)], "model 1/2, turn 1 until 600");
     due(
         vec![submit(1), wait(5), fails(FailureClass::Cut)],
-        "model 2/1, turn 2 until 605",
+        "model 2/1 from 6, turn 2 until 606",
     );
     due(
         vec![submit(1), asks(&["look_up"]), wait(5), Act::Crash, recover()],
@@ -94,7 +94,7 @@ fn a_wait_holds_one_model_step_back() {
     due(vec![submit(1), limited(), wait(31), assembled()], waiting);
     due(
         vec![submit(1), limited(), wait(31), fails(FailureClass::Cut)],
-        "model 3/1, turn 3 until 631",
+        "model 3/1 from 33, turn 3 until 633",
     );
     due(
         vec![submit(1), limited(), wait(31), asks(&["read"]), done(0)],

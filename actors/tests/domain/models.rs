@@ -92,19 +92,66 @@ fn failures_have_their_own_rules() {
             format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed {code}\n t2 turn.started 1");
         case(vec![submit(1), submit(2)], fails(class), &then);
     }
-    for (class, code) in [
-        (Overload, "provider_unavailable"),
-        (Silence, "provider_unavailable"),
-        (Cut, "provider_unavailable"),
-        (Malformed, "provider_unavailable"),
-        (Network, "provider_unavailable"),
-    ] {
+    for (class, seconds) in [(Overload, 0), (Silence, 0), (Network, 0), (Cut, 1), (Malformed, 1)] {
         let reason = class.code();
-        let again = format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.started 2");
-        case(vec![submit(1)], fails(class), &again);
-        let then = format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed {code}");
-        case(vec![submit(1), fails(class), fails(Rate)], fails(class), &then);
+        let again = |attempt: u32, seconds: u64| {
+            format!(
+                "t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.started {attempt}
+                 t1 turn.waiting provider_unavailable {seconds}s"
+            )
+        };
+        case(vec![submit(1)], fails(class), &again(2, seconds));
+        // A provider's time is honoured.
+        let named = fails_for(class, Some(Duration::from_secs(40)));
+        case(vec![submit(1)], named, &again(2, 40));
+        // Nothing of it counts as an attempt, and what is left of the allowed wait is what is waited for.
+        let named = || fails_for(class, Some(Duration::from_secs(299)));
+        let given = || vec![submit(1), named(), wait(299), named(), wait(299)];
+        let then =
+            format!("t1 message.reset {reason}\n t1 model.failed {reason}\n t1 turn.failed provider_unavailable");
+        case(given(), named(), &then);
+        if matches!(class, Overload | Silence | Network) {
+            case(given(), fails(class), &again(4, 1));
+        }
     }
+}
+
+#[test]
+fn each_new_step_has_its_whole_wait() {
+    use FailureClass::Overload;
+    let named = || fails_for(Overload, Some(Duration::from_secs(599)));
+    case(
+        vec![submit(1), named(), wait(599), asks(&["read"]), done(0)],
+        named(),
+        "t1 message.reset overload
+         t1 model.failed overload
+         t1 turn.started 3
+         t1 turn.waiting provider_unavailable 599s",
+    );
+}
+
+#[test]
+fn retries_keep_within_the_turns_limits() {
+    let mut policy = policy();
+    policy.limits.tokens = 250;
+    let given = || vec![submit(1), fails(FailureClass::Cut), wait(2)];
+    case_with(
+        policy.clone(),
+        given(),
+        fails(FailureClass::Cut),
+        "t1 message.reset cut
+         t1 model.failed cut
+         t1 turn.started 3
+         t1 turn.waiting provider_unavailable 2s",
+    );
+    let mut given = given();
+    given.extend([fails(FailureClass::Cut), wait(3)]);
+    case_with(
+        policy,
+        given,
+        fails(FailureClass::Cut),
+        "t1 message.reset cut\n t1 model.failed cut\n t1 turn.failed limit_cost",
+    );
 }
 
 #[test]
@@ -121,7 +168,13 @@ fn a_rate_limit_is_waited_for_visibly() {
     case(vec![submit(1)], fails_for(Rate, None), &waits(2));
     case(vec![submit(1)], after(600), &waits(600));
     case(vec![submit(1)], after(601), fails);
-    case(vec![submit(1), after(1), after(1)], after(1), fails);
+    let many = || std::iter::once(submit(1)).chain((0..20).flat_map(|_| [after(29), wait(29)]));
+    case(
+        many().collect(),
+        after(20),
+        "t1 message.reset rate\n t1 model.failed rate\n t1 turn.started 22\n t1 turn.waiting provider_rate_limit 20s",
+    );
+    case(many().collect(), after(21), fails);
     // The wait is not the turn's time.
     case(vec![submit(1), after(600), wait(1100)], expire_turn(1, ""), "nothing");
 }

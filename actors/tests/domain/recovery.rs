@@ -62,6 +62,15 @@ fn a_wait_goes_on_where_it_was() {
          t1 turn.started 3
          t1 turn.waiting provider_rate_limit 200s",
     );
+    // Neither waits nor restarts in the middle of one cost an attempt.
+    let often = (0..9).flat_map(|_| [Act::Crash, recover()]);
+    case(
+        waiting().into_iter().chain(often).collect(),
+        recover(),
+        "t1 message.reset recovered
+         t1 turn.started 12
+         t1 turn.waiting provider_rate_limit 200s",
+    );
     let mut over = waiting();
     over.push(wait(200));
     case(

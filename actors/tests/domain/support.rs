@@ -302,7 +302,7 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
     let kind = word(serde_json::to_value(&record.event).expect("an event")["type"].clone());
     let rest = match &record.event {
         E::TurnStarted { attempt, .. } => attempt.to_string(),
-        E::TurnWaiting { reason, until } => format!("{reason} {}s", until.duration_since(record.at).as_secs()),
+        E::TurnWaiting { reason, until } => format!("{} {}s", reason.code(), until.duration_since(record.at).as_secs()),
         E::TurnPaused { unsent, asked } => {
             let unsent: Vec<String> = unsent.iter().map(&call).collect();
             format!("{}{}", unsent.join(" "), if *asked { " asked" } else { "" })

@@ -22,6 +22,8 @@ use crate::gateway::upstream::UNSUPPORTED;
 const MAX_MESSAGE: usize = 500;
 /// Shorter secrets are not looked for: they would mask innocent text (a header's value may be `1`).
 const MIN_SECRET: usize = 8;
+/// Most characters of a message that are looked through for what it is about.
+const MAX_LOOKED_AT: usize = 1_000;
 /// What the name of a field may hold beside letters and digits.
 const PARAM: &[u8] = b"_-.[]";
 
@@ -41,6 +43,8 @@ struct Said {
     /// The field of the request that is wrong.
     param: Option<String>,
     status: Option<u16>,
+    /// Whether it lists fields that the request lacks, as validators of frameworks do.
+    lacks_fields: bool,
 }
 
 impl Errors {
@@ -69,14 +73,16 @@ impl Errors {
 
     /// The error behind an HTTP status that is not a success.
     pub fn status(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ModelError {
-        let said = match serde_json::from_slice::<Value>(body) {
-            Ok(body) => Said::of(inner(&body)),
-            Err(_) => Said::default(),
-        };
+        let body = serde_json::from_slice::<Value>(body).ok();
+        let said = body.as_ref().map(|body| Said::of(inner(body))).unwrap_or_default();
         let class = said.class(status.as_u16());
         let mut error = self.describe(class, &said, &format!("status {}", status.as_u16()));
         error.retry_after = retry_after(headers);
         error.refusal = said.refusal(class, status.as_u16());
+        if body.is_none() && matches!(status.as_u16(), 400 | 406 | 411..=429 | 431) {
+            // A page: whatever refused, a proxy or a wall before the provider, it was not about the request.
+            error.refusal.take_if(|_| class == FailureClass::Rejected);
+        }
         error
     }
 
@@ -104,7 +110,8 @@ impl Errors {
     /// The request was not answered.
     pub fn transport(&self, error: &reqwest::Error) -> ModelError {
         let what = if error.is_connect() && error.is_timeout() {
-            "no connection in time"
+            // Nobody is there, or nobody who finishes a handshake: to ask again would be the same wait once more.
+            return self.plain(FailureClass::Silence, "no connection in time");
         } else if error.is_connect() {
             "no connection"
         } else if error.is_builder() {
@@ -143,6 +150,7 @@ impl Errors {
                 status: UNSUPPORTED,
                 code: Some("unsupported_by_provider".to_owned()),
                 param: param.clone(),
+                is_certain: false,
             })),
             ..self.plain(
                 FailureClass::Rejected,
@@ -172,6 +180,8 @@ impl Errors {
             FailureClass::Overload => Some("the provider is overloaded or broken"),
             FailureClass::ContextLength => None,
             _ if said.message.is_empty() => Some("the provider refused the request"),
+            // Where it is not clear whom a refusal is about, its words may be about the operator's account.
+            FailureClass::Rejected if said.is_about_account() => Some("the provider refused the request"),
             _ => None,
         };
         let text = match (own, class) {
@@ -191,6 +201,28 @@ impl Errors {
         self.plain(class, &text)
     }
 
+    /// Masks words that hold a piece of a secret, or that look like a credential: providers echo keys cut short, starred in the
+    /// middle, or under another spelling.
+    fn mask(&self, text: &str) -> String {
+        let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
+        let pieces: Vec<&str> = secrets
+            .filter(|secret| secret.is_ascii() && secret.len() >= MIN_SECRET)
+            .flat_map(|secret| (0..=secret.len() - MIN_SECRET).filter_map(|at| secret.get(at..at + MIN_SECRET)))
+            .collect();
+        let mut masked = String::with_capacity(text.len());
+        for word in text.split_inclusive(char::is_whitespace) {
+            let bare = word.trim_matches(|c: char| c.is_whitespace() || "\"'`()[]{}<>,;:.!?".contains(c));
+            if looks_like_a_key(bare) || pieces.iter().any(|piece| bare.contains(piece)) {
+                let end = word.chars().next_back().filter(|c| c.is_whitespace());
+                masked.push_str("***");
+                masked.extend(end);
+            } else {
+                masked.push_str(word);
+            }
+        }
+        masked
+    }
+
     /// Cuts, strips control characters and masks secrets that a provider echoes.
     pub fn clean(&self, text: &str) -> String {
         let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -200,6 +232,7 @@ impl Errors {
                 text = text.replace(secret, "***");
             }
         }
+        let text = self.mask(&text);
         match text.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}…", &text[..end]),
             None => text,
@@ -211,7 +244,8 @@ impl Errors {
 fn inner(body: &Value) -> &Value {
     let list = body.as_array().or_else(|| body.get("errors")?.as_array());
     let body = list.and_then(|list| list.first()).unwrap_or(body);
-    body.get("error").filter(|error| !error.is_null()).unwrap_or(body)
+    let error = body.get("error").filter(|error| !error.is_null()).unwrap_or(body);
+    error.get(0).unwrap_or(error)
 }
 
 impl Said {
@@ -224,9 +258,13 @@ impl Said {
             };
         }
         let inner = error.pointer("/innererror/code");
-        let words = [error.get("code"), error.get("type"), inner]
+        // Google's details name the reason more exactly than its code does.
+        let details = error.get("details").and_then(Value::as_array).into_iter().flatten();
+        let reasons = details.filter_map(|detail| detail.get("reason"));
+        let words = [error.get("code"), error.get("type"), inner, error.get("status")]
             .into_iter()
             .flatten()
+            .chain(reasons)
             .filter_map(Value::as_str)
             // Identifiers only: these stand in errors.
             .filter(|word| is_identifier(word, b"_-."))
@@ -238,15 +276,24 @@ impl Said {
             let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
             u16::try_from(number).ok().filter(|status| (400..600).contains(status))
         });
-        let message = ["message", "detail", "error", "msg", "error_msg"]
-            .iter()
-            .find_map(|field| {
-                let value = error.get(field)?;
-                // FastAPI lists what is wrong.
-                value.as_str().or_else(|| value.get(0)?.get("msg")?.as_str())
-            });
+        let message = [
+            "message",
+            "detail",
+            "error",
+            "msg",
+            "error_msg",
+            "error_description",
+            "title",
+        ]
+        .iter()
+        .find_map(|field| {
+            let value = error.get(field)?;
+            // FastAPI lists what is wrong.
+            value.as_str().or_else(|| value.get(0)?.get("msg")?.as_str())
+        });
         let param = error.get("param").and_then(Value::as_str);
         Self {
+            lacks_fields: lacks_fields(error),
             message: message.unwrap_or_default().to_owned(),
             words,
             param: param.filter(|param| is_identifier(param, PARAM)).map(str::to_owned),
@@ -262,8 +309,214 @@ impl Said {
                 status,
                 code: self.words.first().cloned(),
                 param: self.param.clone(),
+                is_certain: class != Rejected || self.is_certain(),
             })
         })
+    }
+
+    /// Whether a refusal is surely about the request, and about something that no other provider would take either. What one
+    /// model does not support, another one may, and so may one whose validator is less strict.
+    fn is_certain(&self) -> bool {
+        const WORDS: &[&str] = &[
+            "invalid_type",
+            "invalid_json",
+            "missing_required_parameter",
+            "empty_array",
+            "integer_below_min_value",
+            "integer_above_max_value",
+            "decimal_below_min_value",
+            "decimal_above_max_value",
+            "string_below_min_length",
+        ];
+        const MEMBERS: &[&str] = &[
+            "messages",
+            "temperature",
+            "top_p",
+            "n",
+            "stop",
+            "presence_penalty",
+            "frequency_penalty",
+            "logit_bias",
+            "tools",
+            "tool_choice",
+            "functions",
+        ];
+        if self.is_about_account() {
+            return false;
+        }
+        let text = self.message.to_ascii_lowercase();
+        let names_model = ["support", "model", "not allowed", "not permitted"];
+        let is_plain = !names_model.iter().any(|part| text.contains(part));
+        let root = self
+            .param
+            .as_deref()
+            .map(|param| param.split(['.', '[']).next().unwrap_or_default());
+        let is_member = root.is_some_and(|root| MEMBERS.contains(&root));
+        let is_invalid = self
+            .words
+            .iter()
+            .all(|word| matches!(word.as_str(), "invalid_value" | "invalid_request_error"));
+        self.lacks_fields
+            || (self.param.is_some() && self.has(WORDS))
+            || (is_member && is_invalid && is_plain)
+            || (text.contains("required") && names_a_member(&self.message))
+    }
+
+    /// What is said, without what it quotes: quoted is what a caller wrote, which must not make a key look dead.
+    fn unquoted(&self) -> String {
+        let mut text = String::new();
+        let mut quote = None;
+        let mut before = ' ';
+        for c in self.message.chars().take(MAX_LOOKED_AT) {
+            match quote {
+                Some(end) if c == end => quote = None,
+                Some(_) => {}
+                // An apostrophe within a word quotes nothing.
+                None if matches!(c, '"' | '`') || (c == '\'' && !before.is_alphanumeric()) => quote = Some(c),
+                None => text.push(c.to_ascii_lowercase()),
+            }
+            before = c;
+        }
+        text
+    }
+
+    /// Whether it is about a key, an account or its money, in whatever words.
+    fn is_about_account(&self) -> bool {
+        const KEYS: &[&str] = &[
+            "api key",
+            "api-key",
+            "api_key",
+            "apikey",
+            "access token",
+            "credential",
+            "authentication",
+        ];
+        const KEY_FAULTS: &[&str] = &[
+            "invalid",
+            "not valid",
+            "incorrect",
+            "expired",
+            "revoked",
+            "missing",
+            "disabled",
+            "wrong",
+            "not found",
+            "unknown",
+            "deactivated",
+            "denied",
+            "failed",
+            "required",
+            "no longer",
+            "not exist",
+            "suspended",
+            "blocked",
+            "leaked",
+        ];
+        const ACCOUNTS: &[&str] = &[
+            "account",
+            "organization",
+            "organisation",
+            "subscription",
+            "workspace",
+            "billing",
+        ];
+        const ACCOUNT_FAULTS: &[&str] = &[
+            "disabled",
+            "suspended",
+            "deactivated",
+            "inactive",
+            "not active",
+            "overdue",
+            "arrear",
+            "good standing",
+            "past due",
+            "blocked",
+            "closed",
+            "terminated",
+            "banned",
+            "restricted",
+            "expired",
+            "hard limit",
+            "spending limit",
+            "not exist",
+            "on hold",
+            "not found",
+            "delinquent",
+            "unpaid",
+        ];
+        const MONEY: &[&str] = &[
+            "credit balance",
+            "insufficient balance",
+            "insufficient credit",
+            "insufficient fund",
+            "insufficient quota",
+            "out of credit",
+            "no credit",
+            "exceeded your current quota",
+            "exceeded your monthly",
+            "api usage limits",
+            "payment required",
+            "payment method",
+            "add credits",
+            "purchase credits",
+            "recharge",
+            "top up",
+            "billing details",
+            "billing hard limit",
+            "unpaid invoice",
+            "free tier",
+            "trial has",
+            "trial period",
+        ];
+        if self.param.is_some() || self.lacks_fields {
+            return false;
+        }
+        let text = self.unquoted();
+        let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        (says(KEYS) && says(KEY_FAULTS)) || (says(ACCOUNTS) && says(ACCOUNT_FAULTS)) || says(MONEY)
+    }
+
+    /// Whether it says that the prompt is too long for the model, in whatever words.
+    fn is_about_length(&self) -> bool {
+        const SUBJECTS: &[&str] = &[
+            "prompt",
+            "input",
+            "context",
+            "sequence",
+            "messages",
+            "request",
+            "conversation",
+        ];
+        const FAULTS: &[&str] = &[
+            "exceed",
+            "too many",
+            "too long",
+            "too large",
+            "longer than",
+            "larger than",
+            "greater than",
+            "more than",
+            "maximum",
+            "over the limit",
+            "above the limit",
+            "limit of",
+            "does not fit",
+            "reduce",
+            "overflow",
+        ];
+        const OUTPUT: &[&str] = &[
+            "max_tokens",
+            "max_completion_tokens",
+            "max_output_tokens",
+            "max_new_tokens",
+        ];
+        if self.param.as_deref().is_some_and(|param| OUTPUT.contains(&param)) {
+            return false;
+        }
+        let text = self.unquoted();
+        let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        let is_output = says(OUTPUT) && !says(&["prompt", "input", "context", "sequence"]);
+        text.contains("token") && says(SUBJECTS) && says(FAULTS) && !is_output
     }
 
     fn has(&self, words: &[&str]) -> bool {
@@ -290,6 +543,28 @@ impl Said {
             "authentication_error",
             "permission_error",
             "billing_error",
+            "api_key_invalid",
+            "api_key_expired",
+            "api_key_service_blocked",
+            "invalid_authentication",
+            "invalid_authentication_error",
+            "authenticationerror",
+            "unauthenticated",
+            "unauthorized",
+            "account_deactivated",
+            "account_suspended",
+            "account_not_active",
+            "billing_not_active",
+            "billing_hard_limit_reached",
+            "insufficient_balance",
+            "insufficient_credits",
+            "arrearage",
+            "accountoverdueerror",
+            "exceeded_current_quota_error",
+            "unauthorizedexception",
+            "accessdeniedexception",
+            "unrecognizedclientexception",
+            "expiredtokenexception",
         ];
         const RATE: &[&str] = &["rate_limit_exceeded", "rate_limit_error", "requests", "tokens"];
         const OVERLOAD: &[&str] = &["server_error", "overloaded_error", "api_error", "engine_overloaded"];
@@ -332,8 +607,8 @@ impl Said {
             {
                 FailureClass::ContextLength
             }
-            // Anthropic's word for an account without money.
-            400 if says(&["credit balance is too low"]) => FailureClass::Key,
+            400 | 422 if self.is_about_account() => FailureClass::Key,
+            400 | 422 if self.is_about_length() => FailureClass::ContextLength,
             401..=403 => FailureClass::Key,
             // Time-outs and conflicts of the provider's own making: the same request may go well a moment later.
             408 | 409 | 425 => FailureClass::Overload,
@@ -345,6 +620,54 @@ impl Said {
             _ => FailureClass::Rejected,
         }
     }
+}
+
+/// Whether a validator lists fields that are missing, and nothing else: `{"detail": [{"type": "missing", "loc": …}]}` and its
+/// like.
+fn lacks_fields(error: &Value) -> bool {
+    let lacks = |item: &Value| {
+        let says = |name: &str| {
+            item.get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_ascii_lowercase()
+        };
+        item.get("loc").is_some() && (says("type").contains("missing") || says("msg").contains("required"))
+    };
+    let list = error.get("detail").and_then(Value::as_array);
+    list.is_some_and(|list| !list.is_empty() && list.iter().all(lacks))
+}
+
+/// Whether a text begins with a member of the request, as Anthropic names what is wrong: `messages.0.content: ...`.
+fn names_a_member(text: &str) -> bool {
+    const MEMBERS: [&str; 4] = ["messages", "tools", "tool_choice", "response_format"];
+    let Some((path, _)) = text.split_once(": ") else {
+        return false;
+    };
+    let root = path.split(['.', '[']).next().unwrap_or_default();
+    MEMBERS.contains(&root) && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.[]".contains(&b))
+}
+
+/// Whether a word looks like a credential, whoever's it is.
+fn looks_like_a_key(word: &str) -> bool {
+    const PREFIXES: [&str; 13] = [
+        "sk-", "sk_", "pk-", "rk-", "AIza", "AKIA", "gsk_", "hf_", "xai-", "r8_", "eyJ", "org-", "proj_",
+    ];
+    let value = word.rsplit(['=', ':', '\'', '"']).next().unwrap_or(word);
+    let is_keyed = |text: &str| text.len() >= 8 && PREFIXES.iter().any(|prefix| text.starts_with(prefix));
+    // Long, and of letters and digits mixed, like nothing that people write.
+    let is_random = |text: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-*".contains(&b);
+        let digits = text.bytes().filter(u8::is_ascii_digit).count();
+        let letters = text.bytes().filter(u8::is_ascii_alphabetic).count();
+        let is_turn = |pair: &&[u8]| {
+            let kinds = (pair[0].is_ascii_digit(), pair[1].is_ascii_digit());
+            kinds.0 != kinds.1 && pair.iter().all(u8::is_ascii_alphanumeric)
+        };
+        let turns = text.as_bytes().windows(2).filter(is_turn).count();
+        text.len() >= 24 && text.bytes().all(plain) && digits >= 4 && letters >= 4 && turns >= 6
+    };
+    is_keyed(word) || is_keyed(value) || is_random(value)
 }
 
 fn is_identifier(text: &str, extra: &[u8]) -> bool {
@@ -514,6 +837,157 @@ mod tests {
             assert!(error.message.starts_with("model main: "), "{}", error.message);
             assert!(!error.message.contains("sk-secret"), "{}", error.message);
         }
+    }
+
+    fn status(status: u16, body: &str) -> ModelError {
+        errors().status(
+            StatusCode::from_u16(status).unwrap(),
+            &HeaderMap::new(),
+            body.as_bytes(),
+        )
+    }
+
+    #[test]
+    fn a_dead_key_or_account_is_known_in_any_vendors_words() {
+        for body in [
+            r#"[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]"#,
+            r#"[{"error":{"code":400,"message":"API Key not found. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}]"#,
+            r#"{"error":[{"message":"The api_key you sent is expired"}]}"#,
+            r#"{"code":"Arrearage","message":"Access denied, please make sure your account is in good standing.","request_id":"x"}"#,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"This organization has been disabled."}}"#,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2026-12-01."}}"#,
+            r#"{"error":{"message":"Your account is not active, please check your billing details on our website.","type":"billing_not_active"}}"#,
+            r#"{"error":{"message":"Billing hard limit has been reached","type":"insufficient_quota","code":"billing_hard_limit_reached"}}"#,
+            r#"{"error":{"message":"Insufficient Balance","type":"unknown_error"}}"#,
+            r#"{"detail":"Your subscription has expired"}"#,
+            r#"{"error":"Invalid credentials"}"#,
+            r#"{"msg":"account suspended"}"#,
+        ] {
+            for code in [400, 422] {
+                assert_eq!(status(code, body).class, FailureClass::Key, "{body}");
+            }
+        }
+        // What a caller wrote, and a provider quotes, kills no key.
+        for body in [
+            r#"{"error":{"message":"Invalid value: 'your API key is invalid'. Supported values are: 'a'.","param":null}}"#,
+            r#"{"error":{"message":"Unknown role `account suspended`"}}"#,
+            r#"{"error":{"message":"API key is not valid for this","param":"messages[0].content"}}"#,
+        ] {
+            assert_eq!(status(400, body).class, FailureClass::Rejected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_known_in_any_words() {
+        for message in [
+            "This endpoint's maximum is 8192 tokens. However, you requested about 9000 tokens in the messages.",
+            "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+            "Input is too long: 5000 tokens, the sequence may have at most 4096",
+            "Requested tokens (5000) exceed context of 4096",
+            "Too many tokens in the prompt",
+            "Please reduce your prompt; it has 5000 tokens",
+            "input tokens and max_tokens exceed the limit of the context",
+        ] {
+            let body = serde_json::json!({"error": {"message": message}}).to_string();
+            assert_eq!(status(400, &body).class, FailureClass::ContextLength, "{message}");
+        }
+        for (message, param) in [
+            (
+                "max_tokens is too large: 100000. This model supports at most 4096 completion tokens.",
+                Some("max_tokens"),
+            ),
+            (
+                "max_tokens: 5000 > 4096, which is the maximum allowed number of output tokens",
+                None,
+            ),
+            ("Too many images in request", None),
+        ] {
+            let body = serde_json::json!({"error": {"message": message, "param": param}}).to_string();
+            assert_eq!(status(400, &body).class, FailureClass::Rejected, "{message}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_surely_the_callers_fault_is_certain() {
+        for (body, is_certain) in [
+            (
+                r#"{"error":{"message":"Invalid type for 'messages': expected an array.","type":"invalid_request_error","param":"messages","code":"invalid_type"}}"#,
+                true,
+            ),
+            (
+                r#"{"error":{"message":"Missing required parameter: 'messages[0].content'.","param":"messages[0].content","code":"missing_required_parameter"}}"#,
+                true,
+            ),
+            (
+                r#"{"error":{"message":"Invalid 'temperature': decimal above maximum value.","param":"temperature","code":"decimal_above_max_value"}}"#,
+                true,
+            ),
+            (
+                r#"{"error":{"message":"-1 is less than the minimum of 0 - 'temperature'","type":"invalid_request_error","param":"temperature","code":null}}"#,
+                true,
+            ),
+            (
+                r#"{"detail":[{"type":"missing","loc":["body","messages"],"msg":"Field required"}]}"#,
+                true,
+            ),
+            (
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages: at least one message is required"}}"#,
+                true,
+            ),
+            // What one provider does not take, another one may.
+            (
+                r#"{"error":{"message":"Unsupported value: 'temperature' does not support 0.2 with this model.","type":"invalid_request_error","param":"temperature","code":"unsupported_value"}}"#,
+                false,
+            ),
+            (
+                r#"{"error":{"message":"Unknown parameter: 'reasoning'.","param":"reasoning","code":"unknown_parameter"}}"#,
+                false,
+            ),
+            (
+                r#"{"detail":[{"type":"extra_forbidden","loc":["body","user"],"msg":"Extra inputs are not permitted"}]}"#,
+                false,
+            ),
+            (r#"{"error":{"message":"Not today.","code":"E17"}}"#, false),
+            (r#"{"error":{"message":"x"}}"#, false),
+            ("{}", false),
+            ("[]", false),
+            ("[[[]]]", false),
+            ("7", false),
+        ] {
+            let error = status(400, body);
+            assert_eq!(error.class, FailureClass::Rejected, "{body}");
+            assert_eq!(error.refusal.unwrap().is_certain, is_certain, "{body}");
+        }
+        // A page is nobody's word about the request.
+        for body in ["<html><h1>400 Bad Request</h1></html>", "", "upstream request failed"] {
+            let error = status(400, body);
+            assert_eq!((error.class, error.refusal), (FailureClass::Rejected, None), "{body}");
+        }
+    }
+
+    #[test]
+    fn no_key_and_no_account_comes_through() {
+        let errors = Errors::new("main", vec!["sk-proj-abcdefghijklmnop".to_owned().into()]);
+        for text in [
+            "bad key sk-proj-abcdefghijklmnop",
+            "bad key 'sk-proj-abc***mnop'.",
+            "bad key: proj-abcdefgh…",
+            "token=efghijklmnop refused",
+            "Authorization: Bearer sk-ant-REDACTED-bbbbbbbbbbbb",
+            "key AIzaSyA1234567890abcdefghijklmnopqrstuv is blocked",
+            "credential eyJhbGciOiJIUzI1NiJ9.e30.abc",
+            "organization org-AbCdEf123456 is over its quota",
+            "key 3f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c",
+        ] {
+            let clean = errors.clean(text);
+            assert!(clean.contains("***"), "{clean}");
+            for secret in ["abcdefgh", "mnop", "1234567890", "eyJ", "AbCdEf", "9a8b7c", "REDACTED"] {
+                assert!(!clean.contains(secret), "{clean}");
+            }
+        }
+        // Innocent words stay.
+        let text = "messages.0.content: expected a string, got 12345 (see request-id 7) for gpt-4o-mini-2024-07-18";
+        assert_eq!(errors.clean(text), text);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) fn check(root: &Node<'_>, faults: &mut Faults) {
             }
         }
         let (first, total) = (
-            timeout(&route, "first_token_ms", 15_000),
+            timeout(&route, "first_token_ms", 10_000),
             timeout(&route, "total_ms", 120_000),
         );
         if first > total {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::ports::ModelError;
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
@@ -16,6 +18,10 @@ use crate::gateway::upstream::Upstream;
 const DEAD: Duration = Duration::from_secs(60);
 /// Longest rest, whatever a provider says.
 const LONGEST_REST: Duration = Duration::from_secs(600);
+/// A rest that is shorter is not probed.
+const SHORTEST_PROBED: Duration = Duration::from_secs(4);
+/// A rest that ends so much later than the one before is another one, with a probe of its own.
+const LATER: Duration = Duration::from_secs(1);
 
 /// One key of a provider for one target. Its state is worth keeping as long as the process lives.
 #[derive(Debug)]
@@ -30,7 +36,20 @@ pub struct Key {
 #[derive(Debug, Default)]
 struct State {
     dead_until: Option<Instant>,
-    rests_until: Option<Instant>,
+    rest: Option<Rest>,
+}
+
+/// A time for which a provider wants to be left alone.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    since: Instant,
+    until: Instant,
+    /// From then on one call may find out whether the time was meant.
+    probe_at: Option<Instant>,
+    /// Whether the provider named the time itself.
+    is_named: bool,
+    /// What the provider answered.
+    class: FailureClass,
 }
 
 impl Key {
@@ -48,14 +67,59 @@ impl Key {
         self.state().dead_until = Some(now + DEAD);
     }
 
-    /// Notes that the provider accepted it.
-    pub fn lives(&self) {
-        self.state().dead_until = None;
+    /// Notes that the provider accepted it in a call that began at `asked`: a rest from before is over.
+    pub fn lives(&self, asked: Instant) {
+        let mut state = self.state();
+        state.dead_until = None;
+        state.rest.take_if(|rest| rest.since <= asked);
     }
 
-    /// Notes that the provider wants to be left alone.
-    pub fn rest(&self, wait: Duration, now: Instant) {
-        self.state().rests_until = Some(now + wait.min(LONGEST_REST));
+    /// Notes that the provider wants to be left alone, as it said with a failure of `class`. `is_named` tells that the time is its
+    /// own word.
+    pub fn rest(&self, wait: Duration, now: Instant, class: FailureClass, is_named: bool) {
+        let wait = wait.min(LONGEST_REST);
+        let until = now + wait;
+        let mut state = self.state();
+        let known = state
+            .rest
+            .filter(|rest| rest.until > now && until <= rest.until + LATER);
+        let probe_at = match known {
+            Some(known) => known.probe_at,
+            None => (wait >= SHORTEST_PROBED).then(|| now + wait / 2),
+        };
+        state.rest = Some(Rest {
+            since: now,
+            until,
+            probe_at,
+            is_named,
+            class,
+        });
+    }
+
+    /// Tells whether its last rest was as long as the provider said.
+    pub fn rest_is_named(&self) -> bool {
+        self.state().rest.is_some_and(|rest| rest.is_named)
+    }
+
+    /// Takes the right to ask once while it rests; once in the second half of each rest.
+    pub fn take_probe(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        let Some(rest) = state.rest.as_mut().filter(|rest| rest.until > now) else {
+            return false;
+        };
+        rest.probe_at.take_if(|probe_at| *probe_at <= now).is_some()
+    }
+
+    /// Makes the failure of a call that is not made because `target` wants to be left alone for `wait` more.
+    pub fn remembered(&self, target: &str, wait: Duration) -> ModelError {
+        let class = self.state().rest.map_or(FailureClass::Rate, |rest| rest.class);
+        let seconds = wait.as_secs_f64().ceil();
+        ModelError {
+            class,
+            message: format!("model {target}: its provider asked for patience; it is asked again in {seconds} s"),
+            retry_after: Some(wait),
+            refusal: None,
+        }
     }
 
     /// Tells whether it was refused lately.
@@ -66,8 +130,8 @@ impl Key {
     /// Returns how long it still rests.
     pub fn rests(&self, now: Instant) -> Duration {
         self.state()
-            .rests_until
-            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+            .rest
+            .map_or(Duration::ZERO, |rest| rest.until.saturating_duration_since(now))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -8,6 +8,8 @@ use copilotd_actors::domain::breaker::Breaker;
 
 /// Time in which a target that came back gets its full share again.
 pub const RETURN: Duration = Duration::from_secs(20);
+/// Longest time for which an unhealthy target is not probed: so much later than its outage ends, at most, it is found out.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// Share of the calls that it gets at first.
 const FIRST_SHARE: f64 = 0.1;
 /// Weight of a new observation in the averages.
@@ -102,11 +104,11 @@ impl Health {
         }
     }
 
-    /// A call failed in a way that speaks against the target.
-    pub fn failed(&mut self, now: Duration) {
+    /// A call failed in a way that speaks against the target; `roll` is random in 0..1.
+    pub fn failed(&mut self, now: Duration, roll: f64) {
         self.errors.add(1.0);
         let was_open = self.is_open();
-        self.breaker.failed(now);
+        self.breaker.failed_within(now, LONGEST_PAUSE, roll);
         if self.is_open() && !was_open {
             self.returned = None;
         }
@@ -171,7 +173,7 @@ mod tests {
         let mut health = Health::default();
         for _ in 0..THRESHOLD {
             assert!(health.admit(now, 0.99));
-            health.failed(now);
+            health.failed(now, 1.0);
         }
         health
     }
@@ -202,7 +204,7 @@ mod tests {
         assert!(health.admit(probed, 0.0));
         health.abandoned(probed);
         assert!(health.admit(probed, 0.0), "the probe went back");
-        health.failed(probed);
+        health.failed(probed, 1.0);
         assert!(!health.admit(probed + FIRST_PAUSE, 0.0), "twice as long now");
         assert!(health.admit(probed + 2 * FIRST_PAUSE, 0.0));
     }
@@ -221,7 +223,7 @@ mod tests {
             let mut health = Health::default();
             health.answered(Kind::Stream, Duration::from_millis(ms), S);
             if fails {
-                health.failed(S);
+                health.failed(S, 1.0);
             }
             (0..running).for_each(|_| health.began());
             health.score(Kind::Stream)

@@ -25,31 +25,37 @@ pub enum Rule {
     AgainThenNext,
     /// The next target; this one is not asked again.
     Next,
-    /// The next target, or where there is none, this one once more.
+    /// The next target, and this one once more where no other answers.
     NextOrAgain,
+    /// Another provider, once: the refusal may be about the provider itself, its account or a proxy before it.
+    NextProvider,
     /// A target with a larger context.
     Larger,
     /// Nothing would help.
     Stop,
 }
 
-/// Returns what follows `error`, which came before any content.
-pub fn after(error: &ModelError) -> Rule {
+/// Returns what follows `error`. `began` tells that content had come before it.
+pub fn after(error: &ModelError, began: bool) -> Rule {
     match error.class {
         FailureClass::Key => Rule::RotateKey,
-        FailureClass::Rate => Rule::Rest(error.retry_after.unwrap_or(DEFAULT_REST)),
+        // No time at all is none that was named.
+        FailureClass::Rate => Rule::Rest(error.retry_after.filter(|wait| !wait.is_zero()).unwrap_or(DEFAULT_REST)),
         FailureClass::Overload | FailureClass::Network => match error.retry_after {
             Some(wait) if wait > SHORT_WAIT => Rule::Rest(wait),
             _ => Rule::AgainThenNext,
         },
+        // Somebody is there: this one answer died, like one that was cut.
+        FailureClass::Silence if began => Rule::NextOrAgain,
         FailureClass::Silence => Rule::Next,
         FailureClass::Cut | FailureClass::Malformed => Rule::NextOrAgain,
         FailureClass::ContextLength => Rule::Larger,
         FailureClass::ContentPolicy | FailureClass::Limit | FailureClass::Budget => Rule::Stop,
         // A deployment that is not there (404, a redirect), or cannot be told, says nothing about the request.
-        FailureClass::Rejected => match error.refusal.as_deref().map(|refusal| refusal.status) {
-            Some(300..=399 | 404 | 405 | 410 | UNSUPPORTED) => Rule::Next,
-            _ => Rule::Stop,
+        FailureClass::Rejected => match error.refusal.as_deref() {
+            Some(refusal) if matches!(refusal.status, 300..=399 | 404 | 405 | 410 | UNSUPPORTED) => Rule::Next,
+            Some(refusal) if refusal.is_certain => Rule::Stop,
+            _ => Rule::NextProvider,
         },
     }
 }
@@ -79,6 +85,7 @@ mod tests {
                 Rule::Rest(Duration::from_secs(7)),
                 false,
             ),
+            (FailureClass::Rate, seconds(0), 0, Rule::Rest(DEFAULT_REST), false),
             (FailureClass::Overload, None, 0, Rule::AgainThenNext, true),
             (FailureClass::Overload, seconds(0), 0, Rule::AgainThenNext, true),
             (
@@ -94,8 +101,9 @@ mod tests {
             (FailureClass::Malformed, None, 0, Rule::NextOrAgain, true),
             (FailureClass::ContextLength, None, 400, Rule::Larger, false),
             (FailureClass::ContentPolicy, None, 400, Rule::Stop, false),
-            (FailureClass::Rejected, None, 400, Rule::Stop, false),
-            (FailureClass::Rejected, None, 422, Rule::Stop, false),
+            (FailureClass::Rejected, None, 0, Rule::NextProvider, false),
+            (FailureClass::Rejected, None, 400, Rule::NextProvider, false),
+            (FailureClass::Rejected, None, 422, Rule::NextProvider, false),
             (FailureClass::Rejected, None, 404, Rule::Next, false),
             (FailureClass::Rejected, None, 307, Rule::Next, false),
             (FailureClass::Rejected, None, UNSUPPORTED, Rule::Next, false),
@@ -111,8 +119,26 @@ mod tests {
                     })
                 }),
             };
-            assert_eq!(after(&error), rule, "{class:?} {retry_after:?} {status}");
+            assert_eq!(after(&error, false), rule, "{class:?} {retry_after:?} {status}");
             assert_eq!(is_ill(class), ill, "{class:?}");
+            let began = if class == FailureClass::Silence {
+                Rule::NextOrAgain
+            } else {
+                rule
+            };
+            assert_eq!(after(&error, true), began, "{class:?}");
         }
+        let certain = Refusal {
+            status: 400,
+            is_certain: true,
+            ..Refusal::default()
+        };
+        let error = ModelError {
+            class: FailureClass::Rejected,
+            message: String::new(),
+            retry_after: None,
+            refusal: Some(Box::new(certain)),
+        };
+        assert_eq!(after(&error, false), Rule::Stop);
     }
 }

@@ -51,6 +51,8 @@ pub struct Target {
     pub schema: bool,
     /// Whether it goes on with an answer whose beginning is the last message.
     pub prefill: bool,
+    /// Whether it thinks before it speaks, so that its first token is late.
+    pub reasoning: bool,
     /// How it does.
     pub state: Arc<TargetState>,
 }

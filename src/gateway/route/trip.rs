@@ -1,7 +1,15 @@
 //! The way of one request over the targets of its route: where to next, and when it is over.
 //!
-//! Invariant: a trip makes at most [`MAX_ATTEMPTS`] requests, never waits beyond its patience or its deadline, and never
-//! leaves the targets and keys that it was given.
+//! The order, at each step:
+//! 1. the same target at once, where its failure is of the passing kind;
+//! 2. targets that are healthy and awake, and that this trip has not asked;
+//! 3. healthy targets that failed this trip in passing (a cut, a stall, a 500), again: twice at most, and up to
+//!    [`MAX_TRIES`] times while no other target can answer;
+//! 4. unhealthy targets, once each;
+//! 5. a target that wants to be left alone: one probe in between, else after its time, if the trip's patience lasts that long.
+//!
+//! Invariant: a trip makes at most [`MAX_ATTEMPTS`] requests, never waits beyond its patience or its deadline, never leaves the
+//! targets and keys that it was given, and asks a target whose breaker is open at most once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +25,10 @@ use crate::gateway::upstream::UNSUPPORTED;
 
 /// Most requests that are sent to providers for one request of a caller, over all targets and keys.
 pub const MAX_ATTEMPTS: u32 = 8;
+/// Most of them to one target for failures in passing, while it is the only one that can answer.
+const MAX_TRIES: u32 = 4;
+/// The same while others can answer too.
+const USUAL_TRIES: u32 = 2;
 
 /// A target, and the keys with which it may be asked.
 pub type Keyed = (Arc<Target>, Keys);
@@ -30,6 +42,10 @@ pub struct Trip {
     again: Option<(usize, usize)>,
     deadline: Instant,
     patience: Duration,
+    /// How long the preferred target is waited for before another one is asked in its place.
+    hold: Duration,
+    /// Providers that refused the request in words that may be about themselves.
+    doubts: u32,
     failure: Option<ModelError>,
     only_keys_failed: bool,
 }
@@ -43,7 +59,10 @@ struct Stop {
     sent: Vec<u32>,
     /// Keys that are not asked again by this trip.
     spent: Vec<bool>,
-    was_repeated: bool,
+    /// Keys that this trip was told to leave alone for a time, and may ask afterwards.
+    rested: Vec<bool>,
+    /// The key with which it may be asked again, after others: its last failure was one in passing.
+    later: Option<usize>,
     is_closed: bool,
 }
 
@@ -73,8 +92,9 @@ impl Trip {
             target,
             sent: vec![0; keys.len()],
             spent: vec![false; keys.len()],
+            rested: vec![false; keys.len()],
             keys,
-            was_repeated: false,
+            later: None,
             is_closed: false,
         };
         Self {
@@ -83,9 +103,18 @@ impl Trip {
             again: None,
             deadline,
             patience,
+            hold: Duration::ZERO,
+            doubts: 0,
             failure: None,
             only_keys_failed: true,
         }
+    }
+
+    /// Has it wait so long, all in all, for its preferred target's `Retry-After` before it falls back to another one.
+    #[must_use]
+    pub fn holding(mut self, hold: Duration) -> Self {
+        self.hold = hold;
+        self
     }
 
     /// Says where to next. `admit` asks a target's breaker.
@@ -96,29 +125,72 @@ impl Trip {
         if let Some((stop, key)) = self.again.take() {
             return self.ask(stop, key);
         }
-        // What is well, awake and not asked yet.
         let open: Vec<usize> = (0..self.stops.len()).filter(|&at| !self.stops[at].is_closed).collect();
+        if let Some(next) = self.held(&open, now) {
+            return next;
+        }
+        // What is well, awake and not asked yet.
+        let mut returning = None;
         for &at in &open {
             let stop = &self.stops[at];
             let awake = |key: &Key| !key.is_dead(now) && key.rests(now).is_zero();
-            if let Some(key) = stop.unasked(awake)
-                && admit(&stop.target)
-            {
-                return self.ask(at, key);
-            }
-        }
-        // Everything is ill, dead or at rest: the best one anyway, if this trip has not asked it itself.
-        for wanted in [|key: &Key, now| key.rests(now).is_zero(), |_: &Key, _| true] {
-            for &at in &open {
-                if let Some(key) = self.stops[at].unasked(|key| wanted(key, now)) {
+            if let Some(key) = stop.unasked(awake) {
+                if admit(&stop.target) {
                     return self.ask(at, key);
+                }
+                if !stop.is_unhealthy() {
+                    returning.get_or_insert((at, key));
                 }
             }
         }
-        // What this trip has asked and what wanted to be asked again.
+        // One that has only just come back and gets a small share of the calls is still better than none.
+        if let Some((stop, key)) = returning {
+            return self.ask(stop, key);
+        }
+        for &at in &open {
+            if let Some(key) = self.second_chance(at, now) {
+                return self.ask(at, key);
+            }
+        }
+        // What is unhealthy or has no key that is known to be accepted, if this trip has not asked it itself.
+        for &at in &open {
+            if let Some(key) = self.stops[at].unasked(|key| key.rests(now).is_zero()) {
+                return self.ask(at, key);
+            }
+        }
+        for &at in &open {
+            if let Some(key) = self.stops[at].unasked(|key| key.take_probe(now)) {
+                return self.ask(at, key);
+            }
+        }
+        self.rest(&open, now)
+    }
+
+    /// Waits for the preferred target, if that is all that keeps it from being asked and it takes no longer than is allowed.
+    fn held(&mut self, open: &[usize], now: Instant) -> Option<Next> {
+        let (&at, others) = open.split_first()?;
+        let stop = &self.stops[at];
+        if self.hold.is_zero() || others.is_empty() || stop.is_unhealthy() {
+            return None;
+        }
+        let keys = stop.keys.iter().enumerate().filter(|&(key, _)| stop.may_rest(key));
+        let (wait, key) = keys.map(|(index, key)| (key.rests(now), index)).min()?;
+        if wait.is_zero() {
+            // It was waited for, and wanted to be asked again.
+            return stop.rested[key].then(|| self.ask(at, key));
+        }
+        if !stop.keys[key].rest_is_named() || wait > self.hold || now + wait >= self.deadline {
+            return None;
+        }
+        self.hold -= wait;
+        Some(Next::Wait(wait))
+    }
+
+    /// Waits for what rests, or gives up.
+    fn rest(&mut self, open: &[usize], now: Instant) -> Next {
         let resting = open.iter().flat_map(|&at| {
             let stop = &self.stops[at];
-            let keys = stop.keys.iter().enumerate().filter(|&(key, _)| !stop.spent[key]);
+            let keys = stop.keys.iter().enumerate().filter(|&(key, _)| stop.may_rest(key));
             keys.map(move |(index, key)| (key.rests(now), at, index))
         });
         match resting.min() {
@@ -128,48 +200,79 @@ impl Trip {
                 self.patience -= wait;
                 Next::Wait(wait)
             }
-            Some((wait, ..)) => {
-                if let Some(failure) = &mut self.failure {
-                    failure.retry_after.get_or_insert(wait);
+            Some((wait, stop, key)) => {
+                let stop = &self.stops[stop];
+                match &mut self.failure {
+                    Some(failure) => {
+                        failure.retry_after.get_or_insert(wait);
+                    }
+                    // Nobody was asked: what the provider said to an earlier call still holds.
+                    None => self.failure = Some(stop.keys[key].remembered(&stop.target.name.to_string(), wait)),
                 }
+                self.only_keys_failed = false;
                 Next::Over
             }
         }
     }
 
-    /// Notes that the request at `place` failed before any content; returns a pause that has to pass before the next one.
-    pub fn failed(&mut self, place: Place, error: ModelError, now: Instant) -> Option<Duration> {
-        let others = self
-            .stops
-            .iter()
-            .enumerate()
-            .any(|(at, stop)| at != place.stop && !stop.is_closed);
+    /// Returns the key with which a healthy target that failed in passing is asked again.
+    fn second_chance(&self, at: usize, now: Instant) -> Option<usize> {
+        let stop = &self.stops[at];
+        let key = stop.later?;
+        if stop.is_unhealthy() || stop.is_out(now) {
+            return None;
+        }
+        let is_alone = self.stops.len() > 1
+            && self
+                .stops
+                .iter()
+                .enumerate()
+                .all(|(other, stop)| other == at || stop.is_out(now));
+        let most = if is_alone { MAX_TRIES } else { USUAL_TRIES };
+        (stop.tries() < most).then_some(key)
+    }
+
+    /// Notes that the request at `place` failed; returns a pause that has to pass before the next one. `began` tells that
+    /// content had come: a silence after it says that this answer died, not that nobody is there.
+    pub fn failed(&mut self, place: Place, error: ModelError, began: bool, now: Instant) -> Option<Duration> {
+        let rule = rule::after(&error, began);
         let stop = &mut self.stops[place.stop];
         let key = &stop.keys[place.key];
         let mut pause = None;
-        let once_more = match rule::after(&error) {
+        stop.later = None;
+        match rule {
             Rule::RotateKey => {
                 key.died(now);
                 stop.spent[place.key] = true;
-                false
             }
             Rule::Rest(wait) => {
-                // Who names no time is asked more and more seldom.
-                let doubled = error
-                    .retry_after
-                    .is_none()
-                    .then(|| stop.sent[place.key].saturating_sub(1).min(6));
-                key.rest(wait * 2_u32.pow(doubled.unwrap_or(0)), now);
+                // Who names no time, or next to none, is asked more and more seldom.
+                let is_named = error.retry_after.is_some_and(|wait| !wait.is_zero());
+                let doubled = 2_u32.pow(stop.sent[place.key].saturating_sub(1).min(6));
+                let wait = if is_named {
+                    wait.max(rule::PAUSE * doubled)
+                } else {
+                    wait * doubled
+                };
+                key.rest(wait, now, error.class, is_named);
+                stop.rested[place.key] = true;
                 // An overloaded server that names a time gets it once; a rate limit, as long as the patience lasts.
                 stop.spent[place.key] = error.class != FailureClass::Rate && stop.sent[place.key] > 1;
-                false
             }
-            Rule::AgainThenNext => true,
-            Rule::NextOrAgain => !others,
-            Rule::Next => {
-                stop.is_closed = true;
-                false
+            // A probe, or a try at what is known to be down, is not repeated.
+            Rule::AgainThenNext | Rule::NextOrAgain if stop.is_unhealthy() => stop.is_closed = true,
+            Rule::AgainThenNext if stop.tries() < USUAL_TRIES => {
+                self.again = Some((place.stop, place.key));
+                stop.later = Some(place.key);
+                pause = Some(rule::PAUSE);
             }
+            Rule::AgainThenNext => {
+                stop.later = Some(place.key);
+                pause = (stop.tries() > USUAL_TRIES).then_some(rule::PAUSE);
+            }
+            Rule::NextOrAgain => stop.later = Some(place.key),
+            Rule::Next => stop.is_closed = true,
+            Rule::NextProvider => self.doubted(place.stop),
             Rule::Larger => {
                 stop.is_closed = true;
                 let size = stop.target.context_tokens;
@@ -183,23 +286,28 @@ impl Trip {
                 for stop in &mut self.stops {
                     stop.is_closed |= stop.target.context_tokens < least;
                 }
-                false
             }
-            Rule::Stop => {
-                self.stops.iter_mut().for_each(|stop| stop.is_closed = true);
-                false
-            }
-        };
-        let stop = &mut self.stops[place.stop];
-        if once_more && !stop.was_repeated {
-            stop.was_repeated = true;
-            self.again = Some((place.stop, place.key));
-            pause = Some(rule::PAUSE);
-        } else if once_more || matches!(rule::after(&error), Rule::NextOrAgain) {
-            stop.is_closed = true;
+            Rule::Stop => self.stops.iter_mut().for_each(|stop| stop.is_closed = true),
         }
         self.remember(error);
         pause
+    }
+
+    /// A provider refused the request in words that may be about itself: another provider is asked, once.
+    fn doubted(&mut self, at: usize) {
+        self.doubts += 1;
+        if self.doubts > 1 {
+            return self.stops.iter_mut().for_each(|stop| stop.is_closed = true);
+        }
+        self.stops[at].is_closed = true;
+        let provider = self.stops[at].target.name.provider.clone();
+        let is_other = |stop: &Stop| stop.target.name.provider != provider;
+        // The same account would say the same, but it is better than nobody.
+        if self.stops.iter().any(|stop| !stop.is_closed && is_other(stop)) {
+            for stop in &mut self.stops {
+                stop.is_closed |= !is_other(stop);
+            }
+        }
     }
 
     /// Says where to ask beside the request at `place`: another target that is well, with a key that is awake.
@@ -219,17 +327,23 @@ impl Trip {
         }
     }
 
-    /// Has the rest of the trip avoid the target at `place`, if there is another one.
-    pub fn leave(&mut self, place: Place) {
-        let others = self
-            .stops
-            .iter()
-            .enumerate()
-            .any(|(at, stop)| at != place.stop && !stop.is_closed);
+    /// Has others be asked before the target at `place` is asked again; tells whether there are others that can answer.
+    pub fn leave(&mut self, place: Place, now: Instant) -> bool {
+        let others = self.others_able(place, now) > 0;
         if others {
-            self.stops[place.stop].is_closed = true;
             self.again = None;
         }
+        others
+    }
+
+    /// Returns how many targets beside the one at `place` could answer now and were not asked yet.
+    pub fn others_able(&self, place: Place, now: Instant) -> u32 {
+        let able = |(at, stop): (usize, &Stop)| {
+            let awake = |key: &Key| !key.is_dead(now) && key.rests(now).is_zero();
+            at != place.stop && !stop.is_closed && !stop.is_unhealthy() && stop.unasked(awake).is_some()
+        };
+        let count = self.stops.iter().enumerate().filter(|&stop| able(stop)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Lists its targets.
@@ -267,9 +381,25 @@ impl Trip {
         self.stops.iter().filter(|stop| !stop.is_closed).count()
     }
 
-    /// Returns the failure that says most about why nobody answered; none when nobody was asked.
-    pub fn failure(&mut self) -> Option<ModelError> {
-        self.failure.take()
+    /// Returns the failure that says most about why nobody answered; none when nobody was asked and nobody rests. Its
+    /// `retry_after` is the time after which *some* target may be asked, not the one that happened to be named.
+    pub fn failure(&mut self, now: Instant) -> Option<ModelError> {
+        let mut failure = self.failure.take()?;
+        let rests = |stop: &Stop| {
+            let keys = stop.keys.iter().filter(|key| !key.is_dead(now));
+            keys.map(|key| key.rests(now)).min()
+        };
+        let soonest = self.stops.iter().filter_map(rests).min();
+        // But for a moment that is the same time, and is told as the provider named it.
+        let sooner = |named: &Duration| soonest.filter(|soonest| *soonest + rule::DEFAULT_REST < *named);
+        if let Some((named, soonest)) = failure.retry_after.and_then(|named| Some((named, sooner(&named)?))) {
+            failure.retry_after = match failure.class {
+                FailureClass::Rate => Some(named.min(soonest.max(rule::DEFAULT_REST))),
+                _ if soonest.is_zero() => None,
+                _ => Some(named.min(soonest)),
+            };
+        }
+        Some(failure)
     }
 
     /// Tells whether there were failures, and all of them for want of a key that is accepted.
@@ -280,29 +410,45 @@ impl Trip {
     fn ask(&mut self, stop: usize, key: usize) -> Next {
         self.attempts += 1;
         self.stops[stop].sent[key] += 1;
+        self.stops[stop].rested[key] = false;
         Next::Ask(Place { stop, key })
     }
 
-    /// A dead key says little, and what could not be asked least: they are told only if nothing else went wrong. A rate limit says when to come back.
+    /// Keeps the failure that says most. Of two that say the same, the later one counts, but a refusal is told as the preferred
+    /// target put it.
     fn remember(&mut self, error: ModelError) {
-        // What a protocol cannot say is not the request's fault where another target was asked.
-        let is_unsaid = |error: &ModelError| {
-            error
-                .refusal
-                .as_deref()
-                .is_some_and(|refusal| refusal.status == UNSUPPORTED)
-        };
-        let is_key = error.class == FailureClass::Key;
-        let says_little = is_key || is_unsaid(&error);
-        let told = match &self.failure {
-            Some(known) if says_little => is_unsaid(known),
-            Some(known) => known.class != FailureClass::Rate || error.class == FailureClass::Rate,
-            None => true,
-        };
-        self.only_keys_failed &= says_little;
-        if told {
+        let rank = rank(&error);
+        self.only_keys_failed &= rank <= Rank::Key;
+        let known = self.failure.as_ref().map(self::rank);
+        if known.is_none_or(|known| rank > known || (rank == known && rank >= Rank::Failed)) {
             self.failure = Some(error);
         }
+    }
+}
+
+/// How much a failure says about why nobody answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// The provider's protocol cannot say it, which is not the request's fault where another target was asked.
+    Unsaid,
+    /// A dead key is the operator's business.
+    Key,
+    /// A refusal that may be about the provider itself.
+    Doubtful,
+    /// Anything else.
+    Failed,
+    /// A rate limit says when to come back.
+    Rate,
+}
+
+fn rank(error: &ModelError) -> Rank {
+    let refusal = error.refusal.as_deref();
+    match error.class {
+        FailureClass::Key => Rank::Key,
+        FailureClass::Rate => Rank::Rate,
+        FailureClass::Rejected if refusal.is_some_and(|refusal| refusal.status == UNSUPPORTED) => Rank::Unsaid,
+        FailureClass::Rejected if rule::after(error, false) == Rule::NextProvider => Rank::Doubtful,
+        _ => Rank::Failed,
     }
 }
 
@@ -312,238 +458,29 @@ impl Stop {
         let unasked = |&index: &usize| self.sent[index] == 0 && !self.spent[index] && good(&self.keys[index]);
         (0..self.keys.len()).find(unasked)
     }
+
+    /// Whether a key is waited for: it was not asked, or wanted to be asked again.
+    fn may_rest(&self, key: usize) -> bool {
+        !self.spent[key] && (self.sent[key] == 0 || self.rested[key])
+    }
+
+    /// Requests of this trip.
+    fn tries(&self) -> u32 {
+        self.sent.iter().sum()
+    }
+
+    /// Whether its breaker is open, or waits for a probe.
+    fn is_unhealthy(&self) -> bool {
+        self.target.state.with(|health, _| health.is_open())
+    }
+
+    /// Whether it cannot answer now, whoever asks.
+    fn is_out(&self, now: Instant) -> bool {
+        let is_out =
+            |(index, key): (usize, &Arc<Key>)| self.spent[index] || key.is_dead(now) || !key.rests(now).is_zero();
+        self.is_closed || self.is_unhealthy() || self.keys.iter().enumerate().all(is_out)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use async_trait::async_trait;
-    use copilotd_actors::ports::Refusal;
-
-    use super::*;
-    use crate::gateway::route::{TargetName, TargetState};
-    use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
-
-    /// A deployment that nobody calls here.
-    #[derive(Debug)]
-    struct Nobody;
-
-    #[async_trait]
-    impl Upstream for Nobody {
-        async fn stream(&self, _: &UpstreamCall) -> Result<PieceStream, ModelError> {
-            unreachable!("a trip calls nobody")
-        }
-
-        async fn whole(&self, _: &UpstreamCall) -> Result<WholeAnswer, ModelError> {
-            unreachable!("a trip calls nobody")
-        }
-    }
-
-    const PATIENCE: Duration = Duration::from_secs(5);
-
-    /// Targets named by letters, with so many keys and so large a context each.
-    fn trip(targets: &[(&str, usize, u64)], now: Instant) -> Trip {
-        let target = |&(name, keys, context_tokens): &(&str, usize, u64)| {
-            let target = Target {
-                name: TargetName {
-                    provider: name.to_owned(),
-                    model: "m".to_owned(),
-                },
-                region: None,
-                context_tokens,
-                weight: None,
-                tools: true,
-                schema: true,
-                prefill: false,
-                state: Arc::new(TargetState::default()),
-            };
-            let keys: Vec<_> = (0..keys)
-                .map(|n| Arc::new(Key::new(n.to_string(), Arc::new(Nobody))))
-                .collect();
-            (Arc::new(target), keys.into())
-        };
-        Trip::new(
-            targets.iter().map(target).collect(),
-            PATIENCE,
-            now + Duration::from_secs(60),
-        )
-    }
-
-    fn error(class: FailureClass, retry_after: Option<u64>) -> ModelError {
-        ModelError {
-            class,
-            message: class.code().to_owned(),
-            retry_after: retry_after.map(Duration::from_secs),
-            refusal: None,
-        }
-    }
-
-    /// Travels on with the same failure everywhere; returns the way, such as `a0 a1 wait b0`.
-    fn way(trip: &mut Trip, class: FailureClass, retry_after: Option<u64>, mut now: Instant) -> String {
-        let mut way = Vec::new();
-        loop {
-            match trip.next(now, |_| true) {
-                Next::Ask(place) => {
-                    way.push(format!("{}{}", trip.target(place).name.provider, place.key));
-                    now += trip.failed(place, error(class, retry_after), now).unwrap_or_default();
-                }
-                Next::Wait(wait) => {
-                    way.push("wait".to_owned());
-                    now += wait;
-                }
-                Next::Over => return way.join(" "),
-            }
-        }
-    }
-
-    #[test]
-    fn each_class_takes_its_way() {
-        let two = [("a", 2, 10), ("b", 1, 20)];
-        let one = [("a", 1, 10)];
-        for (targets, class, retry_after, expected) in [
-            (&two[..], FailureClass::Key, None, "a0 a1 b0"),
-            (&two, FailureClass::Rate, Some(60), "a0 a1 b0"),
-            (&one, FailureClass::Rate, Some(2), "a0 wait a0 wait a0"),
-            (&one, FailureClass::Rate, Some(6), "a0"),
-            (&two, FailureClass::Overload, None, "a0 a0 b0 b0"),
-            (&one, FailureClass::Overload, None, "a0 a0"),
-            (&one, FailureClass::Overload, Some(2), "a0 wait a0"),
-            (&two, FailureClass::Overload, Some(60), "a0 a1 b0"),
-            (&two, FailureClass::Network, None, "a0 a0 b0 b0"),
-            (&two, FailureClass::Silence, None, "a0 b0"),
-            (&one, FailureClass::Silence, None, "a0"),
-            (&two, FailureClass::Cut, None, "a0 b0 b0"),
-            (&one, FailureClass::Malformed, None, "a0 a0"),
-            (&two, FailureClass::ContextLength, None, "a0 b0"),
-            (&[("a", 1, 20), ("b", 1, 10)], FailureClass::ContextLength, None, "a0"),
-            (
-                &[("a", 1, 9), ("b", 1, 9), ("c", 1, 10)],
-                FailureClass::ContextLength,
-                None,
-                "a0 c0",
-            ),
-            (&[("a", 1, 9), ("b", 1, 9)], FailureClass::ContextLength, None, "a0 b0"),
-            (&one, FailureClass::Rate, None, "a0 wait a0 wait a0"),
-            (&two, FailureClass::ContentPolicy, None, "a0"),
-            (&two, FailureClass::Rejected, None, "a0"),
-            (&[("a", 20, 1)], FailureClass::Key, None, "a0 a1 a2 a3 a4 a5 a6 a7"),
-        ] {
-            let now = Instant::now();
-            let mut trip = trip(targets, now);
-            assert_eq!(
-                way(&mut trip, class, retry_after, now),
-                expected,
-                "{class:?} {retry_after:?}"
-            );
-            assert_eq!(trip.only_keys_failed(), class == FailureClass::Key);
-            assert_eq!(trip.failure().unwrap().class, class);
-        }
-    }
-
-    #[test]
-    fn the_ill_the_dead_and_the_resting_come_last_but_come() {
-        let now = Instant::now();
-        let mut trip = trip(&[("a", 1, 1), ("b", 2, 1), ("c", 1, 1), ("d", 1, 1)], now);
-        let key = |trip: &Trip, stop: usize, key: usize| Arc::clone(&trip.stops[stop].keys[key]);
-        key(&trip, 1, 0).died(now);
-        key(&trip, 2, 0).rest(Duration::from_secs(60), now);
-        let mut way = Vec::new();
-        while let Next::Ask(place) = trip.next(now, |target| target.name.provider != "a") {
-            way.push(format!("{}{}", trip.target(place).name.provider, place.key));
-            trip.failed(place, error(FailureClass::Silence, None), now);
-            // Silence closes the target; its other key is not asked either.
-            assert!(way.len() < 10);
-        }
-        assert_eq!(way, ["b1", "d0", "a0", "c0"]);
-    }
-
-    #[test]
-    fn nothing_begins_after_the_deadline_and_a_rate_limit_says_most() {
-        let now = Instant::now();
-        let mut trip = trip(&[("a", 1, 1), ("b", 1, 1), ("c", 1, 1)], now);
-        for class in [FailureClass::Rate, FailureClass::Key] {
-            let Next::Ask(place) = trip.next(now, |_| true) else {
-                panic!("there are more")
-            };
-            trip.failed(place, error(class, Some(9)), now);
-        }
-        assert!(matches!(trip.next(now + Duration::from_secs(60), |_| true), Next::Over));
-        assert!(!trip.only_keys_failed());
-        let failure = trip.failure().unwrap();
-        assert_eq!(
-            (failure.class, failure.retry_after),
-            (FailureClass::Rate, Some(Duration::from_secs(9)))
-        );
-    }
-
-    #[test]
-    fn what_could_not_be_asked_is_told_only_if_nothing_else_went_wrong() {
-        let unsaid = || ModelError {
-            refusal: Some(Box::new(Refusal {
-                status: UNSUPPORTED,
-                ..Refusal::default()
-            })),
-            ..error(FailureClass::Rejected, None)
-        };
-        let fails = |class| error(class, None);
-        for (first, second, told, only_keys) in [
-            (unsaid(), unsaid(), FailureClass::Rejected, true),
-            (unsaid(), fails(FailureClass::Silence), FailureClass::Silence, false),
-            (fails(FailureClass::Silence), unsaid(), FailureClass::Silence, false),
-            (unsaid(), fails(FailureClass::Key), FailureClass::Key, true),
-            (fails(FailureClass::Key), unsaid(), FailureClass::Key, true),
-        ] {
-            let now = Instant::now();
-            let mut trip = trip(&[("a", 1, 1), ("b", 1, 1)], now);
-            for error in [first, second] {
-                let Next::Ask(place) = trip.next(now, |_| true) else {
-                    panic!("there are more")
-                };
-                trip.failed(place, error, now);
-            }
-            assert!(matches!(trip.next(now, |_| true), Next::Over));
-            assert_eq!(trip.only_keys_failed(), only_keys);
-            assert_eq!(trip.failure().unwrap().class, told);
-        }
-    }
-
-    proptest::proptest! {
-        /// Whatever fails how, and whoever is ill: a trip ends, within its bounds, and says why.
-        #[test]
-        fn a_trip_always_ends_within_its_bounds(
-            sizes in proptest::collection::vec((1_usize..4, 1_u64..4), 1..5),
-            failures in proptest::collection::vec((0_usize..10, proptest::option::of(0_u64..20)), 20),
-            ill in proptest::collection::vec(proptest::bool::ANY, 5),
-        ) {
-            use FailureClass as Class;
-            const CLASSES: [FailureClass; 10] = [
-                Class::Key, Class::Rate, Class::Overload, Class::ContextLength, Class::ContentPolicy, Class::Rejected,
-                Class::Silence, Class::Cut, Class::Malformed, Class::Network,
-            ];
-            const NAMES: [&str; 5] = ["0", "1", "2", "3", "4"];
-            let targets: Vec<_> = sizes.iter().enumerate().map(|(at, &(keys, size))| (NAMES[at], keys, size)).collect();
-            let begun = Instant::now();
-            let (mut now, mut asked, mut silent) = (begun, 0, Vec::new());
-            let mut trip = trip(&targets, now);
-            for _ in 0..100 {
-                let is_well = |target: &Target| !ill[target.name.provider.parse::<usize>().unwrap()];
-                match trip.next(now, is_well) {
-                    Next::Ask(place) => {
-                        let (class, retry_after) = failures[asked];
-                        asked += 1;
-                        proptest::prop_assert!(!silent.contains(&place.stop), "a silent target is asked again");
-                        if CLASSES[class] == Class::Silence {
-                            silent.push(place.stop);
-                        }
-                        now += trip.failed(place, error(CLASSES[class], retry_after), now).unwrap_or_default();
-                    }
-                    Next::Wait(wait) => now += wait,
-                    Next::Over => break,
-                }
-            }
-            proptest::prop_assert!(matches!(trip.next(now, |_| true), Next::Over), "it goes on for ever");
-            proptest::prop_assert!((1..=MAX_ATTEMPTS as usize).contains(&asked));
-            proptest::prop_assert!(now - begun <= PATIENCE + rule::PAUSE * MAX_ATTEMPTS);
-            proptest::prop_assert!(trip.failure().is_some());
-        }
-    }
-}
+mod tests;

@@ -48,6 +48,12 @@ struct Arguments {
     /// An endpoint as JSON (name, address, path, model, key), for `endpoint`; the first is what the others are in front of
     #[arg(long)]
     endpoint: Vec<Endpoint>,
+    /// Number of calls, for `badday` (30,000)
+    #[arg(long)]
+    calls: Option<u32>,
+    /// What the accidents of `badday` follow from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// The server's program (beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
@@ -86,6 +92,8 @@ async fn measure(arguments: Arguments) -> anyhow::Result<()> {
         data: arguments.data,
         models: arguments.models,
         endpoints: arguments.endpoint,
+        calls: arguments.calls,
+        seed: arguments.seed,
         open_files: machine::raise_open_files()?,
     };
     println!("{}; {} open files per process\n", machine::describe(), size.open_files);

@@ -98,6 +98,21 @@ fn every_key_is_read() {
     assert_eq!(route.timeouts.total, Duration::from_millis(4));
     assert!(route.hedge && !route.targets[0].tools && !route.targets[0].schema && route.targets[1].tools);
     assert!(route.targets[0].prefill && !route.targets[1].prefill);
+    assert!(route.targets[0].reasoning && !route.targets[1].reasoning);
+    let millis = Duration::from_millis;
+    assert_eq!(
+        (route.timeouts.first_token_reasoning, route.patience),
+        (millis(5), millis(6))
+    );
+    let usual = config.route("small").unwrap();
+    assert_eq!(
+        (
+            usual.timeouts.first_token,
+            usual.timeouts.first_token_reasoning,
+            usual.patience
+        ),
+        (millis(10_000), millis(60_000), Duration::ZERO)
+    );
     let cache = &route.cache;
     assert_eq!(
         (cache.mode, cache.audience),

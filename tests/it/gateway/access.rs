@@ -54,6 +54,7 @@ async fn a_fallback_does_not_leave_what_the_tenant_may_use() {
             tools: true,
             schema: true,
             prefill: false,
+            reasoning: false,
             state: Arc::new(TargetState::default()),
         })
     };
@@ -61,6 +62,8 @@ async fn a_fallback_does_not_leave_what_the_tenant_may_use() {
         name: route.to_owned(),
         targets,
         timeouts: CLOCKS,
+        first_token_reasoning: CLOCKS.total,
+        patience: std::time::Duration::ZERO,
         mode: Mode::Live,
         hedges: None,
     };

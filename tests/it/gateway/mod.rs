@@ -2,6 +2,7 @@
 
 mod access;
 mod anthropic;
+mod badday;
 mod cache;
 mod cache_near;
 mod embeddings;
@@ -14,6 +15,8 @@ mod replay;
 mod rescue;
 mod rights;
 mod routing;
+mod scripted;
+mod sixteen;
 mod spending;
 
 use std::collections::HashMap;
@@ -164,6 +167,7 @@ pub struct Place<'a> {
     pub context_tokens: u64,
     pub weight: Option<u32>,
     pub prefill: bool,
+    pub reasoning: bool,
 }
 
 pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
@@ -175,6 +179,7 @@ pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
         context_tokens: 1_000,
         weight: None,
         prefill: false,
+        reasoning: false,
     }
 }
 
@@ -202,6 +207,22 @@ pub fn gateway_for(
     places: Vec<Place<'_>>,
     timeouts: Timeouts,
     hedged: bool,
+    access: impl FnOnce(HashMap<TargetName, Keys>) -> Arc<dyn Access>,
+) -> (Arc<Gateway>, Arc<Ledger>) {
+    made(places, timeouts, hedged, Duration::ZERO, access)
+}
+
+/// One whose calls wait so long for the first target before they fall back.
+pub fn gateway_patient(places: Vec<Place<'_>>, timeouts: Timeouts, patience: Duration) -> (Arc<Gateway>, Arc<Ledger>) {
+    let shared = |keys| Arc::new(SharedKeys::new(keys)) as Arc<dyn Access>;
+    made(places, timeouts, false, patience, shared)
+}
+
+fn made(
+    places: Vec<Place<'_>>,
+    timeouts: Timeouts,
+    hedged: bool,
+    patience: Duration,
     access: impl FnOnce(HashMap<TargetName, Keys>) -> Arc<dyn Access>,
 ) -> (Arc<Gateway>, Arc<Ledger>) {
     let hosts = Hosts::default();
@@ -237,6 +258,7 @@ pub fn gateway_for(
             tools: true,
             schema: true,
             prefill: place.prefill,
+            reasoning: place.reasoning,
             state: Arc::new(TargetState::default()),
         }));
     }
@@ -244,6 +266,8 @@ pub fn gateway_for(
         name: "default".to_owned(),
         targets,
         timeouts,
+        first_token_reasoning: timeouts.total,
+        patience,
         mode: Mode::Live,
         hedges: hedged.then(Arc::default),
     };

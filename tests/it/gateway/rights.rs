@@ -239,12 +239,15 @@ proptest! {
             tools: true,
             schema: true,
             prefill: false,
+            reasoning: false,
             state: Arc::new(TargetState::default()),
         }));
         let route = Route {
             name: "default".to_owned(),
             targets: targets.collect(),
             timeouts: Timeouts { total: Duration::from_secs(2), ..CLOCKS },
+            first_token_reasoning: CLOCKS.total,
+            patience: Duration::ZERO,
             mode: Mode::Live,
             hedges: hedged.then(Arc::default),
         };

@@ -1,24 +1,14 @@
 //! Reports of model steps.
 
-use std::time::Duration;
-
 use super::draft::Draft;
 use super::tools::{Proposal, propose};
 use crate::domain::command::{FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
 use crate::domain::content::{Finish, ToolCall};
 use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage};
 use crate::domain::ids::{CallId, MessageId, Seq, TurnId};
+use crate::domain::outage::AfterFailure;
 use crate::domain::screen::CallVerdict;
 use crate::domain::usage::Usage;
-
-/// Why a turn waits visibly.
-pub(super) const RATE_WAIT: &str = "provider_rate_limit";
-/// The same, when the limit is one of our own.
-const LIMIT_WAIT: &str = "limit";
-/// Times that a turn waits for limits of our own, which say exactly when to come back.
-const LIMIT_WAITS: u32 = 20;
-/// Waited after a 429 that names no time.
-const DEFAULT_RATE_WAIT: Duration = Duration::from_secs(2);
 
 pub(super) fn context_assembled(
     draft: &mut Draft<'_>,
@@ -264,44 +254,25 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
             detail: Some(message),
         },
     );
-    let fatal = match class {
-        FailureClass::Key | FailureClass::Rejected => Some(FailureCode::ProviderRejected),
-        FailureClass::ContextLength => Some(FailureCode::ContextTooLong),
-        FailureClass::ContentPolicy => Some(FailureCode::ContentPolicy),
-        FailureClass::Budget => Some(FailureCode::BudgetExhausted),
-        FailureClass::Rate | FailureClass::Limit if retry_after.is_some_and(|wait| wait > draft.limits().wait) => {
-            Some(FailureCode::RateLimited)
-        }
-        // Nothing was tried, so it does not count against the attempts. What never fits is not waited for.
-        FailureClass::Limit if retry_after.is_none() || attempt >= draft.limits().attempts + LIMIT_WAITS => {
-            Some(FailureCode::RateLimited)
-        }
-        FailureClass::Limit => None,
-        FailureClass::Rate if attempt >= draft.limits().attempts => Some(FailureCode::RateLimited),
-        _ if attempt >= draft.limits().attempts => Some(FailureCode::ProviderUnavailable),
-        _ => None,
-    };
-    if let Some(code) = fatal {
-        draft.fail(at.turn, code, told(class));
-        draft.start_next();
+    let Some(turn) = draft.book.turn(at.turn) else {
         return Some(at.turn);
-    }
-    let model = draft.policy().model.clone();
-    draft.push(
-        at.turn,
-        Event::TurnStarted {
-            attempt: attempt + 1,
-            model,
-        },
-    );
-    if let Some(reason) = match class {
-        FailureClass::Rate => Some(RATE_WAIT),
-        FailureClass::Limit => Some(LIMIT_WAIT),
-        _ => None,
-    } {
-        let until = draft.after(retry_after.unwrap_or(DEFAULT_RATE_WAIT));
-        let reason = reason.into();
-        draft.push(at.turn, Event::TurnWaiting { reason, until });
+    };
+    match turn.outage.next(class, retry_after, (at.turn, attempt), draft.limits()) {
+        AfterFailure::Fail(code) => {
+            draft.fail(at.turn, code, told(class));
+            draft.start_next();
+        }
+        AfterFailure::Wait(reason, wait) => {
+            // What was begun and broke off was billed: a retry keeps within the turn's limits like any other step.
+            draft.bound_next_step();
+            if draft.book.turn(at.turn).is_none() {
+                return Some(at.turn);
+            }
+            let (model, until) = (draft.policy().model.clone(), draft.after(wait));
+            let attempt = attempt + 1;
+            draft.push(at.turn, Event::TurnStarted { attempt, model });
+            draft.push(at.turn, Event::TurnWaiting { reason, until });
+        }
     }
     Some(at.turn)
 }

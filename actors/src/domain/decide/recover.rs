@@ -2,7 +2,6 @@
 //! what life does.
 
 use super::draft::Draft;
-use super::model::RATE_WAIT;
 use super::tools::{finish_call, may_repeat, settles_at};
 use crate::domain::content::ToolStatus;
 use crate::domain::event::{Event, FailureCode, RetryMode};
@@ -32,8 +31,13 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
                     reason: "recovered".into(),
                 },
             );
-            if turn.attempt >= draft.limits().attempts {
-                let message = format!("the work was interrupted {} times", turn.attempt);
+            // A turn that only waited for its provider lost nothing: its wait goes on and costs no attempt.
+            let wait = turn
+                .waiting
+                .zip(turn.waiting_until.filter(|until| *until > draft.env.now));
+            let attempts = turn.counted_attempts();
+            if wait.is_none() && attempts >= draft.limits().attempts {
+                let message = format!("the work was interrupted {attempts} times");
                 draft.fail(turn.id, FailureCode::AttemptsExhausted, message);
                 draft.start_next();
             } else {
@@ -45,9 +49,7 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
                         model,
                     },
                 );
-                // The provider's wish outlives our process.
-                if let Some(until) = turn.waiting_until.filter(|until| *until > draft.env.now) {
-                    let reason = RATE_WAIT.to_owned();
+                if let Some((reason, until)) = wait {
                     draft.push(turn.id, Event::TurnWaiting { reason, until });
                 }
             }

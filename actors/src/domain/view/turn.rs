@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::usd;
 use crate::domain::content::{Citation, Input, Metadata, ToolCall, ToolStatus};
-use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Record};
+use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Record, WaitReason};
 use crate::domain::ids::{CallId, ConversationId, TurnId};
 use crate::domain::usage::TotalUsage;
 
@@ -37,7 +37,7 @@ pub struct TurnView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md")]
 pub struct WaitingView {
-    pub reason: String,
+    pub reason: WaitReason,
     pub until: Timestamp,
 }
 
@@ -183,7 +183,7 @@ impl TurnView {
             }
             Event::TurnWaiting { reason, until } => {
                 self.waiting = Some(WaitingView {
-                    reason: reason.clone(),
+                    reason: *reason,
                     until: *until,
                 });
             }

@@ -1,5 +1,6 @@
 //! What is measured. Each scenario has a server and a provider of its own.
 
+mod badday;
 mod bytes;
 mod embed;
 mod endpoint;
@@ -50,6 +51,8 @@ pub enum Scenario {
     Embed,
     /// Any OpenAI-compatible gateways that run already; not among `all`, since it needs --endpoint
     Endpoint,
+    /// Buffered calls while providers fail; not among `all`, since it measures no time
+    Badday,
     /// The semantic cache on labelled pairs; not among `all`, since it needs --data and --models
     Semcache,
 }
@@ -69,6 +72,10 @@ pub struct Size {
     pub models: Option<PathBuf>,
     /// Endpoints that run already; the first is the provider itself.
     pub endpoints: Vec<Endpoint>,
+    /// Number of calls, for `badday`.
+    pub calls: Option<u32>,
+    /// What its accidents follow from.
+    pub seed: u64,
     /// Files a process may open.
     pub open_files: u64,
 }
@@ -115,6 +122,7 @@ impl Scenario {
             Self::Unread => unread::run(programs, size).await,
             Self::Embed => embed::run(size).await,
             Self::Endpoint => endpoint::run(size).await,
+            Self::Badday => badday::run(size).await,
             Self::Semcache => semcache::run(size).await,
         };
         Ok(vec![report?])

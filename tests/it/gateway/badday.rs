@@ -1,0 +1,43 @@
+//! A bad day of three providers, in paused time: no buffered call is lost, and each request is booked once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd::gateway::Meter;
+
+use super::{Ledger, caller};
+
+#[path = "../../bench/src/scenario/badday/day.rs"]
+mod day;
+
+use day::{DAY, Day, Got};
+
+/// Makes `calls` calls, `per_second`; returns what was lost, and asserts that the books are right.
+async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<Got> {
+    let ledger = Arc::new(Ledger::default());
+    let day = Day::begin(seed, Some(ledger.clone() as Arc<dyn Meter>));
+    let asked = (0..calls).map(|n| day.call(n, per_second, caller(), true));
+    let got = futures::future::join_all(asked).await;
+    let attempts = ledger.take();
+    assert_eq!(
+        attempts.len() as u64,
+        day.seen().iter().sum::<u64>(),
+        "each request is booked once"
+    );
+    got.into_iter().filter(|got| *got != Got::Whole).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_day_loses_no_buffered_call() {
+    let calls = 500;
+    let per_second = calls / u32::try_from(DAY.as_secs()).unwrap();
+    assert_eq!(lost(calls, per_second, 1).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_any_other_day_at_its_full_rate() {
+    for seed in 2..5 {
+        assert_eq!(lost(40 * 50, 40, seed).await, [], "{seed}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
