@@ -613,7 +613,7 @@ impl Actor for Conversation {
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         self.follow_standing(&me, state).await?;
         let share = self.shared.shares.of(state.scope.tenant());
-        metered(share, self.take(&me, msg, state)).await
+        metered(share, Box::pin(self.take(&me, msg, state))).await
     }
 
     async fn handle_supervisor_evt(

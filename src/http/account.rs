@@ -26,7 +26,7 @@ use crate::config;
 const WAIT: Duration = Duration::from_secs(1);
 /// When a caller that holds its whole share may ask again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a finished answer waits for room: what it cost is spent already.
+/// How long an answer waits for room: waiting costs little, and what a finished one has cost is spent already.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Answers and frames up to this size are not counted: the places of requests bound them.
 pub const FREE_BYTES: usize = 8 * 1024;
@@ -51,6 +51,8 @@ pub struct Budgets {
     pub bodies: Arc<Budget>,
     /// Bytes of answers that are built or not yet sent.
     pub answers: Arc<Budget>,
+    /// The same for what changes something: pages that nobody reads must not be in its way.
+    pub changes: Arc<Budget>,
     /// Requests in flight.
     pub requests: Arc<Budget>,
     /// Open streams.
@@ -64,6 +66,7 @@ impl Budgets {
         Arc::new(Self {
             bodies: Budget::of_bytes(Limits::bytes(server.body_memory_bytes)),
             answers: Budget::of_bytes(Limits::bytes(server.answer_memory_bytes)),
+            changes: Budget::of_bytes(Limits::bytes(server.answer_memory_bytes / 2)),
             requests: Budget::of_units(Limits {
                 process: REQUESTS,
                 tenant: REQUESTS - REQUESTS / 8,
@@ -107,6 +110,7 @@ impl Budgets {
         Arc::new(Self {
             bodies: Budget::of_bytes(bytes),
             answers: Budget::of_bytes(bytes),
+            changes: Budget::of_bytes(bytes),
             requests: Budget::of_units(requests),
             streams: Budget::of_units(requests),
             proxies: Proxies::new(&[]),
@@ -134,6 +138,8 @@ struct Held {
     /// Its place among the requests in flight.
     _place: Option<Reservation>,
     body: Option<Reservation>,
+    /// Room for the answer to a change; what is longer takes more as an answer.
+    change: Option<Reservation>,
     answer: Option<Reservation>,
 }
 
@@ -197,17 +203,17 @@ impl Account {
             })?;
         }
         // Before anything is done: once it is, the answer has to have room.
-        let answer = match account.changes {
-            true => Some(account.budgets.answers.try_reserve(&holder, CHANGE_BYTES)),
+        let change = match account.changes {
+            true => Some(account.budgets.changes.try_reserve(&holder, CHANGE_BYTES)),
             false => None,
         };
-        let answer = answer.transpose();
-        let most = account.budgets.answers.caller_limit(&holder);
-        let answer = answer.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
+        let change = change.transpose();
+        let most = account.budgets.changes.caller_limit(&holder);
+        let change = change.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
         *account.held() = Held {
             _place: Some(place),
-            answer,
-            body: None,
+            change,
+            ..Held::default()
         };
         // Two verifications of one request are one after the other.
         let _ = account.caller.set(holder);
@@ -245,7 +251,7 @@ impl Account {
         let Some(holder) = self.0.holder() else { return Ok(()) };
         // Given back first: where shares are small, what it holds itself would be in its way.
         self.0.held().answer = None;
-        let room = self.0.budgets.answers.reserve(holder, bytes, WAIT).await;
+        let room = self.0.budgets.answers.reserve(holder, bytes, ANSWER_WAIT).await;
         let most = self.0.budgets.answers.caller_limit(holder);
         let room = room.map_err(|exhausted| refusal(exhausted, &ANSWER_BYTES, most))?;
         self.0.held().answer = Some(room);
@@ -272,7 +278,8 @@ impl Account {
         let size = response.body().size_hint().exact();
         if size.is_none() {
             // From now on each frame has its own.
-            self.0.held().answer = None;
+            let mut held = self.0.held();
+            (held.change, held.answer) = (None, None);
         }
         if let Some(bytes) = size {
             // An event stream goes on with what the body asked for; a whole answer was made of it.
@@ -303,18 +310,22 @@ impl Account {
 
     async fn cover(&self, bytes: usize) -> Result<(), Exhausted> {
         let Some(holder) = self.0.holder().filter(|_| bytes > FREE_BYTES) else {
-            self.0.held().answer = None;
+            let mut held = self.0.held();
+            (held.change, held.answer) = (None, None);
             return Ok(());
         };
         let held = {
             let mut held = self.0.held();
-            let answer = held.answer.as_mut();
-            answer.map_or(0, |answer| {
-                answer.shrink_to(bytes);
-                answer.amount()
-            })
+            let Held { change, answer, .. } = &mut *held;
+            let mut left = bytes;
+            for part in [change, answer].into_iter().flatten() {
+                part.shrink_to(left);
+                left = left.saturating_sub(part.amount());
+            }
+            bytes - left
         };
-        if held >= bytes {
+        // What is larger than the whole share has all of it.
+        if held >= bytes.min(self.0.budgets.answers.caller_limit(holder)) {
             return Ok(());
         }
         let more = self

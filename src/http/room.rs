@@ -43,7 +43,7 @@ impl Room {
             // A title and metadata, which have bounds.
             ("POST", "/v1/conversations") | ("PATCH" | "DELETE", "/v1/conversations/{id}") => Self::Own,
             // A few names and numbers.
-            ("POST", "/v1/conversations/{id}/tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Own,
+            ("POST", "/v1/stream-tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Own,
             ("DELETE", "/v1/admin/cache" | "/v1/admin/api-keys/{id}" | "/v1/admin/revocations/{id}") => Self::Own,
             (_, "/healthz" | "/readyz") => Self::Own,
             (_, "/metrics") => Self::Bytes(METRICS_BYTES),

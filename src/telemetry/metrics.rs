@@ -401,7 +401,11 @@ pub fn metrics(shared: Arc<Shared>, budgets: Arc<Budgets>) -> Render {
         runtime.record();
         gauge!("copilotd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("copilotd_open_streams").set(number(budgets.streams.in_use()));
-        for (what, budget) in [("bodies", &budgets.bodies), ("answers", &budgets.answers)] {
+        for (what, budget) in [
+            ("bodies", &budgets.bodies),
+            ("answers", &budgets.answers),
+            ("changes", &budgets.changes),
+        ] {
             gauge!("copilotd_http_memory_bytes", "what" => what).set(number(budget.in_use()));
         }
         let turns = shared.admission.by_state();

@@ -6,6 +6,9 @@ use metrics::Label;
 /// A label and its values.
 type Labels = (&'static str, &'static [&'static str]);
 
+/// A label with one value.
+type Chosen = (&'static str, &'static str);
+
 /// How a model call can fail.
 const CLASSES: &[&str] = &[
     "key",
@@ -143,6 +146,10 @@ const CLOSED: &[(&str, &[Labels])] = &[
         &[("limit", &["time", "memory"])],
     ),
     ("copilotd_spans_lost_total", &[]),
+    (
+        "copilotd_provider_skipped_total",
+        &[("what", &["part", "tool_call", "block", "choice", "chunk"])],
+    ),
 ];
 
 /// Counters whose labels are known only when something happens, or that the store in use decides on.
@@ -174,11 +181,7 @@ pub fn provider(name: &str) {
 }
 
 /// Calls `start` with every combination of labels.
-fn each(
-    left: &[Labels],
-    chosen: &mut Vec<(&'static str, &'static str)>,
-    start: &mut dyn FnMut(&[(&'static str, &'static str)]),
-) {
+fn each(left: &[Labels], chosen: &mut Vec<Chosen>, start: &mut dyn FnMut(&[Chosen])) {
     let Some(((name, values), left)) = left.split_first() else {
         return start(chosen);
     };

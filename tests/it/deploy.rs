@@ -54,6 +54,18 @@ fn fits(pattern: &str, path: &Path) -> bool {
     pattern == "*" || path.starts_with(pattern)
 }
 
+/// A path without the steps up that an included file's has.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => _ = plain.pop(),
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
 /// Everything that the compiler read for the program, included texts and schemas too: what it wrote beside its output, a line for each file.
 fn read_by_the_build() -> BTreeSet<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -74,10 +86,12 @@ fn read_by_the_build() -> BTreeSet<PathBuf> {
             .lines()
             .filter_map(|line| line.strip_suffix(':'))
             .map(|file| PathBuf::from(file.replace("\\ ", " ")));
-        found.extend(files.map(|file| file.strip_prefix(root).unwrap_or(&file).to_owned()));
+        found.extend(files.map(|file| plain(file.strip_prefix(root).unwrap_or(&file))));
     }
     // An older build may have read what is no longer there, and others wrote their outputs as targets too.
     found.retain(|file| file.is_relative() && root.join(file).is_file() && !file.starts_with("target"));
+    // Clippy leaves its lists beside the compiler's; only it reads this file.
+    found.remove(Path::new("clippy.toml"));
     found
 }
 

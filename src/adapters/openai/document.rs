@@ -41,13 +41,15 @@ impl Meaning {
 /// Reads a document; what was said goes into `transcript`.
 pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Meaning, ModelError> {
     let text = String::from_utf8_lossy(body);
-    let is_mended = matches!(text, Cow::Owned(_));
+    let is_marked = text.trim_start().starts_with('\u{feff}');
+    let is_mended = matches!(text, Cow::Owned(_)) || is_marked;
     let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     // The cause is not quoted: it may hold a piece of the conversation.
     let unreadable = || errors.malformed("it sent something that is not an answer");
-    let text = match items_of(text) {
-        Some(first) => first,
-        None => text,
+    // A client expects neither a byte order mark nor a list.
+    let (text, is_mended) = match items_of(text) {
+        Some(first) => (first, true),
+        None => (text, is_mended),
     };
     let mended;
     let (top, is_mended) = match Members::read(text) {

@@ -118,7 +118,7 @@ impl OpenAi {
                     return Ok(sent);
                 }
                 Err(refused) => {
-                    let named = added.refused(&refused.error, &refused.said);
+                    let named = added.refused(&refused);
                     if named.is_empty() {
                         return Err(refused.error);
                     }

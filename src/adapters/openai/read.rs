@@ -38,6 +38,9 @@ pub(super) struct Choice<'a> {
 pub(super) struct Report {
     /// None if it cannot be believed, or reports nothing at all.
     pub(super) usage: Option<Usage>,
+    /// Whether something in it is no number of things, so that earlier ones are not believed either.
+    pub(super) is_wrong: bool,
+    /// Whether it is written in another way than clients expect: they need numbers, and break on nulls.
     pub(super) is_odd: bool,
 }
 
@@ -112,6 +115,7 @@ impl Report {
         let Some(members) = Members::of(Some(raw)) else {
             return Self {
                 usage: None,
+                is_wrong: true,
                 is_odd: true,
             };
         };
@@ -126,13 +130,28 @@ impl Report {
             first(["completion_tokens", "output_tokens"]),
         );
         let is_plain = |members: &Members<'_>, name: &str| members.get(name).is_none_or(is_whole);
-        let is_odd = ["prompt_tokens", "completion_tokens", "total_tokens"]
+        let is_wrong = ["prompt_tokens", "completion_tokens", "total_tokens"]
             .iter()
             .any(|name| !is_plain(&members, name))
             || !is_plain(&prompt, "cached_tokens")
             || !is_plain(&completion, "reasoning_tokens");
+        let is_null = |members: &Members<'_>, name: &str| members.has(name) && members.get(name).is_none();
+        let is_object = |name: &str| members.get(name).is_none_or(|raw| raw.get().starts_with('{'));
+        let is_odd = is_wrong
+            || ["prompt_tokens", "completion_tokens"]
+                .iter()
+                .any(|name| members.get(name).is_none())
+            || is_null(&members, "total_tokens")
+            || is_null(&prompt, "cached_tokens")
+            || is_null(&completion, "reasoning_tokens")
+            || !is_object("prompt_tokens_details")
+            || !is_object("completion_tokens_details");
         if input == Count::Odd || output == Count::Odd {
-            return Self { usage: None, is_odd };
+            return Self {
+                usage: None,
+                is_wrong,
+                is_odd,
+            };
         }
         let prompt_tokens = input.known().unwrap_or(0);
         let total = members.count("total_tokens").known();
@@ -151,6 +170,7 @@ impl Report {
         Self {
             // Some servers fill the member with zeros.
             usage: (usage.total_tokens() > 0).then_some(usage),
+            is_wrong,
             is_odd,
         }
     }
@@ -174,6 +194,9 @@ pub(super) fn call<'a>(item: &'a RawValue) -> Option<WrittenCall<'a>> {
     }
     let is_plain = function.is_some() && members.get("index").is_some_and(is_whole);
     let is_plain = is_plain && members.get("id").is_none_or(is_text);
+    // The piece that names a call says of what type it is.
+    let is_typed = members.text("type").as_deref() == Some("function");
+    let is_plain = is_plain && (is_typed || members.text("id").is_none());
     // Some servers leave out the object around it.
     let function = function.as_ref().unwrap_or(&members);
     let mut written = self::function(function);

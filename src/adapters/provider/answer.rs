@@ -474,8 +474,7 @@ impl<D: Decoder> Reading<D> {
     fn document(&mut self, bytes: &[u8], errors: &Errors) -> Result<(), ModelError> {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
-        let mut rest = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        while let Some(value) = rest.next() {
+        for value in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
             match value {
                 Ok(value) => _ = self.event("", value.get().as_bytes())?,
                 Err(error) if error.is_eof() => return Err(errors.cut()),

@@ -50,6 +50,8 @@ pub enum Accept {
 pub struct Refused {
     /// What is told.
     pub error: ModelError,
+    /// The status of the provider's answer, if there was one.
+    pub status: Option<u16>,
     /// What the provider said, word for word, if it said anything. Never shown: it may hold a key.
     pub said: String,
 }
@@ -58,6 +60,7 @@ impl From<ModelError> for Refused {
     fn from(error: ModelError) -> Self {
         Self {
             error,
+            status: None,
             said: String::new(),
         }
     }
@@ -222,6 +225,7 @@ impl Door {
         }
         Refused {
             error: self.errors.status(status, &headers, &body),
+            status: Some(status.as_u16()),
             said: String::from_utf8_lossy(&body).into_owned(),
         }
     }

@@ -8,7 +8,8 @@ use std::ops::BitOr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::ports::ModelError;
+
+use super::door::Refused;
 
 /// Added of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,17 +46,13 @@ impl Added {
         self.0 == 0
     }
 
-    /// Returns those of them that a refusal names.
-    pub fn refused(self, error: &ModelError, said: &str) -> Self {
-        let is_refusal = error.class == FailureClass::Rejected
-            && error
-                .refusal
-                .as_deref()
-                .is_some_and(|refusal| matches!(refusal.status, 400 | 422));
+    /// Returns those of them that a refusal names, in JSON or in plain words.
+    pub fn refused(self, refused: &Refused) -> Self {
+        let is_refusal = refused.error.class == FailureClass::Rejected && matches!(refused.status, Some(400 | 422));
         if !is_refusal {
             return Self::default();
         }
-        let said = said.to_lowercase();
+        let said = refused.said.to_lowercase();
         let named = |(member, words): &(Self, &[&str])| {
             (self.contains(*member) && words.iter().any(|word| has_word(&said, word))).then_some(*member)
         };
@@ -111,19 +108,22 @@ impl Learned {
 
 #[cfg(test)]
 mod tests {
-    use copilotd_actors::ports::Refusal;
+    use copilotd_actors::ports::ModelError;
 
     use super::*;
 
-    fn error(class: FailureClass, status: u16) -> ModelError {
-        ModelError {
+    /// A refusal as it is when nobody could read its words: without what they say about the request.
+    fn refusal(class: FailureClass, status: u16, said: &str) -> Refused {
+        let error = ModelError {
             class,
             message: String::new(),
             retry_after: None,
-            refusal: Some(Box::new(Refusal {
-                status,
-                ..Refusal::default()
-            })),
+            refusal: None,
+        };
+        Refused {
+            error,
+            status: Some(status),
+            said: said.to_owned(),
         }
     }
 
@@ -161,10 +161,10 @@ mod tests {
             ("stream_options", Added::USER, none),
             ("", all, none),
         ] {
-            assert_eq!(added.refused(&error(refused, 422), said), expected, "{said}");
+            assert_eq!(added.refused(&refusal(refused, 422, said)), expected, "{said}");
         }
-        assert_eq!(all.refused(&error(refused, 404), "user"), none);
-        assert_eq!(all.refused(&error(FailureClass::ContextLength, 400), "user"), none);
+        assert_eq!(all.refused(&refusal(refused, 404, "user")), none);
+        assert_eq!(all.refused(&refusal(FailureClass::ContextLength, 400, "user")), none);
         let learned = Learned::default();
         learned.learn(Added::USER, "main");
         assert!(learned.left_out().contains(Added::USER) && !learned.left_out().contains(Added::STREAM_OPTIONS));

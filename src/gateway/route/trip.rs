@@ -63,6 +63,8 @@ struct Stop {
     rested: Vec<bool>,
     /// The key with which it may be asked again, after others: its last failure was one in passing.
     later: Option<usize>,
+    /// Whether this trip saw it fail in passing.
+    failed_in_passing: bool,
     is_closed: bool,
 }
 
@@ -95,6 +97,7 @@ impl Trip {
             rested: vec![false; keys.len()],
             keys,
             later: None,
+            failed_in_passing: false,
             is_closed: false,
         };
         Self {
@@ -240,6 +243,7 @@ impl Trip {
         let key = &stop.keys[place.key];
         let mut pause = None;
         stop.later = None;
+        stop.failed_in_passing |= matches!(rule, Rule::AgainThenNext | Rule::NextOrAgain);
         match rule {
             Rule::RotateKey => {
                 key.died(now);
@@ -455,13 +459,17 @@ fn rank(error: &ModelError) -> Rank {
 impl Stop {
     /// Finds a key that this trip has not used and that is `good`.
     fn unasked(&self, good: impl Fn(&Key) -> bool) -> Option<usize> {
+        // What failed in passing would fail with another key too: it is asked again with the same one, or not at all.
+        if self.failed_in_passing {
+            return None;
+        }
         let unasked = |&index: &usize| self.sent[index] == 0 && !self.spent[index] && good(&self.keys[index]);
         (0..self.keys.len()).find(unasked)
     }
 
     /// Whether a key is waited for: it was not asked, or wanted to be asked again.
     fn may_rest(&self, key: usize) -> bool {
-        !self.spent[key] && (self.sent[key] == 0 || self.rested[key])
+        !self.spent[key] && (self.rested[key] || (self.sent[key] == 0 && !self.failed_in_passing))
     }
 
     /// Requests of this trip.

@@ -124,10 +124,10 @@ pub async fn of_conversation(
 pub async fn of_turn(
     State(state): State<AppState>,
     access: StreamAccess,
-    Ids((turn,)): Ids<(TurnId,)>,
-    Query(_): Query<Options>,
     // The whole turn is read; then each frame has its own.
     room: PageRoom,
+    Ids((turn,)): Ids<(TurnId,)>,
+    Query(_): Query<Options>,
 ) -> Result<Response, Problem> {
     let found = turn_records(&state, &access.caller, turn, false, &room).await?;
     let id = found.conversation;

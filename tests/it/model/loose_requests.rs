@@ -62,7 +62,8 @@ async fn what_a_server_refuses_is_left_out_and_remembered_by_all_its_deployments
             .to_string()
     };
     let german = |name: &str| format!("Das Feld `{name}` gibt es hier nicht.");
-    let words: [(u16, fn(&str) -> String); 4] = [(400, message), (400, list), (422, places), (422, german)];
+    type Words = fn(&str) -> String;
+    let words: [(u16, Words); 4] = [(400, message), (400, list), (422, places), (422, german)];
     for (status, words) in words {
         let (server, asked) = picky(&["stream_options", "user"], status, words).await;
         let hosts = Hosts::default();

@@ -133,7 +133,7 @@ fn forty_thousand_characters_are_a_bounded_number_of_messages() {
         (full("# a\n\n"), 12),
         (full("`a` *b* **c** "), 6),
         (full("[a](https://a.test/b) "), 12),
-        (full("\"\\\n\n"), 12),
+        (full("\"\\\n\n"), 16),
         (format!("```\n{}```\n", full("let a = 1;\n")), 8),
     ] {
         let messages = message::from_markdown(&markdown).unwrap();

@@ -310,7 +310,7 @@ impl Decoder {
         let read = Read::of(top, "chat.completion.chunk");
         let mut piece = Piece::default();
         if let Some(report) = read.report {
-            self.usage = if report.is_odd && report.usage.is_none() {
+            self.usage = if report.is_wrong && report.usage.is_none() {
                 None
             } else {
                 report.usage.or(self.usage)
@@ -339,8 +339,11 @@ impl Decoder {
 
     /// Why each choice ended; none if one of them was cut.
     fn endings(&self, end: End) -> Option<Vec<(u64, Reason)>> {
+        // A server that names the reason of one choice names all of them: one without is a choice that was cut.
+        let names_reasons = self.choices.values().any(|state| state.ending.is_some());
         let ending = |(index, state): (&u64, &State)| {
-            let reason = state.ending.or_else(|| state.unsaid(end))?;
+            let unsaid = || state.unsaid(end).filter(|_| !names_reasons);
+            let reason = state.ending.or_else(unsaid)?;
             Some((*index, reason))
         };
         let endings: Option<Vec<_>> = self.choices.iter().map(ending).collect();

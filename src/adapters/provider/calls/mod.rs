@@ -70,6 +70,9 @@ pub struct Calls {
     slots: Vec<Slot>,
     /// The one that the last piece belonged to.
     last: Option<usize>,
+    /// A piece with an id of its own and nothing else was passed over while a call was open: what follows without an id may be
+    /// of either.
+    has_lost_id: bool,
     /// Whether what comes is told to a client, piece by piece.
     tells: bool,
 }
@@ -126,6 +129,7 @@ impl Calls {
     ) -> Result<Option<usize>, &'static str> {
         let at = match self.place(&piece, offers)? {
             Place::Nowhere => {
+                self.has_lost_id |= !piece.id.is_empty();
                 skipped("tool_call");
                 return Ok(None);
             }
@@ -225,7 +229,7 @@ impl Calls {
         let is_next = slot.has_all() && piece.arguments.text().trim_start().starts_with('{') && piece.name.is_empty();
         if is_next || slot.begins_anew(piece, offers) {
             Ok(Place::New)
-        } else if piece.says_nothing() || self.is_alone(at, piece) {
+        } else if piece.says_nothing() || (self.is_alone(at, piece) && !(self.has_lost_id && piece.id.is_empty())) {
             Ok(Place::Known(at))
         } else {
             Err(AMBIGUOUS)
@@ -269,15 +273,18 @@ impl Calls {
 
     /// Returns the whole calls of an answer that ended well.
     pub fn whole(&self) -> Result<Vec<Call>, &'static str> {
-        // What is missing here may stand in the one that nothing but a name told apart from it.
-        let torn = |slot: &Slot, other: &Slot| {
-            let may_be = slot.index == other.index || slot.index.is_none() || other.index.is_none();
-            slot.is_open() && may_be && !(slot.has_any_id() && other.has_any_id())
+        // What is missing here may stand in the one that nothing but a name told apart from it. So may what is too much: pieces that
+        // make no JSON together are not of one call, and then nobody knows whose the others are. Where names come behind arguments, a
+        // call that has none may have lost them to another one.
+        let may_be = |slot: &Slot, other: &Slot| {
+            let same_index = slot.index == other.index || slot.index.is_none() || other.index.is_none();
+            same_index && !(slot.has_any_id() && other.has_any_id())
         };
         let pairs = |slot: &Slot| {
-            self.slots
-                .iter()
-                .any(|other| !std::ptr::eq(slot, other) && torn(slot, other))
+            let mut others = self.slots.iter().filter(|other| !std::ptr::eq(slot, *other));
+            let is_unsound = slot.is_open() || slot.is_broken();
+            others
+                .any(|other| may_be(slot, other) && (is_unsound || (slot.has_no_arguments() && other.is_named_late())))
         };
         if self.slots.iter().any(pairs) {
             return Err(AMBIGUOUS);

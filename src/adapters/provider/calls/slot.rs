@@ -1,6 +1,7 @@
 //! One call while its pieces come.
 
 use copilotd_actors::domain::content::MAX_ARGUMENTS;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -20,6 +21,8 @@ pub(super) struct Slot {
     /// The first one is the call's; servers that make up more add to them.
     ids: Vec<String>,
     name: String,
+    /// Its name came when arguments had come already.
+    is_named_late: bool,
     arguments: String,
     scan: Scan,
     is_too_long: bool,
@@ -98,6 +101,21 @@ impl Slot {
     /// Arguments were begun and are not closed.
     pub(super) fn is_open(&self) -> bool {
         self.scan.has_begun && !self.scan.is_closed
+    }
+
+    /// Its arguments are no JSON.
+    pub(super) fn is_broken(&self) -> bool {
+        let is_read = self.scan.has_begun && !self.is_too_long;
+        is_read && serde_json::from_str::<IgnoredAny>(&self.arguments).is_err()
+    }
+
+    /// It has a name, and nobody said anything of its arguments.
+    pub(super) fn has_no_arguments(&self) -> bool {
+        self.is_named() && !self.scan.has_begun && !self.has_empty_object
+    }
+
+    pub(super) fn is_named_late(&self) -> bool {
+        self.is_named_late
     }
 
     /// More of it may come: its name, or arguments.
@@ -183,6 +201,7 @@ impl Slot {
         if piece.is_empty() || self.name.len() + piece.len() > MAX_NAME || piece == self.name {
             return;
         }
+        self.is_named_late |= !self.is_named() && self.scan.has_begun;
         if piece.starts_with(&self.name) {
             piece.clone_into(&mut self.name);
         } else if !self.scan.has_begun {

@@ -89,6 +89,46 @@ fn calls_are_put_together_in_the_ways_of_many_servers() {
             Ok(vec![("look", a), ("send", b)]),
         ),
         (
+            "neither index nor ids, late names, and pieces of one call within another",
+            vec![
+                piece(None, "", "get", r#"{"of":2}"#),
+                piece(None, "", "", "{"),
+                piece(None, "", "get_time", r#"{"of":3}"#),
+                piece(None, "", "", r#""of":1}"#),
+                piece(None, "", "", r#"{"of":0}"#),
+                piece(None, "", "send", ""),
+                piece(None, "", "look", ""),
+            ],
+            Err(AMBIGUOUS),
+        ),
+        (
+            "neither index nor ids, late names, and one call within another",
+            vec![
+                piece(None, "", "", r#"{"of":"#),
+                piece(None, "", "", r#"{"of":1"#),
+                piece(None, "", "look", "0}"),
+                piece(None, "", "", "}"),
+                piece(None, "", "send", ""),
+            ],
+            Err(AMBIGUOUS),
+        ),
+        (
+            "an id and nothing else while another call is open",
+            vec![
+                piece(zero, "i", "", r#"{"of":"#),
+                piece(zero, "j", "", ""),
+                piece(zero, "", "", r#"{"of":1"#),
+                piece(zero, "", "look", "0}"),
+                piece(zero, "", "look", "}"),
+            ],
+            Err(AMBIGUOUS),
+        ),
+        (
+            "arguments that are no JSON, beside a call with another index",
+            vec![piece(zero, "", "look", "{x}"), piece(Some(1), "", "send", b)],
+            Ok(vec![("look", "{x}"), ("send", b)]),
+        ),
+        (
             "one id for all, and indexes",
             vec![piece(zero, "i", "look", ""), piece(Some(1), "i", "send", b)],
             Ok(vec![("look", ""), ("send", b)]),

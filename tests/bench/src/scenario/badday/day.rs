@@ -99,7 +99,7 @@ impl Scripted {
         sleep(Duration::from_millis(5)).await;
         match trouble(self.target, second) {
             Trouble::Limited => return Err(failed(FailureClass::Rate)),
-            Trouble::LimitedEveryOther if call % 2 == 0 => return Err(failed(FailureClass::Rate)),
+            Trouble::LimitedEveryOther if call.is_multiple_of(2) => return Err(failed(FailureClass::Rate)),
             Trouble::Unavailable => return Err(failed(FailureClass::Overload)),
             Trouble::Reset => return Err(failed(FailureClass::Network)),
             Trouble::Silent => {
