@@ -147,6 +147,9 @@ pub async fn run_with(
         max_connections = most,
         "limit of open files; what it leaves beside connections is kept for providers, external systems and the store"
     );
+    if let Some(files) = open_files.and_then(|files| usize::try_from(files).ok()) {
+        app.state.gateway.bound_calls(files.saturating_sub(most));
+    }
     let timeouts = server::Timeouts::new(&config.server);
     let admin = match admin_listener {
         Some(listener) => {

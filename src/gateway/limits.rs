@@ -10,9 +10,9 @@ use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 
 use super::body::ChatBody;
-use super::call::{Caller, GatewayError, GatewayErrorKind, Purpose};
+use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
 use super::embed::{EmbedBody, Inputs};
-use super::limit::{Demand, Learned, LimitName, Limiter, Refused, Reservation, Subject};
+use super::limit::{CallPlaces, Demand, Exceeded, Learned, LimitName, Limiter, Refused, Reservation, Subject};
 use super::route::Route;
 
 /// When to come back where a prompt could not be counted.
@@ -25,6 +25,7 @@ pub(super) struct Limits {
     pub learned: Learned,
     pub prices: PriceList,
     pub clock: Arc<dyn Clock>,
+    pub places: CallPlaces,
 }
 
 /// What a prompt is counted by.
@@ -77,6 +78,7 @@ impl Limits {
         let expected = self.learned.expect(tenant, model, prompt.bytes, prompt.max_output);
         let output = expected.output.saturating_mul(prompt.answers);
         let demand = |prompt: u64| self.demand(caller, model, prompt, output);
+        let place = self.places.take(tenant).ok_or_else(|| self.no_place())?;
         let ask = |demand| self.limiter.reserve(tenant, Subject::of(caller), demand);
         let lease = match ask(demand(expected.prompt)).await {
             Ok(lease) => lease,
@@ -91,7 +93,25 @@ impl Limits {
                 ask(demand(exact)).await?
             }
         };
-        Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease)))
+        Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease).at(place)))
+    }
+
+    /// Says that the tenant's calls hold all that one tenant may.
+    fn no_place(&self) -> GatewayError {
+        let second = Duration::from_secs(1);
+        let name = LimitName::Calls;
+        Exceeded {
+            name,
+            of: "tenant",
+            retry_after: Some(second),
+            state: LimitState {
+                name: name.code().to_owned(),
+                limit: u64::try_from(self.places.most()).unwrap_or(u64::MAX),
+                remaining: 0,
+                reset: second,
+            },
+        }
+        .into()
     }
 
     /// Returns the most tokens that a prompt may have to fit where `expected` was refused; none where no count helps.

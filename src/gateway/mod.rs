@@ -41,7 +41,7 @@ use cached::{Asked, Cached, Looked};
 use call::{Answer, CacheOutcome, Caller, GatewayCall, GatewayError, Mode, Reply};
 use drive::{Ask, Got};
 use embed::{EmbedCall, EmbedReply};
-use limit::{Learned, Limiter};
+use limit::{CallPlaces, Learned, Limiter};
 use limits::{Limits, Prompt};
 use plan::Planner;
 use rescue::Turns;
@@ -101,8 +101,16 @@ impl Gateway {
             learned: Learned::default(),
             prices,
             clock,
+            places: CallPlaces::default(),
         }));
         self
+    }
+
+    /// Bounds the calls that one tenant may have under way, by the files that the process keeps for providers.
+    pub fn bound_calls(&self, files: usize) {
+        if let Some(limits) = &self.planner.limits {
+            limits.places.bound(files);
+        }
     }
 
     /// Answers questions from `cache` on those `routes` that are named.

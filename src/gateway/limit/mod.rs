@@ -8,6 +8,7 @@ mod account;
 mod bucket;
 mod learned;
 mod local;
+mod places;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use account::Limits;
 pub use bucket::{MAX_LIMIT, Period};
 pub use learned::Learned;
 pub use local::{LocalLimiter, TenantLimits};
+pub use places::{CallPlace, CallPlaces};
 pub use shared::{Used, exhausted, judge, standings};
 
 use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState};
@@ -260,6 +262,7 @@ pub struct Reservation {
     lease: Option<Lease>,
     tokens: AtomicU64,
     cost: AtomicU64,
+    _place: Option<CallPlace>,
 }
 
 impl Reservation {
@@ -270,7 +273,15 @@ impl Reservation {
             lease: Some(lease),
             tokens: AtomicU64::new(0),
             cost: AtomicU64::new(0),
+            _place: None,
         }
+    }
+
+    /// Holds a call's place too.
+    #[must_use]
+    pub fn at(mut self, place: CallPlace) -> Self {
+        self._place = Some(place);
+        self
     }
 
     /// Notes what an attempt used.

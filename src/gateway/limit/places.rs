@@ -1,0 +1,96 @@
+//! Calls under way at one time: each holds a connection to a provider, and one tenant's must not take every file that the process
+//! may open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use copilotd_actors::domain::ids::TenantId;
+use dashmap::DashMap;
+
+/// Tenants that are remembered before those without a call are forgotten.
+const MAX_IDLE: usize = 1024;
+
+/// The places of all tenants. Without a bound they are not limited.
+#[derive(Debug)]
+pub struct CallPlaces {
+    most: AtomicUsize,
+    tenants: DashMap<TenantId, Arc<AtomicUsize>>,
+}
+
+impl Default for CallPlaces {
+    fn default() -> Self {
+        Self {
+            most: AtomicUsize::new(usize::MAX),
+            tenants: DashMap::new(),
+        }
+    }
+}
+
+/// A call's place; dropping it gives it back.
+#[derive(Debug)]
+pub struct CallPlace(Arc<AtomicUsize>);
+
+impl CallPlaces {
+    /// Bounds the calls of each tenant by the files that are kept for all of them: some are always left for others.
+    pub fn bound(&self, files: usize) {
+        let others = (files / 32).max(64).min(files / 2);
+        self.most.store((files - others).max(1), Ordering::Relaxed);
+    }
+
+    /// Returns how many calls a tenant may have under way.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place; none when the tenant holds all that it may.
+    pub fn take(&self, tenant: &TenantId) -> Option<CallPlace> {
+        if self.tenants.len() >= MAX_IDLE {
+            self.tenants.retain(|_, held| Arc::strong_count(held) > 1);
+        }
+        let held = Arc::clone(&self.tenants.entry(tenant.clone()).or_default());
+        let most = self.most();
+        let one_more = |held: usize| (held < most).then_some(held + 1);
+        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(CallPlace(held))
+    }
+}
+
+impl Drop for CallPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_leaves_some_for_others() {
+        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        for (files, most) in [(1_024, 960), (10_000, 9_688), (100, 50), (2, 1), (1, 1), (0, 1)] {
+            let places = CallPlaces::default();
+            places.bound(files);
+            let held: Vec<_> = std::iter::from_fn(|| places.take(&acme)).collect();
+            assert_eq!(held.len(), most, "{files}");
+            assert!(places.take(&globex).is_some());
+            drop(held);
+            assert!(places.take(&acme).is_some());
+        }
+    }
+
+    #[test]
+    fn idle_tenants_are_forgotten_and_busy_ones_are_not() {
+        let places = CallPlaces::default();
+        places.bound(2);
+        let busy = "busy".parse().unwrap();
+        let held = places.take(&busy).unwrap();
+        for n in 0..3 * MAX_IDLE {
+            drop(places.take(&format!("tenant-{n}").parse().unwrap()));
+        }
+        assert!(places.tenants.len() <= MAX_IDLE + 1);
+        assert!(places.take(&busy).is_none());
+        drop(held);
+        assert!(places.take(&busy).is_some());
+    }
+}
