@@ -103,7 +103,7 @@ fn pin_itself(cores: &str) -> anyhow::Result<()> {
 }
 
 /// Runs a program to its end and returns what it printed.
-pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<(String, String)> {
     let done = Command::new(program).args(arguments).output();
     let done = done.with_context(|| format!("running {}", program.display()))?;
     anyhow::ensure!(
@@ -112,7 +112,7 @@ pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
         program.display(),
         String::from_utf8_lossy(&done.stderr)
     );
-    Ok(String::from_utf8(done.stdout)?)
+    Ok((String::from_utf8(done.stdout)?, String::from_utf8(done.stderr)?))
 }
 
 /// Reads one line of a program's output.

@@ -213,9 +213,9 @@ fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<P
 
 /// Makes an API key: the key itself, and its lines of the configuration.
 fn new_key(programs: &Programs) -> anyhow::Result<(String, String)> {
-    let made = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
-    let key = made.lines().find_map(|line| line.strip_prefix("# cpk_"));
-    Ok((format!("cpk_{}", key.context("the new key")?), made))
+    let (table, said) = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
+    let key = said.lines().find(|line| line.starts_with("cpk_"));
+    Ok((key.context("the new key")?.to_owned(), table))
 }
 
 /// The configuration of one more tenant.
