@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{Method, header};
+use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use copilotd_actors::share::{Crowded, metered};
 
-use super::auth::identify;
+use super::auth::{identify, is_protective};
 use super::problem::{Code, Problem};
 use super::state::AppState;
 
@@ -37,6 +37,7 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
         Err(problem) => return problem.into_response(),
     };
     let (shares, tenant) = (&state.shared.shares, caller.scope.tenant());
+    // Whoever revokes a leaked key does not stand behind those who flood with it. Reports and lists are work like any other.
     let answers_at_once = is_protective(&parts.method, parts.uri.path());
     let answer = next.run(Request::from_parts(parts, body));
     if answers_at_once {
@@ -49,10 +50,4 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
             Problem::new(Code::Overloaded).detail(detail).into_response()
         }
     }
-}
-
-/// Tells whether a request changes what an administrator or an operator may change. Whoever revokes a leaked key does not stand behind
-/// those who flood with it; the rate of writes bounds these requests by credential. Reading, reports above all, is work like any other.
-fn is_protective(method: &Method, path: &str) -> bool {
-    !method.is_safe() && (path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/"))
 }

@@ -35,6 +35,7 @@ pub use ticket::{Admission, Issued, PositionSigner, Tickets, without_mac};
 pub use token::{Grant, MintError, mint};
 pub use verifier::{NewKeys, Verifier};
 pub use writes::WriteLimits;
+pub(super) use writes::is_protective;
 
 use crate::revocations::TokenMark;
 use crate::role::Role;

@@ -94,11 +94,14 @@ impl WriteLimits {
 }
 
 /// Whether a request takes a right away.
-fn is_protective(method: &Method, path: &str) -> bool {
+pub(in crate::http) fn is_protective(method: &Method, path: &str) -> bool {
     match path.strip_prefix("/v1/admin/") {
-        Some(rest) => rest.starts_with("api-keys/") && method == Method::DELETE || rest == "revocations",
+        Some(rest) => {
+            let revokes_key = method == Method::DELETE && rest.starts_with("api-keys/");
+            revokes_key || (method == Method::POST && rest == "revocations")
+        }
         // Operators suspend by changing a tenant.
-        None => true,
+        None => !method.is_safe() && path.starts_with("/v1/operator/"),
     }
 }
 

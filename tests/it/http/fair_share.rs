@@ -37,17 +37,22 @@ async fn an_administrator_does_not_stand_behind_a_flood() {
             let list = app.call("GET", "/v1/conversations").by(&globex);
             list.send().await.expect(200);
         };
-        another_is_active().await;
-        let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
-        share.charge(Duration::from_secs(1));
         let admin = app.token_of("acme", "root", Scopes::ADMIN);
-        let begun = tokio::time::Instant::now();
         let key = app.call("POST", "/v1/admin/api-keys").by(&admin);
         let key = key
             .json(&json!({ "name": "new", "scopes": ["chat"] }))
             .send()
             .await
             .expect(201);
+        another_is_active().await;
+        let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
+        share.charge(Duration::from_secs(1));
+        let begun = tokio::time::Instant::now();
+        let user = app
+            .call("POST", "/v1/admin/revocations")
+            .by(&admin)
+            .json(&json!({ "user": "ada" }));
+        user.send().await.expect(201);
         let revoked = app
             .call("DELETE", &format!("/v1/admin/api-keys/{}", key.text("/id")))
             .by(&admin);
