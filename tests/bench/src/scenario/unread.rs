@@ -14,9 +14,9 @@ use crate::report::Report;
 use crate::stats::mib;
 use crate::world::{Programs, Wish, World};
 
-/// Prompts of the long conversation, and their words.
+/// Prompts of the long conversation, and their bytes: many for the server, few tokens for the model.
 const PROMPTS: usize = 24;
-const WORDS: usize = 30_000;
+const PROMPT_BYTES: usize = 60_000;
 /// HTTP/2 connections, and requests on each.
 const CONNECTIONS: usize = 20;
 const REQUESTS: usize = 64;
@@ -34,10 +34,9 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let mut connection = world.client.connect().await?;
     let conversation = world.client.create(&mut connection, 0).await?;
     for _ in 0..PROMPTS {
-        let input = "a ".repeat(WORDS);
+        let line = format!("{}\n", "-".repeat(63));
+        let input = line.repeat(PROMPT_BYTES / line.len());
         world.client.ask(&mut connection, 0, &conversation, &input).await?;
-        // What was said is summarised meanwhile: all of it would not fit into the model's context.
-        world.quiet().await?;
     }
     world.quiet().await?;
     let pages = format!("/v1/conversations/{conversation}/messages?limit=100");
