@@ -1,6 +1,6 @@
 //! Room for answers, reserved before a handler runs.
 //!
-//! Invariant: every route reserves room for a page, unless [`Room::of`] names it and says why less is enough. So a new route cannot
+//! Invariant: every route reserves room for a page, unless `Room::of` names it and says why less is enough. So a new route cannot
 //! forget it. Reading a whole turn takes a [`PageRoom`] besides: who has none cannot.
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
