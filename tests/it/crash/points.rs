@@ -58,6 +58,8 @@ const MODEL_EFFECTS: &[&str] = &[
     "effect.after:summary_request",
     "effect.before:erase",
     "effect.after:erase",
+    // Between an entry of the audit log and its anchor.
+    "audit.before:anchor",
 ];
 const TOOL_EFFECTS: &[&str] = &[
     "effect.before:call_tool#5",

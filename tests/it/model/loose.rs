@@ -12,7 +12,7 @@ use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::server::{DONE, Exchange, STREAM, Server, UNTIL_CLOSE, delta, event, finish, said, usage};
+use super::server::{DONE, Server, UNTIL_CLOSE, delta, event, finish, said, usage};
 use super::strict_client::{Heard, heard};
 use super::{PATIENT, ask, config, model, request, text, weather};
 
@@ -663,44 +663,4 @@ async fn large_events_are_read_and_compressed_ones_too() {
     let (events, error) = ask(&model(&server.url, PATIENT), request()).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(text(&events), "Bon");
-}
-
-#[tokio::test]
-async fn text_reaches_its_reader_before_the_end() {
-    let (go, gone) = tokio::sync::oneshot::channel::<()>();
-    let gone = Arc::new(tokio::sync::Mutex::new(Some(gone)));
-    let server = Server::start(move |mut exchange: Exchange| {
-        let gone = Arc::clone(&gone);
-        async move {
-            exchange.write(STREAM).await;
-            let both = event(
-                json!([{"index": 0, "delta": {"content": "Bon"}, "finish_reason": "stop"}]),
-                Value::Null,
-            );
-            exchange.chunk(both).await;
-            if let Some(gone) = gone.lock().await.take() {
-                let _ = gone.await;
-            }
-            exchange.chunk(DONE).await;
-            exchange.write("0\r\n\r\n").await;
-            None
-        }
-    })
-    .await;
-    let upstream = OpenAi::new(config(&server.url, PATIENT), &Hosts::default()).unwrap();
-    let body = json!({"model": "route", "messages": [], "stream": true});
-    let call = UpstreamCall {
-        body: Arc::new(ChatBody::from_value(&body).unwrap()),
-        timeouts: PATIENT,
-        chunks: true,
-        conversation: None,
-        tenant: None,
-    };
-    let mut pieces = upstream.stream(&call).await.unwrap();
-    let first: Value = serde_json::from_slice(&pieces.next().await.unwrap().unwrap().chunk.unwrap()).unwrap();
-    assert_eq!(first["choices"][0]["delta"]["content"], "Bon");
-    assert_eq!(first["choices"][0]["finish_reason"], Value::Null);
-    go.send(()).unwrap();
-    let second: Value = serde_json::from_slice(&pieces.next().await.unwrap().unwrap().chunk.unwrap()).unwrap();
-    assert_eq!(second["choices"][0]["finish_reason"], "stop");
 }

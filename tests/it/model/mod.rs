@@ -5,6 +5,7 @@
 mod anthropic;
 mod cancel;
 mod clocks;
+mod early;
 mod failures;
 mod load;
 mod loose;
