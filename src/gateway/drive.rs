@@ -12,6 +12,7 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::attempt::{Books, Running, watched};
@@ -25,6 +26,11 @@ const MAX_HELD_PIECES: usize = 64;
 const MAX_HELD_BYTES: usize = 256 * 1024;
 /// Longest stream that is kept until it is whole.
 const MAX_BUFFERED: usize = 8 * 1024 * 1024;
+
+/// A document is in doubt only after so many times the usual time of its target.
+const LATE_DOCUMENT: u32 = 3;
+/// So often it is asked for again because nothing was heard.
+const MOST_SILENCES: u32 = 2;
 
 /// What is asked, and in which form the answer is wanted.
 #[derive(Debug, Clone)]
@@ -63,8 +69,15 @@ pub(super) struct Drive {
 /// An attempt that failed.
 struct Died {
     error: ModelError,
-    /// Whether content had come before.
+    /// Whether content had come before, or somebody was there at least.
     began: bool,
+}
+
+/// A document that failed. One that is not there when its whole time has passed may only be long, or its connection dead: unlike
+/// a connection that is not accepted it says nothing against asking that target again.
+fn document(error: ModelError, is_out_of_time: bool) -> Died {
+    let began = is_out_of_time && error.class == FailureClass::Silence;
+    Died { error, began }
 }
 
 impl From<ModelError> for Died {
@@ -118,6 +131,9 @@ impl Drive {
     /// target is asked beside it: the first one with content wins, the other is let go.
     async fn hedged(&mut self, place: Place) -> (Place, Result<Got, Died>) {
         let mut first = self.attempt(place);
+        if let Some(late) = self.late_document(place) {
+            return self.doubted(place, first, late).await;
+        }
         let Some(late) = self.late(place) else {
             return (place, first.await);
         };
@@ -148,6 +164,42 @@ impl Drive {
         (left, (&mut running).await)
     }
 
+    /// Waits for a document on the last target. After `late`, and once more when half of the time that is left then has passed, it
+    /// is asked for again beside the requests that go on; so it is where one of these fails. The first answer counts.
+    async fn doubted(&mut self, place: Place, first: Attempt, late: Duration) -> (Place, Result<Got, Died>) {
+        let told = |place: Place, attempt: Attempt| async move { (place, attempt.await) };
+        let mut running = FuturesUnordered::from_iter([told(place, first)]);
+        let (mut pause, mut silences, mut is_failure) = (Some(late), 0, false);
+        loop {
+            let next = running.next();
+            let ended = match pause {
+                Some(pause) => tokio::time::timeout(pause, next).await.ok(),
+                // The clocks of the requests end them.
+                None => Some(next.await),
+            };
+            match ended.map(|ended| ended.unwrap_or_else(|| unreachable!("the last one that ends is returned"))) {
+                Some((other, Err(died))) if !running.is_empty() => {
+                    let wish = self.failed(other, died.error, died.began);
+                    pause = Some(wish.unwrap_or_default() / 2 + jitter(rule::PAUSE));
+                    is_failure = true;
+                }
+                Some(ended) => return ended,
+                None => {
+                    let now = Instant::now();
+                    let Some(other) = self.trip.once_more(place, now, admit) else {
+                        pause = None;
+                        continue;
+                    };
+                    let attempt = self.attempt(other);
+                    running.push(told(other, attempt));
+                    silences += u32::from(!std::mem::take(&mut is_failure));
+                    let left = self.trip.deadline().saturating_duration_since(now);
+                    pause = (silences < MOST_SILENCES).then_some(left / 2);
+                }
+            }
+        }
+    }
+
     /// After how long the first token at `place` is late; none where that is not known, or no hedge may be made: only the
     /// first attempt of a stream is hedged, and none while a target of the route is ill.
     fn late(&self, place: Place) -> Option<Duration> {
@@ -163,6 +215,20 @@ impl Drive {
         self.trip.target(place).state.with(|health, _| health.slow())
     }
 
+    /// After how long a document on the last target that can answer is in doubt; none for anything else. A connection that went
+    /// silent looks the same as a model at work, so the request is not given up.
+    fn late_document(&self, place: Place) -> Option<Duration> {
+        let now = Instant::now();
+        if !matches!(self.ask, Ask::Whole(_) | Ask::Embed(_)) || self.trip.others_able(place, now) > 0 {
+            return None;
+        }
+        let usual = self.trip.target(place).state.with(|health, _| health.usual_document());
+        let half = self.trip.deadline().saturating_duration_since(now) / 2;
+        let late = half.max(usual.unwrap_or_default() * LATE_DOCUMENT);
+        // Later than that, a second request would hardly be answered in time.
+        (late < half + half / 2).then_some(late)
+    }
+
     fn attempt(&self, place: Place) -> Attempt {
         let (target, key) = (Arc::clone(self.trip.target(place)), Arc::clone(self.trip.key(place)));
         let kind = match self.ask {
@@ -174,6 +240,7 @@ impl Drive {
         let conversation = self.books.caller.conversation;
         let tenant = Some(self.books.caller.scope.tenant().clone());
         let ask = self.ask.clone();
+        let begun = Instant::now();
         let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {
             body,
             timeouts,
@@ -184,12 +251,14 @@ impl Drive {
         Box::pin(async move {
             match ask {
                 Ask::Whole(body) => {
-                    let answer = running.settling(key.upstream.whole(&call(body, true)).await)?;
+                    let answer = running.settling(key.upstream.whole(&call(body, true)).await);
+                    let answer = answer.map_err(|error| document(error, begun.elapsed() >= timeouts.total))?;
                     running.document(Some(&answer.model), answer.usage, answer.finish);
                     Ok(Got::Whole(answer))
                 }
                 Ask::Embed(body) => {
-                    let answer = running.settling(key.upstream.embed(&body, timeouts).await)?;
+                    let answer = running.settling(key.upstream.embed(&body, timeouts).await);
+                    let answer = answer.map_err(|error| document(error, begun.elapsed() >= timeouts.total))?;
                     running.document(None, answer.usage, Finish::Stop);
                     Ok(Got::Embedded(answer))
                 }

@@ -151,6 +151,11 @@ impl Health {
         Some(Duration::from_secs_f64(ms / 1_000.0))
     }
 
+    /// Returns the time that a whole document takes on average, once one was seen.
+    pub fn usual_document(&self) -> Option<Duration> {
+        Some(Duration::from_secs_f64(self.documents.0? / 1_000.0))
+    }
+
     fn keep(&mut self, ms: f64) {
         if self.latencies.len() < KEPT {
             self.latencies.push(ms);

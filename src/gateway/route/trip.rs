@@ -331,6 +331,36 @@ impl Trip {
         }
     }
 
+    /// Says where a document is asked for again beside the request at `place`, which goes on: at a target that can answer by now,
+    /// else at the same one.
+    pub fn once_more(&mut self, place: Place, now: Instant, admit: impl FnMut(&Target) -> bool) -> Option<Place> {
+        let again = self.again.take();
+        if again.is_none()
+            && let Some(other) = self.beside(place, now, admit)
+        {
+            return Some(other);
+        }
+        if self.attempts >= MAX_ATTEMPTS || now >= self.deadline {
+            return None;
+        }
+        let awake = |key: &Key| !key.is_dead(now) && key.rests(now).is_zero();
+        let rested = |at: usize| {
+            let stop = &self.stops[at];
+            let is_well = at != place.stop && !stop.is_closed && !stop.is_unhealthy();
+            let rested = |&key: &usize| stop.may_rest(key) && awake(&stop.keys[key]);
+            let key = is_well.then(|| (0..stop.keys.len()).find(rested)).flatten();
+            Some((at, key.or_else(|| self.second_chance(at, now))?))
+        };
+        let same = &self.stops[place.stop];
+        let is_able = !same.is_closed && awake(&same.keys[place.key]) && same.tries() < MAX_TRIES;
+        let same = is_able.then_some((place.stop, place.key));
+        let (stop, key) = again.or_else(|| (0..self.stops.len()).find_map(rested)).or(same)?;
+        match self.ask(stop, key) {
+            Next::Ask(place) => Some(place),
+            Next::Wait(_) | Next::Over => None,
+        }
+    }
+
     /// Has others be asked before the target at `place` is asked again; tells whether there are others that can answer.
     pub fn leave(&mut self, place: Place, now: Instant) -> bool {
         let others = self.others_able(place, now) > 0;

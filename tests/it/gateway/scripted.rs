@@ -422,16 +422,60 @@ async fn a_slow_first_target_leaves_time_for_the_others_and_the_last_one_has_all
     assert_eq!((got, slow.asked()), (Ok(TEXT.to_owned()), vec![1, 1]));
     assert!(took <= ms(61_000), "{took:?}");
 
-    // A document that takes long, from the only target that can answer: the other one is limited, or was silent already.
+    // A document that takes long, from the only target that can answer: the other one is limited, or was silent already. It is
+    // known to be slow, so that nobody is asked twice.
     for other in [
         vec![Act::Fail(FailureClass::Rate, Some(ms(90_000)))],
         fails(FailureClass::Silence),
     ] {
-        let world = world_of(other, after(ms(100_000)));
-        let (got, took) = world.ask(request(false, Mode::Live)).await;
-        assert_eq!(got, Ok(TEXT.to_owned()));
-        assert_eq!((took.as_secs(), world.asked()), (100, vec![1, 1]));
+        let world = world(vec![
+            vec![fails(FailureClass::Overload), other],
+            vec![after(ms(100_000))],
+        ]);
+        for asked in 1..3 {
+            let (got, took) = world.ask(request(false, Mode::Live)).await;
+            assert_eq!(got, Ok(TEXT.to_owned()));
+            assert!((100..101).contains(&took.as_secs()), "{took:?}");
+            // Nothing was known of it the first time: it was asked again after 60 and after 90 s.
+            assert_eq!(world.asked()[1], asked + 2);
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_is_silent_on_the_last_target_is_asked_for_once_more_beside_it() {
+    let silent = || after(ms(900_000));
+    // Alone; with another one that failed, or that can answer again by now.
+    for (scripts, asked) in [
+        (vec![vec![silent(), answers()]], vec![2]),
+        (
+            vec![vec![fails(FailureClass::Silence)], vec![silent(), answers()]],
+            vec![1, 2],
+        ),
+        (
+            vec![
+                vec![vec![Act::Fail(FailureClass::Rate, Some(ms(30_000)))], answers()],
+                vec![silent()],
+            ],
+            vec![2, 1],
+        ),
+    ] {
+        let world = world(scripts);
+        let (got, took) = world.ask(request(false, Mode::Live)).await;
+        assert_eq!(got, Ok(TEXT.to_owned()), "{asked:?}");
+        assert!((59..61).contains(&took.as_secs()), "{took:?}");
+        assert_eq!(world.asked(), asked);
+        assert_eq!(
+            world.ledger.take().len(),
+            asked.iter().sum::<usize>(),
+            "each request is booked"
+        );
+    }
+    // Three times silent: the call ends at its time.
+    let world = world(vec![vec![silent()]]);
+    let (got, took) = world.ask(request(false, Mode::Live)).await;
+    assert_eq!((got, took.as_secs()), (Err(GatewayErrorKind::Timeout), 120));
+    assert_eq!(world.asked(), [3]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -280,3 +280,51 @@ async fn shared_limits_hold_at_every_door() {
         through_every_door(whose, store).await;
     }
 }
+
+#[tokio::test]
+async fn a_turn_that_waits_for_its_provider_holds_no_permit_and_no_tokens() {
+    let provider = Provider::start().await;
+    // Room for one call at a time, and for its tokens.
+    let limits = "concurrent_calls = 1\ntokens_per_minute = 1900";
+    // The same server with another key, since the one that was refused rests.
+    let other = format!(
+        r#"
+        [[providers]]
+        name = "other"
+        kind = "openai"
+        base_url = "{}"
+        api_key = {{ value = "sk-two" }}
+        [[routes]]
+        name = "other"
+        targets = [{{ provider = "other", model = "paid-1", context_tokens = 128000 }}]
+        "#,
+        provider.url()
+    );
+    with_providers(&config(&provider, Whose::Tenant, limits, &other), async |app| {
+        let prompt = format!("Go on. [[sim tokens={ANSWER} status=429 retry_after=300]]");
+        let turn = submit(app, ADA, &prompt).await.unwrap();
+        let by = |turn| {
+            app.call("GET", turn)
+                .by(KEYS[ADA.key])
+                .header("x-copilotd-user", ADA.user)
+        };
+        loop {
+            let commits = app.log.commits();
+            let view = by(&turn).send().await.expect(200).json();
+            match view["waiting"]["reason"].as_str() {
+                Some("provider_rate_limit") => break,
+                Some(other) => panic!("it waits for {other}"),
+                None => app.log.wait_for_commits(commits + 1).await,
+            }
+        }
+        app.app.state.gateway.settled().await;
+        let prompt = format!("Go on. [[sim tokens={ANSWER} pace_ms=0 chunk=2000]]");
+        let body = json!({ "model": "other", "messages": [{ "role": "user", "content": prompt }] });
+        let bob = Who { user: "bob", key: 1 };
+        call(app, bob, "/v1/chat/completions", &body).send().await.expect(200);
+        let view = by(&turn).send().await.expect(200).json();
+        assert_eq!(view["waiting"]["reason"], "provider_rate_limit");
+        cancel(app, ADA, &turn).await;
+    })
+    .await;
+}

@@ -92,8 +92,8 @@ fn word(n: usize) -> Piece {
 }
 
 impl Scripted {
-    /// What befalls the next call before its answer begins; else how its answer dies: after how many words, and whether silently.
-    async fn begin(&self, timeouts: Timeouts) -> Result<Option<(usize, bool)>, ModelError> {
+    /// What befalls the next call before its answer begins, where silence is noticed after that time; else how its answer dies: after how many words, and whether silently.
+    async fn begin(&self, silence: Duration) -> Result<Option<(usize, bool)>, ModelError> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let second = self.begun.elapsed().as_secs_f64() % DAY.as_secs_f64();
         sleep(Duration::from_millis(5)).await;
@@ -103,7 +103,7 @@ impl Scripted {
             Trouble::Unavailable => return Err(failed(FailureClass::Overload)),
             Trouble::Reset => return Err(failed(FailureClass::Network)),
             Trouble::Silent => {
-                sleep(timeouts.first_token.min(timeouts.total)).await;
+                sleep(silence).await;
                 return Err(failed(FailureClass::Silence));
             }
             Trouble::None | Trouble::LimitedEveryOther => {}
@@ -120,7 +120,7 @@ impl Scripted {
 #[async_trait]
 impl Upstream for Scripted {
     async fn stream(&self, call: &UpstreamCall) -> Result<PieceStream, ModelError> {
-        let dies = self.begin(call.timeouts).await?;
+        let dies = self.begin(call.timeouts.first_token.min(call.timeouts.total)).await?;
         let idle = call.timeouts.idle;
         let pieces = stream::unfold((0, false), move |(n, is_over)| async move {
             if is_over {
@@ -158,7 +158,8 @@ impl Upstream for Scripted {
     }
 
     async fn whole(&self, call: &UpstreamCall) -> Result<WholeAnswer, ModelError> {
-        match self.begin(call.timeouts).await? {
+        // Of a document nothing is heard before it is whole.
+        match self.begin(call.timeouts.total).await? {
             Some((_, true)) => {
                 sleep(call.timeouts.total).await;
                 Err(failed(FailureClass::Silence))
