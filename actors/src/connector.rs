@@ -2,7 +2,7 @@
 //!
 //! Supervised by [`Connectors`], which starts it anew when it dies and lets it go when it is idle. What it had in hand is then lost here but not in the
 //! log: the conversation's own deadline for each call ends it truthfully.
-//! Invariant: a call is sent only through its gate, and repeated only as its tool's [`Repeat`] allows.
+//! Invariant: a call is sent only through its gate, and sent again only if [`doubt::next`] says so, in this life and after a crash alike.
 
 mod gate;
 mod job;
@@ -27,8 +27,9 @@ use job::{report, screened, tell, unsent};
 
 use crate::crash;
 use crate::domain::breaker::Breaker;
-use crate::domain::event::RetryMode;
-use crate::domain::policy::Repeat;
+use crate::domain::content::ToolStatus;
+use crate::domain::decide::SETTLE_MARGIN;
+use crate::domain::doubt::{self, Looked, Next};
 use crate::domain::rate::{Bucket, RateHint};
 use crate::domain::screen::Screened;
 use crate::ports::{LookUp, Standing, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
@@ -70,8 +71,8 @@ pub enum Tried {
     },
     /// A look-up found the call's effect.
     Found(Box<Screened>),
-    /// A look-up found nothing.
-    NotFound,
+    /// A look-up found nothing, or only a part, of which this says what.
+    Missing(Option<String>),
     /// It failed.
     Failed(ToolError),
 }
@@ -126,18 +127,45 @@ impl Connector {
         }
         let (clock, now) = (&self.shared.ports.clock, self.shared.ports.clock.elapsed());
         // From here on no correction of the calendar shortens or lengthens what is left for the call.
-        let deadline = now + until(clock.now(), job.settles_at);
-        let (look_up, doubt) = (job.mode == RetryMode::LookUp, job.gate.is_sent());
-        state.queue.push_back(Box::new(Waiting {
-            job,
+        let left = until(clock.now(), job.settles_at).min(job.request.timeout + SETTLE_MARGIN);
+        let mut waiting = Box::new(Waiting {
             tries: 0,
             limited: 0,
-            look_up,
-            doubt,
-            sent: false,
-            deadline,
+            look_up: false,
+            earlier: job.gate.is_sent(),
+            started: (now, clock.now()),
+            doubt_since: None,
+            looked: Looked::NotYet,
+            trace: None,
+            deadline: now + left,
             not_before: now,
-        }));
+            job,
+        });
+        if self.decide(&mut waiting, now) {
+            state.queue.push_back(waiting);
+        }
+    }
+
+    /// Applies the rule: chooses between sending and looking up, or reports the call's end; false if it has ended.
+    fn decide(&self, waiting: &mut Waiting, now: Duration) -> bool {
+        let sent = waiting.sent(now, self.shared.ports.clock.now());
+        match doubt::next(waiting.job.repeat, sent, waiting.looked) {
+            Next::Send => waiting.look_up = false,
+            Next::LookUp(pause) => {
+                waiting.look_up = true;
+                waiting.not_before = waiting.not_before.max(now + pause);
+            }
+            Next::End(status) => {
+                let trace = waiting.trace.as_deref().unwrap_or("no trace of it was found");
+                let system = &waiting.job.system;
+                let why = format!(
+                    "the call was sent, but whether it took effect is not known ({trace}); check in {system} before doing it again"
+                );
+                report(&waiting.job, status, why);
+                return false;
+            }
+        }
+        true
     }
 
     /// Sends what may be sent; answers when to look again.
@@ -156,7 +184,7 @@ impl Connector {
                 continue;
             }
             if now >= waiting.last_start() {
-                self.give_up(&waiting);
+                self.give_up(&waiting, now);
                 continue;
             }
             if waiting.not_before > now {
@@ -188,7 +216,7 @@ impl Connector {
                 Standing::Suspended => {
                     state.breaker.abandoned(now);
                     let why = "the tenant is suspended; the call was not sent".to_owned();
-                    report(&waiting.job, waiting.failed(), why);
+                    report(&waiting.job, self.given_up(&waiting, now), why);
                     continue;
                 }
             }
@@ -197,7 +225,7 @@ impl Connector {
                 continue;
             }
             waiting.tries += 1;
-            waiting.sent |= !waiting.look_up;
+            waiting.started = (now, self.shared.ports.clock.now());
             state.in_flight += 1;
             self.send(me, state, waiting, now);
         }
@@ -255,7 +283,11 @@ impl Connector {
                 Ok(Ok(Ok(Answered::LookedUp(LookUp::Found(result))))) => {
                     Tried::Found(Box::new(screened(&waiting.job, result).await))
                 }
-                Ok(Ok(Ok(Answered::LookedUp(LookUp::NotFound)))) => Tried::NotFound,
+                Ok(Ok(Ok(Answered::LookedUp(LookUp::NotFound)))) => Tried::Missing(None),
+                Ok(Ok(Ok(Answered::LookedUp(LookUp::Partly(mut trace))))) => {
+                    trace.truncate(trace.floor_char_boundary(MAX_MESSAGE));
+                    Tried::Missing(Some(trace))
+                }
                 Ok(Ok(Err(mut error))) => {
                     // It is looked at in the handler.
                     error.message.truncate(error.message.floor_char_boundary(MAX_MESSAGE));
@@ -289,9 +321,22 @@ impl Connector {
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "found").increment(1);
                 tell(&waiting.job, *report);
             }
-            Tried::NotFound => {
+            Tried::Missing(trace) => {
                 state.breaker.succeeded();
-                self.not_found(state, waiting, now);
+                counter!("copilotd_tool_tries_total", "system" => system, "outcome" => "missing").increment(1);
+                let times = match waiting.looked {
+                    Looked::Missing(times) => times.saturating_add(1),
+                    _ => 1,
+                };
+                waiting.looked = Looked::Missing(times);
+                waiting.trace = trace.or(waiting.trace);
+                waiting.not_before = now;
+                if self.decide(&mut waiting, now) {
+                    if !waiting.look_up {
+                        waiting.tries = 0;
+                    }
+                    state.queue.push_back(waiting);
+                }
             }
             Tried::Failed(error) => {
                 let outcome = match error.kind {
@@ -302,10 +347,6 @@ impl Connector {
                 };
                 counter!("copilotd_tool_tries_total", "system" => system, "outcome" => outcome).increment(1);
                 state.bucket.learn(error.rate, now);
-                if !waiting.look_up && waiting.job.repeat == Repeat::LookUp && error.kind == ToolErrorKind::InDoubt {
-                    // What follows are look-ups, counted from here.
-                    waiting.tries = 1;
-                }
                 let is_limited = error.kind == ToolErrorKind::RateLimited;
                 if is_limited {
                     waiting.limited += 1;
@@ -319,8 +360,13 @@ impl Connector {
                 match error.kind {
                     ToolErrorKind::Refused => {
                         state.breaker.succeeded();
+                        if waiting.look_up {
+                            (waiting.looked, waiting.trace) = (Looked::Impossible, Some(error.message));
+                            self.decide(&mut waiting, now);
+                            return;
+                        }
                         // What is refused now says nothing about an earlier try.
-                        report(&waiting.job, waiting.failed(), error.message);
+                        report(&waiting.job, self.given_up(&waiting, now), error.message);
                         return;
                     }
                     ToolErrorKind::RateLimited => {
@@ -331,23 +377,25 @@ impl Connector {
                     ToolErrorKind::Unreachable | ToolErrorKind::InDoubt if error.answered => state.breaker.succeeded(),
                     ToolErrorKind::Unreachable | ToolErrorKind::InDoubt => state.breaker.failed(now),
                 }
-                if error.kind == ToolErrorKind::InDoubt {
-                    waiting.doubt |= !waiting.look_up;
-                    match waiting.job.repeat {
-                        Repeat::Never if !waiting.look_up => {
-                            report(&waiting.job, waiting.failed(), error.message);
-                            return;
-                        }
-                        Repeat::LookUp => waiting.look_up = true,
-                        _ => {}
-                    }
+                let was_look_up = waiting.look_up;
+                if error.kind == ToolErrorKind::InDoubt && !was_look_up {
+                    waiting.doubt_since.get_or_insert(waiting.started);
+                    waiting.looked = Looked::NotYet;
+                    waiting.trace = Some(error.message.clone());
                 }
-                if !waiting.doubt {
+                if !waiting.is_in_doubt() {
                     waiting.job.gate.came_back();
+                }
+                if !self.decide(&mut waiting, now) {
+                    return;
+                }
+                if waiting.look_up && !was_look_up {
+                    // What follows are look-ups, counted from here.
+                    waiting.tries = 0;
                 }
                 let exhausted = (waiting.tries >= TRIES && !waiting.look_up) || waiting.limited >= LIMITED_TRIES;
                 if exhausted || waiting.not_before >= waiting.last_start() {
-                    report(&waiting.job, waiting.failed(), error.message);
+                    report(&waiting.job, self.given_up(&waiting, now), error.message);
                 } else {
                     state.queue.push_back(waiting);
                 }
@@ -355,32 +403,18 @@ impl Connector {
         }
     }
 
-    /// A look-up that finds nothing proves nothing until the call it looks for has settled. Then it is sent again.
-    fn not_found(&self, state: &mut State, mut waiting: Box<Waiting>, now: Duration) {
-        let spare = waiting.job.request.timeout + crate::domain::decide::SETTLE_MARGIN;
-        let settled = waiting.deadline.saturating_sub(spare);
-        if waiting.job.mode == RetryMode::LookUp && !waiting.sent && now >= settled {
-            waiting.look_up = false;
-            waiting.tries = 0;
-            waiting.doubt = false;
-            waiting.job.gate.came_back();
-            waiting.not_before = now;
-        } else if waiting.job.mode == RetryMode::LookUp && !waiting.sent {
-            waiting.not_before = settled.min(now + Duration::from_secs(2));
-        } else {
-            // Sent in this life and in doubt: look until it must have settled, never send again.
-            waiting.not_before = now + Duration::from_secs(1);
-        }
-        state.queue.push_back(waiting);
+    /// What a call ends as that is given up without an answer.
+    fn given_up(&self, waiting: &Waiting, now: Duration) -> ToolStatus {
+        doubt::given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
     }
 
-    fn give_up(&self, waiting: &Waiting) {
-        let why = if waiting.doubt {
-            "the system did not answer in time"
-        } else {
-            "the system was busy or unavailable for too long; the call had no effect"
+    fn give_up(&self, waiting: &Waiting, now: Duration) {
+        let status = self.given_up(waiting, now);
+        let why = match status {
+            ToolStatus::Unknown => "the system did not answer in time; whether the call took effect is not known",
+            _ => "the system was busy or unavailable for too long; the call had no effect",
         };
-        report(&waiting.job, waiting.failed(), why.into());
+        report(&waiting.job, status, why.into());
     }
 }
 

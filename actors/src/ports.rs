@@ -517,8 +517,10 @@ pub enum ToolErrorKind {
 pub enum LookUp {
     /// The call took effect; this is its result.
     Found(Value),
-    /// Nothing was found. That proves nothing until the call's own timeout and a margin have passed.
+    /// Nothing was found. That proves nothing: it may still be on its way.
     NotFound,
+    /// Only a part of it was found; this says which, fit for the model and the user.
+    Partly(String),
 }
 
 /// One external system of one tenant. Its connector limits, breaks and retries around it.

@@ -11,11 +11,13 @@ use crate::compute;
 use crate::conversation::{self, ConversationRef};
 use crate::domain::command::Command;
 use crate::domain::content::ToolStatus;
-use crate::domain::event::RetryMode;
+use crate::domain::decide::SETTLE_MARGIN;
+use crate::domain::doubt::{self, Looked, Sent};
 use crate::domain::ids::TurnId;
 use crate::domain::policy::{Policy, Repeat};
 use crate::domain::screen::Screened;
 use crate::ports::ToolRequest;
+use crate::shared::until;
 
 /// A call to be made.
 #[derive(Debug, Clone)]
@@ -28,9 +30,9 @@ pub struct Job {
     pub turn: TurnId,
     /// What repeating it would do.
     pub repeat: Repeat,
-    /// Whether it may have been sent in an earlier life.
-    pub mode: RetryMode,
-    /// From then on the call has taken effect or never will; nothing is sent that could settle later.
+    /// When it was first written down as called, perhaps by an earlier process and its calendar.
+    pub called_at: Timestamp,
+    /// Until then its outcome is waited for.
     pub settles_at: Timestamp,
     /// Sends or cancels.
     pub gate: Arc<Gate>,
@@ -49,34 +51,43 @@ pub struct Waiting {
     pub(super) tries: u32,
     /// How often the vendor asked for patience.
     pub(super) limited: u32,
+    /// Whether it is looked up next; else it is sent.
     pub(super) look_up: bool,
-    /// Whether a try in this life or an earlier one may have taken effect.
-    pub(super) doubt: bool,
-    /// Whether it was sent in this life.
-    pub(super) sent: bool,
-    /// When the call must have settled, by the clock that never goes back.
+    /// Whether an earlier life may have sent it.
+    pub(super) earlier: bool,
+    /// When the present try began, by both clocks.
+    pub(super) started: (Duration, Timestamp),
+    /// When the first try of this life began that may have taken effect, by the clock that never goes back and by the calendar.
+    pub(super) doubt_since: Option<(Duration, Timestamp)>,
+    /// What the look-ups since then said.
+    pub(super) looked: Looked,
+    /// What is known of its effect, for whoever has to check.
+    pub(super) trace: Option<String>,
+    /// When its outcome is waited for no longer, by the clock that never goes back.
     pub(super) deadline: Duration,
     pub(super) not_before: Duration,
 }
 
 impl Waiting {
-    /// A try that begins then or later could settle too late.
+    /// No try begins then or later: there would be no time left for its outcome.
     pub(super) fn last_start(&self) -> Duration {
-        let margin = if self.look_up {
-            Duration::ZERO
-        } else {
-            crate::domain::decide::SETTLE_MARGIN
-        };
+        let margin = if self.look_up { Duration::ZERO } else { SETTLE_MARGIN };
         self.deadline.saturating_sub(margin)
     }
 
-    /// What it ends as without success: a read that failed has changed nothing, and neither has what never arrived.
-    pub(super) fn failed(&self) -> ToolStatus {
-        if self.doubt && self.job.repeat.changes_something() {
-            ToolStatus::Unknown
-        } else {
-            ToolStatus::Failed
+    /// Whether it may have reached its vendor, at this time of the clock that never goes back and of the calendar.
+    pub(super) fn sent(&self, elapsed: Duration, now: Timestamp) -> Sent {
+        match self.doubt_since {
+            // A machine that was suspended stops its clock, but not the calendar: the older age counts.
+            Some((since, at)) => Sent::Here(elapsed.saturating_sub(since).max(until(at, now))),
+            None if self.earlier => Sent::Earlier(now.duration_since(self.job.called_at)),
+            None => Sent::Never,
         }
+    }
+
+    /// Whether a try in this life or an earlier one may have taken effect.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.earlier || self.doubt_since.is_some()
     }
 }
 
@@ -89,11 +100,11 @@ pub(super) fn hold(job: &Job) {
 
 /// What a call ends as that is not sent now; in an earlier life it may have been.
 pub(super) fn unsent(job: &Job) -> ToolStatus {
-    if job.gate.is_sent() && job.repeat.changes_something() {
-        ToolStatus::Unknown
-    } else {
-        ToolStatus::Failed
-    }
+    let sent = match job.gate.is_sent() {
+        true => Sent::Earlier(jiff::SignedDuration::ZERO),
+        false => Sent::Never,
+    };
+    doubt::given_up(job.repeat, sent)
 }
 
 /// The report of how a call ended.

@@ -15,7 +15,6 @@ use crate::crash;
 use crate::domain::command::{Command, Halt, Step};
 use crate::domain::content::ToolStatus;
 use crate::domain::effects::{Effect, open_effects};
-use crate::domain::event::RetryMode;
 use crate::domain::ids::{CallId, ConversationId, TurnId};
 use crate::domain::policy::Policy;
 use crate::domain::turn::{Stage, Turn};
@@ -25,7 +24,7 @@ use crate::shared::{outside_spans, until};
 use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
-/// After a call must have settled, this much later the conversation stops waiting for its connector's word.
+/// So much later than its connector, the conversation stops waiting for a call's outcome.
 pub(super) const CALL_GRACE: Duration = Duration::from_secs(5);
 
 impl Conversation {
@@ -93,12 +92,12 @@ impl Conversation {
             Effect::CallTool {
                 turn,
                 call,
-                mode,
                 settles_at,
                 retry,
+                ..
             } => {
                 crash::point("effect.before:call_tool");
-                self.call_tool(me, state, policy, turn, call, mode, settles_at, retry > 0);
+                self.call_tool(me, state, policy, turn, call, settles_at, retry > 0);
                 crash::point("effect.after:call_tool");
                 Ok(Some(self.timer(me, effect, settles_at, CALL_GRACE)))
             }
@@ -199,7 +198,6 @@ impl Conversation {
         policy: &Arc<Policy>,
         turn: TurnId,
         call_id: CallId,
-        mode: RetryMode,
         settles_at: Timestamp,
         retried: bool,
     ) {
@@ -240,7 +238,7 @@ impl Conversation {
             system: tool.tool.system.clone(),
             turn,
             repeat: tool.tool.repeat,
-            mode,
+            called_at: call.called_at.unwrap_or(settles_at),
             settles_at,
             gate,
             policy: Arc::clone(policy),
@@ -323,7 +321,7 @@ impl Conversation {
     }
 }
 
-/// When a call that has ended as unknown must have settled.
+/// Until when the late outcome of a call that has ended as unknown is waited for.
 fn unsettled_until(core: &crate::domain::conversation::Conversation, effect: &Effect) -> Option<Timestamp> {
     let Effect::CallTool {
         turn, call, settles_at, ..

@@ -31,7 +31,7 @@ pub enum Effect {
         retry: u32,
         /// How it is done.
         mode: RetryMode,
-        /// From then on it has taken effect or never will.
+        /// Until then this process waits for its outcome.
         settles_at: Timestamp,
     },
     /// A person's time to decide runs out.

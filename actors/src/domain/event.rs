@@ -213,13 +213,13 @@ pub enum FailureCode {
     Internal,
 }
 
-/// How a call that was in doubt after a crash is taken up again.
+/// How a call that was in flight at a crash is taken up again, as `doubt::next` decided; kept for the auditor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryMode {
-    /// Done again: it reads only, or the vendor knows its key.
+    /// Sent again, or for the first time: it reads only, or it never left.
     Repeat,
-    /// Looked for at the vendor before anything is done.
+    /// Looked for at the vendor before anything else is done.
     LookUp,
 }
 
@@ -375,7 +375,7 @@ pub enum Event {
         call_id: CallId,
         name: String,
         arguments: Value,
-        /// Internal. From then on the call has taken effect or never will.
+        /// Internal. Until then this process waits for the call's outcome. It says nothing about what the vendor does.
         settles_at: Timestamp,
     },
     /// Internal. Recovery's claim on a call that was in flight.

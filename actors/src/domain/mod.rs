@@ -6,6 +6,7 @@ pub mod compression;
 pub mod content;
 pub mod conversation;
 pub mod decide;
+pub mod doubt;
 pub mod effects;
 pub mod event;
 pub mod guard;

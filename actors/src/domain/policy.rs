@@ -103,9 +103,9 @@ pub struct ToolDefinition {
 pub enum Repeat {
     /// It changes nothing: do it again.
     Read,
-    /// The vendor knows its idempotency key for so long: within it, do it again.
+    /// The vendor knows its idempotency key for so long, and what it did can also be looked up: see `doubt`.
     Keyed(Duration),
-    /// It can be found at the vendor by its key: look first.
+    /// It can be found at the vendor by its id, but a second copy would have a second effect: look, and never send it again.
     LookUp,
     /// Nobody can tell: it ends `unknown`.
     Never,

@@ -106,7 +106,7 @@ pub enum Stage {
         retry: u32,
         /// How it is done.
         mode: RetryMode,
-        /// From then on it has taken effect or never will.
+        /// Until then the process that wrote this waits for its outcome.
         settles_at: Timestamp,
     },
     /// Has exactly one result.

@@ -13,6 +13,7 @@ mod compression;
 mod connectors;
 mod cost;
 mod crashes;
+mod doubt;
 mod failures;
 mod guards;
 mod idempotency;

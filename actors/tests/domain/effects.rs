@@ -52,7 +52,7 @@ fn what_is_due_follows_the_state() {
     );
     due(
         vec![submit(1), asks(&["look_up"]), wait(5), Act::Crash, recover()],
-        "tool retry 1 settles 80, turn 1 until 600",
+        "tool retry 1 settles 45, turn 1 until 600",
     );
 }
 

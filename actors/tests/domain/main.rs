@@ -7,6 +7,7 @@ mod support;
 
 mod approvals;
 mod codec;
+mod doubt;
 mod effects;
 mod lifecycle;
 mod marks;

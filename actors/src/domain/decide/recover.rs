@@ -2,8 +2,9 @@
 //! what life does.
 
 use super::draft::Draft;
-use super::tools::{finish_call, may_repeat, settles_at};
+use super::tools::{finish_call, settles_at};
 use crate::domain::content::ToolStatus;
+use crate::domain::doubt::{self, Looked, Next, Sent};
 use crate::domain::event::{Event, FailureCode, RetryMode};
 use crate::domain::ids::{CallId, MessageId, TurnId};
 use crate::domain::policy::Repeat;
@@ -102,12 +103,7 @@ pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<Turn
 
 /// Claims a call that was in flight, or has not left yet.
 fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
-    let Stage::Running {
-        retry,
-        settles_at: settled,
-        ..
-    } = call.stage
-    else {
+    let Stage::Running { retry, .. } = call.stage else {
         return;
     };
     let now = draft.env.now;
@@ -132,20 +128,22 @@ fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
     let called_at = call.called_at.unwrap_or(now);
     let exhausted = counts && retry + 1 >= draft.limits().attempts;
     let next = if counts { retry + 1 } else { retry.max(1) };
-    match may_repeat(tool.tool.repeat, called_at, now) {
-        Some(mode) if !exhausted => {
-            // A look-up may end in sending the call once the first one has settled: count from the later of the two.
-            let settles_at = settles_at(now.max(settled), tool);
-            draft.push(
-                turn,
-                Event::ToolRetried {
-                    call_id: call.id,
-                    retry: next,
-                    mode,
-                    settles_at,
-                },
-            );
-        }
+    let sent = Sent::Earlier(now.duration_since(called_at));
+    let mode = match doubt::next(tool.tool.repeat, sent, Looked::NotYet) {
+        Next::Send => Some(RetryMode::Repeat),
+        Next::LookUp(_) => Some(RetryMode::LookUp),
+        Next::End(_) => None,
+    };
+    match mode {
+        Some(mode) if !exhausted => draft.push(
+            turn,
+            Event::ToolRetried {
+                call_id: call.id,
+                retry: next,
+                mode,
+                settles_at: settles_at(now, tool),
+            },
+        ),
         _ if tool.tool.repeat == Repeat::Read => {
             let error = Some("the call was interrupted too often".into());
             finish_call(draft, turn, call.id, ToolStatus::Failed, None, error);

@@ -9,11 +9,11 @@ use super::draft::Draft;
 use crate::domain::content::{ToolCall, ToolStatus};
 use crate::domain::event::{Event, GuardAction, GuardStage};
 use crate::domain::ids::{CallId, TurnId};
-use crate::domain::policy::{Policy, Repeat, ToolPolicy};
+use crate::domain::policy::{Policy, ToolPolicy};
 use crate::domain::screen::{Arguments, CallVerdict, Verdict, bounded_error};
 use crate::domain::turn::Stage;
 
-/// Beyond a call's own timeout: what the network and the vendor may still do with it.
+/// Beyond a call's own timeout: time to look for its effect.
 pub const SETTLE_MARGIN: Duration = Duration::from_secs(10);
 
 /// Whether a call of this tool may have changed something; a tool that is not configured any more may have.
@@ -24,7 +24,7 @@ pub(super) fn changes_something(policy: &Policy, tool: &str) -> bool {
         .is_none_or(|tool| tool.tool.repeat.changes_something())
 }
 
-/// From when on a call that is sent within its time has taken effect or never will.
+/// Until when this process waits for the outcome of a call that it takes up now.
 pub(super) fn settles_at(from: Timestamp, tool: &ToolPolicy) -> Timestamp {
     from.saturating_add(tool.timeout + SETTLE_MARGIN)
         .unwrap_or(Timestamp::MAX)
@@ -217,23 +217,4 @@ pub(super) fn replied(
         return Some(turn);
     }
     None
-}
-
-/// What recovery does with a call that was on its way when the process died.
-pub(super) fn may_repeat(
-    repeat: Repeat,
-    called_at: Timestamp,
-    now: Timestamp,
-) -> Option<crate::domain::event::RetryMode> {
-    use crate::domain::event::RetryMode;
-    match repeat {
-        Repeat::Read => Some(RetryMode::Repeat),
-        Repeat::Keyed(window) => {
-            // Half the window stays as a margin for clocks and for the call itself.
-            (now.duration_since(called_at) < jiff::SignedDuration::try_from(window / 2).unwrap_or_default())
-                .then_some(RetryMode::Repeat)
-        }
-        Repeat::LookUp => Some(RetryMode::LookUp),
-        Repeat::Never => None,
-    }
 }

@@ -1,0 +1,271 @@
+//! The rule for calls whose outcome is open: as a table, and against every order of crashes, delays, lost answers and wrong clocks.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::doubt::{Looked, Next, Sent, given_up, next};
+use copilotd_actors::domain::policy::Repeat;
+use jiff::SignedDuration;
+
+const WINDOW: Duration = Duration::from_secs(7200);
+const KEYED: Repeat = Repeat::Keyed(WINDOW);
+const KINDS: [Repeat; 4] = [Repeat::Read, KEYED, Repeat::LookUp, Repeat::Never];
+
+const NOW: Next = Next::LookUp(Duration::ZERO);
+const UNKNOWN: Next = Next::End(ToolStatus::Unknown);
+
+fn here(seconds: u64) -> Sent {
+    Sent::Here(Duration::from_secs(seconds))
+}
+
+fn earlier(seconds: i64) -> Sent {
+    Sent::Earlier(SignedDuration::from_secs(seconds))
+}
+
+#[test]
+fn the_rule_as_a_table() {
+    let found = Next::End(ToolStatus::Succeeded);
+    let again = |pause| Next::LookUp(Duration::from_millis(pause));
+    for (repeat, sent, looked, then) in [
+        // What changes nothing is asked again, and what the vendor knows by its key.
+        (Repeat::Read, here(0), Looked::NotYet, Next::Send),
+        (Repeat::Read, earlier(-5), Looked::NotYet, Next::Send),
+        (KEYED, here(1799), Looked::NotYet, Next::Send),
+        (KEYED, here(1800), Looked::NotYet, NOW),
+        (KEYED, here(1800), Looked::Missing(5), UNKNOWN),
+        // Of an earlier life the key's age is not known: looked up first, and the calendar may only forbid.
+        (KEYED, earlier(0), Looked::NotYet, NOW),
+        (KEYED, earlier(0), Looked::Found, found),
+        (KEYED, earlier(3599), Looked::Missing(1), Next::Send),
+        (KEYED, earlier(3600), Looked::Missing(1), again(300)),
+        (KEYED, earlier(3600), Looked::Missing(5), UNKNOWN),
+        (KEYED, earlier(-1), Looked::Missing(5), UNKNOWN),
+        (KEYED, earlier(i64::MIN), Looked::Missing(5), UNKNOWN),
+        (KEYED, earlier(0), Looked::Impossible, UNKNOWN),
+        // What has no key is looked for a few times and never sent again.
+        (Repeat::LookUp, here(0), Looked::NotYet, NOW),
+        (Repeat::LookUp, earlier(0), Looked::NotYet, NOW),
+        (Repeat::LookUp, earlier(86_400), Looked::Found, found),
+        (Repeat::LookUp, earlier(0), Looked::Missing(1), again(300)),
+        (Repeat::LookUp, here(0), Looked::Missing(4), again(2500)),
+        (Repeat::LookUp, here(0), Looked::Missing(5), UNKNOWN),
+        (Repeat::LookUp, earlier(86_400), Looked::Missing(u32::MAX), UNKNOWN),
+        (Repeat::LookUp, here(0), Looked::Impossible, UNKNOWN),
+        (Repeat::Never, here(0), Looked::NotYet, UNKNOWN),
+        (Repeat::Never, earlier(0), Looked::NotYet, UNKNOWN),
+    ] {
+        assert_eq!(next(repeat, sent, looked), then, "{repeat:?} {sent:?} {looked:?}");
+    }
+    for repeat in KINDS {
+        assert_eq!(next(repeat, Sent::Never, Looked::NotYet), Next::Send, "{repeat:?}");
+        assert_eq!(given_up(repeat, Sent::Never), ToolStatus::Failed, "{repeat:?}");
+        for sent in [here(0), earlier(0)] {
+            let expected = match repeat {
+                Repeat::Read => ToolStatus::Failed,
+                _ => ToolStatus::Unknown,
+            };
+            assert_eq!(given_up(repeat, sent), expected, "{repeat:?} {sent:?}");
+        }
+    }
+}
+
+/// All look-ups of one call together are over within five seconds: a restart costs no more.
+#[test]
+fn looking_in_vain_ends_soon() {
+    let pauses = (1..).map_while(|times| match next(Repeat::LookUp, earlier(0), Looked::Missing(times)) {
+        Next::LookUp(pause) => Some(pause),
+        _ => None,
+    });
+    assert_eq!(pauses.sum::<Duration>(), Duration::from_secs(5));
+}
+
+/// Half hours: the model's unit of time.
+const UNIT: u32 = 1800;
+const KEY_LIVES: u32 = 4;
+/// Longest life of bytes on their way to a vendor that knows keys; to others they may be on their way for ever.
+const BYTES_LIVE: u32 = 2;
+/// How long a vendor's lists may not show yet what it did.
+const LAG: u32 = 1;
+const LAST: u32 = 8;
+const MOST_SENT: usize = 3;
+const MOST_CRASHES: u32 = 2;
+
+/// One call, its vendor and the bytes between them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Model {
+    now: u32,
+    /// When each copy that is still on its way left.
+    copies: Vec<u32>,
+    copies_ever: usize,
+    /// When each effect happened.
+    effects: Vec<u32>,
+    key_from: Option<u32>,
+    crashes: u32,
+    /// The calendar's word on the call's age, of lives behind the first.
+    age: Option<i64>,
+    doubt_since: Option<u32>,
+    looked: u32,
+    impossible: bool,
+    ended: Option<ToolStatus>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            now: 0,
+            copies: Vec::new(),
+            copies_ever: 0,
+            effects: Vec::new(),
+            key_from: None,
+            crashes: 0,
+            age: None,
+            doubt_since: None,
+            looked: 0,
+            impossible: false,
+            ended: None,
+        }
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut other = self.clone();
+        change(&mut other);
+        other
+    }
+
+    fn sent(&self) -> Sent {
+        match (self.doubt_since, self.age) {
+            (Some(since), _) => here(u64::from((self.now - since) * UNIT)),
+            (None, Some(age)) => earlier(age),
+            (None, None) => Sent::Never,
+        }
+    }
+
+    fn arrive(&mut self, repeat: Repeat, copy: u32) {
+        let at = self.copies.iter().position(|known| *known == copy);
+        self.copies.remove(at.expect("a copy on its way"));
+        let is_known = self.key_from.is_some_and(|from| self.now < from + KEY_LIVES);
+        if matches!(repeat, Repeat::Keyed(_)) && is_known {
+            return;
+        }
+        self.key_from = Some(self.now);
+        self.effects.push(self.now);
+    }
+
+    fn leave(&mut self) {
+        self.copies.push(self.now);
+        self.copies_ever += 1;
+    }
+
+    fn doubt(&mut self) {
+        self.doubt_since.get_or_insert(self.now);
+        (self.looked, self.impossible) = (0, false);
+    }
+
+    /// A new life that knows only that the call was written down as called, and what its own calendar makes of that.
+    fn crash(&mut self, age: i64) {
+        self.crashes += 1;
+        self.age = Some(age);
+        (self.doubt_since, self.looked, self.impossible) = (None, 0, false);
+    }
+
+    /// Everything that can happen next.
+    fn futures(&self, repeat: Repeat) -> Vec<Self> {
+        let mut futures = Vec::new();
+        for copy in &self.copies {
+            futures.push(self.with(|model| model.arrive(repeat, *copy)));
+        }
+        if self.now < LAST {
+            futures.push(self.with(|model| {
+                model.now += 1;
+                // The call's deadline, a minute or so, ends what a look-up began.
+                model.looked = 0;
+                if matches!(repeat, Repeat::Keyed(_)) {
+                    model.copies.retain(|left| model.now <= left + BYTES_LIVE);
+                }
+            }));
+        }
+        if self.ended.is_some() {
+            return futures;
+        }
+        if self.crashes < MOST_CRASHES {
+            for age in [-86_400, 0, 3599, 86_400] {
+                futures.push(self.with(|model| model.crash(age)));
+            }
+        }
+        let status = given_up(repeat, self.sent());
+        futures.push(self.with(|model| model.ended = Some(status)));
+        let looked = match (self.impossible, self.looked) {
+            (true, _) => Looked::Impossible,
+            (false, 0) => Looked::NotYet,
+            (false, times) => Looked::Missing(times),
+        };
+        match next(repeat, self.sent(), looked) {
+            Next::End(status) => futures.push(self.with(|model| model.ended = Some(status))),
+            Next::LookUp(_) => {
+                if !self.effects.is_empty() {
+                    futures.push(self.with(|model| model.ended = Some(ToolStatus::Succeeded)));
+                }
+                if self.effects.iter().all(|at| self.now <= at + LAG) {
+                    futures.push(self.with(|model| model.looked += 1));
+                }
+                futures.push(self.with(|model| model.impossible = true));
+            }
+            Next::Send if self.copies_ever < MOST_SENT => {
+                // Held or lost, with the process alive or dead; arrived and the answer lost; arrived and answered.
+                futures.push(self.with(|model| {
+                    model.leave();
+                    model.doubt();
+                }));
+                if self.crashes < MOST_CRASHES {
+                    futures.push(self.with(|model| {
+                        model.leave();
+                        model.crash(0);
+                    }));
+                }
+                let arrived = self.with(|model| {
+                    model.leave();
+                    model.arrive(repeat, model.now);
+                });
+                futures.push(arrived.with(Self::doubt));
+                futures.push(arrived.with(|model| model.ended = Some(ToolStatus::Succeeded)));
+            }
+            Next::Send => {}
+        }
+        futures
+    }
+
+    fn check(&self, repeat: Repeat) {
+        let times = self.effects.len();
+        assert!(!repeat.changes_something() || times <= 1, "{repeat:?} twice: {self:#?}");
+        match self.ended {
+            Some(ToolStatus::Succeeded) => assert!(times > 0, "{repeat:?} did not happen: {self:#?}"),
+            Some(ToolStatus::Failed) => assert!(
+                !repeat.changes_something() || times == 0,
+                "{repeat:?} happened: {self:#?}"
+            ),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn no_order_of_crashes_delays_and_clock_jumps_makes_an_effect_happen_twice() {
+    for repeat in KINDS {
+        let mut seen = HashSet::from([Model::new()]);
+        let mut open = vec![Model::new()];
+        let (mut succeeded, mut failed) = (false, false);
+        while let Some(model) = open.pop() {
+            model.check(repeat);
+            succeeded |= model.ended == Some(ToolStatus::Succeeded);
+            failed |= model.ended == Some(ToolStatus::Failed);
+            for future in model.futures(repeat) {
+                if seen.insert(future.clone()) {
+                    open.push(future);
+                }
+            }
+        }
+        assert!(seen.len() > 1000, "{repeat:?}: {}", seen.len());
+        assert!(succeeded && failed, "{repeat:?}");
+    }
+}
