@@ -1,8 +1,9 @@
 //! `zendesk_create_ticket`. Zendesk keeps an `Idempotency-Key` for two hours and answers a repeated request with the
-//! ticket of the first one; that window is the tool's `keyed_s`.
+//! ticket of the first one; that window is the tool's `keyed_s`. The ticket also bears the call's id as its `external_id`, by which
+//! a later process finds it however long ago it was created.
 
 use async_trait::async_trait;
-use copilotd_actors::ports::{ToolError, ToolErrorKind, ToolRequest};
+use copilotd_actors::ports::{LookUp, ToolError, ToolErrorKind, ToolRequest};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::api::{Call, Change, is_conflict};
 use super::users::Users;
 use super::wire::{self, Detail, Ticket};
+use crate::adapters::tools::member::{as_text, at};
 use crate::adapters::tools::{Tool, arguments, refused};
 
 pub(super) struct CreateTicket;
@@ -37,6 +39,7 @@ impl Tool<Call> for CreateTicket {
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
         let mut ticket = Map::new();
+        ticket.insert("external_id".into(), json!(request.call.to_string()));
         ticket.insert("subject".into(), json!(wanted.subject));
         ticket.insert("comment".into(), json!({ "body": wanted.body }));
         if let Some(priority) = wanted.priority {
@@ -63,9 +66,34 @@ impl Tool<Call> for CreateTicket {
             })
             .await
             .map_err(doubt)?;
-        let ticket: Ticket = wire::take(answer, "ticket")?;
-        Ok(json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) }))
+        Ok(tell(call, &wire::take(answer, "ticket")?))
     }
+
+    async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
+        let mark = request.call.to_string();
+        let query = [("external_id", mark.clone())];
+        let (tickets, _) = call.list("tickets", "tickets", &query, MAX_FOUND).await?;
+        // The filter is not relied on: what does not bear the mark is not ours.
+        let is_ours = |ticket: &Value| as_text(at(ticket, &["external_id"])).as_deref() == Some(&mark);
+        let odd = tickets.iter().filter(|ticket| !ticket.is_object()).count();
+        match tickets.into_iter().find(is_ours) {
+            Some(found) => Ok(LookUp::Found(tell(
+                call,
+                &wire::take(json!({ "ticket": found }), "ticket")?,
+            ))),
+            None if odd > 0 => Err(refused(format!(
+                "{odd} tickets could not be read: whether this one is among them cannot be told"
+            ))),
+            None => Ok(LookUp::NotFound),
+        }
+    }
+}
+
+/// Tickets that are looked at; Zendesk answers those with the wanted `external_id` alone.
+const MAX_FOUND: usize = 100;
+
+fn tell(call: &Call, ticket: &Ticket) -> Value {
+    json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) })
 }
 
 /// A refusal because of the key means that an earlier request with it reached Zendesk: what became of that one is not

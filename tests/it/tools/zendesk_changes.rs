@@ -49,7 +49,7 @@ async fn creating_a_ticket_bears_the_calls_id_as_its_key() {
     assert_eq!(
         seen.body,
         json!({ "ticket": {
-            "subject": "Printer", "comment": { "body": "It burns" }, "priority": "urgent", "tags": ["fire"],
+            "external_id": call_id(7).to_string(), "subject": "Printer", "comment": { "body": "It burns" }, "priority": "urgent", "tags": ["fire"],
             "requester": { "name": "jo", "email": "jo@x.test" },
         } })
     );
@@ -196,6 +196,38 @@ async fn what_cannot_be_told_is_not_called_absent() {
     let update = request("zendesk_update_ticket", json!({ "ticket_id": 12, "status": "open" }));
     assert_eq!(desk.look_up(&update).await.unwrap_err().kind, ToolErrorKind::Refused);
     assert_eq!(stub.seen().len(), 2, "the same cursor again is no further page");
+}
+
+/// However long ago it was created; what the answer holds besides is not taken for ours.
+#[tokio::test]
+async fn a_created_ticket_is_found_by_its_external_id() {
     let create = request("zendesk_create_ticket", json!({ "subject": "a", "body": "b" }));
-    assert_eq!(desk.look_up(&create).await.unwrap_err().kind, ToolErrorKind::Refused);
+    let bearing = |mark: Value| {
+        let mut ticket = ticket();
+        ticket["external_id"] = mark;
+        ticket
+    };
+    let ours = bearing(json!(call_id(7).to_string()));
+    let others = [bearing(json!(call_id(8).to_string())), bearing(Value::Null)];
+    for (tickets, expected) in [
+        (vec![], false),
+        (others.to_vec(), false),
+        (vec![ours.clone()], true),
+        ([others.to_vec(), vec![ours]].concat(), true),
+    ] {
+        let stub = Stub::start(move |seen: &Seen| {
+            assert_eq!(seen.param("external_id"), Some(call_id(7).to_string().as_str()));
+            say(200, json!({ "tickets": tickets, "meta": { "has_more": false } }))
+        })
+        .await;
+        match zendesk(&stub).look_up(&create).await.unwrap() {
+            LookUp::Found(found) => assert_eq!((found["ticket"]["id"].as_u64(), expected), (Some(12), true)),
+            told => assert!(!expected, "{told:?}"),
+        }
+        assert_eq!(stub.lines(), ["GET /api/v2/tickets.json"]);
+        check_zendesk(&stub.seen());
+    }
+    let stub = Stub::start(|_| say(200, json!({ "tickets": ["odd", null] }))).await;
+    let error = zendesk(&stub).look_up(&create).await.unwrap_err();
+    assert_eq!(error.kind, ToolErrorKind::Refused, "{error}");
 }
