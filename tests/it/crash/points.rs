@@ -87,12 +87,17 @@ const TWICE: &[&[&str]] = &[
         "effect.after:request:zendesk_add_comment",
         "effect.after:look_up:zendesk_add_comment",
     ],
+    // What may have left is looked for, and only what has a key is sent again.
     &[
         "effect.before:request:slack_post_message",
-        "effect.before:request:slack_post_message",
+        "effect.after:look_up:slack_post_message",
     ],
     &[
         "effect.after:request:zendesk_create_ticket",
+        "effect.before:look_up:zendesk_create_ticket",
+    ],
+    &[
+        "effect.before:request:zendesk_create_ticket",
         "effect.after:request:zendesk_create_ticket",
     ],
     &["effect.during:model_stream#200", "append.before:message.reset"],

@@ -8,6 +8,7 @@
 mod anthropic;
 mod books;
 mod drain;
+mod held;
 mod late;
 mod refused;
 mod rounds;

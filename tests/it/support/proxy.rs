@@ -25,14 +25,27 @@ pub enum Mode {
     AnswersLost,
     /// The same, for connections whose requests contain this text only.
     AnswersLostTo(&'static str),
+    /// So many requests that contain this text pass, the next one is held until the mode changes, even when its client is gone by
+    /// then; everything else passes.
+    HeldAfter(u64, &'static str),
     /// Connections end, and new ones are closed at once.
     Cut,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Answers that were lost.
+    lost: AtomicU64,
+    /// Requests with the text of [`Mode::HeldAfter`].
+    matched: AtomicU64,
+    /// Requests that were held.
+    held: AtomicU64,
 }
 
 pub struct Proxy {
     pub address: SocketAddr,
     mode: watch::Sender<Mode>,
-    lost: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,27 +55,32 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let mode = watch::Sender::new(Mode::Open);
         let modes = mode.clone();
-        let lost = Arc::new(AtomicU64::new(0));
-        let losses = Arc::clone(&lost);
+        let counts = Arc::<Counts>::default();
+        let counted = Arc::clone(&counts);
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 if *modes.borrow() != Mode::Cut {
-                    tokio::spawn(connect(client, upstream, modes.subscribe(), Arc::clone(&losses)));
+                    tokio::spawn(connect(client, upstream, modes.subscribe(), Arc::clone(&counted)));
                 }
             }
         });
         Self {
             address,
             mode,
-            lost,
+            counts,
             accepting,
         }
     }
 
     /// How many answers were lost by [`Mode::AnswersLostTo`].
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::SeqCst)
+        self.counts.lost.load(Ordering::SeqCst)
+    }
+
+    /// How many requests were held by [`Mode::HeldAfter`].
+    pub fn held(&self) -> u64 {
+        self.counts.held.load(Ordering::SeqCst)
     }
 
     pub fn set(&self, mode: Mode) {
@@ -77,7 +95,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<Mode>, lost: Arc<AtomicU64>) {
+async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<Mode>, counts: Arc<Counts>) {
     let Ok(server) = TcpStream::connect(upstream).await else {
         return;
     };
@@ -88,8 +106,8 @@ async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<
     let chosen = AtomicBool::new(false);
     // Whichever way ends first ends both.
     tokio::select! {
-        _ = pass_requests(from_client, to_server, mode.clone(), &chosen) => {}
-        _ = pass_answers(from_server, to_client, mode, &chosen, &lost) => {}
+        _ = pass_requests(from_client, to_server, mode.clone(), &chosen, &counts) => {}
+        _ = pass_answers(from_server, to_client, mode, &chosen, &counts.lost) => {}
     }
 }
 
@@ -112,15 +130,26 @@ async fn pass_requests(
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     chosen: &AtomicBool,
+    counts: &Counts,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
+    let mut was_held = false;
     while let Some((bytes, now)) = next(&mut from, &mut buffer, &mut mode).await {
-        if let Mode::AnswersLostTo(text) = now
-            && bytes.windows(text.len()).any(|window| window == text.as_bytes())
-        {
-            chosen.store(true, Ordering::SeqCst);
+        let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        match now {
+            Mode::AnswersLostTo(text) if has(text) => chosen.store(true, Ordering::SeqCst),
+            Mode::HeldAfter(passing, text) if has(text) && counts.matched.fetch_add(1, Ordering::SeqCst) == passing => {
+                was_held = true;
+                counts.held.fetch_add(1, Ordering::SeqCst);
+                let _ = mode.wait_for(|mode| *mode != now).await;
+            }
+            _ => {}
         }
         to.write_all(bytes).await?;
+    }
+    if was_held {
+        // Its client is gone, which the server must not learn before it has read the request: it ends with the answer.
+        std::future::pending::<()>().await;
     }
     Ok(())
 }

@@ -174,7 +174,7 @@ fn serving_at(log: &str) -> Option<SocketAddr> {
 }
 
 /// One tenant with three copilots: one for everything, one whose tickets need approval, one with little memory. The
-/// tools' time is short, because a call that is looked up after a crash has to wait for it.
+/// tools' time is short, because calls whose answers are held have to wait for it.
 fn configuration(world: &World, settings: &Settings, data: &Path) -> String {
     let (kind, provider) = if settings.anthropic {
         ("anthropic", &world.anthropic)
