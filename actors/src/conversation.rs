@@ -616,6 +616,14 @@ impl Actor for Conversation {
         metered(share, Box::pin(self.take(&me, msg, state))).await
     }
 
+    /// Only a clean stop comes here, of which nobody waits for the answer: what fails is left to recovery.
+    async fn post_stop(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if let Err(error) = self.keep_unsent(&me, state).await {
+            tracing::warn!(conversation = %state.core.id, error = cause(&error), "calls that were not sent were not recorded");
+        }
+        Ok(())
+    }
+
     async fn handle_supervisor_evt(
         &self,
         me: ConversationRef,

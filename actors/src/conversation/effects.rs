@@ -225,7 +225,9 @@ impl Conversation {
             return;
         };
         let gate = Arc::new(if retried { Gate::passed() } else { Gate::default() });
-        state.gates.insert(call_id, Arc::clone(&gate));
+        if let Some(before) = state.gates.insert(call_id, Arc::clone(&gate)) {
+            before.cancel();
+        }
         let request = ToolRequest {
             scope: state.scope.clone(),
             tool: call.name.clone(),

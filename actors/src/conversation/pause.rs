@@ -74,6 +74,26 @@ impl Conversation {
         Ok(())
     }
 
+    /// Records, at a clean stop, which calls have not left their connector's queue; they never will now, so the next process may send
+    /// them, whatever repeating them would do.
+    pub(super) async fn keep_unsent(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let calls = state.core.active().map_or(&[][..], |turn| turn.calls());
+        let never_leaves =
+            |call: &&Call| is_first_try(call) && state.gates.get(&call.id).is_some_and(|gate| gate.withdraw());
+        // Each of them, so no short cut.
+        if calls.iter().filter(never_leaves).count() == 0 {
+            return Ok(());
+        }
+        // What is begun from here on is begun by nobody.
+        state.paused = true;
+        if let Some(Pause { unsent, asked }) = due(state) {
+            let policy = self.policy(state, &Command::Recover);
+            let command = state.core.screen(&policy, Command::Pause { unsent, asked });
+            self.step(me, state, command, None).await?;
+        }
+        Ok(())
+    }
+
     /// Takes up what was paused, once the tenant is served again.
     pub(super) async fn resume(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         if !state.paused || state.retiring {

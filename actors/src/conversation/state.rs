@@ -1,6 +1,7 @@
 //! All that changes in a conversation's actor.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -30,7 +31,7 @@ pub struct State {
     pub(super) live: Option<Live>,
     pub(super) agent: Option<(TurnId, ActorRef<Box<Think>>)>,
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
-    pub(super) gates: HashMap<CallId, Arc<Gate>>,
+    pub(super) gates: Gates,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
     pub(super) compress_again: bool,
     pub(super) compression_failures: u32,
@@ -77,6 +78,33 @@ pub(super) struct Counted {
     pub(super) approval: Option<bool>,
 }
 
+/// The gates of the calls that are running. They go with the copy that knows them: whatever still waits behind one never leaves,
+/// since the next copy takes the call up by its own rule.
+#[derive(Default)]
+pub(super) struct Gates(HashMap<CallId, Arc<Gate>>);
+
+impl Deref for Gates {
+    type Target = HashMap<CallId, Arc<Gate>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Gates {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Gates {
+    fn drop(&mut self) {
+        for gate in self.0.values() {
+            gate.cancel();
+        }
+    }
+}
+
 impl State {
     /// A copy that knows nothing yet.
     pub(super) fn new(args: Args, shared: &Arc<Shared>) -> Self {
@@ -93,7 +121,7 @@ impl State {
             live: None,
             agent: None,
             running: HashMap::new(),
-            gates: HashMap::new(),
+            gates: Gates::default(),
             compression: None,
             compress_again: false,
             compression_failures: 0,

@@ -206,3 +206,48 @@ async fn what_was_found_in_part_is_told_and_never_taken_for_the_whole() {
         assert_eq!(world.system("do").seen().calls, 1, "{crashes}");
     }
 }
+
+/// At a clean stop it is known which calls have not left: the next process sends them, whatever their kind.
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_at_a_clean_stop_are_sent_by_the_next_process() {
+    for repeat in [Repeat::Read, KEYED, Repeat::LookUp, Repeat::Never] {
+        let bounds = Bounds {
+            reconcile: Duration::from_secs(1),
+            connector_concurrency: 1,
+            ..Bounds::default()
+        };
+        let mut world = World::bounded(tool(copilot(), "do", repeat), bounds).await;
+        let all = [("do", json!({})), ("do", json!({})), ("do", json!({}))];
+        world.model.on("work", &[calls(&all), says(&["done"], Duration::ZERO)]);
+        world.system("do").know_keys();
+        world.system("do").answer(held(Duration::ZERO));
+        let (id, turn) = sent(&world).await;
+        world.directory().stop(Duration::from_secs(1)).await;
+        world.crash().await;
+        world.restart().await;
+        world.end_of(id, turn).await;
+        let ends: Vec<ToolStatus> = world
+            .log
+            .records(id)
+            .into_iter()
+            .filter_map(|record| match record.event {
+                Event::ToolFinished { status, .. } => Some(status),
+                _ => None,
+            })
+            .collect();
+        let count = |wanted| ends.iter().filter(|status| **status == wanted).count();
+        let unknown = usize::from(repeat == Repeat::Never);
+        let expected = (3 - unknown, unknown);
+        assert_eq!(
+            (count(ToolStatus::Succeeded), count(ToolStatus::Unknown)),
+            expected,
+            "{repeat:?}: {ends:?}"
+        );
+        let effects = world.system("do").effects();
+        assert_eq!(effects.len(), 3, "{repeat:?}");
+        assert!(
+            repeat == Repeat::Read || effects.values().all(|times| *times == 1),
+            "{repeat:?}: {effects:?}"
+        );
+    }
+}
