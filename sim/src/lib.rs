@@ -12,7 +12,10 @@
 //! - `POST /_sim/knobs`: changes the knobs that are named in the body, leaves the others;
 //! - `POST /_sim/release`: lets everything go that a `hold` knob holds;
 //! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls.
+//!
+//! Where a vendor has several accounts, `?account=NAME` shows one of them; without it each entry names its account.
 
+mod accounts;
 pub mod anthropic;
 mod http;
 mod kept;
@@ -25,6 +28,8 @@ pub mod slack;
 pub mod zendesk;
 
 use tokio_util::sync::CancellationToken;
+
+pub use accounts::Account;
 
 /// A simulator serving on loopback until dropped.
 #[derive(Debug)]

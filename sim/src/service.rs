@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::accounts::Shown;
 use crate::http::{Reply, Request, form_pairs, percent_decode};
 use crate::knobs::{Fault, Knobs};
 use crate::net::{self, Switch};
@@ -46,6 +47,10 @@ pub(crate) trait Vendor: Send + 'static {
     fn version(&self) -> u64;
     /// The compact view for a page that polls.
     fn changes(&self) -> Value;
+    /// One of several accounts, by its name.
+    fn account(&self, _name: &str) -> Option<&dyn Shown> {
+        None
+    }
     fn reset(&mut self);
     /// The whole state, to be kept in a file; empty for a vendor that has none.
     fn kept(&self) -> serde_json::Result<Vec<u8>> {
@@ -350,9 +355,32 @@ fn control_reply(status: u16, body: Value) -> Response {
         .into_response()
 }
 
-async fn state<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
-    let mut state = locked(&served.vendor).state();
-    let version = locked(&served.vendor).version();
+/// Looks at the account that the query names, else at the whole vendor; an account that is not there is refused.
+fn look<V: Vendor, T>(served: &Served<V>, uri: &Uri, look: impl FnOnce(&dyn Shown) -> T) -> Result<T, Box<Response>> {
+    let vendor = locked(&served.vendor);
+    let Some(name) = parameter(uri, "account") else {
+        return Ok(look(&*vendor));
+    };
+    let unknown = || {
+        let error = format!("there is no account {name:?} at the simulated {}", V::NAME);
+        Box::new(control_reply(404, json!({"error": error})))
+    };
+    vendor.account(&name).map(look).ok_or_else(unknown)
+}
+
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let pairs = form_pairs(uri.query().unwrap_or_default());
+    pairs
+        .into_iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value)
+}
+
+async fn state<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> Response {
+    let (mut state, version) = match look(&served, &uri, |vendor| (vendor.state(), vendor.version())) {
+        Ok(shown) => shown,
+        Err(refusal) => return *refusal,
+    };
     let control = locked(&served.control);
     state["version"] = json!(version);
     state["held"] = json!(control.held);
@@ -369,22 +397,23 @@ async fn requests<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {
 }
 
 async fn changes<V: Vendor>(State(served): State<Arc<Served<V>>>, uri: Uri) -> Response {
-    let after = form_pairs(uri.query().unwrap_or_default())
-        .into_iter()
-        .find(|(name, _)| name == "after")
-        .and_then(|(_, value)| value.parse().ok());
-    let vendor = locked(&served.vendor);
-    let version = vendor.version();
-    let mut body = if after == Some(version) {
-        json!({"changed": false})
-    } else {
-        let mut changes = vendor.changes();
-        changes["changed"] = json!(true);
-        changes
-    };
-    drop(vendor);
-    body["version"] = json!(version);
-    control_reply(200, body)
+    let after = parameter(&uri, "after").and_then(|value| value.parse().ok());
+    let shown = look(&served, &uri, |vendor| {
+        let version = vendor.version();
+        let mut body = if after == Some(version) {
+            json!({"changed": false})
+        } else {
+            let mut changes = vendor.changes();
+            changes["changed"] = json!(true);
+            changes
+        };
+        body["version"] = json!(version);
+        body
+    });
+    match shown {
+        Ok(body) => control_reply(200, body),
+        Err(refusal) => *refusal,
+    }
 }
 
 async fn reset<V: Vendor>(State(served): State<Arc<Served<V>>>) -> Response {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
-use copilotd_sim::Running;
+use copilotd_sim::{Account, Running};
 use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -35,6 +35,25 @@ struct World {
     slack: Running,
 }
 
+/// The token of a tenant's own simulated Zendesk.
+fn zendesk_token(tenant: &str) -> String {
+    format!("{tenant}-zendesk-token")
+}
+
+/// The token of a tenant's own simulated Slack workspace.
+fn slack_token(tenant: &str) -> String {
+    format!("xoxb-{tenant}")
+}
+
+/// Each tenant's account at a simulated vendor: none sees what another one has there.
+fn accounts(token: fn(&str) -> String) -> Vec<Account> {
+    let account = |tenant: &str| Account {
+        name: tenant.to_owned(),
+        token: token(tenant),
+    };
+    TENANTS.map(account).into()
+}
+
 /// Runs the demo until a signal.
 pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     private_files::create_directory(&args.data_dir)
@@ -42,8 +61,14 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let world = World {
         openai: copilotd_sim::openai::start(loopback).await?,
-        zendesk: copilotd_sim::zendesk::start_kept(loopback, args.data_dir.join("zendesk.json")).await?,
-        slack: copilotd_sim::slack::start_kept(loopback, args.data_dir.join("slack.json")).await?,
+        zendesk: copilotd_sim::zendesk::start_accounts(
+            loopback,
+            args.data_dir.join("zendesk.json"),
+            accounts(zendesk_token),
+        )
+        .await?,
+        slack: copilotd_sim::slack::start_accounts(loopback, args.data_dir.join("slack.json"), accounts(slack_token))
+            .await?,
     };
     let text = configuration(args, context, &world)?;
     let read = || {
@@ -167,10 +192,12 @@ id = "{tenant}"
   [tenants.zendesk]
   base_url = "{zendesk}"
   email = "bot@{tenant}.example"
-  token = {{ value = "{tenant}-zendesk-token" }}
+  token = {{ value = "{zendesk_token}" }}
   [tenants.slack]
   base_url = "{slack}/api/"
-  bot_token = {{ value = "xoxb-{tenant}" }}"#,
+  bot_token = {{ value = "{slack_token}" }}"#,
+            zendesk_token = zendesk_token(tenant),
+            slack_token = slack_token(tenant),
             zendesk = world.zendesk.base_url(),
             slack = world.slack.base_url(),
         )?;

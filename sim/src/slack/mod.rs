@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::accounts::{self, Account, Accountable};
 use crate::http::{Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
@@ -35,6 +36,11 @@ pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
 pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
     let slack = kept::read(&file)?.unwrap_or_else(|| Slack::new(true));
     service::start(listen, slack, Some(file)).await
+}
+
+/// Starts Slack with a workspace for each account, kept in `file`.
+pub async fn start_accounts(listen: SocketAddr, file: PathBuf, accounts: Vec<Account>) -> io::Result<Running> {
+    accounts::start::<Slack>(listen, file, accounts).await
 }
 
 /// Messages of each channel in the compact view.
@@ -124,6 +130,20 @@ impl Slack {
 
 fn refusal(error: &str) -> Reply {
     Reply::json(200, json!({"ok": false, "error": error}))
+}
+
+impl Accountable for Slack {
+    fn filled() -> Self {
+        Self::new(true)
+    }
+
+    fn token(request: &Request) -> Option<String> {
+        Arguments::read(request).ok()?.token(request)
+    }
+
+    fn unknown_token() -> Reply {
+        refusal("invalid_auth")
+    }
 }
 
 impl Vendor for Slack {

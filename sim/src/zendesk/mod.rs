@@ -22,6 +22,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::accounts::{self, Account, Accountable};
 use crate::http::{Content, Reply, Request};
 use crate::knobs::Knobs;
 use crate::service::{self, Vendor};
@@ -37,6 +38,11 @@ pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
 pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
     let zendesk = kept::read(&file)?.unwrap_or_else(|| Zendesk::new(true));
     service::start(listen, zendesk, Some(file)).await
+}
+
+/// Starts Zendesk with an account of its own for each of `accounts`, kept in `file`.
+pub async fn start_accounts(listen: SocketAddr, file: PathBuf, accounts: Vec<Account>) -> io::Result<Running> {
+    accounts::start::<Zendesk>(listen, file, accounts).await
 }
 
 /// Tickets in the compact view.
@@ -85,26 +91,42 @@ impl Zendesk {
 
     /// Returns who is asking, by the address in the credentials; a bearer token is the admin's.
     fn authenticate(&self, request: &Request, knobs: &Knobs) -> Result<u64, Reply> {
-        let refuse = || Reply::json(401, json!({"error": "Couldn't authenticate you"}));
-        let header = request.header("authorization").unwrap_or_default();
-        let (email, token) = if let Some(token) = header.strip_prefix("Bearer ") {
-            (None, token.trim().to_owned())
-        } else {
-            let encoded = header.strip_prefix("Basic ").ok_or_else(refuse)?;
-            let decoded = base64::engine::general_purpose::STANDARD
-                .decode(encoded.trim())
-                .map_err(|_| refuse())?;
-            let text = String::from_utf8(decoded).map_err(|_| refuse())?;
-            let (name, token) = text.split_once(':').ok_or_else(refuse)?;
-            // Passwords are not accepted any more, only API tokens.
-            let email = name.strip_suffix("/token").ok_or_else(refuse)?;
-            (Some(email.to_owned()), token.to_owned())
-        };
-        if token.is_empty() || knobs.require_token.as_ref().is_some_and(|wanted| *wanted != token) {
-            return Err(refuse());
+        let (email, token) = credentials(request).ok_or_else(Self::unknown_token)?;
+        if knobs.require_token.as_ref().is_some_and(|wanted| *wanted != token) {
+            return Err(Self::unknown_token());
         }
         let known = email.and_then(|email| self.users.iter().find(|user| user.email == email));
         Ok(known.map_or(fixtures::ADMIN, |user| user.id))
+    }
+}
+
+/// Reads the address, if there is one, and the token that a request bears.
+fn credentials(request: &Request) -> Option<(Option<String>, String)> {
+    let header = request.header("authorization")?;
+    let (email, token) = if let Some(token) = header.strip_prefix("Bearer ") {
+        (None, token.trim().to_owned())
+    } else {
+        let encoded = header.strip_prefix("Basic ")?;
+        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+        let text = String::from_utf8(decoded).ok()?;
+        let (name, token) = text.split_once(':')?;
+        // Passwords are not accepted any more, only API tokens.
+        (Some(name.strip_suffix("/token")?.to_owned()), token.to_owned())
+    };
+    (!token.is_empty()).then_some((email, token))
+}
+
+impl Accountable for Zendesk {
+    fn filled() -> Self {
+        Self::new(true)
+    }
+
+    fn token(request: &Request) -> Option<String> {
+        Some(credentials(request)?.1)
+    }
+
+    fn unknown_token() -> Reply {
+        Reply::json(401, json!({"error": "Couldn't authenticate you"}))
     }
 }
 

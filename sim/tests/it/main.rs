@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may end by panicking")]
 
+mod accounts;
 mod anthropic;
 mod behaviour;
 mod faults;

@@ -1,0 +1,157 @@
+//! Several customers' accounts at one simulated vendor, told apart by the token of a request.
+//!
+//! Invariant: a request sees and changes the account of its own token and nothing else; an unknown token is refused in the vendor's
+//! own words. Only the control plane, which is the tester's, sees all of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::http::{Reply, Request};
+use crate::knobs::Knobs;
+use crate::service::{self, Vendor};
+use crate::{Running, kept};
+
+/// One customer of a vendor.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Names it in the control plane.
+    pub name: String,
+    /// The only token that opens it.
+    pub token: String,
+}
+
+/// A vendor that can be kept once per account.
+pub(crate) trait Accountable: Vendor + Serialize + DeserializeOwned {
+    /// Some people and things to try with.
+    fn filled() -> Self;
+    /// Returns the token that a request bears.
+    fn token(request: &Request) -> Option<String>;
+    /// Refuses a token that nobody has.
+    fn unknown_token() -> Reply;
+}
+
+struct Accounts<V> {
+    accounts: Vec<Account>,
+    vendors: BTreeMap<String, V>,
+}
+
+/// What is kept. What a file of an earlier form held, one state for everybody, belonged to no single account and is left out.
+#[derive(Default, Deserialize)]
+struct Kept<V> {
+    #[serde(default = "BTreeMap::new")]
+    accounts: BTreeMap<String, V>,
+}
+
+/// Starts a vendor with what `file` holds of each account, or with people and things; from then on the file is kept up to date.
+pub(crate) async fn start<V: Accountable>(
+    listen: SocketAddr,
+    file: PathBuf,
+    accounts: Vec<Account>,
+) -> io::Result<Running> {
+    let mut known = match kept::read::<Kept<V>>(&file)? {
+        Some(kept) => kept.accounts,
+        None => BTreeMap::new(),
+    };
+    let vendors = accounts.iter().map(|account| {
+        let vendor = known.remove(&account.name).unwrap_or_else(V::filled);
+        (account.name.clone(), vendor)
+    });
+    let vendors = vendors.collect();
+    service::start(listen, Accounts { accounts, vendors }, Some(file)).await
+}
+
+impl<V: Accountable> Vendor for Accounts<V> {
+    const NAME: &'static str = V::NAME;
+
+    fn handle(&mut self, request: &Request, knobs: &Knobs) -> Reply {
+        let name = match V::token(request) {
+            Some(token) => self.accounts.iter().find(|account| account.token == token),
+            // Without a token each of them refuses alike.
+            None => self.accounts.first(),
+        };
+        let vendor = name.and_then(|account| self.vendors.get_mut(&account.name));
+        vendor.map_or_else(V::unknown_token, |vendor| vendor.handle(request, knobs))
+    }
+
+    fn failure(status: u16, retry_after: Option<u64>) -> Reply {
+        V::failure(status, retry_after)
+    }
+
+    fn rate_headers(reply: Reply, path: &str, limit: u64, remaining: u64, reset: u64) -> Reply {
+        V::rate_headers(reply, path, limit, remaining, reset)
+    }
+
+    fn state(&self) -> Value {
+        merged(self.vendors.iter().map(|(name, vendor)| (name, Vendor::state(vendor))))
+    }
+
+    fn version(&self) -> u64 {
+        self.vendors.values().map(Vendor::version).sum()
+    }
+
+    fn changes(&self) -> Value {
+        merged(
+            self.vendors
+                .iter()
+                .map(|(name, vendor)| (name, Vendor::changes(vendor))),
+        )
+    }
+
+    fn account(&self, name: &str) -> Option<&dyn Shown> {
+        self.vendors.get(name).map(|vendor| vendor as &dyn Shown)
+    }
+
+    fn reset(&mut self) {
+        self.vendors.values_mut().for_each(Vendor::reset);
+    }
+
+    fn kept(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&json!({ "accounts": self.vendors }))
+    }
+}
+
+/// What the control plane shows of one account.
+pub(crate) trait Shown {
+    fn state(&self) -> Value;
+    fn version(&self) -> u64;
+    fn changes(&self) -> Value;
+}
+
+impl<V: Vendor> Shown for V {
+    fn state(&self) -> Value {
+        Vendor::state(self)
+    }
+
+    fn version(&self) -> u64 {
+        Vendor::version(self)
+    }
+
+    fn changes(&self) -> Value {
+        Vendor::changes(self)
+    }
+}
+
+/// Puts the lists of all accounts together; each entry says whose it is.
+fn merged<'a>(views: impl Iterator<Item = (&'a String, Value)>) -> Value {
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for (name, view) in views {
+        let Value::Object(lists) = view else { continue };
+        for (list, items) in lists {
+            let Value::Array(items) = items else { continue };
+            let items = items.into_iter().map(|mut item| {
+                if item.is_object() {
+                    item["account"] = json!(name);
+                }
+                item
+            });
+            all.entry(list).or_default().extend(items);
+        }
+    }
+    json!(all)
+}
