@@ -154,7 +154,7 @@ impl Directive {
                 ..Step::default()
             },
             (None, None, Some(tool)) => Step::say(quote_results(chat, tool)),
-            (None, None, None) => Step::say("The simulated model has nothing to add."),
+            (None, None, None) => Step::say("Is there anything else that I can help you with?"),
         }
     }
 

@@ -9,6 +9,7 @@
 //! Tokens are counted approximately: one for four characters, rounded up. Cached prompt tokens are
 //! those of the longest common prefix with an earlier request for the same model, in blocks of 16.
 
+mod advice;
 pub(crate) mod chat;
 pub(crate) mod control;
 mod directive;

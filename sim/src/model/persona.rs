@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::chat::Chat;
+use super::advice;
+use super::chat::{Chat, MadeCall};
 use super::fill::{Source, fill, first_sentence};
 use super::step::{Call, Step};
 use super::summary;
@@ -36,7 +37,7 @@ pub(crate) fn answer(chat: &Chat) -> Step {
             CREATE,
             json!({
                 "subject": subject,
-                "body": format!("{subject}\n\nOpened by the copilot: {}", first_sentence(asked)),
+                "body": format!("{subject}\n\nOpened by the support copilot on behalf of a colleague, who wrote: {}", first_sentence(asked)),
             }),
         ),
         Wish::Post { channel, text } => once(chat, POST, json!({"channel": channel, "text": text})),
@@ -253,16 +254,25 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
         let Some(failure) = failure_in(result) else {
             continue;
         };
-        let reason: String = result.trim().chars().take(200).collect();
-        let sentence = match failure {
-            Failure::Rejected => format!("`{}` was rejected, so I did not do it.", call.name),
-            Failure::Failed => format!("`{}` failed, so it was not done.", call.name),
-            Failure::Unknown => format!(
-                "I cannot tell whether `{}` was carried out; please check before trying again.",
-                call.name
+        let deed = deed(&call.name);
+        let is_reading = [SEARCH, GET, COMMENTS].contains(&call.name.as_str());
+        if is_reading {
+            // Of several things that could not be read the first one is told.
+            let told = format!("I could not {deed}. Please check what you asked for, or ask me to try again.");
+            if said.is_empty() {
+                said.push(told);
+            }
+            continue;
+        }
+        said.push(match failure {
+            Failure::Rejected => format!("You decided against it, so I did not {deed}: that step was rejected."),
+            Failure::Failed => format!(
+                "I could not {deed}, so nothing was changed there. Please check the details, or ask me to try again."
             ),
-        };
-        said.push(format!("{sentence} The tool said: {reason}"));
+            Failure::Unknown => format!(
+                "I cannot tell whether I managed to {deed}. Please check before you ask me to try again, so that it is not done twice."
+            ),
+        });
     }
     let done: Vec<_> = results
         .iter()
@@ -271,21 +281,27 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
     for (call, result) in &done {
         match call.name.as_str() {
             CREATE => said.push(match tickets_in(result).first().and_then(Ticket::id) {
-                Some(id) => format!("I created ticket #{id}."),
-                None => "I created the ticket.".to_owned(),
+                Some(id) => format!("I created ticket #{id}. You can find it in Zendesk."),
+                None => "I created the ticket. You can find it in Zendesk.".to_owned(),
             }),
-            UPDATE => said.push(format!("I updated the ticket: {}.", call.arguments)),
-            COMMENT => said.push("I added the comment.".to_owned()),
-            POST => said.push("I posted the message to Slack.".to_owned()),
+            UPDATE => said.push(updated(call)),
+            COMMENT => said.push(commented(call)),
+            POST => said.push(match argument(call, "channel") {
+                Some(channel) => format!("I posted the message to {channel} in Slack."),
+                None => "I posted the message to Slack.".to_owned(),
+            }),
             _ => {}
         }
     }
     let looked = done.iter().any(|(call, _)| call.name == SEARCH || call.name == GET);
     if looked && tickets.is_empty() {
-        said.push("I found no such tickets.".to_owned());
+        said.push("I found no tickets that match. Try other words, or ask for all open tickets.".to_owned());
     }
     if !tickets.is_empty() {
-        said.push(format!("Here is what I found ({}):", tickets.len()));
+        said.push(match tickets.len() {
+            1 => "Here is the ticket:".to_owned(),
+            count => format!("Here are the {count} tickets that I found:"),
+        });
         said.extend(tickets.iter().map(|ticket| {
             let details = first_sentence(ticket.text("description"));
             let separator = if details.is_empty() { "" } else { ": " };
@@ -298,16 +314,60 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
     said.join("\n")
 }
 
+/// What a tool does, as people say it.
+fn deed(tool: &str) -> &str {
+    match tool {
+        SEARCH => "search the tickets",
+        GET => "open the ticket",
+        COMMENTS => "read the comments",
+        CREATE => "create the ticket",
+        UPDATE => "update the ticket",
+        COMMENT => "add the comment",
+        POST => "post the message to Slack",
+        _ => "do that",
+    }
+}
+
+fn argument(call: &MadeCall, name: &str) -> Option<String> {
+    let arguments: Value = serde_json::from_str(&call.arguments).ok()?;
+    match &arguments[name] {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        value => Some(value.to_string()),
+    }
+}
+
+fn named(call: &MadeCall) -> String {
+    argument(call, "ticket_id").map_or("the ticket".to_owned(), |id| format!("ticket #{id}"))
+}
+
+fn updated(call: &MadeCall) -> String {
+    let changes: Vec<_> = ["status", "priority"]
+        .into_iter()
+        .filter_map(|name| Some(format!("its {name} is now {}", argument(call, name)?)))
+        .collect();
+    match changes.as_slice() {
+        [] => format!("I updated {}.", named(call)),
+        changes => format!("I updated {}: {}.", named(call), changes.join(" and ")),
+    }
+}
+
+fn commented(call: &MadeCall) -> String {
+    match argument(call, "public").as_deref() {
+        Some("false") => format!(
+            "I added an internal note to {}. The customer does not see it.",
+            named(call)
+        ),
+        _ => format!("I added your comment to {}. The customer can read it.", named(call)),
+    }
+}
+
 fn without_tools(chat: &Chat, wish: &Wish) -> String {
     match wish {
-        Wish::Greeting => "Hello! I am a simulated model. I can search, read and write Zendesk tickets and post to Slack, when I am given the tools. Try: summarise the unread tickets and alert #support.".to_owned(),
-        Wish::Other => {
-            let asked: String = chat.last_user().chars().take(200).collect();
-            let about = if asked.trim().is_empty() { "nothing I can read".to_owned() } else { format!("\"{}\"", asked.trim()) };
-            format!("You wrote {about}. I am a simulated model that follows simple rules, so I have no opinion of my own on this, but your message arrived whole, and this answer is streamed to you word by word as a real model's would be.")
-        }
-        _ if chat.results().is_empty() => "I would need a tool for that, and I was not given one that fits. I am a simulated model, and nothing was done.".to_owned(),
-        _ => "It is done.".to_owned(),
+        Wish::Greeting => "Hello! How can I help you today? I can look up tickets, read what customers wrote, create or update tickets, and post to Slack. For example, ask me to summarise the unread tickets and alert #support.".to_owned(),
+        Wish::Other => advice::on(chat.last_user()).to_owned(),
+        _ if chat.results().is_empty() => "I cannot do that in this conversation, because I have no access to the system that it needs. Nothing was changed. Please ask your administrator to give me access, or tell me how else I can help.".to_owned(),
+        _ => "That is done. Is there anything else I can help you with?".to_owned(),
     }
 }
 

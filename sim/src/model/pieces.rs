@@ -1,6 +1,6 @@
 //! What is said, piece by piece.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::step::Step;
 use super::usage::tokens;
@@ -10,11 +10,15 @@ const ARGUMENT_CHARS: usize = 12;
 /// The longest piece of a text without blanks.
 const LONGEST_PIECE: usize = 24;
 
-const VOCABULARY: [&str; 40] = [
-    "the", "model", "answers", "with", "words", "that", "mean", "little", "and", "arrive", "at", "a", "steady", "pace",
-    "so", "anyone", "can", "measure", "how", "each", "piece", "travels", "from", "here", "to", "its", "reader",
-    "while", "nothing", "is", "lost", "on", "long", "way", "between", "them", "every", "single", "time", "again",
-];
+/// What is said when only a number of words is wanted: over and over again, as a support assistant would say it.
+const PASSAGE: &str = "Thank you for your patience, I have gone through the whole history of this request. The customer wrote to \
+    us first on Monday and asked for help with the export of a long list. A colleague answered on the same day, suggested a smaller \
+    selection, and offered to look at the file. Since then nobody has reported back, so the request is still open. I would suggest \
+    three steps. First, ask the customer whether the export works with the new limit. Second, if it does not, collect the exact time \
+    of the last attempt and the name of the list. Third, pass both on to the team that looks after exports, because they can find \
+    the job in their records within minutes. In the meantime the customer can download the list in two parts. If you like, I can \
+    write that answer for you, add an internal note with what we know so far, and remind the team tomorrow morning. Please tell me \
+    which of these would help you most.";
 
 /// Cuts a text into the pieces a model would stream.
 #[derive(Debug)]
@@ -83,13 +87,9 @@ impl Pieces {
     }
 
     fn word(at: usize) -> String {
-        let word = VOCABULARY[(at * 7 + at / 5) % VOCABULARY.len()];
+        static WORDS: LazyLock<Vec<&str>> = LazyLock::new(|| PASSAGE.split_whitespace().collect());
         let blank = if at == 0 { "" } else { " " };
-        match at % 12 {
-            0 => format!("{blank}{}{}", word[..1].to_uppercase(), &word[1..]),
-            11 => format!("{blank}{word}."),
-            _ => format!("{blank}{word}"),
-        }
+        format!("{blank}{}", WORDS[at % WORDS.len()])
     }
 }
 
