@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::demo_origin::{self, DemoAddress, Stranger};
 
 /// What the page consists of: path, media type, content.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/demo.html")),
     (
         "/demo/demo.css",
@@ -27,6 +27,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/demo/list.js", JAVASCRIPT, include_str!("../web/list.js")),
     ("/demo/markdown.js", JAVASCRIPT, include_str!("../web/markdown.js")),
     ("/demo/outbox.js", JAVASCRIPT, include_str!("../web/outbox.js")),
+    ("/demo/sentences.js", JAVASCRIPT, include_str!("../web/sentences.js")),
     ("/demo/transcript.js", JAVASCRIPT, include_str!("../web/transcript.js")),
     ("/demo/turns.js", JAVASCRIPT, include_str!("../web/turns.js")),
     ("/demo/world.js", JAVASCRIPT, include_str!("../web/world.js")),

@@ -7,6 +7,7 @@ import { Api, pause } from "./api.js";
 import { el, keyed, left, setText } from "./dom.js";
 import { LAG, List } from "./list.js";
 import { Outbox } from "./outbox.js";
+import { failure, refusal } from "./sentences.js";
 import { createTurn, toolName, updateTurn } from "./transcript.js";
 import { EVENTS, History, Turn } from "./turns.js";
 import { drawSlack, drawZendesk, Pane } from "./world.js";
@@ -21,13 +22,10 @@ const SUGGESTIONS = [
     text: "[[sim tokens=80 pace_ms=30 cut_after=180 fail_times=1]] Try this",
   },
   { label: "A provider that is down", text: "[[sim status=500]] Are you there?" },
-  {
-    label: "A tool that fails",
-    text: '[[sim tool=zendesk_get_ticket args={"ticket_id": 99999}]] Show me ticket 99999',
-  },
+  { label: "A tool that fails", text: "Show me ticket 99999" },
   {
     label: "Wrong tool arguments",
-    text: '[[sim tool=zendesk_get_ticket args={"ticket_id": "oops"}]] Show me ticket “oops”',
+    text: '[[sim tool=zendesk_get_ticket args={"ticket_id": "oops"} text="I need the number of a ticket to open it. Which one do you mean?"]] Show me ticket “oops”',
   },
 ];
 
@@ -47,6 +45,14 @@ const outbox = new Outbox(apiOf, {
     if (session.draft?.key === draft.key) location.replace(address(conversation.id));
   },
 });
+/** The tenant's own Slack and Zendesk. */
+const panes = [
+  ["slack", drawSlack],
+  ["zendesk", drawZendesk],
+].map(
+  ([name, draw]) =>
+    new Pane({ body: $(name), state: $(`${name}-state`), where: () => about.sim[name], moved: readAbout, draw }),
+);
 const list = new List({
   parent: $("conversations"),
   more: $("more"),
@@ -97,6 +103,7 @@ function route() {
     options($("tenant"), Object.keys(about.tenants), tenant);
     options($("user"), Object.keys(about.tenants[tenant].users), user);
     list.of(api);
+    for (const pane of panes) pane.show(tenant);
     session?.abort.abort();
     session = null;
     outbox.deliver();
@@ -157,7 +164,7 @@ async function sync(mine) {
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === 404) return gone("This conversation does not exist, or is not yours.");
-    problem(error.message);
+    problem(refusal(error));
     again(mine);
   } finally {
     mine.syncing = false;
@@ -206,7 +213,7 @@ function take(mine, type, data) {
   turn.apply(type, data);
   if (type === "message.completed" && data.text) announce(`Copilot: ${data.text}`);
   if (type === "approval.requested") announce(`Your decision is needed: ${toolName(data.name)}`);
-  if (type === "turn.failed") announce(`The turn failed: ${data.message}`);
+  if (type === "turn.failed") announce(failure(data.code));
   if (turn.ended || type === "turn.queued") list.refresh(LAG);
   draw(turn);
 }
@@ -269,7 +276,7 @@ const actions = {
     try {
       await api.insist("POST", `/v1/turns/${turn.id}/cancel`);
     } catch (error) {
-      problem(error.message);
+      problem(refusal(error));
     }
   },
   /** A decision may be repeated: an equal one changes nothing. */
@@ -285,7 +292,7 @@ const actions = {
       draw(turn);
       announce("Thank you for the feedback.");
     } catch (error) {
-      problem(error.message);
+      problem(refusal(error));
     }
   },
   retry: (turn) => send(turn.input),
@@ -300,7 +307,7 @@ async function rename(title) {
     mine.title = changed.title;
     list.change(changed);
   } catch (error) {
-    problem(error.message);
+    problem(refusal(error));
   }
   drawAll();
 }
@@ -312,7 +319,7 @@ async function erase() {
     list.remove(id);
     location.hash = address(null);
   } catch (error) {
-    problem(error.message);
+    problem(refusal(error));
   }
 }
 
@@ -383,7 +390,7 @@ function listen() {
   $("tenant").onchange = () => (location.hash = `#/${$("tenant").value}/${who.user}/`);
   $("user").onchange = () => (location.hash = `#/${who.tenant}/${$("user").value}/`);
   $("new").onclick = () => (session.id ? (location.hash = address(null)) : open(null));
-  $("more").onclick = () => list.older().catch((error) => problem(error.message));
+  $("more").onclick = () => list.older().catch((error) => problem(refusal(error)));
   $("earlier").onclick = earlier;
 
   const input = $("input");
@@ -492,17 +499,10 @@ async function start() {
   if (!session.id) session.draft = outbox.entries.find((entry) => isMe(entry.who) && !entry.conversation)?.draft;
   const changed = () =>
     document.body.dataset.view === "world" || document.querySelector(".dot").removeAttribute("hidden");
-  const pane = (name, draw) =>
-    new Pane({
-      body: $(name),
-      state: $(`${name}-state`),
-      where: () => about.sim[name],
-      moved: readAbout,
-      draw,
-      changed,
-    }).run();
-  pane("slack", drawSlack);
-  pane("zendesk", drawZendesk);
+  for (const pane of panes) pane.run(changed);
 }
 
-start().catch((error) => problem(`The page cannot start: ${error.message}`));
+start().catch((error) => {
+  console.error(error);
+  problem("The page could not start. Please reload it.");
+});

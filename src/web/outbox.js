@@ -1,6 +1,7 @@
 // Messages on their way: from the moment they are sent until the conversation shows them.
 
 import { el, icon, keyed } from "./dom.js";
+import { refusal } from "./sentences.js";
 import { userText } from "./transcript.js";
 
 /**
@@ -32,7 +33,7 @@ export class Outbox {
         await this.#send(entry);
         entry.accepted = true;
       } catch (error) {
-        entry.error = error.message;
+        entry.error = refusal(error);
       }
       this.#keep();
       this.changed();

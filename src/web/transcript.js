@@ -1,7 +1,8 @@
 // Shows turns.
 
 import { clock, el, icon, keyed, left, setText } from "./dom.js";
-import { inline, render } from "./markdown.js";
+import { render } from "./markdown.js";
+import * as sentences from "./sentences.js";
 
 const STATUS = {
   proposed: "proposed",
@@ -95,6 +96,7 @@ function createCall(call, turn, actions) {
   node.badge = el("span", { class: "badge" });
   node.given = el("pre", { tabindex: 0 });
   node.outcome = el("pre", { tabindex: 0 });
+  node.failure = el("p", { class: "outcome", hidden: true });
   node.outcomeName = el("h4");
   node.details = el(
     "details",
@@ -105,7 +107,7 @@ function createCall(call, turn, actions) {
     node.outcomeName,
     node.outcome,
   );
-  node.append(node.details);
+  node.append(node.details, node.failure);
   node.decide = (decision, edited) => actions.decide(turn, call, decision, edited);
   return node;
 }
@@ -118,10 +120,11 @@ function updateCall(node, call) {
     call.decided && call.status !== "succeeded" ? call.decided : (STATUS[call.status] ?? call.status),
   );
   setText(node.given, shown(call.arguments));
-  const outcome = call.error ?? call.result;
-  node.outcome.hidden = node.outcomeName.hidden = outcome === undefined || outcome === null;
-  setText(node.outcomeName, call.error ? "Error" : "Result");
-  if (!node.outcome.hidden) setText(node.outcome, shown(outcome));
+  node.outcome.hidden = node.outcomeName.hidden = call.result === undefined || call.result === null;
+  setText(node.outcomeName, "Result");
+  if (!node.outcome.hidden) setText(node.outcome, shown(call.result));
+  node.failure.hidden = !["failed", "rejected", "cancelled", "unknown"].includes(call.status);
+  if (!node.failure.hidden) setText(node.failure, sentences.outcome(call));
   const asks = call.status === "awaiting_approval";
   if (asks && !node.approval) node.append((node.approval = approval(node, call)));
   if (!asks && node.approval) {
@@ -175,10 +178,7 @@ function approval(node, call) {
       for (const button of buttons) button.disabled = true;
       await node.decide(decision, edited);
     } catch (error) {
-      setText(
-        problem,
-        [error.message, ...(error.errors ?? []).map((fault) => `${fault.pointer}: ${fault.message}`)].join("\n"),
-      );
+      setText(problem, sentences.fields(error, written(fields)));
       problem.hidden = false;
       for (const button of buttons) button.disabled = false;
     }
@@ -200,6 +200,9 @@ function approval(node, call) {
   return box;
 }
 
+/** What a person wrote into the fields, by their names. */
+const written = (fields) => Object.fromEntries((fields ?? []).map(({ key, input }) => [key, input.value.trim()]));
+
 /** Reads the fields back. Text stays text; what was something else has to be JSON. */
 function read(fields) {
   const entries = fields.map(({ key, value, input }) => {
@@ -207,7 +210,7 @@ function read(fields) {
     try {
       return [key, JSON.parse(input.value)];
     } catch {
-      throw new Error(`“${key}” is not valid JSON.`);
+      throw new Error(`Please check “${key.replaceAll("_", " ")}”: keep its brackets and quotation marks as they were.`);
     }
   });
   return Object.fromEntries(entries);
@@ -235,7 +238,7 @@ function updateStatus(node, turn, position) {
 }
 
 function statusLine(turn, position) {
-  if (turn.waiting) return `Waiting: ${turn.waiting.reason.replaceAll("_", " ")}`;
+  if (turn.waiting) return sentences.wait(turn.waiting.reason);
   if (turn.state === "queued") return position ? `Queued, number ${position} in line` : "Queued";
   if (turn.state === "awaiting_approval") return "Waiting for your decision";
   if (turn.calls().some((call) => call.status === "running")) return "Using tools";
@@ -253,9 +256,8 @@ function updateFoot(node, turn) {
       el(
         "div",
         { class: "failure" },
-        el("strong", { text: "This turn failed" }),
-        el("code", { text: turn.error.code }),
-        el("p", {}, ...inline(turn.error.message)),
+        el("strong", { text: "No answer this time" }),
+        el("p", { text: sentences.failure(turn.error.code) }),
         el(
           "button",
           { type: "button", class: "small", onclick: () => node.actions.retry(turn) },

@@ -5,13 +5,10 @@
 // event may tell what is known already, and must change nothing then: messages and calls have ids, a message that is
 // complete takes no more text, and neither a turn nor a call goes back to an earlier state.
 
+import { reset } from "./sentences.js";
+
 const RANK = { proposed: 0, awaiting_approval: 1, running: 2 };
 const rank = (status) => RANK[status] ?? 3;
-const RESET = {
-  recovered: "The server was restarted in mid-answer; the answer begins again",
-  response_schema: "The answer did not fit its schema; the model was asked again",
-  guardrail: "A guardrail took the answer back",
-};
 const ENDED = ["completed", "failed", "cancelled"];
 
 export const EVENTS = [
@@ -79,7 +76,7 @@ export class Turn {
     }
     for (const call of calls) turn.#call(call);
     for (const { rule, stage, action } of view.guardrails)
-      turn.note(`guardrail:${rule}:${stage}`, guardrail(stage, rule, action));
+      turn.note(`guardrail:${rule}:${stage}`, guardrail(rule, action));
     turn.status = view.status === "awaiting_approval" ? "running" : view.status;
     turn.attempt = view.attempt;
     turn.error = view.error;
@@ -140,11 +137,7 @@ export class Turn {
         if (this.items[at]?.done) break;
         if (at >= 0) this.items.splice(at, 1);
         // That a turn was stopped is told by its end.
-        if (data.reason !== "stopped")
-          this.note(
-            `reset:${data.seq}`,
-            RESET[data.reason] ?? `Attempt ${this.attempt} ended early: ${data.reason.replaceAll("_", " ")}`,
-          );
+        if (data.reason !== "stopped") this.note(`reset:${data.seq}`, reset(data.reason));
         break;
       }
       case "approval.requested":
@@ -163,10 +156,10 @@ export class Turn {
         this.#finish(data);
         break;
       case "guardrail.triggered":
-        this.note(`guardrail:${data.rule}:${data.stage}`, guardrail(data.stage, data.rule, data.action));
+        this.note(`guardrail:${data.rule}:${data.stage}`, guardrail(data.rule, data.action));
         break;
       case "model.fallback":
-        this.note(`fallback:${data.seq}`, `${data.from} did not answer (${data.reason}); ${data.to} took over`);
+        this.note(`fallback:${data.seq}`, `${data.from} did not answer in time; ${data.to} took over`);
         break;
       case "memory.compressed":
         this.note(
@@ -182,7 +175,7 @@ export class Turn {
         });
         break;
       case "turn.failed":
-        this.#end("failed", data.at, { error: { code: data.code, message: data.message, retryable: data.retryable } });
+        this.#end("failed", data.at, { error: { code: data.code } });
         break;
     }
   }
@@ -200,14 +193,14 @@ export class Turn {
   }
 }
 
-function guardrail(stage, rule, action) {
+function guardrail(rule, action) {
   const what = {
     allow: "was noted",
     redact: "took something out",
     block: "stopped it",
     repair: "sent it back to the model",
   };
-  return `Guardrail “${rule.replaceAll("_", " ")}” (${stage}) ${what[action] ?? action}`;
+  return `The safety rule “${rule.replaceAll("_", " ")}” ${what[action] ?? "was applied"}`;
 }
 
 /** Gathers messages, newest page first, until their turns are whole: those whose first message is here. */

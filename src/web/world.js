@@ -5,13 +5,25 @@ import { mrkdwn } from "./markdown.js";
 
 const PERIOD = 1000;
 
-/** Polls one simulator. `where` gives its address, which is another one after a restart of the demo. */
+/**
+ * Polls one tenant's account at a simulator. `where` gives the simulator's address, which is another one after a restart of the
+ * demo.
+ */
 export class Pane {
-  constructor({ body, state, where, moved, draw, changed }) {
-    Object.assign(this, { body, state, where, moved, draw, changed, version: 0, origin: null });
+  constructor({ body, state, where, moved, draw }) {
+    Object.assign(this, { body, state, where, moved, draw, version: 0, origin: null, account: null });
   }
 
-  async run() {
+  /** Shows another tenant's account; what is shown of the one before goes at once. */
+  show(account) {
+    if (account === this.account) return;
+    Object.assign(this, { account, version: 0 });
+    this.body.replaceChildren();
+    this.#poll();
+  }
+
+  async run(changed) {
+    this.changed = changed;
     for (;;) {
       if (!document.hidden) await this.#poll();
       await new Promise((resolve) => setTimeout(resolve, PERIOD));
@@ -19,17 +31,21 @@ export class Pane {
   }
 
   async #poll() {
+    const { account } = this;
     const origin = this.where();
     // Versions of another process mean nothing.
     if (origin !== this.origin) Object.assign(this, { origin, version: 0 });
+    const { version } = this;
     try {
-      const answer = await fetch(`${origin}/_sim/changes?after=${this.version}`, { signal: AbortSignal.timeout(5000) });
+      const query = new URLSearchParams({ account, after: version });
+      const answer = await fetch(`${origin}/_sim/changes?${query}`, { signal: AbortSignal.timeout(5000) });
       const news = await answer.json();
+      // Meanwhile another tenant may have been chosen, or the same news drawn.
+      if (account !== this.account || version !== this.version || !answer.ok) return;
       setText(this.state, "");
       if (!news.changed) return;
-      const first = this.version === 0;
       this.version = news.version;
-      this.draw(this.body, news, !first && (() => this.changed()));
+      this.draw(this.body, news, version !== 0 && (() => this.changed?.()));
     } catch {
       setText(this.state, "not reachable, trying again");
       await this.moved().catch(() => {});

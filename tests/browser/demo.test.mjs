@@ -60,6 +60,11 @@ describe("the demo's page", { timeout: 420_000 }, () => {
   const turn = (number = 0) => page.locator("#turns > .turn").nth(number);
   const reached = (status, number = 0) =>
     page.locator(`#turns > .turn:nth-child(${number + 1})[data-status="${status}"]`).waitFor();
+  /** Asserts that texts are sentences: no code, no JSON, no status, nothing internal. */
+  const readable = (texts) => {
+    assert.ok(texts.length > 0);
+    for (const text of texts) assert.doesNotMatch(text, /[a-z]_[a-z]|[{}\[\]]|\b[45]\d\d\b|untrusted|error:/i, text);
+  };
   const conversation = () => new URL(page.url()).hash.split("/").at(-1);
   const connection = (words) => page.locator("#connection", { hasText: words }).waitFor();
   /** Waits until the open message has at least so many characters, and returns them. */
@@ -133,7 +138,7 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     await approval.getByRole("button", { name: "Edit" }).click();
     await approval.getByLabel("subject").fill("");
     await approval.getByRole("button", { name: "Approve" }).click();
-    await approval.getByRole("alert").getByText("/subject").waitFor();
+    await approval.getByRole("alert").getByText("Please fill in “subject”.").waitFor();
     await approval.getByLabel("subject").fill("The export breaks at 1,000 rows");
     await approval.getByRole("button", { name: "Approve" }).click();
     await page.locator(".ticket.fresh", { hasText: "The export breaks at 1,000 rows" }).waitFor();
@@ -175,18 +180,43 @@ describe("the demo's page", { timeout: 420_000 }, () => {
     await page.getByLabel("While it answers, a new message").waitFor({ state: "hidden" });
   });
 
-  story("a failure says its code, and can be asked again", async () => {
+  story("a failure says what to do, and can be asked again", async () => {
     await begin();
     await send("[[sim status=400]] Are you there?");
-    await turn().getByText("provider_rejected").waitFor();
+    const said = "Please put your question in other words and ask again.";
+    await turn().getByText(said).waitFor();
     await turn().getByRole("button", { name: "Ask again" }).click();
-    await turn(1).getByText("provider_rejected").waitFor();
+    await turn(1).getByText(said).waitFor();
+    readable(await page.locator("#turns .failure").allInnerTexts());
+  });
+
+  story("a tool that fails is told in a sentence", async () => {
+    await begin();
+    await page.getByRole("button", { name: "A tool that fails" }).click();
+    await reached("completed");
+    await turn().getByText("Zendesk could not show this. Please check what you asked for, and ask again.").first().waitFor();
+    await turn().locator(".call summary").first().click();
+    readable(await turn().locator(".call .outcome, .message").allInnerTexts());
+  });
+
+  story("each tenant has its own Slack and Zendesk", async () => {
+    await begin();
+    await send('Post "Only Acme may read this" to #support');
+    await reached("completed");
+    const posted = page.locator("#slack .channel li", { hasText: "Only Acme may read this" });
+    await posted.waitFor();
+    await page.getByLabel("Tenant").selectOption("globex");
+    await page.locator('#slack .channel[data-name="#support"] li').first().waitFor();
+    await page.locator("#zendesk .ticket").first().waitFor();
+    assert.equal(await posted.count(), 0);
+    await page.goBack();
+    await posted.waitFor();
   });
 
   story("a broken-off answer begins again", async () => {
     await begin();
     await send("[[sim tokens=40 pace_ms=10 cut_after=100 fail_times=1]] Try this");
-    await turn().getByText("Attempt 1 ended early: cut").waitFor();
+    await turn().getByText("The answer was interrupted").waitFor();
     await reached("completed");
     await whole();
   });
