@@ -7,6 +7,7 @@
 mod admission;
 mod damaged;
 mod effects;
+mod halt;
 mod message;
 mod pause;
 mod rest;
@@ -26,7 +27,7 @@ use crate::agent::usage_of_sealed;
 use crate::compressor::{self, Outcome};
 use crate::compute;
 use crate::crash;
-use crate::domain::command::{Command, Env, Halt, Sealed, WhenBusy};
+use crate::domain::command::{Command, Env, Halt, WhenBusy};
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::decide::Rejection;
 use crate::domain::effects::Effect;
@@ -42,6 +43,7 @@ use crate::share::metered;
 use crate::shared::{Full, Shared, cause};
 use crate::spans::TurnSpans;
 use admission::Known;
+use halt::note_dead_call;
 pub use message::{Accepted, Args, Asked, Asker, ConversationRef, Msg, Refusal, Reply, Screening};
 pub use state::State;
 
@@ -249,27 +251,6 @@ impl Conversation {
             // Held while a turn runs; else it lives as long as somebody watches.
             state.tail = state.core.active().is_some().then_some(tail);
         }
-    }
-
-    /// Stops the running turn's work where it is: nothing more is shown or sent, and what was is known exactly.
-    fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
-        let sealed = state.live.as_ref().map(|live| {
-            let text = live.message.seal();
-            let mut usage = usage_of_sealed(&text, live.prompt_tokens);
-            usage.cost = policy.prices.at(now).map_or(0, |price| price.cost(&usage));
-            Sealed {
-                at: live.message.at,
-                text,
-                usage,
-            }
-        });
-        let unsent = state
-            .gates
-            .iter()
-            .filter(|(_, gate)| gate.cancel())
-            .map(|(call, _)| *call)
-            .collect();
-        Halt { sealed, unsent }
     }
 
     /// The present time, but no earlier than `due`.
@@ -499,7 +480,7 @@ impl Conversation {
                     }
                 }
                 if state.compress_again {
-                    let policy = self.policy(state, &Command::Recover);
+                    let policy = self.policy(state, &Command::RECOVER);
                     self.compress(me, state, &policy);
                 }
             }
@@ -650,8 +631,9 @@ impl Actor for Conversation {
             .running
             .retain(|effect, _| !matches!(effect, Effect::CallModel { .. }));
         if state.core.active().is_some_and(|turn| turn.phase == Phase::Thinking) {
-            let policy = self.policy(state, &Command::Recover);
-            let recover = state.core.screen(&policy, Command::Recover);
+            let policy = self.policy(state, &Command::RECOVER);
+            note_dead_call(state, &policy, self.now(None));
+            let recover = state.core.screen(&policy, state.recovery());
             self.step(&me, state, recover, None).await?;
         }
         self.rest(&me, state);

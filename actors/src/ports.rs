@@ -22,7 +22,7 @@ use crate::domain::policy::Policy;
 use crate::domain::prompt::PromptMessage;
 use crate::domain::quota::{Quotas, StoredTotals};
 pub use crate::domain::rate::RateHint;
-use crate::domain::usage::Usage;
+use crate::domain::usage::{LostUsage, Usage};
 use crate::tenancy::TenantScope;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 
@@ -425,14 +425,16 @@ pub trait Model: Send + Sync {
     /// Opens a stream. A stream that ends without [`ModelEvent::Finished`] yields a [`FailureClass::Cut`] error first.
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError>;
 
-    /// Takes note of a call that an earlier process had under way when it died: its provider was asked, and nobody will ever
-    /// know what it used. May be told more than once. Must not wait.
-    fn lost(&self, call: LostCall) {
+    /// Returns what the model calls of a step used that nobody will report, because their process or their actor died. Accounts for
+    /// those that no ledger has yet. May be asked more than once about the same step: the calls are accounted for once. An error
+    /// means that the ledger could not be read; then ask again.
+    async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
         let _ = call;
+        Ok(Vec::new())
     }
 }
 
-/// A step of a turn whose process died while the model was asked.
+/// A step of a turn that was left without a report.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LostCall {
     /// Who asked.
@@ -453,8 +455,23 @@ pub struct LostCall {
     pub attempt: u32,
     /// Its step.
     pub step: u32,
-    /// Tokens of the prompt, as we counted them.
-    pub prompt_tokens: u64,
+    /// When that attempt began: no call of it is older.
+    pub began_at: Timestamp,
+    /// The prompt that was assembled for the step; none if the log does not have it, and the model may not have been asked.
+    pub prompt: Option<LostPrompt>,
+    /// The target that the log named last, as `provider/model`, where the route fell back to another one.
+    pub target: Option<String>,
+    /// Whether only an actor of this process died: dropping its stream settled the call with the ledger.
+    pub is_settled: bool,
+}
+
+/// A prompt whose answer is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostPrompt {
+    /// When it was assembled.
+    pub at: Timestamp,
+    /// Its tokens, as we counted them.
+    pub tokens: u64,
 }
 
 // --------------------------------------------------------------------------------------------------------- tools

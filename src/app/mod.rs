@@ -37,6 +37,7 @@ use crate::audit::AuditLog;
 use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs, TokenCommand};
 use crate::config::Env;
 use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::limit::Learned;
 use crate::gateway::{Gateway, Meter};
 use crate::http::account::Budgets;
 use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, WriteLimits};
@@ -79,18 +80,20 @@ impl App {
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
     ) -> anyhow::Result<Arc<Gateway>> {
-        Ok(Self::gateway_with_keys(roster, meter, spent, ledger)?.0)
+        Ok(Self::gateway_with_keys(roster, meter, spent, ledger, Learned::default())?.0)
     }
 
-    /// The same, with what takes other keys of providers while the process runs.
+    /// The same with what was `learned` of models' answers, and with what takes other keys of providers while the process runs.
     fn gateway_with_keys(
         roster: &Roster,
         meter: Option<Arc<dyn Meter>>,
         spent: &[Spending],
         ledger: &Arc<dyn UsageStore>,
+        learned: Learned,
     ) -> anyhow::Result<(Arc<Gateway>, Arc<models::Tenancy>)> {
         let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
         roster.follow(Arc::clone(&tenancy) as _);
+        let gateway = gateway.with_learned(learned);
         let gateway = match meter {
             Some(meter) => gateway.with_meter(meter),
             None => gateway,

@@ -19,7 +19,7 @@ use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
 use crate::gateway::ledger::Ledger;
-use crate::gateway::limit::Period;
+use crate::gateway::limit::{Learned, MAX_PAIRS, Period};
 use crate::http::router::{admin_router, router};
 use crate::http::server;
 use crate::http::state::AppState;
@@ -119,18 +119,26 @@ pub async fn run_with(
     if lost_calls > 0 {
         tracing::warn!(
             calls = lost_calls,
-            "calls of models were under way when the process before this one ended"
+            "model calls were in flight when the previous process exited; recorded as lost with estimated usage"
         );
     }
     let now = system::now();
     let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
     let spent = usage.spendings(day, month).await.context("reading what was spent")?;
-    let ledger = Ledger::start(
+    let learned = Learned::default();
+    match usage.learned(usize::try_from(MAX_PAIRS)?).await {
+        Ok(rows) => learned.restore(rows),
+        // It is learned anew.
+        Err(error) => tracing::warn!(%error, "what was learned of models' answers could not be read"),
+    }
+    let ledger = Ledger::start_with(
         Arc::clone(&usage),
         Arc::new(system::SystemClock),
         Arc::new(system::TimeOrderedIds),
+        learned.clone(),
     );
-    let (gateway, providers) = App::gateway_with_keys(&roster, Some(Arc::clone(&ledger) as _), &spent, &usage)?;
+    let meter = Arc::clone(&ledger) as _;
+    let (gateway, providers) = App::gateway_with_keys(&roster, Some(meter), &spent, &usage, learned)?;
     let ports = App::ports(&roster, log, &gateway)?;
     let records = Records {
         usage,

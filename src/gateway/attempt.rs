@@ -6,18 +6,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::usage::Usage;
-use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_actors::domain::ids::TurnId;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
+use copilotd_actors::ports::{LogError, ModelError, ModelEvent};
+use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use metrics::{counter, gauge};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::call::{CacheOutcome, Caller};
-use super::limit::Reservation;
+use super::limit::{Ended, Reservation, UnderWay};
 use super::limits::Limits;
+use super::progress::Progress;
 use super::route::{Key, Kind, Target, TargetName, rule};
 use super::upstream::{Piece, PieceStream};
 
@@ -25,19 +30,44 @@ use super::upstream::{Piece, PieceStream};
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// Told of every attempt, when it begins and when it is over. Called on the way of an answer: it must not wait.
+#[async_trait]
 pub trait Meter: Send + Sync + fmt::Debug {
-    /// An attempt is under way; `lost` says what to put down should its process die, and is asked only about one that takes
-    /// long. It is told again under the same id when it is over. Nobody tells of turns here: their log knows.
+    /// An attempt is under way; `lost` says what to put down should its process die, and is asked now and then about one that takes
+    /// long. It is told again under the same id when it is over.
     fn began(&self, id: Uuid, lost: Lost) {
         let _ = (id, lost);
     }
 
     /// An attempt is over.
     fn attempted(&self, attempt: Attempted);
+
+    /// An attempt of an earlier process was over at that moment. One that is told twice is one record.
+    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
+        let _ = at;
+        self.attempted(attempt);
+    }
+
+    /// Returns what a turn's attempts used since a moment that ended without a report: those that died with an earlier process, or, if
+    /// so, those that this process let go.
+    async fn unreported(
+        &self,
+        scope: &TenantScope,
+        turn: TurnId,
+        since: Timestamp,
+        by_this_process: bool,
+    ) -> Result<Vec<LostUsage>, LogError> {
+        let _ = (scope, turn, since, by_this_process);
+        Ok(Vec::new())
+    }
+
+    /// Whether one more call can be accounted for. If not, none may begin.
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
-/// Makes what is to be put down of an attempt should its process die.
-pub type Lost = Box<dyn Fn() -> Attempted + Send + Sync>;
+/// Makes what is to be put down of an attempt should its process die before it is asked again, in that time.
+pub type Lost = Box<dyn Fn(Duration) -> Attempted + Send + Sync>;
 
 /// An attempt: one that is over, or what would be said of it if its process died now.
 #[derive(Debug, Clone)]
@@ -122,8 +152,10 @@ struct Beginning {
     books: Books,
     target: Arc<Target>,
     key: Arc<Key>,
+    kind: Kind,
     number: u32,
     started: Instant,
+    progress: Arc<Progress>,
 }
 
 /// An attempt under way.
@@ -140,36 +172,45 @@ pub(super) struct Running {
 
 impl Beginning {
     fn tell(&mut self) {
-        let Some(meter) = self.books.meter.clone().filter(|_| self.books.caller.turn.is_none()) else {
-            return;
-        };
+        let Some(meter) = self.books.meter.clone() else { return };
         let id = Uuid::now_v7();
         self.id = Some(id);
         let mut lost = self.clone();
         // Held by the meter, it would not be settled when the attempt is over.
         lost.books.reservation = None;
-        meter.began(id, Box::new(move || lost.lost()));
+        meter.began(id, Box::new(move |until_next| lost.lost(until_next)));
     }
 
-    fn lost(&self) -> Attempted {
-        self.attempted(Outcome::Lost, self.would_use(), true)
+    fn lost(&self, until_next: Duration) -> Attempted {
+        Attempted {
+            first_content: self.progress.first_content(),
+            ..self.attempted(Outcome::Lost, self.would_use(until_next), true)
+        }
     }
 
-    /// Expects what it will use: its prompt, and an answer as its like are.
-    fn would_use(&self) -> Usage {
+    /// Estimates what it will have used if its process dies within that time.
+    fn would_use(&self, until_next: Duration) -> Usage {
         let (caller, model) = (&self.books.caller, &self.target.name.model);
-        let limits = self.books.limits.as_deref();
-        let expect = |limits: &Limits| {
-            limits
-                .learned
-                .expect(caller.scope.tenant(), model, 0, self.books.max_output)
+        let Some(limits) = self.books.limits.as_deref() else {
+            return Usage {
+                prompt_tokens: self.books.prompt_bytes.div_ceil(BYTES_PER_TOKEN),
+                completion_tokens: self.progress.written().div_ceil(BYTES_PER_TOKEN),
+                ..Usage::default()
+            };
         };
-        let mut usage = Usage {
-            prompt_tokens: self.books.prompt_bytes.div_ceil(BYTES_PER_TOKEN),
-            completion_tokens: limits.map_or(0, |limits| expect(limits).output.saturating_mul(self.books.answers)),
-            ..Usage::default()
+        let call = UnderWay {
+            prompt_bytes: self.books.prompt_bytes,
+            written: self.progress.written(),
+            reported: self.progress.reported(),
+            first_content: self.progress.first_content(),
+            elapsed: self.started.elapsed(),
+            until_next,
+            max_output: self.books.max_output,
+            answers: self.books.answers,
+            is_unseen: self.kind == Kind::Document || self.target.reasoning,
         };
-        usage.cost = limits.and_then(|limits| limits.cost(model, &usage)).unwrap_or(0);
+        let mut usage = limits.learned.estimate(caller.scope.tenant(), model, &call);
+        usage.cost = limits.cost(model, &usage).unwrap_or(0);
         usage
     }
 
@@ -200,8 +241,10 @@ impl Running {
             books,
             target,
             key,
+            kind,
             number,
             started: Instant::now(),
+            progress: Arc::default(),
         };
         beginning.tell();
         Self {
@@ -222,6 +265,7 @@ impl Running {
         }
         let took = self.beginning.started.elapsed();
         self.first_content = Some(took);
+        self.beginning.progress.set_answered(took);
         let kind = self.kind;
         self.beginning
             .target
@@ -235,10 +279,14 @@ impl Running {
             self.answered();
         }
         self.written += piece.written;
+        self.beginning.progress.add_written(piece.written);
         for event in &piece.events {
             match event {
                 ModelEvent::Model(model) => self.model = Some(model.clone()),
-                ModelEvent::Usage(usage) => self.usage = Some(*usage),
+                ModelEvent::Usage(usage) => {
+                    self.usage = Some(*usage);
+                    self.beginning.progress.set_reported(*usage);
+                }
                 ModelEvent::Finished(finish) => self.finished(*finish),
                 ModelEvent::Text(_) | ModelEvent::ToolCall { .. } | ModelEvent::Fallback { .. } => {}
             }
@@ -295,12 +343,13 @@ impl Running {
         }
         if let (Some(limits), Outcome::Finished(_), false) = (&self.beginning.books.limits, outcome, is_estimated) {
             let tenant = self.beginning.books.caller.scope.tenant();
-            limits.learn(
-                tenant,
-                &self.beginning.target.name.model,
-                self.beginning.books.prompt_bytes,
-                &usage,
-            );
+            let ended = Ended {
+                prompt_bytes: self.beginning.books.prompt_bytes,
+                written: self.written,
+                usage: &usage,
+                took: self.beginning.started.elapsed(),
+            };
+            limits.learned.learn(tenant, &self.beginning.target.name.model, ended);
         }
         if let Some(meter) = &self.beginning.books.meter {
             meter.attempted(Attempted {

@@ -180,11 +180,6 @@ impl Limits {
         self.limiter.settle(lease, super::limit::Spent::default());
         Ok(())
     }
-
-    /// Learns from an answer that came to its end.
-    pub(super) fn learn(&self, tenant: &TenantId, model: &str, bytes: u64, usage: &Usage) {
-        self.learned.learn(tenant, model, bytes, usage);
-    }
 }
 
 /// Returns the largest number below `bound` that costs at most `room`, where costs rise with numbers.

@@ -19,6 +19,7 @@ pub mod limit;
 mod limits;
 mod nesting;
 mod plan;
+mod progress;
 mod rescue;
 pub mod route;
 mod route_embedder;
@@ -106,6 +107,15 @@ impl Gateway {
         self
     }
 
+    /// Begins with what earlier processes learned of models' answers. Call it after [`Gateway::with_limits`].
+    #[must_use]
+    pub fn with_learned(mut self, learned: Learned) -> Self {
+        if let Some(limits) = self.planner.limits.as_mut().and_then(Arc::get_mut) {
+            limits.learned = learned;
+        }
+        self
+    }
+
     /// Bounds the calls that one tenant may have under way, by the files that the process keeps for providers.
     pub fn bound_calls(&self, files: usize) {
         if let Some(limits) = &self.planner.limits {
@@ -152,8 +162,10 @@ impl Gateway {
         cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
     }
 
-    /// Counts a turn at the door; refuses it when the rate of requests is reached or a budget used up.
+    /// Counts a turn at the door; refuses it when the rate of requests is reached, a budget used up, or what its calls use could not be
+    /// accounted for.
     pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
+        self.planner.has_room_in_books()?;
         match &self.planner.limits {
             Some(limits) => limits.admit(caller).await,
             None => Ok(()),

@@ -21,6 +21,8 @@ use super::{ModelCard, Terms, failure};
 
 /// How long a request waits for providers that ask for patience, all in all.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// When to come back where what calls use cannot be recorded.
+const BOOKS_RETRY: Duration = Duration::from_secs(5);
 /// Longest time for one request, whatever its route says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -80,6 +82,7 @@ impl Planner {
         route: &Route,
         prompt: Prompt<'_>,
     ) -> Result<Vec<LimitState>, GatewayError> {
+        self.has_room_in_books()?;
         let Some(limits) = &self.limits else {
             return Ok(Vec::new());
         };
@@ -87,6 +90,17 @@ impl Planner {
         let standings = reservation.standings().to_vec();
         drive.books.reservation = Some(reservation);
         Ok(standings)
+    }
+
+    /// Refuses a call that could not be accounted for.
+    pub(super) fn has_room_in_books(&self) -> Result<(), GatewayError> {
+        if self.meter.as_ref().is_none_or(|meter| meter.has_room()) {
+            return Ok(());
+        }
+        let message = "usage cannot be recorded at the moment, so no new model calls are accepted";
+        let mut error = GatewayError::new(GatewayErrorKind::LimitsUnavailable, message);
+        error.retry_after = Some(BOOKS_RETRY);
+        Err(error)
     }
 
     /// Runs a drive; what the caller is told when it fails.

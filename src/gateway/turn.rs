@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use copilotd_actors::compute;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::prompt::PromptMessage;
-use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::domain::weight;
-use copilotd_actors::ports::{LostCall, Model, ModelError, ModelRequest, ModelStream};
+use copilotd_actors::ports::{LogError, LostCall, Model, ModelError, ModelRequest, ModelStream};
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -22,13 +22,21 @@ use super::drive::{Ask, Got};
 use super::limit::{Demand, Lease, Spent, Subject};
 use super::limits::Prompt;
 use super::plan::Needs;
-use super::route::Place;
+use super::route::{Place, Target};
 use crate::adapters::openai;
 
 #[async_trait]
 impl Model for Gateway {
-    fn lost(&self, call: LostCall) {
-        self.note_lost(call);
+    async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
+        let asked_at = call.prompt.map(|prompt| prompt.at).filter(|_| call.is_settled);
+        if let Some(meter) = &self.planner.meter {
+            let since = asked_at.unwrap_or(call.began_at);
+            let found = meter.unreported(&call.scope, call.turn, since, call.is_settled).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(self.unseen(call).into_iter().collect())
     }
 
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
@@ -120,26 +128,39 @@ async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelE
 
 /// Namespace of the ids of lost attempts: one that is told twice is one record.
 const LOST: Uuid = Uuid::from_u128(0x5f0d_3c1e_8a4b_4d27_9c36_b1e7_0a52_d948);
+/// How old a call is, about, that died before the ledger had stored that it was under way.
+const UNSEEN: Duration = Duration::from_millis(300);
 
 impl Gateway {
-    /// Puts down what a call probably used that died with its process: its prompt, and an answer as its like are. It was going to the
-    /// route's first target, as far as anybody knows. Budgets are charged too.
-    fn note_lost(&self, call: LostCall) {
-        let Some(route) = self.planner.routes.get(&call.route) else {
-            return;
+    /// Estimates a call that died before the ledger had it: its prompt, and the beginning of an answer. Of its target nobody knows more
+    /// than what the turn's log says of a fallback; else it is the route's first. It is put down with the ledger and charged to budgets,
+    /// unless that was done when its stream was dropped.
+    fn unseen(&self, call: LostCall) -> Option<LostUsage> {
+        let prompt = call.prompt?;
+        let route = self.planner.routes.get(&call.route)?;
+        let named = |target: &&Arc<Target>| {
+            call.target
+                .as_ref()
+                .is_some_and(|name| target.name.to_string() == *name)
         };
-        let Some(target) = route.targets.first() else { return };
+        let target = route.targets.iter().find(named).or(route.targets.first())?;
         let name = format!("{}/{}/{}", call.turn, call.attempt, call.step);
         let model = &target.name.model;
         let limits = self.planner.limits.as_deref();
         let tenant = call.scope.tenant().clone();
-        let output = limits.map_or(0, |limits| limits.learned.expect(&tenant, model, 0, None).output);
         let mut usage = Usage {
-            prompt_tokens: call.prompt_tokens,
-            completion_tokens: output,
+            prompt_tokens: prompt.tokens,
+            completion_tokens: limits.map_or(0, |limits| limits.learned.begun_for(&tenant, model, UNSEEN)),
             ..Usage::default()
         };
         usage.cost = limits.and_then(|limits| limits.cost(model, &usage)).unwrap_or(0);
+        let lost = LostUsage {
+            model: model.clone(),
+            usage,
+        };
+        if call.is_settled {
+            return Some(lost);
+        }
         let caller = Caller {
             scope: call.scope,
             user: call.user,
@@ -166,7 +187,7 @@ impl Gateway {
             limits.limiter.settle(lease, spent);
         }
         if let Some(meter) = &self.planner.meter {
-            meter.attempted(Attempted {
+            let attempt = Attempted {
                 id: Some(Uuid::new_v5(&LOST, name.as_bytes())),
                 caller: Arc::new(caller),
                 route: route.name.as_str().into(),
@@ -180,8 +201,10 @@ impl Gateway {
                 cache: CacheOutcome::Bypass,
                 first_content: None,
                 took: Duration::ZERO,
-            });
+            };
+            meter.attempted_at(prompt.at, attempt);
         }
+        Some(lost)
     }
 }
 

@@ -11,7 +11,8 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prompt::PromptMessage;
-use copilotd_actors::ports::{LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+use copilotd_actors::domain::usage::LostUsage;
+use copilotd_actors::ports::{LogError, LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
 use futures::StreamExt as _;
 
 /// Most bytes of one piece of content in a line.
@@ -44,8 +45,8 @@ impl fmt::Debug for LoggedContent {
 
 #[async_trait]
 impl Model for LoggedContent {
-    fn lost(&self, call: LostCall) {
-        self.models.lost(call);
+    async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
+        self.models.lost(call).await
     }
 
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {

@@ -194,7 +194,19 @@ pub const METRICS: &[Metric] = &[
         "copilotd_usage_records_lost_total",
         Kind::Counter,
         Unit::Count,
-        "Records of the ledger that could not be stored.",
+        "Records of the ledger that could not be stored before the process ended.",
+    ),
+    metric(
+        "copilotd_usage_records_refused_total",
+        Kind::Counter,
+        Unit::Count,
+        "Records of the ledger that the store refused by themselves; they are kept and tried again.",
+    ),
+    metric(
+        "copilotd_usage_records_waiting",
+        Kind::Gauge,
+        Unit::Count,
+        "Records of the ledger that are not stored yet.",
     ),
     metric(
         "copilotd_provider_skipped_total",

@@ -66,6 +66,7 @@ const CLOSED: &[(&str, &[Labels])] = &[
     ),
     ("copilotd_model_failures_total", &[("class", CLASSES)]),
     ("copilotd_usage_records_lost_total", &[]),
+    ("copilotd_usage_records_refused_total", &[]),
     ("copilotd_limits_settlements_lost_total", &[]),
     (
         "copilotd_writes_refused_total",

@@ -32,7 +32,7 @@ impl Conversation {
     pub(super) async fn run_effects(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         // In this order: a tenant that is served has its policies.
         let standing = self.standing(state);
-        let policy = &self.policy(state, &Command::Recover);
+        let policy = &self.policy(state, &Command::RECOVER);
         let mut wanted = open_effects(&state.core, policy);
         if wanted.is_empty() {
             (state.paused, state.lost) = (false, false);
@@ -271,7 +271,7 @@ impl Conversation {
             // If the clock was set back, or the policy changed, it is not due after all: then it is set anew below.
             state.running.remove(&effect);
         }
-        let policy = self.policy(state, &Command::Recover);
+        let policy = self.policy(state, &Command::RECOVER);
         let command = self.command_of(state, &policy, effect);
         // A turn's time has passed by the clock that never goes back, whatever was made of the calendar meanwhile.
         let due = match effect {

@@ -40,7 +40,7 @@ impl Conversation {
             return Ok(());
         }
         let halt = Halt::default();
-        let policy = self.policy(state, &Command::Recover);
+        let policy = self.policy(state, &Command::RECOVER);
         let command = state.core.screen(&policy, Command::Suspend { halt });
         let Ok(command) = self.with_halt(state, &policy, command).await? else {
             return Ok(());
@@ -66,7 +66,7 @@ impl Conversation {
             self.run_effects(me, state).await?;
         }
         if let Some(Pause { unsent, asked }) = due(state) {
-            let policy = self.policy(state, &Command::Recover);
+            let policy = self.policy(state, &Command::RECOVER);
             let command = state.core.screen(&policy, Command::Pause { unsent, asked });
             self.step(me, state, command, None).await?;
         }
@@ -87,7 +87,7 @@ impl Conversation {
         // What is begun from here on is begun by nobody.
         state.paused = true;
         if let Some(Pause { unsent, asked }) = due(state) {
-            let policy = self.policy(state, &Command::Recover);
+            let policy = self.policy(state, &Command::RECOVER);
             let command = state.core.screen(&policy, Command::Pause { unsent, asked });
             self.step(me, state, command, None).await?;
         }
@@ -99,7 +99,7 @@ impl Conversation {
         if !state.paused || state.retiring {
             return Ok(());
         }
-        let policy = self.policy(state, &Command::Recover);
+        let policy = self.policy(state, &Command::RECOVER);
         if self.standing(state) != Standing::Served {
             // Left out again: nothing is decided without the tenant's policy.
             return Ok(());
@@ -109,7 +109,7 @@ impl Conversation {
             _ => None,
         });
         let command = if state.lost {
-            Command::Recover
+            state.recovery()
         } else {
             Command::Resume {
                 under_way: under_way.collect(),

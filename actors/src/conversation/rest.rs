@@ -13,14 +13,14 @@ use super::effects::CALL_GRACE;
 use super::{Conversation, ConversationRef, Msg, State, pause};
 use crate::compute::{self, ComputeError};
 use crate::conversations::{self, Directory};
-use crate::domain::command::Command;
+use crate::domain::command::{Command, Step};
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::effects::Effect;
 use crate::domain::event::{Event, Record};
-use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
+use crate::domain::ids::{ConversationId, Seq, TenantId};
 use crate::domain::snapshot;
 use crate::domain::turn::Phase;
-use crate::ports::{LogError, LostCall, Snapshot, Standing};
+use crate::ports::{LogError, LostCall, LostPrompt, Snapshot, Standing};
 use crate::shared::until;
 
 /// Records that are read at once while the log is folded.
@@ -45,7 +45,7 @@ impl Conversation {
         let log = &self.shared.ports.log;
         let id = state.core.id;
         let mut from: Seq = 1;
-        let mut asked = Asked::default();
+        let mut trail = Trail::default();
         let (mut gap, mut ends_erased) = (None, false);
         if let Some(Snapshot { seq, state: bytes, .. }) = log
             .snapshot(&state.scope, id)
@@ -64,7 +64,7 @@ impl Conversation {
             from = last.seq + 1;
             ends_erased = matches!(last.event, Event::ConversationErased { .. });
             let full = page.len() == PAGE;
-            page.iter().for_each(|record| asked.note(record));
+            page.iter().for_each(|record| trail.note(record));
             let (cost, snapshot_seq) = (page.iter().map(Record::weight).sum(), state.snapshot_seq);
             let fold = move |core: &mut Core| {
                 for record in &page {
@@ -93,13 +93,13 @@ impl Conversation {
             if let Some(turn) = state.core.active() {
                 self.spans(&mut state.spans, &state.scope, turn, id);
             }
-            self.lost(state, asked);
+            self.find_lost(state, trail).await?;
             pause::fold(state);
-            let policy = self.policy(state, &Command::Recover);
+            let policy = self.policy(state, &Command::RECOVER);
             match self.standing(state) {
                 Standing::Served => {
                     state.lost = false;
-                    let recover = state.core.screen(&policy, Command::Recover);
+                    let recover = state.core.screen(&policy, state.recovery());
                     self.step_by(me, state, &policy, recover, None, None).await?;
                 }
                 // Nothing is taken up until the tenant is served again: no claim is written, and no attempt is counted.
@@ -115,21 +115,25 @@ impl Conversation {
         Ok(())
     }
 
-    /// Tells whoever keeps the books of a call that died with an earlier process. One that died with an actor of this process was
-    /// settled when it was dropped.
-    fn lost(&self, state: &State, Asked(asked): Asked) {
+    /// Asks what the running turn's present step used before this copy was there: nobody will report it.
+    async fn find_lost(&self, state: &mut State, trail: Trail) -> Result<(), ActorProcessingErr> {
         let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
-            return;
+            return Ok(());
         };
-        let under_way =
-            |asked: &Prompted| (asked.turn, asked.attempt, asked.step) == (turn.id, turn.attempt, turn.step);
-        let earlier = |asked: &Prompted| asked.at < self.shared.started_at;
-        let Some(asked) = asked.filter(|asked| turn.phase == Phase::Thinking && under_way(asked) && earlier(asked))
-        else {
-            return;
-        };
-        let policy = self.policy(state, &Command::Recover);
-        self.shared.ports.model.lost(LostCall {
+        if turn.phase != Phase::Thinking {
+            return Ok(());
+        }
+        let waits = turn
+            .waiting_until
+            .is_some_and(|until| until > self.shared.ports.clock.now());
+        if trail.prompt.is_none() && waits {
+            // Nobody was asked since the last report.
+            return Ok(());
+        }
+        let at = turn.present();
+        let policy = self.policy(state, &Command::RECOVER);
+        let began_at = trail.began_at.unwrap_or(turn.queued_at);
+        let call = LostCall {
             scope: state.scope.clone(),
             route: policy.route.clone(),
             user: book.header.user.clone(),
@@ -139,8 +143,23 @@ impl Conversation {
             turn: turn.id,
             attempt: turn.attempt,
             step: turn.step,
-            prompt_tokens: asked.prompt_tokens,
-        });
+            began_at,
+            prompt: trail.prompt.filter(|(step, _)| *step == at).map(|(_, prompt)| prompt),
+            target: trail.target,
+            is_settled: began_at >= self.shared.started_at,
+        };
+        match self.shared.ports.model.lost(call).await {
+            Ok(lost) => state.lost_usage = Some((at, lost)),
+            Err(error @ LogError::Unavailable(_)) => return Err(error.into()),
+            // The conversation is more than its bill.
+            Err(error) => {
+                tracing::error!(
+                    conversation = %state.core.id, turn = %turn.id, %error,
+                    "usage of a model call that was lost cannot be read; the turn's usage will be too small"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Sets the timer after which an idle conversation is let go. One that worked on a turn is kept for a while, for the next
@@ -244,21 +263,26 @@ fn gap_in(from: Seq, records: &[Record]) -> Option<Seq> {
         .map(|(seq, _)| seq)
 }
 
-/// The last prompt of a log whose answer is not there.
+/// What a log says of the last model step that was under way.
 #[derive(Default)]
-struct Asked(Option<Prompted>);
-
-struct Prompted {
-    turn: TurnId,
-    attempt: u32,
-    step: u32,
-    at: Timestamp,
-    prompt_tokens: u64,
+struct Trail {
+    /// When the present attempt of the last turn began.
+    began_at: Option<Timestamp>,
+    /// The last prompt whose answer is not there.
+    prompt: Option<(Step, LostPrompt)>,
+    /// The target to which the attempt's route fell back last.
+    target: Option<String>,
 }
 
-impl Asked {
+impl Trail {
     fn note(&mut self, record: &Record) {
         match (&record.event, record.turn) {
+            (Event::TurnStarted { .. }, _) => {
+                *self = Self {
+                    began_at: Some(record.at),
+                    ..Self::default()
+                };
+            }
             (
                 Event::ContextAssembled {
                     prompt_tokens,
@@ -268,17 +292,21 @@ impl Asked {
                 },
                 Some(turn),
             ) => {
-                self.0 = Some(Prompted {
+                let at = Step {
                     turn,
                     attempt: *attempt,
                     step: *step,
+                };
+                let prompt = LostPrompt {
                     at: record.at,
-                    prompt_tokens: *prompt_tokens,
-                });
+                    tokens: *prompt_tokens,
+                };
+                self.prompt = Some((at, prompt));
             }
+            (Event::ModelFallback { to, .. }, _) => self.target = Some(to.clone()),
             // Its usage is known.
             (Event::MessageCompleted { .. } | Event::OutputRejected { .. } | Event::ModelFailed { .. }, _) => {
-                self.0 = None
+                self.prompt = None;
             }
             _ => {}
         }

@@ -10,11 +10,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::Think;
 use crate::connector::Gate;
+use crate::domain::command::{Command, Step};
 use crate::domain::conversation::Conversation as Core;
 use crate::domain::effects::Effect;
 use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::turn::Turn;
+use crate::domain::usage::LostUsage;
 use crate::live::{LiveMessage, Tail};
 use crate::shared::{Alive, Full, Shared, TurnCounts};
 use crate::spans::TurnSpans;
@@ -49,6 +51,8 @@ pub struct State {
     pub(super) paused: bool,
     /// Whether what the running turn had under way was lost with an earlier copy, and the turn has to be recovered.
     pub(super) lost: bool,
+    /// What a model step used that nobody will report, until it is written down. Of no other step than this one.
+    pub(super) lost_usage: Option<(Step, Vec<LostUsage>)>,
     /// The policy by which effects were started last: what is under way when the tenant is left out ends by it.
     pub(super) policy: Option<Arc<Policy>>,
     /// Its log cannot be read: nothing is decided on what is known of it.
@@ -134,6 +138,7 @@ impl State {
             asked: false,
             paused: false,
             lost: false,
+            lost_usage: None,
             policy: None,
             broken: false,
             counted,
@@ -141,6 +146,23 @@ impl State {
             taken: None,
             spans: None,
             _alive: Alive::new("conversation"),
+        }
+    }
+
+    /// What the present step used that nobody will report.
+    pub(super) fn unreported(&self) -> &[LostUsage] {
+        let present = self.core.active().map(Turn::present);
+        let of_present = |(at, _): &&(Step, Vec<LostUsage>)| Some(*at) == present;
+        self.lost_usage
+            .as_ref()
+            .filter(of_present)
+            .map_or(&[], |(_, lost)| lost)
+    }
+
+    /// The command that takes up what was under way.
+    pub(super) fn recovery(&self) -> Command {
+        Command::Recover {
+            lost: self.unreported().to_vec(),
         }
     }
 

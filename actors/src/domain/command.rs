@@ -8,7 +8,7 @@ use super::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempote
 use super::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
 use super::policy::Policy;
 use super::schema::AcceptedSchema;
-use super::usage::Usage;
+use super::usage::{LostUsage, Usage};
 
 /// What `decide` may look at besides the state.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +105,10 @@ pub enum Command {
     },
 
     /// Takes up open turns after the process, the actor or the agent died.
-    Recover,
+    Recover {
+        /// What the model calls used that were under way then.
+        lost: Vec<LostUsage>,
+    },
     /// The running turn's tenant is left out: writes down what of it has not begun.
     Pause {
         unsent: Vec<CallId>,
@@ -170,6 +173,9 @@ pub enum Command {
 }
 
 impl Command {
+    /// Recovery where no model call was under way.
+    pub const RECOVER: Self = Self::Recover { lost: Vec::new() };
+
     /// How far the running turn's work had come, for a command that stops it.
     pub fn halt(&self) -> Option<&Halt> {
         match self {

@@ -233,6 +233,9 @@ pub enum CompressionMethod {
     Truncated,
 }
 
+/// Class of [`Event::ModelFailed`] for a call that died with its process or its actor. Its usage is an estimate.
+pub const LOST_CALL: &str = "lost";
+
 /// A fact. Variants marked *internal* are never shown on a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::command::Step;
 use super::content::{Finish, Input, ToolStatus};
-use super::event::{Event, GuardAction, Record, RetryMode, WaitReason};
+use super::event::{Event, GuardAction, LOST_CALL, Record, RetryMode, WaitReason};
 use super::ids::{CallId, Seq, TurnId};
 use super::outage::Outage;
 use super::usage::TotalUsage;
@@ -265,7 +265,10 @@ impl Turn {
                 class, model, usage, ..
             } => {
                 self.usage.add(model, *usage);
-                self.outage.failed(class, self.asked_from, record.at);
+                // A call that died with us says nothing about its provider.
+                if class != LOST_CALL {
+                    self.outage.failed(class, self.asked_from, record.at);
+                }
             }
             Event::GuardrailTriggered {
                 action: GuardAction::Repair,

@@ -53,6 +53,15 @@ impl Usage {
     }
 }
 
+/// What one model call used that will never report: it died with its process or with the actor that read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostUsage {
+    /// The model that was asked.
+    pub model: String,
+    /// What it used, estimated.
+    pub usage: Usage,
+}
+
 /// Usage of a whole turn, over all steps and attempts, or of a whole conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotalUsage {

@@ -12,8 +12,11 @@ use tokio::sync::watch;
 use crate::domain::command::FailureClass;
 use crate::domain::content::Finish;
 use crate::domain::prompt::PromptMessage;
-use crate::domain::usage::Usage;
-use crate::ports::{LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+use crate::domain::usage::{LostUsage, Usage};
+use crate::ports::{LogError, LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
+
+/// Tokens of an answer that was lost, as this model accounts for it.
+pub const LOST_COMPLETION: u64 = 7;
 
 /// One thing that the model does.
 #[derive(Debug, Clone)]
@@ -121,7 +124,7 @@ impl FakeModel {
         self.state().requests.clone()
     }
 
-    /// Returns the calls it was told of that died with an earlier process.
+    /// Returns the steps it was asked about that were left without a report.
     pub fn lost(&self) -> Vec<LostCall> {
         self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -237,8 +240,17 @@ impl Open {
 
 #[async_trait]
 impl Model for FakeModel {
-    fn lost(&self, call: LostCall) {
+    async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
+        let lost = call.prompt.map(|prompt| LostUsage {
+            model: "lost".to_owned(),
+            usage: Usage {
+                prompt_tokens: prompt.tokens,
+                completion_tokens: LOST_COMPLETION,
+                ..Usage::default()
+            },
+        });
         self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        Ok(lost.into_iter().collect())
     }
 
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {

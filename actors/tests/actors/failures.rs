@@ -7,7 +7,7 @@ use copilotd_actors::domain::command::{Command, FailureClass};
 use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::event::{Event, FailureCode, Record, WaitReason};
 use copilotd_actors::domain::policy::Repeat;
-use copilotd_actors::fakes::model::{Act, calls, says};
+use copilotd_actors::fakes::model::{Act, LOST_COMPLETION, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{Append, EventLog, Ids};
 use serde_json::json;
@@ -456,18 +456,36 @@ async fn a_model_call_that_died_with_its_process_is_told_to_the_books_and_no_oth
     // The actor dies and its call is dropped, which settles it: nothing is lost.
     write_behind_the_actors_back(&world, id).await;
     world.model.wait_for(|seen| seen.calls == 2).await;
-    assert_eq!(world.model.lost(), []);
+    let settled: Vec<_> = world.model.lost().iter().map(|call| call.is_settled).collect();
+    assert_eq!(settled, [true]);
 
     tokio::time::sleep(Duration::from_millis(1500)).await;
     world.crash().await;
     world.restart().await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
     let lost = world.model.lost();
-    assert_eq!(lost.len(), 1, "{lost:?}");
-    assert_eq!((lost[0].turn, lost[0].attempt, lost[0].step), (turn, 2, 1));
-    assert!(lost[0].prompt_tokens > 0);
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    let call = &lost[1];
+    assert_eq!((call.turn, call.attempt, call.step), (turn, 2, 1));
+    let prompt = call.prompt.unwrap();
+    assert!(prompt.tokens > 0 && !call.is_settled && call.began_at <= prompt.at);
+    // All three calls are the turn's: the two that died, and the one that answered.
+    let records = world.log.records(id);
+    let Some(Event::TurnCompleted { usage, .. }) = records.last().map(|record| &record.event) else {
+        panic!("{records:?}")
+    };
+    let answered = records.iter().find_map(|record| match &record.event {
+        Event::MessageCompleted { usage, .. } => Some(*usage),
+        _ => None,
+    });
+    let answered = answered.unwrap();
+    assert_eq!(usage.sum.prompt_tokens, 2 * prompt.tokens + answered.prompt_tokens);
+    assert_eq!(
+        usage.sum.completion_tokens,
+        2 * LOST_COMPLETION + answered.completion_tokens
+    );
     world.crash().await;
     world.restart().await;
     world.ask(id, rename("x")).await.unwrap();
-    assert_eq!(world.model.lost().len(), 1, "what ended is not taken up");
+    assert_eq!(world.model.lost().len(), 2, "what ended is not taken up");
 }

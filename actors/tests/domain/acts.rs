@@ -9,7 +9,7 @@ use copilotd_actors::domain::content::{Finish, Input, Metadata, ToolStatus};
 use copilotd_actors::domain::event::{Channel, Idempotency};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::schema::check::Checker;
-use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use serde_json::{Value, json};
 
 use crate::support::{Act, World, turn};
@@ -316,7 +316,20 @@ pub fn expire_approval(n: u128, index: usize) -> Act {
 }
 
 pub fn recover() -> Act {
-    act(|_| Command::Recover)
+    act(|_| Command::RECOVER)
+}
+
+/// The same where so many model calls were under way.
+pub fn recover_lost(calls: usize) -> Act {
+    act(move |_| {
+        let lost = LostUsage {
+            model: "m".into(),
+            usage: USAGE,
+        };
+        Command::Recover {
+            lost: vec![lost; calls],
+        }
+    })
 }
 
 /// Pauses the running turn: these of its calls were not sent.

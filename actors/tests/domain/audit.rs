@@ -6,6 +6,7 @@ use copilotd_actors::domain::conversation::Conversation;
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{CallId, MessageId, TurnId};
 use copilotd_actors::domain::turn::Phase;
+use copilotd_actors::domain::usage::Usage;
 
 use crate::support::conversation_id;
 
@@ -17,6 +18,8 @@ struct Seen {
     finished: BTreeSet<CallId>,
     unknown: BTreeSet<CallId>,
     closed: BTreeSet<MessageId>,
+    /// What the model calls of each turn used, by the records that bear it.
+    used: BTreeMap<TurnId, Usage>,
 }
 
 /// Panics at the first append that breaks a rule of the log.
@@ -61,6 +64,18 @@ fn look(seen: &mut Seen, record: &Record) {
                 assert!(seen.queued.contains(&turn), "not queued: {event:?}");
                 assert!(!seen.ended.contains(&turn), "after its end: {event:?}");
             }
+        }
+        if let Event::MessageCompleted { usage, .. }
+        | Event::OutputRejected { usage, .. }
+        | Event::ModelFailed { usage, .. } = &record.event
+        {
+            *seen.used.entry(turn).or_default() += *usage;
+        }
+        if let Event::TurnCompleted { usage, .. } | Event::TurnFailed { usage, .. } | Event::TurnCancelled { usage } =
+            &record.event
+        {
+            let used = seen.used.remove(&turn).unwrap_or_default();
+            assert_eq!(usage.sum, used, "the end of a turn tells of all its calls");
         }
         if record.event.is_terminal() {
             seen.ended.insert(turn);

@@ -9,7 +9,8 @@ use copilotd_actors::domain::effects::{Effect, open_effects};
 use copilotd_actors::domain::event::CompressionMethod;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::schema::AcceptedSchema;
-use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::turn::Phase;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -146,8 +147,18 @@ impl History {
                 return;
             }
             Step::Crash => {
+                let was_thinking = world
+                    .conversation
+                    .active()
+                    .is_some_and(|turn| turn.phase == Phase::Thinking);
                 world.crash();
-                Command::Recover
+                let lost = LostUsage {
+                    model: "m".into(),
+                    usage: USAGE,
+                };
+                Command::Recover {
+                    lost: was_thinking.then_some(lost).into_iter().collect(),
+                }
             }
             Step::Again(which) => {
                 let Some(old) = self
@@ -172,7 +183,7 @@ impl History {
         };
         // A second copy of a prompt without a key is another prompt, and would bear another id.
         let unkeyed = matches!(&command, Command::Submit { idempotency: None, .. });
-        if !unkeyed && !matches!(command, Command::Recover) {
+        if !unkeyed && !matches!(command, Command::Recover { .. }) {
             self.commands.push(command.clone());
         }
         let _ = world.run(command);

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::event::Event;
+use copilotd_actors::domain::policy::{Limits, Policy};
 
 use crate::acts::*;
-use crate::support::{Act, WINDOW, case};
+use crate::support::{Act, WINDOW, World, case, case_with, policy};
 
 fn crashed(mut given: Vec<Act>, times: usize) -> Vec<Act> {
     (0..times).for_each(|_| given.extend([Act::Crash, recover()]));
@@ -43,6 +45,76 @@ fn a_model_step_is_claimed_anew() {
         recover(),
         "t1 message.reset recovered
          t1 turn.started 2",
+    );
+}
+
+#[test]
+fn what_a_lost_call_used_is_the_turns_usage() {
+    let lost_twice = || {
+        let given = vec![submit(1), Act::Crash, recover_lost(1), Act::Crash];
+        then(given, vec![recover_lost(2), says("done")])
+    };
+    let mut world = World::new(policy());
+    lost_twice().iter().for_each(|act| drop(world.play(act)));
+    let records: Vec<_> = world.appends.concat();
+    let Some(Event::TurnCompleted { usage, .. }) = records.last().map(|record| &record.event) else {
+        panic!("{records:?}")
+    };
+    // Three calls that were lost, and the one that answered.
+    assert_eq!((usage.sum.prompt_tokens, usage.sum.cost), (400, 20));
+    case(
+        vec![submit(1), Act::Crash],
+        recover_lost(1),
+        "t1 message.reset recovered
+         t1 model.failed lost
+         t1 turn.started 2",
+    );
+    // A turn that ends of it tells of it too.
+    case(
+        vec![
+            submit(1),
+            Act::Crash,
+            recover_lost(1),
+            Act::Crash,
+            recover_lost(1),
+            Act::Crash,
+        ],
+        recover_lost(1),
+        "t1 message.reset recovered
+         t1 model.failed lost
+         t1 turn.failed attempts_exhausted",
+    );
+    // Lost calls are billed: a retry keeps within the turn's limit.
+    let cheap = Policy {
+        limits: Limits {
+            cost: 9,
+            ..policy().limits
+        },
+        ..policy()
+    };
+    case_with(
+        cheap,
+        vec![submit(1), Act::Crash],
+        recover_lost(2),
+        "t1 message.reset recovered
+         t1 model.failed lost
+         t1 model.failed lost
+         t1 turn.failed limit_cost",
+    );
+    // It is no failure of the provider: the first one afterwards waits as the first one does.
+    case(
+        vec![submit(1), Act::Crash, recover_lost(1)],
+        fails_for(FailureClass::Rate, Some(Duration::from_secs(300))),
+        "t1 message.reset rate
+         t1 model.failed rate
+         t1 turn.started 3
+         t1 turn.waiting provider_rate_limit 300s",
+    );
+    // Acting, no model call was under way.
+    case(
+        vec![submit(1), asks(&["read"]), Act::Crash],
+        recover_lost(1),
+        "t1 tool.retried c0 1 repeat",
     );
 }
 

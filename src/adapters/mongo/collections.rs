@@ -32,6 +32,8 @@ pub(super) struct Collections {
     pub(super) usage: Collection<Document>,
     /// Calls of models that are under way.
     pub(super) open_calls: Collection<Document>,
+    /// What was learned of models' answers.
+    pub(super) learned: Collection<Document>,
     /// Tenants that were made or changed at run time.
     pub(super) tenants: Collection<Document>,
     /// API keys that were made or taken back at run time, and when any was used last.
@@ -58,6 +60,7 @@ impl Collections {
             counting: Arc::default(),
             usage: database.collection("usage"),
             open_calls: database.collection("open_calls"),
+            learned: database.collection("learned"),
             tenants: database.collection("tenants"),
             api_keys: database.collection("api_keys"),
             key_uses: database.collection("key_uses"),

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
-use futures::TryStreamExt;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use mongodb::Collection;
 use mongodb::bson::spec::BinarySubtype;
@@ -20,16 +20,77 @@ use crate::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
     UsageStore, read_open,
 };
+use crate::gateway::limit::LearnedAnswers;
+
+/// Single writes that are under way at one time.
+const TOGETHER: usize = 16;
 
 #[async_trait]
 impl UsageStore for MongoLog {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
-        let begun = entries.begun.iter().map(open_document).collect::<Result<_, _>>()?;
-        self.insert(&self.collections.open_calls, begun).await?;
+        self.note_open(&entries.begun).await?;
         let ended = entries.ended.iter().map(document).collect();
         self.insert(&self.collections.usage, ended).await?;
         // After the records: in between, an open call and its record have one id.
         Ok(self.close_calls(entries.closed.iter().map(uuid).collect()).await?)
+    }
+
+    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError> {
+        let filter = doc! {
+            "tenant": scope.tenant().as_str(), "at": { "$gte": date(since) }, "turn": turn, "outcome": "lost",
+        };
+        let found = async {
+            let found = self.collections.usage.find(filter).sort(doc! { "at": 1, "_id": 1 });
+            found.await?.try_collect::<Vec<Document>>().await
+        };
+        let found = self.collections.call(asked_now(found)).await?;
+        let lost = |document: &Document| LostUsage {
+            model: document.get_str("model").unwrap_or_default().to_owned(),
+            usage: tokens(document),
+        };
+        Ok(found.iter().map(lost).collect())
+    }
+
+    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+        let save = |row: &LearnedAnswers| {
+            let id = doc! { "_id": { "tenant": row.tenant.as_str(), "model": &row.model } };
+            let set = doc! { "$set": { "known": &row.known, "at": date(at) } };
+            let update = self.collections.learned.update_one(id, set).upsert(true);
+            self.collections.call(update)
+        };
+        let saving: Vec<_> = learned.iter().map(save).collect();
+        let mut saved = stream::iter(saving).buffer_unordered(TOGETHER);
+        while saved.try_next().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = async {
+            let found = self
+                .collections
+                .learned
+                .find(doc! {})
+                .sort(doc! { "at": -1 })
+                .limit(limit);
+            found.await?.try_collect::<Vec<Document>>().await
+        };
+        let found = self.collections.call(asked_now(found)).await?;
+        let mut rows = Vec::new();
+        for document in found {
+            let id = document.get_document("_id").cloned().unwrap_or_default();
+            let tenant = id.get_str("tenant").unwrap_or_default().parse();
+            let tenant = tenant.map_err(|error| LogError::Corrupt(format!("a tenant: {error}")));
+            let Some(tenant) = skip_unreadable("learned", "what was learned", tenant)? else {
+                continue;
+            };
+            rows.push(LearnedAnswers {
+                tenant,
+                model: id.get_str("model").unwrap_or_default().to_owned(),
+                known: document.get_str("known").unwrap_or_default().to_owned(),
+            });
+        }
+        Ok(rows)
     }
 
     async fn lose_usage(&self) -> Result<usize, LogError> {
@@ -136,7 +197,10 @@ impl UsageStore for MongoLog {
 
     async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError> {
         let old = doc! { "at": { "$lt": date(before) } };
-        self.collections.call(self.collections.usage.delete_many(old)).await?;
+        let usage = self.collections.usage.delete_many(old.clone());
+        self.collections.call(usage).await?;
+        let learned = self.collections.learned.delete_many(old);
+        self.collections.call(learned).await?;
         Ok(())
     }
 }
@@ -153,6 +217,20 @@ impl MongoLog {
             Err(failure) if failure.is_only_duplicates() => Ok(()),
             outcome => outcome.map(drop),
         }
+    }
+
+    /// Puts attempts down as open, in the place of what was put down of them before.
+    async fn note_open(&self, records: &[UsageRecord]) -> Result<(), LogError> {
+        let mut noting = Vec::with_capacity(records.len());
+        for record in records {
+            let id = doc! { "_id": uuid(&record.id) };
+            let open = open_document(record)?;
+            let replace = self.collections.open_calls.replace_one(id, open).upsert(true);
+            noting.push(self.collections.call(replace));
+        }
+        let mut noted = stream::iter(noting).buffer_unordered(TOGETHER);
+        while noted.try_next().await?.is_some() {}
+        Ok(())
     }
 
     async fn close_calls(&self, ids: Vec<Bson>) -> Result<(), Failure> {
@@ -241,14 +319,19 @@ fn row(group: &Document) -> UsageRow {
         group: group.get_str("_id").unwrap_or_default().to_owned(),
         calls: number(group, "calls"),
         cache_hits: number(group, "cache_hits"),
-        usage: Usage {
-            prompt_tokens: number(group, "prompt_tokens"),
-            completion_tokens: number(group, "completion_tokens"),
-            cached_tokens: number(group, "cached_tokens"),
-            cache_write_tokens: number(group, "cache_write_tokens"),
-            reasoning_tokens: number(group, "reasoning_tokens"),
-            cost: number(group, "cost"),
-        },
+        usage: tokens(group),
+    }
+}
+
+/// Reads tokens and cost.
+fn tokens(of: &Document) -> Usage {
+    Usage {
+        prompt_tokens: number(of, "prompt_tokens"),
+        completion_tokens: number(of, "completion_tokens"),
+        cached_tokens: number(of, "cached_tokens"),
+        cache_write_tokens: number(of, "cache_write_tokens"),
+        reasoning_tokens: number(of, "reasoning_tokens"),
+        cost: number(of, "cost"),
     }
 }
 

@@ -5,7 +5,7 @@
 //! the last piece. It is made whole again when there is room.
 //!
 //! Invariants: ordinary writes are refused unless the file is whole and [`MARGIN`] is free beside it, so they never get what was
-//! given; erasing and migrating leave half of the file for revocations.
+//! given; what model calls used may take a quarter of the file; erasing and migrating leave half of it for revocations.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -48,6 +48,8 @@ const MIB: u64 = 1024 * 1024;
 pub(super) enum Priority {
     /// It is refused.
     Ordinary,
+    /// It writes down what was used and has to be paid: it may use a quarter of the reserve.
+    Booking,
     /// It deletes what was erased, which can be much: it may use half of the reserve.
     Erasing,
     /// It protects somebody, or lets the process start: it may use all of the reserve.
@@ -154,6 +156,7 @@ impl Reserve {
         let held = self.held();
         let floor = match priority {
             Priority::Ordinary => return false,
+            Priority::Booking => self.size - self.size / 4,
             Priority::Erasing => self.size / 2,
             Priority::Protective => 0,
         };

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     VERSION_5,
     super::quota::SCHEMA,
     REVOCATIONS,
+    LEARNED,
 ];
 
 const VERSION_1: &str = "
@@ -189,6 +190,18 @@ CREATE TABLE revocations (
 ) STRICT;
 CREATE INDEX revocations_by_end ON revocations (expires_at);
 ";
+
+const LEARNED: &str = "
+-- What was learned of the answers of each tenant's models, as JSON, and when (milliseconds since 1970).
+CREATE TABLE learned (
+    tenant TEXT    NOT NULL,
+    model  TEXT    NOT NULL,
+    known  TEXT    NOT NULL,
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (tenant, model)
+) STRICT, WITHOUT ROWID;
+";
+
 /// Most pages of a limited file that are kept for protective work.
 const RESERVED_PAGES: i64 = 1_024;
 

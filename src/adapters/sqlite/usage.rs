@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::SqliteLog;
 use super::failure::Failure;
+use super::reserve::Priority;
 use uuid::Uuid;
 
 use crate::adapters::unreadable::skip_unreadable;
@@ -19,6 +20,7 @@ use crate::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
     UsageStore, read_open,
 };
+use crate::gateway::limit::LearnedAnswers;
 
 /// Records that are kept before the thread lets others have its processor; a tenth of a millisecond or so.
 const TOGETHER: usize = 16;
@@ -32,7 +34,33 @@ impl UsageStore for SqliteLog {
             add(connection, &entries.ended)?;
             close(connection, &entries.closed)
         };
+        Ok(self.writer.write_as(Priority::Booking, work).await?)
+    }
+
+    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError> {
+        let (tenant, turn) = (scope.tenant().clone(), turn.to_owned());
+        Ok(self
+            .readers
+            .run(move |connection| lost(connection, &tenant, &turn, since))
+            .await?)
+    }
+
+    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+        let (rows, at) = (learned.to_vec(), at.as_millisecond());
+        let work = move |connection: &Connection| {
+            let mut statement = connection
+                .prepare_cached("INSERT OR REPLACE INTO learned (tenant, model, known, at) VALUES (?1, ?2, ?3, ?4)")?;
+            for row in &rows {
+                statement.execute(params![row.tenant.as_str(), row.model, row.known, at])?;
+            }
+            Ok(())
+        };
         Ok(self.writer.write(work).await?)
+    }
+
+    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+        let limit = signed(limit as u64);
+        Ok(self.readers.run(move |connection| learned(connection, limit)).await?)
     }
 
     async fn lose_usage(&self) -> Result<usize, LogError> {
@@ -77,6 +105,7 @@ impl UsageStore for SqliteLog {
         let before = before.as_millisecond();
         let work = move |connection: &Connection| {
             connection.execute("DELETE FROM usage WHERE at < ?1", [before])?;
+            connection.execute("DELETE FROM learned WHERE at < ?1", [before])?;
             Ok(())
         };
         Ok(self.writer.write(work).await?)
@@ -155,6 +184,41 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
     Ok(())
 }
 
+fn lost(connection: &Connection, tenant: &TenantId, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT model, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost
+         FROM usage WHERE tenant = ?1 AND at >= ?2 AND turn = ?3 AND outcome = 'lost' ORDER BY at, id",
+    )?;
+    let rows = statement.query_map(params![tenant.as_str(), since.as_millisecond(), turn], |row| {
+        Ok(LostUsage {
+            model: row.get(0)?,
+            usage: tokens(row, 1)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn learned(connection: &Connection, limit: i64) -> Result<Vec<LearnedAnswers>, Failure> {
+    let mut statement = connection.prepare("SELECT tenant, model, known FROM learned ORDER BY at DESC LIMIT ?1")?;
+    let mut rows = statement.query([limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let tenant: String = row.get(0)?;
+        let tenant = tenant
+            .parse()
+            .map_err(|error| LogError::Corrupt(format!("a tenant: {error}")));
+        let Some(tenant) = skip_unreadable("learned", "what was learned", tenant)? else {
+            continue;
+        };
+        found.push(LearnedAnswers {
+            tenant,
+            model: row.get(1)?,
+            known: row.get(2)?,
+        });
+    }
+    Ok(found)
+}
+
 fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result<Vec<UsageRow>, Failure> {
     let group = match query.group_by {
         GroupBy::Day => "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
@@ -190,14 +254,19 @@ fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
         group: row.get(from)?,
         calls: number(row, from + 1)?,
         cache_hits: number(row, from + 2)?,
-        usage: Usage {
-            prompt_tokens: number(row, from + 3)?,
-            completion_tokens: number(row, from + 4)?,
-            cached_tokens: number(row, from + 5)?,
-            cache_write_tokens: number(row, from + 6)?,
-            reasoning_tokens: number(row, from + 7)?,
-            cost: number(row, from + 8)?,
-        },
+        usage: tokens(row, from + 3)?,
+    })
+}
+
+/// Reads tokens and cost from a column on.
+fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
+    Ok(Usage {
+        prompt_tokens: number(row, from)?,
+        completion_tokens: number(row, from + 1)?,
+        cached_tokens: number(row, from + 2)?,
+        cache_write_tokens: number(row, from + 3)?,
+        reasoning_tokens: number(row, from + 4)?,
+        cost: number(row, from + 5)?,
     })
 }
 

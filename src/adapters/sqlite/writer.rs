@@ -261,7 +261,7 @@ impl Writing {
                     self.reserve.note_refused();
                     work.settle(Err(Failure::Full));
                 }
-                Priority::Erasing | Priority::Protective => self.commit_with_reserve(work),
+                Priority::Booking | Priority::Erasing | Priority::Protective => self.commit_with_reserve(work),
             },
             result => work.settle(result),
         }
@@ -347,7 +347,7 @@ impl Writing {
     fn limit_pages(&self, priority: Priority) -> rusqlite::Result<()> {
         let Some(max) = self.max_pages else { return Ok(()) };
         let pages = match priority {
-            Priority::Ordinary => max.ordinary,
+            Priority::Ordinary | Priority::Booking => max.ordinary,
             Priority::Erasing | Priority::Protective => max.protective,
         };
         self.connection

@@ -1,11 +1,15 @@
 //! The ledger: what every attempt of every call used and cost.
 //!
 //! Written off the way of answers, in batches ([`Ledger`]): a process that is killed loses the records of at most
-//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. What is
-//! under way for longer than [`Ledger::NOTED`] is put down as open; after a death it becomes a record `lost`. Turns are not:
-//! their log knows what was asked. The log of a conversation holds its turns' usage by itself; the ledger is what reports and
-//! budgets are made of.
+//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. What the store
+//! refuses is kept and tried again; when too much waits, no new call begins ([`Ledger::ROOM`]).
+//!
+//! What is under way for longer than [`Ledger::NOTED`] is put down as open, with an estimate that follows it; after a death it becomes
+//! a record `lost`. A turn's call that died earlier is known from its log. The log of a conversation holds its turns' usage by itself;
+//! the ledger is what reports and budgets are made of.
 
+mod backlog;
+mod open;
 mod writer;
 
 use std::collections::HashMap;
@@ -13,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::domain::usage::{LostUsage, NanoUsd, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -22,7 +26,7 @@ use uuid::Uuid;
 
 pub use writer::Ledger;
 
-use super::limit::Subject;
+use super::limit::{LearnedAnswers, Subject};
 
 /// Days for which records are kept.
 pub const KEPT_DAYS: i64 = 400;
@@ -223,12 +227,23 @@ pub fn read_open(text: &str) -> Option<UsageRecord> {
 /// Where the ledger is kept. One suite checks every implementation.
 #[async_trait]
 pub trait UsageStore: Send + Sync {
-    /// Keeps entries; a record whose id is there already is left as it is. May be repeated after an error.
+    /// Keeps entries; a record whose id is there already is left as it is, a note of an open attempt replaces an earlier one. May be
+    /// repeated after an error. On a full disk it may use a part of what is reserved there.
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError>;
 
     /// Makes records of the attempts that are still open. For the start of a process, when nobody can be at work on them.
     /// Returns how many.
     async fn lose_usage(&self) -> Result<usize, LogError>;
+
+    /// Returns what a turn's attempts used that were made records by [`UsageStore::lose_usage`], of those that began at that moment or
+    /// later.
+    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError>;
+
+    /// Keeps what was learned of models' answers, in the place of what was known of the same tenant and model.
+    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError>;
+
+    /// Returns what was learned, the newest first.
+    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError>;
 
     /// Sums up a tenant's records.
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError>;
@@ -239,6 +254,6 @@ pub trait UsageStore: Send + Sync {
     /// Sums up money over all tenants since the beginnings of a day and its month: what budgets begin with.
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError>;
 
-    /// Deletes records from before a moment.
+    /// Deletes records, and what was learned, from before a moment.
     async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError>;
 }

@@ -1,85 +1,92 @@
-//! Takes what attempts used off the way of their answers and stores it.
+//! Takes what attempts used off the way of their answers, and has it stored.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TurnId;
+use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, Ids, LogError};
-use jiff::{SignedDuration, Timestamp};
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
 use metrics::counter;
+use moka::sync::Cache;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Entries, KEPT_DAYS, UsageRecord, UsageStore};
-use crate::gateway::attempt::{Attempted, Lost, Meter};
+use super::backlog::{Backlog, Entry, Waiting};
+use super::open::OpenCalls;
+use super::{UsageRecord, UsageStore};
+use crate::gateway::attempt::{Attempted, Lost, Meter, Outcome};
+use crate::gateway::limit::Learned;
 
-/// Records that may wait for the store. Beyond it they are lost, and counted and logged as lost.
-const QUEUE: usize = 20_000;
-/// Records that are stored without waiting for more. Few: what stores them takes the processor from answers meanwhile.
-const ENOUGH: usize = 128;
-/// Most records that are stored together, where the store is slower than they come.
-const BATCH: usize = 500;
-/// Pause after the store refused.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Notes of calls under way that may wait for the store. Beyond it none are made: each comes again.
+const NOTES: usize = 4_000;
 /// How long the last records may take at the end of the process.
 const LAST: Duration = Duration::from_secs(5);
-/// How often what is too old is deleted.
-const PRUNING: Duration = Duration::from_secs(6 * 60 * 60);
-
 /// How often is looked for what has become worth noting.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
+/// Turns of which it is remembered that an attempt of theirs was let go, and for how long: until the turn is taken up again.
+const LEFT_TURNS: u64 = 10_000;
+const LEFT_FOR: Duration = Duration::from_secs(10 * 60);
+/// Attempts of one turn that are remembered so.
+const LEFT_ATTEMPTS: usize = 32;
 
 /// The ledger's writer.
 pub struct Ledger {
-    entries: Mutex<Option<mpsc::Sender<Entry>>>,
-    open: Mutex<HashMap<Uuid, Open>>,
+    entries: Mutex<Option<mpsc::UnboundedSender<Entry>>>,
+    open: Mutex<OpenCalls>,
+    waiting: Arc<Waiting>,
+    /// What attempts of turns used that were let go before their end.
+    left: Cache<TurnId, Arc<Mutex<Vec<(Timestamp, LostUsage)>>>>,
     task: Mutex<Option<JoinHandle<()>>>,
+    store: Arc<dyn UsageStore>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
-    is_losing: AtomicBool,
-}
-
-/// What goes to the store, in this order for each attempt.
-#[derive(Debug)]
-enum Entry {
-    Begun(UsageRecord),
-    Ended {
-        record: UsageRecord,
-        /// Whether it was put down as begun.
-        was_noted: bool,
-    },
-}
-
-/// An attempt that is under way.
-struct Open {
-    lost: Lost,
-    at: Timestamp,
-    since: Instant,
-    is_noted: bool,
+    is_refusing: AtomicBool,
 }
 
 impl Ledger {
     /// For how long an attempt is under way before it is put down as open.
-    pub const NOTED: Duration = Duration::from_millis(500);
+    pub const NOTED: Duration = OpenCalls::FIRST_LOOK;
 
     /// How long a record may wait before it is stored.
     pub const WINDOW: Duration = Duration::from_millis(200);
 
+    /// Calls under way and records that wait for the store, together. Beyond it no call begins. Each of those that have begun may still
+    /// make a few attempts, whose records are kept too.
+    pub const ROOM: usize = 20_000;
+
     /// Starts to write into `store`.
     pub fn start(store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(write(receiver, store, Arc::clone(&clock)));
+        Self::start_with(store, clock, ids, Learned::default())
+    }
+
+    /// The same, storing what is learned meanwhile too.
+    pub fn start_with(
+        store: Arc<dyn UsageStore>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+        learned: Learned,
+    ) -> Arc<Self> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::<Waiting>::default();
+        let backlog = Backlog::new(Arc::clone(&store), Arc::clone(&clock), learned, Arc::clone(&waiting));
+        let task = tokio::spawn(backlog.run(receiver));
         let ledger = Arc::new(Self {
             entries: Mutex::new(Some(sender)),
             open: Mutex::default(),
+            waiting,
+            left: Cache::builder().max_capacity(LEFT_TURNS).time_to_live(LEFT_FOR).build(),
             task: Mutex::new(Some(task)),
+            store,
             clock,
             ids,
-            is_losing: AtomicBool::new(false),
+            is_refusing: AtomicBool::new(false),
         });
         tokio::spawn(look(Arc::downgrade(&ledger)));
         ledger
@@ -89,67 +96,118 @@ impl Ledger {
     pub async fn close(&self) {
         drop(lock(&self.entries).take());
         let task = lock(&self.task).take();
-        if let Some(task) = task
-            && tokio::time::timeout(LAST, task).await.is_err()
+        if let Some(mut task) = task
+            && tokio::time::timeout(LAST, &mut task).await.is_err()
         {
-            tracing::error!("the last usage records could not be stored in time");
+            task.abort();
+            let records = self.waiting.ended.load(Ordering::Relaxed);
+            counter!("copilotd_usage_records_lost_total").increment(records as u64);
+            tracing::error!(
+                records,
+                "the last usage records could not be stored in time and are lost"
+            );
         }
     }
-}
 
-impl Ledger {
     /// Puts down what has been under way for long enough. Returns whether the ledger is open.
     fn note(&self) -> bool {
         let entries = lock(&self.entries);
         let Some(entries) = entries.as_ref() else { return false };
         // Sent under the lock: what ends now comes after it.
-        for (id, open) in lock(&self.open).iter_mut() {
-            if !open.is_noted && open.since.elapsed() >= Self::NOTED {
-                let mut record = record((open.lost)(), *id, open.at);
-                record.took_ms = milliseconds(open.since.elapsed());
-                open.is_noted = entries.try_send(Entry::Begun(record)).is_ok();
+        lock(&self.open).look(Instant::now(), |record| {
+            if self.waiting.begun.load(Ordering::Relaxed) >= NOTES {
+                return false;
             }
-        }
+            self.waiting.begun.fetch_add(1, Ordering::Relaxed);
+            entries.send(Entry::Begun(record)).is_ok()
+        });
         true
+    }
+
+    /// Remembers what a turn's attempt used that was let go, for a turn that goes on.
+    fn remember_left(&self, at: Timestamp, attempt: &Attempted) {
+        let Some(turn) = attempt.caller.turn.filter(|_| attempt.outcome == Outcome::Left) else {
+            return;
+        };
+        let usage = LostUsage {
+            model: attempt.target.model.clone(),
+            usage: attempt.usage,
+        };
+        let left = self.left.get_with(turn, Arc::default);
+        let mut left = lock(&left);
+        if left.len() < LEFT_ATTEMPTS {
+            left.push((at, usage));
+        }
     }
 }
 
+#[async_trait]
 impl Meter for Ledger {
     fn began(&self, id: Uuid, lost: Lost) {
-        let open = Open {
-            lost,
-            at: self.clock.now(),
-            since: Instant::now(),
-            is_noted: false,
-        };
-        lock(&self.open).insert(id, open);
+        lock(&self.open).insert(id, lost, self.clock.now());
     }
 
     fn attempted(&self, attempt: Attempted) {
-        let open = attempt.id.and_then(|id| lock(&self.open).remove(&id));
-        let was_noted = open.is_some_and(|open| open.is_noted);
-        let id = attempt.id.unwrap_or_else(|| self.ids.uuid());
-        let record = record(attempt, id, self.clock.now());
-        let entry = Entry::Ended { record, was_noted };
+        self.attempted_at(self.clock.now(), attempt);
+    }
+
+    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
+        self.remember_left(at, &attempt);
+        // Under the lock of what is sent: no note comes after its record.
         let entries = lock(&self.entries);
-        let taken = entries.as_ref().is_some_and(|entries| entries.try_send(entry).is_ok());
-        drop(entries);
-        if taken {
-            self.is_losing.store(false, Ordering::Relaxed);
-            return;
+        let was_noted = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
+        let id = attempt.id.unwrap_or_else(|| self.ids.uuid());
+        let record = record(attempt, id, at);
+        self.waiting.ended.fetch_add(1, Ordering::Relaxed);
+        let sent = entries
+            .as_ref()
+            .is_some_and(|entries| entries.send(Entry::Ended { record, was_noted }).is_ok());
+        if !sent {
+            self.waiting.ended.fetch_sub(1, Ordering::Relaxed);
+            // The process ends. What was noted becomes a record at the next start.
+            if !was_noted {
+                counter!("copilotd_usage_records_lost_total").increment(1);
+                tracing::error!("a model call ended after the ledger was closed; its usage record is lost");
+            }
         }
-        // What was noted becomes a record at the next start.
-        if was_noted {
-            return;
+    }
+
+    async fn unreported(
+        &self,
+        scope: &TenantScope,
+        turn: TurnId,
+        since: Timestamp,
+        by_this_process: bool,
+    ) -> Result<Vec<LostUsage>, LogError> {
+        if !by_this_process {
+            return self.store.lost_usage(scope, &turn.to_string(), since).await;
         }
-        counter!("copilotd_usage_records_lost_total").increment(1);
-        if !self.is_losing.swap(true, Ordering::Relaxed) {
-            tracing::error!("usage records are lost: the store has not taken any for too long");
+        let left = self.left.get(&turn);
+        let found = left.map(|left| {
+            let left = lock(&left);
+            let since = left.iter().filter(|(at, _)| *at >= since);
+            since.map(|(_, usage)| usage.clone()).collect()
+        });
+        Ok(found.unwrap_or_default())
+    }
+
+    fn has_room(&self) -> bool {
+        let held = lock(&self.open).len() + self.waiting.ended.load(Ordering::Relaxed);
+        let has_room = held < Self::ROOM;
+        if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
+            match has_room {
+                true => tracing::info!("new model calls are accepted again"),
+                false => tracing::error!(
+                    held,
+                    "too many usage records wait for the store; new model calls are refused until it takes them"
+                ),
+            }
         }
+        has_room
     }
 }
 
-fn record(attempt: Attempted, id: Uuid, at: Timestamp) -> UsageRecord {
+pub(super) fn record(attempt: Attempted, id: Uuid, at: Timestamp) -> UsageRecord {
     UsageRecord {
         id,
         tenant: attempt.caller.scope.tenant().clone(),
@@ -180,7 +238,7 @@ impl fmt::Debug for Ledger {
     }
 }
 
-fn milliseconds(time: Duration) -> u64 {
+pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -196,74 +254,5 @@ async fn look(ledger: Weak<Ledger>) {
         if !is_open {
             return;
         }
-    }
-}
-
-/// Sorts what goes to the store together. What began and ended within it has only ended.
-fn sorted(batch: &mut Vec<Entry>) -> Entries {
-    let mut entries = Entries::default();
-    for entry in batch.drain(..) {
-        match entry {
-            Entry::Begun(record) => entries.begun.push(record),
-            Entry::Ended { record, was_noted } => {
-                if was_noted {
-                    entries.closed.push(record.id);
-                }
-                entries.ended.push(record);
-            }
-        }
-    }
-    if !entries.begun.is_empty() && !entries.closed.is_empty() {
-        let closed: HashSet<Uuid> = entries.closed.iter().copied().collect();
-        let both: HashSet<Uuid> = entries
-            .begun
-            .iter()
-            .map(|record| record.id)
-            .filter(|id| closed.contains(id))
-            .collect();
-        entries.begun.retain(|record| !both.contains(&record.id));
-        entries.closed.retain(|id| !both.contains(id));
-    }
-    entries
-}
-
-async fn write(mut receiver: mpsc::Receiver<Entry>, store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut pruned: Option<Instant> = None;
-    while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        // What comes within the window goes together: one commit for many calls.
-        let deadline = Instant::now() + Ledger::WINDOW;
-        while batch.len() < ENOUGH
-            && let Ok(Some(record)) = tokio::time::timeout_at(deadline, receiver.recv()).await
-        {
-            batch.push(record);
-        }
-        let entries = Arc::new(sorted(&mut batch));
-        let mut said = false;
-        while let Err(error) = store.add_usage(&entries).await {
-            if let LogError::Refused(_) | LogError::Corrupt(_) = error {
-                tracing::error!(%error, records = entries.ended.len(), "the store will not take usage records; they are lost");
-                counter!("copilotd_usage_records_lost_total").increment(entries.ended.len() as u64);
-                break;
-            }
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!(%error, "usage records wait for the store");
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        if pruned.is_none_or(|at| at.elapsed() >= PRUNING) {
-            pruned = Some(Instant::now());
-            let before = clock.now().saturating_sub(SignedDuration::from_hours(24 * KEPT_DAYS));
-            if let Some(error) = prune(&*store, before).await.err() {
-                tracing::warn!(%error, "old usage records could not be deleted");
-            }
-        }
-    }
-}
-
-async fn prune(store: &dyn UsageStore, before: Result<jiff::Timestamp, jiff::Error>) -> Result<(), LogError> {
-    match before {
-        Ok(before) => store.prune_usage(before).await,
-        Err(_) => Ok(()),
     }
 }

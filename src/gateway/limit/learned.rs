@@ -1,14 +1,20 @@
 //! What a model's answers are like, by tenant: how long they are, and how many tokens a byte of prompt makes. Learned from what
-//! was really used, so that a reservation neither strangles a tenant nor lets it run away.
+//! was really used, so that a reservation neither strangles a tenant nor lets it run away, and so that a call whose process died is
+//! accounted for about as it was.
+//!
+//! The ledger stores what changed beside its records, and the next process begins with it. Estimates are never learned from.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::Usage;
 use moka::sync::Cache;
+use serde::{Deserialize, Serialize};
 
 /// Pairs of tenant and model that are remembered.
-const MAX_PAIRS: u64 = 10_000;
+pub const MAX_PAIRS: u64 = 10_000;
 /// Answers before what was learned is believed.
 const MIN_ANSWERS: f64 = 20.0;
 /// Expected of an answer as long as nothing is known of its like.
@@ -22,32 +28,99 @@ const STEPS: usize = 96;
 /// Prompt tokens per thousand bytes, as long as nothing is known: text of any language has fewer.
 const DEFAULT_DENSITY: u64 = 500;
 
+/// Expected of an answer of which nothing is seen before its end, as long as nothing is known of its like: to account for it, not to
+/// reserve.
+const DEFAULT_TYPICAL: u64 = 256;
+/// Bytes that make a token, about, as long as nothing is known.
+const BYTES_PER_TOKEN: f64 = 4.0;
+/// Shortest time by which the speed of an answer is told.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// How many times what is there an answer is expected to grow until it is looked at again: a first piece tells little of the speed.
+const MOST_GROWTH: f64 = 16.0;
+
+type Pair = (TenantId, String);
+
 /// All that was learned. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Learned(Cache<(TenantId, String), Arc<Mutex<Model>>>);
+pub struct Learned {
+    models: Cache<Pair, Arc<Mutex<Model>>>,
+    /// Pairs of which more is known than is stored.
+    changed: Arc<Mutex<HashSet<Pair>>>,
+}
 
-#[derive(Debug, Clone)]
+/// What is known of one tenant's answers of one model. Sums are of the last hundred answers or so.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 struct Model {
-    /// Weight of the answers by length.
-    lengths: [f64; STEPS],
+    /// Weight of the answers by step of their length; steps beyond its end have none.
+    lengths: Vec<f64>,
     answers: f64,
     /// Highest density seen, sinking slowly.
     density: f64,
+    prompt_tokens: f64,
+    prompt_bytes: f64,
+    cached_tokens: f64,
+    completion_tokens: f64,
+    /// Of the answers whose bytes were seen: their tokens, and the bytes.
+    written_tokens: f64,
+    written_bytes: f64,
+    took_ms: f64,
 }
 
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            lengths: [0.0; STEPS],
-            answers: 0.0,
-            density: 0.0,
-        }
-    }
+/// What was learned of one pair, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearnedAnswers {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The model, as the configuration names it.
+    pub model: String,
+    /// What is known, as JSON.
+    pub known: String,
+}
+
+/// An answer that came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended<'a> {
+    /// Bytes of the request.
+    pub prompt_bytes: u64,
+    /// Bytes of the answer, where they were seen.
+    pub written: u64,
+    /// What its provider counted.
+    pub usage: &'a Usage,
+    /// From the request to the end.
+    pub took: Duration,
+}
+
+/// A call under way, as far as it has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Bytes of the request.
+    pub prompt_bytes: u64,
+    /// Bytes of the answer so far.
+    pub written: u64,
+    /// What its provider has said so far.
+    pub reported: Option<Usage>,
+    /// From the request to the first content, if it has come.
+    pub first_content: Option<Duration>,
+    /// From the request until now.
+    pub elapsed: Duration,
+    /// Until it is looked at again: it is expected to die in the middle of that time.
+    pub until_next: Duration,
+    /// Most tokens of one answer, if the request says so.
+    pub max_output: Option<u64>,
+    /// How many answers there will be.
+    pub answers: u64,
+    /// Whether it is worked on unseen: a document, or a model that thinks before it speaks.
+    pub is_unseen: bool,
 }
 
 impl Default for Learned {
     fn default() -> Self {
-        Self(Cache::new(MAX_PAIRS))
+        Self {
+            models: Cache::new(MAX_PAIRS),
+            changed: Arc::default(),
+        }
     }
 }
 
@@ -63,9 +136,8 @@ pub struct Expected {
 impl Learned {
     /// Expects what a prompt of `bytes` and an answer of at most `max_output` tokens will use.
     pub fn expect(&self, tenant: &TenantId, model: &str, bytes: u64, max_output: Option<u64>) -> Expected {
-        let known = self.0.get(&(tenant.clone(), model.to_owned()));
+        let known = self.known(tenant, model);
         let (density, output) = known.map_or((DEFAULT_DENSITY, DEFAULT_OUTPUT), |known| {
-            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
             (known.density(), known.quantile().unwrap_or(DEFAULT_OUTPUT))
         });
         Expected {
@@ -74,33 +146,105 @@ impl Learned {
         }
     }
 
+    /// Estimates what a call will have used that dies before it is looked at again.
+    pub fn estimate(&self, tenant: &TenantId, model: &str, call: &UnderWay) -> Usage {
+        self.known(tenant, model).unwrap_or_default().estimate(call)
+    }
+
+    /// Estimates the answer of a call that died so soon after its beginning that nobody looked at it.
+    pub fn begun_for(&self, tenant: &TenantId, model: &str, time: Duration) -> u64 {
+        self.known(tenant, model).unwrap_or_default().begun_for(time)
+    }
+
     /// Learns from an answer that came to its end.
-    pub fn learn(&self, tenant: &TenantId, model: &str, bytes: u64, usage: &Usage) {
-        let known = self.0.get_with((tenant.clone(), model.to_owned()), Arc::default);
-        known.lock().unwrap_or_else(PoisonError::into_inner).learn(bytes, usage);
+    pub fn learn(&self, tenant: &TenantId, model: &str, ended: Ended<'_>) {
+        let pair = (tenant.clone(), model.to_owned());
+        let known = self.models.get_with(pair.clone(), Arc::default);
+        lock(&known).learn(ended);
+        let mut changed = lock(&self.changed);
+        if (changed.len() as u64) < MAX_PAIRS {
+            changed.insert(pair);
+        }
+    }
+
+    /// Takes what has changed since this was asked last.
+    pub fn take_changed(&self) -> Vec<LearnedAnswers> {
+        let changed = std::mem::take(&mut *lock(&self.changed));
+        let row = |(tenant, model): Pair| {
+            let known = self.known(&tenant, &model)?;
+            let known = serde_json::to_string(&known).ok()?;
+            Some(LearnedAnswers { tenant, model, known })
+        };
+        changed.into_iter().filter_map(row).collect()
+    }
+
+    /// Puts back what could not be stored.
+    pub fn put_back(&self, rows: Vec<LearnedAnswers>) {
+        let pairs = rows.into_iter().map(|row| (row.tenant, row.model));
+        lock(&self.changed).extend(pairs);
+    }
+
+    /// Takes what earlier processes learned. What cannot be read is learned anew.
+    pub fn restore(&self, rows: impl IntoIterator<Item = LearnedAnswers>) {
+        for LearnedAnswers { tenant, model, known } in rows {
+            if let Ok(mut known) = serde_json::from_str::<Model>(&known) {
+                known.lengths.truncate(STEPS);
+                self.models.insert((tenant, model), Arc::new(Mutex::new(known)));
+            }
+        }
+    }
+
+    fn known(&self, tenant: &TenantId, model: &str) -> Option<Model> {
+        let known = self.models.get(&(tenant.clone(), model.to_owned()))?;
+        let known = lock(&known).clone();
+        Some(known)
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "token counts are far below 2^52, and nothing here is negative"
+)]
 impl Model {
-    #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-    fn learn(&mut self, bytes: u64, usage: &Usage) {
+    fn learn(&mut self, ended: Ended<'_>) {
+        let Ended {
+            prompt_bytes,
+            written,
+            usage,
+            took,
+        } = ended;
+        let step = step(usage.completion_tokens);
+        if self.lengths.len() <= step {
+            self.lengths.resize(step + 1, 0.0);
+        }
         for length in &mut self.lengths {
             *length *= DECAY;
         }
-        self.answers = self.answers * DECAY + 1.0;
-        self.lengths[step(usage.completion_tokens)] += 1.0;
-        if bytes > 0 {
-            let density = usage.prompt_tokens as f64 * 1_000.0 / bytes as f64;
+        self.lengths[step] += 1.0;
+        let add = |sum: &mut f64, value: f64| *sum = *sum * DECAY + value;
+        add(&mut self.answers, 1.0);
+        add(&mut self.completion_tokens, usage.completion_tokens as f64);
+        add(&mut self.took_ms, took.as_millis() as f64);
+        if prompt_bytes > 0 {
+            let density = usage.prompt_tokens as f64 * 1_000.0 / prompt_bytes as f64;
             self.density = density.max(self.density * DECAY);
+            add(&mut self.prompt_tokens, usage.prompt_tokens as f64);
+            add(&mut self.prompt_bytes, prompt_bytes as f64);
+            add(&mut self.cached_tokens, usage.cached_tokens as f64);
+        }
+        if written > 0 {
+            add(&mut self.written_tokens, usage.completion_tokens as f64);
+            add(&mut self.written_bytes, written as f64);
         }
     }
 
     /// A margin of a tenth lies on top: a bound that is passed once in a while is settled as debt.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "densities are small and positive"
-    )]
     fn density(&self) -> u64 {
         if self.answers < MIN_ANSWERS {
             return DEFAULT_DENSITY.max(self.density as u64);
@@ -120,6 +264,59 @@ impl Model {
         });
         found.map(upper)
     }
+
+    /// The mean length of an answer.
+    fn typical(&self) -> f64 {
+        ratio(self.completion_tokens, self.answers).unwrap_or(DEFAULT_TYPICAL as f64)
+    }
+
+    /// The part of a typical answer that is written in a time.
+    fn begun_for(&self, time: Duration) -> u64 {
+        let mean = ratio(self.took_ms, self.answers).filter(|mean| *mean > 0.0);
+        let part = mean.map_or(0.0, |mean| (time.as_millis() as f64 / mean).min(1.0));
+        (self.typical() * part).ceil() as u64
+    }
+
+    fn estimate(&self, call: &UnderWay) -> Usage {
+        let reported = call.reported.unwrap_or_default();
+        let per_prompt_byte = ratio(self.prompt_tokens, self.prompt_bytes).unwrap_or(1.0 / BYTES_PER_TOKEN);
+        let (prompt_tokens, cached_tokens) = if reported.prompt_tokens > 0 {
+            (reported.prompt_tokens, reported.cached_tokens)
+        } else {
+            let tokens = (call.prompt_bytes as f64 * per_prompt_byte).ceil();
+            let cached = ratio(self.cached_tokens, self.prompt_tokens).unwrap_or(0.0).min(1.0);
+            (tokens as u64, (tokens * cached) as u64)
+        };
+        let most = call
+            .max_output
+            .map_or(u64::MAX, |most| most.saturating_mul(call.answers.max(1)));
+        Usage {
+            prompt_tokens,
+            cached_tokens,
+            completion_tokens: self.output(call).min(most).max(reported.completion_tokens),
+            ..reported
+        }
+    }
+
+    /// What is there of the answer, and what half of the time until the next look brings at the same speed.
+    fn output(&self, call: &UnderWay) -> u64 {
+        if call.written == 0 {
+            let unseen = self.typical() * call.answers.max(1) as f64;
+            return if call.is_unseen { unseen.ceil() as u64 } else { 0 };
+        }
+        let per_byte = ratio(self.written_tokens, self.written_bytes).unwrap_or(1.0 / BYTES_PER_TOKEN);
+        let so_far = call.written as f64 * per_byte;
+        let writing = call
+            .elapsed
+            .saturating_sub(call.first_content.unwrap_or_default())
+            .max(SHORTEST);
+        let more = so_far * call.until_next.as_secs_f64() / 2.0 / writing.as_secs_f64();
+        (so_far + more.min(so_far * MOST_GROWTH)).ceil() as u64
+    }
+}
+
+fn ratio(part: f64, of: f64) -> Option<f64> {
+    (of > 0.0).then(|| part / of)
 }
 
 /// The step of a length: four to each doubling.
@@ -157,6 +354,128 @@ mod tests {
         }
     }
 
+    /// An answer to 4,000 bytes that took two seconds, at two bytes a token.
+    fn ended(usage: &Usage) -> Ended<'_> {
+        Ended {
+            prompt_bytes: 4_000,
+            written: usage.completion_tokens * 2,
+            usage,
+            took: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn a_call_that_dies_is_estimated_by_how_far_it_had_come() {
+        let (learned, acme) = (Learned::default(), "acme".parse::<TenantId>().unwrap());
+        let second = Duration::from_secs(1);
+        let call = UnderWay {
+            prompt_bytes: 4_000,
+            written: 400,
+            first_content: Some(second),
+            elapsed: 3 * second,
+            until_next: 2 * second,
+            answers: 1,
+            ..UnderWay::default()
+        };
+        let tokens = |call: UnderWay| {
+            let usage = learned.estimate(&acme, "m", &call);
+            (usage.prompt_tokens, usage.completion_tokens)
+        };
+        let document = UnderWay {
+            written: 0,
+            is_unseen: true,
+            ..call
+        };
+        let reported = Some(usage(777, 1));
+        let cases = [
+            ("half of what the next two seconds bring is added", call, (1_000, 150)),
+            (
+                "looked at all the time",
+                UnderWay {
+                    until_next: Duration::ZERO,
+                    ..call
+                },
+                (1_000, 100),
+            ),
+            (
+                "never more than it may have",
+                UnderWay {
+                    max_output: Some(120),
+                    ..call
+                },
+                (1_000, 120),
+            ),
+            (
+                "what its provider said of the prompt",
+                UnderWay { reported, ..call },
+                (777, 150),
+            ),
+            (
+                "nothing has come yet",
+                UnderWay {
+                    written: 0,
+                    first_content: None,
+                    ..call
+                },
+                (1_000, 0),
+            ),
+            ("nothing is seen of a document", document, (1_000, DEFAULT_TYPICAL)),
+            (
+                "nor of an embedding",
+                UnderWay {
+                    max_output: Some(0),
+                    ..document
+                },
+                (1_000, 0),
+            ),
+            (
+                "first piece",
+                UnderWay {
+                    elapsed: second,
+                    until_next: 9 * second,
+                    written: 4,
+                    ..call
+                },
+                (1_000, 17),
+            ),
+        ];
+        for (name, call, expected) in cases {
+            assert_eq!(tokens(call), expected, "{name}");
+        }
+        assert_eq!(learned.begun_for(&acme, "m", second), 0, "nothing is known");
+        // A single answer teaches how long one is, and what a byte makes.
+        learned.learn(&acme, "m", ended(&usage(2_000, 300)));
+        assert_eq!(tokens(call), (2_000, 300));
+        assert_eq!(tokens(document), (2_000, 300));
+        assert_eq!(learned.begun_for(&acme, "m", second), 150);
+        assert_eq!(learned.begun_for(&acme, "m", 9 * second), 300);
+    }
+
+    #[test]
+    fn what_was_learned_survives_its_process() {
+        let (learned, acme) = (Learned::default(), "acme".parse::<TenantId>().unwrap());
+        for n in 0..200 {
+            learned.learn(&acme, "m", ended(&usage(1_000, 80 + n % 40)));
+        }
+        let rows = learned.take_changed();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(learned.take_changed(), []);
+        learned.put_back(rows.clone());
+        assert_eq!(learned.take_changed(), rows);
+        let damaged = LearnedAnswers {
+            known: "{".to_owned(),
+            model: "other".to_owned(),
+            ..rows[0].clone()
+        };
+        let next = Learned::default();
+        next.restore(rows.into_iter().chain([damaged]));
+        let expect = |learned: &Learned, model| learned.expect(&acme, model, 4_000, None);
+        assert_eq!(expect(&next, "m"), expect(&learned, "m"));
+        assert_eq!(expect(&next, "other").output, DEFAULT_OUTPUT);
+        // Nothing of it has to be stored again before there is more.
+        assert_eq!(next.take_changed(), []);
+    }
+
     #[test]
     fn what_is_expected_comes_near_what_is_used() {
         let (learned, tenant) = (Learned::default(), "acme".parse::<TenantId>().unwrap());
@@ -170,7 +489,7 @@ mod tests {
         );
         assert_eq!(expect(Some(100)).output, 100);
         for n in 0..200 {
-            learned.learn(&tenant, "m", 4_000, &usage(1_000, 80 + n % 40));
+            learned.learn(&tenant, "m", ended(&usage(1_000, 80 + n % 40)));
         }
         let known = expect(None);
         assert!((1_000..=1_110).contains(&known.prompt), "{known:?}");
@@ -180,7 +499,7 @@ mod tests {
         assert_eq!(learned.expect(&other, "m", 4_000, None).output, DEFAULT_OUTPUT);
         // A change is followed.
         for _ in 0..300 {
-            learned.learn(&tenant, "m", 4_000, &usage(1_000, 2_000));
+            learned.learn(&tenant, "m", ended(&usage(1_000, 2_000)));
         }
         assert!(expect(None).output >= 2_000);
     }

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub use account::Limits;
 pub use bucket::{MAX_LIMIT, Period};
-pub use learned::Learned;
+pub use learned::{Ended, Learned, LearnedAnswers, MAX_PAIRS, UnderWay};
 pub use local::{LocalLimiter, TenantLimits};
 pub use places::{CallPlace, CallPlaces};
 pub use shared::{Used, exhausted, judge, standings};

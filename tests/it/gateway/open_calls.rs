@@ -44,7 +44,7 @@ async fn a_long_call_is_put_down_as_open_and_a_short_one_only_as_what_it_was() {
     let done = Outcome::Finished(Finish::Stop);
     let pass = async |time| tokio::time::sleep(time).await;
     for id in 1..=3 {
-        ledger.began(Uuid::from_u128(id), Box::new(move || attempt(id, Outcome::Lost)));
+        ledger.began(Uuid::from_u128(id), Box::new(move |_| attempt(id, Outcome::Lost)));
     }
     pass(Ledger::NOTED / 2).await;
     ledger.attempted(attempt(1, done));

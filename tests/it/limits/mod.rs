@@ -21,9 +21,10 @@ use copilotd::gateway::ledger::{
     Entries, Spending, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRow, UsageStore,
 };
 use copilotd::gateway::limit::{
-    Demand, Exceeded, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
+    Demand, Exceeded, LearnedAnswers, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
 };
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -83,6 +84,18 @@ impl UsageStore for Known {
 
     async fn lose_usage(&self) -> Result<usize, LogError> {
         unreachable!("limits end no calls")
+    }
+
+    async fn lost_usage(&self, _: &TenantScope, _: &str, _: Timestamp) -> Result<Vec<LostUsage>, LogError> {
+        unreachable!("limits recover no turns")
+    }
+
+    async fn save_learned(&self, _: &[LearnedAnswers], _: Timestamp) -> Result<(), LogError> {
+        unreachable!("limits write no ledger")
+    }
+
+    async fn learned(&self, _: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+        unreachable!("limits begin with nothing learned")
     }
 
     async fn sum_usage(&self, _: &TenantScope, _: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {

@@ -16,7 +16,6 @@ use tempfile::TempDir;
 
 use crate::support::disk::SmallDisk;
 use crate::support::talk::{Talk, erased, queued, scope, turn, updated};
-use crate::support::usage;
 
 fn is_full<T: std::fmt::Debug>(outcome: Result<T, LogError>) -> bool {
     match outcome {
@@ -209,13 +208,11 @@ async fn a_disk_that_is_full_at_the_start_takes_protective_writes() {
     talk.open(log.as_ref()).await;
 }
 
-/// Everything ordinary that a user, a gateway and an operator may send; all of it is refused.
+/// Everything ordinary that a user and an operator may send; all of it is refused.
 async fn flood(log: &SqliteLog, talk: &mut Talk, texts: usize) {
     for n in 0..texts {
         let text = "x".repeat(1 << (n % 17));
         assert!(is_full(talk.try_write(log, vec![queued(turn(), &text)]).await));
-        let usage = vec![usage::record("2026-11-01T12:00:00Z", "bob", "large", n as u64)];
-        assert!(is_full(log.add_usage(&Arc::new(usage.into())).await));
     }
     assert!(is_full(log.put_key(&key("new", false)).await));
     assert!(is_full(log.probe().await));
@@ -297,7 +294,7 @@ fn downgrade(data: &Path, conversations: usize) {
     connection
         .execute_batch(
             "DROP TRIGGER stored_more; DROP TRIGGER stored_otherwise; DROP TRIGGER stored_less; DROP TABLE stored;
-             DROP TABLE revocations; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
+             DROP TABLE revocations; DROP TABLE learned; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
         )
         .unwrap();
     let mut insert = connection

@@ -9,31 +9,65 @@ use copilotd::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
     UsageStore,
 };
+use copilotd::gateway::limit::LearnedAnswers;
+use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 
 /// See the module.
 #[derive(Default)]
-pub struct MemoryUsage(Mutex<Vec<UsageRecord>>, Mutex<Vec<UsageRecord>>);
+pub struct MemoryUsage {
+    kept: Mutex<Vec<UsageRecord>>,
+    open: Mutex<Vec<UsageRecord>>,
+    learned: Mutex<Vec<(Timestamp, LearnedAnswers)>>,
+    refuses: Mutex<Option<Refuses>>,
+}
+
+/// Tells whether the store refuses entries, and with which error.
+type Refuses = Box<dyn Fn(&Entries) -> Option<LogError> + Send>;
 
 impl MemoryUsage {
+    /// Refuses entries from now on as told.
+    pub fn refuse(&self, refuses: impl Fn(&Entries) -> Option<LogError> + Send + 'static) {
+        *self.refuses.lock().unwrap() = Some(Box::new(refuses));
+    }
+
+    /// Takes everything again.
+    pub fn take_all(&self) {
+        *self.refuses.lock().unwrap() = None;
+    }
+
+    /// What is put down of open attempts.
+    pub fn notes(&self) -> Vec<UsageRecord> {
+        self.open.lock().unwrap().clone()
+    }
+
     /// What became of each attempt.
     pub fn outcomes(&self) -> Vec<String> {
-        let kept = self.0.lock().unwrap();
+        let kept = self.kept.lock().unwrap();
         kept.iter().map(|record| record.outcome.clone()).collect()
     }
 
     /// How many attempts are put down as open.
     pub fn open(&self) -> usize {
-        self.1.lock().unwrap().len()
+        self.open.lock().unwrap().len()
     }
 }
 
 #[async_trait]
 impl UsageStore for MemoryUsage {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
-        let (mut kept, mut open) = (self.0.lock().unwrap(), self.1.lock().unwrap());
+        let refused = self
+            .refuses
+            .lock()
+            .unwrap()
+            .as_ref()
+            .and_then(|refuses| refuses(entries));
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let (mut kept, mut open) = (self.kept.lock().unwrap(), self.open.lock().unwrap());
         for record in &entries.begun {
             open.retain(|known| known.id != record.id);
             open.push(record.clone());
@@ -48,14 +82,41 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn lose_usage(&self) -> Result<usize, LogError> {
-        let ended = std::mem::take(&mut *self.1.lock().unwrap());
+        let ended = std::mem::take(&mut *self.open.lock().unwrap());
         let count = ended.len();
         self.add_usage(&Arc::new(ended.into())).await?;
         Ok(count)
     }
 
+    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError> {
+        let kept = self.kept.lock().unwrap();
+        let of_turn = |record: &&UsageRecord| record.tenant == *scope.tenant() && record.turn.as_deref() == Some(turn);
+        let lost = kept.iter().filter(of_turn);
+        let lost = lost.filter(|record| record.outcome == "lost" && record.at >= since);
+        let usage = |record: &UsageRecord| LostUsage {
+            model: record.model.clone(),
+            usage: record.usage,
+        };
+        Ok(lost.map(usage).collect())
+    }
+
+    async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+        let mut known = self.learned.lock().unwrap();
+        for row in learned {
+            known.retain(|(_, other)| (&other.tenant, &other.model) != (&row.tenant, &row.model));
+            known.push((at, row.clone()));
+        }
+        Ok(())
+    }
+
+    async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError> {
+        let mut known = self.learned.lock().unwrap().clone();
+        known.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Ok(known.into_iter().take(limit).map(|(_, row)| row).collect())
+    }
+
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError> {
-        let kept = self.0.lock().unwrap();
+        let kept = self.kept.lock().unwrap();
         let mut groups: BTreeMap<String, UsageRow> = BTreeMap::new();
         for record in kept
             .iter()
@@ -75,7 +136,7 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError> {
-        let kept = self.0.lock().unwrap();
+        let kept = self.kept.lock().unwrap();
         let mut groups: BTreeMap<(Option<String>, String), UsageRow> = BTreeMap::new();
         let wanted = |record: &&UsageRecord| {
             query.from <= record.at
@@ -97,7 +158,7 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError> {
-        let kept = self.0.lock().unwrap();
+        let kept = self.kept.lock().unwrap();
         let mut found: Vec<Spending> = Vec::new();
         for record in kept.iter().filter(|record| record.at >= month && record.usage.cost > 0) {
             let same = |spending: &&mut Spending| {
@@ -122,7 +183,8 @@ impl UsageStore for MemoryUsage {
     }
 
     async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError> {
-        self.0.lock().unwrap().retain(|record| record.at >= before);
+        self.kept.lock().unwrap().retain(|record| record.at >= before);
+        self.learned.lock().unwrap().retain(|(at, _)| *at >= before);
         Ok(())
     }
 }

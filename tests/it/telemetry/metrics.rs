@@ -144,6 +144,7 @@ async fn counters_are_there_before_anything_has_happened_and_so_are_the_process_
         ("copilotd_actor_deaths_total", vec![("actor", "agent")]),
         ("copilotd_auth_failures_total", vec![("reason", "unknown")]),
         ("copilotd_usage_records_lost_total", vec![]),
+        ("copilotd_usage_records_refused_total", vec![]),
         ("copilotd_gateway_attempts_total", vec![("outcome", "silence")]),
     ] {
         let fits = |sample: &&super::page::Sample| {

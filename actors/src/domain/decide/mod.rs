@@ -178,7 +178,7 @@ impl Conversation {
                 by,
             } => approval::decide(&mut draft, turn, call, decision, reason, by, verdict)?,
             Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
-            Command::Recover => recover::recover(&mut draft),
+            Command::Recover { lost } => recover::recover(&mut draft, lost),
             Command::Pause { unsent, asked } => recover::pause(&mut draft, unsent, asked),
             Command::Resume { under_way } => recover::resume(&mut draft, &under_way),
             Command::ContextAssembled {

@@ -5,12 +5,14 @@ use super::draft::Draft;
 use super::tools::{finish_call, settles_at};
 use crate::domain::content::ToolStatus;
 use crate::domain::doubt::{self, Looked, Next, Sent};
-use crate::domain::event::{Event, FailureCode, RetryMode};
+use crate::domain::event::{Event, FailureCode, LOST_CALL, RetryMode};
 use crate::domain::ids::{CallId, MessageId, TurnId};
 use crate::domain::policy::Repeat;
 use crate::domain::turn::{Call, Pause, Phase, Stage, Turn};
+use crate::domain::usage::LostUsage;
 
-pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
+/// Claims what was under way. What lost model calls used is written down with the claim, so that it is counted exactly once.
+pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<TurnId> {
     draft.start_next();
     // A turn that was started just now has lost nothing.
     if !draft.records.is_empty() {
@@ -22,6 +24,7 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
         // Nothing was under way when it was paused: no attempt is lost.
         Phase::Thinking if turn.pause.as_ref().is_some_and(|pause| !pause.asked) => {
             draft.push(turn.id, Event::TurnResumed {});
+            write_down(draft, turn.id, lost);
         }
         Phase::Thinking => {
             let message_id = MessageId::of_step(turn.id, turn.attempt, turn.step);
@@ -32,6 +35,7 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
                     reason: "recovered".into(),
                 },
             );
+            write_down(draft, turn.id, lost);
             // A turn that only waited for its provider lost nothing: its wait goes on and costs no attempt.
             let wait = turn
                 .waiting
@@ -42,6 +46,11 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
                 draft.fail(turn.id, FailureCode::AttemptsExhausted, message);
                 draft.start_next();
             } else {
+                // What was lost was billed: the retry keeps within the turn's limits like any other step.
+                draft.bound_next_step();
+                if draft.book.turn(turn.id).is_none() {
+                    return Some(turn.id);
+                }
                 let model = draft.policy().model.clone();
                 draft.push(
                     turn.id,
@@ -66,6 +75,20 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
         }
     }
     Some(turn.id)
+}
+
+fn write_down(draft: &mut Draft<'_>, turn: TurnId, lost: Vec<LostUsage>) {
+    for LostUsage { model, usage } in lost {
+        draft.push(
+            turn,
+            Event::ModelFailed {
+                class: LOST_CALL.into(),
+                model,
+                usage,
+                detail: None,
+            },
+        );
+    }
 }
 
 /// Writes down how far a turn had come when its tenant was left out, unless that is known.

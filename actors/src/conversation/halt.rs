@@ -1,0 +1,60 @@
+//! Stopping a turn's work where it is, and what it had used by then.
+
+use jiff::Timestamp;
+
+use super::state::Live;
+use super::{Conversation, State};
+use crate::agent::usage_of_sealed;
+use crate::domain::command::{Halt, Sealed};
+use crate::domain::policy::Policy;
+use crate::domain::usage::{LostUsage, Usage};
+
+impl Conversation {
+    /// Stops the running turn's work where it is: nothing more is shown or sent, and what was is known exactly.
+    pub(super) fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
+        let sealed = state.live.as_ref().map(|live| sealed(live, policy, now));
+        let sealed = sealed.or_else(|| lost(state));
+        let unsent = state
+            .gates
+            .iter()
+            .filter(|(_, gate)| gate.cancel())
+            .map(|(call, _)| *call)
+            .collect();
+        Halt { sealed, unsent }
+    }
+}
+
+/// Seals the open message, and counts what it used by now.
+fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
+    let text = live.message.seal();
+    let mut usage = usage_of_sealed(&text, live.prompt_tokens);
+    usage.cost = policy.prices.at(now).map_or(0, |price| price.cost(&usage));
+    Sealed {
+        at: live.message.at,
+        text,
+        usage,
+    }
+}
+
+/// What the running turn's lost model calls used, as an open message of which nothing is left.
+fn lost(state: &State) -> Option<Sealed> {
+    let mut usage = Usage::default();
+    state.unreported().iter().for_each(|lost| usage += lost.usage);
+    let at = state.core.active()?.present();
+    (usage != Usage::default()).then(|| Sealed {
+        at,
+        text: String::new(),
+        usage,
+    })
+}
+
+/// Seals the message of an agent that died, and notes what its call used: the turn's own usage has to say so too. With the ledger it was
+/// settled when its stream was dropped.
+pub(super) fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp) {
+    let Some(live) = state.live.as_ref().filter(|live| live.prompt_tokens > 0) else {
+        return;
+    };
+    let Sealed { at, usage, .. } = sealed(live, policy, now);
+    let model = policy.model.clone();
+    state.lost_usage = Some((at, vec![LostUsage { model, usage }]));
+}
