@@ -5,6 +5,8 @@
 //! upstream connection. It owns nothing that has to survive. Tool calls go to the connectors, which report to the
 //! conversation themselves.
 
+mod prompt;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::Value;
 use tracing::Instrument as _;
 
-use crate::compute::{self, ComputeError};
+use crate::compute;
 use crate::conversation::{self, ConversationRef};
 use crate::crash;
 use crate::domain::command::{Command, FailureClass, ModelFailure, ModelReply, OutputCheck, Step};
@@ -24,9 +26,8 @@ use crate::domain::content::{Finish, MAX_ANSWER_ARGUMENTS, MAX_ARGUMENTS};
 use crate::domain::event::{GuardAction, GuardStage};
 use crate::domain::guard::{self, Blocked, HoldBack, REDACTED, RuleSet};
 use crate::domain::ids::{ConversationId, TenantId, UserId};
-use crate::domain::memory::{Entry, Memory};
+use crate::domain::memory::Memory;
 use crate::domain::policy::Policy;
-use crate::domain::project::{self, Prompt};
 use crate::domain::schema::describe;
 use crate::domain::screen::Screened;
 use crate::domain::surrogates::without_lone_surrogates;
@@ -37,6 +38,8 @@ use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerd
 use crate::share::{UNMEASURED, metered};
 use crate::shared::{Alive, Shared, jitter, until};
 use crate::tenancy::TenantScope;
+pub(crate) use prompt::count_entries;
+use prompt::fit;
 
 /// Wait before a second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -56,6 +59,8 @@ pub struct Think {
     pub not_before: Option<Timestamp>,
     /// What the model sees.
     pub memory: Memory,
+    /// Whether the turn's prompt was found too long before: then a summary that waits for the next turn is used now.
+    pub is_tight: bool,
     /// How the copilot works.
     pub policy: Arc<Policy>,
     /// Schema that the answer has to satisfy.
@@ -120,6 +125,7 @@ impl Agent {
             at,
             not_before,
             memory,
+            is_tight,
             policy,
             response_schema,
             api_key,
@@ -131,9 +137,8 @@ impl Agent {
         if self.is_held(at) {
             return;
         }
-        let summary_upto_seq = memory.summary.as_ref().map(|summary| summary.upto_seq);
-        let assembled = assemble(self.scope.tenant(), memory, Arc::clone(&policy)).await;
-        let prompt = match assembled {
+        let assembled = fit(self.scope.tenant(), memory, is_tight, &policy).await;
+        let (prompt, summary_upto_seq) = match assembled {
             Ok(prompt) => prompt,
             Err(error) => {
                 let message = format!("the prompt could not be assembled: {error}");
@@ -149,7 +154,7 @@ impl Agent {
                 policy.memory.context_tokens
             );
             let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
-            span.in_scope(|| self.report(Command::ModelFailed { at, failure }, &policy));
+            self.ask_for_room(at, failure);
             return;
         }
         // Assembling may have taken a while.
@@ -206,6 +211,10 @@ impl Agent {
             // Its keys may have gone with its tenant's settings in between: the step is asked once these are fixed.
             Outcome::Unanswered(_) if self.standing() == Standing::LeftOut => {
                 let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+                return;
+            }
+            Outcome::Unanswered(failure) if failure.class == FailureClass::ContextLength => {
+                self.ask_for_room(at, failure);
                 return;
             }
             Outcome::Unanswered(failure) | Outcome::Failed(failure) => {
@@ -400,6 +409,12 @@ impl Agent {
         held
     }
 
+    /// Gives back a step whose prompt is too long. The conversation makes room and asks for it again, or lets it fail.
+    fn ask_for_room(&self, at: Step, failure: ModelFailure) {
+        let failure = Box::new(failure);
+        let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
+    }
+
     fn standing(&self) -> Standing {
         self.shared.ports.policies.standing(&self.scope)
     }
@@ -533,43 +548,6 @@ async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Optio
     compute::run(Some(tenant), cost, look)
         .await
         .unwrap_or_else(|_| Some(UNREADABLE.to_owned()))
-}
-
-/// Assembles the prompt. Messages that were not counted yet are counted first, a slice at a time.
-async fn assemble(tenant: &TenantId, memory: Memory, policy: Arc<Policy>) -> Result<Prompt, ComputeError> {
-    count_entries(tenant, &memory).await?;
-    let summary = memory.summary.as_ref().map_or(0, |summary| summary.text.len());
-    let counted = (policy.instructions.len() + summary) * tokens::COST_PER_BYTE;
-    // The messages were counted; they are written out once more, and what tools said is looked through for marks.
-    let entries = memory.blocks.iter().flat_map(|block| &block.entries);
-    let cost = counted + entries.map(|entry| entry.bytes()).sum::<usize>() * guard::COST_PER_BYTE;
-    compute::run(Some(tenant), cost, move || project::prompt(&memory, &policy)).await
-}
-
-/// Counts the tokens of every message of the window once; each remembers its own.
-pub(crate) async fn count_entries(tenant: &TenantId, memory: &Memory) -> Result<(), ComputeError> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    let entries = memory.blocks.iter().flat_map(|block| &block.entries);
-    for entry in entries {
-        match entry.uncounted_bytes() {
-            0 => continue,
-            uncounted => bytes += uncounted,
-        }
-        batch.push(Arc::clone(entry));
-        if bytes >= compute::SLICE {
-            count_batch(tenant, std::mem::take(&mut batch), std::mem::take(&mut bytes)).await?;
-        }
-    }
-    count_batch(tenant, batch, bytes).await
-}
-
-async fn count_batch(tenant: &TenantId, batch: Vec<Arc<Entry>>, bytes: usize) -> Result<(), ComputeError> {
-    let count = move || {
-        for entry in batch {
-            entry.tokens();
-        }
-    };
-    compute::run(Some(tenant), bytes * tokens::COST_PER_BYTE, count).await
 }
 
 /// Reads an answer that is known to be JSON; on the compute pool when it is long.

@@ -15,7 +15,7 @@ use crate::domain::event::CompressionMethod;
 use crate::domain::guard;
 use crate::domain::ids::{ConversationId, UserId};
 use crate::domain::memory::Memory;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{MemoryPolicy, Policy};
 use crate::domain::prompt::PromptMessage;
 use crate::domain::tokens;
 use crate::domain::usage::Usage;
@@ -38,6 +38,33 @@ pub struct Work {
     pub policy: Arc<Policy>,
     /// Compressions that failed in a row before this one.
     pub failures: u32,
+    pub effort: Effort,
+}
+
+/// How much is done to make the memory smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// What the policy asks for.
+    Usual,
+    /// Everything but the running turn leaves the window: its prompt does not fit. Without a summary it is truncated.
+    Room,
+    /// The same without asking for a summary.
+    Truncate,
+}
+
+impl Work {
+    /// The figures by which it is planned.
+    fn figures(&self) -> MemoryPolicy {
+        let figures = self.policy.memory.clone();
+        match self.effort {
+            Effort::Usual => figures,
+            Effort::Room | Effort::Truncate => MemoryPolicy {
+                trigger_tokens: 0,
+                keep_tokens: 0,
+                ..figures
+            },
+        }
+    }
 }
 
 /// What became of a look at the memory.
@@ -54,7 +81,7 @@ pub enum Outcome {
 /// Compresses the memory if it has to be.
 pub async fn compress(work: Work) -> Outcome {
     // Most windows are so short that there is nothing to count.
-    if work.memory.tokens_at_most() <= work.policy.memory.trigger_tokens {
+    if work.memory.tokens_at_most() <= work.figures().trigger_tokens {
         return Outcome::NotNeeded;
     }
     let plan = match plan(&work).await {
@@ -67,14 +94,17 @@ pub async fn compress(work: Work) -> Outcome {
     };
     let mut usage = Usage::default();
     let mut model = String::new();
-    crash::point("effect.before:summary_request");
-    // A panic of an adapter is a failure like any other.
-    let summarised = AssertUnwindSafe(summarise(&work, &plan, &mut usage, &mut model))
-        .catch_unwind()
-        .await
-        .unwrap_or(None);
-    crash::point("effect.after:summary_request");
-    let truncates = plan.urgent || work.failures + 1 >= PATIENCE;
+    let mut summarised = None;
+    if work.effort != Effort::Truncate {
+        crash::point("effect.before:summary_request");
+        // A panic of an adapter is a failure like any other.
+        summarised = AssertUnwindSafe(summarise(&work, &plan, &mut usage, &mut model))
+            .catch_unwind()
+            .await
+            .unwrap_or(None);
+        crash::point("effect.after:summary_request");
+    }
+    let truncates = plan.urgent || work.effort != Effort::Usual || work.failures + 1 >= PATIENCE;
     let (summary, tokens_after, method) = match settle(&work, &plan, summarised, truncates).await {
         Some(settled) => settled,
         None => {
@@ -105,10 +135,10 @@ pub async fn compress(work: Work) -> Outcome {
 async fn plan(work: &Work) -> Result<Option<Plan>, ComputeError> {
     let tenant = work.scope.tenant();
     count_entries(tenant, &work.memory).await?;
-    let (memory, policy) = (work.memory.clone(), Arc::clone(&work.policy));
+    let (memory, figures) = (work.memory.clone(), work.figures());
     // What leaves is counted once more, to be cut into passes.
     let cost = usize::try_from(memory.tokens_at_most()).unwrap_or(usize::MAX);
-    let plan = move || compression::plan(&memory, &policy.memory);
+    let plan = move || compression::plan(&memory, &figures);
     compute::run(Some(tenant), cost.saturating_mul(tokens::COST_PER_BYTE), plan).await
 }
 

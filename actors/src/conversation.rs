@@ -11,6 +11,7 @@ mod halt;
 mod message;
 mod pause;
 mod rest;
+mod room;
 mod state;
 
 use std::panic::AssertUnwindSafe;
@@ -23,8 +24,7 @@ use ractor::{Actor, ActorProcessingErr, RpcReplyPort, SupervisionEvent};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use crate::agent::usage_of_sealed;
-use crate::compressor::{self, Outcome};
+use crate::compressor::{self, Effort, Outcome};
 use crate::compute;
 use crate::crash;
 use crate::domain::command::{Command, Env, Halt, WhenBusy};
@@ -416,6 +416,10 @@ impl Conversation {
 
     /// Makes the older part of the memory smaller, off the user's path: after a turn.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
+        self.compress_by(me, state, policy, Effort::Usual);
+    }
+
+    fn compress_by(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {
         if state.compression.is_some() {
             // It looks at the memory as it was; one more look follows it.
             state.compress_again = true;
@@ -435,13 +439,15 @@ impl Conversation {
             memory: state.core.memory.clone(),
             policy: Arc::clone(policy),
             failures: state.compression_failures,
+            effort,
         };
-        let me = me.clone();
+        state.compressions += 1;
+        let (me, number) = (me.clone(), state.compressions);
         let task = async move {
             // Whatever breaks in there: a word comes back, or the conversation would wait for it for ever.
             let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
             let outcome = outcome.unwrap_or(Outcome::Failed);
-            let _ = me.cast(Msg::CompressionEnded(outcome));
+            let _ = me.cast(Msg::CompressionEnded { number, outcome });
         };
         let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
         state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
@@ -452,6 +458,8 @@ impl Conversation {
             // Looked at before.
             Msg::StandingChanged => {}
             Msg::StepHeld(step) => self.step_held(me, state, step).await?,
+            Msg::StepTooLarge { at, failure } => self.step_too_large(me, state, at, *failure).await?,
+            Msg::RoomOverdue(at) => self.room_overdue(me, state, at),
             Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
             Msg::Ask { asker, command, reply } => self.ask(me, state, &asker, *command, reply).await?,
             Msg::Screening { asker, command, reply } => {
@@ -467,8 +475,11 @@ impl Conversation {
                 return Ok(());
             }
             Msg::Due(effect) => self.due(me, state, effect).await?,
-            Msg::CompressionEnded(outcome) => {
+            // One that was given up may have ended before it was stopped.
+            Msg::CompressionEnded { number, .. } if number != state.compressions => {}
+            Msg::CompressionEnded { outcome, .. } => {
                 state.compression = None;
+                let is_compressed = matches!(outcome, Outcome::Compressed(_));
                 match outcome {
                     Outcome::NotNeeded => {}
                     Outcome::Failed => state.compression_failures += 1,
@@ -479,6 +490,7 @@ impl Conversation {
                         self.step(me, state, command, None).await?;
                     }
                 }
+                self.room_after(me, state, is_compressed).await?;
                 if state.compress_again {
                     let policy = self.policy(state, &Command::RECOVER);
                     self.compress(me, state, &policy);

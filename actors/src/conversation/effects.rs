@@ -60,6 +60,8 @@ impl Conversation {
             .collect();
         state.gates.retain(|call, _| open.contains(call));
         let active = state.core.active().map(|turn| turn.id);
+        let present = state.core.active().map(Turn::present);
+        state.room.take_if(|room| Some(room.at) != present);
         state.spans.take_if(|spans| Some(spans.turn()) != active);
         if let Some((_, agent)) = state.agent.take_if(|(turn, _)| Some(*turn) != active) {
             // Drops its handler where it stands, and with it the provider's connection.
@@ -154,6 +156,7 @@ impl Conversation {
             at,
             not_before,
             memory: state.core.memory.clone(),
+            is_tight: state.tight == Some(at.turn),
             policy: Arc::clone(policy),
             response_schema: turn.response_schema.clone(),
             api_key: turn.api_key.clone(),

@@ -6,7 +6,7 @@ use ractor::{ActorRef, RpcReplyPort};
 
 use crate::compressor::Outcome;
 use crate::connector::Gate;
-use crate::domain::command::{Command, Step};
+use crate::domain::command::{Command, ModelFailure, Step};
 use crate::domain::decide::Rejection;
 use crate::domain::effects::Effect;
 use crate::domain::event::Record;
@@ -59,6 +59,15 @@ pub enum Msg {
     StandingChanged,
     /// A model step was not asked, because its tenant is left out.
     StepHeld(Step),
+    /// A model step was not answered, because its prompt is too long.
+    StepTooLarge {
+        /// The step.
+        at: Step,
+        /// What it fails with if no room can be made.
+        failure: Box<ModelFailure>,
+    },
+    /// A step has waited for a summary long enough.
+    RoomOverdue(Step),
     /// A connector sends nothing more for a call, because its tenant is left out.
     CallHeld {
         /// The call.
@@ -66,8 +75,13 @@ pub enum Msg {
         /// Its gate, which tells whether it was sent before, and this call from a later one of the same id.
         gate: Arc<Gate>,
     },
-    /// The compression under way came to this.
-    CompressionEnded(Outcome),
+    /// A compression came to its end.
+    CompressionEnded {
+        /// Which one.
+        number: u64,
+        /// What it came to.
+        outcome: Outcome,
+    },
 }
 
 impl Msg {

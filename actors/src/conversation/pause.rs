@@ -53,6 +53,10 @@ impl Conversation {
     async fn pause(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         // A summary that is being made is made again after the next turn.
         state.compression = None;
+        if let Some(room) = state.room.take() {
+            // Nobody asked the model; the step is begun again when the tenant is served.
+            forget_step(state, room.at);
+        }
         if state.retiring || state.core.active().is_none() {
             return Ok(());
         }
@@ -134,8 +138,7 @@ impl Conversation {
         state: &mut State,
         step: Step,
     ) -> Result<(), ActorProcessingErr> {
-        let held = |effect: &Effect| matches!(effect, Effect::CallModel { at, .. } if *at == step);
-        state.running.retain(|effect, _| !held(effect));
+        forget_step(state, step);
         self.run_effects(me, state).await
     }
 
@@ -156,6 +159,12 @@ impl Conversation {
         state.paused = true;
         self.run_effects(me, state).await
     }
+}
+
+/// Notes that nobody works on a model step: it is begun when it is due.
+pub(super) fn forget_step(state: &mut State, step: Step) {
+    let held = |effect: &Effect| matches!(effect, Effect::CallModel { at, .. } if *at == step);
+    state.running.retain(|effect, _| !held(effect));
 }
 
 /// Stops what has not begun, and leaves of `wanted` what may go on while the tenant is left out: work that is under way, and the time

@@ -24,6 +24,7 @@ use crate::tenancy::TenantScope;
 use crate::user_turns::Place;
 
 use super::message::Args;
+use super::room::Room;
 
 /// All that changes.
 pub struct State {
@@ -35,8 +36,16 @@ pub struct State {
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     pub(super) gates: Gates,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
+    /// Number of the last compression that was begun.
+    pub(super) compressions: u64,
     pub(super) compress_again: bool,
     pub(super) compression_failures: u32,
+    /// The step that waits for room in the model's context.
+    pub(super) room: Option<Room>,
+    /// The last step for which a compression was made: none is made twice.
+    pub(super) squeezed: Option<Step>,
+    /// The turn whose prompt is too long without a summary that waits for the next one.
+    pub(super) tight: Option<TurnId>,
     pub(super) snapshot_seq: Seq,
     /// Until then a call that was stopped on its way may still tell how it ended.
     pub(super) late: Option<Timestamp>,
@@ -127,8 +136,12 @@ impl State {
             running: HashMap::new(),
             gates: Gates::default(),
             compression: None,
+            compressions: 0,
             compress_again: false,
             compression_failures: 0,
+            room: None,
+            squeezed: None,
+            tight: None,
             snapshot_seq: 0,
             late: None,
             idle: None,

@@ -343,6 +343,14 @@ impl Memory {
         summary + entries.map(|entry| entry.tokens_at_most()).sum::<u64>()
     }
 
+    /// Returns the memory as the next turn will see it, if a summary waits to take effect: for a prompt that does not fit without.
+    pub fn with_pending(&self) -> Option<Self> {
+        self.pending.as_ref()?;
+        let mut memory = self.clone();
+        memory.adopt();
+        Some(memory)
+    }
+
     /// Lets a pending summary take effect.
     fn adopt(&mut self) {
         let Some(summary) = self.pending.take() else { return };

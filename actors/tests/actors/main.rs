@@ -20,6 +20,7 @@ mod idempotency;
 mod keys;
 mod outages;
 mod pool;
+mod room;
 mod schemas;
 mod standing;
 mod stops;
