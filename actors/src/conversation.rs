@@ -44,7 +44,7 @@ use crate::shared::{Full, Shared, cause};
 use crate::spans::TurnSpans;
 use admission::Known;
 use halt::note_dead_call;
-pub use message::{Accepted, Args, Asked, Asker, ConversationRef, Msg, Refusal, Reply, Screening};
+pub use message::{Accepted, Args, Asked, Asker, Begun, ConversationRef, Msg, Refusal, Reply, Screening};
 pub use state::State;
 
 /// The actor; see the module.
@@ -461,7 +461,15 @@ impl Conversation {
             Msg::StepTooLarge { at, failure } => self.step_too_large(me, state, at, *failure).await?,
             Msg::RoomOverdue(at) => self.room_overdue(me, state, at),
             Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
-            Msg::Ask { asker, command, reply } => self.ask(me, state, &asker, *command, reply).await?,
+            Msg::Ask {
+                asker,
+                command,
+                begun,
+                reply,
+            } => {
+                begun.mark();
+                self.ask(me, state, &asker, *command, reply).await?;
+            }
             Msg::Screening { asker, command, reply } => {
                 let screening = self.receive(state, &asker).await.map(|()| Screening {
                     policy: self.policy(state, &command),

@@ -17,7 +17,9 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReply
 use tokio::time::Instant;
 
 use crate::compute;
-use crate::conversation::{self, Accepted, Args, Asked, Asker, Conversation, ConversationRef, Refusal, Screening};
+use crate::conversation::{
+    self, Accepted, Args, Asked, Asker, Begun, Conversation, ConversationRef, Refusal, Screening,
+};
 use crate::domain::command::Command;
 use crate::domain::ids::{ConversationId, TenantId, TurnId};
 use crate::ports::Standing;
@@ -95,9 +97,10 @@ impl Directory {
         if command.weight() > compute::INLINE_COST {
             return self.ask_heavy(scope, id, asker, command).await;
         }
-        self.ask_again(scope, id, |reply| conversation::Msg::Ask {
+        self.ask_again(scope, id, |reply, begun| conversation::Msg::Ask {
             asker: asker.clone(),
             command: Box::new(Asked::Light(command.clone())),
+            begun,
             reply,
         })
         .await
@@ -113,7 +116,7 @@ impl Directory {
     ) -> Result<Accepted, Refusal> {
         let (cost, command) = (command.weight(), Arc::new(command));
         let Screening { policy, tool } = self
-            .ask_again(scope, id, |reply| conversation::Msg::Screening {
+            .ask_again(scope, id, |reply, _| conversation::Msg::Screening {
                 asker: asker.clone(),
                 command: Arc::clone(&command),
                 reply,
@@ -123,31 +126,41 @@ impl Directory {
         let screened = compute::run(Some(scope.tenant()), cost, screen).await;
         let screened = screened.map_err(|error| {
             tracing::warn!(conversation = %id, %error, "a request could not be checked; it is refused");
-            Refusal::Unavailable
+            Refusal::NotStored
         })?;
-        self.ask_again(scope, id, |reply| conversation::Msg::Ask {
+        self.ask_again(scope, id, |reply, begun| conversation::Msg::Ask {
             asker: asker.clone(),
             command: Box::new(Asked::Screened(screened.clone())),
+            begun,
             reply,
         })
         .await
     }
 
-    /// Asks, and asks once more when the copy was just being let go, or died.
+    /// Asks, and asks once more when the copy was just being let go, or died. A copy that died with the request in its hands may have
+    /// stored it; one that died before, as where the store cannot be read, has not.
     async fn ask_again<T: Send + 'static>(
         &self,
         scope: &TenantScope,
         id: ConversationId,
-        make: impl Fn(RpcReplyPort<Result<T, Refusal>>) -> conversation::Msg + Copy,
+        make: impl Fn(RpcReplyPort<Result<T, Refusal>>, Begun) -> conversation::Msg + Copy,
     ) -> Result<T, Refusal> {
-        match self.call(scope, id, false, make).await {
-            Some(Err(Refusal::Gone)) | None => {}
-            Some(answer) => return answer,
+        let mut is_unknown = false;
+        for again in [false, true] {
+            let begun = Begun::default();
+            match self.call(scope, id, again, |reply| make(reply, begun.clone())).await {
+                // Nothing of it was stored by this copy.
+                Some(Err(Refusal::Gone)) => {}
+                None => is_unknown |= begun.is_marked(),
+                Some(Err(Refusal::NotStored)) if is_unknown => return Err(Refusal::Unavailable),
+                Some(answer) => return answer,
+            }
         }
-        match self.call(scope, id, true, make).await {
-            Some(Err(Refusal::Gone)) | None => Err(Refusal::Unavailable),
-            Some(answer) => answer,
-        }
+        Err(if is_unknown {
+            Refusal::Unavailable
+        } else {
+            Refusal::NotStored
+        })
     }
 
     /// Asks how many turns stand before this one. Does not wake anything.

@@ -35,7 +35,11 @@ impl From<Refusal> for Problem {
                 .detail("the conversation's log is damaged; the server's log says where")
                 .retry(Retry::Never),
             Refusal::LeftOut => left_out(),
-            Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
+            Refusal::Gone | Refusal::NotStored => Self::new(Code::Unavailable)
+                .detail("the conversation cannot be reached at the moment; nothing was stored")
+                .retry(Retry::Safe)
+                .retry_after(Duration::from_secs(2)),
+            Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
         }
@@ -101,6 +105,10 @@ impl From<GatewayError> for Problem {
             _ => Code::Unavailable,
         };
         let mut problem = Self::new(code).detail(error.message);
+        if code == Code::Unavailable {
+            // At the door: nothing was begun.
+            problem = problem.retry(Retry::Safe);
+        }
         if let Some(limit) = &error.limit {
             problem = problem.rate_limit(&rate_limit(limit));
         }
@@ -168,6 +176,55 @@ impl From<LogError> for Problem {
                     .retry(Retry::Safe)
                     .retry_after(Duration::from_secs(2))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry_of(problem: impl Into<Problem>) -> String {
+        let document = problem.into().document("r1");
+        let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+        assert_eq!(document["status"], 503, "{document}");
+        document["retry"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_503_is_safe_to_repeat_where_certainly_nothing_was_stored() {
+        let gateway = |kind| GatewayError::new(kind, "because");
+        let unavailable = || LogError::Unavailable("no answer".to_owned());
+        let cases: Vec<(&str, Problem, &str)> = vec![
+            (
+                "limits cannot be checked",
+                gateway(GatewayErrorKind::LimitsUnavailable).into(),
+                "safe",
+            ),
+            ("no provider", gateway(GatewayErrorKind::Unavailable).into(), "safe"),
+            ("too many turns", Refusal::Full(Full::Node, 1).into(), "safe"),
+            ("disk full", Refusal::Refused { disk_full: true }.into(), "safe"),
+            ("refused", Refusal::Refused { disk_full: false }.into(), "safe"),
+            ("left out", Refusal::LeftOut.into(), "safe"),
+            ("another writer was first", Refusal::Gone.into(), "safe"),
+            ("never looked at", Refusal::NotStored.into(), "safe"),
+            ("an append without an answer", Refusal::Unavailable.into(), "unsafe"),
+            (
+                "schema check",
+                SchemaError::Unavailable("down".to_owned()).into(),
+                "safe",
+            ),
+            ("a read without an answer", unavailable().into(), "safe"),
+            (
+                "a write that was refused",
+                LogError::Refused("full".to_owned()).into(),
+                "safe",
+            ),
+            ("load is shed", Problem::new(Code::Overloaded), "safe"),
+            ("nobody knows", Problem::new(Code::Unavailable), "unsafe"),
+        ];
+        for (name, problem, expected) in cases {
+            assert_eq!(retry_of(problem), expected, "{name}");
         }
     }
 }

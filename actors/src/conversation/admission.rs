@@ -94,5 +94,5 @@ fn used_for(first: &Record) -> Option<&Idempotency> {
 
 fn unavailable(error: LogError) -> Refusal {
     tracing::warn!(%error, "a request was refused: the store could not be read for it");
-    Refusal::Unavailable
+    Refusal::NotStored
 }

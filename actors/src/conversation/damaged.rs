@@ -21,7 +21,7 @@ impl Conversation {
     ) -> Result<(), ActorProcessingErr> {
         let found = match self.owned_header(state, asker).await {
             Ok(found) => found,
-            Err(error) => return refuse(Some(reply), refusal(&error)),
+            Err(error) => return refuse(Some(reply), refusal_of_reading(&error)),
         };
         let Some((mut header, end)) = found else {
             return refuse(Some(reply), Rejection::NotFound.into());
@@ -69,7 +69,7 @@ impl Conversation {
         match self.owned_header(state, asker).await {
             Ok(None) => Rejection::NotFound.into(),
             Ok(Some(_)) => Refusal::Damaged,
-            Err(error) => refusal(&error),
+            Err(error) => refusal_of_reading(&error),
         }
     }
 
@@ -93,5 +93,12 @@ fn refusal(error: &LogError) -> Refusal {
         },
         LogError::Erased => Rejection::NotFound.into(),
         LogError::Conflict(_) | LogError::Unavailable(_) => Refusal::Unavailable,
+    }
+}
+
+fn refusal_of_reading(error: &LogError) -> Refusal {
+    match refusal(error) {
+        Refusal::Unavailable => Refusal::NotStored,
+        other => other,
     }
 }

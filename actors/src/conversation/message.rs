@@ -1,6 +1,7 @@
 //! What a conversation is asked, told and answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
 
@@ -30,6 +31,8 @@ pub enum Msg {
         asker: Asker,
         /// What for.
         command: Box<Asked>,
+        /// Marked when work on it begins: one that was lost before has changed nothing.
+        begun: Begun,
         /// Answered once it is stored or refused.
         reply: RpcReplyPort<Reply>,
     },
@@ -88,6 +91,22 @@ impl Msg {
     /// Wraps a report.
     pub fn report(command: Screened) -> Self {
         Self::Report(Box::new(command))
+    }
+}
+
+/// Whether work on a request has begun. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    /// Notes that it has.
+    pub fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it has.
+    pub fn is_marked(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -161,7 +180,10 @@ pub enum Refusal {
         /// Whether there is no space left.
         disk_full: bool,
     },
-    /// The store cannot take it now. Nothing is known to be stored; asking again with the same key is safe.
+    /// It could not be looked at now, and certainly nothing was stored for it.
+    #[error("the request could not be looked at; nothing was stored")]
+    NotStored,
+    /// Whether it is stored is not known; asking again with the same key is safe.
     #[error("the store is unavailable")]
     Unavailable,
 }

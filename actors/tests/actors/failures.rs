@@ -107,6 +107,8 @@ async fn a_store_that_is_down_for_minutes_loses_nothing_that_was_accepted() {
     let turn = world.submit(id, "hello").await;
     world.log.set_down(true);
     assert_eq!(world.ask(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
+    // Its copy is gone, and no other can be made: of what is asked now certainly nothing is stored.
+    assert_eq!(world.ask(id, rename("y")).await.unwrap_err(), Refusal::NotStored);
     tokio::time::sleep(Duration::from_secs(600)).await;
     world.log.set_down(false);
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));

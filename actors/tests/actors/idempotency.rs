@@ -117,7 +117,7 @@ async fn a_store_that_cannot_be_read_makes_no_second_turn() {
         answered(&world, id, &format!("other {n}")).await;
     }
     world.log.set_down(true);
-    assert_eq!(submit(&world, id, "k", "hi").await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(submit(&world, id, "k", "hi").await.unwrap_err(), Refusal::NotStored);
     world.log.set_down(false);
     world.crash().await;
     world.restart().await;
