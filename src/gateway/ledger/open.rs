@@ -15,7 +15,7 @@ use super::UsageRecord;
 use super::writer::{milliseconds, record};
 use crate::gateway::attempt::Lost;
 
-/// An attempt is put down again only if its estimate has grown by a part of this many.
+/// An attempt is put down again only if what it is expected to use has changed by more than one in so many.
 const WORTH_NOTING: u64 = 10;
 
 /// See the module.
@@ -30,8 +30,8 @@ struct OpenCall {
     lost: Lost,
     at: Timestamp,
     since: Instant,
-    /// What the ledger was told of it last, as one number.
-    noted: Option<u64>,
+    /// Tokens of prompt and answer as the ledger was told last.
+    noted: Option<(u64, u64)>,
 }
 
 impl OpenCalls {
@@ -74,21 +74,14 @@ impl OpenCalls {
             self.due.push(Reverse((now + until_next, id)));
             let mut record = record((call.lost)(until_next), id, call.at);
             record.took_ms = milliseconds(elapsed);
-            let size = size(&record);
+            let (prompt, answer) = (record.usage.prompt_tokens, record.usage.completion_tokens);
+            let has_moved = |now: u64, before: u64| now.abs_diff(before) > before / WORTH_NOTING;
             let is_news = call
                 .noted
-                .is_none_or(|noted| size.abs_diff(noted) > noted / WORTH_NOTING);
+                .is_none_or(|noted| has_moved(prompt, noted.0) || has_moved(answer, noted.1));
             if is_news && put(record) {
-                call.noted = Some(size);
+                call.noted = Some((prompt, answer));
             }
         }
-    }
-}
-
-/// What an estimate weighs: its cost, or its tokens where no price is known.
-fn size(record: &UsageRecord) -> u64 {
-    match record.usage.cost {
-        0 => record.usage.total_tokens(),
-        cost => cost,
     }
 }

@@ -33,6 +33,8 @@ const DEFAULT_DENSITY: u64 = 500;
 const DEFAULT_TYPICAL: u64 = 256;
 /// Bytes that make a token, about, as long as nothing is known.
 const BYTES_PER_TOKEN: f64 = 4.0;
+/// Tokens that a model writes in a second, as long as nothing is known.
+const DEFAULT_SPEED: f64 = 40.0;
 /// Shortest time by which the speed of an answer is told.
 const SHORTEST: Duration = Duration::from_millis(50);
 
@@ -272,8 +274,10 @@ impl Model {
 
     /// The part of a typical answer that is written in a time.
     fn begun_for(&self, time: Duration) -> u64 {
-        let mean = ratio(self.took_ms, self.answers).filter(|mean| *mean > 0.0);
-        let part = mean.map_or(0.0, |mean| (time.as_millis() as f64 / mean).min(1.0));
+        let Some(mean) = ratio(self.took_ms, self.answers).filter(|mean| *mean > 0.0) else {
+            return (time.as_secs_f64() * DEFAULT_SPEED).ceil() as u64;
+        };
+        let part = (time.as_millis() as f64 / mean).min(1.0);
         (self.typical() * part).ceil() as u64
     }
 
@@ -442,7 +446,7 @@ mod tests {
         for (name, call, expected) in cases {
             assert_eq!(tokens(call), expected, "{name}");
         }
-        assert_eq!(learned.begun_for(&acme, "m", second), 0, "nothing is known");
+        assert_eq!(learned.begun_for(&acme, "m", second), 40, "nothing is known");
         // A single answer teaches how long one is, and what a byte makes.
         learned.learn(&acme, "m", ended(&usage(2_000, 300)));
         assert_eq!(tokens(call), (2_000, 300));

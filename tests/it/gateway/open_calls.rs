@@ -1,48 +1,47 @@
-//! What is under way for long stands in the ledger before it ends.
+//! What is under way for long stands in the ledger before it ends, and what the store refuses stands there afterwards.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use copilotd::gateway::call::CacheOutcome;
-use copilotd::gateway::ledger::{Ledger, UsageStore};
-use copilotd::gateway::route::TargetName;
+use copilotd::gateway::body::ChatBody;
+use copilotd::gateway::call::{GatewayCall, GatewayErrorKind, Mode, Purpose};
+use copilotd::gateway::ledger::{Entries, Ledger, UsageStore};
 use copilotd::gateway::{Attempted, Meter, Outcome};
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::fakes::world::CountingIds;
+use copilotd_actors::ports::{DISK_FULL, LogError};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::cache::Still;
-use super::caller;
-use crate::support::usage::MemoryUsage;
+use super::{CLOCKS, Provider, caller, gateway, place, request};
+use crate::support::usage::{MemoryUsage, attempt};
 
-fn attempt(id: u128, outcome: Outcome) -> Attempted {
-    Attempted {
-        id: Some(Uuid::from_u128(id)),
-        caller: Arc::new(caller()),
-        route: "default".into(),
-        target: TargetName {
-            provider: "a".to_owned(),
-            model: "gpt".to_owned(),
-        },
-        key: "a#1".to_owned(),
-        number: 1,
-        model: None,
-        usage: Usage::default(),
-        is_estimated: outcome == Outcome::Lost,
-        outcome,
-        cache: CacheOutcome::Bypass,
-        first_content: None,
-        took: Duration::ZERO,
-    }
+const DONE: Outcome = Outcome::Finished(Finish::Stop);
+
+fn ledger(store: &Arc<MemoryUsage>) -> Arc<Ledger> {
+    Ledger::start(
+        Arc::clone(store) as _,
+        Arc::new(Still),
+        Arc::new(CountingIds::default()),
+    )
+}
+
+fn full(_: &Entries) -> Option<LogError> {
+    Some(LogError::Refused(DISK_FULL.to_owned()))
+}
+
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_call_is_put_down_as_open_and_a_short_one_only_as_what_it_was() {
     let store = Arc::new(MemoryUsage::default());
-    let ledger = Ledger::start(store.clone(), Arc::new(Still), Arc::new(CountingIds::default()));
-    let done = Outcome::Finished(Finish::Stop);
-    let pass = async |time| tokio::time::sleep(time).await;
+    let (ledger, done) = (ledger(&store), DONE);
     for id in 1..=3 {
         ledger.began(Uuid::from_u128(id), Box::new(move |_| attempt(id, Outcome::Lost)));
     }
@@ -57,4 +56,215 @@ async fn a_long_call_is_put_down_as_open_and_a_short_one_only_as_what_it_was() {
     ledger.close().await;
     assert_eq!(store.lose_usage().await.unwrap(), 1);
     assert_eq!(store.outcomes(), ["ok", "ok", "lost"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_down_of_a_call_follows_it() {
+    let store = Arc::new(MemoryUsage::default());
+    let ledger = ledger(&store);
+    let written = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&written);
+    let lost = move |until_next: Duration| {
+        let mut lost = attempt(1, Outcome::Lost);
+        lost.usage.completion_tokens = seen.load(Ordering::Relaxed) + until_next.as_secs();
+        lost
+    };
+    ledger.began(Uuid::from_u128(1), Box::new(lost));
+    let noted = || store.notes().first().map(|record| record.usage.completion_tokens);
+    let begun = store.writes();
+    for second in 1..=64 {
+        written.store(second * 100, Ordering::Relaxed);
+        pass(Duration::from_secs(1)).await;
+        // Never off by more than a look is late: what is noted was true in the last half of its life.
+        let noted = noted().unwrap();
+        assert!((second * 40..=second * 100 + 64).contains(&noted), "{second} {noted}");
+    }
+    let writes = store.writes() - begun;
+    assert!(writes <= 10, "{writes} writes");
+    // What does not move costs nothing.
+    pass(Duration::from_secs(600)).await;
+    let before = store.writes();
+    pass(Duration::from_secs(600)).await;
+    assert_eq!(store.writes(), before);
+    ledger.attempted(attempt(1, DONE));
+    pass(Ledger::WINDOW * 2).await;
+    assert_eq!((store.open(), store.outcomes()), (0, vec!["ok".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_refuses_is_kept_until_it_takes_it() {
+    let errors: [fn() -> LogError; 4] = [
+        || LogError::Refused(DISK_FULL.to_owned()),
+        || LogError::Refused("read-only".to_owned()),
+        || LogError::Corrupt("not a database".to_owned()),
+        || LogError::Unavailable("no answer".to_owned()),
+    ];
+    for error in errors {
+        let store = Arc::new(MemoryUsage::default());
+        store.refuse(move |_| Some(error()));
+        let error = error();
+        let ledger = ledger(&store);
+        for id in 0..700 {
+            ledger.attempted(attempt(id, DONE));
+        }
+        pass(Duration::from_secs(300)).await;
+        assert_eq!(store.outcomes().len(), 0, "{error}");
+        assert!(ledger.has_room());
+        store.take_all();
+        pass(Duration::from_secs(60)).await;
+        assert_eq!(store.outcomes().len(), 700, "{error}");
+        ledger.close().await;
+        assert_eq!(store.outcomes().len(), 700, "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_refused_by_itself_holds_up_no_other_and_is_not_dropped() {
+    let store = Arc::new(MemoryUsage::default());
+    store.refuse(|entries| {
+        let is_bad = entries.ended.iter().any(|record| record.id.as_u128() % 10 == 3);
+        is_bad.then(|| LogError::Refused("constraint".to_owned()))
+    });
+    let ledger = ledger(&store);
+    for id in 0..20 {
+        ledger.attempted(attempt(id, DONE));
+    }
+    pass(Duration::from_secs(5)).await;
+    assert_eq!(store.outcomes().len(), 18);
+    for id in 20..30 {
+        ledger.attempted(attempt(id, DONE));
+    }
+    pass(Duration::from_secs(5)).await;
+    assert_eq!(store.outcomes().len(), 27);
+    store.take_all();
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(store.outcomes().len(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_too_much_waits_no_call_begins_until_the_store_takes_it() {
+    let store = Arc::new(MemoryUsage::default());
+    store.refuse(full);
+    let ledger = ledger(&store);
+    for id in 0..Ledger::ROOM as u128 - 1 {
+        ledger.attempted(attempt(id, DONE));
+    }
+    assert!(ledger.has_room());
+    // One that is under way will have a record, too.
+    ledger.began(Uuid::from_u128(1 << 64), Box::new(|_| attempt(1 << 64, Outcome::Lost)));
+    assert!(!ledger.has_room());
+    store.take_all();
+    pass(Duration::from_secs(60)).await;
+    assert!(ledger.has_room());
+    assert_eq!(store.outcomes().len(), Ledger::ROOM - 1);
+}
+
+/// A ledger without room.
+#[derive(Debug)]
+struct NoRoom;
+
+impl Meter for NoRoom {
+    fn attempted(&self, attempt: Attempted) {
+        panic!("no call was to begin: {attempt:?}");
+    }
+
+    fn has_room(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_could_not_be_accounted_for_asks_no_provider() {
+    let provider = Provider::faulty("text=x").await;
+    let (gateway, _) = gateway(vec![place("a", provider.url())], CLOCKS);
+    let gateway = Arc::into_inner(gateway).unwrap().with_meter(Arc::new(NoRoom));
+    for stream in [false, true] {
+        let error = gateway.chat(request(stream, Mode::Live)).await.unwrap_err();
+        assert_eq!(error.kind, GatewayErrorKind::LimitsUnavailable);
+        assert!(error.retry_after.is_some());
+    }
+    let refused = gateway.admit(&caller()).await.unwrap_err();
+    assert_eq!(refused.kind, GatewayErrorKind::LimitsUnavailable);
+    assert_eq!(provider.seen().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_turn_lost_is_found_again_and_nothing_else() {
+    let store = Arc::new(MemoryUsage::default());
+    let ledger = ledger(&store);
+    let turn = TurnId::new(Uuid::from_u128(9));
+    let of = |id: u128, turn: Option<TurnId>, outcome| {
+        let mut caller = caller();
+        (caller.turn, caller.purpose) = (turn, Purpose::Turn);
+        Attempted {
+            caller: Arc::new(caller),
+            usage: Usage {
+                completion_tokens: id as u64,
+                ..Usage::default()
+            },
+            ..attempt(id, outcome)
+        }
+    };
+    let other = Some(TurnId::new(Uuid::from_u128(8)));
+    for (id, turn) in [(1, Some(turn)), (2, other), (3, None)] {
+        ledger.began(Uuid::from_u128(id), Box::new(move |_| of(id, turn, Outcome::Lost)));
+    }
+    ledger.attempted(of(4, Some(turn), DONE));
+    ledger.attempted(of(5, Some(turn), Outcome::Left));
+    pass(Duration::from_secs(1)).await;
+    ledger.close().await;
+    store.lose_usage().await.unwrap();
+    let now = copilotd_actors::ports::Clock::now(&Still);
+    let scope = caller().scope;
+    let found = async |ledger: &Ledger, by_this_process| {
+        let found = ledger.unreported(&scope, turn, now, by_this_process).await.unwrap();
+        found
+            .iter()
+            .map(|lost| lost.usage.completion_tokens)
+            .collect::<Vec<_>>()
+    };
+    // What this process let go, it knows; what an earlier one did not live to tell, the store knows.
+    assert_eq!(found(&ledger, true).await, [5]);
+    let next = self::ledger(&store);
+    assert_eq!(found(&next, true).await, [0_u64; 0]);
+    assert_eq!(found(&next, false).await, [1]);
+}
+
+#[tokio::test]
+async fn a_call_is_put_down_on_the_target_that_was_asked() {
+    let slow = Provider::start().await;
+    let places = vec![place("dead", super::refusing().await), place("alive", slow.url())];
+    let (gateway, _) = gateway(places, CLOCKS);
+    let store = Arc::new(MemoryUsage::default());
+    let gateway = Arc::into_inner(gateway).unwrap().with_meter(ledger(&store));
+    let prompt = "Count. [[sim tokens=2000 pace_ms=10]]";
+    let body = json!({"model": "default", "messages": [{"role": "user", "content": prompt}], "stream": true});
+    let call = GatewayCall {
+        body: ChatBody::from_value(&body).unwrap(),
+        ..request(true, Mode::Live)
+    };
+    let reply = gateway.chat(call).await.unwrap();
+    let seen = async {
+        // The first note may be of a moment before the first piece.
+        while store.notes().iter().all(|record| record.usage.completion_tokens == 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), async {
+        let drained = async {
+            if let copilotd::gateway::call::Answer::Stream(mut pieces) = reply.answer {
+                while futures::StreamExt::next(&mut pieces).await.is_some() {}
+            }
+        };
+        tokio::select! { () = seen => {}, () = drained => panic!("it ended before it was put down") }
+    })
+    .await
+    .unwrap();
+    let notes = store.notes();
+    let targets: Vec<_> = notes
+        .iter()
+        .map(|record| (record.provider.as_str(), record.outcome.as_str()))
+        .collect();
+    assert_eq!(targets, [("alive", "lost")]);
+    assert!(notes[0].is_estimated && notes[0].usage.prompt_tokens > 0);
 }

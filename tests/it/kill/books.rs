@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use rusqlite::OpenFlags;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::live::client::Client;
 use crate::support::live::reader::Reader;
 use crate::support::live::server::{Server, Store};
+use crate::support::live::transcript::Transcript;
 use crate::support::live::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,4 +85,127 @@ async fn a_call_of_the_endpoint_that_died_with_the_process_has_a_record() {
                 (completion_tokens > 0) || ' ' || user, ', ') FROM (SELECT * FROM usage ORDER BY at)";
     let rows: String = read(&server.data, lost);
     assert_eq!(rows, "ok endpoint 0 1 1 ada, lost endpoint 1 1 1 ada");
+}
+
+/// What the ledger has of calls that died: their number, and the tokens of prompts and answers.
+fn lost(data: &Path, purpose: &str) -> (u64, u64, u64) {
+    let column = |what: &str| {
+        let query = format!("SELECT {what} FROM usage WHERE outcome = 'lost' AND purpose = '{purpose}'");
+        read::<u64>(data, &query)
+    };
+    let (prompt, completion) = ("coalesce(sum(prompt_tokens), 0)", "coalesce(sum(completion_tokens), 0)");
+    (column("count(*)"), column(prompt), column(completion))
+}
+
+/// How many tokens of an answer came before its server was killed; the simulator counts four characters as one.
+async fn received(mut answer: reqwest::Response) -> u64 {
+    let mut text = String::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    let content = |line: &str| -> Option<usize> {
+        let chunk: Value = serde_json::from_str(line.strip_prefix("data: ")?).ok()?;
+        Some(chunk["choices"][0]["delta"]["content"].as_str()?.chars().count())
+    };
+    text.lines().filter_map(content).sum::<usize>().div_ceil(4) as u64
+}
+
+/// Many calls of every length are killed together: what is booked of them is close to what they used.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_calls_are_booked_for_about_what_they_used() {
+    let scratch = tempfile::TempDir::new().unwrap();
+    let world = World::start(scratch.path()).await;
+    let mut server = Server::new(&world, Store::Sqlite);
+    server.start(&[]).await;
+    let client = Client::new(server.address(), "ada");
+    let conversations = {
+        let mut made = Vec::new();
+        for n in 0..8 {
+            made.push(client.conversation("support", &format!("many-{n}")).await);
+        }
+        made
+    };
+    let mut real = Used::default();
+    // Young, older and old ones: each life ends at another moment.
+    for (life, wait_ms) in [(0, 900), (1, 2_300), (2, 4_100)] {
+        let mut calls = tokio::task::JoinSet::new();
+        let mut turns = Vec::new();
+        for n in 0..8_u64 {
+            // The slowest says 16 words a second, the fastest 125.
+            let pace = 8 + 7 * n;
+            let prompt = format!(
+                "{} [[sim tokens=4000 pace_ms={pace}]]",
+                "Please count. ".repeat(10 * n as usize)
+            );
+            let messages = json!([{ "role": "user", "content": &prompt }]);
+            let body = json!({ "model": "default", "stream": true, "messages": messages });
+            let asked = client.request(Method::POST, "/v1/chat/completions").await.json(&body);
+            calls.spawn(received(asked.send().await.unwrap()));
+            let (conversation, key) = (&conversations[n as usize], format!("many-{life}-{n}"));
+            let turn = client.submit(conversation, &key, &json!({ "input": prompt })).await;
+            let reader = Reader::open(&client, format!("/v1/turns/{turn}/events"));
+            turns.push((turn, reader));
+        }
+        for (_, reader) in &turns {
+            reader.until("text", |seen| seen.open_bytes() > 0).await;
+        }
+        // Not for something to happen: the moment of the kill is what is tested.
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        let prompts = prompts(&world).await;
+        server.kill().await;
+        for (_, reader) in &turns {
+            real.turns += (reader.look(Transcript::open_bytes) as u64).div_ceil(4);
+        }
+        for tokens in calls.join_all().await {
+            real.calls += tokens;
+        }
+        real.prompts += prompts;
+        server.start(&[]).await;
+        for (turn, _) in &turns {
+            let (status, _) = client
+                .post(&format!("/v1/turns/{turn}/cancel"), "cancel", &json!({}))
+                .await;
+            assert_eq!(status, 202);
+            let turn = client.turn(turn).await;
+            // What was lost is the turn's own, too.
+            assert!(turn["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{turn}");
+        }
+        world.post(&world.openai, "reset", &json!({})).await;
+        world
+            .post(&world.openai, "knobs", &json!({"first_ms": 30, "pace_ms": 10}))
+            .await;
+    }
+    server.terminate().await;
+    assert_eq!(server.ended().await, 0);
+    let (calls, turns) = (lost(&server.data, "endpoint"), lost(&server.data, "turn"));
+    assert_eq!((calls.0, turns.0), (24, 24), "every call that died is booked once");
+    let close = |what: &str, booked: u64, real: u64| {
+        let ratio = booked as f64 / real as f64;
+        println!("{what}: {booked} booked, {real} used: {ratio:.2}");
+        assert!(
+            (0.7..=1.5).contains(&ratio),
+            "{what}: {booked} booked, {real} used: {ratio:.2}"
+        );
+    };
+    close("answers of calls", calls.2, real.calls);
+    close("answers of turns", turns.2, real.turns);
+    close("prompts", calls.1 + turns.1, real.prompts);
+}
+
+/// Tokens that were really used.
+#[derive(Default)]
+struct Used {
+    calls: u64,
+    turns: u64,
+    prompts: u64,
+}
+
+/// Tokens of the prompts that the provider has received.
+async fn prompts(world: &World) -> u64 {
+    let state = world.state(&world.openai).await;
+    let requests = state["last_requests"].as_array().unwrap();
+    requests
+        .iter()
+        .map(|request| request["prompt_tokens"].as_u64().unwrap())
+        .sum()
 }

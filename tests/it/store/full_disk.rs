@@ -6,16 +6,19 @@ use std::sync::Arc;
 use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use copilotd::audit::{Action, AuditKey, AuditLog, Entry};
 use copilotd::config::KeyHash;
-use copilotd::gateway::ledger::UsageStore as _;
+use copilotd::gateway::ledger::{GroupBy, Ledger, UsageQuery, UsageStore as _};
+use copilotd::gateway::{Meter as _, Outcome};
 use copilotd::scopes::Scopes;
 use copilotd::tenants::{StoredKey, StoredTenant, TenantStatus, TenantStore as _};
-use copilotd_actors::fakes::world::PausedClock;
+use copilotd_actors::domain::content::Finish;
+use copilotd_actors::fakes::world::{CountingIds, PausedClock};
 use copilotd_actors::ports::{EventLog, LogError};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::support::disk::SmallDisk;
 use crate::support::talk::{Talk, erased, queued, scope, turn, updated};
+use crate::support::usage::attempt;
 
 fn is_full<T: std::fmt::Debug>(outcome: Result<T, LogError>) -> bool {
     match outcome {
@@ -357,4 +360,64 @@ async fn a_disk_without_a_byte_for_a_new_database_says_so() {
     let error = SqliteLog::open(&data).unwrap_err();
     let told = error.to_string();
     assert!(told.contains("full") && told.contains("free some space"), "{told}");
+}
+
+async fn calls(log: &SqliteLog) -> u64 {
+    let query = UsageQuery {
+        from: Timestamp::UNIX_EPOCH,
+        to: "2100-01-01T00:00:00Z".parse().unwrap(),
+        group_by: GroupBy::User,
+        limit: 10,
+    };
+    let rows = log.sum_usage(&scope("acme"), &query).await.unwrap();
+    rows.iter().map(|row| row.calls).sum()
+}
+
+/// Waits until so many calls stand in the ledger.
+async fn booked(log: &SqliteLog, wanted: u64) {
+    let all = async {
+        while calls(log).await != wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(60), all).await;
+    assert!(waited.is_ok(), "{} of {wanted} calls are booked", calls(log).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_calls_used_on_a_full_disk_is_booked_and_leaves_the_reserve_to_others() {
+    let Some(disk) = SmallDisk::new(40) else { return };
+    let data = disk.path().join("data");
+    let open = || Arc::new(SqliteLog::open(&data).unwrap());
+    let log = open();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(log.as_ref()).await;
+    disk.fill();
+    let start = |log: &Arc<SqliteLog>| {
+        let clock = Arc::new(PausedClock::default());
+        Ledger::start(Arc::clone(log) as _, clock, Arc::new(CountingIds::default()))
+    };
+    // Those of a usual outage are stored at once: a part of the reserve is for them.
+    let ledger = start(&log);
+    for id in 0..200 {
+        ledger.attempted(attempt(id, Outcome::Finished(Finish::Stop)));
+    }
+    booked(&log, 200).await;
+    // Far more than that part takes: the rest waits in memory, and what protects somebody works.
+    let many = 12_000;
+    for id in 200..many {
+        ledger.attempted(attempt(id, Outcome::Finished(Finish::Stop)));
+    }
+    protect(&log, 20).await;
+    assert!(is_full(talk.try_write(log.as_ref(), vec![updated("x")]).await));
+    assert!(reserve(&data) >= RESERVE / 4, "{}", reserve(&data));
+    assert!(ledger.has_room());
+    disk.empty();
+    log.probe().await.unwrap();
+    booked(&log, u64::try_from(many).unwrap()).await;
+    ledger.close().await;
+    drop(ledger);
+    assert_eq!(reserve(&data), RESERVE);
+    Arc::into_inner(log).unwrap().close().await;
+    assert_eq!(calls(&open()).await, u64::try_from(many).unwrap());
 }

@@ -6,6 +6,7 @@ use copilotd::adapters::sqlite::SqliteLog;
 use copilotd::gateway::ledger::{
     Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
 };
+use copilotd::gateway::limit::LearnedAnswers;
 use copilotd_actors::domain::usage::Usage;
 use tempfile::TempDir;
 
@@ -180,7 +181,14 @@ async fn open_calls(store: &dyn UsageStore) {
     };
     let (ends, dies) = (lost("ada"), lost("bob"));
     let begun = Entries {
-        begun: vec![ends.clone(), dies],
+        begun: vec![ends.clone(), dies.clone()],
+        ..Entries::default()
+    };
+    // What is put down of one that is still under way follows it.
+    let mut grown = dies.clone();
+    (grown.usage.completion_tokens, grown.turn) = (77, Some("turn_1".to_owned()));
+    let later = Entries {
+        begun: vec![grown],
         ..Entries::default()
     };
     let mut end = ends;
@@ -191,7 +199,7 @@ async fn open_calls(store: &dyn UsageStore) {
         ..Entries::default()
     };
     // Each is told again, as after an error that hid a success.
-    for entries in [&begun, &begun, &ended, &ended] {
+    for entries in [&begun, &begun, &later, &later, &ended, &ended] {
         store.add_usage(&Arc::new(entries.clone())).await.unwrap();
     }
     let users = async || {
@@ -212,11 +220,46 @@ async fn open_calls(store: &dyn UsageStore) {
     assert_eq!(store.lose_usage().await.unwrap(), 1);
     assert_eq!(store.lose_usage().await.unwrap(), 0);
     assert_eq!(users().await, [("ada".to_owned(), 1), ("bob".to_owned(), 1)]);
+    let found = async |tenant: &str, turn: &str, since: &str| {
+        let lost = store
+            .lost_usage(&scope(tenant), turn, since.parse().unwrap())
+            .await
+            .unwrap();
+        let used = lost
+            .iter()
+            .map(|lost| (lost.model.clone(), lost.usage.completion_tokens));
+        used.collect::<Vec<_>>()
+    };
+    assert_eq!(found("acme", "turn_1", at).await, [("large".to_owned(), 77)]);
+    assert_eq!(found("acme", "turn_2", at).await, []);
+    assert_eq!(found("globex", "turn_1", at).await, []);
+    assert_eq!(found("acme", "turn_1", "2026-12-01T10:00:00.001Z").await, []);
+}
+
+/// What was learned is kept by tenant and model, the newest first, for as long as records are.
+async fn learned(store: &dyn UsageStore) {
+    let row = |tenant: &str, model: &str, known: &str| LearnedAnswers {
+        tenant: tenant.parse().unwrap(),
+        model: model.to_owned(),
+        known: known.to_owned(),
+    };
+    let at = |day: u8| format!("2026-12-{day:02}T00:00:00Z").parse().unwrap();
+    let (old, new) = (row("acme", "a/b", "{}"), row("acme", "a/b", r#"{"answers":1.0}"#));
+    let (small, other) = (row("acme", "small", "{}"), row("globex", "a/b", "{}"));
+    store.save_learned(&[old, small.clone()], at(1)).await.unwrap();
+    store.save_learned(std::slice::from_ref(&new), at(3)).await.unwrap();
+    store.save_learned(std::slice::from_ref(&other), at(2)).await.unwrap();
+    let all = async |limit| store.learned(limit).await.unwrap();
+    assert_eq!(all(10).await, [new.clone(), other.clone(), small]);
+    assert_eq!(all(1).await, [new.clone()]);
+    store.prune_usage(at(2)).await.unwrap();
+    assert_eq!(all(10).await, [new, other]);
 }
 
 #[tokio::test]
 async fn in_memory() {
     open_calls(&MemoryUsage::default()).await;
+    learned(&MemoryUsage::default()).await;
     contract(&MemoryUsage::default()).await;
 }
 
@@ -237,6 +280,7 @@ async fn on_sqlite() {
         .unwrap();
     assert_eq!(spent.len(), 3);
     open_calls(&store).await;
+    learned(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -245,6 +289,7 @@ async fn on_mongodb() {
         let store = Arc::new(database.connect().await.unwrap());
         contract(&*store).await;
         open_calls(&*store).await;
+        learned(&*store).await;
         // Killed between a record and the end of its open call.
         let open = record("2026-12-03T10:00:00Z", "eve", "large", 7);
         let both = Entries {

@@ -3,17 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd::gateway::call::CacheOutcome;
 use copilotd::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
     UsageStore,
 };
 use copilotd::gateway::limit::LearnedAnswers;
-use copilotd_actors::domain::usage::LostUsage;
+use copilotd::gateway::route::TargetName;
+use copilotd::gateway::{Attempted, Outcome};
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::gateway::caller;
 
 /// See the module.
 #[derive(Default)]
@@ -22,6 +29,7 @@ pub struct MemoryUsage {
     open: Mutex<Vec<UsageRecord>>,
     learned: Mutex<Vec<(Timestamp, LearnedAnswers)>>,
     refuses: Mutex<Option<Refuses>>,
+    writes: Mutex<usize>,
 }
 
 /// Tells whether the store refuses entries, and with which error.
@@ -36,6 +44,11 @@ impl MemoryUsage {
     /// Takes everything again.
     pub fn take_all(&self) {
         *self.refuses.lock().unwrap() = None;
+    }
+
+    /// How often something was stored.
+    pub fn writes(&self) -> usize {
+        *self.writes.lock().unwrap()
     }
 
     /// What is put down of open attempts.
@@ -67,6 +80,7 @@ impl UsageStore for MemoryUsage {
         if let Some(error) = refused {
             return Err(error);
         }
+        *self.writes.lock().unwrap() += 1;
         let (mut kept, mut open) = (self.kept.lock().unwrap(), self.open.lock().unwrap());
         for record in &entries.begun {
             open.retain(|known| known.id != record.id);
@@ -229,5 +243,27 @@ pub fn record(at: &str, user: &str, model: &str, cost: u64) -> UsageRecord {
         outcome: "ok".to_owned(),
         first_content_ms: Some(12),
         took_ms: 345,
+    }
+}
+
+/// An attempt of the endpoint's, of which nothing was used.
+pub fn attempt(id: u128, outcome: Outcome) -> Attempted {
+    Attempted {
+        id: Some(Uuid::from_u128(id)),
+        caller: Arc::new(caller()),
+        route: "default".into(),
+        target: TargetName {
+            provider: "a".to_owned(),
+            model: "gpt".to_owned(),
+        },
+        key: "a#1".to_owned(),
+        number: 1,
+        model: None,
+        usage: Usage::default(),
+        is_estimated: outcome == Outcome::Lost,
+        outcome,
+        cache: CacheOutcome::Bypass,
+        first_content: None,
+        took: Duration::ZERO,
     }
 }
