@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::{LogError, ModelError, ModelEvent};
 use copilotd_actors::tenancy::TenantScope;
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::call::{CacheOutcome, Caller};
+use super::ledger::Unreported;
 use super::limit::{Ended, Reservation, UnderWay};
 use super::limits::Limits;
 use super::progress::Progress;
@@ -47,16 +47,14 @@ pub trait Meter: Send + Sync + fmt::Debug {
         self.attempted(attempt);
     }
 
-    /// Returns what a turn's attempts used since a moment that ended without a report: those that died with an earlier process, or, if
-    /// so, those that this process let go.
+    /// Returns what attempts of a turn used of which its log may not know: those of earlier processes, or, if so, of this one.
     async fn unreported(
         &self,
         scope: &TenantScope,
-        turn: TurnId,
-        since: Timestamp,
+        of: &Unreported,
         by_this_process: bool,
     ) -> Result<Vec<LostUsage>, LogError> {
-        let _ = (scope, turn, since, by_this_process);
+        let _ = (scope, of, by_this_process);
         Ok(Vec::new())
     }
 

@@ -19,6 +19,7 @@ use super::attempt::{Attempted, Outcome};
 use super::body::ChatBody;
 use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
 use super::drive::{Ask, Got};
+use super::ledger::Unreported;
 use super::limit::{Demand, Lease, Spent, Subject};
 use super::limits::Prompt;
 use super::plan::Needs;
@@ -28,10 +29,13 @@ use crate::adapters::openai;
 #[async_trait]
 impl Model for Gateway {
     async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
-        let asked_at = call.prompt.map(|prompt| prompt.at).filter(|_| call.is_settled);
         if let Some(meter) = &self.planner.meter {
-            let since = asked_at.unwrap_or(call.began_at);
-            let found = meter.unreported(&call.scope, call.turn, since, call.is_settled).await?;
+            let of = Unreported {
+                turn: call.turn,
+                began_at: call.began_at,
+                asked_at: call.prompt.map(|prompt| prompt.at),
+            };
+            let found = meter.unreported(&call.scope, &of, call.is_settled).await?;
             if !found.is_empty() {
                 return Ok(found);
             }

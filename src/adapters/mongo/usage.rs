@@ -17,8 +17,8 @@ use super::MongoLog;
 use super::failure::Failure;
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
-    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
-    UsageStore, read_open,
+    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
+    UsageRecord, UsageRow, UsageStore, read_open,
 };
 use crate::gateway::limit::LearnedAnswers;
 
@@ -35,9 +35,14 @@ impl UsageStore for MongoLog {
         Ok(self.close_calls(entries.closed.iter().map(uuid).collect()).await?)
     }
 
-    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError> {
+    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+        let mut which = vec![doc! { "outcome": "lost" }];
+        which.extend(of.asked_at.map(|asked_at| doc! { "at": { "$gte": date(asked_at) } }));
         let filter = doc! {
-            "tenant": scope.tenant().as_str(), "at": { "$gte": date(since) }, "turn": turn, "outcome": "lost",
+            "tenant": scope.tenant().as_str(),
+            "at": { "$gte": date(of.began_at) },
+            "turn": of.turn.to_string(),
+            "$or": which,
         };
         let found = async {
             let found = self.collections.usage.find(filter).sort(doc! { "at": 1, "_id": 1 });
@@ -48,7 +53,8 @@ impl UsageStore for MongoLog {
             model: document.get_str("model").unwrap_or_default().to_owned(),
             usage: tokens(document),
         };
-        Ok(found.iter().map(lost).collect())
+        let used = found.iter().map(lost);
+        Ok(used.filter(|lost| lost.usage.total_tokens() > 0).collect())
     }
 
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {

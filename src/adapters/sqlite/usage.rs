@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
-    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
-    UsageStore, read_open,
+    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
+    UsageRecord, UsageRow, UsageStore, read_open,
 };
 use crate::gateway::limit::LearnedAnswers;
 
@@ -37,11 +37,11 @@ impl UsageStore for SqliteLog {
         Ok(self.writer.write_as(Priority::Booking, work).await?)
     }
 
-    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError> {
-        let (tenant, turn) = (scope.tenant().clone(), turn.to_owned());
+    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+        let (tenant, of) = (scope.tenant().clone(), *of);
         Ok(self
             .readers
-            .run(move |connection| lost(connection, &tenant, &turn, since))
+            .run(move |connection| unreported(connection, &tenant, &of))
             .await?)
     }
 
@@ -184,17 +184,29 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
     Ok(())
 }
 
-fn lost(connection: &Connection, tenant: &TenantId, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, Failure> {
+fn unreported(connection: &Connection, tenant: &TenantId, of: &Unreported) -> Result<Vec<LostUsage>, Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT model, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost
-         FROM usage WHERE tenant = ?1 AND at >= ?2 AND turn = ?3 AND outcome = 'lost' ORDER BY at, id",
+         FROM usage
+         WHERE tenant = ?1 AND at >= ?2 AND turn = ?3 AND (outcome = 'lost' OR at >= ?4)
+             AND prompt_tokens + completion_tokens > 0
+         ORDER BY at, id",
     )?;
-    let rows = statement.query_map(params![tenant.as_str(), since.as_millisecond(), turn], |row| {
-        Ok(LostUsage {
-            model: row.get(0)?,
-            usage: tokens(row, 1)?,
-        })
-    })?;
+    let asked_at = of.asked_at.map(Timestamp::as_millisecond);
+    let rows = statement.query_map(
+        params![
+            tenant.as_str(),
+            of.began_at.as_millisecond(),
+            of.turn.to_string(),
+            asked_at
+        ],
+        |row| {
+            Ok(LostUsage {
+                model: row.get(0)?,
+                usage: tokens(row, 1)?,
+            })
+        },
+    )?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::ids::{TenantId, TurnId};
 use copilotd_actors::domain::usage::{LostUsage, NanoUsd, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
@@ -195,6 +195,17 @@ pub fn owed<'a>(spendings: impl IntoIterator<Item = &'a Spending>) -> HashMap<Su
     owed
 }
 
+/// Which attempts of a turn are looked for, whose usage nobody has told its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreported {
+    /// The turn.
+    pub turn: TurnId,
+    /// When the turn's present attempt began: what was made a record by [`UsageStore::lose_usage`] and is not older is of its last step.
+    pub began_at: Timestamp,
+    /// When that step's prompt was assembled, if it was: what ended since then, however it did, is that step's too.
+    pub asked_at: Option<Timestamp>,
+}
+
 /// What is put down together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entries {
@@ -235,9 +246,8 @@ pub trait UsageStore: Send + Sync {
     /// Returns how many.
     async fn lose_usage(&self) -> Result<usize, LogError>;
 
-    /// Returns what a turn's attempts used that were made records by [`UsageStore::lose_usage`], of those that began at that moment or
-    /// later.
-    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError>;
+    /// Returns what attempts of a turn used of which its log may not know.
+    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError>;
 
     /// Keeps what was learned of models' answers, in the place of what was known of the same tenant and model.
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError>;

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::backlog::{Backlog, Entry, Waiting};
 use super::open::OpenCalls;
-use super::{UsageRecord, UsageStore};
-use crate::gateway::attempt::{Attempted, Lost, Meter, Outcome};
+use super::{Unreported, UsageRecord, UsageStore};
+use crate::gateway::attempt::{Attempted, Lost, Meter};
 use crate::gateway::limit::Learned;
 
 /// Notes of calls under way that may wait for the store. Beyond it none are made: each comes again.
@@ -30,19 +30,21 @@ const NOTES: usize = 4_000;
 const LAST: Duration = Duration::from_secs(5);
 /// How often is looked for what has become worth noting.
 const LOOK: Duration = Duration::from_millis(100);
-/// Turns of which it is remembered that an attempt of theirs was let go, and for how long: until the turn is taken up again.
-const LEFT_TURNS: u64 = 10_000;
-const LEFT_FOR: Duration = Duration::from_secs(10 * 60);
-/// Attempts of one turn that are remembered so.
-const LEFT_ATTEMPTS: usize = 32;
+/// Turns whose last attempts are remembered, and for how long: until a turn whose conversation died is taken up again.
+const RECENT_TURNS: u64 = 10_000;
+const RECENT_FOR: Duration = Duration::from_secs(10 * 60);
+/// Attempts that are remembered of one turn.
+const RECENT_ATTEMPTS: usize = 16;
+
+type Recent = Arc<Mutex<Vec<(Timestamp, LostUsage)>>>;
 
 /// The ledger's writer.
 pub struct Ledger {
     entries: Mutex<Option<mpsc::UnboundedSender<Entry>>>,
     open: Mutex<OpenCalls>,
     waiting: Arc<Waiting>,
-    /// What attempts of turns used that were let go before their end.
-    left: Cache<TurnId, Arc<Mutex<Vec<(Timestamp, LostUsage)>>>>,
+    /// What the last attempts of turns used, and when they ended.
+    recent: Cache<TurnId, Recent>,
     task: Mutex<Option<JoinHandle<()>>>,
     store: Arc<dyn UsageStore>,
     clock: Arc<dyn Clock>,
@@ -81,7 +83,10 @@ impl Ledger {
             entries: Mutex::new(Some(sender)),
             open: Mutex::default(),
             waiting,
-            left: Cache::builder().max_capacity(LEFT_TURNS).time_to_live(LEFT_FOR).build(),
+            recent: Cache::builder()
+                .max_capacity(RECENT_TURNS)
+                .time_to_live(RECENT_FOR)
+                .build(),
             task: Mutex::new(Some(task)),
             store,
             clock,
@@ -124,20 +129,21 @@ impl Ledger {
         true
     }
 
-    /// Remembers what a turn's attempt used that was let go, for a turn that goes on.
-    fn remember_left(&self, at: Timestamp, attempt: &Attempted) {
-        let Some(turn) = attempt.caller.turn.filter(|_| attempt.outcome == Outcome::Left) else {
+    /// Remembers what a turn's attempt used, for the case that its conversation dies before the log has it.
+    fn remember(&self, at: Timestamp, attempt: &Attempted) {
+        let Some(turn) = attempt.caller.turn.filter(|_| attempt.usage.total_tokens() > 0) else {
             return;
         };
         let usage = LostUsage {
             model: attempt.target.model.clone(),
             usage: attempt.usage,
         };
-        let left = self.left.get_with(turn, Arc::default);
-        let mut left = lock(&left);
-        if left.len() < LEFT_ATTEMPTS {
-            left.push((at, usage));
+        let recent = self.recent.get_with(turn, Arc::default);
+        let mut recent = lock(&recent);
+        if recent.len() == RECENT_ATTEMPTS {
+            recent.remove(0);
         }
+        recent.push((at, usage));
     }
 }
 
@@ -152,7 +158,7 @@ impl Meter for Ledger {
     }
 
     fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
-        self.remember_left(at, &attempt);
+        self.remember(at, &attempt);
         // Under the lock of what is sent: no note comes after its record.
         let entries = lock(&self.entries);
         let was_noted = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
@@ -175,20 +181,18 @@ impl Meter for Ledger {
     async fn unreported(
         &self,
         scope: &TenantScope,
-        turn: TurnId,
-        since: Timestamp,
+        of: &Unreported,
         by_this_process: bool,
     ) -> Result<Vec<LostUsage>, LogError> {
         if !by_this_process {
-            return self.store.lost_usage(scope, &turn.to_string(), since).await;
+            return self.store.unreported_usage(scope, of).await;
         }
-        let left = self.left.get(&turn);
-        let found = left.map(|left| {
-            let left = lock(&left);
-            let since = left.iter().filter(|(at, _)| *at >= since);
-            since.map(|(_, usage)| usage.clone()).collect()
-        });
-        Ok(found.unwrap_or_default())
+        let (Some(asked_at), Some(recent)) = (of.asked_at, self.recent.get(&of.turn)) else {
+            return Ok(Vec::new());
+        };
+        let recent = lock(&recent);
+        let since = recent.iter().filter(|(at, _)| *at >= asked_at);
+        Ok(since.map(|(_, usage)| usage.clone()).collect())
     }
 
     fn has_room(&self) -> bool {

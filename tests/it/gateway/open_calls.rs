@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::call::{GatewayCall, GatewayErrorKind, Mode, Purpose};
-use copilotd::gateway::ledger::{Entries, Ledger, UsageStore};
+use copilotd::gateway::ledger::{Entries, Ledger, Unreported, UsageStore};
 use copilotd::gateway::{Attempted, Meter, Outcome};
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::ids::TurnId;
@@ -216,15 +216,20 @@ async fn what_a_turn_lost_is_found_again_and_nothing_else() {
     store.lose_usage().await.unwrap();
     let now = copilotd_actors::ports::Clock::now(&Still);
     let scope = caller().scope;
-    let found = async |ledger: &Ledger, by_this_process| {
-        let found = ledger.unreported(&scope, turn, now, by_this_process).await.unwrap();
+    let found = async |ledger: &Ledger, by_this_process: bool| {
+        let of = Unreported {
+            turn,
+            began_at: now,
+            asked_at: by_this_process.then_some(now),
+        };
+        let found = ledger.unreported(&scope, &of, by_this_process).await.unwrap();
         found
             .iter()
             .map(|lost| lost.usage.completion_tokens)
             .collect::<Vec<_>>()
     };
-    // What this process let go, it knows; what an earlier one did not live to tell, the store knows.
-    assert_eq!(found(&ledger, true).await, [5]);
+    // What ended in this process, it knows; what an earlier one did not live to tell, the store knows.
+    assert_eq!(found(&ledger, true).await, [4, 5]);
     let next = self::ledger(&store);
     assert_eq!(found(&next, true).await, [0_u64; 0]);
     assert_eq!(found(&next, false).await, [1]);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::live::client::Client;
 use crate::support::live::reader::Reader;
-use crate::support::live::server::{Server, Store};
+use crate::support::live::server::{Server, Settings, Store};
 use crate::support::live::transcript::Transcript;
 use crate::support::live::world::World;
 
@@ -28,8 +28,14 @@ async fn an_answer_that_died_with_the_process_has_a_record() {
     server.kill().await;
     server.start(&[]).await;
     reader.until("the end", |seen| seen.ended(&turn)).await;
+    let told = client.turn(&turn).await;
     server.terminate().await;
     assert_eq!(server.ended().await, 0);
+    assert_eq!(
+        used(&told),
+        of_turn(&server.data, &turn),
+        "the turn tells of all its calls"
+    );
 
     let database = rusqlite::Connection::open(server.data.join("copilotd.db")).unwrap();
     let mut query = database
@@ -42,6 +48,56 @@ async fn an_answer_that_died_with_the_process_has_a_record() {
     let lost: Vec<_> = rows.iter().filter(|row| row.0 == "lost").collect();
     assert_eq!(lost, [&("lost".to_owned(), 1, true, true, true)], "{rows:?}");
     assert_eq!(rows.iter().filter(|row| row.0 == "ok").count(), 1, "{rows:?}");
+}
+
+/// Prompt and completion tokens of a turn, as it tells.
+fn used(turn: &Value) -> (u64, u64) {
+    let tokens = |name: &str| turn["usage"][name].as_u64().unwrap();
+    (tokens("prompt_tokens"), tokens("completion_tokens"))
+}
+
+/// The same, as the ledger has it.
+fn of_turn(data: &Path, turn: &str) -> (u64, u64) {
+    let sum = |column: &str| -> u64 { read(data, &format!("SELECT sum({column}) FROM usage WHERE turn = '{turn}'")) };
+    (sum("prompt_tokens"), sum("completion_tokens"))
+}
+
+/// A server that is stopped lets go of what does not end in time. That was accounted for then: it is not booked as lost, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_a_stop_cut_is_booked_once() {
+    let scratch = tempfile::TempDir::new().unwrap();
+    let world = World::start(scratch.path()).await;
+    let settings = Settings {
+        drain_s: 1,
+        ..Store::Sqlite.into()
+    };
+    let mut server = Server::new(&world, settings);
+    server.start(&[]).await;
+    let client = Client::new(server.address(), "ada");
+    let conversation = client.conversation("support", "stop").await;
+    let body = json!({ "input": "[[sim tokens=200 pace_ms=20]]" });
+    let turn = client.submit(&conversation, "stop-0", &body).await;
+    let reader = Reader::open(&client, format!("/v1/turns/{turn}/events"));
+    reader.until("text", |seen| seen.open_bytes() > 0).await;
+    server.terminate().await;
+    assert_eq!(server.ended().await, 0);
+    server.start(&[]).await;
+    reader.until("the end", |seen| seen.ended(&turn)).await;
+    let told = client.turn(&turn).await;
+    server.terminate().await;
+    assert_eq!(server.ended().await, 0);
+    let outcomes: String = read(
+        &server.data,
+        &format!(
+            "SELECT group_concat(outcome, ' ') FROM (SELECT outcome FROM usage WHERE turn = '{turn}' ORDER BY at)"
+        ),
+    );
+    assert_eq!(outcomes, "left ok");
+    assert_eq!(
+        used(&told),
+        of_turn(&server.data, &turn),
+        "the turn tells of all its calls"
+    );
 }
 
 /// Asks the database of a server that may be running.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
 use copilotd::gateway::ledger::{
-    Entries, Spending, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRow, UsageStore,
+    Entries, Spending, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery, UsageRow, UsageStore,
 };
 use copilotd::gateway::limit::{
     Demand, Exceeded, LearnedAnswers, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
@@ -86,7 +86,7 @@ impl UsageStore for Known {
         unreachable!("limits end no calls")
     }
 
-    async fn lost_usage(&self, _: &TenantScope, _: &str, _: Timestamp) -> Result<Vec<LostUsage>, LogError> {
+    async fn unreported_usage(&self, _: &TenantScope, _: &Unreported) -> Result<Vec<LostUsage>, LogError> {
         unreachable!("limits recover no turns")
     }
 

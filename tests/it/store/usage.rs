@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
 use copilotd::gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery, UsageRecord,
+    UsageRow, UsageStore,
 };
 use copilotd::gateway::limit::LearnedAnswers;
+use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::mongo::TestDatabase;
 use crate::support::talk::scope;
@@ -186,7 +189,7 @@ async fn open_calls(store: &dyn UsageStore) {
     };
     // What is put down of one that is still under way follows it.
     let mut grown = dies.clone();
-    (grown.usage.completion_tokens, grown.turn) = (77, Some("turn_1".to_owned()));
+    (grown.usage.completion_tokens, grown.turn) = (77, Some(TurnId::new(Uuid::from_u128(1)).to_string()));
     let later = Entries {
         begun: vec![grown],
         ..Entries::default()
@@ -220,20 +223,36 @@ async fn open_calls(store: &dyn UsageStore) {
     assert_eq!(store.lose_usage().await.unwrap(), 1);
     assert_eq!(store.lose_usage().await.unwrap(), 0);
     assert_eq!(users().await, [("ada".to_owned(), 1), ("bob".to_owned(), 1)]);
-    let found = async |tenant: &str, turn: &str, since: &str| {
-        let lost = store
-            .lost_usage(&scope(tenant), turn, since.parse().unwrap())
-            .await
-            .unwrap();
-        let used = lost
+    // Of one whose log may not know all of it: what was lost, and what ended since its last prompt.
+    let turn = TurnId::new(Uuid::from_u128(1));
+    let mut answered = record("2026-12-01T10:00:09Z", "bob", "small", 7);
+    (answered.turn, answered.usage.completion_tokens) = (Some(turn.to_string()), 5);
+    let mut refused = answered.clone();
+    (refused.id, refused.usage) = (Uuid::now_v7(), Usage::default());
+    store
+        .add_usage(&Arc::new(vec![answered, refused].into()))
+        .await
+        .unwrap();
+    let found = async |tenant: &str, turn: u128, began_at: &str, asked_at: Option<&str>| {
+        let of = Unreported {
+            turn: TurnId::new(Uuid::from_u128(turn)),
+            began_at: began_at.parse().unwrap(),
+            asked_at: asked_at.map(|at| at.parse().unwrap()),
+        };
+        let unreported = store.unreported_usage(&scope(tenant), &of).await.unwrap();
+        let used = unreported
             .iter()
             .map(|lost| (lost.model.clone(), lost.usage.completion_tokens));
         used.collect::<Vec<_>>()
     };
-    assert_eq!(found("acme", "turn_1", at).await, [("large".to_owned(), 77)]);
-    assert_eq!(found("acme", "turn_2", at).await, []);
-    assert_eq!(found("globex", "turn_1", at).await, []);
-    assert_eq!(found("acme", "turn_1", "2026-12-01T10:00:00.001Z").await, []);
+    let (lost, answered) = (("large".to_owned(), 77), ("small".to_owned(), 5));
+    let asked = Some("2026-12-01T10:00:09Z");
+    assert_eq!(found("acme", 1, at, None).await, std::slice::from_ref(&lost));
+    assert_eq!(found("acme", 1, at, asked).await, [lost.clone(), answered.clone()]);
+    assert_eq!(found("acme", 1, at, Some("2026-12-01T10:00:09.001Z")).await, [lost]);
+    assert_eq!(found("acme", 1, "2026-12-01T10:00:00.001Z", asked).await, [answered]);
+    assert_eq!(found("acme", 2, at, asked).await, []);
+    assert_eq!(found("globex", 1, at, asked).await, []);
 }
 
 /// What was learned is kept by tenant and model, the newest first, for as long as records are.
@@ -251,7 +270,7 @@ async fn learned(store: &dyn UsageStore) {
     store.save_learned(std::slice::from_ref(&other), at(2)).await.unwrap();
     let all = async |limit| store.learned(limit).await.unwrap();
     assert_eq!(all(10).await, [new.clone(), other.clone(), small]);
-    assert_eq!(all(1).await, [new.clone()]);
+    assert_eq!(all(1).await, std::slice::from_ref(&new));
     store.prune_usage(at(2)).await.unwrap();
     assert_eq!(all(10).await, [new, other]);
 }

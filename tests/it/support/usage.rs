@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd::gateway::call::CacheOutcome;
 use copilotd::gateway::ledger::{
-    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
-    UsageStore,
+    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
+    UsageRecord, UsageRow, UsageStore,
 };
 use copilotd::gateway::limit::LearnedAnswers;
 use copilotd::gateway::route::TargetName;
@@ -102,16 +102,21 @@ impl UsageStore for MemoryUsage {
         Ok(count)
     }
 
-    async fn lost_usage(&self, scope: &TenantScope, turn: &str, since: Timestamp) -> Result<Vec<LostUsage>, LogError> {
-        let kept = self.kept.lock().unwrap();
-        let of_turn = |record: &&UsageRecord| record.tenant == *scope.tenant() && record.turn.as_deref() == Some(turn);
-        let lost = kept.iter().filter(of_turn);
-        let lost = lost.filter(|record| record.outcome == "lost" && record.at >= since);
+    async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError> {
+        let (kept, turn) = (self.kept.lock().unwrap(), of.turn.to_string());
+        let is_looked_for = |record: &&UsageRecord| {
+            let is_recent = of.asked_at.is_some_and(|asked_at| record.at >= asked_at);
+            record.tenant == *scope.tenant()
+                && record.turn.as_ref() == Some(&turn)
+                && record.at >= of.began_at
+                && (record.outcome == "lost" || is_recent)
+                && record.usage.total_tokens() > 0
+        };
         let usage = |record: &UsageRecord| LostUsage {
             model: record.model.clone(),
             usage: record.usage,
         };
-        Ok(lost.map(usage).collect())
+        Ok(kept.iter().filter(is_looked_for).map(usage).collect())
     }
 
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
