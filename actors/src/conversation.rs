@@ -255,8 +255,7 @@ impl Conversation {
     fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
         let sealed = state.live.as_ref().map(|live| {
             let text = live.message.seal();
-            let mut usage = usage_of_sealed(&text, live.prompt_tokens);
-            usage.cost = policy.prices.at(now).map_or(0, |price| price.cost(&usage));
+            let usage = policy.priced(usage_of_sealed(&text, live.prompt_tokens), now);
             Sealed {
                 at: live.message.at,
                 text,

@@ -233,14 +233,17 @@ fn sums(key: Bson) -> Document {
         "cache_write_tokens": { "$sum": "$cache_write_tokens" },
         "reasoning_tokens": { "$sum": "$reasoning_tokens" },
         "cost": { "$sum": "$cost" },
+        "estimated": { "$sum": { "$cond": ["$estimated", 1_i64, 0_i64] } },
     }
 }
 
 fn row(group: &Document) -> UsageRow {
+    let estimated_calls = number(group, "estimated");
     UsageRow {
         group: group.get_str("_id").unwrap_or_default().to_owned(),
         calls: number(group, "calls"),
         cache_hits: number(group, "cache_hits"),
+        estimated_calls,
         usage: Usage {
             prompt_tokens: number(group, "prompt_tokens"),
             completion_tokens: number(group, "completion_tokens"),
@@ -248,6 +251,7 @@ fn row(group: &Document) -> UsageRow {
             cache_write_tokens: number(group, "cache_write_tokens"),
             reasoning_tokens: number(group, "reasoning_tokens"),
             cost: number(group, "cost"),
+            estimated: estimated_calls > 0,
         },
     }
 }

@@ -182,14 +182,16 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
 
 /// What is summed up of a group, in the order in which [`sums`] reads it.
 const SUMS: &str = "sum(cache != 'hit'), sum(cache = 'hit'), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), \
-     sum(cache_write_tokens), sum(reasoning_tokens), sum(cost)";
+     sum(cache_write_tokens), sum(reasoning_tokens), sum(cost), sum(estimated)";
 
 /// Reads a group and its sums from a column on.
 fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
+    let estimated_calls = number(row, from + 9)?;
     Ok(UsageRow {
         group: row.get(from)?,
         calls: number(row, from + 1)?,
         cache_hits: number(row, from + 2)?,
+        estimated_calls,
         usage: Usage {
             prompt_tokens: number(row, from + 3)?,
             completion_tokens: number(row, from + 4)?,
@@ -197,6 +199,7 @@ fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
             cache_write_tokens: number(row, from + 6)?,
             reasoning_tokens: number(row, from + 7)?,
             cost: number(row, from + 8)?,
+            estimated: estimated_calls > 0,
         },
     })
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{Clock, Ids, LogError};
 use jiff::{SignedDuration, Timestamp};
 use metrics::counter;
@@ -165,8 +166,11 @@ fn record(attempt: Attempted, id: Uuid, at: Timestamp) -> UsageRecord {
         model: attempt.target.model,
         key: attempt.key,
         attempt: attempt.number,
-        usage: attempt.usage,
-        is_estimated: attempt.is_estimated,
+        usage: Usage {
+            estimated: attempt.is_estimated || attempt.usage.estimated,
+            ..attempt.usage
+        },
+        is_estimated: attempt.is_estimated || attempt.usage.estimated,
         cache: attempt.cache.code().to_owned(),
         outcome: attempt.outcome.code().to_owned(),
         first_content_ms: attempt.first_content.map(milliseconds),

@@ -21,7 +21,8 @@ use super::chunk::Identity;
 use super::wire::WireUsage;
 use crate::adapters::provider::calls::{Arguments, CallPiece, Calls};
 use crate::adapters::provider::lenient::{Members, Seam, is_text, items, mend, said, skipped, word};
-use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript, priced};
+use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
+use crate::gateway::report::{self, Bearer};
 use crate::gateway::upstream::Piece;
 
 /// What is kept of a thought to be told again with its signature; a longer one cannot be given back.
@@ -573,6 +574,7 @@ impl provider::Decoder for Decoder {
 
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
         let identity = self.identity.as_ref()?;
-        (self.wish.chunks && self.wish.include_usage).then(|| priced(identity.report(usage), usage.cost))
+        let report = || report::write(identity.report(usage), Bearer::Chunk, usage);
+        (self.wish.chunks && self.wish.include_usage).then(report)
     }
 }
