@@ -86,6 +86,34 @@ async fn the_page_counts_what_happened() {
             "{kind}"
         );
     }
+    for (name, labels, least) in [
+        (
+            "copilotd_model_calls_total",
+            vec![("outcome", "ok"), ("route", "default")],
+            4.0,
+        ),
+        (
+            "copilotd_model_calls_total",
+            vec![("outcome", "rejected"), ("model", "sim-large")],
+            1.0,
+        ),
+        (
+            "copilotd_model_call_seconds_count",
+            vec![("route", "default"), ("model", "sim-large")],
+            5.0,
+        ),
+        (
+            "copilotd_model_first_content_seconds_count",
+            vec![("route", "default")],
+            4.0,
+        ),
+    ] {
+        assert!(page_1.sum(name, &labels) >= least, "{name} {labels:?}");
+    }
+    assert_eq!(page_1.sum("copilotd_model_calls_estimated_total", &[]), 0.0);
+    let cost = first["usage"]["cost_usd"].as_f64().unwrap() + second["usage"]["cost_usd"].as_f64().unwrap();
+    let counted = page_1.sum("copilotd_model_cost_usd_total", &[]);
+    assert!((counted - cost).abs() < 1e-9, "{counted} {cost}");
     let appends = page_1.sum("copilotd_append_wait_seconds_count", &[]);
     assert!(appends >= 12.0, "{appends}");
     assert_eq!(
@@ -145,6 +173,19 @@ async fn counters_are_there_before_anything_has_happened_and_so_are_the_process_
         ("copilotd_auth_failures_total", vec![("reason", "unknown")]),
         ("copilotd_usage_records_lost_total", vec![]),
         ("copilotd_gateway_attempts_total", vec![("outcome", "silence")]),
+        (
+            "copilotd_model_calls_total",
+            vec![("route", "default"), ("outcome", "silence")],
+        ),
+        (
+            "copilotd_model_calls_total",
+            vec![("route", "direct"), ("outcome", "ok")],
+        ),
+        (
+            "copilotd_tokens_total",
+            vec![("route", "default"), ("kind", "completion")],
+        ),
+        ("copilotd_model_cost_usd_total", vec![("route", "default")]),
     ] {
         let fits = |sample: &&super::page::Sample| {
             sample.name == name
