@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::tenants::{self, OTHER};
 use super::zeros::outcomes;
 use crate::gateway::call::CacheOutcome;
+use crate::gateway::route::TargetName;
 use crate::gateway::{Attempted, Lost, Meter, Outcome};
 
 /// Most sets of labels that name a tenant; of sets without one there may be as many again.
@@ -84,11 +85,7 @@ fn record(attempt: &Attempted) {
     let labels = CallLabels {
         provider: attempt.target.provider.clone(),
         model: attempt.target.model.clone(),
-        route: if *attempt.route == attempt.target.to_string() {
-            DIRECT.to_owned()
-        } else {
-            attempt.route.as_ref().to_owned()
-        },
+        route: route(&attempt.route, &attempt.target),
         tenant: tenants::label(attempt.caller.scope.tenant()),
     };
     let labels = labels.bounded(&mut SERIES.lock().unwrap_or_else(PoisonError::into_inner));
@@ -112,6 +109,15 @@ fn record(attempt: &Attempted) {
     }
     if let Some(first) = attempt.first_content {
         histogram!("copilotd_model_first_content_seconds", labels.all()).record(first.as_secs_f64());
+    }
+}
+
+/// Names a route, or says that a caller named the target itself.
+fn route(name: &str, target: &TargetName) -> String {
+    if name == target.to_string() {
+        DIRECT.to_owned()
+    } else {
+        name.to_owned()
     }
 }
 
@@ -165,6 +171,17 @@ mod tests {
             model: format!("m{model}"),
             route: "default".to_owned(),
             tenant: format!("t{tenant}"),
+        }
+    }
+
+    #[test]
+    fn a_model_that_a_caller_names_makes_no_route() {
+        let target = TargetName {
+            provider: "main".to_owned(),
+            model: "org/large".to_owned(),
+        };
+        for (name, expected) in [("default", "default"), ("main/org/large", DIRECT)] {
+            assert_eq!(route(name, &target), expected);
         }
     }
 

@@ -477,7 +477,7 @@ impl<D: Decoder> Answer<D> {
         let Some(reading) = &self.reading else {
             return Usage::default();
         };
-        let usage = reading.transcript.completed(reading.decoder.usage()).await;
+        let usage = reading.transcript.ended(reading.decoder.usage()).await;
         self.priced(usage)
     }
 }

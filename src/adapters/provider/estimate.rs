@@ -21,6 +21,8 @@ pub struct Transcript {
     tools: OnceLock<HashSet<String>>,
     progress: Arc<CallProgress>,
     written: u64,
+    /// How much was written when the provider reported last.
+    reported_at: u64,
 }
 
 impl Transcript {
@@ -32,6 +34,7 @@ impl Transcript {
             tools: OnceLock::new(),
             progress,
             written: 0,
+            reported_at: 0,
         }
     }
 
@@ -73,6 +76,24 @@ impl Transcript {
         self.progress.answered(piece);
     }
 
+    /// Notes that the provider reports what it used so far.
+    pub fn note_report(&mut self) {
+        self.reported_at = self.written;
+    }
+
+    /// The same as [`Transcript::completed`] at the end of a stream. A report before the last of the answer may know of a part only.
+    pub async fn ended(&self, reported: Option<Usage>) -> Usage {
+        let mut usage = self.completed(reported).await;
+        if reported.is_some() && self.reported_at < self.written {
+            let counted = self.count_answer().await;
+            if usage.completion_tokens < counted {
+                usage.completion_tokens = counted;
+                usage.estimated = true;
+            }
+        }
+        usage
+    }
+
     /// Returns what the provider reported, with an estimate in the place of what it did not: no prompt is empty, and an answer that
     /// was read has tokens. Counts on the compute pool where there is much.
     pub async fn completed(&self, reported: Option<Usage>) -> Usage {
@@ -84,14 +105,18 @@ impl Transcript {
             usage.prompt_tokens = counted.unwrap_or(self.prompt.size() as u64 / 4);
             usage.estimated = true;
         }
-        let answer = self.progress.seen().answer;
-        if usage.completion_tokens == 0 && answer.written() > 0 {
-            let coarse = answer.coarse();
-            let counted = compute::run(tenant, answer.cost(), move || answer.count()).await;
-            usage.completion_tokens = counted.unwrap_or(coarse);
+        if usage.completion_tokens == 0 && self.written > 0 {
+            usage.completion_tokens = self.count_answer().await;
             usage.estimated = true;
         }
         usage
+    }
+
+    async fn count_answer(&self) -> u64 {
+        let answer = self.progress.seen().answer;
+        let coarse = answer.coarse();
+        let counted = compute::run(self.tenant.as_ref(), answer.cost(), move || answer.count()).await;
+        counted.unwrap_or(coarse)
     }
 }
 
@@ -157,6 +182,29 @@ mod tests {
             let mut transcript = transcript();
             transcript.add(answer);
             assert_eq!(transcript.completed(reported).await, expected, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_before_the_end_of_the_answer_is_not_the_last_word() {
+        let reported = |completion_tokens| {
+            Some(Usage {
+                prompt_tokens: 50,
+                completion_tokens,
+                ..Usage::default()
+            })
+        };
+        for (at_the_end, completion_tokens, expected) in
+            [(true, 1, (1, false)), (false, 1, (2, true)), (false, 60, (60, false))]
+        {
+            let mut transcript = transcript();
+            transcript.note_report();
+            transcript.add("two words");
+            if at_the_end {
+                transcript.note_report();
+            }
+            let usage = transcript.ended(reported(completion_tokens)).await;
+            assert_eq!((usage.completion_tokens, usage.estimated), expected);
         }
     }
 

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::bill::{assert_stream, booked, priced, reporting};
-use super::{CLOCKS, TEXT, caller, gateway, place, read, request};
+use super::{CLOCKS, Place, Speaks, TEXT, caller, gateway, place, read, request};
 use crate::model::server::{DONE, Server, UNTIL_CLOSE, event, finish, said};
 
 fn report(usage: &Value) -> String {
@@ -89,6 +89,16 @@ async fn odd_reports_are_booked_once_and_told_as_they_are_booked() {
             said_with(TEXT, &usage(10, 2)) + &finish_with(&usage(10, 4)) + &report(&usage(10, 5)) + DONE,
             (10, 5, false),
         ),
+        (
+            "beside the first chunk only",
+            said_with("All is well ", &usage(10, 1)) + &said("that ends well.") + &finish("stop") + DONE,
+            (10, answer, true),
+        ),
+        (
+            "before the end",
+            said("All is well ") + &report(&usage(10, 2)) + &said("that ends well.") + &finish("stop") + DONE,
+            (10, answer, true),
+        ),
         ("no prompt", then(&usage(0, 5)), (prompt, 5, true)),
         ("no answer", then(&usage(10, 0)), (10, answer, true)),
         ("less than was streamed", then(&usage(10, 1)), (10, 1, false)),
@@ -121,6 +131,56 @@ async fn odd_reports_are_booked_once_and_told_as_they_are_booked() {
             booked.prompt_tokens * 1_000 + booked.completion_tokens * 2_000,
             "{what}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_message_whose_report_at_the_end_is_missing_is_counted() {
+    let event = |event: Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
+    let message = |usage: Value| {
+        event(
+            json!({"type": "message_start", "message": {"id": "msg_1", "type": "message", "role": "assistant",
+            "model": "m", "content": [], "stop_reason": null, "usage": usage}}),
+        )
+    };
+    let text = event(json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}))
+        + &event(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": TEXT}}))
+        + &event(json!({"type": "content_block_stop", "index": 0}));
+    let end = |usage: Value| {
+        event(json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}))
+            + &event(json!({"type": "message_stop"}))
+    };
+    let begun = json!({"input_tokens": 25, "output_tokens": 1});
+    let answer = tokens::count(TEXT);
+    for (what, stream, expected) in [
+        (
+            "both",
+            message(begun.clone()) + &text + &end(json!({"output_tokens": 3})),
+            (25, 3, false),
+        ),
+        (
+            "no end",
+            message(begun.clone()) + &text + &end(Value::Null),
+            (25, answer, true),
+        ),
+        (
+            "only the end",
+            message(Value::Null) + &text + &end(json!({"input_tokens": 25, "output_tokens": 3})),
+            (25, 3, false),
+        ),
+    ] {
+        let server = Server::canned(format!("{UNTIL_CLOSE}{stream}")).await;
+        let place = Place {
+            speaks: Speaks::Anthropic,
+            ..place("a", server.url.clone())
+        };
+        let (gateway, ledger) = priced(vec![place], false);
+        let read = read(gateway.chat(reporting(true, Mode::Live)).await.expect(what)).await;
+        let rows = ledger.take();
+        assert_stream(what, &read, &rows);
+        let booked = booked(&rows);
+        let found = (booked.prompt_tokens, booked.completion_tokens, booked.estimated);
+        assert_eq!(found, expected, "{what}");
     }
 }
 

@@ -98,7 +98,7 @@ impl Decoder {
         if self.identity.is_some() {
             return Err(self.errors.malformed("it began twice"));
         }
-        self.report(message);
+        let reports = self.report(message);
         let model = message.text("model").unwrap_or_default();
         self.identity = Some(Identity {
             id: message.text("id").unwrap_or_default(),
@@ -124,13 +124,21 @@ impl Decoder {
             progress = self.block_start(index, Some(block), out, transcript)?;
             self.block_stop(index, out);
         }
-        Ok(self.end_of(message.get("stop_reason")).unwrap_or(progress))
+        let ended = self.end_of(message.get("stop_reason"));
+        // One at the beginning knows of the prompt only.
+        if reports && ended.is_some() {
+            transcript.note_report();
+        }
+        Ok(ended.unwrap_or(progress))
     }
 
-    fn report(&mut self, members: &Members<'_>) {
-        if let Some(usage) = Members::of(members.get("usage")) {
-            self.usage.update(WireUsage::of(&usage));
+    /// Reads a report of usage. Returns whether there was one.
+    fn report(&mut self, members: &Members<'_>) -> bool {
+        let usage = Members::of(members.get("usage"));
+        if let Some(usage) = &usage {
+            self.usage.update(WireUsage::of(usage));
         }
+        usage.is_some()
     }
 
     /// Reads a reason to stop.
@@ -426,7 +434,9 @@ impl Decoder {
                 Ok(Progress::None)
             }
             "message_delta" => {
-                self.report(&top);
+                if self.report(&top) {
+                    transcript.note_report();
+                }
                 let delta = Members::of(top.get("delta")).unwrap_or_default();
                 let reason = delta.get("stop_reason").or_else(|| top.get("stop_reason"));
                 Ok(self.end_of(reason).unwrap_or(Progress::None))

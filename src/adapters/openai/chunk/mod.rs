@@ -329,6 +329,9 @@ impl Decoder {
                 skipped("choice");
             }
         }
+        if read.report.is_some() {
+            transcript.note_report();
+        }
         let has_ended = taken.iter().any(|taken| taken.reason.is_some());
         let progress = match has_ended {
             true if self.have_all_ended() => Progress::Finished,
