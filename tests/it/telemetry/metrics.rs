@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use copilotd::telemetry::{METRICS, PROCESS_METRICS};
 use reqwest::Method;
+use serde_json::json;
 
 use super::page::Page;
 use super::{Copilotd, Options, World, eventually};
@@ -154,6 +155,73 @@ async fn the_page_counts_what_happened() {
     drop(stream);
     let closed = || async { (page(&server).await.sum("copilotd_open_streams", &[]) == 0.0).then_some(()) };
     eventually("the end of the stream", Duration::from_secs(10), closed).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn model_calls_of_every_kind_are_counted_and_nothing_that_a_caller_names_is_a_label() {
+    let world = World::start().await;
+    let server = world.serve(Options::default()).await;
+    let ask = async |path: &str, body: serde_json::Value| {
+        let asked = server
+            .request(&server.gateway, Method::POST, path)
+            .json(&body)
+            .send()
+            .await;
+        let answer = asked.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let chat = |model: &str, text: &str, stream: bool| {
+        json!({"model": model, "messages": [{"role": "user", "content": text}], "stream": stream,
+            "stream_options": if stream { json!({"include_usage": true}) } else { json!(null) }})
+    };
+    let path = "/v1/chat/completions";
+    let (status, document) = ask(path, chat("default", "Hello", false)).await;
+    assert_eq!(status, 200, "{document}");
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let (status, stream) = ask(path, chat("main/sim-large", "Hello", true)).await;
+    assert_eq!(status, 200, "{stream}");
+    let last = stream.lines().rfind(|line| line.contains("\"usage\":{")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last.trim_start_matches("data: ")).unwrap();
+    let (status, list) = ask("/v1/embeddings", json!({"model": "default", "input": "Hello"})).await;
+    assert_eq!(status, 200, "{list}");
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(
+        ask(path, chat("default", "[[sim status=400 code=bad]]", false)).await.0,
+        400
+    );
+    for unknown in ["main/made-up-1", "made-up-2/sim-large", "made-up-3"] {
+        assert_eq!(ask(path, chat(unknown, "Hello", false)).await.0, 404);
+    }
+    let page = page(&server).await;
+    let of =
+        |route: &'static str, outcome: &'static str| vec![("route", route), ("outcome", outcome), ("provider", "main")];
+    for (name, labels, value) in [
+        ("copilotd_model_calls_total", of("default", "ok"), 2.0),
+        ("copilotd_model_calls_total", of("direct", "ok"), 1.0),
+        ("copilotd_model_calls_total", of("default", "rejected"), 1.0),
+        (
+            "copilotd_model_call_seconds_count",
+            vec![("route", "default"), ("model", "sim-large")],
+            3.0,
+        ),
+    ] {
+        assert_eq!(page.sum(name, &labels), value, "{name} {labels:?}");
+    }
+    let reported = |name: &str| -> f64 {
+        let usages = [&document["usage"], &last["usage"], &list["usage"]];
+        usages.iter().map(|usage| usage[name].as_f64().unwrap_or(0.0)).sum()
+    };
+    for (kind, name) in [("prompt", "prompt_tokens"), ("completion", "completion_tokens")] {
+        assert_eq!(
+            page.sum("copilotd_tokens_total", &[("kind", kind)]),
+            reported(name),
+            "{kind}"
+        );
+    }
+    for value in page.samples.iter().flat_map(|sample| sample.labels.values()) {
+        assert!(!value.contains("made-up"), "{value}");
+    }
     server.stop().await;
 }
 
