@@ -31,7 +31,7 @@ use crate::domain::policy::Policy;
 use crate::domain::schema::describe;
 use crate::domain::screen::Screened;
 use crate::domain::surrogates::without_lone_surrogates;
-use crate::domain::tokens;
+use crate::domain::tokens::{self, Sample};
 use crate::domain::usage::Usage;
 use crate::live::LiveMessage;
 use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, Standing, ToolOffer};
@@ -111,8 +111,8 @@ struct Answer {
     arguments: usize,
     /// Everything released so far.
     text: String,
-    /// Bytes the model wrote, released or not, arguments included; for an estimate when no usage comes.
-    written: usize,
+    /// What the model wrote, released or not, arguments included; for an estimate when no usage comes.
+    written: Sample,
     model: String,
     usage: Option<Usage>,
     finish: Option<Finish>,
@@ -304,7 +304,7 @@ impl Agent {
             calls: BTreeMap::new(),
             arguments: 0,
             text: String::new(),
-            written: 0,
+            written: Sample::default(),
             model: policy.model.clone(),
             usage: None,
             finish: None,
@@ -329,12 +329,13 @@ impl Agent {
                 }
                 Ok(event) => answer.take(event, policy, live),
                 Err(error) if answer.is_empty() => {
-                    let mut failure = from_error(error, policy, answer.usage(prompt_tokens));
+                    // Without a report nothing was booked either: the provider refused.
+                    let mut failure = from_error(error, policy, answer.usage.unwrap_or_default());
                     failure.model = answer.model;
                     return Outcome::Unanswered(failure);
                 }
                 Err(error) => {
-                    let usage = answer.usage(prompt_tokens);
+                    let usage = self.used(&answer, policy, prompt_tokens).await;
                     let mut failure = from_error(error, policy, usage);
                     failure.model = answer.model;
                     return Outcome::Failed(failure);
@@ -351,22 +352,21 @@ impl Agent {
                     answer.finish = Some(Finish::Length);
                     break;
                 }
-                Err(blocked) => return answer.blocked(blocked, prompt_tokens),
+                Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
             }
         }
         drop(stream);
         crash::point("effect.after:model_stream");
         match answer.guard.finish() {
             Ok(rest) => answer.release(&rest, live),
-            Err(blocked) => return answer.blocked(blocked, prompt_tokens),
+            Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
         }
         if validated && let Some(rule) = forbidden_json(self.scope.tenant(), policy, &answer.text).await {
-            let released = String::new();
-            return answer.blocked(Blocked { rule, released }, prompt_tokens);
+            return self.blocked(answer, rule, policy, prompt_tokens).await;
         }
         let Some(finish) = answer.finish else {
             let message = "the provider ended its answer without saying that it was complete".to_owned();
-            let usage = answer.usage(prompt_tokens);
+            let usage = self.used(&answer, policy, prompt_tokens).await;
             return Outcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
         };
         let first_token_ms = answer
@@ -375,8 +375,7 @@ impl Agent {
         if let Some(ms) = first_token_ms {
             histogram!("copilotd_first_token_seconds").record(ms as f64 / 1000.0);
         }
-        let usage = answer.usage(prompt_tokens);
-        count_tokens(&usage);
+        let usage = self.used(&answer, policy, prompt_tokens).await;
         let redacted = |rule: &String| (GuardStage::Output, rule.clone(), GuardAction::Redact);
         // What an answer that was cut at its bound asks for was not written to its end.
         let calls = if finish == Finish::Length {
@@ -397,6 +396,31 @@ impl Agent {
             first_token_ms,
         };
         Outcome::Replied(Box::new(reply), calls)
+    }
+
+    async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> Outcome {
+        let usage = self.used(&answer, policy, prompt_tokens).await;
+        Outcome::Blocked {
+            rule,
+            usage,
+            model: answer.model,
+        }
+    }
+
+    /// What the call was booked with, else an estimate: a call that is stopped from here reports nothing.
+    async fn used(&self, answer: &Answer, policy: &Policy, prompt_tokens: u64) -> Usage {
+        if let Some(usage) = answer.usage {
+            return usage;
+        }
+        let (written, coarse) = (answer.written.clone(), answer.written.coarse());
+        let counted = compute::run(Some(self.scope.tenant()), written.cost(), move || written.count()).await;
+        let usage = Usage {
+            prompt_tokens,
+            completion_tokens: counted.unwrap_or(coarse),
+            estimated: true,
+            ..Usage::default()
+        };
+        policy.priced(usage, self.shared.ports.clock.now())
     }
 
     /// Gives a step back whose tenant is not served. A suspended tenant's turn is cancelled by its conversation, which looks for
@@ -441,13 +465,13 @@ impl Answer {
         match event {
             ModelEvent::Model(model) => self.model = model,
             ModelEvent::Text(piece) => {
-                self.written += piece.len();
+                self.written.add(&piece);
                 let released = self.guard.push(&piece)?;
                 self.release(&released, live);
                 return Ok(self.text.len() <= policy.limits.answer_bytes);
             }
             ModelEvent::ToolCall { index, name, arguments } => {
-                self.written += arguments.len();
+                self.written.add(&arguments);
                 if self.calls.len() >= MAX_CALLS && !self.calls.contains_key(&index) {
                     return Ok(true);
                 }
@@ -472,9 +496,9 @@ impl Answer {
         Ok(true)
     }
 
-    /// Whether nothing came yet that anybody saw or that was counted.
+    /// Whether nothing came yet that anybody saw.
     fn is_empty(&self) -> bool {
-        self.written == 0 && self.usage.is_none()
+        self.written.written() == 0
     }
 
     /// Takes a piece of text that is too long to be looked at here.
@@ -485,7 +509,7 @@ impl Answer {
         policy: &Policy,
         live: &LiveMessage,
     ) -> Result<bool, Blocked> {
-        self.written += piece.len();
+        self.written.add(&piece);
         let mut guard = std::mem::replace(&mut self.guard, HoldBack::new(&RuleSet::default()));
         let cost = piece.len() * guard::COST_PER_BYTE;
         let look = move || {
@@ -507,25 +531,6 @@ impl Answer {
             live.push(text);
             self.text.push_str(text);
         }
-    }
-
-    fn blocked(self, blocked: Blocked, prompt_tokens: u64) -> Outcome {
-        let usage = self.usage(prompt_tokens);
-        Outcome::Blocked {
-            rule: blocked.rule,
-            usage,
-            model: self.model,
-        }
-    }
-
-    /// What the provider says it used, else what we counted.
-    fn usage(&self, prompt_tokens: u64) -> Usage {
-        self.usage.unwrap_or_else(|| Usage {
-            prompt_tokens,
-            // Four bytes a token is close enough for an answer that nobody will bill exactly.
-            completion_tokens: (self.written as u64).div_ceil(4),
-            ..Usage::default()
-        })
     }
 }
 
@@ -605,18 +610,12 @@ fn failure(
     }
 }
 
-fn count_tokens(usage: &Usage) {
-    counter!("copilotd_tokens_total", "kind" => "prompt").increment(usage.prompt_tokens);
-    counter!("copilotd_tokens_total", "kind" => "cached").increment(usage.cached_tokens);
-    counter!("copilotd_tokens_total", "kind" => "completion").increment(usage.completion_tokens);
-}
-
-/// What was used by a step that is stopped now, estimated: a conversation's handler has no time to tokenize an answer.
+/// What was used by a step that is stopped now, estimated: a conversation's handler has no time to tokenize all of a long answer.
 pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
-    let completion_tokens = if text.is_empty() { 0 } else { tokens::estimate(text) };
     Usage {
         prompt_tokens,
-        completion_tokens,
+        completion_tokens: tokens::estimate(text),
+        estimated: prompt_tokens > 0 || !text.is_empty(),
         ..Usage::default()
     }
 }

@@ -43,7 +43,9 @@ impl TurnSpans {
             Some((attempt, span)) if *attempt == turn.attempt => span.clone(),
             _ => {
                 let span = agent(&self.whole, turn, scope, conversation, policy);
-                self.agent = Some((turn.attempt, span.clone()));
+                if let Some((_, before)) = self.agent.replace((turn.attempt, span.clone())) {
+                    before.in_scope(|| {});
+                }
                 span
             }
         }
@@ -82,6 +84,16 @@ impl TurnSpans {
         agent.record("gen_ai.usage.input_tokens", usage.sum.prompt_tokens);
         agent.record("gen_ai.usage.cache_read.input_tokens", usage.sum.cached_tokens);
         agent.record("gen_ai.usage.output_tokens", usage.sum.completion_tokens);
+    }
+}
+
+impl Drop for TurnSpans {
+    fn drop(&mut self) {
+        // An exported span ends when it was left last: the work of a turn goes on outside of its spans.
+        if let Some((_, agent)) = &self.agent {
+            agent.in_scope(|| {});
+        }
+        self.whole.in_scope(|| {});
     }
 }
 

@@ -148,6 +148,8 @@ impl Drop for CallSpan {
             // Someone left; that is no fault of the provider, so the status stays unset.
             self.span.record("error.type", "cancelled");
         }
+        // An exported span ends when it was left last, and a stream is read outside of its span.
+        self.span.in_scope(|| {});
     }
 }
 

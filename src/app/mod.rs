@@ -94,10 +94,7 @@ impl App {
         let (gateway, tenancy) = models::gateway(&roster.config(), Arc::new(system::SystemClock), spent, ledger)?;
         roster.follow(Arc::clone(&tenancy) as _);
         let gateway = gateway.with_learned(learned);
-        let gateway = match meter {
-            Some(meter) => gateway.with_meter(meter),
-            None => gateway,
-        };
+        let gateway = gateway.with_meter(telemetry::CallMetrics::around(meter));
         Ok((Arc::new(gateway), tenancy))
     }
 
@@ -142,7 +139,7 @@ impl App {
         } = records;
         let config = roster.config();
         // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
-        drop(tokio::task::spawn_blocking(|| tokens::count("")));
+        drop(tokio::task::spawn_blocking(tokens::warm_up));
         let clock = Arc::clone(&ports.clock);
         let shared = Shared::new(ports, bounds);
         let (directory, conversations_end) = Conversations::start(Arc::clone(&shared))
@@ -202,6 +199,11 @@ impl App {
             .providers
             .iter()
             .for_each(|provider| telemetry::start_counters_of_provider(&provider.name));
+        for route in &config.routes {
+            for target in &route.targets {
+                telemetry::start_counters_of_target(&route.name, &target.provider, &target.model);
+            }
+        }
         let probe = Arc::new(StoreProbe::default());
         // Ends with the runtime, as above.
         drop(tokio::spawn(Arc::clone(&probe).run(Arc::clone(&shared.ports.log))));

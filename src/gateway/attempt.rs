@@ -9,22 +9,27 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::{LogError, ModelError, ModelEvent};
 use copilotd_actors::tenancy::TenantScope;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, gauge};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::bill::Bill;
 use super::call::{CacheOutcome, Caller};
 use super::ledger::Unreported;
 use super::limit::{Ended, Reservation, UnderWay};
 use super::limits::Limits;
 use super::progress::Progress;
+use super::prompt_tokens::Prompt;
 use super::route::{Key, Kind, Target, TargetName, rule};
-use super::upstream::{Piece, PieceStream};
+use super::upstream::{CallProgress, Piece, PieceStream};
+use super::used::{Count, Known, Used};
 
 /// Bytes that make a token, about, where nobody counted.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -134,7 +139,13 @@ pub(super) struct Books {
     pub cache: CacheOutcome,
     /// What the request may use; settled when the last attempt is gone.
     pub reservation: Option<Arc<Reservation>>,
-    /// Size of the prompt, for an estimate.
+    /// What all attempts used so far.
+    pub bill: Arc<Bill>,
+    /// Where all attempts of the process are pending while they are counted.
+    pub counting: Arc<Bill>,
+    /// The prompt, to be counted for an estimate.
+    pub prompt: Prompt,
+    /// Size of the prompt.
     pub prompt_bytes: u64,
     /// Most tokens of an answer, if the request says so.
     pub max_output: Option<u64>,
@@ -161,11 +172,22 @@ struct Beginning {
 pub(super) struct Running {
     beginning: Beginning,
     kind: Kind,
+    progress: Arc<CallProgress>,
     first_content: Option<Duration>,
     model: Option<String>,
     usage: Option<Usage>,
     written: u64,
     is_settled: bool,
+}
+
+/// An attempt that is over and not booked yet.
+struct Over {
+    beginning: Beginning,
+    outcome: Outcome,
+    model: Option<String>,
+    first_content: Option<Duration>,
+    written: u64,
+    took: Duration,
 }
 
 impl Beginning {
@@ -182,7 +204,7 @@ impl Beginning {
     fn lost(&self, until_next: Duration) -> Attempted {
         Attempted {
             first_content: self.progress.first_content(),
-            ..self.attempted(Outcome::Lost, self.would_use(until_next), true)
+            ..self.attempted(Outcome::Lost, self.would_use(until_next))
         }
     }
 
@@ -191,8 +213,9 @@ impl Beginning {
         let (caller, model) = (&self.books.caller, &self.target.name.model);
         let Some(limits) = self.books.limits.as_deref() else {
             return Usage {
-                prompt_tokens: self.books.prompt_bytes.div_ceil(BYTES_PER_TOKEN),
+                prompt_tokens: self.books.prompt.rough(),
                 completion_tokens: self.progress.written().div_ceil(BYTES_PER_TOKEN),
+                estimated: true,
                 ..Usage::default()
             };
         };
@@ -208,11 +231,15 @@ impl Beginning {
             is_unseen: self.kind == Kind::Document || self.target.reasoning,
         };
         let mut usage = limits.learned.estimate(caller.scope.tenant(), model, &call);
+        if call.reported.is_none_or(|reported| reported.prompt_tokens == 0) {
+            usage.prompt_tokens = self.books.prompt.rough();
+        }
+        usage.estimated = true;
         usage.cost = limits.cost(model, &usage).unwrap_or(0);
         usage
     }
 
-    fn attempted(&self, outcome: Outcome, usage: Usage, is_estimated: bool) -> Attempted {
+    fn attempted(&self, outcome: Outcome, usage: Usage) -> Attempted {
         Attempted {
             id: self.id,
             caller: Arc::clone(&self.books.caller),
@@ -222,7 +249,7 @@ impl Beginning {
             number: self.number,
             model: None,
             usage,
-            is_estimated,
+            is_estimated: usage.estimated,
             outcome,
             cache: self.books.cache,
             first_content: None,
@@ -232,7 +259,14 @@ impl Beginning {
 }
 
 impl Running {
-    pub(super) fn begin(books: Books, target: Arc<Target>, key: Arc<Key>, kind: Kind, number: u32) -> Self {
+    pub(super) fn begin(
+        books: Books,
+        target: Arc<Target>,
+        key: Arc<Key>,
+        kind: Kind,
+        number: u32,
+        progress: Arc<CallProgress>,
+    ) -> Self {
         target.state.with(|health, _| health.began());
         let mut beginning = Beginning {
             id: None,
@@ -248,6 +282,7 @@ impl Running {
         Self {
             beginning,
             kind,
+            progress,
             first_content: None,
             model: None,
             usage: None,
@@ -335,88 +370,107 @@ impl Running {
         gauge!("copilotd_gateway_breaker_state", "target" => self.beginning.target.name.to_string()).set(level);
         let provider = self.beginning.target.name.provider.clone();
         counter!("copilotd_gateway_attempts_total", "provider" => provider, "outcome" => outcome.code()).increment(1);
-        let (usage, is_estimated) = self.used(outcome);
-        if let Some(reservation) = &self.beginning.books.reservation {
-            reservation.spend(&usage);
-        }
-        if let (Some(limits), Outcome::Finished(_), false) = (&self.beginning.books.limits, outcome, is_estimated) {
-            let tenant = self.beginning.books.caller.scope.tenant();
-            let ended = Ended {
-                prompt_bytes: self.beginning.books.prompt_bytes,
-                written: self.written,
-                usage: &usage,
-                took: self.beginning.started.elapsed(),
-            };
-            limits.learned.learn(tenant, &self.beginning.target.name.model, ended);
-        }
-        if let Some(meter) = &self.beginning.books.meter {
-            meter.attempted(Attempted {
-                model: self.model.take(),
-                first_content: self.first_content,
-                ..self.beginning.attempted(outcome, usage, is_estimated)
-            });
+        let over = Over {
+            beginning: self.beginning.clone(),
+            outcome,
+            model: self.model.take(),
+            first_content: self.first_content,
+            written: self.written,
+            took: self.beginning.started.elapsed(),
+        };
+        match self.known(outcome).used() {
+            Used::Known(usage) => over.book(usage),
+            Used::ToBeCounted(count) => over.count(count),
         }
     }
 
-    /// Returns what to account for, and whether it is an estimate.
-    fn used(&self, outcome: Outcome) -> (Usage, bool) {
-        let counted = Counted {
-            prompt_bytes: self.beginning.books.prompt_bytes,
-            written: self.written,
+    fn known(&self, outcome: Outcome) -> Known {
+        let seen = self.progress.seen();
+        Known {
             began: self.first_content.is_some(),
+            reported: self.usage.or(seen.reported),
+            written: self.written,
+            outcome,
+            seen,
+        }
+    }
+}
+
+impl Over {
+    /// Counts what nobody reported, at once where that takes no time. The reservation is held until then.
+    fn count(self, count: Count) {
+        let prompt = &self.beginning.books.prompt;
+        if !tokens::is_ready() {
+            // The process has just begun, and whoever lets an answer go must not wait until the tokenizer is there.
+            if let Ok(runtime) = Handle::try_current() {
+                drop(runtime.spawn_blocking(tokens::warm_up));
+            }
+            let prompt_tokens = if count.prompt { prompt.rough() } else { 0 };
+            return self.book(count.with(prompt_tokens, count.coarse()));
+        }
+        let known = if count.prompt { prompt.known() } else { Some(0) };
+        if let Some(prompt_tokens) = known.filter(|_| count.is_short()) {
+            return self.book(count.with(prompt_tokens, count.answer_now()));
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            // The process ends: nobody is kept waiting any more.
+            let prompt_tokens = if count.prompt { prompt.rough() } else { 0 };
+            return self.book(count.with(prompt_tokens, count.answer_now()));
         };
-        let (mut usage, is_estimated) = counted.usage(self.usage, outcome);
+        let pending = (
+            self.beginning.books.bill.pending(),
+            self.beginning.books.counting.pending(),
+        );
+        drop(runtime.spawn(async move {
+            let books = &self.beginning.books;
+            let tenant = books.caller.scope.tenant();
+            let prompt_tokens = if count.prompt {
+                books.prompt.count(tenant).await
+            } else {
+                0
+            };
+            let answer = count.answer(tenant).await;
+            self.book(count.with(prompt_tokens, answer));
+            drop(pending);
+        }));
+    }
+
+    /// Tells everybody what the attempt used.
+    fn book(self, mut usage: Usage) {
+        let Self {
+            beginning,
+            outcome,
+            model,
+            first_content,
+            written,
+            took,
+        } = self;
+        let (books, target) = (&beginning.books, &beginning.target.name.model);
         // By the price of this day: the deployment knows the one of the day on which the process began.
-        if let Some(cost) = self
-            .beginning
-            .books
-            .limits
-            .as_ref()
-            .and_then(|limits| limits.cost(&self.beginning.target.name.model, &usage))
-        {
+        if let Some(cost) = books.limits.as_ref().and_then(|limits| limits.cost(target, &usage)) {
             usage.cost = cost;
         }
-        (usage, is_estimated)
-    }
-}
-
-/// What was counted of an attempt without the provider's help.
-#[derive(Debug, Clone, Copy)]
-struct Counted {
-    prompt_bytes: u64,
-    /// Bytes of the answer.
-    written: u64,
-    /// Whether content came.
-    began: bool,
-}
-
-impl Counted {
-    /// Returns what an attempt used, and whether that is an estimate: a provider that refused did no work; one that had
-    /// begun to answer, or was left while it may have, bills what it had done, whether it says so or not.
-    fn usage(self, said: Option<Usage>, outcome: Outcome) -> (Usage, bool) {
-        let prompt_tokens = self.prompt_bytes.div_ceil(BYTES_PER_TOKEN);
-        let completion_tokens = self.written.div_ceil(BYTES_PER_TOKEN);
-        match (said, outcome) {
-            (Some(said), Outcome::Finished(_)) => (said, false),
-            // Some providers report the prompt at the beginning and the answer only at the end.
-            (Some(said), _) if said.completion_tokens < completion_tokens => {
-                let usage = Usage {
-                    completion_tokens,
-                    ..said
-                };
-                (usage, true)
-            }
-            (Some(said), _) => (said, false),
-            (None, Outcome::Failed(_)) if !self.began => (Usage::default(), false),
-            (None, _) => {
-                let usage = Usage {
-                    prompt_tokens,
-                    completion_tokens,
-                    ..Usage::default()
-                };
-                (usage, true)
-            }
+        if let Some(reservation) = &books.reservation {
+            reservation.spend(&usage);
         }
+        if let (Some(limits), Outcome::Finished(_), false) = (&books.limits, outcome, usage.estimated) {
+            let ended = Ended {
+                prompt_bytes: books.prompt_bytes,
+                written,
+                usage: &usage,
+                took,
+            };
+            limits.learned.learn(books.caller.scope.tenant(), target, ended);
+        }
+        if let Some(meter) = &books.meter {
+            meter.attempted(Attempted {
+                model,
+                first_content,
+                took,
+                ..beginning.attempted(outcome, usage)
+            });
+        }
+        books.bill.add(usage);
     }
 }
 
@@ -440,54 +494,4 @@ pub(super) fn watched(pieces: PieceStream, running: Running) -> PieceStream {
         Some((item, (pieces, running)))
     })
     .boxed()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_attempt_that_began_is_never_free() {
-        let begun = Counted {
-            prompt_bytes: 400,
-            written: 41,
-            began: true,
-        };
-        let refused = Counted {
-            written: 0,
-            began: false,
-            ..begun
-        };
-        let said = |completion_tokens| {
-            Some(Usage {
-                prompt_tokens: 90,
-                completion_tokens,
-                ..Usage::default()
-            })
-        };
-        let (done, cut) = (Outcome::Finished(Finish::Stop), Outcome::Failed(FailureClass::Cut));
-        let cases = [
-            ("told at the end", begun, said(10), done, (90, 10, false)),
-            ("fewer than we would count", begun, said(3), done, (90, 3, false)),
-            ("finished without a word", begun, None, done, (100, 11, true)),
-            ("cut without a word", begun, None, cut, (100, 11, true)),
-            ("cut after the prompt was told", begun, said(1), cut, (90, 11, true)),
-            ("cut after all was told", begun, said(20), cut, (90, 20, false)),
-            ("left without a word", begun, None, Outcome::Left, (100, 11, true)),
-            (
-                "left after the prompt was told",
-                begun,
-                said(1),
-                Outcome::Left,
-                (90, 11, true),
-            ),
-            ("left before it began", refused, None, Outcome::Left, (100, 0, true)),
-            ("refused", refused, None, cut, (0, 0, false)),
-        ];
-        for (name, counted, usage, outcome, expected) in cases {
-            let (usage, is_estimated) = counted.usage(usage, outcome);
-            let got = (usage.prompt_tokens, usage.completion_tokens, is_estimated);
-            assert_eq!(got, expected, "{name}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::Clock;
 use futures::{StreamExt, stream};
 
@@ -98,14 +98,14 @@ impl Cached {
     }
 
     /// Gives a kept answer in the form that was asked for.
-    pub(super) fn replay(&self, kept: &Kept, body: &ChatBody) -> (Answer, Option<NanoUsd>) {
+    pub(super) fn replay(&self, kept: &Kept, body: &ChatBody) -> Answer {
         let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
         let created = self.clock.now().as_second();
         if body.stream() {
             let pieces = kept.pieces(&id, created, body.include_usage());
-            (Answer::Stream(stream::iter(pieces.into_iter().map(Ok)).boxed()), None)
+            Answer::Stream(stream::iter(pieces.into_iter().map(Ok)).boxed())
         } else {
-            (Answer::Whole(kept.whole(&id, created)), Some(NanoUsd::default()))
+            Answer::Whole(kept.whole(&id, created))
         }
     }
 }

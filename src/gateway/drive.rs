@@ -19,7 +19,7 @@ use super::attempt::{Books, Running, watched};
 use super::body::ChatBody;
 use super::embed::{EmbedAnswer, EmbedBody};
 use super::route::{HedgeBudget, Kind, Next, Place, Target, Trip, rule};
-use super::upstream::{Piece, PieceStream, Timeouts, UpstreamCall, WholeAnswer};
+use super::upstream::{CallProgress, Piece, PieceStream, Timeouts, UpstreamCall, WholeAnswer};
 
 /// What is held back at most before an answer is released without content: some servers say much before they say anything.
 const MAX_HELD_PIECES: usize = 64;
@@ -236,19 +236,26 @@ impl Drive {
             Ask::Whole(_) | Ask::Embed(_) => Kind::Document,
         };
         let timeouts = self.timeouts(place);
-        let mut running = Running::begin(self.books.clone(), target, Arc::clone(&key), kind, self.trip.attempts());
+        let progress = Arc::new(CallProgress::default());
+        // Until it is polled.
+        progress.refused();
+        let (books, number) = (self.books.clone(), self.trip.attempts());
+        let mut running = Running::begin(books, target, Arc::clone(&key), kind, number, Arc::clone(&progress));
         let conversation = self.books.caller.conversation;
         let tenant = Some(self.books.caller.scope.tenant().clone());
         let ask = self.ask.clone();
         let begun = Instant::now();
-        let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {
-            body,
-            timeouts,
-            chunks,
-            conversation,
-            tenant,
-        };
         Box::pin(async move {
+            progress.sending();
+            let told = Arc::clone(&progress);
+            let call = move |body: Arc<ChatBody>, chunks| UpstreamCall {
+                body,
+                timeouts,
+                chunks,
+                conversation,
+                tenant,
+                progress,
+            };
             match ask {
                 Ask::Whole(body) => {
                     let answer = running.settling(key.upstream.whole(&call(body, true)).await);
@@ -257,7 +264,7 @@ impl Drive {
                     Ok(Got::Whole(answer))
                 }
                 Ask::Embed(body) => {
-                    let answer = running.settling(key.upstream.embed(&body, timeouts).await);
+                    let answer = running.settling(key.upstream.embed(&body, timeouts, &told).await);
                     let answer = answer.map_err(|error| document(error, begun.elapsed() >= timeouts.total))?;
                     running.document(None, answer.usage, Finish::Stop);
                     Ok(Got::Embedded(answer))

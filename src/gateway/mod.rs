@@ -4,6 +4,8 @@
 //! Invariant: a call leaves for a target only with a key that [`route::Access`] handed out for its tenant.
 
 mod attempt;
+mod bill;
+mod billed;
 pub mod body;
 pub mod cache;
 mod cached;
@@ -20,12 +22,15 @@ mod limits;
 mod nesting;
 mod plan;
 mod progress;
+pub mod prompt_tokens;
+pub mod report;
 mod rescue;
 pub mod route;
 mod route_embedder;
 mod terms;
 mod turn;
 pub mod upstream;
+mod used;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -81,6 +86,7 @@ impl Gateway {
                 access,
                 meter: None,
                 limits: None,
+                counting: Arc::default(),
             },
             cached: None,
             turns: Turns::default(),
@@ -151,6 +157,7 @@ impl Gateway {
 
     /// Waits until what the calls used stands where other processes see it.
     pub async fn settled(&self) {
+        self.planner.counting.total().await;
         if let Some(limits) = &self.planner.limits {
             limits.limiter.settled().await;
         }
@@ -224,22 +231,24 @@ impl Gateway {
                     if let Some(audit) = audit {
                         self.check(audit, &route, Caller::clone(&drive.books.caller), &body);
                     }
-                    let (answer, cost) = cached.replay(&kept, &body);
+                    let answer = cached.replay(&kept, &body);
                     self.note_hit(&drive, &kept);
+                    let answer = guarded::guarded(&tenant, terms, &body, answer).await?;
+                    let (answer, cost) = billed::answer(&drive.books, &body, answer, kept.usage).await;
                     return Ok(Reply {
                         model: kept.by.map_or(kept.model, |by| by.to_string()),
                         attempts: 0,
                         cache: CacheOutcome::Hit,
                         cost,
                         limits,
-                        answer: guarded::guarded(&tenant, terms, &body, answer).await?,
+                        answer,
                     });
                 }
             }
         }
         let answered = Planner::answered(&mut drive).await;
         let (place, got) = answered.map_err(|error| guarded::told(&terms, error))?;
-        let attempts = drive.trip.attempts();
+        let (attempts, books) = (drive.trip.attempts(), drive.books.clone());
         let target = drive.trip.target(place).name.clone();
         if let Some(ticket) = &mut ticket {
             ticket.by = Some(target.clone());
@@ -252,14 +261,16 @@ impl Gateway {
                 (Answer::Stream(rescue::continued(drive, place, pieces)), None)
             }
         };
+        // What is kept is what the model said: rules may change.
+        let answer = guarded::guarded(&tenant, terms, &body, cached::keep(ticket, answer, usage)).await?;
+        let (answer, cost) = billed::answer(&books, &body, answer, usage.unwrap_or_default()).await;
         Ok(Reply {
             model: target.to_string(),
             attempts,
             cache,
-            cost: usage.map(|usage| usage.cost),
+            cost,
             limits,
-            // What is kept is what the model said: rules may change.
-            answer: guarded::guarded(&tenant, terms, &body, cached::keep(ticket, answer, usage)).await?,
+            answer,
         })
     }
 

@@ -10,11 +10,15 @@ use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
 use super::attempt::{Books, Meter};
+use super::bill::Bill;
+use super::billed;
 use super::body::ChatBody;
 use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
 use super::drive::{Ask, Drive, Got};
 use super::embed::{EmbedCall, EmbedReply};
 use super::limits::{Limits, Prompt};
+use super::prompt_tokens::Prompt as Counted;
+use super::report::Bearer;
 use super::rescue::Failed;
 use super::route::{self, Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
 use super::{ModelCard, Terms, failure};
@@ -33,6 +37,8 @@ pub(super) struct Planner {
     pub(super) access: Arc<dyn Access>,
     pub(super) meter: Option<Arc<dyn Meter>>,
     pub(super) limits: Option<Arc<Limits>>,
+    /// Attempts that are over and are being counted.
+    pub(super) counting: Arc<Bill>,
 }
 
 /// What a request needs of a model.
@@ -66,12 +72,14 @@ impl Planner {
         let Got::Embedded(answer) = got else {
             unreachable!("an embedding was asked for")
         };
+        let usage = drive.books.bill.total().await;
+        let tenant = drive.books.caller.scope.tenant();
         Ok(EmbedReply {
             model: drive.trip.target(place).name.to_string(),
             attempts: drive.trip.attempts(),
-            usage: answer.usage,
+            usage,
             limits,
-            body: answer.body,
+            body: billed::document(tenant, answer.body, Bearer::Embeddings, answer.usage, usage).await,
         })
     }
 
@@ -135,6 +143,10 @@ impl Planner {
             Ask::Whole(body) => (Kind::Document, Some(body)),
             Ask::Embed(_) => (Kind::Document, None),
         };
+        let prompt = match &ask {
+            Ask::Live(body, _) | Ask::Buffered(body) | Ask::Whole(body) => Counted::chat(Arc::clone(body)),
+            Ask::Embed(body) => Counted::embed(Arc::clone(body)),
+        };
         // Looked at only where it makes a difference.
         let is_begun =
             route.targets.iter().any(|target| target.prefill) && body.is_some_and(|body| body.begins_answer());
@@ -155,6 +167,9 @@ impl Planner {
                 limits: self.limits.clone(),
                 cache: CacheOutcome::Bypass,
                 reservation: None,
+                bill: Arc::default(),
+                counting: Arc::clone(&self.counting),
+                prompt,
                 prompt_bytes: prompt_bytes as u64,
                 max_output,
                 answers,

@@ -7,6 +7,7 @@
 //!
 //! Invariant: no text goes out twice, and no answer that was not finished ends without an error.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use moka::sync::Cache;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::bill::Bill;
+use super::billed;
 use super::call::AnswerStream;
 use super::drive::{Ask, Drive, Got};
 use super::failure;
@@ -84,22 +87,20 @@ impl Turns {
     }
 
     /// Turns pieces into the core's events, and notes how they end.
-    pub(super) fn watch(&self, pieces: PieceStream, turn: Option<TurnId>, target: TargetName) -> ModelStream {
+    pub(super) fn watch(
+        &self,
+        pieces: PieceStream,
+        turn: Option<TurnId>,
+        target: TargetName,
+        bill: Arc<Bill>,
+    ) -> ModelStream {
         let turns = self.clone();
         let noted = pieces.inspect(move |item| {
             if let (Some(turn), Err(error)) = (turn, item) {
                 turns.add(turn, target.clone(), error.class);
             }
         });
-        noted
-            .flat_map(|item| {
-                let events: Vec<Result<ModelEvent, ModelError>> = match item {
-                    Ok(piece) => piece.events.into_iter().map(Ok).collect(),
-                    Err(error) => vec![Err(error)],
-                };
-                stream::iter(events)
-            })
-            .boxed()
+        billed::events(noted.boxed(), bill)
     }
 }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Gateway;
 use super::attempt::{Attempted, Outcome};
+use super::billed;
 use super::body::ChatBody;
 use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
 use super::drive::{Ask, Got};
@@ -81,10 +82,9 @@ impl Model for Gateway {
             .await
             .map_err(limited)?;
         let Some((place, got)) = drive.run().await else {
-            return Err(drive
-                .trip
-                .failure(Instant::now())
-                .unwrap_or_else(|| refused("no model could be asked".to_owned())));
+            let error = drive.trip.failure(Instant::now());
+            let error = error.unwrap_or_else(|| refused("no model could be asked".to_owned()));
+            return billed::unanswered(&drive.books.bill, error).await;
         };
         let Got::Stream { held, rest } = got else {
             unreachable!("a stream was asked for")
@@ -97,7 +97,9 @@ impl Model for Gateway {
             .collect();
         let fallback = self.turns.answers(turn, failed, &name(place)).map(Ok);
         let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
-        let events = self.turns.watch(pieces, turn, name(place));
+        let events = self
+            .turns
+            .watch(pieces, turn, name(place), Arc::clone(&drive.books.bill));
         Ok(stream::iter(fallback).chain(events).boxed())
     }
 }

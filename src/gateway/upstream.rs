@@ -1,5 +1,7 @@
 //! One deployment of a model behind one key, as the gateway calls it. Adapters implement it.
 
+mod progress;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use futures::stream::BoxStream;
 use super::body::ChatBody;
 use super::embed::{EmbedAnswer, EmbedBody};
 pub use crate::adapters::provider::Timeouts;
+pub use progress::{CallProgress, Seen, Work};
 
 /// Status of a refusal that is the adapter's own: the request is in order, but this provider's protocol cannot say it.
 /// Another target may.
@@ -31,8 +34,14 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     async fn whole(&self, call: &UpstreamCall) -> Result<WholeAnswer, ModelError>;
 
     /// Embeds texts. Deployments that cannot refuse.
-    async fn embed(&self, body: &EmbedBody, timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
+    async fn embed(
+        &self,
+        body: &EmbedBody,
+        timeouts: Timeouts,
+        progress: &CallProgress,
+    ) -> Result<EmbedAnswer, ModelError> {
         let _ = (body, timeouts);
+        progress.refused();
         Err(ModelError {
             class: FailureClass::Rejected,
             message: "this provider makes no embeddings".to_owned(),
@@ -59,6 +68,8 @@ pub struct UpstreamCall {
     pub conversation: Option<ConversationId>,
     /// Whose call it is: what it takes to compute is taken from this tenant's share.
     pub tenant: Option<TenantId>,
+    /// Told while the call runs, for whoever books it.
+    pub progress: Arc<CallProgress>,
 }
 
 /// A piece of a streamed answer.

@@ -50,6 +50,8 @@ const FAST: &[f64] = &[
 const SLOW: &[f64] = &[
     0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0,
 ];
+/// Bounds for what is told of each tenant: few, since there are many of them.
+const CALLS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Bounds for numbers of things.
 const COUNT: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
@@ -176,13 +178,43 @@ pub const METRICS: &[Metric] = &[
         "copilotd_tokens_total",
         Kind::Counter,
         Unit::Count,
-        "Tokens by kind; cached ones are part of the prompt's.",
+        "Tokens of model calls as the ledger has them, by kind; cached ones are part of the prompt's.",
+    ),
+    metric(
+        "copilotd_model_calls_total",
+        Kind::Counter,
+        Unit::Count,
+        "Requests to models, whatever for, by how they ended.",
+    ),
+    metric(
+        "copilotd_model_calls_estimated_total",
+        Kind::Counter,
+        Unit::Count,
+        "Those of them whose usage is an estimate, because the provider did not report it.",
+    ),
+    metric(
+        "copilotd_model_cost_usd_total",
+        Kind::Counter,
+        Unit::Count,
+        "What they cost, in US dollars.",
+    ),
+    metric(
+        "copilotd_model_call_seconds",
+        Kind::Histogram(CALLS),
+        Unit::Seconds,
+        "Time from a request to a model until its end.",
+    ),
+    metric(
+        "copilotd_model_first_content_seconds",
+        Kind::Histogram(CALLS),
+        Unit::Seconds,
+        "Time from a request to a model until its first content.",
     ),
     metric(
         "copilotd_model_failures_total",
         Kind::Counter,
         Unit::Count,
-        "Model calls that failed, by class.",
+        "Steps of turns that no model answered, by the class of the last failure.",
     ),
     metric(
         "copilotd_gateway_attempts_total",

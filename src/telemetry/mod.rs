@@ -4,6 +4,7 @@
 //! prompts and answers of tenants that asked for it ([`content`]). Nothing here runs once per token, and nothing here
 //! makes a request wait: lines are written at once, spans go through a bounded queue which drops what is too much.
 
+mod calls;
 pub mod content;
 mod http;
 mod logs;
@@ -17,6 +18,7 @@ mod zeros;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+pub use self::calls::{CallMetrics, start as start_counters_of_target};
 pub use self::http::http_span;
 pub use self::metrics::{METRICS, Metric, Render, metrics};
 pub use self::runtime::PROCESS_METRICS;

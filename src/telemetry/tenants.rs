@@ -19,9 +19,11 @@ use super::metrics::{Kind, METRICS};
 /// Most tenants that are labels.
 const TOP: usize = 100;
 /// What all others are together.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 /// How often it is decided anew which tenants are labels. What was used before counts half each time.
 const RANK_EVERY: Duration = Duration::from_secs(60);
+/// Counted in billionths of what the page shows. All of them name a tenant.
+const NANOS: [&str; 1] = ["copilotd_model_cost_usd_total"];
 /// Of several tenants' values of these the highest is shown, not the sum: they are states.
 const STATES: [&str; 1] = ["copilotd_breaker_state"];
 
@@ -42,6 +44,11 @@ pub fn count_request(tenant: &TenantId) {
     metrics::counter!("copilotd_tenant_requests_total", "tenant" => label).increment(1);
 }
 
+/// Returns the label of a tenant that uses something.
+pub(super) fn label(tenant: &TenantId) -> String {
+    LABELS.used(tenant)
+}
+
 /// Rewrites a page as `view` may see it.
 pub(super) fn rewrite(page: &str, view: MetricsView) -> String {
     let shown = LABELS.shown.load();
@@ -49,7 +56,7 @@ pub(super) fn rewrite(page: &str, view: MetricsView) -> String {
         MetricsView::Public => Fate::Unlabelled,
         MetricsView::Tenants if tenant == OTHER || shown.contains(tenant) => Fate::Kept,
         // A tenant that was shown once: added to the others its counter would jump, and fall when it is shown again.
-        MetricsView::Tenants if is_counter(metric) => Fate::Dropped,
+        MetricsView::Tenants if only_grows(metric) => Fate::Dropped,
         MetricsView::Tenants => Fate::Other,
     })
 }
@@ -164,9 +171,12 @@ fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
         };
         let at = *known.entry(series.clone()).or_insert(lines.len());
         match lines.get_mut(at) {
-            Some(Line::Sample(_, value)) if STATES.contains(&sample.name) => *value = value.max(sample.value),
-            Some(Line::Sample(_, value)) => *value += sample.value,
-            _ => lines.push(Line::Sample(series, sample.value)),
+            Some(Line::Sample(_, value, _)) if STATES.contains(&sample.name) => *value = value.max(sample.value),
+            Some(Line::Sample(_, value, _)) => *value += sample.value,
+            _ => {
+                let unit = if NANOS.contains(&sample.name) { 1e9 } else { 1.0 };
+                lines.push(Line::Sample(series, sample.value, unit));
+            }
         }
     }
     let mut out = String::with_capacity(page.len());
@@ -174,7 +184,7 @@ fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
         // Writing to a string cannot fail.
         let _ = match line {
             Line::Text(text) => writeln!(out, "{text}"),
-            Line::Sample(series, value) => writeln!(out, "{series} {value}"),
+            Line::Sample(series, value, unit) => writeln!(out, "{series} {}", value / unit),
         };
     }
     out
@@ -182,7 +192,8 @@ fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
 
 enum Line<'a> {
     Text(&'a str),
-    Sample(String, f64),
+    /// A series, its value, and what is one in its unit.
+    Sample(String, f64, f64),
 }
 
 /// A line that names a tenant.
@@ -236,10 +247,15 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     })
 }
 
-fn is_counter(name: &str) -> bool {
-    METRICS
-        .iter()
-        .any(|metric| metric.name == name && metric.kind == Kind::Counter)
+/// Whether a line is one of a counter or a histogram.
+fn only_grows(name: &str) -> bool {
+    METRICS.iter().any(|metric| match metric.kind {
+        Kind::Counter => metric.name == name,
+        Kind::Gauge => false,
+        Kind::Histogram(_) => name
+            .strip_prefix(metric.name)
+            .is_some_and(|part| matches!(part, "_bucket" | "_sum" | "_count")),
+    })
 }
 
 #[cfg(test)]
@@ -294,6 +310,24 @@ mod tests {
         assert!(has("copilotd_breaker_state{tenant=\"other\",system=\"slack\"} 2"));
         assert!(has("copilotd_tenant_requests_total{tenant=\"other\"} 1"));
         assert!(!folded.contains("globex") && !folded.contains("initech"));
+    }
+
+    #[test]
+    fn money_is_shown_in_dollars_and_what_only_grows_never_falls() {
+        let page = "copilotd_model_cost_usd_total{tenant=\"acme\"} 1500000000\n\
+            copilotd_model_cost_usd_total{tenant=\"globex\"} 25\n\
+            copilotd_tokens_total{tenant=\"acme\"} 1500000000\n";
+        let expected = "copilotd_model_cost_usd_total 1.500000025\ncopilotd_tokens_total 1500000000\n";
+        assert_eq!(fold(page, |_, _| Fate::Unlabelled), expected);
+        for (name, grows) in [
+            ("copilotd_tokens_total", true),
+            ("copilotd_model_call_seconds_bucket", true),
+            ("copilotd_model_call_seconds_sum", true),
+            ("copilotd_model_call_seconds_count", true),
+            ("copilotd_connector_queue", false),
+        ] {
+            assert_eq!(only_grows(name), grows, "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,6 +25,11 @@ const CLASSES: &[&str] = &[
     "network",
 ];
 
+/// How a request to a model can end.
+pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
+    CLASSES.iter().copied().chain(["ok", "left", "lost"])
+}
+
 /// Counters, with the values that each of their labels can have.
 const CLOSED: &[(&str, &[Labels])] = &[
     (
@@ -59,10 +64,6 @@ const CLOSED: &[(&str, &[Labels])] = &[
     (
         "copilotd_turns_total",
         &[("state", &["queued", "started", "completed", "failed", "cancelled"])],
-    ),
-    (
-        "copilotd_tokens_total",
-        &[("kind", &["prompt", "cached", "completion"])],
     ),
     ("copilotd_model_failures_total", &[("class", CLASSES)]),
     ("copilotd_usage_records_lost_total", &[]),
@@ -161,6 +162,11 @@ const OPEN: &[&str] = &[
     "copilotd_store_bytes_total",
     // Its providers are the configuration's: see `provider`.
     "copilotd_gateway_attempts_total",
+    // These are by targets of routes: see `calls::start`.
+    "copilotd_tokens_total",
+    "copilotd_model_calls_total",
+    "copilotd_model_calls_estimated_total",
+    "copilotd_model_cost_usd_total",
 ];
 
 /// Starts every counter whose labels the code names.
@@ -175,8 +181,8 @@ pub(super) fn start() {
 
 /// Starts the counters of a provider of the configuration.
 pub fn provider(name: &str) {
-    for outcome in CLASSES.iter().chain(&["ok", "left", "lost"]) {
-        metrics::counter!("copilotd_gateway_attempts_total", "provider" => name.to_owned(), "outcome" => *outcome)
+    for outcome in outcomes() {
+        metrics::counter!("copilotd_gateway_attempts_total", "provider" => name.to_owned(), "outcome" => outcome)
             .increment(0);
     }
 }

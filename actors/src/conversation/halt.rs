@@ -27,8 +27,7 @@ impl Conversation {
 /// Seals the open message, and counts what it used by now.
 fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
     let text = live.message.seal();
-    let mut usage = usage_of_sealed(&text, live.prompt_tokens);
-    usage.cost = policy.prices.at(now).map_or(0, |price| price.cost(&usage));
+    let usage = policy.priced(usage_of_sealed(&text, live.prompt_tokens), now);
     Sealed {
         at: live.message.at,
         text,

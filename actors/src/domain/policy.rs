@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::guard::Rules;
 use super::ids::CopilotName;
 use super::prices::PriceHistory;
 use super::schema::Schema;
-use super::usage::NanoUsd;
+use super::usage::{NanoUsd, Usage};
 
 /// Everything that decides how a copilot works.
 #[derive(Debug, Clone)]
@@ -50,6 +52,13 @@ impl Policy {
             memory: MemoryPolicy::for_context(8_192, 8_192),
             rules: Rules::default(),
         }
+    }
+
+    /// Puts into an estimate of its model's usage what that costs at a point in time.
+    #[must_use]
+    pub fn priced(&self, usage: Usage, at: Timestamp) -> Usage {
+        let cost = self.prices.at(at).map_or(0, |price| price.cost(&usage));
+        Usage { cost, ..usage }
     }
 }
 

@@ -28,11 +28,19 @@ pub struct Usage {
     /// What it cost.
     #[serde(default)]
     pub cost: NanoUsd,
+    /// Whether any of it is our own estimate, because the provider did not report it. Nothing is learned from an estimate.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub estimated: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn is_zero(tokens: &u64) -> bool {
     *tokens == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl std::ops::AddAssign for Usage {
@@ -43,10 +51,16 @@ impl std::ops::AddAssign for Usage {
         self.cache_write_tokens = self.cache_write_tokens.saturating_add(other.cache_write_tokens);
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
         self.cost = self.cost.saturating_add(other.cost);
+        self.estimated = self.estimated || other.estimated;
     }
 }
 
 impl Usage {
+    /// Returns whether nothing was used.
+    pub fn is_nothing(&self) -> bool {
+        self.total_tokens() == 0 && self.cost == 0
+    }
+
     /// Returns all tokens, of prompts and answers.
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)
@@ -176,7 +190,7 @@ mod tests {
             cached_tokens,
             cache_write_tokens,
             reasoning_tokens,
-            cost: 0,
+            ..Usage::default()
         }
     }
 
@@ -266,5 +280,29 @@ mod tests {
         let mut sum = usage([3, 1, 1, 2, 1]);
         sum += usage([30, 10, 10, 20, 10]);
         assert_eq!(sum, usage([33, 11, 11, 22, 11]));
+    }
+
+    #[test]
+    fn a_sum_is_an_estimate_if_any_part_of_it_is_and_says_so_only_then() {
+        let counted = Usage {
+            estimated: true,
+            ..usage([3, 0, 0, 2, 0])
+        };
+        for (parts, estimated) in [
+            (vec![], false),
+            (vec![usage([1; 5])], false),
+            (vec![usage([1; 5]), counted], true),
+            (vec![counted, usage([1; 5])], true),
+        ] {
+            let mut total = TotalUsage::default();
+            parts.into_iter().for_each(|part| total.add("m", part));
+            assert_eq!(total.sum.estimated, estimated);
+            let text = serde_json::to_string(&total).unwrap();
+            assert_eq!(text.contains("estimated"), estimated, "{text}");
+            assert_eq!(serde_json::from_str::<TotalUsage>(&text).unwrap(), total);
+            let mut merged = TotalUsage::default();
+            merged.merge(&total);
+            assert_eq!(merged.sum.estimated, estimated);
+        }
     }
 }

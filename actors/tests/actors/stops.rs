@@ -95,6 +95,7 @@ async fn a_cancelled_answer_is_paid_for() {
     );
     let nano = tokens("prompt_tokens") + 2 * tokens("completion_tokens");
     assert_eq!(usage["cost_usd"], nano as f64 / 1e9);
+    assert_eq!(usage["estimated"], true, "nobody reported it");
 }
 
 #[tokio::test(start_paused = true)]

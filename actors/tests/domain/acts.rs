@@ -22,6 +22,7 @@ pub const USAGE: Usage = Usage {
     cache_write_tokens: 0,
     reasoning_tokens: 0,
     cost: 5,
+    estimated: false,
 };
 
 pub fn act(make: impl Fn(&World) -> Command + 'static) -> Act {

@@ -199,7 +199,7 @@ mod tests {
 
     fn document(body: &str) -> Result<Document, FailureClass> {
         let prompt = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-        let mut transcript = Transcript::new(Arc::new(prompt));
+        let mut transcript = Transcript::new(Arc::new(prompt), Arc::default());
         read(body.as_bytes(), &Errors::new("main", Vec::new()), &mut transcript).map_err(|error| error.class)
     }
 

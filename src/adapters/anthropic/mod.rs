@@ -32,7 +32,7 @@ use crate::adapters::provider::{
     Accept, Answer, Clocks, Door, Hosts, InvalidDeployment, Timeouts, Transcript, endpoint, sent_at,
 };
 use crate::gateway::embed::{EmbedAnswer, EmbedBody};
-use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use crate::gateway::upstream::{CallProgress, PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use decoder::{Decoder, Wish};
 
 /// Streams that one HTTP/2 connection takes; Anthropic allows 100.
@@ -80,6 +80,8 @@ impl Anthropic {
     /// Says the request in Anthropic's words; a large one on the compute pool.
     async fn body(&self, call: &UpstreamCall, stream: bool) -> Result<Bytes, ModelError> {
         let (body, model, max_tokens) = (Arc::clone(&call.body), self.model.clone(), self.max_tokens);
+        // A request that cannot be said is never sent.
+        call.progress.refused();
         // A turn's answer is held against its schema by the core.
         let is_checked = call.conversation.is_some();
         let write = move || {
@@ -102,7 +104,10 @@ impl Anthropic {
         let clocks = Clocks::start(call.timeouts, Instant::now());
         let sent = match self.body(call, true).await {
             Ok(body) => {
-                let sent = self.door.send(body, Accept::Stream, &span, &clocks).await;
+                let sent = self
+                    .door
+                    .send(body, Accept::Stream, &span, &clocks, &call.progress)
+                    .await;
                 sent.map_err(ModelError::from)
             }
             Err(error) => Err(error),
@@ -118,18 +123,30 @@ impl Anthropic {
         };
         let errors = self.door.errors().clone();
         let decoder = Decoder::new(errors.clone(), wish);
-        let transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
-        let answer = Answer::new(response, ticket, decoder, transcript, clocks, errors, self.price, span);
+        let answer = Answer::new(
+            response,
+            ticket,
+            decoder,
+            transcript(call),
+            clocks,
+            errors,
+            self.price,
+            span,
+            Arc::clone(&call.progress),
+        );
         Ok(answer.into_stream())
     }
 
     async fn ask(&self, call: &UpstreamCall, span: &mut CallSpan) -> Result<WholeAnswer, ModelError> {
         let clocks = Clocks::whole(call.timeouts, Instant::now());
         let body = self.body(call, false).await?;
-        let (response, _ticket) = self.door.send(body, Accept::Document, span, &clocks).await?;
+        let (response, _ticket) = self
+            .door
+            .send(body, Accept::Document, span, &clocks, &call.progress)
+            .await?;
         let created = sent_at(response.headers());
         let body = self.door.document(response, &clocks).await?;
-        let mut transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
+        let mut transcript = transcript(call);
         let (size, errors) = (body.len(), self.door.errors().clone());
         let read = move || {
             let document = document::read(&body, &errors, &mut transcript);
@@ -137,11 +154,8 @@ impl Anthropic {
         };
         let read = compute::run(call.tenant.as_ref(), size, read).await;
         let (document, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
-        let document = document?;
-        let mut usage = match document.usage {
-            Some(usage) => usage,
-            None => transcript.estimate().await,
-        };
+        let document = document.inspect_err(|error| call.progress.failed_unanswered(error))?;
+        let mut usage = transcript.completed(document.usage).await;
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
         let model = document.model.clone().unwrap_or_else(|| self.model.clone());
         span.event(&ModelEvent::Model(model.clone()));
@@ -159,6 +173,10 @@ impl Anthropic {
         let max_tokens = call.body.max_tokens().unwrap_or(self.max_tokens);
         CallSpan::start(&self.peer, Operation::Chat, call.conversation, Some(max_tokens), stream)
     }
+}
+
+fn transcript(call: &UpstreamCall) -> Transcript {
+    Transcript::new(Arc::clone(&call.body), Arc::clone(&call.progress)).of_tenant(call.tenant.as_ref())
 }
 
 #[async_trait]
@@ -185,7 +203,8 @@ impl Upstream for Anthropic {
         answer
     }
 
-    async fn embed(&self, _body: &EmbedBody, _timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
+    async fn embed(&self, _: &EmbedBody, _: Timeouts, progress: &CallProgress) -> Result<EmbedAnswer, ModelError> {
+        progress.refused();
         Err(self.door.errors().unsupported("input", "it makes no embeddings"))
     }
 }

@@ -317,6 +317,7 @@ fn sums(key: Bson) -> Document {
         "cache_write_tokens": { "$sum": "$cache_write_tokens" },
         "reasoning_tokens": { "$sum": "$reasoning_tokens" },
         "cost": { "$sum": "$cost" },
+        "estimated": { "$sum": { "$cond": ["$estimated", 1_i64, 0_i64] } },
     }
 }
 
@@ -325,6 +326,7 @@ fn row(group: &Document) -> UsageRow {
         group: group.get_str("_id").unwrap_or_default().to_owned(),
         calls: number(group, "calls"),
         cache_hits: number(group, "cache_hits"),
+        estimated_calls: number(group, "estimated"),
         usage: tokens(group),
     }
 }
@@ -338,6 +340,8 @@ fn tokens(of: &Document) -> Usage {
         cache_write_tokens: number(of, "cache_write_tokens"),
         reasoning_tokens: number(of, "reasoning_tokens"),
         cost: number(of, "cost"),
+        // A record says yes or no, a sum how many.
+        estimated: of.get_bool("estimated").unwrap_or_else(|_| number(of, "estimated") > 0),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn document(
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
     let is_stream = FIELDS.iter().any(|field| start.starts_with(field));
     // What is said is counted when the document is read.
-    is_stream.then(|| assembled(body.clone(), choices, errors, transcript.clone()))
+    is_stream.then(|| assembled(body.clone(), choices, errors, transcript.apart()))
 }
 
 fn assembled(mut body: Bytes, choices: u64, errors: &Errors, mut transcript: Transcript) -> Result<Bytes, ModelError> {

@@ -69,7 +69,9 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
     let usage = read.report.and_then(|report| report.usage);
     let mut spoken = Spoken {
         // Kept only where it has to be counted.
-        transcript: usage.is_none().then_some(transcript),
+        transcript: usage
+            .is_none_or(|usage| usage.completion_tokens == 0)
+            .then_some(transcript),
         has_said: false,
         is_odd: is_mended || read.is_odd,
     };
@@ -227,7 +229,7 @@ mod tests {
 
     fn meaning(body: &str) -> Result<Meaning, FailureClass> {
         let prompt = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-        let mut transcript = Transcript::new(Arc::new(prompt));
+        let mut transcript = Transcript::new(Arc::new(prompt), Arc::default());
         read(body.as_bytes(), &Errors::new("main", Vec::new()), &mut transcript).map_err(|error| error.class)
     }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::usage::Price;
+use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
@@ -42,7 +42,8 @@ pub use crate::adapters::provider::{Added, Hosts, InvalidDeployment, Learned, Ti
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{Accept, Answer, Clocks, Door, Ticket, Transcript, endpoint};
 use crate::gateway::embed::{EmbedAnswer, EmbedBody};
-use crate::gateway::upstream::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use crate::gateway::prompt_tokens::count_inputs;
+use crate::gateway::upstream::{CallProgress, PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use chunk::{Decoder, Wish};
 
 /// One deployment of a model.
@@ -112,7 +113,7 @@ impl OpenAi {
         loop {
             let is_stream = accept == Accept::Stream;
             let (body, added) = wire::write(call, &self.model, &self.dialect, is_stream, left_out);
-            match self.door.send(body, accept, span, clocks).await {
+            match self.door.send(body, accept, span, clocks, &call.progress).await {
                 Ok(sent) => {
                     self.learned.learn(left_out, self.door.name());
                     return Ok(sent);
@@ -142,8 +143,17 @@ impl OpenAi {
         };
         let errors = self.door.errors().clone();
         let decoder = Decoder::new(errors.clone(), wish);
-        let transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
-        let answer = Answer::new(response, ticket, decoder, transcript, clocks, errors, self.price, span);
+        let answer = Answer::new(
+            response,
+            ticket,
+            decoder,
+            transcript(call),
+            clocks,
+            errors,
+            self.price,
+            span,
+            Arc::clone(&call.progress),
+        );
         Ok(answer.into_stream())
     }
 
@@ -151,7 +161,7 @@ impl OpenAi {
         let clocks = Clocks::whole(call.timeouts, Instant::now());
         let (response, _ticket) = self.send(call, Accept::Document, span, &clocks).await?;
         let body = self.door.document(response, &clocks).await?;
-        let mut transcript = Transcript::new(Arc::clone(&call.body)).of_tenant(call.tenant.as_ref());
+        let mut transcript = transcript(call);
         let (size, choices, errors) = (body.len(), call.body.choices(), self.door.errors().clone());
         let read = move || {
             let assembled = assembled::document(&body, choices, &errors, &transcript);
@@ -164,11 +174,8 @@ impl OpenAi {
         };
         let read = compute::run(call.tenant.as_ref(), size, read).await;
         let (read, transcript) = read.map_err(|error| self.door.errors().not_computed(error))?;
-        let (meaning, body) = read?;
-        let mut usage = match meaning.usage {
-            Some(usage) => usage,
-            None => transcript.estimate().await,
-        };
+        let (meaning, body) = read.inspect_err(|error| call.progress.failed_unanswered(error))?;
+        let mut usage = transcript.completed(meaning.usage).await;
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
         let model = meaning.model.clone().unwrap_or_else(|| self.model.clone());
         span.event(&ModelEvent::Model(model.clone()));
@@ -187,14 +194,20 @@ impl OpenAi {
         body: &EmbedBody,
         timeouts: Timeouts,
         span: &mut CallSpan,
+        progress: &CallProgress,
     ) -> Result<EmbedAnswer, ModelError> {
         let (clocks, request) = (Clocks::whole(timeouts, Instant::now()), body.write(&self.model));
-        let (response, _ticket) = self.embeddings.send(request, Accept::Document, span, &clocks).await?;
+        let sent = self.embeddings.send(request, Accept::Document, span, &clocks, progress);
+        let (response, _ticket) = sent.await?;
         let answer = self.embeddings.document(response, &clocks).await?;
         let (document, errors) = (answer.clone(), self.embeddings.errors().clone());
-        let wanted = embeddings::Wanted::of(body.inputs());
+        let wanted = body.inputs().len();
         let read = compute::run(None, answer.len(), move || embeddings::read(&document, wanted, &errors)).await;
-        let mut usage = read.map_err(|error| self.embeddings.errors().not_computed(error))??;
+        let read = read.map_err(|error| self.embeddings.errors().not_computed(error))?;
+        let mut usage = match read.inspect_err(|error| progress.failed_unanswered(error))? {
+            Some(usage) => usage,
+            None => counted(body).await,
+        };
         usage.cost = self.price.map_or(0, |price| price.cost(&usage));
         span.event(&ModelEvent::Usage(usage));
         span.event(&ModelEvent::Finished(Finish::Stop));
@@ -209,6 +222,21 @@ impl OpenAi {
             call.body.max_tokens(),
             stream,
         )
+    }
+}
+
+fn transcript(call: &UpstreamCall) -> Transcript {
+    Transcript::new(Arc::clone(&call.body), Arc::clone(&call.progress)).of_tenant(call.tenant.as_ref())
+}
+
+/// Counts what embeddings used where their provider does not say.
+async fn counted(body: &EmbedBody) -> Usage {
+    let counted = count_inputs(None, body).await;
+    Usage {
+        // A coarse number is better than none.
+        prompt_tokens: counted.unwrap_or(body.size() as u64 / 4),
+        estimated: true,
+        ..Usage::default()
     }
 }
 
@@ -236,10 +264,16 @@ impl Upstream for OpenAi {
         answer
     }
 
-    async fn embed(&self, body: &EmbedBody, timeouts: Timeouts) -> Result<EmbedAnswer, ModelError> {
+    async fn embed(
+        &self,
+        body: &EmbedBody,
+        timeouts: Timeouts,
+        progress: &CallProgress,
+    ) -> Result<EmbedAnswer, ModelError> {
         let mut span = CallSpan::start(&self.peer, Operation::Embeddings, None, None, false);
         let inside = span.span().clone();
-        let answer = self.ask_embeddings(body, timeouts, &mut span).instrument(inside).await;
+        let asked = self.ask_embeddings(body, timeouts, &mut span, progress);
+        let answer = asked.instrument(inside).await;
         if let Err(error) = &answer {
             span.fail(error.class.code());
         }

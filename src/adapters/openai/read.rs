@@ -164,7 +164,13 @@ impl Report {
             prompt_tokens,
             completion_tokens,
             cached_tokens: cached.unwrap_or(0).min(prompt_tokens),
-            reasoning_tokens: completion.count("reasoning_tokens").known().unwrap_or(0),
+            reasoning_tokens: completion
+                .count("reasoning_tokens")
+                .known()
+                .unwrap_or(0)
+                .min(completion_tokens),
+            // Another gateway's word for it.
+            estimated: members.get("estimated").is_some_and(|raw| raw.get() == "true"),
             ..Usage::default()
         };
         Self {

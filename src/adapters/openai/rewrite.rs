@@ -31,15 +31,15 @@ impl Open {
     }
 }
 
-/// Writes one choice of a chunk with what is said as `delta`. `usage`: whether the chunk's report goes with it.
-pub(super) fn chunk(read: &Read<'_>, choice: Option<(&Choice<'_>, &str)>, identity: &Identity, usage: bool) -> Open {
+/// Writes one choice of a chunk with what is said as `delta`, without the chunk's report.
+pub(super) fn chunk(read: &Read<'_>, choice: Option<(&Choice<'_>, &str)>, identity: &Identity) -> Open {
     let choices = choice.map(|(choice, delta)| self::choice(choice, "delta", delta, REASON));
     Open(document(
         read,
         &choices.unwrap_or_default(),
         identity,
         "chat.completion.chunk",
-        usage.then(|| report(read)).flatten().as_deref(),
+        None,
     ))
 }
 
@@ -150,15 +150,6 @@ impl Identity {
                 _ => out.text("model", self.model.as_deref().unwrap_or_default()),
             }
         }
-    }
-}
-
-/// Writes a chunk's report: as it came if it is plain; none if it cannot be believed.
-fn report(read: &Read<'_>) -> Option<String> {
-    let report = read.report?;
-    match read.top.get("usage") {
-        Some(raw) if !report.is_odd => Some(raw.get().to_owned()),
-        _ => report.usage.as_ref().map(told),
     }
 }
 

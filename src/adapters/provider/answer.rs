@@ -5,6 +5,7 @@
 //! moment to end the body itself, so that the connection can serve again.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use super::hosts::Ticket;
 use super::room::Room;
 use super::sse::{SseReader, Unread};
 use crate::adapters::genai_span::CallSpan;
-use crate::gateway::upstream::{Piece, PieceStream};
+use crate::gateway::upstream::{CallProgress, Piece, PieceStream};
 
 /// How long a body may take to end after the provider's last word.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -54,6 +55,9 @@ pub struct Answer<D> {
     span: CallSpan,
     /// Bytes of the answer that pieces were told of.
     told: u64,
+    progress: Arc<CallProgress>,
+    /// The last report of usage that it was told of.
+    reported: Option<Usage>,
 }
 
 /// What is moved to another thread to read a large event.
@@ -98,6 +102,7 @@ impl<D: Decoder> Answer<D> {
         errors: Errors,
         price: Option<Price>,
         span: CallSpan,
+        progress: Arc<CallProgress>,
     ) -> Self {
         Self {
             upstream: Some(Upstream {
@@ -119,6 +124,8 @@ impl<D: Decoder> Answer<D> {
             price,
             span,
             told: 0,
+            progress,
+            reported: None,
         }
     }
 
@@ -234,6 +241,7 @@ impl<D: Decoder> Answer<D> {
                 None => return Ok(()),
             }
         };
+        self.note_report();
         let now = Instant::now();
         match progress {
             Ok(Progress::None) => {}
@@ -249,6 +257,9 @@ impl<D: Decoder> Answer<D> {
                 return Ok(());
             }
             Err(error) => {
+                if !self.has_begun() {
+                    self.progress.failed_unanswered(&error);
+                }
                 self.fail(error).await;
                 return Ok(());
             }
@@ -260,6 +271,28 @@ impl<D: Decoder> Answer<D> {
             None => {}
         }
         Ok(())
+    }
+
+    /// Tells whoever books the call what the provider reported, when that is new: the call may be dropped before its end.
+    fn note_report(&mut self) {
+        let reported = self.reading.as_ref().and_then(|reading| reading.decoder.usage());
+        if reported != self.reported {
+            self.reported = reported;
+            if let Some(usage) = reported {
+                self.progress.reported(self.priced(usage));
+            }
+        }
+    }
+
+    fn priced(&self, usage: Usage) -> Usage {
+        let cost = self.price.map_or(0, |price| price.cost(&usage));
+        Usage { cost, ..usage }
+    }
+
+    /// Whether the provider has begun to work, as far as it says: content came, or a report of what was used.
+    fn has_begun(&self) -> bool {
+        let begun = |reading: &Reading<D>| reading.decoder.content_seen() || reading.decoder.usage().is_some();
+        self.reading.as_deref().is_some_and(begun)
     }
 
     /// Reads something large off the threads that serve.
@@ -332,9 +365,15 @@ impl<D: Decoder> Answer<D> {
             let read = self
                 .compute(document, move |reading, document| reading.document(document, &errors))
                 .await?;
+            self.note_report();
             match read {
                 Ok(()) => self.close(End::Body).await,
-                Err(error) => self.fail(error).await,
+                Err(error) => {
+                    if !self.has_begun() {
+                        self.progress.failed_unanswered(&error);
+                    }
+                    self.fail(error).await;
+                }
             }
             return Ok(());
         }
@@ -419,11 +458,11 @@ impl<D: Decoder> Answer<D> {
     /// Ends the answer as a failure. What was used by then is told first, if the provider had begun to work.
     async fn fail(&mut self, error: ModelError) {
         self.upstream = None;
-        let has_begun = self
+        let has_answered = self
             .reading
             .as_ref()
             .is_some_and(|reading| reading.decoder.content_seen());
-        let usage = if has_begun { Some(self.usage().await) } else { None };
+        let usage = if has_answered { Some(self.usage().await) } else { None };
         let Some(reading) = &mut self.reading else { return };
         if let Some(usage) = usage {
             reading.queue.push_back(Ok(Piece {
@@ -438,12 +477,8 @@ impl<D: Decoder> Answer<D> {
         let Some(reading) = &self.reading else {
             return Usage::default();
         };
-        let mut usage = match reading.decoder.usage() {
-            Some(usage) => usage,
-            None => reading.transcript.clone().estimate().await,
-        };
-        usage.cost = self.price.map_or(0, |price| price.cost(&usage));
-        usage
+        let usage = reading.transcript.ended(reading.decoder.usage()).await;
+        self.priced(usage)
     }
 }
 

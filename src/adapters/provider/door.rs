@@ -18,6 +18,7 @@ use super::errors::Errors;
 use super::hosts::{Host, Hosts, NoClient, Ticket};
 use super::room::Room;
 use crate::adapters::genai_span::{CallSpan, Peer};
+use crate::gateway::upstream::CallProgress;
 
 /// What is read of an answer that is an error.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -153,7 +154,9 @@ impl Door {
         accept: Accept,
         span: &CallSpan,
         clocks: &Clocks,
+        progress: &CallProgress,
     ) -> Result<(reqwest::Response, Ticket), Refused> {
+        progress.refused();
         let (client, ticket) = self.host.client().map_err(|error| match error {
             NoClient::Full => self.errors.plain(FailureClass::Overload, "too many streams are open"),
             NoClient::Setup(_) => self
@@ -170,15 +173,23 @@ impl Door {
         );
         span.inject(&mut headers);
         let sending = client.post(self.url.clone()).headers(headers).body(body).send();
+        progress.sending();
         let response = match timeout_at(clocks.due(), sending).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.errors.transport(&error).into()),
+            Ok(Err(error)) => {
+                if error.is_connect() || error.is_builder() {
+                    progress.refused();
+                }
+                return Err(self.errors.transport(&error).into());
+            }
             Err(_) => return Err(self.silent(clocks).into()),
         };
         // What type a server names says little: some name none, a plain one or a wrong one. What comes is read if it can be.
         if response.status().is_success() {
+            progress.accepted();
             return Ok((response, ticket));
         }
+        progress.refused();
         Err(self.refusal(response, clocks).await)
     }
 

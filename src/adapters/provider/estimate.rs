@@ -5,22 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use copilotd_actors::compute;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::Usage;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::gateway::body::ChatBody;
-
-/// Answer text that is kept to be counted; what is longer counts as the same number of tokens per byte.
-const KEPT: usize = 16 * 1024;
-/// Largest body of which each message is read; a larger one counts as the JSON that it is, which takes no memory beside it.
-const PARSED: usize = 1024 * 1024;
-/// What the protocol adds to each message, and to the whole prompt.
-const PER_MESSAGE: u64 = 3;
-const PER_PROMPT: u64 = 3;
-/// What the protocol adds to each tool, about.
-const PER_TOOL: u64 = 8;
+use crate::gateway::prompt_tokens::count_chat;
+use crate::gateway::upstream::CallProgress;
 
 /// What was said so far, on both sides.
 #[derive(Debug, Clone)]
@@ -29,19 +19,31 @@ pub struct Transcript {
     tenant: Option<TenantId>,
     /// Names of the tools that the prompt offers; read when they are needed.
     tools: OnceLock<HashSet<String>>,
-    answer: String,
+    progress: Arc<CallProgress>,
     written: u64,
+    /// How much was written when the provider reported last.
+    reported_at: u64,
 }
 
 impl Transcript {
-    /// Begins with a prompt. Nothing is copied.
-    pub fn new(prompt: Arc<ChatBody>) -> Self {
+    /// Begins with a prompt. Nothing is copied. What is answered is told to `progress` too.
+    pub fn new(prompt: Arc<ChatBody>, progress: Arc<CallProgress>) -> Self {
         Self {
             prompt,
             tenant: None,
             tools: OnceLock::new(),
-            answer: String::new(),
+            progress,
             written: 0,
+            reported_at: 0,
+        }
+    }
+
+    /// A transcript of the same prompt that tells nobody: for reading an answer a first time.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self {
+            progress: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -71,40 +73,55 @@ impl Transcript {
     /// Adds a piece of the answer.
     pub fn add(&mut self, piece: &str) {
         self.written += piece.len() as u64;
-        let room = KEPT.saturating_sub(self.answer.len());
-        self.answer.push_str(&piece[..piece.floor_char_boundary(room)]);
+        self.progress.answered(piece);
     }
 
-    /// Counts everything, on the compute pool where it is long.
-    pub async fn estimate(self) -> Usage {
-        let Self {
-            prompt,
-            tenant,
-            answer,
-            written,
-            ..
-        } = self;
-        let tenant = tenant.as_ref();
-        // A coarse number is better than none.
-        let coarse = |bytes: u64| bytes / 4;
-        let (size, kept) = (prompt.size(), answer.len() as u64);
-        let prompt_tokens = async {
-            let (overhead, texts) = compute::run(tenant, size, move || prompt_texts(&prompt)).await?;
-            let texts = count(tenant, texts).await?;
-            Ok::<u64, compute::ComputeError>(overhead + texts)
-        };
-        let prompt_tokens = prompt_tokens.await.unwrap_or(coarse(size as u64));
-        let answered = count(tenant, vec![answer]).await.unwrap_or(coarse(kept));
-        Usage {
-            prompt_tokens,
-            completion_tokens: answered.saturating_mul(written).checked_div(kept).unwrap_or(0),
-            ..Usage::default()
+    /// Notes that the provider reports what it used so far.
+    pub fn note_report(&mut self) {
+        self.reported_at = self.written;
+    }
+
+    /// The same as [`Transcript::completed`] at the end of a stream. A report before the last of the answer may know of a part only.
+    pub async fn ended(&self, reported: Option<Usage>) -> Usage {
+        let mut usage = self.completed(reported).await;
+        if reported.is_some() && self.reported_at < self.written {
+            let counted = self.count_answer().await;
+            if usage.completion_tokens < counted {
+                usage.completion_tokens = counted;
+                usage.estimated = true;
+            }
         }
+        usage
+    }
+
+    /// Returns what the provider reported, with an estimate in the place of what it did not: no prompt is empty, and an answer that
+    /// was read has tokens. Counts on the compute pool where there is much.
+    pub async fn completed(&self, reported: Option<Usage>) -> Usage {
+        let mut usage = reported.unwrap_or_default();
+        let tenant = self.tenant.as_ref();
+        if usage.prompt_tokens == 0 {
+            let counted = count_chat(tenant, Arc::clone(&self.prompt)).await;
+            // A coarse number is better than none.
+            usage.prompt_tokens = counted.unwrap_or(self.prompt.size() as u64 / 4);
+            usage.estimated = true;
+        }
+        if usage.completion_tokens == 0 && self.written > 0 {
+            usage.completion_tokens = self.count_answer().await;
+            usage.estimated = true;
+        }
+        usage
+    }
+
+    async fn count_answer(&self) -> u64 {
+        let answer = self.progress.seen().answer;
+        let coarse = answer.coarse();
+        let counted = compute::run(self.tenant.as_ref(), answer.cost(), move || answer.count()).await;
+        counted.unwrap_or(coarse)
     }
 }
 
 fn tool_names(body: &ChatBody) -> HashSet<String> {
-    let tools: Vec<Call<'_>> = body
+    let tools: Vec<Tool> = body
         .get("tools")
         .and_then(|tools| serde_json::from_str(tools.get()).ok())
         .unwrap_or_default();
@@ -112,143 +129,93 @@ fn tool_names(body: &ChatBody) -> HashSet<String> {
     names.collect()
 }
 
-async fn count(tenant: Option<&TenantId>, texts: Vec<String>) -> Result<u64, compute::ComputeError> {
-    #[expect(clippy::ptr_arg, reason = "it has to be the type that is shared")]
-    fn parts(texts: &Vec<String>) -> Vec<&str> {
-        texts.iter().map(String::as_str).collect()
-    }
-    compute::count_tokens(tenant, &Arc::new(texts), parts, u64::MAX).await
-}
-
-/// Counts a prompt: its messages and tools. What is written in a way that nobody here knows counts as JSON.
-pub fn prompt_tokens(body: &ChatBody) -> u64 {
-    let (overhead, texts) = prompt_texts(body);
-    overhead + texts.iter().map(|text| tokens::count(text)).sum::<u64>()
-}
-
-/// What the protocol adds to a prompt, and its texts.
-fn prompt_texts(body: &ChatBody) -> (u64, Vec<String>) {
-    if body.size() > PARSED {
-        let raw = [Some(body.messages()), body.get("tools")];
-        let texts = raw.into_iter().flatten().map(|raw| raw.get().to_owned());
-        return (PER_PROMPT, texts.collect());
-    }
-    let messages: Vec<&RawValue> = serde_json::from_str(body.messages().get()).unwrap_or_default();
-    let tools: Vec<&RawValue> = body
-        .get("tools")
-        .and_then(|tools| serde_json::from_str(tools.get()).ok())
-        .unwrap_or_default();
-    let overhead = PER_PROMPT + PER_MESSAGE * messages.len() as u64 + PER_TOOL * tools.len() as u64;
-    let mut texts = Vec::new();
-    messages
-        .into_iter()
-        .for_each(|message| add_message(message, &mut texts));
-    tools.into_iter().for_each(|tool| add_tool(tool, &mut texts));
-    (overhead, texts)
+#[derive(Deserialize)]
+struct Tool {
+    function: Option<Function>,
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    content: Option<Content<'a>>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<Call<'a>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content<'a> {
-    Text(String),
-    Parts(#[serde(borrow)] Vec<Part<'a>>),
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    text: Option<std::borrow::Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Call<'a> {
-    #[serde(borrow)]
-    function: Option<Function<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Function<'a> {
+struct Function {
     name: Option<String>,
-    description: Option<String>,
-    arguments: Option<String>,
-    #[serde(borrow)]
-    parameters: Option<&'a RawValue>,
-}
-
-fn add_message(message: &RawValue, texts: &mut Vec<String>) {
-    let Ok(read) = serde_json::from_str::<Message<'_>>(message.get()) else {
-        return texts.push(message.get().to_owned());
-    };
-    match read.content {
-        None => {}
-        Some(Content::Text(text)) => texts.push(text),
-        Some(Content::Parts(parts)) => {
-            texts.extend(parts.into_iter().filter_map(|part| Some(part.text?.into_owned())));
-        }
-    }
-    let calls = read.tool_calls.into_iter().flatten().filter_map(|call| call.function);
-    calls.for_each(|function| add_function(function, texts));
-}
-
-fn add_tool(tool: &RawValue, texts: &mut Vec<String>) {
-    match serde_json::from_str::<Call<'_>>(tool.get()) {
-        Ok(Call {
-            function: Some(function),
-        }) => add_function(function, texts),
-        _ => texts.push(tool.get().to_owned()),
-    }
-}
-
-fn add_function(function: Function<'_>, texts: &mut Vec<String>) {
-    texts.extend(
-        [function.name, function.description, function.arguments]
-            .into_iter()
-            .flatten(),
-    );
-    texts.extend(function.parameters.map(|parameters| parameters.get().to_owned()));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn transcript() -> Transcript {
+        let body = ChatBody::parse(br#"{"model":"m","messages":[{"role":"user","content":"three plain words"}]}"#);
+        Transcript::new(Arc::new(body.unwrap()), Arc::default())
+    }
+
+    #[tokio::test]
+    async fn what_is_reported_stands_and_what_is_missing_is_counted_and_marked() {
+        let usage = |prompt_tokens, completion_tokens, estimated| Usage {
+            prompt_tokens,
+            completion_tokens,
+            estimated,
+            ..Usage::default()
+        };
+        for (what, reported, answer, expected) in [
+            ("all", Some(usage(50, 60, false)), "two words", usage(50, 60, false)),
+            ("nothing", None, "two words", usage(9, 2, true)),
+            (
+                "an empty prompt",
+                Some(usage(0, 60, false)),
+                "two words",
+                usage(9, 60, true),
+            ),
+            ("no answer", Some(usage(50, 0, false)), "two words", usage(50, 2, true)),
+            (
+                "no answer, and there was none",
+                Some(usage(50, 0, false)),
+                "",
+                usage(50, 0, false),
+            ),
+            (
+                "an estimate",
+                Some(usage(50, 60, true)),
+                "two words",
+                usage(50, 60, true),
+            ),
+        ] {
+            let mut transcript = transcript();
+            transcript.add(answer);
+            assert_eq!(transcript.completed(reported).await, expected, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_before_the_end_of_the_answer_is_not_the_last_word() {
+        let reported = |completion_tokens| {
+            Some(Usage {
+                prompt_tokens: 50,
+                completion_tokens,
+                ..Usage::default()
+            })
+        };
+        for (at_the_end, completion_tokens, expected) in
+            [(true, 1, (1, false)), (false, 1, (2, true)), (false, 60, (60, false))]
+        {
+            let mut transcript = transcript();
+            transcript.note_report();
+            transcript.add("two words");
+            if at_the_end {
+                transcript.note_report();
+            }
+            let usage = transcript.ended(reported(completion_tokens)).await;
+            assert_eq!((usage.completion_tokens, usage.estimated), expected);
+        }
+    }
+
     #[tokio::test]
     async fn long_answers_are_counted_by_their_beginning() {
-        let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-        let mut transcript = Transcript::new(Arc::new(body));
+        let mut transcript = transcript();
         for _ in 0..20_000 {
             transcript.add(" word");
         }
-        assert!(transcript.answer.len() <= KEPT);
-        let counted = transcript.estimate().await.completion_tokens;
+        let counted = transcript.completed(None).await.completion_tokens;
         assert!((19_900..=20_200).contains(&counted), "{counted}");
-    }
-
-    #[test]
-    fn prompts_are_counted_in_every_form_of_content() {
-        let count = |messages: &str| {
-            let text = format!(r#"{{"model":"m","messages":{messages}}}"#);
-            prompt_tokens(&ChatBody::parse(text.as_bytes()).unwrap())
-        };
-        let plain = count(r#"[{"role":"user","content":"three plain words"}]"#);
-        assert_eq!(plain, PER_PROMPT + PER_MESSAGE + 3);
-        let parts = r#"[{"role":"user","content":[{"type":"text","text":"three plain words"},{"type":"image_url"}]}]"#;
-        assert_eq!(count(parts), plain);
-        let calls = r#"[{"role":"assistant","tool_calls":[{"function":{"name":"three","arguments":" plain words"}}]}]"#;
-        assert_eq!(count(calls), plain);
-    }
-
-    #[tokio::test]
-    async fn nothing_said_is_nothing_counted() {
-        let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-        let usage = Transcript::new(Arc::new(body)).estimate().await;
-        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (PER_PROMPT, 0));
+        assert_eq!(transcript.apart().completed(None).await.completion_tokens, 0);
     }
 }

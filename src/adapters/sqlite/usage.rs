@@ -186,7 +186,8 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
 
 fn unreported(connection: &Connection, tenant: &TenantId, of: &Unreported) -> Result<Vec<LostUsage>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT model, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost
+        "SELECT model, prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, cost,
+             estimated
          FROM usage
          WHERE tenant = ?1 AND at >= ?2 AND turn = ?3 AND (outcome = 'lost' OR at >= ?4)
              AND prompt_tokens + completion_tokens > 0
@@ -258,7 +259,7 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
 
 /// What is summed up of a group, in the order in which [`sums`] reads it.
 const SUMS: &str = "sum(cache != 'hit'), sum(cache = 'hit'), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), \
-     sum(cache_write_tokens), sum(reasoning_tokens), sum(cost)";
+     sum(cache_write_tokens), sum(reasoning_tokens), sum(cost), sum(estimated)";
 
 /// Reads a group and its sums from a column on.
 fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
@@ -266,11 +267,12 @@ fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
         group: row.get(from)?,
         calls: number(row, from + 1)?,
         cache_hits: number(row, from + 2)?,
+        estimated_calls: number(row, from + 9)?,
         usage: tokens(row, from + 3)?,
     })
 }
 
-/// Reads tokens and cost from a column on.
+/// Reads tokens, cost and how many of them are estimates, from a column on.
 fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
     Ok(Usage {
         prompt_tokens: number(row, from)?,
@@ -279,6 +281,7 @@ fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
         cache_write_tokens: number(row, from + 3)?,
         reasoning_tokens: number(row, from + 4)?,
         cost: number(row, from + 5)?,
+        estimated: number(row, from + 6)? > 0,
     })
 }
 

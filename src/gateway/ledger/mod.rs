@@ -161,6 +161,8 @@ pub struct UsageRow {
     pub calls: u64,
     /// Answers of the cache, which are no attempts.
     pub cache_hits: u64,
+    /// Attempts whose usage is an estimate.
+    pub estimated_calls: u64,
     /// What they used.
     pub usage: Usage,
 }

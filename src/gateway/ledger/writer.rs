@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::TurnId;
-use copilotd_actors::domain::usage::LostUsage;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::{Clock, Ids, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -227,8 +227,11 @@ pub(super) fn record(attempt: Attempted, id: Uuid, at: Timestamp) -> UsageRecord
         model: attempt.target.model,
         key: attempt.key,
         attempt: attempt.number,
-        usage: attempt.usage,
-        is_estimated: attempt.is_estimated,
+        usage: Usage {
+            estimated: attempt.is_estimated || attempt.usage.estimated,
+            ..attempt.usage
+        },
+        is_estimated: attempt.is_estimated || attempt.usage.estimated,
         cache: attempt.cache.code().to_owned(),
         outcome: attempt.outcome.code().to_owned(),
         first_content_ms: attempt.first_content.map(milliseconds),

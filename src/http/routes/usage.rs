@@ -47,6 +47,15 @@ pub(super) struct Group {
     cache_write_tokens: u64,
     reasoning_tokens: u64,
     cost_usd: f64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    estimated: bool,
+    #[serde(skip_serializing_if = "is_none")]
+    estimated_calls: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_none(calls: &u64) -> bool {
+    *calls == 0
 }
 
 impl From<UsageRow> for Group {
@@ -62,6 +71,8 @@ impl From<UsageRow> for Group {
             cache_write_tokens: row.usage.cache_write_tokens,
             reasoning_tokens: row.usage.reasoning_tokens,
             cost_usd: usd(row.usage.cost),
+            estimated: row.usage.estimated,
+            estimated_calls: row.estimated_calls,
         }
     }
 }
@@ -152,7 +163,7 @@ fn csv(groups: &[Group]) -> String {
         out.push_str("tenant,");
     }
     out.push_str(
-        "key,calls,cache_hits,prompt_tokens,completion_tokens,cached_tokens,cache_write_tokens,reasoning_tokens,cost_usd\r\n",
+        "key,calls,cache_hits,prompt_tokens,completion_tokens,cached_tokens,cache_write_tokens,reasoning_tokens,cost_usd,estimated_calls\r\n",
     );
     for group in groups {
         if by_tenant {
@@ -171,7 +182,7 @@ fn csv(groups: &[Group]) -> String {
         ] {
             out.push_str(&format!(",{number}"));
         }
-        out.push_str(&format!(",{}\r\n", group.cost_usd));
+        out.push_str(&format!(",{},{}\r\n", group.cost_usd, group.estimated_calls));
     }
     out
 }

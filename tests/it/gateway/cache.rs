@@ -70,6 +70,8 @@ async fn a_hit_names_who_answered_and_stands_in_the_books_for_nothing() {
         if stream {
             let report = &read.chunks.last().unwrap()["usage"];
             assert!(report["cost_usd"].is_number(), "{report}");
+            let rows = ledger.rows();
+            super::bill::assert_stream("cached", &read, rows.last().map_or(&[], std::slice::from_ref));
         }
     }
     let booked: Vec<_> = ledger
@@ -122,7 +124,12 @@ async fn a_question_is_asked_once_and_answered_in_either_form() {
         assert!(read.finished && read.error.is_none(), "{read:?}");
         assert_eq!(read.text, TEXT);
         if stream {
-            assert!(read.chunks.last().unwrap()["usage"]["total_tokens"].as_u64() > Some(0));
+            let report = &read.chunks.last().unwrap()["usage"];
+            assert_eq!(
+                report["total_tokens"].as_u64() > Some(0),
+                expected == CacheOutcome::Miss,
+                "{report}"
+            );
         }
     }
     assert_eq!(provider.seen().await, 1);

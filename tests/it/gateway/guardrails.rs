@@ -161,6 +161,36 @@ async fn a_stream_that_a_rule_ends_lets_its_provider_go_and_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_stream_that_a_rule_ends_reports_what_was_booked() {
+    let house = House::new().await;
+    house.provider.knobs(json!({"pace_ms": 50})).await;
+    for (rules, is_blocked) in [
+        (output(&[("codename", OnMatch::Block)]), true),
+        (output(&[("codename", OnMatch::Redact)]), false),
+        (Terms::default(), false),
+    ] {
+        house.terms(rules);
+        for mode in [Mode::Live, Mode::Buffered] {
+            let mut call = call(SAID, true, CacheWish::Bypass);
+            call.mode = Some(mode);
+            call.body
+                .set("stream_options", &json!({"include_usage": true}))
+                .unwrap();
+            let read = read(house.gateway.chat(call).await.unwrap()).await;
+            let finish = read
+                .chunks
+                .iter()
+                .rev()
+                .find_map(|chunk| chunk["choices"][0]["finish_reason"].as_str());
+            assert_eq!(finish, Some(if is_blocked { "content_filter" } else { "stop" }));
+            let rows = house.ledger.take();
+            super::bill::assert_stream("guarded", &read, &rows);
+            assert!(super::bill::booked(&rows).prompt_tokens > 0);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_forbidden_prompt_reaches_no_provider_and_no_kept_answer() {
     let house = House::new().await;
     house.ask(false, CacheWish::Use).await;

@@ -6,6 +6,7 @@ use copilotd::gateway::Outcome;
 use copilotd::gateway::call::Mode;
 use serde_json::json;
 
+use super::bill::{assert_stream, priced, reporting};
 use super::{CLOCKS, Provider, TEXT, gateway_with, place, read, request};
 
 #[tokio::test]
@@ -54,4 +55,31 @@ async fn without_a_budget_nothing_is_hedged() {
     first.knobs(json!({"first_ms": 200})).await;
     read(gateway.chat(request(true, Mode::Live)).await.unwrap()).await;
     assert_eq!(second.seen().await, 0);
+}
+
+#[tokio::test]
+async fn a_hedges_loser_is_booked_and_is_on_the_bill() {
+    let (first, second) = (Provider::start().await, Provider::start().await);
+    let (gateway, ledger) = priced(vec![place("a", first.url()), place("b", second.url())], true);
+    let gateway = &gateway;
+    let ask = || async move { read(gateway.chat(reporting(true, Mode::Live)).await.unwrap()).await };
+    let (mut calm, mut rounds) = (0, 0);
+    while calm < 25 {
+        let read = ask().await;
+        let attempts = ledger.take();
+        assert_stream("calm", &read, &attempts);
+        calm = if attempts.len() > 1 { 0 } else { calm + 1 };
+        rounds += 1;
+        assert!(rounds < 1_000, "first tokens come in no time that could be learned");
+    }
+    first.knobs(json!({"first_ms": 4_000})).await;
+    let read = ask().await;
+    let attempts = ledger.take();
+    assert_eq!(attempts.len(), 2, "{attempts:#?}");
+    assert_eq!(attempts[0].outcome, Outcome::Left);
+    assert!(
+        attempts[0].usage.prompt_tokens > 0 && attempts[0].is_estimated,
+        "{attempts:#?}"
+    );
+    assert_stream("hedged", &read, &attempts);
 }

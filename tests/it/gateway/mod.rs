@@ -3,6 +3,8 @@
 mod access;
 mod anthropic;
 mod badday;
+mod bill;
+mod bill_odd;
 mod cache;
 mod cache_near;
 mod embeddings;
@@ -153,6 +155,10 @@ impl Ledger {
         self.0.lock().unwrap().iter().map(line).collect()
     }
 
+    pub fn rows(&self) -> Vec<Attempted> {
+        self.0.lock().unwrap().clone()
+    }
+
     pub fn take(&self) -> Vec<Attempted> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -163,6 +169,7 @@ pub struct Place<'a> {
     pub name: &'a str,
     pub speaks: Speaks,
     pub url: String,
+    pub model: &'a str,
     pub keys: Vec<&'a str>,
     pub context_tokens: u64,
     pub weight: Option<u32>,
@@ -175,6 +182,7 @@ pub fn place<'a>(name: &'a str, url: impl Into<String>) -> Place<'a> {
         name,
         speaks: Speaks::OpenAi,
         url: url.into(),
+        model: "gpt",
         keys: vec!["sk-one"],
         context_tokens: 1_000,
         weight: None,
@@ -225,23 +233,25 @@ fn made(
     patience: Duration,
     access: impl FnOnce(HashMap<TargetName, Keys>) -> Arc<dyn Access>,
 ) -> (Arc<Gateway>, Arc<Ledger>) {
+    // As a server does when it starts.
+    copilotd_actors::domain::tokens::warm_up();
     let hosts = Hosts::default();
     let (mut targets, mut keys) = (Vec::new(), HashMap::new());
     for place in places {
         let name = TargetName {
             provider: place.name.to_owned(),
-            model: "gpt".to_owned(),
+            model: place.model.to_owned(),
         };
         let key = |secret: &&str| {
             let secret_key = (*secret).to_owned().into();
             let upstream: Arc<dyn Upstream> = match place.speaks {
                 Speaks::OpenAi => {
-                    let mut config = OpenAiConfig::new(place.name, &place.url, secret_key, "gpt");
+                    let mut config = OpenAiConfig::new(place.name, &place.url, secret_key, place.model);
                     config.connect = timeouts.connect;
                     Arc::new(OpenAi::new(config, &hosts).unwrap())
                 }
                 Speaks::Anthropic => {
-                    let mut config = AnthropicConfig::new(place.name, &place.url, secret_key, "gpt");
+                    let mut config = AnthropicConfig::new(place.name, &place.url, secret_key, place.model);
                     config.connect = timeouts.connect;
                     Arc::new(Anthropic::new(config, &hosts).unwrap())
                 }

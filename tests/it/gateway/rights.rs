@@ -11,7 +11,7 @@ use copilotd::gateway::Gateway;
 use copilotd::gateway::call::{Answer, CacheWish, Mode, Purpose};
 use copilotd::gateway::embed::{EmbedAnswer, EmbedBody, EmbedCall};
 use copilotd::gateway::route::{Key, Keys, Rights, Route, Target, TargetName, TargetState, TenantAccess};
-use copilotd::gateway::upstream::{Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
+use copilotd::gateway::upstream::{CallProgress, Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::ids::TurnId;
@@ -110,7 +110,7 @@ impl Upstream for Spy {
         })
     }
 
-    async fn embed(&self, _: &EmbedBody, _: Timeouts) -> Result<EmbedAnswer, ModelError> {
+    async fn embed(&self, _: &EmbedBody, _: Timeouts, _: &CallProgress) -> Result<EmbedAnswer, ModelError> {
         if let Some(error) = self.refuse()? {
             return Err(error);
         }

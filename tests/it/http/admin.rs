@@ -75,11 +75,11 @@ async fn usage_is_given_as_csv_to_who_asks_for_it() {
             let path = format!("{path}&from=2026-11-01&to=2026-11-30");
             app.call("GET", &path).by(by).header("accept", accept).send().await
         };
-        let head = "key,calls,cache_hits,prompt_tokens,completion_tokens,cached_tokens,cache_write_tokens,reasoning_tokens,cost_usd";
+        let head = "key,calls,cache_hits,prompt_tokens,completion_tokens,cached_tokens,cache_write_tokens,reasoning_tokens,cost_usd,estimated_calls";
         let users = ask(&admin, "/v1/admin/usage?group_by=user", "text/csv").await.expect(200);
         assert_eq!(users.headers["content-type"], "text/csv; charset=utf-8; header=present");
         let sums = "1,0,100,10,40,5,3";
-        let expected = format!("{head}\r\n\"'=cmd()\",{sums},1.5\r\n\"ada, b\",{sums},0\r\n");
+        let expected = format!("{head}\r\n\"'=cmd()\",{sums},1.5,0\r\n\"ada, b\",{sums},0,0\r\n");
         assert_eq!(String::from_utf8_lossy(&users.body), expected);
         for (group, keys) in [("key", ["", "backend"].as_slice()), ("route", &["default"])] {
             let report = ask(&admin, &format!("/v1/admin/usage?group_by={group}"), "application/json").await.expect(200).json();

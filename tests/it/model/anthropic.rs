@@ -61,6 +61,7 @@ fn ask(more: &Value) -> UpstreamCall {
         chunks: true,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     }
 }
 

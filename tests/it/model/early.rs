@@ -42,6 +42,7 @@ async fn text_reaches_its_reader_before_the_end() {
         chunks: true,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     };
     let mut pieces = upstream.stream(&call).await.unwrap();
     let first: Value = serde_json::from_slice(&pieces.next().await.unwrap().unwrap().chunk.unwrap()).unwrap();

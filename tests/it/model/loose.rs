@@ -48,6 +48,7 @@ pub async fn sent(upstream: &dyn Upstream) -> (Vec<String>, Option<ModelError>) 
         chunks: true,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     };
     let mut pieces = match upstream.stream(&call).await {
         Ok(pieces) => pieces,

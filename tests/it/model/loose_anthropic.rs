@@ -78,6 +78,7 @@ fn call(chunks: bool, stream: bool) -> UpstreamCall {
         chunks,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     }
 }
 

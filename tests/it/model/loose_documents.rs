@@ -28,6 +28,7 @@ async fn ask(kind: &str, body: &str) -> Result<WholeAnswer, ModelError> {
         chunks: true,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     };
     upstream.whole(&call).await
 }

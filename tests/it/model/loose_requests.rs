@@ -91,6 +91,7 @@ async fn what_a_caller_sent_itself_is_its_own_to_be_refused() {
         chunks: true,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     };
     // Sent neither: gets an answer.
     let plain = json!({"model": "route", "messages": [], "stream": true});

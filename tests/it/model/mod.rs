@@ -15,7 +15,7 @@ mod loose_documents;
 mod loose_requests;
 mod passing;
 pub mod request;
-mod server;
+pub mod server;
 mod stream;
 mod strict_client;
 mod trace;
@@ -78,6 +78,7 @@ pub fn call(request: &ModelRequest, timeouts: Timeouts) -> UpstreamCall {
         chunks: false,
         conversation: Some(request.conversation),
         tenant: Some(request.scope.tenant().clone()),
+        progress: Arc::default(),
     }
 }
 

@@ -22,6 +22,7 @@ fn call(body: &str) -> UpstreamCall {
         chunks: true,
         conversation: None,
         tenant: None,
+        progress: std::sync::Arc::default(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The span of a call, as an OpenTelemetry backend receives it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use copilotd_actors::ports::Model;
+use copilotd_actors::ports::{Model, ModelEvent};
+use futures::StreamExt;
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -35,6 +37,59 @@ impl Kept {
 fn attribute(span: &SpanData, name: &str) -> Option<String> {
     let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == name);
     found.map(|attribute| attribute.value.to_string())
+}
+
+/// How long a span lasted, as its backend is told.
+fn lasted(span: &SpanData) -> Duration {
+    span.end_time.duration_since(span.start_time).unwrap()
+}
+
+#[tokio::test]
+async fn a_streamed_call_lasts_until_its_end_or_until_it_is_left() {
+    let kept = Kept::default();
+    let provider = SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build();
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("test"))
+        .with_tracked_inactivity(false)
+        .with_context_activation(false);
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let pause = Duration::from_millis(150);
+    for (what, stream, leaves) in [
+        (
+            "whole",
+            said("and more") + &finish("stop") + &usage(10, 3, 4) + DONE,
+            false,
+        ),
+        ("cut", said("and more"), false),
+        ("left", said("and more"), true),
+    ] {
+        let server = Server::start(move |mut exchange: Exchange| {
+            let stream = stream.clone();
+            async move {
+                exchange.write(STREAM).await;
+                exchange.chunk(said("some text")).await;
+                tokio::time::sleep(pause).await;
+                exchange.chunk(stream).await;
+                exchange.write(b"0\r\n\r\n").await;
+                Some(exchange)
+            }
+        })
+        .await;
+        let model = model(&server.url, PATIENT);
+        let begun = std::time::Instant::now();
+        let mut events = model.stream(request()).await.unwrap();
+        while let Some(Ok(event)) = events.next().await {
+            if leaves && matches!(&event, ModelEvent::Text(text) if text == "and more") {
+                break;
+            }
+        }
+        drop(events);
+        let took = begun.elapsed();
+        let call = kept.take("chat gpt-test");
+        // What the provider waited is in it, and nothing from behind its end.
+        assert!(lasted(&call) >= pause, "{what}: {:?}", lasted(&call));
+        assert!(lasted(&call) <= took, "{what}: {:?} {took:?}", lasted(&call));
+    }
 }
 
 #[tokio::test]

@@ -144,8 +144,9 @@ async fn contract(store: &dyn UsageStore) {
         cache_write_tokens: 5,
         reasoning_tokens: 3,
         cost: 10,
+        estimated: false,
     };
-    assert_eq!(whole[0].usage, expected);
+    assert_eq!((whole[0].usage, whole[0].estimated_calls), (expected, 0));
 
     let day = "2026-11-02T00:00:00Z".parse().unwrap();
     let mut spent: Vec<_> = store
@@ -213,6 +214,9 @@ async fn open_calls(store: &dyn UsageStore) {
             limit: 10,
         };
         let rows = store.sum_usage(&scope("acme"), &query).await.unwrap();
+        for row in &rows {
+            assert_eq!((row.estimated_calls, row.usage.estimated), (row.calls, true), "{row:?}");
+        }
         rows.into_iter().map(|row| (row.group, row.calls)).collect::<Vec<_>>()
     };
     assert_eq!(

@@ -215,7 +215,9 @@ fn add(row: &mut UsageRow, group: String, record: &UsageRecord) {
     } else {
         row.calls += 1;
     }
+    row.estimated_calls += u64::from(record.is_estimated);
     row.usage += record.usage;
+    row.usage.estimated |= record.is_estimated;
 }
 
 /// A record of acme.
@@ -242,6 +244,7 @@ pub fn record(at: &str, user: &str, model: &str, cost: u64) -> UsageRecord {
             cache_write_tokens: 5,
             reasoning_tokens: 3,
             cost,
+            estimated: false,
         },
         is_estimated: false,
         cache: "bypass".to_owned(),

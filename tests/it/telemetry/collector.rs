@@ -27,6 +27,7 @@ pub struct Span {
     pub name: String,
     pub kind: i32,
     pub failed: bool,
+    pub lasted: Duration,
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -98,6 +99,7 @@ fn spans(request: ExportTraceServiceRequest) -> Vec<Span> {
                 parent: hex::encode(&span.parent_span_id),
                 name: span.name,
                 kind: span.kind,
+                lasted: Duration::from_nanos(span.end_time_unix_nano - span.start_time_unix_nano),
                 failed: span.status.is_some_and(|status| status.code == 2),
                 attributes: attributes(span.attributes),
             });

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use copilotd::telemetry::{METRICS, PROCESS_METRICS};
 use reqwest::Method;
+use serde_json::json;
 
 use super::page::Page;
 use super::{Copilotd, Options, World, eventually};
@@ -86,6 +87,34 @@ async fn the_page_counts_what_happened() {
             "{kind}"
         );
     }
+    for (name, labels, least) in [
+        (
+            "copilotd_model_calls_total",
+            vec![("outcome", "ok"), ("route", "default")],
+            4.0,
+        ),
+        (
+            "copilotd_model_calls_total",
+            vec![("outcome", "rejected"), ("model", "sim-large")],
+            1.0,
+        ),
+        (
+            "copilotd_model_call_seconds_count",
+            vec![("route", "default"), ("model", "sim-large")],
+            5.0,
+        ),
+        (
+            "copilotd_model_first_content_seconds_count",
+            vec![("route", "default")],
+            4.0,
+        ),
+    ] {
+        assert!(page_1.sum(name, &labels) >= least, "{name} {labels:?}");
+    }
+    assert_eq!(page_1.sum("copilotd_model_calls_estimated_total", &[]), 0.0);
+    let cost = first["usage"]["cost_usd"].as_f64().unwrap() + second["usage"]["cost_usd"].as_f64().unwrap();
+    let counted = page_1.sum("copilotd_model_cost_usd_total", &[]);
+    assert!((counted - cost).abs() < 1e-9, "{counted} {cost}");
     let appends = page_1.sum("copilotd_append_wait_seconds_count", &[]);
     assert!(appends >= 12.0, "{appends}");
     assert_eq!(
@@ -130,6 +159,73 @@ async fn the_page_counts_what_happened() {
 }
 
 #[tokio::test]
+async fn model_calls_of_every_kind_are_counted_and_nothing_that_a_caller_names_is_a_label() {
+    let world = World::start().await;
+    let server = world.serve(Options::default()).await;
+    let ask = async |path: &str, body: serde_json::Value| {
+        let asked = server
+            .request(&server.gateway, Method::POST, path)
+            .json(&body)
+            .send()
+            .await;
+        let answer = asked.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let chat = |model: &str, text: &str, stream: bool| {
+        json!({"model": model, "messages": [{"role": "user", "content": text}], "stream": stream,
+            "stream_options": if stream { json!({"include_usage": true}) } else { json!(null) }})
+    };
+    let path = "/v1/chat/completions";
+    let (status, document) = ask(path, chat("default", "Hello", false)).await;
+    assert_eq!(status, 200, "{document}");
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let (status, stream) = ask(path, chat("main/sim-large", "Hello", true)).await;
+    assert_eq!(status, 200, "{stream}");
+    let last = stream.lines().rfind(|line| line.contains("\"usage\":{")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last.trim_start_matches("data: ")).unwrap();
+    let (status, list) = ask("/v1/embeddings", json!({"model": "default", "input": "Hello"})).await;
+    assert_eq!(status, 200, "{list}");
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(
+        ask(path, chat("default", "[[sim status=400 code=bad]]", false)).await.0,
+        400
+    );
+    for unknown in ["main/made-up-1", "made-up-2/sim-large", "made-up-3"] {
+        assert_eq!(ask(path, chat(unknown, "Hello", false)).await.0, 404);
+    }
+    let page = page(&server).await;
+    let of =
+        |route: &'static str, outcome: &'static str| vec![("route", route), ("outcome", outcome), ("provider", "main")];
+    for (name, labels, value) in [
+        ("copilotd_model_calls_total", of("default", "ok"), 2.0),
+        ("copilotd_model_calls_total", of("direct", "ok"), 1.0),
+        ("copilotd_model_calls_total", of("default", "rejected"), 1.0),
+        (
+            "copilotd_model_call_seconds_count",
+            vec![("route", "default"), ("model", "sim-large")],
+            3.0,
+        ),
+    ] {
+        assert_eq!(page.sum(name, &labels), value, "{name} {labels:?}");
+    }
+    let reported = |name: &str| -> f64 {
+        let usages = [&document["usage"], &last["usage"], &list["usage"]];
+        usages.iter().map(|usage| usage[name].as_f64().unwrap_or(0.0)).sum()
+    };
+    for (kind, name) in [("prompt", "prompt_tokens"), ("completion", "completion_tokens")] {
+        assert_eq!(
+            page.sum("copilotd_tokens_total", &[("kind", kind)]),
+            reported(name),
+            "{kind}"
+        );
+    }
+    for value in page.samples.iter().flat_map(|sample| sample.labels.values()) {
+        assert!(!value.contains("made-up"), "{value}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn counters_are_there_before_anything_has_happened_and_so_are_the_process_and_its_runtime() {
     let world = World::start().await;
     let server = world.serve(Options::default()).await;
@@ -146,6 +242,19 @@ async fn counters_are_there_before_anything_has_happened_and_so_are_the_process_
         ("copilotd_usage_records_lost_total", vec![]),
         ("copilotd_usage_records_refused_total", vec![]),
         ("copilotd_gateway_attempts_total", vec![("outcome", "silence")]),
+        (
+            "copilotd_model_calls_total",
+            vec![("route", "default"), ("outcome", "silence")],
+        ),
+        (
+            "copilotd_model_calls_total",
+            vec![("route", "direct"), ("outcome", "ok")],
+        ),
+        (
+            "copilotd_tokens_total",
+            vec![("route", "default"), ("kind", "completion")],
+        ),
+        ("copilotd_model_cost_usd_total", vec![("route", "default")]),
     ] {
         let fits = |sample: &&super::page::Sample| {
             sample.name == name

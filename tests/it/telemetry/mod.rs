@@ -173,11 +173,11 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
         };
         let address = eventually("the address", PATIENCE, served).await;
         let config = Config::parse(&text, &Env::default(), &app::context().known_tools).unwrap();
-        let token = |tenant: &str| {
+        let token = |tenant: &str, scopes| {
             let grant = Grant {
                 tenant: tenant.parse().unwrap(),
                 user: "ada".parse().unwrap(),
-                scopes: Scopes::CHAT,
+                scopes,
                 life: SignedDuration::from_hours(1),
             };
             mint(&config, &grant, app::context().now)
@@ -188,8 +188,9 @@ targets = [{{ provider = "main", model = "sim-large", context_tokens = 128000 }}
         Copilotd {
             child,
             base: format!("http://{address}"),
-            acme: token("acme"),
-            globex: token("globex"),
+            acme: token("acme", Scopes::CHAT),
+            globex: token("globex", Scopes::CHAT),
+            gateway: token("acme", Scopes::GATEWAY),
             client: reqwest::Client::new(),
         }
     }
@@ -201,6 +202,8 @@ struct Copilotd {
     base: String,
     acme: String,
     globex: String,
+    /// Acme's, for the OpenAI-compatible endpoint.
+    gateway: String,
     client: reqwest::Client,
 }
 

@@ -123,7 +123,7 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
 
     let chats: Vec<&&Span> = trace.iter().filter(|span| span.name == "chat sim-large").collect();
     assert!(chats.len() >= 3, "search, reads and posts, then text: {chats:#?}");
-    for chat in chats {
+    for chat in &chats {
         assert_eq!((chat.parent.as_str(), chat.kind), (agent.id.as_str(), CLIENT));
         has(
             chat,
@@ -137,6 +137,23 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
         );
         assert!(chat.attribute("gen_ai.usage.input_tokens").parse::<u64>().unwrap() > 0);
     }
+    // A span lasts as long as what it stands for: a turn is no shorter than its attempt, and that than all that was done in it. The
+    // last word of an agent may still be on its way when its turn has ended.
+    let slack = std::time::Duration::from_millis(250);
+    assert!(
+        whole.lasted + slack >= agent.lasted,
+        "{:?} {:?}",
+        whole.lasted,
+        agent.lasted
+    );
+    for span in trace.iter().filter(|span| span.parent == agent.id) {
+        assert!(agent.lasted + slack >= span.lasted, "{agent:#?} {span:#?}");
+    }
+    let asked: std::time::Duration = chats.iter().map(|chat| chat.lasted).sum();
+    assert!(
+        agent.lasted + slack >= asked,
+        "one after the other: {asked:?} {agent:#?}"
+    );
     let mut tools = BTreeSet::new();
     let mut calls = BTreeSet::new();
     for tool in trace.iter().filter(|span| span.name.starts_with("execute_tool ")) {

@@ -39,13 +39,17 @@ fn turn_id(turn: Option<TurnId>) -> Value {
 /// Usage as JSON, with money in dollars.
 pub(super) fn usage_json(usage: &TotalUsage) -> Value {
     let sum = &usage.sum;
-    json!({
+    let mut written = json!({
         "prompt_tokens": sum.prompt_tokens,
         "completion_tokens": sum.completion_tokens,
         "cached_tokens": sum.cached_tokens,
         "cost_usd": usd(sum.cost),
         "models": usage.models,
-    })
+    });
+    if sum.estimated {
+        written["estimated"] = json!(true);
+    }
+    written
 }
 
 /// The words of a tool's result.

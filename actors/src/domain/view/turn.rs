@@ -86,6 +86,9 @@ pub struct UsageView {
     pub completion_tokens: u64,
     pub cached_tokens: u64,
     pub cost_usd: f64,
+    /// Left out unless part of it is our own estimate.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
     pub models: Vec<String>,
 }
 
@@ -130,6 +133,7 @@ impl From<&TotalUsage> for UsageView {
             completion_tokens: usage.sum.completion_tokens,
             cached_tokens: usage.sum.cached_tokens,
             cost_usd: usd(usage.sum.cost),
+            estimated: usage.sum.estimated,
             models: usage.models.clone(),
         }
     }

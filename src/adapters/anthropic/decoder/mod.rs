@@ -21,7 +21,8 @@ use super::chunk::Identity;
 use super::wire::WireUsage;
 use crate::adapters::provider::calls::{Arguments, CallPiece, Calls};
 use crate::adapters::provider::lenient::{Members, Seam, is_text, items, mend, said, skipped, word};
-use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript, priced};
+use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
+use crate::gateway::report::{self, Bearer};
 use crate::gateway::upstream::Piece;
 
 /// What is kept of a thought to be told again with its signature; a longer one cannot be given back.
@@ -97,7 +98,7 @@ impl Decoder {
         if self.identity.is_some() {
             return Err(self.errors.malformed("it began twice"));
         }
-        self.report(message);
+        let reports = self.report(message);
         let model = message.text("model").unwrap_or_default();
         self.identity = Some(Identity {
             id: message.text("id").unwrap_or_default(),
@@ -123,13 +124,21 @@ impl Decoder {
             progress = self.block_start(index, Some(block), out, transcript)?;
             self.block_stop(index, out);
         }
-        Ok(self.end_of(message.get("stop_reason")).unwrap_or(progress))
+        let ended = self.end_of(message.get("stop_reason"));
+        // One at the beginning knows of the prompt only.
+        if reports && ended.is_some() {
+            transcript.note_report();
+        }
+        Ok(ended.unwrap_or(progress))
     }
 
-    fn report(&mut self, members: &Members<'_>) {
-        if let Some(usage) = Members::of(members.get("usage")) {
-            self.usage.update(WireUsage::of(&usage));
+    /// Reads a report of usage. Returns whether there was one.
+    fn report(&mut self, members: &Members<'_>) -> bool {
+        let usage = Members::of(members.get("usage"));
+        if let Some(usage) = &usage {
+            self.usage.update(WireUsage::of(usage));
         }
+        usage.is_some()
     }
 
     /// Reads a reason to stop.
@@ -425,7 +434,9 @@ impl Decoder {
                 Ok(Progress::None)
             }
             "message_delta" => {
-                self.report(&top);
+                if self.report(&top) {
+                    transcript.note_report();
+                }
                 let delta = Members::of(top.get("delta")).unwrap_or_default();
                 let reason = delta.get("stop_reason").or_else(|| top.get("stop_reason"));
                 Ok(self.end_of(reason).unwrap_or(Progress::None))
@@ -573,6 +584,7 @@ impl provider::Decoder for Decoder {
 
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes> {
         let identity = self.identity.as_ref()?;
-        (self.wish.chunks && self.wish.include_usage).then(|| priced(identity.report(usage), usage.cost))
+        let report = || report::write(identity.report(usage), Bearer::Chunk, usage);
+        (self.wish.chunks && self.wish.include_usage).then(report)
     }
 }

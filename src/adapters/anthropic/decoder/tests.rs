@@ -93,7 +93,10 @@ fn decoder(chunks: bool) -> Decoder {
 }
 
 fn transcript() -> Transcript {
-    Transcript::new(Arc::new(ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap()))
+    Transcript::new(
+        Arc::new(ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap()),
+        Arc::default(),
+    )
 }
 
 /// Reads a stream that arrives cut at `cuts`.

@@ -26,7 +26,8 @@ use super::read::{self, Choice, Read};
 use super::rewrite::{self, Identity, Open};
 use crate::adapters::provider::calls::Calls;
 use crate::adapters::provider::lenient::{Members, Seam, Writer, mend, skipped, without_lone_surrogates};
-use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript, priced};
+use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
+use crate::gateway::report::{self, Bearer};
 use crate::gateway::upstream::Piece;
 
 /// Most choices that are read of one answer.
@@ -217,7 +218,7 @@ impl Decoder {
                 self.report = is_plain.then(|| as_it_came(data));
             } else if read.has_choices && read.choices.is_empty() {
                 piece.chunk = Some(if read.is_odd {
-                    rewrite::chunk(read, None, &self.identity, false).with(None)
+                    rewrite::chunk(read, None, &self.identity).with(None)
                 } else {
                     as_it_came(data)
                 });
@@ -226,7 +227,9 @@ impl Decoder {
             }
             return emit(piece, out);
         }
-        let is_odd = read.is_odd || taken.len() < read.choices.len() || taken.iter().any(|taken| taken.delta.is_some());
+        // Usage is reported once, at the end: clients add up what they are told.
+        let is_odd = read.is_odd || read.report.is_some() || taken.len() < read.choices.len();
+        let is_odd = is_odd || taken.iter().any(|taken| taken.delta.is_some());
         let has_ended = taken.iter().any(|taken| taken.reason.is_some());
         if !is_odd && !has_ended {
             piece.chunk = Some(as_it_came(data));
@@ -239,9 +242,9 @@ impl Decoder {
             };
             let is_last = number + 1 == taken.len();
             let delta = taken_one.delta.clone().unwrap_or_else(|| written(&choice.said));
-            let open = rewrite::chunk(read, Some((choice, &delta)), &self.identity, is_last);
+            let open = rewrite::chunk(read, Some((choice, &delta)), &self.identity);
             let Some(reason) = taken_one.reason else {
-                if delta != "{}" || read.report.is_some() {
+                if delta != "{}" {
                     self.part(open.with(None), is_last, &mut piece, out);
                 }
                 continue;
@@ -325,6 +328,9 @@ impl Decoder {
             } else {
                 skipped("choice");
             }
+        }
+        if read.report.is_some() {
+            transcript.note_report();
         }
         let has_ended = taken.iter().any(|taken| taken.reason.is_some());
         let progress = match has_ended {
@@ -552,6 +558,6 @@ impl provider::Decoder for Decoder {
             });
             chunk.to_string().into()
         });
-        Some(priced(report, usage.cost))
+        Some(report::write(report, Bearer::Chunk, usage))
     }
 }

@@ -22,7 +22,7 @@ const REPORT: &str = r#"{"id":"a","choices":[],"usage":{"prompt_tokens":3,"compl
 /// Reads a stream that arrives cut at `cuts`; returns the chunks that are passed on.
 fn relayed(stream: &[u8], cuts: &[usize], include_usage: bool) -> Vec<Bytes> {
     let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-    let mut transcript = Transcript::new(Arc::new(body));
+    let mut transcript = Transcript::new(Arc::new(body), Arc::default());
     let wish = Wish {
         chunks: true,
         include_usage,
@@ -205,7 +205,7 @@ proptest! {
     fn what_is_passed_on_is_the_protocol_whatever_comes(sent in prop::collection::vec(odd_chunk(), 1..4), is_done in any::<bool>()) {
         let run = |chunks: bool| {
             let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
-            let mut transcript = Transcript::new(Arc::new(body));
+            let mut transcript = Transcript::new(Arc::new(body), Arc::default());
             let wish = Wish { chunks, include_usage: true, has_schema: false, choices: 1 };
             let mut decoder = Decoder::new(Errors::new("main", Vec::new()), wish);
             let mut out = Out::new();
