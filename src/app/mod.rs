@@ -9,6 +9,7 @@ mod limiter;
 mod memory;
 mod models;
 mod online;
+mod online_systems;
 mod parts;
 mod reload;
 mod serve;
@@ -287,8 +288,8 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             runtime()?.block_on(cli::remote(&command))
         }
         Command::Check(args) => {
-            let config = cli::check(&args, context)?;
-            runtime()?.block_on(online::check(&config))
+            let (config, source) = cli::check(&args, context)?;
+            runtime()?.block_on(online::check(&config, &source))
         }
         Command::Healthcheck(args) => runtime()?.block_on(cli::healthcheck(&args, context)),
         Command::Token(_) => Err(Failure::failed("done by the command line itself")),

@@ -39,6 +39,12 @@ const ADMIN_CONNECTIONS: usize = 64;
 pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) -> anyhow::Result<()> {
     let globals = source.globals()?;
     let _telemetry = telemetry::start(&globals.config().telemetry)?;
+    // Those of tenants are told when the tenants are read.
+    let mut warnings = globals.config().unused();
+    warnings.extend(source.warnings());
+    for warning in source.report(&warnings) {
+        tracing::warn!(warning, "the configuration file has a warning");
+    }
     run_with(source, again, router, |address| {
         tracing::info!(%address, "copilotd serves");
         Ok(())
