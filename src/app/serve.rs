@@ -75,6 +75,8 @@ pub async fn run_with(
         tenants,
         audit,
         revocations,
+        jobs,
+        eraser,
         lost,
         close,
     } = store::open(file).await?;
@@ -142,6 +144,9 @@ pub async fn run_with(
         usage,
         audit,
         revocations,
+        jobs,
+        eraser,
+        ledger: Some(Arc::clone(&ledger)),
     };
     let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::MongoLog;
 use super::failure::Failure;
+use crate::adapters::open_tenants::open_to;
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
@@ -24,6 +25,7 @@ use crate::gateway::ledger::{
 #[async_trait]
 impl UsageStore for MongoLog {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
+        let (entries, _passes) = open_to(&self.fence, entries);
         let begun = entries.begun.iter().map(open_document).collect::<Result<_, _>>()?;
         self.insert(&self.collections.open_calls, begun).await?;
         let ended = entries.ended.iter().map(document).collect();

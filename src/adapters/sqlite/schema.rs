@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     VERSION_5,
     super::quota::SCHEMA,
     REVOCATIONS,
+    super::jobs::SCHEMA,
 ];
 
 const VERSION_1: &str = "

@@ -14,6 +14,7 @@ use super::SqliteLog;
 use super::failure::Failure;
 use uuid::Uuid;
 
+use crate::adapters::open_tenants::open_to;
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
@@ -26,7 +27,7 @@ const TOGETHER: usize = 16;
 #[async_trait]
 impl UsageStore for SqliteLog {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
-        let entries = Arc::clone(entries);
+        let (entries, _passes) = open_to(&self.fence, entries);
         let work = move |connection: &Connection| {
             open(connection, &entries.begun)?;
             add(connection, &entries.ended)?;

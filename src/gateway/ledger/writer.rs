@@ -9,7 +9,7 @@ use std::time::Duration;
 use copilotd_actors::ports::{Clock, Ids, LogError};
 use jiff::{SignedDuration, Timestamp};
 use metrics::counter;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -46,6 +46,8 @@ pub struct Ledger {
 /// What goes to the store, in this order for each attempt.
 #[derive(Debug)]
 enum Entry {
+    /// Answered once everything before it is stored.
+    Flush(oneshot::Sender<()>),
     Begun(UsageRecord),
     Ended {
         record: UsageRecord,
@@ -83,6 +85,17 @@ impl Ledger {
         });
         tokio::spawn(look(Arc::downgrade(&ledger)));
         ledger
+    }
+
+    /// Waits until everything that has ended by now is stored.
+    pub async fn flushed(&self) {
+        let sender = lock(&self.entries).clone();
+        let Some(sender) = sender else { return };
+        let (flushed, done) = oneshot::channel();
+        if sender.send(Entry::Flush(flushed)).await.is_ok() {
+            // Dropped without an answer at the end of the process.
+            let _ = done.await;
+        }
     }
 
     /// Stores what waits, and ends.
@@ -200,10 +213,11 @@ async fn look(ledger: Weak<Ledger>) {
 }
 
 /// Sorts what goes to the store together. What began and ended within it has only ended.
-fn sorted(batch: &mut Vec<Entry>) -> Entries {
-    let mut entries = Entries::default();
+fn sorted(batch: &mut Vec<Entry>) -> (Entries, Vec<oneshot::Sender<()>>) {
+    let (mut entries, mut flushes) = (Entries::default(), Vec::new());
     for entry in batch.drain(..) {
         match entry {
+            Entry::Flush(flushed) => flushes.push(flushed),
             Entry::Begun(record) => entries.begun.push(record),
             Entry::Ended { record, was_noted } => {
                 if was_noted {
@@ -224,7 +238,7 @@ fn sorted(batch: &mut Vec<Entry>) -> Entries {
         entries.begun.retain(|record| !both.contains(&record.id));
         entries.closed.retain(|id| !both.contains(id));
     }
-    entries
+    (entries, flushes)
 }
 
 async fn write(mut receiver: mpsc::Receiver<Entry>, store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>) {
@@ -238,7 +252,8 @@ async fn write(mut receiver: mpsc::Receiver<Entry>, store: Arc<dyn UsageStore>, 
         {
             batch.push(record);
         }
-        let entries = Arc::new(sorted(&mut batch));
+        let (entries, flushes) = sorted(&mut batch);
+        let entries = Arc::new(entries);
         let mut said = false;
         while let Err(error) = store.add_usage(&entries).await {
             if let LogError::Refused(_) | LogError::Corrupt(_) = error {
@@ -250,6 +265,10 @@ async fn write(mut receiver: mpsc::Receiver<Entry>, store: Arc<dyn UsageStore>, 
                 tracing::warn!(%error, "usage records wait for the store");
             }
             tokio::time::sleep(PAUSE).await;
+        }
+        for flushed in flushes {
+            // Whoever waited may have gone.
+            let _ = flushed.send(());
         }
         if pruned.is_none_or(|at| at.elapsed() >= PRUNING) {
             pruned = Some(Instant::now());
