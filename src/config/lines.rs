@@ -74,16 +74,25 @@ impl Source {
         Lines::of(self.text()).line(path)
     }
 
-    /// Writes a fault or warning of a tenant's settings, which is known by its JSON Pointer there, as [`Source::report`] does; none
-    /// if the file has no such tenant.
+    /// Writes a warning of a tenant's settings, which is known by its JSON Pointer there, as [`Source::report`] does; none if the
+    /// file has no such tenant.
     pub fn report_settings(&self, tenant: &str, pointer: &str, message: &str) -> Option<String> {
-        let index = self.tenants().iter().position(|table| table.id() == Some(tenant))?;
         let fault = Fault {
-            path: path_of(&format!("tenants[{index}]"), pointer),
+            path: self.path_of_settings(tenant, pointer)?,
             message: message.to_owned(),
             cause: None,
         };
         self.report([&fault]).pop()
+    }
+
+    /// Returns the line of a place in a tenant's settings.
+    pub fn line_of_settings(&self, tenant: &str, pointer: &str) -> Option<usize> {
+        self.line(&self.path_of_settings(tenant, pointer)?)
+    }
+
+    fn path_of_settings(&self, tenant: &str, pointer: &str) -> Option<String> {
+        let index = self.tenants().iter().position(|table| table.id() == Some(tenant))?;
+        Some(path_of(&format!("tenants[{index}]"), pointer))
     }
 
     /// Writes faults for who wrote the file: with their lines, and with names beside the numbers of list items.

@@ -459,25 +459,27 @@ impl Roster {
         Arc::clone(&self.present.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Logs faults and warnings; those of the file with their lines, as `copilotd check` names them.
+    /// Logs faults and warnings; those of the file with their lines.
     fn report(&self, source: &Source) {
         let present = self.present();
-        let told = |id: &TenantId, faults: &[SettingsFault]| {
-            let of_file = present
+        let is_of_file = |id: &TenantId| {
+            present
                 .tenants
                 .get(id)
-                .is_some_and(|entry| entry.origin == Origin::File);
-            let told = faults.iter().map(|fault| {
-                let line = of_file.then(|| source.report_settings(id.as_str(), &fault.pointer, &fault.message));
-                line.flatten().unwrap_or_else(|| fault.to_string())
-            });
-            told.collect::<Vec<_>>().join("; ")
+                .is_some_and(|entry| entry.origin == Origin::File)
         };
         for (id, faults) in &present.faults {
+            let told = faults.iter().map(|fault| {
+                let line = source.line_of_settings(id.as_str(), &fault.pointer);
+                match line.filter(|_| is_of_file(id)) {
+                    Some(line) => format!("line {line}: {fault}"),
+                    None => fault.to_string(),
+                }
+            });
             let causes = present.tenants.get(id).map(|entry| entry.causes.join("; "));
             tracing::error!(
                 tenant = %id,
-                faults = told(id, faults),
+                faults = told.collect::<Vec<_>>().join("; "),
                 causes,
                 "the tenant's settings have a fault: it is left out and its credentials are refused; all others are served"
             );
@@ -489,7 +491,13 @@ impl Roster {
             );
         }
         for (id, warnings) in &present.warnings {
-            tracing::warn!(tenant = %id, warnings = told(id, warnings), "the tenant's settings have a warning; it is served");
+            let told = warnings.iter().map(|warning| {
+                let SettingsFault { pointer, message } = warning;
+                let told = source.report_settings(id.as_str(), pointer, message);
+                told.filter(|_| is_of_file(id)).unwrap_or_else(|| warning.to_string())
+            });
+            let warnings = told.collect::<Vec<_>>().join("; ");
+            tracing::warn!(tenant = %id, warnings, "the tenant's settings have a warning; it is served");
         }
     }
 }
