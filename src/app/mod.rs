@@ -167,7 +167,7 @@ impl App {
         // Set once: this is the only start of this process.
         let _ = shared.connectors.set(connectors.clone());
         let budgets = Budgets::new(&config.server);
-        let requests = Arc::clone(&budgets);
+        let (requests, calls) = (Arc::clone(&budgets), Arc::clone(&gateway));
         let jobs = Jobs::new(jobs::Parts {
             store: jobs,
             eraser,
@@ -180,7 +180,7 @@ impl App {
             clock: Arc::clone(&clock),
             ids: Arc::clone(&shared.ports.ids),
             ledger,
-            is_busy: Box::new(move |tenant| requests.requests.is_held_by(tenant)),
+            is_busy: Box::new(move |tenant| requests.requests.is_held_by(tenant) || calls.is_calling(tenant)),
         });
         // Before the reconciler: it must not wake what is being erased.
         jobs.close_deleted()

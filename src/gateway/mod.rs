@@ -153,6 +153,12 @@ impl Gateway {
         cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
     }
 
+    /// Whether a call of a tenant is under way, be it one that no request waits for.
+    pub fn is_calling(&self, tenant: &TenantId) -> bool {
+        let limits = self.planner.limits.as_ref();
+        limits.is_some_and(|limits| limits.places.is_calling(tenant))
+    }
+
     /// Forgets everything that is kept for a tenant: answers, and what its limits have counted. Returns how many of each.
     ///
     /// # Errors

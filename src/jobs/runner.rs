@@ -67,7 +67,7 @@ pub struct Parts {
     pub ids: Arc<dyn Ids>,
     /// What writes usage records, where there is one.
     pub ledger: Option<Arc<Ledger>>,
-    /// Whether requests of a tenant are being answered.
+    /// Whether requests of a tenant are being answered, or calls of it are under way.
     pub is_busy: Box<dyn Fn(&TenantId) -> bool + Send + Sync>,
 }
 

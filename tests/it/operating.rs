@@ -515,3 +515,30 @@ async fn check_without_secrets_finds_everything_else() {
         "{told}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_start_names_the_warnings_of_check_with_their_lines() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("data");
+    let text = format!(
+        "{FILE}\n[tenants.limits]\nusd_per_month = 5.0\n[[prices]]\nmodel = \"nobody-has-it\"\ninput = 1.0\noutput = 1.0\n"
+    );
+    let mut served = Served::start_with(directory, &data, &text, &[]).await;
+    let config = served.path("copilotd.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_copilotd"));
+    let checked = command.args(["check", "--config", config.to_str().unwrap()]);
+    let told = String::from_utf8(checked.output().await.unwrap().stderr).unwrap();
+    let warnings: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    assert!(warnings.len() >= 2, "{told}");
+    assert!(warnings.iter().any(|warning| warning.contains("prices[")), "{told}");
+    assert!(warnings.iter().any(|warning| warning.contains("limits")), "{told}");
+    let log = served.child.output();
+    for warning in warnings {
+        assert!(warning.starts_with("line "), "{warning}");
+        // As it stands in a line of JSON.
+        let quoted = serde_json::to_string(warning).unwrap();
+        assert!(log.contains(quoted.trim_matches('"')), "{warning}: {log}");
+    }
+    served.child.signal("TERM").await;
+    assert_eq!(served.child.wait().await, 0);
+}

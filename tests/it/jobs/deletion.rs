@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd::gateway::ledger::{Entries, UsageRecord};
 use copilotd::http::auth::Scopes;
-use copilotd::jobs::{TenantData, TenantEraser};
+use copilotd::jobs::{Job, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::fakes::model::{Act, says};
-use copilotd_actors::ports::{LogError, Snapshot};
+use copilotd_actors::ports::{Clock as _, LogError, Snapshot};
 use serde_json::{Value, json};
 
 use super::world::{Place, World, life, on_both, places};
@@ -432,6 +432,59 @@ async fn cut_life(place: &Place, steps: usize, is_full: bool) -> String {
     }
     world.stop().await;
     id
+}
+
+/// The process died between the two that belong together: the job's record and the tenant's mark.
+#[test]
+fn a_job_without_a_mark_ends_and_a_mark_without_a_job_is_worked_off() {
+    for place in &places() {
+        let id = life(async || {
+            let world = World::start(place).await;
+            world.make("initech", json!({})).await;
+            world.talk("initech", "secret-user", "secret-prompt").await;
+            let work = Work::TenantDeletion {
+                tenant: "initech".parse().unwrap(),
+            };
+            let id = JobId::new(uuid::Uuid::now_v7());
+            let job = Job::new(id, scope("acme"), work, world.clock.now());
+            world.stores.jobs.put_job(&job).await.unwrap();
+            world.stop().await;
+            id
+        });
+        life(async || {
+            let world = World::start(place).await;
+            let job = world.ended(&id.to_string(), &world.operator()).await;
+            assert_eq!(job["status"], "failed", "{job:#}");
+            let ada = world.token("initech", "secret-user", Scopes::CHAT);
+            let kept = world.ask("GET", "/v1/conversations", &ada, None).await.is(200).json();
+            assert_eq!(kept["data"].as_array().map(Vec::len), Some(1), "it is served as before");
+            world.stop().await;
+        });
+        life(async || {
+            let world = World::start(place).await;
+            let operator = world.operator();
+            let job = world.ask("DELETE", TENANT, &operator, None).await.is(202).json();
+            world.ended(job["id"].as_str().unwrap(), &operator).await;
+            world.stop().await;
+        });
+        let id = life(async || cut_life(place, 2, false).await);
+        life(async || {
+            let stores = place.open().await;
+            let id = id.parse().unwrap();
+            stores.jobs.delete_job(&scope("acme"), id).await.unwrap();
+            stores.close().await;
+        });
+        life(async || {
+            let world = World::start(place).await;
+            let operator = world.operator();
+            world
+                .until(async || world.ask("GET", TENANT, &operator, None).await.status == 404)
+                .await;
+            assert_eq!(world.ended(&id, &operator).await["status"], "completed");
+            assert_eq!(place.found(&SECRETS).await, Vec::<String>::new());
+            world.stop().await;
+        });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use copilotd::http::auth::Scopes;
+use copilotd::jobs::{Job, JobStatus, Work};
+use copilotd_actors::domain::ids::JobId;
 use copilotd_actors::fakes::model::says;
+use copilotd_actors::ports::Clock as _;
 use serde_json::{Value, json};
+
+use crate::support::talk::scope;
 
 use super::world::{Answer, Place, World, life, on_both, places};
 
@@ -241,12 +246,39 @@ async fn an_export_needs_a_reason_and_one_runs_at_a_time() {
         .await
         .problem(409, "idempotency_key_reused");
     world.ended(first.as_str().unwrap(), &admin).await;
-    // Two at once, without a key: one is written at a time. The store decides nothing here that was not stored before.
-    let (one, two) = tokio::join!(start(&world, json!({})), start(&world, json!({})));
-    let statuses = [one.status, two.status];
-    assert!(
-        statuses == [202, 409] || statuses == [409, 202] || statuses == [202, 202],
-        "{statuses:?}"
+    // One that is not finished, of this tenant alone, is in the way of the next.
+    let mut open = Job::new(
+        JobId::new(uuid::Uuid::now_v7()),
+        scope("acme"),
+        Work::Export { from: None, to: None },
+        world.clock.now(),
     );
+    world.stores.jobs.put_job(&open).await.unwrap();
+    let problem = start(&world, json!({})).await.problem(409, "conflict");
+    assert!(
+        problem["detail"].as_str().unwrap().contains(&open.id.to_string()),
+        "{problem}"
+    );
+    let path = format!("/v1/jobs/{}", open.id);
+    assert_eq!(
+        world.ask("GET", &path, &admin, None).await.is(200).json()["status"],
+        "queued"
+    );
+    let early = world.ask("GET", &format!("{path}/result"), &admin, None).await;
+    early.problem(409, "conflict");
+    let of_globex = world.token("globex", "boss", Scopes::ADMIN);
+    let other = world
+        .ask_with("POST", EXPORTS, &of_globex, Some(&json!({})), &REASON)
+        .await;
+    other.is(202);
+    open.state.status = JobStatus::Failed;
+    open.state.error = Some("the store does not answer".to_owned());
+    open.state.finished_at = Some(world.clock.now());
+    world.stores.jobs.put_job(&open).await.unwrap();
+    world
+        .ask("GET", &format!("{path}/result"), &admin, None)
+        .await
+        .problem(404, "not_found");
+    start(&world, json!({})).await.is(202);
     world.stop().await;
 }

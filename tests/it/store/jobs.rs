@@ -1,13 +1,18 @@
 //! The contract of the store of jobs and of erasing tenants, on every store.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use copilotd::gateway::ledger::{Entries, GroupBy, UsageQuery, UsageRecord};
 use copilotd::jobs::{Job, JobStatus, JobStore, Piece, PieceOutcome, Progress, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::JobId;
-use copilotd_actors::ports::{EventLog, LogError};
+use copilotd_actors::ports::{EventLog, LogError, Snapshot};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::jobs::world::{Stores, on_both};
 use crate::support::talk::{Talk, erased, scope};
+use crate::support::usage::record;
 
 fn now() -> Timestamp {
     "2026-11-01T10:00:00Z".parse().unwrap()
@@ -56,7 +61,7 @@ async fn jobs_are_stored_listed_and_deleted() {
         assert_eq!(store.job(&acme, first.id).await.unwrap(), Some(first.clone()));
         assert_eq!(store.job(&globex, first.id).await.unwrap(), None, "another tenant's");
         assert_eq!(store.jobs_of(&acme, 10).await.unwrap(), [second.clone(), first.clone()]);
-        assert_eq!(store.jobs_of(&acme, 1).await.unwrap(), [second.clone()]);
+        assert_eq!(store.jobs_of(&acme, 1).await.unwrap(), std::slice::from_ref(&second));
         let open = [first.clone(), second.clone(), other.clone()];
         assert_eq!(store.open_jobs().await.unwrap(), open);
 
@@ -215,6 +220,89 @@ async fn a_closed_tenant_takes_no_write_and_others_do() {
         };
         again.open(log).await;
         assert_eq!(log.header(&acme, talk.id).await.unwrap().unwrap().user.as_str(), "eve");
+        stores.close().await;
+    })
+    .await;
+}
+
+/// More than one step deletes, of every kind that can be long or many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_tenant_is_erased_in_steps_while_another_writes() {
+    on_both(async |place| {
+        let stores = place.open().await;
+        let log = &stores.log;
+        let text = "hidden-prompt ".repeat(3_000);
+        for _ in 0..60 {
+            let mut talk = Talk::new("acme", "ada");
+            talk.open(log.as_ref()).await;
+            talk.turn(log.as_ref(), &text).await;
+            let snapshot = Snapshot {
+                seq: 1,
+                version: 1,
+                state: b"hidden-state".repeat(100),
+            };
+            log.save_snapshot(&talk.scope, talk.id, &snapshot).await.unwrap();
+        }
+        let usage = |tenant: &str, n: usize| -> Vec<UsageRecord> {
+            let one = || UsageRecord {
+                tenant: tenant.parse().unwrap(),
+                ..record("2026-11-01T00:00:00Z", "ada", &format!("model-of-{tenant}"), 1)
+            };
+            (0..n).map(|_| one()).collect()
+        };
+        stores
+            .usage
+            .add_usage(&Arc::new(Entries::from(usage("acme", 1_500))))
+            .await
+            .unwrap();
+        stores
+            .usage
+            .add_usage(&Arc::new(Entries::from(usage("globex", 10))))
+            .await
+            .unwrap();
+        let acme = scope("acme");
+        stores.eraser.close_tenant(acme.tenant()).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (writing, stopped) = (stores.clone(), Arc::clone(&stop));
+        let other = tokio::spawn(async move {
+            let mut talk = Talk::new("globex", "bob");
+            talk.open(writing.log.as_ref()).await;
+            while !stopped.load(Ordering::Relaxed) {
+                talk.turn(writing.log.as_ref(), "what stays").await;
+            }
+            talk
+        });
+        for data in TenantData::ALL {
+            let erased = stores.eraser.erase_tenant(acme.tenant(), data).await.unwrap();
+            let least = match data {
+                TenantData::Records | TenantData::Snapshots | TenantData::Projections => 60,
+                TenantData::Usage => 1_500,
+                _ => 0,
+            };
+            assert!(erased >= least, "{data:?}: {erased}");
+            assert_eq!(
+                stores.eraser.erase_tenant(acme.tenant(), data).await.unwrap(),
+                0,
+                "{data:?}"
+            );
+        }
+        stores.eraser.scrub().await.unwrap();
+        assert_eq!(place.found(&["hidden-", "model-of-acme"]).await, Vec::<String>::new());
+        stop.store(true, Ordering::Relaxed);
+        let talk = other.await.unwrap();
+        let records = log.read(&talk.scope, talk.id, 0, 100_000).await.unwrap();
+        assert_eq!(records, talk.records, "the other tenant's log is whole");
+        let month = UsageQuery {
+            from: "2026-10-01T00:00:00Z".parse().unwrap(),
+            to: "2026-12-01T00:00:00Z".parse().unwrap(),
+            group_by: GroupBy::Model,
+            limit: 10,
+        };
+        assert_eq!(stores.usage.sum_usage(&acme, &month).await.unwrap(), []);
+        assert_eq!(
+            stores.usage.sum_usage(&scope("globex"), &month).await.unwrap()[0].calls,
+            10
+        );
         stores.close().await;
     })
     .await;
