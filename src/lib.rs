@@ -9,6 +9,7 @@ pub mod config;
 mod fingerprint;
 pub mod gateway;
 pub mod http;
+pub mod jobs;
 pub mod openapi;
 pub mod private_files;
 pub mod revocations;

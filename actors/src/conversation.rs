@@ -336,7 +336,7 @@ impl Conversation {
         reply: RpcReplyPort<Reply>,
     ) -> Result<(), ActorProcessingErr> {
         let by = match &command {
-            Asked::Light(Command::Erase { by, .. }) => Some(by.clone()),
+            Asked::Light(Command::Erase { by, .. } | Command::EraseIdle { by, .. }) => Some(by.clone()),
             _ => None,
         };
         // A log of which nothing is left reads like one that never was; its header tells.

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use jiff::Timestamp;
 use metrics::counter;
 use ractor::rpc::CallResult;
@@ -71,6 +71,7 @@ pub enum Msg {
 pub struct Directory {
     live: Arc<DashMap<Key, ConversationRef>>,
     dormant: Arc<DashMap<Key, Dormant>>,
+    closed: Arc<DashSet<TenantId>>,
     actor: ActorRef<Msg>,
     shared: Weak<Shared>,
     timeout: Duration,
@@ -196,6 +197,42 @@ impl Directory {
         }
     }
 
+    /// Starts no conversation of the tenant from now on: callers are told that it is unavailable. Those that live go on.
+    pub fn close_tenant(&self, tenant: &TenantId) {
+        self.closed.insert(tenant.clone());
+        self.dormant.retain(|key, _| key.0.tenant() != tenant);
+    }
+
+    /// Starts conversations of the tenant again.
+    pub fn reopen_tenant(&self, tenant: &TenantId) {
+        self.closed.remove(tenant);
+    }
+
+    /// Ends the conversations of a closed tenant, each after what it has been told already. Returns how many still live when
+    /// `time` is over.
+    pub async fn stop_tenant(&self, tenant: &TenantId, time: Duration) -> usize {
+        let of_tenant = |live: &DashMap<Key, ConversationRef>| {
+            let entries = live.iter().filter(|entry| entry.key().0.tenant() == tenant);
+            entries.map(|entry| entry.value().clone()).collect::<Vec<_>>()
+        };
+        let deadline = Instant::now() + time;
+        for conversation in of_tenant(&self.live) {
+            // Answered behind what was sent before: the end of its open turns is stored by then, or cannot be.
+            let turn = TurnId::new(uuid::Uuid::nil());
+            let make = |reply| conversation::Msg::Position { turn, reply };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = conversation.call(make, Some(left)).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = conversation
+                .stop_and_wait(Some("tenant deleted".into()), Some(left))
+                .await;
+        }
+        of_tenant(&self.live)
+            .iter()
+            .filter(|conversation| conversation.get_status() < ActorStatus::Stopped)
+            .count()
+    }
+
     /// Whether a copy lives, or sleeps until a known time, or until its tenant is not left out any more.
     pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing) -> bool {
         let sleeps = |dormant: &Dormant| {
@@ -270,6 +307,8 @@ pub struct Conversations {
     shared: Arc<Shared>,
     live: Arc<DashMap<Key, ConversationRef>>,
     dormant: Arc<DashMap<Key, Dormant>>,
+    /// Tenants of which no conversation is started.
+    closed: Arc<DashSet<TenantId>>,
 }
 
 /// All that changes besides the map.
@@ -291,16 +330,19 @@ impl Conversations {
     pub async fn start(shared: Arc<Shared>) -> Result<(Directory, tokio::task::JoinHandle<()>), ractor::SpawnErr> {
         let live = Arc::new(DashMap::new());
         let dormant = Arc::new(DashMap::new());
+        let closed = Arc::new(DashSet::new());
         let timeout = shared.bounds.call;
         let actor = Self {
             shared: Arc::clone(&shared),
             live: Arc::clone(&live),
             dormant: Arc::clone(&dormant),
+            closed: Arc::clone(&closed),
         };
         let (actor, task) = Actor::spawn(None, actor, ()).await?;
         let directory = Directory {
             live,
             dormant,
+            closed,
             actor,
             shared: Arc::downgrade(&shared),
             timeout,
@@ -317,6 +359,10 @@ impl Conversations {
         key: Key,
         reply: RpcReplyPort<ConversationRef>,
     ) -> Result<(), ActorProcessingErr> {
+        if self.closed.contains(key.0.tenant()) {
+            // Dropped: whoever asks is told that nobody could be reached.
+            return Ok(());
+        }
         if let Some(waiting) = state.ending.get_mut(&key) {
             waiting.push(reply);
             return Ok(());
@@ -359,7 +405,7 @@ impl Conversations {
         let Some((_, conversation)) = self.live.remove_if(&key, |_, live| live.get_id() == actor) else {
             return;
         };
-        if dormant.paused || dormant.wake_at.is_some() {
+        if (dormant.paused || dormant.wake_at.is_some()) && !self.closed.contains(key.0.tenant()) {
             self.dormant.insert(key.clone(), dormant);
         }
         state.ending.insert(key, Vec::new());
@@ -381,7 +427,9 @@ impl Conversations {
         };
         self.live.remove_if(&key, |_, live| live.get_id() == actor);
         let waiting = state.ending.remove(&key).unwrap_or_default();
-        if !waiting.is_empty() {
+        if self.closed.contains(key.0.tenant()) {
+            state.deaths.remove(&key);
+        } else if !waiting.is_empty() {
             let conversation = self.spawn(me, state, key).await?;
             for reply in waiting {
                 let _ = reply.send(conversation.clone());
@@ -441,7 +489,8 @@ impl Actor for Conversations {
                 paused,
             } => self.retire(state, key, actor, Dormant { wake_at, paused }),
             Msg::Restart { key } => {
-                if !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
+                let is_closed = self.closed.contains(key.0.tenant());
+                if !is_closed && !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
                     self.spawn(&me, state, key).await?;
                 }
             }

@@ -5,6 +5,7 @@ pub mod anthropic;
 pub mod embed;
 pub mod genai_span;
 pub mod mongo;
+mod open_tenants;
 pub mod openai;
 mod patience;
 pub mod provider;
@@ -14,6 +15,7 @@ pub mod schema_check;
 pub mod slack;
 pub mod sqlite;
 pub mod systems;
+mod tenant_fence;
 mod text;
 #[deny(clippy::indexing_slicing, clippy::string_slice)] // As in the vendors' rooms.
 pub mod tools;

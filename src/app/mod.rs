@@ -9,6 +9,7 @@ mod limiter;
 mod memory;
 mod models;
 mod online;
+mod online_systems;
 mod parts;
 mod reload;
 mod serve;
@@ -36,7 +37,7 @@ use crate::adapters::tools;
 use crate::audit::AuditLog;
 use crate::cli::{self, Command, Context, Failure, ModelsCommand, ProjectionsCommand, TokenArgs, TokenCommand};
 use crate::config::Env;
-use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::ledger::{Ledger, Spending, UsageStore};
 use crate::gateway::limit::Learned;
 use crate::gateway::{Gateway, Meter};
 use crate::http::account::Budgets;
@@ -44,6 +45,7 @@ use crate::http::auth::{Authenticator, FailureLimit, Jwks, Tickets, Verifier, Wr
 use crate::http::body::BodyLimits;
 use crate::http::probe::StoreProbe;
 use crate::http::state::{AppState, Shutdown};
+use crate::jobs::{self, JobStore, Jobs, TenantEraser};
 use crate::private_files;
 use crate::revocations::Revocations;
 use crate::telemetry::content::{ContentTenants, LoggedContent};
@@ -58,6 +60,12 @@ pub struct Records {
     pub audit: Arc<AuditLog>,
     /// Revoked user tokens.
     pub revocations: Arc<Revocations>,
+    /// Jobs and their results.
+    pub jobs: Arc<dyn JobStore>,
+    /// What erases tenants.
+    pub eraser: Arc<dyn TenantEraser>,
+    /// What writes usage records, where there is one.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 /// The running application behind the router.
@@ -136,6 +144,9 @@ impl App {
             usage,
             audit,
             revocations,
+            jobs,
+            eraser,
+            ledger,
         } = records;
         let config = roster.config();
         // The tokenizer's tables take a quarter of a second to build: not in the first user's turn.
@@ -155,6 +166,26 @@ impl App {
         .await?;
         // Set once: this is the only start of this process.
         let _ = shared.connectors.set(connectors.clone());
+        let budgets = Budgets::new(&config.server);
+        let (requests, calls) = (Arc::clone(&budgets), Arc::clone(&gateway));
+        let jobs = Jobs::new(jobs::Parts {
+            store: jobs,
+            eraser,
+            roster: Arc::clone(&roster),
+            audit: Arc::clone(&audit),
+            revocations: Arc::clone(&revocations),
+            gateway: Arc::clone(&gateway),
+            directory: directory.clone(),
+            log: Arc::clone(&shared.ports.log),
+            clock: Arc::clone(&clock),
+            ids: Arc::clone(&shared.ports.ids),
+            ledger,
+            is_busy: Box::new(move |tenant| requests.requests.is_held_by(tenant) || calls.is_calling(tenant)),
+        });
+        // Before the reconciler: it must not wake what is being erased.
+        jobs.close_deleted()
+            .await
+            .context("closing tenants that are being deleted")?;
         let reconciler = Reconciler {
             shared: Arc::clone(&shared),
             directory: directory.clone(),
@@ -193,7 +224,6 @@ impl App {
             auth: Arc::clone(&auth),
         };
         let uses = uses.keep();
-        let budgets = Budgets::new(&config.server);
         let metrics = telemetry::metrics(Arc::clone(&shared), Arc::clone(&budgets));
         config
             .providers
@@ -213,6 +243,7 @@ impl App {
             audit,
             gateway,
             tenants: roster,
+            jobs,
             revocations,
             directory,
             shared,
@@ -227,6 +258,7 @@ impl App {
             probe,
             store: store::name(&config.store),
         };
+        state.jobs.resume().await.context("reading the open jobs")?;
         Ok(Self {
             state,
             supervisor,
@@ -239,6 +271,7 @@ impl App {
     /// Drains: no new turns, running ones get until `deadline`, the rest is left to the next process.
     pub async fn stop(self, deadline: Duration) {
         self.state.shutdown.drain();
+        self.state.jobs.stop();
         self.reconciler.stop(Some("shutting down".into()));
         let drained = async {
             while self.state.shared.admission.busy() > 0 {
@@ -292,8 +325,8 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
             runtime()?.block_on(cli::remote(&command))
         }
         Command::Check(args) => {
-            let config = cli::check(&args, context)?;
-            runtime()?.block_on(online::check(&config))
+            let (config, source) = cli::check(&args, context)?;
+            runtime()?.block_on(online::check(&config, &source))
         }
         Command::Healthcheck(args) => runtime()?.block_on(cli::healthcheck(&args, context)),
         Command::Token(_) => Err(Failure::failed("done by the command line itself")),

@@ -3,75 +3,97 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::online_systems as systems;
 use crate::adapters::mongo::MongoLog;
 use crate::adapters::openai::Auth;
 use crate::adapters::provider::endpoint;
 use crate::adapters::redis_limiter;
 use crate::cli::Failure;
-use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Store};
+use crate::config::{Config, LimitStore, Provider, ProviderAuth, ProviderKind, Source, Store, Tenant};
 
-/// Longest time for one of them. All are asked at the same time.
+/// Longest time for one of them.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many are asked at the same time.
+const AT_ONCE: usize = 32;
 /// Least version of Anthropic's protocol that lists models.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
-/// What was asked, and what came of it.
+/// What was asked, where it stands in the file, and what came of it.
 struct Reached {
     what: String,
+    line: Option<usize>,
     outcome: Result<String, String>,
 }
 
+/// What is to be asked.
+struct Questions<'a> {
+    source: &'a Source,
+    all: Vec<BoxFuture<'a, Reached>>,
+}
+
+impl<'a> Questions<'a> {
+    /// Adds one; `path` is where its address stands.
+    fn ask(&mut self, path: &str, what: String, outcome: impl Future<Output = Result<String, String>> + Send + 'a) {
+        let line = self.source.line(path);
+        let asked = async move {
+            let outcome = tokio::time::timeout(PATIENCE, outcome).await;
+            let late = || Err(format!("no answer within {} s", PATIENCE.as_secs()));
+            Reached {
+                what,
+                line,
+                outcome: outcome.unwrap_or_else(|_elapsed| late()),
+            }
+        };
+        self.all.push(asked.boxed());
+    }
+}
+
 /// Asks everything, and prints a line for each.
-pub async fn check(config: &Config) -> Result<(), Failure> {
+pub async fn check(config: &Config, source: &Source) -> Result<(), Failure> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .build();
     let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
-    let mut asked: Vec<BoxFuture<'_, Reached>> = vec![ask("store".to_owned(), store(config))];
+    let mut questions = Questions {
+        source,
+        all: Vec::new(),
+    };
+    questions.ask("store", "store".to_owned(), store(config));
     if let LimitStore::Redis { url, .. } = &config.limits {
         let redis = async {
             redis_limiter::ping(url.expose_secret())
                 .await
                 .map(|()| "answers".to_owned())
         };
-        asked.push(ask("limits (Redis)".to_owned(), redis));
+        questions.ask("limits.url", "limits (Redis)".to_owned(), redis);
     }
-    for provider in &config.providers {
-        let keys: Vec<Option<&SecretString>> = match provider.keys().count() {
-            0 => vec![None],
-            _ => provider.keys().map(Some).collect(),
-        };
-        for (index, key) in keys.iter().enumerate() {
-            let which = if keys.len() > 1 {
-                format!(", key {}", index + 1)
-            } else {
-                String::new()
-            };
-            let what = format!("provider {}{which} at {}", provider.name, provider.base_url);
-            asked.push(ask(what, models(&client, provider, *key)));
-        }
+    if let Some(endpoint) = &config.telemetry.otlp_endpoint {
+        let what = format!("collector of traces at {endpoint}");
+        questions.ask("telemetry.otlp_endpoint", what, systems::collector(&client, endpoint));
     }
-    for tenant in &config.tenants {
-        for issuer in &tenant.issuers {
-            if let Some(url) = &issuer.jwks_url {
-                let what = format!("keys of the issuer {} of tenant {} at {url}", issuer.iss, tenant.id);
-                asked.push(ask(what, published(&client, url)));
-            }
-        }
+    for (index, provider) in config.providers.iter().enumerate() {
+        let path = format!("providers[{index}].base_url");
+        let what = |which: &str| format!("provider {}{which} at {}", provider.name, provider.base_url);
+        providers(&mut questions, &client, provider, provider.keys(), &path, what);
+    }
+    for (index, tenant) in config.tenants.iter().enumerate() {
+        of_tenant(&mut questions, &client, config, tenant, &format!("tenants[{index}]"));
     }
     let mut failed = 0;
-    for Reached { what, outcome } in join_all(asked).await {
+    let mut answers = stream::iter(questions.all).buffered(AT_ONCE);
+    while let Some(Reached { what, line, outcome }) = answers.next().await {
+        let place = line.map(|line| format!(" (line {line})")).unwrap_or_default();
         match outcome {
-            Ok(how) => println!("ok    {what}: {how}"),
+            Ok(how) => println!("ok    {what}: {how}{place}"),
             Err(why) => {
                 failed += 1;
-                println!("FAIL  {what}: {why}");
+                println!("FAIL  {what}: {why}{place}");
             }
         }
     }
@@ -83,16 +105,69 @@ pub async fn check(config: &Config) -> Result<(), Failure> {
     }
 }
 
-fn ask<'a>(what: String, outcome: impl Future<Output = Result<String, String>> + Send + 'a) -> BoxFuture<'a, Reached> {
-    async move {
-        let outcome = tokio::time::timeout(PATIENCE, outcome).await;
-        let late = || Err(format!("no answer within {} s", PATIENCE.as_secs()));
-        Reached {
-            what,
-            outcome: outcome.unwrap_or_else(|_elapsed| late()),
+/// Asks what a tenant has of its own.
+fn of_tenant<'a>(
+    questions: &mut Questions<'a>,
+    client: &'a reqwest::Client,
+    config: &'a Config,
+    tenant: &'a Tenant,
+    path: &str,
+) {
+    let id = &tenant.id;
+    for (index, issuer) in tenant.issuers.iter().enumerate() {
+        if let Some(url) = &issuer.jwks_url {
+            let what = format!("keys of the issuer {} of tenant {id} at {url}", issuer.iss);
+            let path = format!("{path}.issuers[{index}].jwks_url");
+            questions.ask(&path, what, published(client, url));
         }
     }
-    .boxed()
+    for (index, own) in tenant.provider_keys.iter().enumerate() {
+        // A checked configuration names providers that there are.
+        let Some(provider) = config.providers.iter().find(|known| known.name == own.provider) else {
+            continue;
+        };
+        let path = format!("{path}.provider_keys[{index}]");
+        let what = |which: &str| {
+            let (name, base) = (&provider.name, &provider.base_url);
+            format!("provider {name} with the keys of tenant {id}{which} at {base}")
+        };
+        providers(questions, client, provider, own.keys(), &path, what);
+    }
+    if let Some(zendesk) = &tenant.zendesk {
+        let what = format!("Zendesk of tenant {id} at {}", zendesk.base_url);
+        questions.ask(
+            &format!("{path}.zendesk.base_url"),
+            what,
+            systems::zendesk(client, zendesk),
+        );
+    }
+    if let Some(slack) = &tenant.slack {
+        let what = format!("Slack of tenant {id} at {}", slack.base_url);
+        questions.ask(&format!("{path}.slack.base_url"), what, systems::slack(client, slack));
+    }
+}
+
+/// Asks a provider with each of some keys; without a key if there is none.
+fn providers<'a>(
+    questions: &mut Questions<'a>,
+    client: &'a reqwest::Client,
+    provider: &'a Provider,
+    keys: impl Iterator<Item = &'a SecretString>,
+    path: &str,
+    what: impl Fn(&str) -> String,
+) {
+    let mut keys: Vec<Option<&SecretString>> = keys.map(Some).collect();
+    if keys.is_empty() {
+        keys.push(None);
+    }
+    let several = keys.len() > 1;
+    for (index, key) in keys.into_iter().enumerate() {
+        let which = match several {
+            true => format!(", key {}", index + 1),
+            false => String::new(),
+        };
+        questions.ask(path, what(&which), models(client, provider, key));
+    }
 }
 
 async fn store(config: &Config) -> Result<String, String> {
@@ -192,7 +267,7 @@ async fn published(client: &reqwest::Client, url: &str) -> Result<String, String
 }
 
 /// Says why there is no answer, down to the cause; never with the address, which is named beside it.
-fn silent(error: reqwest::Error) -> String {
+pub(super) fn silent(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut cause: &dyn std::error::Error = &error;
     while let Some(deeper) = cause.source() {

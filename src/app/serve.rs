@@ -39,6 +39,12 @@ const ADMIN_CONNECTIONS: usize = 64;
 pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) -> anyhow::Result<()> {
     let globals = source.globals()?;
     let _telemetry = telemetry::start(&globals.config().telemetry)?;
+    // Those of tenants are told when the tenants are read.
+    let mut warnings = globals.config().unused();
+    warnings.extend(source.warnings());
+    for warning in source.report(&warnings) {
+        tracing::warn!(warning, "the configuration file has a warning");
+    }
     run_with(source, again, router, |address| {
         tracing::info!(%address, "copilotd serves");
         Ok(())
@@ -69,6 +75,8 @@ pub async fn run_with(
         tenants,
         audit,
         revocations,
+        jobs,
+        eraser,
         lost,
         close,
     } = store::open(file).await?;
@@ -144,6 +152,9 @@ pub async fn run_with(
         usage,
         audit,
         revocations,
+        jobs,
+        eraser,
+        ledger: Some(Arc::clone(&ledger)),
     };
     let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());

@@ -13,6 +13,7 @@ use crate::adapters::sqlite::SqliteLog;
 use crate::audit::AuditStore;
 use crate::config::{Config, Store};
 use crate::gateway::ledger::UsageStore;
+use crate::jobs::{JobStore, TenantEraser};
 use crate::revocations::RevocationStore;
 use crate::tenants::TenantStore;
 
@@ -28,6 +29,10 @@ pub struct Opened {
     pub audit: Arc<dyn AuditStore>,
     /// Revocations of user tokens, in the same store.
     pub revocations: Arc<dyn RevocationStore>,
+    /// Jobs and their results, in the same store.
+    pub jobs: Arc<dyn JobStore>,
+    /// What erases tenants from it.
+    pub eraser: Arc<dyn TenantEraser>,
     /// Returns when this process does not own the store any more; for a file on disk it never does.
     pub lost: BoxFuture<'static, ()>,
     /// Leaves the store to the next process; to be awaited when nothing is written any more.
@@ -55,6 +60,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 tenants: Arc::clone(&log) as _,
                 audit: Arc::clone(&log) as _,
                 revocations: Arc::clone(&log) as _,
+                jobs: Arc::clone(&log) as _,
+                eraser: Arc::clone(&log) as _,
                 log,
                 lost: futures::future::pending().boxed(),
                 // The lock on the directory ends with the process.
@@ -77,6 +84,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Opened> {
                 tenants: Arc::clone(&log) as _,
                 audit: Arc::clone(&log) as _,
                 revocations: Arc::clone(&log) as _,
+                jobs: Arc::clone(&log) as _,
+                eraser: Arc::clone(&log) as _,
                 log,
                 lost,
                 close: async move { closing.close().await }.boxed(),

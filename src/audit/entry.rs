@@ -37,11 +37,18 @@ macro_rules! actions {
             /// Whether it protects somebody, so that it has to be recorded on a full disk too.
             pub const fn is_protective(self) -> bool {
                 match self {
-                    Self::TenantUpdated | Self::TenantSuspended | Self::KeyRevoked | Self::TokenRevoked | Self::ConversationErased => true,
+                    Self::TenantUpdated
+                    | Self::TenantSuspended
+                    | Self::TenantDeleted
+                    | Self::KeyRevoked
+                    | Self::TokenRevoked
+                    | Self::ConversationErased => true,
                     Self::TenantCreated
                     | Self::TenantResumed
                     | Self::KeyCreated
                     | Self::TokenRestored
+                    | Self::ExportCreated
+                    | Self::ExportRead
                     | Self::TurnRead
                     | Self::ApprovalDecided
                     | Self::CacheCleared => false,
@@ -60,6 +67,12 @@ actions! {
     TenantSuspended "tenant.suspended";
     /// An operator ended a suspension.
     TenantResumed "tenant.resumed";
+    /// An operator deleted a tenant; in the audit log of the operator's tenant, since the tenant's own is erased.
+    TenantDeleted "tenant.deleted";
+    /// An export of conversations was started.
+    ExportCreated "export.created";
+    /// The result of an export was read.
+    ExportRead "export.read";
     /// An API key was created.
     KeyCreated "key.created";
     /// An API key was revoked.

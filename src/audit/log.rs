@@ -260,6 +260,11 @@ impl AuditLog {
         }
     }
 
+    /// Forgets what is remembered of a tenant's log, which was erased: the next entry is the first one.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+    }
+
     fn end(&self, tenant: &TenantId) -> Arc<End> {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if ends.len() >= MAX_TENANTS && !ends.contains_key(tenant) {

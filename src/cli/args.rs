@@ -278,6 +278,20 @@ pub enum TenantCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Deletes a tenant and everything that is stored of it; prints the job that does it
+    Delete {
+        /// The tenant
+        id: TenantId,
+        /// Also when it is the tenant of the credential that asks, which is refused from then on
+        #[arg(long)]
+        force: bool,
+        /// Wait until nothing is left of it
+        #[arg(long)]
+        wait: bool,
+        /// The server
+        #[command(flatten)]
+        server: ServerArgs,
+    },
     /// Serves a suspended tenant again
     Resume {
         /// The tenant

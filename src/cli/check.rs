@@ -2,10 +2,10 @@
 
 use super::args::CheckArgs;
 use super::{Context, Failure, print, tell, unusable};
-use crate::config::Config;
+use crate::config::{Config, Source};
 
 /// Checks the file. What is outside of it is `--online`'s.
-pub fn check(args: &CheckArgs, context: &Context) -> Result<Config, Failure> {
+pub fn check(args: &CheckArgs, context: &Context) -> Result<(Config, Source), Failure> {
     let source = context.source(&args.config)?;
     let source = match args.no_secrets {
         true => source.without_secrets(),
@@ -29,5 +29,5 @@ pub fn check(args: &CheckArgs, context: &Context) -> Result<Config, Failure> {
         args.config.config.display(),
         config.tenants.len()
     ))?;
-    Ok(config)
+    Ok((config, source))
 }

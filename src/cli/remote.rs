@@ -39,7 +39,42 @@ pub async fn tenant(command: &TenantCommand) -> Result<(), Failure> {
             // The server names its own way to say so.
             done.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))
         }
+        TenantCommand::Delete {
+            id,
+            force,
+            wait,
+            server,
+        } => {
+            let forced = if *force { "?force=true" } else { "" };
+            let started = ask(server, Method::DELETE, &format!("{}{forced}", path(id)), None, false).await;
+            // The server names its own way to say so.
+            let job =
+                started.map_err(|failure| Failure::failed(failure.to_string().replace("?force=true", "--force")))?;
+            follow(server, job, *wait).await
+        }
         TenantCommand::Resume { id, server } => status(server, &path(id), "active").await,
+    }
+}
+
+/// How often a job is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Prints a job, at its end if that is waited for.
+async fn follow(server: &ServerArgs, mut job: Value, wait: bool) -> Result<(), Failure> {
+    let text = |job: &Value, member: &str| job[member].as_str().unwrap_or_default().to_owned();
+    let id = text(&job, "id");
+    while wait && !["completed", "failed"].contains(&text(&job, "status").as_str()) {
+        tokio::time::sleep(LOOK).await;
+        job = ask(server, Method::GET, &format!("/v1/jobs/{id}"), None, false).await?;
+    }
+    let (done, total) = (&job["progress"]["done"], &job["progress"]["total"]);
+    print(&format!("{id} {} {done}/{total}\n", text(&job, "status")))?;
+    for line in job["receipt"].as_array().into_iter().flatten() {
+        print(&format!("  {:<12} {}\n", text(line, "store"), line["erased"]))?;
+    }
+    match text(&job, "status").as_str() {
+        "failed" => Err(Failure::failed(text(&job, "error"))),
+        _ => Ok(()),
     }
 }
 

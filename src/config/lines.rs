@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::faults::{Fault, Faults};
-use super::load::Source;
+use super::load::{Source, path_of};
 
 /// Longest name that is shown, in characters.
 const MAX_NAME: usize = 60;
@@ -69,6 +69,32 @@ fn walk(value: &Spanned<DeValue<'_>>, path: &str, note: &mut dyn FnMut(String, u
 }
 
 impl Source {
+    /// Returns the line of a value; of one that is missing, that of the table where it is missed.
+    pub fn line(&self, path: &str) -> Option<usize> {
+        Lines::of(self.text()).line(path)
+    }
+
+    /// Writes a warning of a tenant's settings, which is known by its JSON Pointer there, as [`Source::report`] does; none if the
+    /// file has no such tenant.
+    pub fn report_settings(&self, tenant: &str, pointer: &str, message: &str) -> Option<String> {
+        let fault = Fault {
+            path: self.path_of_settings(tenant, pointer)?,
+            message: message.to_owned(),
+            cause: None,
+        };
+        self.report([&fault]).pop()
+    }
+
+    /// Returns the line of a place in a tenant's settings.
+    pub fn line_of_settings(&self, tenant: &str, pointer: &str) -> Option<usize> {
+        self.line(&self.path_of_settings(tenant, pointer)?)
+    }
+
+    fn path_of_settings(&self, tenant: &str, pointer: &str) -> Option<String> {
+        let index = self.tenants().iter().position(|table| table.id() == Some(tenant))?;
+        Some(path_of(&format!("tenants[{index}]"), pointer))
+    }
+
     /// Writes faults for who wrote the file: with their lines, and with names beside the numbers of list items.
     pub fn report<'a>(&self, faults: impl IntoIterator<Item = &'a Fault>) -> Vec<String> {
         let lines = Lines::of(self.text());

@@ -52,7 +52,8 @@ pub(crate) use secret::{NOT_FROM_FILE, reference};
 use serde::{Deserialize, Deserializer};
 pub use standings::Standings;
 pub use tenant::{
-    ApiKey, Issuer, LeftOut, OwnKeys, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits, Zendesk,
+    ApiKey, Issuer, LeftOut, OwnKeys, Retention, Slack, SubjectLimits, Tenant, TenantLimits, TenantModels, UserLimits,
+    Zendesk,
 };
 
 /// The whole configuration, checked.

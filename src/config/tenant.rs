@@ -46,6 +46,9 @@ pub struct Tenant {
     /// Bounds of the whole tenant.
     #[serde(default)]
     pub limits: TenantLimits,
+    /// How long its conversations are kept.
+    #[serde(default)]
+    pub retention: Retention,
     /// The models that it may use.
     #[serde(default)]
     pub models: TenantModels,
@@ -87,6 +90,7 @@ impl Tenant {
             api_keys: Vec::new(),
             copilots: Vec::new(),
             limits: TenantLimits::default(),
+            retention: Retention::default(),
             models: TenantModels::default(),
             provider_keys: Vec::new(),
             deny_input: Vec::new(),
@@ -183,6 +187,14 @@ pub struct ApiKey {
     pub scopes: Scopes,
     /// Its end, if it has one.
     pub expires_at: Option<Timestamp>,
+}
+
+/// How long a tenant's conversations are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Days after the last change of a conversation at which it is erased; all are kept unless given.
+    pub conversations_days: Option<u32>,
 }
 
 /// The models that a tenant may use. What is not given allows all.

@@ -45,7 +45,7 @@ impl Config {
     }
 
     /// Lists prices of models, and providers, that no route has.
-    fn unused(&self) -> Vec<Fault> {
+    pub fn unused(&self) -> Vec<Fault> {
         let targets = || self.routes.iter().flat_map(|route| &route.targets);
         let models: BTreeSet<&str> = targets().map(|target| target.model.as_str()).collect();
         let providers: BTreeSet<&str> = targets().map(|target| target.provider.as_str()).collect();

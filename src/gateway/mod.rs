@@ -36,6 +36,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use attempt::{Attempted, Lost, Meter, Outcome};
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
@@ -167,6 +168,31 @@ impl Gateway {
     pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
         let cached = self.cached.as_ref();
         cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
+    }
+
+    /// Whether a call of a tenant is under way, be it one that no request waits for.
+    pub fn is_calling(&self, tenant: &TenantId) -> bool {
+        let limits = self.planner.limits.as_ref();
+        limits.is_some_and(|limits| limits.places.is_calling(tenant))
+    }
+
+    /// Forgets everything that is kept for a tenant: answers, and what its limits have counted. Returns how many of each.
+    ///
+    /// # Errors
+    /// When the store of the limits does not answer.
+    pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(u64, u64), String> {
+        let answers = self
+            .cached
+            .as_ref()
+            .map_or(0, |cached| cached.cache.forget_tenant(tenant));
+        let counted = match &self.planner.limits {
+            Some(limits) => {
+                limits.learned.forget(tenant);
+                limits.limiter.forget(tenant).await?
+            }
+            None => 0,
+        };
+        Ok((answers as u64, counted))
     }
 
     /// Counts a turn at the door; refuses it when the rate of requests is reached, a budget used up, or what its calls use could not be

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use copilotd_actors::domain::ids::TenantId;
 use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -42,7 +43,7 @@ impl Holder {
         };
         Self {
             kind,
-            group: format!("tenant/{tenant}").into(),
+            group: group(tenant).into(),
             name: name.into(),
         }
     }
@@ -148,6 +149,12 @@ impl Budget {
         permits(self.limits.process, self.unit).saturating_sub(self.process.available_permits()) * self.unit
     }
 
+    /// Whether any caller of a tenant holds a part.
+    pub fn is_held_by(&self, tenant: &TenantId) -> bool {
+        let share = self.shares.get(group(tenant).as_str());
+        share.is_some_and(|share| share.strong_count() > 0)
+    }
+
     /// Returns the most that can be reserved.
     pub fn limit(&self) -> usize {
         self.limits.process
@@ -244,6 +251,11 @@ impl Budget {
     fn forget(&self, name: &Arc<str>) {
         self.shares.remove_if(name, |_, share| share.strong_count() == 0);
     }
+}
+
+/// Names what the callers of a tenant share.
+fn group(tenant: &TenantId) -> String {
+    format!("tenant/{tenant}")
 }
 
 fn permits(limit: usize, unit: usize) -> usize {

@@ -45,6 +45,10 @@ impl Room {
             // A few names and numbers.
             ("POST", "/v1/stream-tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Own,
             ("DELETE", "/v1/admin/cache" | "/v1/admin/api-keys/{id}" | "/v1/admin/revocations/{id}") => Self::Own,
+            // A job is a few names and numbers. A result is streamed: each piece that is read has room as a frame.
+            ("POST", "/v1/admin/exports")
+            | ("DELETE", "/v1/operator/tenants/{id}")
+            | (_, "/v1/jobs/{id}" | "/v1/jobs/{id}/result") => Self::Own,
             (_, "/healthz" | "/readyz") => Self::Own,
             (_, "/metrics") => Self::Bytes(METRICS_BYTES),
             (_, "/openapi.json") => Self::Bytes(crate::openapi::size()),

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::account::{Account, Budgets};
 use super::problem::{Code, Problem};
 use super::routes::{
-    admin, api_keys, approvals, audit, conversations, events, messages, openai, operations, revocations, tenants,
+    admin, api_keys, approvals, audit, conversations, events, jobs, messages, openai, operations, revocations, tenants,
     tickets, turns, usage,
 };
 use super::state::AppState;
@@ -80,7 +80,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(revocations::list, revocations::create))
         .routes(routes!(revocations::lift))
         .routes(routes!(tenants::list))
-        .routes(routes!(tenants::get, tenants::put, tenants::update))
+        .routes(routes!(tenants::get, tenants::put, tenants::update, tenants::delete))
+        .routes(routes!(jobs::create))
+        .routes(routes!(jobs::get))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(crate::openapi::serve))
@@ -88,7 +90,8 @@ fn routes() -> OpenApiRouter<AppState> {
     // As JSON or as CSV: they look themselves.
     let reports = OpenApiRouter::default()
         .routes(routes!(admin::usage))
-        .routes(routes!(usage::of_tenants));
+        .routes(routes!(usage::of_tenants))
+        .routes(routes!(jobs::result));
     let streams = OpenApiRouter::default()
         .routes(routes!(events::of_conversation))
         .routes(routes!(events::of_turn))

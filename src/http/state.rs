@@ -16,6 +16,7 @@ use super::probe::StoreProbe;
 use crate::audit::AuditLog;
 use crate::gateway::Gateway;
 use crate::gateway::ledger::UsageStore;
+use crate::jobs::Jobs;
 use crate::revocations::Revocations;
 use crate::telemetry::Render;
 use crate::tenants::Roster;
@@ -33,6 +34,8 @@ pub struct AppState {
     pub gateway: Arc<Gateway>,
     /// Tenants and their keys.
     pub tenants: Arc<Roster>,
+    /// Work that outlives its request.
+    pub jobs: Arc<Jobs>,
     /// Revoked user tokens.
     pub revocations: Arc<Revocations>,
     /// The way to conversations.

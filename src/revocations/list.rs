@@ -163,6 +163,11 @@ impl RevocationList {
         expired.into_iter().for_each(|id| held.remove(id));
     }
 
+    /// Forgets everything of a tenant.
+    pub(super) fn forget(&self, tenant: &TenantId) {
+        self.0.remove(tenant);
+    }
+
     /// Finds a tenant's revocation.
     pub(super) fn get(&self, tenant: &TenantId, id: RevocationId) -> Option<Revocation> {
         self.of(tenant).read(|held| held.all.get(&id).cloned())

@@ -145,6 +145,12 @@ impl Revocations {
         Ok(())
     }
 
+    /// Forgets a tenant's revocations, which were erased with the tenant.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.list.forget(tenant);
+        self.changing.remove(tenant);
+    }
+
     fn changing(&self, tenant: &TenantId) -> Arc<Mutex<()>> {
         if let Some(found) = self.changing.get(tenant) {
             return Arc::clone(&found);

@@ -23,7 +23,7 @@ pub use self::http::http_span;
 pub use self::metrics::{METRICS, Metric, Render, metrics};
 pub use self::runtime::PROCESS_METRICS;
 pub use self::tenants::{MetricsView, count_request};
-pub use self::traces::{StoredTraces, traceparent};
+pub use self::traces::{StoredTraces, traceparent, traces_url};
 pub use self::zeros::provider as start_counters_of_provider;
 use crate::config::Telemetry as Settings;
 

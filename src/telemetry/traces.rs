@@ -86,7 +86,7 @@ pub fn provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
 }
 
 /// The collector's address for traces, as OTLP over HTTP wants it.
-fn traces_url(endpoint: &str) -> String {
+pub fn traces_url(endpoint: &str) -> String {
     let endpoint = endpoint.trim_end_matches('/');
     if endpoint.ends_with("/v1/traces") {
         endpoint.to_owned()

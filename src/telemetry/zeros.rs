@@ -131,7 +131,10 @@ const CLOSED: &[(&str, &[Labels])] = &[
     ),
     ("copilotd_passivations_total", &[]),
     ("copilotd_recoveries_total", &[]),
-    ("copilotd_reconciled_total", &[("what", &["open_turn", "erased"])]),
+    (
+        "copilotd_reconciled_total",
+        &[("what", &["open_turn", "erased", "retention"])],
+    ),
     (
         "copilotd_compressions_total",
         &[("method", &["summarised", "truncated", "failed"])],

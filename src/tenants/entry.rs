@@ -1,11 +1,11 @@
 //! One tenant: what the file or the store says of it, checked by itself.
 
-use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::ids::{JobId, TenantId};
 use serde_json::{Value, json};
 
 use super::error::SettingsFault;
 use super::patch;
-use super::present::{Origin, TenantView};
+use super::present::{Origin, ShownStatus, TenantView};
 use super::record::{StoredTenant, TenantStatus};
 use super::seal::Seal;
 use crate::config::{Claim, Faults, FileTable, Globals, Source, Tenant, claims};
@@ -138,10 +138,16 @@ impl Entry {
 
     pub(super) fn status(&self) -> TenantStatus {
         match &self.stored {
+            Some(record) if record.deletion.is_some() => TenantStatus::Suspended,
             Some(record) => record.status,
             None if self.table["suspended"] == true => TenantStatus::Suspended,
             None => TenantStatus::Active,
         }
+    }
+
+    /// The job that deletes it, if one does.
+    pub(super) fn deletion(&self) -> Option<JobId> {
+        self.stored.as_ref()?.deletion
     }
 
     /// Returns the settings: the table without what stands beside them.
@@ -161,17 +167,27 @@ impl Entry {
         keys.filter_map(|key| serde_json::from_value(key.clone()).ok())
     }
 
-    pub(super) fn view(&self, id: &TenantId, faults: &[SettingsFault], warnings: &[String], seal: &Seal) -> TenantView {
+    pub(super) fn view(
+        &self,
+        id: &TenantId,
+        faults: &[SettingsFault],
+        warnings: &[SettingsFault],
+        seal: &Seal,
+    ) -> TenantView {
         let mut settings = if self.has_shape { self.settings() } else { json!({}) };
         patch::redact(&mut settings, seal);
         TenantView {
             id: id.clone(),
-            status: self.status(),
+            status: match self.deletion() {
+                Some(_) => ShownStatus::Deleting,
+                None => self.status().into(),
+            },
+            deletion: self.deletion(),
             origin: self.origin,
             operator: self.checked.as_ref().is_ok_and(|tenant| tenant.operator),
             settings,
             faults: faults.iter().map(ToString::to_string).collect(),
-            warnings: warnings.to_vec(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
             created_at: self.stored.as_ref().map(|stored| stored.created_at),
             updated_at: self.stored.as_ref().map(|stored| stored.updated_at),
         }

@@ -7,6 +7,7 @@
 //! secret never goes to another place than the one it was given for; only the file reads the environment and files.
 
 mod changes;
+mod deletion;
 mod entry;
 mod error;
 mod keys;
@@ -20,7 +21,7 @@ mod store;
 
 pub use error::{ChangeError, SettingsFault};
 pub use keys::{KeyView, NewKey};
-pub use present::{Origin, TenantView};
+pub use present::{Origin, ShownStatus, TenantView};
 pub use record::{KeyId, KeyUse, Requester, StoredKey, StoredTenant, TenantStatus};
 pub use roster::{Change, Part, Roster, SettingsChange};
 pub use seal::Seal;

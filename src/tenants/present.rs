@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::ids::{JobId, TenantId};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -27,13 +27,36 @@ pub enum Origin {
     Stored,
 }
 
+/// Whether a tenant is served, as an operator sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShownStatus {
+    /// It is.
+    Active,
+    /// It is not, and nothing of it is deleted.
+    Suspended,
+    /// It is not, and a job erases it.
+    Deleting,
+}
+
+impl From<TenantStatus> for ShownStatus {
+    fn from(status: TenantStatus) -> Self {
+        match status {
+            TenantStatus::Active => Self::Active,
+            TenantStatus::Suspended => Self::Suspended,
+        }
+    }
+}
+
 /// A tenant as an operator sees it.
 #[derive(Debug, Clone, Serialize)]
 pub struct TenantView {
     /// Its id.
     pub id: TenantId,
     /// Whether it is served.
-    pub status: TenantStatus,
+    pub status: ShownStatus,
+    /// The job that deletes it, if one does.
+    pub deletion: Option<JobId>,
     /// Where its settings come from.
     pub origin: Origin,
     /// Whether its credentials may grant the scope `operator`; as the configuration file says.
@@ -59,7 +82,7 @@ pub(super) struct Present {
     /// Why tenants are left out.
     pub faults: BTreeMap<TenantId, Vec<SettingsFault>>,
     /// What should be known of tenants that are served.
-    pub warnings: BTreeMap<TenantId, Vec<String>>,
+    pub warnings: BTreeMap<TenantId, Vec<SettingsFault>>,
     /// Tables of the file that name no tenant, with their place.
     pub nameless: Vec<String>,
     /// The tenants of the file, in its order.
@@ -155,6 +178,11 @@ impl Present {
         next.assembled(globals, now)
     }
 
+    /// Whether the configuration file, as it was read last, has the tenant.
+    pub(super) fn is_of_file(&self, id: &TenantId) -> bool {
+        self.order.contains(id)
+    }
+
     fn put(&mut self, around: Surroundings<'_>, record: StoredTenant) {
         let id = record.id.clone();
         let file = around.source.tenant(id.as_str());
@@ -209,9 +237,7 @@ impl Present {
         for tenant in &config.tenants {
             let warnings = config.tenant_warnings(tenant, now);
             if !warnings.is_empty() {
-                let warnings = warnings
-                    .into_iter()
-                    .map(|warning| SettingsFault::from(warning).to_string());
+                let warnings = warnings.into_iter().map(SettingsFault::from);
                 self.warnings.insert(tenant.id.clone(), warnings.collect());
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::ids::{JobId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,8 @@ pub struct StoredTenant {
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
+    /// The job that deletes it, from the moment at which its deletion was accepted; it is not served from then on.
+    pub deletion: Option<JobId>,
 }
 
 /// An API key as it is stored: made at run time, or one of the file's that was taken back.

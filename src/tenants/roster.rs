@@ -18,7 +18,7 @@ use super::changes;
 use super::entry::{Entry, NOT_SETTINGS, Surroundings};
 use super::error::{ChangeError, SettingsFault};
 use super::patch;
-use super::present::{Present, TenantView};
+use super::present::{Origin, Present, TenantView};
 use super::record::{KeyUse, Requester, StoredTenant, TenantStatus};
 use super::seal::Seal;
 use super::standings::PresentStandings;
@@ -56,7 +56,7 @@ pub struct Change {
 /// See the module.
 pub struct Roster {
     pub(super) store: Arc<dyn TenantStore>,
-    audit: Arc<AuditLog>,
+    pub(super) audit: Arc<AuditLog>,
     seal: Seal,
     pub(super) clock: Arc<dyn Clock>,
     /// What is not a tenant's, as it was at start: it changes with a restart alone.
@@ -66,7 +66,7 @@ pub struct Roster {
     standings: Arc<PresentStandings>,
     pub(super) uses: Mutex<HashMap<KeyHash, Timestamp>>,
     /// One lock per tenant, whose administrators wait for each other there, and not in front of those of other tenants.
-    turns: DashMap<TenantId, Arc<tokio::sync::Mutex<()>>>,
+    pub(super) turns: DashMap<TenantId, Arc<tokio::sync::Mutex<()>>>,
     /// Held while a change is made; the file that it is made against.
     pub(super) source: tokio::sync::Mutex<Source>,
 }
@@ -103,9 +103,9 @@ impl Roster {
             present: RwLock::new(Arc::new(present)),
             uses: Mutex::new(uses.into_iter().map(|used| (used.hash, used.at)).collect()),
             turns: DashMap::new(),
-            source: tokio::sync::Mutex::new(source),
+            source: tokio::sync::Mutex::new(source.clone()),
         });
-        roster.report();
+        roster.report(&source);
         Ok(roster)
     }
 
@@ -171,6 +171,7 @@ impl Roster {
         let source = self.source.lock().await;
         let present = self.read(&source).await?;
         let known = present.tenants.get(&id);
+        not_deleting(known.map(AsRef::as_ref))?;
         if known.is_some() && only_new {
             return Err(ChangeError::Exists(format!("a tenant {id}")));
         }
@@ -197,6 +198,7 @@ impl Roster {
                 .and_then(|entry| entry.stored.as_ref())
                 .map_or(now, |stored| stored.created_at),
             updated_at: now,
+            deletion: None,
             id,
         };
         let is_new = known.is_none();
@@ -212,6 +214,7 @@ impl Roster {
         };
         let present = self.read(&source).await?;
         let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        not_deleting(Some(entry))?;
         let file = source.tenant(id.as_str());
         let mut record = self.record_of(id, entry);
         record.status = change.status.unwrap_or(record.status);
@@ -249,6 +252,7 @@ impl Roster {
     ) -> Result<TenantView, ChangeError> {
         let present = self.read_or_remembered(source).await;
         let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        not_deleting(Some(entry))?;
         let mut record = self.record_of(id, entry);
         let Some(status) = status.filter(|status| *status != entry.status()) else {
             return present.view(id, &self.seal).ok_or(ChangeError::Missing);
@@ -279,9 +283,9 @@ impl Roster {
         let present = Present::build(self.around(&source), tenants, keys, self.clock.now());
         let parts = self.parts();
         let commits = prepare(&parts, &present.config)?;
-        *held = source;
         self.take(present, commits);
-        self.report();
+        self.report(&source);
+        *held = source;
         Ok(())
     }
 
@@ -320,7 +324,7 @@ impl Roster {
         self.store.put_tenant(&record).await?;
         let view = after.view(&id, &self.seal);
         for warning in after.warnings.get(&id).into_iter().flatten() {
-            tracing::warn!(tenant = %id, warning, "the tenant's settings were accepted with a warning");
+            tracing::warn!(tenant = %id, %warning, "the tenant's settings were accepted with a warning");
         }
         self.take(after, commits);
         view.ok_or(ChangeError::Missing)
@@ -377,7 +381,7 @@ impl Roster {
         self.store.put_key_uses(&fresh).await
     }
 
-    fn record_of(&self, id: &TenantId, entry: &Entry) -> StoredTenant {
+    pub(super) fn record_of(&self, id: &TenantId, entry: &Entry) -> StoredTenant {
         let now = self.clock.now();
         let mut record = entry.stored.clone().unwrap_or(StoredTenant {
             id: id.clone(),
@@ -385,6 +389,7 @@ impl Roster {
             sealed: None,
             created_at: now,
             updated_at: now,
+            deletion: None,
         });
         record.updated_at = now;
         record
@@ -394,7 +399,7 @@ impl Roster {
         self.seal.seal(id.as_str(), settings.to_string().as_bytes())
     }
 
-    fn around<'a>(&'a self, source: &'a Source) -> Surroundings<'a> {
+    pub(super) fn around<'a>(&'a self, source: &'a Source) -> Surroundings<'a> {
         Surroundings {
             globals: &self.globals,
             source,
@@ -454,14 +459,27 @@ impl Roster {
         Arc::clone(&self.present.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn report(&self) {
+    /// Logs faults and warnings; those of the file with their lines.
+    fn report(&self, source: &Source) {
         let present = self.present();
+        let is_of_file = |id: &TenantId| {
+            present
+                .tenants
+                .get(id)
+                .is_some_and(|entry| entry.origin == Origin::File)
+        };
         for (id, faults) in &present.faults {
-            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            let told = faults.iter().map(|fault| {
+                let line = source.line_of_settings(id.as_str(), &fault.pointer);
+                match line.filter(|_| is_of_file(id)) {
+                    Some(line) => format!("line {line}: {fault}"),
+                    None => fault.to_string(),
+                }
+            });
             let causes = present.tenants.get(id).map(|entry| entry.causes.join("; "));
             tracing::error!(
                 tenant = %id,
-                faults = faults.join("; "),
+                faults = told.collect::<Vec<_>>().join("; "),
                 causes,
                 "the tenant's settings have a fault: it is left out and its credentials are refused; all others are served"
             );
@@ -473,8 +491,24 @@ impl Roster {
             );
         }
         for (id, warnings) in &present.warnings {
-            tracing::warn!(tenant = %id, warnings = warnings.join("; "), "the tenant's settings have a warning; it is served");
+            let told = warnings.iter().map(|warning| {
+                let SettingsFault { pointer, message } = warning;
+                let told = source.report_settings(id.as_str(), pointer, message);
+                told.filter(|_| is_of_file(id)).unwrap_or_else(|| warning.to_string())
+            });
+            let warnings = told.collect::<Vec<_>>().join("; ");
+            tracing::warn!(tenant = %id, warnings, "the tenant's settings have a warning; it is served");
         }
+    }
+}
+
+/// Refuses a change of a tenant that is being deleted: it would come too late.
+fn not_deleting(entry: Option<&Entry>) -> Result<(), ChangeError> {
+    match entry.and_then(Entry::deletion) {
+        Some(job) => Err(ChangeError::Conflict(format!(
+            "the tenant is being deleted by {job}; its id can be used again once that job has completed"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -50,6 +50,6 @@ def test_the_description_agrees_with_the_server(tmp_path):
     print(done.stdout[-8_000:], done.stderr[-2_000:])
     assert done.returncode == 0
     # It looked: a run that tests nothing is no agreement.
-    assert "Tested: 34" in done.stdout
+    assert "Tested: 38" in done.stdout
     # And not only at what the credential may not do.
     assert "Authentication failed" not in done.stdout

@@ -248,10 +248,141 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
         "refuses the key (status 401)",
         "FAIL  provider away at",
         "error: 4 of",
+        // Each with its place.
+        "(line 3)",
+        "(line 8)",
+        "(line 15)",
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     assert!(!told.contains("hunter2"), "{told}");
+}
+
+/// Zendesk, Slack, an issuer's keys and a collector of traces at one address. `good` is the one credential that they take.
+async fn systems() -> String {
+    let authorization = |headers: &HeaderMap| {
+        let value = headers.get("authorization").map_or("", |value| value.to_str().unwrap());
+        value.to_owned()
+    };
+    // bot@acme.example/token:good
+    let basic = "Basic Ym90QGFjbWUuZXhhbXBsZS90b2tlbjpnb29k";
+    let routes = Router::new()
+        .route(
+            "/api/v2/users/me.json",
+            get(move |headers: HeaderMap| async move {
+                let id = (authorization(&headers) == basic).then_some(7);
+                axum::Json(json!({ "user": { "id": id, "name": "Bot" } }))
+            }),
+        )
+        .route(
+            "/api/auth.test",
+            post(move |headers: HeaderMap| async move {
+                axum::Json(match authorization(&headers) == "Bearer good" {
+                    true => json!({ "ok": true, "user": "bot" }),
+                    false => json!({ "ok": false, "error": "invalid_auth" }),
+                })
+            }),
+        )
+        .route(
+            "/keys.json",
+            get(|| async { axum::Json(json!({ "keys": [{ "kty": "OKP" }] })) }),
+        )
+        .route("/v1/traces", post(|| async { "" }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(tokio::spawn(
+        async move { axum::serve(listener, routes).await.unwrap() },
+    ));
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_reaches_what_tenants_have_of_their_own_and_names_the_line_of_each() {
+    let ((base, _), there) = tokio::join!(provider(), systems());
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Takes the connection and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute_at = mute.local_addr().unwrap();
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("copilotd.toml");
+    let text = |credential: &str, there: &str| {
+        format!(
+            r#"[server]
+data_dir = {data:?}
+[telemetry]
+otlp_endpoint = "{there}"
+[[providers]]
+name = "main"
+base_url = "{base}"
+api_key = {{ value = "good" }}
+[[tenants]]
+id = "acme"
+[[tenants.issuers]]
+iss = "https://acme.example"
+alg = "EdDSA"
+jwks_url = "{there}/keys.json"
+[[tenants.provider_keys]]
+provider = "main"
+api_keys = [{{ value = "good" }}, {{ value = "{credential}" }}]
+[tenants.zendesk]
+base_url = "{there}"
+email = "bot@acme.example"
+token = {{ value = "{credential}" }}
+[tenants.slack]
+base_url = "{there}/api/"
+bot_token = {{ value = "{credential}" }}
+"#,
+            data = directory.path().join("data"),
+        )
+    };
+    let check = async |text: String| {
+        std::fs::write(&path, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copilotd"));
+        let command = command.args(["check", "--online", "--config", path.to_str().unwrap()]);
+        let output = command.output().await.unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        (output.status.code().unwrap(), format!("{out}{err}"))
+    };
+    let (code, told) = check(text("good", &there)).await;
+    assert_eq!(code, 0, "{told}");
+    for line in [
+        "ok    collector of traces at http://127.0.0.1:",
+        "takes traces (line 4)",
+        "ok    provider main at",
+        "answers with 1 keys (line 14)",
+        "ok    provider main with the keys of tenant acme, key 2 at",
+        "takes the key (line 15)",
+        "ok    Zendesk of tenant acme at",
+        "takes the credential (line 19)",
+        "ok    Slack of tenant acme at",
+        "takes the token (line 23)",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    let (code, told) = check(text("hunter2", &there)).await;
+    assert_eq!(code, 1, "{told}");
+    for line in [
+        "refuses the key (status 401) (line 15)",
+        "FAIL  Zendesk of tenant acme at",
+        "does not know the credential (line 19)",
+        "refuses the token (invalid_auth) (line 23)",
+        "error: 3 of",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    assert!(!told.contains("hunter2"), "{told}");
+    let (code, told) = check(text("good", &format!("http://{closed}"))).await;
+    assert_eq!(code, 1, "{told}");
+    for line in ["(line 4)", "(line 14)", "(line 19)", "(line 23)", "error: 4 of"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    let (code, told) = check(text("good", &format!("http://{mute_at}"))).await;
+    assert_eq!(code, 1, "{told}");
+    assert_eq!(told.matches("no answer within 5 s").count(), 4, "{told}");
+    drop(mute);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -383,4 +514,31 @@ async fn check_without_secrets_finds_everything_else() {
         code == 2 && told.contains("did you mean \"route\"?") && !told.contains("is not set"),
         "{told}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_start_names_the_warnings_of_check_with_their_lines() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("data");
+    let text = format!(
+        "{FILE}\n[tenants.limits]\nusd_per_month = 5.0\n[[prices]]\nmodel = \"nobody-has-it\"\ninput = 1.0\noutput = 1.0\n"
+    );
+    let mut served = Served::start_with(directory, &data, &text, &[]).await;
+    let config = served.path("copilotd.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_copilotd"));
+    let checked = command.args(["check", "--config", config.to_str().unwrap()]);
+    let told = String::from_utf8(checked.output().await.unwrap().stderr).unwrap();
+    let warnings: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    assert!(warnings.len() >= 2, "{told}");
+    assert!(warnings.iter().any(|warning| warning.contains("prices[")), "{told}");
+    assert!(warnings.iter().any(|warning| warning.contains("limits")), "{told}");
+    let log = served.child.output();
+    for warning in warnings {
+        assert!(warning.starts_with("line "), "{warning}");
+        // As it stands in a line of JSON.
+        let quoted = serde_json::to_string(warning).unwrap();
+        assert!(log.contains(quoted.trim_matches('"')), "{warning}: {log}");
+    }
+    served.child.signal("TERM").await;
+    assert_eq!(served.child.wait().await, 0);
 }

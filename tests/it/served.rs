@@ -200,6 +200,17 @@ async fn tenants_and_keys_by_the_command_line() {
         "{told}"
     );
     assert_eq!(served.status("/v1/operator/tenants", &served.credential).await, 200);
+    let deleted = served.ask(&["tenant", "delete", "initech", "--wait"]).await;
+    assert!(
+        deleted.contains("completed") && deleted.contains("definition   1"),
+        "{deleted}"
+    );
+    assert!(!served.ask(&["tenant", "list"]).await.contains("initech"));
+    let kept = served
+        .output(&["tenant", "delete", "ops", "--server", &served.server])
+        .await;
+    let told = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.code() == Some(1) && told.contains("--force"), "{told}");
     served.ask(&["tenant", "suspend", "ops", "--force"]).await;
     assert_eq!(served.status("/v1/operator/tenants", &served.credential).await, 403);
     served.child.signal("TERM").await;
@@ -241,7 +252,7 @@ async fn the_file_is_taken_anew_on_a_signal() {
     served.child.signal("HUP").await;
     let told = served.child.wait_for(|log| said(log, "it is left out")).await.unwrap();
     assert!(
-        told.contains("broken") && told.contains("/zendesk/oauth_token") && told.contains("os error"),
+        told.contains("broken") && told.contains("line 28: /zendesk/oauth_token") && told.contains("os error"),
         "{told}"
     );
     assert_eq!(served.status("/v1/models", KEY).await, 200);

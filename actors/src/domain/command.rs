@@ -66,6 +66,11 @@ pub enum Command {
         by: String,
         halt: Halt,
     },
+    /// Erases it if nothing was written since then and no turn is open.
+    EraseIdle {
+        by: String,
+        since: Timestamp,
+    },
     Submit {
         turn: TurnId,
         input: Input,

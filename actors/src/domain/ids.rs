@@ -95,6 +95,25 @@ id! {
     /// A tool call; at the same time the tool's idempotency key.
     CallId, "call_"
 }
+id! {
+    /// A job: work that outlives the request that started it.
+    JobId, "job_"
+}
+
+impl JobId {
+    /// Derives the id of a job that is started with an idempotency key, so that copies of one request start one job. `kind` keeps
+    /// the keys of different requests apart; `round` rises when a key is used again after its day.
+    pub fn derived(tenant: &TenantId, user: &UserId, kind: &str, key: &str, round: u32) -> Self {
+        let name = format!(
+            "{}:{tenant}{}:{user}{}:{kind}{}:{key}{round}",
+            tenant.0.len(),
+            user.0.len(),
+            kind.len(),
+            key.len()
+        );
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
+    }
+}
 
 impl ConversationId {
     /// Derives the id of a conversation that is created with an idempotency key, so that copies of one request

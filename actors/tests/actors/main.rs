@@ -9,6 +9,7 @@ mod support;
 
 mod admission;
 mod approvals;
+mod closing;
 mod compression;
 mod connectors;
 mod cost;

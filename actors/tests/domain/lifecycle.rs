@@ -107,3 +107,27 @@ fn a_suspended_tenants_turns_end() {
         "t2 turn.queued\n t2 turn.started 1",
     );
 }
+
+#[test]
+fn only_an_idle_conversation_is_erased_for_its_age() {
+    // Every record of these worlds is older than the year 2100 and younger than 1970.
+    let idle = |since: &'static str| {
+        act(move |_| Command::EraseIdle {
+            by: "retention".into(),
+            since: since.parse().expect("a time"),
+        })
+    };
+    let (later, earlier) = ("2100-01-01T00:00:00Z", "1970-01-01T00:00:00Z");
+    case(vec![], idle(later), "conversation.erased retention");
+    case(vec![], idle(earlier), "refused TurnRunning");
+    let mut world = World::new(policy());
+    world.play(&submit(1));
+    assert_eq!(world.play(&idle(later)), "refused TurnRunning", "while a turn runs");
+    world.play(&submit(2));
+    world.play(&says("done"));
+    assert_eq!(world.play(&idle(later)), "refused TurnRunning", "while one waits");
+    world.play(&says("done too"));
+    assert_eq!(world.play(&idle(earlier)), "refused TurnRunning");
+    assert_eq!(world.play(&idle(later)), "conversation.erased retention");
+    assert_eq!(world.play(&idle(later)), "refused NotFound");
+}

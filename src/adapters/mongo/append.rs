@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 use mongodb::bson::{Document, Uuid};
 
@@ -26,6 +27,10 @@ pub(super) struct Heads {
 impl Heads {
     pub(super) fn forget(&self, key: &Key) {
         self.lock().remove(key);
+    }
+
+    pub(super) fn forget_tenant(&self, tenant: &TenantId) {
+        self.lock().retain(|key, _| key.tenant != *tenant);
     }
 
     pub(super) fn learn(&self, key: &Key, head: Head) {

@@ -35,6 +35,7 @@ impl AuditStore for MongoLog {
         genesis: &Head,
         _is_protective: bool,
     ) -> Result<(), LogError> {
+        let _pass = self.fence.enter(tenant)?;
         let mut patience = Patience::new(DEADLINE);
         loop {
             self.lease.check()?;
@@ -168,7 +169,7 @@ impl MongoLog {
 }
 
 /// `_id` of a tenant's anchor in `meta`.
-fn anchor_id(tenant: &TenantId) -> String {
+pub(super) fn anchor_id(tenant: &TenantId) -> String {
     format!("audit/{tenant}")
 }
 

@@ -44,6 +44,9 @@ pub(super) struct Collections {
     pub(super) audit_heads: Collection<Document>,
     /// Revocations of user tokens.
     pub(super) revocations: Collection<Document>,
+    /// Jobs, and the pieces of their results.
+    pub(super) jobs: Collection<Document>,
+    pub(super) job_pieces: Collection<Document>,
     /// Single documents by name: `lease`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
@@ -67,6 +70,8 @@ impl Collections {
             audit: database.collection("audit"),
             audit_heads: database.collection("audit_heads"),
             revocations: database.collection("revocations"),
+            jobs: database.collection("jobs"),
+            job_pieces: database.collection("job_pieces"),
             meta: database.collection("meta"),
             patience,
         }
@@ -132,6 +137,14 @@ impl Collections {
             .create_index(index(doc! { "tenant": 1, "n": 1 }, number))
             .await?;
         self.usage.create_indexes(usage).await?;
+        self.jobs
+            .create_index(index(doc! { "tenant": 1, "created_at": -1 }, named("tenant")))
+            .await?;
+        let pieces = [
+            index(doc! { "tenant": 1, "job": 1, "n": 1 }, named("job")),
+            index(doc! { "tenant": 1, "conversation": 1 }, named("conversation")),
+        ];
+        self.job_pieces.create_indexes(pieces).await?;
         let of_tenant = index(doc! { "tenant": 1 }, named("tenant"));
         self.stored.create_index(of_tenant).await?;
         self.appends.create_indexes(appends).await?;

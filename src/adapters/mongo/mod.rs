@@ -12,12 +12,14 @@ mod documents;
 mod erase;
 mod failure;
 mod fold;
+mod jobs;
 mod lease;
 mod look;
 mod projector;
 mod quota;
 mod read;
 mod revocations;
+mod tenant_erasure;
 mod tenants;
 mod usage;
 
@@ -46,6 +48,7 @@ use self::documents::{AppendDocument, Key};
 use self::failure::Failure;
 use self::lease::Lease;
 use self::projector::Projector;
+use super::tenant_fence::TenantFence;
 
 /// Version of the collections' layout.
 const SCHEMA: i64 = 1;
@@ -121,6 +124,8 @@ pub struct MongoLog {
     heads: Heads,
     lease: Arc<Lease>,
     projector: Arc<Projector>,
+    /// Tenants that are being deleted.
+    fence: TenantFence,
     append_deadline: Duration,
     keeper: Task,
     worker: Task,
@@ -166,6 +171,7 @@ impl MongoLog {
             heads: Heads::default(),
             lease,
             projector,
+            fence: TenantFence::default(),
             append_deadline: options.append_deadline,
             keeper,
             worker,
@@ -219,6 +225,7 @@ async fn check_schema(collections: &Collections) -> Result<(), ConnectError> {
 impl EventLog for MongoLog {
     async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
         append.check(scope)?;
+        let _pass = self.fence.enter(scope.tenant())?;
         let begun = Instant::now();
         let key = Key::new(scope, append.conversation);
         let ticket = self.projector.ticket(key.clone(), self.append_deadline).await?;
@@ -304,6 +311,7 @@ impl EventLog for MongoLog {
         snapshot: &Snapshot,
     ) -> Result<(), LogError> {
         self.lease.check()?;
+        let _pass = self.fence.enter(scope.tenant())?;
         let key = Key::new(scope, conversation);
         Ok(erase::save_snapshot(&self.collections, &self.heads, &key, snapshot).await?)
     }
@@ -327,7 +335,11 @@ impl EventLog for MongoLog {
         // Headers on their way would stand in the way of the last one.
         self.projector.settle(SETTLE).await;
         let key = Key::new(scope, conversation);
-        Ok(erase::erase(&self.collections, &self.heads, &key, tombstone).await?)
+        // The tombstone stands: no piece of an export comes behind this. Before the rest, which notes at its end that nothing is left.
+        let exports = self.erase_pieces(&key).await?;
+        let mut receipt = erase::erase(&self.collections, &self.heads, &key, tombstone).await?;
+        receipt.stores.push(("mongodb.exports".to_owned(), exports));
+        Ok(receipt)
     }
 
     async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError> {

@@ -37,6 +37,7 @@ impl TenantStore for MongoLog {
             "sealed": sealed,
             "created_at": date(tenant.created_at),
             "updated_at": date(tenant.updated_at),
+            "deletion": tenant.deletion.map_or(Bson::Null, |job| Bson::String(job.to_string())),
         };
         Ok(self.put(&self.collections.tenants, document).await?)
     }
@@ -48,6 +49,7 @@ impl TenantStore for MongoLog {
     }
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
+        let _pass = self.fence.enter(&key.tenant)?;
         let optional = |at: Option<Timestamp>| at.map_or(Bson::Null, |at| Bson::DateTime(date(at)));
         let document = doc! {
             "_id": id(&key.hash),
@@ -138,6 +140,7 @@ fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
         },
         created_at: time_or_epoch(document, "created_at"),
         updated_at: time_or_epoch(document, "updated_at"),
+        deletion: document.get_str("deletion").ok().and_then(|job| job.parse().ok()),
     })
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::MongoLog;
 use super::failure::Failure;
+use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
@@ -28,6 +29,7 @@ const TOGETHER: usize = 16;
 #[async_trait]
 impl UsageStore for MongoLog {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
+        let (entries, _passes) = open_to(&self.fence, entries);
         self.note_open(&entries.begun).await?;
         let ended = entries.ended.iter().map(document).collect();
         self.insert(&self.collections.usage, ended).await?;
@@ -58,13 +60,14 @@ impl UsageStore for MongoLog {
     }
 
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
+        let (rows, _passes) = learned_of_open(&self.fence, learned);
         let save = |row: &LearnedAnswers| {
             let id = doc! { "_id": { "tenant": row.tenant.as_str(), "model": &row.model } };
             let set = doc! { "$set": { "known": &row.known, "at": date(at) } };
             let update = self.collections.learned.update_one(id, set).upsert(true);
             self.collections.call(update)
         };
-        let saving: Vec<_> = learned.iter().map(save).collect();
+        let saving: Vec<_> = rows.iter().map(save).collect();
         let mut saved = stream::iter(saving).buffer_unordered(TOGETHER);
         while saved.try_next().await?.is_some() {}
         Ok(())

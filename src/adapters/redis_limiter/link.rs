@@ -98,6 +98,36 @@ impl Link {
         })
     }
 
+    /// Deletes all keys that match a pattern, in steps. Returns how many.
+    pub async fn delete_all(&self, pattern: &str) -> Result<u64, String> {
+        let State::Up(mut connection, _) = self.state.borrow().clone() else {
+            return Err("the store of the limits does not answer".to_owned());
+        };
+        let (mut cursor, mut deleted) = (0_u64, 0_u64);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(500);
+            let step = async {
+                let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
+                let mut gone = 0_u64;
+                if !keys.is_empty() {
+                    gone = redis::cmd("DEL").arg(keys).query_async(&mut connection).await?;
+                }
+                RedisResult::Ok((next, gone))
+            };
+            let (next, gone) = match timeout(self.patience * 3, step).await {
+                Ok(Ok(step)) => step,
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err("the store of the limits did not answer in time".to_owned()),
+            };
+            deleted += gone;
+            if next == 0 {
+                return Ok(deleted);
+            }
+            cursor = next;
+        }
+    }
+
     /// Notes that it is gone; returns since when. What an earlier connection still had to say does not end this one.
     fn lost(&self, why: &str, opened: Option<Instant>) -> Instant {
         let mut since = Instant::now();

@@ -146,6 +146,9 @@ impl RedisLimiter {
     }
 }
 
+/// How long what is on its way to Redis is waited for before a tenant's counters are deleted.
+const SETTLING: Duration = Duration::from_secs(2);
+
 impl Drop for RedisLimiter {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
@@ -410,6 +413,12 @@ impl Limiter for RedisLimiter {
     async fn settled(&self) {
         // The sender is this limiter's own: it does not go away meanwhile.
         let _ = self.shared.unsettled.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
+        // What is still on its way would come back behind the deletion.
+        let _ = tokio::time::timeout(SETTLING, self.settled()).await;
+        self.shared.link.delete_all(&self.shared.names(tenant).pattern()).await
     }
 
     fn is_ready(&self) -> Option<bool> {

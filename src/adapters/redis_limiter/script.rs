@@ -54,6 +54,11 @@ pub(super) struct Names<'a> {
 
 impl Names<'_> {
     /// The mark: money was taken over from the ledger.
+    /// What the names of all of the tenant's keys match; no tenant's id has a character that means something there.
+    pub fn pattern(&self) -> String {
+        format!("{}:{{{}}}:*", escaped(self.prefix), self.tenant)
+    }
+
     fn mark(&self) -> String {
         format!("{}:{{{}}}:mark", self.prefix, self.tenant)
     }
@@ -69,6 +74,18 @@ impl Names<'_> {
         let leases = format!("{}:{{{}}}:leases:{of}", self.prefix, self.tenant);
         [key, leases]
     }
+}
+
+/// Takes the meaning from what means something in a pattern.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '^' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// A name of at most [`MAX_NAME`] bytes as it is; of a longer one its hash, which no name that is short enough begins like.

@@ -96,6 +96,30 @@ impl Anchor {
         slots.insert(id, (slot, head.clone()));
     }
 
+    /// Removes a tenant's anchor: its log begins anew. Blocks for a moment.
+    ///
+    /// The last slot takes its place before it is cleared, so a crash in between leaves that one twice and none missing.
+    pub(super) fn forget(&self, tenant: &TenantId) -> io::Result<()> {
+        let (id, mut slots) = (id(tenant.as_str()), self.slots());
+        let (Some(file), Some((freed, _))) = (&self.file, slots.get(&id).cloned()) else {
+            return Ok(());
+        };
+        let last = slots.values().map(|(slot, _)| *slot).max().unwrap_or(freed);
+        let moved = slots
+            .iter()
+            .find(|(_, (slot, _))| *slot == last && last != freed)
+            .map(|(id, (_, head))| (*id, head.clone()));
+        if let Some((moved, head)) = moved
+            && let Some(bytes) = encode(moved, &head)
+        {
+            write(file, freed, &bytes)?;
+            slots.insert(moved, (freed, head));
+        }
+        write(file, last, &[0; SLOT])?;
+        slots.remove(&id);
+        Ok(())
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<Id, (usize, Head)>> {
         // Each change is a single insertion.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,6 +214,28 @@ mod tests {
                 assert_eq!(anchor.of(&tenant(n).parse().unwrap()), Some(head(30 + n as i64)), "{n}");
             }
             assert_eq!(anchor.of(&tenant(100).parse().unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn a_forgotten_tenant_begins_anew_and_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]] {
+            let anchor = Anchor::open(directory.path(), &[]);
+            (0..4).for_each(|n| anchor.raise(&tenant(n), &head(10 + n as i64)));
+            for (gone, n) in order.into_iter().enumerate() {
+                anchor.forget(&tenant(n).parse().unwrap()).unwrap();
+                anchor.forget(&tenant(n).parse().unwrap()).unwrap();
+                for anchor in [&anchor, &Anchor::open(directory.path(), &[])] {
+                    for m in 0..4 {
+                        let expected = (!order[..=gone].contains(&m)).then(|| head(10 + m as i64));
+                        assert_eq!(anchor.of(&tenant(m).parse().unwrap()), expected, "{m} of {order:?}");
+                    }
+                }
+            }
+            anchor.raise(&tenant(7), &head(1));
+            assert_eq!(anchor.of(&tenant(7).parse().unwrap()), Some(head(1)));
+            anchor.forget(&tenant(7).parse().unwrap()).unwrap();
         }
     }
 

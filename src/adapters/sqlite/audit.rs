@@ -24,6 +24,7 @@ impl AuditStore for SqliteLog {
         _genesis: &Head,
         is_protective: bool,
     ) -> Result<(), LogError> {
+        let _pass = self.fence.enter(tenant)?;
         let priority = Priority::protective_if(is_protective);
         let work = {
             let (tenant, entry, head) = (tenant.clone(), entry.clone(), head.clone());

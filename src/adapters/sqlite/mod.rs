@@ -11,6 +11,7 @@ mod audit;
 mod erase;
 mod failure;
 mod history;
+mod jobs;
 mod lock;
 mod probe;
 mod quota;
@@ -21,6 +22,7 @@ mod revocations;
 mod rows;
 mod schema;
 mod slack;
+mod tenant_erasure;
 mod tenants;
 mod usage;
 mod writer;
@@ -53,6 +55,7 @@ use self::reserve::{Priority, Reserve};
 use self::slack::Slack;
 use self::writer::{MaxPages, Writer, Writing};
 use super::patience::Patience;
+use super::tenant_fence::TenantFence;
 use crate::private_files;
 
 /// Name of the database inside the data directory.
@@ -151,6 +154,8 @@ pub struct SqliteLog {
     writer: Writer,
     reserve: Arc<Reserve>,
     anchor: Arc<Anchor>,
+    /// Tenants that are being deleted.
+    fence: TenantFence,
     max_pages: Option<MaxPages>,
     missing_commits: u64,
     append_deadline: Duration,
@@ -205,6 +210,7 @@ impl SqliteLog {
             writer,
             reserve,
             anchor,
+            fence: TenantFence::default(),
             max_pages,
             missing_commits,
             append_deadline: options.append_deadline,
@@ -288,6 +294,7 @@ fn make_directory(directory: &Path) -> Result<(), OpenError> {
 impl EventLog for SqliteLog {
     async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError> {
         append.check(scope)?;
+        let _pass = self.fence.enter(scope.tenant())?;
         let (cost, own) = (append.weight(), append.clone());
         let encoded = compute::run(Some(scope.tenant()), cost, move || EncodedAppend::new(&own)).await;
         let encoded = encoded.map_err(|error| LogError::Refused(error.to_string()))?;
@@ -365,6 +372,7 @@ impl EventLog for SqliteLog {
         conversation: ConversationId,
         snapshot: &Snapshot,
     ) -> Result<(), LogError> {
+        let _pass = self.fence.enter(scope.tenant())?;
         let (tenant, snapshot) = (scope.tenant().clone(), snapshot.clone());
         let work = move |c: &_| append::save_snapshot(c, &tenant, conversation, &snapshot);
         Ok(self.writer.write(work).await?)
@@ -381,7 +389,16 @@ impl EventLog for SqliteLog {
         conversation: ConversationId,
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError> {
-        let (mut records, mut snapshots) = (0, 0);
+        let (mut records, mut snapshots, mut exports) = (0, 0, 0);
+        loop {
+            let tenant = scope.tenant().clone();
+            let work = move |c: &_| jobs::erase_pieces(c, &tenant, conversation);
+            match self.writer.write_as(Priority::Erasing, work).await? {
+                ControlFlow::Continue(some) => exports += some,
+                // The tombstone stands: no piece comes behind this.
+                ControlFlow::Break(_) => break,
+            }
+        }
         loop {
             let tenant = scope.tenant().clone();
             let work = move |c: &_| erase::erase_some(c, &tenant, conversation, tombstone);
@@ -403,6 +420,7 @@ impl EventLog for SqliteLog {
             stores: vec![
                 ("sqlite.records".to_owned(), records),
                 ("sqlite.snapshots".to_owned(), snapshots),
+                ("sqlite.exports".to_owned(), exports),
             ],
         })
     }

@@ -17,6 +17,7 @@ impl RevocationStore for SqliteLog {
     }
 
     async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError> {
+        let _pass = self.fence.enter(&revocation.tenant)?;
         let revocation = revocation.clone();
         let work = move |connection: &Connection| {
             connection.execute(

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     super::quota::SCHEMA,
     REVOCATIONS,
     LEARNED,
+    super::jobs::SCHEMA,
 ];
 
 const VERSION_1: &str = "

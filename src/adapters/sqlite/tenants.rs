@@ -1,9 +1,11 @@
 //! Tenants and API keys in SQLite: a row for each.
 
 use async_trait::async_trait;
+use copilotd_actors::domain::ids::JobId;
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
+use uuid::Uuid;
 
 use super::SqliteLog;
 use super::failure::Failure;
@@ -23,13 +25,15 @@ impl TenantStore for SqliteLog {
         let tenant = tenant.clone();
         let work = move |connection: &Connection| {
             connection.execute(
-                "INSERT OR REPLACE INTO tenants (id, suspended, sealed, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO tenants (id, suspended, sealed, created_at, updated_at, deletion)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     tenant.id.as_str(),
                     tenant.status == TenantStatus::Suspended,
                     tenant.sealed,
                     tenant.created_at.as_millisecond(),
                     tenant.updated_at.as_millisecond(),
+                    tenant.deletion.map(JobId::uuid),
                 ],
             )?;
             Ok(())
@@ -43,6 +47,7 @@ impl TenantStore for SqliteLog {
     }
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
+        let _pass = self.fence.enter(&key.tenant)?;
         let key = key.clone();
         let priority = Priority::protective_if(key.revoked_at.is_some());
         let ms = |at: Option<Timestamp>| at.map(Timestamp::as_millisecond);
@@ -114,8 +119,8 @@ impl TenantStore for SqliteLog {
 
 /// Reads the tenants. What cannot be read of one is taken for the safe side: it is suspended.
 fn tenants(connection: &Connection) -> Result<Vec<StoredTenant>, Failure> {
-    let mut statement =
-        connection.prepare("SELECT id, suspended, sealed, created_at, updated_at FROM tenants ORDER BY id")?;
+    let mut statement = connection
+        .prepare("SELECT id, suspended, sealed, created_at, updated_at, deletion FROM tenants ORDER BY id")?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
@@ -137,6 +142,7 @@ fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
         sealed: row.get(2).unwrap_or_else(|_| Some(Vec::new())),
         created_at: time_or_epoch(row, 3, &id),
         updated_at: time_or_epoch(row, 4, &id),
+        deletion: row.get::<_, Option<Uuid>>(5).unwrap_or_default().map(JobId::new),
         id: id.parse().map_err(|error| corrupt("a tenant", &error))?,
     })
 }

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::reserve::Priority;
 use uuid::Uuid;
 
+use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
     Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
@@ -28,7 +29,7 @@ const TOGETHER: usize = 16;
 #[async_trait]
 impl UsageStore for SqliteLog {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
-        let entries = Arc::clone(entries);
+        let (entries, _passes) = open_to(&self.fence, entries);
         let work = move |connection: &Connection| {
             open(connection, &entries.begun)?;
             add(connection, &entries.ended)?;
@@ -46,7 +47,7 @@ impl UsageStore for SqliteLog {
     }
 
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
-        let (rows, at) = (learned.to_vec(), at.as_millisecond());
+        let ((rows, _passes), at) = (learned_of_open(&self.fence, learned), at.as_millisecond());
         let work = move |connection: &Connection| {
             let mut statement = connection
                 .prepare_cached("INSERT OR REPLACE INTO learned (tenant, model, known, at) VALUES (?1, ?2, ?3, ?4)")?;

@@ -192,6 +192,13 @@ impl Cache {
         shelf.map_or(0, |shelf| lock(&shelf).forget(route))
     }
 
+    /// Forgets everything that is kept for a tenant. Returns how many answers.
+    pub fn forget_tenant(&self, tenant: &TenantId) -> usize {
+        let shelf = lock(&self.shelves).remove(tenant);
+        // Whoever still holds it keeps nothing there: the generation rises.
+        shelf.map_or(0, |shelf| lock(&shelf).forget(None))
+    }
+
     /// Returns how many answers are kept for a tenant.
     pub fn len(&self, tenant: &TenantId) -> usize {
         let shelf = lock(&self.shelves).get(tenant).cloned();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use copilotd_actors::ports::{Clock, LogError};
 use jiff::SignedDuration;
 use metrics::{counter, gauge};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -37,6 +37,8 @@ const LEARNING: Duration = Duration::from_secs(1);
 /// What goes to the store, in this order for each attempt.
 #[derive(Debug)]
 pub(super) enum Entry {
+    /// Answered once everything before it is stored.
+    Flush(oneshot::Sender<()>),
     Begun(UsageRecord),
     Ended {
         record: UsageRecord,
@@ -122,7 +124,12 @@ impl Backlog {
             {
                 batch.push(entry);
             }
+            let flushes = flushes(&mut batch);
             self.store(&mut batch).await;
+            for flushed in flushes {
+                // Whoever waited may have gone.
+                let _ = flushed.send(());
+            }
             self.try_aside(is_ending).await;
             if self.learned_at.elapsed() >= LEARNING {
                 self.learned_at = Instant::now();
@@ -234,6 +241,16 @@ impl Backlog {
     }
 }
 
+/// Takes out of a batch who waits for it.
+fn flushes(batch: &mut Vec<Entry>) -> Vec<oneshot::Sender<()>> {
+    let is_flush = |entry: &mut Entry| matches!(entry, Entry::Flush(_));
+    let flushes = batch.extract_if(.., is_flush).filter_map(|entry| match entry {
+        Entry::Flush(flushed) => Some(flushed),
+        Entry::Begun(_) | Entry::Ended { .. } => None,
+    });
+    flushes.collect()
+}
+
 /// How many notes and records a batch has.
 fn counts(batch: &[Entry]) -> (usize, usize) {
     let begun = batch.iter().filter(|entry| matches!(entry, Entry::Begun(_))).count();
@@ -266,6 +283,7 @@ fn sorted(batch: &mut Vec<Entry>) -> Entries {
             }
             Entry::Begun(record) if closed.contains(&record.id) || !noted.insert(record.id) => {}
             Entry::Begun(record) => entries.begun.push(record),
+            Entry::Flush(_) => {}
         }
     }
     entries.begun.reverse();

@@ -13,7 +13,7 @@ use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use metrics::counter;
 use moka::sync::Cache;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -95,6 +95,17 @@ impl Ledger {
         });
         tokio::spawn(look(Arc::downgrade(&ledger)));
         ledger
+    }
+
+    /// Waits until everything that has ended by now is stored.
+    pub async fn flushed(&self) {
+        let sender = lock(&self.entries).clone();
+        let Some(sender) = sender else { return };
+        let (flushed, done) = oneshot::channel();
+        if sender.send(Entry::Flush(flushed)).is_ok() {
+            // Dropped without an answer at the end of the process.
+            let _ = done.await;
+        }
     }
 
     /// Stores what waits, and ends.

@@ -196,6 +196,15 @@ impl Learned {
         }
     }
 
+    /// Forgets what a deleted tenant's answers were like.
+    pub fn forget(&self, tenant: &TenantId) {
+        lock(&self.changed).retain(|(of, _)| of != tenant);
+        let pairs: Vec<_> = self.models.iter().map(|(pair, _)| pair).collect();
+        for pair in pairs.iter().filter(|pair| pair.0 == *tenant) {
+            self.models.invalidate(pair.as_ref());
+        }
+    }
+
     fn known(&self, tenant: &TenantId, model: &str) -> Option<Model> {
         let known = self.models.get(&(tenant.clone(), model.to_owned()))?;
         let known = lock(&known).clone();

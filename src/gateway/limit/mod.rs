@@ -249,6 +249,15 @@ pub trait Limiter: Send + Sync + fmt::Debug {
     /// Waits until all that was settled is stored where other processes see it.
     async fn settled(&self) {}
 
+    /// Forgets what a tenant that has no limits any more has used. Returns how many counters that were.
+    ///
+    /// # Errors
+    /// When the store that it shares with other processes does not answer.
+    async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
+        let _ = tenant;
+        Ok(0)
+    }
+
     /// Tells whether the store that it shares with other processes answers; none when there is no such store.
     fn is_ready(&self) -> Option<bool> {
         None

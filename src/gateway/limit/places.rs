@@ -55,6 +55,15 @@ impl CallPlaces {
     }
 }
 
+impl CallPlaces {
+    /// Whether a tenant has a call under way.
+    pub fn is_calling(&self, tenant: &TenantId) -> bool {
+        self.tenants
+            .get(tenant)
+            .is_some_and(|held| held.load(Ordering::Relaxed) > 0)
+    }
+}
+
 impl Drop for CallPlace {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -74,7 +83,9 @@ mod tests {
             let held: Vec<_> = std::iter::from_fn(|| places.take(&acme)).collect();
             assert_eq!(held.len(), most, "{files}");
             assert!(places.take(&globex).is_some());
+            assert!(places.is_calling(&acme) && !places.is_calling(&globex));
             drop(held);
+            assert!(!places.is_calling(&acme));
             assert!(places.take(&acme).is_some());
         }
     }

@@ -6,6 +6,7 @@ pub mod approvals;
 pub mod audit;
 pub mod conversations;
 pub mod events;
+pub mod jobs;
 pub mod messages;
 pub mod openai;
 pub mod operations;

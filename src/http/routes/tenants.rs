@@ -6,8 +6,10 @@ use axum::response::{IntoResponse, Response};
 use copilotd_actors::domain::ids::TenantId;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use tracing::Instrument as _;
 use utoipa::IntoParams;
 
+use super::jobs;
 use crate::http::auth::{Caller, Operator};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
@@ -67,7 +69,7 @@ impl From<ChangeError> for Problem {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Force {
-    /// `true`: also suspend the tenant of the credential that asks
+    /// `true`: also suspend or delete the tenant of the credential that asks
     force: Option<bool>,
 }
 
@@ -242,4 +244,43 @@ pub async fn update(
     force.allow(&caller, &id, change.status)?;
     let by = Requester::of(&caller, &id, &request);
     Ok(axum::Json(state.tenants.change(&id, change, &by).await?))
+}
+
+problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
+
+/// Deletes a tenant and everything that is stored of it
+///
+/// Its credentials are refused and its streams end once this is answered; open turns are cancelled. A job erases the rest and says for
+/// each store how much that was; it goes on after a restart. The id can be used again once it has completed. Of what its calls used
+/// and cost nothing is left either: read the usage before. A tenant of the configuration file cannot be deleted (409).
+#[utoipa::path(
+    delete,
+    path = "/v1/operator/tenants/{id}",
+    operation_id = "delete_tenant",
+    tag = "tenants",
+    params(Force),
+    responses(
+        (status = 202, description = "It is not served any more and is being erased", body = ref("#/components/schemas/Job"), headers(("location" = String, description = "The job's address"))),
+        DeleteProblems,
+    ),
+    security(("bearer" = ["operator"])),
+)]
+pub async fn delete(
+    State(state): State<AppState>,
+    Operator(caller): Operator,
+    request: RequestId,
+    Ids((id,)): Ids<(TenantId,)>,
+    Query(force): Query<Force>,
+) -> Result<Response, Problem> {
+    if caller.scope.tenant() == &id && force.force != Some(true) {
+        let detail = "this is the tenant of your own credential, which would be refused from then on; add ?force=true if you mean it";
+        return Err(Problem::new(Code::Conflict).detail(detail));
+    }
+    // The audit log that it is recorded in is the operator's own.
+    let by = Requester::of(&caller, caller.scope.tenant(), &request);
+    // In a task of its own: a client that leaves must not stop it between the audit log and the store.
+    let started =
+        tokio::spawn(async move { state.jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());
+    let job = started.await.map_err(|_panic| Problem::new(Code::Internal))??;
+    Ok(jobs::accepted(job))
 }

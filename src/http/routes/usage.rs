@@ -224,7 +224,7 @@ pub(super) fn time(from: Option<&str>, to: Option<&str>, now: Timestamp) -> Resu
 }
 
 /// Reads a moment, or a day: its beginning, or its end.
-fn moment(name: &str, text: &str, is_end: bool) -> Result<Timestamp, Problem> {
+pub(super) fn moment(name: &str, text: &str, is_end: bool) -> Result<Timestamp, Problem> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }

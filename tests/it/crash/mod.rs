@@ -4,3 +4,4 @@
 
 mod points;
 mod scenario;
+mod tenants;

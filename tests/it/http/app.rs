@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Call};
 use crate::support::audit::MemoryAudit;
+use crate::support::jobs::MemoryJobs;
 use crate::support::revocations::MemoryRevocations;
 use crate::support::tenants::MemoryTenants;
 use crate::support::usage::MemoryUsage;
@@ -186,11 +187,15 @@ impl TestApp {
         ports.clock = Arc::clone(&clock) as _;
         ports.ids = Arc::new(CountingIds::default());
         ports.traces = Arc::new(NoTraces);
+        let jobs = Arc::new(MemoryJobs::new(log.clone(), Arc::clone(&tenants)));
         let opened = Revocations::open(Arc::clone(&revocations) as _, Arc::clone(&clock) as _);
         let records = Records {
             usage: Arc::clone(&usage) as _,
             audit: recorded,
             revocations: opened.await.unwrap(),
+            jobs: Arc::clone(&jobs) as _,
+            eraser: jobs,
+            ledger: None,
         };
         let app = App::start(Arc::clone(&roster), ports, gateway, records, &[7; 32], bounds)
             .await

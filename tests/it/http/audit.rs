@@ -296,7 +296,7 @@ impl Writes<'_> {
         let before = self.logs().await;
         let request = format!("req-{}", self.made.len());
         let call = self.app.call(method, path).by(&self.app.token_of(tenant, user, scopes));
-        let call = call.header("x-request-id", &request);
+        let call = call.header("x-request-id", &request).header(REASON, "because");
         let call = if body.is_null() { call } else { call.json(&body) };
         let answer = call.send().await.expect(status);
         for ((tenant, before), (_, after)) in before.iter().zip(self.logs().await) {
@@ -482,6 +482,35 @@ async fn every_write_of_an_operator_or_administrator_leaves_one_entry_with_who_m
                 body,
                 by: BOSS,
                 status: 200,
+                entry,
+            })
+            .await;
+
+        // Of a deletion, in the log of the operator's tenant: the tenant's own is erased.
+        let (path, entry) = (INITECH, ("acme", "tenant.deleted", "root"));
+        let body = Value::Null;
+        writes
+            .make(Write {
+                method: "DELETE",
+                path,
+                id: "initech",
+                body,
+                by: ROOT,
+                status: 202,
+                entry,
+            })
+            .await;
+
+        let (path, entry) = ("/v1/admin/exports", ("globex", "export.created", "boss"));
+        let body = json!({});
+        writes
+            .make(Write {
+                method: "POST",
+                path,
+                id: "",
+                body,
+                by: BOSS,
+                status: 202,
                 entry,
             })
             .await;

@@ -152,6 +152,10 @@ fn every_route_that_is_tested_here_is_described_and_the_other_way_round() {
             "GET /v1/operator/tenants/{id}",
             "PUT /v1/operator/tenants/{id}",
             "PATCH /v1/operator/tenants/{id}",
+            "DELETE /v1/operator/tenants/{id}",
+            "POST /v1/admin/exports",
+            "GET /v1/jobs/{id}",
+            "GET /v1/jobs/{id}/result",
             "GET /v1/operator/usage",
         ]
         .map(str::to_owned),

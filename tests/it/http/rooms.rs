@@ -21,18 +21,22 @@ use tower::ServiceExt as _;
 use super::app::{TestApp, with_app};
 
 /// Operations whose answers are small or made of the request, or that reserve room when they know how much: see `http::room`.
-const OWN: [&str; 18] = [
+const OWN: [&str; 22] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",
     "DELETE /v1/admin/revocations/{id}",
     "DELETE /v1/conversations/{id}",
+    "DELETE /v1/operator/tenants/{id}",
     "GET /healthz",
     "GET /readyz",
     "GET /v1/conversations/{id}/events",
+    "GET /v1/jobs/{id}",
+    "GET /v1/jobs/{id}/result",
     "GET /v1/models",
     "GET /v1/models/{id}",
     "PATCH /v1/conversations/{id}",
     "POST /v1/admin/api-keys",
+    "POST /v1/admin/exports",
     "POST /v1/admin/revocations",
     "POST /v1/chat/completions",
     "POST /v1/conversations",
@@ -209,6 +213,7 @@ fn called(path: &str) -> String {
     let prefix = match path {
         _ if path.starts_with("/v1/conversations/") => "conv_",
         _ if path.starts_with("/v1/turns/") => "turn_",
+        _ if path.starts_with("/v1/jobs/") => "job_",
         _ if path.starts_with("/v1/admin/api-keys/") => "key_",
         _ if path.starts_with("/v1/admin/revocations/") => "rev_",
         _ => "",

@@ -269,3 +269,55 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
         ]
     );
 }
+
+#[tokio::test]
+async fn a_tenant_that_is_forgotten_leaves_no_key_and_others_keep_theirs() {
+    let server = Redis::start().await;
+    let watch = Watch::at("2027-01-15T08:00:00Z");
+    let limiter = start(patient(&server), of_tenant(everything()), &Arc::default(), &watch);
+    let mut connection = server.connection().await;
+    // More keys than one step looks at, and tenants whose names begin alike.
+    for n in 0..1_200 {
+        let key = format!("copilotd:{{acme}}:user:=u{n}");
+        redis::cmd("SET")
+            .arg(key)
+            .arg(1)
+            .query_async::<()>(&mut connection)
+            .await
+            .unwrap();
+    }
+    let others = [
+        "copilotd:{acme2}:tenant",
+        "copilotd:{ac}:tenant",
+        "copilotd:{ac*e}:tenant",
+        "another:{acme}:x",
+    ];
+    for key in others {
+        redis::cmd("SET")
+            .arg(key)
+            .arg(1)
+            .query_async::<()>(&mut connection)
+            .await
+            .unwrap();
+    }
+    let lease = limiter.reserve(&tenant(), subjects("ada"), demand(600)).await.unwrap();
+    settle(&limiter, lease, 600, 10_000).await;
+    assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_some());
+    assert!(limiter.forget(&tenant()).await.unwrap() > 1_200);
+    assert_eq!(limiter.forget(&tenant()).await.unwrap(), 0);
+    let left: Vec<String> = redis::cmd("KEYS")
+        .arg("*{acme}*")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(left, ["another:{acme}:x"]);
+    for key in others {
+        let there: i64 = redis::cmd("EXISTS")
+            .arg(key)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(there, 1, "{key}");
+    }
+    assert!(limiter.exhausted(&tenant(), subjects("ada")).await.is_none());
+}

@@ -6,7 +6,7 @@ use copilotd::adapters::sqlite::SqliteLog;
 use copilotd::audit::{AuditKey, AuditLog, AuditStore};
 use copilotd::config::{Env, KeyHash, Source};
 use copilotd::http::auth::{Scopes, Verifier};
-use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, StoredTenant, TenantStatus, TenantStore};
+use copilotd::tenants::{Change, KeyId, NewKey, Roster, Seal, ShownStatus, StoredTenant, TenantStatus, TenantStore};
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::{Clock as _, Standing};
 use serde_json::json;
@@ -142,7 +142,7 @@ async fn a_tenant_of_the_file_with_a_fault_is_left_out_at_start_and_when_the_fil
                 .change(&faulty, status(TenantStatus::Suspended), &root())
                 .await
                 .unwrap();
-            assert_eq!(tenant(&roster, "faulty").status, TenantStatus::Suspended);
+            assert_eq!(tenant(&roster, "faulty").status, ShownStatus::Suspended);
             let config = roster.config();
             assert_eq!(
                 config.tenant("faulty").unwrap().standing(),
@@ -307,6 +307,7 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
         sealed: Some(Seal::new(&[1; 32]).seal("evil", smuggled.to_string().as_bytes())),
         created_at: clock.now(),
         updated_at: clock.now(),
+        deletion: None,
     };
     tenants.put_tenant(&record).await.unwrap();
     let unreadable = StoredTenant {
@@ -344,7 +345,7 @@ async fn on_store(tenants: Arc<dyn TenantStore>, audit: Arc<dyn AuditStore>) {
     let roster = start(&text).await;
     assert!(!accepts(&roster, ACME));
     for id in ["evil", "broken", "faulty", "initech"] {
-        assert_eq!(tenant(&roster, id).status, TenantStatus::Suspended, "{id}");
+        assert_eq!(tenant(&roster, id).status, ShownStatus::Suspended, "{id}");
     }
     put(&roster, "broken", copilot("default")).await;
     assert_eq!(roster.left_out(), ["evil", "faulty"]);

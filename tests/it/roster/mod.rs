@@ -8,7 +8,7 @@ use std::sync::Arc;
 use copilotd::audit::{AuditKey, AuditLog};
 use copilotd::config::{Env, Source};
 use copilotd::tenants::{
-    Change, Origin, Requester, Roster, Seal, SettingsChange, TenantStatus, TenantStore as _, TenantView,
+    Change, Origin, Requester, Roster, Seal, SettingsChange, ShownStatus, TenantStatus, TenantStore as _, TenantView,
 };
 use copilotd_actors::fakes::world::PausedClock;
 use copilotd_actors::ports::Standing;
@@ -106,7 +106,7 @@ async fn what_was_changed_is_there_after_a_restart() {
     let renamed = FILE.replace("name = \"support\"", "name = \"help\"");
     roster.reload(source(&renamed)).await.unwrap();
     let acme = tenant(&roster, "acme");
-    assert_eq!((acme.status, acme.origin), (TenantStatus::Suspended, Origin::File));
+    assert_eq!((acme.status, acme.origin), (ShownStatus::Suspended, Origin::File));
     assert_eq!(acme.settings["copilots"][0]["name"], "help");
     assert!(roster.config().tenant("acme").unwrap().suspended);
 }

@@ -109,6 +109,7 @@ fn tenant(id: &str) -> StoredTenant {
         sealed: None,
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::UNIX_EPOCH,
+        deletion: None,
     }
 }
 

@@ -48,6 +48,7 @@ fn suspended(id: &str) -> StoredTenant {
         sealed: None,
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::UNIX_EPOCH,
+        deletion: None,
     }
 }
 
@@ -297,7 +298,8 @@ fn downgrade(data: &Path, conversations: usize) {
     connection
         .execute_batch(
             "DROP TRIGGER stored_more; DROP TRIGGER stored_otherwise; DROP TRIGGER stored_less; DROP TABLE stored;
-             DROP TABLE revocations; DROP TABLE learned; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
+             DROP TABLE revocations; DROP TABLE learned; DROP TABLE jobs; DROP TABLE job_pieces;
+             ALTER TABLE tenants DROP COLUMN deletion; ALTER TABLE conversations DROP COLUMN log_bytes; PRAGMA user_version = 5;",
         )
         .unwrap();
     let mut insert = connection

@@ -8,6 +8,7 @@ mod erased_text;
 mod erasing;
 mod full_disk;
 mod history;
+mod jobs;
 mod killed;
 mod measure;
 mod memory;

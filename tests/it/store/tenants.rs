@@ -23,6 +23,7 @@ fn tenant(id: &str, sealed: Option<&[u8]>) -> StoredTenant {
         sealed: sealed.map(<[u8]>::to_vec),
         created_at: at("2026-11-01T10:00:00.001Z"),
         updated_at: at("2026-11-02T10:00:00.002Z"),
+        deletion: None,
     }
 }
 

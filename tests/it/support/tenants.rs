@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use copilotd::config::KeyHash;
 use copilotd::tenants::{KeyUse, StoredKey, StoredTenant, TenantStore};
+use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::ports::LogError;
 
 /// See the module.
@@ -32,6 +33,15 @@ impl MemoryTenants {
             return Err(LogError::Unavailable("it is away".to_owned()));
         }
         Ok(work(&mut self.kept.lock().unwrap()))
+    }
+
+    /// Deletes a tenant that is marked for deletion by this job.
+    pub fn delete_marked(&self, tenant: &TenantId, job: JobId) -> Result<bool, LogError> {
+        self.kept(|kept| {
+            let marked = kept.tenants.get(tenant.as_str());
+            let is_own = marked.is_some_and(|marked| marked.deletion == Some(job));
+            is_own && kept.tenants.remove(tenant.as_str()).is_some()
+        })
     }
 
     fn listed<T>(&self, work: impl FnOnce(&mut Kept) -> T) -> Result<T, LogError> {

@@ -1,5 +1,7 @@
 //! Creating, changing and erasing a conversation.
 
+use jiff::Timestamp;
+
 use super::draft::Draft;
 use super::halt::halt;
 use super::{Decision, Rejection};
@@ -63,6 +65,16 @@ pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option
     cancel_all(draft, stopped);
     draft.push_plain(Event::ConversationErased { by });
     None
+}
+
+/// Erases a conversation that nobody has used since then.
+pub(super) fn erase_idle(draft: &mut Draft<'_>, by: String, since: Timestamp) -> Result<Option<TurnId>, Rejection> {
+    let header = &draft.book.header;
+    if !draft.book.turns.is_empty() || header.open_turns > 0 || header.updated_at >= since {
+        return Err(Rejection::TurnRunning);
+    }
+    draft.push_plain(Event::ConversationErased { by });
+    Ok(None)
 }
 
 /// Ends what is open, so that nothing is sent on behalf of a suspended tenant, not after a restart either.

@@ -130,6 +130,7 @@ impl Conversation {
             Command::Create { .. } => None,
             Command::Update { title, metadata } => lifecycle::update(&mut draft, title, metadata, verdict)?,
             Command::Erase { by, halt } => lifecycle::erase(&mut draft, by, &halt),
+            Command::EraseIdle { by, since } => lifecycle::erase_idle(&mut draft, by, since)?,
             Command::GiveFeedback {
                 turn,
                 rating,

@@ -1,0 +1,202 @@
+//! Exporting a tenant's conversations as JSON lines, one conversation after the other, newest first.
+//!
+//! Invariants: no more than a few lines are in memory; lines of a conversation are stored under its id, so that erasing it
+//! erases them, from a finished result as from one that is being written; a job that is resumed begins anew.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use copilotd_actors::crash;
+use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
+use copilotd_actors::ports::{ListQuery, LogError, Order};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::line::{Line, LineError};
+use super::record::{Job, JobStatus};
+use super::runner::Parts;
+use super::store::{Piece, PieceOutcome};
+
+/// Longest result, in bytes.
+pub const MAX_RESULT_BYTES: u64 = 1 << 30;
+/// Conversations that are listed at once.
+const PAGE: usize = 50;
+/// Messages that are read at once; each may be long.
+const MESSAGES: usize = 4;
+/// Conversations after which it is noted how far the job is.
+const NOTED: u64 = 25;
+/// How often a store that does not answer is asked again, from the beginning.
+const ATTEMPTS: u32 = 6;
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Why an export was not written.
+#[derive(Debug, thiserror::Error)]
+enum ExportError {
+    #[error(transparent)]
+    Store(#[from] LogError),
+    #[error(transparent)]
+    Line(#[from] LineError),
+    #[error("the export would be longer than {MAX_RESULT_BYTES} bytes; ask for less with from and to")]
+    TooLong,
+}
+
+/// Writes the export and ends the job.
+pub(super) async fn run(parts: &Parts, mut job: Job, from: Option<Timestamp>, to: Option<Timestamp>) {
+    let mut attempt = 1;
+    let error = loop {
+        let error = match write(parts, &mut job, from, to).await {
+            Ok(()) => break None,
+            Err(error) => error,
+        };
+        tracing::warn!(job = %job.id, tenant = %job.scope.tenant(), attempt, %error, "an export could not be written");
+        match &error {
+            ExportError::TooLong => break Some(error.to_string()),
+            ExportError::Store(LogError::Refused(_)) => break Some("the store refused the result".to_owned()),
+            _ if attempt >= ATTEMPTS => break Some("the store does not answer".to_owned()),
+            _ => {}
+        }
+        tokio::time::sleep(PAUSE * attempt).await;
+        attempt += 1;
+    };
+    if error.is_some() {
+        // A part of a result is none. The sweep deletes what cannot be deleted now.
+        let _ = parts.store.delete_pieces(&job.scope, job.id).await;
+    }
+    job.state.progress.total = job.state.progress.done;
+    let failed = error.is_some();
+    job.finish(error, parts.clock.now());
+    if failed {
+        job.state.status = JobStatus::Failed;
+    }
+    let mut pause = PAUSE;
+    loop {
+        match parts.store.put_job(&job).await {
+            Ok(()) => break,
+            // Its tenant is being deleted, and the job with it.
+            Err(LogError::Refused(_)) => return,
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "the end of an export could not be stored; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(60));
+            }
+        }
+    }
+    tracing::info!(
+        job = %job.id, tenant = %job.scope.tenant(), conversations = job.state.progress.done, failed,
+        "export ended"
+    );
+}
+
+async fn write(
+    parts: &Parts,
+    job: &mut Job,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> Result<(), ExportError> {
+    let scope = job.scope.clone();
+    parts.store.delete_pieces(&scope, job.id).await?;
+    job.state.progress.done = 0;
+    job.state.progress.total = expected(parts, job).await?;
+    parts.store.put_job(job).await?;
+    let mut written = Written {
+        parts,
+        job: job.clone(),
+        n: 0,
+        bytes: 0,
+    };
+    // Nothing has an id before the first one: what was created at `to` is left out.
+    let mut before = to.map(|to| (to, ConversationId::new(Uuid::nil())));
+    loop {
+        let query = ListQuery {
+            before,
+            limit: PAGE,
+            ..ListQuery::default()
+        };
+        let page = parts.log.list(&scope, &query).await?;
+        for header in &page {
+            if from.is_some_and(|from| header.created_at < from) {
+                return Ok(());
+            }
+            written.conversation(header).await?;
+            crash::point("export.after:conversation");
+            job.state.progress.done += 1;
+            job.state.progress.total = job.state.progress.total.max(job.state.progress.done);
+            if job.state.progress.done.is_multiple_of(NOTED) {
+                parts.store.put_job(job).await?;
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => before = Some((last.created_at, last.id)),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// How many conversations the tenant has: the most that there will be.
+async fn expected(parts: &Parts, job: &Job) -> Result<u64, LogError> {
+    let Ok(nobody) = "nobody".parse::<UserId>() else {
+        return Ok(0);
+    };
+    let stored = parts.log.stored(&job.scope, &nobody).await?;
+    Ok(stored.tenant.conversations)
+}
+
+/// A result as far as it is written.
+struct Written<'a> {
+    parts: &'a Parts,
+    job: Job,
+    n: u64,
+    bytes: u64,
+}
+
+impl Written<'_> {
+    /// Writes the lines of a conversation; none if it was erased meanwhile.
+    async fn conversation(&mut self, header: &Header) -> Result<(), ExportError> {
+        let (log, scope) = (&self.parts.log, &self.job.scope.clone());
+        let mut line = Line::new(header);
+        let mut known: HashSet<TurnId> = HashSet::new();
+        let mut after = None;
+        loop {
+            let records = log.read_messages(scope, header.id, after, Order::Asc, MESSAGES).await?;
+            let (number, last) = (records.len(), records.last().map(|last| last.seq));
+            for record in records {
+                if let Some(turn) = record.turn.filter(|turn| known.insert(*turn)) {
+                    let found = log.read_turn(scope, turn).await?;
+                    let own = found.filter(|found| found.conversation == header.id);
+                    if let Some(own) = own {
+                        line.turn(scope, own.records).await?;
+                    }
+                }
+                line.message(scope, record).await?;
+                if line.is_full() && !self.put(header.id, line.take()?).await? {
+                    return Ok(());
+                }
+            }
+            match last {
+                Some(last) if number == MESSAGES => after = Some(last),
+                _ => break,
+            }
+        }
+        if !line.is_empty() {
+            self.put(header.id, line.take()?).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores a line; false if its conversation was erased.
+    async fn put(&mut self, conversation: ConversationId, lines: Vec<u8>) -> Result<bool, ExportError> {
+        self.bytes = self.bytes.saturating_add(lines.len() as u64);
+        if self.bytes > MAX_RESULT_BYTES {
+            return Err(ExportError::TooLong);
+        }
+        self.n += 1;
+        let piece = Piece {
+            n: self.n,
+            conversation,
+            lines,
+        };
+        let outcome = self.parts.store.put_piece(&self.job.scope, self.job.id, &piece).await?;
+        Ok(outcome == PieceOutcome::Stored)
+    }
+}

@@ -1,0 +1,129 @@
+//! The beginning and the end of a tenant's deletion; what lies between is the job's (`jobs::deletion`).
+//!
+//! Invariant: a tenant's record bears the id of the job that deletes it until nothing else of the tenant is left. Only that job removes
+//! the record, so a job that is resumed finds by it whether anything is left to do, and never touches a tenant that was made later
+//! under the same id.
+
+use std::sync::PoisonError;
+
+use copilotd_actors::domain::ids::{JobId, TenantId};
+use copilotd_actors::ports::LogError;
+
+use super::error::ChangeError;
+use super::present::Present;
+use super::record::{Requester, TenantStatus};
+use super::roster::Roster;
+use crate::audit::{Action, Entry as AuditEntry};
+
+impl Roster {
+    /// Whether the tenant may be deleted now. Returns the job that deletes it already, if one does.
+    pub fn deletable(&self, id: &TenantId) -> Result<Option<JobId>, ChangeError> {
+        let present = self.present();
+        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        if let Some(job) = entry.deletion() {
+            return Ok(Some(job));
+        }
+        if present.is_of_file(id) {
+            let message = "the tenant stands in the configuration file; take it out there and reload, then delete what is stored of it";
+            return Err(ChangeError::Conflict(message.to_owned()));
+        }
+        Ok(None)
+    }
+
+    /// Marks a tenant as being deleted by `job`. Its credentials are refused, its streams end and its open turns are cancelled once
+    /// this returns. Recorded in the audit log of `recorded_in`, the tenant of whoever asks: the tenant's own log is erased. Returns
+    /// the job that deletes it, which is another one if that came first.
+    pub async fn begin_deletion(
+        &self,
+        id: &TenantId,
+        job: JobId,
+        recorded_in: &TenantId,
+        by: &Requester,
+    ) -> Result<JobId, ChangeError> {
+        let source = self.source.lock().await;
+        let present = self.read_or_remembered(&source).await;
+        let entry = present.tenants.get(id).ok_or(ChangeError::Missing)?;
+        if let Some(other) = entry.deletion() {
+            return Ok(other);
+        }
+        if source.tenant(id.as_str()).is_some() || present.is_of_file(id) {
+            let message = "the tenant stands in the configuration file; take it out there and reload, then delete what is stored of it";
+            return Err(ChangeError::Conflict(message.to_owned()));
+        }
+        let mut record = self.record_of(id, entry);
+        (record.status, record.deletion) = (TenantStatus::Suspended, Some(job));
+        tracing::info!(
+            tenant = %id, %job, actor = by.actor, credential = by.credential, request_id = by.request_id,
+            "deleting a tenant; its credentials are refused from now on"
+        );
+        let recorded = AuditEntry {
+            actor: by.actor.clone(),
+            credential: by.credential.clone(),
+            request_id: by.request_id.clone(),
+            action: Action::TenantDeleted,
+            target: id.to_string(),
+            changed: Vec::new(),
+            reason: None,
+        };
+        self.audit.record(recorded_in, recorded).await?;
+        self.store.put_tenant(&record).await?;
+        let after = present.with_status(&self.globals, record, self.clock.now());
+        self.take_despite_parts(after);
+        Ok(job)
+    }
+
+    /// Lists the tenants that are marked as being deleted, with the jobs that do it.
+    pub fn deletions(&self) -> Vec<(TenantId, JobId)> {
+        let present = self.present();
+        let marked = present.tenants.iter();
+        marked
+            .filter_map(|(id, entry)| Some((id.clone(), entry.deletion()?)))
+            .collect()
+    }
+
+    /// Whether the store has the tenant marked as being deleted by `job`. What is remembered of it follows the store: an answer of it
+    /// may have been lost.
+    pub async fn is_marked(&self, id: &TenantId, job: JobId) -> Result<bool, ChangeError> {
+        let source = self.source.lock().await;
+        let tenants = self.store.tenants().await?;
+        let stored = tenants.iter().find(|record| record.id == *id);
+        let marked = stored.is_some_and(|record| record.deletion == Some(job));
+        let remembered = self.present().tenants.get(id).and_then(|entry| entry.deletion()) == Some(job);
+        if marked != remembered {
+            let keys = self.store.keys().await?;
+            let after = Present::build(self.around(&source), tenants, keys, self.clock.now());
+            self.take_despite_parts(after);
+        }
+        Ok(marked)
+    }
+
+    /// Forgets a tenant of which nothing is left. `removed` removes its record from the store; `before` is called once that is done
+    /// and before anybody can make a tenant of this id. One that stands in the configuration file by now is served by that.
+    pub async fn finish_deletion(
+        &self,
+        id: &TenantId,
+        removed: impl Future<Output = Result<(), LogError>>,
+        before: impl FnOnce(),
+    ) -> Result<(), ChangeError> {
+        let source = self.source.lock().await;
+        let present = self.present();
+        if let Some(entry) = present.tenants.get(id) {
+            // Keys of its table have no record of their own, but their last use may have.
+            let hashes: Vec<_> = entry.table_keys().map(|key| key.hash).collect();
+            if !hashes.is_empty() {
+                self.store.delete_keys(&hashes).await?;
+            }
+            let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            hashes.iter().for_each(|hash| _ = uses.remove(hash));
+            let stored = present.keys.iter().filter(|key| key.tenant == *id);
+            stored.for_each(|key| _ = uses.remove(&key.hash));
+        }
+        removed.await?;
+        let (tenants, keys) = (self.store.tenants().await?, self.store.keys().await?);
+        let after = Present::build(self.around(&source), tenants, keys, self.clock.now());
+        before();
+        self.take_despite_parts(after);
+        self.turns.remove(id);
+        Ok(())
+    }
+}
