@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
+use tokio::time::Instant;
 
 use crate::compressor::Outcome;
 use crate::connector::Gate;
@@ -12,7 +13,7 @@ use crate::domain::decide::Rejection;
 use crate::domain::effects::Effect;
 use crate::domain::event::Record;
 use crate::domain::header::Header;
-use crate::domain::ids::{CallId, ConversationId, TurnId, UserId};
+use crate::domain::ids::{CallId, ConversationId, Seq, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::quota::QuotaExceeded;
 use crate::domain::screen::Screened;
@@ -85,6 +86,12 @@ pub enum Msg {
         /// What it came to.
         outcome: Outcome,
     },
+    /// The store has records up to this one, as a look through it found. A copy that knows fewer is out of date.
+    Stored(Seq),
+    /// The process hands over to another one: nothing is begun any more, and calls that are under way get until then to end.
+    HandOver(Instant),
+    /// The time of calls that were under way at the hand-over is up.
+    HandOverDue,
 }
 
 impl Msg {
@@ -174,6 +181,9 @@ pub enum Refusal {
     /// The conversation's own log cannot be read, which no retry mends.
     #[error("the conversation's log is damaged")]
     Damaged,
+    /// The process hands over to another one, which takes it: nothing was stored.
+    #[error("the process hands over to another one")]
+    HandingOver,
     /// The store refuses it: nothing was stored.
     #[error("the store refuses writes")]
     Refused {

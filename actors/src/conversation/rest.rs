@@ -120,7 +120,8 @@ impl Conversation {
         let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
             return Ok(());
         };
-        if turn.phase != Phase::Thinking {
+        // The process that handed a turn over has settled what it asked.
+        if turn.phase != Phase::Thinking || turn.is_handed_over() {
             return Ok(());
         }
         let waits = turn
@@ -224,6 +225,7 @@ impl Conversation {
                 wake_at,
                 // One that only waits for a person has nothing to take up.
                 paused: state.paused && !state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
+                last_seq: state.core.seq,
             });
         }
     }

@@ -62,6 +62,8 @@ pub struct State {
     pub(super) lost: bool,
     /// What a model step used that nobody will report, until it is written down. Of no other step than this one.
     pub(super) lost_usage: Option<(Step, Vec<LostUsage>)>,
+    /// Whether the process hands over to another one: nothing is begun any more.
+    pub(super) handing_over: bool,
     /// The policy by which effects were started last: what is under way when the tenant is left out ends by it.
     pub(super) policy: Option<Arc<Policy>>,
     /// Its log cannot be read: nothing is decided on what is known of it.
@@ -152,6 +154,7 @@ impl State {
             paused: false,
             lost: false,
             lost_usage: None,
+            handing_over: false,
             policy: None,
             broken: false,
             counted,

@@ -37,7 +37,7 @@ async fn a_closed_tenants_conversations_end_and_none_is_started_until_it_is_open
     assert_eq!(world.model.wait_for(|seen| seen.open == 0).await.dropped, 1);
 
     // Neither a request, nor the reconciler, nor a restart brings one back.
-    let asked = world.ask(two, Command::Recover).await;
+    let asked = world.ask(two, Command::RECOVER).await;
     assert_eq!(asked.unwrap_err(), Refusal::Unavailable);
     assert!(!world.directory().wake(&world.scope, one).await);
     tokio::time::sleep(Duration::from_secs(60)).await;

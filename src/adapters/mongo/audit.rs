@@ -35,7 +35,7 @@ impl AuditStore for MongoLog {
         genesis: &Head,
         _is_protective: bool,
     ) -> Result<(), LogError> {
-        let _pass = self.fence.enter(tenant)?;
+        let _pass = self.tenant_fence.enter(tenant)?;
         let mut patience = Patience::new(DEADLINE);
         loop {
             self.lease.check()?;

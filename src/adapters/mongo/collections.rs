@@ -47,7 +47,9 @@ pub(super) struct Collections {
     /// Jobs, and the pieces of their results.
     pub(super) jobs: Collection<Document>,
     pub(super) job_pieces: Collection<Document>,
-    /// Single documents by name: `lease`, `schema`, `projected`.
+    /// The epoch of the owner, many times over: an append takes part in a transaction with one of them.
+    pub(super) fences: Collection<Document>,
+    /// Single documents by name: `lease`, `standby`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
     pub(super) patience: Duration,
@@ -72,6 +74,7 @@ impl Collections {
             revocations: database.collection("revocations"),
             jobs: database.collection("jobs"),
             job_pieces: database.collection("job_pieces"),
+            fences: database.collection("fences"),
             meta: database.collection("meta"),
             patience,
         }

@@ -26,7 +26,7 @@ const PIECES_AT_ONCE: i64 = 16;
 impl JobStore for MongoLog {
     async fn put_job(&self, job: &Job) -> Result<(), LogError> {
         self.lease.check()?;
-        let _pass = self.fence.enter(job.scope.tenant())?;
+        let _pass = self.tenant_fence.enter(job.scope.tenant())?;
         let state = serde_json::to_string(&job.state)
             .map_err(|error| LogError::Refused(format!("a job cannot be written as JSON: {error}")))?;
         let document = doc! {
@@ -70,7 +70,7 @@ impl JobStore for MongoLog {
 
     async fn put_piece(&self, scope: &TenantScope, job: JobId, piece: &Piece) -> Result<PieceOutcome, LogError> {
         self.lease.check()?;
-        let _pass = self.fence.enter(scope.tenant())?;
+        let _pass = self.tenant_fence.enter(scope.tenant())?;
         let key = Key::new(scope, piece.conversation);
         if !self.is_readable(&key).await? {
             return Ok(PieceOutcome::Erased);

@@ -27,7 +27,7 @@ impl RevocationStore for MongoLog {
     }
 
     async fn put_revocation(&self, revocation: &Revocation) -> Result<(), LogError> {
-        let _pass = self.fence.enter(&revocation.tenant)?;
+        let _pass = self.tenant_fence.enter(&revocation.tenant)?;
         let document = doc! {
             "_id": id(&revocation.tenant, &revocation.subject),
             "tenant": revocation.tenant.as_str(),

@@ -26,14 +26,14 @@ const SETTLE: Duration = Duration::from_secs(10);
 #[async_trait]
 impl TenantEraser for MongoLog {
     async fn close_tenant(&self, tenant: &TenantId) -> Result<(), LogError> {
-        self.fence.close(tenant).await?;
+        self.tenant_fence.close(tenant).await?;
         // A header that comes behind its records would stay.
         self.projector.settle(SETTLE).await;
         Ok(())
     }
 
     fn reopen_tenant(&self, tenant: &TenantId) {
-        self.fence.open(tenant);
+        self.tenant_fence.open(tenant);
     }
 
     async fn erase_tenant(&self, tenant: &TenantId, data: TenantData) -> Result<u64, LogError> {

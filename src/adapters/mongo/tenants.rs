@@ -49,7 +49,7 @@ impl TenantStore for MongoLog {
     }
 
     async fn put_key(&self, key: &StoredKey) -> Result<(), LogError> {
-        let _pass = self.fence.enter(&key.tenant)?;
+        let _pass = self.tenant_fence.enter(&key.tenant)?;
         let optional = |at: Option<Timestamp>| at.map_or(Bson::Null, |at| Bson::DateTime(date(at)));
         let document = doc! {
             "_id": id(&key.hash),

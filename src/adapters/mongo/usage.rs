@@ -29,7 +29,7 @@ const TOGETHER: usize = 16;
 #[async_trait]
 impl UsageStore for MongoLog {
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError> {
-        let (entries, _passes) = open_to(&self.fence, entries);
+        let (entries, _passes) = open_to(&self.tenant_fence, entries);
         self.note_open(&entries.begun).await?;
         let ended = entries.ended.iter().map(document).collect();
         self.insert(&self.collections.usage, ended).await?;
@@ -60,7 +60,7 @@ impl UsageStore for MongoLog {
     }
 
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError> {
-        let (rows, _passes) = learned_of_open(&self.fence, learned);
+        let (rows, _passes) = learned_of_open(&self.tenant_fence, learned);
         let save = |row: &LearnedAnswers| {
             let id = doc! { "_id": { "tenant": row.tenant.as_str(), "model": &row.model } };
             let set = doc! { "$set": { "known": &row.known, "at": date(at) } };

@@ -181,6 +181,7 @@ impl Conversation {
             Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
             Command::Recover { lost } => recover::recover(&mut draft, lost),
             Command::Pause { unsent, asked } => recover::pause(&mut draft, unsent, asked),
+            Command::HandOver { unsent, asked } => recover::hand_over(&mut draft, unsent, asked),
             Command::Resume { under_way } => recover::resume(&mut draft, &under_way),
             Command::ContextAssembled {
                 at,

@@ -183,6 +183,7 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
         Event::ConversationCreated { .. }
         | Event::ConversationUpdated { .. }
         | Event::TurnPaused { .. }
+        | Event::TurnHandedOver { .. }
         | Event::TurnResumed {}
         | Event::OutputRejected { .. }
         | Event::ModelFailed { .. }
