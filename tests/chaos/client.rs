@@ -51,6 +51,10 @@ impl Client {
         }
     }
 
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// A request to wherever the server is now; waits while it is nowhere.
     pub async fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut life = self.shared.life.clone();

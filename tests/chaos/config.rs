@@ -24,6 +24,18 @@ pub fn user_key(tenant: usize) -> String {
     format!("cpk_{}", TENANTS[tenant].chars().cycle().take(43).collect::<String>())
 }
 
+/// A key that may see what the tenant used.
+pub fn admin_key(tenant: usize) -> String {
+    format!(
+        "cpk_{}",
+        format!("admin{}", TENANTS[tenant])
+            .chars()
+            .cycle()
+            .take(43)
+            .collect::<String>()
+    )
+}
+
 /// Tools' time is short, because a call that is looked up after a crash has to wait for it. So are the clocks of model
 /// calls: a provider that fell silent is given up within the run.
 pub fn configuration(addresses: &Addresses, data: &Path) -> String {
@@ -88,6 +100,10 @@ id = "{id}"
   name = "backend"
   hash = "{hash}"
   scopes = ["chat"]
+  [[tenants.api_keys]]
+  name = "auditor"
+  hash = "{admin_hash}"
+  scopes = ["admin"]
   [tenants.limits]
   requests_per_minute = 100000
   tokens_per_minute = 100000000
@@ -107,6 +123,7 @@ id = "{id}"
 "#,
         id = TENANTS[tenant],
         hash = KeyHash::of(&user_key(tenant)),
+        admin_hash = KeyHash::of(&admin_key(tenant)),
         // Budgets are refused while Redis is away, rates are not: one tenant of each kind.
         money = ["", "usd_per_month = 10000.0"][tenant % 2],
         support = copilot("support", ""),

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 /// Lines of a conversation that a failure shows.
@@ -11,6 +12,7 @@ const SHOWN: usize = 150;
 
 pub struct History {
     begun: Instant,
+    begun_at: Timestamp,
     lines: Mutex<Vec<Line>>,
 }
 
@@ -25,12 +27,18 @@ impl History {
     pub fn new() -> Self {
         Self {
             begun: Instant::now(),
+            begun_at: Timestamp::now(),
             lines: Mutex::default(),
         }
     }
 
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// When it began, by the clock on the wall.
+    pub fn begun_at(&self) -> Timestamp {
+        self.begun_at
     }
 
     /// Notes what concerns everybody, and prints it: a run can be watched.

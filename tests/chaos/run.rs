@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::check;
+use crate::check::{self, Doubtful};
 use crate::client::{Client, Shared};
 use crate::config::{configuration, user_key};
 use crate::findings::{Findings, Promise};
@@ -25,6 +25,9 @@ const CHECKING: Duration = Duration::from_secs(120);
 const ERASING: Duration = Duration::from_secs(90);
 /// After a fault of its store, or a stop, a process may end by itself for so long: it had to wait for the lease.
 const GRACE: Duration = Duration::from_secs(90);
+
+/// A turn that ends while the process is killed may be told as ended before its calls are booked.
+const BOOKING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -74,7 +77,8 @@ pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
 
     let talks = perform(&schedule, &stage, &server, &shared).await;
     history.note("users and faults are done");
-    let summary = check::conversations(&talks, &stage).await;
+    let doubtful = doubtful(&schedule, &server.deaths(), store);
+    let summary = check::conversations(&talks, &stage, &doubtful).await;
     check::copies(&talks).await;
     history.note("the log was compared");
     let secrets: Vec<String> = talks
@@ -85,14 +89,14 @@ pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
     erased(&data, &stage, &secrets, &shared).await;
     // Streams hold a clean stop up.
     drop(talks);
-    let (status, ends) = server.terminate().await;
+    let past = server.terminate().await;
     let findings = &shared.findings;
-    if status != 0 {
-        findings.add(Promise::Process, None, format!("SIGTERM ended it with {status}"));
+    if past.status != 0 {
+        findings.add(Promise::Process, None, format!("SIGTERM ended it with {}", past.status));
     }
     process(
         &schedule,
-        &ends,
+        &past.ends,
         &std::fs::read_to_string(&log).unwrap(),
         store,
         findings,
@@ -133,6 +137,17 @@ async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &A
         .into_iter()
         .flat_map(|talks| talks.expect("a user does not panic"))
         .collect()
+}
+
+/// Times in which bookings may be lost: a death, and the time before it in which the store did not take them.
+fn doubtful(schedule: &Schedule, deaths: &[Duration], store: &str) -> Doubtful {
+    let mut times: Vec<(Duration, Duration)> = deaths.iter().map(|at| (*at, *at + BOOKING)).collect();
+    let of_store = |fault: &&Fault| {
+        store == "mongodb" && matches!(fault.kind, FaultKind::Lose(Dependency::Store, _) | FaultKind::Stop)
+    };
+    let away = schedule.faults.iter().filter(of_store);
+    times.extend(away.map(|fault| (fault.at, fault.at + fault.lasts + GRACE)));
+    Doubtful(times)
 }
 
 /// Waits until no erased text is found any more.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -59,15 +59,25 @@ impl fmt::Display for Ended {
     }
 }
 
+/// What its lives came to.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// How the last one ended.
+    pub status: i32,
+    /// The ends that nobody asked for.
+    pub ends: Vec<Ended>,
+}
+
 enum Command {
     Kill { down: Duration },
     Stop { lasts: Duration },
-    Terminate(oneshot::Sender<(i32, Vec<Ended>)>),
+    Terminate(oneshot::Sender<Past>),
 }
 
 pub struct Server {
     commands: mpsc::UnboundedSender<Command>,
     life: watch::Receiver<Life>,
+    deaths: Arc<Mutex<Vec<Duration>>>,
     _task: JoinHandle<()>,
 }
 
@@ -76,23 +86,31 @@ impl Server {
     pub fn start(config: PathBuf, log: PathBuf, history: Arc<History>) -> Self {
         let (commands, incoming) = mpsc::unbounded_channel();
         let (life, watched) = watch::channel(Life::Dead);
+        let deaths = Arc::default();
         let keeper = Keeper {
             config,
             log,
             history,
             life,
             incoming,
-            ends: Vec::new(),
+            past: Past::default(),
+            deaths: Arc::clone(&deaths),
         };
         Self {
             commands,
             life: watched,
+            deaths,
             _task: tokio::spawn(keeper.keep()),
         }
     }
 
     pub fn life(&self) -> watch::Receiver<Life> {
         self.life.clone()
+    }
+
+    /// When it died, from the beginning of the run.
+    pub fn deaths(&self) -> Vec<Duration> {
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Kills it, once it is there, and starts it again after a time.
@@ -104,8 +122,8 @@ impl Server {
         let _ = self.commands.send(Command::Stop { lasts });
     }
 
-    /// Ends it cleanly: its exit code, and the ends before that nobody asked for.
-    pub async fn terminate(&self) -> (i32, Vec<Ended>) {
+    /// Ends it cleanly.
+    pub async fn terminate(&self) -> Past {
         let (told, ended) = oneshot::channel();
         let _ = self.commands.send(Command::Terminate(told));
         ended.await.expect("the keeper of the server panicked")
@@ -118,7 +136,8 @@ struct Keeper {
     history: Arc<History>,
     life: watch::Sender<Life>,
     incoming: mpsc::UnboundedReceiver<Command>,
-    ends: Vec<Ended>,
+    past: Past,
+    deaths: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Keeper {
@@ -143,6 +162,10 @@ impl Keeper {
                 match command {
                     Command::Kill { down } => {
                         self.history.note(format!("kill -9 {}, down for {down:?}", child.pid()));
+                        self.deaths
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(self.history.elapsed());
                         child.kill().await;
                         self.life.send_replace(Life::Dead);
                         tokio::time::sleep(down).await;
@@ -163,9 +186,9 @@ impl Keeper {
                     }
                     Command::Terminate(told) => {
                         child.signal("TERM").await;
-                        let status = child.wait().await;
+                        self.past.status = child.wait().await;
                         self.life.send_replace(Life::Dead);
-                        let _ = told.send((status, self.ends));
+                        let _ = told.send(self.past);
                         return;
                     }
                 }
@@ -192,7 +215,11 @@ impl Keeper {
             last_words: lines[lines.len().saturating_sub(4)..].join(" | "),
         };
         self.history.note(&ended);
-        self.ends.push(ended);
+        self.deaths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(ended.at);
+        self.past.ends.push(ended);
         self.life.send_replace(Life::Dead);
         tokio::time::sleep(RESTART).await;
     }

@@ -18,6 +18,7 @@ const TICKET: u64 = 102;
 /// A conversation, as its user remembers it.
 pub struct Talk {
     pub client: Client,
+    pub tenant: usize,
     pub id: String,
     /// Stands in everything that is said there.
     pub secret: String,
@@ -175,6 +176,7 @@ impl Living {
         self.talks.push(Talk {
             watcher: Watcher::open(&self.client, &id, path, ATTENTIVE),
             client: self.client.clone(),
+            tenant: self.plan.tenant,
             id,
             title: format!("About {secret}"),
             secret,

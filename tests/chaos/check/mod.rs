@@ -4,6 +4,7 @@
 mod effects;
 mod erased;
 mod kept;
+mod ledger;
 mod streams;
 mod usage;
 
@@ -20,6 +21,7 @@ use crate::user::Talk;
 use crate::watcher::{ATTENTIVE, Watcher};
 
 pub use erased::everywhere;
+pub use ledger::Doubtful;
 
 /// Conversations that are looked at at one time.
 const AT_ONCE: usize = 6;
@@ -66,7 +68,7 @@ pub struct Summary {
 }
 
 /// Checks every conversation.
-pub async fn conversations(talks: &[Talk], stage: &Stage) -> Summary {
+pub async fn conversations(talks: &[Talk], stage: &Stage, doubtful: &Doubtful) -> Summary {
     let mut summary = Summary::default();
     let served: Vec<(&Talk, Option<Served>)> = stream::iter(talks)
         .map(|talk| async move { (talk, serve(talk).await) })
@@ -94,6 +96,9 @@ pub async fn conversations(talks: &[Talk], stage: &Stage) -> Summary {
                 usage::check(&ask.mark, turn, &calls, &mut summary, &mut broken);
             }
         }
+    }
+    if let Some(talk) = talks.first() {
+        ledger::check(&served, &calls, &talk.client.shared.history, doubtful).await;
     }
     for key in world.twice() {
         let findings = &talks[0].client.shared.findings;

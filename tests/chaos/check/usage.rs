@@ -5,7 +5,9 @@
 //!   provider's tokens, cached ones too, and costs what they cost.
 //! - Any other turn has at least the tokens of the calls whose answers are in the log, and at most those of all calls, where a
 //!   call that did not complete, or that a death lost, may be an estimate: of its prompt at most [`PROMPT_FACTOR`] times
-//!   the provider's count, of its answer at most the whole one or [`ESTIMATE`].
+//!   the provider's count, of its answer at most the whole one or [`ESTIMATE`]. For each death, wait, reset and early end
+//!   as many calls as one step may try ([`TRIES`]) may be booked that the provider never saw: what was lost on the way there
+//!   cannot be told from what was worked on.
 
 use std::collections::HashMap;
 
@@ -20,6 +22,8 @@ use crate::support::world::World;
 const ESTIMATE: u64 = 1_024;
 /// Our count of a prompt over the provider's, which counts four characters as a token.
 const PROMPT_FACTOR: u64 = 3;
+/// Calls that one step of a turn may make, failures included.
+const TRIES: u64 = 8;
 /// US dollars per million tokens, as configured.
 const PRICES: [f64; 3] = [2.0, 1.0, 8.0];
 
@@ -136,37 +140,89 @@ fn judge(usage: &Usage, facts: &Facts, calls: &[Call]) -> Result<(), String> {
         }
         return Ok(());
     }
-    // An answer in the log is a call of its step that completed.
-    let least = |part: fn(&Call) -> u64| -> u64 {
-        let of_step = |step| calls.iter().filter(move |call| call.completed && call.step == step);
-        (0..facts.answers)
-            .filter_map(|step| of_step(step).map(part).min())
-            .sum()
-    };
-    let least = (least(|call| call.prompt), least(|call| call.completion));
-    // A call that died may never have reached the provider.
-    let lost = facts.attempts.saturating_sub(1);
-    let dearest = calls.iter().map(|call| call.prompt).max().unwrap_or(ESTIMATE);
-    let most = (
-        (sum(|call| {
-            if call.completed {
-                call.prompt
-            } else {
-                call.prompt * PROMPT_FACTOR
-            }
-        })) + lost * dearest * PROMPT_FACTOR,
-        (sum(|call| {
-            if call.completed {
-                call.completion
-            } else {
-                call.completion.max(ESTIMATE)
-            }
-        })) + lost * ESTIMATE,
-    );
-    let within = (least.0..=most.0).contains(&usage.prompt) && (least.1..=most.1).contains(&usage.completion);
+    let (least, most) = bounds(Some(facts), calls);
+    let within = (least.prompt..=most.prompt).contains(&usage.prompt)
+        && (least.completion..=most.completion).contains(&usage.completion);
     within
         .then_some(())
         .ok_or(format!("is not between {least:?} and {most:?}"))
+}
+
+/// Tokens of prompts and answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tokens {
+    pub prompt: u64,
+    pub completion: u64,
+}
+
+impl std::ops::AddAssign for Tokens {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt += other.prompt;
+        self.completion += other.completion;
+    }
+}
+
+/// The least and the most that a turn's calls may be booked with; without facts, where its log is gone, the least is nothing.
+fn bounds(facts: Option<&Facts>, calls: &[Call]) -> (Tokens, Tokens) {
+    let sum = |part: fn(&Call) -> u64| calls.iter().map(part).sum::<u64>();
+    if facts.is_some_and(|facts| facts.is_undisturbed(calls)) {
+        let exact = Tokens {
+            prompt: sum(|call| call.prompt),
+            completion: sum(|call| call.completion),
+        };
+        return (exact, exact);
+    }
+    // An answer in the log is a call of its step that completed.
+    let answers = facts.map_or(0, |facts| facts.answers);
+    let least = |part: fn(&Call) -> u64| -> u64 {
+        let of_step = |step| calls.iter().filter(move |call| call.completed && call.step == step);
+        (0..answers).filter_map(|step| of_step(step).map(part).min()).sum()
+    };
+    let lost = TRIES * facts.map_or(2, |facts| facts.attempts.saturating_sub(1) + facts.troubles);
+    let dearest = calls.iter().map(|call| call.prompt).fold(ESTIMATE, u64::max);
+    let prompt = |call: &Call| {
+        if call.completed {
+            call.prompt
+        } else {
+            call.prompt * PROMPT_FACTOR
+        }
+    };
+    let completion = |call: &Call| {
+        if call.completed {
+            call.completion
+        } else {
+            call.completion.max(ESTIMATE)
+        }
+    };
+    (
+        Tokens {
+            prompt: least(|call| call.prompt),
+            completion: least(|call| call.completion),
+        },
+        Tokens {
+            prompt: calls.iter().map(prompt).sum::<u64>() + lost * dearest * PROMPT_FACTOR,
+            completion: calls.iter().map(completion).sum::<u64>() + lost * ESTIMATE,
+        },
+    )
+}
+
+/// What the ledger has to have, and may have, for a turn; `turn` where its log can still be read. A call whose process died
+/// before it was booked is an estimate in the ledger, whatever became of it.
+pub fn of_ledger(turn: Option<&Turn>, calls: &[Call], booked: bool) -> (Tokens, Tokens) {
+    let facts = turn.map(Facts::of);
+    let undisturbed = facts.as_ref().is_some_and(|facts| facts.is_undisturbed(calls));
+    if undisturbed && booked {
+        return bounds(facts.as_ref(), calls);
+    }
+    let doubtful: Vec<Call> = calls
+        .iter()
+        .map(|call| Call {
+            completed: false,
+            ..call.clone()
+        })
+        .collect();
+    let (_, most) = bounds(facts.as_ref(), &doubtful);
+    (Tokens::default(), most)
 }
 
 #[cfg(test)]
@@ -221,13 +277,24 @@ mod tests {
     #[test]
     fn a_disturbed_turn_counts_what_is_in_the_log_and_no_more_than_was_asked() {
         let twice = [call(0, false), call(0, true)];
-        let right = |prompt, completion| judge(&usage(prompt, completion), &facts(1, 2, 1), &twice).is_ok();
+        let judge = |prompt, completion, facts| judge(&usage(prompt, completion), &facts, &twice).is_ok();
+        let right = |prompt, completion| judge(prompt, completion, facts(1, 2, 1));
         assert!(right(200, 40));
         assert!(right(100, 20), "the call that died may be booked later");
         assert!(!right(99, 20), "less than the answer that is there");
         assert!(!right(100, 19));
         assert!(right(400, 20 + ESTIMATE), "an estimate");
-        assert!(!right(1_000, 40), "a prompt that nobody sent");
-        assert!(!right(200, 20 + 2 * ESTIMATE + 1), "an answer that nobody gave");
+        let never_seen = 2 * TRIES;
+        assert!(right(400 + never_seen * 3 * ESTIMATE, 20 + (1 + never_seen) * ESTIMATE));
+        assert!(!right(401 + never_seen * 3 * ESTIMATE, 40), "a prompt that nobody sent");
+        assert!(
+            !right(200, 21 + (1 + never_seen) * ESTIMATE),
+            "an answer that nobody gave"
+        );
+        assert!(
+            judge(400, 20 + ESTIMATE, facts(1, 1, 0)),
+            "one attempt, the call before the answer failed"
+        );
+        assert!(!judge(401, 40, facts(1, 1, 0)), "nothing was lost on the way");
     }
 }
