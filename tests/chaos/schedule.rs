@@ -360,13 +360,14 @@ fn order(random: &mut StdRng) -> Order {
             1 | 2 => WhenBusy::Interrupt,
             _ => WhenBusy::Enqueue,
         },
-        reading: reading(random),
+        reading: reading(random, plain),
         looks_on: ms(300..6_000, random),
     }
 }
 
-fn reading(random: &mut StdRng) -> Reading {
-    let slow = random.random_bool(0.15);
+/// Only answers are read slowly: a user who has to decide looks on.
+fn reading(random: &mut StdRng, plain: bool) -> Reading {
+    let slow = plain && random.random_bool(0.25);
     // Who is slow and leaves too soon gets nowhere.
     let soonest = if slow { 10 } else { 1 };
     Reading {

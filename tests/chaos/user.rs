@@ -334,6 +334,8 @@ async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
     };
     match ask.order.then {
         Then::Wait | Then::Leave { .. } => {}
+        // Nothing else asks.
+        Then::Decide { .. } if ask.order.kind != Kind::Ticket => {}
         Then::Cancel { after } => {
             tokio::time::sleep(after).await;
             let path = format!("/v1/turns/{turn}/cancel");
