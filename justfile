@@ -41,6 +41,10 @@ browser:
 crash:
     scripts/test crash
 
+# Users on the real binary while it is killed and loses what it depends on: --seconds, --seed, --store.
+chaos *args:
+    scripts/chaos {{args}}
+
 # The product on embedded defaults, the outside world simulated.
 demo *args:
     cargo run --release -- demo {{args}}

@@ -8,6 +8,7 @@
 //! Control plane, on every simulator (JSON):
 //! - `GET /_sim/state`: everything, with counters;
 //! - `GET /_sim/requests`: the last 200 requests with their bodies;
+//! - `GET /_sim/calls` (model providers): the last 20,000 model calls, each with its tokens and how it ended;
 //! - `POST /_sim/reset`: back to how it was at the start, knobs included;
 //! - `POST /_sim/knobs`: changes the knobs that are named in the body, leaves the others;
 //! - `POST /_sim/release`: lets everything go that a `hold` knob holds;

@@ -17,6 +17,7 @@ pub(crate) fn router() -> Router<Arc<Provider>> {
     Router::new()
         .route("/_sim/state", get(state))
         .route("/_sim/requests", get(requests))
+        .route("/_sim/calls", get(calls))
         .route("/_sim/reset", post(reset))
         .route("/_sim/knobs", post(set_knobs).get(show_knobs))
         .route("/_sim/release", post(release))
@@ -36,6 +37,10 @@ async fn state(State(provider): State<Arc<Provider>>) -> Response {
 
 async fn requests(State(provider): State<Arc<Provider>>) -> Response {
     control(200, provider.show_requests())
+}
+
+async fn calls(State(provider): State<Arc<Provider>>) -> Response {
+    control(200, provider.show_calls())
 }
 
 async fn reset(State(provider): State<Arc<Provider>>) -> Response {

@@ -64,6 +64,15 @@ impl Pieces {
         self.max_pieces == Some(self.said_pieces) && self.has_more()
     }
 
+    /// Goes to the end; makes no words that are only counted.
+    pub(crate) fn say_all(&mut self) {
+        match (&self.text, self.max_pieces) {
+            (None, max) => self.said_pieces = max.map_or(self.words, |max| self.words.min(max)),
+            (Some(text), None) => self.at = text.len(),
+            (Some(_), Some(_)) => self.by_ref().for_each(drop),
+        }
+    }
+
     pub(crate) fn has_more(&self) -> bool {
         match &self.text {
             Some(text) => self.at < text.len(),

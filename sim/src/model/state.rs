@@ -20,8 +20,10 @@ use super::step::{Refusal, Step};
 use super::usage::{PrefixCache, tokens};
 use crate::locked;
 
-/// Requests kept for `GET /_sim/requests`.
+/// Requests that `GET /_sim/state` and `GET /_sim/requests` show; older bodies are not kept.
 const KEPT_REQUESTS: usize = 200;
+/// Requests that `GET /_sim/calls` tells of.
+const KEPT_CALLS: usize = 20_000;
 /// Larger request bodies are not kept.
 const KEPT_BODY_BYTES: usize = 64 * 1024;
 /// Prompts whose attempts are counted; the oldest are forgotten.
@@ -74,6 +76,8 @@ struct Seen {
     step: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
+    /// Of the whole answer, whether or not all of it was sent.
+    completion_tokens: u64,
     decided_by: &'static str,
     outcome: &'static str,
     ended_at: Option<String>,
@@ -167,8 +171,11 @@ impl Provider {
         let prompt_tokens = tokens(&chat.prompt);
         let cached_tokens = memory.cache.read_and_remember(&chat.model, &chat.prompt);
         let (decided_by, step) = memory.choose(chat, n, turn_step, attempt, prompt_tokens);
-        if memory.requests.len() == KEPT_REQUESTS {
+        if memory.requests.len() == KEPT_CALLS {
             memory.requests.pop_front();
+        }
+        if let Some(oldest) = memory.requests.len().checked_sub(KEPT_REQUESTS) {
+            memory.requests[oldest].body = Value::Null;
         }
         memory.requests.push_back(Seen {
             n,
@@ -181,6 +188,7 @@ impl Provider {
             step: turn_step,
             prompt_tokens,
             cached_tokens,
+            completion_tokens: step.whole_tokens(chat.max_tokens),
             decided_by,
             outcome: "open",
             ended_at: None,
@@ -228,7 +236,7 @@ impl Provider {
             "attempts": attempts,
             "scripts_waiting": memory.scripts.waiting(),
             "knobs": memory.knobs,
-            "last_requests": memory.requests,
+            "last_requests": memory.last_requests().collect::<Vec<_>>(),
         })
     }
 
@@ -236,8 +244,7 @@ impl Provider {
     pub(crate) fn show_requests(&self) -> Value {
         let memory = locked(&self.memory);
         let requests: Vec<_> = memory
-            .requests
-            .iter()
+            .last_requests()
             .map(|seen| {
                 let mut shown = json!(seen);
                 shown["body"] = seen.body.clone();
@@ -245,6 +252,11 @@ impl Provider {
             })
             .collect();
         json!({"requests": requests})
+    }
+
+    /// Returns every request that is remembered, with its tokens and how it ended.
+    pub(crate) fn show_calls(&self) -> Value {
+        json!({"calls": locked(&self.memory).requests})
     }
 }
 
@@ -257,6 +269,11 @@ impl Drop for Held<'_> {
 }
 
 impl Memory {
+    fn last_requests(&self) -> impl Iterator<Item = &Seen> {
+        let older = self.requests.len().saturating_sub(KEPT_REQUESTS);
+        self.requests.iter().skip(older)
+    }
+
     fn count_attempt(&mut self, prompt: &str, step: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
         (prompt, step).hash(&mut hasher);
@@ -362,7 +379,8 @@ impl Open {
     }
 
     fn mark(&self, memory: &mut Memory, outcome: &'static str, ended: bool) {
-        if let Some(seen) = memory.requests.iter_mut().rev().find(|seen| seen.n == self.n) {
+        if let Ok(at) = memory.requests.binary_search_by_key(&self.n, |seen| seen.n) {
+            let seen = &mut memory.requests[at];
             seen.outcome = outcome;
             seen.ended_at = ended.then(|| jiff::Timestamp::now().to_string());
         }

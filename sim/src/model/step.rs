@@ -5,6 +5,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::pieces::Pieces;
+use super::play::completion_tokens;
+
 /// One response.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +45,16 @@ impl Step {
             text: Some(text.into()),
             ..Self::default()
         }
+    }
+
+    /// Counts the tokens of the whole answer, as a provider would that sends all of it.
+    pub(crate) fn whole_tokens(&self, max_pieces: Option<u64>) -> u64 {
+        if self.error.is_some() {
+            return 0;
+        }
+        let mut pieces = Pieces::new(self, max_pieces);
+        pieces.say_all();
+        completion_tokens(self, &pieces)
     }
 
     pub(crate) fn call(calls: Vec<Call>) -> Self {

@@ -287,3 +287,31 @@ async fn knobs_limit_and_fail() {
     let wrong = control(&provider, "knobs", json!({"pace": 1})).await;
     assert!(wrong["error"].as_str().unwrap().contains("pace"));
 }
+
+#[tokio::test]
+async fn calls_are_told_with_their_tokens_and_how_they_ended() {
+    let provider = start().await;
+    let answers = [
+        r#"[[sim text="four words are here"]]"#,
+        "[[sim tokens=9]]",
+        r#"[[sim tool=look_up args={"number": 12} calls=2]]"#,
+    ];
+    let mut told = Vec::new();
+    for text in answers {
+        let mut request = ask(text, false);
+        request["max_tokens"] = json!(100);
+        let answer: Value = send(&provider, &request).await.json().await.unwrap();
+        let usage = &answer["usage"];
+        told.push(json!([usage["prompt_tokens"], usage["completion_tokens"], "completed"]));
+    }
+    assert!(hear(&provider, "[[sim tokens=9 cut_after=5]]").await.broken);
+    let calls = reqwest::get(format!("{}/_sim/calls", provider.base_url())).await;
+    let calls: Value = calls.unwrap().json().await.unwrap();
+    let calls = calls["calls"].as_array().unwrap();
+    let shown: Vec<Value> = calls
+        .iter()
+        .map(|call| json!([call["prompt_tokens"], call["completion_tokens"], call["outcome"]]))
+        .collect();
+    assert_eq!(shown[..3], told);
+    assert_eq!((&shown[3][1], &shown[3][2]), (&json!(9), &json!("cut")));
+}

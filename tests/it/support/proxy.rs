@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -30,6 +30,17 @@ pub enum Mode {
     HeldAfter(u64, &'static str),
     /// Connections end, and new ones are closed at once.
     Cut,
+    /// The same by RST.
+    Reset,
+    /// Connections end, and nobody listens.
+    Refused,
+}
+
+impl Mode {
+    /// Whether no connection lives through it.
+    fn ends_connections(self) -> bool {
+        matches!(self, Self::Cut | Self::Reset | Self::Refused)
+    }
 }
 
 #[derive(Default)]
@@ -51,18 +62,39 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn to(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        // Never listens: it keeps the port ours while nobody listens there.
+        let port = socket(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let address = port.local_addr().unwrap();
         let mode = watch::Sender::new(Mode::Open);
-        let modes = mode.clone();
+        let mut modes = mode.subscribe();
         let counts = Arc::<Counts>::default();
         let counted = Arc::clone(&counts);
+        let mut listener = Some(socket(address).listen(1024).unwrap());
         let accepting = tokio::spawn(async move {
+            let _port = port;
             loop {
-                let (client, _) = listener.accept().await.unwrap();
-                if *modes.borrow() != Mode::Cut {
-                    tokio::spawn(connect(client, upstream, modes.subscribe(), Arc::clone(&counted)));
+                let Some(open) = listener.take_if(|_| *modes.borrow() != Mode::Refused) else {
+                    drop(listener.take());
+                    if modes.wait_for(|mode| *mode != Mode::Refused).await.is_err() {
+                        return;
+                    }
+                    listener = Some(socket(address).listen(1024).unwrap());
+                    continue;
+                };
+                let accepted = tokio::select! {
+                    accepted = open.accept() => Some(accepted.unwrap().0),
+                    _ = modes.wait_for(|mode| *mode == Mode::Refused) => None,
+                };
+                let now = *modes.borrow();
+                if let Some(client) = accepted {
+                    if now == Mode::Reset {
+                        client.set_zero_linger().unwrap();
+                    }
+                    if !now.ends_connections() {
+                        tokio::spawn(connect(client, upstream, modes.clone(), Arc::clone(&counted)));
+                    }
                 }
+                listener = Some(open);
             }
         });
         Self {
@@ -95,39 +127,54 @@ impl Drop for Proxy {
     }
 }
 
+fn socket(address: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(address).unwrap();
+    socket
+}
+
 async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<Mode>, counts: Arc<Counts>) {
     let Ok(server) = TcpStream::connect(upstream).await else {
         return;
     };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let chosen = AtomicBool::new(false);
-    // Whichever way ends first ends both.
-    tokio::select! {
-        _ = pass_requests(from_client, to_server, mode.clone(), &chosen, &counts) => {}
-        _ = pass_answers(from_server, to_client, mode, &chosen, &counts.lost) => {}
+    let (mut client, mut server) = (client, server);
+    let modes = mode.clone();
+    {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let chosen = AtomicBool::new(false);
+        // Whichever way ends first ends both.
+        tokio::select! {
+            _ = pass_requests(from_client, to_server, mode.clone(), &chosen, &counts) => {}
+            _ = pass_answers(from_server, to_client, mode, &chosen, &counts.lost) => {}
+        }
+    }
+    if *modes.borrow() == Mode::Reset {
+        let _ = client.set_zero_linger();
+        let _ = server.set_zero_linger();
     }
 }
 
 /// Reads what comes next, and the mode it meets; none at the end.
 async fn next<'a>(
-    from: &mut OwnedReadHalf,
+    from: &mut ReadHalf<'_>,
     buffer: &'a mut [u8],
     mode: &mut watch::Receiver<Mode>,
 ) -> Option<(&'a [u8], Mode)> {
     let length = tokio::select! {
         length = from.read(buffer) => length.ok().filter(|length| *length > 0)?,
-        _ = mode.wait_for(|mode| *mode == Mode::Cut) => return None,
+        _ = mode.wait_for(|mode| mode.ends_connections()) => return None,
     };
     let now = *mode.wait_for(|mode| *mode != Mode::Paused).await.ok()?;
-    (now != Mode::Cut).then_some((&buffer[..length], now))
+    (!now.ends_connections()).then_some((&buffer[..length], now))
 }
 
 async fn pass_requests(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
     mut mode: watch::Receiver<Mode>,
     chosen: &AtomicBool,
     counts: &Counts,
@@ -155,8 +202,8 @@ async fn pass_requests(
 }
 
 async fn pass_answers(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
     mut mode: watch::Receiver<Mode>,
     chosen: &AtomicBool,
     lost: &AtomicU64,

@@ -70,7 +70,12 @@ impl World {
 
     /// Everything a vendor knows.
     pub async fn state(&self, vendor: &str) -> Value {
-        let answer = self.http.get(format!("{vendor}/_sim/state")).send().await.unwrap();
+        self.get(vendor, "state").await
+    }
+
+    /// What a vendor's control plane tells.
+    pub async fn get(&self, vendor: &str, what: &str) -> Value {
+        let answer = self.http.get(format!("{vendor}/_sim/{what}")).send().await.unwrap();
         answer.json().await.unwrap()
     }
 

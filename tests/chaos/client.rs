@@ -1,0 +1,146 @@
+//! A user's patient client: what gets no answer is asked again, until it gets one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::findings::{Findings, Promise};
+use crate::history::History;
+use crate::server::Life;
+
+/// A request that is not answered in this time is sent again.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Pause before that.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What all clients of a run share.
+pub struct Shared {
+    pub history: Arc<History>,
+    pub findings: Findings,
+    pub life: watch::Receiver<Life>,
+    /// When every turn has to have ended.
+    pub end: Instant,
+    /// When every request has to be answered, those of the checker included.
+    pub deadline: Instant,
+}
+
+/// The client of one user.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub shared: Arc<Shared>,
+    key: String,
+    user: String,
+}
+
+impl Client {
+    pub fn new(shared: Arc<Shared>, key: String, user: String) -> Self {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("no TLS is asked for");
+        Self {
+            http,
+            shared,
+            key,
+            user,
+        }
+    }
+
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// A request to wherever the server is now; waits while it is nowhere.
+    pub async fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut life = self.shared.life.clone();
+        let there = life.wait_for(|life| life.address().is_some()).await;
+        let address = there.ok().and_then(|life| life.address());
+        let address = address.expect("the server outlives its clients");
+        let request = self.http.request(method, format!("http://{address}{path}"));
+        request.bearer_auth(&self.key).header("x-copilotd-user", &self.user)
+    }
+
+    /// Asks until there is an answer that is final; none when the run is over.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> Option<(u16, Value)> {
+        let mut why = "the server is away".to_owned();
+        loop {
+            let attempt = self.attempt(method.clone(), path, key, body, ANSWER);
+            let Ok(attempt) = tokio::time::timeout_at(self.shared.deadline, attempt).await else {
+                let what = format!("{method} {path} never got an answer: {why}");
+                self.shared.findings.add(Promise::Kept, conversation_of(path), what);
+                return None;
+            };
+            why = match attempt {
+                Ok((503, body)) => format!("503 {body}"),
+                Ok((status, body)) if status >= 500 => {
+                    let what = format!("{method} {path} was answered {status} {body}");
+                    self.shared.findings.add(Promise::Process, conversation_of(path), &what);
+                    what
+                }
+                Ok(answer) => return Some(answer),
+                Err(error) => error,
+            };
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks once.
+    pub async fn attempt(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+        within: Duration,
+    ) -> Result<(u16, Value), String> {
+        let mut request = self.request(method, path).await.timeout(within);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.map_err(|error| error.to_string())?;
+        Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+    }
+
+    pub async fn get(&self, path: &str) -> Option<(u16, Value)> {
+        self.ask(Method::GET, path, None, None).await
+    }
+
+    /// Every entry of a list with pages.
+    pub async fn all(&self, path: &str) -> Option<Vec<Value>> {
+        let mut all = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let (status, page) = self.get(&format!("{path}?limit=100{cursor}")).await?;
+            if status != 200 {
+                return None;
+            }
+            all.extend(page["data"].as_array().into_iter().flatten().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Some(all),
+            }
+        }
+    }
+}
+
+/// The conversation that a path names, if it does.
+fn conversation_of(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/v1/conversations/")?;
+    rest.split(['/', '?']).next()
+}

@@ -1,0 +1,225 @@
+//! One run: the stage is set, users and faults go through their schedule, everything comes to its end, and is checked.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::check::{self, Doubtful};
+use crate::client::{Client, Shared};
+use crate::config::{configuration, user_key};
+use crate::findings::{Findings, Promise};
+use crate::history::History;
+use crate::schedule::{Dependency, Fault, FaultKind, Schedule};
+use crate::server::{Ended, Server};
+use crate::stage::Stage;
+use crate::user::{Others, Talk, live};
+
+/// Everything has ended this long after the last fault.
+const AFTERMATH: Duration = Duration::from_secs(120);
+/// The checker has got its answers in this time.
+const CHECKING: Duration = Duration::from_secs(120);
+/// What is erased is gone in this time after everything has ended: the reconciler looks every few seconds.
+const ERASING: Duration = Duration::from_secs(90);
+/// After a fault of its store, or a stop, a process may end by itself for so long: it had to wait for the lease.
+const GRACE: Duration = Duration::from_secs(90);
+
+/// A turn that ends while the process is killed may be told as ended before its calls are booked.
+const BOOKING: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub seed: u64,
+    pub seconds: u64,
+}
+
+impl Settings {
+    /// `COPILOTD_CHAOS_SEED` (1) and `COPILOTD_CHAOS_SECONDS` (60).
+    pub fn from_env() -> Self {
+        let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+        Self {
+            seed: number("COPILOTD_CHAOS_SEED", 1),
+            seconds: number("COPILOTD_CHAOS_SECONDS", 60),
+        }
+    }
+}
+
+/// Runs a schedule and panics, with everything that is known, if a promise was broken.
+pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
+    let schedule = Schedule::new(settings.seed, settings.seconds);
+    let store = if mongodb.is_some() { "mongodb" } else { "sqlite" };
+    let command = format!(
+        "scripts/chaos --seed {} --seconds {} --store {store}",
+        settings.seed, settings.seconds
+    );
+    println!(
+        "{command}: {} faults, {} users",
+        schedule.faults.len(),
+        schedule.users.len()
+    );
+    let scratch = tempfile::Builder::new().prefix("copilotd-chaos-").tempdir().unwrap();
+    let history = Arc::new(History::new());
+    let stage = Stage::start(scratch.path(), mongodb, Arc::clone(&history)).await;
+    let data = scratch.path().join("data");
+    let config = scratch.path().join("copilotd.toml");
+    let log = scratch.path().join("server.log");
+    std::fs::write(&config, configuration(&stage.addresses(), &data)).unwrap();
+    let server = Server::start(config, log.clone(), Arc::clone(&history));
+    let shared = Arc::new(Shared {
+        history: Arc::clone(&history),
+        findings: Findings::default(),
+        life: server.life(),
+        end: Instant::now() + schedule.lasts + AFTERMATH,
+        deadline: Instant::now() + schedule.lasts + AFTERMATH + CHECKING,
+    });
+
+    let talks = perform(&schedule, &stage, &server, &shared).await;
+    history.note("users and faults are done");
+    let doubtful = doubtful(&schedule, &server.deaths(), store);
+    let summary = check::conversations(&talks, &stage, &doubtful).await;
+    check::copies(&talks).await;
+    history.note("the log was compared");
+    let secrets: Vec<String> = talks
+        .iter()
+        .filter(|talk| talk.erased)
+        .map(|talk| talk.secret.clone())
+        .collect();
+    erased(&data, &stage, &secrets, &shared).await;
+    // Streams hold a clean stop up.
+    drop(talks);
+    let past = server.terminate().await;
+    let findings = &shared.findings;
+    if past.status != 0 {
+        findings.add(Promise::Process, None, format!("SIGTERM ended it with {}", past.status));
+    }
+    process(
+        &schedule,
+        &past.ends,
+        &std::fs::read_to_string(&log).unwrap(),
+        store,
+        findings,
+    );
+    let traces = check::everywhere(&[&data], None, &secrets).await;
+    if !traces.0.is_empty() {
+        findings.add(Promise::Erased, None, format!("after the end: {traces}"));
+    }
+    println!("{summary:#?}");
+    if let Some(report) = findings.report(&history) {
+        let kept = scratch.keep();
+        panic!("{report}\nthe files are in {}; again: {command}", kept.display());
+    }
+    stage.end_store().await;
+}
+
+/// Lets users and faults go through the schedule; answers every conversation.
+async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &Arc<Shared>) -> Vec<Talk> {
+    let others = Arc::new(Others::default());
+    let begun = Instant::now();
+    let users = schedule.users.iter().map(|user| {
+        let client = Client::new(Arc::clone(shared), user_key(user.tenant), user.name.clone());
+        tokio::spawn(live(
+            client,
+            user.clone(),
+            schedule.seed,
+            schedule.lasts,
+            Arc::clone(&others),
+        ))
+    });
+    let users: Vec<_> = users.collect();
+    let faults = schedule.faults.iter().map(|fault| async {
+        tokio::time::sleep_until(begun + fault.at).await;
+        stage.play(server, *fault).await;
+    });
+    let (talks, _) = tokio::join!(join_all(users), join_all(faults));
+    talks
+        .into_iter()
+        .flat_map(|talks| talks.expect("a user does not panic"))
+        .collect()
+}
+
+/// Times in which bookings may be lost: a death, and the time before it in which the store did not take them.
+fn doubtful(schedule: &Schedule, deaths: &[Duration], store: &str) -> Doubtful {
+    let mut times: Vec<(Duration, Duration)> = deaths.iter().map(|at| (*at, *at + BOOKING)).collect();
+    let of_store = |fault: &&Fault| {
+        store == "mongodb" && matches!(fault.kind, FaultKind::Lose(Dependency::Store, _) | FaultKind::Stop)
+    };
+    let away = schedule.faults.iter().filter(of_store);
+    times.extend(away.map(|fault| (fault.at, fault.at + fault.lasts + GRACE)));
+    Doubtful(times)
+}
+
+/// Waits until no erased text is found any more.
+async fn erased(data: &Path, stage: &Stage, secrets: &[String], shared: &Shared) {
+    let deadline = Instant::now() + ERASING;
+    let store = stage.store_url();
+    loop {
+        let traces = check::everywhere(&[data], store.as_deref(), secrets).await;
+        if traces.0.is_empty() {
+            let count = secrets.len();
+            return shared
+                .history
+                .note(format!("nothing is left of {count} erased conversations"));
+        }
+        if Instant::now() > deadline {
+            return shared.findings.add(Promise::Erased, None, traces);
+        }
+        // There is no event to wait for: another process deletes.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The process ends by itself only where it has to: without its store it cannot keep its lease, and does not start.
+fn process(schedule: &Schedule, ends: &[Ended], log: &str, store: &str, findings: &Findings) {
+    for ended in ends {
+        let excuses = |fault: &&Fault| {
+            let kind = match fault.kind {
+                FaultKind::Lose(Dependency::Store, _) | FaultKind::Stop => store == "mongodb",
+                FaultKind::Kill => store == "mongodb" && ended.starting,
+                FaultKind::Lose(..) => false,
+            };
+            kind && fault.at <= ended.at && ended.at <= fault.at + fault.lasts + GRACE
+        };
+        if !schedule.faults.iter().any(|fault| excuses(&fault)) {
+            findings.add(Promise::Process, None, ended);
+        }
+    }
+    for line in log
+        .lines()
+        .filter(|line| line.contains("panicked at") || line.contains("secret-"))
+    {
+        findings.add(Promise::Process, None, format!("the server's log says: {line}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_without_a_reason_is_told() {
+        let mut schedule = Schedule::new(1, 60);
+        let ended = |at, starting| Ended {
+            at: Duration::from_secs(at),
+            status: 1,
+            starting,
+            last_words: String::new(),
+        };
+        let told = |schedule: &Schedule, ended: Ended, store: &str| {
+            let findings = Findings::default();
+            process(schedule, &[ended], "", store, &findings);
+            findings.report(&History::new()).is_some()
+        };
+        schedule.faults = vec![Fault {
+            at: Duration::from_secs(10),
+            lasts: Duration::from_secs(5),
+            kind: FaultKind::Stop,
+        }];
+        assert!(told(&schedule, ended(12, false), "sqlite"));
+        assert!(!told(&schedule, ended(12, false), "mongodb"));
+        assert!(told(&schedule, ended(5, false), "mongodb"), "before the fault");
+        schedule.faults[0].kind = FaultKind::Lose(Dependency::Limits, crate::schedule::Manner::Refused);
+        assert!(told(&schedule, ended(12, true), "sqlite"));
+    }
+}

@@ -1,0 +1,244 @@
+//! The server's lives: it is killed, stopped, and started again whenever it has ended.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::history::History;
+use crate::support::child::Child;
+
+/// Pause before a server that has ended by itself is started again, as a service manager's.
+const RESTART: Duration = Duration::from_millis(500);
+
+/// Where the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    Serving(SocketAddr),
+    /// It accepts connections and does nothing.
+    Stopped(SocketAddr),
+    Dead,
+}
+
+impl Life {
+    /// Where to send requests to.
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Serving(address) | Self::Stopped(address) => Some(address),
+            Self::Dead => None,
+        }
+    }
+}
+
+/// An end that nobody asked for.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub at: Duration,
+    pub status: i32,
+    /// It had not served yet.
+    pub starting: bool,
+    pub last_words: String,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = if self.starting {
+            "while it started"
+        } else {
+            "while it served"
+        };
+        write!(
+            formatter,
+            "the server ended with {} {when}: {}",
+            self.status, self.last_words
+        )
+    }
+}
+
+/// What its lives came to.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// How the last one ended.
+    pub status: i32,
+    /// The ends that nobody asked for.
+    pub ends: Vec<Ended>,
+}
+
+enum Command {
+    Kill { down: Duration },
+    Stop { lasts: Duration },
+    Terminate(oneshot::Sender<Past>),
+}
+
+pub struct Server {
+    commands: mpsc::UnboundedSender<Command>,
+    life: watch::Receiver<Life>,
+    deaths: Arc<Mutex<Vec<Duration>>>,
+    _task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the first life.
+    pub fn start(config: PathBuf, log: PathBuf, history: Arc<History>) -> Self {
+        let (commands, incoming) = mpsc::unbounded_channel();
+        let (life, watched) = watch::channel(Life::Dead);
+        let deaths = Arc::default();
+        let keeper = Keeper {
+            config,
+            log,
+            history,
+            life,
+            incoming,
+            past: Past::default(),
+            deaths: Arc::clone(&deaths),
+        };
+        Self {
+            commands,
+            life: watched,
+            deaths,
+            _task: tokio::spawn(keeper.keep()),
+        }
+    }
+
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.life.clone()
+    }
+
+    /// When it died, from the beginning of the run.
+    pub fn deaths(&self) -> Vec<Duration> {
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Kills it, once it is there, and starts it again after a time.
+    pub fn kill(&self, down: Duration) {
+        let _ = self.commands.send(Command::Kill { down });
+    }
+
+    pub fn stop(&self, lasts: Duration) {
+        let _ = self.commands.send(Command::Stop { lasts });
+    }
+
+    /// Ends it cleanly.
+    pub async fn terminate(&self) -> Past {
+        let (told, ended) = oneshot::channel();
+        let _ = self.commands.send(Command::Terminate(told));
+        ended.await.expect("the keeper of the server panicked")
+    }
+}
+
+struct Keeper {
+    config: PathBuf,
+    log: PathBuf,
+    history: Arc<History>,
+    life: watch::Sender<Life>,
+    incoming: mpsc::UnboundedReceiver<Command>,
+    past: Past,
+    deaths: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        loop {
+            let mut child = self.spawn().await;
+            let mut address = None;
+            loop {
+                let command = tokio::select! {
+                    happened = happens(&mut child, address.is_some()) => {
+                        let Some(there) = happened else {
+                            self.ended(&mut child, address.is_none()).await;
+                            break;
+                        };
+                        address = Some(there);
+                        self.history.note(format!("the server serves, pid {}", child.pid()));
+                        self.life.send_replace(Life::Serving(there));
+                        continue;
+                    }
+                    Some(command) = self.incoming.recv() => command,
+                };
+                match command {
+                    Command::Kill { down } => {
+                        self.history.note(format!("kill -9 {}, down for {down:?}", child.pid()));
+                        self.deaths
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(self.history.elapsed());
+                        child.kill().await;
+                        self.life.send_replace(Life::Dead);
+                        tokio::time::sleep(down).await;
+                        break;
+                    }
+                    Command::Stop { lasts } => {
+                        self.history.note(format!("stopped for {lasts:?}"));
+                        if let Some(address) = address {
+                            self.life.send_replace(Life::Stopped(address));
+                        }
+                        child.signal("STOP").await;
+                        tokio::time::sleep(lasts).await;
+                        child.signal("CONT").await;
+                        self.history.note("continued");
+                        if let Some(address) = address {
+                            self.life.send_replace(Life::Serving(address));
+                        }
+                    }
+                    Command::Terminate(told) => {
+                        child.signal("TERM").await;
+                        self.past.status = child.wait().await;
+                        self.life.send_replace(Life::Dead);
+                        let _ = told.send(self.past);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn spawn(&self) -> Child {
+        let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
+        let config = self
+            .config
+            .to_str()
+            .expect("the path of a temporary directory is UTF-8");
+        Child::start(program, &["serve", "--config", config], &[], &self.log).await
+    }
+
+    async fn ended(&mut self, child: &mut Child, starting: bool) {
+        let output = child.output();
+        let lines: Vec<&str> = output.lines().collect();
+        let ended = Ended {
+            at: self.history.elapsed(),
+            status: child.wait().await,
+            starting,
+            last_words: lines[lines.len().saturating_sub(4)..].join(" | "),
+        };
+        self.history.note(&ended);
+        self.deaths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(ended.at);
+        self.past.ends.push(ended);
+        self.life.send_replace(Life::Dead);
+        tokio::time::sleep(RESTART).await;
+    }
+}
+
+/// Waits until it serves, or ends: then answers nothing. May be dropped and called again.
+async fn happens(child: &mut Child, serves: bool) -> Option<SocketAddr> {
+    if !serves {
+        return child.wait_for(serving_at).await;
+    }
+    child.wait().await;
+    None
+}
+
+/// Finds the line in which the server says where it serves.
+fn serving_at(log: &str) -> Option<SocketAddr> {
+    let (_, said) = log.split_once("copilotd serves")?;
+    let (line, _) = said.split_once('\n')?;
+    let (_, port) = line.split_once("127.0.0.1:")?;
+    let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
+    Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))
+}

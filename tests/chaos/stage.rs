@@ -1,0 +1,247 @@
+//! Everything around the server: the simulated vendors, Redis and MongoDB, each behind a proxy that can fail.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::config::Addresses;
+use crate::history::History;
+use crate::schedule::{Dependency, Fault, FaultKind, Manner};
+use crate::server::Server;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::redis::Redis;
+use crate::support::secantus;
+use crate::support::world::World;
+
+/// How late answers are that come late.
+const DELAY: std::time::Duration = std::time::Duration::from_millis(700);
+
+pub struct Stage {
+    pub world: World,
+    provider: Proxy,
+    zendesk: Proxy,
+    slack: Proxy,
+    limits: Proxy,
+    redis: Mutex<Redis>,
+    store: Option<Store>,
+    history: Arc<History>,
+}
+
+/// A MongoDB of our own.
+struct Store {
+    binary: PathBuf,
+    data: PathBuf,
+    port: u16,
+    proxy: Proxy,
+    server: Mutex<Option<secantus::Server>>,
+}
+
+impl Store {
+    async fn start(binary: PathBuf, data: PathBuf) -> Self {
+        std::fs::create_dir_all(&data).unwrap();
+        let port = secantus::free_port();
+        let server = secantus::Server::start(&binary, &data, port, true).await;
+        Self {
+            proxy: Proxy::to(server.address).await,
+            server: Mutex::new(Some(server)),
+            binary,
+            data,
+            port,
+        }
+    }
+
+    async fn kill(&self) {
+        if let Some(server) = self.server.lock().await.take() {
+            server.kill();
+        }
+    }
+
+    async fn restart(&self) {
+        let mut server = self.server.lock().await;
+        if server.is_none() {
+            *server = Some(secantus::Server::start(&self.binary, &self.data, self.port, true).await);
+        }
+    }
+}
+
+impl Stage {
+    /// Starts everything; with `mongodb` also a store in the directory.
+    pub async fn start(directory: &Path, mongodb: Option<PathBuf>, history: Arc<History>) -> Self {
+        let world = World::start(directory).await;
+        let knobs = json!({ "pace_ms": 10, "first_ms": 60 });
+        world.post(&world.openai, "knobs", &knobs).await;
+        let redis = Redis::start().await;
+        let store = match mongodb {
+            Some(binary) => Some(Store::start(binary, directory.join("mongodb")).await),
+            None => None,
+        };
+        Self {
+            provider: Proxy::to(address(&world.openai)).await,
+            zendesk: Proxy::to(address(&world.zendesk)).await,
+            slack: Proxy::to(address(&world.slack)).await,
+            limits: Proxy::to(address(&redis.url())).await,
+            redis: Mutex::new(redis),
+            store,
+            world,
+            history,
+        }
+    }
+
+    /// Where the server is to find everything.
+    pub fn addresses(&self) -> Addresses {
+        let http = |proxy: &Proxy| format!("http://{}", proxy.address);
+        Addresses {
+            provider: http(&self.provider),
+            zendesk: http(&self.zendesk),
+            slack: http(&self.slack),
+            limits: format!("redis://{}", self.limits.address),
+            store: self.store.as_ref().map(|store| secantus::url(store.proxy.address)),
+        }
+    }
+
+    /// The store itself, past the proxy.
+    pub fn store_url(&self) -> Option<String> {
+        let store = self.store.as_ref()?;
+        Some(secantus::url(SocketAddr::from(([127, 0, 0, 1], store.port))))
+    }
+
+    /// Ends the store, for a look at its files.
+    pub async fn end_store(&self) {
+        if let Some(store) = &self.store {
+            store.kill().await;
+        }
+    }
+
+    /// Plays one fault from its beginning to its end.
+    pub async fn play(&self, server: &Server, fault: Fault) {
+        match fault.kind {
+            FaultKind::Kill => server.kill(fault.lasts),
+            FaultKind::Stop => server.stop(fault.lasts),
+            FaultKind::Lose(dependency, manner) => {
+                let Some(proxy) = self.proxy(dependency) else { return };
+                self.history
+                    .note(format!("{dependency:?} {manner:?} for {:?}", fault.lasts));
+                match mode(manner) {
+                    Some(mode) => proxy.set(mode),
+                    None => self.kill(dependency).await,
+                }
+                tokio::time::sleep(fault.lasts).await;
+                match mode(manner) {
+                    Some(_) => proxy.set(Mode::Open),
+                    None => self.restart(dependency).await,
+                }
+                self.history.note(format!("{dependency:?} is back"));
+            }
+        }
+    }
+
+    fn proxy(&self, dependency: Dependency) -> Option<&Proxy> {
+        match dependency {
+            Dependency::Provider => Some(&self.provider),
+            Dependency::Zendesk => Some(&self.zendesk),
+            Dependency::Slack => Some(&self.slack),
+            Dependency::Limits => Some(&self.limits),
+            Dependency::Store => self.store.as_ref().map(|store| &store.proxy),
+        }
+    }
+
+    async fn kill(&self, dependency: Dependency) {
+        match (dependency, &self.store) {
+            (Dependency::Limits, _) => self.redis.lock().await.kill(),
+            (Dependency::Store, Some(store)) => store.kill().await,
+            _ => unreachable!("the schedule kills no simulator: it has its state in memory"),
+        }
+    }
+
+    async fn restart(&self, dependency: Dependency) {
+        match (dependency, &self.store) {
+            (Dependency::Limits, _) => self.redis.lock().await.restart().await,
+            (Dependency::Store, Some(store)) => store.restart().await,
+            _ => unreachable!("the schedule kills no simulator"),
+        }
+    }
+}
+
+/// What the proxy does; nothing where the process itself is killed.
+fn mode(manner: Manner) -> Option<Mode> {
+    match manner {
+        Manner::Refused => Some(Mode::Refused),
+        Manner::Reset => Some(Mode::Reset),
+        Manner::Cut => Some(Mode::Cut),
+        Manner::Silent => Some(Mode::Paused),
+        Manner::AnswersLost => Some(Mode::AnswersLost),
+        Manner::Slow => Some(Mode::Delayed(DELAY)),
+        Manner::Killed => None,
+    }
+}
+
+/// The address in a URL of `scheme://host:port`.
+fn address(url: &str) -> SocketAddr {
+    let (_, address) = url.split_once("://").expect("a simulator says a whole URL");
+    address.trim_end_matches('/').parse().expect("host and port")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Answers every connection with what it says.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+
+    async fn answer(address: SocketAddr) -> std::io::Result<usize> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"x").await?;
+        stream.read(&mut [0; 1]).await
+    }
+
+    #[tokio::test]
+    async fn a_proxy_refuses_resets_and_is_there_again() {
+        let proxy = Proxy::to(echo().await).await;
+        assert_eq!(answer(proxy.address).await.unwrap(), 1);
+        let mut open = TcpStream::connect(proxy.address).await.unwrap();
+        open.write_all(b"x").await.unwrap();
+        assert_eq!(open.read(&mut [0; 1]).await.unwrap(), 1);
+        for _ in 0..3 {
+            proxy.set(Mode::Reset);
+            let error = match open.read(&mut [0; 1]).await {
+                Err(error) => error.kind(),
+                Ok(length) => panic!("{length} bytes came"),
+            };
+            assert_eq!(error, ErrorKind::ConnectionReset);
+            assert!(answer(proxy.address).await.is_err());
+            proxy.set(Mode::Refused);
+            // The task that listens hears of it in its own time.
+            while answer(proxy.address).await.map_err(|error| error.kind()) != Err(ErrorKind::ConnectionRefused) {
+                tokio::task::yield_now().await;
+            }
+            proxy.set(Mode::Open);
+            while answer(proxy.address).await.ok() != Some(1) {
+                tokio::task::yield_now().await;
+            }
+            open = TcpStream::connect(proxy.address).await.unwrap();
+            open.write_all(b"x").await.unwrap();
+            assert_eq!(open.read(&mut [0; 1]).await.unwrap(), 1);
+        }
+    }
+}

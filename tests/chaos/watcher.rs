@@ -1,0 +1,203 @@
+//! A reader of a stream, as a browser is one: it comes back with `Last-Event-ID`, leaves at will, and may be slow.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Method, Response};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::client::Client;
+use crate::findings::Promise;
+use crate::schedule::Reading;
+use crate::server::Life;
+use crate::support::transcript::{Frames, Transcript};
+
+/// Pause before a reader comes back; a browser's is longer, which tests nothing more.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A stream says something every 15 s; the rest is for a machine that is busy.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Silence is measured in pieces of this: a run that was itself not scheduled counts one piece at most.
+const TICK: Duration = Duration::from_millis(500);
+
+pub const ATTENTIVE: Reading = Reading {
+    pause: Duration::ZERO,
+    leaves_after: None,
+};
+
+/// A reader; it leaves when it is dropped.
+pub struct Watcher {
+    pub path: String,
+    seen: Arc<Seen>,
+    task: JoinHandle<()>,
+}
+
+struct Seen {
+    transcript: Mutex<Transcript>,
+    changed: watch::Sender<()>,
+}
+
+impl Seen {
+    fn lock(&self) -> MutexGuard<'_, Transcript> {
+        self.transcript.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watcher {
+    /// Reads `path` to its end, over deaths of the server.
+    pub fn open(client: &Client, conversation: &str, path: String, reading: Reading) -> Self {
+        let seen = Arc::new(Seen {
+            transcript: Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
+        let reader = Reader {
+            client: client.clone(),
+            conversation: conversation.to_owned(),
+            path: path.clone(),
+            reading,
+            seen: Arc::clone(&seen),
+        };
+        Self {
+            path,
+            seen,
+            task: tokio::spawn(reader.read()),
+        }
+    }
+
+    /// What it has got so far.
+    pub fn look<T>(&self, look: impl FnOnce(&Transcript) -> T) -> T {
+        look(&self.seen.lock())
+    }
+
+    /// Waits until it has got something; false if it has not when everything has to have ended.
+    pub async fn until(&self, client: &Client, found: impl Fn(&Transcript) -> bool) -> bool {
+        let mut changed = self.seen.changed.subscribe();
+        while !self.look(&found) {
+            let waited = tokio::time::timeout_at(client.shared.end, changed.changed()).await;
+            if !matches!(waited, Ok(Ok(()))) {
+                return self.look(&found);
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a connection is no more.
+enum Left {
+    Broken,
+    AtWill,
+}
+
+struct Reader {
+    client: Client,
+    conversation: String,
+    path: String,
+    reading: Reading,
+    seen: Arc<Seen>,
+}
+
+impl Reader {
+    fn broken(&self, promise: Promise, what: String) {
+        let about = Some(self.conversation.as_str());
+        self.client.shared.findings.add(promise, about, what);
+    }
+
+    fn note(&self, what: &str) {
+        let line = format!("{}: {what}", self.path);
+        self.client.shared.history.about(&self.conversation, line);
+    }
+
+    async fn read(self) {
+        loop {
+            let position = self.seen.lock().position.clone();
+            let mut request = self.client.request(Method::GET, &self.path).await;
+            if let Some(position) = &position {
+                request = request.header("last-event-id", position);
+            }
+            match request.send().await {
+                Ok(answer) => match answer.status().as_u16() {
+                    200 => {
+                        self.note(&format!("is there, from {position:?}"));
+                        self.seen.lock().connections += 1;
+                        let left = match self.follow(answer).await {
+                            Left::Broken => "broke",
+                            Left::AtWill => "left at will",
+                        };
+                        self.note(&format!("{left} at {:?}", self.seen.lock().position));
+                    }
+                    // Nothing follows.
+                    204 => return,
+                    503 => self.note(&format!("503 {}", answer.text().await.unwrap_or_default())),
+                    404 => {
+                        self.note("is not there any more");
+                        self.seen.lock().gone = true;
+                        self.seen.changed.send_replace(());
+                        return;
+                    }
+                    status => {
+                        let body = answer.text().await.unwrap_or_default();
+                        let what = format!("{} at {position:?} was answered {status}: {body}", self.path);
+                        let promise = if status >= 500 {
+                            Promise::Process
+                        } else {
+                            Promise::Streams
+                        };
+                        self.broken(promise, what);
+                    }
+                },
+                Err(error) => self.note(&error.to_string()),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Reads one connection.
+    async fn follow(&self, mut answer: Response) -> Left {
+        // What a broken connection leaves of a frame is not an event.
+        let mut frames = Frames::default();
+        let life = self.client.shared.life.clone();
+        let mut pieces = 0;
+        loop {
+            tokio::time::sleep(self.reading.pause).await;
+            let mut silent = Duration::ZERO;
+            let bytes = loop {
+                match tokio::time::timeout(TICK, answer.chunk()).await {
+                    Ok(Ok(Some(bytes))) => break bytes,
+                    Ok(Ok(None) | Err(_)) => return Left::Broken,
+                    Err(_) if matches!(*life.borrow(), Life::Serving(_)) => silent += TICK,
+                    // Who does not run owes no sign of life.
+                    Err(_) => silent = Duration::ZERO,
+                }
+                if silent > SILENCE {
+                    self.broken(Promise::Silence, format!("{} was silent for {silent:?}", self.path));
+                    return Left::Broken;
+                }
+            };
+            let mut faults = Vec::new();
+            let mut events = 0;
+            {
+                let mut transcript = self.seen.lock();
+                frames.push(&bytes, |id, name, data| {
+                    events += 1;
+                    transcript.take(id, name, data);
+                    faults.append(&mut transcript.faults);
+                });
+            }
+            for fault in faults {
+                self.broken(Promise::Streams, format!("{}: {fault}", self.path));
+            }
+            self.seen.changed.send_replace(());
+            // A comment brings nobody further.
+            pieces += u32::from(events > 0);
+            if self.reading.leaves_after.is_some_and(|most| pieces >= most) {
+                return Left::AtWill;
+            }
+        }
+    }
+}
