@@ -465,6 +465,8 @@ pub struct LostCall {
     pub target: Option<String>,
     /// Whether only an actor of this process died: dropping its stream settled the call with the ledger.
     pub is_settled: bool,
+    /// Whether an earlier process handed the turn over: it settled its calls with the ledger before, so nothing has to be estimated.
+    pub is_handed_over: bool,
 }
 
 /// A prompt whose answer is lost.

@@ -41,6 +41,9 @@ impl Model for Gateway {
                 return Ok(found);
             }
         }
+        if call.is_handed_over {
+            return Ok(Vec::new());
+        }
         Ok(self.unseen(call).into_iter().collect())
     }
 

@@ -94,7 +94,7 @@ impl Conversation {
         }
         // What is begun from here on is begun by nobody.
         state.paused = true;
-        if let Some(Pause { unsent, asked }) = due(state) {
+        if let Some(Pause { unsent, asked, .. }) = due(state) {
             let policy = self.policy(state, &Command::RECOVER);
             let command = state.core.screen(&policy, Command::Pause { unsent, asked });
             self.step(me, state, command, None).await?;

@@ -120,8 +120,7 @@ impl Conversation {
         let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
             return Ok(());
         };
-        // The process that handed a turn over has settled what it asked.
-        if turn.phase != Phase::Thinking || turn.is_handed_over() {
+        if turn.phase != Phase::Thinking {
             return Ok(());
         }
         let waits = turn
@@ -148,6 +147,7 @@ impl Conversation {
             prompt: trail.prompt.filter(|(step, _)| *step == at).map(|(_, prompt)| prompt),
             target: trail.target,
             is_settled: began_at >= self.shared.started_at,
+            is_handed_over: turn.is_handed_over(),
         };
         match self.shared.ports.model.lost(call).await {
             Ok(lost) => state.lost_usage = Some((at, lost)),
