@@ -7,6 +7,7 @@
 mod admission;
 mod damaged;
 mod effects;
+mod hand_over;
 mod message;
 mod pause;
 mod rest;
@@ -89,7 +90,7 @@ impl Conversation {
         // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
         let halted = command.command().halt().is_some_and(|halt| *halt != Halt::default());
         // A note for the next copy: without it this one is as right as before.
-        let is_note = matches!(command.command(), Command::Pause { .. });
+        let is_note = matches!(command.command(), Command::Pause { .. } | Command::HandOver { .. });
         let (cost, now) = (command.command().weight(), self.now(due));
         let rules = Arc::clone(policy);
         let decide = move |core: &mut Core| -> Result<_, Rejection> {
@@ -442,7 +443,7 @@ impl Conversation {
         }
         state.compress_again = false;
         let Some(book) = state.core.live() else { return };
-        if self.standing(state) != Standing::Served {
+        if state.handing_over || self.standing(state) != Standing::Served {
             return;
         }
         let work = compressor::Work {
@@ -507,6 +508,10 @@ impl Conversation {
                 self.retire(me, state, generation);
                 return Ok(());
             }
+            Msg::Stored(seq) => return self.compare(state, seq).await,
+            Msg::HandOver(deadline) => return self.hand_over(me, state, deadline).await,
+            // Taken by `take_handing_over` alone.
+            Msg::HandOverDue => return Ok(()),
         }
         self.rest(me, state);
         Ok(())
@@ -613,6 +618,9 @@ impl Actor for Conversation {
     async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         self.follow_standing(&me, state).await?;
         let share = self.shared.shares.of(state.scope.tenant());
+        if state.handing_over {
+            return metered(share, Box::pin(self.take_handing_over(&me, msg, state))).await;
+        }
         metered(share, Box::pin(self.take(&me, msg, state))).await
     }
 

@@ -4,8 +4,9 @@
 //! predecessor has ended. Nothing here awaits storage: a conversation folds its log in its own task. When the directory
 //! itself dies the process ends, because every conversation hangs on it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use crate::compute;
 use crate::conversation::{self, Accepted, Args, Asked, Asker, Conversation, ConversationRef, Refusal, Screening};
 use crate::domain::command::Command;
-use crate::domain::ids::{ConversationId, TenantId, TurnId};
+use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use crate::ports::Standing;
 use crate::shared::{Shared, cause, jitter};
 use crate::tenancy::TenantScope;
@@ -33,6 +34,8 @@ const RESTART_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A conversation that lived so long starts with a clean record.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
+/// Pause between two looks whether all conversations have ended at a hand-over.
+const HAND_OVER_LOOK: Duration = Duration::from_millis(10);
 /// Restarts in a row after which it is left to the reconciler.
 const RESTARTS: u32 = 8;
 
@@ -56,6 +59,8 @@ pub enum Msg {
         wake_at: Option<Timestamp>,
         /// Whether it has to be back once its tenant is not left out any more.
         paused: bool,
+        /// The last record that it knew.
+        last_seq: Seq,
     },
     /// Start it again after its death.
     Restart {
@@ -81,6 +86,8 @@ struct Dormant {
     wake_at: Option<Timestamp>,
     /// The end of its tenant's being left out.
     paused: bool,
+    /// Any record beyond this one, which it has not seen.
+    last_seq: Seq,
 }
 
 impl Directory {
@@ -145,9 +152,16 @@ impl Directory {
             Some(answer) => return answer,
         }
         match self.call(scope, id, true, make).await {
+            Some(Err(Refusal::Gone)) | None if self.is_handing_over() => Err(Refusal::HandingOver),
             Some(Err(Refusal::Gone)) | None => Err(Refusal::Unavailable),
             Some(answer) => answer,
         }
+    }
+
+    /// Whether the process hands over to another one.
+    pub fn is_handing_over(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_none_or(|shared| shared.handing_over.load(Ordering::Acquire))
     }
 
     /// Asks how many turns stand before this one. Does not wake anything.
@@ -184,12 +198,49 @@ impl Directory {
     }
 
     /// Whether a copy lives, or sleeps until a known time, or until its tenant is not left out any more.
-    pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing) -> bool {
+    /// One that does not know all of the `stored` records sleeps no longer.
+    pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing, stored: Seq) -> bool {
         let sleeps = |dormant: &Dormant| {
             let is_due = dormant.wake_at.is_some_and(|wake_at| wake_at <= now);
-            !is_due && (!dormant.paused || standing == Standing::LeftOut)
+            !is_due && (!dormant.paused || standing == Standing::LeftOut) && stored <= dormant.last_seq
         };
         self.live.contains_key(key) || self.dormant.get(key).is_some_and(|dormant| sleeps(&dormant))
+    }
+
+    /// Tells a copy that lives how far the store's records go, so that it finds out if it has missed any.
+    pub fn tell_stored(&self, key: &Key, stored: Seq) {
+        if let Some(conversation) = self.live.get(key) {
+            // One that is ending is followed by one that reads the log.
+            let _ = conversation.cast(conversation::Msg::Stored(stored));
+        }
+    }
+
+    /// Ends every conversation in an orderly way, for another process to go on at once. Nothing is begun from here on. Calls to
+    /// external systems that are under way may end until `calls`; answers when all conversations have ended, or at `end`.
+    pub async fn hand_over(&self, calls: Instant, end: Instant) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        shared.handing_over.store(true, Ordering::Release);
+        let all_ended = async {
+            let mut told = HashSet::new();
+            loop {
+                // Looked at again each time: one may have been spawned just before.
+                for entry in self.live.iter() {
+                    if told.insert(entry.value().get_id()) {
+                        let _ = entry.value().cast(conversation::Msg::HandOver(calls));
+                    }
+                }
+                if self.live.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(HAND_OVER_LOOK).await;
+            }
+        };
+        if tokio::time::timeout_at(end, all_ended).await.is_err() {
+            tracing::warn!(
+                conversations = self.live.len(),
+                "conversations were not handed over in time; they are recovered as after a crash"
+            );
+        }
     }
 
     /// Number of conversations that live.
@@ -304,6 +355,10 @@ impl Conversations {
         key: Key,
         reply: RpcReplyPort<ConversationRef>,
     ) -> Result<(), ActorProcessingErr> {
+        if self.is_handing_over() {
+            // Whoever asked finds out by the end of the reply's channel.
+            return Ok(());
+        }
         if let Some(waiting) = state.ending.get_mut(&key) {
             waiting.push(reply);
             return Ok(());
@@ -320,6 +375,10 @@ impl Conversations {
         };
         let _ = reply.send(conversation);
         Ok(())
+    }
+
+    fn is_handing_over(&self) -> bool {
+        self.shared.handing_over.load(Ordering::Acquire)
     }
 
     async fn spawn(
@@ -368,6 +427,9 @@ impl Conversations {
         };
         self.live.remove_if(&key, |_, live| live.get_id() == actor);
         let waiting = state.ending.remove(&key).unwrap_or_default();
+        if self.is_handing_over() {
+            return Ok(());
+        }
         if !waiting.is_empty() {
             let conversation = self.spawn(me, state, key).await?;
             for reply in waiting {
@@ -426,9 +488,17 @@ impl Actor for Conversations {
                 actor,
                 wake_at,
                 paused,
-            } => self.retire(state, key, actor, Dormant { wake_at, paused }),
+                last_seq,
+            } => {
+                let dormant = Dormant {
+                    wake_at,
+                    paused,
+                    last_seq,
+                };
+                self.retire(state, key, actor, dormant);
+            }
             Msg::Restart { key } => {
-                if !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
+                if !self.is_handing_over() && !self.live.contains_key(&key) && !state.ending.contains_key(&key) {
                     self.spawn(&me, state, key).await?;
                 }
             }

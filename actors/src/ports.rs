@@ -316,6 +316,8 @@ pub struct Pending {
     pub tombstone: Option<Seq>,
     /// Its last append.
     pub updated_at: Timestamp,
+    /// Number of its last record; may lag by a second.
+    pub last_seq: Seq,
 }
 
 // -------------------------------------------------------------------------------------------------------- models

@@ -57,7 +57,9 @@ impl Reconciler {
         if standing == Standing::Suspended {
             // Also one that sleeps until an approval is due, or that was not reached when the tenant was suspended.
             self.directory.end_suspended(&pending.scope, pending.conversation).await;
-        } else if !self.directory.is_cared_for(&key, now, standing) {
+        } else if self.directory.is_cared_for(&key, now, standing, pending.last_seq) {
+            self.directory.tell_stored(&key, pending.last_seq);
+        } else {
             // Of a tenant that is left out too: its approvals run out, and nothing else is done for it.
             counter!("copilotd_reconciled_total", "what" => "open_turn").increment(1);
             // It folds its log in its own task and takes up what is open.

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ pub struct Shared {
     pub user_turns: UserTurns,
     /// Each tenant's share of the threads that serve.
     pub shares: Arc<Shares>,
+    /// Whether this process hands its conversations over to another one: none is spawned any more.
+    pub handing_over: AtomicBool,
     /// Wakes those who wait until their tenant is served again.
     pub standing_changed: Notify,
     /// The directory; set once, right after it was spawned.
@@ -108,6 +111,7 @@ impl Shared {
             admission: Admission::default(),
             user_turns: UserTurns::default(),
             shares: Arc::default(),
+            handing_over: AtomicBool::new(false),
             standing_changed: Notify::new(),
             directory: OnceLock::new(),
             connectors: OnceLock::new(),

@@ -13,6 +13,8 @@ use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
 
 /// When a place among the open turns may be free again.
 const FULL_RETRY: Duration = Duration::from_secs(2);
+/// When the next process serves.
+const HANDING_OVER_RETRY: Duration = Duration::from_secs(1);
 /// When a place in a conversation's queue may be free again.
 const QUEUE_RETRY: Duration = Duration::from_secs(5);
 
@@ -35,6 +37,7 @@ impl From<Refusal> for Problem {
                 .detail("the conversation's log is damaged; the server's log says where")
                 .retry(Retry::Never),
             Refusal::LeftOut => left_out(),
+            Refusal::HandingOver => handing_over(),
             Refusal::Gone | Refusal::Unavailable => Self::new(Code::Unavailable)
                 .detail("the store does not answer; whether the request was stored is not known")
                 .retry_after(Duration::from_secs(2)),
@@ -76,6 +79,14 @@ pub(super) fn left_out() -> Problem {
         .detail("the settings of this tenant have a fault, so it is not served; ask whoever operates the server to fix them")
         .retry(Retry::Safe)
         .retry_after(Duration::from_secs(30))
+}
+
+/// Another process takes over within a moment.
+pub(super) fn handing_over() -> Problem {
+    Problem::new(Code::Unavailable)
+        .detail("this server hands over to its standby; nothing was stored")
+        .retry(Retry::Safe)
+        .retry_after(HANDING_OVER_RETRY)
 }
 
 /// The store answered, and will not take it as things stand.

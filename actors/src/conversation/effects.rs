@@ -36,6 +36,8 @@ impl Conversation {
         let mut wanted = open_effects(&state.core, policy);
         if wanted.is_empty() {
             (state.paused, state.lost) = (false, false);
+        } else if state.handing_over {
+            pause::hold(state, &mut wanted);
         } else if state.paused || standing == Standing::LeftOut {
             pause::hold(state, &mut wanted);
             if standing != Standing::LeftOut || pause::due(state).is_some() {

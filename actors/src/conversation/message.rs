@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ractor::{ActorRef, RpcReplyPort};
+use tokio::time::Instant;
 
 use crate::compressor::Outcome;
 use crate::connector::Gate;
@@ -11,7 +12,7 @@ use crate::domain::decide::Rejection;
 use crate::domain::effects::Effect;
 use crate::domain::event::Record;
 use crate::domain::header::Header;
-use crate::domain::ids::{CallId, ConversationId, TurnId, UserId};
+use crate::domain::ids::{CallId, ConversationId, Seq, TurnId, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::quota::QuotaExceeded;
 use crate::domain::screen::Screened;
@@ -68,6 +69,12 @@ pub enum Msg {
     },
     /// The compression under way came to this.
     CompressionEnded(Outcome),
+    /// The store has records up to this one, as a look through it found. A copy that knows fewer is out of date.
+    Stored(Seq),
+    /// The process hands over to another one: nothing is begun any more, and calls that are under way get until then to end.
+    HandOver(Instant),
+    /// The time of calls that were under way at the hand-over is up.
+    HandOverDue,
 }
 
 impl Msg {
@@ -141,6 +148,9 @@ pub enum Refusal {
     /// The conversation's own log cannot be read, which no retry mends.
     #[error("the conversation's log is damaged")]
     Damaged,
+    /// The process hands over to another one, which takes it: nothing was stored.
+    #[error("the process hands over to another one")]
+    HandingOver,
     /// The store refuses it: nothing was stored.
     #[error("the store refuses writes")]
     Refused {

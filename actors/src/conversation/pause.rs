@@ -25,6 +25,10 @@ impl Conversation {
         me: &ConversationRef,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        if state.handing_over {
+            // Nothing is begun and nothing ended any more but by the hand-over.
+            return Ok(());
+        }
         match self.standing(state) {
             Standing::Suspended => self.suspend(me, state).await,
             Standing::LeftOut => self.pause(me, state).await,
@@ -65,7 +69,7 @@ impl Conversation {
             state.paused = true;
             self.run_effects(me, state).await?;
         }
-        if let Some(Pause { unsent, asked }) = due(state) {
+        if let Some(Pause { unsent, asked, .. }) = due(state) {
             let policy = self.policy(state, &Command::Recover);
             let command = state.core.screen(&policy, Command::Pause { unsent, asked });
             self.step(me, state, command, None).await?;
@@ -86,7 +90,7 @@ impl Conversation {
         }
         // What is begun from here on is begun by nobody.
         state.paused = true;
-        if let Some(Pause { unsent, asked }) = due(state) {
+        if let Some(Pause { unsent, asked, .. }) = due(state) {
             let policy = self.policy(state, &Command::Recover);
             let command = state.core.screen(&policy, Command::Pause { unsent, asked });
             self.step(me, state, command, None).await?;
@@ -181,8 +185,8 @@ pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
     });
 }
 
-/// What has to be written down of a paused turn, unless its log says so already.
-pub(super) fn due(state: &State) -> Option<Pause> {
+/// How far the running turn has come, as far as that has to be written down.
+pub(super) fn present(state: &State) -> Option<Pause> {
     let turn = state.core.active().filter(|turn| !turn.only_awaits_approval())?;
     let is_asked = state
         .running
@@ -192,8 +196,15 @@ pub(super) fn due(state: &State) -> Option<Pause> {
     let pause = Pause {
         unsent: turn.calls().iter().filter(unsent).map(|call| call.id).collect(),
         asked: turn.phase == Phase::Thinking && (is_asked || state.lost),
+        handed_over: turn.is_handed_over(),
     };
-    (turn.pause.as_ref() != Some(&pause)).then_some(pause)
+    Some(pause)
+}
+
+/// The same, unless the log says so already.
+pub(super) fn due(state: &State) -> Option<Pause> {
+    let known = state.core.active().and_then(|turn| turn.pause.clone());
+    present(state).filter(|pause| known.as_ref() != Some(pause))
 }
 
 /// Takes what the log says of a paused turn: which of its calls were never sent, and whether something was under way when this

@@ -124,6 +124,10 @@ impl Conversation {
         let under_way =
             |asked: &Prompted| (asked.turn, asked.attempt, asked.step) == (turn.id, turn.attempt, turn.step);
         let earlier = |asked: &Prompted| asked.at < self.shared.started_at;
+        if turn.is_handed_over() {
+            // The process that asked has settled it.
+            return;
+        }
         let Some(asked) = asked.filter(|asked| turn.phase == Phase::Thinking && under_way(asked) && earlier(asked))
         else {
             return;
@@ -205,6 +209,7 @@ impl Conversation {
                 wake_at,
                 // One that only waits for a person has nothing to take up.
                 paused: state.paused && !state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
+                last_seq: state.core.seq,
             });
         }
     }

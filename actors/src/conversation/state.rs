@@ -49,6 +49,8 @@ pub struct State {
     pub(super) paused: bool,
     /// Whether what the running turn had under way was lost with an earlier copy, and the turn has to be recovered.
     pub(super) lost: bool,
+    /// Whether the process hands over to another one: nothing is begun any more.
+    pub(super) handing_over: bool,
     /// The policy by which effects were started last: what is under way when the tenant is left out ends by it.
     pub(super) policy: Option<Arc<Policy>>,
     /// Its log cannot be read: nothing is decided on what is known of it.
@@ -134,6 +136,7 @@ impl State {
             asked: false,
             paused: false,
             lost: false,
+            handing_over: false,
             policy: None,
             broken: false,
             counted,

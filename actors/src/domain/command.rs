@@ -111,6 +111,11 @@ pub enum Command {
         unsent: Vec<CallId>,
         asked: bool,
     },
+    /// The process hands its conversations over: writes down what of the running turn has not begun.
+    HandOver {
+        unsent: Vec<CallId>,
+        asked: bool,
+    },
     /// Takes up a turn that was paused in this process, which knows what of it is under way still.
     Resume {
         under_way: Vec<CallId>,

@@ -303,7 +303,17 @@ pub enum Event {
         /// Whether the present model step may have been asked.
         asked: bool,
     },
-    /// Internal. The tenant's settings are in order again: the turn goes on, and its time is counted from here.
+    /// Internal. The process stopped working on the turn in an orderly way, for another one to take it up at once. Neither an attempt
+    /// nor a try of a call is counted for it.
+    #[serde(rename = "turn.handed_over")]
+    TurnHandedOver {
+        /// Calls that are written down as called and have certainly not been sent.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unsent: Vec<CallId>,
+        /// Whether the present model step may have been asked.
+        asked: bool,
+    },
+    /// Internal. A turn that was paused or handed over goes on, and its time is counted from here.
     #[serde(rename = "turn.resumed")]
     TurnResumed {},
     #[serde(rename = "context.assembled")]
@@ -460,6 +470,7 @@ impl Event {
             Self::TurnStarted { .. } => "turn.started",
             Self::TurnWaiting { .. } => "turn.waiting",
             Self::TurnPaused { .. } => "turn.paused",
+            Self::TurnHandedOver { .. } => "turn.handed_over",
             Self::TurnResumed {} => "turn.resumed",
             Self::ContextAssembled { .. } => "context.assembled",
             Self::MessageCompleted { .. } => "message.completed",

@@ -17,7 +17,7 @@ use super::turn::Turn;
 use super::weight as json;
 
 /// Version of the encoding. A snapshot of another version is ignored: raise it with every change of a type below.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 #[derive(Deserialize)]
 struct Versioned {

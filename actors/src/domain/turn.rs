@@ -34,6 +34,10 @@ pub struct Turn {
     pub attempt: u32,
     /// Attempts that began with a wait: they do not count against the limit.
     pub waits: u32,
+    /// Attempts that ended with the process handing over: nor do these.
+    pub hand_overs: u32,
+    /// Whether the attempt under way is among those two. None counts as both.
+    pub is_excused: bool,
     /// Model step under way, from 1.
     pub step: u32,
     /// What it is doing.
@@ -44,7 +48,8 @@ pub struct Turn {
     pub asked_from: Timestamp,
     /// End of the visible wait before the present step; may be past.
     pub waiting_until: Option<Timestamp>,
-    /// What had not begun when the turn's tenant was left out, as far as that is written down; none while it is worked on.
+    /// What had not begun when the turn's tenant was left out, or when its process handed over, as far as that is written down;
+    /// none while it is worked on.
     pub pause: Option<Pause>,
     /// Why it waits: set until the model is asked again.
     pub waiting: Option<WaitReason>,
@@ -58,13 +63,15 @@ pub struct Turn {
     pub first_token_ms: Option<u64>,
 }
 
-/// How far a turn had come when its tenant was left out for a fault of its settings.
+/// How far a turn had come when its tenant was left out for a fault of its settings, or when its process handed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// Calls that are written down as called and have certainly not been sent.
     pub unsent: Vec<CallId>,
     /// Whether the present model step may have been asked.
     pub asked: bool,
+    /// Whether its process handed it over: what was under way then was lost in an orderly way, and counts for nothing.
+    pub handed_over: bool,
 }
 
 /// What an open turn is doing.
@@ -146,6 +153,8 @@ impl Turn {
             api_key: api_key.clone(),
             attempt: 0,
             waits: 0,
+            hand_overs: 0,
+            is_excused: false,
             step: 1,
             phase: Phase::Queued,
             clock_from: record.at,
@@ -205,12 +214,14 @@ impl Turn {
                 self.waiting_until = None;
                 self.pause = None;
                 self.waiting = None;
+                self.is_excused = false;
                 if self.phase == Phase::Queued {
                     self.phase = Phase::Thinking;
                 }
             }
             Event::TurnWaiting { reason, until } => {
                 self.waits += 1;
+                self.is_excused = true;
                 self.waiting_until = Some(*until);
                 self.waiting = Some(*reason);
                 self.clock_from = *until;
@@ -226,9 +237,23 @@ impl Turn {
                 self.pause = Some(Pause {
                     unsent: unsent.clone(),
                     asked: *asked,
+                    // Nothing was begun since.
+                    handed_over: self.is_handed_over(),
                 });
             }
-            // A wait that the provider wished for outlives the pause.
+            Event::TurnHandedOver { unsent, asked } => {
+                // The next start ends this attempt. One that is taken up without a start goes on.
+                if *asked && self.phase == Phase::Thinking && !self.is_excused {
+                    self.hand_overs += 1;
+                    self.is_excused = true;
+                }
+                self.pause = Some(Pause {
+                    unsent: unsent.clone(),
+                    asked: *asked,
+                    handed_over: true,
+                });
+            }
+            // A wait that the provider asked for outlives the pause.
             Event::TurnResumed {} => {
                 self.clock_from = self.clock_from.max(record.at);
                 self.pause = None;
@@ -330,7 +355,12 @@ impl Turn {
 
     /// Attempts that count against the limit: those that a crash or a stop cost.
     pub fn counted_attempts(&self) -> u32 {
-        self.attempt.saturating_sub(self.waits)
+        self.attempt.saturating_sub(self.waits).saturating_sub(self.hand_overs)
+    }
+
+    /// Whether its process handed it over, and nobody has taken it up since.
+    pub fn is_handed_over(&self) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.handed_over)
     }
 
     fn answered(&mut self) {

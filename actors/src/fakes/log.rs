@@ -363,6 +363,7 @@ impl EventLog for MemoryLog {
                 conversation: *conversation,
                 tombstone: log.tombstone,
                 updated_at: log.header.updated_at,
+                last_seq: log.header.last_seq,
             })
             .collect())
     }

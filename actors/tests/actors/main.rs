@@ -16,6 +16,7 @@ mod crashes;
 mod doubt;
 mod failures;
 mod guards;
+mod handing_over;
 mod idempotency;
 mod keys;
 mod outages;

@@ -327,6 +327,14 @@ pub fn pause(unsent: &'static [usize], asked: bool) -> Act {
     })
 }
 
+/// Hands the running turn over: these of its calls were not sent.
+pub fn hand_over(unsent: &'static [usize], asked: bool) -> Act {
+    act(move |world| Command::HandOver {
+        unsent: unsent.iter().map(|index| world.call(*index)).collect(),
+        asked,
+    })
+}
+
 /// Takes up a paused turn: these of its calls are under way.
 pub fn resume(under_way: &'static [usize]) -> Act {
     act(move |world| Command::Resume {

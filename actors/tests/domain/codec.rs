@@ -22,6 +22,7 @@ fn name(event: &Event) -> &'static str {
         Event::TurnStarted { .. } => "turn.started",
         Event::TurnWaiting { .. } => "turn.waiting",
         Event::TurnPaused { .. } => "turn.paused",
+        Event::TurnHandedOver { .. } => "turn.handed_over",
         Event::TurnResumed {} => "turn.resumed",
         Event::ContextAssembled { .. } => "context.assembled",
         Event::MessageCompleted { .. } => "message.completed",
@@ -43,7 +44,7 @@ fn name(event: &Event) -> &'static str {
         Event::TurnCancelled { .. } => "turn.cancelled",
     }
 }
-const VARIANTS: usize = 26;
+const VARIANTS: usize = 27;
 
 #[test]
 fn records_of_version_one_are_read_and_written_unchanged() {

@@ -204,3 +204,117 @@ fn a_paused_call_that_was_never_sent_is_sent_whatever_repeating_it_would_do() {
         case(then(asked(), vec![pause(&[], false)]), resume(&[0]), "t1 turn.resumed");
     }
 }
+
+/// A process that hands over in an orderly way, and the one that takes over.
+fn handed_over(mut given: Vec<Act>, times: usize, asked: bool) -> Vec<Act> {
+    (0..times).for_each(|_| given.extend([hand_over(&[], asked), Act::Crash, recover()]));
+    given
+}
+
+#[test]
+fn a_hand_over_counts_as_no_attempt_however_often_it_happens() {
+    case(vec![submit(1)], hand_over(&[], true), "t1 turn.handed_over  asked");
+    case(
+        then(
+            handed_over(vec![submit(1)], 19, true),
+            vec![hand_over(&[], true), Act::Crash],
+        ),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.started 21",
+    );
+    // Crashes count as before, whatever was handed over in between: two are left, and the third is the last.
+    let crash = || vec![Act::Crash, recover()];
+    let mixed = |crashes: usize| {
+        let mut given = handed_over(vec![submit(1)], 5, true);
+        for _ in 0..crashes {
+            given = handed_over(then(given, crash()), 5, true);
+        }
+        then(given, vec![Act::Crash])
+    };
+    case(mixed(1), recover(), "t1 message.reset recovered\n t1 turn.started 13");
+    case(
+        mixed(2),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.failed attempts_exhausted",
+    );
+    // What was not asked goes on where it stands.
+    case(
+        then(vec![submit(1)], vec![hand_over(&[], false), Act::Crash]),
+        recover(),
+        "t1 turn.resumed",
+    );
+    // Handed over twice before anybody took it up, it is one attempt.
+    let twice = vec![
+        submit(1),
+        hand_over(&[], true),
+        Act::Crash,
+        hand_over(&[], true),
+        Act::Crash,
+    ];
+    case(
+        crashed(then(twice, vec![recover()]), 1),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.started 4",
+    );
+    case(vec![], hand_over(&[], true), "nothing");
+    case(vec![submit(1), hand_over(&[], true)], hand_over(&[], true), "nothing");
+}
+
+#[test]
+fn a_wait_that_is_handed_over_is_no_second_excuse() {
+    // Attempt 2 waits; handed over, attempt 3 goes on waiting. Then the wait is over, and attempts 3 to 5 are lost in crashes: of them 4
+    // and 5 count, and 1 does.
+    let given = || {
+        let waiting = vec![
+            submit(1),
+            fails_for(FailureClass::Rate, Some(Duration::from_secs(300))),
+            wait(100),
+        ];
+        then(handed_over(waiting, 1, true), vec![wait(300)])
+    };
+    case(
+        crashed(given(), 1),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.started 5",
+    );
+    case(
+        crashed(given(), 2),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.failed attempts_exhausted",
+    );
+}
+
+#[test]
+fn calls_of_a_turn_that_is_handed_over_follow_the_rules_of_a_crash_but_count_for_nothing() {
+    let taken_up = |tool: &str, unsent: bool| match (tool, unsent) {
+        (_, true) => "t1 turn.resumed\n t1 tool.retried c0 0 repeat",
+        ("never", false) => "t1 turn.resumed\n t1 tool.finished c0 unknown",
+        ("look_up", false) => "t1 turn.resumed\n t1 tool.retried c0 1 look_up",
+        (_, false) => "t1 turn.resumed\n t1 tool.retried c0 1 repeat",
+    };
+    let begun: [(&str, fn() -> Vec<Act>); 4] = [
+        ("read", || vec![submit(1), asks(&["read"])]),
+        ("never", || vec![submit(1), asks(&["never"])]),
+        ("keyed", || vec![submit(1), asks(&["keyed"])]),
+        ("look_up", || vec![submit(1), asks(&["look_up"])]),
+    ];
+    for (tool, begun) in begun {
+        for (unsent, indexes) in [(true, &[0][..]), (false, &[][..])] {
+            let given = then(begun(), vec![hand_over(indexes, false), Act::Crash]);
+            case(given, recover(), taken_up(tool, unsent));
+        }
+        if tool != "never" {
+            let often = then(handed_over(begun(), 20, false), vec![hand_over(&[], false), Act::Crash]);
+            case(often, recover(), taken_up(tool, false));
+        }
+    }
+    // The attempt goes on, so its loss in a crash later counts.
+    let later = then(handed_over(vec![submit(1), asks(&["read"])], 1, false), vec![done(0)]);
+    case(
+        crashed(later, 2),
+        recover(),
+        "t1 message.reset recovered\n t1 turn.failed attempts_exhausted",
+    );
+    // A person's time goes on.
+    case(vec![submit(1), asks(&["ask"])], hand_over(&[], false), "nothing");
+}

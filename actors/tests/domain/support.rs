@@ -303,7 +303,7 @@ fn line(record: &Record, names: &BTreeMap<CallId, usize>) -> String {
     let rest = match &record.event {
         E::TurnStarted { attempt, .. } => attempt.to_string(),
         E::TurnWaiting { reason, until } => format!("{} {}s", reason.code(), until.duration_since(record.at).as_secs()),
-        E::TurnPaused { unsent, asked } => {
+        E::TurnPaused { unsent, asked } | E::TurnHandedOver { unsent, asked } => {
             let unsent: Vec<String> = unsent.iter().map(&call).collect();
             format!("{}{}", unsent.join(" "), if *asked { " asked" } else { "" })
         }

@@ -1,4 +1,4 @@
-//! The append: one document, one unique index, and patience.
+//! The append: one document behind the fence, one unique index, and patience.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use mongodb::bson::{Document, Uuid};
 use super::collections::Collections;
 use super::documents::{AppendDocument, Head, Key, seq};
 use super::failure::Failure;
+use super::fence::Fence;
 use super::fold;
 use super::lease::Lease;
 use crate::adapters::patience::Patience;
@@ -55,7 +56,7 @@ impl Heads {
 pub(super) async fn append(
     collections: &Collections,
     heads: &Heads,
-    lease: &Lease,
+    (lease, fence): (&Lease, &Fence),
     key: &Key,
     document: &AppendDocument,
     deadline: Duration,
@@ -69,13 +70,21 @@ pub(super) async fn append(
             }
             return Err(refusal);
         }
-        let attempt = tokio::time::timeout_at(patience.deadline(), attempt(collections, heads, key, document));
+        let attempt = tokio::time::timeout_at(patience.deadline(), attempt(collections, heads, fence, key, document));
         let failure = match attempt.await {
+            // It stands in the log by the server's word, whoever owns the database by now. But what follows from it is the owner's.
             Ok(Ok(())) => {
-                // The server may have executed it after another process took over, which then does not know of it. Only while this
-                // one still has the lease is it sure that nobody else did.
                 let held = lease.check();
-                return held.map_err(|refusal| LogError::Unavailable(format!("the outcome is unknown: {refusal}")));
+                return held.map_err(|refusal| LogError::Unavailable(format!("the append is stored, but {refusal}")));
+            }
+            Ok(Err(Failure::Fenced)) => {
+                lease.lose("another process took it");
+                heads.forget(key);
+                // An earlier attempt may have been committed before.
+                return Err(match lease.check() {
+                    Err(refusal) if in_doubt => LogError::Unavailable(format!("the outcome is unknown, and {refusal}")),
+                    _ => Failure::Fenced.into(),
+                });
             }
             Ok(Err(failure)) => failure,
             Err(_) => Failure::Silence,
@@ -87,7 +96,7 @@ pub(super) async fn append(
                 answer => answer,
             });
         }
-        in_doubt = true;
+        in_doubt |= failure.leaves_doubt();
         heads.forget(key);
         if !patience.pause().await {
             return Err(failure.into());
@@ -99,6 +108,7 @@ pub(super) async fn append(
 async fn attempt(
     collections: &Collections,
     heads: &Heads,
+    fence: &Fence,
     key: &Key,
     document: &AppendDocument,
 ) -> Result<(), Failure> {
@@ -126,8 +136,8 @@ async fn attempt(
     if !expected(&head) {
         return Err(conflict);
     }
-    match collections.call(collections.appends.insert_one(document)).await {
-        Ok(_) => {
+    match fence.insert(key, document).await {
+        Ok(()) => {
             heads.learn(key, Head::of(document));
             Ok(())
         }

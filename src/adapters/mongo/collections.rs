@@ -42,7 +42,9 @@ pub(super) struct Collections {
     pub(super) audit_heads: Collection<Document>,
     /// Revocations of user tokens.
     pub(super) revocations: Collection<Document>,
-    /// Single documents by name: `lease`, `schema`, `projected`.
+    /// The epoch of the owner, many times over: an append takes part in a transaction with one of them.
+    pub(super) fences: Collection<Document>,
+    /// Single documents by name: `lease`, `standby`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
     /// Longest time for one call to the server.
     pub(super) patience: Duration,
@@ -64,6 +66,7 @@ impl Collections {
             audit: database.collection("audit"),
             audit_heads: database.collection("audit_heads"),
             revocations: database.collection("revocations"),
+            fences: database.collection("fences"),
             meta: database.collection("meta"),
             patience,
         }

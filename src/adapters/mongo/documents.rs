@@ -255,6 +255,8 @@ pub(super) struct DueDocument {
     pub(super) conversation: Uuid,
     pub(super) tombstone: Option<i64>,
     pub(super) updated_at: i64,
+    #[serde(default)]
+    pub(super) applied_seq: Bson,
 }
 
 /// A snapshot; expires when it has not been renewed for long.

@@ -1,10 +1,13 @@
 //! What a failure of the driver or the server means to a caller.
 
 use copilotd_actors::ports::{DISK_FULL, LogError};
-use mongodb::error::{ErrorKind, WriteFailure};
+use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
 
 /// The server's code for a second document with the same unique key.
 const DUPLICATE_KEY: i32 = 11000;
+
+/// The server's code for two transactions that write the same document.
+const WRITE_CONFLICT: i32 = 112;
 
 /// Codes after which nothing was written and asking again changes nothing: BadValue, FailedToParse, Unauthorized,
 /// AuthenticationFailed, IllegalOperation, DocumentValidationFailure, BSONObjectTooLarge, OutOfDiskSpace, KeyTooLong.
@@ -25,6 +28,9 @@ pub(super) enum Failure {
     /// No answer within the time of one attempt.
     #[error("no answer in time")]
     Silence,
+    /// Another process owns the database by now; nothing was written.
+    #[error("another process holds the database's lease")]
+    Fenced,
 }
 
 impl Failure {
@@ -43,10 +49,25 @@ impl Failure {
         failed.write_concern_error.is_none() && errors.iter().all(|error| error.code == DUPLICATE_KEY)
     }
 
+    /// Whether a transaction met another one: nothing was written, and it can be tried again at once.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Mongo(error) if code(error) == Some(WRITE_CONFLICT))
+    }
+
+    /// Whether something may have been written nevertheless.
+    pub(super) fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::Answer(_) | Self::Fenced => false,
+            Self::Silence => true,
+            // The label says that the transaction did not commit.
+            Self::Mongo(error) => !error.contains_label(TRANSIENT_TRANSACTION_ERROR),
+        }
+    }
+
     /// Whether asking again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Answer(_) => false,
+            Self::Answer(_) | Self::Fenced => false,
             Self::Silence => true,
             Self::Mongo(error) => !is_refusal(error) && !is_unreadable(error),
         }
@@ -81,6 +102,7 @@ impl From<Failure> for LogError {
         match failure {
             Failure::Answer(answer) => answer,
             Failure::Silence => Self::Unavailable(failure.to_string()),
+            Failure::Fenced => super::fence::lost(),
             Failure::Mongo(error) if code(&error) == Some(OUT_OF_DISK_SPACE) => Self::Refused(DISK_FULL.to_owned()),
             Failure::Mongo(error) if is_refusal(&error) => Self::Refused(error.to_string()),
             // The driver's words quote the value, which may be content.

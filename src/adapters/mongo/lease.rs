@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use copilotd_actors::ports::LogError;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{DateTime, Document, Uuid, doc};
 use mongodb::options::ReturnDocument;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::ConnectError;
 use super::collections::Collections;
 use super::failure::Failure;
+use super::fence;
 
 /// The lease as this process holds it.
 #[derive(Debug)]
@@ -31,36 +32,43 @@ pub(super) struct Lease {
 }
 
 #[derive(Debug, Deserialize)]
-struct LeaseDocument {
-    owner: String,
+pub(super) struct LeaseDocument {
+    pub(super) owner: String,
     epoch: i64,
     expires_at: DateTime,
+    /// Sessions in which the owner appends.
+    #[serde(default)]
+    sessions: Vec<Uuid>,
+}
+
+impl LeaseDocument {
+    /// Whether its owner gave it back.
+    pub(super) fn is_released(&self) -> bool {
+        self.expires_at == RELEASED
+    }
+}
+
+/// End of a lease that was given back.
+const RELEASED: DateTime = DateTime::from_millis(0);
+
+/// A lease that was just taken, and what its owner has to end before anything is read.
+pub(super) struct Taken {
+    pub(super) lease: Arc<Lease>,
+    /// Sessions of the owner before, in which a transaction may still be open.
+    pub(super) earlier_sessions: Vec<Uuid>,
 }
 
 impl Lease {
     /// Takes the lease. While another process holds it, waits for it to end, but gives up as soon as that process is
     /// seen to renew it: then it is alive, and there must not be two.
-    pub(super) async fn acquire(
-        collections: &Collections,
-        name: &str,
-        life: Duration,
-    ) -> Result<Arc<Self>, ConnectError> {
-        let owner = format!("{name} {}", uuid::Uuid::new_v4());
+    pub(super) async fn acquire(collections: &Collections, name: &str, life: Duration) -> Result<Taken, ConnectError> {
+        let owner = owner(name);
         let mut seen: Option<LeaseDocument> = None;
         loop {
-            let sent = Instant::now();
-            let found = take(collections, &owner, life).await?;
-            if found.owner == owner {
-                let until = sent + life - margin(life);
-                return Ok(Arc::new(Self {
-                    collections: collections.clone(),
-                    owner,
-                    epoch: found.epoch,
-                    life,
-                    until: Mutex::new(until),
-                    lost: watch::Sender::new(false),
-                }));
-            }
+            let found = match try_take(collections, &owner, life).await? {
+                Ok(taken) => return Ok(taken),
+                Err(found) => found,
+            };
             let renewed = seen.as_ref().is_some_and(|seen| seen.expires_at != found.expires_at);
             if renewed {
                 return Err(ConnectError::Held {
@@ -79,6 +87,11 @@ impl Lease {
         }
     }
 
+    /// Name of the owner, as it stands in the lease document.
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// Number of this tenure; higher than any before.
     pub(super) fn epoch(&self) -> i64 {
         self.epoch
@@ -90,9 +103,7 @@ impl Lease {
             self.lose("it was not renewed in time");
         }
         if *self.lost.borrow() {
-            return Err(LogError::Refused(
-                "this process does not hold the database's lease; another one may be writing".to_owned(),
-            ));
+            return Err(fence::lost());
         }
         Ok(())
     }
@@ -141,7 +152,7 @@ impl Lease {
     /// Gives the lease back, so that the next process need not wait for its end.
     pub(super) async fn release(&self) -> Result<(), Failure> {
         let own = doc! { "_id": "lease", "owner": &self.owner, "epoch": self.epoch };
-        let ended = doc! { "$set": { "expires_at": DateTime::from_millis(0) } };
+        let ended = doc! { "$set": { "expires_at": RELEASED } };
         self.collections
             .call(self.collections.meta.update_one(own, ended))
             .await?;
@@ -150,7 +161,8 @@ impl Lease {
         Ok(())
     }
 
-    fn lose(&self, why: &str) {
+    /// Notes that the lease is lost, and tells everybody.
+    pub(super) fn lose(&self, why: &str) {
         let first = !self.lost.send_replace(true);
         if first {
             tracing::error!(
@@ -182,13 +194,49 @@ fn millis(life: Duration) -> i64 {
 }
 
 /// End of a lease that begins now, by the server's clock.
-fn end(life: Duration) -> Document {
+pub(super) fn end(life: Duration) -> Document {
     doc! { "$dateAdd": { "startDate": "$$NOW", "unit": "millisecond", "amount": millis(life) } }
+}
+
+/// A name for the owner that no other process has, nor had.
+pub(super) fn owner(name: &str) -> String {
+    format!("{name} {}", Uuid::new())
+}
+
+/// Takes the lease if it is free; else returns whose it is.
+pub(super) async fn try_take(
+    collections: &Collections,
+    owner: &str,
+    life: Duration,
+) -> Result<Result<Taken, LeaseDocument>, Failure> {
+    let sent = Instant::now();
+    let found = take(collections, owner, life).await?;
+    if found.owner != owner {
+        return Ok(Err(found));
+    }
+    let lease = Lease {
+        collections: collections.clone(),
+        owner: found.owner,
+        epoch: found.epoch,
+        life,
+        until: Mutex::new(sent + life - margin(life)),
+        lost: watch::Sender::new(false),
+    };
+    Ok(Ok(Taken {
+        lease: Arc::new(lease),
+        earlier_sessions: found.sessions,
+    }))
+}
+
+/// Reads the lease without touching it.
+pub(super) async fn look(collections: &Collections) -> Result<Option<LeaseDocument>, Failure> {
+    let meta = collections.meta.clone_with_type::<LeaseDocument>();
+    collections.call(meta.find_one(doc! { "_id": "lease" })).await
 }
 
 /// Takes the lease if it is free, in one step of the server, and returns it as it then stands.
 async fn take(collections: &Collections, owner: &str, life: Duration) -> Result<LeaseDocument, Failure> {
-    let free = doc! { "$lte": [{ "$ifNull": ["$expires_at", DateTime::from_millis(0)] }, "$$NOW"] };
+    let free = doc! { "$lte": [{ "$ifNull": ["$expires_at", RELEASED] }, "$$NOW"] };
     let either = |ours: mongodb::bson::Bson, theirs: &str| doc! { "$cond": [free.clone(), ours, theirs] };
     let next = doc! { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] };
     let set = doc! { "$set": {

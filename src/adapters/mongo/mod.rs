@@ -3,7 +3,7 @@
 //! The unique index on (tenant, conversation, first_seq) is the fence; a majority of the replica set has written an
 //! append to its journal before it is acknowledged. Headers follow a moment later (`projector`) and carry
 //! `applied_seq`, so that a reader of one conversation folds the rest (`fold`). One process writes at a time
-//! (`lease`). No document grows with its conversation.
+//! (`lease`), and the server refuses what any other one appends (`fence`). No document grows with its conversation.
 
 mod append;
 mod audit;
@@ -11,6 +11,7 @@ mod collections;
 mod documents;
 mod erase;
 mod failure;
+mod fence;
 mod fold;
 mod lease;
 mod look;
@@ -18,6 +19,7 @@ mod projector;
 mod quota;
 mod read;
 mod revocations;
+mod standby;
 mod tenants;
 mod usage;
 
@@ -44,7 +46,8 @@ use self::append::Heads;
 use self::collections::Collections;
 use self::documents::{AppendDocument, Key};
 use self::failure::Failure;
-use self::lease::Lease;
+use self::fence::Fence;
+use self::lease::{Lease, Taken};
 use self::projector::Projector;
 
 /// Version of the collections' layout.
@@ -64,6 +67,8 @@ pub struct MongoOptions {
     pub append_deadline: Duration,
     /// Longest time for one call to the server.
     pub call_timeout: Duration,
+    /// Waits for the lease for as long as another process holds it, instead of giving up.
+    pub standby: bool,
 }
 
 impl Default for MongoOptions {
@@ -73,6 +78,7 @@ impl Default for MongoOptions {
             lease_life: Duration::from_secs(30),
             append_deadline: Duration::from_secs(30),
             call_timeout: Duration::from_secs(10),
+            standby: false,
         }
     }
 }
@@ -120,6 +126,7 @@ pub struct MongoLog {
     collections: Collections,
     heads: Heads,
     lease: Arc<Lease>,
+    fence: Fence,
     projector: Arc<Projector>,
     append_deadline: Duration,
     keeper: Task,
@@ -153,9 +160,17 @@ impl MongoLog {
         let client = Client::with_options(settings).map_err(ConnectError::Address)?;
         let collections = Collections::new(&client.database(database), options.call_timeout);
         check_schema(&collections).await?;
-        let lease = Lease::acquire(&collections, &options.owner, options.lease_life).await?;
+        let Taken {
+            lease,
+            earlier_sessions,
+        } = if options.standby {
+            standby::wait(&collections, &options.owner, options.lease_life).await
+        } else {
+            Lease::acquire(&collections, &options.owner, options.lease_life).await?
+        };
         // From here on it is renewed, so that long preparations do not lose it.
         let keeper = Task(tokio::spawn(Arc::clone(&lease).keep()));
+        let fence = Fence::raise(&collections, lease.owner(), lease.epoch(), &earlier_sessions).await?;
         collections.create_indexes().await?;
         let projector = Projector::new(collections.clone(), lease.epoch());
         projector.catch_up().await?;
@@ -165,6 +180,7 @@ impl MongoLog {
             collections,
             heads: Heads::default(),
             lease,
+            fence,
             projector,
             append_deadline: options.append_deadline,
             keeper,
@@ -176,6 +192,17 @@ impl MongoLog {
     /// conversations must stop then; appends are refused already.
     pub fn lease_lost(&self) -> impl Future<Output = ()> + Send + 'static {
         self.lease.lost()
+    }
+
+    /// Whether another process waits for the lease and takes over as soon as it is given back.
+    pub async fn has_standby(&self) -> bool {
+        match standby::is_there(&self.collections).await {
+            Ok(is_there) => is_there,
+            Err(error) => {
+                tracing::warn!(%error, "whether a standby waits is not known; stopping as without one");
+                false
+            }
+        }
     }
 
     /// Projects what waits and gives the lease back, so that the next process can start at once. Nothing is written afterwards:
@@ -229,7 +256,15 @@ impl EventLog for MongoLog {
         let outcome = match document.unwrap_or_else(|error| Err(LogError::Refused(error.to_string()))) {
             Ok(document) => {
                 let deadline = self.append_deadline;
-                append::append(&self.collections, &self.heads, &self.lease, &key, &document, deadline).await
+                append::append(
+                    &self.collections,
+                    &self.heads,
+                    (&self.lease, &self.fence),
+                    &key,
+                    &document,
+                    deadline,
+                )
+                .await
             }
             Err(refusal) => Err(refusal),
         };

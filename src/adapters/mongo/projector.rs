@@ -32,6 +32,9 @@ const MOST_WAITING: usize = 4096;
 /// Headers written at the same time.
 const AT_ONCE: usize = 8;
 
+/// Headers that are compared with appends in one query.
+const AT_ONCE_COMPARED: usize = 500;
+
 /// How often the stamp is written down.
 const STAMP_PACE: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,9 @@ const MOST_IN_GAPS: usize = 10_000;
 
 /// Late appends that are remembered; when there are more, they are projected again, which changes nothing.
 const MOST_SEEN: usize = 50_000;
+
+/// Stamps below the mark that are looked at too. What stands there when a process starts is projected; what comes later is late.
+const OVERLAP: i64 = 256;
 
 /// Pause after a failure.
 const RETRY_PACE: Duration = Duration::from_millis(200);
@@ -247,15 +253,16 @@ impl Projector {
             .get_array("gaps")
             .map_or_else(|_| Vec::new(), |gaps| read_gaps(gaps));
         let first = self.state().next_stamp;
-        // Without a mark nothing was ever projected: everything is, now.
-        if (1..first - 1).contains(&stamp) {
-            ranges.push((stamp, first - 1));
+        if stamp < first - 1 {
+            ranges.push(((stamp - OVERLAP).max(0), first - 1));
         }
         ranges.drain(..ranges.len().saturating_sub(MOST_GAPS));
         self.gaps().ranges = ranges;
-        let mut undone = vec![doc! { "stamp": { "$gt": stamp } }];
-        undone.extend(self.gaps().filter());
-        let keys = self.project(doc! { "$or": undone }).await?;
+        let mut keys = self.project(doc! { "stamp": { "$gt": stamp } }, Unless::Seen).await?;
+        let gaps = self.gaps().filter();
+        if let Some(filter) = gaps {
+            keys.extend(self.project(filter, Unless::Projected).await?);
+        }
         if !keys.is_empty() {
             tracing::info!(
                 conversations = keys.len(),
@@ -287,7 +294,7 @@ impl Projector {
         let Some(filter) = self.gaps().filter() else {
             return Ok(HashSet::new());
         };
-        let late = self.project(filter).await?;
+        let late = self.project(filter, Unless::Projected).await?;
         for key in &late {
             tracing::warn!(
                 tenant = %key.tenant, conversation = %key.conversation,
@@ -297,15 +304,16 @@ impl Projector {
         Ok(late)
     }
 
-    /// Projects the conversations of some appends, unless that was done for all of these appends before.
-    async fn project(&self, appends: Document) -> Result<HashSet<Key>, Failure> {
+    /// Projects the conversations of some appends, unless that was done for all of these appends before; returns those that it
+    /// projected.
+    async fn project(&self, appends: Document, unless: Unless) -> Result<HashSet<Key>, Failure> {
         let collections = &self.collections;
         let found = collections.appends.clone_with_type::<Document>();
         let found = found
             .find(appends)
-            .projection(doc! { "tenant": 1, "conversation": 1, "stamp": 1 });
+            .projection(doc! { "tenant": 1, "conversation": 1, "stamp": 1, "last_seq": 1 });
         let mut found = collections.call(found).await?;
-        let mut keys = HashSet::new();
+        let mut keys: HashMap<Key, i64> = HashMap::new();
         let mut appends = Vec::new();
         while let Some(found) = collections.call(found.try_next()).await? {
             let id = name_of(&found);
@@ -318,10 +326,15 @@ impl Projector {
             }
             let read = place.and_then(|place| Ok((key(&place.tenant, place.conversation)?, place)));
             if let Some((key, place)) = skip_unreadable("append", id, read)? {
-                keys.insert(key);
+                let last = keys.entry(key).or_default();
+                *last = place.last_seq.max(*last);
                 appends.extend(self.gaps().contain(place.stamp).then_some(place.append_id));
             }
         }
+        if unless == Unless::Projected {
+            self.leave_out_projected(&mut keys).await?;
+        }
+        let keys: HashSet<Key> = keys.into_keys().collect();
         let mut users = BTreeSet::new();
         for key in &keys {
             // One log that is broken must not keep the process from starting.
@@ -331,6 +344,32 @@ impl Projector {
         quota::recount(collections, &users).await?;
         appends.into_iter().for_each(|append| self.gaps().note(append));
         Ok(keys)
+    }
+
+    /// Leaves out conversations whose headers have what was found.
+    async fn leave_out_projected(&self, keys: &mut HashMap<Key, i64>) -> Result<(), Failure> {
+        let ids: Vec<(String, Key)> = keys.keys().map(|key| (key.id(), key.clone())).collect();
+        for part in ids.chunks(AT_ONCE_COMPARED) {
+            let wanted: Vec<&str> = part.iter().map(|(id, _)| id.as_str()).collect();
+            let headers = self.collections.conversations.clone_with_type::<Document>();
+            let headers = headers
+                .find(doc! { "_id": { "$in": wanted } })
+                .projection(doc! { "applied_seq": 1 });
+            let mut headers = self.collections.call(headers).await?;
+            let mut applied: HashMap<String, i64> = HashMap::new();
+            while let Some(header) = self.collections.call(headers.try_next()).await? {
+                if let (Ok(id), Ok(seq)) = (header.get_str("_id"), header.get_i64("applied_seq")) {
+                    applied.insert(id.to_owned(), seq);
+                }
+            }
+            for (id, key) in part {
+                let is_projected = |last: &i64| applied.get(id).is_some_and(|applied| applied >= last);
+                if keys.get(key).is_some_and(is_projected) {
+                    keys.remove(key);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Works until the task is aborted. Failures are tried again.
@@ -397,7 +436,8 @@ impl Projector {
 
     /// Writes down up to where everything is projected.
     pub(super) async fn mark(&self) -> Result<(), Failure> {
-        let set = doc! { "$set": { "stamp": self.low() } };
+        // Never back: a process that is not the owner any more must not undo what the owner wrote.
+        let set = doc! { "$max": { "stamp": self.low() } };
         let meta = &self.collections.meta;
         let marked = meta.update_one(doc! { "_id": "projected" }, set).upsert(true);
         self.collections.call(marked).await.map(drop)
@@ -474,4 +514,15 @@ struct Place {
     stamp: i64,
     tenant: String,
     conversation: Uuid,
+    #[serde(default)]
+    last_seq: i64,
+}
+
+/// Which conversations need not be projected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unless {
+    /// Those of which every append was looked at before.
+    Seen,
+    /// Those too whose headers have the appends already.
+    Projected,
 }

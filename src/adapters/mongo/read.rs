@@ -222,7 +222,7 @@ pub(super) async fn pending(
         .find(filter)
         .sort(doc! { "tenant": 1, "conversation": 1 })
         .batch_size(batch(limit))
-        .projection(doc! { "tenant": 1, "conversation": 1, "tombstone": 1, "updated_at": 1 });
+        .projection(doc! { "tenant": 1, "conversation": 1, "tombstone": 1, "updated_at": 1, "applied_seq": 1 });
     let mut found = collections.call(found).await?;
     while pending.len() < limit
         && let Some(document) = collections.call(found.try_next()).await?
@@ -240,6 +240,12 @@ fn pending_of(document: &DueDocument) -> Result<Pending, LogError> {
         conversation: key(&document.tenant, document.conversation)?.conversation,
         tombstone: document.tombstone.map(seq).transpose()?,
         updated_at: time(document.updated_at)?,
+        // Only a hint: a number that cannot be read keeps no turn from being taken up.
+        last_seq: document
+            .applied_seq
+            .as_i64()
+            .and_then(|number| seq(number).ok())
+            .unwrap_or(0),
     })
 }
 

@@ -21,6 +21,7 @@ mod revocations;
 mod rows;
 mod schema;
 mod slack;
+pub mod standby;
 mod tenants;
 mod usage;
 mod writer;
@@ -174,6 +175,18 @@ impl SqliteLog {
     pub fn open_with(directory: &Path, options: &SqliteOptions) -> Result<Self, OpenError> {
         make_directory(directory)?;
         let lock = DirectoryLock::take(directory)?;
+        Self::open_locked(directory, options, lock)
+    }
+
+    /// Opens the store under a directory that a standby has waited for.
+    ///
+    /// # Errors
+    /// As [`SqliteLog::open`].
+    pub fn open_free(directory: &Path, free: standby::Free) -> Result<Self, OpenError> {
+        Self::open_locked(directory, &SqliteOptions::default(), free.0)
+    }
+
+    fn open_locked(directory: &Path, options: &SqliteOptions, lock: DirectoryLock) -> Result<Self, OpenError> {
         let path = directory.join(FILE);
         private_files::tighten_directory(directory);
         // SQLite gives the files beside it (-wal, -shm) the same mode.

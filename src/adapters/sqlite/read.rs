@@ -177,7 +177,7 @@ pub(super) fn pending(
         None => ("", Vec::new()),
     };
     let mut statement = connection.prepare_cached(
-        "SELECT tenant, conversation, tombstone, updated_at FROM conversations
+        "SELECT tenant, conversation, tombstone, updated_at, last_seq FROM conversations
          WHERE due = 1 AND (tenant, conversation) > (?1, ?2) ORDER BY tenant, conversation",
     )?;
     let mut rows = statement.query(params![tenant, key])?;
@@ -202,5 +202,7 @@ fn pending_row(row: &Row<'_>) -> Result<Pending, Failure> {
         conversation: rows::conversation(key),
         tombstone: row.get(2)?,
         updated_at: rows::time(row.get(3)?)?,
+        // Only a hint: a number that cannot be read keeps no turn from being taken up.
+        last_seq: row.get(4).unwrap_or(0),
     })
 }

@@ -13,6 +13,7 @@ mod measure;
 mod memory;
 pub mod mongo;
 mod mongo_faults;
+mod mongo_fence;
 mod mongo_lease;
 mod paging;
 mod projections;

@@ -204,6 +204,7 @@ pub async fn pending_pages_over_all_tenants(store: Fixture) {
             conversation: talk.id,
             tombstone: last.tombstone(),
             updated_at: last.header.updated_at,
+            last_seq: last.header.last_seq,
         });
     }
     expected.sort_by_key(|pending| (pending.scope.tenant().clone(), pending.conversation));

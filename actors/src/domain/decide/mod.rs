@@ -180,6 +180,7 @@ impl Conversation {
             Command::ApprovalExpired { turn, call } => approval::expire(&mut draft, turn, call),
             Command::Recover => recover::recover(&mut draft),
             Command::Pause { unsent, asked } => recover::pause(&mut draft, unsent, asked),
+            Command::HandOver { unsent, asked } => recover::hand_over(&mut draft, unsent, asked),
             Command::Resume { under_way } => recover::resume(&mut draft, &under_way),
             Command::ContextAssembled {
                 at,

@@ -1,4 +1,4 @@
-//! Taking up open turns after a death, or after their tenant was left out. Either writes its claim first; what it then does is
+//! Taking up open turns after a death, a hand-over, or after their tenant was left out. Each writes its claim first; what it then does is
 //! what life does.
 
 use super::draft::Draft;
@@ -60,7 +60,7 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
                 draft.push(turn.id, Event::TurnResumed {});
             }
             for call in calls {
-                take_up(draft, &turn, call, true);
+                take_up(draft, &turn, call, !turn.is_handed_over());
             }
             draft.bound_next_step();
         }
@@ -71,12 +71,25 @@ pub(super) fn recover(draft: &mut Draft<'_>) -> Option<TurnId> {
 /// Writes down how far a turn had come when its tenant was left out, unless that is known.
 pub(super) fn pause(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> Option<TurnId> {
     let turn = draft.book.active()?;
-    let (id, pause) = (turn.id, Pause { unsent, asked });
-    if turn.pause.as_ref() == Some(&pause) || turn.only_awaits_approval() {
+    let id = turn.id;
+    let is_known = |pause: &Pause| pause.unsent == unsent && pause.asked == asked;
+    if turn.pause.as_ref().is_some_and(is_known) || turn.only_awaits_approval() {
         return None;
     }
-    let Pause { unsent, asked } = pause;
     draft.push(id, Event::TurnPaused { unsent, asked });
+    Some(id)
+}
+
+/// Writes down how far a turn had come when its process stopped in an orderly way, so that taking it up counts for nothing. A turn that
+/// only waits for a person has nothing under way.
+pub(super) fn hand_over(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> Option<TurnId> {
+    let turn = draft.book.active()?;
+    let id = turn.id;
+    let is_known = |pause: &Pause| pause.handed_over && pause.unsent == unsent && pause.asked == asked;
+    if turn.phase == Phase::Queued || turn.only_awaits_approval() || turn.pause.as_ref().is_some_and(is_known) {
+        return None;
+    }
+    draft.push(id, Event::TurnHandedOver { unsent, asked });
     Some(id)
 }
 

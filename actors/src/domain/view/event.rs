@@ -179,6 +179,7 @@ fn fields(event: &Event) -> Option<(&'static str, Value)> {
         Event::ConversationCreated { .. }
         | Event::ConversationUpdated { .. }
         | Event::TurnPaused { .. }
+        | Event::TurnHandedOver { .. }
         | Event::TurnResumed {}
         | Event::OutputRejected { .. }
         | Event::ModelFailed { .. }

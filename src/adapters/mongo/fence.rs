@@ -1,0 +1,241 @@
+//! The fence: the server itself refuses an append of an owner that is not the owner any more.
+//!
+//! The collection `fences` holds a fixed number of documents, each with the epoch of the owner. A conversation belongs to one of
+//! them by its hash. An append is one transaction: it changes its conversation's fence document, if that still has the
+//! writer's epoch, and inserts the append. A new owner first writes its own epoch into every fence document, and only then reads
+//! the log.
+//!
+//! Invariant: once [`Fence::raise`] has returned, no append of an earlier epoch is committed. A transaction that changed a fence
+//! document before the new owner did is committed before it, so the new owner reads its append; one that comes later finds
+//! another epoch, or conflicts with the new owner's write, and is aborted.
+//!
+//! A process that dies between two steps of a transaction leaves it open on the server, for up to a minute, and with it a lock on
+//! a fence document. The sessions of an owner therefore stand in the lease document, and whoever takes over ends them.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use copilotd_actors::ports::LogError;
+use mongodb::ClientSession;
+use mongodb::bson::{Bson, Document, Uuid, doc};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::collections::Collections;
+use super::documents::{AppendDocument, Key};
+use super::failure::Failure;
+
+/// Fence documents. More of them mean fewer conflicts between appends at the same time, and more work at a takeover.
+const FENCES: i32 = 1024;
+
+/// Appends at the same time.
+const SESSIONS: usize = 32;
+
+/// Conflicts with other appends after which an attempt gives up; its caller tries again.
+const CONFLICTS: u32 = 8;
+
+/// Time for aborting a transaction. One that is not aborted in time is when its session begins the next one.
+const ABORT: Duration = Duration::from_secs(1);
+
+/// How long a takeover waits for the fence documents before it ends the earlier owner's sessions again.
+const RAISE_ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Longest time for raising the fence: longer than the server keeps a transaction that nobody goes on with.
+const RAISE: Duration = Duration::from_secs(90);
+
+/// The fence as its owner holds it.
+pub(super) struct Fence {
+    collections: Collections,
+    epoch: i64,
+    places: Semaphore,
+    sessions: Mutex<Vec<ClientSession>>,
+}
+
+impl std::fmt::Debug for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fence")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session on loan; it goes back however its user ends.
+struct Loan<'a> {
+    fence: &'a Fence,
+    session: Option<ClientSession>,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.fence.lock().push(session);
+        }
+    }
+}
+
+impl Fence {
+    /// Shuts out every earlier epoch. `earlier` are the sessions of the owner before.
+    pub(super) async fn raise(
+        collections: &Collections,
+        owner: &str,
+        epoch: i64,
+        earlier: &[Uuid],
+    ) -> Result<Self, Failure> {
+        let deadline = Instant::now() + RAISE;
+        create_missing(collections, epoch).await?;
+        loop {
+            end_sessions(collections, earlier).await;
+            match tokio::time::timeout(RAISE_ATTEMPT, write_epoch(collections, epoch)).await {
+                Ok(Ok(())) => break,
+                Ok(Err(failure)) if !failure.is_transient() || Instant::now() >= deadline => return Err(failure),
+                Err(_) if Instant::now() >= deadline => return Err(Failure::Silence),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!("an append of the earlier owner is still open on the server; waiting for its end");
+                }
+            }
+        }
+        let client = collections.meta.client();
+        let mut sessions = Vec::new();
+        for _ in 0..SESSIONS {
+            sessions.push(client.start_session().await?);
+        }
+        // Before the first of them is used: whoever takes over must be able to end it.
+        let ids: Vec<Bson> = sessions
+            .iter()
+            .filter_map(|session| session.id().get("id").cloned())
+            .collect();
+        let own = doc! { "_id": "lease", "owner": owner, "epoch": epoch };
+        let set = doc! { "$set": { "sessions": ids } };
+        let told = collections.call(collections.meta.update_one(own, set)).await?;
+        if told.matched_count == 0 {
+            return Err(lost().into());
+        }
+        Ok(Self {
+            collections: collections.clone(),
+            epoch,
+            places: Semaphore::new(SESSIONS),
+            sessions: Mutex::new(sessions),
+        })
+    }
+
+    /// Inserts an append, if this epoch is still the owner's. [`Failure::is_fenced`] says that it is not.
+    pub(super) async fn insert(&self, key: &Key, document: &AppendDocument) -> Result<(), Failure> {
+        let mut loan = self.borrow().await?;
+        let Some(session) = loan.session.as_mut() else {
+            return Err(Failure::Silence);
+        };
+        let mut conflicts = 0;
+        loop {
+            let Err(failure) = self.try_insert(session, key, document).await else {
+                return Ok(());
+            };
+            reset(session).await;
+            conflicts += 1;
+            if !failure.is_conflict() || conflicts >= CONFLICTS {
+                return Err(failure);
+            }
+            let longest = 1 << conflicts;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(1..=longest))).await;
+        }
+    }
+
+    async fn try_insert(
+        &self,
+        session: &mut ClientSession,
+        key: &Key,
+        document: &AppendDocument,
+    ) -> Result<(), Failure> {
+        let collections = &self.collections;
+        collections.call(session.start_transaction()).await?;
+        let own = doc! { "_id": shard(key), "epoch": self.epoch };
+        // A change of its own each time: a write that changes nothing would conflict with nobody.
+        let count = doc! { "$inc": { "appends": 1_i64 } };
+        let passed = collections.fences.update_one(own, count).session(&mut *session);
+        if collections.call(passed).await?.matched_count == 0 {
+            return Err(Failure::Fenced);
+        }
+        let insert = collections.appends.insert_one(document).session(&mut *session);
+        collections.call(insert).await?;
+        collections.call(session.commit_transaction()).await
+    }
+
+    async fn borrow(&self) -> Result<Loan<'_>, Failure> {
+        let place = self.places.acquire().await.map_err(|_| Failure::Silence)?;
+        let session = self.lock().pop();
+        let mut loan = Loan {
+            fence: self,
+            session,
+            _place: place,
+        };
+        if let Some(session) = loan.session.as_mut() {
+            // Its last user may have left in the middle.
+            reset(session).await;
+        }
+        Ok(loan)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ClientSession>> {
+        // Each change is a single push or pop.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a stale owner is told.
+pub(super) fn lost() -> LogError {
+    LogError::Refused("this process does not hold the database's lease; another one may be writing".to_owned())
+}
+
+/// Ends the transaction that the session has open, if it has one.
+async fn reset(session: &mut ClientSession) {
+    let _ = tokio::time::timeout(ABORT, session.abort_transaction().into_future()).await;
+}
+
+/// The fence document of a conversation.
+fn shard(key: &Key) -> i32 {
+    let mut hasher = DefaultHasher::new();
+    (key.tenant.as_str(), key.conversation.uuid()).hash(&mut hasher);
+    i32::try_from(hasher.finish() % FENCES.unsigned_abs() as u64).unwrap_or(0)
+}
+
+async fn create_missing(collections: &Collections, epoch: i64) -> Result<(), Failure> {
+    let count = collections.call(collections.fences.count_documents(doc! {})).await?;
+    if count >= u64::from(FENCES.unsigned_abs()) {
+        return Ok(());
+    }
+    let all: Vec<Document> = (0..FENCES)
+        .map(|n| doc! { "_id": n, "epoch": epoch, "appends": 0_i64 })
+        .collect();
+    match collections
+        .call(collections.fences.insert_many(all).ordered(false))
+        .await
+    {
+        Err(failure) if !failure.is_only_duplicates() => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+async fn write_epoch(collections: &Collections, epoch: i64) -> Result<(), Failure> {
+    let earlier = doc! { "epoch": { "$lt": epoch } };
+    let set = doc! { "$set": { "epoch": epoch } };
+    collections
+        .call(collections.fences.update_many(earlier, set))
+        .await
+        .map(drop)
+}
+
+/// Ends what the earlier owner may have left open. Without it the server does so by itself, later.
+async fn end_sessions(collections: &Collections, sessions: &[Uuid]) {
+    if sessions.is_empty() {
+        return;
+    }
+    let sessions: Vec<Document> = sessions.iter().map(|id| doc! { "id": *id }).collect();
+    let admin = collections.meta.client().database("admin");
+    let ended = collections
+        .call(admin.run_command(doc! { "killSessions": sessions }))
+        .await;
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the sessions of the database's earlier owner could not be ended; a takeover may take a minute");
+    }
+}

@@ -1,0 +1,133 @@
+//! A process that waits for the lease while another one serves.
+//!
+//! It announces itself in the document `standby`, so that the owner knows at its stop that somebody takes over at once, and takes
+//! the lease as soon as it is given back, or when it has ended. The announcement is short-lived: a standby that was killed is
+//! believed in for a few seconds at most.
+
+use std::time::Duration;
+
+use mongodb::bson::{DateTime, doc};
+use mongodb::options::ReturnDocument;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::collections::Collections;
+use super::failure::Failure;
+use super::lease::{self, Taken};
+
+/// How often a standby looks whether the lease was given back.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it announces itself.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+/// How long an announcement is believed.
+const ANNOUNCED_FOR: Duration = Duration::from_secs(3);
+/// Pause after a failure of the store, which a standby outlives.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Waits until the lease is free, and takes it.
+pub(super) async fn wait(collections: &Collections, name: &str, life: Duration) -> Taken {
+    let owner = lease::owner(name);
+    let mut standby = Standby {
+        collections,
+        owner: &owner,
+        life,
+        announced_at: None,
+        tried_at: None,
+    };
+    let mut failing = false;
+    loop {
+        let pause = match standby.step().await {
+            Ok(Some(taken)) => {
+                standby.withdraw().await;
+                return taken;
+            }
+            Ok(None) => {
+                if failing {
+                    tracing::info!("the database answers again; waiting for its lease");
+                }
+                failing = false;
+                LOOK
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "the standby cannot reach the database; trying again");
+                }
+                failing = true;
+                RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+struct Standby<'a> {
+    collections: &'a Collections,
+    owner: &'a str,
+    life: Duration,
+    announced_at: Option<Instant>,
+    tried_at: Option<Instant>,
+}
+
+impl Standby<'_> {
+    async fn step(&mut self) -> Result<Option<Taken>, Failure> {
+        if self.announced_at.is_none_or(|at| at.elapsed() >= ANNOUNCE) {
+            let begun = Instant::now();
+            self.announce().await?;
+            self.announced_at = Some(begun);
+        }
+        let is_released = lease::look(self.collections)
+            .await?
+            .is_none_or(|lease| lease.is_released());
+        // Whether it has ended only the server's clock can say.
+        let is_due = self.tried_at.is_none_or(|at| at.elapsed() >= self.life / 12);
+        if !is_released && !is_due {
+            return Ok(None);
+        }
+        let first = self.tried_at.replace(Instant::now()).is_none();
+        match lease::try_take(self.collections, self.owner, self.life).await? {
+            Ok(taken) => Ok(Some(taken)),
+            Err(held) => {
+                if first {
+                    tracing::info!(owner = held.owner, "standing by: another process holds the lease");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn announce(&self) -> Result<(), Failure> {
+        let set = doc! { "$set": { "owner": self.owner, "expires_at": lease::end(ANNOUNCED_FOR) } };
+        let announced = self
+            .collections
+            .meta
+            .update_one(doc! { "_id": "standby" }, vec![set])
+            .upsert(true);
+        self.collections.call(announced).await.map(drop)
+    }
+
+    /// It stands by no more. Another standby announces itself again within a second.
+    async fn withdraw(&self) {
+        let own = doc! { "_id": "standby", "owner": self.owner };
+        if let Err(error) = self.collections.call(self.collections.meta.delete_one(own)).await {
+            tracing::debug!(%error, "the announcement of the standby was not withdrawn; it ends by itself");
+        }
+    }
+}
+
+/// Whether a standby has announced itself within the last seconds, by the server's clock.
+pub(super) async fn is_there(collections: &Collections) -> Result<bool, Failure> {
+    #[derive(Deserialize)]
+    struct Announcement {
+        expires_at: DateTime,
+        asked_at: DateTime,
+    }
+    let meta = collections.meta.clone_with_type::<Announcement>();
+    let asked = meta
+        .find_one_and_update(
+            doc! { "_id": "standby" },
+            vec![doc! { "$set": { "asked_at": "$$NOW" } }],
+        )
+        .return_document(ReturnDocument::After);
+    let found = collections.call(asked).await?;
+    Ok(found.is_some_and(|found| found.asked_at < found.expires_at))
+}

@@ -1,0 +1,86 @@
+//! A process that waits for the data directory while another one has it.
+//!
+//! It holds a shared lock on `copilotd.standby` for as long as it waits, so that the process that serves knows at its stop that
+//! somebody takes over at once. Both locks are the operating system's: they end with their process, however it ends.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::time::Duration;
+
+use super::lock::DirectoryLock;
+use super::{OpenError, make_directory};
+use crate::private_files;
+
+const FILE: &str = "copilotd.standby";
+
+/// How often a standby looks whether the directory is free.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The right to open the store under a directory.
+#[derive(Debug)]
+pub struct Free(pub(super) DirectoryLock);
+
+/// Waits until no other process has the directory.
+///
+/// # Errors
+/// When the directory cannot be used.
+pub async fn wait(directory: &Path) -> Result<Free, OpenError> {
+    let mut announced: Option<File> = None;
+    loop {
+        let (own, known) = (directory.to_owned(), announced.take());
+        let looked = tokio::task::spawn_blocking(move || look(&own, known)).await;
+        match looked {
+            Ok(Ok((Some(lock), _))) => return Ok(Free(lock)),
+            Ok(Ok((None, file))) => {
+                announced = file;
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(Err(error)) => return Err(error),
+            // The runtime ends, and with it this wait.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Announces the standby, if that was not done before, and tries to take the directory.
+fn look(directory: &Path, announced: Option<File>) -> Result<(Option<DirectoryLock>, Option<File>), OpenError> {
+    let announced = match announced {
+        Some(file) => Some(file),
+        None => announce(directory)?,
+    };
+    match DirectoryLock::take(directory) {
+        Ok(lock) => Ok((Some(lock), None)),
+        Err(OpenError::Locked { pid, .. }) => {
+            tracing::trace!(pid, "standing by: another process has the data directory");
+            Ok((None, announced))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn announce(directory: &Path) -> Result<Option<File>, OpenError> {
+    make_directory(directory)?;
+    let path = directory.join(FILE);
+    let cannot = |source| OpenError::Directory {
+        path: path.clone(),
+        source,
+    };
+    let file = private_files::open(&path).map_err(cannot)?;
+    match file.try_lock_shared() {
+        Ok(()) => {
+            tracing::info!("standing by: the data directory is taken over when it is free");
+            Ok(Some(file))
+        }
+        // The process that serves is just looking.
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(cannot(source)),
+    }
+}
+
+/// Whether a standby waits for the directory.
+pub fn is_there(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory.join(FILE)) else {
+        return false;
+    };
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
