@@ -135,7 +135,13 @@ fn is_shared(directory: &Path, about: &fs::Metadata, foreign: bool) -> bool {
 
 /// Whether copilotd made a file of a data directory.
 fn is_ours(path: &Path) -> bool {
-    const NAMES: [&str; 4] = ["copilotd.lock", "demo.json", "zendesk.json", "slack.json"];
+    const NAMES: [&str; 5] = [
+        "copilotd.lock",
+        "copilotd.standby",
+        "demo.json",
+        "zendesk.json",
+        "slack.json",
+    ];
     const BEGINNINGS: [&str; 4] = ["copilotd.audit", "copilotd.db", "copilotd.reserve", "copilotd.state"];
     const ENDS: [&str; 2] = [".key", ".tmp"];
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -11,6 +11,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::demo_origin::DemoAddress;
+use super::store::WhenTaken;
 use super::{demo_page, files, serve};
 use crate::cli::{Context, DemoArgs, Failure};
 use crate::config::{Config, KeyHash, Source};
@@ -87,7 +88,7 @@ pub async fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let own_address = DemoAddress::default();
     let guarded = own_address.clone();
     let routes = move |state| router(state).merge(demo_page::routes(served, guarded));
-    serve::run_with(source, read, routes, move |address| {
+    serve::run_with(source, read, WhenTaken::Refuse, routes, move |address| {
         about["base_url"] = json!(format!("http://{address}"));
         files::write(&directory.join("demo.json"), &serde_json::to_string_pretty(&about)?)?;
         let guide = guide(&about, &directory, real);

@@ -13,6 +13,7 @@ mod parts;
 mod reload;
 mod serve;
 mod service;
+mod standby;
 mod store;
 mod system;
 mod upstream;
@@ -30,6 +31,7 @@ use copilotd_actors::reconcile::Reconciler;
 use copilotd_actors::shared::{Bounds, Shared};
 use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::adapters::schema_check::{self, SchemaPool};
 use crate::adapters::tools;
@@ -48,6 +50,7 @@ use crate::revocations::Revocations;
 use crate::telemetry::content::{ContentTenants, LoggedContent};
 use crate::telemetry::{self, StoredTraces};
 use crate::tenants::Roster;
+use standby::HandOver;
 
 /// What is stored beside the conversations' log.
 pub struct Records {
@@ -231,6 +234,22 @@ impl App {
         })
     }
 
+    /// Hands over to the standby: nothing is begun any more, turns are left where they are, streams end. Everything within the times
+    /// of `plan`.
+    pub async fn hand_over(self, plan: &HandOver) {
+        self.state.shutdown.hand_over();
+        self.reconciler.stop(Some("handing over".into()));
+        self.state.directory.hand_over(plan.calls, plan.turns).await;
+        self.state.shutdown.close();
+        let left = || plan.rest.saturating_duration_since(Instant::now());
+        let rest = async {
+            self.state.directory.stop(left()).await;
+            let stopped = self.connectors.stop_and_wait(Some("handing over".into()), Some(left()));
+            let _ = tokio::join!(stopped, self.uses.stop(), self.state.gateway.settled());
+        };
+        let _ = tokio::time::timeout_at(plan.rest, rest).await;
+    }
+
     /// Drains: no new turns, running ones get until `deadline`, the rest is left to the next process.
     pub async fn stop(self, deadline: Duration) {
         self.state.shutdown.drain();
@@ -265,9 +284,11 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, context)).map_err(failed),
         Command::Serve(args) => {
-            let source = context.source(&args)?;
-            let again = || context.source(&args);
-            runtime()?.block_on(serve::run(source, again)).map_err(failed)
+            let source = context.source(&args.config)?;
+            let again = || context.source(&args.config);
+            runtime()?
+                .block_on(serve::run(source, again, args.standby))
+                .map_err(failed)
         }
         Command::Projections(ProjectionsCommand::Rebuild(args)) => {
             let globals = context.globals(&args)?;

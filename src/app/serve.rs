@@ -9,11 +9,12 @@ use axum::Router;
 use copilotd_actors::compute;
 use copilotd_actors::shared::Bounds;
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpListener;
+use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use super::reload::Reloader;
+use super::standby::{HandOver, Listeners, Serving, Waiting};
+use super::store::WhenTaken;
 use super::{App, Records, files, memory, service, store, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
@@ -28,18 +29,18 @@ use crate::revocations::Revocations;
 use crate::telemetry;
 use crate::tenants::{Roster, Seal};
 
-/// Time that open connections get once their streams have ended.
-const CONNECTION_GRACE: Duration = Duration::from_secs(3);
 /// Longest time that closing the store may take at the end.
 const CLOSING: Duration = Duration::from_secs(5);
-/// Connections of the admin port.
-const ADMIN_CONNECTIONS: usize = 64;
+/// Longest time for finding out whether a standby is there.
+const LOOK_FOR_STANDBY: Duration = Duration::from_millis(500);
 
-/// Serves the product. `again` reads the configuration anew, when a SIGHUP asks for it.
-pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) -> anyhow::Result<()> {
+/// Serves the product. `again` reads the configuration again, when a SIGHUP asks for it. With `standby` it waits while another process
+/// serves.
+pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>, standby: bool) -> anyhow::Result<()> {
     let globals = source.globals()?;
     let _telemetry = telemetry::start(&globals.config().telemetry)?;
-    run_with(source, again, router, |address| {
+    let when_taken = if standby { WhenTaken::Wait } else { WhenTaken::Refuse };
+    run_with(source, again, when_taken, router, |address| {
         tracing::info!(%address, "copilotd serves");
         Ok(())
     })
@@ -50,6 +51,7 @@ pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>) ->
 pub async fn run_with(
     source: Source,
     again: impl Fn() -> Result<Source, Failure>,
+    when_taken: WhenTaken,
     routes: impl FnOnce(AppState) -> Router,
     ready: impl FnOnce(SocketAddr) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -62,7 +64,21 @@ pub async fn run_with(
     let globals = source.globals()?;
     let prints = source.prints();
     let file = globals.config();
-    // The store first: it refuses a second process before anything is done twice.
+    let most = server::max_connections(file.server.max_connections, open_files);
+    // A standby listens before it has the store. Otherwise the store comes first: it refuses a second process before anything is done
+    // twice.
+    let waiting = match when_taken {
+        WhenTaken::Refuse => None,
+        WhenTaken::Wait => Some(Waiting::start(&file.server, most).await?),
+    };
+    if waiting.is_some() {
+        service::standing_by();
+    }
+    let opened = tokio::select! {
+        opened = store::open(file, when_taken) => Some(opened?),
+        _ = terminate.recv(), if waiting.is_some() => None,
+        _ = interrupt.recv(), if waiting.is_some() => None,
+    };
     let store::Opened {
         log,
         usage,
@@ -70,25 +86,28 @@ pub async fn run_with(
         audit,
         revocations,
         lost,
+        has_standby,
         close,
-    } = store::open(file).await?;
-    let listen = file.server.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
-    let address = listener.local_addr()?;
-    let admin_listener = match file.server.admin_listen {
-        Some(listen) => {
-            let bound = TcpListener::bind(listen).await;
-            Some(bound.with_context(|| format!("cannot listen on {listen} (server.admin_listen)"))?)
+    } = match (opened, waiting.is_some()) {
+        (Some(opened), _) => opened,
+        (None, _) => {
+            service::stopping();
+            tracing::info!("the standby ends; another process serves");
+            return match waiting {
+                Some(waiting) => waiting.end().await,
+                None => Ok(()),
+            };
         }
-        None => None,
+    };
+    let listeners = match &waiting {
+        Some(_) => None,
+        None => Some(Listeners::bind(&file.server).await?),
     };
     private_files::create_directory(&file.server.data_dir)
         .with_context(|| format!("cannot make {}", file.server.data_dir.display()))?;
     private_files::tighten_directory(&file.server.data_dir);
-    let ticket_key = files::key(&file.server.data_dir, "ticket.key")?;
     let sealing_key = sealing_key(file)?;
+    let ticket_key = ticket_key(file, &sealing_key)?;
     let seal = Seal::new(&sealing_key);
     let audit = AuditLog::new(audit, AuditKey::derive(&sealing_key), Arc::new(system::SystemClock));
     let audit = Arc::new(audit);
@@ -140,8 +159,6 @@ pub async fn run_with(
     let mut app = App::start(Arc::clone(&roster), ports, gateway, records, &ticket_key, bounds).await?;
     let routes = routes(app.state.clone());
     drop(tokio::spawn(memory::keep_small()));
-    let (stop, stopped) = watch::channel(false);
-    let most = server::max_connections(config.server.max_connections, open_files);
     tracing::info!(
         open_files,
         max_connections = most,
@@ -150,40 +167,18 @@ pub async fn run_with(
     if let Some(files) = open_files.and_then(|files| usize::try_from(files).ok()) {
         app.state.gateway.bound_calls(files.saturating_sub(most));
     }
-    let timeouts = server::Timeouts::new(&config.server);
-    let admin = match admin_listener {
-        Some(listener) => {
-            tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
-            let routes = admin_router(app.state.clone());
-            // Its connections are counted apart: monitoring has to get through when clients fill the public port.
-            let connections = server::Connections::new(&config.server, ADMIN_CONNECTIONS);
-            let serving = server::serve(
-                listener,
-                routes,
-                timeouts,
-                connections,
-                stopped.clone(),
-                CONNECTION_GRACE,
-            );
-            Some(tokio::spawn(serving))
-        }
-        None => None,
+    let admin = admin_router(app.state.clone());
+    let serving = match (waiting, listeners) {
+        (Some(waiting), _) => waiting.take_over(routes, admin),
+        (None, Some(listeners)) => Serving::start(listeners, &config.server, most, routes, admin)?,
+        (None, None) => anyhow::bail!("no port is open"),
     };
-    let connections = server::Connections::new(&config.server, most);
-    let serving = tokio::spawn(server::serve(
-        listener,
-        routes,
-        timeouts,
-        connections,
-        stopped,
-        CONNECTION_GRACE,
-    ));
     let mut reloader = Reloader {
         roster,
         providers,
         prints,
     };
-    ready(address)?;
+    ready(serving.address)?;
     service::ready();
     let mut lost = lost;
     let failure = loop {
@@ -201,16 +196,30 @@ pub async fn run_with(
         }
     };
     service::stopping();
+    let to_standby = failure.is_none()
+        && tokio::time::timeout(LOOK_FOR_STANDBY, has_standby)
+            .await
+            .unwrap_or(false);
+    if to_standby {
+        let plan = HandOver::now();
+        tracing::info!("handing over to the standby");
+        app.hand_over(&plan).await;
+        serving.stop_until(plan.connections).await;
+        if tokio::time::timeout_at(plan.ledger, ledger.close()).await.is_err() {
+            tracing::error!("the last usage records could not be stored in time");
+        }
+        if tokio::time::timeout_at(plan.store, close).await.is_err() {
+            tracing::warn!("the store did not answer in time; the standby waits for this process's lease to end");
+        }
+        tracing::info!("handed over");
+        return Ok(());
+    }
     tracing::info!(
         "draining: no new turns, running ones get {} s",
         config.server.drain.as_secs()
     );
     app.stop(failure.map_or(config.server.drain, |_| Duration::ZERO)).await;
-    stop.send_replace(true);
-    serving.await.context("the server's task")?;
-    if let Some(admin) = admin {
-        admin.await.context("the admin port's task")?;
-    }
+    serving.stop().await?;
     ledger.close().await;
     if tokio::time::timeout(CLOSING, close).await.is_err() {
         tracing::warn!(
@@ -218,6 +227,20 @@ pub async fn run_with(
         );
     }
     failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
+}
+
+/// The key of tickets. Processes with one `seal_key` have the same, so that a stream that was opened at one goes on at the other; a
+/// file of an earlier start counts before it.
+fn ticket_key(file: &Config, sealing_key: &[u8; 32]) -> anyhow::Result<[u8; 32]> {
+    const FILE: &str = "ticket.key";
+    if file.server.seal_key.is_none() || file.server.data_dir.join(FILE).exists() {
+        return files::key(&file.server.data_dir, FILE);
+    }
+    let key = Sha256::new()
+        .chain_update(b"copilotd ticket key 1\0")
+        .chain_update(sealing_key)
+        .finalize();
+    Ok(key.into())
 }
 
 /// The key that tenants' settings are encrypted with, and that the key of the audit log is derived from.

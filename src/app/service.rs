@@ -4,7 +4,12 @@ use sd_notify::NotifyState;
 
 /// Says that requests are served.
 pub(super) fn ready() {
-    tell(&[NotifyState::Ready]);
+    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+}
+
+/// Says that the process is up and waits for another one, which serves.
+pub(super) fn standing_by() {
+    tell(&[NotifyState::Ready, NotifyState::Status("standing by")]);
 }
 
 /// Says that the configuration is being read again; [`ready`] has to follow.

@@ -29,7 +29,7 @@ pub enum Command {
     /// Runs everything in one process on embedded defaults, with a simulated outside world
     Demo(DemoArgs),
     /// Runs the product
-    Serve(ConfigArgs),
+    Serve(ServeArgs),
     /// Checks a configuration and names every fault at once
     Check(CheckArgs),
     /// Asks the configured server whether it is ready; for a container's health check
@@ -69,6 +69,21 @@ pub struct ConfigArgs {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "copilotd.toml")]
     pub config: PathBuf,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Waits while another process has the store, and takes over when that one stops or dies
+    ///
+    /// It listens meanwhile: /readyz answers 503 with the status "standby", and requests wait up to 5 s for the takeover. With a standby
+    /// there, SIGTERM makes the process that serves hand over within 2 s instead of draining. Without another process it
+    /// serves at once.
+    #[arg(long)]
+    pub standby: bool,
 }
 
 /// Arguments of `check`.

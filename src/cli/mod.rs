@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 pub use args::{
     CheckArgs, Cli, Command, ConfigArgs, DemoArgs, HealthcheckArgs, KeyCommand, MintArgs, ModelsCommand,
-    ProjectionsCommand, PullArgs, RevokeArgs, Scope, ServerArgs, TenantCommand, TokenArgs, TokenCommand, VerifyArgs,
+    ProjectionsCommand, PullArgs, RevokeArgs, Scope, ServeArgs, ServerArgs, TenantCommand, TokenArgs, TokenCommand,
+    VerifyArgs,
 };
 use clap::Parser;
 use jiff::Timestamp;

@@ -17,7 +17,7 @@ use super::routes::{
     tickets, turns, usage,
 };
 use super::state::AppState;
-use super::{fair_share, request_id, room};
+use super::{fair_share, hand_over, request_id, room};
 use crate::telemetry;
 
 /// Builds the router.
@@ -28,6 +28,7 @@ pub fn router(state: AppState) -> Router {
         .layer(middleware::from_fn(room::layer))
         .layer(middleware::from_fn_with_state(state.clone(), fair_share::layer))
         .layer(middleware::from_fn_with_state(state.clone(), bounds))
+        .layer(middleware::from_fn_with_state(state.clone(), hand_over::layer))
         .layer(middleware::from_fn(telemetry::http_span))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(state)

@@ -71,10 +71,11 @@ impl FromRef<AppState> for Arc<Authenticator> {
     }
 }
 
-/// The two steps of an orderly end.
+/// The steps of an orderly end.
 #[derive(Clone)]
 pub struct Shutdown {
     draining: Arc<AtomicBool>,
+    handing_over: Arc<AtomicBool>,
     closed: watch::Sender<bool>,
 }
 
@@ -82,6 +83,7 @@ impl Default for Shutdown {
     fn default() -> Self {
         Self {
             draining: Arc::default(),
+            handing_over: Arc::default(),
             closed: watch::Sender::new(false),
         }
     }
@@ -96,6 +98,17 @@ impl Shutdown {
     /// Whether new turns are refused.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// No new requests from now on: a standby takes them within a moment.
+    pub fn hand_over(&self) {
+        self.drain();
+        self.handing_over.store(true, Ordering::Release);
+    }
+
+    /// Whether requests are left to the standby.
+    pub fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Acquire)
     }
 
     /// Ends the streams.

@@ -41,7 +41,7 @@ pub async fn healthz() -> Response {
     tag = "operations",
     responses(
         (status = 200, description = "They do", body = ref("#/components/schemas/Readiness")),
-        (status = 503, description = "One does not, or the process is about to end", body = ref("#/components/schemas/Readiness")),
+        (status = 503, description = "One does not, the process is about to end, or it is a standby", body = ref("#/components/schemas/Readiness")),
         SmallProblems,
     ),
 )]

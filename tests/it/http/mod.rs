@@ -13,6 +13,7 @@ mod conversations;
 mod damage;
 mod fair_share;
 mod floods;
+mod hand_over;
 mod input;
 mod left_out;
 mod limits;

@@ -11,8 +11,10 @@ mod drain;
 mod held;
 mod late;
 mod refused;
+mod rolling;
 mod rounds;
 mod schema;
+mod standby;
 mod store;
 
 /// A number from the environment, such as a seed to run again.

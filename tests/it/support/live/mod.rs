@@ -6,6 +6,7 @@
     reason = "helpers of tests may panic as tests do, and the build says where its programs are"
 )]
 
+pub mod balancer;
 pub mod child;
 pub mod client;
 pub mod orders;

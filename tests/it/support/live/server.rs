@@ -108,6 +108,31 @@ impl Server {
         Ok(())
     }
 
+    /// Starts a life that waits for another server's end; answers once it stands by.
+    pub async fn stand_by(&mut self) {
+        assert!(self.child.is_none(), "it still lives");
+        let log = self.directory.path().join("server.log");
+        let mut child = run(&self.config, &["--standby"], &[], &log).await;
+        let address = child.wait_for(|said| address_in(said, "copilotd stands by")).await;
+        assert!(address.is_some(), "it does not stand by:\n{}", child.output());
+        self.address.send_replace(address);
+        self.child = Some(child);
+    }
+
+    /// Waits until it has logged these words.
+    pub async fn said(&mut self, words: &str) {
+        let child = self.child.as_mut().expect("it lives");
+        let said = child.wait_for(|log| log.contains(words).then_some(())).await;
+        assert!(said.is_some(), "it ended without saying it:\n{}", child.output());
+    }
+
+    /// Waits until it serves, having stood by.
+    pub async fn took_over(&mut self) {
+        let child = self.child.as_mut().expect("it lives");
+        let serves = child.wait_for(serving_at).await;
+        assert!(serves.is_some(), "it ended without taking over:\n{}", child.output());
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> i32 {
         let status = self.child.as_mut().expect("it lives").wait().await;
@@ -156,17 +181,27 @@ impl Drop for Server {
 }
 
 async fn serve(config: &Path, env: &[(String, String)], log: &Path) -> Child {
+    run(config, &[], env, log).await
+}
+
+async fn run(config: &Path, more: &[&str], env: &[(String, String)], log: &Path) -> Child {
     let program = Path::new(env!("CARGO_BIN_EXE_copilotd"));
-    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    let mut arguments = vec!["serve", "--config", config.to_str().unwrap()];
+    arguments.extend(more);
     Child::start(program, &arguments, env, log).await
 }
 
-/// Finds the line in which the server says where it serves, whatever the form of its logs.
+/// Finds the line in which the server says where it serves.
 fn serving_at(log: &str) -> Option<SocketAddr> {
-    let (_, said) = log.split_once("copilotd serves")?;
+    address_in(log, "copilotd serves")
+}
+
+/// Finds the address in the line with these words, whatever the form of the logs.
+fn address_in(log: &str, words: &str) -> Option<SocketAddr> {
+    let (_, said) = log.split_once(words)?;
     let line = log
         .lines()
-        .find(|line| line.contains("copilotd serves"))
+        .find(|line| line.contains(words))
         .filter(|_| said.contains('\n'))?;
     let (_, port) = line.split_once("127.0.0.1:")?;
     let digits: String = port.chars().take_while(char::is_ascii_digit).collect();

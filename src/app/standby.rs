@@ -1,0 +1,181 @@
+//! Standing by for another process, and handing over to one that does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config;
+use crate::http::server;
+use crate::http::standby::Standby;
+
+/// Connections of the admin port.
+const ADMIN_CONNECTIONS: usize = 64;
+/// Time that open connections get once their streams have ended.
+const CONNECTION_GRACE: Duration = Duration::from_secs(3);
+
+/// When each step of a hand-over has to be done, so that all are within two seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct HandOver {
+    /// Calls to external systems that were under way.
+    pub calls: Instant,
+    /// Turns are written down.
+    pub turns: Instant,
+    /// Actors have ended.
+    pub rest: Instant,
+    /// Connections are closed.
+    pub connections: Instant,
+    /// The ledger is written.
+    pub ledger: Instant,
+    /// The store is given back.
+    pub store: Instant,
+}
+
+impl HandOver {
+    /// Plans a hand-over that begins now.
+    pub fn now() -> Self {
+        let begun = Instant::now();
+        let after = |ms| begun + Duration::from_millis(ms);
+        Self {
+            calls: after(700),
+            turns: after(1000),
+            rest: after(1150),
+            connections: after(1350),
+            ledger: after(1550),
+            store: after(1900),
+        }
+    }
+}
+
+/// The process's ports, open.
+pub struct Listeners {
+    public: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens what the configuration names.
+    pub async fn bind(server: &config::Server) -> anyhow::Result<Self> {
+        let listen = server.listen;
+        let public = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen}"))?;
+        let admin = match server.admin_listen {
+            Some(listen) => {
+                let bound = TcpListener::bind(listen).await;
+                Some(bound.with_context(|| format!("cannot listen on {listen} (server.admin_listen)"))?)
+            }
+            None => None,
+        };
+        Ok(Self { public, admin })
+    }
+}
+
+/// Both ports, served until they are stopped.
+pub struct Serving {
+    /// Where the public one is.
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    public: JoinHandle<()>,
+    admin: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Serves `public` and `admin` on the process's ports, with at most `most` connections on the public one.
+    pub fn start(
+        listeners: Listeners,
+        server: &config::Server,
+        most: usize,
+        public: Router,
+        admin: Router,
+    ) -> anyhow::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let timeouts = server::Timeouts::new(server);
+        let address = listeners.public.local_addr()?;
+        let admin = match listeners.admin {
+            Some(listener) => {
+                tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
+                // Its connections are counted apart: monitoring has to get through when clients fill the public port.
+                let connections = server::Connections::new(server, ADMIN_CONNECTIONS);
+                Some(tokio::spawn(server::serve(
+                    listener,
+                    admin,
+                    timeouts,
+                    connections,
+                    stopped.clone(),
+                    CONNECTION_GRACE,
+                )))
+            }
+            None => None,
+        };
+        let connections = server::Connections::new(server, most);
+        let public = tokio::spawn(server::serve(
+            listeners.public,
+            public,
+            timeouts,
+            connections,
+            stopped,
+            CONNECTION_GRACE,
+        ));
+        Ok(Self {
+            address,
+            stop,
+            public,
+            admin,
+        })
+    }
+
+    /// Stops listening, and waits until the connections are closed, or for their grace.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        self.public.await.context("the server's task")?;
+        if let Some(admin) = self.admin {
+            admin.await.context("the admin port's task")?;
+        }
+        Ok(())
+    }
+
+    /// The same, but not beyond a point in time.
+    pub async fn stop_until(self, end: Instant) {
+        // What is not done by then ends with the process.
+        let _ = tokio::time::timeout_at(end, self.stop()).await;
+    }
+}
+
+/// A standby's ports, which hold requests until it has taken over.
+pub struct Waiting {
+    public: Arc<Standby>,
+    admin: Arc<Standby>,
+    serving: Serving,
+}
+
+impl Waiting {
+    /// Opens the ports and holds what comes.
+    pub async fn start(server: &config::Server, most: usize) -> anyhow::Result<Self> {
+        let listeners = Listeners::bind(server).await?;
+        let (public, admin) = (Arc::new(Standby::default()), Arc::new(Standby::default()));
+        let serving = Serving::start(listeners, server, most, public.routes(), admin.routes())?;
+        tracing::info!(address = %serving.address, "copilotd stands by");
+        Ok(Self { public, admin, serving })
+    }
+
+    /// Answers with the product from now on.
+    pub fn take_over(self, public: Router, admin: Router) -> Serving {
+        self.public.serve(public);
+        self.admin.serve(admin);
+        self.serving
+    }
+
+    /// Ends without having taken over.
+    pub async fn end(self) -> anyhow::Result<()> {
+        self.public.end();
+        self.admin.end();
+        self.serving.stop().await
+    }
+}
