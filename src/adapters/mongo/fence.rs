@@ -12,6 +12,7 @@
 //! A process that dies between two steps of a transaction leaves it open on the server, for up to a minute, and with it a lock on
 //! a fence document. The sessions of an owner therefore stand in the lease document, and whoever takes over ends them.
 
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -38,8 +39,11 @@ const CONFLICTS: u32 = 8;
 /// Time for aborting a transaction. One that is not aborted in time is when its session begins the next one.
 const ABORT: Duration = Duration::from_secs(1);
 
-/// How long a takeover waits for the fence documents before it ends the earlier owner's sessions again.
-const RAISE_ATTEMPT: Duration = Duration::from_secs(2);
+/// Pause of a takeover before it tries a single fence document again.
+const RAISE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Conflicts at single fence documents after which a takeover ends the earlier owner's sessions again.
+const CONFLICTS_TO_END_SESSIONS: u32 = 64;
 
 /// Longest time for raising the fence: longer than the server keeps a transaction that nobody goes on with.
 const RAISE: Duration = Duration::from_secs(90);
@@ -83,19 +87,9 @@ impl Fence {
         epoch: i64,
         earlier: &[Uuid],
     ) -> Result<Self, Failure> {
-        let deadline = Instant::now() + RAISE;
         create_missing(collections, epoch).await?;
-        loop {
-            end_sessions(collections, earlier).await;
-            match tokio::time::timeout(RAISE_ATTEMPT, write_epoch(collections, epoch)).await {
-                Ok(Ok(())) => break,
-                Ok(Err(failure)) if !failure.is_transient() || Instant::now() >= deadline => return Err(failure),
-                Err(_) if Instant::now() >= deadline => return Err(Failure::Silence),
-                Ok(Err(_)) | Err(_) => {
-                    tracing::warn!("an append of the earlier owner is still open on the server; waiting for its end");
-                }
-            }
-        }
+        end_sessions(collections, earlier).await;
+        write_epoch(collections, epoch, earlier).await?;
         let client = collections.meta.client();
         let mut sessions = Vec::new();
         for _ in 0..SESSIONS {
@@ -196,7 +190,7 @@ async fn reset(session: &mut ClientSession) {
 fn shard(key: &Key) -> i32 {
     let mut hasher = DefaultHasher::new();
     (key.tenant.as_str(), key.conversation.uuid()).hash(&mut hasher);
-    i32::try_from(hasher.finish() % FENCES.unsigned_abs() as u64).unwrap_or(0)
+    i32::try_from(hasher.finish() % u64::from(FENCES.unsigned_abs())).unwrap_or(0)
 }
 
 async fn create_missing(collections: &Collections, epoch: i64) -> Result<(), Failure> {
@@ -216,13 +210,49 @@ async fn create_missing(collections: &Collections, epoch: i64) -> Result<(), Fai
     }
 }
 
-async fn write_epoch(collections: &Collections, epoch: i64) -> Result<(), Failure> {
-    let earlier = doc! { "epoch": { "$lt": epoch } };
+/// Writes the epoch into every fence document: in one transaction, and where that meets an append of the earlier owner, in two of half
+/// the size. In transactions, because a plain write would wait on the server for an append that nobody ends.
+async fn write_epoch(collections: &Collections, epoch: i64, earlier: &[Uuid]) -> Result<(), Failure> {
+    let deadline = Instant::now() + RAISE;
+    let mut session = collections.meta.client().start_session().await?;
+    let mut left = VecDeque::from([(0, FENCES)]);
+    let mut conflicts = 0_u32;
+    while let Some((from, to)) = left.pop_front() {
+        let Err(failure) = write_range(collections, &mut session, (from, to), epoch).await else {
+            continue;
+        };
+        reset(&mut session).await;
+        if !failure.is_transient() || Instant::now() >= deadline {
+            return Err(failure);
+        }
+        if failure.is_conflict() && to - from > 1 {
+            let middle = from + (to - from) / 2;
+            left.extend([(from, middle), (middle, to)]);
+            continue;
+        }
+        left.push_back((from, to));
+        conflicts += 1;
+        if conflicts.is_multiple_of(CONFLICTS_TO_END_SESSIONS) {
+            tracing::warn!(%failure, "appends of the earlier owner are still open on the server; ending its sessions again");
+            end_sessions(collections, earlier).await;
+        }
+        tokio::time::sleep(RAISE_PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn write_range(
+    collections: &Collections,
+    session: &mut ClientSession,
+    (from, to): (i32, i32),
+    epoch: i64,
+) -> Result<(), Failure> {
+    collections.call(session.start_transaction()).await?;
+    let earlier = doc! { "_id": { "$gte": from, "$lt": to }, "epoch": { "$lt": epoch } };
     let set = doc! { "$set": { "epoch": epoch } };
-    collections
-        .call(collections.fences.update_many(earlier, set))
-        .await
-        .map(drop)
+    let written = collections.fences.update_many(earlier, set).session(&mut *session);
+    collections.call(written).await?;
+    collections.call(session.commit_transaction()).await
 }
 
 /// Ends what the earlier owner may have left open. Without it the server does so by itself, later.

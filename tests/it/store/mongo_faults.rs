@@ -92,8 +92,8 @@ async fn a_lost_answer_is_found_again() {
     };
     let mut talk = Talk::new("acme", "ann");
     talk.open(log.as_ref()).await;
-    // Only inserts lose their answers: the connection works, and each attempt may well have been written.
-    proxy.set(Mode::AnswersLostTo("insert\0"));
+    // Only commits lose their answers: the connection works, and each attempt may well have been written.
+    proxy.set(Mode::AnswersLostTo("commitTransaction\0"));
     for n in 1..=5 {
         talk.write(log.as_ref(), vec![updated(&n.to_string())]).await;
         assert!(proxy.lost() >= n, "answers were lost");

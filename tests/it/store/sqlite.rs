@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions};
+use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions, standby};
 use copilotd_actors::ports::{EventLog, LogError};
 use tempfile::TempDir;
 
@@ -98,6 +98,33 @@ async fn a_second_process_is_refused_and_told_which_one_has_it() {
     );
     drop(log);
     SqliteLog::open(directory.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_standby_waits_for_the_directory_and_is_known_while_it_waits() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().to_owned();
+    let log = SqliteLog::open(&path).unwrap();
+    let mut talk = Talk::new("acme", "ann");
+    talk.open(&log).await;
+    assert!(!standby::is_there(&path));
+    let waiting = {
+        let path = path.clone();
+        tokio::spawn(async move { standby::wait(&path).await.unwrap() })
+    };
+    while !standby::is_there(&path) {
+        tokio::task::yield_now().await;
+    }
+    // Nobody else gets it meanwhile, and the one that has it goes on.
+    assert!(matches!(SqliteLog::open(&path), Err(OpenError::Locked { .. })));
+    talk.write(&log, vec![updated("x")]).await;
+    log.close().await;
+    let free = waiting.await.unwrap();
+    assert!(!standby::is_there(&path), "it stands by no more");
+    let second = SqliteLog::open_free(&path, free).unwrap();
+    assert!(matches!(SqliteLog::open(&path), Err(OpenError::Locked { .. })));
+    talk.write(&second, vec![updated("y")]).await;
+    assert_eq!(second.read(&talk.scope, talk.id, 0, 100).await.unwrap(), talk.records);
 }
 
 #[tokio::test]
