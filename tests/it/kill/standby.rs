@@ -95,6 +95,7 @@ async fn without_a_standby_a_process_drains_and_a_standby_that_is_told_to_end_do
         let (mut first, mut second) = (Server::new(&world, settings.clone()), Server::new(&world, settings));
         first.start(&[]).await;
         second.stand_by().await;
+        second.said("standing by:").await;
         second.terminate().await;
         let ended = tokio::time::timeout(HANGS, second.ended()).await.unwrap();
         assert_eq!(ended, 0, "{store:?}: {}", second.log());
