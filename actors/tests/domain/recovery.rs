@@ -292,7 +292,8 @@ fn calls_of_a_turn_that_is_handed_over_follow_the_rules_of_a_crash_but_count_for
         ("look_up", false) => "t1 turn.resumed\n t1 tool.retried c0 1 look_up",
         (_, false) => "t1 turn.resumed\n t1 tool.retried c0 1 repeat",
     };
-    let begun: [(&str, fn() -> Vec<Act>); 4] = [
+    type Begun = fn() -> Vec<Act>;
+    let begun: [(&str, Begun); 4] = [
         ("read", || vec![submit(1), asks(&["read"])]),
         ("never", || vec![submit(1), asks(&["never"])]),
         ("keyed", || vec![submit(1), asks(&["keyed"])]),
