@@ -289,7 +289,7 @@ fn calls_of_a_turn_that_is_handed_over_follow_the_rules_of_a_crash_but_count_for
     let taken_up = |tool: &str, unsent: bool| match (tool, unsent) {
         (_, true) => "t1 turn.resumed\n t1 tool.retried c0 0 repeat",
         ("never", false) => "t1 turn.resumed\n t1 tool.finished c0 unknown",
-        ("look_up", false) => "t1 turn.resumed\n t1 tool.retried c0 1 look_up",
+        ("keyed" | "look_up", false) => "t1 turn.resumed\n t1 tool.retried c0 1 look_up",
         (_, false) => "t1 turn.resumed\n t1 tool.retried c0 1 repeat",
     };
     type Begun = fn() -> Vec<Act>;
