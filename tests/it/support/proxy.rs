@@ -223,3 +223,64 @@ async fn pass_answers(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers every connection with what it says.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+
+    async fn answer(address: SocketAddr) -> std::io::Result<usize> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"x").await?;
+        stream.read(&mut [0; 1]).await
+    }
+
+    #[tokio::test]
+    async fn a_proxy_refuses_resets_and_is_there_again() {
+        let proxy = Proxy::to(echo().await).await;
+        assert_eq!(answer(proxy.address).await.unwrap(), 1);
+        let mut open = TcpStream::connect(proxy.address).await.unwrap();
+        open.write_all(b"x").await.unwrap();
+        assert_eq!(open.read(&mut [0; 1]).await.unwrap(), 1);
+        for _ in 0..3 {
+            proxy.set(Mode::Reset);
+            let error = match open.read(&mut [0; 1]).await {
+                Err(error) => error.kind(),
+                Ok(length) => panic!("{length} bytes came"),
+            };
+            assert_eq!(error, ErrorKind::ConnectionReset);
+            assert!(answer(proxy.address).await.is_err());
+            proxy.set(Mode::Refused);
+            // The task that listens hears of it in its own time.
+            while answer(proxy.address).await.map_err(|error| error.kind()) != Err(ErrorKind::ConnectionRefused) {
+                tokio::task::yield_now().await;
+            }
+            proxy.set(Mode::Open);
+            while answer(proxy.address).await.ok() != Some(1) {
+                tokio::task::yield_now().await;
+            }
+            open = TcpStream::connect(proxy.address).await.unwrap();
+            open.write_all(b"x").await.unwrap();
+            assert_eq!(open.read(&mut [0; 1]).await.unwrap(), 1);
+        }
+    }
+}
