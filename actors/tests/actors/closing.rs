@@ -38,7 +38,7 @@ async fn a_closed_tenants_conversations_end_and_none_is_started_until_it_is_open
 
     // Neither a request, nor the reconciler, nor a restart brings one back.
     let asked = world.ask(two, Command::RECOVER).await;
-    assert_eq!(asked.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(asked.unwrap_err(), Refusal::NotStored);
     assert!(!world.directory().wake(&world.scope, one).await);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.directory().alive(), 0);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use copilotd::http::auth::Scopes;
 use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::fakes::log::Fault;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::ports::SchemaError;
 use jiff::SignedDuration;
@@ -475,6 +476,16 @@ async fn the_door_is_closed_when_too_much_is_open() {
 async fn a_store_that_is_away_is_a_503_that_says_so() {
     with_app(async |app| {
         let conversation = app.conversation().await;
+        let turns = format!("{conversation}/turns");
+        for fault in [Fault::Before, Fault::After] {
+            let own = format!("{}/turns", app.conversation().await);
+            app.log.fail_append(1, fault);
+            let problem = app
+                .post(&own, json!({ "input": "x" }))
+                .await
+                .problem(503, "unavailable");
+            assert_eq!(problem["retry"], "unsafe", "it may have been stored: {fault:?}");
+        }
         app.log.set_down(true);
         let problem = app.get(&conversation).await.problem(503, "unavailable");
         assert_eq!(problem["retry"], "safe", "a read changes nothing");
@@ -482,11 +493,12 @@ async fn a_store_that_is_away_is_a_503_that_says_so() {
             !problem.to_string().contains("switched off"),
             "internal words stay inside"
         );
+        // It was let go meanwhile, and its log cannot be read.
         let problem = app
-            .post(&format!("{conversation}/turns"), json!({ "input": "x" }))
+            .post(&turns, json!({ "input": "x" }))
             .await
             .problem(503, "unavailable");
-        assert_eq!(problem["retry"], "unsafe", "it may have been stored");
+        assert_eq!(problem["retry"], "safe", "nothing was stored");
         app.post("/v1/conversations", json!({}))
             .await
             .problem(503, "unavailable");
