@@ -275,6 +275,7 @@ impl App {
     /// of `plan`.
     pub async fn hand_over(self, plan: &HandOver) {
         self.state.shutdown.hand_over();
+        self.state.jobs.stop();
         self.reconciler.stop(Some("handing over".into()));
         self.state.directory.hand_over(plan.calls, plan.turns).await;
         self.state.shutdown.close();

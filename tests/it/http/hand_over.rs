@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use copilotd::http::auth::Scopes;
 use copilotd_actors::fakes::model::Act;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::app::with_app;
+use super::app::{with_app, with_providers};
+use crate::gateway::Provider;
 
 #[tokio::test(start_paused = true)]
 async fn everything_new_is_left_to_the_standby_and_streams_end() {
@@ -47,4 +49,49 @@ async fn everything_new_is_left_to_the_standby_and_streams_end() {
         assert_eq!(stream.rest().await, []);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_stream_of_the_openai_endpoint_ends_with_an_error_and_not_like_a_whole_answer() {
+    for hands_over in [true, false] {
+        let provider = Provider::start().await;
+        let change = format!(
+            r#"
+            [[providers]]
+            name = "sim"
+            kind = "openai"
+            base_url = "{}"
+            api_key = {{ value = "sk-one" }}
+            [[routes]]
+            name = "sim"
+            targets = [{{ provider = "sim", model = "gpt", context_tokens = 128000 }}]
+            "#,
+            provider.url()
+        );
+        with_providers(&change, async |app| {
+            let prompt = "Tell me. [[sim text=\"Once upon a time\" chunk=4 stall_after=9 keepalive_ms=20]]";
+            let body = json!({ "model": "sim", "stream": true, "messages": [{ "role": "user", "content": prompt }] });
+            let token = app.token_of("globex", "ada", Scopes::GATEWAY);
+            let asked = app.call("POST", "/v1/chat/completions").by(&token).json(&body).send();
+            let stopped = async {
+                while provider.seen().await == 0 {
+                    tokio::task::yield_now().await;
+                }
+                match hands_over {
+                    true => app.app.state.shutdown.hand_over(),
+                    false => app.app.state.shutdown.drain(),
+                }
+                app.app.state.shutdown.close();
+            };
+            let (answer, ()) = tokio::join!(asked, stopped);
+            let text = String::from_utf8(answer.body.to_vec()).unwrap();
+            assert!(!text.contains("[DONE]"), "{text}");
+            assert!(
+                text.contains("\"error\"") || answer.status == 503,
+                "{} {text}",
+                answer.status
+            );
+        })
+        .await;
+    }
 }

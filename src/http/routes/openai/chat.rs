@@ -11,17 +11,19 @@ use utoipa::IntoParams;
 use super::stream::{self, Opening};
 use super::{COST, Fault, cache_wish, caller, dollars, knowledge, label, mode, parsed, read};
 use crate::gateway::body::ChatBody;
-use crate::gateway::call::{Answer, GatewayCall, Purpose, Reply};
+use crate::gateway::call::{Answer, GatewayCall, GatewayError, GatewayErrorKind, Purpose, Reply};
 use crate::http::auth::Gateway;
 use crate::http::problem::{Code, Problem};
 use crate::http::routes::events::open_stream;
 use crate::http::routes::taking_work;
-use crate::http::state::AppState;
+use crate::http::state::{AppState, Shutdown};
 use crate::openapi::OpenAiErrors;
 
 /// How long the status of a stream is held back for an answer's first word. What takes longer begins as a stream of
 /// comments, so that nothing on the way takes the silence for death; its failure is then told inside of the stream.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a stream still gets when the process stops and no standby waits.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 /// What a request may wish by its headers.
 #[expect(dead_code, reason = "it only describes them")]
@@ -91,8 +93,15 @@ pub async fn complete(
     }
     let place = open_stream(&state, &by).map_err(Fault::Problem)?;
     let (shares, tenant) = (Arc::clone(&state.shared.shares), by.scope.tenant().clone());
-    let auth = Arc::clone(&state.auth);
-    let refused = async move { auth.verifier.ended(&by).await };
+    let (auth, shutdown) = (Arc::clone(&state.auth), state.shutdown.clone());
+    let cut = async move {
+        tokio::select! {
+            () = auth.verifier.ended(&by) => {
+                GatewayError::new(GatewayErrorKind::Cut, "the credential is no longer accepted")
+            }
+            () = stopped(&shutdown) => GatewayError::new(GatewayErrorKind::Cut, "the server stopped; ask again"),
+        }
+    };
     let gateway = Arc::clone(&state.gateway);
     let mut opening: Opening = Box::pin(async move { gateway.chat(call).await });
     match tokio::time::timeout(PATIENCE, &mut opening).await {
@@ -100,16 +109,19 @@ pub async fn complete(
             let reply = reply?;
             let (model, attempts, cache) = (reply.model.clone(), reply.attempts, reply.cache);
             let limits = reply.limits.clone();
-            let mut response = stream::response(
-                Box::pin(std::future::ready(Ok(reply))),
-                (shares, tenant),
-                place,
-                refused,
-            );
+            let mut response = stream::response(Box::pin(std::future::ready(Ok(reply))), (shares, tenant), place, cut);
             label(&mut response, &model, attempts, cache, &limits);
             Ok(response)
         }
-        Err(_elapsed) => Ok(stream::response(opening, (shares, tenant), place, refused)),
+        Err(_elapsed) => Ok(stream::response(opening, (shares, tenant), place, cut)),
+    }
+}
+
+/// Waits until streams have to end. A stop without a standby leaves them a moment more than the others, which can be resumed.
+async fn stopped(shutdown: &Shutdown) {
+    shutdown.closed().await;
+    if !shutdown.is_handing_over() {
+        tokio::time::sleep(LAST_MOMENT).await;
     }
 }
 

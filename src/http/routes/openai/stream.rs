@@ -16,7 +16,7 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::share::{Shares, paced};
 use futures::{StreamExt, stream};
 
-use crate::gateway::call::{Answer, AnswerStream, GatewayError, GatewayErrorKind, Reply};
+use crate::gateway::call::{Answer, AnswerStream, GatewayError, Reply};
 use crate::http::budget::Reservation;
 use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
@@ -39,25 +39,22 @@ enum State {
     Ended,
 }
 
-/// Writes the stream's response. The place is held until its end. When `refused` returns, the caller's credential is no longer
-/// accepted: the stream ends with an error then, and the upstream is let go.
+/// Writes the stream's response. The place is held until its end. When `cut` returns, the stream ends with its error, and the upstream
+/// is let go.
 pub(super) fn response(
     opening: Opening,
     (shares, tenant): (Arc<Shares>, TenantId),
     place: Reservation,
-    refused: impl Future<Output = ()> + Send + 'static,
+    cut: impl Future<Output = GatewayError> + Send + 'static,
 ) -> Response {
-    let start = (State::Opening(opening), place, Box::pin(refused));
-    let frames = stream::unfold(start, |(mut state, place, mut refused)| async {
+    let start = (State::Opening(opening), place, Box::pin(cut));
+    let frames = stream::unfold(start, |(mut state, place, mut cut)| async {
         let bytes = tokio::select! {
             biased;
-            () = &mut refused, if !matches!(state, State::Ended) => {
-                let message = "the credential is no longer accepted";
-                last(&mut state, GatewayError::new(GatewayErrorKind::Cut, message))
-            }
+            error = &mut cut, if !matches!(state, State::Ended) => last(&mut state, error),
             bytes = next(&mut state) => bytes?,
         };
-        Some((Ok::<_, Infallible>(bytes), (state, place, refused)))
+        Some((Ok::<_, Infallible>(bytes), (state, place, cut)))
     });
     let frames = KeepAlive::new(paced(shares, tenant, LONGEST_PAUSE, frames), COMMENT);
     let headers = [
@@ -139,7 +136,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::gateway::call::CacheOutcome;
+    use crate::gateway::call::{CacheOutcome, GatewayErrorKind};
     use crate::gateway::upstream::Piece;
     use crate::http::budget::{Budget, Holder, Limits};
 
@@ -220,8 +217,11 @@ mod tests {
         let places = places();
         let place = places.try_reserve(&Holder::user_of("acme", "ada"), 1).unwrap();
         let pieces = stream::iter([piece("{}")]).chain(stream::pending());
-        let refused = async move { _ = revoked.await };
-        let response = response(reply(Answer::Stream(pieces.boxed())), acme(), place, refused);
+        let cut = async move {
+            let _ = revoked.await;
+            GatewayError::new(GatewayErrorKind::Cut, "the credential is no longer accepted")
+        };
+        let response = response(reply(Answer::Stream(pieces.boxed())), acme(), place, cut);
         let mut body = response.into_body().into_data_stream();
         assert_eq!(body.next().await.unwrap().unwrap(), "data: {}\n\n");
         revoke.send(()).unwrap();
