@@ -29,6 +29,8 @@ const MAX_BUFFERED: usize = 8 * 1024 * 1024;
 
 /// A document is in doubt only after so many times the usual time of its target.
 const LATE_DOCUMENT: u32 = 3;
+/// Time left in which another request could still be answered.
+const SHORTEST_LOOK: Duration = Duration::from_secs(2);
 /// So often it is asked for again because nothing was heard.
 const MOST_SILENCES: u32 = 2;
 
@@ -186,15 +188,15 @@ impl Drive {
                 Some(ended) => return ended,
                 None => {
                     let now = Instant::now();
-                    let Some(other) = self.trip.once_more(place, now, admit) else {
-                        pause = None;
-                        continue;
-                    };
-                    let attempt = self.attempt(other);
-                    running.push(told(other, attempt));
-                    silences += u32::from(!std::mem::take(&mut is_failure));
                     let left = self.trip.deadline().saturating_duration_since(now);
-                    pause = (silences < MOST_SILENCES).then_some(left / 2);
+                    let is_after_failure = std::mem::take(&mut is_failure);
+                    if let Some(other) = self.trip.once_more(place, now, admit) {
+                        let attempt = self.attempt(other);
+                        running.push(told(other, attempt));
+                        silences += u32::from(!is_after_failure);
+                    }
+                    // Whoever cannot answer now may be able to later.
+                    pause = (silences < MOST_SILENCES && left >= SHORTEST_LOOK).then_some(left / 2);
                 }
             }
         }
