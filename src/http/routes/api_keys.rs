@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_actors::ports::LogError;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -11,13 +12,13 @@ use crate::http::auth::{Admin, Caller, CredentialKind, Scopes, new_api_key};
 use crate::http::body::Json;
 use crate::http::extract::{Ids, Query, invalid};
 use crate::http::page::{self, Page, Wanted};
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, Problem, Retry};
 use crate::http::request_id::RequestId;
 use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
-use crate::tenants::{KeyId, KeyView, NewKey, Origin, Requester};
+use crate::tenants::{ChangeError, KeyId, KeyView, NewKey, Origin, Requester};
 
 /// Body of `POST /v1/admin/api-keys`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -108,7 +109,15 @@ pub async fn create(
         expires_at: body.expires_at,
     };
     let by = Requester::of(&caller, caller.scope.tenant(), &request);
-    let view = state.tenants.create_key(&caller.scope, new, &by).await?;
+    let view = match state.tenants.create_key(&caller.scope, new, &by).await {
+        // Nobody would see that key, and a second request would create another one.
+        Err(ChangeError::Store(error @ LogError::Unavailable(_))) => {
+            let detail = "the store does not answer; whether the key was created is not known: list the keys before \
+                          you create another one, and revoke what you cannot use";
+            return Err(Problem::from(error).detail(detail).retry(Retry::Unsafe));
+        }
+        created => created?,
+    };
     let created = Created {
         key: key.expose_secret().to_owned(),
         listed: view.into(),

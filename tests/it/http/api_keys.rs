@@ -1,5 +1,7 @@
 //! API keys: made, listed, used and taken back while the process runs.
 
+use std::sync::atomic::Ordering;
+
 use copilotd::http::auth::Scopes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -27,6 +29,24 @@ async fn made(app: &TestApp, body: Value) -> (String, String) {
 async fn listed(app: &TestApp) -> Vec<Value> {
     let page = app.call("GET", KEYS).by(&admin(app)).send().await.expect(200).json();
     page["data"].as_array().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_which_nobody_knows_whether_it_was_created_is_not_told_to_be_safe_to_create_again() {
+    with_app(async |app| {
+        app.tenants.away.store(true, Ordering::Relaxed);
+        let body = json!({ "name": "ci", "scopes": ["chat"] });
+        let create = app.call("POST", KEYS).by(&admin(app)).json(&body);
+        let problem = create.send().await.problem(503, "unavailable");
+        assert_eq!(problem["retry"], "unsafe");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("list the keys"),
+            "{problem}"
+        );
+        app.tenants.away.store(false, Ordering::Relaxed);
+        made(app, body).await;
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
