@@ -64,6 +64,8 @@ pub(super) struct Drive {
     pub first_token_reasoning: Duration,
     pub hedges: Option<Arc<HedgeBudget>>,
     pub trip: Trip,
+    /// Whether it has to end much sooner than the route says, such as the cache's embedding of a question.
+    pub is_hurried: bool,
     /// Targets that failed this request, in order, and how.
     pub failures: Vec<(Place, FailureClass)>,
 }
@@ -221,7 +223,8 @@ impl Drive {
     /// silent looks the same as a model at work, so the request is not given up.
     fn late_document(&self, place: Place) -> Option<Duration> {
         let now = Instant::now();
-        if !matches!(self.ask, Ask::Whole(_) | Ask::Embed(_)) || self.trip.others_able(place, now) > 0 {
+        let is_document = matches!(self.ask, Ask::Whole(_) | Ask::Embed(_));
+        if !is_document || self.is_hurried || self.trip.others_able(place, now) > 0 {
             return None;
         }
         let usual = self.trip.target(place).state.with(|health, _| health.usual_document());
@@ -287,6 +290,7 @@ impl Drive {
     pub(super) fn hurry(&mut self, within: Duration) {
         let targets = u32::try_from(self.trip.targets_left().max(1)).unwrap_or(u32::MAX);
         self.timeouts.first_token = self.timeouts.first_token.min(within / targets);
+        self.is_hurried = true;
         self.trip.hurry(Instant::now() + within);
     }
 

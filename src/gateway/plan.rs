@@ -179,6 +179,7 @@ impl Planner {
             hedges: route.hedges.clone(),
             trip: Trip::new(targets, patience, Instant::now() + route.timeouts.total.min(LONGEST))
                 .holding(route.patience),
+            is_hurried: false,
             failures: Vec::new(),
         })
     }
