@@ -2,19 +2,14 @@
 //!
 //! Invariant: every attempt that was begun is settled exactly once, at its end, at its failure, or when it is dropped.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::tokens;
-use copilotd_actors::domain::usage::{LostUsage, Usage};
-use copilotd_actors::ports::{LogError, ModelError, ModelEvent};
-use copilotd_actors::tenancy::TenantScope;
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use metrics::{counter, gauge};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -22,111 +17,17 @@ use uuid::Uuid;
 
 use super::bill::Bill;
 use super::call::{CacheOutcome, Caller};
-use super::ledger::Unreported;
 use super::limit::{Ended, Reservation, UnderWay};
 use super::limits::Limits;
+use super::meter::{Attempted, Meter, Outcome};
 use super::progress::Progress;
 use super::prompt_tokens::Prompt;
-use super::route::{Key, Kind, Target, TargetName, rule};
+use super::route::{Key, Kind, Target, rule};
 use super::upstream::{CallProgress, Piece, PieceStream};
 use super::used::{Count, Known, Used};
 
 /// Bytes that make a token, about, where nobody counted.
 const BYTES_PER_TOKEN: u64 = 4;
-
-/// Told of every attempt, when it begins and when it is over. Called on the way of an answer: it must not wait.
-#[async_trait]
-pub trait Meter: Send + Sync + fmt::Debug {
-    /// An attempt is under way; `lost` says what to put down should its process die, and is asked now and then about one that takes
-    /// long. It is told again under the same id when it is over.
-    fn began(&self, id: Uuid, lost: Lost) {
-        let _ = (id, lost);
-    }
-
-    /// An attempt is over.
-    fn attempted(&self, attempt: Attempted);
-
-    /// An attempt of an earlier process was over at that moment. One that is told twice is one record.
-    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
-        let _ = at;
-        self.attempted(attempt);
-    }
-
-    /// Returns what attempts of a turn used of which its log may not know: those of earlier processes, or, if so, of this one.
-    async fn unreported(
-        &self,
-        scope: &TenantScope,
-        of: &Unreported,
-        by_this_process: bool,
-    ) -> Result<Vec<LostUsage>, LogError> {
-        let _ = (scope, of, by_this_process);
-        Ok(Vec::new())
-    }
-
-    /// Whether one more call can be accounted for. If not, none may begin.
-    fn has_room(&self) -> bool {
-        true
-    }
-}
-
-/// Makes what is to be put down of an attempt should its process die before it is asked again, in that time.
-pub type Lost = Box<dyn Fn(Duration) -> Attempted + Send + Sync>;
-
-/// An attempt: one that is over, or what would be said of it if its process died now.
-#[derive(Debug, Clone)]
-pub struct Attempted {
-    /// Its id, where one attempt may be told twice; a new one otherwise.
-    pub id: Option<Uuid>,
-    /// For whom it was made.
-    pub caller: Arc<Caller>,
-    /// Name of the route.
-    pub route: Arc<str>,
-    /// The target.
-    pub target: TargetName,
-    /// Name of the key.
-    pub key: String,
-    /// Its number within the request, from 1.
-    pub number: u32,
-    /// The model, as the provider names it, if it did.
-    pub model: Option<String>,
-    /// What it used.
-    pub usage: Usage,
-    /// Whether the usage is our own estimate because nobody said.
-    pub is_estimated: bool,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What the cache had done before.
-    pub cache: CacheOutcome,
-    /// From the request to the first content.
-    pub first_content: Option<Duration>,
-    /// From the request to the end.
-    pub took: Duration,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Well.
-    Finished(Finish),
-    /// In a failure.
-    Failed(FailureClass),
-    /// Whoever waited for it left.
-    Left,
-    /// Its process died.
-    Lost,
-}
-
-impl Outcome {
-    /// Stable name for logs, metrics and records.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Finished(_) => "ok",
-            Self::Failed(class) => class.code(),
-            Self::Left => "left",
-            Self::Lost => "lost",
-        }
-    }
-}
 
 /// For whom an attempt is made, and who is told.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! One deployment of a model behind one key, as the gateway calls it. Adapters implement it.
 
 mod progress;
+mod timeouts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use futures::stream::BoxStream;
 
 use super::body::ChatBody;
 use super::embed::{EmbedAnswer, EmbedBody};
-pub use crate::adapters::provider::Timeouts;
 pub use progress::{CallProgress, Seen, Work};
+pub use timeouts::Timeouts;
 
 /// Status of a refusal that is the adapter's own: the request is in order, but this provider's protocol cannot say it.
 /// Another target may.

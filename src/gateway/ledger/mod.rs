@@ -12,12 +12,11 @@ mod backlog;
 mod open;
 mod writer;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::{TenantId, TurnId};
-use copilotd_actors::domain::usage::{LostUsage, NanoUsd, Usage};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -26,7 +25,9 @@ use uuid::Uuid;
 
 pub use writer::Ledger;
 
-use super::limit::{LearnedAnswers, Subject};
+use super::limit::LearnedAnswers;
+use super::meter::Unreported;
+use super::spending::Spending;
 
 /// Days for which records are kept.
 pub const KEPT_DAYS: i64 = 400;
@@ -165,47 +166,6 @@ pub struct UsageRow {
     pub estimated_calls: u64,
     /// What they used.
     pub usage: Usage,
-}
-
-/// What somebody spent in the present day and month.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spending {
-    /// Who pays.
-    pub tenant: TenantId,
-    /// The user.
-    pub user: String,
-    /// The key, if one was used.
-    pub api_key: Option<String>,
-    /// Of the day.
-    pub day: NanoUsd,
-    /// Of the month.
-    pub month: NanoUsd,
-}
-
-/// Sums spendings of one tenant up, in the day and the month, for it, its users and its keys.
-pub fn owed<'a>(spendings: impl IntoIterator<Item = &'a Spending>) -> HashMap<Subject, (NanoUsd, NanoUsd)> {
-    let mut owed: HashMap<Subject, (NanoUsd, NanoUsd)> = HashMap::new();
-    for spending in spendings {
-        let user = spending.user.parse().ok().map(Subject::User);
-        let key = spending.api_key.clone().map(Subject::Key);
-        for subject in [Subject::Tenant].into_iter().chain(user).chain(key) {
-            let (day, month) = owed.entry(subject).or_default();
-            *day = day.saturating_add(spending.day);
-            *month = month.saturating_add(spending.month);
-        }
-    }
-    owed
-}
-
-/// Which attempts of a turn are looked for, whose usage nobody has told its log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unreported {
-    /// The turn.
-    pub turn: TurnId,
-    /// When the turn's present attempt began: what was made a record by [`UsageStore::lose_usage`] and is not older is of its last step.
-    pub began_at: Timestamp,
-    /// When that step's prompt was assembled, if it was: what ended since then, however it did, is that step's too.
-    pub asked_at: Option<Timestamp>,
 }
 
 /// What is put down together.

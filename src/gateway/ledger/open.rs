@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::UsageRecord;
 use super::writer::{milliseconds, record};
-use crate::gateway::attempt::Lost;
+use crate::gateway::meter::Lost;
 
 /// An attempt is put down again only if what it is expected to use has changed by more than one in so many.
 const WORTH_NOTING: u64 = 10;

@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::backlog::{Backlog, Entry, Waiting};
 use super::open::OpenCalls;
-use super::{Unreported, UsageRecord, UsageStore};
-use crate::gateway::attempt::{Attempted, Lost, Meter};
+use super::{UsageRecord, UsageStore};
 use crate::gateway::limit::Learned;
+use crate::gateway::meter::{Attempted, Lost, Meter, Unreported};
 
 /// Notes of calls under way that may wait for the store. Beyond it none are made: each comes again.
 const NOTES: usize = 4_000;

@@ -11,8 +11,8 @@ use copilotd_actors::ports::Clock;
 
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
-use super::{Demand, Lease, Limiter, Moment, Refused, Spent, Subject};
-use crate::gateway::ledger::{self, Spending};
+use super::{Demand, Lease, Limiter, Moment, Refused, Spent};
+use crate::gateway::spending::{self, Spending, Subject};
 
 /// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
 /// newcomers share one.
@@ -207,7 +207,7 @@ impl Limiter for LocalLimiter {
         }
         for (tenant, spendings) in of {
             let Some(books) = self.books(tenant) else { continue };
-            for (subject, (day, month)) in ledger::owed(spendings) {
+            for (subject, (day, month)) in spending::owed(spendings) {
                 books.with(&[subject], now, |accounts| {
                     for (_, account) in accounts {
                         account.owed(day, month, now);

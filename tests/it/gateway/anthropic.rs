@@ -1,7 +1,8 @@
 //! Routes with Anthropic's protocol on them: what it cannot say goes elsewhere, and a turn of calls goes to and fro.
 
-use copilotd::gateway::call::{Answer, GatewayErrorKind, Mode};
+use copilotd::gateway::call::{Answer, Mode};
 use copilotd::gateway::embed::{EmbedBody, EmbedCall};
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{Model, ModelEvent};
 use futures::StreamExt;
