@@ -4,13 +4,12 @@
 
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_gateway::provider::Piece;
 use opentelemetry::propagation::Injector;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-use crate::gateway::upstream::Piece;
 
 /// Who is called.
 #[derive(Debug, Clone, PartialEq, Eq)]

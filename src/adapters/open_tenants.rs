@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_gateway::ledger::{Entries, UsageRecord};
+use copilotd_gateway::limit::LearnedAnswers;
 
 use super::tenant_fence::{TenantFence, WritePass};
-use crate::gateway::ledger::{Entries, UsageRecord};
-use crate::gateway::limit::LearnedAnswers;
 
 /// Returns what was learned of tenants that take writes, with the passes to write it.
 pub(super) fn learned_of_open<'a>(

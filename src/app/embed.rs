@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use copilotd_actors::ports::Clock;
+use copilotd_gateway::cache::embedder::Embedder;
+use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
+use copilotd_gateway::{Embeddings, Gateway};
 
 use crate::adapters::embed::{self, LocalEmbedder, ModelKind};
 use crate::cli::{Failure, PullArgs};
 use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
-use crate::gateway::cache::{Audience, Cache, Rules, Settings};
-use crate::gateway::embedder::Embedder;
-use crate::gateway::{Embeddings, Gateway};
 
 /// By how much the nearest entry has to be nearer than one with another answer.
 const MARGIN: f32 = 0.02;

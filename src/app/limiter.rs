@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
+use copilotd_gateway::ledger::UsageStore;
+use copilotd_gateway::limit::{Limiter, LocalLimiter, TenantLimits};
+use copilotd_gateway::spending::Spending;
 
 use crate::adapters::redis_limiter::{RedisLimiter, RedisOptions};
 use crate::config::{Config, LimitStore};
-use crate::gateway::ledger::UsageStore;
-use crate::gateway::limit::{Limiter, LocalLimiter, TenantLimits};
-use crate::gateway::spending::Spending;
 
 /// Makes it. `spent` is what the budgets of this process begin with; shared ones ask the ledger by themselves.
 pub fn limiter(

@@ -6,18 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, Standing};
+use copilotd_gateway::Gateway;
+use copilotd_gateway::access::{Key, Keys, Rights, TenantAccess, Terms};
+use copilotd_gateway::ledger::UsageStore;
+use copilotd_gateway::limit::{Limiter, Period, TenantLimits};
+use copilotd_gateway::provider::Timeouts;
+use copilotd_gateway::spending::Spending;
+use copilotd_gateway::target::{TargetName, TargetState};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::upstream::upstream;
 use crate::adapters::provider::Hosts;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::fingerprint::fingerprint;
-use crate::gateway::ledger::UsageStore;
-use crate::gateway::limit::{Limiter, Period, TenantLimits};
-use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
-use crate::gateway::spending::Spending;
-use crate::gateway::upstream::Timeouts;
-use crate::gateway::{self, Gateway, Terms};
 use crate::tenants::Part;
 
 /// The gateway to the models of all routes, and what follows tenants behind it.
@@ -38,7 +39,7 @@ pub fn gateway(
             let provider = config
                 .provider(&target.provider)
                 .with_context(|| format!("route {}: its provider is not configured", route.name))?;
-            targets.push(Arc::new(gateway::route::Target {
+            targets.push(Arc::new(copilotd_gateway::target::Target {
                 state: Arc::clone(states.entry(name.clone()).or_default()),
                 name,
                 region: provider.region.clone(),
@@ -50,15 +51,15 @@ pub fn gateway(
                 reasoning: target.reasoning,
             }));
         }
-        routes.push(gateway::route::Route {
+        routes.push(copilotd_gateway::routing::Route {
             name: route.name.clone(),
             targets,
             timeouts: timeouts(route),
             first_token_reasoning: route.timeouts.first_token_reasoning,
             patience: route.patience,
             mode: match route.mode {
-                Mode::Live => gateway::call::Mode::Live,
-                Mode::Buffered => gateway::call::Mode::Buffered,
+                Mode::Live => copilotd_gateway::request::call::Mode::Live,
+                Mode::Buffered => copilotd_gateway::request::call::Mode::Buffered,
             },
             hedges: route.hedge.then(Arc::default),
         });

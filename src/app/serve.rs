@@ -8,26 +8,25 @@ use anyhow::Context as _;
 use axum::Router;
 use copilotd_actors::compute;
 use copilotd_actors::shared::Bounds;
+use copilotd_gateway::ledger::Ledger;
+use copilotd_gateway::limit::{Learned, MAX_PAIRS, Period};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::reload::Reloader;
 use super::standby::{HandOver, Listeners, Serving, Waiting};
-use super::store::WhenTaken;
-use super::{App, Records, files, memory, service, store, system};
+use super::store::{self, WhenTaken};
+use super::{App, Records, files, memory, service, system};
 use crate::audit::{AuditKey, AuditLog};
 use crate::cli::Failure;
 use crate::config::{Config, Source};
-use crate::gateway::ledger::Ledger;
-use crate::gateway::limit::{Learned, MAX_PAIRS, Period};
 use crate::http::router::{admin_router, router};
 use crate::http::server;
 use crate::http::state::AppState;
-use crate::private_files;
 use crate::revocations::Revocations;
-use crate::telemetry;
 use crate::tenants::{Roster, Seal};
+use crate::{private_files, telemetry};
 
 /// Longest time that closing the store may take at the end.
 const CLOSING: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use copilotd_actors::ports::EventLog;
+use copilotd_gateway::ledger::UsageStore;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret as _;
@@ -12,7 +13,6 @@ use crate::adapters::mongo::{MongoLog, MongoOptions};
 use crate::adapters::sqlite::{SqliteLog, standby};
 use crate::audit::AuditStore;
 use crate::config::{Config, Store};
-use crate::gateway::ledger::UsageStore;
 use crate::jobs::{JobStore, TenantEraser};
 use crate::revocations::RevocationStore;
 use crate::tenants::TenantStore;

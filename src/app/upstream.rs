@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use copilotd_gateway::provider::Upstream;
 use secrecy::SecretString;
 
 use crate::adapters::anthropic::{self, Anthropic, AnthropicConfig};
 use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::Hosts;
 use crate::config::{Config, Provider, ProviderAuth, ProviderKind, Route, Target};
-use crate::gateway::upstream::Upstream;
 
 /// Makes the adapter of `target` with one key of its provider.
 pub(super) fn upstream(

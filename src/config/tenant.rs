@@ -4,6 +4,8 @@ use copilotd_actors::domain::guard::Rules;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::quota::{Quota, Quotas};
 use copilotd_actors::ports::Standing;
+use copilotd_gateway::limit::{self, Limits};
+use copilotd_gateway::request::role::DEFAULT_ROLE_CLAIMS;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -12,8 +14,6 @@ use super::copilot::rules;
 use super::key::{Alg, KeyHash};
 use super::models::nano_usd;
 use super::{Copilot, DenyRule};
-use crate::gateway::limit::{self, Limits};
-use crate::role::DEFAULT_ROLE_CLAIMS;
 use crate::scopes::Scopes;
 
 /// A customer company.

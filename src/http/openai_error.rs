@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitState};
+use copilotd_gateway::request::body::InvalidBody;
 use serde_json::{Value, json};
 
 use super::problem::{Code, Problem};
 use super::routes::openai::{ATTEMPTS, standing};
-use crate::gateway::body::InvalidBody;
-use crate::gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 /// An error in OpenAI's words.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use copilotd_actors::domain::decide::Rejection;
 use copilotd_actors::domain::schema::Violation;
 use copilotd_actors::ports::{LogError, SchemaError};
 use copilotd_actors::shared::Full;
+use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 use super::problem::{Code, Problem, RateLimit, Retry};
-use crate::gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 /// When a place among the open turns may be free again.
 const FULL_RETRY: Duration = Duration::from_secs(2);

@@ -7,6 +7,8 @@ use axum::extract::FromRef;
 use copilotd_actors::conversations::Directory;
 use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_actors::shared::Shared;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::ledger::UsageStore;
 use tokio::sync::watch;
 
 use super::account::Budgets;
@@ -14,8 +16,6 @@ use super::auth::Authenticator;
 use super::body::BodyLimits;
 use super::probe::StoreProbe;
 use crate::audit::AuditLog;
-use crate::gateway::Gateway;
-use crate::gateway::ledger::UsageStore;
 use crate::jobs::Jobs;
 use crate::revocations::Revocations;
 use crate::telemetry::Render;

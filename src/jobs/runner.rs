@@ -9,6 +9,8 @@ use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::{JobId, TenantId, UserId};
 use copilotd_actors::ports::{Clock, EventLog, Ids, LogError};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::ledger::Ledger;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -18,8 +20,6 @@ use super::retention::{self, Retention};
 use super::store::{JobStore, Piece, TenantEraser};
 use super::{deletion, export};
 use crate::audit::AuditLog;
-use crate::gateway::Gateway;
-use crate::gateway::ledger::Ledger;
 use crate::revocations::Revocations;
 use crate::tenants::{ChangeError, Requester, Roster};
 

@@ -10,16 +10,15 @@ use async_trait::async_trait;
 use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::meter::{Attempted, Lost, Meter, Outcome, Unreported};
+use copilotd_gateway::request::call::CacheOutcome;
+use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
 use metrics::{Label, counter, histogram};
 use uuid::Uuid;
 
 use super::tenants::{self, OTHER};
 use super::zeros::outcomes;
-use crate::gateway::call::CacheOutcome;
-use crate::gateway::meter::Unreported;
-use crate::gateway::route::TargetName;
-use crate::gateway::{Attempted, Lost, Meter, Outcome};
 
 /// Most sets of labels that name a tenant; of sets without one there may be as many again.
 const MAX_SERIES: usize = 1_000;

@@ -8,13 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use copilotd::adapters::anthropic;
 use copilotd::adapters::provider::{SseReader, prompt_tokens};
 use copilotd::adapters::slack::message;
-use copilotd::adapters::{anthropic, openai};
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::cache::{Audience, Knowledge, Rules, question, veto};
-use copilotd::gateway::call::{CacheWish, Caller, Purpose};
-use copilotd::gateway::embed::EmbedBody;
 use copilotd::http::body::{self, RequestBody};
 use copilotd::http::extract::IdempotencyKey;
 use copilotd::http::page;
@@ -30,6 +26,10 @@ use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::domain::stream::Position;
 use copilotd_actors::domain::tokens;
 use copilotd_actors::fakes::policy::policy;
+use copilotd_gateway::cache::{Audience, Knowledge, Rules, question, veto};
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::call::{CacheWish, Caller, Purpose};
+use copilotd_gateway::request::embed::EmbedBody;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -287,7 +287,11 @@ fn translations_and_cache_keys() {
             .collect();
         json!({"type": "object", "properties": properties, "required": names, "additionalProperties": false})
     };
-    assert_linear("properties of a schema", schema, openai::allows_strict);
+    assert_linear(
+        "properties of a schema",
+        schema,
+        copilotd_gateway::request::strict::allows_strict,
+    );
     let rules = Rules {
         audience: Audience::Tenant,
         max_temperature: 2.0,

@@ -193,9 +193,9 @@ mod tests {
     use std::sync::Arc;
 
     use copilotd_actors::domain::command::FailureClass;
+    use copilotd_gateway::request::body::ChatBody;
 
     use super::*;
-    use crate::gateway::body::ChatBody;
 
     fn document(body: &str) -> Result<Document, FailureClass> {
         let prompt = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Inside the gateway a request is an OpenAI chat body and an answer is OpenAI's: `request` says the one in Anthropic's
 //! words, `decoder` and `document` the other in OpenAI's. What the words of the Messages API cannot say is refused with
-//! [`crate::gateway::upstream::UNSUPPORTED`], so that the route's next target is asked.
+//! [`copilotd_gateway::provider::UNSUPPORTED`], so that the route's next target is asked.
 //!
 //! Thinking is told as `reasoning_content`, as self-hosted servers tell it. It comes again as `thinking_blocks`, signatures
 //! included: the API wants them back beside the calls that they led to, in a member of that name of the assistant's message.
@@ -27,12 +27,13 @@ use tracing::Instrument;
 pub use config::{AnthropicConfig, Auth, MAX_TOKENS};
 pub use request::{Manner, Untranslatable, write};
 
+use copilotd_gateway::provider::{CallProgress, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
+use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody};
+
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{
     Accept, Answer, Clocks, Door, Hosts, InvalidDeployment, Transcript, endpoint, sent_at,
 };
-use crate::gateway::embed::{EmbedAnswer, EmbedBody};
-use crate::gateway::upstream::{CallProgress, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use decoder::{Decoder, Wish};
 
 /// Streams that one HTTP/2 connection takes; Anthropic allows 100.

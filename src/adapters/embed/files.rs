@@ -5,9 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use copilotd_gateway::cache::embedder::Space;
 use sha2::{Digest, Sha256};
-
-use crate::gateway::embedder::Space;
 
 /// A model that can be run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

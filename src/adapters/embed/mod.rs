@@ -13,11 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Space, Vector, check};
 pub use files::{FilesError, ModelFiles, ModelKind};
 pub use pull::{PullError, pull};
 use tokio::sync::{mpsc, oneshot};
-
-use crate::gateway::embedder::{EmbedError, Embedder, Space, Vector, check};
 
 /// Requests that wait for the model.
 const QUEUE: usize = 256;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use copilotd_gateway::ledger::KEPT_DAYS;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, Database, IndexModel};
@@ -10,7 +11,6 @@ use tokio::sync::RwLock;
 
 use super::documents::{AppendDocument, HeaderDocument, SnapshotDocument};
 use super::failure::Failure;
-use crate::gateway::ledger::KEPT_DAYS;
 
 /// After this long without renewal a snapshot is deleted by the server: a sleeping conversation is folded from its log.
 const SNAPSHOT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);

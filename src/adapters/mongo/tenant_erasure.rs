@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::ports::LogError;
+use copilotd_gateway::ledger::read_open;
 use futures::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
@@ -13,7 +14,6 @@ use super::MongoLog;
 use super::audit::anchor_id;
 use super::failure::Failure;
 use super::usage::asked_now;
-use crate::gateway::ledger::read_open;
 use crate::jobs::{TenantData, TenantEraser};
 
 /// Documents that one call deletes, where they are short.

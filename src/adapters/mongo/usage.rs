@@ -6,6 +6,13 @@ use async_trait::async_trait;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::ledger::{
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore, read_open,
+};
+use copilotd_gateway::limit::LearnedAnswers;
+use copilotd_gateway::meter::Unreported;
+use copilotd_gateway::spending::Spending;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use mongodb::Collection;
@@ -17,13 +24,6 @@ use super::MongoLog;
 use super::failure::Failure;
 use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
-use crate::gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
-    UsageStore, read_open,
-};
-use crate::gateway::limit::LearnedAnswers;
-use crate::gateway::meter::Unreported;
-use crate::gateway::spending::Spending;
 
 /// Single writes that are under way at one time.
 const TOGETHER: usize = 16;

@@ -223,9 +223,9 @@ mod tests {
     use std::sync::Arc;
 
     use copilotd_actors::domain::command::FailureClass;
+    use copilotd_gateway::request::body::ChatBody;
 
     use super::*;
-    use crate::gateway::body::ChatBody;
 
     fn meaning(body: &str) -> Result<Meaning, FailureClass> {
         let prompt = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();

@@ -34,13 +34,14 @@ pub use config::{Auth, Dialect, MaxTokensField, OpenAiConfig};
 pub use wire::write;
 
 pub use crate::adapters::provider::{Added, Hosts, InvalidDeployment, Learned};
-pub use crate::gateway::upstream::Timeouts;
+pub use copilotd_gateway::provider::Timeouts;
+
+use copilotd_gateway::provider::{CallProgress, PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody};
+use copilotd_gateway::request::prompt_tokens::count_inputs;
 
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{Accept, Answer, Clocks, Door, Ticket, Transcript, endpoint};
-use crate::gateway::embed::{EmbedAnswer, EmbedBody};
-use crate::gateway::prompt_tokens::count_inputs;
-use crate::gateway::upstream::{CallProgress, PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use chunk::{Decoder, Wish};
 
 /// One deployment of a model.

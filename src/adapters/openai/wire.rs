@@ -1,13 +1,13 @@
 //! What a deployment puts into a body before it is sent. All else is sent as it was written.
 
 use bytes::Bytes;
+use copilotd_gateway::provider::UpstreamCall;
+use copilotd_gateway::request::body::{Change, raw};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::{Dialect, MaxTokensField};
 use crate::adapters::provider::Added;
-use crate::gateway::body::{Change, raw};
-use crate::gateway::upstream::UpstreamCall;
 
 /// Writes the body of `call` for `model`, without what is left out; returns too which members in it are not the caller's.
 pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, left_out: Added) -> (Bytes, Added) {

@@ -14,6 +14,7 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_gateway::provider::{CallProgress, Piece, PieceStream};
 use futures::{FutureExt, StreamExt};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -29,7 +30,6 @@ use super::hosts::Ticket;
 use super::room::Room;
 use super::sse::{SseReader, Unread};
 use crate::adapters::genai_span::CallSpan;
-use crate::gateway::upstream::{CallProgress, Piece, PieceStream};
 
 /// How long a body may take to end after the provider's last word.
 const GOODBYE: Duration = Duration::from_secs(1);

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use copilotd_gateway::provider::Timeouts;
 use tokio::time::Instant;
-
-use crate::gateway::upstream::Timeouts;
 
 /// How long the usage report may follow the end of the answer. The answer is whole by then; nobody should wait long.
 const TAIL: Duration = Duration::from_secs(2);

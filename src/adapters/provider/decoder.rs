@@ -6,9 +6,9 @@ use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
+use copilotd_gateway::provider::Piece;
 
 use super::estimate::Transcript;
-use crate::gateway::upstream::Piece;
 
 /// Pieces that were read and not yet taken.
 pub type Out = VecDeque<Result<Piece, ModelError>>;

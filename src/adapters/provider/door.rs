@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
+use copilotd_gateway::provider::CallProgress;
 use futures::StreamExt;
 use reqwest::Url;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -18,7 +19,6 @@ use super::errors::Errors;
 use super::hosts::{Host, Hosts, NoClient, Ticket};
 use super::room::Room;
 use crate::adapters::genai_span::{CallSpan, Peer};
-use crate::gateway::upstream::CallProgress;
 
 /// What is read of an answer that is an error.
 const MAX_ERROR_BODY: usize = 64 * 1024;

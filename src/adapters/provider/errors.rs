@@ -9,6 +9,7 @@ use std::sync::Arc;
 use copilotd_actors::compute::ComputeError;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::{ModelError, Refusal};
+use copilotd_gateway::provider::UNSUPPORTED;
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,7 +17,6 @@ use serde_json::Value;
 
 use super::clocks::Silence;
 use super::retry_after::retry_after;
-use crate::gateway::upstream::UNSUPPORTED;
 
 /// Longest text of a provider that is passed on.
 const MAX_MESSAGE: usize = 500;

@@ -6,11 +6,10 @@ use std::sync::{Arc, OnceLock};
 use copilotd_actors::compute;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::Usage;
+use copilotd_gateway::provider::CallProgress;
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::prompt_tokens::count_chat;
 use serde::Deserialize;
-
-use crate::gateway::body::ChatBody;
-use crate::gateway::prompt_tokens::count_chat;
-use crate::gateway::upstream::CallProgress;
 
 /// What was said so far, on both sides.
 #[derive(Debug, Clone)]

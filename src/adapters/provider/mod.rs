@@ -22,9 +22,9 @@ mod retry_after;
 mod room;
 mod sse;
 
-pub use crate::gateway::upstream::Timeouts;
 pub use answer::Answer;
 pub use clocks::{Clocks, Silence};
+pub use copilotd_gateway::provider::Timeouts;
 pub use decoder::{Decoder, End, Out, Progress};
 pub use door::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, Refused, secret_value};
 pub use endpoint::endpoint;
@@ -36,4 +36,4 @@ pub use reason::Reason;
 pub use retry_after::{retry_after, sent_at};
 pub use sse::{MAX_EVENT, SseReader, Unread};
 
-pub use crate::gateway::prompt_tokens::prompt_tokens;
+pub use copilotd_gateway::request::prompt_tokens::prompt_tokens;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_gateway::limit::{Lease, Spent};
 use futures::future::join_all;
 use metrics::counter;
 use tokio::sync::mpsc;
@@ -11,7 +12,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shared;
 use super::script::{Open, Operation, Request, renew};
-use crate::gateway::limit::{Lease, Spent};
 
 /// Settlements that may wait for Redis. What does not find room is charged in full when its reservation expires.
 pub(super) const QUEUE: usize = 16_384;

@@ -31,12 +31,13 @@ use uuid::Uuid;
 use self::leases::Settlement;
 use self::link::{Away, Link};
 pub use self::ping::ping;
-use self::script::{Names, Open, Operation, Reply, Request, Verdict};
-use crate::gateway::ledger::UsageStore;
-use crate::gateway::limit::{
+use copilotd_gateway::ledger::UsageStore;
+use copilotd_gateway::limit::{
     Demand, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, TenantLimits, exhausted, judge, standings,
 };
-use crate::gateway::spending::Subject;
+use copilotd_gateway::spending::Subject;
+
+use self::script::{Names, Open, Operation, Reply, Request, Verdict};
 
 /// When to ask again while Redis is away: it is looked for about so often.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -4,13 +4,12 @@ use std::sync::LazyLock;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::NanoUsd;
+use copilotd_gateway::limit::{Demand, Limits, MAX_LIMIT, Spent, TenantLimits, Used};
+use copilotd_gateway::spending::Subject;
 use jiff::Timestamp;
 use redis::{Script, ScriptInvocation};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-
-use crate::gateway::limit::{Demand, Limits, MAX_LIMIT, Spent, TenantLimits, Used};
-use crate::gateway::spending::Subject;
 
 /// Longest name of a user or key that stands in the name of a Redis key as it is.
 const MAX_NAME: usize = 64;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::NanoUsd;
+use copilotd_gateway::limit::{Period, TenantLimits};
+use copilotd_gateway::spending::{self, Spending, Subject};
 use tokio::time::{Instant, timeout};
 
 use super::link::Away;
 use super::script::{Operation, Request};
 use super::{Shared, Table};
-use crate::gateway::limit::{Period, TenantLimits};
-use crate::gateway::spending::{self, Spending, Subject};
 
 /// Longest time that a request waits for the ledger.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,6 +7,13 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::ledger::{
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore, read_open,
+};
+use copilotd_gateway::limit::LearnedAnswers;
+use copilotd_gateway::meter::Unreported;
+use copilotd_gateway::spending::Spending;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
@@ -16,13 +23,6 @@ use super::failure::Failure;
 use super::reserve::Priority;
 use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
-use crate::gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
-    UsageStore, read_open,
-};
-use crate::gateway::limit::LearnedAnswers;
-use crate::gateway::meter::Unreported;
-use crate::gateway::spending::Spending;
 
 /// Records that are kept before the thread lets others have its processor; a tenth of a millisecond or so.
 const TOGETHER: usize = 16;

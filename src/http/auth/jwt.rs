@@ -1,6 +1,7 @@
 //! User tokens. A key verifies by its own algorithm alone, whatever the token's header says.
 
 use copilotd_actors::domain::ids::UserId;
+use copilotd_gateway::request::role::Role;
 use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -9,7 +10,6 @@ use serde_json::{Map, Value};
 use super::keys::{IssuerKey, KEY_USER, Keys};
 use super::{DAY, Refusal, SKEW};
 use crate::revocations::JtiDigest;
-use crate::role::Role;
 use crate::scopes::Scopes;
 
 /// The `aud` claim that names us.

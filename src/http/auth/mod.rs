@@ -37,8 +37,9 @@ pub use verifier::{NewKeys, Verifier};
 pub use writes::WriteLimits;
 pub(super) use writes::is_protective;
 
+use copilotd_gateway::request::role::Role;
+
 use crate::revocations::TokenMark;
-use crate::role::Role;
 pub use crate::scopes::Scopes;
 
 /// Difference between two clocks that is forgiven.

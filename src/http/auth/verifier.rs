@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use copilotd_actors::ports::Standing;
+use copilotd_gateway::request::role::Role;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -14,7 +15,6 @@ use super::keys::{ApiKey, IssuerKey, KEY_USER, Keys, Published, UnusableKey};
 use super::{Caller, CredentialId, CredentialKind, Refusal, api_key, open_scope};
 use crate::config::{Config, KeyHash};
 use crate::revocations::{RevocationList, TokenMark};
-use crate::role::Role;
 use crate::scopes::Scopes;
 
 /// Most tokens that are remembered. One that is forgotten is verified anew.

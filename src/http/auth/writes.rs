@@ -17,12 +17,12 @@ use axum::http::Method;
 use axum::http::request::Parts;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::Clock;
+use copilotd_gateway::limit::{Demand, Exceeded, Limiter as _, LocalLimiter, Refused, Spent, TenantLimits};
+use copilotd_gateway::spending::Subject;
 use metrics::counter;
 
 use super::Caller;
 use crate::config::Config;
-use crate::gateway::limit::{Demand, Exceeded, Limiter as _, LocalLimiter, Refused, Spent, TenantLimits};
-use crate::gateway::spending::Subject;
 use crate::http::problem::{Code, Problem, RateLimit};
 
 /// Buckets of writes, for all tenants.

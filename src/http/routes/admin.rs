@@ -2,13 +2,13 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use copilotd_gateway::ledger::{GroupBy, UsageQuery};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::audit;
 use super::usage::{self, Form, Group, MAX_GROUPS, Report};
 use crate::audit::Action;
-use crate::gateway::ledger::{GroupBy, UsageQuery};
 use crate::http::auth::Admin;
 use crate::http::extract::Query;
 use crate::http::problem::Problem;

@@ -12,12 +12,12 @@ use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::view::TurnView;
 use copilotd_actors::ports::{self, TurnRecords};
+use copilotd_gateway::request::call::Purpose;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{asker, audit, is_own, openai, taking_work, turn_records};
 use crate::audit::{Action, Entry};
-use crate::gateway::call::Purpose;
 use crate::http::auth::{Caller, Chat, Scopes};
 use crate::http::body::{Json, KeyedJson};
 use crate::http::extract::{Idempotent, Ids, Reason, Reasoned};

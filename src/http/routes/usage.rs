@@ -6,14 +6,14 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::view::usd;
+use copilotd_gateway::ledger::{TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageRow};
+use copilotd_gateway::limit::Period;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use crate::gateway::ledger::{TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageRow};
-use crate::gateway::limit::Period;
 use crate::http::auth::Operator;
 use crate::http::extract::{Query, invalid};
 use crate::http::problem::{Code, Problem};

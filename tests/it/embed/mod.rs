@@ -6,7 +6,7 @@ mod pull;
 use std::path::PathBuf;
 
 use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
-use copilotd::gateway::embedder::Embedder;
+use copilotd_gateway::cache::embedder::Embedder;
 
 const TEXTS: [&str; 5] = [
     "How do I reset my password?",

@@ -1,7 +1,7 @@
 //! Request bodies.
 
-use copilotd::gateway::body::ChatBody;
 use copilotd::http::body::{MAX_DEPTH, parse};
+use copilotd_gateway::request::body::ChatBody;
 use serde_json::Value;
 
 use super::text;

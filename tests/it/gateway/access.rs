@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::provider::Hosts;
-use copilotd::gateway::Gateway;
-use copilotd::gateway::call::Mode;
-use copilotd::gateway::error::GatewayErrorKind;
-use copilotd::gateway::route::{Access, Key, Route, Target, TargetName, TargetState};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::access::{Access, Key};
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::request::call::Mode;
+use copilotd_gateway::routing::Route;
+use copilotd_gateway::target::{Target, TargetName, TargetState};
 
 use super::{CLOCKS, Provider, TEXT, read, request};
 

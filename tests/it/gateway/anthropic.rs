@@ -1,10 +1,10 @@
 //! Routes with Anthropic's protocol on them: what it cannot say goes elsewhere, and a turn of calls goes to and fro.
 
-use copilotd::gateway::call::{Answer, Mode};
-use copilotd::gateway::embed::{EmbedBody, EmbedCall};
-use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{Model, ModelEvent};
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::request::call::{Answer, Mode};
+use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 use futures::StreamExt;
 use serde_json::{Value, json};
 

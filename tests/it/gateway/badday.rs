@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::call::Caller;
-use copilotd::gateway::{Attempted, Meter};
+use copilotd_gateway::meter::{Attempted, Meter};
+use copilotd_gateway::request::call::Caller;
 
 use super::{Ledger, caller};
 

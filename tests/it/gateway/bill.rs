@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::call::{Answer, GatewayCall, Mode};
-use copilotd::gateway::limit::LocalLimiter;
-use copilotd::gateway::{Attempted, Gateway, Outcome};
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{Clock, Model, ModelEvent};
+use copilotd_gateway::Gateway;
+use copilotd_gateway::limit::LocalLimiter;
+use copilotd_gateway::meter::{Attempted, Outcome};
+use copilotd_gateway::request::call::{Answer, GatewayCall, Mode};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};

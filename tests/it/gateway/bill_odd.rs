@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::gateway::call::{Answer, Mode};
-use copilotd::gateway::embed::{EmbedBody, EmbedCall};
-use copilotd::gateway::limit::{Demand, Lease, Limiter, Refused, Spent, TenantLimits};
-use copilotd::gateway::spending::Subject;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::tokens;
 use copilotd_actors::ports::Clock;
+use copilotd_gateway::limit::{Demand, Lease, Limiter, Refused, Spent, TenantLimits};
+use copilotd_gateway::request::call::{Answer, Mode};
+use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
+use copilotd_gateway::spending::Subject;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 

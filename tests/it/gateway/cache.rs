@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::cache::{Audience, Cache, Rules, Settings};
-use copilotd::gateway::call::{CacheOutcome, CacheWish, Caller, GatewayCall, Mode};
-use copilotd::gateway::{Embeddings, Gateway};
 use copilotd_actors::ports::Clock;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::cache::{Audience, Cache, Rules, Settings};
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::call::{CacheOutcome, CacheWish, Caller, GatewayCall, Mode};
+use copilotd_gateway::{Embeddings, Gateway};
 use jiff::Timestamp;
 use serde_json::json;
 

@@ -1,8 +1,8 @@
 //! Embeddings take the same way.
 
-use copilotd::gateway::call::Purpose;
-use copilotd::gateway::embed::{EmbedBody, EmbedCall};
-use copilotd::gateway::error::GatewayErrorKind;
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::request::call::Purpose;
+use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 use serde_json::{Value, json};
 
 use super::{CLOCKS, Provider, caller, gateway, hanging, place, refusing};
@@ -10,7 +10,7 @@ use super::{CLOCKS, Provider, caller, gateway, hanging, place, refusing};
 fn call() -> EmbedCall {
     let body = json!({"model": "default", "input": ["one", "two"]}).to_string();
     EmbedCall {
-        caller: copilotd::gateway::call::Caller {
+        caller: copilotd_gateway::request::call::Caller {
             purpose: Purpose::Embedding,
             ..caller()
         },

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::cache::{Audience, Cache};
-use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, Mode};
-use copilotd::gateway::error::GatewayErrorKind;
-use copilotd::gateway::route::{Rights, TenantAccess};
-use copilotd::gateway::{Embeddings, Gateway, Outcome, Terms};
 use copilotd_actors::domain::guard::{self, OnMatch, Rule, RuleSet};
+use copilotd_gateway::access::{Rights, TenantAccess, Terms};
+use copilotd_gateway::cache::{Audience, Cache};
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::meter::Outcome;
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::call::{CacheOutcome, CacheWish, GatewayCall, Mode};
+use copilotd_gateway::{Embeddings, Gateway};
 use serde_json::{Value, json};
 
 use super::cache::{Still, settings};

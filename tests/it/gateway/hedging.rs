@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd::gateway::Outcome;
-use copilotd::gateway::call::Mode;
+use copilotd_gateway::meter::Outcome;
+use copilotd_gateway::request::call::Mode;
 use serde_json::json;
 
 use super::bill::{assert_stream, priced, reporting};
@@ -12,7 +12,7 @@ use super::{CLOCKS, Provider, TEXT, gateway_with, place, read, request};
 #[tokio::test]
 async fn a_late_first_token_is_hedged_within_the_budget_and_the_loser_is_let_go() {
     let (first, second) = (Provider::start().await, Provider::start().await);
-    let clocks = copilotd::gateway::upstream::Timeouts {
+    let clocks = copilotd_gateway::provider::Timeouts {
         first_token: Duration::from_secs(5),
         ..CLOCKS
     };

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use copilotd::gateway::call::Mode;
-use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::ports::{Model, ModelEvent, ModelRequest};
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::request::call::Mode;
 use futures::StreamExt;
 use serde_json::{Value, json};
 

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::call::{GatewayCall, Mode, Purpose};
-use copilotd::gateway::error::GatewayErrorKind;
-use copilotd::gateway::ledger::{Entries, Ledger, UsageStore};
-use copilotd::gateway::meter::Unreported;
-use copilotd::gateway::{Attempted, Meter, Outcome};
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::fakes::world::CountingIds;
 use copilotd_actors::ports::{DISK_FULL, LogError};
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::ledger::{Entries, Ledger, UsageStore};
+use copilotd_gateway::meter::{Attempted, Meter, Outcome, Unreported};
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::call::{GatewayCall, Mode, Purpose};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -259,7 +258,7 @@ async fn a_call_is_put_down_on_the_target_that_was_asked() {
     };
     tokio::time::timeout(Duration::from_secs(30), async {
         let drained = async {
-            if let copilotd::gateway::call::Answer::Stream(mut pieces) = reply.answer {
+            if let copilotd_gateway::request::call::Answer::Stream(mut pieces) = reply.answer {
                 while futures::StreamExt::next(&mut pieces).await.is_some() {}
             }
         };

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::connector::Connectors;
 use copilotd_actors::conversation::Asker;
 use copilotd_actors::conversations::{Conversations, Directory};
@@ -20,6 +19,7 @@ use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{Ids, Ports};
 use copilotd_actors::shared::{Bounds, Shared};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::provider::Timeouts;
 use futures::StreamExt;
 use ractor::Actor;
 use serde_json::json;
@@ -46,7 +46,7 @@ struct World {
 }
 
 impl World {
-    async fn start(model: Arc<copilotd::gateway::Gateway>) -> Self {
+    async fn start(model: Arc<copilotd_gateway::Gateway>) -> Self {
         let (log, ids) = (MemoryLog::new(), Arc::new(CountingIds::default()));
         let mut copilot = policy("support".parse().unwrap());
         copilot.route = "default".to_owned();

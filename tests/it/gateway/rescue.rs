@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use copilotd::gateway::Gateway;
-use copilotd::gateway::call::Mode;
-use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest};
+use copilotd_gateway::Gateway;
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::request::call::Mode;
 use futures::StreamExt;
 use serde_json::json;
 use uuid::Uuid;

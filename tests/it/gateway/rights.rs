@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use copilotd::gateway::Gateway;
-use copilotd::gateway::call::{Answer, CacheWish, Mode, Purpose};
-use copilotd::gateway::embed::{EmbedAnswer, EmbedBody, EmbedCall};
-use copilotd::gateway::route::{Key, Keys, Rights, Route, Target, TargetName, TargetState, TenantAccess};
-use copilotd::gateway::upstream::{CallProgress, Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{Model as _, ModelError, ModelEvent};
 use copilotd_actors::tenancy::TenantScope;
-use futures::StreamExt as _;
-use futures::stream;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::access::{Key, Keys, Rights, TenantAccess};
+use copilotd_gateway::provider::{CallProgress, Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
+use copilotd_gateway::request::call::{Answer, CacheWish, Mode, Purpose};
+use copilotd_gateway::request::embed::{EmbedAnswer, EmbedBody, EmbedCall};
+use copilotd_gateway::routing::Route;
+use copilotd_gateway::target::{Target, TargetName, TargetState};
+use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
 use uuid::Uuid;
 

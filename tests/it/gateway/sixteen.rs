@@ -4,9 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use copilotd::gateway::call::Mode;
-use copilotd::gateway::error::GatewayErrorKind;
-use copilotd::gateway::upstream::Timeouts;
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::provider::Timeouts;
+use copilotd_gateway::request::call::Mode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::Instant;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::call::{Answer, Mode};
-use copilotd::gateway::error::GatewayErrorKind;
-use copilotd::gateway::limit::{Limits, LocalLimiter, TenantLimits};
-use copilotd::gateway::{Gateway, Outcome};
 use copilotd_actors::domain::prices::PriceList;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::Clock;
+use copilotd_gateway::Gateway;
+use copilotd_gateway::error::GatewayErrorKind;
+use copilotd_gateway::limit::{Limits, LocalLimiter, TenantLimits};
+use copilotd_gateway::meter::Outcome;
+use copilotd_gateway::request::call::{Answer, Mode};
 use futures::StreamExt;
 use jiff::Timestamp;
 

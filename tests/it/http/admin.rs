@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use copilotd::gateway::ledger::UsageStore as _;
 use copilotd::http::auth::Scopes;
+use copilotd_gateway::ledger::UsageStore as _;
 
 use super::app::with_app;
 use crate::support::usage::record;

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::gateway::ledger::{Entries, UsageRecord};
 use copilotd::http::auth::Scopes;
 use copilotd::jobs::{Job, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::{JobId, TenantId};
 use copilotd_actors::fakes::model::{Act, says};
 use copilotd_actors::ports::{Clock as _, LogError, Snapshot};
+use copilotd_gateway::ledger::{Entries, UsageRecord};
 use serde_json::{Value, json};
 
 use super::world::{Place, World, life, on_both, places};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::limit::{LimitName, Limiter as _, Limits};
+use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
 use super::{Watch, World, demand, exceeded, of_tenant, patient, start, subjects, tenant};
 use crate::support::redis::Redis;

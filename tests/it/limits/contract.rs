@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use copilotd::gateway::error::{GatewayError, GatewayErrorKind};
-use copilotd::gateway::limit::{Demand, LimitName, Limits, TenantLimits};
 use copilotd_actors::domain::ids::TenantId;
+use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
+use copilotd_gateway::limit::{Demand, LimitName, Limits, TenantLimits};
 
 use super::{World, demand, exceeded, of_tenant, spending, subjects, time};
 

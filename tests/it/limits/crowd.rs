@@ -1,10 +1,11 @@
 //! Many callers at once, some of which fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 
-use copilotd::gateway::limit::{Demand, LimitName, Limits, Refused, Reservation};
 use copilotd_actors::domain::usage::Usage;
+use copilotd_gateway::limit::{Demand, LimitName, Limits, Refused, Reservation};
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copilotd::gateway::limit::{LimitName, Limiter as _, Limits};
+use copilotd_gateway::limit::{LimitName, Limiter as _, Limits};
 
 use super::{Known, Watch, demand, exceeded, is_unavailable, of_tenant, patient, spending, start, subjects, tenant};
 use crate::support::redis::Redis;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use copilotd::gateway::limit::{Demand, LimitName, Limiter as _, Limits, Spent, TenantLimits};
+use copilotd_gateway::limit::{Demand, LimitName, Limiter as _, Limits, Spent, TenantLimits};
 
 use super::{Known, Watch, demand, exceeded, of_tenant, patient, spending, start, subjects, tenant};
 use crate::support::redis::Redis;
@@ -42,7 +42,7 @@ fn everything() -> Limits {
     }
 }
 
-async fn settle(limiter: &RedisLimiter, lease: copilotd::gateway::limit::Lease, tokens: u64, cost: u64) {
+async fn settle(limiter: &RedisLimiter, lease: copilotd_gateway::limit::Lease, tokens: u64, cost: u64) {
     limiter.settle(lease, Spent { tokens, cost });
     limiter.settled().await;
 }

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::anthropic::{self, Anthropic, AnthropicConfig};
-use copilotd::adapters::openai;
 use copilotd::adapters::provider::Hosts;
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::upstream::{Piece, Timeouts, UNSUPPORTED, Upstream, UpstreamCall};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_gateway::provider::{Piece, Timeouts, UNSUPPORTED, Upstream, UpstreamCall};
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::model_request;
 use copilotd_sim::Running;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::request::{self, full, specs};
+use super::request;
+use super::request::{full, specs};
 use super::server::{Exchange, STREAM, Server};
 use super::{KEY, PATIENT, text, weather};
 
@@ -356,7 +357,7 @@ fn every_request_satisfies_anthropics_description() {
             stream: true,
             is_checked: true,
         };
-        let body = anthropic::write(&openai::body(&request).unwrap(), manner).unwrap();
+        let body = anthropic::write(&model_request::body(&request).unwrap(), manner).unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap();
         let errors: Vec<String> = validator.iter_errors(&body).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:#?}");

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::ports::{Model, ModelEvent};
+use copilotd_gateway::provider::Timeouts;
 use futures::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};

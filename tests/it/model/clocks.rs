@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::{Model, ModelEvent};
+use copilotd_gateway::provider::Timeouts;
 use futures::StreamExt;
 use serde_json::json;
 use tokio::time::{Instant, interval};

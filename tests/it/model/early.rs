@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use copilotd::adapters::openai::OpenAi;
 use copilotd::adapters::provider::Hosts;
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::upstream::{Upstream, UpstreamCall};
+use copilotd_gateway::provider::{Upstream, UpstreamCall};
+use copilotd_gateway::request::body::ChatBody;
 use futures::StreamExt;
 use serde_json::{Value, json};
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use copilotd::adapters::anthropic::{Anthropic, AnthropicConfig};
 use copilotd::adapters::provider::Hosts;
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::upstream::{Upstream, UpstreamCall};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::ModelEvent;
+use copilotd_gateway::provider::{Upstream, UpstreamCall};
+use copilotd_gateway::request::body::ChatBody;
 use futures::StreamExt;
 use serde_json::{Value, json};
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use copilotd::adapters::openai::OpenAi;
 use copilotd::adapters::provider::Hosts;
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::upstream::{Upstream, UpstreamCall};
 use copilotd_actors::domain::command::FailureClass;
+use copilotd_gateway::provider::{Upstream, UpstreamCall};
+use copilotd_gateway::request::body::ChatBody;
 use futures::StreamExt;
 use serde_json::{Value, json};
 

@@ -24,14 +24,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::adapters::openai::{self, OpenAi, OpenAiConfig};
+use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::provider::Hosts;
-use copilotd::gateway::upstream::{Timeouts, Upstream, UpstreamCall};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest, ModelStream, ToolOffer};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::provider::{Timeouts, Upstream, UpstreamCall};
+use copilotd_gateway::request::model_request;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use uuid::Uuid;
@@ -73,7 +74,7 @@ impl Model for Direct {
 
 pub fn call(request: &ModelRequest, timeouts: Timeouts) -> UpstreamCall {
     UpstreamCall {
-        body: Arc::new(openai::body(request).unwrap()),
+        body: Arc::new(model_request::body(request).unwrap()),
         timeouts,
         chunks: false,
         conversation: Some(request.conversation),

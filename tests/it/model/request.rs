@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use copilotd::adapters::openai::{Added, Dialect, MaxTokensField, write};
-use copilotd::gateway::model_request::user as user_hash;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::ports::ModelRequest;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::request::model_request::user as user_hash;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use copilotd::adapters::sqlite::{OpenError, SqliteLog, SqliteOptions};
 use copilotd::audit::{Action, AuditKey, AuditLog, Entry};
 use copilotd::config::KeyHash;
-use copilotd::gateway::ledger::{GroupBy, Ledger, UsageQuery, UsageStore as _};
-use copilotd::gateway::{Meter as _, Outcome};
 use copilotd::scopes::Scopes;
 use copilotd::tenants::{StoredKey, StoredTenant, TenantStatus, TenantStore as _};
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::fakes::world::{CountingIds, PausedClock};
 use copilotd_actors::ports::{EventLog, LogError};
+use copilotd_gateway::ledger::{GroupBy, Ledger, UsageQuery, UsageStore as _};
+use copilotd_gateway::meter::{Meter as _, Outcome};
 use jiff::Timestamp;
 use tempfile::TempDir;
 

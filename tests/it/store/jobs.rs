@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use copilotd::gateway::ledger::{Entries, GroupBy, UsageQuery, UsageRecord};
 use copilotd::jobs::{Job, JobStatus, JobStore, Piece, PieceOutcome, Progress, TenantData, TenantEraser, Work};
 use copilotd_actors::domain::ids::JobId;
 use copilotd_actors::ports::{EventLog, LogError, Snapshot};
+use copilotd_gateway::ledger::{Entries, GroupBy, UsageQuery, UsageRecord};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
-use copilotd::gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
-};
-use copilotd::gateway::limit::LearnedAnswers;
-use copilotd::gateway::meter::Unreported;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
+use copilotd_gateway::ledger::{
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
+};
+use copilotd_gateway::limit::LearnedAnswers;
+use copilotd_gateway::meter::Unreported;
 use tempfile::TempDir;
 use uuid::Uuid;
 

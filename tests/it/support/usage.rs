@@ -5,18 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::gateway::call::CacheOutcome;
-use copilotd::gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
-};
-use copilotd::gateway::limit::LearnedAnswers;
-use copilotd::gateway::meter::Unreported;
-use copilotd::gateway::route::TargetName;
-use copilotd::gateway::spending::Spending;
-use copilotd::gateway::{Attempted, Outcome};
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::ledger::{
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
+};
+use copilotd_gateway::limit::LearnedAnswers;
+use copilotd_gateway::meter::{Attempted, Outcome, Unreported};
+use copilotd_gateway::request::call::CacheOutcome;
+use copilotd_gateway::spending::Spending;
+use copilotd_gateway::target::TargetName;
 use jiff::Timestamp;
 use uuid::Uuid;
 

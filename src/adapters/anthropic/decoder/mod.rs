@@ -14,6 +14,8 @@ use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_gateway::provider::Piece;
+use copilotd_gateway::request::report::{self, Bearer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -22,8 +24,6 @@ use super::wire::WireUsage;
 use crate::adapters::provider::calls::{Arguments, CallPiece, Calls};
 use crate::adapters::provider::lenient::{Members, Seam, is_text, items, mend, said, skipped, word};
 use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
-use crate::gateway::report::{self, Bearer};
-use crate::gateway::upstream::Piece;
 
 /// What is kept of a thought to be told again with its signature; a longer one cannot be given back.
 const MAX_THOUGHT: usize = 256 * 1024;

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use copilotd_actors::domain::command::FailureClass;
+use copilotd_gateway::request::body::ChatBody;
 use proptest::prelude::*;
 
 use super::*;
 use crate::adapters::provider::calls::MAX_CALLS;
 use crate::adapters::provider::{Decoder as _, SseReader};
-use crate::gateway::body::ChatBody;
 
 const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-x","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":25,"cache_read_input_tokens":5,"output_tokens":1}}}"#;
 const STOP: &str = r#"{"type":"message_stop"}"#;

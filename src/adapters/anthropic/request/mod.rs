@@ -13,9 +13,9 @@ mod tests;
 mod tools;
 
 use bytes::Bytes;
+use copilotd_gateway::request::body::ChatBody;
 use serde_json::{Map, Value, json};
 
-use crate::gateway::body::ChatBody;
 use fields::Meant;
 
 /// What cannot be said.

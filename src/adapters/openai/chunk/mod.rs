@@ -18,6 +18,8 @@ use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
+use copilotd_gateway::provider::Piece;
+use copilotd_gateway::request::report::{self, Bearer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -27,8 +29,6 @@ use super::rewrite::{self, Identity, Open};
 use crate::adapters::provider::calls::Calls;
 use crate::adapters::provider::lenient::{Members, Seam, Writer, mend, skipped, without_lone_surrogates};
 use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
-use crate::gateway::report::{self, Bearer};
-use crate::gateway::upstream::Piece;
 
 /// Most choices that are read of one answer.
 const MAX_CHOICES: u64 = 128;

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
+use copilotd_gateway::request::body::ChatBody;
 use proptest::prelude::*;
 
 use super::*;
 use crate::adapters::provider::{Decoder as _, SseReader};
-use crate::gateway::body::ChatBody;
 
 /// What a provider may send: members that nobody here knows, numbers in forms of their own, characters of many bytes,
 /// escapes, a call, two choices; between them comments and the line ends that the standard allows.

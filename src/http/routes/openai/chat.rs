@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_gateway::error::{GatewayError, GatewayErrorKind};
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::call::{Answer, GatewayCall, Purpose, Reply};
 use utoipa::IntoParams;
 
 use super::stream::{self, Opening};
 use super::{COST, Fault, cache_wish, caller, dollars, knowledge, label, mode, parsed, read};
-use crate::gateway::body::ChatBody;
-use crate::gateway::call::{Answer, GatewayCall, Purpose, Reply};
-use crate::gateway::error::{GatewayError, GatewayErrorKind};
 use crate::http::auth::Gateway;
 use crate::http::problem::{Code, Problem};
 use crate::http::routes::events::open_stream;

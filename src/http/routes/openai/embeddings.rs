@@ -3,10 +3,10 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_gateway::request::call::{CacheOutcome, Purpose};
+use copilotd_gateway::request::embed::{EmbedBody, EmbedCall};
 
 use super::{COST, Fault, caller, dollars, label, parsed, read};
-use crate::gateway::call::{CacheOutcome, Purpose};
-use crate::gateway::embed::{EmbedBody, EmbedCall};
 use crate::http::auth::Gateway;
 use crate::http::routes::taking_work;
 use crate::http::state::AppState;

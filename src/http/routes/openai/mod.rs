@@ -10,10 +10,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use copilotd_actors::domain::usage::{self, NanoUsd};
+use copilotd_gateway::error::LimitState;
+use copilotd_gateway::request::body::InvalidBody;
+use copilotd_gateway::request::call::{self, CacheOutcome, CacheWish, Mode, Purpose};
 
-use crate::gateway::body::InvalidBody;
-use crate::gateway::call::{self, CacheOutcome, CacheWish, Mode, Purpose};
-use crate::gateway::error::LimitState;
 use crate::http::auth::{self, CredentialKind};
 use crate::http::body::{self, BodyLimits};
 use crate::http::openai_error::OpenAiError;

@@ -3,10 +3,10 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use copilotd_gateway::ModelCard;
 use serde_json::{Value, json};
 
 use super::Fault;
-use crate::gateway::ModelCard;
 use crate::http::auth::Gateway;
 use crate::http::openai_error::OpenAiError;
 use crate::http::state::AppState;

@@ -14,10 +14,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::share::{Shares, paced};
+use copilotd_gateway::error::GatewayError;
+use copilotd_gateway::request::call::{Answer, AnswerStream, Reply};
 use futures::{StreamExt, stream};
 
-use crate::gateway::call::{Answer, AnswerStream, Reply};
-use crate::gateway::error::GatewayError;
 use crate::http::budget::Reservation;
 use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
@@ -134,12 +134,12 @@ fn frame(chunk: &[u8]) -> Bytes {
 mod tests {
     use std::time::Duration;
 
+    use copilotd_gateway::error::GatewayErrorKind;
+    use copilotd_gateway::provider::Piece;
+    use copilotd_gateway::request::call::CacheOutcome;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::gateway::call::CacheOutcome;
-    use crate::gateway::error::GatewayErrorKind;
-    use crate::gateway::upstream::Piece;
     use crate::http::budget::{Budget, Holder, Limits};
 
     fn places() -> Arc<Budget> {

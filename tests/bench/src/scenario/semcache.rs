@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use copilotd::adapters::embed::{LocalEmbedder, ModelKind};
-use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::cache::veto::veto;
-use copilotd::gateway::cache::{
+use copilotd_gateway::cache::embedder::{EmbedError, Embedder, Vector};
+use copilotd_gateway::cache::veto::veto;
+use copilotd_gateway::cache::{
     Audience, Cache, Decision, Evidence, Found, Kept, Knowledge, Question, Rules, Settings, question,
 };
-use copilotd::gateway::call::{CacheWish, Caller, Purpose};
-use copilotd::gateway::embedder::{EmbedError, Embedder, Vector};
+use copilotd_gateway::request::body::ChatBody;
+use copilotd_gateway::request::call::{CacheWish, Caller, Purpose};
 use serde::Deserialize;
 use tokio::time::Instant;
 

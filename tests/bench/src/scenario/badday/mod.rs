@@ -5,8 +5,8 @@ mod day;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use copilotd::gateway::call::{Caller, Purpose};
 use copilotd_actors::tenancy::TenantScope;
+use copilotd_gateway::request::call::{Caller, Purpose};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;

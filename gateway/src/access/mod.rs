@@ -1,0 +1,9 @@
+//! Which models a tenant may call, and with which keys.
+
+mod keys;
+mod policy;
+mod tenants;
+
+pub use keys::{Access, Key, Keys, SharedKeys};
+pub use policy::Terms;
+pub use tenants::{Rights, TenantAccess};

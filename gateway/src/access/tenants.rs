@@ -1,0 +1,69 @@
+//! Tenants that may call some targets only, some of them with keys of their own.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::tenancy::TenantScope;
+
+use super::keys::{Access, Keys};
+use super::policy::Terms;
+use crate::target::{Target, TargetName};
+
+/// What one tenant may call. Without an entry in [`Rights::own`] a target is called with the shared keys.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    /// The targets; all when missing.
+    pub only: Option<HashSet<TargetName>>,
+    /// Keys of its own, which alone are used where there are any.
+    pub own: HashMap<TargetName, Keys>,
+    /// On which terms its calls are answered.
+    pub terms: Arc<Terms>,
+}
+
+/// The rights of every tenant; one that is not named may call nothing. They may be replaced while calls are under way: a call
+/// has looked up all its keys when it begins.
+#[derive(Debug)]
+pub struct TenantAccess {
+    shared: ArcSwap<HashMap<TargetName, Keys>>,
+    tenants: ArcSwap<HashMap<TenantId, Rights>>,
+}
+
+impl TenantAccess {
+    /// Hands out `shared` keys to those who have none of their own.
+    pub fn new(shared: HashMap<TargetName, Keys>, tenants: HashMap<TenantId, Rights>) -> Self {
+        Self {
+            shared: ArcSwap::from_pointee(shared),
+            tenants: ArcSwap::from_pointee(tenants),
+        }
+    }
+
+    /// Takes other shared keys in the place of all that were given.
+    pub fn replace_shared(&self, shared: HashMap<TargetName, Keys>) {
+        self.shared.store(Arc::new(shared));
+    }
+
+    /// Takes other rights in the place of all that were given.
+    pub fn replace(&self, tenants: HashMap<TenantId, Rights>) {
+        self.tenants.store(Arc::new(tenants));
+    }
+}
+
+impl Access for TenantAccess {
+    fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Keys> {
+        let tenants = self.tenants.load();
+        let rights = tenants.get(scope.tenant())?;
+        if rights.only.as_ref().is_some_and(|only| !only.contains(&target.name)) {
+            return None;
+        }
+        let shared = self.shared.load();
+        let keys = rights.own.get(&target.name).or_else(|| shared.get(&target.name));
+        keys.filter(|keys| !keys.is_empty()).cloned()
+    }
+
+    fn terms(&self, scope: &TenantScope) -> Option<Arc<Terms>> {
+        let tenants = self.tenants.load();
+        tenants.get(scope.tenant()).map(|rights| Arc::clone(&rights.terms))
+    }
+}

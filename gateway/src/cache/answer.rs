@@ -1,0 +1,326 @@
+//! Answers that may be kept, and how they are given again: as a document or as a stream, whichever is asked for.
+//!
+//! Invariant: only a whole, plain answer becomes a [`Kept`]: one choice that ended by itself and has text and nothing
+//! beside it.
+
+use bytes::Bytes;
+use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::ports::ModelEvent;
+use serde_json::{Value, json};
+
+use crate::provider::Piece;
+use crate::target::TargetName;
+
+/// Longest answer that is kept, in bytes.
+pub const LONGEST: usize = 64 * 1024;
+/// Bytes of text in a replayed chunk, at most.
+const CHUNK: usize = 256;
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// The model that gave it, as its provider names it.
+    pub model: String,
+    /// The target that gave it, if that is known.
+    pub by: Option<TargetName>,
+    /// What it said.
+    pub text: String,
+    /// What it took then; given again it costs nothing.
+    pub usage: Usage,
+}
+
+impl Kept {
+    /// Reads a chat.completion.
+    pub fn from_whole(body: &[u8], usage: Usage) -> Option<Self> {
+        // It is read where it is passed on: a longer one is not worth the time, and its text hardly fits.
+        if body.len() > 2 * LONGEST {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let [choice] = body.get("choices")?.as_array()?.as_slice() else {
+            return None;
+        };
+        let message = choice.get("message")?.as_object()?;
+        let empty = |value: &Value| match value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        let plain = |(name, value): (&String, &Value)| matches!(name.as_str(), "role" | "content") || empty(value);
+        if choice.get("finish_reason")?.as_str()? != "stop" || !message.iter().all(plain) {
+            return None;
+        }
+        Self::new(body.get("model")?.as_str()?, message.get("content")?.as_str()?, usage)
+    }
+
+    fn new(model: &str, text: &str, usage: Usage) -> Option<Self> {
+        let fits = !text.trim().is_empty() && text.len() <= LONGEST;
+        fits.then(|| Self {
+            model: model.to_owned(),
+            by: None,
+            text: text.to_owned(),
+            usage: Usage {
+                cost: NanoUsd::default(),
+                ..usage
+            },
+        })
+    }
+
+    /// Returns about how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.model.len() + self.text.len() + size_of::<Self>()
+    }
+
+    /// Gives it again as a chat.completion.
+    pub fn whole(&self, id: &str, created: i64) -> Bytes {
+        let body = json!({
+            "id": id,
+            "object": "chat.completion",
+            "created": created,
+            "model": self.model,
+            "choices": [{
+                "index": 0,
+                "message": { "role": "assistant", "content": self.text, "refusal": null },
+                "logprobs": null,
+                "finish_reason": "stop",
+            }],
+            "usage": self.usage(),
+        });
+        body.to_string().into()
+    }
+
+    /// Gives it again as a stream, its end included. `include_usage`: with the chunk that reports it.
+    pub fn pieces(&self, id: &str, created: i64, include_usage: bool) -> Vec<Piece> {
+        let chunk = |choices: Value, usage: Option<Value>| {
+            let mut chunk = json!({
+                "id": id,
+                "object": "chat.completion.chunk",
+                "created": created,
+                "model": self.model,
+                "choices": choices,
+            });
+            // With usage on, every chunk has the member; without, none.
+            if include_usage {
+                chunk["usage"] = usage.unwrap_or(Value::Null);
+            }
+            Some(Bytes::from(chunk.to_string()))
+        };
+        let delta = |delta: Value, finish: Option<&str>| {
+            chunk(
+                json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]),
+                None,
+            )
+        };
+        let mut pieces = vec![Piece {
+            chunk: delta(json!({ "role": "assistant", "content": "" }), None),
+            events: vec![ModelEvent::Model(self.model.clone())],
+            content: false,
+            ..Piece::default()
+        }];
+        pieces.extend(parts(&self.text).map(|part| Piece {
+            chunk: delta(json!({ "content": part }), None),
+            events: vec![ModelEvent::Text(part.to_owned())],
+            content: true,
+            ..Piece::default()
+        }));
+        let mut end = Piece {
+            chunk: delta(json!({}), Some("stop")),
+            ..Piece::default()
+        };
+        let told = vec![ModelEvent::Usage(self.usage), ModelEvent::Finished(Finish::Stop)];
+        if include_usage {
+            pieces.push(end);
+            end = Piece {
+                chunk: chunk(json!([]), Some(self.report())),
+                ..Piece::default()
+            };
+        }
+        end.events = told;
+        pieces.push(end);
+        pieces
+    }
+
+    /// The usage as a stream reports it, with its price: nothing.
+    fn report(&self) -> Value {
+        let mut usage = self.usage();
+        usage["cost_usd"] = json!(0.0);
+        usage
+    }
+
+    fn usage(&self) -> Value {
+        json!({
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
+            "prompt_tokens_details": { "cached_tokens": self.usage.cached_tokens },
+            "completion_tokens_details": { "reasoning_tokens": self.usage.reasoning_tokens },
+        })
+    }
+}
+
+/// Cuts a text into pieces of bounded size, never within a character.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (part, after) = rest.split_at(rest.floor_char_boundary(CHUNK.min(rest.len())));
+        rest = after;
+        Some(part)
+    })
+}
+
+/// Puts a streamed answer together while it passes by.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    model: String,
+    text: String,
+    usage: Usage,
+    spoiled: bool,
+}
+
+impl Recorder {
+    /// Whether what was seen will never be kept.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled
+    }
+
+    /// Sees a piece. Returns the answer when that was its good end.
+    pub fn observe(&mut self, piece: &Piece) -> Option<Kept> {
+        let mut said = false;
+        for event in &piece.events {
+            match event {
+                ModelEvent::Model(model) => self.model.clone_from(model),
+                ModelEvent::Text(text) => {
+                    said = true;
+                    if self.text.len() + text.len() > LONGEST {
+                        self.spoiled = true;
+                        self.text = String::new();
+                    } else if !self.spoiled {
+                        self.text.push_str(text);
+                    }
+                }
+                ModelEvent::Usage(usage) => self.usage = *usage,
+                ModelEvent::Finished(Finish::Stop) if !self.spoiled => {
+                    return Kept::new(&self.model, &self.text, self.usage);
+                }
+                ModelEvent::Fallback { .. } => {}
+                ModelEvent::ToolCall { .. } | ModelEvent::Finished(_) => self.spoiled = true,
+            }
+        }
+        // Content that is no text: thoughts, another choice. It would be missing from what is given again.
+        self.spoiled |= piece.content && !said;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(text: &str) -> Kept {
+        let usage = Usage {
+            prompt_tokens: 7,
+            completion_tokens: 3,
+            ..Usage::default()
+        };
+        Kept::new("sim-large", text, usage).unwrap()
+    }
+
+    #[test]
+    fn an_answer_survives_both_forms() {
+        for text in ["Thirty days.", "ä".repeat(700).as_str(), "🦀\n\"quoted\" \u{0}"] {
+            let kept = kept(text);
+            assert_eq!(Kept::from_whole(&kept.whole("id", 1), kept.usage), Some(kept.clone()));
+            for include_usage in [true, false] {
+                let mut recorder = Recorder::default();
+                let pieces = kept.pieces("id", 1, include_usage);
+                let ends: Vec<_> = pieces.iter().filter_map(|piece| recorder.observe(piece)).collect();
+                assert_eq!(ends, std::slice::from_ref(&kept));
+                let chunks: Vec<Value> = pieces
+                    .iter()
+                    .map(|piece| serde_json::from_slice(piece.chunk.as_ref().unwrap()).unwrap())
+                    .collect();
+                let said: String = chunks
+                    .iter()
+                    .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+                    .collect();
+                assert_eq!(said, text);
+                assert_eq!(chunks.last().unwrap()["usage"]["total_tokens"] == 10, include_usage);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_and_plain_is_not_kept() {
+        let body = |choices: Value| json!({ "model": "m", "choices": choices }).to_string();
+        let choice = |message: Value, finish: &str| json!({ "message": message, "finish_reason": finish });
+        let good = choice(
+            json!({ "role": "assistant", "content": "yes", "refusal": null, "annotations": [] }),
+            "stop",
+        );
+        for (choices, expected) in [
+            (json!([good]), true),
+            (json!([good, good]), false),
+            (json!([choice(json!({ "content": "yes" }), "length")]), false),
+            (json!([choice(json!({ "content": "yes" }), "content_filter")]), false),
+            (json!([choice(json!({ "content": "" }), "stop")]), false),
+            (
+                json!([choice(json!({ "content": null, "refusal": "no" }), "stop")]),
+                false,
+            ),
+            (
+                json!([choice(json!({ "content": "a", "reasoning_content": "b" }), "stop")]),
+                false,
+            ),
+            (
+                json!([choice(json!({ "content": "a", "tool_calls": [{}] }), "stop")]),
+                false,
+            ),
+            (
+                json!([choice(json!({ "content": "x".repeat(LONGEST + 1) }), "stop")]),
+                false,
+            ),
+        ] {
+            let read = Kept::from_whole(body(choices.clone()).as_bytes(), Usage::default());
+            assert_eq!(read.is_some(), expected, "{choices}");
+        }
+        assert_eq!(Kept::from_whole(b"not json", Usage::default()), None);
+    }
+
+    #[test]
+    fn streams_that_break_or_hold_more_than_text_are_not_kept() {
+        let text = |text: &str| Piece {
+            events: vec![ModelEvent::Text(text.to_owned())],
+            content: true,
+            ..Piece::default()
+        };
+        let end = |finish| Piece {
+            events: vec![ModelEvent::Finished(finish)],
+            ..Piece::default()
+        };
+        let thought = Piece {
+            content: true,
+            ..Piece::default()
+        };
+        for (name, pieces, expected) in [
+            ("whole", vec![text("a"), text("b"), end(Finish::Stop)], true),
+            ("cut", vec![text("a")], false),
+            ("too long for the model", vec![text("a"), end(Finish::Length)], false),
+            ("thoughts", vec![thought, text("a"), end(Finish::Stop)], false),
+            (
+                "too long for us",
+                vec![text(&"a".repeat(LONGEST)), text("a"), end(Finish::Stop)],
+                false,
+            ),
+            ("nothing", vec![end(Finish::Stop)], false),
+        ] {
+            let mut recorder = Recorder::default();
+            let kept = pieces.iter().filter_map(|piece| recorder.observe(piece)).count();
+            assert_eq!(kept, usize::from(expected), "{name}");
+        }
+    }
+}

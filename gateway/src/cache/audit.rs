@@ -1,0 +1,106 @@
+//! Second opinions: the model's own answer beside the one that was kept.
+//!
+//! Invariant: never on the way of an answer, and never more than a bounded number at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Cache;
+use super::answer::Kept;
+use super::embedder::{EmbedError, Embedder, Vector};
+use super::question::Partition;
+use super::shelf::Near;
+use super::veto::{Veto, veto};
+
+/// Longest wait for the vectors of two answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of an answer that are compared: the local models read hardly more.
+const COMPARED: usize = 1_024;
+
+/// An entry whose answer is to be compared with a fresh one.
+#[derive(Debug)]
+pub struct Audit {
+    pub(super) cache: Arc<Cache>,
+    pub(super) partition: Partition,
+    pub(super) near: Near,
+    pub(super) kept: Kept,
+    pub(super) embedder: Arc<dyn Embedder>,
+    /// Similarity from which two answers say the same.
+    pub(super) same: f32,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl Audit {
+    /// Compares with what the model says, and lets the cache learn from it. Returns whether the kept answer was right;
+    /// none when the model gave no whole answer, or the two could not be compared.
+    pub async fn settle(self, fresh: Option<Kept>) -> Option<bool> {
+        let right = self.compare(&fresh?.text).await?;
+        let Self {
+            cache, partition, near, ..
+        } = self;
+        cache.on_shelf(partition.tenant(), |shelf| {
+            shelf.learn(&partition, near.id, near.similarity, right)
+        });
+        metrics::counter!("copilotd_cache_audits_total", "right" => if right { "yes" } else { "no" }).increment(1);
+        Some(right)
+    }
+
+    async fn compare(&self, fresh: &str) -> Option<bool> {
+        if let Some(same) = plainly(&self.kept.text, fresh) {
+            return Some(same);
+        }
+        let texts = vec![start(&self.kept.text), start(fresh)];
+        let embedded = tokio::time::timeout(PATIENCE, self.embedder.embed(texts)).await;
+        match embedded.unwrap_or(Err(EmbedError::Timeout)) {
+            Ok(vectors) => match <[Vector; 2]>::try_from(vectors) {
+                Ok([kept, fresh]) => Some(kept.cosine(&fresh) >= self.same),
+                Err(_) => None,
+            },
+            Err(error) => {
+                tracing::debug!(%error, "an audit of the cache could not be compared");
+                None
+            }
+        }
+    }
+}
+
+fn start(text: &str) -> String {
+    text[..text.floor_char_boundary(COMPARED.min(text.len()))].to_owned()
+}
+
+/// Compares two answers as far as words alone tell. Where a number, a date or a negation differs they count as
+/// different: that may be too strict, and costs a hit then.
+fn plainly(kept: &str, fresh: &str) -> Option<bool> {
+    let words = |text: &str| -> Vec<String> {
+        text.split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .map(str::to_lowercase)
+            .collect()
+    };
+    if words(kept) == words(fresh) {
+        return Some(true);
+    }
+    match veto(kept, fresh) {
+        Some(Veto::Number | Veto::Date | Veto::Unit | Veto::Negation | Veto::Antonym) => Some(false),
+        Some(Veto::Name | Veto::Asked | Veto::Order) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_differ_in_a_fact_are_told_apart() {
+        for (kept, fresh, expected) in [
+            ("Thirty days.", "thirty days", Some(true)),
+            ("You get 30 days.", "You get 28 days.", Some(false)),
+            ("It is allowed.", "It is not allowed.", Some(false)),
+            ("Ask your manager.", "Please talk to the manager.", None),
+        ] {
+            assert_eq!(plainly(kept, fresh), expected, "{kept} / {fresh}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One question at a time: while the first caller waits for the model, those who ask the same wait for its answer.
+//!
+//! Invariants: a flight ends when its leader's ticket is gone, filled or not, and no later than [`SLOW`] after the leader's
+//! reader began to hold it up. Followers then look again, and the first of them leads if there is still no answer; after a
+//! slow reader, or a second flight without an answer, each goes on its own. So nobody waits for another caller's reader.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::answer::{Kept, Recorder};
+use super::audit::Audit;
+use super::canonical::Digest;
+use super::embedder::Vector;
+use super::question::{Partition, Question};
+use super::{Cache, lock};
+use crate::error::GatewayError;
+use crate::provider::Piece;
+use crate::request::call::AnswerStream;
+use crate::target::TargetName;
+
+/// How long the leader's reader may keep the answer waiting, all in all, before the others stop waiting for it.
+pub(super) const SLOW: Duration = Duration::from_millis(500);
+
+type Key = (Partition, Digest);
+
+/// Questions that are being answered. True says that the leader's reader is slow.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Mutex<HashMap<Key, watch::Sender<bool>>>);
+
+/// One's place in a flight.
+pub(super) enum Place {
+    Lead(Landing),
+    Wait(Follower),
+}
+
+/// Waits for the end of a flight.
+pub(super) struct Follower(watch::Receiver<bool>);
+
+impl Follower {
+    /// Waits until the flight has ended; returns whether that was because its leader's reader is slow.
+    pub(super) async fn landed(&mut self) -> bool {
+        // An error says that the leader is done, whichever way.
+        let _ = self.0.changed().await;
+        *self.0.borrow()
+    }
+}
+
+/// Ends the flight when it goes.
+#[derive(Debug)]
+pub(super) struct Landing {
+    flights: Arc<Flights>,
+    key: Key,
+}
+
+impl Flights {
+    pub(super) fn join(self: &Arc<Self>, question: &Question) -> Place {
+        let key = (question.partition.clone(), question.exact);
+        let mut flights = lock(&self.0);
+        if let Some(flight) = flights.get(&key) {
+            return Place::Wait(Follower(flight.subscribe()));
+        }
+        flights.insert(key.clone(), watch::Sender::new(false));
+        Place::Lead(Landing {
+            flights: Arc::clone(self),
+            key,
+        })
+    }
+}
+
+impl Landing {
+    /// Ends the flight because its leader's reader is slow.
+    fn slow(self) {
+        if let Some(flight) = lock(&self.flights.0).get(&self.key) {
+            flight.send_replace(true);
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // The sender goes with it, which wakes those who wait.
+        lock(&self.flights.0).remove(&self.key);
+    }
+}
+
+/// The right and the duty to ask the model.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(super) cache: Arc<Cache>,
+    pub(super) question: Question,
+    pub(super) vector: Option<Vector>,
+    pub(super) life: Duration,
+    pub(super) max_entries: usize,
+    pub(super) generation: u64,
+    pub(super) explored: Option<Audit>,
+    /// The target that answers.
+    pub(crate) by: Option<TargetName>,
+    /// None after too long a wait for another leader: then nobody waits for this one.
+    pub(super) landing: Option<Landing>,
+}
+
+impl Ticket {
+    /// Keeps the answer and lets those who wait have it. Returns the audit that the answer decides, if there is one:
+    /// the model was asked although an entry was near.
+    pub fn fill(mut self, mut kept: Kept) -> Option<(Audit, Kept)> {
+        kept.by = self.by.take().or(kept.by);
+        let audit = self.explored.take().map(|audit| (audit, kept.clone()));
+        self.cache.on_shelf(self.question.partition.tenant(), |shelf| {
+            if shelf.generation == self.generation {
+                let now = Instant::now();
+                shelf.insert(
+                    &self.question,
+                    kept,
+                    self.vector.take(),
+                    self.life,
+                    self.max_entries,
+                    now,
+                );
+            }
+        });
+        audit
+    }
+}
+
+impl Ticket {
+    /// Fills itself with a stream's answer when it comes to its good end; otherwise nothing is kept. An audit that the
+    /// answer decides is settled beside the stream.
+    pub fn record(mut self, stream: AnswerStream) -> AnswerStream {
+        let flight = self.landing.take().map(|landing| {
+            let flight = Arc::new(Flight {
+                landing: Mutex::new(Some(landing)),
+                reader: Mutex::new(Reader {
+                    since: Some(Instant::now()),
+                    used: Duration::ZERO,
+                }),
+            });
+            drop(tokio::spawn(watch_reader(Arc::downgrade(&flight))));
+            flight
+        });
+        let recorded = Recorded {
+            stream,
+            recorder: Recorder::default(),
+            ticket: Some(self),
+            flight,
+        };
+        recorded.boxed()
+    }
+}
+
+/// A stream whose answer is kept at its good end.
+struct Recorded {
+    stream: AnswerStream,
+    recorder: Recorder,
+    ticket: Option<Ticket>,
+    flight: Option<Arc<Flight>>,
+}
+
+/// What a stream and the watch over its reader share. It ends with the stream.
+struct Flight {
+    landing: Mutex<Option<Landing>>,
+    reader: Mutex<Reader>,
+}
+
+/// How long the reader has kept the answer waiting.
+struct Reader {
+    /// Since when the reader has not asked for more; none while it waits for the answer.
+    since: Option<Instant>,
+    used: Duration,
+}
+
+impl Flight {
+    /// The reader asks for more.
+    fn asked(&self) {
+        let mut reader = lock(&self.reader);
+        if let Some(since) = reader.since.take() {
+            reader.used += since.elapsed();
+        }
+    }
+
+    /// The reader has something.
+    fn handed(&self) {
+        lock(&self.reader).since = Some(Instant::now());
+    }
+
+    /// Time that the reader may still take.
+    fn left(&self) -> Duration {
+        let reader = lock(&self.reader);
+        let used = reader.used + reader.since.map_or(Duration::ZERO, |since| since.elapsed());
+        SLOW.saturating_sub(used)
+    }
+
+    fn slow(&self) {
+        if let Some(landing) = lock(&self.landing).take() {
+            landing.slow();
+        }
+    }
+}
+
+/// Ends the flight when its reader has taken too long. Ends with the stream.
+async fn watch_reader(flight: Weak<Flight>) {
+    loop {
+        let Some(left) = flight.upgrade().map(|flight| flight.left()) else {
+            return;
+        };
+        if left.is_zero() {
+            if let Some(flight) = flight.upgrade() {
+                flight.slow();
+            }
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
+impl Recorded {
+    fn observe(&mut self, item: &Result<Piece, GatewayError>) {
+        let kept = match item {
+            Ok(piece) => self.recorder.observe(piece),
+            Err(_) => {
+                self.ticket = None;
+                None
+            }
+        };
+        if let Some(kept) = kept
+            && let Some(ticket) = self.ticket.take()
+            && let Some((audit, fresh)) = ticket.fill(kept)
+        {
+            tokio::spawn(audit.settle(Some(fresh)));
+        }
+        if self.recorder.is_spoiled() {
+            self.ticket = None;
+        }
+        if self.ticket.is_none() {
+            // Nothing is to be waited for any more: kept by now, or never.
+            self.flight = None;
+        }
+    }
+}
+
+impl Stream for Recorded {
+    type Item = Result<Piece, GatewayError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(flight) = &self.flight {
+            flight.asked();
+        }
+        let item = std::task::ready!(self.stream.poll_next_unpin(context));
+        if let Some(item) = &item {
+            self.observe(item);
+        }
+        if let Some(flight) = &self.flight {
+            flight.handed();
+        }
+        Poll::Ready(item)
+    }
+}

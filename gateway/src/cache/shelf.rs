@@ -1,0 +1,237 @@
+//! What is kept for one tenant, with its bounds.
+//!
+//! Invariant: an entry is found only through its own partition; never are there more entries than `max_entries` or more
+//! than [`MOST_BYTES`] of answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::answer::Kept;
+use super::canonical::Digest;
+use super::embedder::{Space, Vector};
+use super::evidence::Evidence;
+use super::matrix::Matrix;
+use super::question::{Partition, Question};
+
+/// Most bytes of one tenant's answers, questions and vectors.
+const MOST_BYTES: usize = 128 << 20;
+
+/// Everything that is kept for one tenant.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    /// Rises when something is forgotten: answers to questions asked before are not kept.
+    pub(super) generation: u64,
+    /// The version of what the tenant's answers rest on; none before the first question.
+    knowledge: Option<String>,
+    rooms: HashMap<Partition, Room>,
+    /// Entries by their last use.
+    used: BTreeMap<u64, (Partition, u64)>,
+    tick: u64,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    entries: HashMap<u64, Entry>,
+    exact: HashMap<Digest, u64>,
+    matrix: Matrix,
+    /// By what made the vectors: similarities of two models are not alike.
+    pooled: HashMap<Space, Evidence>,
+}
+
+/// A question and its answer.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) text: String,
+    pub(super) kept: Kept,
+    pub(super) evidence: Evidence,
+    exact: Digest,
+    vector: Option<Vector>,
+    expires: Instant,
+    tick: u64,
+}
+
+/// An entry that is near to a question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Near {
+    pub(super) id: u64,
+    pub(super) similarity: f32,
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        // Once as it is and once as bytes.
+        let vector = self.vector.as_ref().map_or(0, |vector| 5 * vector.values().len());
+        self.kept.size() + self.text.len() + vector + size_of::<Self>()
+    }
+}
+
+impl Shelf {
+    /// Finds the entry of exactly this question, and notes its use.
+    pub(super) fn exact(&mut self, question: &Question, now: Instant) -> Option<Kept> {
+        let room = self.rooms.get(&question.partition)?;
+        let entry = room.entries.get(room.exact.get(&question.exact)?)?;
+        let (id, fresh) = (entry.id, entry.expires > now);
+        if !fresh {
+            self.remove(&question.partition, id);
+            return None;
+        }
+        let kept = entry.kept.clone();
+        self.touch(&question.partition, id);
+        Some(kept)
+    }
+
+    /// Lists the two nearest entries of the question's partition, the nearest first.
+    pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Near, &Entry)> {
+        let mut best: Vec<(Near, &Entry)> = Vec::with_capacity(3);
+        let Some(room) = self.rooms.get(partition) else {
+            return best;
+        };
+        for entry in room
+            .matrix
+            .candidates(vector, now)
+            .iter()
+            .filter_map(|id| room.entries.get(id))
+        {
+            let Some(own) = &entry.vector else { continue };
+            let near = Near {
+                id: entry.id,
+                similarity: own.cosine(vector),
+            };
+            // Among equals the older one, whatever the map's order.
+            let before = |(other, _): &(Near, &Entry)| {
+                other.similarity > near.similarity || (other.similarity >= near.similarity && other.id < near.id)
+            };
+            let place = best.partition_point(before);
+            if place < 2 {
+                best.insert(place, (near, entry));
+                best.truncate(2);
+            }
+        }
+        best
+    }
+
+    /// Returns what audits said in the whole of a partition, as vectors of that space see it.
+    pub(super) fn pooled(&self, partition: &Partition, space: &Space) -> Option<&Evidence> {
+        self.rooms.get(partition)?.pooled.get(space)
+    }
+
+    /// Notes what an audit said. Nothing, if the entry has gone meanwhile.
+    pub(super) fn learn(&mut self, partition: &Partition, id: u64, similarity: f32, right: bool) {
+        let Some(room) = self.rooms.get_mut(partition) else {
+            return;
+        };
+        if let Some(entry) = room.entries.get_mut(&id) {
+            entry.evidence.add(similarity, right);
+            if let Some(vector) = &entry.vector {
+                let space = Space::clone(vector.space());
+                room.pooled.entry(space).or_default().add(similarity, right);
+            }
+        }
+    }
+
+    /// Notes that an entry was used.
+    pub(super) fn touch(&mut self, partition: &Partition, id: u64) {
+        self.tick += 1;
+        let tick = self.tick;
+        let room = self.rooms.get_mut(partition);
+        if let Some(entry) = room.and_then(|room| room.entries.get_mut(&id))
+            && let Some(place) = self.used.remove(&entry.tick)
+        {
+            entry.tick = tick;
+            self.used.insert(tick, place);
+        }
+    }
+
+    /// Keeps an answer; what was used longest ago goes for it.
+    pub(super) fn insert(
+        &mut self,
+        question: &Question,
+        kept: Kept,
+        vector: Option<Vector>,
+        life: Duration,
+        max_entries: usize,
+        now: Instant,
+    ) {
+        let known = self.rooms.get(&question.partition);
+        if let Some(known) = known.and_then(|room| room.exact.get(&question.exact)).copied() {
+            self.remove(&question.partition, known);
+        }
+        self.tick += 1;
+        let entry = Entry {
+            id: self.tick,
+            text: question.text.clone(),
+            kept,
+            evidence: Evidence::default(),
+            exact: question.exact,
+            vector,
+            expires: now + life,
+            tick: self.tick,
+        };
+        self.bytes += entry.size();
+        self.used.insert(self.tick, (question.partition.clone(), entry.id));
+        let room = self.rooms.entry(question.partition.clone()).or_default();
+        room.exact.insert(question.exact, entry.id);
+        if let Some(vector) = &entry.vector {
+            room.matrix.insert(entry.id, vector, entry.expires);
+        }
+        room.entries.insert(entry.id, entry);
+        while self.used.len() > max_entries || self.bytes > MOST_BYTES {
+            let Some((_, (partition, id))) = self.used.first_key_value() else {
+                break;
+            };
+            let (partition, id) = (partition.clone(), *id);
+            self.remove(&partition, id);
+        }
+    }
+
+    fn remove(&mut self, partition: &Partition, id: u64) {
+        let Some(room) = self.rooms.get_mut(partition) else {
+            return;
+        };
+        if let Some(entry) = room.entries.remove(&id) {
+            room.exact.remove(&entry.exact);
+            if let Some(vector) = &entry.vector {
+                room.matrix.remove(entry.id, vector.space());
+            }
+            self.bytes -= entry.size();
+            self.used.remove(&entry.tick);
+        }
+        if room.entries.is_empty() {
+            self.rooms.remove(partition);
+        }
+    }
+
+    /// Forgets everything if it rests on another version of the tenant's knowledge. Returns how many entries.
+    pub(super) fn rests_on(&mut self, version: &str) -> usize {
+        let known = self.knowledge.as_deref();
+        if known == Some(version) {
+            return 0;
+        }
+        let is_first = known.is_none();
+        self.knowledge = Some(version.to_owned());
+        if is_first { 0 } else { self.forget(None) }
+    }
+
+    /// Forgets all entries, or those of one route. Returns how many.
+    pub(super) fn forget(&mut self, route: Option<&str>) -> usize {
+        self.generation += 1;
+        let gone: Vec<_> = self
+            .used
+            .values()
+            .filter(|(partition, _)| route.is_none_or(|route| partition.route() == route))
+            .cloned()
+            .collect();
+        for (partition, id) in &gone {
+            self.remove(partition, *id);
+        }
+        gone.len()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.used.len()
+    }
+}

@@ -1,0 +1,252 @@
+//! Limits on the way of a call: what it is expected to use is reserved, once for all its attempts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::prices::PriceList;
+use copilotd_actors::domain::usage::{NanoUsd, Usage};
+use copilotd_actors::ports::Clock;
+
+use crate::error::{GatewayError, GatewayErrorKind, LimitState};
+use crate::limit::{CallPlaces, Demand, Exceeded, Learned, LimitName, Limiter, Refused, Reservation};
+use crate::request::body::ChatBody;
+use crate::request::call::{Caller, Purpose};
+use crate::request::embed::{EmbedBody, Inputs};
+use crate::routing::Route;
+use crate::spending::Subject;
+
+/// When to come back where a prompt could not be counted.
+const COUNT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the gateway needs to limit.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub limiter: Arc<dyn Limiter>,
+    pub learned: Learned,
+    pub prices: PriceList,
+    pub clock: Arc<dyn Clock>,
+    pub places: CallPlaces,
+}
+
+/// What a prompt is counted by.
+pub(super) struct Prompt<'a> {
+    pub bytes: u64,
+    pub max_output: Option<u64>,
+    /// How many answers there will be.
+    pub answers: u64,
+    /// What the exact count is made of.
+    pub text: Text<'a>,
+}
+
+/// The text of a prompt.
+pub(super) enum Text<'a> {
+    Chat(&'a Arc<ChatBody>),
+    Embed(&'a Arc<EmbedBody>),
+}
+
+impl<'a> Prompt<'a> {
+    pub(super) fn chat(body: &'a Arc<ChatBody>) -> Self {
+        Self {
+            bytes: body.size() as u64,
+            max_output: body.max_tokens(),
+            answers: body.choices(),
+            text: Text::Chat(body),
+        }
+    }
+
+    pub(super) fn embed(body: &'a Arc<EmbedBody>) -> Self {
+        Self {
+            bytes: body.size() as u64,
+            max_output: Some(0),
+            answers: 1,
+            text: Text::Embed(body),
+        }
+    }
+}
+
+impl Limits {
+    /// Reserves what a request is expected to use. A learned bound stands for the prompt; where that would be refused and a count
+    /// may change it, the tokens are counted, but no further than to the number that is refused in any case.
+    pub(super) async fn reserve(
+        &self,
+        caller: &Caller,
+        route: &Route,
+        prompt: Prompt<'_>,
+    ) -> Result<Arc<Reservation>, GatewayError> {
+        let tenant = caller.scope.tenant();
+        let model = route.targets.first().map_or("", |target| target.name.model.as_str());
+        let expected = self.learned.expect(tenant, model, prompt.bytes, prompt.max_output);
+        let output = expected.output.saturating_mul(prompt.answers);
+        let demand = |prompt: u64| self.demand(caller, model, prompt, output);
+        let place = self.places.take(tenant).ok_or_else(|| self.no_place())?;
+        let ask = |demand| self.limiter.reserve(tenant, Subject::of(caller), demand);
+        let lease = match ask(demand(expected.prompt)).await {
+            Ok(lease) => lease,
+            Err(refused) => {
+                let Some(most) = self.most_prompt(&refused, model, output, expected.prompt) else {
+                    return Err(refused.into());
+                };
+                let exact = count(tenant, &prompt.text, most).await?;
+                if exact > most {
+                    return Err(refused.into());
+                }
+                ask(demand(exact)).await?
+            }
+        };
+        Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease).at(place)))
+    }
+
+    /// Says that the tenant's calls hold all that one tenant may.
+    fn no_place(&self) -> GatewayError {
+        let second = Duration::from_secs(1);
+        let name = LimitName::Calls;
+        Exceeded {
+            name,
+            of: "tenant",
+            retry_after: Some(second),
+            state: LimitState {
+                name: name.code().to_owned(),
+                limit: u64::try_from(self.places.most()).unwrap_or(u64::MAX),
+                remaining: 0,
+                reset: second,
+            },
+        }
+        .into()
+    }
+
+    /// Returns the most tokens that a prompt may have to fit where `expected` was refused; none where no count helps.
+    fn most_prompt(&self, refused: &Refused, model: &str, output: u64, expected: u64) -> Option<u64> {
+        let Refused::Exceeded(exceeded) = refused else {
+            return None;
+        };
+        let below = expected.checked_sub(1)?;
+        // What never fits at all is told so by a count up to the whole limit.
+        let state = &exceeded.state;
+        let room = if exceeded.retry_after.is_some() {
+            state.remaining
+        } else {
+            state.limit
+        };
+        match exceeded.name {
+            LimitName::Requests | LimitName::Calls => None,
+            LimitName::Tokens => Some(room.checked_sub(output)?.min(below)),
+            LimitName::UsdPerDay | LimitName::UsdPerMonth => {
+                let cost = |prompt: u64| {
+                    let usage = Usage {
+                        prompt_tokens: prompt,
+                        completion_tokens: output,
+                        ..Usage::default()
+                    };
+                    self.cost(model, &usage).unwrap_or(0)
+                };
+                most_affordable(room, expected, cost)
+            }
+        }
+    }
+
+    fn demand(&self, caller: &Caller, model: &str, prompt: u64, output: u64) -> Demand {
+        let usage = Usage {
+            prompt_tokens: prompt,
+            completion_tokens: output,
+            ..Usage::default()
+        };
+        Demand {
+            // A turn was counted when it was taken.
+            requests: u64::from(caller.purpose == Purpose::Endpoint || caller.purpose == Purpose::Embedding),
+            tokens: usage.total_tokens(),
+            // A look-up in the cache goes on within its question's call; of audits there are few.
+            calls: u64::from(caller.purpose != Purpose::Lookup),
+            cost: self.cost(model, &usage).unwrap_or(0),
+        }
+    }
+
+    /// Returns what `usage` of `model` costs now, if its price is known.
+    pub(super) fn cost(&self, model: &str, usage: &Usage) -> Option<NanoUsd> {
+        let price = self.prices.at(model, self.clock.now())?;
+        Some(price.cost(usage))
+    }
+
+    /// Counts a turn at the door, and refuses it when a budget is used up.
+    pub(super) async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
+        let tenant = caller.scope.tenant();
+        if let Some(refused) = self.limiter.exhausted(tenant, Subject::of(caller)).await {
+            return Err(refused.into());
+        }
+        let demand = Demand {
+            requests: 1,
+            ..Demand::default()
+        };
+        let lease = self.limiter.reserve(tenant, Subject::of(caller), demand).await?;
+        self.limiter.settle(lease, crate::limit::Spent::default());
+        Ok(())
+    }
+}
+
+/// Returns the largest number below `bound` that costs at most `room`, where costs rise with numbers.
+fn most_affordable(room: NanoUsd, bound: u64, cost: impl Fn(u64) -> NanoUsd) -> Option<u64> {
+    let (mut low, mut too_many) = (0, bound);
+    while low < too_many {
+        let middle = low.midpoint(too_many);
+        if cost(middle) <= room {
+            low = middle + 1;
+        } else {
+            too_many = middle;
+        }
+    }
+    low.checked_sub(1)
+}
+
+/// Counts a prompt's tokens, those of its JSON, which are a few more than its provider will count; stops above `most`.
+async fn count(tenant: &TenantId, text: &Text<'_>, most: u64) -> Result<u64, GatewayError> {
+    fn of_chat(body: &ChatBody) -> Vec<&str> {
+        ["messages", "tools", "functions", "response_format"]
+            .into_iter()
+            .filter_map(|name| Some(body.get(name)?.get()))
+            .collect()
+    }
+    fn of_inputs(body: &EmbedBody) -> Vec<&str> {
+        match body.inputs() {
+            Inputs::Texts(texts) => texts.iter().map(String::as_str).collect(),
+            Inputs::Tokens { .. } => Vec::new(),
+        }
+    }
+    let counted = match text {
+        Text::Chat(body) => compute::count_tokens(Some(tenant), body, of_chat, most).await,
+        Text::Embed(body) => match body.inputs() {
+            Inputs::Texts(_) => compute::count_tokens(Some(tenant), body, of_inputs, most).await,
+            Inputs::Tokens { tokens, .. } => Ok(*tokens),
+        },
+    };
+    counted.map_err(|error| {
+        let message = match error {
+            ComputeError::Full => "too many large prompts of this tenant are waiting to be counted",
+            ComputeError::Panicked => "the tokens of this prompt cannot be counted",
+        };
+        let mut error = GatewayError::new(GatewayErrorKind::LimitsUnavailable, message);
+        error.retry_after = Some(COUNT_PAUSE);
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_that_money_buys() {
+        for (room, bound, base, expected) in [
+            (100, 1_000, 0, Some(10)),
+            (100, 5, 0, Some(4)),
+            (100, 1_000, 95, Some(0)),
+            (100, 1_000, 101, None),
+            (0, 1_000, 0, Some(0)),
+            (u64::MAX, 1_000, 0, Some(999)),
+            (100, 0, 0, None),
+        ] {
+            let most = most_affordable(room, bound, |number| base + number * 10);
+            assert_eq!(most, expected, "{room} {bound} {base}");
+        }
+    }
+}

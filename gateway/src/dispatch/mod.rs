@@ -1,0 +1,299 @@
+//! The gateway: the way of every model call, a turn's, a summary's, or another service's through the OpenAI-compatible
+//! endpoint. It decides whether a call may run, where it runs, and what happens when that fails.
+//!
+//! Invariant: a call leaves for a target only with a key that [`crate::access::Access`] handed out for its tenant.
+
+mod attempt;
+mod bill;
+mod billed;
+mod cached;
+mod drive;
+mod failure;
+mod limits;
+mod plan;
+mod progress;
+mod rescue;
+mod route_embedder;
+mod turn;
+mod used;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use crate::meter::{Attempted, Lost, Meter, Outcome};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::prices::PriceList;
+use copilotd_actors::ports::Clock;
+use copilotd_actors::tenancy::TenantScope;
+use futures::{StreamExt, stream};
+
+use crate::access::Access;
+pub use crate::access::Terms;
+use crate::cache::{Cache, Hit, Knowledge, Settings};
+use crate::error::GatewayError;
+use crate::limit::{CallPlaces, Learned, Limiter};
+use crate::request::call::{Answer, CacheOutcome, Caller, GatewayCall, Mode, Reply};
+use crate::request::embed::{EmbedCall, EmbedReply};
+use crate::routing::Route;
+pub use cached::Embeddings;
+use cached::{Asked, Cached, Looked};
+use drive::{Ask, Got};
+use limits::{Limits, Prompt};
+use plan::Planner;
+use rescue::Turns;
+
+/// The gateway. One per process.
+#[derive(Debug)]
+pub struct Gateway {
+    planner: Planner,
+    cached: Option<Cached>,
+    turns: Turns,
+}
+
+/// A model that a tenant may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelCard {
+    /// A route's name, or `provider/model`.
+    pub id: String,
+    /// The provider; `copilotd` for a route.
+    pub owner: String,
+    /// Tokens of prompt and answer together.
+    pub context_tokens: u64,
+}
+
+impl Gateway {
+    /// A gateway to `routes`, with the keys of `access`.
+    pub fn new(routes: Vec<Route>, access: Arc<dyn Access>) -> Self {
+        let routes = routes
+            .into_iter()
+            .map(|route| (route.name.clone(), Arc::new(route)))
+            .collect();
+        Self {
+            planner: Planner {
+                routes: Arc::new(routes),
+                access,
+                meter: None,
+                limits: None,
+                counting: Arc::default(),
+            },
+            cached: None,
+            turns: Turns::default(),
+        }
+    }
+
+    /// Tells `meter` of every attempt.
+    #[must_use]
+    pub fn with_meter(mut self, meter: Arc<dyn Meter>) -> Self {
+        self.planner.meter = Some(meter);
+        self
+    }
+
+    /// Has every call reserve what it is expected to use. Costs are expected by `prices`.
+    #[must_use]
+    pub fn with_limits(mut self, limiter: Arc<dyn Limiter>, prices: PriceList, clock: Arc<dyn Clock>) -> Self {
+        self.planner.limits = Some(Arc::new(Limits {
+            limiter,
+            learned: Learned::default(),
+            prices,
+            clock,
+            places: CallPlaces::default(),
+        }));
+        self
+    }
+
+    /// Begins with what earlier processes learned of models' answers. Call it after [`Gateway::with_limits`].
+    #[must_use]
+    pub fn with_learned(mut self, learned: Learned) -> Self {
+        if let Some(limits) = self.planner.limits.as_mut().and_then(Arc::get_mut) {
+            limits.learned = learned;
+        }
+        self
+    }
+
+    /// Bounds the calls that one tenant may have under way, by the files that the process keeps for providers.
+    pub fn bound_calls(&self, files: usize) {
+        if let Some(limits) = &self.planner.limits {
+            limits.places.bound(files);
+        }
+    }
+
+    /// Answers questions from `cache` on those `routes` that are named.
+    #[must_use]
+    pub fn with_cache(
+        mut self,
+        cache: Arc<Cache>,
+        routes: HashMap<String, (Settings, Embeddings)>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        self.cached = Some(Cached { cache, routes, clock });
+        self
+    }
+
+    /// Tells whether a model of this process finds near questions; none when no route wants that of it.
+    pub fn embeds(&self) -> Option<bool> {
+        let mut routes = self.cached.as_ref()?.routes.values();
+        routes.find_map(|(_, embeddings)| match embeddings {
+            Embeddings::Local(embedder) => Some(embedder.is_some()),
+            Embeddings::None | Embeddings::Route(_) => None,
+        })
+    }
+
+    /// Tells whether the store of the limits answers; none when they are this process's own.
+    pub fn limits_ready(&self) -> Option<bool> {
+        self.planner.limits.as_ref()?.limiter.is_ready()
+    }
+
+    /// Waits until what the calls used stands where other processes see it.
+    pub async fn settled(&self) {
+        self.planner.counting.total().await;
+        if let Some(limits) = &self.planner.limits {
+            limits.limiter.settled().await;
+        }
+    }
+
+    /// Forgets the answers that are kept for a tenant, or for one of its routes. Returns how many.
+    pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
+        let cached = self.cached.as_ref();
+        cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
+    }
+
+    /// Whether a call of a tenant is under way, be it one that no request waits for.
+    pub fn is_calling(&self, tenant: &TenantId) -> bool {
+        let limits = self.planner.limits.as_ref();
+        limits.is_some_and(|limits| limits.places.is_calling(tenant))
+    }
+
+    /// Forgets everything that is kept for a tenant: answers, and what its limits have counted. Returns how many of each.
+    ///
+    /// # Errors
+    /// When the store of the limits does not answer.
+    pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(u64, u64), String> {
+        let answers = self
+            .cached
+            .as_ref()
+            .map_or(0, |cached| cached.cache.forget_tenant(tenant));
+        let counted = match &self.planner.limits {
+            Some(limits) => {
+                limits.learned.forget(tenant);
+                limits.limiter.forget(tenant).await?
+            }
+            None => 0,
+        };
+        Ok((answers as u64, counted))
+    }
+
+    /// Counts a turn at the door; refuses it when the rate of requests is reached, a budget used up, or what its calls use could not be
+    /// accounted for.
+    pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
+        self.planner.has_room_in_books()?;
+        match &self.planner.limits {
+            Some(limits) => limits.admit(caller).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Answers a chat request.
+    pub async fn chat(&self, call: GatewayCall) -> Result<Reply, GatewayError> {
+        let GatewayCall {
+            caller,
+            route,
+            body,
+            mode,
+            cache: wish,
+            knowledge,
+        } = call;
+        let route = self.planner.route(&route)?;
+        let body = Arc::new(body);
+        let ask = match (body.stream(), mode.unwrap_or(route.mode)) {
+            (false, _) => Ask::Whole(Arc::clone(&body)),
+            (true, Mode::Live) => Ask::Live(Arc::clone(&body), true),
+            (true, Mode::Buffered) => Ask::Buffered(Arc::clone(&body)),
+        };
+        let mut drive = self
+            .planner
+            .drive(&route, caller, ask, body.needs(), body.size(), &[])?;
+        // With the keys: a tenant that is taken off meanwhile has neither.
+        let terms = self.planner.terms(&drive.books.caller.scope, &route)?;
+        let limits = self.planner.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
+        let tenant = drive.books.caller.scope.tenant().clone();
+        crate::guardrail::admit(&tenant, &terms, &body).await?;
+        let (mut ticket, mut terms) = (None, terms);
+        let mut cache = CacheOutcome::Bypass;
+        if let Some(cached) = &self.cached {
+            let asked = Asked {
+                route: &route.name,
+                body: &body,
+                wish,
+                knowledge: Knowledge {
+                    tenant: &terms.knowledge_version,
+                    caller: knowledge.as_deref().unwrap_or_default(),
+                },
+            };
+            let looked = cached.look_up(&self.planner, &drive.books.caller, asked).await;
+            // It may have waited for another caller's answer: what holds for the tenant by now counts, and whether it is still
+            // served at all.
+            terms = self.planner.terms(&drive.books.caller.scope, &route)?;
+            match looked {
+                Looked::Bypass => {}
+                Looked::Miss(lead) => {
+                    (ticket, cache) = (Some(lead), CacheOutcome::Miss);
+                    drive.books.cache = cache;
+                }
+                Looked::Hit(hit) => {
+                    let Hit { kept, audit, .. } = *hit;
+                    if let Some(audit) = audit {
+                        self.check(audit, &route, Caller::clone(&drive.books.caller), &body);
+                    }
+                    let answer = cached.replay(&kept, &body);
+                    self.note_hit(&drive, &kept);
+                    let answer = crate::guardrail::guarded(&tenant, terms, &body, answer).await?;
+                    let (answer, cost) = billed::answer(&drive.books, &body, answer, kept.usage).await;
+                    return Ok(Reply {
+                        model: kept.by.map_or(kept.model, |by| by.to_string()),
+                        attempts: 0,
+                        cache: CacheOutcome::Hit,
+                        cost,
+                        limits,
+                        answer,
+                    });
+                }
+            }
+        }
+        let answered = Planner::answered(&mut drive).await;
+        let (place, got) = answered.map_err(|error| crate::guardrail::told(&terms, error))?;
+        let (attempts, books) = (drive.trip.attempts(), drive.books.clone());
+        let target = drive.trip.target(place).name.clone();
+        if let Some(ticket) = &mut ticket {
+            ticket.by = Some(target.clone());
+        }
+        let (answer, usage) = match got {
+            Got::Whole(whole) => (Answer::Whole(whole.body), Some(whole.usage)),
+            Got::Embedded(answer) => (Answer::Whole(answer.body), Some(answer.usage)),
+            Got::Stream { held, rest } => {
+                let pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
+                (Answer::Stream(rescue::continued(drive, place, pieces)), None)
+            }
+        };
+        // What is kept is what the model said: rules may change.
+        let answer = crate::guardrail::guarded(&tenant, terms, &body, cached::keep(ticket, answer, usage)).await?;
+        let (answer, cost) = billed::answer(&books, &body, answer, usage.unwrap_or_default()).await;
+        Ok(Reply {
+            model: target.to_string(),
+            attempts,
+            cache,
+            cost,
+            limits,
+            answer,
+        })
+    }
+
+    /// Embeds texts.
+    pub async fn embed(&self, call: EmbedCall) -> Result<EmbedReply, GatewayError> {
+        self.planner.embed(call, None).await
+    }
+
+    /// Lists what `scope` may name as a model, ordered by id.
+    pub fn models(&self, scope: &TenantScope) -> Vec<ModelCard> {
+        self.planner.models(scope)
+    }
+}

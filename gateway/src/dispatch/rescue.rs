@@ -1,0 +1,300 @@
+//! What happens when an answer dies after its first content.
+//!
+//! A turn's log can take text back: the stream ends with its error, the core resets the message and asks again, and what is
+//! kept here sends that attempt elsewhere. On the endpoint text cannot be taken back. Mode `live` asks another target and
+//! goes on with its answer if that begins with every byte that has gone out; else it ends with an explicit error. Mode
+//! `buffered` has released nothing yet and simply asks the next target.
+//!
+//! Invariant: no text goes out twice, and no answer that was not finished ends without an error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::ids::TurnId;
+use copilotd_actors::ports::{ModelError, ModelEvent, ModelStream};
+use futures::{StreamExt, stream};
+use moka::sync::Cache;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::bill::Bill;
+use super::drive::{Ask, Drive, Got};
+use super::{billed, failure};
+use crate::provider::{Piece, PieceStream};
+use crate::request::call::AnswerStream;
+use crate::routing::{Place, rule};
+use crate::target::TargetName;
+
+/// Turns that are remembered; beyond it some are forgotten, which costs a second try at a target that failed.
+const MAX_TURNS: u64 = 10_000;
+/// How long; a turn's attempts follow each other within seconds.
+const MEMORY: Duration = Duration::from_secs(15 * 60);
+
+/// A target that failed a turn.
+pub(super) type Failed = (TargetName, FailureClass);
+
+/// What is remembered of turns that go on. It is memory only: after a crash a turn may meet the same target again.
+#[derive(Debug, Clone)]
+pub(super) struct Turns(Cache<TurnId, Memory>);
+
+/// What is remembered of one turn.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
+    /// Targets that failed it, in order.
+    pub failed: Vec<Failed>,
+    /// The target of which its log says that it answers.
+    told: Option<TargetName>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_TURNS).time_to_live(MEMORY).build())
+    }
+}
+
+impl Turns {
+    /// Returns what is known of `turn`.
+    pub(super) fn of(&self, turn: Option<TurnId>) -> Memory {
+        turn.and_then(|turn| self.0.get(&turn)).unwrap_or_default()
+    }
+
+    /// Notes that `to` answers now, after those that `failed`; returns what the turn's log has to say of it, once.
+    pub(super) fn answers(&self, turn: Option<TurnId>, failed: Vec<Failed>, to: &TargetName) -> Option<ModelEvent> {
+        let mut memory = self.of(turn);
+        for failure in failed {
+            memory.add(failure);
+        }
+        let (from, class) = memory.failed.iter().rfind(|(from, _)| from != to)?.clone();
+        let is_told = memory.told.as_ref() == Some(to);
+        memory.told = Some(to.clone());
+        if let Some(turn) = turn {
+            self.0.insert(turn, memory);
+        }
+        (!is_told).then(|| ModelEvent::Fallback {
+            from: from.to_string(),
+            to: to.to_string(),
+            reason: class.code().to_owned(),
+        })
+    }
+
+    /// Notes that `target` failed `turn`.
+    fn add(&self, turn: TurnId, target: TargetName, class: FailureClass) {
+        let mut memory = self.of(Some(turn));
+        memory.add((target, class));
+        self.0.insert(turn, memory);
+    }
+
+    /// Turns pieces into the core's events, and notes how they end.
+    pub(super) fn watch(
+        &self,
+        pieces: PieceStream,
+        turn: Option<TurnId>,
+        target: TargetName,
+        bill: Arc<Bill>,
+    ) -> ModelStream {
+        let turns = self.clone();
+        let noted = pieces.inspect(move |item| {
+            if let (Some(turn), Err(error)) = (turn, item) {
+                turns.add(turn, target.clone(), error.class);
+            }
+        });
+        billed::events(noted.boxed(), bill)
+    }
+}
+
+impl Memory {
+    fn add(&mut self, failure: Failed) {
+        self.failed.retain(|(known, _)| *known != failure.0);
+        self.failed.push(failure);
+    }
+}
+
+/// Most text of an answer that is remembered for the case that it has to be said again.
+const MAX_REMEMBERED: usize = 256 * 1024;
+
+/// A live answer of the endpoint.
+struct Live {
+    drive: Drive,
+    place: Place,
+    pieces: PieceStream,
+    attempts: u32,
+    /// What has gone out; none if it could not be compared: several choices, calls, or too much of it.
+    released: Option<String>,
+    /// The answer's first chunk, whose identity a continuation takes over.
+    first: Option<Bytes>,
+    is_continued: bool,
+    is_over: bool,
+}
+
+/// Goes on with another target's answer when `pieces` die, if that says the same so far.
+pub(super) fn continued(drive: Drive, place: Place, pieces: PieceStream) -> AnswerStream {
+    let single = matches!(&drive.ask, Ask::Live(body, _) if body.choices() == 1);
+    let live = Live {
+        attempts: drive.trip.attempts(),
+        drive,
+        place,
+        pieces,
+        released: single.then(String::new),
+        first: None,
+        is_continued: false,
+        is_over: false,
+    };
+    stream::unfold(Box::new(live), |mut live| async move {
+        if live.is_over {
+            return None;
+        }
+        let item = live.next().await?;
+        live.is_over = item.is_err();
+        let item = item.map_err(|error| failure::within(error, live.attempts));
+        Some((item, live))
+    })
+    .boxed()
+}
+
+impl Live {
+    async fn next(&mut self) -> Option<Result<Piece, ModelError>> {
+        let error = match self.pieces.next().await? {
+            Ok(piece) => return Some(Ok(self.release(piece))),
+            Err(error) => error,
+        };
+        // A policy is the same everywhere, and a request that was refused is wrong. While only reasoning or nothing at all has gone
+        // out, any answer goes on with it.
+        let is_provider_s = rule::is_ill(error.class) || matches!(error.class, FailureClass::Rate | FailureClass::Key);
+        let may_continue = self.released.is_some() && is_provider_s;
+        if !may_continue {
+            return Some(Err(error));
+        }
+        match self.go_on(error.clone()).await {
+            Some(piece) => Some(Ok(self.release(piece))),
+            None => Some(Err(error)),
+        }
+    }
+
+    fn release(&mut self, mut piece: Piece) -> Piece {
+        match (&piece.chunk, &self.first) {
+            (Some(chunk), None) => self.first = Some(chunk.clone()),
+            (Some(chunk), Some(first)) if self.is_continued => piece.chunk = Some(with_identity(chunk, first)),
+            _ => {}
+        }
+        for event in &piece.events {
+            match (event, &mut self.released) {
+                (ModelEvent::Text(text), Some(released)) if released.len() + text.len() <= MAX_REMEMBERED => {
+                    released.push_str(text);
+                }
+                (ModelEvent::Text(_) | ModelEvent::ToolCall { .. }, released) => *released = None,
+                _ => {}
+            }
+        }
+        piece
+    }
+
+    /// Asks other targets until one has said again what has gone out; returns the first piece beyond it.
+    async fn go_on(&mut self, error: ModelError) -> Option<Piece> {
+        self.leave(error).await;
+        loop {
+            let (place, got) = self.drive.run().await?;
+            let Got::Stream { held, rest } = got else { return None };
+            self.place = place;
+            self.pieces = stream::iter(held.into_iter().map(Ok)).chain(rest).boxed();
+            match self.catch_up().await {
+                Ok(Some(piece)) => {
+                    self.is_continued = true;
+                    return Some(piece);
+                }
+                // It says something else.
+                Ok(None) => return None,
+                Err(error) => {
+                    self.leave(error).await;
+                }
+            }
+        }
+    }
+
+    /// Has others be asked before the target that failed in the middle.
+    async fn leave(&mut self, error: ModelError) {
+        let pause = self.drive.failed(self.place, error, true);
+        let others = self.drive.trip.leave(self.place, Instant::now());
+        if let Some(pause) = pause.filter(|_| !others) {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Reads over what has gone out already.
+    async fn catch_up(&mut self) -> Result<Option<Piece>, ModelError> {
+        let released = self.released.clone().unwrap_or_default();
+        let mut rest = released.as_str();
+        while let Some(piece) = self.pieces.next().await {
+            let piece = piece?;
+            let mut beyond = String::new();
+            let mut others = Vec::new();
+            for event in piece.events {
+                let ModelEvent::Text(text) = &event else {
+                    others.push(event);
+                    continue;
+                };
+                if let Some(left) = rest.strip_prefix(text.as_str()) {
+                    rest = left;
+                } else if let Some(new) = text.strip_prefix(rest) {
+                    rest = "";
+                    beyond.push_str(new);
+                } else {
+                    return Ok(None);
+                }
+            }
+            let goes_on = |event: &ModelEvent| matches!(event, ModelEvent::ToolCall { .. } | ModelEvent::Finished(_));
+            let is_end = others.iter().any(goes_on);
+            if rest.is_empty() && (is_end || !beyond.is_empty() || ends(piece.chunk.as_deref())) {
+                let chunk = match piece.chunk {
+                    Some(chunk) if !beyond.is_empty() => Some(with_content(&chunk, &beyond)),
+                    chunk => chunk,
+                };
+                if !beyond.is_empty() {
+                    others.insert(0, ModelEvent::Text(beyond));
+                }
+                return Ok(Some(Piece {
+                    chunk,
+                    events: others,
+                    content: piece.content,
+                    written: piece.written,
+                }));
+            }
+            if is_end {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Tells whether a chunk gives the reason to finish.
+fn ends(chunk: Option<&[u8]>) -> bool {
+    let chunk = chunk.and_then(|chunk| serde_json::from_slice::<Value>(chunk).ok());
+    chunk.is_some_and(|chunk| {
+        chunk
+            .pointer("/choices/0/finish_reason")
+            .is_some_and(|reason| !reason.is_null())
+    })
+}
+
+/// Puts another content into a chunk.
+fn with_content(chunk: &[u8], content: &str) -> Bytes {
+    let mut chunk: Value = serde_json::from_slice(chunk).unwrap_or(Value::Null);
+    if let Some(Value::Object(delta)) = chunk.pointer_mut("/choices/0/delta") {
+        delta.insert("content".to_owned(), json!(content));
+    }
+    chunk.to_string().into()
+}
+
+/// Puts the identity of an answer's first chunk into a later one.
+fn with_identity(chunk: &[u8], first: &[u8]) -> Bytes {
+    let mut chunk: Value = serde_json::from_slice(chunk).unwrap_or(Value::Null);
+    let first: Value = serde_json::from_slice(first).unwrap_or(Value::Null);
+    for name in ["id", "created", "model"] {
+        if let (Some(value), true) = (first.get(name), chunk.is_object()) {
+            chunk[name] = value.clone();
+        }
+    }
+    chunk.to_string().into()
+}

@@ -1,0 +1,315 @@
+//! What an attempt used, where its provider reported it, and what has to be counted where it did not.
+//!
+//! Invariant: an attempt for which a provider may have worked is never free, and what we count is marked as an estimate.
+
+use copilotd_actors::compute;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::tokens::Sample;
+use copilotd_actors::domain::usage::Usage;
+
+use crate::meter::Outcome;
+use crate::provider::{Seen, Work};
+
+/// What is known of an attempt that is over.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Whether content came.
+    pub began: bool,
+    /// The last that the provider reported.
+    pub reported: Option<Usage>,
+    /// Bytes of the answer.
+    pub written: u64,
+    pub outcome: Outcome,
+    pub seen: Seen,
+}
+
+/// What an attempt used.
+#[derive(Debug)]
+pub(super) enum Used {
+    Known(Usage),
+    ToBeCounted(Count),
+}
+
+/// What has to be counted of an attempt.
+#[derive(Debug)]
+pub(super) struct Count {
+    /// What was reported.
+    reported: Usage,
+    /// Whether its prompt was not.
+    pub(super) prompt: bool,
+    answer: Sample,
+    /// Bytes of the answer that the sample does not know of.
+    unseen: u64,
+}
+
+impl Known {
+    /// Tells what was used: a provider that refused did no work; one that had begun to answer, or fell silent, or was left while it may
+    /// have worked, bills what it had done, whether it reports it or not.
+    pub(super) fn used(self) -> Used {
+        let is_free = !self.began
+            && match self.outcome {
+                Outcome::Failed(class) => self.seen.did_nothing(class),
+                Outcome::Left => self.seen.work == Work::Nothing,
+                Outcome::Finished(_) | Outcome::Lost => false,
+            };
+        let unseen = self.written.saturating_sub(self.seen.answer.written());
+        let count = |reported: Usage| Count {
+            prompt: reported.prompt_tokens == 0,
+            reported,
+            answer: self.seen.answer,
+            unseen,
+        };
+        match (self.reported, self.outcome) {
+            (Some(reported), Outcome::Finished(_)) => Used::Known(reported),
+            // Some providers report the prompt at the beginning and the answer only at the end.
+            (Some(reported), _) => Used::ToBeCounted(count(reported)),
+            (None, _) if is_free => Used::Known(Usage::default()),
+            (None, _) => Used::ToBeCounted(count(Usage::default())),
+        }
+    }
+}
+
+impl Count {
+    /// Whether the answer takes no time to count.
+    pub(super) fn is_short(&self) -> bool {
+        self.answer.cost() <= compute::INLINE_COST
+    }
+
+    /// Counts the answer.
+    pub(super) fn answer_now(&self) -> u64 {
+        self.answer.count() + self.unseen.div_ceil(4)
+    }
+
+    /// Estimates the answer without the tokenizer.
+    pub(super) fn coarse(&self) -> u64 {
+        self.answer.coarse() + self.unseen.div_ceil(4)
+    }
+
+    /// Counts the answer on the compute pool.
+    pub(super) async fn answer(&self, tenant: &TenantId) -> u64 {
+        let answer = self.answer.clone();
+        let counted = compute::run(Some(tenant), answer.cost(), move || answer.count()).await;
+        // A coarse number is better than none.
+        counted.unwrap_or(self.answer.coarse()) + self.unseen.div_ceil(4)
+    }
+
+    /// Puts what was counted into what was reported. Of an answer, the larger number counts.
+    pub(super) fn with(&self, prompt_tokens: u64, answer: u64) -> Usage {
+        let mut usage = self.reported;
+        if self.prompt {
+            usage.prompt_tokens = prompt_tokens;
+            usage.estimated |= prompt_tokens > 0;
+        }
+        if usage.completion_tokens < answer {
+            usage.completion_tokens = answer;
+            usage.estimated = true;
+        }
+        usage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copilotd_actors::domain::command::FailureClass;
+    use copilotd_actors::domain::content::Finish;
+
+    use super::*;
+
+    /// Text of 11 tokens and 41 bytes.
+    const ANSWER: &str = "Thirty days hath September, April, June.\n";
+
+    #[test]
+    fn an_attempt_for_which_a_provider_may_have_worked_is_never_free() {
+        use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, Silence};
+        let reported = |completion_tokens| {
+            Some(Usage {
+                prompt_tokens: 90,
+                completion_tokens,
+                ..Usage::default()
+            })
+        };
+        let failed = Outcome::Failed;
+        let done = Outcome::Finished(Finish::Stop);
+        let answered = copilotd_actors::domain::tokens::count(ANSWER);
+        let all = (100, answered, true);
+        let prompt = (100, 0, true);
+        let nothing = (0, 0, false);
+        let cases = [
+            // What, how it ended, whether content came, what was reported, whether the provider worked; what is booked.
+            (
+                "reported at the end",
+                done,
+                true,
+                reported(10),
+                Work::Accepted,
+                (90, 10, false),
+            ),
+            (
+                "fewer than we would count",
+                done,
+                true,
+                reported(3),
+                Work::Accepted,
+                (90, 3, false),
+            ),
+            ("finished without a word", done, true, None, Work::Accepted, all),
+            ("cut without a word", failed(Cut), true, None, Work::Accepted, all),
+            ("silent in the middle", failed(Silence), true, None, Work::Accepted, all),
+            ("reset in the middle", failed(Network), true, None, Work::Accepted, all),
+            (
+                "overloaded in the middle",
+                failed(Overload),
+                true,
+                None,
+                Work::Nothing,
+                all,
+            ),
+            (
+                "cut after the prompt was reported",
+                failed(Cut),
+                true,
+                reported(1),
+                Work::Accepted,
+                (90, answered, true),
+            ),
+            (
+                "cut after all was reported",
+                failed(Cut),
+                true,
+                reported(20),
+                Work::Accepted,
+                (90, 20, false),
+            ),
+            ("left without a word", Outcome::Left, true, None, Work::Accepted, all),
+            (
+                "left after the prompt was reported",
+                Outcome::Left,
+                true,
+                reported(1),
+                Work::Accepted,
+                (90, answered, true),
+            ),
+            (
+                "left before it began",
+                Outcome::Left,
+                false,
+                None,
+                Work::Accepted,
+                prompt,
+            ),
+            (
+                "left while it was sent",
+                Outcome::Left,
+                false,
+                None,
+                Work::Unknown,
+                prompt,
+            ),
+            (
+                "left before it was sent",
+                Outcome::Left,
+                false,
+                None,
+                Work::Nothing,
+                nothing,
+            ),
+            (
+                "silent from the start",
+                failed(Silence),
+                false,
+                None,
+                Work::Accepted,
+                prompt,
+            ),
+            (
+                "silent without a head",
+                failed(Silence),
+                false,
+                None,
+                Work::Unknown,
+                prompt,
+            ),
+            (
+                "no connection in time",
+                failed(Silence),
+                false,
+                None,
+                Work::Nothing,
+                nothing,
+            ),
+            ("no connection", failed(Network), false, None, Work::Nothing, nothing),
+            (
+                "reset before an answer",
+                failed(Network),
+                false,
+                None,
+                Work::Unknown,
+                prompt,
+            ),
+            ("an empty answer", failed(Cut), false, None, Work::Accepted, prompt),
+            ("nonsense", failed(Malformed), false, None, Work::Accepted, prompt),
+            ("refused", failed(Key), false, None, Work::Nothing, nothing),
+            ("limited", failed(Rate), false, None, Work::Unknown, nothing),
+            ("overloaded", failed(Overload), false, None, Work::Nothing, nothing),
+            (
+                "no room to read what came",
+                failed(Overload),
+                false,
+                None,
+                Work::Accepted,
+                prompt,
+            ),
+            (
+                "refused after the prompt was reported",
+                failed(Overload),
+                false,
+                reported(0),
+                Work::Nothing,
+                (90, 0, false),
+            ),
+        ];
+        for (name, outcome, began, reported, work, expected) in cases {
+            let mut answer = Sample::default();
+            if began {
+                answer.add(ANSWER);
+            }
+            let known = Known {
+                began,
+                reported,
+                written: answer.written(),
+                outcome,
+                seen: Seen {
+                    work,
+                    reported: None,
+                    answer,
+                },
+            };
+            let usage = match known.used() {
+                Used::Known(usage) => usage,
+                Used::ToBeCounted(count) => {
+                    assert!(count.is_short());
+                    count.with(100, count.answer_now())
+                }
+            };
+            let got = (usage.prompt_tokens, usage.completion_tokens, usage.estimated);
+            assert_eq!(got, expected, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_counted_by_the_tokenizer_and_what_nobody_kept_by_its_length() {
+        let text = "7 ".repeat(500);
+        let mut answer = Sample::default();
+        answer.add(&text);
+        let count = Count {
+            reported: Usage::default(),
+            prompt: true,
+            answer,
+            unseen: 10,
+        };
+        let expected = copilotd_actors::domain::tokens::count(&text) + 3;
+        assert!(expected > 500, "{expected}: four bytes a token would be half of it");
+        let tenant = "acme".parse().unwrap();
+        assert_eq!((count.answer_now(), count.answer(&tenant).await), (expected, expected));
+    }
+}

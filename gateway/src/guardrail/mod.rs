@@ -1,0 +1,150 @@
+//! The tenant's rules on what the endpoint is asked and what it answers.
+//!
+//! Invariants: whatever goes to the caller has been looked at, a kept answer like a fresh one, a document like a stream;
+//! what nobody here can look at does not go. Nothing of a forbidden text is sent, however it is cut into pieces.
+
+mod choice;
+mod prompt;
+mod stream;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::domain::guard::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::ids::TenantId;
+use serde_json::Value;
+
+use self::choice::{Choice, Object};
+use self::prompt::Refused;
+use super::error::{GatewayError, GatewayErrorKind};
+use crate::access::Terms;
+use crate::request::body::ChatBody;
+use crate::request::call::Answer;
+
+/// How OpenAI's protocol says that an answer was ended by a rule.
+const FILTERED: &str = "content_filter";
+
+/// Refuses a request in which a rule forbids anything; see [`prompt`] for what is not looked at.
+pub(crate) async fn admit(tenant: &TenantId, terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
+    let rules = &terms.rules.input;
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let (rules, body) = (rules.clone(), Arc::clone(body));
+    let cost = body.size() * COST_PER_BYTE;
+    let checked = compute::run(Some(tenant), cost, move || check(&rules, &body)).await;
+    checked.map_err(unchecked)?
+}
+
+fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
+    prompt::check(rules, body).map_err(|refused| match refused {
+        Refused::Forbidden(rule) => {
+            note("input", "block", &rule.name);
+            let message = format!("the rule {:?} does not allow this prompt", rule.name);
+            GatewayError::new(GatewayErrorKind::ContentPolicy, message)
+        }
+        Refused::Unreadable(message) => GatewayError::new(GatewayErrorKind::Invalid, message),
+    })
+}
+
+/// Has the tenant's rules hold for an answer to `body`.
+pub(crate) async fn guarded(
+    tenant: &TenantId,
+    terms: Arc<Terms>,
+    body: &ChatBody,
+    answer: Answer,
+) -> Result<Answer, GatewayError> {
+    if terms.rules.output.is_empty() {
+        return Ok(answer);
+    }
+    Ok(match answer {
+        Answer::Whole(bytes) => {
+            let (is_json, cost) = (body.is_json(), bytes.len() * COST_PER_BYTE);
+            let look = move || document(&terms.rules.output, is_json, &bytes);
+            let looked = compute::run(Some(tenant), cost, look).await;
+            Answer::Whole(looked.map_err(unchecked)??)
+        }
+        Answer::Stream(pieces) => Answer::Stream(stream::guarded(tenant.clone(), terms, body, pieces)),
+    })
+}
+
+/// What could not be looked at, since there is no room for the work.
+fn unchecked(error: ComputeError) -> GatewayError {
+    let message = match error {
+        ComputeError::Full => "too many large prompts and answers of this tenant are waiting to be checked",
+        ComputeError::Panicked => "the prompt or its answer cannot be checked",
+    };
+    GatewayError::new(GatewayErrorKind::RateLimited, message)
+}
+
+fn document(rules: &RuleSet, is_json: bool, bytes: &[u8]) -> Result<Bytes, GatewayError> {
+    let mut body: Object = serde_json::from_slice(bytes).map_err(|_| unreadable())?;
+    choice::strip_top(&mut body);
+    let choices = body.get_mut("choices").and_then(Value::as_array_mut);
+    for choice in choices.into_iter().flatten() {
+        let choice = choice.as_object_mut().ok_or_else(unreadable)?;
+        choice::strip(choice, "message");
+        let Some(Value::Object(message)) = choice.get_mut("message") else {
+            choice.remove("message");
+            continue;
+        };
+        let mut guard = Choice::new(true, is_json);
+        let stopped = match guard.take(rules, message) {
+            Err(stopped) => Some(stopped),
+            Ok(()) => {
+                let (held, stopped) = guard.finish(rules);
+                held.into_iter().for_each(|held| join(message, held));
+                stopped
+            }
+        };
+        if let Some(stopped) = stopped {
+            stopped.note();
+            choice.insert("finish_reason".to_owned(), FILTERED.into());
+        }
+    }
+    Ok(Value::Object(body).to_string().into())
+}
+
+/// Puts what was held back behind what stands already.
+fn join(message: &mut Object, held: Object) {
+    for (name, value) in held {
+        match (message.get_mut(&name), value) {
+            (Some(Value::String(text)), Value::String(more)) => text.push_str(&more),
+            (_, value) => _ = message.insert(name, value),
+        }
+    }
+}
+
+/// Lets an error speak only in words that the rules let through: a provider's may quote its model.
+pub(crate) fn told(terms: &Terms, mut error: GatewayError) -> GatewayError {
+    let rules = &terms.rules.output;
+    let refusal = error.refusal.as_deref();
+    let said = refusal
+        .into_iter()
+        .flat_map(|refusal| [&refusal.code, &refusal.param])
+        .flatten();
+    let hit = said.chain([&error.message]).find_map(|text| rules.matching(text));
+    if let Some(rule) = hit {
+        note("output", "redact", &rule.name);
+        error.message = "the provider refused, in words that a rule does not let through".to_owned();
+        error.refusal = None;
+    }
+    error
+}
+
+/// What cannot be looked at is not passed on.
+fn unreadable() -> GatewayError {
+    GatewayError::new(GatewayErrorKind::Cut, "the answer could not be checked")
+}
+
+/// Tells of a rule that applied, by its name alone.
+fn note(stage: &'static str, action: &'static str, rule: &str) {
+    metrics::counter!("copilotd_gateway_guardrails_total", "stage" => stage, "action" => action).increment(1);
+    tracing::info!(stage, action, rule, "a rule applied to a call of the endpoint");
+}
+
+#[cfg(test)]
+mod linear;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,421 @@
+//! What a request brings, looked at as a whole: every string, name and number of the body, wherever it stands.
+//!
+//! Left out are messages that the application writes itself (roles `system`, `developer` and `assistant`), the name of the
+//! model, data in base64 that a part of a message holds, and the protocol's own words.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use copilotd_actors::domain::guard::{Rule, RuleSet};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::request::body::ChatBody;
+
+/// Parts of a message that hold something other than text.
+const MEDIA: [&str; 5] = ["image_url", "input_audio", "file", "video_url", "audio_url"];
+/// Roles in which the application speaks.
+const OWN_ROLES: [&str; 3] = ["system", "developer", "assistant"];
+/// Shortest text that is taken for base64 where base64 belongs.
+const MIN_BASE64: usize = 64;
+
+/// Names of the protocol and of JSON Schema: they say nothing.
+const NAMES: [&str; 110] = [
+    "additionalProperties",
+    "allOf",
+    "allowed_tools",
+    "annotations",
+    "anyOf",
+    "approximate",
+    "arguments",
+    "audio",
+    "audio_url",
+    "cache_control",
+    "chat_template_kwargs",
+    "city",
+    "const",
+    "content",
+    "country",
+    "custom",
+    "data",
+    "default",
+    "definition",
+    "definitions",
+    "description",
+    "detail",
+    "effort",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "file",
+    "file_data",
+    "file_id",
+    "filename",
+    "format",
+    "frequency_penalty",
+    "function",
+    "function_call",
+    "functions",
+    "grammar",
+    "id",
+    "image_url",
+    "include_usage",
+    "input_audio",
+    "input_schema",
+    "items",
+    "json_schema",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "maximum",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "messages",
+    "metadata",
+    "min_p",
+    "minimum",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "modalities",
+    "mode",
+    "model",
+    "moderation",
+    "multipleOf",
+    "n",
+    "name",
+    "not",
+    "oneOf",
+    "options",
+    "parallel_tool_calls",
+    "parameters",
+    "pattern",
+    "patternProperties",
+    "prediction",
+    "prefixItems",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "properties",
+    "reasoning",
+    "reasoning_effort",
+    "refusal",
+    "region",
+    "required",
+    "response_format",
+    "role",
+    "safety_identifier",
+    "schema",
+    "search_context_size",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream",
+    "stream_options",
+    "strict",
+    "summary",
+    "syntax",
+    "temperature",
+    "text",
+    "timezone",
+    "title",
+    "tool_call_id",
+    "tool_calls",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+    "type",
+    "url",
+];
+/// Values of `role` and `type` that say nothing.
+const KINDS: [&str; 30] = [
+    "user",
+    "tool",
+    "function",
+    "system",
+    "developer",
+    "assistant",
+    "text",
+    "image_url",
+    "input_audio",
+    "file",
+    "video_url",
+    "audio_url",
+    "refusal",
+    "content",
+    "custom",
+    "grammar",
+    "json_object",
+    "json_schema",
+    "object",
+    "array",
+    "string",
+    "number",
+    "integer",
+    "boolean",
+    "null",
+    "ephemeral",
+    "allowed_tools",
+    "approximate",
+    "lark",
+    "regex",
+];
+
+/// What keeps a request from being admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refused<'a> {
+    /// A rule forbids something in it.
+    Forbidden(&'a Rule),
+    /// A member of the body cannot be read as every other reader would read it.
+    Unreadable(String),
+}
+
+/// Looks at a body.
+pub(super) fn check<'a>(rules: &'a RuleSet, body: &ChatBody) -> Result<(), Refused<'a>> {
+    for (name, value) in body.members() {
+        let mut look = Look::new(rules);
+        let read = match name {
+            "model" if value.get().starts_with('"') => continue,
+            "messages" => messages(&mut look, value),
+            name => {
+                look.name(name);
+                look.walk(value, Place::Other.below(name))
+            }
+        };
+        let what = match (read, look.is_ambiguous) {
+            (Err(_), _) => "cannot be checked by the rules",
+            (Ok(()), true) => "a name stands twice in one object, so it cannot be checked by the rules",
+            (Ok(()), false) => match look.found {
+                Some(rule) => return Err(Refused::Forbidden(rule)),
+                None => continue,
+            },
+        };
+        // A name may be as long as the body.
+        let name = &name[..name.floor_char_boundary(64)];
+        return Err(Refused::Unreadable(format!("{name}: {what}")));
+    }
+    Ok(())
+}
+
+fn messages(look: &mut Look<'_>, value: &RawValue) -> serde_json::Result<()> {
+    let messages: Vec<&RawValue> = serde_json::from_str(value.get())?;
+    for message in messages {
+        if !is_own(message) {
+            look.walk(message, Place::Message)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether the application speaks in a message, as every reader reads it.
+fn is_own(message: &RawValue) -> bool {
+    struct Roles;
+    impl<'de> Visitor<'de> for Roles {
+        type Value = Vec<(String, Option<String>)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a message")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut roles = Vec::new();
+            while let Some(name) = map.next_key::<String>()? {
+                // Some readers do not care for case.
+                if roles.len() < 2 && name.eq_ignore_ascii_case("role") {
+                    let role: &RawValue = map.next_value()?;
+                    roles.push((name, serde_json::from_str(role.get()).ok()));
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(roles)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(message.get());
+    match reader.deserialize_map(Roles).as_deref() {
+        Ok([(name, Some(role))]) => name == "role" && OWN_ROLES.contains(&role.as_str()),
+        _ => false,
+    }
+}
+
+/// Where a value stands. Data has its place in a part of a message's content only: elsewhere the same names mean nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Message,
+    /// The content of a message.
+    Content,
+    /// One of its parts.
+    Part,
+    /// What a part holds that is not text, or a `data:` URL of it.
+    Media,
+    /// Base64, or a `data:` URL of it.
+    Data,
+    /// A URL, possibly with the data in it.
+    Url,
+    /// A role or a type.
+    Kind,
+    Other,
+}
+
+impl Place {
+    fn below(self, name: &str) -> Self {
+        match (self, name) {
+            (Self::Message, "content") => Self::Content,
+            (Self::Part, name) if MEDIA.contains(&name) => Self::Media,
+            (Self::Media, "data" | "file_data") => Self::Data,
+            (Self::Media, "url") => Self::Url,
+            (_, "role" | "type") => Self::Kind,
+            _ => Self::Other,
+        }
+    }
+
+    /// The place of an item of the list that stands here.
+    fn item(self) -> Self {
+        match self {
+            Self::Content => Self::Part,
+            Self::Kind => Self::Kind,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A look at a member of the body.
+struct Look<'a> {
+    rules: &'a RuleSet,
+    found: Option<&'a Rule>,
+    /// Whether an object has a name twice: which one counts is up to its reader.
+    is_ambiguous: bool,
+}
+
+impl<'a> Look<'a> {
+    fn new(rules: &'a RuleSet) -> Self {
+        Self {
+            rules,
+            found: None,
+            is_ambiguous: false,
+        }
+    }
+
+    fn walk(&mut self, value: &RawValue, place: Place) -> serde_json::Result<()> {
+        let node = Node { look: self, place };
+        node.deserialize(&mut serde_json::Deserializer::from_str(value.get()))
+    }
+
+    fn name(&mut self, name: &str) {
+        if !NAMES.contains(&name) && self.found.is_none() {
+            self.found = self.rules.blocking_text(name);
+        }
+    }
+
+    fn text(&mut self, text: &str, place: Place) {
+        let text = match place {
+            Place::Kind if KINDS.contains(&text) => return,
+            Place::Media | Place::Data | Place::Url => without_base64(text, place == Place::Data),
+            _ => text,
+        };
+        if self.found.is_none() {
+            self.found = self.rules.blocking_text(text);
+        }
+    }
+}
+
+/// Returns what is left of a text without the data in base64 that it consists of, as a `data:` URL, whose head is left, or,
+/// where data belongs, by itself.
+fn without_base64(text: &str, is_data: bool) -> &str {
+    const MARK: &str = ";base64,";
+    let beginning = &text[..text.floor_char_boundary(256)];
+    let is_url = beginning
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+    let (head, data) = match beginning.find(MARK) {
+        Some(at) if is_url => text.split_at(at + MARK.len()),
+        _ if is_data && text.len() >= MIN_BASE64 => ("", text),
+        _ => return text,
+    };
+    let is_digit =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=' | b'\r' | b'\n');
+    if data.bytes().all(is_digit) { head } else { text }
+}
+
+struct Node<'l, 'a> {
+    look: &'l mut Look<'a>,
+    place: Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.look.text(text, self.place);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
+        self.look.text(&number.to_string(), Place::Other);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.look.text(&number.to_string(), Place::Other);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        self.look.text(&number.to_string(), Place::Other);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let (look, place) = (self.look, self.place.item());
+        while items
+            .next_element_seed(Node {
+                look: &mut *look,
+                place,
+            })?
+            .is_some()
+        {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            self.look.name(&name);
+            let place = self.place.below(&name);
+            members.next_value_seed(Node {
+                look: &mut *self.look,
+                place,
+            })?;
+            self.look.is_ambiguous |= !names.insert(name);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

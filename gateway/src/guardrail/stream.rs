@@ -1,0 +1,320 @@
+//! A streamed answer behind the rules of its tenant.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use copilotd_actors::compute;
+use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::guard::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::weight;
+use copilotd_actors::ports::ModelEvent;
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use super::choice::{Choice, Object, Stopped, strip, strip_top};
+use super::{FILTERED, join, told, unreadable};
+use crate::access::Terms;
+use crate::error::GatewayError;
+use crate::provider::Piece;
+use crate::request::body::ChatBody;
+use crate::request::call::AnswerStream;
+
+/// A stream on its way through its tenant's rules.
+struct Guarded {
+    tenant: TenantId,
+    /// None when it was ended: letting go of it closes the upstream's connection.
+    pieces: Option<AnswerStream>,
+    look: Look,
+    ready: VecDeque<Result<Ready, GatewayError>>,
+}
+
+/// What is known of a stream's choices. It goes to the compute pool with a piece that takes long.
+struct Look {
+    terms: Arc<Terms>,
+    choices: BTreeMap<u64, Choice>,
+    /// How many answers were asked for.
+    wanted: u64,
+    /// Whether they have to be JSON.
+    is_json: bool,
+}
+
+/// What is going to be sent.
+enum Ready {
+    Piece(Piece),
+    /// What was held back of a choice. It becomes a piece when its turn has come, so that many take no more memory than they had.
+    Held {
+        template: Arc<Object>,
+        index: u64,
+        delta: Object,
+    },
+}
+
+/// What became of a chunk.
+#[derive(Default)]
+struct Looked {
+    before: Vec<Ready>,
+    /// None when nothing of it is left.
+    chunk: Option<Object>,
+    /// Whether nothing more is wanted of the upstream.
+    is_over: bool,
+}
+
+/// Has the rules hold for a stream that answers `body`. It ends when all choices have ended and only one that was stopped would go
+/// on; so does the upstream's.
+pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
+    let guarded = Guarded {
+        tenant,
+        pieces: Some(pieces),
+        look: Look {
+            terms,
+            choices: BTreeMap::new(),
+            wanted: body.choices(),
+            is_json: body.is_json(),
+        },
+        ready: VecDeque::new(),
+    };
+    stream::unfold(guarded, |mut guarded| async move {
+        loop {
+            if let Some(ready) = guarded.ready.pop_front() {
+                let item = match ready {
+                    Ok(ready) => ready.piece(&guarded.tenant).await,
+                    Err(error) => Err(error),
+                };
+                return Some((item, guarded));
+            }
+            match guarded.pieces.as_mut()?.next().await? {
+                Ok(piece) => guarded = guarded.take(piece).await,
+                Err(error) => {
+                    let error = told(&guarded.look.terms, error);
+                    guarded.ready.push_back(Err(error));
+                }
+            }
+        }
+    })
+    .boxed()
+}
+
+impl Guarded {
+    /// Takes a piece. What is long, or ends a choice of which much was held back, is looked at on the compute pool.
+    async fn take(self, piece: Piece) -> Self {
+        let Self {
+            tenant,
+            mut pieces,
+            look,
+            mut ready,
+        } = self;
+        let Piece { chunk, mut events, .. } = piece;
+        // They repeat what was said.
+        events.retain(|event| matches!(event, ModelEvent::Usage(_) | ModelEvent::Finished(_)));
+        let terms = Arc::clone(&look.terms);
+        let looked = match chunk {
+            None => Ok((look, Looked::default())),
+            Some(chunk) => look.chunk(&tenant, chunk).await,
+        };
+        let (look, looked) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                ready.push_back(Err(error));
+                let look = Look {
+                    terms,
+                    choices: BTreeMap::new(),
+                    wanted: 0,
+                    is_json: false,
+                };
+                return Self {
+                    tenant,
+                    pieces: None,
+                    look,
+                    ready,
+                };
+            }
+        };
+        ready.extend(looked.before.into_iter().map(Ok));
+        if looked.is_over {
+            pieces = None;
+            // It is not the whole answer, so it does not count as one.
+            events = vec![ModelEvent::Finished(Finish::Length)];
+        }
+        if looked.chunk.is_some() || !events.is_empty() {
+            ready.push_back(Ok(Ready::Piece(made(looked.chunk, events))));
+        }
+        Self {
+            tenant,
+            pieces,
+            look,
+            ready,
+        }
+    }
+}
+
+impl Ready {
+    async fn piece(self, tenant: &TenantId) -> Result<Piece, GatewayError> {
+        let (template, index, delta) = match self {
+            Self::Piece(piece) => return Ok(piece),
+            Self::Held { template, index, delta } => (template, index, delta),
+        };
+        let cost = weight::of_members(&delta);
+        let make = move || {
+            let mut chunk = Object::clone(&template);
+            let choice = json!([{ "index": index, "delta": delta, "finish_reason": null }]);
+            chunk.insert("choices".to_owned(), choice);
+            made(Some(chunk), Vec::new())
+        };
+        compute::run(Some(tenant), cost, make).await.map_err(|_| unreadable())
+    }
+}
+
+impl Look {
+    /// Reads and guards a chunk.
+    async fn chunk(self, tenant: &TenantId, chunk: Bytes) -> Result<(Self, Looked), GatewayError> {
+        let cost = chunk.len();
+        let read = move || serde_json::from_slice::<Object>(&chunk);
+        let read = compute::run(Some(tenant), cost, read).await;
+        let chunk = read.map_err(|_| unreadable())?.map_err(|_| unreadable())?;
+        let cost = (cost + self.ending(&chunk)) * COST_PER_BYTE;
+        let mut look = self;
+        let guard = move || {
+            let mut looked = Looked::default();
+            looked.chunk = look.guard(chunk, &mut looked);
+            (look, looked)
+        };
+        compute::run(Some(tenant), cost, guard).await.map_err(|_| unreadable())
+    }
+
+    /// Bytes that were held back of the choices that end with this chunk.
+    fn ending(&self, chunk: &Object) -> usize {
+        let choices = chunk.get("choices").and_then(Value::as_array);
+        let choices = choices.into_iter().flatten().filter_map(Value::as_object);
+        let known = |choice: &Object| {
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            self.choices.get(&index).map_or(0, Choice::held)
+        };
+        choices.filter(|choice| has_finished(choice)).map(known).sum()
+    }
+
+    /// Guards a chunk; none when nothing of it is left.
+    fn guard(&mut self, mut chunk: Object, looked: &mut Looked) -> Option<Object> {
+        strip_top(&mut chunk);
+        let choices = match chunk.get_mut("choices") {
+            Some(Value::Array(choices)) if !choices.is_empty() => std::mem::take(choices),
+            _ => return Some(chunk),
+        };
+        let mut left = Vec::new();
+        let mut template = None;
+        for choice in choices {
+            let Value::Object(mut choice) = choice else { continue };
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            if index >= self.wanted {
+                continue;
+            }
+            let known = self.choices.entry(index);
+            let known = known.or_insert_with(|| Choice::new(false, self.is_json));
+            if known.is_ended {
+                known.is_cut &= !has_finished(&choice);
+                continue;
+            }
+            let step = guard(known, &self.terms.rules.output, &mut choice);
+            for delta in step.held {
+                let template = Arc::clone(template.get_or_insert_with(|| before(&chunk)));
+                looked.before.push(Ready::Held { template, index, delta });
+            }
+            if let Some(stopped) = step.stopped {
+                stopped.note();
+            }
+            if !is_empty(&choice) {
+                left.push(Value::Object(choice));
+            }
+        }
+        let ended = self.choices.values().filter(|choice| choice.is_ended).count() as u64;
+        let is_cut = self.choices.values().any(|choice| choice.is_cut);
+        looked.is_over = is_cut && ended >= self.wanted;
+        if left.is_empty() {
+            return None;
+        }
+        chunk.insert("choices".to_owned(), Value::Array(left));
+        Some(chunk)
+    }
+}
+
+/// The chunk that what was held back is sent in before `chunk`.
+fn before(chunk: &Object) -> Arc<Object> {
+    let mut before = chunk.clone();
+    // Some servers report usage beside the end: it is told once.
+    if let Some(usage) = before.get_mut("usage") {
+        *usage = Value::Null;
+    }
+    Arc::new(before)
+}
+
+fn made(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
+    Piece {
+        content: chunk.is_some(),
+        chunk: chunk.map(|chunk| Bytes::from(Value::Object(chunk).to_string())),
+        events,
+        ..Piece::default()
+    }
+}
+
+/// What became of one choice of a chunk.
+struct Step {
+    /// Deltas that go before the chunk.
+    held: Vec<Object>,
+    stopped: Option<Stopped>,
+}
+
+/// Guards one choice of a chunk.
+fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
+    strip(choice, "delta");
+    let mut delta = match choice.remove("delta") {
+        Some(Value::Object(delta)) => delta,
+        _ => Object::new(),
+    };
+    let has_finished = has_finished(choice);
+    let mut stopped = known.take(rules, &mut delta).err();
+    let mut held = Vec::new();
+    if stopped.is_none() && has_finished {
+        let (rest, stop) = known.finish(rules);
+        stopped = stop;
+        // What it says itself goes before what was held back behind that.
+        held.push(std::mem::take(&mut delta));
+        for rest in rest {
+            match held.first_mut() {
+                Some(first) if rest.keys().any(|name| first.get(name).is_some_and(Value::is_string)) => {
+                    join(first, rest)
+                }
+                _ => held.push(rest),
+            }
+        }
+        for held in &mut held {
+            held.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
+        }
+        held.retain(|held| !held.is_empty());
+    }
+    if stopped.is_some() {
+        choice.insert("finish_reason".to_owned(), FILTERED.into());
+    }
+    choice.insert("delta".to_owned(), Value::Object(delta));
+    known.is_ended = has_finished || stopped.is_some();
+    known.is_cut = !has_finished && stopped.is_some();
+    Step { held, stopped }
+}
+
+/// Tells whether the provider ends a choice here.
+fn has_finished(choice: &Object) -> bool {
+    let reason = choice.get("finish_reason").and_then(Value::as_str);
+    reason.is_some_and(|reason| !reason.is_empty())
+}
+
+/// Tells whether a choice says nothing: all of it is held back.
+fn is_empty(choice: &Object) -> bool {
+    let ends = choice.get("finish_reason").is_some_and(|reason| !reason.is_null());
+    let says = choice.get("delta").and_then(Value::as_object).is_some_and(|delta| {
+        let something = |(name, value): (&String, &Value)| {
+            name == "role" || value.as_str().map_or(!value.is_null(), |text| !text.is_empty())
+        };
+        delta.iter().any(something)
+    });
+    !ends && !says
+}

@@ -1,0 +1,292 @@
+//! Stores what the ledger is told, in batches, for as long as it takes.
+//!
+//! Invariant: a record leaves this task only into the store. One that the store refuses is kept and tried again; one that it refuses
+//! while it takes others is set aside, so that it does not hold them up. What waits is counted, and the ledger's bound on it keeps new
+//! calls out.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use copilotd_actors::ports::{Clock, LogError};
+use jiff::SignedDuration;
+use metrics::{counter, gauge};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Entries, KEPT_DAYS, Ledger, UsageRecord, UsageStore};
+use crate::limit::Learned;
+
+/// Records that are stored without waiting for more. Few: what stores them takes the processor from answers meanwhile.
+const ENOUGH: usize = 128;
+/// Most records that are stored together, where the store is slower than they come.
+const BATCH: usize = 500;
+/// Pause after the store refused.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Records that are refused one after the other before the rest of their batch is not tried one by one any more.
+const HOPELESS: usize = 3;
+/// Time between two attempts at records that were set aside.
+const ASIDE: Duration = Duration::from_secs(30);
+/// How often what is too old is deleted.
+const PRUNING: Duration = Duration::from_secs(6 * 60 * 60);
+/// How often what was learned is stored at most.
+const LEARNING: Duration = Duration::from_secs(1);
+
+/// What goes to the store, in this order for each attempt.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// Answered once everything before it is stored.
+    Flush(oneshot::Sender<()>),
+    Begun(UsageRecord),
+    Ended {
+        record: UsageRecord,
+        /// Whether it was put down as begun.
+        was_noted: bool,
+    },
+}
+
+/// What is not stored yet.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Records of attempts that are over.
+    pub(super) ended: AtomicUsize,
+    /// Notes of attempts under way.
+    pub(super) begun: AtomicUsize,
+}
+
+impl Waiting {
+    fn stored(&self, begun: usize, ended: usize) {
+        self.begun.fetch_sub(begun, Ordering::Relaxed);
+        let before = self.ended.fetch_sub(ended, Ordering::Relaxed);
+        gauge!("copilotd_usage_records_waiting").set((before - ended) as f64);
+    }
+}
+
+/// The task; see the module.
+pub(super) struct Backlog {
+    pub(super) store: Arc<dyn UsageStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) learned: Learned,
+    pub(super) waiting: Arc<Waiting>,
+    /// Entries that the store refused while it took others.
+    aside: Vec<Entries>,
+    looked_aside: Instant,
+    is_stuck: bool,
+    pruned: Option<Instant>,
+    learned_at: Instant,
+}
+
+impl Backlog {
+    pub(super) fn new(
+        store: Arc<dyn UsageStore>,
+        clock: Arc<dyn Clock>,
+        learned: Learned,
+        waiting: Arc<Waiting>,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            learned,
+            waiting,
+            aside: Vec::new(),
+            looked_aside: Instant::now(),
+            is_stuck: false,
+            pruned: None,
+            learned_at: Instant::now(),
+        }
+    }
+
+    /// Works until nobody sends any more and everything is stored.
+    pub(super) async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Entry>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let open = receiver.recv_many(&mut batch, BATCH);
+            // Those that were set aside are tried again when nothing else comes, too.
+            let received = match self.aside.is_empty() {
+                true => open.await,
+                false => tokio::time::timeout(ASIDE, open).await.unwrap_or(usize::MAX),
+            };
+            if received == 0 && self.aside.is_empty() {
+                break;
+            }
+            // The process ends: those that were set aside get their last chances at once.
+            let is_ending = received == 0;
+            if is_ending {
+                tokio::time::sleep(PAUSE).await;
+            }
+            // What comes within the window goes together: one commit for many calls.
+            let deadline = Instant::now() + Ledger::WINDOW;
+            while !batch.is_empty()
+                && batch.len() < ENOUGH
+                && let Ok(Some(entry)) = tokio::time::timeout_at(deadline, receiver.recv()).await
+            {
+                batch.push(entry);
+            }
+            let flushes = flushes(&mut batch);
+            self.store(&mut batch).await;
+            for flushed in flushes {
+                // Whoever waited may have gone.
+                let _ = flushed.send(());
+            }
+            self.try_aside(is_ending).await;
+            if self.learned_at.elapsed() >= LEARNING {
+                self.learned_at = Instant::now();
+                self.store_learned().await;
+            }
+            self.prune().await;
+        }
+        self.store_learned().await;
+    }
+
+    /// Stores a batch, however long that takes. Records that are refused by themselves are set aside.
+    async fn store(&mut self, batch: &mut Vec<Entry>) {
+        let (begun, ended) = counts(batch);
+        let entries = Arc::new(sorted(batch));
+        if begun + ended == 0 {
+            return;
+        }
+        let mut stored = HashSet::new();
+        while let Err(error) = self.store.add_usage(&entries).await {
+            self.note_stuck(&error);
+            let is_by_record = matches!(error, LogError::Refused(_) | LogError::Corrupt(_)) && !error.is_disk_full();
+            if is_by_record && self.store_singly(&entries, &mut stored).await {
+                let left = entries.ended.iter().filter(|record| !stored.contains(&record.id));
+                let left: Vec<Entries> = left.map(|record| single(&entries, record)).collect();
+                tracing::error!(
+                    records = left.len(),
+                    "the store refuses some usage records; keeping them and trying again"
+                );
+                counter!("copilotd_usage_records_refused_total").increment(left.len() as u64);
+                self.waiting.stored(begun, ended - left.len());
+                self.aside.extend(left);
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        if std::mem::take(&mut self.is_stuck) {
+            tracing::info!("usage records are stored again");
+        }
+        self.waiting.stored(begun, ended);
+    }
+
+    /// Stores the records of a batch one by one. Returns whether the store takes some of them: then it is about the others.
+    async fn store_singly(&self, entries: &Entries, stored: &mut HashSet<Uuid>) -> bool {
+        let mut refused = 0;
+        let begun = Entries {
+            begun: entries.begun.clone(),
+            ..Entries::default()
+        };
+        // Only notes: a record follows each of them.
+        let _ = self.store.add_usage(&Arc::new(begun)).await;
+        for record in &entries.ended {
+            if stored.is_empty() && refused >= HOPELESS {
+                break;
+            }
+            match self.store.add_usage(&Arc::new(single(entries, record))).await {
+                Ok(()) => drop(stored.insert(record.id)),
+                Err(LogError::Unavailable(_)) => return false,
+                Err(_) => refused += 1,
+            }
+        }
+        !stored.is_empty()
+    }
+
+    async fn try_aside(&mut self, at_once: bool) {
+        if self.aside.is_empty() || (!at_once && self.looked_aside.elapsed() < ASIDE) {
+            return;
+        }
+        self.looked_aside = Instant::now();
+        for entries in std::mem::take(&mut self.aside) {
+            let entries = Arc::new(entries);
+            match self.store.add_usage(&entries).await {
+                Ok(()) => self.waiting.stored(0, 1),
+                Err(_) => self.aside.push(Entries::clone(&entries)),
+            }
+        }
+    }
+
+    fn note_stuck(&mut self, error: &LogError) {
+        if !std::mem::replace(&mut self.is_stuck, true) {
+            let records = self.waiting.ended.load(Ordering::Relaxed);
+            tracing::warn!(%error, records, "usage records cannot be stored; keeping them and trying again");
+        }
+    }
+
+    async fn store_learned(&self) {
+        let changed = self.learned.take_changed();
+        if changed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.save_learned(&changed, self.clock.now()).await {
+            tracing::debug!(%error, "what was learned of models' answers could not be stored; trying again later");
+            self.learned.put_back(changed);
+        }
+    }
+
+    async fn prune(&mut self) {
+        if self.pruned.is_some_and(|at| at.elapsed() < PRUNING) {
+            return;
+        }
+        self.pruned = Some(Instant::now());
+        let before = self
+            .clock
+            .now()
+            .saturating_sub(SignedDuration::from_hours(24 * KEPT_DAYS));
+        let Ok(before) = before else { return };
+        if let Err(error) = self.store.prune_usage(before).await {
+            tracing::warn!(%error, "old usage records could not be deleted");
+        }
+    }
+}
+
+/// Takes out of a batch who waits for it.
+fn flushes(batch: &mut Vec<Entry>) -> Vec<oneshot::Sender<()>> {
+    let is_flush = |entry: &mut Entry| matches!(entry, Entry::Flush(_));
+    let flushes = batch.extract_if(.., is_flush).filter_map(|entry| match entry {
+        Entry::Flush(flushed) => Some(flushed),
+        Entry::Begun(_) | Entry::Ended { .. } => None,
+    });
+    flushes.collect()
+}
+
+/// How many notes and records a batch has.
+fn counts(batch: &[Entry]) -> (usize, usize) {
+    let begun = batch.iter().filter(|entry| matches!(entry, Entry::Begun(_))).count();
+    (begun, batch.len() - begun)
+}
+
+/// One record of a batch, with the end of its note.
+fn single(entries: &Entries, record: &UsageRecord) -> Entries {
+    Entries {
+        begun: Vec::new(),
+        ended: vec![record.clone()],
+        closed: entries.closed.iter().copied().filter(|id| *id == record.id).collect(),
+    }
+}
+
+/// Sorts what goes to the store together. Of several notes of one attempt the last counts; what began and ended within it has only
+/// ended, but for a note that the store may have from before.
+fn sorted(batch: &mut Vec<Entry>) -> Entries {
+    let mut entries = Entries::default();
+    let mut closed: HashSet<Uuid> = HashSet::new();
+    let mut noted: HashSet<Uuid> = HashSet::new();
+    for entry in batch.drain(..).rev() {
+        match entry {
+            Entry::Ended { record, was_noted } => {
+                if was_noted {
+                    closed.insert(record.id);
+                    entries.closed.push(record.id);
+                }
+                entries.ended.push(record);
+            }
+            Entry::Begun(record) if closed.contains(&record.id) || !noted.insert(record.id) => {}
+            Entry::Begun(record) => entries.begun.push(record),
+            Entry::Flush(_) => {}
+        }
+    }
+    entries.begun.reverse();
+    entries.ended.reverse();
+    entries
+}

@@ -1,0 +1,87 @@
+//! Attempts that are under way, and when each is looked at again.
+//!
+//! Each is put down with an estimate that holds until the next look. The time between two looks doubles: a long call costs few writes,
+//! and an estimate is never off by more than half of what was used.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::UsageRecord;
+use super::writer::{milliseconds, record};
+use crate::meter::Lost;
+
+/// An attempt is put down again only if what it is expected to use has changed by more than one in so many.
+const WORTH_NOTING: u64 = 10;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct OpenCalls {
+    calls: HashMap<Uuid, OpenCall>,
+    /// May name calls that are over.
+    due: BinaryHeap<Reverse<(Instant, Uuid)>>,
+}
+
+struct OpenCall {
+    lost: Lost,
+    at: Timestamp,
+    since: Instant,
+    /// Tokens of prompt and answer as the ledger was told last.
+    noted: Option<(u64, u64)>,
+}
+
+impl OpenCalls {
+    /// How long an attempt is under way before it is put down.
+    pub(super) const FIRST_LOOK: Duration = Duration::from_millis(200);
+    /// Longest time between two looks.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(super) fn insert(&mut self, id: Uuid, lost: Lost, at: Timestamp) {
+        let since = Instant::now();
+        let call = OpenCall {
+            lost,
+            at,
+            since,
+            noted: None,
+        };
+        self.calls.insert(id, call);
+        self.due.push(Reverse((since + Self::FIRST_LOOK, id)));
+    }
+
+    /// Forgets an attempt that is over. Returns whether it was put down.
+    pub(super) fn remove(&mut self, id: Uuid) -> bool {
+        self.calls.remove(&id).is_some_and(|call| call.noted.is_some())
+    }
+
+    /// Returns what is to be put down now. `put` tells whether it was taken; what was not is offered again at the next look.
+    pub(super) fn look(&mut self, now: Instant, mut put: impl FnMut(UsageRecord) -> bool) {
+        while let Some(Reverse((at, id))) = self.due.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.due.pop();
+            let Some(call) = self.calls.get_mut(&id) else { continue };
+            let elapsed = now.saturating_duration_since(call.since);
+            let until_next = elapsed.clamp(Self::FIRST_LOOK, Self::LONGEST);
+            self.due.push(Reverse((now + until_next, id)));
+            let mut record = record((call.lost)(until_next), id, call.at);
+            record.took_ms = milliseconds(elapsed);
+            let (prompt, answer) = (record.usage.prompt_tokens, record.usage.completion_tokens);
+            let has_moved = |now: u64, before: u64| now.abs_diff(before) > before / WORTH_NOTING;
+            let is_news = call
+                .noted
+                .is_none_or(|noted| has_moved(prompt, noted.0) || has_moved(answer, noted.1));
+            if is_news && put(record) {
+                call.noted = Some((prompt, answer));
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Takes what attempts used off the way of their answers, and has it stored.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TurnId;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
+use copilotd_actors::ports::{Clock, Ids, LogError};
+use copilotd_actors::tenancy::TenantScope;
+use jiff::Timestamp;
+use metrics::counter;
+use moka::sync::Cache;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::backlog::{Backlog, Entry, Waiting};
+use super::open::OpenCalls;
+use super::{UsageRecord, UsageStore};
+use crate::limit::Learned;
+use crate::meter::{Attempted, Lost, Meter, Unreported};
+
+/// Notes of calls under way that may wait for the store. Beyond it none are made: each comes again.
+const NOTES: usize = 4_000;
+/// How long the last records may take at the end of the process.
+const LAST: Duration = Duration::from_secs(5);
+/// How often is looked for what has become worth noting.
+const LOOK: Duration = Duration::from_millis(100);
+/// Turns whose last attempts are remembered, and for how long: until a turn whose conversation died is taken up again.
+const RECENT_TURNS: u64 = 10_000;
+const RECENT_FOR: Duration = Duration::from_secs(10 * 60);
+/// Attempts that are remembered of one turn.
+const RECENT_ATTEMPTS: usize = 16;
+
+type Recent = Arc<Mutex<Vec<(Timestamp, LostUsage)>>>;
+
+/// The ledger's writer.
+pub struct Ledger {
+    entries: Mutex<Option<mpsc::UnboundedSender<Entry>>>,
+    open: Mutex<OpenCalls>,
+    waiting: Arc<Waiting>,
+    /// What the last attempts of turns used, and when they ended.
+    recent: Cache<TurnId, Recent>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    store: Arc<dyn UsageStore>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    is_refusing: AtomicBool,
+}
+
+impl Ledger {
+    /// For how long an attempt is under way before it is put down as open.
+    pub const NOTED: Duration = OpenCalls::FIRST_LOOK;
+
+    /// How long a record may wait before it is stored.
+    pub const WINDOW: Duration = Duration::from_millis(200);
+
+    /// Calls under way and records that wait for the store, together. Beyond it no call begins. Each of those that have begun may still
+    /// make a few attempts, whose records are kept too.
+    pub const ROOM: usize = 20_000;
+
+    /// Starts to write into `store`.
+    pub fn start(store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Arc<Self> {
+        Self::start_with(store, clock, ids, Learned::default())
+    }
+
+    /// The same, storing what is learned meanwhile too.
+    pub fn start_with(
+        store: Arc<dyn UsageStore>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+        learned: Learned,
+    ) -> Arc<Self> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::<Waiting>::default();
+        let backlog = Backlog::new(Arc::clone(&store), Arc::clone(&clock), learned, Arc::clone(&waiting));
+        let task = tokio::spawn(backlog.run(receiver));
+        let ledger = Arc::new(Self {
+            entries: Mutex::new(Some(sender)),
+            open: Mutex::default(),
+            waiting,
+            recent: Cache::builder()
+                .max_capacity(RECENT_TURNS)
+                .time_to_live(RECENT_FOR)
+                .build(),
+            task: Mutex::new(Some(task)),
+            store,
+            clock,
+            ids,
+            is_refusing: AtomicBool::new(false),
+        });
+        tokio::spawn(look(Arc::downgrade(&ledger)));
+        ledger
+    }
+
+    /// Waits until everything that has ended by now is stored.
+    pub async fn flushed(&self) {
+        let sender = lock(&self.entries).clone();
+        let Some(sender) = sender else { return };
+        let (flushed, done) = oneshot::channel();
+        if sender.send(Entry::Flush(flushed)).is_ok() {
+            // Dropped without an answer at the end of the process.
+            let _ = done.await;
+        }
+    }
+
+    /// Stores what waits, and ends.
+    pub async fn close(&self) {
+        drop(lock(&self.entries).take());
+        let task = lock(&self.task).take();
+        if let Some(mut task) = task
+            && tokio::time::timeout(LAST, &mut task).await.is_err()
+        {
+            task.abort();
+            let records = self.waiting.ended.load(Ordering::Relaxed);
+            counter!("copilotd_usage_records_lost_total").increment(records as u64);
+            tracing::error!(
+                records,
+                "the last usage records could not be stored in time and are lost"
+            );
+        }
+    }
+
+    /// Puts down what has been under way for long enough. Returns whether the ledger is open.
+    fn note(&self) -> bool {
+        let entries = lock(&self.entries);
+        let Some(entries) = entries.as_ref() else { return false };
+        // Sent under the lock: what ends now comes after it.
+        lock(&self.open).look(Instant::now(), |record| {
+            if self.waiting.begun.load(Ordering::Relaxed) >= NOTES {
+                return false;
+            }
+            self.waiting.begun.fetch_add(1, Ordering::Relaxed);
+            entries.send(Entry::Begun(record)).is_ok()
+        });
+        true
+    }
+
+    /// Remembers what a turn's attempt used, for the case that its conversation dies before the log has it.
+    fn remember(&self, at: Timestamp, attempt: &Attempted) {
+        let Some(turn) = attempt.caller.turn.filter(|_| attempt.usage.total_tokens() > 0) else {
+            return;
+        };
+        let usage = LostUsage {
+            model: attempt.target.model.clone(),
+            usage: attempt.usage,
+        };
+        let recent = self.recent.get_with(turn, Arc::default);
+        let mut recent = lock(&recent);
+        if recent.len() == RECENT_ATTEMPTS {
+            recent.remove(0);
+        }
+        recent.push((at, usage));
+    }
+}
+
+#[async_trait]
+impl Meter for Ledger {
+    fn began(&self, id: Uuid, lost: Lost) {
+        lock(&self.open).insert(id, lost, self.clock.now());
+    }
+
+    fn attempted(&self, attempt: Attempted) {
+        self.attempted_at(self.clock.now(), attempt);
+    }
+
+    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
+        self.remember(at, &attempt);
+        // Under the lock of what is sent: no note comes after its record.
+        let entries = lock(&self.entries);
+        let was_noted = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
+        let id = attempt.id.unwrap_or_else(|| self.ids.uuid());
+        let record = record(attempt, id, at);
+        self.waiting.ended.fetch_add(1, Ordering::Relaxed);
+        let sent = entries
+            .as_ref()
+            .is_some_and(|entries| entries.send(Entry::Ended { record, was_noted }).is_ok());
+        if !sent {
+            self.waiting.ended.fetch_sub(1, Ordering::Relaxed);
+            // The process ends. What was noted becomes a record at the next start.
+            if !was_noted {
+                counter!("copilotd_usage_records_lost_total").increment(1);
+                tracing::error!("a model call ended after the ledger was closed; its usage record is lost");
+            }
+        }
+    }
+
+    async fn unreported(
+        &self,
+        scope: &TenantScope,
+        of: &Unreported,
+        by_this_process: bool,
+    ) -> Result<Vec<LostUsage>, LogError> {
+        if !by_this_process {
+            return self.store.unreported_usage(scope, of).await;
+        }
+        let (Some(asked_at), Some(recent)) = (of.asked_at, self.recent.get(&of.turn)) else {
+            return Ok(Vec::new());
+        };
+        let recent = lock(&recent);
+        let since = recent.iter().filter(|(at, _)| *at >= asked_at);
+        Ok(since.map(|(_, usage)| usage.clone()).collect())
+    }
+
+    fn has_room(&self) -> bool {
+        let held = lock(&self.open).len() + self.waiting.ended.load(Ordering::Relaxed);
+        let has_room = held < Self::ROOM;
+        if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
+            match has_room {
+                true => tracing::info!("new model calls are accepted again"),
+                false => tracing::error!(
+                    held,
+                    "too many usage records wait for the store; new model calls are refused until it takes them"
+                ),
+            }
+        }
+        has_room
+    }
+}
+
+pub(super) fn record(attempt: Attempted, id: Uuid, at: Timestamp) -> UsageRecord {
+    UsageRecord {
+        id,
+        tenant: attempt.caller.scope.tenant().clone(),
+        at,
+        user: attempt.caller.user.as_str().to_owned(),
+        api_key: attempt.caller.api_key.clone(),
+        copilot: attempt.caller.copilot.as_ref().map(ToString::to_string),
+        conversation: attempt.caller.conversation.map(|id| id.to_string()),
+        turn: attempt.caller.turn.map(|id| id.to_string()),
+        purpose: attempt.caller.purpose.code().to_owned(),
+        route: attempt.route.as_ref().to_owned(),
+        provider: attempt.target.provider,
+        model: attempt.target.model,
+        key: attempt.key,
+        attempt: attempt.number,
+        usage: Usage {
+            estimated: attempt.is_estimated || attempt.usage.estimated,
+            ..attempt.usage
+        },
+        is_estimated: attempt.is_estimated || attempt.usage.estimated,
+        cache: attempt.cache.code().to_owned(),
+        outcome: attempt.outcome.code().to_owned(),
+        first_content_ms: attempt.first_content.map(milliseconds),
+        took_ms: milliseconds(attempt.took),
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Locks; what is behind it is whole between any two calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn look(ledger: Weak<Ledger>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let is_open = ledger.upgrade().is_some_and(|ledger| ledger.note());
+        if !is_open {
+            return;
+        }
+    }
+}

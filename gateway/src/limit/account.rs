@@ -1,0 +1,201 @@
+//! All limits of one subject: a tenant, one of its users, or one of its keys.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::usage::NanoUsd;
+
+use super::bucket::{Period, Purse, Rate, Wait};
+use super::{Demand, LimitName, Moment, Spent, Used};
+use crate::error::LimitState;
+
+/// How often someone who has to wait for a call to end may ask again.
+const CALL_PAUSE: Duration = Duration::from_secs(1);
+
+/// The limits of a subject; none where nothing is limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens per minute, of prompts and answers.
+    pub tokens_per_minute: Option<u64>,
+    /// Calls at one time.
+    pub concurrent_calls: Option<u64>,
+    /// Money per day (UTC).
+    pub usd_per_day: Option<NanoUsd>,
+    /// Money per month (UTC).
+    pub usd_per_month: Option<NanoUsd>,
+}
+
+impl Limits {
+    /// Tells whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Tells whether money is limited.
+    pub fn has_budget(&self) -> bool {
+        self.usd_per_day.is_some() || self.usd_per_month.is_some()
+    }
+}
+
+/// The account of a subject.
+#[derive(Debug)]
+pub struct Account {
+    requests: Option<Rate>,
+    tokens: Option<Rate>,
+    max_calls: Option<u64>,
+    calls: u64,
+    /// Kept without a limit too: one that comes later counts what was spent before it.
+    day: Purse,
+    month: Purse,
+}
+
+/// A limit that stands in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Which.
+    pub name: LimitName,
+    /// When it does not any more.
+    pub wait: Wait,
+}
+
+impl Account {
+    /// An account of which nothing was used yet.
+    pub fn new(limits: &Limits, now: Moment) -> Self {
+        Self {
+            requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
+            tokens: limits.tokens_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
+            max_calls: limits.concurrent_calls,
+            calls: 0,
+            day: Purse::new(limits.usd_per_day, Period::Day, now.wall),
+            month: Purse::new(limits.usd_per_month, Period::Month, now.wall),
+        }
+    }
+
+    /// The account as another process left it.
+    pub fn used(limits: &Limits, used: &Used, now: Moment) -> Self {
+        let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now.wall);
+        Self {
+            requests: limits
+                .requests_per_minute
+                .map(|limit| Rate::used(limit, used.requests, now.elapsed)),
+            tokens: limits
+                .tokens_per_minute
+                .map(|limit| Rate::used(limit, used.tokens, now.elapsed)),
+            max_calls: limits.concurrent_calls,
+            calls: used.calls,
+            day: purse(limits.usd_per_day, Period::Day, used.day),
+            month: purse(limits.usd_per_month, Period::Month, used.month),
+        }
+    }
+
+    /// Takes new limits. What was used, and what is held for calls under way, is carried over.
+    pub fn relimit(&mut self, limits: &Limits, now: Moment) {
+        let rate = |old: &mut Option<Rate>, limit: Option<u64>| match (old.as_mut(), limit) {
+            (Some(rate), Some(limit)) => rate.relimit(limit, now.elapsed),
+            (_, limit) => *old = limit.map(|limit| Rate::new(limit, now.elapsed)),
+        };
+        rate(&mut self.requests, limits.requests_per_minute);
+        rate(&mut self.tokens, limits.tokens_per_minute);
+        self.max_calls = limits.concurrent_calls;
+        self.day.relimit(limits.usd_per_day);
+        self.month.relimit(limits.usd_per_month);
+    }
+
+    /// Notes money that was spent, by the ledger: before this process began, or before it was limited.
+    pub fn owed(&mut self, day: NanoUsd, month: NanoUsd, now: Moment) {
+        self.day.at_least(day, now.wall);
+        self.month.at_least(month, now.wall);
+    }
+
+    /// Tells whether all of `demand` fits; if not, which limit is in the way for longest.
+    pub fn fits(&mut self, demand: &Demand, now: Moment) -> Result<(), Met> {
+        let mut met = Vec::new();
+        let mut check = |name, result: Result<(), Wait>| {
+            if let Err(wait) = result {
+                met.push(Met { name, wait });
+            }
+        };
+        check(LimitName::UsdPerMonth, self.month.fits(demand.cost, now.wall));
+        check(LimitName::UsdPerDay, self.day.fits(demand.cost, now.wall));
+        if let Some(rate) = &mut self.requests {
+            check(LimitName::Requests, rate.fits(demand.requests, now.elapsed));
+        }
+        if let Some(rate) = &mut self.tokens {
+            check(LimitName::Tokens, rate.fits(demand.tokens, now.elapsed));
+        }
+        if demand.calls > 0 && self.max_calls.is_some_and(|max| self.calls + demand.calls > max) {
+            check(LimitName::Calls, Err(Wait::For(CALL_PAUSE)));
+        }
+        let longest = met.into_iter().max_by_key(|met| match met.wait {
+            Wait::For(wait) => wait,
+            Wait::Never => Duration::MAX,
+        });
+        longest.map_or(Ok(()), Err)
+    }
+
+    /// Takes what [`Account::fits`] allowed.
+    pub fn take(&mut self, demand: &Demand, now: Moment) {
+        if let Some(rate) = &mut self.requests {
+            rate.take(demand.requests, now.elapsed);
+        }
+        if let Some(rate) = &mut self.tokens {
+            rate.take(demand.tokens, now.elapsed);
+        }
+        self.calls += demand.calls;
+        for purse in [&mut self.day, &mut self.month] {
+            purse.hold(demand.cost);
+        }
+    }
+
+    /// Puts what was used in the place of what was taken. A request counts, whatever became of it.
+    pub fn settle(&mut self, demand: &Demand, spent: &Spent, now: Moment) {
+        if let Some(rate) = &mut self.tokens {
+            if spent.tokens > demand.tokens {
+                rate.take(spent.tokens - demand.tokens, now.elapsed);
+            } else {
+                rate.give(demand.tokens - spent.tokens, now.elapsed);
+            }
+        }
+        self.calls = self.calls.saturating_sub(demand.calls);
+        for purse in [&mut self.day, &mut self.month] {
+            purse.settle(demand.cost, spent.cost, now.wall);
+        }
+    }
+
+    /// Returns a budget that is used up.
+    pub fn exhausted(&mut self, now: Moment) -> Option<LimitName> {
+        let gone = |purse: &mut Purse, name| purse.is_exhausted(now.wall).then_some(name);
+        gone(&mut self.month, LimitName::UsdPerMonth).or_else(|| gone(&mut self.day, LimitName::UsdPerDay))
+    }
+
+    /// Returns where a limit stands.
+    pub fn standing(&mut self, name: LimitName, now: Moment) -> Option<LimitState> {
+        let (limit, remaining, reset) = match name {
+            LimitName::Requests => self.requests.as_mut()?.standing(now.elapsed),
+            LimitName::Tokens => self.tokens.as_mut()?.standing(now.elapsed),
+            LimitName::Calls => {
+                let max = self.max_calls?;
+                (max, max.saturating_sub(self.calls), CALL_PAUSE)
+            }
+            LimitName::UsdPerDay => self.day.standing(now.wall)?,
+            LimitName::UsdPerMonth => self.month.standing(now.wall)?,
+        };
+        Some(LimitState {
+            name: name.code().to_owned(),
+            limit,
+            remaining,
+            reset,
+        })
+    }
+
+    /// Tells whether a new account would be the same: it can be forgotten.
+    pub fn is_at_rest(&mut self, now: Moment) -> bool {
+        let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now.elapsed).2.is_zero());
+        self.calls == 0
+            && full(&mut self.requests)
+            && full(&mut self.tokens)
+            && self.day.is_untouched(now.wall)
+            && self.month.is_untouched(now.wall)
+    }
+}

@@ -1,0 +1,245 @@
+//! Limits of one process. All accounts of a tenant stand behind one lock, so that a reservation over several is one step.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::ports::Clock;
+
+use super::account::{Account, Limits};
+use super::shared::{exhausted_of, reserve};
+use super::{Demand, Lease, Limiter, Moment, Refused, Spent};
+use crate::spending::{self, Spending, Subject};
+
+/// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
+/// newcomers share one.
+const MAX_ACCOUNTS: usize = 100_000;
+/// How long it takes until that is tried again.
+const SWEEP: Duration = Duration::from_secs(1);
+/// So many are not worth a look.
+const FEW_ACCOUNTS: usize = 1_000;
+/// How often those that stand as new are forgotten though there is room: users come and go.
+const CLEAN: Duration = Duration::from_secs(60);
+
+/// What a tenant, each of its users and each of its keys may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TenantLimits {
+    /// The tenant as a whole.
+    pub tenant: Limits,
+    /// Each user.
+    pub user: Limits,
+    /// Each API key.
+    pub key: Limits,
+}
+
+impl TenantLimits {
+    /// Returns what `subject` may use.
+    pub fn of(&self, subject: &Subject) -> &Limits {
+        match subject {
+            Subject::Tenant => &self.tenant,
+            Subject::User(_) => &self.user,
+            Subject::Key(_) => &self.key,
+        }
+    }
+}
+
+/// The limiter.
+pub struct LocalLimiter {
+    clock: Arc<dyn Clock>,
+    tenants: RwLock<HashMap<TenantId, Arc<Books>>>,
+}
+
+struct Books {
+    limits: TenantLimits,
+    accounts: Arc<Mutex<Accounts>>,
+}
+
+#[derive(Default)]
+struct Accounts {
+    all: HashMap<Subject, Account>,
+    /// When those that stand as new were forgotten last.
+    swept: Option<Duration>,
+}
+
+impl Accounts {
+    /// Forgets those that stand as new: once a minute where there are more than a few, and more often when there are too
+    /// many. Not with each call, since it looks at all of them.
+    fn sweep(&mut self, now: Moment) {
+        let pause = match self.all.len() {
+            MAX_ACCOUNTS.. => SWEEP,
+            FEW_ACCOUNTS.. => CLEAN,
+            _ => return,
+        };
+        let is_due = |swept: Duration| now.elapsed.saturating_sub(swept) >= pause;
+        if self.swept.is_none_or(is_due) {
+            self.swept = Some(now.elapsed);
+            self.all.retain(|_, account| !account.is_at_rest(now));
+        }
+    }
+
+    /// Finds accounts by a look at each, however many there are.
+    fn found<const N: usize>(&mut self, wanted: [&Subject; N]) -> Vec<(&'static str, &mut Account)> {
+        let found = self.all.get_disjoint_mut(wanted).into_iter().zip(wanted);
+        found
+            .filter_map(|(account, subject)| Some((subject.word(), account?)))
+            .collect()
+    }
+}
+
+impl LocalLimiter {
+    /// Limits the tenants that have limits; all others go free.
+    pub fn new(tenants: impl IntoIterator<Item = (TenantId, TenantLimits)>, clock: Arc<dyn Clock>) -> Self {
+        let limiter = Self {
+            clock,
+            tenants: RwLock::default(),
+        };
+        limiter.replace(tenants.into_iter().collect());
+        limiter
+    }
+
+    fn books(&self, tenant: &TenantId) -> Option<Arc<Books>> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.get(tenant).cloned()
+    }
+}
+
+impl Books {
+    fn relimit(&self, now: Moment) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.all.retain(|subject, account| {
+            let limits = self.limits.of(subject);
+            account.relimit(limits, now);
+            !limits.is_empty()
+        });
+    }
+
+    /// Runs `work` on the accounts of those subjects that have limits.
+    fn with<T>(
+        &self,
+        subjects: &[Subject],
+        now: Moment,
+        work: impl FnOnce(&mut [(&'static str, &mut Account)]) -> T,
+    ) -> T {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.sweep(now);
+        let mut wanted: Vec<Subject> = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            let limits = self.limits.of(subject);
+            if limits.is_empty() {
+                continue;
+            }
+            let is_full = accounts.all.len() >= MAX_ACCOUNTS && !accounts.all.contains_key(subject);
+            let subject = match subject {
+                Subject::User(_) | Subject::Key(_) if is_full => Subject::Key(String::new()),
+                known => known.clone(),
+            };
+            if wanted.contains(&subject) {
+                continue;
+            }
+            if !accounts.all.contains_key(&subject) {
+                accounts.all.insert(subject.clone(), Account::new(limits, now));
+            }
+            wanted.push(subject);
+        }
+        // As they were named: of several limits in the way, the first is told.
+        match wanted.as_slice() {
+            [] => work(&mut []),
+            [one] => work(&mut accounts.found([one])),
+            [one, two] => work(&mut accounts.found([one, two])),
+            [one, two, three] => work(&mut accounts.found([one, two, three])),
+            more => {
+                let of_all = accounts.all.iter_mut();
+                let mut found: Vec<_> = of_all.filter(|(subject, _)| more.contains(subject)).collect();
+                found.sort_by_key(|(subject, _)| more.iter().position(|one| one == *subject));
+                let found = found.into_iter().map(|(subject, account)| (subject.word(), account));
+                work(&mut found.collect::<Vec<_>>())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Limiter for LocalLimiter {
+    async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused> {
+        let mut lease = Lease {
+            id: None,
+            tenant: tenant.clone(),
+            subjects,
+            demand,
+            standings: Vec::new(),
+        };
+        let Some(books) = self.books(tenant) else {
+            lease.subjects.clear();
+            return Ok(lease);
+        };
+        let now = Moment::of(&*self.clock);
+        lease.standings = books.with(&lease.subjects, now, |accounts| reserve(accounts, &demand, now))?;
+        Ok(lease)
+    }
+
+    fn settle(&self, lease: Lease, spent: Spent) {
+        let now = Moment::of(&*self.clock);
+        if let Some(books) = self.books(&lease.tenant) {
+            books.with(&lease.subjects, now, |accounts| {
+                for (_, account) in accounts {
+                    account.settle(&lease.demand, &spent, now);
+                }
+            });
+        }
+    }
+
+    async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused> {
+        let now = Moment::of(&*self.clock);
+        let found = self
+            .books(tenant)?
+            .with(&subjects, now, |accounts| exhausted_of(accounts, now));
+        found.map(Refused::Exceeded)
+    }
+
+    fn spent(&self, spendings: &[Spending]) {
+        let now = Moment::of(&*self.clock);
+        let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
+        for spending in spendings {
+            of.entry(&spending.tenant).or_default().push(spending);
+        }
+        for (tenant, spendings) in of {
+            let Some(books) = self.books(tenant) else { continue };
+            for (subject, (day, month)) in spending::owed(spendings) {
+                books.with(&[subject], now, |accounts| {
+                    for (_, account) in accounts {
+                        account.owed(day, month, now);
+                    }
+                });
+            }
+        }
+    }
+
+    fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
+        let now = Moment::of(&*self.clock);
+        let mut known = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let limited = tenants
+            .into_iter()
+            .filter(|(_, limits)| *limits != TenantLimits::default());
+        *known = limited
+            .map(|(tenant, limits)| {
+                let accounts = match known.get(&tenant) {
+                    Some(books) => Arc::clone(&books.accounts),
+                    None => Arc::default(),
+                };
+                let books = Books { limits, accounts };
+                books.relimit(now);
+                (tenant, Arc::new(books))
+            })
+            .collect();
+    }
+}
+
+impl fmt::Debug for LocalLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_set().entries(tenants.keys()).finish()
+    }
+}

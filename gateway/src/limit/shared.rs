@@ -1,0 +1,126 @@
+//! The rules over all accounts of a caller, for accounts that stand here and for those of a store that processes share: such a
+//! store decides by itself whether a demand fits, in one step; why it does not, and where the limits stand, is said here.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::usage::NanoUsd;
+use jiff::Timestamp;
+
+use super::account::{Account, Limits, Met};
+use super::bucket::Wait;
+use super::{Demand, Exceeded, LimitName, Moment};
+use crate::error::LimitState;
+
+/// What was used of an account, brought up to the present.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// What is missing of the rate of requests, in 60,000ths of one.
+    pub requests: i64,
+    /// What is missing of the rate of tokens, in 60,000ths of one.
+    pub tokens: i64,
+    /// Calls under way.
+    pub calls: u64,
+    /// Money held for them.
+    pub held: NanoUsd,
+    /// Money spent today.
+    pub day: NanoUsd,
+    /// Money spent this month.
+    pub month: NanoUsd,
+}
+
+/// Whose account, its limits, what was used of it.
+type Shared = (&'static str, Limits, Used);
+
+/// Returns which limit stands in the way of `demand`, if one does.
+pub fn judge(accounts: &[Shared], demand: &Demand, now: Timestamp) -> Result<(), Exceeded> {
+    open(accounts, now, |accounts, now| fit(accounts, demand, now))
+}
+
+/// Returns where the tightest rates stand.
+pub fn standings(accounts: &[Shared], now: Timestamp) -> Vec<LimitState> {
+    open(accounts, now, tightest)
+}
+
+/// Returns the first budget that is used up.
+pub fn exhausted(accounts: &[Shared], now: Timestamp) -> Option<Exceeded> {
+    open(accounts, now, exhausted_of)
+}
+
+fn open<T>(
+    shared: &[Shared],
+    now: Timestamp,
+    work: impl FnOnce(&mut [(&'static str, &mut Account)], Moment) -> T,
+) -> T {
+    // They were brought up to the present where they stand: nothing has to pass here.
+    let now = Moment {
+        wall: now,
+        elapsed: Duration::ZERO,
+    };
+    let mut accounts: Vec<(&'static str, Account)> = shared
+        .iter()
+        .map(|(of, limits, used)| (*of, Account::used(limits, used, now)))
+        .collect();
+    let mut accounts: Vec<_> = accounts.iter_mut().map(|(of, account)| (*of, account)).collect();
+    work(&mut accounts, now)
+}
+
+/// Takes `demand` of all accounts or of none; returns where the tightest rates stand then.
+pub(super) fn reserve(
+    accounts: &mut [(&'static str, &mut Account)],
+    demand: &Demand,
+    now: Moment,
+) -> Result<Vec<LimitState>, Exceeded> {
+    fit(accounts, demand, now)?;
+    for (_, account) in accounts.iter_mut() {
+        account.take(demand, now);
+    }
+    Ok(tightest(accounts, now))
+}
+
+pub(super) fn exhausted_of(accounts: &mut [(&'static str, &mut Account)], now: Moment) -> Option<Exceeded> {
+    accounts.iter_mut().find_map(|(of, account)| {
+        let name = account.exhausted(now)?;
+        let wait = Wait::For(account.standing(name, now)?.reset);
+        Some(exceeded(of, Met { name, wait }, account, now))
+    })
+}
+
+fn fit(accounts: &mut [(&'static str, &mut Account)], demand: &Demand, now: Moment) -> Result<(), Exceeded> {
+    for (of, account) in accounts.iter_mut() {
+        account
+            .fits(demand, now)
+            .map_err(|met| exceeded(of, met, account, now))?;
+    }
+    Ok(())
+}
+
+fn exceeded(of: &'static str, met: Met, account: &mut Account, now: Moment) -> Exceeded {
+    Exceeded {
+        name: met.name,
+        of,
+        retry_after: match met.wait {
+            Wait::For(wait) => Some(wait),
+            Wait::Never => None,
+        },
+        state: account.standing(met.name, now).unwrap_or(LimitState {
+            name: met.name.code().to_owned(),
+            limit: 0,
+            remaining: 0,
+            reset: Duration::ZERO,
+        }),
+    }
+}
+
+/// Returns the tightest state of each rate over all accounts.
+fn tightest(accounts: &mut [(&'static str, &mut Account)], now: Moment) -> Vec<LimitState> {
+    let mut of = |name| {
+        let states = accounts
+            .iter_mut()
+            .filter_map(|(_, account)| account.standing(name, now));
+        states.min_by_key(|state| state.remaining)
+    };
+    [of(LimitName::Requests), of(LimitName::Tokens)]
+        .into_iter()
+        .flatten()
+        .collect()
+}

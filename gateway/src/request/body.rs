@@ -1,0 +1,529 @@
+//! An OpenAI chat body, split at its top level only.
+//!
+//! Invariant: every member that nobody set stays byte for byte what the caller wrote, in the caller's order. What the
+//! gateway has to know is read once, when the body is parsed; all else, fields that nobody here knows included, is passed
+//! on unread.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::nesting::{MAX_NESTING, is_too_deep};
+
+/// Most answers to one request.
+pub const MAX_CHOICES: u64 = 128;
+/// Most members of a body. Protocols know some forty; every look-up of one goes through all.
+pub const MAX_MEMBERS: usize = 1024;
+
+/// The body is not a chat request. The text is for the caller and quotes nothing but names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidBody {
+    /// The member that is wrong.
+    pub param: Option<String>,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// The body of a chat request. Cheap to clone. Parsing one takes time linear in its bytes; parse a large one on the compute pool.
+#[derive(Clone)]
+pub struct ChatBody {
+    members: Members,
+    touched: Touched,
+}
+
+/// What is read of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Touched {
+    model: String,
+    stream: bool,
+    include_usage: bool,
+    max_tokens: Option<u64>,
+    temperature: Option<f64>,
+    choices: u64,
+    has_tools: bool,
+    has_schema: bool,
+    is_json: bool,
+    begins_answer: bool,
+}
+
+/// Another value for a member, or none to leave it out. A member that was not there is added at the end.
+pub type Change<'a> = (&'a str, Option<Box<RawValue>>);
+
+impl ChatBody {
+    /// Reads a body.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
+        Self::of(Members::parse(bytes)?)
+    }
+
+    /// Makes a body of something that serialises as one.
+    pub fn from_value(value: &impl Serialize) -> Result<Self, InvalidBody> {
+        let bytes = serde_json::to_vec(value).map_err(|_| InvalidBody {
+            param: None,
+            message: "the request cannot be written as JSON".to_owned(),
+        })?;
+        Self::parse(&bytes)
+    }
+
+    fn of(members: Members) -> Result<Self, InvalidBody> {
+        let touched = Touched::read(&members)?;
+        Ok(Self { members, touched })
+    }
+
+    /// Returns the model that is asked for.
+    pub fn model(&self) -> &str {
+        &self.touched.model
+    }
+
+    /// Tells whether the answer is wanted as a stream.
+    pub fn stream(&self) -> bool {
+        self.touched.stream
+    }
+
+    /// Tells whether a stream's last chunk shall report usage.
+    pub fn include_usage(&self) -> bool {
+        self.touched.include_usage
+    }
+
+    /// Returns the longest answer that is wanted, in tokens, under either of its names.
+    pub fn max_tokens(&self) -> Option<u64> {
+        self.touched.max_tokens
+    }
+
+    /// Returns the temperature.
+    pub fn temperature(&self) -> Option<f64> {
+        self.touched.temperature
+    }
+
+    /// Returns how many answers are wanted (`n`); at least 1.
+    pub fn choices(&self) -> u64 {
+        self.touched.choices
+    }
+
+    /// Tells whether tools (or functions, their old name) are on offer.
+    pub fn has_tools(&self) -> bool {
+        self.touched.has_tools
+    }
+
+    /// Tells whether the answer has to satisfy a schema.
+    pub fn has_schema(&self) -> bool {
+        self.touched.has_schema
+    }
+
+    /// Tells whether the answer has to be JSON.
+    pub fn is_json(&self) -> bool {
+        self.touched.is_json
+    }
+
+    /// Tells whether the last message is the beginning of the answer (a prefill): the assistant's own.
+    pub fn begins_answer(&self) -> bool {
+        self.touched.begins_answer
+    }
+
+    /// Tells whether the model is asked to think before it speaks, in any of the words that servers have for it.
+    pub fn asks_for_reasoning(&self) -> bool {
+        const OFF: [&str; 4] = ["none", "minimal", "off", "disabled"];
+        let given = |name: &str| -> Option<Value> {
+            let value = self.get(name).filter(|value| value.get().len() <= 1024)?;
+            serde_json::from_str(value.get()).ok()
+        };
+        let is_on = |value: &Value| match value {
+            Value::Null => false,
+            Value::Bool(on) => *on,
+            Value::String(effort) => !OFF.contains(&effort.as_str()),
+            Value::Object(members) => {
+                let says = |name: &str| members.get(name).and_then(Value::as_str);
+                let is_off = |word: Option<&str>| word.is_some_and(|word| OFF.contains(&word));
+                !is_off(says("effort")) && !is_off(says("type")) && members.get("enabled") != Some(&Value::Bool(false))
+            }
+            Value::Number(budget) => budget.as_u64() != Some(0),
+            Value::Array(_) => false,
+        };
+        ["reasoning_effort", "reasoning", "thinking", "enable_thinking"]
+            .into_iter()
+            .filter_map(given)
+            .any(|value| is_on(&value))
+    }
+
+    /// Returns the messages, as they were written: an array.
+    pub fn messages(&self) -> &RawValue {
+        self.get("messages").unwrap_or(RawValue::NULL)
+    }
+
+    /// Returns a member, as it was written.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.members.get(name)
+    }
+
+    /// Lists the members in order.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.members.0.iter().map(|(name, value)| (name.as_str(), &**value))
+    }
+
+    /// Sets a member, in its place or at the end.
+    pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), InvalidBody> {
+        let value = to_raw_value(value).map_err(|_| invalid(name, "cannot be written as JSON"))?;
+        let mut members = Vec::clone(&self.members.0);
+        match members.iter_mut().find(|(known, _)| known == name) {
+            Some(member) => member.1 = value,
+            None => members.push((name.to_owned(), value)),
+        }
+        *self = Self::of(Members(Arc::new(members)))?;
+        Ok(())
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, name: &str) -> Result<(), InvalidBody> {
+        let mut members = Vec::clone(&self.members.0);
+        members.retain(|(known, _)| known != name);
+        *self = Self::of(Members(Arc::new(members)))?;
+        Ok(())
+    }
+
+    /// Returns about how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.members.size()
+    }
+
+    /// Writes it.
+    pub fn to_bytes(&self) -> Bytes {
+        self.write(&[])
+    }
+
+    /// Writes it with `changes`, and leaves it as it is.
+    pub fn write(&self, changes: &[Change<'_>]) -> Bytes {
+        write_members(&self.members, changes)
+    }
+}
+
+impl fmt::Debug for ChatBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What was said stands in no log.
+        let names: Vec<&str> = self.members().map(|(name, _)| name).collect();
+        f.debug_struct("ChatBody")
+            .field("members", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Turns a value into a change's.
+pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
+    to_raw_value(value).ok()
+}
+
+/// Writes an object with `changes`.
+pub(crate) fn write_members(members: &Members, changes: &[Change<'_>]) -> Bytes {
+    let added = |(name, value): &Change<'_>| value.as_ref().map_or(0, |value| name.len() + value.get().len() + 4);
+    let mut out = Vec::with_capacity(members.size() + changes.iter().map(added).sum::<usize>());
+    out.push(b'{');
+    for (name, value) in members.0.iter() {
+        match changes.iter().find(|(changed, _)| changed == name) {
+            None => write_member(&mut out, name, value),
+            Some((_, Some(value))) => write_member(&mut out, name, value),
+            Some((_, None)) => {}
+        }
+    }
+    for (name, value) in changes {
+        if let Some(value) = value
+            && members.get(name).is_none()
+        {
+            write_member(&mut out, name, value);
+        }
+    }
+    out.push(b'}');
+    out.into()
+}
+
+fn write_member(out: &mut Vec<u8>, name: &str, value: &RawValue) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    // Writing a string into memory does not fail.
+    let _ = serde_json::to_writer(&mut *out, name);
+    out.push(b':');
+    out.extend_from_slice(value.get().as_bytes());
+}
+
+pub(crate) fn invalid(param: &str, what: &str) -> InvalidBody {
+    InvalidBody {
+        param: Some(param.to_owned()),
+        message: format!("{param}: {what}"),
+    }
+}
+
+impl Touched {
+    fn read(members: &Members) -> Result<Self, InvalidBody> {
+        let mut touched = Self {
+            choices: 1,
+            ..Self::default()
+        };
+        let mut has_messages = false;
+        for (name, value) in members.0.iter() {
+            let name = name.as_str();
+            match name {
+                "model" => {
+                    touched.model = typed(name, value, "has to be a string")?;
+                }
+                "messages" => {
+                    has_messages = true;
+                    if !value.get().starts_with('[') {
+                        return Err(invalid(name, "has to be an array"));
+                    }
+                    touched.begins_answer = begins_answer(value);
+                }
+                "stream" => {
+                    touched.stream = typed::<Option<bool>>(name, value, "has to be true or false")?.unwrap_or(false)
+                }
+                "stream_options" => {
+                    let options: Option<StreamOptions> = typed(name, value, "has to be an object")?;
+                    touched.include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+                }
+                // The new name counts if both are there.
+                "max_completion_tokens" => {
+                    let max: Option<u64> = typed(name, value, "has to be a whole number")?;
+                    touched.max_tokens = max.or(touched.max_tokens);
+                }
+                "max_tokens" => {
+                    let max: Option<u64> = typed(name, value, "has to be a whole number")?;
+                    touched.max_tokens = touched.max_tokens.or(max);
+                }
+                "temperature" => touched.temperature = typed(name, value, "has to be a number")?,
+                "n" => {
+                    touched.choices = typed::<Option<u64>>(name, value, "has to be a whole number")?.unwrap_or(1);
+                    if !(1..=MAX_CHOICES).contains(&touched.choices) {
+                        return Err(invalid(name, &format!("has to be between 1 and {MAX_CHOICES}")));
+                    }
+                }
+                "tools" | "functions" => {
+                    let tools: Option<Vec<&RawValue>> = typed(name, value, "has to be an array")?;
+                    touched.has_tools |= tools.is_some_and(|tools| !tools.is_empty());
+                }
+                "response_format" => {
+                    let format: Option<ResponseFormat> = typed(name, value, "has to be an object with a type")?;
+                    touched.is_json = format.as_ref().is_some_and(|format| format.kind != "text");
+                    touched.has_schema = format.is_some_and(|format| format.kind == "json_schema");
+                }
+                _ => {}
+            }
+        }
+        if touched.model.is_empty() {
+            return Err(invalid("model", "has to name a model"));
+        }
+        if !has_messages {
+            return Err(invalid("messages", "is missing"));
+        }
+        Ok(touched)
+    }
+}
+
+/// Tells whether the last message is the assistant's own, and no call.
+fn begins_answer(messages: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        role: Option<std::borrow::Cow<'a, str>>,
+        tool_calls: Option<serde::de::IgnoredAny>,
+    }
+    let messages: Vec<&RawValue> = serde_json::from_str(messages.get()).unwrap_or_default();
+    let last = messages
+        .last()
+        .and_then(|last| serde_json::from_str::<Message<'_>>(last.get()).ok());
+    last.is_some_and(|last| last.role.as_deref() == Some("assistant") && last.tool_calls.is_none())
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Reads one member. The parser's own words may quote the value, so they are not passed on.
+pub(crate) fn typed<'a, T: Deserialize<'a>>(name: &str, value: &'a RawValue, what: &str) -> Result<T, InvalidBody> {
+    serde_json::from_str(value.get()).map_err(|_| invalid(name, what))
+}
+
+/// The members of an object, in order, unread. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Members(Arc<Vec<(String, Box<RawValue>)>>);
+
+impl Members {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
+        if is_too_deep(bytes) {
+            return Err(InvalidBody {
+                param: None,
+                message: format!("the body is nested deeper than {MAX_NESTING}"),
+            });
+        }
+        serde_json::from_slice(bytes).map_err(|error| InvalidBody {
+            param: None,
+            message: if error.is_data() {
+                format!("the body has to be an object of at most {MAX_MEMBERS} members in which none stands twice")
+            } else {
+                let (line, column) = (error.line(), error.column());
+                format!("the body is not JSON (line {line}, column {column})")
+            },
+        })
+    }
+
+    /// Those that have a value.
+    pub(crate) fn of<const N: usize>(members: [Change<'_>; N]) -> Self {
+        let written = members.into_iter();
+        let members = written.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Self(Arc::new(members.collect()))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
+        Some(value)
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        let member = |(name, value): &(String, Box<RawValue>)| name.len() + value.get().len() + 4;
+        2 + self.0.iter().map(member).sum::<usize>()
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+        let mut members: Vec<(String, Box<RawValue>)> = Vec::with_capacity(8);
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if members.len() == MAX_MEMBERS {
+                return Err(serde::de::Error::custom("the body has too many members"));
+            }
+            // Of two, the provider might believe the one that was not looked at here.
+            if !names.insert(name.clone()) {
+                return Err(serde::de::Error::custom("a member stands twice in the body"));
+            }
+            members.push((name, map.next_value()?));
+        }
+        Ok(Members(Arc::new(members)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str =
+        r#"{ "model":"m", "messages": [ {"role":"user","content":"caf\u00e9 1.0"} ],"x_own":{"b":1.00,"a":2} }"#;
+
+    #[test]
+    fn what_nobody_touches_stays_as_it_was_written() {
+        let body = ChatBody::parse(BODY.as_bytes()).unwrap();
+        let expected =
+            r#"{"model":"m","messages":[ {"role":"user","content":"caf\u00e9 1.0"} ],"x_own":{"b":1.00,"a":2}}"#;
+        assert_eq!(body.to_bytes(), expected);
+        let changed = body.write(&[("model", raw(&"gpt")), ("x_own", None), ("stream", raw(&true))]);
+        let expected = r#"{"model":"gpt","messages":[ {"role":"user","content":"caf\u00e9 1.0"} ],"stream":true}"#;
+        assert_eq!(changed, expected);
+        assert!(!format!("{body:?}").contains("caf"));
+    }
+
+    #[test]
+    fn what_is_touched_is_read_once() {
+        let text = r#"{"model":"m","messages":[],"stream":true,"stream_options":{"include_usage":true},"n":2,"temperature":0.5,
+            "max_tokens":5,"max_completion_tokens":7,"tools":[{}],"response_format":{"type":"json_schema","json_schema":{}}}"#;
+        let mut body = ChatBody::parse(text.as_bytes()).unwrap();
+        assert_eq!((body.model(), body.stream(), body.include_usage()), ("m", true, true));
+        assert_eq!(
+            (body.choices(), body.temperature(), body.max_tokens()),
+            (2, Some(0.5), Some(7))
+        );
+        assert!(body.has_tools() && body.has_schema());
+        body.set("stream", &false).unwrap();
+        body.set("max_completion_tokens", &Option::<u64>::None).unwrap();
+        body.remove("tools").unwrap();
+        assert_eq!(
+            (body.stream(), body.max_tokens(), body.has_tools()),
+            (false, Some(5), false)
+        );
+    }
+
+    #[test]
+    fn a_body_has_a_bounded_number_of_members() {
+        let body = |many: usize| {
+            let members: String = (0..many).map(|n| format!(",\"x{n}\":1")).collect();
+            ChatBody::parse(format!(r#"{{"model":"m","messages":[]{members}}}"#).as_bytes())
+        };
+        assert!(body(MAX_MEMBERS - 2).is_ok());
+        let error = body(MAX_MEMBERS - 1).unwrap_err();
+        assert!(error.message.contains("1024 members"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_is_begun_by_a_last_message_of_the_assistant() {
+        for (messages, expected) in [
+            (
+                r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"assistant","content":"b"},{"role":"user","content":"a"}]"#,
+                false,
+            ),
+            (r#"[{"role":"assistant","tool_calls":[{}]}]"#, false),
+            (r#"[{"role":"ass\u0069stant","content":"b"}]"#, true),
+            ("[7]", false),
+            ("[]", false),
+        ] {
+            let body = ChatBody::parse(format!(r#"{{"model":"m","messages":{messages}}}"#).as_bytes()).unwrap();
+            assert_eq!(body.begins_answer(), expected, "{messages}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_chat_request_is_refused_with_the_member_that_is_wrong() {
+        for (text, param, part) in [
+            ("{", None, "not JSON"),
+            ("[]", None, "an object"),
+            (r#"{"messages":[]}"#, Some("model"), "name a model"),
+            (r#"{"model":7,"messages":[]}"#, Some("model"), "string"),
+            (r#"{"model":"m"}"#, Some("messages"), "missing"),
+            (r#"{"model":"m","messages":"secret"}"#, Some("messages"), "array"),
+            (
+                r#"{"model":"m","messages":[],"stream":"secret"}"#,
+                Some("stream"),
+                "true or false",
+            ),
+            (r#"{"model":"m","messages":[],"n":0}"#, Some("n"), "between"),
+            (
+                r#"{"model":"m","messages":[],"max_tokens":-1}"#,
+                Some("max_tokens"),
+                "whole number",
+            ),
+            (r#"{"model":"m","messages":[],"tools":{}}"#, Some("tools"), "array"),
+            (r#"{"model":"m","model":"n","messages":[]}"#, None, "twice"),
+        ] {
+            let error = ChatBody::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.param.as_deref(), param, "{text}");
+            assert!(error.message.contains(part), "{text}: {error}");
+            assert!(!error.message.contains("secret"), "{text}: {error}");
+        }
+    }
+}

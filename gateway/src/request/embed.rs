@@ -1,0 +1,188 @@
+//! Embeddings: one request, tried like a chat request that wants a whole answer.
+
+use bytes::Bytes;
+use copilotd_actors::domain::usage::Usage;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::body::{Change, InvalidBody, Members, invalid, raw, typed, write_members};
+use super::call::Caller;
+use super::embed_input::WireInput;
+use crate::error::LimitState;
+
+/// Most inputs of one request.
+pub const MAX_INPUTS: usize = 2_048;
+
+/// An embeddings request on its way through the gateway.
+#[derive(Debug, Clone)]
+pub struct EmbedCall {
+    /// Who asks.
+    pub caller: Caller,
+    /// Name of a route, or `provider/model`.
+    pub route: String,
+    /// What is asked.
+    pub body: EmbedBody,
+}
+
+/// What the gateway answered.
+#[derive(Debug, Clone)]
+pub struct EmbedReply {
+    /// `provider/model` that answered.
+    pub model: String,
+    /// Requests that were sent to providers for it.
+    pub attempts: u32,
+    /// What was used, cost included.
+    pub usage: Usage,
+    /// Where the tightest rates stand, if any are limited.
+    pub limits: Vec<LimitState>,
+    /// OpenAI's list of embeddings as JSON.
+    pub body: Bytes,
+}
+
+/// Embeddings as a deployment answered them.
+#[derive(Debug, Clone)]
+pub struct EmbedAnswer {
+    /// OpenAI's list of embeddings as JSON.
+    pub body: Bytes,
+    /// What was used, cost included.
+    pub usage: Usage,
+}
+
+/// The body of an embeddings request, split at its top level like a chat body.
+#[derive(Clone)]
+pub struct EmbedBody {
+    members: Members,
+    model: String,
+    inputs: Inputs,
+}
+
+/// What is to be embedded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inputs {
+    /// Texts.
+    Texts(Vec<String>),
+    /// Tokens, in the model's own numbers; so many in so many inputs.
+    Tokens {
+        /// Number of inputs.
+        inputs: usize,
+        /// Number of tokens.
+        tokens: u64,
+    },
+}
+
+impl EmbedBody {
+    /// Reads a body.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
+        let members = Members::parse(bytes)?;
+        let model: String = typed(
+            "model",
+            members.get("model").unwrap_or(RawValue::NULL),
+            "has to be a string",
+        )?;
+        if model.is_empty() {
+            return Err(invalid("model", "has to name a model"));
+        }
+        let input = members.get("input").ok_or_else(|| invalid("input", "is missing"))?;
+        let input: WireInput = typed("input", input, "has to be a text, texts or tokens")?;
+        let inputs = input.0.filter(|inputs| (1..=MAX_INPUTS).contains(&inputs.len()));
+        let number = || invalid("input", &format!("has to hold between 1 and {MAX_INPUTS} inputs"));
+        let inputs = inputs.ok_or_else(number)?;
+        Ok(Self { members, model, inputs })
+    }
+
+    /// A body that asks for vectors of `texts` in plain numbers; the deployment names the model.
+    pub fn of(texts: Vec<String>) -> Self {
+        let members = Members::of([
+            ("model", raw(&"")),
+            ("input", raw(&texts)),
+            ("encoding_format", raw(&"float")),
+        ]);
+        Self {
+            members,
+            model: String::new(),
+            inputs: Inputs::Texts(texts),
+        }
+    }
+
+    /// Returns the model that is asked for.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Returns what is to be embedded.
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// Returns a member, as it was written.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.members.get(name)
+    }
+
+    /// Returns about how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.members.size()
+    }
+
+    /// Writes it with `model` in place of its own.
+    pub fn write(&self, model: &impl Serialize) -> Bytes {
+        let changes: [Change<'_>; 1] = [("model", raw(model))];
+        write_members(&self.members, &changes)
+    }
+}
+
+impl Inputs {
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Tokens { inputs, .. } => *inputs,
+        }
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl std::fmt::Debug for EmbedBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What is embedded stands in no log.
+        f.debug_struct("EmbedBody")
+            .field("model", &self.model)
+            .field("inputs", &self.inputs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_input_is_read_and_written_as_it_came() {
+        for (input, expected) in [
+            (r#""a""#, Some(1)),
+            (r#"["a", "b"]"#, Some(2)),
+            (r#"["a", 1]"#, None),
+            ("[[1], 1]", None),
+            ("[1, -1]", None),
+            ("[1.5]", None),
+            ("[[1], [\"a\"]]", None),
+            ("[[]]", Some(1)),
+            ("[1, 2, 3]", Some(1)),
+            ("[[1], [2, 3]]", Some(2)),
+            ("[]", None),
+            ("7", None),
+            ("null", None),
+        ] {
+            let text = format!(r#"{{"model":"m","input":{input},"dimensions":2}}"#);
+            let body = EmbedBody::parse(text.as_bytes());
+            assert_eq!(body.as_ref().ok().map(|body| body.inputs().len()), expected, "{input}");
+            if let Ok(body) = body {
+                assert_eq!(body.write(&"x"), text.replace("\"m\"", "\"x\""));
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What a caller asks for, and the form of what it gets back.
+
+pub mod body;
+pub mod call;
+pub mod embed;
+pub mod embed_input;
+pub mod model_request;
+pub mod nesting;
+pub mod prompt_tokens;
+pub mod report;
+pub mod role;
+pub mod strict;

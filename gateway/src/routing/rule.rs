@@ -1,0 +1,144 @@
+//! What follows a failure: each class has its own rule.
+
+use std::time::Duration;
+
+use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::ports::ModelError;
+
+use crate::provider::UNSUPPORTED;
+
+/// Waited before the same deployment is asked once more; half of it, and as much again by chance.
+pub const PAUSE: Duration = Duration::from_millis(200);
+/// A deployment that wants more time than this is left for another one, if there is one.
+pub const SHORT_WAIT: Duration = Duration::from_millis(500);
+/// How long a key rests that was refused for its rate without a time to come back.
+pub const DEFAULT_REST: Duration = Duration::from_secs(1);
+
+/// What follows a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// The key is dead: the next one at once.
+    RotateKey,
+    /// The key rests so long: another key, another target, or the same when it has rested.
+    Rest(Duration),
+    /// The same deployment once more after a short pause, then the next target.
+    AgainThenNext,
+    /// The next target; this one is not asked again.
+    Next,
+    /// The next target, and this one once more where no other answers.
+    NextOrAgain,
+    /// Another provider, once: the refusal may be about the provider itself, its account or a proxy before it.
+    NextProvider,
+    /// A target with a larger context.
+    Larger,
+    /// Nothing would help.
+    Stop,
+}
+
+/// Returns what follows `error`. `began` tells that content had come before it.
+pub fn after(error: &ModelError, began: bool) -> Rule {
+    match error.class {
+        FailureClass::Key => Rule::RotateKey,
+        // No time at all is none that was named.
+        FailureClass::Rate => Rule::Rest(error.retry_after.filter(|wait| !wait.is_zero()).unwrap_or(DEFAULT_REST)),
+        FailureClass::Overload | FailureClass::Network => match error.retry_after {
+            Some(wait) if wait > SHORT_WAIT => Rule::Rest(wait),
+            _ => Rule::AgainThenNext,
+        },
+        // Somebody is there: this one answer died, like one that was cut.
+        FailureClass::Silence if began => Rule::NextOrAgain,
+        FailureClass::Silence => Rule::Next,
+        FailureClass::Cut | FailureClass::Malformed => Rule::NextOrAgain,
+        FailureClass::ContextLength => Rule::Larger,
+        FailureClass::ContentPolicy | FailureClass::Limit | FailureClass::Budget => Rule::Stop,
+        // A deployment that is not there (404, a redirect), or cannot be told, says nothing about the request.
+        FailureClass::Rejected => match error.refusal.as_deref() {
+            Some(refusal) if matches!(refusal.status, 300..=399 | 404 | 405 | 410 | UNSUPPORTED) => Rule::Next,
+            Some(refusal) if refusal.is_certain => Rule::Stop,
+            _ => Rule::NextProvider,
+        },
+    }
+}
+
+/// Tells whether a failure speaks against its target's health. A refusal is an answer, and keys have a state of their own.
+pub fn is_ill(class: FailureClass) -> bool {
+    use FailureClass::{Cut, Malformed, Network, Overload, Silence};
+    matches!(class, Overload | Network | Silence | Cut | Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use copilotd_actors::ports::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn each_class_has_its_rule() {
+        let seconds = |s| Some(Duration::from_secs(s));
+        for (class, retry_after, status, rule, ill) in [
+            (FailureClass::Key, None, 0, Rule::RotateKey, false),
+            (FailureClass::Rate, None, 0, Rule::Rest(DEFAULT_REST), false),
+            (
+                FailureClass::Rate,
+                seconds(7),
+                0,
+                Rule::Rest(Duration::from_secs(7)),
+                false,
+            ),
+            (FailureClass::Rate, seconds(0), 0, Rule::Rest(DEFAULT_REST), false),
+            (FailureClass::Overload, None, 0, Rule::AgainThenNext, true),
+            (FailureClass::Overload, seconds(0), 0, Rule::AgainThenNext, true),
+            (
+                FailureClass::Overload,
+                seconds(9),
+                0,
+                Rule::Rest(Duration::from_secs(9)),
+                true,
+            ),
+            (FailureClass::Network, None, 0, Rule::AgainThenNext, true),
+            (FailureClass::Silence, None, 0, Rule::Next, true),
+            (FailureClass::Cut, None, 0, Rule::NextOrAgain, true),
+            (FailureClass::Malformed, None, 0, Rule::NextOrAgain, true),
+            (FailureClass::ContextLength, None, 400, Rule::Larger, false),
+            (FailureClass::ContentPolicy, None, 400, Rule::Stop, false),
+            (FailureClass::Rejected, None, 0, Rule::NextProvider, false),
+            (FailureClass::Rejected, None, 400, Rule::NextProvider, false),
+            (FailureClass::Rejected, None, 422, Rule::NextProvider, false),
+            (FailureClass::Rejected, None, 404, Rule::Next, false),
+            (FailureClass::Rejected, None, 307, Rule::Next, false),
+            (FailureClass::Rejected, None, UNSUPPORTED, Rule::Next, false),
+        ] {
+            let error = ModelError {
+                class,
+                message: String::new(),
+                retry_after,
+                refusal: (status > 0).then(|| {
+                    Box::new(Refusal {
+                        status,
+                        ..Refusal::default()
+                    })
+                }),
+            };
+            assert_eq!(after(&error, false), rule, "{class:?} {retry_after:?} {status}");
+            assert_eq!(is_ill(class), ill, "{class:?}");
+            let began = if class == FailureClass::Silence {
+                Rule::NextOrAgain
+            } else {
+                rule
+            };
+            assert_eq!(after(&error, true), began, "{class:?}");
+        }
+        let certain = Refusal {
+            status: 400,
+            is_certain: true,
+            ..Refusal::default()
+        };
+        let error = ModelError {
+            class: FailureClass::Rejected,
+            message: String::new(),
+            retry_after: None,
+            refusal: Some(Box::new(certain)),
+        };
+        assert_eq!(after(&error, false), Rule::Stop);
+    }
+}
