@@ -4,7 +4,7 @@
 //! only uses the verdict. [`Command::weight`] is its cost; above [`INLINE_COST`](crate::compute::INLINE_COST) it
 //! belongs on the compute pool.
 //!
-//! Invariant: only a [`Screened`] command can be decided, and its content does not change afterwards.
+//! Invariant: only a [`Screened`] can be decided, and its content does not change afterwards.
 
 use serde_json::{Value, json};
 

@@ -353,7 +353,7 @@ impl EventLog for MemoryLog {
         });
         #[expect(
             clippy::disallowed_methods,
-            reason = "recovery: the tenant stands in the log of a verified request"
+            reason = "recovery: the tenant comes from the log of a verified request"
         )]
         let scope = TenantScope::from_verified;
         Ok(pending

@@ -31,7 +31,7 @@ pub struct HoldBack {
     redactions: Vec<String>,
 }
 
-/// Counted white space before byte `at` of the held text, in addition to the characters kept there.
+/// The number of white space characters before byte `at` of the held text, in addition to those kept there.
 #[derive(Debug)]
 struct Counted {
     at: usize,
