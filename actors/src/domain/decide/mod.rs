@@ -68,7 +68,7 @@ pub enum Rejection {
         /// The maximum number of times.
         max: u32,
     },
-    /// The request is well formed but breaks a rule.
+    /// The request is well formed but violates a rule.
     #[error("the request is invalid")]
     Invalid(
         /// Where and how.
