@@ -1,4 +1,4 @@
-//! What the actors need from the outside world, as traits. Adapters implement them; tests use `fakes`.
+//! Traits for what the actors need from the outside world. Adapters implement them; tests use `fakes`.
 
 mod schema;
 
@@ -26,83 +26,83 @@ use crate::domain::usage::{LostUsage, Usage};
 use crate::tenancy::TenantScope;
 pub use schema::{SchemaChecker, SchemaError, SchemaVerdict, accept};
 
-/// The present time, by two clocks. Tests put paused ones here, and can set them apart.
+/// The current time from two clocks: wall clock and monotonic. Tests use paused clocks and can let the two diverge.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// Returns the time of the calendar, which an administrator or NTP may set forward or back: for times of records, ends of
-    /// credentials, days of budgets.
+    /// Returns the wall-clock time, which an administrator or NTP may set forward or back. Used for the times of
+    /// records, the expiry of credentials and the days of budgets.
     fn now(&self) -> Timestamp;
 
-    /// Returns the time since a moment before the first call; it never goes back and follows no correction: for everything
-    /// that measures how long something takes, such as rates, breakers and pauses.
+    /// Returns the monotonic time since an arbitrary moment before the first call; it never goes back and is never
+    /// corrected. Used to measure durations: rates, circuit breakers, pauses.
     fn elapsed(&self) -> Duration;
 }
 
-/// Where copilots' configurations are looked up; hot-reloadable behind the trait.
+/// Looks up copilots' configurations; they can be reloaded behind this trait.
 pub trait Policies: Send + Sync {
-    /// Returns the policy of `copilot`, or of the tenant's first copilot when none is named.
+    /// Returns the policy of `copilot`, or of the tenant's first copilot if no name is given.
     fn policy(&self, scope: &TenantScope, copilot: Option<&CopilotName>) -> Option<Arc<Policy>>;
 
-    /// Returns how much the tenant and each of its users may keep.
+    /// Returns the storage quotas of the tenant and of each of its users.
     fn quotas(&self, scope: &TenantScope) -> Quotas;
 
-    /// Tells whether work is done for the tenant now.
+    /// Returns whether the tenant is currently served.
     fn standing(&self, scope: &TenantScope) -> Standing;
 }
 
-/// Whether work is done for a tenant; in the order of how much is refused.
+/// Whether a tenant is served. Ordered by how much is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// It is.
+    /// Served normally.
     #[default]
     Served,
-    /// Its settings have a fault. No model call, tool call or schema check is begun; what is under way may end, and open turns wait
-    /// until the settings are fixed.
+    /// Left out because its settings have a fault. No model call, tool call or schema check is started; running ones
+    /// may end, and open turns wait until the settings are fixed.
     LeftOut,
-    /// An operator has suspended it. Nothing is sent any more, and open turns are cancelled.
+    /// Suspended by an operator. Nothing more is sent, and open turns are cancelled.
     Suspended,
 }
 
 // ---------------------------------------------------------------------------------------------------- event log
 
-/// One atomic addition to a log: all its records or none.
+/// One atomic append to a log: either all its records are written or none.
 #[derive(Debug, Clone)]
 pub struct Append {
-    /// The log.
+    /// The conversation whose log is appended to.
     pub conversation: ConversationId,
-    /// Owner of the conversation; reads by id are filtered by it.
+    /// The owner of the conversation; reads by id are filtered by it.
     pub user: UserId,
-    /// Tells this append from another one at the same number.
+    /// Distinguishes this append from another one at the same sequence number.
     pub append_id: Uuid,
-    /// The records, without gaps; the first one's `seq` is the expected next number. Never empty.
+    /// The records, numbered without gaps; the `seq` of the first is the expected next number. Never empty.
     pub records: Arc<[Record]>,
     /// The conversation's header after these records, for the projection.
     pub header: Header,
 }
 
 impl Append {
-    /// Returns what writing its records as JSON costs; see [`Record::weight`].
+    /// Returns the cost of writing its records as JSON; see [`Record::weight`].
     pub fn weight(&self) -> usize {
         self.records.iter().map(Record::weight).sum()
     }
 
-    /// Number of the first record.
+    /// Returns the sequence number of the first record.
     pub fn first_seq(&self) -> Seq {
         self.records.first().map_or(0, |record| record.seq)
     }
 
-    /// Number of the last record.
+    /// Returns the sequence number of the last record.
     pub fn last_seq(&self) -> Seq {
         self.records.last().map_or(0, |record| record.seq)
     }
 
-    /// Number of the tombstone, when this append erases the conversation.
+    /// Returns the sequence number of the tombstone if this append erases the conversation.
     pub fn tombstone(&self) -> Option<Seq> {
         let last = self.records.last()?;
         matches!(last.event, Event::ConversationErased { .. }).then_some(last.seq)
     }
 
-    /// Refuses an append that no store may take: empty, with gaps, or with the header of something else. Every
-    /// implementation asks this first, so that a slip in the core cannot become a fact.
+    /// Rejects an append that no store may accept: empty, with gaps, or with a header that does not belong to it. Every
+    /// implementation calls this first, so that a bug in the core is never persisted.
     pub fn check(&self, scope: &TenantScope) -> Result<(), LogError> {
         let numbered = self
             .records
@@ -110,83 +110,83 @@ impl Append {
             .zip(self.first_seq()..)
             .all(|(record, seq)| record.seq == seq);
         let refusal = if self.first_seq() == 0 || !numbered {
-            "its records are not numbered without gaps from 1 on"
+            "the sequence numbers have a gap or start at 0"
         } else if self.header.id != self.conversation || self.header.user != self.user {
-            "its header is another conversation's"
+            "the header belongs to another conversation or user"
         } else if self.header.tenant != *scope.tenant() {
-            "its header is another tenant's"
+            "the header belongs to another tenant"
         } else if self.header.last_seq != self.last_seq() || (self.tombstone().is_some() && !self.header.erased) {
-            "its header was not folded up to its last record"
+            "the header does not include the last record"
         } else {
             return Ok(());
         };
         Err(LogError::Refused(format!(
-            "an append to {}: {refusal}",
+            "invalid append to {}: {refusal}",
             self.conversation
         )))
     }
 }
 
-/// Why an append or a read did not happen.
+/// Why an append or a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Another append stands at this number: the writer's memory is out of date.
-    #[error("another append stands at record {0}")]
+    /// Another append already wrote this sequence number: the writer's state is out of date.
+    #[error("record {0} was already written by another append")]
     Conflict(Seq),
-    /// The conversation was erased; its tombstone refuses every append.
-    #[error("the conversation is erased")]
+    /// The conversation was erased; its tombstone rejects every append.
+    #[error("the conversation was erased")]
     Erased,
-    /// The store did not answer in time or not at all; the outcome is unknown. Asking again is safe.
+    /// The store did not answer, or not in time; the outcome is unknown. Retrying is safe.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// The store will not take it, ever: disk full, read-only, record too large. Nothing was written.
-    #[error("the store refused: {0}")]
+    /// The store rejects the request permanently: disk full, read-only, record too large. Nothing was written.
+    #[error("the store rejected the request: {0}")]
     Refused(String),
-    /// What is stored cannot be read.
-    #[error("the store holds something unreadable: {0}")]
+    /// The stored data cannot be read.
+    #[error("the stored data cannot be read: {0}")]
     Corrupt(String),
 }
 
-/// Text of [`LogError::Refused`] where there is no space left.
+/// The text of [`LogError::Refused`] when no disk space is left.
 pub const DISK_FULL: &str = "disk full";
 
 impl LogError {
-    /// Whether the store refused because there is no space left.
+    /// Returns whether the store rejected the request because no disk space is left.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Refused(reason) if reason == DISK_FULL)
     }
 }
 
-/// A cached fold of a log up to `seq`. May be lost, or ignored when its version is not the reader's.
+/// A cached fold of a log up to `seq`. It may be lost, and is ignored if its version differs from the reader's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Last record that is folded in.
+    /// The last record that is folded in.
     pub seq: Seq,
-    /// Version of the format.
+    /// The version of the format.
     pub version: u32,
-    /// The state, as the domain serialised it; refers to messages by `seq`.
+    /// The state as serialised by the domain; it refers to messages by `seq`.
     pub state: Vec<u8>,
 }
 
-/// What an erasure removed, per store.
+/// What an erasure deleted, store by store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureReceipt {
-    /// Name of each store and the number of things deleted there.
+    /// The name of each store and the number of items deleted there.
     pub stores: Vec<(String, u64)>,
 }
 
-/// The append-only logs and what is derived from them.
+/// The append-only logs and their projections.
 ///
-/// Contract (one suite checks every implementation): an append is atomic and durable when it returns; of two appends
-/// at one number one gets [`LogError::Conflict`]; repeating an append with the same `append_id` is success; what a
-/// returned append wrote is seen by every later read, also after a restart; nothing of one tenant is ever returned
-/// in the scope of another. `append` asks again by itself on an unknown outcome, until its deadline (30 s).
+/// Contract (one test suite checks every implementation): an append is atomic, and durable when it returns; of two
+/// appends at the same sequence number, one gets [`LogError::Conflict`]; repeating an append with the same `append_id`
+/// succeeds; once an append has returned, every later read sees it, also after a restart; data of one tenant is never
+/// returned in the scope of another. `append` retries an unknown outcome by itself until its deadline (30 s).
 #[async_trait]
 pub trait EventLog: Send + Sync {
-    /// Adds records.
+    /// Appends records.
     async fn append(&self, scope: &TenantScope, append: &Append) -> Result<(), LogError>;
 
-    /// Reads records with `seq > after`, in order, at most `limit` of them. Empty at the end, and for an unknown log.
+    /// Reads records with `seq > after`, in order, at most `limit`. Empty at the end and for an unknown log.
     async fn read(
         &self,
         scope: &TenantScope,
@@ -195,11 +195,11 @@ pub trait EventLog: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Record>, LogError>;
 
-    /// Reads all records of one turn and the conversation it belongs to.
+    /// Reads all records of one turn, with its conversation.
     async fn read_turn(&self, scope: &TenantScope, turn: TurnId) -> Result<Option<TurnRecords>, LogError>;
 
-    /// Reads the records of one conversation that are messages (`Event::is_message`), from `cursor` on (exclusive),
-    /// upwards or downwards, at most `limit`.
+    /// Reads the records of one conversation that are messages (`Event::is_message`), in either order, starting after
+    /// `cursor` (exclusive), at most `limit`.
     async fn read_messages(
         &self,
         scope: &TenantScope,
@@ -209,24 +209,25 @@ pub trait EventLog: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Record>, LogError>;
 
-    /// Returns the header of one conversation as of its last append (read-your-writes), with its owner; also erased ones.
+    /// Returns the header of one conversation, with its owner, as of its last append (read-your-writes); also for
+    /// erased conversations.
     async fn header(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Header>, LogError>;
 
-    /// Returns the number of a log's last record, also where records are missing or cannot be read; 0 for an unknown log.
-    /// An append at the number behind it is in order.
+    /// Returns the sequence number of a log's last record, even if records are missing or unreadable; 0 for an unknown
+    /// log. An append at the next number is valid.
     async fn end(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Seq, LogError> {
         let header = self.header(scope, conversation).await?;
         Ok(header.map_or(0, |header| header.last_seq))
     }
 
-    /// Lists conversations of one user (or of all, for admins), newest first; may lag by a second. Erased ones only
-    /// when `erased` says so.
+    /// Lists the conversations of one user (or of all, for admins), newest first; may lag by a second. Includes erased
+    /// ones only if `erased` is set.
     async fn list(&self, scope: &TenantScope, query: &ListQuery) -> Result<Vec<Header>, LogError>;
 
     /// Returns the newest snapshot.
     async fn snapshot(&self, scope: &TenantScope, conversation: ConversationId) -> Result<Option<Snapshot>, LogError>;
 
-    /// Stores a snapshot in place of an older one.
+    /// Stores a snapshot, replacing an older one.
     async fn save_snapshot(
         &self,
         scope: &TenantScope,
@@ -234,12 +235,12 @@ pub trait EventLog: Send + Sync {
         snapshot: &Snapshot,
     ) -> Result<(), LogError>;
 
-    /// Lists conversations that the reconciler has to look at, over all tenants: with open turns, or erased and not yet
-    /// cleaned; after `cursor`, at most `limit`, ordered by (tenant, conversation).
+    /// Lists the conversations of all tenants that the reconciler has to check: those with open turns, and erased ones
+    /// that are not cleaned yet; after `cursor`, at most `limit`, ordered by (tenant, conversation).
     async fn pending(&self, cursor: Option<&Pending>, limit: usize) -> Result<Vec<Pending>, LogError>;
 
-    /// Deletes what an erased conversation still has before its tombstone, everywhere, whether it can be read or not; idempotent.
-    /// The tombstone stays.
+    /// Deletes everything before the tombstone of an erased conversation, in every store, whether readable or not;
+    /// idempotent. The tombstone stays.
     async fn erase(
         &self,
         scope: &TenantScope,
@@ -247,17 +248,18 @@ pub trait EventLog: Send + Sync {
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError>;
 
-    /// Returns what a tenant and one of its users keep, from counters that each append and erasure moves: no log is read
-    /// for it. May lag by a second.
+    /// Returns how much a tenant and one of its users have stored, from counters that every append and erasure updates;
+    /// no log is read. May lag by a second.
     async fn stored(&self, scope: &TenantScope, user: &UserId) -> Result<StoredTotals, LogError>;
 
     /// Rebuilds every projection from the log; returns the number of conversations.
     async fn rebuild(&self) -> Result<u64, LogError>;
 
-    /// Tells whether the store answers (`/readyz`).
+    /// Checks whether the store answers (`/readyz`).
     async fn ready(&self) -> Result<(), LogError>;
 
-    /// Tells whether the store takes ordinary writes, by making one that replaces the one before. Asked every few seconds.
+    /// Checks whether the store accepts ordinary writes, by a trial write that replaces the previous one. Called every
+    /// few seconds.
     async fn probe(&self) -> Result<(), LogError> {
         self.ready().await
     }
@@ -271,15 +273,15 @@ pub trait EventLog: Send + Sync {
 /// The records of one turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnRecords {
-    /// Its conversation.
+    /// The conversation of the turn.
     pub conversation: ConversationId,
-    /// The conversation's owner.
+    /// The owner of the conversation.
     pub user: UserId,
-    /// Its records, in order.
+    /// The records, in order.
     pub records: Vec<Record>,
 }
 
-/// Direction of a page.
+/// The order of a page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
@@ -293,132 +295,133 @@ pub enum Order {
 /// Which conversations to list.
 #[derive(Debug, Clone, Default)]
 pub struct ListQuery {
-    /// Only this owner's.
+    /// Only conversations of this owner.
     pub user: Option<UserId>,
-    /// Only of this channel.
+    /// Only conversations of this channel.
     pub channel: Option<Channel>,
-    /// Whether erased ones are wanted too.
+    /// Whether to include erased conversations.
     pub erased: bool,
-    /// Only older than this position (creation time and id of the last one on the page before).
+    /// Only conversations older than this position (creation time and id of the last one on the previous page).
     pub before: Option<(Timestamp, ConversationId)>,
-    /// At most so many.
+    /// The maximum number of conversations.
     pub limit: usize,
 }
 
-/// A conversation that the reconciler has to look at.
+/// A conversation that the reconciler has to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
-    /// Its tenant, as stored by a verified request.
+    /// The tenant, as stored by a verified request.
     pub scope: TenantScope,
-    /// The conversation.
+    /// The conversation's id.
     pub conversation: ConversationId,
-    /// Number of its tombstone, when it is erased and not yet cleaned; otherwise it has open turns.
+    /// Sequence number of the tombstone if the conversation is erased and not cleaned yet; otherwise it has open turns.
     pub tombstone: Option<Seq>,
-    /// Its last append.
+    /// The time of the last append.
     pub updated_at: Timestamp,
-    /// Number of its last record; may lag by a second.
+    /// Sequence number of the last record; may lag by a second.
     pub last_seq: Seq,
 }
 
 // -------------------------------------------------------------------------------------------------------- models
 
-/// A prompt for a model.
+/// A request to a model.
 #[derive(Debug, Clone)]
 pub struct ModelRequest {
-    /// Who asks.
+    /// The tenant on whose behalf the model is called.
     pub scope: TenantScope,
-    /// Route of the tenant's configuration.
+    /// The route of the tenant's configuration.
     pub route: String,
-    /// For accounting and the provider's prompt cache.
+    /// The conversation, for accounting and the provider's prompt cache.
     pub conversation: ConversationId,
-    /// The turn that asks; none for a summary.
+    /// The turn that makes the call; none for a summary.
     pub turn: Option<TurnId>,
-    /// The user behind it.
+    /// The user for whom the call is made.
     pub user: UserId,
-    /// The API key that submitted the turn, as the limiter names it: its limits hold for this call too.
+    /// The API key that submitted the turn, as the limiter names it: its limits apply to this call too.
     pub api_key: Option<String>,
     /// The copilot, for accounting.
     pub copilot: CopilotName,
-    /// The messages; keeps OpenAI's and Anthropic's pairing rules.
+    /// The messages; they satisfy the pairing rules of OpenAI and Anthropic.
     pub messages: Arc<Vec<PromptMessage>>,
-    /// Tools on offer.
+    /// The tools that the model may call.
     pub tools: Arc<Vec<ToolOffer>>,
-    /// Schema that the answer has to satisfy.
+    /// The schema that the answer has to satisfy.
     pub response_schema: Option<Value>,
-    /// Longest answer, in tokens.
+    /// The maximum length of the answer, in tokens.
     pub max_tokens: Option<u64>,
 }
 
-/// A tool as the model is told about it.
+/// A tool as described to the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolOffer {
-    /// Its name.
+    /// The name of the tool.
     pub name: String,
-    /// What it does.
+    /// What the tool does.
     pub description: String,
-    /// JSON Schema of its arguments.
+    /// The JSON Schema of its arguments.
     pub parameters: Value,
 }
 
-/// A piece of an answer.
+/// One event of a streamed answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelEvent {
-    /// Another target answers than the one that failed before; at most once, first.
+    /// Another target answers in place of one that failed; at most once, first.
     Fallback {
         /// The target that failed.
         from: String,
-        /// The one that answers.
+        /// The target that answers.
         to: String,
-        /// How the first one failed.
+        /// How the first target failed.
         reason: String,
     },
     /// The model that answers, as the provider names it; at most once, before all content.
     Model(String),
     /// A piece of text.
     Text(String),
-    /// A piece of a call. Pieces of one `index` belong together; any of them bears the name, and without one there is no call.
+    /// A piece of a tool call. Pieces with the same `index` belong together; any of them carries the name, and without
+    /// a name there is no call.
     ToolCall {
-        /// Which call of this step.
+        /// The position of the call in this step.
         index: usize,
-        /// Its name.
+        /// The name of the tool.
         name: Option<String>,
-        /// A piece of its arguments' JSON.
+        /// A piece of the arguments' JSON.
         arguments: String,
     },
-    /// What was used; cost included.
+    /// The usage, including cost.
     Usage(Usage),
-    /// The provider said that it is done. Always comes before a good end of the stream.
+    /// The provider reported that the answer is complete. Always comes before a successful end of the stream.
     Finished(Finish),
 }
 
-/// A model call failed; see [`FailureClass`] for what follows.
+/// A failed model call; [`FailureClass`] decides what happens next.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelError {
-    /// What kind of failure.
+    /// The class of the failure.
     pub class: FailureClass,
-    /// What was tried and what came back; without secrets, fit for the tenant's eyes.
+    /// What was tried and what came back; contains no secrets and may be shown to the tenant.
     pub message: String,
-    /// When the provider wants to be asked again.
+    /// How long the provider asks to wait before a retry.
     pub retry_after: Option<Duration>,
-    /// How the provider named a fault of the request; none when the fault is not the request's.
+    /// The provider's description of an invalid request; none if the request is not at fault.
     pub refusal: Option<Box<Refusal>>,
 }
 
-/// A provider's words for a fault of the request: identifiers only.
+/// A provider's description of an invalid request: identifiers only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// Its code or type.
+    /// The provider's error code or type.
     pub code: Option<String>,
-    /// The field of the request that it names.
+    /// The request field that the provider names.
     pub param: Option<String>,
-    /// Whether the fault is surely the request's: no other provider would take it either.
+    /// Whether the request is certainly at fault, so that every other provider would reject it too.
     pub is_certain: bool,
 }
 
-/// An answer while it is being written. Dropping it closes the upstream connection at once.
+/// A streamed answer. Dropping it closes the upstream connection at once.
 pub type ModelStream = BoxStream<'static, Result<ModelEvent, ModelError>>;
 
 /// Language models, by route.
@@ -427,130 +430,133 @@ pub trait Model: Send + Sync {
     /// Opens a stream. A stream that ends without [`ModelEvent::Finished`] yields a [`FailureClass::Cut`] error first.
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError>;
 
-    /// Returns what the model calls of a step used that nobody will report, because their process or their actor died. Accounts for
-    /// those that no ledger has yet. May be asked more than once about the same step: the calls are accounted for once. An error
-    /// means that the ledger could not be read; then ask again.
+    /// Returns the usage of a step's lost model calls: those that nobody will report because their process or actor
+    /// died. Records those that are not in the ledger yet. May be called more than once for the same step: each call is
+    /// recorded once. An error means that the ledger could not be read; retry then.
     async fn lost(&self, call: LostCall) -> Result<Vec<LostUsage>, LogError> {
         let _ = call;
         Ok(Vec::new())
     }
 }
 
-/// A step of a turn that was left without a report.
+/// A run step whose model calls were lost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LostCall {
-    /// Who asked.
+    /// The tenant that made the calls.
     pub scope: TenantScope,
-    /// Route of the tenant's configuration.
+    /// The route of the tenant's configuration.
     pub route: String,
-    /// The user behind it.
+    /// The user for whom the calls were made.
     pub user: UserId,
     /// The API key that submitted the turn, as the limiter names it.
     pub api_key: Option<String>,
-    /// The copilot.
+    /// The copilot that made the calls.
     pub copilot: CopilotName,
-    /// The conversation.
+    /// The conversation of the turn.
     pub conversation: ConversationId,
-    /// The turn.
+    /// The turn that was interrupted.
     pub turn: TurnId,
-    /// Attempt of the turn that died.
+    /// The attempt of the turn that was interrupted.
     pub attempt: u32,
-    /// Its step.
+    /// The step of that attempt.
     pub step: u32,
-    /// When that attempt began: no call of it is older.
+    /// When that attempt began: none of its calls is older.
     pub began_at: Timestamp,
-    /// The prompt that was assembled for the step; none if the log does not have it, and the model may not have been asked.
+    /// The prompt assembled for the step; none if it is not in the log, in which case the model may not have been
+    /// called.
     pub prompt: Option<LostPrompt>,
-    /// The target that the log named last, as `provider/model`, where the route fell back to another one.
+    /// The target named last in the log, as `provider/model`, if the route fell back to another one.
     pub target: Option<String>,
-    /// Whether only an actor of this process died: dropping its stream settled the call with the ledger.
+    /// Whether only an actor of this process died: dropping its stream settled the call in the ledger.
     pub is_settled: bool,
-    /// Whether an earlier process handed the turn over: it settled its calls with the ledger before, so nothing has to be estimated.
+    /// Whether an earlier process handed the turn over: it settled its calls in the ledger first, so nothing has to be
+    /// estimated.
     pub is_handed_over: bool,
 }
 
-/// A prompt whose answer is lost.
+/// A prompt whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LostPrompt {
-    /// When it was assembled.
+    /// When the prompt was assembled.
     pub at: Timestamp,
-    /// Its tokens, as we counted them.
+    /// The number of its tokens, as we counted them.
     pub tokens: u64,
 }
 
 // --------------------------------------------------------------------------------------------------------- tools
 
-/// One call of a tool, validated and allowed.
+/// One tool call, validated and allowed.
 #[derive(Debug, Clone)]
 pub struct ToolRequest {
-    /// Who pays and whose credentials are used.
+    /// The tenant that pays and whose credentials are used.
     pub scope: TenantScope,
-    /// Name of the tool.
+    /// The name of the tool.
     pub tool: String,
-    /// Id of the call and the vendor's idempotency key.
+    /// The id of the call, also used as the vendor's idempotency key.
     pub call: CallId,
-    /// Arguments that satisfy the tool's schema.
+    /// The arguments, which satisfy the tool's schema.
     pub arguments: Value,
-    /// Longest time for the whole call.
+    /// The time limit for the whole call.
     pub timeout: Duration,
 }
 
-/// What an external system answered.
+/// The answer of an external system.
 #[derive(Debug, Clone, Default)]
 pub struct ToolReply {
-    /// The result.
+    /// The result of the call.
     pub result: Value,
-    /// What the vendor said about its rate limits.
+    /// What the vendor reported about its rate limits.
     pub rate: RateHint,
 }
 
-/// A call of a tool failed.
+/// A failed tool call.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct ToolError {
-    /// What is known about its effect.
+    /// What is known about the call's effect.
     pub kind: ToolErrorKind,
-    /// What was tried and what came back, fit for the model and the user.
+    /// What was tried and what came back; may be shown to the model and the user.
     pub message: String,
-    /// When the vendor wants to be asked again.
+    /// How long the vendor asks to wait before a retry.
     pub retry_after: Option<Duration>,
-    /// What the vendor said about its rate limits.
+    /// What the vendor reported about its rate limits.
     pub rate: RateHint,
-    /// Whether the vendor answered like a system that is well, be it in a way that cannot be read. No breaker counts such a failure.
+    /// Whether the vendor answered like a healthy system, even if the answer cannot be read. The circuit breaker does
+    /// not count such a failure.
     pub answered: bool,
 }
 
-/// What is known after a failure.
+/// What is known about the effect of a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolErrorKind {
-    /// The vendor refused for good: nothing was changed.
+    /// The vendor rejected the call permanently: nothing was changed.
     Refused,
-    /// The vendor asks for patience (429): nothing was changed, try again later.
+    /// The vendor is rate limiting (429): nothing was changed, retry later.
     RateLimited,
-    /// It never reached the vendor (no connection): nothing was changed, try again.
+    /// The vendor was never reached (no connection): nothing was changed, retry.
     Unreachable,
-    /// The vendor broke (5xx), went silent or cut the answer: it may have taken effect.
+    /// The vendor failed (5xx), timed out or cut off its answer: the call may have taken effect.
     InDoubt,
 }
 
-/// What a look-up of an earlier call found.
+/// What the look-up of an earlier call found.
 #[derive(Debug, Clone)]
 pub enum LookUp {
     /// The call took effect; this is its result.
     Found(Value),
-    /// Nothing was found. That proves nothing: it may still be on its way.
+    /// Nothing was found. That proves nothing: the call may still be on its way.
     NotFound,
-    /// Only a part of it was found; this says which, fit for the model and the user.
+    /// Only part of the effect was found; the text says which part and may be shown to the model and the user.
     Partly(String),
 }
 
-/// One external system of one tenant. Its connector limits, breaks and retries around it.
+/// One external system of one tenant. Its connector applies rate limits, a circuit breaker and retries around it.
 #[async_trait]
 pub trait ToolBox: Send + Sync {
-    /// Does it.
+    /// Runs the call.
     async fn call(&self, request: &ToolRequest) -> Result<ToolReply, ToolError>;
 
-    /// Looks whether an earlier call with the same id took effect.
+    /// Looks up whether an earlier call with the same id took effect.
     async fn look_up(&self, request: &ToolRequest) -> Result<LookUp, ToolError>;
 }
 
@@ -560,22 +566,22 @@ pub trait Systems: Send + Sync {
     fn system(&self, scope: &TenantScope, system: &str) -> Option<Arc<dyn ToolBox>>;
 }
 
-/// Makes new ids; tests make predictable ones.
+/// Generates ids; tests use predictable ones.
 pub trait Ids: Send + Sync {
-    /// Returns a fresh UUID, version 7 in the product.
+    /// Returns a new UUID; version 7 in production.
     fn uuid(&self) -> Uuid;
 
-    /// Returns 16 hexadecimal digits that nobody can guess; not so in tests.
+    /// Returns 16 unguessable hexadecimal digits; predictable in tests.
     fn nonce(&self) -> String;
 }
 
-/// Carries a trace over a stored record: the request's `traceparent` goes in, a span with that parent comes out.
+/// Continues a trace across a stored record: takes the request's `traceparent` and returns a span with that parent.
 pub trait Traces: Send + Sync {
-    /// Opens the span of a turn's work below the request that brought it.
+    /// Opens the span of a turn's work as a child of the request that submitted it.
     fn resume(&self, traceparent: Option<&str>) -> tracing::Span;
 }
 
-/// Everything the actors need, handed down once.
+/// All ports of the actors, passed down once.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "each field is the port of its name")]
 pub struct Ports {
@@ -589,5 +595,5 @@ pub struct Ports {
     pub traces: Arc<dyn Traces>,
 }
 
-/// Names a tenant and one of its external systems.
+/// A tenant and one of its external systems.
 pub type SystemKey = (TenantId, String);

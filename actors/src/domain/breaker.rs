@@ -1,29 +1,29 @@
-//! A circuit breaker: after repeated failures it lets nothing through for a while, then a single probe.
+//! A circuit breaker: after repeated failures it rejects all calls for a while, then lets a single probe through.
 
 use std::time::Duration;
 
-/// Failures in a row that open it.
+/// Number of consecutive failures that open the breaker.
 pub const THRESHOLD: u32 = 5;
-/// First time it stays open; doubles with each failed probe.
+/// How long the breaker stays open at first; doubles with each failed probe.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// Longest time it stays open.
+/// The longest time that the breaker stays open.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The breaker of one external system. Times are durations since some moment, by a clock that never goes back.
+/// The breaker of one external system. Times are monotonic, measured from an arbitrary moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaker {
-    /// Everything passes; so many calls failed in a row.
+    /// Every call passes; holds the number of consecutive failures.
     Closed(u32),
-    /// Nothing passes before `until`.
+    /// No call passes before `until`.
     Open {
         /// When a probe may pass.
         until: Duration,
-        /// How long it stays open this time.
+        /// How long the breaker stays open this time.
         pause: Duration,
     },
-    /// One call is under way to find out.
+    /// One probe is running.
     HalfOpen {
-        /// How long it was open.
+        /// How long the breaker was open.
         pause: Duration,
     },
 }
@@ -35,7 +35,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Asks whether a call may pass; when not, until when nothing will.
+    /// Admits a call; the error is the time before which no call will be admitted.
     pub fn admit(&mut self, now: Duration) -> Result<(), Duration> {
         match *self {
             Self::Closed(_) => Ok(()),
@@ -44,42 +44,43 @@ impl Breaker {
                 Ok(())
             }
             Self::Open { until, .. } => Err(until),
-            // The probe's own timeout bounds this; whoever waits asks again soon.
+            // The probe's own timeout bounds this; callers ask again soon.
             Self::HalfOpen { .. } => Err(now.saturating_add(Duration::from_millis(100))),
         }
     }
 
-    /// A call reached the system and was answered, be it with a refusal.
+    /// Records that a call reached the system and was answered, even if the answer was a rejection.
     pub fn succeeded(&mut self) {
         *self = Self::Closed(0);
     }
 
-    /// A call did not reach the system, or it broke.
+    /// Records that a call did not reach the system or broke off.
     pub fn failed(&mut self, now: Duration) {
         self.failed_within(now, LONGEST_PAUSE, 1.0);
     }
 
-    /// The same for a system that stays open at most `longest`. The pause is between three quarters of its length and all of it,
-    /// as `roll` in 0..1 says, so that many processes do not probe together.
+    /// Like [`Self::failed`], for a system whose breaker stays open for at most `longest`. The actual pause is between
+    /// 75 % and 100 % of its nominal length, depending on `roll` in 0..1, so that many processes do not probe at the
+    /// same time.
     pub fn failed_within(&mut self, now: Duration, longest: Duration, roll: f64) {
         let open = |pause: Duration| Self::open(pause, now, roll);
         *self = match *self {
             Self::Closed(failures) if failures + 1 < THRESHOLD => Self::Closed(failures + 1),
             Self::Closed(_) => open(FIRST_PAUSE.min(longest)),
             Self::HalfOpen { pause } => open((pause * 2).min(longest)),
-            // A call that was sent before it opened says nothing new.
+            // A call that was sent before the breaker opened says nothing new.
             open @ Self::Open { .. } => open,
         };
     }
 
-    /// A call that was let through never happened: a probe goes back.
+    /// Records that an admitted call was never made: an unused probe is given back.
     pub fn abandoned(&mut self, now: Duration) {
         if let Self::HalfOpen { pause } = *self {
             *self = Self::Open { until: now, pause };
         }
     }
 
-    /// 0 closed, 1 half open, 2 open; for metrics.
+    /// Returns 0 for closed, 1 for half open, 2 for open; used in metrics.
     pub fn level(&self) -> f64 {
         match self {
             Self::Closed(_) => 0.0,

@@ -1,4 +1,4 @@
-//! What can be asked of a conversation. Ids, times and randomness are put in before; nothing here is made up inside.
+//! Commands to a conversation. Ids, times and randomness come with the command; none are generated inside the core.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -10,42 +10,42 @@ use super::policy::Policy;
 use super::schema::AcceptedSchema;
 use super::usage::{LostUsage, Usage};
 
-/// What `decide` may look at besides the state.
+/// What `decide` may read besides the state.
 #[derive(Debug, Clone, Copy)]
 pub struct Env<'a> {
-    /// The present time.
+    /// The current time.
     pub now: Timestamp,
     /// The copilot's configuration.
     pub policy: &'a Policy,
-    /// Whether one more turn of this user may wait for a person.
+    /// Whether one more turn of this user may wait for an approval.
     pub may_await_approval: bool,
 }
 
-/// What a turn does to one that is busy.
+/// How a new turn treats a turn that is already open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WhenBusy {
-    /// Waits behind it.
+    /// The new turn is queued behind it.
     #[default]
     Enqueue,
-    /// Is refused.
+    /// The new turn is rejected.
     Reject,
-    /// Cancels it and runs next.
+    /// The open turn is cancelled and the new one runs next.
     Interrupt,
 }
 
-/// Who decides on an approval.
+/// A person's decision on an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The call may run, with these arguments if they were edited.
     Approve {
-        /// Arguments in place of the model's.
+        /// Edited arguments that replace the model's.
         arguments: Option<Value>,
     },
     /// The call must not run.
     Reject,
 }
 
-/// A change that somebody asks for, or a report of work that was done.
+/// A change that someone requests, or a report of work that was done.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "fields are named like those of the events they lead to")]
 pub enum Command {
@@ -66,7 +66,7 @@ pub enum Command {
         by: String,
         halt: Halt,
     },
-    /// Erases it if nothing was written since then and no turn is open.
+    /// Erases the conversation if nothing was written after `since` and no turn is open.
     EraseIdle {
         by: String,
         since: Timestamp,
@@ -80,16 +80,16 @@ pub enum Command {
         idempotency: Option<Idempotency>,
         trace: Option<String>,
         api_key: Option<String>,
-        /// Random, and known to nobody outside; see [`Event::TurnQueued`](super::event::Event::TurnQueued).
+        /// Random and secret; see [`Event::TurnQueued`](super::event::Event::TurnQueued).
         nonce: Option<String>,
-        /// State of the busy turn's work, sealed before an interrupt.
+        /// Progress of the open turn, sealed before an interrupt.
         halt: Halt,
     },
     Cancel {
         turn: TurnId,
         halt: Halt,
     },
-    /// The tenant is suspended: ends all open turns.
+    /// The tenant was suspended: ends all open turns.
     Suspend {
         halt: Halt,
     },
@@ -105,26 +105,26 @@ pub enum Command {
         rating: i8,
         comment: Option<String>,
         by: String,
-        /// Feedback on this turn that the asker saw in the log.
+        /// How much feedback on this turn the caller saw in the log.
         earlier: u32,
     },
 
-    /// Takes up open turns after the process, the actor or the agent died.
+    /// Resumes open turns after the process, the actor or the agent died.
     Recover {
-        /// What the model calls used that were under way then.
+        /// Usage of the model calls that were running then.
         lost: Vec<LostUsage>,
     },
-    /// The running turn's tenant is left out: writes down what of it has not begun.
+    /// The running turn's tenant is left out: records which of its work has not been started.
     Pause {
         unsent: Vec<CallId>,
         asked: bool,
     },
-    /// The process hands its conversations over: writes down what of the running turn has not begun.
+    /// The process hands its conversations over: records which of the running turn's work has not been started.
     HandOver {
         unsent: Vec<CallId>,
         asked: bool,
     },
-    /// Takes up a turn that was paused in this process, which knows what of it is under way still.
+    /// Resumes a turn that was paused in this process, which knows which of its calls are still running.
     Resume {
         under_way: Vec<CallId>,
     },
@@ -133,7 +133,7 @@ pub enum Command {
         prompt_tokens: u64,
         summary_upto_seq: Option<Seq>,
     },
-    /// Another target answers than the one that failed before.
+    /// Another target answers in place of one that failed.
     FellBack {
         at: Step,
         from: String,
@@ -148,7 +148,7 @@ pub enum Command {
         at: Step,
         failure: ModelFailure,
     },
-    /// A rule stopped the answer.
+    /// A guardrail rule blocked the answer.
     OutputBlocked {
         at: Step,
         rule: String,
@@ -183,10 +183,10 @@ pub enum Command {
 }
 
 impl Command {
-    /// Recovery where no model call was under way.
+    /// Recovery when no model call was running.
     pub const RECOVER: Self = Self::Recover { lost: Vec::new() };
 
-    /// How far the running turn's work had come, for a command that stops it.
+    /// Returns the running turn's progress, for a command that stops it.
     pub fn halt(&self) -> Option<&Halt> {
         match self {
             Self::Cancel { halt, .. }
@@ -198,7 +198,7 @@ impl Command {
         }
     }
 
-    /// The same, to be filled in.
+    /// Like [`Self::halt`], to be filled in.
     pub fn halt_mut(&mut self) -> Option<&mut Halt> {
         match self {
             Self::Cancel { halt, .. }
@@ -211,123 +211,123 @@ impl Command {
     }
 }
 
-/// Names one model step; reports that name another than the present one are stale.
+/// Identifies one model step; a report for any step but the current one is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Step {
-    /// The turn.
+    /// The turn of the step.
     pub turn: TurnId,
-    /// Its attempt.
+    /// The attempt of the turn.
     pub attempt: u32,
-    /// Number of the step, from 1.
+    /// The number of the step, from 1.
     pub step: u32,
 }
 
-/// How far the running turn's work had come when it was stopped: made before the command, so that nothing moves
-/// between what readers saw, what left the house and what is written down.
+/// The running turn's progress when it was stopped. Taken before the command runs, so that what readers saw, what was
+/// sent and what is recorded agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Halt {
     /// The open message, if one was being written.
     pub sealed: Option<Sealed>,
-    /// Calls that had not left the house and now never will.
+    /// Calls that had not been sent and now never will be.
     pub unsent: Vec<CallId>,
 }
 
-/// The released text of an open message after it was sealed: what readers saw, and no more.
+/// The released text of an open message after it was sealed: exactly what readers saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// The step that was writing.
+    /// The step that was writing the message.
     pub at: Step,
-    /// What was released.
+    /// The released text.
     pub text: String,
-    /// What had been used by then, counted by us.
+    /// The usage up to then, counted by us.
     pub usage: Usage,
 }
 
-/// What a model step produced.
+/// The result of a model step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelReply {
     /// The whole text, as released.
     pub text: String,
-    /// Name and arguments of each call it asks for.
+    /// Name and arguments of each tool call.
     pub calls: Vec<(String, Value)>,
-    /// Passages it rests on.
+    /// The cited passages.
     pub citations: Vec<Citation>,
-    /// What checking the text against the turn's schema came to; it is checked before this is reported.
+    /// The result of checking the text against the turn's schema; the check runs before this is reported.
     pub output: OutputCheck,
-    /// Why it ended.
+    /// Why the step ended.
     pub finish: Finish,
-    /// Model that answered.
+    /// The model that answered.
     pub model: String,
-    /// What it used.
+    /// The usage of the step.
     pub usage: Usage,
     /// Milliseconds from the turn's acceptance to the first released text.
     pub first_token_ms: Option<u64>,
-    /// Rules that touched the text.
+    /// Guardrail rules that were triggered by the text.
     pub guardrails: Vec<(GuardStage, String, GuardAction)>,
 }
 
-/// What checking an answer against the turn's `response_schema` came to.
+/// The result of checking an answer against the turn's `response_schema`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum OutputCheck {
-    /// There was nothing to check: the turn has no schema, or the step asks for calls.
+    /// Nothing to check: the turn has no schema, or the step asks for tool calls.
     #[default]
     NotDue,
-    /// It is this JSON, which satisfies the schema.
+    /// The answer as JSON, which satisfies the schema.
     Valid(Value),
-    /// It does not satisfy the schema; in one line, for the model.
+    /// The answer does not satisfy the schema; one line for the model says why.
     Invalid(String),
-    /// The check reached its bounds of time or memory.
+    /// The check reached its time or memory limit.
     TooExpensive,
     /// The check could not be run.
     Unavailable,
 }
 
-/// Why a model step produced nothing.
+/// A failed model step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelFailure {
-    /// What kind of failure.
+    /// The class of the failure.
     pub class: FailureClass,
-    /// What was tried and what came back, fit for the tenant's eyes.
+    /// What was tried and what came back; may be shown to the tenant.
     pub message: String,
-    /// Model that was asked.
+    /// The model that was called.
     pub model: String,
-    /// What it used nevertheless.
+    /// The usage despite the failure.
     pub usage: Usage,
-    /// When the provider wants to be asked again.
+    /// How long the provider asks to wait before a retry.
     pub retry_after: Option<std::time::Duration>,
 }
 
-/// Kinds of failed model calls. Each has its own rule.
+/// The classes of failed model calls. Each is handled by its own rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// The key is dead: 401, 402, 403.
+    /// The key is not accepted: 401, 402, 403.
     Key,
-    /// Too many requests: 429.
+    /// The provider's rate limit: 429.
     Rate,
-    /// A limit of our own: of the tenant, the user or the key.
+    /// One of our own limits: of the tenant, the user or the key.
     Limit,
-    /// A budget of our own is used up.
+    /// One of our own budgets is used up.
     Budget,
-    /// The provider is overloaded or broken: 5xx.
+    /// The provider is overloaded or failed: 5xx.
     Overload,
-    /// The prompt does not fit.
+    /// The prompt does not fit into the model's context.
     ContextLength,
-    /// The provider's content policy.
+    /// The provider's content policy rejected the request or the answer.
     ContentPolicy,
-    /// The provider refused the request for another reason: 4xx.
+    /// The provider rejected the request for another reason: 4xx.
     Rejected,
-    /// One of the four clocks ran out.
+    /// One of the four timeouts expired.
     Silence,
     /// The stream ended without `finish_reason`.
     Cut,
-    /// What came was not the protocol.
+    /// The answer did not follow the protocol.
     Malformed,
-    /// No connection, or it broke.
+    /// No connection, or the connection broke.
     Network,
 }
 
 impl FailureClass {
-    /// Stable name for logs, metrics and records.
+    /// Returns the stable name for logs, metrics and records.
     pub fn code(self) -> &'static str {
         match self {
             Self::Key => "key",

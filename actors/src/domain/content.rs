@@ -1,20 +1,20 @@
-//! What users and models say: prompts, messages, tool calls.
+//! The content of conversations: prompts, messages, tool calls.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ids::CallId;
 
-/// JSON object of a caller; the only place where unknown fields are welcome.
+/// A JSON object of the caller; the only place where unknown fields are accepted.
 pub type Metadata = serde_json::Map<String, Value>;
 
-/// Most bytes of one tool call's arguments, as JSON.
+/// Maximum size of one tool call's arguments, in bytes of JSON.
 pub const MAX_ARGUMENTS: usize = 64 * 1024;
 
-/// Most bytes of the arguments of all tool calls of one answer, as JSON.
+/// Maximum size of the arguments of all tool calls of one answer, in bytes of JSON.
 pub const MAX_ANSWER_ARGUMENTS: usize = 1024 * 1024;
 
-/// A prompt as it was given: kept in that form so that it is returned in that form.
+/// A prompt as submitted: stored in that form so that it is returned in that form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Input {
@@ -36,7 +36,7 @@ impl Input {
         }
     }
 
-    /// Length of all text in bytes.
+    /// Returns the length of all text in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -64,28 +64,28 @@ pub enum Part {
     },
 }
 
-/// A tool call that a model asks for.
+/// A tool call requested by a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
-    /// Our id of the call; providers see it too.
+    /// Our id of the call, which providers see too.
     pub id: CallId,
-    /// Name of the tool.
+    /// The name of the tool.
     pub name: String,
-    /// Arguments as the model gave them: an object, or a string when they were not even JSON.
+    /// The arguments as the model wrote them: an object, or a string if they were not valid JSON.
     pub arguments: Value,
 }
 
-/// A passage of a document that an answer rests on.
+/// A passage of a document that an answer cites.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Citation {
     /// Id of the document.
     pub document_id: String,
     /// Title of the document.
     pub title: String,
-    /// Where the document can be opened.
+    /// The address of the document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
-    /// The passage.
+    /// The cited text.
     pub quote: String,
 }
 
@@ -93,9 +93,9 @@ pub struct Citation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// The model had said everything.
+    /// The model finished its answer.
     Stop,
-    /// The model wants tools to be called.
+    /// The model asks for tool calls.
     ToolCalls,
     /// The model reached its output limit.
     Length,
@@ -107,14 +107,14 @@ pub enum Finish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolStatus {
-    /// The tool did its work.
+    /// The tool succeeded.
     Succeeded,
-    /// The tool refused or broke; nothing was changed as far as it says.
+    /// The tool refused or failed; nothing was changed as far as it reports.
     Failed,
-    /// A person, a policy or the expiry of an approval said no.
+    /// Rejected by a person or a policy, or because the approval expired.
     Rejected,
-    /// It never left the house, or changes nothing.
+    /// Cancelled: the call was never sent, or it changes nothing.
     Cancelled,
-    /// It left the house and nobody can say whether it took effect.
+    /// The call was sent, and it cannot be determined whether it took effect.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! The state of one conversation: a fold over its log, and nothing else.
+//! The state of one conversation: purely a fold over its log.
 
 use std::collections::VecDeque;
 
@@ -14,55 +14,55 @@ use super::turn::{Phase, Turn};
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
-/// Latest keys that the state remembers, so that copies of a request that come soon cost no look-up. Older ones are found in
-/// the log ([`TurnId::derived`]).
+/// Number of recent keys that the state remembers, so that quickly repeated requests cost no look-up. Older keys are
+/// found in the log ([`TurnId::derived`]).
 const MAX_KEYS: usize = 256;
-/// Accepted turns that are remembered. A submission is repeated at once or not at all.
+/// Number of accepted turns that are remembered. A submission is repeated at once or not at all.
 const MAX_ACCEPTED: usize = 64;
-/// Rated turns that are remembered.
+/// Number of rated turns that are remembered.
 const MAX_RATED: usize = 64;
-/// Most calls with unknown outcome whose late result is still welcome.
+/// Maximum number of calls with unknown outcome whose late result is still accepted.
 const MAX_UNSETTLED: usize = 64;
 
-/// One conversation.
+/// The state of a conversation, folded from its log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conversation {
-    /// Its id.
+    /// The conversation's id.
     pub id: ConversationId,
-    /// Number of its last record; 0 for an empty log.
+    /// Sequence number of the last record; 0 for an empty log.
     pub seq: Seq,
-    /// What is known since it was created.
+    /// The state for decisions; none until the conversation is created.
     pub book: Option<Book>,
     /// Idempotency keys of its turns.
     pub keys: Keys,
-    /// What the model sees of it.
+    /// What the model sees of the conversation.
     pub memory: Memory,
 }
 
-/// The part of the state that decisions rest on. Small: it is copied while a decision is drafted.
+/// The part of the state on which decisions are based. Small, because every decision is drafted on a copy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Book {
-    /// Its summary for lists.
+    /// The conversation's header, as shown in lists.
     pub header: Header,
-    /// Open turns. Invariant: the first one is running unless it is queued, and all behind it are queued.
+    /// Open turns. Invariant: the first one is running or queued, and all others are queued.
     pub turns: VecDeque<Turn>,
-    /// Calls that ended `unknown` and may still report.
+    /// Calls that ended as `unknown` and may still report a result.
     pub unsettled: VecDeque<(TurnId, CallId)>,
-    /// How often the turns that were rated last have been rated.
+    /// How often each of the most recently rated turns has been rated.
     #[serde(default)]
     pub rated: VecDeque<(TurnId, u32)>,
-    /// Turns that were accepted last, open or not: a submission whose answer was lost on its way is known again.
+    /// Recently accepted turns, open or not: a repeated submission whose answer got lost is recognised by its turn id.
     pub accepted: VecDeque<TurnId>,
-    /// The API key of the turn that ended last, whose limits a summary counts against.
+    /// The API key of the turn that ended last; a summary counts against this key's limits.
     pub last_api_key: Option<String>,
 }
 
-/// The latest idempotency keys of the last day.
+/// The most recent idempotency keys, at most a day old.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Keys(VecDeque<(Idempotency, TurnId, Timestamp)>);
 
 impl Keys {
-    /// Finds the turn that a key stands for.
+    /// Finds the turn that was submitted with a key.
     pub fn find(&self, key: &str, now: Timestamp) -> Option<(&Idempotency, TurnId)> {
         let fresh = |at: &Timestamp| now.duration_since(*at) < KEY_LIFE;
         self.0
@@ -81,7 +81,7 @@ impl Keys {
 }
 
 impl Conversation {
-    /// An empty log.
+    /// Creates the state of an empty log.
     pub fn new(id: ConversationId) -> Self {
         Self {
             id,
@@ -92,7 +92,7 @@ impl Conversation {
         }
     }
 
-    /// Adds one record. The only way in which the state changes, in life and after a crash alike.
+    /// Applies one record. The state changes in no other way, in normal operation and in replay alike.
     pub fn apply(&mut self, record: &Record) {
         self.seq = record.seq;
         match &mut self.book {
@@ -115,12 +115,12 @@ impl Conversation {
         self.memory.apply(record);
     }
 
-    /// The book of a conversation that exists and was not erased.
+    /// Returns the state for decisions, if the conversation exists and was not erased.
     pub fn live(&self) -> Option<&Book> {
         self.book.as_ref().filter(|book| !book.header.erased)
     }
 
-    /// The turn that is being worked on.
+    /// Returns the turn that is being worked on.
     pub fn active(&self) -> Option<&Turn> {
         self.book.as_ref().and_then(Book::active)
     }
@@ -138,7 +138,7 @@ impl Book {
         }
     }
 
-    /// The turn that is being worked on.
+    /// Returns the turn that is being worked on.
     pub fn active(&self) -> Option<&Turn> {
         self.turns.front().filter(|turn| turn.phase != Phase::Queued)
     }
@@ -148,7 +148,7 @@ impl Book {
         self.turns.iter().find(|turn| turn.id == id)
     }
 
-    /// How often a turn was rated, as far as it is remembered.
+    /// Returns how often a turn was rated, as far as it is remembered.
     pub fn feedback_on(&self, turn: TurnId) -> u32 {
         let rated = self.rated.iter().find(|(rated, _)| *rated == turn);
         rated.map_or(0, |(_, times)| *times)
@@ -163,7 +163,7 @@ impl Book {
         self.rated.push_back((turn, times.saturating_add(1)));
     }
 
-    /// Adds one record.
+    /// Applies one record.
     pub fn apply(&mut self, record: &Record) {
         self.header.apply(record);
         let Some(id) = record.turn else {

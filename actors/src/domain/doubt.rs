@@ -1,13 +1,15 @@
-//! What is done next with a tool call whose outcome is open. One rule decides in normal operation and after a crash.
+//! Decides what to do next with a tool call whose outcome is unknown. The same rule applies in normal operation and
+//! after a crash.
 //!
-//! Invariant: no call takes effect twice, whatever crashes, delays and clocks do. A look-up that finds nothing proves nothing
-//! about bytes that are still on their way, for any length of time; and two processes have no clock in common. So a call that may
-//! have left is sent again only if it changes nothing, or if the vendor itself drops the second copy by its key. Every other call
-//! is looked for a few times, because a trace of it is conclusive at once, and then ends `unknown`.
+//! Invariant: no call takes effect twice, whatever crashes, delays or clock errors happen. A look-up that finds nothing
+//! proves nothing about bytes that are still on their way, for any length of time, and two processes share no clock. So
+//! a call that may have been sent is sent again only if it changes nothing, or if the vendor itself drops the second
+//! copy by its idempotency key. Every other call is looked up a few times, because finding a trace of it is conclusive,
+//! and then ends as `unknown`.
 //!
-//! A key is trusted on one assumption about the network, and on no clock: nothing delivers bytes later than half the time for
-//! which the vendor remembers the key (an hour at Zendesk). What arrived before a look-up is found by it, however long ago that
-//! was; what arrives later meets the key.
+//! A key is trusted on one assumption about the network and on no clock: bytes are never delivered later than half the
+//! time for which the vendor remembers the key (an hour at Zendesk). What arrived before a look-up is found by it,
+//! however long ago that was; what arrives later meets the key.
 
 use std::time::Duration;
 
@@ -16,8 +18,8 @@ use jiff::SignedDuration;
 use super::content::ToolStatus;
 use super::policy::Repeat;
 
-/// Pauses between look-ups that find nothing. A request that a vendor is still working on shows up within seconds or not at all;
-/// waiting longer would prove nothing.
+/// Pauses between look-ups that find nothing. A request that the vendor is still processing shows up within seconds or
+/// not at all; waiting longer would prove nothing.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(300),
     Duration::from_millis(700),
@@ -25,43 +27,43 @@ const PAUSES: [Duration; 4] = [
     Duration::from_millis(2500),
 ];
 
-/// Whether a call may have reached its vendor.
+/// Whether a call may have reached the vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It has not left, or whatever left has certainly changed nothing.
+    /// The call was not sent, or whatever was sent has certainly changed nothing.
     Never,
-    /// This process sent it first so long ago, by the clock that never goes back.
+    /// This process first sent it this long ago, by the monotonic clock.
     Here(Duration),
-    /// An earlier process or an earlier life of the conversation may have sent it, so long ago by the calendars of the two. That
-    /// age may be wrong by any amount: it can forbid a repetition, but never justify one.
+    /// An earlier process, or an earlier actor of the conversation, may have sent it this long ago, by the wall clocks
+    /// of the two. That age may be wrong by any amount: it can forbid a repetition but never justify one.
     Earlier(SignedDuration),
 }
 
-/// What the latest look-up said.
+/// The result of the latest look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Looked {
-    /// Nobody has looked since the call was last sent.
+    /// No look-up was made since the call was last sent.
     NotYet,
     /// The call took effect.
     Found,
-    /// There is no trace of it, or only of a part, after so many look-ups.
+    /// No trace of it, or only of a part, after this many look-ups.
     Missing(u32),
-    /// It cannot be looked up.
+    /// The call cannot be looked up.
     Impossible,
 }
 
-/// What is done next.
+/// The next action for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Send it, for the first time or again.
     Send,
-    /// Look for its effect after this pause.
+    /// Look it up after this pause.
     LookUp(Duration),
-    /// It ends with this status.
+    /// End it with this status.
     End(ToolStatus),
 }
 
-/// Decides what is done next with a call of this kind.
+/// Decides the next action for a call of this kind.
 pub fn next(repeat: Repeat, sent: Sent, looked: Looked) -> Next {
     if sent == Sent::Never {
         return Next::Send;
@@ -73,7 +75,7 @@ pub fn next(repeat: Repeat, sent: Sent, looked: Looked) -> Next {
         (Repeat::Keyed(window), Looked::NotYet) if is_known_here(sent, window) => Next::Send,
         (_, Looked::NotYet) => Next::LookUp(Duration::ZERO),
         (_, Looked::Impossible) => Next::End(ToolStatus::Unknown),
-        // What it did before is not there to be found, and what is still on its way meets the key.
+        // If it had taken effect before, the look-up would have found it; what is still on its way meets the key.
         (Repeat::Keyed(window), Looked::Missing(_)) if may_be_known(sent, window) => Next::Send,
         (_, Looked::Missing(times)) => {
             let pause = usize::try_from(times)
@@ -84,7 +86,8 @@ pub fn next(repeat: Repeat, sent: Sent, looked: Looked) -> Next {
     }
 }
 
-/// What a call ends as that is given up without an answer: only what certainly changed nothing has failed.
+/// Returns the status of a call that is given up without an answer. It is `Failed` only if it certainly changed
+/// nothing.
 pub fn given_up(repeat: Repeat, sent: Sent) -> ToolStatus {
     if repeat.changes_something() && sent != Sent::Never {
         ToolStatus::Unknown
@@ -93,13 +96,14 @@ pub fn given_up(repeat: Repeat, sent: Sent) -> ToolStatus {
     }
 }
 
-/// Whether the vendor still knows the key of a call that this process sent, also when what is sent now is on its way for half the
-/// window, and when an earlier process had sent the call shortly before the look-up that did not show it yet.
+/// Whether the vendor still knows the key of a call that this process sent. Allows for a copy sent now that is on its
+/// way for half the window, and for an earlier process that sent the call shortly before a look-up that did not show it
+/// yet.
 fn is_known_here(sent: Sent, window: Duration) -> bool {
     matches!(sent, Sent::Here(age) if age < window / 4)
 }
 
-/// The same, of any process; a calendar that went back or far ahead forbids it.
+/// The same for a call of any process; a wall clock that went back or far ahead forbids it.
 fn may_be_known(sent: Sent, window: Duration) -> bool {
     match sent {
         Sent::Never => true,

@@ -1,4 +1,4 @@
-//! What is to be done outside, read off the state: in life and after a crash alike.
+//! The work that the state asks for outside the core: the same in normal operation and after a crash.
 
 use std::time::Duration;
 
@@ -11,51 +11,51 @@ use super::ids::{CallId, TurnId};
 use super::policy::Policy;
 use super::turn::{Phase, Stage, Turn};
 
-/// Something that has to happen outside the core. Equal effects are the same effect: none is started twice.
+/// Work to be done outside the core. Equal effects are the same effect and are started only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// A model step is due.
+    /// Run a model step.
     CallModel {
-        /// Which one.
+        /// The step to run.
         at: Step,
-        /// Not before then.
+        /// The earliest time to start.
         not_before: Option<Timestamp>,
     },
-    /// A tool call is due.
+    /// Run a tool call.
     CallTool {
-        /// Its turn.
+        /// The turn of the call.
         turn: TurnId,
-        /// The call.
+        /// The call to run.
         call: CallId,
-        /// How often it was taken up again.
+        /// How often the call was resumed.
         retry: u32,
-        /// How it is done.
+        /// How the call is resumed.
         mode: RetryMode,
-        /// Until then this process waits for its outcome.
+        /// Until when this process waits for the outcome.
         settles_at: Timestamp,
     },
-    /// A person's time to decide runs out.
+    /// Expire an approval that nobody decided.
     ExpireApproval {
-        /// Its turn.
+        /// The turn of the call.
         turn: TurnId,
-        /// The call.
+        /// The call that waits for approval.
         call: CallId,
-        /// When.
+        /// When the approval expires.
         at: Timestamp,
     },
-    /// A turn's time runs out.
+    /// Expire a turn that takes too long.
     ExpireTurn {
-        /// The turn.
+        /// The turn to expire.
         turn: TurnId,
-        /// Its attempt.
+        /// The turn's attempt.
         attempt: u32,
-        /// When.
+        /// When the turn expires.
         at: Timestamp,
     },
 }
 
-/// Lists what is due or under way. What stands here and is not running has to be started; what runs and does not stand
-/// here any more has to be stopped.
+/// Lists the effects that are due or running. An effect that is listed and not running has to be started; one that runs
+/// and is no longer listed has to be stopped.
 pub fn open_effects(conversation: &Conversation, policy: &Policy) -> Vec<Effect> {
     let Some(turn) = conversation.active() else {
         return Vec::new();
@@ -97,7 +97,7 @@ pub fn open_effects(conversation: &Conversation, policy: &Policy) -> Vec<Effect>
     effects
 }
 
-/// A turn's clock stands still while only people can move it on.
+/// Returns the expiry of a turn. A turn's time does not run while it only waits for approvals.
 fn expiry(turn: &Turn, time: Duration) -> Option<Effect> {
     (!turn.only_awaits_approval()).then(|| Effect::ExpireTurn {
         turn: turn.id,

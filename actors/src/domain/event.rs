@@ -1,4 +1,5 @@
-//! The facts of a conversation. A record is never edited: a new meaning gets a new event, and old ones stay readable.
+//! The events of a conversation. A record is never edited: a new meaning gets a new event, and old events stay
+//! readable.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,11 +13,11 @@ use super::weight;
 /// One entry of a conversation's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its number; rises by one from record to record.
+    /// The sequence number; increases by one from record to record.
     pub seq: Seq,
-    /// When it was decided.
+    /// When the event was decided.
     pub at: Timestamp,
-    /// The turn it belongs to; none for facts about the conversation.
+    /// The turn that the event belongs to; none for events of the conversation itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<TurnId>,
     /// What happened.
@@ -25,17 +26,18 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its length as JSON, which is how it stands in every store.
+    /// Returns the length of the record as JSON, which is how every store holds it.
     pub fn bytes(&self) -> u64 {
         let mut length = Length(0);
-        // Counting cannot fail; a record that could not be written would be refused by the store.
+        // Counting cannot fail; a record that could not be serialised would be rejected by the store.
         let _ = serde_json::to_writer(&mut length, self);
         length.0
     }
 }
 
 impl Record {
-    /// Returns what writing it as JSON costs, in the unit of [`compute`](crate::compute). An estimate that takes little time itself.
+    /// Returns the cost of writing the record as JSON, in the unit of [`compute`](crate::compute). An estimate that is
+    /// itself cheap.
     pub fn weight(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let json = |value: &Option<Value>| value.as_ref().map_or(0, weight::of);
@@ -78,7 +80,7 @@ impl Record {
     }
 }
 
-/// Counts what is written to it.
+/// Counts the bytes written to it.
 struct Length(u64);
 
 impl std::io::Write for Length {
@@ -92,16 +94,16 @@ impl std::io::Write for Length {
     }
 }
 
-/// Reads a value that may be `null`: serde would take that for an absent one, and a tool's `null` is a result.
+/// Deserialises a value that may be `null`: serde would treat that as absent, but a tool's `null` is a result.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
-/// Where a conversation is held.
+/// The channel of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Channel {
-    /// The HTTP interface.
+    /// The HTTP API.
     Api,
     /// The chat widget.
     Widget,
@@ -109,34 +111,34 @@ pub enum Channel {
     Slack,
 }
 
-/// What a request with an `Idempotency-Key` was, so that its copies can be told from other requests.
+/// Identifies a request with an `Idempotency-Key`, to tell its copies from other requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
-    /// The key, as the client chose it.
+    /// The key chosen by the client.
     pub key: String,
-    /// Hash of the request's body (hexadecimal SHA-256).
+    /// Hash of the request body (hexadecimal SHA-256).
     pub body_hash: String,
 }
 
-/// What happened to a call that waited for a person.
+/// The outcome of a call's approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalOutcome {
-    /// A person allowed it.
+    /// A person approved the call.
     Approved,
-    /// A person, a cancel or an interrupt refused it.
+    /// The call was rejected by a person, a cancel or an interrupt.
     Rejected,
     /// Nobody decided in time.
     Expired,
 }
 
-/// Where a guardrail looked.
+/// Where a guardrail was triggered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardStage {
     /// The user's prompt.
     Input,
-    /// Passages found for the prompt.
+    /// Passages retrieved for the prompt.
     Retrieval,
     /// Arguments or results of a tool.
     Tool,
@@ -148,13 +150,13 @@ pub enum GuardStage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardAction {
-    /// Nothing but a note.
+    /// Only recorded it.
     Allow,
-    /// The forbidden part was replaced.
+    /// Replaced the forbidden part.
     Redact,
-    /// The turn or the call was ended, or a tool's result was withheld.
+    /// Ended the turn or the call, or withheld a tool's result.
     Block,
-    /// The model was asked to try again.
+    /// Asked the model to try again.
     Repair,
 }
 
@@ -162,16 +164,16 @@ pub enum GuardAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// The provider asks for patience (429).
+    /// The provider is rate limiting (429).
     ProviderRateLimit,
-    /// The provider is down, overloaded, unreachable, silent, or breaks its answers off.
+    /// The provider is down, overloaded, unreachable, not answering, or breaks off its answers.
     ProviderUnavailable,
     /// A limit of the tenant, the user or the key is reached.
     Limit,
 }
 
 impl WaitReason {
-    /// The word for it in events and in the turn.
+    /// Returns the code used in events and in the turn object.
     pub fn code(self) -> &'static str {
         match self {
             Self::ProviderRateLimit => "provider_rate_limit",
@@ -185,15 +187,15 @@ impl WaitReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
-    /// The provider could not be reached, was overloaded, went silent or cut the stream, and kept doing so.
+    /// The provider was repeatedly unreachable, overloaded, not answering, or cutting off the stream.
     ProviderUnavailable,
-    /// The provider refused the request or the key.
+    /// The provider rejected the request or the key.
     ProviderRejected,
-    /// The provider's content policy stopped it.
+    /// The provider's content policy rejected the request or the answer.
     ContentPolicy,
     /// The prompt does not fit the model.
     ContextTooLong,
-    /// A rule of this copilot stopped it.
+    /// A guardrail rule of this copilot blocked the prompt or the answer.
     GuardrailBlocked,
     /// The model did not produce valid arguments or output within the allowed repairs.
     SchemaFailed,
@@ -203,40 +205,40 @@ pub enum FailureCode {
     LimitCost,
     /// The limit of time was reached.
     LimitTime,
-    /// The provider's or the tenant's rate limit did not yield in time.
+    /// The rate limit of the provider or the tenant left no room in time.
     RateLimited,
     /// The tenant's budget is spent.
     BudgetExhausted,
-    /// The process died too often while working on it.
+    /// The process died too often while working on the turn.
     AttemptsExhausted,
-    /// Our own fault.
+    /// An internal error of copilotd.
     Internal,
 }
 
-/// How a call that was in flight at a crash is taken up again, as `doubt::next` decided; kept for the auditor.
+/// How a call that was in flight at a crash is resumed, as decided by `doubt::next`; recorded for auditing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryMode {
-    /// Sent again, or for the first time: it reads only, or it never left.
+    /// Sent again, or for the first time: it only reads, or it was never sent.
     Repeat,
-    /// Looked for at the vendor before anything else is done.
+    /// Looked up at the vendor before anything else is done.
     LookUp,
 }
 
-/// How the older part of the memory was made smaller.
+/// How the older part of the memory was compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CompressionMethod {
     /// A small model wrote a summary.
     Summarised,
-    /// Older messages were left out, because no summary could be had.
+    /// Older messages were dropped, because no summary could be made.
     Truncated,
 }
 
-/// Class of [`Event::ModelFailed`] for a call that died with its process or its actor. Its usage is an estimate.
+/// The class of [`Event::ModelFailed`] for a call whose process or actor died. Its usage is an estimate.
 pub const LOST_CALL: &str = "lost";
 
-/// A fact. Variants marked *internal* are never shown on a stream.
+/// An event. Variants marked *internal* are never shown on a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 #[expect(
@@ -244,7 +246,7 @@ pub const LOST_CALL: &str = "lost";
     reason = "schemas/events/ documents every field, and a test holds the two together"
 )]
 pub enum Event {
-    /// Internal. First record of every log.
+    /// Internal. The first record of every log.
     #[serde(rename = "conversation.created")]
     ConversationCreated {
         tenant: TenantId,
@@ -258,7 +260,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idempotency: Option<Idempotency>,
     },
-    /// Internal. Fields that are absent did not change.
+    /// Internal. Absent fields did not change.
     #[serde(rename = "conversation.updated")]
     ConversationUpdated {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -266,7 +268,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Metadata>,
     },
-    /// Last record of every erased log.
+    /// The last record of every erased log.
     #[serde(rename = "conversation.erased")]
     ConversationErased { by: String },
 
@@ -282,14 +284,14 @@ pub enum Event {
         /// W3C `traceparent` of the request, so that work after a restart stays in its trace.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<String>,
-        /// Internal. The API key that submitted it, as the limiter names it; none for a user token. Every model call made
-        /// for the turn counts against this key's limits, after a restart too.
+        /// Internal. The API key that submitted the turn, as the limiter names it; none for a user token. Every model
+        /// call of the turn counts against this key's limits, also after a restart.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         api_key: Option<String>,
-        /// Internal. The random part of the marks around what tools say in this turn.
+        /// Internal. The random part of the delimiters around tool results in this turn.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nonce: Option<String>,
-        /// Whether it goes before the turns that already wait (an interrupt).
+        /// Whether the turn runs before those already queued (an interrupt).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         next: bool,
     },
@@ -297,26 +299,27 @@ pub enum Event {
     TurnStarted { attempt: u32, model: String },
     #[serde(rename = "turn.waiting")]
     TurnWaiting { reason: WaitReason, until: Timestamp },
-    /// Internal. The turn waits because its tenant's settings have a fault; nothing is begun for it until `turn.resumed`.
+    /// Internal. The turn waits because its tenant's settings have a fault; nothing is started for it until
+    /// `turn.resumed`.
     #[serde(rename = "turn.paused")]
     TurnPaused {
-        /// Calls that are written down as called and have certainly not been sent.
+        /// Calls that are recorded as called and have certainly not been sent.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         unsent: Vec<CallId>,
-        /// Whether the present model step may have been asked.
+        /// Whether the model may have been called for the current step.
         asked: bool,
     },
-    /// Internal. The process stopped working on the turn in an orderly way, for another one to take it up at once. Neither an attempt
-    /// nor a try of a call is counted for it.
+    /// Internal. The process stopped working on the turn at a clean stop, so that another one resumes it at once. This
+    /// counts neither as an attempt of the turn nor as a retry of a call.
     #[serde(rename = "turn.handed_over")]
     TurnHandedOver {
-        /// Calls that are written down as called and have certainly not been sent.
+        /// Calls that are recorded as called and have certainly not been sent.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         unsent: Vec<CallId>,
-        /// Whether the present model step may have been asked.
+        /// Whether the model may have been called for the current step.
         asked: bool,
     },
-    /// Internal. A turn that was paused or handed over goes on, and its time is counted from here.
+    /// Internal. A paused or handed-over turn continues; its time is counted from here.
     #[serde(rename = "turn.resumed")]
     TurnResumed {},
     #[serde(rename = "context.assembled")]
@@ -336,7 +339,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<ToolCall>,
         finish: Finish,
-        /// The answer as JSON, when the turn asked for a schema.
+        /// The answer as JSON, if the turn has a `response_schema`.
         #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         structured: Option<Value>,
         step: u32,
@@ -347,7 +350,7 @@ pub enum Event {
     },
     #[serde(rename = "message.reset")]
     MessageReset { message_id: MessageId, reason: String },
-    /// Internal. An answer that broke the schema, kept so that the model can be told.
+    /// Internal. An answer that violates the schema, stored so that the model can be told.
     #[serde(rename = "output.rejected")]
     OutputRejected {
         text: String,
@@ -355,13 +358,13 @@ pub enum Event {
         model: String,
         usage: Usage,
     },
-    /// Internal. What an attempt used that produced no message.
+    /// Internal. The usage of an attempt that produced no message.
     #[serde(rename = "model.failed")]
     ModelFailed {
         class: String,
         model: String,
         usage: Usage,
-        /// What the provider said; for those who run the server, never for a user.
+        /// The provider's error text; for operators, never for a user.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
@@ -388,10 +391,10 @@ pub enum Event {
         call_id: CallId,
         name: String,
         arguments: Value,
-        /// Internal. Until then this process waits for the call's outcome. It says nothing about what the vendor does.
+        /// Internal. Until when this process waits for the call's outcome. It says nothing about what the vendor does.
         settles_at: Timestamp,
     },
-    /// Internal. Recovery's claim on a call that was in flight.
+    /// Internal. Recovery resumes a call that was in flight.
     #[serde(rename = "tool.retried")]
     ToolRetried {
         call_id: CallId,
@@ -408,7 +411,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// Internal. The late result of a call that had ended `unknown`.
+    /// Internal. The late result of a call that had ended as `unknown`.
     #[serde(rename = "tool.settled")]
     ToolSettled {
         call_id: CallId,
@@ -463,7 +466,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Its name, as in the log and in `schemas/events/`.
+    /// Returns the event's name, as in the log and in `schemas/events/`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::ConversationCreated { .. } => "conversation.created",
@@ -496,7 +499,7 @@ impl Event {
         }
     }
 
-    /// Whether a turn ends with this event.
+    /// Returns whether the event ends its turn.
     pub fn is_terminal(&self) -> bool {
         matches!(
             self,
@@ -504,7 +507,7 @@ impl Event {
         )
     }
 
-    /// Whether the event adds to the list of messages that clients page through.
+    /// Returns whether the event is part of the list of messages that clients page through.
     pub fn is_message(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! What lists and `GET /v1/conversations/{id}` show of a conversation: small, and never growing with it.
+//! The header of a conversation, for lists and `GET /v1/conversations/{id}`: small, and independent of its length.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::ids::{ConversationId, CopilotName, Seq, TenantId, UserId};
 use super::quota::Stored;
 use super::usage::TotalUsage;
 
-/// Summary of a conversation, folded from its log record by record.
+/// The header of a conversation, folded from its log record by record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "fields are those of API.md's conversation object")]
 pub struct Header {
@@ -26,11 +26,11 @@ pub struct Header {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub turn_count: u64,
-    /// Turns that have not ended.
+    /// Number of turns that have not ended.
     pub open_turns: u32,
     pub last_seq: Seq,
     pub usage: TotalUsage,
-    /// Length of all records as JSON, as quotas count it.
+    /// Total length of all records as JSON, as counted by quotas.
     #[serde(default)]
     pub log_bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// What it counts for in the quotas of its tenant and its user.
+    /// Returns what the conversation counts for in the quotas of its tenant and its user.
     pub fn stored(&self) -> Stored {
         if self.erased {
             return Stored::default();
@@ -49,7 +49,7 @@ impl Header {
         }
     }
 
-    /// Opens a header with a log's first record; none if that is not what a log begins with.
+    /// Creates a header from a log's first record; none if a log cannot begin with it.
     pub fn open(id: ConversationId, record: &Record) -> Option<Self> {
         let Event::ConversationCreated {
             tenant,
@@ -83,7 +83,7 @@ impl Header {
         })
     }
 
-    /// Adds one later record.
+    /// Applies one later record.
     pub fn apply(&mut self, record: &Record) {
         self.last_seq = record.seq;
         self.updated_at = record.at;

@@ -1,4 +1,4 @@
-//! Identifiers. Every id that leaves the house is a UUID behind a prefix that names its kind.
+//! Identifiers. Every id that leaves the process is a UUID with a prefix that names its kind.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Number of a record in its conversation's log; the first record is 1.
+/// Sequence number of a record in its conversation's log; the first record is 1.
 pub type Seq = u64;
 
-/// The text is not an identifier of the kind that was asked for.
+/// The text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected an id of the form {prefix}<32 hexadecimal digits>")]
 pub struct InvalidId {
@@ -24,10 +24,10 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Prefix of the textual form.
+            /// The prefix of the textual form.
             pub const PREFIX: &'static str = $prefix;
 
-            /// Wraps a UUID that was made outside the domain (version 7 for new ids).
+            /// Wraps a UUID that was generated outside the domain (version 7 for new ids).
             pub const fn new(uuid: Uuid) -> Self {
                 Self(uuid)
             }
@@ -56,7 +56,7 @@ macro_rules! id {
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let invalid = InvalidId { prefix: $prefix };
                 let hex = text.strip_prefix($prefix).ok_or(invalid.clone())?;
-                // One spelling only: two texts for one id would be two cache keys and two audit entries.
+                // One spelling only: two spellings of one id would be two cache keys and two audit entries.
                 if hex.len() != 32 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
                     return Err(invalid);
                 }
@@ -80,29 +80,30 @@ macro_rules! id {
 }
 
 id! {
-    /// A conversation.
+    /// The id of a conversation.
     ConversationId, "conv_"
 }
 id! {
-    /// One prompt and the work it causes.
+    /// The id of a turn: one prompt and the work it causes.
     TurnId, "turn_"
 }
 id! {
-    /// A message of a conversation.
+    /// The id of a message.
     MessageId, "msg_"
 }
 id! {
-    /// A tool call; at the same time the tool's idempotency key.
+    /// The id of a tool call, which is also its idempotency key.
     CallId, "call_"
 }
 id! {
-    /// A job: work that outlives the request that started it.
+    /// The id of a job: work that outlives the request that started it.
     JobId, "job_"
 }
 
 impl JobId {
-    /// Derives the id of a job that is started with an idempotency key, so that copies of one request start one job. `kind` keeps
-    /// the keys of different requests apart; `round` rises when a key is used again after its day.
+    /// Derives the id of a job that is started with an idempotency key, so that copies of one request start one job.
+    /// `kind` separates the keys of different kinds of requests; `round` increases when a key is used again after its
+    /// day.
     pub fn derived(tenant: &TenantId, user: &UserId, kind: &str, key: &str, round: u32) -> Self {
         let name = format!(
             "{}:{tenant}{}:{user}{}:{kind}{}:{key}{round}",
@@ -116,10 +117,10 @@ impl JobId {
 }
 
 impl ConversationId {
-    /// Derives the id of a conversation that is created with an idempotency key, so that copies of one request
-    /// meet in one log and the append decides between them. `round` rises when a key is used again after its day.
+    /// Derives the id of a conversation that is created with an idempotency key, so that copies of one request share
+    /// one log and the append decides between them. `round` increases when a key is used again after its day.
     pub fn derived(tenant: &TenantId, user: &UserId, key: &str, round: u32) -> Self {
-        // Length prefixes keep ("a", "bc") and ("ab", "c") apart.
+        // Length prefixes distinguish ("a", "bc") from ("ab", "c").
         let name = format!(
             "{}:{tenant}{}:{user}{}:{key}{round}",
             tenant.0.len(),
@@ -131,32 +132,33 @@ impl ConversationId {
 }
 
 impl TurnId {
-    /// Derives the id of a turn that is submitted with an idempotency key, so that the log itself knows every key that was
-    /// used. `round` rises when a key is used again after its day.
+    /// Derives the id of a turn that is submitted with an idempotency key, so that every used key can be found in the
+    /// log. `round` increases when a key is used again after its day.
     pub fn derived(conversation: ConversationId, key: &str, round: u32) -> Self {
         Self(Uuid::new_v5(&conversation.0, format!("turn/{round}/{key}").as_bytes()))
     }
 }
 
 impl MessageId {
-    /// Id of the message that a model step writes; known before its first byte and the same after a restart.
+    /// Returns the id of the message that a model step writes; known before its first byte and the same after a
+    /// restart.
     pub fn of_step(turn: TurnId, attempt: u32, step: u32) -> Self {
         Self(Uuid::new_v5(&turn.0, format!("message/{attempt}/{step}").as_bytes()))
     }
 
-    /// Id of the user's message that opens a turn.
+    /// Returns the id of the user message that opens a turn.
     pub fn of_input(turn: TurnId) -> Self {
         Self(Uuid::new_v5(&turn.0, b"input"))
     }
 
-    /// Id of the message that bears a tool's result.
+    /// Returns the id of the message with a tool's result.
     pub fn of_result(call: CallId) -> Self {
         Self(Uuid::new_v5(&call.0, b"result"))
     }
 }
 
 impl CallId {
-    /// Id of the `index`-th call which a model step asks for.
+    /// Returns the id of the `index`-th call that a model step asks for.
     pub fn of_step(turn: TurnId, attempt: u32, step: u32, index: usize) -> Self {
         Self(Uuid::new_v5(
             &turn.0,
@@ -212,7 +214,7 @@ macro_rules! name {
     };
 }
 
-/// The text does not satisfy the rule for names of its kind.
+/// The text violates the rule for names of this kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {rule}")]
 pub struct InvalidName {
@@ -220,23 +222,23 @@ pub struct InvalidName {
 }
 
 name! {
-    /// A customer company; the first part of every key.
+    /// The id of a tenant (a customer company); the first part of every key.
     TenantId, 64, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_',
     "1 to 64 characters of a-z, 0-9, - and _"
 }
 name! {
-    /// A user inside a tenant, as the tenant's own backend names them (`sub` of the token).
+    /// The id of a user within a tenant, as the tenant's own backend names the user (`sub` of the token).
     UserId, 256, |c| !c.is_control(),
     "1 to 256 bytes without control characters"
 }
 name! {
-    /// A copilot inside a tenant.
+    /// The name of a copilot within a tenant.
     CopilotName, 64, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.',
     "1 to 64 characters of a-z, A-Z, 0-9, -, _ and ."
 }
 
 impl CopilotName {
-    /// Stands where no copilot is known.
+    /// Returns the placeholder for an unknown copilot.
     pub fn unnamed() -> Self {
         Self("unnamed".into())
     }

@@ -1,7 +1,7 @@
-//! What the model sees of a conversation: a rolling summary, then a window of verbatim messages.
+//! The model's view of a conversation: a rolling summary, then a window of verbatim messages.
 //!
-//! The full history stays in the log; this is a view of its end. The window is kept as one block per turn, and only whole
-//! blocks ever leave it, so a tool call is never separated from its result.
+//! The full history stays in the log; this is a view of its end. The window holds one block per turn, and only whole
+//! blocks leave it, so a tool call is never separated from its result.
 //! Invariant: between two compressions the prompt only grows at its end (byte-stable prefix, for provider caches).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,11 +17,11 @@ use super::{tokens, weight};
 /// The window and the summary of what came before it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
-    /// Stands for everything up to its `upto_seq`.
+    /// Replaces everything up to its `upto_seq`.
     pub summary: Option<Summary>,
-    /// Takes effect when the next turn starts: a running turn's prompt does not move.
+    /// Takes effect when the next turn starts, so that a running turn's prompt does not change.
     pub pending: Option<Summary>,
-    /// The turns since, oldest first. The last one may be running.
+    /// The turns after the summary, oldest first. The last one may be running.
     pub blocks: VecDeque<Block>,
     /// Prompts of turns that have not started.
     queued: BTreeMap<TurnId, Queued>,
@@ -38,33 +38,33 @@ struct Queued {
 /// A summary of the older part.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
-    /// Last record that it stands for.
+    /// The last record that the summary replaces.
     pub upto_seq: Seq,
-    /// Its text.
+    /// The text of the summary.
     pub text: String,
 }
 
-/// What one turn adds to the prompt.
+/// The part of the prompt that one turn contributes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
-    /// The turn.
+    /// The id of the turn.
     pub turn: TurnId,
-    /// Number of the record with its prompt.
+    /// Sequence number of the record with the prompt.
     pub queued_seq: Seq,
-    /// Number of the record with its end; none while it runs.
+    /// Sequence number of the record that ended the turn; none while it runs.
     pub end_seq: Option<Seq>,
-    /// Its messages.
+    /// The messages of the turn.
     pub entries: Vec<Arc<Entry>>,
-    /// The random part of the marks around what tools said in it; turns of older records have none.
+    /// The random part of the delimiters around the turn's tool results; none for turns of older records.
     pub nonce: Option<Arc<str>>,
-    /// Arguments that a person changed, of calls without a result as yet.
+    /// Arguments that a person changed, for calls without a result so far.
     edited: Vec<(CallId, Value)>,
 }
 
 /// One message of the window.
 #[derive(Debug)]
 pub struct Entry {
-    /// Who said what.
+    /// The message, by role.
     pub said: Said,
     tokens: OnceLock<u64>,
 }
@@ -75,7 +75,7 @@ impl PartialEq for Entry {
     }
 }
 
-/// Who said what.
+/// A message of the window, by role.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the variants are the roles of a prompt")]
 pub enum Said {
@@ -92,16 +92,17 @@ pub enum Said {
         status: ToolStatus,
         result: Option<Value>,
         error: Option<String>,
-        /// Arguments that a person put in place of the model's, which stand in its own message for ever.
+        /// Arguments with which a person replaced the model's; the model's own message keeps its original ones for
+        /// ever.
         edited: Option<Value>,
-        /// The random part of the marks around it.
+        /// The random part of the delimiters around the result.
         nonce: Option<Arc<str>>,
     },
-    /// The validator's words on the answer before it.
+    /// The validator's error about the answer before it.
     Correction {
         error: String,
     },
-    /// Stands where an answer should be, so that roles alternate.
+    /// Stands in for a missing answer, so that roles alternate.
     Note {
         text: &'static str,
     },
@@ -115,24 +116,25 @@ impl Entry {
         })
     }
 
-    /// Tokens of this message in a prompt; counted once.
+    /// Returns the tokens of this message in a prompt; counted once.
     pub fn tokens(&self) -> u64 {
         *self.tokens.get_or_init(|| {
             super::project::text_of(&self.said).map_or(0, |text| tokens::count(&text)) + tokens::PER_MESSAGE
         })
     }
 
-    /// Returns a bound of [`Entry::tokens`] without counting: no token is shorter than a byte.
+    /// Returns an upper bound of [`Entry::tokens`] without counting: a token has at least one byte.
     pub fn tokens_at_most(&self) -> u64 {
         let bytes = || (self.bytes_written_at_most() as u64).saturating_add(tokens::PER_MESSAGE);
         self.tokens.get().copied().unwrap_or_else(bytes)
     }
 
-    /// Returns a bound of the bytes of the message as models read it: JSON in it is escaped, and what tools said is marked.
+    /// Returns an upper bound of the message's bytes as the model reads it: JSON in it is escaped, and tool results are
+    /// delimited.
     fn bytes_written_at_most(&self) -> usize {
-        /// An escape such as `\u0001` for one byte, which the marks around a tool's words do not make longer.
+        /// An escape such as `\u0001` for one byte; delimiting a tool's text does not make it longer.
         const ESCAPED: usize = 8;
-        /// The words around it.
+        /// The text around the message.
         const FRAME: usize = 1024;
         match &self.said {
             Said::User { .. } => self.bytes(),
@@ -142,12 +144,12 @@ impl Entry {
         }
     }
 
-    /// Bytes that counting would have to look at, about; 0 once counted.
+    /// Returns roughly how many bytes counting would have to scan; 0 once counted.
     pub fn uncounted_bytes(&self) -> usize {
         if self.tokens.get().is_some() { 0 } else { self.bytes() }
     }
 
-    /// Bytes of what was said, about, without writing it out.
+    /// Returns the approximate size of the content in bytes, without serialising it.
     pub fn bytes(&self) -> usize {
         let json = |value: &Option<Value>| value.as_ref().map_or(0, weight::of);
         match &self.said {
@@ -172,14 +174,14 @@ impl Entry {
 }
 
 impl Block {
-    /// Tokens of the whole block.
+    /// Returns the tokens of the whole block.
     pub fn tokens(&self) -> u64 {
         self.entries.iter().map(|entry| entry.tokens()).sum()
     }
 }
 
 impl Memory {
-    /// A memory whose window is still to be read from the log, with [`Memory::apply_window`].
+    /// Creates a memory whose window is yet to be read from the log, with [`Memory::apply_window`].
     pub fn of_summaries(summary: Option<Summary>, pending: Option<Summary>) -> Self {
         Self {
             summary,
@@ -188,7 +190,7 @@ impl Memory {
         }
     }
 
-    /// Adds one record.
+    /// Applies one record.
     pub fn apply(&mut self, record: &Record) {
         match &record.event {
             Event::MemoryCompressed { upto_seq, summary, .. } => {
@@ -209,7 +211,7 @@ impl Memory {
         }
     }
 
-    /// Adds one record to the window alone; the summaries are known already (from a snapshot).
+    /// Applies one record to the window only; the summaries are already known (from a snapshot).
     pub fn apply_window(&mut self, record: &Record) {
         let Some(turn) = record.turn else { return };
         match &record.event {
@@ -319,13 +321,13 @@ impl Memory {
         }
     }
 
-    /// First record that the window needs; `None` if it needs none.
+    /// Returns the first record that the window needs; `None` if it needs none.
     pub fn window_from(&self) -> Option<Seq> {
         let queued = self.queued.values().map(|queued| queued.seq);
         self.blocks.iter().map(|block| block.queued_seq).chain(queued).min()
     }
 
-    /// Tokens of summary and window together.
+    /// Returns the tokens of summary and window together.
     pub fn tokens(&self) -> u64 {
         let summary = self
             .pending
@@ -335,7 +337,7 @@ impl Memory {
         summary + self.blocks.iter().map(Block::tokens).sum::<u64>()
     }
 
-    /// Returns a bound of what summary and window hold together, without counting.
+    /// Returns an upper bound of [`Memory::tokens`] without counting.
     pub fn tokens_at_most(&self) -> u64 {
         let current = self.pending.as_ref().or(self.summary.as_ref());
         let summary = current.map_or(0, |summary| summary.text.len() as u64);
@@ -343,7 +345,8 @@ impl Memory {
         summary + entries.map(|entry| entry.tokens_at_most()).sum::<u64>()
     }
 
-    /// Returns the memory as the next turn will see it, if a summary waits to take effect: for a prompt that does not fit without.
+    /// Returns the memory as the next turn will see it, if a summary is pending: for a prompt that does not fit
+    /// otherwise.
     pub fn with_pending(&self) -> Option<Self> {
         self.pending.as_ref()?;
         let mut memory = self.clone();
@@ -351,7 +354,7 @@ impl Memory {
         Some(memory)
     }
 
-    /// Lets a pending summary take effect.
+    /// Puts a pending summary into effect.
     fn adopt(&mut self) {
         let Some(summary) = self.pending.take() else { return };
         self.blocks

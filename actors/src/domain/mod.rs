@@ -1,4 +1,4 @@
-//! The pure core. Nothing here awaits, reads a clock, makes up an id or does I/O.
+//! The pure core. Nothing here awaits, reads a clock, generates an id or does I/O.
 
 pub mod breaker;
 pub mod command;

@@ -1,6 +1,6 @@
-//! A model provider that does not answer, as one turn sees it: how long the turn has been waiting, and when it asks again.
+//! An unavailable model provider as seen by one turn: how long the turn has waited, and when it retries.
 //!
-//! Pure arithmetic on what the log says, so that a restart goes on where the process before it was.
+//! Pure arithmetic on the log, so that a restart continues where the previous process stopped.
 
 use std::time::Duration;
 
@@ -12,43 +12,45 @@ use super::event::{FailureCode, WaitReason};
 use super::ids::TurnId;
 use super::policy::Limits;
 
-/// First wait for a provider that is unavailable; doubles with each failure.
+/// The first wait for an unavailable provider; doubles with each failure.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// First wait after an answer that broke off or could not be read: each try is billed, so these are fewer.
+/// The first wait after an answer that broke off or could not be read: every retry is billed, so there are fewer of
+/// them.
 const FIRST_WAIT_BROKEN: Duration = Duration::from_secs(1);
-/// First wait after a 429 that names no time.
+/// The first wait after a 429 that names no time.
 const FIRST_WAIT_RATE: Duration = Duration::from_secs(2);
-/// Longest wait that is our own choice, before jitter.
+/// The longest wait that we choose ourselves, before jitter.
 const LONGEST_WAIT: Duration = Duration::from_secs(12);
-/// Most time that one failed call is counted as: a clock that was set forward in the middle is not the provider's doing.
+/// The longest time counted for one failed call: if the clock was set forward in the middle, the provider is not to
+/// blame.
 const LONGEST_CALL: Duration = Duration::from_secs(120);
-/// Answers that break off again and again are given up after this time, even if more waiting is allowed: each one is billed.
+/// Answers that keep breaking off are given up after this time, even if more waiting is allowed: each one is billed.
 const BROKEN_FOR: Duration = Duration::from_secs(90);
 
-/// Failures of a turn's present step since a model last answered.
+/// Failures of a turn's current step since a model last answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
-    /// Failed model calls.
+    /// Number of failed model calls.
     failures: u32,
-    /// Those among them that broke off or could not be read.
+    /// How many of them broke off or could not be read.
     broken: u32,
-    /// Milliseconds spent waiting, and on calls that failed. The time that the process was down is not in it.
+    /// Milliseconds spent waiting and on failed calls, not counting the time that the process was down.
     spent_ms: u64,
-    /// End of the last wait.
+    /// The end of the last wait.
     until: Option<Timestamp>,
 }
 
-/// What follows a failed model call.
+/// What to do after a failed model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// The turn ends.
+    /// Fail the turn.
     Fail(FailureCode),
-    /// The turn waits so long and asks again.
+    /// Wait this long and retry.
     Wait(WaitReason, Duration),
 }
 
 impl Outage {
-    /// Notes a failed call that began at `from`.
+    /// Records a failed call that began at `from`.
     pub fn failed(&mut self, class: &str, from: Timestamp, at: Timestamp) {
         self.failures = self.failures.saturating_add(1);
         let is_broken = [FailureClass::Cut, FailureClass::Malformed]
@@ -59,7 +61,7 @@ impl Outage {
         self.spend(from, at.min(longest));
     }
 
-    /// Notes a wait. One that goes on after a restart is counted once.
+    /// Records a wait. A wait that continues after a restart is counted once.
     pub fn waits(&mut self, at: Timestamp, until: Timestamp) {
         self.spend(self.until.map_or(at, |known| known.max(at)), until);
         self.until = Some(until);
@@ -70,7 +72,7 @@ impl Outage {
         self.spent_ms = self.spent_ms.saturating_add(ms);
     }
 
-    /// Says what follows the last failure, which was of this `class`. `attempt` is the one that failed.
+    /// Decides what follows the last failure, which was of this `class`. `attempt` is the one that failed.
     pub fn next(
         &self,
         class: FailureClass,
@@ -84,7 +86,7 @@ impl Outage {
             Class::ContextLength => return AfterFailure::Fail(FailureCode::ContextTooLong),
             Class::ContentPolicy => return AfterFailure::Fail(FailureCode::ContentPolicy),
             Class::Budget => return AfterFailure::Fail(FailureCode::BudgetExhausted),
-            // What never fits is not waited for.
+            // A request that can never fit is not waited for.
             Class::Limit if retry_after.is_none() => return AfterFailure::Fail(FailureCode::RateLimited),
             Class::Limit => (WaitReason::Limit, FIRST_WAIT, FailureCode::RateLimited),
             Class::Rate => (WaitReason::ProviderRateLimit, FIRST_WAIT_RATE, FailureCode::RateLimited),
@@ -101,14 +103,14 @@ impl Outage {
         let spent = Duration::from_millis(self.spent_ms);
         let left = limits.wait.saturating_sub(spent);
         let is_hopeless = self.broken >= limits.attempts && spent >= BROKEN_FOR;
-        // A wish that is longer than what is left would only be waited for in vain.
+        // A requested wait longer than what is left would be in vain.
         if left.is_zero() || is_hopeless || retry_after.is_some_and(|wait| wait > left) {
             return AfterFailure::Fail(exhausted);
         }
         let doubled = first * 2_u32.pow(self.failures.saturating_sub(1).min(8));
         let own = doubled.min(LONGEST_WAIT).mul_f64(1.0 + spread(turn, attempt) / 2.0);
         let wait = match (class, retry_after) {
-            // Our own limits say exactly when there is room again.
+            // Our own limits report exactly when there is capacity again.
             (Class::Limit, Some(wait)) if !wait.is_zero() => wait,
             (_, Some(wait)) => wait.max(own),
             (_, None) => own,
@@ -117,8 +119,8 @@ impl Outage {
     }
 }
 
-/// A number in 0..1 that differs from turn to turn and from attempt to attempt, so that turns that failed together do not all
-/// come back together. Not random: the core decides the same thing each time it is asked.
+/// Returns a number in 0..1 that differs from turn to turn and from attempt to attempt, so that turns that failed
+/// together do not all retry together. Not random: the core must decide the same each time.
 fn spread(turn: TurnId, attempt: u32) -> f64 {
     let text = format!("{turn}/{attempt}");
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
@@ -137,7 +139,8 @@ mod tests {
         Timestamp::from_millisecond(1_767_225_600_000 + ms).unwrap()
     }
 
-    /// Plays an outage of `class`, each failed call taking `call_ms`; returns the waits in milliseconds and how it ended.
+    /// Simulates an outage of `class` in which each failed call takes `call_ms`; returns the waits in milliseconds and
+    /// the final code.
     fn play(
         class: FailureClass,
         retry_after: Option<Duration>,
@@ -198,7 +201,7 @@ mod tests {
         let (waits, _) = play(FailureClass::Rate, seconds(30), 1, &limits);
         assert!(waits.iter().rev().skip(1).all(|wait| *wait == 30_000), "{waits:?}");
         let (waits, _) = play(FailureClass::Overload, seconds(0), 1, &limits);
-        // But for the last one, which is what is left.
+        // Except for the last one, which is what is left.
         assert!(waits.iter().rev().skip(1).all(|wait| *wait >= 250), "{waits:?}");
         assert!(waits.len() < 80, "{waits:?}");
         let (waits, code) = play(FailureClass::Rate, seconds(601), 1, &limits);

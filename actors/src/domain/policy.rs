@@ -1,4 +1,4 @@
-//! What a tenant's configuration says about one copilot. Passed into `decide`; never part of the log.
+//! A copilot's policy, from the tenant's configuration. Passed into `decide`; never part of the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,33 +12,34 @@ use super::prices::PriceHistory;
 use super::schema::Schema;
 use super::usage::{NanoUsd, Usage};
 
-/// Everything that decides how a copilot works.
+/// The policy of a copilot.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Its name.
+    /// The copilot's name.
     pub copilot: CopilotName,
-    /// What it is told before every conversation.
+    /// The instructions at the beginning of every prompt.
     pub instructions: String,
-    /// Route of its answers.
+    /// The route for answers.
     pub route: String,
-    /// Name of the model behind `route`, for the record.
+    /// The name of the model behind `route`, for records.
     pub model: String,
-    /// Route of summaries: a smaller, cheaper model.
+    /// The route for summaries: a smaller, cheaper model.
     pub small_route: String,
-    /// Prices of the model behind `route`, for steps whose usage only we can estimate.
+    /// Prices of the model behind `route`, for steps whose usage has to be estimated.
     pub prices: PriceHistory,
-    /// Tools it may call, by name.
+    /// The tools that it may call, by name.
     pub tools: BTreeMap<String, ToolPolicy>,
-    /// Bounds of a turn.
+    /// The limits of a turn.
     pub limits: Limits,
     /// When and how its memory is compressed.
     pub memory: MemoryPolicy,
-    /// Its guardrails.
+    /// The guardrail rules.
     pub rules: Rules,
 }
 
 impl Policy {
-    /// Stands for a copilot that is not configured any more: it has no route, so that open turns end with a clear failure.
+    /// Returns the policy of a copilot that is no longer configured: it has no route, so that open turns end with a
+    /// clear failure.
     pub fn removed(copilot: Option<&CopilotName>) -> Self {
         Self {
             copilot: copilot.cloned().unwrap_or_else(CopilotName::unnamed),
@@ -54,7 +55,7 @@ impl Policy {
         }
     }
 
-    /// Puts into an estimate of its model's usage what that costs at a point in time.
+    /// Adds the cost, at the model's price at a point in time, to an estimated usage.
     #[must_use]
     pub fn priced(&self, usage: Usage, at: Timestamp) -> Usage {
         let cost = self.prices.at(at).map_or(0, |price| price.cost(&usage));
@@ -63,8 +64,8 @@ impl Policy {
 }
 
 impl Policy {
-    /// Stands for a copilot whose settings cannot be read now, while its tenant is left out: nothing is begun by it, and it has no
-    /// bounds, so that nothing ends because of them.
+    /// Returns the policy of a copilot whose settings cannot be read while its tenant is left out: nothing is started
+    /// under it, and its limits are open, so that nothing ends because of them.
     pub fn unavailable(copilot: Option<&CopilotName>) -> Self {
         Self {
             limits: Limits {
@@ -79,84 +80,87 @@ impl Policy {
     }
 }
 
-/// One tool as a copilot may use it.
+/// The settings for one tool of a copilot.
 #[derive(Debug, Clone)]
 pub struct ToolPolicy {
-    /// What the tool is.
+    /// The definition of the tool.
     pub tool: Arc<ToolDefinition>,
-    /// Whether a person has to allow each call.
+    /// Whether a person has to approve each call.
     pub approval: bool,
-    /// Longest time for one call; the definition's unless configured.
+    /// The time limit of one call; the definition's unless configured.
     pub timeout: Duration,
 }
 
-/// A tool, read from its file in `schemas/tools/`.
+/// The definition of a tool, read from its file in `schemas/tools/`.
 #[derive(Debug)]
 pub struct ToolDefinition {
-    /// Name that the model calls.
+    /// The name by which the model calls the tool.
     pub name: String,
-    /// What the model is told about it.
+    /// The description for the model.
     pub description: String,
-    /// External system whose connector runs it, such as `zendesk`.
+    /// The external system whose connector runs the tool, such as `zendesk`.
     pub system: String,
-    /// What repeating it would do.
+    /// Whether a call may be repeated.
     pub repeat: Repeat,
-    /// Longest time for one call.
+    /// The time limit of one call.
     pub timeout: Duration,
-    /// JSON Schema of its arguments.
+    /// The JSON Schema of the arguments.
     pub parameters: Schema,
 }
 
-/// What may be done with a call whose outcome is not known.
+/// What may be done with a call whose outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It changes nothing: do it again.
+    /// The call changes nothing: send it again.
     Read,
-    /// The vendor knows its idempotency key for so long, and what it did can also be looked up: see `doubt`.
+    /// The vendor remembers the call's idempotency key for this long, and its effect can also be looked up: see
+    /// `doubt`.
     Keyed(Duration),
-    /// It can be found at the vendor by its id, but a second copy would have a second effect: look, and never send it again.
+    /// The call can be looked up at the vendor by its id, but a second copy would have a second effect: look it up and
+    /// never send it again.
     LookUp,
-    /// Nobody can tell: it ends `unknown`.
+    /// The outcome cannot be determined: the call ends as `unknown`.
     Never,
 }
 
 impl Repeat {
-    /// Whether the call changes something outside.
+    /// Returns whether the call changes anything in the external system.
     pub fn changes_something(self) -> bool {
         self != Self::Read
     }
 }
 
-/// Bounds of a turn and its queue.
+/// The limits of a turn and its queue.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Turns that may wait behind the running one.
+    /// Maximum number of turns queued behind the running one.
     pub queue: usize,
-    /// Bytes of a prompt.
+    /// Maximum size of a prompt, in bytes.
     pub input_bytes: usize,
-    /// Bytes of metadata, as JSON.
+    /// Maximum size of metadata, in bytes of JSON.
     pub metadata_bytes: usize,
-    /// Model steps of a turn.
+    /// Maximum number of model steps of a turn.
     pub steps: u32,
-    /// Tokens of a turn, prompts and answers together.
+    /// Maximum number of tokens of a turn, prompts and answers together.
     pub tokens: u64,
-    /// Money of a turn; 0 means no limit.
+    /// Maximum cost of a turn; 0 means no limit.
     pub cost: NanoUsd,
-    /// Time of a turn, not counting the time it waits for approvals, for a provider or for a limit.
+    /// Maximum time of a turn, not counting the time it waits for approvals, a provider or a limit.
     pub time: Duration,
-    /// Tool calls that one step may ask for.
+    /// Maximum number of tool calls of one step.
     pub calls_per_step: usize,
-    /// Bytes of one tool result, as JSON.
+    /// Maximum size of one tool result, in bytes of JSON.
     pub result_bytes: usize,
-    /// Bytes of one answer.
+    /// Maximum size of one answer, in bytes.
     pub answer_bytes: usize,
-    /// Attempts of a turn over crashes. Waits for a provider or a limit are none.
+    /// Maximum number of attempts of a turn across crashes. Waits for a provider or a limit do not count.
     pub attempts: u32,
-    /// Invalid arguments or answers that the model may repair in one turn.
+    /// Maximum number of invalid arguments or answers that the model may repair in one turn.
     pub repairs: u32,
-    /// Time a person has to decide.
+    /// How long a person may take to decide on an approval.
     pub approval: Duration,
-    /// Longest time that a model step waits, visibly and in all, for a provider that is unavailable or for a limit.
+    /// Maximum total time that a model step waits for an unavailable provider or a limit; the wait is visible to
+    /// clients.
     pub wait: Duration,
 }
 
@@ -181,29 +185,29 @@ impl Default for Limits {
     }
 }
 
-/// When the memory is compressed and how much of it stays verbatim. All figures are tokens of the one tokenizer.
+/// When the memory is compressed and how much of it stays verbatim. All token figures are those of the one tokenizer.
 #[derive(Debug, Clone)]
 pub struct MemoryPolicy {
-    /// Context of the answering model.
+    /// Context size of the answering model.
     pub context_tokens: u64,
     /// The window is compressed once it is larger than this.
     pub trigger_tokens: u64,
-    /// What stays verbatim afterwards, at most.
+    /// Maximum size of what stays verbatim afterwards.
     pub keep_tokens: u64,
-    /// The window is truncated, if no summary can be had, once it is larger than this.
+    /// The window is truncated once it is larger than this and no summary can be made.
     pub hard_tokens: u64,
-    /// Length of a summary, at most.
+    /// Maximum length of a summary.
     pub summary_tokens: u64,
-    /// Input of one summariser call, at most.
+    /// Maximum input of one summariser call.
     pub pass_tokens: u64,
-    /// Summariser calls of one compression, at most; what is beyond is left out.
+    /// Maximum number of summariser calls of one compression; text beyond that is dropped.
     pub passes: usize,
-    /// Time of one summariser call.
+    /// Time limit of one summariser call.
     pub timeout: Duration,
 }
 
 impl MemoryPolicy {
-    /// Derives the figures from the contexts of the two models.
+    /// Derives the values from the context sizes of the two models.
     pub fn for_context(context_tokens: u64, small_context_tokens: u64) -> Self {
         Self {
             context_tokens,

@@ -1,4 +1,4 @@
-//! What models cost, by date: a price that changes does not change what was paid before.
+//! Prices of models by date: a new price does not change the cost of earlier usage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use super::usage::{NanoUsd, Price, Usage};
 
 /// The prices of one model over time.
 ///
-/// Invariant: in order of their dates, each date once.
+/// Invariant: sorted by date, each date once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PriceHistory(Vec<(Timestamp, Price)>);
 
 impl PriceHistory {
-    /// Notes that the model costs `price` from `from` on.
+    /// Sets the price of the model from `from` on.
     pub fn add(&mut self, from: Timestamp, price: Price) {
         match self.0.binary_search_by_key(&from, |(at, _)| *at) {
             Ok(place) => self.0[place].1 = price,
@@ -39,12 +39,12 @@ impl PriceList {
         self.0.get(model)?.at(at)
     }
 
-    /// Returns what `usage` of `model` cost at a point in time; nothing when no price is known.
+    /// Returns the cost of `usage` of `model` at a point in time; 0 if no price is known.
     pub fn cost(&self, model: &str, at: Timestamp, usage: &Usage) -> NanoUsd {
         self.at(model, at).map_or(0, |price| price.cost(usage))
     }
 
-    /// Returns the history of `model`, an empty one when it is not known.
+    /// Returns the price history of `model`; empty if the model is unknown.
     pub fn history(&self, model: &str) -> PriceHistory {
         self.0.get(model).cloned().unwrap_or_default()
     }

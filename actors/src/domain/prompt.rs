@@ -1,14 +1,14 @@
-//! The prompt as every provider understands it.
+//! The provider-independent prompt.
 
 use serde_json::Value;
 
 use super::ids::CallId;
 
-/// One message of a prompt. Adapters turn it into their provider's words.
+/// One message of a prompt. Adapters translate it into their provider's format.
 ///
-/// Invariant of a list made by the projector: at most one `System`, first; then `User` and `Assistant` in turn, where an
-/// `Assistant` with calls is followed by exactly one `Tool` per call, in the order of the calls, before anything else;
-/// no text is empty.
+/// Invariant of a list built by the projector: at most one `System` message, at the beginning; then `User` and
+/// `Assistant` alternate, where an `Assistant` message with calls is followed by exactly one `Tool` message per call,
+/// in the order of the calls, before anything else; no text is empty.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the variants are the roles of chat protocols")]
 pub enum PromptMessage {
@@ -18,13 +18,13 @@ pub enum PromptMessage {
     Tool { call: CallId, content: String },
 }
 
-/// A call that the model made earlier.
+/// An earlier tool call of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptCall {
     /// Our id of the call.
     pub id: CallId,
-    /// Name of the tool.
+    /// The name of the tool.
     pub name: String,
-    /// Arguments; always a JSON object here.
+    /// The arguments; always a JSON object here.
     pub arguments: Value,
 }

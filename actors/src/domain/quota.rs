@@ -1,36 +1,36 @@
-//! How much a tenant and each of its users may keep: conversations, and bytes of the log.
+//! Storage quotas of a tenant and each of its users: conversations, and bytes of the log.
 
-/// What is kept. Erased conversations do not count.
+/// What is stored. Erased conversations do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Conversations.
+    /// Number of conversations.
     pub conversations: u64,
     /// Bytes of their records.
     pub bytes: u64,
 }
 
-/// What a tenant keeps, and what one of its users does.
+/// What a tenant and one of its users have stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoredTotals {
-    /// The tenant, all its users together.
+    /// The tenant: all its users together.
     pub tenant: Stored,
-    /// The user.
+    /// One user.
     pub user: Stored,
 }
 
-/// How much may be kept; none: no limit.
+/// How much may be stored; none means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Conversations.
+    /// Maximum number of conversations.
     pub conversations: Option<u64>,
-    /// Bytes of their records.
+    /// Maximum bytes of their records.
     pub bytes: Option<u64>,
 }
 
 /// The quotas of a tenant and of each of its users.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quotas {
-    /// The tenant, all its users together.
+    /// The tenant: all its users together.
     pub tenant: Quota,
     /// Each user.
     pub user: Quota,
@@ -38,25 +38,25 @@ pub struct Quotas {
 
 /// A quota is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the {of}'s quota {name} is used up: {limit}")]
+#[error("the {of}'s {name} quota of {limit} is used up")]
 pub struct QuotaExceeded {
-    /// `tenant` or `user`.
+    /// Whose quota: `tenant` or `user`.
     pub of: &'static str,
-    /// The configuration's name of it.
+    /// The quota's name in the configuration.
     pub name: &'static str,
-    /// How much may be kept.
+    /// The quota's limit.
     pub limit: u64,
 }
 
 impl Quotas {
-    /// Whether nothing is limited, so that nothing need be counted.
+    /// Returns whether there are no limits, so that nothing has to be counted.
     pub fn is_unlimited(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Refuses another record, or another conversation, where a quota is used up.
+    /// Refuses another record, or another conversation, if a quota is used up.
     ///
-    /// The last append within a quota may pass it: its size is bounded, and what an accepted turn still writes must fit.
+    /// The last append within a quota may exceed it: its size is bounded, and an accepted turn must be able to finish.
     pub fn check(&self, stored: &StoredTotals, is_new: bool) -> Result<(), QuotaExceeded> {
         for (of, quota, stored) in [
             ("user", &self.user, &stored.user),

@@ -1,20 +1,21 @@
-//! A token bucket for calls to an external system, corrected by what the vendor's headers say.
+//! A token bucket for calls to an external system, corrected by the vendor's rate limit headers.
 
 use std::time::Duration;
 
-/// What a vendor says about its rate limits, from the headers of any answer.
+/// A vendor's rate limits, from the headers of any answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateHint {
-    /// Calls per minute.
+    /// Calls allowed per minute.
     pub limit: Option<u32>,
-    /// Calls left in the present window.
+    /// Calls left in the current window.
     pub remaining: Option<u32>,
-    /// Time until the window begins anew.
+    /// Time until the next window begins.
     pub reset: Option<Duration>,
 }
 
-/// A bucket of calls. Times are durations since some moment, by a clock that never goes back. Both it and the vendor have to allow a call: a vendor's `Retry-After` alone is known to be
-/// too short at times, and its limit is shared with other programs.
+/// A token bucket of calls. Times are monotonic, measured from an arbitrary moment. A call needs permission from both
+/// the bucket and the vendor: a vendor's `Retry-After` alone is sometimes too short, and its limit is shared with other
+/// programs.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     per_minute: f64,
@@ -24,11 +25,11 @@ pub struct Bucket {
     closed_until: Option<Duration>,
 }
 
-/// Longest time for which a vendor's word alone stops all calls. Then one of them asks again.
+/// The longest time for which a vendor's answer alone stops all calls. After that, one call is tried.
 pub const LONGEST_CLOSED: Duration = Duration::from_secs(60);
 
 impl Bucket {
-    /// A full bucket of `per_minute` calls with bursts of a sixth of it.
+    /// Creates a full bucket of `per_minute` calls with bursts of a sixth of that.
     pub fn new(per_minute: u32, now: Duration) -> Self {
         let per_minute = f64::from(per_minute.max(1));
         let burst = (per_minute / 6.0).max(1.0);
@@ -41,7 +42,7 @@ impl Bucket {
         }
     }
 
-    /// Takes one call, or says when to ask again.
+    /// Takes one call; the error is the time for the next try.
     pub fn take(&mut self, now: Duration) -> Result<(), Duration> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(until);
@@ -56,7 +57,7 @@ impl Bucket {
         Err(now.saturating_add(wait))
     }
 
-    /// Learns from an answer's headers.
+    /// Applies the rate limit headers of an answer.
     pub fn learn(&mut self, hint: RateHint, now: Duration) {
         self.fill(now);
         if let Some(limit) = hint.limit.filter(|limit| *limit > 0) {
@@ -71,9 +72,9 @@ impl Bucket {
         }
     }
 
-    /// Lets nothing through for `time`: the vendor said 429.
+    /// Rejects all calls for `time`, after the vendor answered 429.
     pub fn close(&mut self, time: Duration, now: Duration) {
-        // A vendor that says zero means "soon"; asking at once would earn the next 429.
+        // A vendor that says zero means "soon"; retrying at once would earn the next 429.
         let until = now.saturating_add(time.clamp(Duration::from_millis(250), LONGEST_CLOSED));
         self.closed_until = self.closed_until.max(Some(until));
         self.level = self.level.min(1.0);

@@ -1,10 +1,10 @@
-//! Screening: checking what a command brings against its copilot's deny rules, its tools' schemas and the bounds of size.
+//! Screening: checks the content of a command against its copilot's deny rules, its tools' schemas and the size limits.
 //!
-//! Screening takes time that grows with the content, so it is a step of its own before [`decide`](super::decide), which only uses
-//! the verdict. [`Command::weight`] says what it costs; above [`INLINE_COST`](crate::compute::INLINE_COST) it belongs on the
-//! compute pool.
+//! Screening takes time proportional to the content, so it is a separate step before [`decide`](super::decide), which
+//! only uses the verdict. [`Command::weight`] is its cost; above [`INLINE_COST`](crate::compute::INLINE_COST) it
+//! belongs on the compute pool.
 //!
-//! Invariant: only a [`Screened`] command can be decided, and nothing changes its content afterwards.
+//! Invariant: only a [`Screened`] can be decided, and its content does not change afterwards.
 
 use serde_json::{Value, json};
 
@@ -17,9 +17,9 @@ use super::policy::{Limits, Policy};
 use super::schema::{AcceptedSchema, MAX_DEPTH, Violation, describe, too_deep};
 use super::weight;
 
-/// Longest title, in bytes.
+/// Maximum length of a title, in bytes.
 pub const MAX_TITLE: usize = 1024;
-/// Longest error of a tool that is kept, in characters.
+/// Maximum stored length of a tool's error, in characters.
 const MAX_ERROR: usize = 4096;
 
 /// A command whose content was checked.
@@ -29,25 +29,25 @@ pub struct Screened {
     verdict: Verdict,
 }
 
-/// What screening came to.
+/// The result of screening a command.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Verdict {
-    /// Why a caller's request is refused.
+    /// Why a caller's request is rejected.
     pub(super) fault: Option<Rejection>,
-    /// Name of the rule that forbids what a user wrote, or that withholds what a tool answered.
+    /// The name of the rule that blocks a user's text or withholds a tool's result.
     pub(super) forbidden_by: Option<String>,
-    /// Of each call that a model asks for, in their order.
+    /// The verdicts on the calls that a model asks for, in the same order.
     pub(super) calls: Vec<CallVerdict>,
-    /// Names of the rules that redacted a tool's answer.
+    /// The names of the rules that redacted a tool's result.
     pub(super) redactions: Vec<String>,
-    /// The tool whose schema edited arguments were checked against.
+    /// The tool against whose schema edited arguments were checked.
     pub(super) tool: Option<String>,
 }
 
-/// What screening one call of a model came to.
+/// The result of screening one call of a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct CallVerdict {
-    /// Name of the rule that forbids it. Its arguments are gone then.
+    /// The name of the rule that forbids the call. Its arguments are dropped then.
     pub(super) forbidden_by: Option<String>,
     pub(super) arguments: Arguments,
 }
@@ -55,11 +55,11 @@ pub(super) struct CallVerdict {
 /// Whether a call's arguments satisfy its tool's schema.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) enum Arguments {
-    /// There was no such tool.
+    /// The tool does not exist.
     #[default]
     NoTool,
     Valid,
-    /// In words for the model.
+    /// The arguments are invalid; the text tells the model why.
     Invalid(String),
 }
 
@@ -69,12 +69,12 @@ impl Screened {
         &self.command
     }
 
-    /// Returns how far the running turn's work had come, to be filled in.
+    /// Returns the running turn's progress, to be filled in.
     pub fn halt_mut(&mut self) -> Option<&mut Halt> {
         self.command.halt_mut()
     }
 
-    /// Gives a submission another turn id, the one that is derived from its key.
+    /// Replaces a submission's turn id with the one derived from its idempotency key.
     pub fn set_turn(&mut self, id: TurnId) {
         if let Command::Submit { turn, .. } = &mut self.command {
             *turn = id;
@@ -87,7 +87,7 @@ impl Screened {
 }
 
 impl Command {
-    /// Returns what screening costs, in the unit of [`compute`](crate::compute). An estimate that takes little time itself.
+    /// Returns the cost of screening, in the unit of [`compute`](crate::compute). An estimate that is itself cheap.
     pub fn weight(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let bytes = match self {
@@ -119,8 +119,8 @@ impl Command {
         bytes * guard::COST_PER_BYTE
     }
 
-    /// Checks what the command brings. What readers must not see is replaced in it. `tool` is the tool of the call that it is about,
-    /// if it decides on one.
+    /// Checks the content of the command and replaces in it what readers must not see. `tool` is the tool of the call
+    /// that the command decides on, if any.
     pub fn screen(mut self, policy: &Policy, tool: Option<&str>) -> Screened {
         let verdict = match &mut self {
             Self::Create { title, metadata, .. } => Verdict {
@@ -173,7 +173,7 @@ fn prompt(policy: &Policy, input: &Input, metadata: &Metadata, schema: Option<&A
         metadata_fault(metadata, &policy.limits)
     };
     if fault.is_some() {
-        // What is refused need not be looked at.
+        // Rejected content need not be scanned.
         return Verdict {
             fault,
             ..Verdict::default()
@@ -203,7 +203,7 @@ fn prompt(policy: &Policy, input: &Input, metadata: &Metadata, schema: Option<&A
     }
 }
 
-/// Looks at what a person writes about a call: readers see it, and models read it.
+/// Checks a person's text about a call: readers see it, and models read it.
 fn decision_on_call(policy: &Policy, decision: &Decision, reason: Option<&str>, tool: Option<&str>) -> Verdict {
     let rules = &policy.rules;
     let edited = match decision {
@@ -211,7 +211,7 @@ fn decision_on_call(policy: &Policy, decision: &Decision, reason: Option<&str>, 
         Decision::Reject => None,
     };
     let fault = edited.and_then(|edited| arguments_fault(policy, edited, tool));
-    // What is too large is refused without another look at it.
+    // Arguments that are too large are rejected without scanning them.
     let in_arguments = match (edited, &fault) {
         (Some(_), Some(Rejection::TooLarge { .. })) | (None, _) => None,
         (Some(edited), _) => rules.forbidding(edited),
@@ -247,8 +247,8 @@ fn invalid(pointer: &str, message: String) -> Rejection {
     Rejection::Invalid(vec![Violation { pointer, message }])
 }
 
-/// Looks at calls before anything of them is written down. One that is forbidden never runs, so its words need not be kept: readers
-/// see none of them.
+/// Checks calls before anything of them is recorded. A forbidden call never runs, so its content is dropped: readers
+/// see none of it.
 fn calls(policy: &Policy, reply: &mut ModelReply) -> Vec<CallVerdict> {
     let screen = |(name, arguments): &mut (String, Value)| call(policy, name, arguments);
     reply.calls.iter_mut().map(screen).collect()
@@ -282,11 +282,11 @@ fn call(policy: &Policy, name: &mut String, arguments: &mut Value) -> CallVerdic
     }
 }
 
-/// Leaves of a tool's answer what readers may see, and with them the model. What a rule blocks is withheld as a whole; the call has
-/// taken effect all the same.
+/// Reduces a tool's answer to what readers, and therefore the model, may see. An answer that a rule blocks is withheld
+/// as a whole; the call has taken effect all the same.
 fn tool_answer(policy: &Policy, result: &mut Option<Value>, error: &mut Option<String>) -> Verdict {
     let (rules, max) = (&policy.rules.output, policy.limits.result_bytes);
-    // Bounded first: what is cut off need not be looked at.
+    // Bounded first: what is cut off need not be scanned.
     *result = result.take().map(|value| bounded(value, max));
     *error = error.take().map(|text| bounded_error(&text, max));
     if rules.is_empty() {
@@ -312,7 +312,7 @@ fn tool_answer(policy: &Policy, result: &mut Option<Value>, error: &mut Option<S
             *error = Some(bounded_error(&withheld, max));
         }
         (None, said) => {
-            // A longer text stands in place of a shorter one.
+            // Redaction may have made the text longer.
             *result = cleaned_result.map(|value| bounded(value, max));
             *error = said.and_then(|said| Some(bounded_error(said.as_str()?, max)));
         }
@@ -324,7 +324,7 @@ fn tool_answer(policy: &Policy, result: &mut Option<Value>, error: &mut Option<S
     }
 }
 
-/// Cuts a tool's error to what is kept of it.
+/// Cuts a tool's error to the length that is stored.
 pub(super) fn bounded_error(text: &str, max: usize) -> String {
     text.chars().take(max.min(MAX_ERROR)).collect()
 }
@@ -337,7 +337,7 @@ fn bounded(value: Value, max: usize) -> Value {
     let truncated = |beginning: &str| json!({ "truncated": true, "bytes": text.len(), "beginning": beginning });
     let mut left = max.saturating_sub(truncated("").to_string().len());
     let fits = |c: &char| {
-        // JSON inside a JSON string: marks and backslashes are escaped once more.
+        // JSON inside a JSON string: quotation marks and backslashes are escaped once more.
         let size = if matches!(c, '"' | '\\') { 2 } else { c.len_utf8() };
         let fits = size <= left;
         left = left.saturating_sub(size);

@@ -1,8 +1,8 @@
-//! A cache of a conversation's state, so that waking one does not read its whole log.
+//! A cache of a conversation's state, so that activating a conversation does not read its whole log.
 //!
-//! Invariant: what is cached and then completed from the log equals the full fold. No text that a turn brought stands in a
-//! snapshot: the window and the prompts of open turns are read from the log again, from the record that
-//! [`decode`] names. Only the summaries are kept, because the log does not say which of them is in force.
+//! Invariant: a snapshot completed from the log equals the full fold. A snapshot contains no text of a turn: the window
+//! and the prompts of open turns are read from the log again, starting at the record that [`decode`] returns. Only the
+//! summaries are stored, because the log does not say which of them is in effect.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use super::memory::{Memory, Summary};
 use super::turn::Turn;
 use super::weight as json;
 
-/// Version of the encoding. A snapshot of another version is ignored: raise it with every change of a type below.
+/// The version of the encoding. A snapshot of another version is ignored: increase it with every change of a type
+/// below.
 pub const VERSION: u32 = 5;
 
 #[derive(Deserialize)]
@@ -27,7 +28,7 @@ struct Versioned {
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
     version: u32,
-    /// First record that has to be read again.
+    /// The first record that has to be read again.
     read_from: Seq,
     book: Option<Book>,
     keys: Keys,
@@ -35,7 +36,7 @@ struct Snapshot {
     pending: Option<Summary>,
 }
 
-/// Returns what [`encode`] costs, in the unit of [`compute`](crate::compute).
+/// Returns the cost of [`encode`], in the unit of [`compute`](crate::compute).
 pub fn weight(conversation: &Conversation) -> usize {
     let turns = conversation.book.iter().flat_map(|book| &book.turns);
     let calls = turns.flat_map(Turn::calls).map(|call| json::of(&call.arguments));
@@ -52,7 +53,7 @@ pub fn weight(conversation: &Conversation) -> usize {
     calls.sum::<usize>() + summaries.sum::<usize>() + header
 }
 
-/// Writes the state down, without the texts that the log holds.
+/// Serialises the state, without the texts that are in the log.
 pub fn encode(conversation: &Conversation) -> Vec<u8> {
     let mut book = conversation.book.clone();
     let open = book.iter().flat_map(|book| &book.turns).map(|turn| turn.queued_seq);
@@ -73,13 +74,13 @@ pub fn encode(conversation: &Conversation) -> Vec<u8> {
         summary: conversation.memory.summary.clone(),
         pending: conversation.memory.pending.clone(),
     };
-    // Nothing here can fail to be written; if it did, the empty snapshot would be ignored.
+    // Nothing here can fail to serialise; if it did, the empty snapshot would be ignored.
     serde_json::to_vec(&snapshot).unwrap_or_default()
 }
 
-/// Reads a snapshot that was taken after record `seq`, and the number of the first record to be read again. The records
-/// from there to `seq` go through [`refill`], those behind it through [`Conversation::apply`]. `None` if it cannot be
-/// used: the log is folded from its beginning then.
+/// Decodes a snapshot that was taken after record `seq`; also returns the number of the first record to be read again.
+/// The records from there to `seq` go through [`refill`], later ones through [`Conversation::apply`]. `None` if the
+/// snapshot cannot be used: then the log is folded from its beginning.
 pub fn decode(id: ConversationId, seq: Seq, bytes: &[u8]) -> Option<(Conversation, Seq)> {
     let Versioned { version } = serde_json::from_slice(bytes).ok()?;
     if version != VERSION {
@@ -101,7 +102,7 @@ pub fn decode(id: ConversationId, seq: Seq, bytes: &[u8]) -> Option<(Conversatio
     Some((conversation, snapshot.read_from))
 }
 
-/// Puts back what one record, not newer than the snapshot, brought and the snapshot left to the log.
+/// Restores from one record, not newer than the snapshot, the text that the snapshot left to the log.
 pub fn refill(conversation: &mut Conversation, record: &Record) {
     conversation.memory.apply_window(record);
     let (Event::TurnQueued { .. }, Some(book)) = (&record.event, &mut conversation.book) else {

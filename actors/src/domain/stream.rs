@@ -1,7 +1,7 @@
-//! The stream's positions and frames: which bytes a reader gets for which records, and where it resumes.
+//! Positions and frames of the event stream: which bytes a reader gets for which records, and where it resumes.
 //!
-//! Invariant: the deltas of a segment concatenate to the text of its `message.completed`, whatever mixture of live text
-//! and records a reader saw and wherever it was cut.
+//! Invariant: the deltas of a segment concatenate to the text of its `message.completed` event, whatever mixture of
+//! live text and records a reader saw and wherever it was disconnected.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ use super::event::{Event, Record};
 use super::ids::{MessageId, Seq, TurnId};
 use super::view::public_event;
 
-/// A reader's whole position: the SSE `id`.
+/// The complete position of a reader: the SSE `id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Last durable event.
+    /// The last durable event.
     pub seq: Seq,
-    /// Bytes of the open message that were sent; none when nothing of it was.
+    /// Number of bytes of the open message that were sent; none if nothing of it was sent.
     pub offset: Option<usize>,
 }
 
@@ -65,24 +65,24 @@ impl fmt::Display for Position {
     }
 }
 
-/// A record as writers need it; encoded once for all of them.
+/// A record as the stream's writers need it; encoded once for all of them.
 #[derive(Debug, PartialEq)]
 pub struct Encoded {
-    /// Its number.
+    /// The sequence number of the record.
     pub seq: Seq,
-    /// Its turn.
+    /// The turn of the record.
     pub turn: Option<TurnId>,
     /// Name and data of the public event; none for internal records.
     public: Option<(&'static str, String)>,
-    /// What it does to the open segment.
+    /// The effect on the open segment.
     segment: Segment,
-    /// Whether its turn ends with it.
+    /// Whether the turn ends with it.
     pub terminal: bool,
-    /// Whether the conversation ends with it.
+    /// Whether the conversation was erased by it.
     pub erased: bool,
 }
 
-/// What a record does to the text of its turn.
+/// The effect of a record on the text of its turn.
 #[derive(Debug, PartialEq)]
 enum Segment {
     Untouched,
@@ -92,7 +92,7 @@ enum Segment {
 }
 
 impl Encoded {
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
         let public = self.public.as_ref().map_or(0, |(_, data)| data.len());
         let segment = match &self.segment {
@@ -111,8 +111,8 @@ impl Encoded {
                 text: text.clone(),
             },
             Event::MessageReset { .. } => Segment::Discarded,
-            // Not the end of a turn: the turn may have waited behind the one whose message is open, and a message that is
-            // open is closed by a record of its own.
+            // Not even the end of a turn: that turn may have been queued behind the one whose message is open, and an
+            // open message is closed by a record of its own.
             _ => Segment::Untouched,
         };
         Self {
@@ -125,7 +125,7 @@ impl Encoded {
         }
     }
 
-    /// Memory it takes, about.
+    /// Returns the approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let text = if let Segment::Completed { text, .. } = &self.segment {
             text.len()
@@ -135,9 +135,10 @@ impl Encoded {
         self.public.as_ref().map_or(0, |(_, data)| data.len()) + text + 64
     }
 
-    /// Checks a resume offset against the segment that this record closes: `None` if it closes none, else whether
-    /// `offset` lies in its text at a character. A discarded text takes any offset; before a text that only opens there was
-    /// none to have a part of (a segment that a crash left open is discarded before the next one opens).
+    /// Checks a resume offset against the segment that this record closes. Returns `None` if it closes none, else
+    /// whether `offset` is a character boundary of its text. A discarded text accepts any offset. A record that only
+    /// opens a segment accepts 0: before it there was no text (a segment that a crash left open is discarded before the
+    /// next one opens).
     pub fn admits_offset(&self, offset: usize) -> Option<bool> {
         match &self.segment {
             Segment::Untouched => None,
@@ -148,29 +149,29 @@ impl Encoded {
     }
 }
 
-/// Writes what follows a position in the event ids of a stream, such as a proof that the stream sent it.
+/// Writes a suffix to the positions in the event ids of a stream, such as a proof that the stream sent them.
 pub trait PositionSuffix: fmt::Debug + Send + Sync {
-    /// Writes what follows `position`; no line break.
+    /// Writes the suffix for `position`; it contains no line break.
     fn write(&self, position: &str, out: &mut String);
 }
 
-/// One reader of a conversation or of one of its turns. Pure: it turns records and live text into frames.
+/// One reader of a conversation or of one of its turns. Pure: turns records and live text into frames.
 #[derive(Debug)]
 pub struct Reader {
-    /// Only this turn's events.
+    /// If set, only events of this turn are sent.
     turn: Option<TurnId>,
-    /// Last record that was looked at.
+    /// The last record that was processed.
     seen: Seq,
-    /// Last durable event that was sent, or where the reader resumed.
+    /// The last durable event that was sent, or where the reader resumed.
     sent: Seq,
-    /// Bytes of the open segment that were sent.
+    /// Number of bytes of the open segment that were sent.
     offset: usize,
     ended: bool,
     suffix: Option<Arc<dyn PositionSuffix>>,
 }
 
 impl Reader {
-    /// A reader that has everything up to `position`.
+    /// Creates a reader that has everything up to `position`.
     pub fn new(turn: Option<TurnId>, position: Position) -> Self {
         let Position { seq, offset } = position;
         Self {
@@ -191,8 +192,8 @@ impl Reader {
         }
     }
 
-    /// Writes what a reader gets before any event. Where ids have a suffix, that is the position it begins at: one that is cut off
-    /// before the first event can come back too.
+    /// Writes the preamble before any event. If ids have a suffix, that is the starting position, so that a reader that
+    /// is disconnected before the first event can resume too.
     pub fn greet(&self, out: &mut String) {
         if self.suffix.is_some() {
             self.id(out);
@@ -200,17 +201,17 @@ impl Reader {
         }
     }
 
-    /// Last record that was looked at; the next one to look at follows it.
+    /// Returns the last record that was processed; the next one to process follows it.
     pub fn seen(&self) -> Seq {
         self.seen
     }
 
-    /// Whether everything was sent that will ever be: the turn ended, or the conversation was erased.
+    /// Returns whether the stream is complete: the turn ended, or the conversation was erased.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Takes the next record and writes what the reader gets for it.
+    /// Processes the next record and writes the frames for it.
     pub fn record(&mut self, encoded: &Encoded, now: Timestamp, out: &mut String) {
         debug_assert!(encoded.seq > self.seen, "records come in order, each once");
         self.seen = encoded.seq;
@@ -239,7 +240,7 @@ impl Reader {
         }
     }
 
-    /// Takes the open message's text and writes what is new of it. `from(offset)` returns the text behind an offset.
+    /// Processes the open message's text and writes its new part. `from(offset)` returns the text after an offset.
     pub fn live(
         &mut self,
         turn: TurnId,
@@ -273,7 +274,7 @@ impl Reader {
         out.push_str("\n\n");
     }
 
-    /// Writes the line with the position.
+    /// Writes the `id:` line with the position.
     fn id(&self, out: &mut String) {
         use std::fmt::Write as _;
         let offset = (self.offset > 0).then_some(self.offset);
@@ -290,7 +291,7 @@ impl Reader {
     }
 }
 
-/// Writes JSON as one line for every client: some end lines at characters that JSON leaves as they are.
+/// Writes JSON as one line for every client: some treat characters as line ends that JSON does not escape.
 fn one_line(json: &str, out: &mut String) {
     use std::fmt::Write as _;
     let mut rest = json;

@@ -1,8 +1,9 @@
-//! Surrogate pairs in JSON texts. A model's words are cut anywhere, in the middle of a pair too, and strict parsers refuse a half.
+//! Repairs surrogate pairs in JSON texts. A model's output may be cut anywhere, even in the middle of a pair, and
+//! strict parsers reject a lone half.
 
 use std::borrow::Cow;
 
-/// Writes U+FFFD for each half of a surrogate pair that has no other half: strict parsers refuse a text with one.
+/// Replaces each lone half of a surrogate pair with U+FFFD, because strict parsers reject a text that contains one.
 pub fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut lone = Vec::new();
@@ -43,7 +44,7 @@ pub fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Reads the escape `\uXXXX` that begins at `at`, if one does.
+/// Reads the escape `\uXXXX` at `at`, if there is one.
 pub fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let escape = bytes.get(at..at + 6)?;
     let digits = escape.strip_prefix(b"\\u")?;

@@ -1,22 +1,22 @@
-//! The one tokenizer: what triggers a compression and what plans it count alike.
+//! The one tokenizer: compression triggers and compression plans count with the same one.
 //!
-//! Invariant: every function here takes time linear in its text, whatever that holds. The tokenizer itself does not: its regex and
-//! its merges take longer per byte on long runs without a break, and give up on very long ones with a panic. So it is given
-//! [`PIECE`]s only.
+//! Invariant: every function here takes time linear in the length of its text, whatever it contains. The tokenizer
+//! itself does not: its regex and its merges take longer per byte on long runs without a break, and panic on very long
+//! ones. So it is only given pieces of at most [`PIECE`] bytes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tokens that chat protocols add around a message, as OpenAI documents for its chat models.
+/// Tokens that chat protocols add to each message, as OpenAI documents for its chat models.
 pub const PER_MESSAGE: u64 = 4;
-/// Most text that the tokenizer gets at once.
+/// Maximum bytes of text that the tokenizer is given at once.
 pub const PIECE: usize = 4 * 1024;
-/// What tokenizing one byte costs, in the time that parsing one byte of JSON takes.
+/// The cost of tokenizing one byte, relative to parsing one byte of JSON.
 pub const COST_PER_BYTE: usize = 32;
-/// Bytes of the longest token of the encoding (a run of blanks).
+/// Length of the longest token of the encoding in bytes (a run of spaces).
 const LONGEST_TOKEN: u64 = 128;
 
-/// Counts the tokens of `text` in the encoding `o200k_base`. Other vendors' models differ by some percent. In text of more than
-/// [`PIECE`] bytes that has no blanks for a long stretch, a token may count as two where a piece ends.
+/// Counts the tokens of `text` in the encoding `o200k_base`. Models of other vendors differ by a few per cent. In text
+/// of more than [`PIECE`] bytes with a long stretch without spaces, a token at the end of a piece may count as two.
 pub fn count(text: &str) -> u64 {
     count_up_to(text, u64::MAX)
 }
@@ -32,12 +32,12 @@ pub fn count_up_to(text: &str, most: u64) -> u64 {
     sum
 }
 
-/// Returns how many tokens `text` has at least, at a hundredth of the price of counting: no token is longer than a word with the
-/// sign before it, or than three digits.
+/// Returns a lower bound of the tokens of `text`, at a hundredth of the cost of counting: no token is longer than a
+/// word with the sign before it, or than three digits.
 pub fn at_least(text: &str) -> u64 {
     let (mut words, mut digits, mut run, mut before) = (0_u64, 0_u64, 0_u64, b' ');
     for byte in text.bytes() {
-        // Characters that are not ASCII may be letters or digits too: what touches one is not counted apart.
+        // Characters that are not ASCII may be letters or digits too: what touches one is not counted separately.
         let starts = |same: fn(&u8) -> bool| before.is_ascii() && !same(&before);
         if byte.is_ascii_alphabetic() {
             // "it's" may be one token.
@@ -58,10 +58,12 @@ pub fn at_least(text: &str) -> u64 {
     (words + digits).max((text.len() as u64).div_ceil(LONGEST_TOKEN))
 }
 
-/// Text that [`estimate`] counts; what is longer has as many tokens for each byte. A fraction of a millisecond.
+/// Bytes of text that [`estimate`] counts; the rest is assumed to have as many tokens per byte. Takes a fraction of a
+/// millisecond.
 const COUNTED: usize = 2 * 1024;
 
-/// Estimates the tokens of `text` in constant time but for [`at_least`]: exact up to 2 KiB, by its beginning beyond that.
+/// Estimates the tokens of `text` in constant time, apart from [`at_least`]: exact up to 2 KiB, beyond that
+/// extrapolated from the beginning.
 pub fn estimate(text: &str) -> u64 {
     let kept = &text[..cut(text, COUNTED)];
     let counted = count(kept);
@@ -77,7 +79,7 @@ fn scaled(counted: u64, kept: u64, written: u64) -> u64 {
     tokens.map_or(0, |tokens| u64::try_from(tokens).unwrap_or(u64::MAX))
 }
 
-/// Text that is counted later, while it comes in pieces: its beginning, and how long it is.
+/// A sample of a text that arrives in pieces and is counted later: its beginning, and its length.
 #[derive(Clone, Default)]
 pub struct Sample {
     kept: String,
@@ -85,7 +87,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Text that is kept; what is longer has as many tokens for each byte.
+    /// Bytes of text that are kept; the rest is assumed to have as many tokens per byte.
     pub const KEPT: usize = 16 * 1024;
 
     /// Adds a piece.
@@ -95,12 +97,12 @@ impl Sample {
         self.kept.push_str(&piece[..piece.floor_char_boundary(room)]);
     }
 
-    /// Returns the bytes that were added.
+    /// Returns the number of bytes that were added.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Returns what counting costs, in the unit of the compute pool.
+    /// Returns the cost of counting, in the unit of the compute pool.
     pub fn cost(&self) -> usize {
         self.kept.len() * COST_PER_BYTE
     }
@@ -110,7 +112,7 @@ impl Sample {
         scaled(count(&self.kept), self.kept.len() as u64, self.written)
     }
 
-    /// Estimates the tokens without the tokenizer, for where there is no room to run it.
+    /// Estimates the tokens without the tokenizer, for when the compute pool has no capacity to run it.
     pub fn coarse(&self) -> u64 {
         self.written.div_ceil(4)
     }
@@ -118,14 +120,14 @@ impl Sample {
 
 impl std::fmt::Debug for Sample {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // What was said stands in no log.
+        // The text must not appear in logs.
         f.debug_struct("Sample")
             .field("written", &self.written)
             .finish_non_exhaustive()
     }
 }
 
-/// Returns the longest beginning of `text` that has about `tokens` tokens at most, cut at a character.
+/// Returns the longest prefix of `text` with roughly `tokens` tokens at most, cut at a character boundary.
 pub fn clip(text: &str, tokens: u64) -> &str {
     let (mut at, mut left) = (0, tokens);
     while at < text.len() {
@@ -140,14 +142,14 @@ pub fn clip(text: &str, tokens: u64) -> &str {
         let decoded = tiktoken_rs::o200k_base_singleton().decode_bytes(kept);
         let bytes = decoded.map_or(0, |bytes| bytes.len()).min(piece.len());
         at += piece.floor_char_boundary(bytes);
-        // A whole piece that fits exactly is followed by the next one's first token, which does not.
+        // If a whole piece fits exactly, the next piece's first token does not.
         break;
     }
     &text[..at]
 }
 
-/// Returns where to end a part of `text` of at most `most` bytes (at least a character): the end of a word if there is one in the
-/// last quarter, where a token ends in any case; else the end of a character.
+/// Returns where to end a piece of `text` of at most `most` bytes (at least one character): at the end of a word if
+/// there is one in the last quarter, because a token ends there in any case; else at a character boundary.
 pub fn cut(text: &str, most: usize) -> usize {
     if text.len() <= most {
         return text.len();
@@ -156,12 +158,12 @@ pub fn cut(text: &str, most: usize) -> usize {
     let bytes = text.as_bytes();
     let is_end = |at: &usize| bytes[at - 1].is_ascii_alphanumeric() && bytes[*at].is_ascii_whitespace();
     let word = (end - most / 4..=end).rev().filter(|at| *at > 0).find(is_end);
-    // A bound below one character: never stand still.
+    // A limit below one character: always make progress.
     let first = text.chars().next().map_or(0, char::len_utf8);
     word.unwrap_or(end).max(first)
 }
 
-/// Whether the tokenizer's tables are built, which takes a quarter of a second.
+/// Whether the tokenizer's tables have been built, which takes a quarter of a second.
 static READY: AtomicBool = AtomicBool::new(false);
 
 /// Builds the tokenizer's tables.
@@ -169,7 +171,7 @@ pub fn warm_up() {
     encode("a");
 }
 
-/// Tells whether counting begins at once. Before that, who must not wait makes do with a coarse number.
+/// Returns whether counting can start at once. Until then, callers that must not wait use a coarse estimate.
 pub fn is_ready() -> bool {
     READY.load(Ordering::Relaxed)
 }

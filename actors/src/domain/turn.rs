@@ -16,119 +16,121 @@ use super::usage::TotalUsage;
 /// An open turn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
-    /// Its id.
+    /// The id of the turn.
     pub id: TurnId,
-    /// Number of its first record.
+    /// Sequence number of its first record.
     pub queued_seq: Seq,
-    /// When it was accepted.
+    /// When the turn was accepted.
     pub queued_at: Timestamp,
     /// The prompt.
     pub input: Arc<Input>,
-    /// Schema that the answer has to satisfy.
+    /// The schema that the answer has to satisfy.
     pub response_schema: Option<Arc<Value>>,
-    /// Trace of the request that brought it.
+    /// The trace of the request that submitted the turn.
     pub trace: Option<String>,
-    /// The API key that submitted it, whose limits its model calls count against.
+    /// The API key that submitted the turn; its model calls count against this key's limits.
     pub api_key: Option<String>,
-    /// Attempt under way; 0 while it is queued.
+    /// The current attempt; 0 while the turn is queued.
     pub attempt: u32,
-    /// Attempts that began with a wait: they do not count against the limit.
+    /// Number of attempts that began with a wait: they do not count against the limit.
     pub waits: u32,
-    /// Attempts that ended with the process handing over: nor do these.
+    /// Number of attempts that ended with a hand-over: they do not count either.
     pub hand_overs: u32,
-    /// Whether the attempt under way is among those two. None counts as both.
+    /// Whether the current attempt is already among one of these two. No attempt counts as both.
     pub is_excused: bool,
-    /// Model step under way, from 1.
+    /// The current model step, from 1.
     pub step: u32,
-    /// What it is doing.
+    /// What the turn is doing.
     pub phase: Phase,
-    /// From when its time is counted: the last start, decision or end of a wait.
+    /// The start of its time limit: the last start, decision or end of a wait.
     pub clock_from: Timestamp,
-    /// When the present model step was begun, at the latest.
+    /// When the current model step was started, at the latest.
     pub asked_from: Timestamp,
-    /// End of the visible wait before the present step; may be past.
+    /// The end of the visible wait before the current step; may be in the past.
     pub waiting_until: Option<Timestamp>,
-    /// What had not begun when the turn's tenant was left out, or when its process handed over, as far as that is written down;
-    /// none while it is worked on.
+    /// What had not been started when the turn's tenant was left out or its process handed over, as far as that is
+    /// recorded; none while the turn is worked on.
     pub pause: Option<Pause>,
-    /// Why it waits: set until the model is asked again.
+    /// Why the turn waits: set until the model is called again.
     pub waiting: Option<WaitReason>,
-    /// What it has been through with its provider since a model last answered.
+    /// The provider's failures since a model last answered.
     pub outage: Outage,
-    /// Invalid arguments or answers that the model was asked to repair.
+    /// Number of invalid arguments or answers that the model was asked to repair.
     pub repairs: u32,
-    /// Used so far.
+    /// The usage so far.
     pub usage: TotalUsage,
-    /// Milliseconds from acceptance to the first text a reader saw.
+    /// Milliseconds from acceptance to the first text that a reader saw.
     pub first_token_ms: Option<u64>,
 }
 
-/// How far a turn had come when its tenant was left out for a fault of its settings, or when its process handed over.
+/// The progress of a turn when its tenant was left out because of a fault in its settings, or when its process handed
+/// over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
-    /// Calls that are written down as called and have certainly not been sent.
+    /// Calls that are recorded as called and have certainly not been sent.
     pub unsent: Vec<CallId>,
-    /// Whether the present model step may have been asked.
+    /// Whether the model may have been called for the current step.
     pub asked: bool,
-    /// Whether its process handed it over: what was under way then was lost in an orderly way, and counts for nothing.
+    /// Whether its process handed it over: what was running then was stopped cleanly and does not count as an attempt.
     pub handed_over: bool,
 }
 
 /// What an open turn is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Phase {
-    /// Waits for the turns before it.
+    /// Queued behind other turns.
     Queued,
-    /// A model step is due or under way.
+    /// A model step is due or running.
     Thinking,
-    /// The calls of the last step are due, under way or waiting for a person. Never all done: that is `Thinking`.
+    /// The calls of the last step are due, running or waiting for approval. They are never all done: then the phase is
+    /// `Thinking`.
     Acting(Vec<Call>),
 }
 
-/// A tool call of the present step.
+/// A tool call of the current step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call {
-    /// Its id.
+    /// The id of the call.
     pub id: CallId,
-    /// Name of the tool.
+    /// The name of the tool.
     pub name: String,
-    /// Its arguments; final once it runs. Shared, since every decision is made on a copy of the state.
+    /// The arguments; final once the call runs. Shared, because every decision is made on a copy of the state.
     pub arguments: Arc<Value>,
-    /// How far it is.
+    /// The stage of the call.
     pub stage: Stage,
-    /// When it was first written down as called; a vendor's window for its key counts from then.
+    /// When it was first recorded as called; the vendor's window for its key starts then.
     pub called_at: Option<Timestamp>,
 }
 
-/// How far a tool call is.
+/// The stage of a tool call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Stage {
-    /// The model asked for it. Only inside one append.
+    /// The model asked for the call. Occurs only within one append.
     Proposed,
-    /// Waits for a person until then.
+    /// Waits for approval until this time.
     AwaitingApproval(Timestamp),
-    /// Written down as called: may be on its way.
+    /// Recorded as called: may be on its way.
     Running {
-        /// How often it was taken up again after a crash.
+        /// How often the call was resumed after a crash.
         retry: u32,
-        /// How it is done.
+        /// How the call is resumed.
         mode: RetryMode,
-        /// Until then the process that wrote this waits for its outcome.
+        /// Until when the process that recorded this waits for the outcome.
         settles_at: Timestamp,
     },
-    /// Has exactly one result.
+    /// Has its one result.
     Done(ToolStatus),
 }
 
 impl Call {
-    /// Whether it is written down as called and has no result.
+    /// Returns whether the call is recorded as called and has no result.
     pub fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running { .. })
     }
 }
 
 impl Turn {
-    /// Opens a turn with its first record; none if the record is another.
+    /// Creates a turn from its first record; none if the record is a different one.
     pub fn open(record: &Record) -> Option<Self> {
         let (
             Some(id),
@@ -169,7 +171,7 @@ impl Turn {
         })
     }
 
-    /// Names the present model step.
+    /// Returns the current model step.
     pub fn present(&self) -> Step {
         Step {
             turn: self.id,
@@ -178,7 +180,7 @@ impl Turn {
         }
     }
 
-    /// Returns the calls of the present step; empty while the model is thinking.
+    /// Returns the calls of the current step; empty in all other phases.
     pub fn calls(&self) -> &[Call] {
         match &self.phase {
             Phase::Acting(calls) => calls,
@@ -186,25 +188,26 @@ impl Turn {
         }
     }
 
-    /// Whether only people can move it on.
+    /// Returns whether the turn only waits for approvals.
     pub fn only_awaits_approval(&self) -> bool {
         let calls = self.calls();
         !calls.is_empty() && !calls.iter().any(|call| matches!(call.stage, Stage::Running { .. }))
     }
 
-    /// Whether one of its calls waits for a person.
+    /// Returns whether one of its calls waits for approval.
     pub fn awaits_approval(&self) -> bool {
         let waits = |call: &Call| matches!(call.stage, Stage::AwaitingApproval(_));
         self.calls().iter().any(waits)
     }
 
-    /// Whether a call that is written down as called has certainly not been sent, in this life or an earlier one.
+    /// Returns whether a call that is recorded as called has certainly not been sent, by this process or an earlier
+    /// one.
     pub fn never_sent(&self, call: &Call) -> bool {
         let unsent = self.pause.as_ref().is_some_and(|pause| pause.unsent.contains(&call.id));
         unsent && matches!(call.stage, Stage::Running { retry: 0, .. })
     }
 
-    /// Adds one later record of this turn.
+    /// Applies one later record of this turn.
     pub fn apply(&mut self, record: &Record) {
         match &record.event {
             Event::TurnStarted { attempt, .. } => {
@@ -228,7 +231,7 @@ impl Turn {
                 self.asked_from = *until;
                 self.outage.waits(record.at, *until);
             }
-            // `waiting_until` stays: it names the effect that is under way.
+            // `waiting_until` stays: it identifies the running effect.
             Event::ContextAssembled { .. } => {
                 self.waiting = None;
                 self.asked_from = record.at;
@@ -237,12 +240,12 @@ impl Turn {
                 self.pause = Some(Pause {
                     unsent: unsent.clone(),
                     asked: *asked,
-                    // Nothing was begun since.
+                    // Nothing has been started since.
                     handed_over: self.is_handed_over(),
                 });
             }
             Event::TurnHandedOver { unsent, asked } => {
-                // The next start ends this attempt. One that is taken up without a start goes on.
+                // The next start ends this attempt. A turn that is resumed without a start continues it.
                 if *asked && self.phase == Phase::Thinking && !self.is_excused {
                     self.hand_overs += 1;
                     self.is_excused = true;
@@ -253,7 +256,7 @@ impl Turn {
                     handed_over: true,
                 });
             }
-            // A wait that the provider asked for outlives the pause.
+            // A wait requested by the provider outlives the pause.
             Event::TurnResumed {} => {
                 self.clock_from = self.clock_from.max(record.at);
                 self.pause = None;
@@ -290,7 +293,7 @@ impl Turn {
                 class, model, usage, ..
             } => {
                 self.usage.add(model, *usage);
-                // A call that died with us says nothing about its provider.
+                // A call that died with its process says nothing about its provider.
                 if class != LOST_CALL {
                     self.outage.failed(class, self.asked_from, record.at);
                 }
@@ -304,7 +307,7 @@ impl Turn {
             } => {
                 self.stage(*call_id, Stage::AwaitingApproval(*expires_at));
             }
-            // However it was decided, and if by nobody: the time that a person took is not the turn's.
+            // However it was decided, even by expiry: the time that a person took does not count as the turn's.
             Event::ApprovalDecided { .. } => self.clock_from = record.at,
             Event::ToolCalled {
                 call_id,
@@ -331,7 +334,7 @@ impl Turn {
                 mode,
                 settles_at,
             } => {
-                // The first time that it is sent after all: a vendor's window counts from here.
+                // Sent for the first time after all: the vendor's window starts here.
                 if let Some(call) = self.call_mut(*call_id).filter(|_| *retry == 0) {
                     call.called_at = Some(record.at);
                 }
@@ -356,12 +359,12 @@ impl Turn {
         }
     }
 
-    /// Attempts that count against the limit: those that a crash or a stop cost.
+    /// Returns the attempts that count against the limit: those that were lost in a crash or a stop.
     pub fn counted_attempts(&self) -> u32 {
         self.attempt.saturating_sub(self.waits).saturating_sub(self.hand_overs)
     }
 
-    /// Whether its process handed it over, and nobody has taken it up since.
+    /// Returns whether its process handed it over and it has not been resumed since.
     pub fn is_handed_over(&self) -> bool {
         self.pause.as_ref().is_some_and(|pause| pause.handed_over)
     }

@@ -1,34 +1,35 @@
-//! What model calls used and what that cost.
+//! The usage of model calls and its cost.
 
 use serde::{Deserialize, Serialize};
 
-/// Billionths of a US dollar. Integers add up exactly; floats are made only at the edge.
+/// Billionths of a US dollar. Integers add up exactly; converted to floats only at the edge.
 pub type NanoUsd = u64;
 
-/// Writes an amount in dollars, exactly.
+/// Formats an amount in dollars, exactly.
 pub fn dollars(amount: NanoUsd) -> String {
     format!("{}.{:09}", amount / 1_000_000_000, amount % 1_000_000_000)
 }
 
-/// Tokens and money of one model call, or of several added up.
+/// Tokens and cost of one model call, or the sum of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens of the prompts, those read from and written to the provider's cache included.
+    /// Tokens of the prompts, including those read from and written to the provider's cache.
     pub prompt_tokens: u64,
-    /// Tokens of the answers, reasoning included.
+    /// Tokens of the answers, including reasoning.
     pub completion_tokens: u64,
     /// Prompt tokens that the provider read from its cache.
     pub cached_tokens: u64,
     /// Prompt tokens that the provider wrote to its cache.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cache_write_tokens: u64,
-    /// Tokens of the answers that were thought and not said.
+    /// Reasoning tokens of the answers.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reasoning_tokens: u64,
-    /// What it cost.
+    /// The cost.
     #[serde(default)]
     pub cost: NanoUsd,
-    /// Whether any of it is our own estimate, because the provider did not report it. Nothing is learned from an estimate.
+    /// Whether any of it is our own estimate, because the provider did not report it. Nothing is learned from an
+    /// estimate.
     #[serde(default, skip_serializing_if = "is_false")]
     pub estimated: bool,
 }
@@ -61,18 +62,18 @@ impl Usage {
         self.total_tokens() == 0 && self.cost == 0
     }
 
-    /// Returns all tokens, of prompts and answers.
+    /// Returns the tokens of prompts and answers together.
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)
     }
 }
 
-/// What one model call used that will never report: it died with its process or with the actor that read it.
+/// The usage of one lost model call: its process, or the actor that read it, died before it was reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostUsage {
-    /// The model that was asked.
+    /// The model that was called.
     pub model: String,
-    /// What it used, estimated.
+    /// The estimated usage.
     pub usage: Usage,
 }
 
@@ -82,12 +83,12 @@ pub struct TotalUsage {
     /// The sum.
     #[serde(flatten)]
     pub sum: Usage,
-    /// Models that took part, in order of first use; at most [`TotalUsage::MODELS`].
+    /// Models that were used, in order of first use; at most [`TotalUsage::MODELS`].
     pub models: Vec<String>,
 }
 
 impl TotalUsage {
-    /// Most models that are named.
+    /// Maximum number of models that are listed.
     pub const MODELS: usize = 8;
 
     /// Adds the usage of one call to `model`.
@@ -110,7 +111,7 @@ impl TotalUsage {
 /// Price of a model in nano-dollars per million tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Price {
-    /// Fresh prompt tokens.
+    /// Uncached prompt tokens.
     pub input: NanoUsd,
     /// Prompt tokens read from the provider's cache.
     pub cached_input: NanoUsd,
@@ -118,12 +119,12 @@ pub struct Price {
     pub cache_write: NanoUsd,
     /// Tokens of the answer.
     pub output: NanoUsd,
-    /// Tokens of the answer that were thought and not said.
+    /// Reasoning tokens of the answer.
     pub reasoning: NanoUsd,
 }
 
 impl Price {
-    /// Makes the price of a model that charges every token of the prompt alike, and every one of the answer.
+    /// Returns the price of a model that charges one rate for all prompt tokens and one for all answer tokens.
     pub const fn flat(input: NanoUsd, output: NanoUsd) -> Self {
         Self {
             input,
@@ -146,8 +147,8 @@ impl Price {
         }
     }
 
-    /// Returns what `usage` costs, rounded up to a whole nano-dollar. A token belongs to one class: parts that are
-    /// together larger than their whole are cut down to it.
+    /// Returns the cost of `usage`, rounded up to a whole nano-dollar. A token belongs to one class: parts that
+    /// together exceed their whole are cut down to it.
     pub fn cost(&self, usage: &Usage) -> NanoUsd {
         let cached = usage.cached_tokens.min(usage.prompt_tokens);
         let written = usage.cache_write_tokens.min(usage.prompt_tokens - cached);
@@ -175,7 +176,7 @@ mod tests {
     /// One cent.
     const CENT: NanoUsd = 10_000_000;
 
-    /// Makes a usage of prompt, cached, cache-write, completion and reasoning tokens.
+    /// Builds a usage from prompt, cached, cache-write, completion and reasoning tokens.
     fn usage(tokens: [u64; 5]) -> Usage {
         let [
             prompt_tokens,
@@ -214,7 +215,7 @@ mod tests {
             cache_write: 375 * CENT,
             ..Price::flat(300 * CENT, 1_500 * CENT)
         };
-        // Thought at half the price of what is said.
+        // Reasoning at half the price of the answer.
         let thinking = Price {
             reasoning: 200 * CENT,
             ..Price::flat(100 * CENT, 400 * CENT)

@@ -1,20 +1,20 @@
-//! How much there is to look at in a JSON value, without looking at all of it.
+//! Estimates the size of a JSON value without visiting all of it.
 
 use serde_json::Value;
 
-/// Nothing beyond this is counted.
+/// The maximum weight; nothing beyond it is counted.
 pub const MOST: usize = 1024 * 1024;
-/// What a value counts beside its text. Visiting one costs about as much as parsing so many bytes.
+/// The weight of a value in addition to its text. Visiting a value costs about as much as parsing this many bytes.
 const VALUE: usize = 16;
 
-/// Returns about how many bytes `value` takes as JSON, or [`MOST`] when it is more. Takes time for at most `MOST / 16` values.
+/// Returns the approximate size of `value` in bytes of JSON, at most [`MOST`]. Visits at most `MOST / 16` values.
 pub fn of(value: &Value) -> usize {
     let mut left = MOST;
     take(value, &mut left);
     MOST - left
 }
 
-/// Does the same for the members of an object.
+/// Like [`of`], for the members of an object.
 pub fn of_members(members: &serde_json::Map<String, Value>) -> usize {
     let mut left = MOST;
     take_members(members, &mut left);

@@ -1,4 +1,4 @@
-//! An [`EventLog`] in memory, with knobs for what a store can do to its callers.
+//! An in-memory [`EventLog`] with injectable failures.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,17 +16,17 @@ use crate::domain::quota::StoredTotals;
 use crate::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
 use crate::tenancy::TenantScope;
 
-/// When an injected failure strikes.
+/// When an injected failure occurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing was written.
+    /// Before anything is written.
     Before,
-    /// Everything was written, and only the answer was lost.
+    /// After everything is written: only the answer is lost.
     After,
 }
 
-/// The log of every conversation, in memory. Clones share the data, so a test that drops all actors and starts new
-/// ones on a clone has a crash and a restart.
+/// The logs of all conversations, in memory. Clones share the data, so a test simulates a crash and restart by dropping
+/// all actors and starting new ones on a clone.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryLog {
     shared: Arc<Shared>,
@@ -65,41 +65,41 @@ impl Log {
 }
 
 impl MemoryLog {
-    /// Makes an empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets the `nth` append from now on (1 is the next one) fail with an unknown outcome.
+    /// Makes the `nth` append from now on (1 is the next one) fail with an unknown outcome.
     pub fn fail_append(&self, nth: u64, fault: Fault) {
         let mut store = self.store();
         let at = store.attempts + nth;
         store.faults.insert(at, fault);
     }
 
-    /// Lets the `nth` append from now on (1 is the next one) be refused for good.
+    /// Makes the `nth` append from now on (1 is the next one) fail permanently.
     pub fn refuse_append(&self, nth: u64, reason: &str) {
         let mut store = self.store();
         let at = store.attempts + nth;
         store.refusals.insert(at, reason.to_owned());
     }
 
-    /// Makes every later append take `delay` of tokio's time before it takes effect.
+    /// Delays every later append by `delay` of tokio's time before it takes effect.
     pub fn delay_appends(&self, delay: Duration) {
         self.store().delay = delay;
     }
 
-    /// Keeps appends waiting before they take effect, until [`MemoryLog::release`].
+    /// Holds appends before they take effect, until [`MemoryLog::release`].
     pub fn hold(&self) {
         self.shared.held.send_replace(true);
     }
 
-    /// Lets held appends go on.
+    /// Releases held appends.
     pub fn release(&self) {
         self.shared.held.send_replace(false);
     }
 
-    /// Makes every call fail as unavailable, or ends that.
+    /// Makes every call fail as unavailable, or stops doing so.
     pub fn set_down(&self, down: bool) {
         self.store().down = down;
     }
@@ -109,26 +109,26 @@ impl MemoryLog {
         *self.shared.commits.borrow()
     }
 
-    /// Returns how many appends were asked for, failed ones included.
+    /// Returns how many appends were attempted, including failed ones.
     pub fn attempts(&self) -> u64 {
         self.store().attempts
     }
 
-    /// Waits until `n` appends took effect, counted from the store's beginning.
+    /// Waits until `n` appends took effect, counted from the store's creation.
     pub async fn wait_for_commits(&self, n: u64) {
         let mut commits = self.shared.commits.subscribe();
         // The sender lives in `self`, so waiting cannot fail before this call is over.
         let _ = commits.wait_for(|count| *count >= n).await;
     }
 
-    /// Returns all records of a conversation, of whichever tenant.
+    /// Returns all records of a conversation of any tenant.
     pub fn records(&self, conversation: ConversationId) -> Vec<Record> {
         let store = self.store();
         let log = store.logs.iter().find(|((_, id), _)| *id == conversation);
         log.map(|(_, log)| log.records().cloned().collect()).unwrap_or_default()
     }
 
-    /// Loses one record of a conversation, as a damaged store may.
+    /// Deletes one record of a conversation, as a damaged store might.
     pub fn lose_record(&self, conversation: ConversationId, seq: Seq) {
         let mut store = self.store();
         let log = store.logs.iter_mut().find(|((_, id), _)| *id == conversation);
@@ -164,7 +164,7 @@ impl MemoryLog {
 }
 
 impl Store {
-    /// Takes an append, as every store does: own append standing there, tombstone, number.
+    /// Commits an append after the checks of every store: a repeated append, the tombstone, the sequence number.
     fn commit(&mut self, scope: &TenantScope, append: &Append) -> Result<bool, LogError> {
         let key = (scope.tenant().clone(), append.conversation);
         let Some(log) = self.logs.get_mut(&key) else {
@@ -331,7 +331,7 @@ impl EventLog for MemoryLog {
     ) -> Result<(), LogError> {
         let mut store = self.open()?;
         let log = store.logs.get_mut(&(scope.tenant().clone(), conversation));
-        // A snapshot that comes after the tombstone would bring back what was erased.
+        // A snapshot that arrives after the tombstone would bring back erased content.
         if let Some(log) = log.filter(|log| log.tombstone.is_none())
             && log.snapshot.as_ref().is_none_or(|old| old.seq <= snapshot.seq)
         {
@@ -353,7 +353,7 @@ impl EventLog for MemoryLog {
         });
         #[expect(
             clippy::disallowed_methods,
-            reason = "recovery: the tenant stands in the log of a verified request"
+            reason = "recovery: the tenant comes from the log of a verified request"
         )]
         let scope = TenantScope::from_verified;
         Ok(pending
@@ -423,7 +423,7 @@ impl EventLog for MemoryLog {
         let mut store = self.open()?;
         for ((_, id), log) in &mut store.logs {
             let mut records = log.appends.iter().flat_map(|(_, records)| records);
-            // What is left of an erased log does not begin with its creation; its header stands in its stead.
+            // The rest of an erased log does not begin with its creation; its header is kept instead.
             let Some(mut header) = records.next().and_then(|first| Header::open(*id, first)) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! A model that follows scripts.
+//! A scripted model.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,36 +15,36 @@ use crate::domain::prompt::PromptMessage;
 use crate::domain::usage::{LostUsage, Usage};
 use crate::ports::{LogError, LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
 
-/// Tokens of an answer that was lost, as this model accounts for it.
+/// Completion tokens that this model reports for a lost answer.
 pub const LOST_COMPLETION: u64 = 7;
 
-/// One thing that the model does.
+/// One action of the model.
 #[derive(Debug, Clone)]
 pub enum Act {
-    /// Says something.
+    /// Sends text.
     Text(String),
     /// Waits, in tokio's time.
     Wait(Duration),
-    /// Asks for a tool.
+    /// Asks for a tool call.
     Call(String, Value),
-    /// Tells that another target answers: the one before, the one now, why.
+    /// Reports a fallback: the target before, the target now, the reason.
     Fallback(&'static str, &'static str, &'static str),
-    /// Reports what it used.
+    /// Reports usage.
     Usage(Usage),
-    /// Breaks; before anything else, the stream does not even open.
+    /// Fails; as the first action, the stream does not even open.
     Fail(FailureClass, Option<Duration>),
-    /// Is done.
+    /// Finishes the answer.
     Finish(Finish),
-    /// Says nothing for ever.
+    /// Hangs for ever.
     Stall,
     /// Panics.
     Panic,
 }
 
-/// What the model does in one step, in order. A script without [`Act::Finish`] is a cut stream.
+/// The actions of the model in one step, in order. A script without [`Act::Finish`] is a stream that is cut off.
 pub type Script = Vec<Act>;
 
-/// An answer in pieces, with a pause before each, and a good end.
+/// Returns a script for an answer in pieces, with a pause before each, and a good end.
 pub fn says(pieces: &[&str], pause: Duration) -> Script {
     let piece = |text: &&str| [Act::Wait(pause), Act::Text((*text).to_owned())];
     let mut script: Script = pieces.iter().flat_map(piece).collect();
@@ -52,7 +52,7 @@ pub fn says(pieces: &[&str], pause: Duration) -> Script {
     script
 }
 
-/// A step that asks for tools.
+/// Returns a script for a step that asks for tool calls.
 pub fn calls(calls: &[(&str, Value)]) -> Script {
     let call = |(name, arguments): &(&str, Value)| Act::Call((*name).to_owned(), arguments.clone());
     let mut script: Script = calls.iter().map(call).collect();
@@ -60,7 +60,7 @@ pub fn calls(calls: &[(&str, Value)]) -> Script {
     script
 }
 
-/// The model. Clones share everything, so it outlives a crash of the actors.
+/// The scripted model. Clones share everything, so it outlives a crash of the actors.
 #[derive(Clone, Default)]
 pub struct FakeModel(Arc<Inner>);
 
@@ -73,7 +73,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// Scripts of a prompt's (or route's) steps.
+    /// Scripts of the steps for a prompt or route.
     steps: HashMap<String, Vec<Script>>,
     /// Scripts that are used once, before those.
     once: HashMap<String, VecDeque<Script>>,
@@ -83,28 +83,29 @@ struct State {
 /// What the model has seen so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Calls, refused ones included.
+    /// Number of calls, including failed ones.
     pub calls: usize,
-    /// Streams that are open now.
+    /// Number of streams that are open now.
     pub open: usize,
-    /// Most streams that were open at once.
+    /// Maximum number of streams that were open at once.
     pub peak: usize,
-    /// Streams that were dropped before their end: closed connections.
+    /// Number of streams that were dropped before their end: closed connections.
     pub dropped: usize,
 }
 
 impl FakeModel {
-    /// Makes a model that answers everything with "ok".
+    /// Creates a model that answers everything with "ok".
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Scripts the steps of the turn whose prompt contains `prompt`, or of a route of that name. The last one repeats.
+    /// Sets the scripts for the steps of the turn whose prompt contains `prompt`, or of the route of that name. The
+    /// last one repeats.
     pub fn on(&self, prompt: &str, steps: &[Script]) {
         self.state().steps.insert(prompt.to_owned(), steps.to_vec());
     }
 
-    /// Scripts the next call for this prompt or route alone.
+    /// Sets a script for only the next call with this prompt or route.
     pub fn once(&self, prompt: &str, script: Script) {
         self.state()
             .once
@@ -113,7 +114,7 @@ impl FakeModel {
             .push_back(script);
     }
 
-    /// Forgets every script.
+    /// Removes all scripts.
     pub fn forget(&self) {
         let mut state = self.state();
         (state.steps, state.once) = (HashMap::new(), HashMap::new());
@@ -124,17 +125,17 @@ impl FakeModel {
         self.state().requests.clone()
     }
 
-    /// Returns the steps it was asked about that were left without a report.
+    /// Returns the lost calls that it was asked about.
     pub fn lost(&self) -> Vec<LostCall> {
         self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns what it has seen so far.
+    /// Returns what the model has seen so far.
     pub fn seen(&self) -> Seen {
         *self.0.seen.borrow()
     }
 
-    /// Waits until it has seen what `enough` asks for.
+    /// Waits until `enough` returns true.
     pub async fn wait_for(&self, enough: impl FnMut(&Seen) -> bool) -> Seen {
         let mut seen = self.0.seen.subscribe();
         // The sender lives in `self`.
@@ -162,7 +163,7 @@ impl FakeModel {
         let mut state = self.state();
         state.requests.push(request.clone());
         let matches = |key: &String| *key == request.route || text.contains(key.as_str());
-        // The longest key is the most precise one.
+        // The longest key is the most specific one.
         let once = state.once.iter().filter(|(key, left)| matches(key) && !left.is_empty());
         let once = once.map(|(key, _)| key.clone()).max_by_key(String::len);
         if let Some(script) = once.and_then(|key| state.once.get_mut(&key)?.pop_front()) {
@@ -175,7 +176,7 @@ impl FakeModel {
     }
 }
 
-/// An open stream; notes whether it was read to its end.
+/// An open stream; records whether it was read to its end.
 struct Open {
     inner: Arc<Inner>,
     script: VecDeque<Act>,

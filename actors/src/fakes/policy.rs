@@ -1,4 +1,4 @@
-//! Copilots that a test puts together.
+//! Copilots that a test configures.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::domain::schema::{InvalidSchema, Schema};
 use crate::ports::{Policies, Standing};
 use crate::tenancy::TenantScope;
 
-/// Every tenant has the same copilots; the first one stands in for an omitted name.
+/// Policies that are the same for every tenant; the first copilot is the default.
 #[derive(Debug, Default)]
 pub struct FixedPolicies {
     policies: Mutex<Vec<Arc<Policy>>>,
@@ -23,7 +23,7 @@ pub struct FixedPolicies {
 }
 
 impl FixedPolicies {
-    /// Offers `policy` alone.
+    /// Creates policies with a single copilot.
     pub fn of(policy: Policy) -> Self {
         Self {
             policies: Mutex::new(vec![Arc::new(policy)]),
@@ -31,7 +31,7 @@ impl FixedPolicies {
         }
     }
 
-    /// Replaces a copilot of the same name, or adds one: a reload of the configuration.
+    /// Replaces the copilot of the same name, or adds one: simulates a reload of the configuration.
     pub fn set(&self, policy: Policy) {
         let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
         match policies.iter_mut().find(|known| known.copilot == policy.copilot) {
@@ -40,7 +40,7 @@ impl FixedPolicies {
         }
     }
 
-    /// Suspends a tenant, or serves it again.
+    /// Suspends or resumes a tenant.
     pub fn suspend(&self, tenant: &TenantId, is_suspended: bool) {
         let standing = if is_suspended {
             Standing::Suspended
@@ -50,7 +50,8 @@ impl FixedPolicies {
         self.stand(tenant, standing);
     }
 
-    /// Leaves a tenant out, suspends it, or serves it. As in the product, one that is left out has no copilots.
+    /// Sets whether a tenant is left out, suspended or served. As in production, a tenant that is left out has no
+    /// copilots.
     pub fn stand(&self, tenant: &TenantId, standing: Standing) {
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.insert(tenant.clone(), standing);
@@ -58,7 +59,7 @@ impl FixedPolicies {
 }
 
 impl FixedPolicies {
-    /// Limits what every tenant may keep.
+    /// Sets the storage quotas of every tenant.
     pub fn limit(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
     }
@@ -86,7 +87,7 @@ impl Policies for FixedPolicies {
     }
 }
 
-/// A copilot on route `main` with summaries on route `small`, without tools and rules.
+/// Returns a copilot on route `main` with summaries on route `small`, without tools and rules.
 pub fn policy(copilot: CopilotName) -> Policy {
     Policy {
         instructions: "You help.".to_owned(),
@@ -99,7 +100,7 @@ pub fn policy(copilot: CopilotName) -> Policy {
 }
 
 impl Policy {
-    /// Adds a tool of `system` that takes any object and has `timeout` for a call.
+    /// Adds a tool of `system` that accepts any object and has `timeout` for a call.
     ///
     /// # Errors
     /// Never in practice: the schema is fixed.
@@ -127,7 +128,7 @@ impl Policy {
         Ok(self)
     }
 
-    /// Lets each call of `tool` wait for a person.
+    /// Requires approval for each call of `tool`.
     pub fn with_approval(mut self, tool: &str) -> Self {
         if let Some(tool) = self.tools.get_mut(tool) {
             tool.approval = true;
@@ -135,7 +136,7 @@ impl Policy {
         self
     }
 
-    /// Adds a rule on answers.
+    /// Adds a rule for answers.
     pub fn with_output_rule(mut self, literal: &str, action: OnMatch) -> Self {
         let rule = Rule {
             name: literal.to_owned(),

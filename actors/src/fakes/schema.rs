@@ -1,4 +1,4 @@
-//! A checker of schemas that runs where it is called and follows scripts.
+//! A scripted schema checker that runs in the caller's task.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::domain::schema::check::Checker;
 use crate::ports::{SchemaChecker, SchemaError, SchemaVerdict};
 use crate::tenancy::TenantScope;
 
-/// Checks truthfully, unless a script says otherwise. Clones share everything.
+/// A checker that gives real results unless a script says otherwise. Clones share everything.
 #[derive(Clone, Default)]
 pub struct FakeChecker(Arc<Inner>);
 
@@ -22,32 +22,32 @@ struct Inner {
     begun: watch::Sender<usize>,
 }
 
-/// What becomes of one check.
+/// The scripted result of one check.
 #[derive(Debug, Clone)]
 pub enum Script {
-    /// It ends like this.
+    /// The check fails with this error.
     Fail(SchemaError),
-    /// It never ends by itself.
+    /// The check never ends by itself.
     Hang,
 }
 
 impl FakeChecker {
-    /// Plays `script` for the next check that has none yet.
+    /// Uses `script` for the next check that has none yet.
     pub fn script(&self, script: Script) {
         lock(&self.0.checks).push_back(script);
     }
 
-    /// Refuses the next schema that is to be compiled.
+    /// Rejects the next schema that is compiled.
     pub fn refuse(&self, error: SchemaError) {
         lock(&self.0.compiles).push_back(error);
     }
 
-    /// Number of checks that were begun.
+    /// Returns the number of checks that were started.
     pub fn begun(&self) -> usize {
         *self.0.begun.borrow()
     }
 
-    /// Waits until so many checks were begun.
+    /// Waits until `count` checks were started.
     pub async fn wait_for(&self, count: usize) {
         // The sender lives in `self`.
         let _ = self.0.begun.subscribe().wait_for(|begun| *begun >= count).await;

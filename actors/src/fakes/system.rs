@@ -1,4 +1,4 @@
-//! External systems that follow scripts and count what happened to them.
+//! Scripted external systems that count what happens to them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,34 +13,34 @@ use crate::domain::rate::RateHint;
 use crate::ports::{LookUp, Systems, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
 use crate::tenancy::TenantScope;
 
-/// What the system does with one call.
+/// How the system handles one call.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Whether the call takes effect, and how long after its arrival (also if the caller has gone by then).
+    /// Whether the call takes effect, and how long after its arrival (even if the caller has gone by then).
     pub effect: Option<Duration>,
-    /// Time until the caller hears something.
+    /// Time until the caller gets an answer.
     pub delay: Duration,
-    /// What the caller hears.
+    /// The answer to the caller.
     pub says: Says,
 }
 
-/// What the caller hears.
+/// The answer to the caller.
 #[derive(Debug, Clone)]
 pub enum Says {
     /// Success.
     Done(Value),
-    /// A failure, with the vendor's wish when to be asked again.
+    /// A failure, with the vendor's `Retry-After`.
     Failed(ToolErrorKind, Option<Duration>),
-    /// Something that the adapter cannot read.
+    /// An answer that the adapter cannot read.
     Unreadable,
-    /// Nothing for ever.
+    /// No answer, for ever.
     Nothing,
     /// The adapter panics.
     Panic,
 }
 
 impl Answer {
-    /// Takes effect at once and says so after `delay`.
+    /// Takes effect at once and answers after `delay`.
     pub fn done(delay: Duration) -> Self {
         Self {
             effect: Some(Duration::ZERO),
@@ -49,7 +49,7 @@ impl Answer {
         }
     }
 
-    /// Fails at once. Of all failures only `InDoubt` may have taken effect, as `effect` says.
+    /// Fails at once. Only a failure of kind `InDoubt` may have taken effect, depending on `effect`.
     pub fn failed(kind: ToolErrorKind, retry_after: Option<Duration>, effect: Option<Duration>) -> Self {
         Self {
             effect,
@@ -59,7 +59,7 @@ impl Answer {
     }
 }
 
-/// One system. Clones share everything, so it outlives a crash of the actors.
+/// One scripted system. Clones share everything, so it outlives a crash of the actors.
 #[derive(Clone, Default)]
 pub struct FakeSystem(Arc<Inner>);
 
@@ -75,7 +75,7 @@ struct State {
     default: Option<Answer>,
     look_ups: VecDeque<Result<LookUp, ToolErrorKind>>,
     effects: BTreeMap<CallId, u32>,
-    /// Whether a repeated call id is known and has no second effect.
+    /// Whether a repeated call id is recognised and has no second effect.
     keyed: bool,
     requests: Vec<(tokio::time::Instant, ToolRequest)>,
     rate: RateHint,
@@ -84,20 +84,20 @@ struct State {
 /// What the system has seen so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Calls, without look-ups.
+    /// Number of calls, without look-ups.
     pub calls: usize,
-    /// Look-ups.
+    /// Number of look-ups.
     pub look_ups: usize,
-    /// Calls and look-ups that are under way.
+    /// Number of calls and look-ups that are running.
     pub open: usize,
-    /// Most that were under way at once.
+    /// Maximum number that were running at once.
     pub peak: usize,
-    /// Effects.
+    /// Number of effects.
     pub effects: usize,
 }
 
 impl FakeSystem {
-    /// Makes a system where everything succeeds at once.
+    /// Creates a system where everything succeeds at once.
     pub fn new() -> Self {
         Self::default()
     }
@@ -112,17 +112,17 @@ impl FakeSystem {
         self.state().default = Some(answer);
     }
 
-    /// Answers the next look-up; those without tell the truth.
+    /// Answers the next look-up; look-ups without a scripted answer return the truth.
     pub fn look_up_answers(&self, answer: Result<LookUp, ToolErrorKind>) {
         self.state().look_ups.push_back(answer);
     }
 
-    /// Makes the system know idempotency keys.
+    /// Makes the system recognise idempotency keys.
     pub fn know_keys(&self) {
         self.state().keyed = true;
     }
 
-    /// Puts these rate headers on every answer.
+    /// Adds these rate limit headers to every answer.
     pub fn set_rate(&self, rate: RateHint) {
         self.state().rate = rate;
     }
@@ -132,17 +132,17 @@ impl FakeSystem {
         self.state().effects.clone()
     }
 
-    /// Returns when which call arrived.
+    /// Returns the calls with their times of arrival.
     pub fn requests(&self) -> Vec<(tokio::time::Instant, ToolRequest)> {
         self.state().requests.clone()
     }
 
-    /// Returns what it has seen so far.
+    /// Returns what the system has seen so far.
     pub fn seen(&self) -> Seen {
         *self.0.seen.borrow()
     }
 
-    /// Waits until it has seen what `enough` asks for.
+    /// Waits until `enough` returns true.
     pub async fn wait_for(&self, enough: impl FnMut(&Seen) -> bool) -> Seen {
         let mut seen = self.0.seen.subscribe();
         // The sender lives in `self`.
@@ -207,7 +207,7 @@ impl ToolBox for FakeSystem {
             Some(Duration::ZERO) => self.take_effect(request.call),
             Some(time) => {
                 let (system, call) = (self.clone(), request.call);
-                // The vendor goes on when its caller has hung up.
+                // The vendor continues after its caller has hung up.
                 tokio::spawn(async move {
                     tokio::time::sleep(time).await;
                     system.take_effect(call);
@@ -248,7 +248,7 @@ impl ToolBox for FakeSystem {
 pub struct FakeSystems(Arc<Mutex<HashMap<String, FakeSystem>>>);
 
 impl FakeSystems {
-    /// Returns a system, a new one if there is none of that name.
+    /// Returns the system of that name, creating it if there is none.
     pub fn get(&self, name: &str) -> FakeSystem {
         let mut systems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         systems.entry(name.to_owned()).or_default().clone()

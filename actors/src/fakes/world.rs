@@ -1,4 +1,4 @@
-//! Time, ids and traces that a test can predict.
+//! Predictable time, ids and traces.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::ports::{Clock, Ids, Traces};
 
-/// A clock that follows tokio's time, so that it stands still and jumps with `start_paused`.
+/// A clock that follows tokio's time, so that with `start_paused` it stands still and jumps.
 #[derive(Debug)]
 pub struct PausedClock {
     begun: Instant,
@@ -31,7 +31,7 @@ impl Default for PausedClock {
 }
 
 impl PausedClock {
-    /// Sets the wall clock forward or back against tokio's time, as an administrator or NTP does.
+    /// Moves the wall clock forward or back relative to tokio's time, as an administrator or NTP does.
     pub fn step(&self, ms: i64) {
         self.skew_ms.fetch_add(ms, Ordering::Relaxed);
     }
@@ -65,7 +65,7 @@ impl Ids for CountingIds {
     }
 }
 
-/// No traces at all.
+/// No traces.
 #[derive(Debug, Default)]
 pub struct NoTraces;
 

@@ -1,4 +1,4 @@
-//! Checks of callers' schemas, which may cost anything: they run where they can be ended.
+//! Checks against callers' schemas. Their cost is unbounded, so they run where they can be killed.
 
 use std::sync::Arc;
 
@@ -9,51 +9,52 @@ use crate::domain::schema::budget::measure;
 use crate::domain::schema::{AcceptedSchema, Violation};
 use crate::tenancy::TenantScope;
 
-/// Compiles callers' schemas and checks answers against them, within bounds of time and memory.
+/// Compiles callers' schemas and checks answers against them, within limits on time and memory.
 ///
-/// Contract: every call ends, whatever the schema and the answer; nothing runs on the caller's threads; a tenant whose
-/// checks are expensive delays its own and not those of others; dropping a call ends its work.
+/// Contract: every call ends, whatever the schema and the answer; nothing runs on the caller's threads; a tenant with
+/// expensive checks delays only its own; dropping a call ends its work.
 #[async_trait]
 pub trait SchemaChecker: Send + Sync {
-    /// Finds out whether a schema that is within its budget can be compiled. Refuses at once when too many of the tenant's
-    /// are waiting.
+    /// Checks whether a schema that is within its budget compiles. Fails at once if too many checks of the tenant are
+    /// waiting.
     async fn compile(&self, scope: &TenantScope, schema: &Arc<Value>) -> Result<(), SchemaError>;
 
-    /// Checks an answer. Waits its turn.
+    /// Checks an answer. Waits for its turn.
     async fn check(&self, scope: &TenantScope, schema: &Arc<Value>, answer: &str)
     -> Result<SchemaVerdict, SchemaError>;
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaVerdict {
     /// The answer is JSON that satisfies the schema.
     Valid,
-    /// It is not; in one line, fit for a model to act on.
+    /// The answer is invalid; the text says why in one line that a model can act on.
     Invalid(String),
 }
 
 /// Why there is no verdict.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
-    /// The schema cannot be used.
-    #[error("the schema cannot be used")]
+    /// The schema is unusable.
+    #[error("the schema is not usable")]
     Unusable(
         /// Where and why.
         Violation,
     ),
-    /// The bounds of time or memory were reached.
-    #[error("the check reached its bounds of time or memory")]
+    /// The time or memory limit was reached.
+    #[error("the schema check reached its time or memory limit")]
     TooExpensive,
     /// Too many checks of this tenant are waiting.
-    #[error("too many schema checks of this tenant are waiting")]
+    #[error("too many schema checks of this tenant are waiting; retry later")]
     Busy,
-    /// Checks cannot be run now.
-    #[error("schema checks cannot be run: {0}")]
+    /// Checks cannot be run at present.
+    #[error("schema checks are unavailable: {0}")]
     Unavailable(String),
 }
 
-/// Lets a caller's schema in, or says why not: first the budget, then the compiler. The only way to an [`AcceptedSchema`].
+/// Accepts a caller's schema or says why not: first the budget, then the compiler. The only way to obtain an
+/// [`AcceptedSchema`].
 pub async fn accept(
     checker: &dyn SchemaChecker,
     scope: &TenantScope,

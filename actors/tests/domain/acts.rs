@@ -1,4 +1,4 @@
-//! The words of the scripts: each makes one command from the state it meets.
+//! The actions of test scripts: each builds one command from the current state.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Act, World, turn};
 
-/// What every model step of a script uses.
+/// The usage of every model step of a script.
 pub const USAGE: Usage = Usage {
     prompt_tokens: 100,
     completion_tokens: 10,
@@ -48,7 +48,7 @@ pub fn key(key: &str, body: &str) -> Option<Idempotency> {
     })
 }
 
-/// A submission with everything at its default, to be changed by `change`.
+/// A submission with default values, modified by `change`.
 pub fn submission(n: u128, input: &str, change: impl Fn(&mut Command) + 'static) -> Act {
     let input = Input::Text(input.to_owned());
     act(move |world| {
@@ -81,7 +81,7 @@ pub fn submit_when(n: u128, when: WhenBusy) -> Act {
     })
 }
 
-/// Interrupts a turn whose open message had come that far.
+/// Interrupts a turn whose open message has got as far as `text`.
 pub fn interrupt(n: u128, text: &'static str) -> Act {
     act(move |world| Command::Submit {
         turn: turn(n),
@@ -139,7 +139,7 @@ pub fn sealed(world: &World, text: &str) -> Halt {
     }
 }
 
-/// Cancels turn `n`, whose open message had come that far.
+/// Cancels turn `n`, whose open message has got as far as `text`.
 pub fn cancel(n: u128, text: &'static str) -> Act {
     act(move |world| Command::Cancel {
         turn: turn(n),
@@ -147,7 +147,7 @@ pub fn cancel(n: u128, text: &'static str) -> Act {
     })
 }
 
-/// Cancels turn `n`; these calls had not left the house.
+/// Cancels turn `n`; these calls had not been sent.
 pub fn cancel_unsent(n: u128, unsent: &'static [usize]) -> Act {
     act(move |world| Command::Cancel {
         turn: turn(n),
@@ -158,7 +158,7 @@ pub fn cancel_unsent(n: u128, unsent: &'static [usize]) -> Act {
     })
 }
 
-/// Stops what is open of a suspended tenant; the open message had come that far.
+/// Ends the open turns of a suspended tenant; the open message has got as far as `text`.
 pub fn suspend(text: &'static str) -> Act {
     act(move |world| Command::Suspend {
         halt: sealed(world, text),
@@ -180,12 +180,12 @@ pub fn expire_turn(n: u128, text: &'static str) -> Act {
     })
 }
 
-/// The one schema of these tests.
+/// The schema used in these tests.
 pub fn schema() -> Value {
     json!({ "type": "object", "required": ["n"] })
 }
 
-/// What the check of an answer against it comes to.
+/// Returns the result of checking an answer against it.
 fn checked(text: &str) -> OutputCheck {
     match Checker::compile(&schema()).expect("a schema").check(text) {
         Ok(()) => OutputCheck::Valid(serde_json::from_str(text).expect("it was just read")),
@@ -218,7 +218,7 @@ pub fn says(text: &'static str) -> Act {
     })
 }
 
-/// The model asks for these tools with `{}`.
+/// The model asks for these tools with `{}` as arguments.
 pub fn asks(tools: &'static [&'static str]) -> Act {
     let calls: Vec<(&str, Value)> = tools.iter().map(|tool| (*tool, json!({}))).collect();
     asks_with(calls)
@@ -320,7 +320,7 @@ pub fn recover() -> Act {
     act(|_| Command::RECOVER)
 }
 
-/// The same where so many model calls were under way.
+/// The same, after this many model calls were lost.
 pub fn recover_lost(calls: usize) -> Act {
     act(move |_| {
         let lost = LostUsage {
@@ -333,7 +333,7 @@ pub fn recover_lost(calls: usize) -> Act {
     })
 }
 
-/// Pauses the running turn: these of its calls were not sent.
+/// Pauses the running turn; these of its calls were not sent.
 pub fn pause(unsent: &'static [usize], asked: bool) -> Act {
     act(move |world| Command::Pause {
         unsent: unsent.iter().map(|index| world.call(*index)).collect(),
@@ -341,7 +341,7 @@ pub fn pause(unsent: &'static [usize], asked: bool) -> Act {
     })
 }
 
-/// Hands the running turn over: these of its calls were not sent.
+/// Hands the running turn over; these of its calls were not sent.
 pub fn hand_over(unsent: &'static [usize], asked: bool) -> Act {
     act(move |world| Command::HandOver {
         unsent: unsent.iter().map(|index| world.call(*index)).collect(),
@@ -349,7 +349,7 @@ pub fn hand_over(unsent: &'static [usize], asked: bool) -> Act {
     })
 }
 
-/// Takes up a paused turn: these of its calls are under way.
+/// Resumes a paused turn; these of its calls are running.
 pub fn resume(under_way: &'static [usize]) -> Act {
     act(move |world| Command::Resume {
         under_way: under_way.iter().map(|index| world.call(*index)).collect(),

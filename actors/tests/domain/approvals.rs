@@ -1,4 +1,4 @@
-//! Calls that wait for a person.
+//! Calls that wait for approval.
 
 use serde_json::json;
 

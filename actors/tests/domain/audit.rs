@@ -1,4 +1,4 @@
-//! What has to hold for every log, whatever led to it.
+//! Invariants that hold for every log, whatever led to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ struct Seen {
     finished: BTreeSet<CallId>,
     unknown: BTreeSet<CallId>,
     closed: BTreeSet<MessageId>,
-    /// What the model calls of each turn used, by the records that bear it.
+    /// Usage of each turn's model calls, summed over the records that carry it.
     used: BTreeMap<TurnId, Usage>,
 }
 
-/// Panics at the first append that breaks a rule of the log.
+/// Panics at the first append that violates an invariant.
 pub fn audit(appends: &[Vec<Record>]) {
     let mut seen = Seen::default();
     let mut conversation = Conversation::new(conversation_id());
@@ -35,21 +35,24 @@ pub fn audit(appends: &[Vec<Record>]) {
             look(&mut seen, record);
             conversation.apply(record);
         }
-        // A model step that was under way is closed exactly once when it is left.
+        // A model step that was running is closed exactly once when the turn leaves it.
         if let Some(message) = open
             && step_under_way(&conversation) != Some(message)
         {
-            assert!(seen.closed.contains(&message), "an open message was left: {append:#?}");
+            assert!(
+                seen.closed.contains(&message),
+                "an open message was not closed: {append:#?}"
+            );
         }
         let idle = conversation
             .book
             .iter()
             .any(|book| book.turns.front().is_some_and(|turn| turn.phase == Phase::Queued));
-        assert!(!idle, "a turn waits for nothing: {append:#?}");
+        assert!(!idle, "a turn is queued although none is running: {append:#?}");
     }
 }
 
-/// The message that is being written between two appends.
+/// Returns the message that is being written between two appends.
 fn step_under_way(conversation: &Conversation) -> Option<MessageId> {
     let turn = conversation.active().filter(|turn| turn.phase == Phase::Thinking)?;
     Some(MessageId::of_step(turn.id, turn.attempt, turn.step))
@@ -75,7 +78,7 @@ fn look(seen: &mut Seen, record: &Record) {
             &record.event
         {
             let used = seen.used.remove(&turn).unwrap_or_default();
-            assert_eq!(usage.sum, used, "the end of a turn tells of all its calls");
+            assert_eq!(usage.sum, used, "the usage at the end of a turn includes all its calls");
         }
         if record.event.is_terminal() {
             seen.ended.insert(turn);
@@ -100,7 +103,7 @@ fn look(seen: &mut Seen, record: &Record) {
             assert!(seen.closed.insert(*message_id), "a message was closed twice");
         }
         Event::ToolCalled { call_id, .. } | Event::ApprovalRequested { call_id, .. } => {
-            assert!(seen.open_calls.contains_key(call_id), "nobody asked for this call");
+            assert!(seen.open_calls.contains_key(call_id), "no message asked for this call");
         }
         Event::ToolFinished { call_id, status, .. } => {
             assert!(seen.open_calls.remove(call_id).is_some(), "a result without a call");
@@ -110,7 +113,7 @@ fn look(seen: &mut Seen, record: &Record) {
             }
         }
         Event::ToolSettled { call_id, .. } => {
-            assert!(seen.unknown.remove(call_id), "settled twice, or without need");
+            assert!(seen.unknown.remove(call_id), "settled twice, or not unknown before");
         }
         _ => {}
     }

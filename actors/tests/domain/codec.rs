@@ -1,4 +1,4 @@
-//! Records as JSON: what was written once can be read for ever.
+//! Records as JSON: what was written once can always be read.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use crate::support::{World, conversation_id, policy};
 
 const V1: &str = include_str!("../fixtures/events_v1.jsonl");
 
-/// Every variant once. The compiler asks for a new one here, and the test then for its line in the fixture.
+/// Every variant once. A new variant does not compile without an entry here, and then fails the test without a line in
+/// the fixture.
 fn name(event: &Event) -> &'static str {
     match event {
         Event::ConversationCreated { .. } => "conversation.created",
@@ -59,7 +60,7 @@ fn records_of_version_one_are_read_and_written_unchanged() {
     assert_eq!(seen.len(), VARIANTS, "{seen:?}");
 }
 
-/// Numbers of tools, whole and broken, and what else JSON has.
+/// Any JSON that a tool may send: integers, floats and everything else.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -80,7 +81,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A state in life holds what was decided, a state after a crash what was written: they are the same.
+    /// A live state contains what was decided, a replayed one what was written: they must be equal.
     #[test]
     fn values_of_tools_survive_the_log(value in any_json()) {
         let mut record: Record = V1
@@ -107,7 +108,7 @@ fn a_foreign_snapshot_is_ignored() {
     assert!(snapshot::decode(id, seq, &bytes).is_some());
     assert!(
         snapshot::decode(id, seq + 1, &bytes).is_none(),
-        "of another place in the log"
+        "of another position in the log"
     );
     let other = copilotd_actors::domain::ids::ConversationId::new(uuid::Uuid::from_u128(2));
     assert!(

@@ -1,4 +1,5 @@
-//! The rule for calls whose outcome is open: as a table, and against every order of crashes, delays, lost answers and wrong clocks.
+//! The rule for calls with an unknown outcome: as a table, and in a model of every order of crashes, delays, lost
+//! answers and wrong clocks.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,13 +29,14 @@ fn the_rule_as_a_table() {
     let found = Next::End(ToolStatus::Succeeded);
     let again = |pause| Next::LookUp(Duration::from_millis(pause));
     for (repeat, sent, looked, then) in [
-        // What changes nothing is asked again, and what the vendor knows by its key.
+        // A call that changes nothing is sent again, and one whose key the vendor still remembers.
         (Repeat::Read, here(0), Looked::NotYet, Next::Send),
         (Repeat::Read, earlier(-5), Looked::NotYet, Next::Send),
         (KEYED, here(1799), Looked::NotYet, Next::Send),
         (KEYED, here(1800), Looked::NotYet, NOW),
         (KEYED, here(1800), Looked::Missing(5), UNKNOWN),
-        // Of an earlier life the key's age is not known: looked up first, and the calendar may only forbid.
+        // For a call of an earlier process the age of the key is unknown: it is looked up first, and the wall clock may
+        // only forbid.
         (KEYED, earlier(0), Looked::NotYet, NOW),
         (KEYED, earlier(0), Looked::Found, found),
         (KEYED, earlier(3599), Looked::Missing(1), Next::Send),
@@ -43,7 +45,7 @@ fn the_rule_as_a_table() {
         (KEYED, earlier(-1), Looked::Missing(5), UNKNOWN),
         (KEYED, earlier(i64::MIN), Looked::Missing(5), UNKNOWN),
         (KEYED, earlier(0), Looked::Impossible, UNKNOWN),
-        // What has no key is looked for a few times and never sent again.
+        // A call without a key is looked up a few times and never sent again.
         (Repeat::LookUp, here(0), Looked::NotYet, NOW),
         (Repeat::LookUp, earlier(0), Looked::NotYet, NOW),
         (Repeat::LookUp, earlier(86_400), Looked::Found, found),
@@ -70,7 +72,7 @@ fn the_rule_as_a_table() {
     }
 }
 
-/// All look-ups of one call together are over within five seconds: a restart costs no more.
+/// All look-ups of one call together end within five seconds: a restart costs no more.
 #[test]
 fn looking_in_vain_ends_soon() {
     let pauses = (1..).map_while(|times| match next(Repeat::LookUp, earlier(0), Looked::Missing(times)) {
@@ -83,9 +85,10 @@ fn looking_in_vain_ends_soon() {
 /// Half hours: the model's unit of time.
 const UNIT: u32 = 1800;
 const KEY_LIVES: u32 = 4;
-/// Longest life of bytes on their way to a vendor that knows keys; to others they may be on their way for ever.
+/// The longest time that bytes are on their way to a vendor that knows keys; to others they may be on their way for
+/// ever.
 const BYTES_LIVE: u32 = 2;
-/// How long a vendor's lists may not show yet what it did.
+/// How long a vendor's lists may lag behind its effects.
 const LAG: u32 = 1;
 const LAST: u32 = 8;
 const MOST_SENT: usize = 3;
@@ -95,14 +98,14 @@ const MOST_CRASHES: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Model {
     now: u32,
-    /// When each copy that is still on its way left.
+    /// When each copy that is still on its way was sent.
     copies: Vec<u32>,
     copies_ever: usize,
     /// When each effect happened.
     effects: Vec<u32>,
     key_from: Option<u32>,
     crashes: u32,
-    /// The calendar's word on the call's age, of lives behind the first.
+    /// The call's age by the wall clock, for all processes after the first.
     age: Option<i64>,
     doubt_since: Option<u32>,
     looked: u32,
@@ -162,14 +165,14 @@ impl Model {
         (self.looked, self.impossible) = (0, false);
     }
 
-    /// A new life that knows only that the call was written down as called, and what its own calendar makes of that.
+    /// A new process that knows only that the call was recorded as called, and its age by its own wall clock.
     fn crash(&mut self, age: i64) {
         self.crashes += 1;
         self.age = Some(age);
         (self.doubt_since, self.looked, self.impossible) = (None, 0, false);
     }
 
-    /// Everything that can happen next.
+    /// Returns all states that can follow.
     fn futures(&self, repeat: Repeat) -> Vec<Self> {
         let mut futures = Vec::new();
         for copy in &self.copies {
@@ -178,7 +181,7 @@ impl Model {
         if self.now < LAST {
             futures.push(self.with(|model| {
                 model.now += 1;
-                // The call's deadline, a minute or so, ends what a look-up began.
+                // The call's deadline, about a minute, ends a series of look-ups.
                 model.looked = 0;
                 if matches!(repeat, Repeat::Keyed(_)) {
                     model.copies.retain(|left| model.now <= left + BYTES_LIVE);
@@ -212,7 +215,8 @@ impl Model {
                 futures.push(self.with(|model| model.impossible = true));
             }
             Next::Send if self.copies_ever < MOST_SENT => {
-                // Held or lost, with the process alive or dead; arrived and the answer lost; arrived and answered.
+                // Held up or lost, with the process alive or dead; arrived, but the answer was lost; arrived and
+                // answered.
                 futures.push(self.with(|model| {
                     model.leave();
                     model.doubt();

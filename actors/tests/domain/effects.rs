@@ -1,4 +1,4 @@
-//! What is due, read off the state.
+//! The effects that a state asks for.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::acts::*;
 use crate::support::{Act, World, policy};
 
-/// Plays a script and says what is due then; times are seconds since its beginning.
+/// Plays a script and checks which effects are open then; times are seconds since the beginning.
 #[track_caller]
 fn due(script: Vec<Act>, then: &str) {
     let mut world = World::new(policy());
@@ -90,7 +90,7 @@ fn a_wait_holds_one_model_step_back() {
     };
     let waiting = "model 2/1 from 30, turn 2 until 630";
     due(vec![submit(1), limited()], waiting);
-    // The effect that is under way stays the same, or it would be stopped and started again.
+    // The running effect stays the same, or it would be stopped and started again.
     due(vec![submit(1), limited(), wait(31), assembled()], waiting);
     due(
         vec![submit(1), limited(), wait(31), fails(FailureClass::Cut)],

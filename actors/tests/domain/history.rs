@@ -1,4 +1,4 @@
-//! Random histories: what may happen to a conversation, in any order.
+//! Random histories: whatever may happen to a conversation, in any order.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::acts::{USAGE, key, present, reply, schema, sealed};
 use crate::support::{World, policy, turn};
 
-/// What happens next. Numbers choose among what is there, so that most steps mean something.
+/// One step of a history. Numbers select among what exists, so that most steps have an effect.
 #[derive(Debug, Clone)]
 pub enum Step {
     Submit {
@@ -46,12 +46,12 @@ pub enum Step {
         halt: u8,
     },
     Crash,
-    /// The tenant is left out: some of the calls were not sent.
+    /// The tenant is left out; some of the calls were not sent.
     Pause {
         calls: u8,
         asked: bool,
     },
-    /// It is served again: some of the calls are under way.
+    /// The tenant is served again; some of the calls are running.
     Resume(u8),
     Compress(u8),
     Again(u16),
@@ -59,7 +59,7 @@ pub enum Step {
     Rest(u8),
 }
 
-/// Any step, the more telling ones more often.
+/// Any step, the more interesting ones more often.
 pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (any::<u8>(), any::<u8>()).prop_map(|(when, kind)| Step::Submit { when, kind }),
@@ -138,7 +138,7 @@ impl History {
         }
     }
 
-    /// Lets one thing happen; what is refused is refused.
+    /// Plays one step; a rejection is fine.
     pub fn play(&mut self, step: &Step) {
         let world = &mut self.world;
         let command = match step {
@@ -181,7 +181,7 @@ impl History {
             },
             other => report(world, other, self.turns),
         };
-        // A second copy of a prompt without a key is another prompt, and would bear another id.
+        // A second copy of a prompt without a key is another prompt and would have another turn id.
         let unkeyed = matches!(&command, Command::Submit { idempotency: None, .. });
         if !unkeyed && !matches!(command, Command::Recover { .. }) {
             self.commands.push(command.clone());
@@ -189,7 +189,7 @@ impl History {
         let _ = world.run(command);
     }
 
-    /// Does what is due until nothing is.
+    /// Runs open effects until there are none.
     pub fn finish(&mut self) {
         for _ in 0..400 {
             let world = &mut self.world;
@@ -212,12 +212,12 @@ impl History {
                     world.now = world.now.max(at);
                     Command::ApprovalExpired { turn, call }
                 }
-                Effect::ExpireTurn { .. } => panic!("a turn has nothing to do but to expire"),
+                Effect::ExpireTurn { .. } => panic!("a turn has nothing left to do but expire"),
             };
-            let decision = world.run(command).expect("a due report is taken");
+            let decision = world.run(command).expect("the report of an open effect is accepted");
             assert!(
                 !decision.records.is_empty(),
-                "a due report changes something: {effect:?}"
+                "the report of an open effect changes something: {effect:?}"
             );
         }
         panic!("the turns do not end: {:?}", self.world.conversation.book);
@@ -288,7 +288,7 @@ fn compress(world: &World, how: u8) -> Option<Command> {
         usage: Usage::default(),
     };
     if how.is_multiple_of(4) {
-        // A report about something that is no longer, or never was.
+        // A report about something that no longer exists, or never did.
         let upto = u64::from(how) % (world.conversation.seq + 2);
         return Some(compressed(upto, 1, "wrong".into(), CompressionMethod::Summarised));
     }

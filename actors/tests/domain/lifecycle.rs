@@ -1,4 +1,4 @@
-//! Creating and changing a conversation.
+//! Creating, changing and erasing a conversation.
 
 use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::Metadata;
@@ -60,14 +60,14 @@ fn feedback_on_a_turn_is_stored_a_bounded_number_of_times() {
     world.play(&says("done"));
     let full = "refused FeedbackFull { max: 20 }";
     for n in 0..20 {
-        // The asker's knowledge may be behind: what the book knows counts.
+        // The caller's count may be outdated: the state's count applies.
         let rating = if n % 2 == 0 { 1 } else { -1 };
         assert_eq!(world.play(&rate(1, rating, 0)), format!("t1 turn.feedback {rating}"));
     }
     assert_eq!(world.play(&rate(1, 1, 0)), full);
     world.crash();
     assert_eq!(world.play(&rate(1, 1, 0)), full);
-    // Turns that the book has forgotten are known to the asker, from the log.
+    // For turns that the state has forgotten, the caller has the count from the log.
     for n in 2..80 {
         assert_eq!(world.play(&rate(n, 1, 0)), format!("t{n} turn.feedback 1"));
     }
@@ -122,10 +122,18 @@ fn only_an_idle_conversation_is_erased_for_its_age() {
     case(vec![], idle(earlier), "refused TurnRunning");
     let mut world = World::new(policy());
     world.play(&submit(1));
-    assert_eq!(world.play(&idle(later)), "refused TurnRunning", "while a turn runs");
+    assert_eq!(
+        world.play(&idle(later)),
+        "refused TurnRunning",
+        "while a turn is running"
+    );
     world.play(&submit(2));
     world.play(&says("done"));
-    assert_eq!(world.play(&idle(later)), "refused TurnRunning", "while one waits");
+    assert_eq!(
+        world.play(&idle(later)),
+        "refused TurnRunning",
+        "while a second turn is still open"
+    );
     world.play(&says("done too"));
     assert_eq!(world.play(&idle(earlier)), "refused TurnRunning");
     assert_eq!(world.play(&idle(later)), "conversation.erased retention");

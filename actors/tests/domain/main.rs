@@ -1,4 +1,4 @@
-//! The pure core, as tables and properties. No runtime, no clock.
+//! Tests of the pure core, as tables and properties. No runtime, no clock.
 
 mod acts;
 mod audit;

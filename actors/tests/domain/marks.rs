@@ -1,4 +1,4 @@
-//! Marks around what others wrote, in the copy that a model reads.
+//! Delimiters around text of other people, in the copy that a model reads.
 
 use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::ToolStatus;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::acts::*;
 use crate::support::{World, policy, turn};
 
-/// A turn whose nonce is `nonce`, with one tool's answer.
+/// Plays a turn with nonce `nonce` and one tool result.
 fn told(world: &mut World, n: u128, nonce: Option<&'static str>, result: Value) {
     world.play(&submission(n, "look", move |command| {
         if let Command::Submit { nonce: place, .. } = command {
@@ -53,7 +53,7 @@ fn results_stay_in_marks_that_their_writers_cannot_end() {
         !prompt.split("\nuser").next().unwrap_or_default().contains("aaaa"),
         "{prompt}"
     );
-    // Stored and shown as it came; the nonce is nobody's.
+    // Stored and shown unchanged; the nonce is shown to nobody.
     let records: Vec<&Record> = world.log().filter(|record| record.turn == Some(turn(1))).collect();
     let shown: String = records
         .iter()

@@ -1,4 +1,4 @@
-//! The window, its summary and when it shrinks.
+//! The window, its summary and its compression.
 
 use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::compression::{Plan, accept, plan, truncated};
@@ -48,7 +48,7 @@ fn the_window_is_compressed_only_beyond_its_trigger() {
     assert_eq!(planned(&world), None);
     world.policy.memory.trigger_tokens = total - 1;
     let plan = planned(&world).expect("a plan");
-    // Trigger and plan count with one tokenizer: what leaves and what stays is everything.
+    // Trigger and plan use the same tokenizer: what leaves and what stays add up to the total.
     let kept: u64 = world
         .conversation
         .memory
@@ -194,7 +194,7 @@ fn a_prompt_that_was_queued_before_the_cut_is_found_again() {
     world.play(&says("three"));
     world.play(&submit(4));
     let memory = &world.conversation.memory;
-    assert_eq!(memory.blocks.len(), 2, "the summary is in force");
+    assert_eq!(memory.blocks.len(), 2, "the summary is in effect");
     assert_eq!(memory.window_from(), Some(queued));
     assert!(queued < plan.upto_seq);
 }
@@ -233,7 +233,7 @@ fn small_policies() -> impl Strategy<Value = MemoryPolicy> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Without any summariser the window still comes below its trigger, and then there is nothing more to do.
+    /// Even without a summariser the window gets below its trigger, and then there is nothing more to compress.
     #[test]
     fn truncation_is_a_floor(words in prop::collection::vec(0usize..500, 1..12), memory in small_policies()) {
         let mut policy = policy();
@@ -258,7 +258,7 @@ proptest! {
         prop_assert!(after <= world.policy.memory.trigger_tokens, "{} of {}", after, before);
     }
 
-    /// As it goes on for long, with a look at the memory after each turn.
+    /// A long conversation, with a check of the memory after each turn.
     #[test]
     fn a_long_conversation_stays_small(words in prop::collection::vec(0usize..60, 1..40), memory in small_policies()) {
         let mut policy = policy();

@@ -101,10 +101,10 @@ fn failures_have_their_own_rules() {
             )
         };
         case(vec![submit(1)], fails(class), &again(2, seconds));
-        // A provider's time is honoured.
+        // A time named by the provider is honoured.
         let named = fails_for(class, Some(Duration::from_secs(40)));
         case(vec![submit(1)], named, &again(2, 40));
-        // Nothing of it counts as an attempt, and what is left of the allowed wait is what is waited for.
+        // None of this counts as an attempt, and the wait is limited to what is left of the allowed total.
         let named = || fails_for(class, Some(Duration::from_secs(299)));
         let given = || vec![submit(1), named(), wait(299), named(), wait(299)];
         let then =
@@ -175,7 +175,7 @@ fn a_rate_limit_is_waited_for_visibly() {
         "t1 message.reset rate\n t1 model.failed rate\n t1 turn.started 22\n t1 turn.waiting provider_rate_limit 20s",
     );
     case(many().collect(), after(21), fails);
-    // The wait is not the turn's time.
+    // The wait does not count as the turn's time.
     case(vec![submit(1), after(600), wait(1100)], expire_turn(1, ""), "nothing");
 }
 
@@ -208,7 +208,7 @@ fn an_answer_keeps_the_schema_or_is_repaired() {
     let mut exhausted = given();
     exhausted.extend([says("x"), says("y")]);
     case(exhausted, says("z"), &failed);
-    // A check that was cut off ends the turn and is not tried again; the model is not asked once more.
+    // A check that did not finish ends the turn: neither the check nor the model call is repeated.
     for (output, code) in [
         (OutputCheck::TooExpensive, "schema_failed"),
         (OutputCheck::Unavailable, "internal"),
@@ -226,7 +226,7 @@ fn an_answer_keeps_the_schema_or_is_repaired() {
             format!("t1 message.reset response_schema\n t1 model.failed response_schema\n t1 turn.failed {code}");
         case(given(), say, &expected);
     }
-    // Calls on the way to the answer are not the answer.
+    // Tool calls on the way to the answer are not checked.
     case(
         given(),
         asks(&["read"]),
@@ -269,7 +269,7 @@ fn a_turn_keeps_within_its_limits() {
         let mut policy = policy();
         (policy.limits.steps, policy.limits.tokens, policy.limits.cost) = (steps, tokens, cost);
         case_with(policy.clone(), vec![submit(1), asks(&["read"])], done(0), &last(code));
-        // An answer is not refused for what it took.
+        // An answer is never rejected for what it cost.
         case_with(
             policy,
             vec![submit(1)],

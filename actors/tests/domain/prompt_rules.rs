@@ -1,5 +1,5 @@
-//! Random histories with crashes, cancels, rejections, truncations, stale and repeated reports, looked at after every
-//! record: prompts keep the vendors' rules, a fold from anywhere gives the same state, and every turn ends.
+//! Random histories with crashes, cancels, rejections, truncations, stale and repeated reports, checked after every
+//! record: prompts satisfy the vendors' rules, a fold from anywhere gives the same state, and every turn ends.
 
 use copilotd_actors::domain::conversation::Conversation;
 use copilotd_actors::domain::effects::open_effects;
@@ -19,7 +19,7 @@ use crate::support::{World, conversation_id, fold};
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Rules of the log, of prompts and of folds, at every cut of every history.
+    /// Checks the rules of logs, prompts and folds at every point of every history.
     #[test]
     fn every_history_keeps_the_rules(steps in prop::collection::vec(step(), 1..100)) {
         let mut history = History::new();
@@ -58,7 +58,7 @@ fn prompts_keep_the_vendors_rules(world: &World) {
     }
 }
 
-/// Each call is answered by exactly one message right behind it, and only calls are answered; nothing is empty.
+/// Each call is answered by exactly one message directly after it, and only calls are answered; nothing is empty.
 fn openai(messages: &[PromptMessage]) {
     let mut open: Vec<CallId> = Vec::new();
     for message in messages {
@@ -75,7 +75,10 @@ fn openai(messages: &[PromptMessage]) {
             PromptMessage::Assistant { text, calls } => {
                 assert!(open.is_empty(), "{messages:#?}");
                 assert!(!calls.is_empty() || !text.trim().is_empty(), "{messages:#?}");
-                assert!(text.is_empty() || !text.trim().is_empty(), "a text block of blanks");
+                assert!(
+                    text.is_empty() || !text.trim().is_empty(),
+                    "a text block of only white space"
+                );
                 open = calls.iter().map(|call| call.id).collect();
                 for call in calls {
                     assert!(call.arguments.is_object());
@@ -92,7 +95,7 @@ fn openai(messages: &[PromptMessage]) {
     assert!(open.is_empty(), "{messages:#?}");
 }
 
-/// Behind the system text the roles alternate, where results stand on the user's side; the user is first and last.
+/// After the system text the roles alternate, with results on the user's side; the user is first and last.
 fn anthropic(messages: &[PromptMessage]) {
     assert!(matches!(messages[0], PromptMessage::System { .. }));
     let mut turns: Vec<&str> = Vec::new();
@@ -118,7 +121,7 @@ fn anthropic(messages: &[PromptMessage]) {
     assert_eq!(turns.len() % 2, 1, "the user has the last word: {messages:#?}");
 }
 
-/// A state in life, a fold of what was stored and a completed snapshot are the same, after every record.
+/// A live state, a fold of the stored records and a completed snapshot are equal after every record.
 fn any_cut_folds_to_the_same_state(world: &World) {
     let log = world.decoded();
     let whole = fold(&log);

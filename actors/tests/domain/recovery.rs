@@ -1,4 +1,4 @@
-//! After a death: a claim first, then what life does; no effect twice.
+//! After a crash: first a claim, then the same as in normal operation; no effect twice.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ fn what_a_lost_call_used_is_the_turns_usage() {
     let Some(Event::TurnCompleted { usage, .. }) = records.last().map(|record| &record.event) else {
         panic!("{records:?}")
     };
-    // Three calls that were lost, and the one that answered.
+    // Three lost calls, and the one that answered.
     assert_eq!((usage.sum.prompt_tokens, usage.sum.cost), (400, 20));
     case(
         vec![submit(1), Act::Crash],
@@ -69,7 +69,7 @@ fn what_a_lost_call_used_is_the_turns_usage() {
          t1 model.failed lost
          t1 turn.started 2",
     );
-    // A turn that ends of it tells of it too.
+    // A turn that fails because of lost calls includes them too.
     case(
         vec![
             submit(1),
@@ -84,7 +84,7 @@ fn what_a_lost_call_used_is_the_turns_usage() {
          t1 model.failed lost
          t1 turn.failed attempts_exhausted",
     );
-    // Lost calls are billed: a retry keeps within the turn's limit.
+    // Lost calls are billed: a retry counts against the turn's limit.
     let cheap = Policy {
         limits: Limits {
             cost: 9,
@@ -101,7 +101,7 @@ fn what_a_lost_call_used_is_the_turns_usage() {
          t1 model.failed lost
          t1 turn.failed limit_cost",
     );
-    // It is no failure of the provider: the first one afterwards waits as the first one does.
+    // A lost call is not a failure of the provider: the first failure afterwards waits as a first one does.
     case(
         vec![submit(1), Act::Crash, recover_lost(1)],
         fails_for(FailureClass::Rate, Some(Duration::from_secs(300))),
@@ -110,7 +110,7 @@ fn what_a_lost_call_used_is_the_turns_usage() {
          t1 turn.started 3
          t1 turn.waiting provider_rate_limit 300s",
     );
-    // Acting, no model call was under way.
+    // While tools run, no model call was running.
     case(
         vec![submit(1), asks(&["read"]), Act::Crash],
         recover_lost(1),
@@ -134,7 +134,7 @@ fn a_wait_goes_on_where_it_was() {
          t1 turn.started 3
          t1 turn.waiting provider_rate_limit 200s",
     );
-    // Neither waits nor restarts in the middle of one cost an attempt.
+    // Neither waits nor restarts during a wait cost an attempt.
     let often = (0..9).flat_map(|_| [Act::Crash, recover()]);
     case(
         waiting().into_iter().chain(often).collect(),
@@ -196,7 +196,7 @@ fn a_call_is_taken_up_twice_at_most() {
         recover(),
         "t1 tool.finished c0 unknown",
     );
-    // And then the turn goes on.
+    // And then the turn continues.
     let mut given = crashed(acting(&["never"]), 0);
     given.push(recover());
     case(
@@ -206,7 +206,8 @@ fn a_call_is_taken_up_twice_at_most() {
     );
 }
 
-/// How old a key is cannot be told by the calendars of two processes: the vendor is asked what it knows, however long ago it was.
+/// The wall clocks of two processes do not give the age of a key: the vendor is asked first, however long ago the call
+/// was.
 #[test]
 fn a_keyed_call_of_an_earlier_life_is_looked_up_first() {
     for seconds in [0, WINDOW.as_secs() / 2, WINDOW.as_secs() * 2] {
@@ -239,7 +240,7 @@ fn a_paused_step_that_was_not_asked_costs_no_attempt() {
         recover(),
         "t1 message.reset recovered\n t1 turn.started 2",
     );
-    // Its time begins where it goes on.
+    // Its time starts where it continues.
     case(
         then(paused(false), vec![resume(&[]), wait(599)]),
         expire_turn(1, ""),
@@ -264,7 +265,7 @@ fn a_paused_call_that_was_never_sent_is_sent_whatever_repeating_it_would_do() {
         for resumes in [resume(&[]), recover()] {
             case(then(asked(), vec![pause(&[0], false), wait(7200)]), resumes, again);
         }
-        // Taken up once, it may have been sent.
+        // Once resumed, it may have been sent.
         let taken_up = then(asked(), vec![pause(&[0], false), wait(7200), resume(&[]), Act::Crash]);
         let claimed = match tool {
             "never" => "t1 tool.finished c0 unknown",
@@ -272,12 +273,12 @@ fn a_paused_call_that_was_never_sent_is_sent_whatever_repeating_it_would_do() {
             _ => "t1 tool.retried c0 1 look_up",
         };
         case(taken_up, recover(), claimed);
-        // What is under way goes on.
+        // Running calls continue.
         case(then(asked(), vec![pause(&[], false)]), resume(&[0]), "t1 turn.resumed");
     }
 }
 
-/// A process that hands over in an orderly way, and the one that takes over.
+/// A process hands over cleanly, and another one takes over.
 fn handed_over(mut given: Vec<Act>, times: usize, asked: bool) -> Vec<Act> {
     (0..times).for_each(|_| given.extend([hand_over(&[], asked), Act::Crash, recover()]));
     given
@@ -294,7 +295,7 @@ fn a_hand_over_counts_as_no_attempt_however_often_it_happens() {
         recover(),
         "t1 message.reset recovered\n t1 turn.started 21",
     );
-    // Crashes count as before, whatever was handed over in between: two are left, and the third is the last.
+    // Crashes still count, whatever was handed over in between: two are left, and the third is the last.
     let crash = || vec![Act::Crash, recover()];
     let mixed = |crashes: usize| {
         let mut given = handed_over(vec![submit(1)], 5, true);
@@ -309,13 +310,13 @@ fn a_hand_over_counts_as_no_attempt_however_often_it_happens() {
         recover(),
         "t1 message.reset recovered\n t1 turn.failed attempts_exhausted",
     );
-    // What was not asked goes on where it stands.
+    // A step that was not started continues where it was.
     case(
         then(vec![submit(1)], vec![hand_over(&[], false), Act::Crash]),
         recover(),
         "t1 turn.resumed",
     );
-    // Handed over twice before anybody took it up, it is one attempt.
+    // Handed over twice before anyone resumed it, it counts as one attempt.
     let twice = vec![
         submit(1),
         hand_over(&[], true),
@@ -334,8 +335,8 @@ fn a_hand_over_counts_as_no_attempt_however_often_it_happens() {
 
 #[test]
 fn a_wait_that_is_handed_over_is_no_second_excuse() {
-    // Attempt 2 waits; handed over, attempt 3 goes on waiting. Then the wait is over, and attempts 3 to 5 are lost in crashes: of them 4
-    // and 5 count, and 1 does.
+    // Attempt 2 waits; handed over, attempt 3 continues to wait. Then the wait is over, and attempts 3 to 5 are lost in
+    // crashes: of them 4 and 5 count, and attempt 1 does.
     let given = || {
         let waiting = vec![
             submit(1),
@@ -381,13 +382,13 @@ fn calls_of_a_turn_that_is_handed_over_follow_the_rules_of_a_crash_but_count_for
             case(often, recover(), taken_up(tool, false));
         }
     }
-    // The attempt goes on, so its loss in a crash later counts.
+    // The attempt continues, so losing it in a later crash counts.
     let later = then(handed_over(vec![submit(1), asks(&["read"])], 1, false), vec![done(0)]);
     case(
         crashed(later, 2),
         recover(),
         "t1 message.reset recovered\n t1 turn.failed attempts_exhausted",
     );
-    // A person's time goes on.
+    // A turn that waits for approval is not handed over.
     case(vec![submit(1), asks(&["ask"])], hand_over(&[], false), "nothing");
 }

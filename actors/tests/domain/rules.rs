@@ -1,4 +1,4 @@
-//! Deny rules on everything that readers see, models read and tools are given.
+//! Deny rules for everything that readers see, models read and tools receive.
 
 use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::ToolStatus;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::acts::*;
 use crate::support::{Act, World, case, case_with, policy, turn};
 
-/// Rules on answers: one redacts, one blocks. The prompt may not hold "secret".
+/// Rules for answers: one redacts, one blocks. The prompt must not contain "secret".
 fn guarded() -> Policy {
     let rule = |name: &str, literal: &str, action| Rule {
         name: name.into(),
@@ -195,7 +195,7 @@ fn what_a_tool_answers_is_shown_only_as_rules_allow() {
         let last = world.log().last().map(|record| record.event.clone());
         assert!(matches!(last, Some(Event::ToolFinished { result, .. }) if result == kept));
     }
-    // Cut off where a literal begins: what is left of it is none.
+    // Cut off within a literal: the rest does not match.
     let mut world = World::new(guarded());
     open().iter().for_each(|act| drop(world.play(act)));
     world.play(&replied(Some(json!("bluebird ".repeat(500))), None));
@@ -209,7 +209,7 @@ fn details_quote_no_answer() {
     world.play(&says("{\"a\": \"what nobody may see\"}"));
     world.play(&says("what nobody may see"));
     assert!(!shown(&world).contains("nobody"), "{}", shown(&world));
-    // Records of an earlier version hold it.
+    // Records of an earlier version contain it.
     let mut old: Record = world
         .log()
         .find(|record| matches!(record.event, Event::GuardrailTriggered { .. }))

@@ -1,4 +1,4 @@
-//! The budget of a caller's schema: hostile ones are refused with their place, without being expanded.
+//! The budget of a caller's schema: hostile schemas are rejected with a pointer, without being expanded.
 
 use copilotd_actors::domain::schema::budget::{Cost, measure};
 use serde_json::{Map, Value, json};
@@ -8,7 +8,7 @@ fn members(n: usize, member: impl Fn(usize) -> Value) -> Value {
     Value::Object((0..n).map(|i| (format!("p{i}"), member(i))).collect::<Map<_, _>>())
 }
 
-/// Definitions d0 to d`n`, each of which holds its successor in `hold`.
+/// Definitions d0 to d`n`, each of which contains its successor as built by `hold`.
 fn chain(n: usize, hold: impl Fn(Value) -> Value) -> Value {
     let mut definitions: Map<String, Value> = (0..n)
         .map(|i| (format!("d{i}"), hold(json!({ "$ref": format!("#/$defs/d{}", i + 1) }))))
@@ -17,7 +17,7 @@ fn chain(n: usize, hold: impl Fn(Value) -> Value) -> Value {
     Value::Object(definitions)
 }
 
-/// Properties nested so deeply.
+/// A schema nested this deeply.
 fn nested(levels: usize, key: &str) -> Value {
     (0..levels).fold(json!({ "type": "string" }), |inner, _| match key {
         "properties" => json!({ "properties": { "a": inner } }),
@@ -32,7 +32,7 @@ fn hostile_schemas_are_refused_with_their_place() {
     let pair = |inner: Value| json!({ "properties": { "a": inner.clone(), "b": inner } });
     let long = "x".repeat(300);
     let table: Vec<(&str, Value, &str, &str)> = vec![
-        ("no object", json!(true), "", "has to be a JSON object"),
+        ("no object", json!(true), "", "must be a JSON object"),
         (
             "too long",
             json!({ "description": "x".repeat(70_000) }),
@@ -286,19 +286,19 @@ fn hostile_schemas_are_refused_with_their_place() {
             "a huge multipleOf",
             json!({ "multipleOf": 1e308 }),
             "/multipleOf",
-            "has to lie between",
+            "must be between",
         ),
         (
             "a tiny multipleOf",
             json!({ "properties": { "n": { "multipleOf": 1e-300 } } }),
             "/properties/n/multipleOf",
-            "has to lie between",
+            "must be between",
         ),
         (
             "a zero multipleOf",
             json!({ "multipleOf": 0 }),
             "/multipleOf",
-            "has to lie between",
+            "must be between",
         ),
         ("itself", json!({ "$ref": "#" }), "", "refers to itself"),
         (
@@ -341,33 +341,43 @@ fn hostile_schemas_are_refused_with_their_place() {
             "elsewhere",
             json!({ "$ref": "https://example.com/a.json" }),
             "/$ref",
-            "does not lead",
+            "does not resolve",
         ),
         (
             "a file",
             json!({ "properties": { "a": { "$ref": "file:///etc/passwd" } } }),
             "/properties/a/$ref",
-            "does not lead",
+            "does not resolve",
         ),
-        ("nowhere", json!({ "$ref": "#/$defs/none" }), "/$ref", "does not lead"),
+        (
+            "nowhere",
+            json!({ "$ref": "#/$defs/none" }),
+            "/$ref",
+            "does not resolve",
+        ),
         (
             "an unknown anchor",
             json!({ "items": { "$dynamicRef": "#none" } }),
             "/items/$dynamicRef",
-            "does not lead",
+            "does not resolve",
         ),
-        ("a broken escape", json!({ "$ref": "#/%4" }), "/$ref", "does not lead"),
+        (
+            "a broken escape",
+            json!({ "$ref": "#/%4" }),
+            "/$ref",
+            "does not resolve",
+        ),
         (
             "a nested $id",
             json!({ "items": { "$id": "https://example.com/b", "$ref": "#" } }),
             "/items/$id",
-            "root of the schema only",
+            "only supported at the root of the schema",
         ),
         (
             "a nested $schema",
             json!({ "items": { "$schema": "http://json-schema.org/draft-04/schema#" } }),
             "/items/$schema",
-            "root of the schema only",
+            "only supported at the root of the schema",
         ),
         (
             "an anchor twice",
@@ -381,7 +391,7 @@ fn hostile_schemas_are_refused_with_their_place() {
         assert!(violation.message.contains(message), "{name}: {violation:?}");
         assert!(violation.pointer.starts_with(pointer), "{name}: {violation:?}");
         let place = schema.pointer(&violation.pointer);
-        assert!(place.is_some(), "{name}: the pointer leads somewhere: {violation:?}");
+        assert!(place.is_some(), "{name}: the pointer resolves: {violation:?}");
     }
 }
 
@@ -403,7 +413,7 @@ fn anchored(n: usize) -> Value {
         "end".into(),
         json!({ "$anchor": format!("a{n}"), "properties": members(40, |_| json!({})) }),
     );
-    // Fewer combinators than parts, so that it is the parts that are too many.
+    // Fewer combinators than parts, so that the parts exceed the limit.
     for part in all.values_mut().filter_map(Value::as_object_mut) {
         if let Some(contains) = part.remove("contains") {
             part.insert("additionalProperties".into(), contains);
@@ -430,7 +440,7 @@ fn ordinary_schemas_are_within_the_budget() {
         json!({ "properties": optional }),
         json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://example.com/s", "items": { "$ref": "https://example.com/s#" } }),
         json!({ "$id": "https://example.com/s#", "$defs": { "a": {} }, "items": { "$ref": "https://example.com/s#/$defs/a" } }),
-        // What stands in data is not a schema.
+        // Data is not a schema.
         json!({ "enum": [{ "$ref": "nowhere" }, { "pattern": "x".repeat(2000) }], "default": { "$id": "x" }, "examples": [{ "anyOf": 1 }] }),
         json!({ "properties": { "anyOf": { "type": "string" }, "$ref": { "type": "string" }, "enum": {} } }),
         json!({ "minLength": 1e18, "maxItems": 9007199254740993_u64, "minimum": 1e308 }),
@@ -441,7 +451,7 @@ fn ordinary_schemas_are_within_the_budget() {
     ] {
         measure(&schema).unwrap_or_else(|violation| panic!("{violation:?}: {schema}"));
     }
-    // The schema of J02 is small: what it costs depends on the value.
+    // The schema of J02 is small: its cost depends on the value.
     let recursive = json!({ "$ref": "#/$defs/n", "$defs": { "n": { "anyOf": [
         { "type": "array", "items": { "$ref": "#/$defs/n" }, "minItems": 0 },
         { "type": "array", "items": { "$ref": "#/$defs/n" }, "maxItems": 99 } ] } } });
@@ -453,7 +463,7 @@ fn ordinary_schemas_are_within_the_budget() {
 fn every_part_is_counted_as_often_as_it_is_used() {
     let schema = json!({ "$defs": { "a": { "enum": [1, 2, 3], "pattern": "x" } },
         "prefixItems": [{ "$ref": "#/$defs/a" }, { "$ref": "#/$defs/a" }], "not": { "const": 1 } });
-    // The root; a with its three values, once as it stands and twice by reference; both items; not with its value.
+    // The root; `a` with its three values, once as it stands and twice by reference; both items; `not` with its value.
     let expected = Cost {
         nodes: 1 + 3 * 4 + 2 + 2,
         combinators: 1,

@@ -1,4 +1,4 @@
-//! Cancel, expiry and erasure at every point: each open message is closed, each open call has one result.
+//! Cancel, expiry and erasure at every point: each open message is closed, each open call gets one result.
 
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::ToolStatus;
@@ -35,7 +35,7 @@ fn a_message_under_way_is_closed_with_what_readers_saw() {
         "t1 message.reset stopped
          t1 turn.cancelled",
     );
-    // The seal of an attempt that is over says nothing about the present one.
+    // The sealed text of an earlier attempt says nothing about the current one.
     case(
         vec![submit(1)],
         act(|world| {
@@ -94,7 +94,7 @@ fn each_call_ends_as_far_as_it_had_come() {
         cancel_unsent(1, &[]),
         "t1 tool.finished c1 unknown\n t1 turn.cancelled",
     );
-    // A tool that was taken away may have changed something.
+    // A tool that was removed may have changed something.
     let mut gone = given(&["read"]);
     gone.push(Act::Configure(|policy| drop(policy.tools.remove("read"))));
     case(
@@ -134,7 +134,7 @@ fn a_turns_time_runs_out() {
         "t1 tool.finished c0 unknown
          t1 turn.failed limit_time",
     );
-    // A timer of an attempt that is over.
+    // A timer of an earlier attempt.
     let old = act(|_| copilotd_actors::domain::command::Command::TurnExpired {
         turn: crate::support::turn(1),
         attempt: 1,
@@ -155,7 +155,7 @@ fn people_may_take_longer_than_a_turn() {
     let mut expired = waiting(&["ask"]);
     expired.extend([wait(600), expire_approval(1, 0)]);
     case(expired, expire_turn(1, ""), "nothing");
-    // A call that runs beside the question is the turn's own time.
+    // A call that runs beside the approval counts as the turn's own time.
     case(
         waiting(&["ask", "read"]),
         expire_turn(1, ""),

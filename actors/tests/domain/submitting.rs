@@ -1,4 +1,4 @@
-//! Accepting prompts: places in the queue, refusals, copies.
+//! Accepting prompts: the queue, rejections, copies of requests.
 
 use copilotd_actors::domain::command::{Command, WhenBusy};
 use copilotd_actors::domain::content::{Input, Part};
@@ -150,7 +150,7 @@ fn a_copy_of_a_request_is_one_turn_for_a_day() {
         submit_keyed(2, "k", "other"),
         "t2 turn.queued",
     );
-    // Other bounds do not turn a copy away.
+    // Limits do not reject a copy.
     case(
         and(and(first(), submit(2)), submit(3)),
         submit_keyed(4, "k", "body"),

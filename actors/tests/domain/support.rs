@@ -1,4 +1,4 @@
-//! Given commands, when a command, then records as lines of text. Ids and times are made up here, always the same.
+//! A test DSL: given commands, when a command, then records as lines of text. Ids and times are fixed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::audit::audit;
 
-/// How long the vendor of the tool `keyed` knows a key.
+/// How long the vendor of the tool `keyed` remembers a key.
 pub const WINDOW: Duration = Duration::from_secs(7200);
 
 /// A copilot with one tool of each kind and small limits.
@@ -101,13 +101,13 @@ fn tool((name, repeat, approval): (&str, Repeat, bool)) -> (String, ToolPolicy) 
 
 /// A step of a script.
 pub enum Act {
-    /// A command, made when its time has come.
+    /// Runs a command, which is built at that point.
     Do(Box<dyn Fn(&World) -> Command>),
-    /// Time goes by.
+    /// Lets time pass.
     Pass(Duration),
-    /// The copilot's configuration changes.
+    /// Changes the copilot's configuration.
     Configure(fn(&mut Policy)),
-    /// The process dies; the state is read from the log again.
+    /// Crashes the process; the state is read from the log again.
     Crash,
 }
 
@@ -122,14 +122,14 @@ pub struct World {
 }
 
 impl World {
-    /// A conversation that exists.
+    /// Creates a conversation that exists.
     pub fn new(policy: Policy) -> Self {
         let mut world = Self::empty(policy);
         world.run(crate::acts::create(None)).expect("a new conversation");
         world
     }
 
-    /// A conversation that does not exist.
+    /// Creates a conversation that does not exist yet.
     pub fn empty(policy: Policy) -> Self {
         Self {
             policy,
@@ -140,7 +140,7 @@ impl World {
         }
     }
 
-    /// Decides, numbers, stores, applies.
+    /// Decides a command, then stores and applies its records.
     pub fn run(&mut self, command: Command) -> Result<Decision, Rejection> {
         let env = Env {
             now: self.now,
@@ -165,7 +165,7 @@ impl World {
         Ok(decision)
     }
 
-    /// Plays one step of a script; returns what it led to, as lines.
+    /// Plays one step of a script; returns the result as lines.
     pub fn play(&mut self, act: &Act) -> String {
         match act {
             Act::Pass(time) => self.now += *time,
@@ -186,12 +186,12 @@ impl World {
         "nothing".to_owned()
     }
 
-    /// The process dies: only what was written survives.
+    /// Crashes the process: only what was written survives.
     pub fn crash(&mut self) {
         self.conversation = fold(&self.decoded());
     }
 
-    /// The log as it would be read from a store.
+    /// Returns the log as it would be read from a store.
     pub fn decoded(&self) -> Vec<Record> {
         let read = |record: &Record| {
             let json = serde_json::to_string(record).expect("a record can be written");
@@ -204,7 +204,7 @@ impl World {
         self.appends.iter().flatten()
     }
 
-    /// The prompt that the model would be sent now, one line per message.
+    /// Returns the prompt that the model would receive now, one line per message.
     pub fn prompt(&self) -> String {
         use copilotd_actors::domain::prompt::PromptMessage as M;
         let lines: Vec<String> = project::prompt(&self.conversation.memory, &self.policy)
@@ -223,7 +223,7 @@ impl World {
         lines.join("\n")
     }
 
-    /// The present step's call with that place in its list.
+    /// Returns the current step's call at `index`.
     pub fn call(&self, index: usize) -> CallId {
         let calls: Vec<CallId> = self
             .log()
@@ -252,7 +252,7 @@ impl World {
     }
 }
 
-/// Plays `given`, then `when`, and compares what the latter led to with `then`, line by line.
+/// Plays `given`, then `when`, and compares the result of the latter with `then`, line by line.
 #[track_caller]
 pub fn case(given: Vec<Act>, when: Act, then: &str) {
     case_with(policy(), given, when, then);
@@ -290,7 +290,7 @@ fn label(turn: TurnId) -> String {
     format!("t{}", turn.uuid().as_u128())
 }
 
-/// A word of the log's own language for a value: its JSON, without quotes.
+/// Returns a value as in the log: its JSON without quotation marks.
 fn word(value: impl serde::Serialize) -> String {
     let json = serde_json::to_value(value).expect("a word");
     json.as_str().map_or_else(|| json.to_string(), str::to_owned)

@@ -1,4 +1,4 @@
-//! From the model's wish to exactly one result.
+//! Tool calls: from the model's request to exactly one result.
 
 use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::ToolStatus;
@@ -43,7 +43,7 @@ fn slips_go_back_to_the_model() {
         let then = format!("t1 message.completed tool_calls '' c0:{name}\n {SLIP}\n t1 tool.finished c0 failed");
         case(vec![submit(1)], asks_with(vec![(name, arguments)]), &then);
     }
-    // Parallel slips of one step are one slip; what is right beside them runs.
+    // Several invalid calls of one step count as one repair; valid calls beside them run.
     case(
         vec![submit(1)],
         asks(&["no_tool", "read", "no_tool"]),
@@ -83,7 +83,7 @@ fn slips_are_bounded() {
     );
 }
 
-/// The result of a call that answers `value`, as it stands in the log.
+/// Returns the result of a call that answers `value`, as stored in the log.
 fn kept(value: Value) -> Value {
     let mut world = World::new(policy());
     world.play(&submit(1));
@@ -98,7 +98,11 @@ fn kept(value: Value) -> Value {
     };
     world.run(command).expect("a result");
     let written = world.decoded();
-    assert_eq!(written.last(), world.log().last(), "what is written is what is known");
+    assert_eq!(
+        written.last(),
+        world.log().last(),
+        "the written record equals the one in memory"
+    );
     match written.last().map(|record| &record.event) {
         Some(Event::ToolFinished {
             result: Some(result), ..

@@ -1,4 +1,4 @@
-//! What a client makes of a stream, and whether it may believe it.
+//! A client of a stream that checks every event.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::Seen;
 
-/// A client that has taken all events of its connections, in order. Invariant, checked with each event: the deltas of a
-/// segment concatenate to the text of its `message.completed`, and every id is the client's position.
+/// A client that has received all events of its connections, in order. Invariant, checked with each event: the deltas
+/// of a segment concatenate to the text of its `message.completed` event, and every id is the client's position.
 #[derive(Debug, Default)]
 pub struct Client {
     /// The durable events.
@@ -19,7 +19,7 @@ pub struct Client {
     open: BTreeMap<String, String>,
     /// Texts of the completed messages.
     pub texts: Vec<String>,
-    /// How the last one was finished.
+    /// The `finish` of the last one.
     pub finish: String,
     pub last_id: String,
 }
@@ -74,12 +74,12 @@ impl Client {
             let length: usize = self.open.values().map(String::len).sum();
             assert_eq!(
                 offset, length,
-                "a durable event in mid-message bears the offset: {event:?}"
+                "a durable event in mid-message carries the offset: {event:?}"
             );
         }
     }
 
-    /// Whether the last thing it saw is the end of a turn.
+    /// Returns whether the last event is the end of a turn.
     pub fn has_ended(&self) -> bool {
         let last = self.names().last().copied().unwrap_or_default();
         ["turn.completed", "turn.failed", "turn.cancelled"].contains(&last)
@@ -89,7 +89,7 @@ impl Client {
         self.durable.iter().map(|(_, name)| name.as_str()).collect()
     }
 
-    /// Checks that each public record came exactly once, in order.
+    /// Checks that each public record was received exactly once, in order.
     pub fn has_all(&self, records: &[Record], turn: Option<TurnId>) {
         let wanted: Vec<(u64, String)> = records
             .iter()

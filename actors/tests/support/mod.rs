@@ -1,4 +1,4 @@
-//! A whole process in miniature: directory, connectors and reconciler over fake ports that outlive a crash of them.
+//! A whole process in miniature: directory, connectors and reconciler over fake ports that outlive a crash.
 
 mod client;
 mod probe;

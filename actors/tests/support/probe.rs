@@ -1,4 +1,4 @@
-//! A log that can stop the process at an append, and counts what is read.
+//! A log that can stop the process at an append and counts reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,11 +18,11 @@ use tokio::sync::watch;
 /// See the module.
 pub struct Probe {
     log: MemoryLog,
-    /// Appends until the process stops, and whether before or after that one takes effect.
+    /// Number of appends until the process stops, and whether it stops before or after that append takes effect.
     armed: Mutex<Option<(u64, Fault)>>,
     stopped: watch::Sender<bool>,
     records_read: AtomicU64,
-    /// Names of the records of each append that took effect.
+    /// Event names of each append that took effect.
     appends: Mutex<Vec<Vec<&'static str>>>,
 }
 
@@ -37,7 +37,7 @@ impl Probe {
         }
     }
 
-    /// Lets the `nth` append from now on (1 is the next one) never return.
+    /// Makes the `nth` append from now on (1 is the next one) never return.
     pub fn stop_at(&self, nth: u64, fault: Fault) {
         *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some((nth, fault));
     }
@@ -52,12 +52,12 @@ impl Probe {
         let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await;
     }
 
-    /// Records that were read by `read` so far.
+    /// Returns the number of records returned by `read` so far.
     pub fn records_read(&self) -> u64 {
         self.records_read.load(Ordering::Relaxed)
     }
 
-    /// Names of the records of each append that took effect, oldest first.
+    /// Returns the event names of each append that took effect, oldest first.
     pub fn appends(&self) -> Vec<Vec<&'static str>> {
         self.appends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -72,7 +72,7 @@ impl Probe {
     fn step(&self) -> Option<Fault> {
         let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, fault) = armed.as_mut()?;
-        // Everything behind the stop stands still too.
+        // Every append after the stop hangs too.
         *left = left.saturating_sub(1);
         (*left == 0).then_some(*fault)
     }

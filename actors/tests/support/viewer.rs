@@ -1,4 +1,5 @@
-//! A reader of a stream, as an SSE writer works: tail first, then the log until it is dry, then the tail.
+//! A reader of a stream that works like an SSE writer: subscribe to the tail, read the log to its end, then follow the
+//! tail.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use super::{Probe, World};
 
-/// One event as it came over the wire.
+/// One event as received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
     pub id: String,
@@ -63,7 +64,7 @@ impl Viewer {
         }
     }
 
-    /// Takes everything there is now.
+    /// Reads everything available now.
     pub async fn poll(&mut self, first: bool) {
         let mut out = String::new();
         if first {
@@ -90,7 +91,7 @@ impl Viewer {
         self.events.extend(out.split_terminator("\n\n").map(parse));
     }
 
-    /// Reads until `enough`, or until the stream ends.
+    /// Reads until `enough` returns true, or the stream ends.
     pub async fn read_until(&mut self, mut enough: impl FnMut(&[Seen]) -> bool) {
         self.poll(true).await;
         while !self.reader.ended() && !enough(&self.events) {
@@ -100,7 +101,7 @@ impl Viewer {
         }
     }
 
-    /// Reads to the stream's end.
+    /// Reads to the end of the stream.
     pub async fn read_all(&mut self) -> &[Seen] {
         let end = self.read_until(|_| false);
         if tokio::time::timeout(std::time::Duration::from_secs(4 * 3600), end)

@@ -1,4 +1,4 @@
-//! The process and its outside world.
+//! The process under test and its fakes.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use super::Viewer;
 
-/// Longest time a test waits for anything, in tokio's time.
+/// The longest time that a test waits for anything, in tokio's time.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
 /// What runs until the next crash.
@@ -37,7 +37,7 @@ struct Process {
     others: Vec<ActorCell>,
 }
 
-/// Fakes, and a process that works with them.
+/// The fakes, and a process that uses them.
 pub struct World {
     pub log: MemoryLog,
     pub probe: Arc<Probe>,
@@ -86,7 +86,7 @@ impl World {
         world
     }
 
-    /// Starts the process; what the log holds as open goes on.
+    /// Starts the process, which resumes what is open in the log.
     pub async fn restart(&mut self) {
         assert!(self.process.is_none(), "one process at a time");
         let ports = Ports {
@@ -119,7 +119,7 @@ impl World {
         });
     }
 
-    /// Ends the process where it stands: no handler goes on behind its present await, nothing is flushed.
+    /// Kills the process: no handler continues after its current await, nothing is flushed.
     pub async fn crash(&mut self) {
         let Process {
             shared,
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// Asks as the user.
+    /// Sends a command as the user.
     pub async fn ask(&self, id: ConversationId, command: Command) -> Result<Accepted, Refusal> {
         self.directory().ask(&self.scope, id, &self.asker(), command).await
     }
@@ -184,7 +184,7 @@ impl World {
         TurnId::new(self.ids.uuid())
     }
 
-    /// Submits a prompt that waits its turn.
+    /// Submits a prompt that is queued if the conversation is busy.
     pub async fn submit(&self, id: ConversationId, text: &str) -> TurnId {
         let turn = self.turn_id();
         let accepted = self.ask(id, submission(turn, text)).await.unwrap();
@@ -219,15 +219,15 @@ impl World {
         Viewer::new(self, id, turn, after)
     }
 
-    /// Waits until the log holds a record that `wanted` accepts, and returns it.
+    /// Waits until the log contains a record that `wanted` accepts, and returns it.
     pub async fn wait_for(&self, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
         self.wait_after(0, id, wanted).await
     }
 
-    /// The same for records behind `seq` alone.
+    /// The same, only for records after `seq`.
     pub async fn wait_after(&self, seq: Seq, id: ConversationId, wanted: impl Fn(&Record) -> bool) -> Record {
         let search = async {
-            // Only what is new is looked at: some tests have long logs.
+            // Only new records are checked: some tests have long logs.
             let mut seen = seq;
             loop {
                 let n = self.log.commits();
@@ -245,11 +245,11 @@ impl World {
         };
         match tokio::time::timeout(PATIENCE, search).await {
             Ok(found) => found,
-            Err(_) => panic!("never came; the log is {:#?}", self.names(id)),
+            Err(_) => panic!("the record was never written; the log is {:#?}", self.names(id)),
         }
     }
 
-    /// Waits for the turn's end.
+    /// Waits for the end of the turn.
     pub async fn end_of(&self, id: ConversationId, turn: TurnId) -> Event {
         let end = self.wait_for(id, |r| r.turn == Some(turn) && r.event.is_terminal());
         end.await.event
@@ -260,12 +260,12 @@ impl World {
         self.wait_for(id, |record| record.event.name() == name).await
     }
 
-    /// Names of all events of a conversation.
+    /// Returns the names of all events of a conversation.
     pub fn names(&self, id: ConversationId) -> Vec<&'static str> {
         self.log.records(id).iter().map(|record| record.event.name()).collect()
     }
 
-    /// Lets everything go on until nothing moves for ten seconds of tokio's time: shows that something does not happen.
+    /// Lets ten seconds of tokio's time pass, in which everything settles: shows that something does not happen.
     pub async fn settle(&self) {
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
@@ -302,7 +302,7 @@ pub fn submission(turn: TurnId, text: &str) -> Command {
     }
 }
 
-/// The command with its fields changed.
+/// Returns the command of [`submission`] with `how` and an idempotency key.
 pub fn submitted(turn: TurnId, text: &str, how: WhenBusy, key: Option<&str>) -> Command {
     let Command::Submit {
         turn,
@@ -341,7 +341,7 @@ pub fn copilot() -> Policy {
     policy("support".parse().unwrap())
 }
 
-/// Adds a tool that belongs to a system of its own name, with five seconds for a call.
+/// Adds a tool that belongs to a system of the same name, with five seconds for a call.
 pub fn tool(policy: Policy, name: &str, repeat: Repeat) -> Policy {
     policy.with_tool(name, name, repeat, Duration::from_secs(5)).unwrap()
 }

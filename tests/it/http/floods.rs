@@ -152,7 +152,7 @@ async fn feedback_on_many_turns_is_kept_up_to_the_users_quota() {
                 *tally.entry(answer.status).or_default() += 1;
                 if answer.status == 403 {
                     let problem = answer.problem(403, "quota_exceeded");
-                    let expected = format!("the user's quota log_bytes is used up: {QUOTA}");
+                    let expected = format!("the user's log_bytes quota of {QUOTA} is used up");
                     assert_eq!(problem["detail"], expected);
                 }
             }

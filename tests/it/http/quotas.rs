@@ -25,7 +25,7 @@ async fn conversations_are_kept_up_to_a_quota_and_erasing_gives_back() {
         let second = create(app, &ada, Some("k")).await.expect(201).text("/id");
         let problem = create(app, &ada, None).await.problem(403, "quota_exceeded");
         assert_eq!(problem["retry"], "never");
-        assert_eq!(problem["detail"], "the user's quota conversations is used up: 2");
+        assert_eq!(problem["detail"], "the user's conversations quota of 2 is used up");
         // The copy of a request that was accepted is none of a new one.
         assert_eq!(create(app, &ada, Some("k")).await.expect(201).text("/id"), second);
         let path = format!("/v1/conversations/{second}");
@@ -33,7 +33,7 @@ async fn conversations_are_kept_up_to_a_quota_and_erasing_gives_back() {
         patch.send().await.expect(200);
         let third = create(app, &bob, None).await.expect(201).text("/id");
         let problem = create(app, &bob, None).await.problem(403, "quota_exceeded");
-        assert_eq!(problem["detail"], "the tenant's quota conversations is used up: 3");
+        assert_eq!(problem["detail"], "the tenant's conversations quota of 3 is used up");
         app.call("DELETE", &format!("/v1/conversations/{third}"))
             .by(&bob)
             .send()
@@ -68,7 +68,7 @@ async fn bytes_of_the_log_are_kept_up_to_a_quota() {
             keyed += 1;
             assert!(keyed < 100, "nothing was refused");
         };
-        assert_eq!(problem["detail"], "the user's quota log_bytes is used up: 4000");
+        assert_eq!(problem["detail"], "the user's log_bytes quota of 4000 is used up");
         assert!(keyed > 1);
         // The refused interrupt stopped nothing, and what was accepted is told again.
         assert_eq!(submit(keyed - 1).await.expect(202).text("/id"), last);

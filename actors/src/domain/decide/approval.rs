@@ -1,4 +1,4 @@
-//! Calls that wait for a person.
+//! Approvals: calls that wait for a person's decision.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) fn decide(
     }
     if let Some(rule) = verdict.forbidden_by {
         note_rules(draft, turn, GuardAction::Block, [&rule]);
-        // Nothing of what the person wrote is kept, and what they wanted does not happen.
+        // The person's text is not stored, and their decision does not take effect.
         draft.push(
             turn,
             Event::ApprovalDecided {
@@ -51,7 +51,7 @@ pub(super) fn decide(
                 if let Some(fault) = verdict.fault {
                     return Err(fault);
                 }
-                // What was checked for another call is not for this one.
+                // The edited arguments were checked against another tool's schema.
                 if verdict.tool.as_ref() != Some(&name) {
                     return Err(Rejection::NotWaiting);
                 }

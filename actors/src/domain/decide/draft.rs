@@ -1,4 +1,4 @@
-//! A decision while it is being made: records so far, and the book as it will be after them.
+//! A decision in progress: the records so far, and the state as it will be after them.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
         self.records.push(record);
     }
 
-    /// The running turn, if `at` names its present model step; reports about anything else are stale.
+    /// Returns the running turn if `at` is its current model step; reports for any other step are stale.
     pub(super) fn thinking_at(&self, at: Step) -> Option<&Turn> {
         self.book
             .active()
@@ -103,19 +103,22 @@ impl<'a> Draft<'a> {
         );
     }
 
-    /// Checks the running turn's bounds before another model step; ends it if one is passed.
+    /// Checks the running turn's limits before another model step; fails the turn if one is exceeded.
     pub(super) fn bound_next_step(&mut self) {
         let limits = self.limits();
         let Some(turn) = self.book.active().filter(|turn| turn.phase == Phase::Thinking) else {
             return;
         };
         let (code, message) = if turn.repairs > limits.repairs {
-            let message = format!("no valid arguments or answer within {} repairs", limits.repairs);
+            let message = format!(
+                "the model produced no valid arguments or answer within {} repairs",
+                limits.repairs
+            );
             (FailureCode::SchemaFailed, message)
         } else if turn.step > limits.steps {
             (
                 FailureCode::LimitSteps,
-                format!("the turn took more than {} model steps", limits.steps),
+                format!("the turn needed more than {} model steps", limits.steps),
             )
         } else if turn.usage.sum.total_tokens() > limits.tokens {
             (
@@ -125,7 +128,7 @@ impl<'a> Draft<'a> {
         } else if limits.cost > 0 && turn.usage.sum.cost > limits.cost {
             (
                 FailureCode::LimitCost,
-                "the turn cost more than its copilot allows".to_owned(),
+                "the turn cost more than this copilot's limit allows".to_owned(),
             )
         } else {
             return;

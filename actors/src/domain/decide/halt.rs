@@ -1,4 +1,4 @@
-//! Stopping a turn: cancel, interrupt, expiry. What readers saw and what left the house is written down as it was.
+//! Stops a turn: cancel, interrupt, expiry. Records exactly what readers saw and what was sent.
 
 use super::Rejection;
 use super::draft::Draft;
@@ -25,7 +25,7 @@ pub(super) fn expire(draft: &mut Draft<'_>, turn: TurnId, attempt: u32, stopped:
         .book
         .active()
         .filter(|active| active.id == turn && active.attempt == attempt)?;
-    // A decision or a wait may have moved the clock since the timer was set.
+    // A decision or a wait may have moved the deadline since the timer was set.
     let due = active
         .clock_from
         .saturating_add(draft.limits().time)
@@ -52,7 +52,7 @@ pub(super) fn halt(draft: &mut Draft<'_>, id: TurnId, stopped: &Halt) {
             let sealed = stopped.sealed.as_ref().filter(|sealed| sealed.at == turn.present());
             let model = draft.policy().model.clone();
             let Some(sealed) = sealed.filter(|sealed| !sealed.text.is_empty()) else {
-                // Every segment is closed: a reader that waits for this one has to learn that nothing stands in it.
+                // Every segment is closed: a reader that waits for this one must learn that it is empty.
                 let reason = "stopped".to_owned();
                 draft.push(id, Event::MessageReset { message_id, reason });
                 if let Some(sealed) = sealed.filter(|sealed| sealed.usage.total_tokens() > 0) {

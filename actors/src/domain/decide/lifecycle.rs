@@ -1,4 +1,4 @@
-//! Creating, changing and erasing a conversation.
+//! Creates, updates and erases a conversation.
 
 use jiff::Timestamp;
 
@@ -12,7 +12,7 @@ use crate::domain::event::{Event, Idempotency, Record};
 use crate::domain::ids::TurnId;
 use crate::domain::screen::Verdict;
 
-/// Most times that feedback on one turn is stored.
+/// Maximum number of times that feedback on one turn is stored.
 pub const MAX_FEEDBACK: u32 = 20;
 
 pub(super) fn create(
@@ -23,7 +23,7 @@ pub(super) fn create(
     verdict: Verdict,
 ) -> Result<Decision, Rejection> {
     if let Some(book) = &conversation.book {
-        // The id is derived from the key: the copy of a request meets the conversation that the first one made.
+        // The id is derived from the key: a copy of the request finds the conversation that the first one created.
         let same = !book.header.erased && idempotency.is_some() && book.header.idempotency == idempotency;
         return if same {
             Ok(Decision::default())
@@ -67,7 +67,7 @@ pub(super) fn erase(draft: &mut Draft<'_>, by: String, stopped: &Halt) -> Option
     None
 }
 
-/// Erases a conversation that nobody has used since then.
+/// Erases a conversation that was not used after `since`.
 pub(super) fn erase_idle(draft: &mut Draft<'_>, by: String, since: Timestamp) -> Result<Option<TurnId>, Rejection> {
     let header = &draft.book.header;
     if !draft.book.turns.is_empty() || header.open_turns > 0 || header.updated_at >= since {
@@ -77,7 +77,7 @@ pub(super) fn erase_idle(draft: &mut Draft<'_>, by: String, since: Timestamp) ->
     Ok(None)
 }
 
-/// Ends what is open, so that nothing is sent on behalf of a suspended tenant, not after a restart either.
+/// Cancels all open turns, so that nothing is sent for a suspended tenant, not even after a restart.
 pub(super) fn suspend(draft: &mut Draft<'_>, stopped: &Halt) -> Option<TurnId> {
     cancel_all(draft, stopped);
     None
@@ -94,14 +94,15 @@ fn cancel_all(draft: &mut Draft<'_>, stopped: &Halt) {
     }
 }
 
-/// Stores what a user thinks of an answer; the last one counts. The number of changes is bounded, because each is a record.
+/// Stores a user's feedback on an answer; the last one counts. The number of changes is bounded, because each is a
+/// record.
 pub(super) fn give_feedback(
     draft: &mut Draft<'_>,
     turn: TurnId,
     earlier: u32,
     given: Event,
 ) -> Result<Option<TurnId>, Rejection> {
-    // What the asker read can be behind, and the book remembers only the last turns that were rated.
+    // What the caller read may be outdated, and the state remembers only the most recently rated turns.
     if earlier.max(draft.book.feedback_on(turn)) >= MAX_FEEDBACK {
         return Err(Rejection::FeedbackFull { max: MAX_FEEDBACK });
     }

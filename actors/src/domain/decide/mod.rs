@@ -1,4 +1,4 @@
-//! Turns a command into records or a refusal. The state is not changed here: only `apply` does that, once the records
+//! Turns a command into records or a rejection. The state is not changed here: only `apply` does that, once the records
 //! are stored.
 
 mod approval;
@@ -21,55 +21,55 @@ use super::schema::{AcceptedSchema, Violation};
 use super::screen::Screened;
 use draft::Draft;
 
-/// What follows from a command. No records: nothing changes (a copy of an earlier request, or a stale report).
+/// The result of a command. Without records, nothing changes (a copy of an earlier request, or a stale report).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decision {
-    /// To be appended, all or none.
+    /// The records to append, all or none.
     pub records: Vec<Record>,
-    /// The turn that answers the command, if it is about one.
+    /// The turn that the command concerns, if any.
     pub turn: Option<TurnId>,
 }
 
-/// Why a command is refused. A refusal changes nothing.
+/// Why a command is rejected. A rejection changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// No such conversation, or no such open turn in it.
-    #[error("there is no such thing here")]
+    #[error("conversation or turn not found")]
     NotFound,
     /// The turn has ended.
-    #[error("the turn has ended")]
+    #[error("the turn has already ended")]
     Ended,
-    /// Another turn is running or waiting.
-    #[error("another turn is running or waiting")]
+    /// Another turn is running or queued.
+    #[error("another turn is running or queued")]
     TurnRunning,
-    /// Too many turns are waiting.
-    #[error("{waiting} turns are already waiting")]
+    /// Too many turns are queued.
+    #[error("{waiting} turns are already queued")]
     QueueFull {
-        /// How many.
+        /// Number of queued turns.
         waiting: usize,
     },
-    /// The key was used for another request.
-    #[error("the idempotency key was used with another body")]
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was already used with a different request body")]
     KeyReused,
     /// The call is not waiting for a decision.
-    #[error("the call is not waiting for a decision")]
+    #[error("the call is not waiting for an approval decision")]
     NotWaiting,
     /// Something is larger than allowed.
-    #[error("{what} may have at most {max} bytes")]
+    #[error("{what} must be at most {max} bytes")]
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// The bound.
+        /// The limit in bytes.
         max: usize,
     },
     /// The feedback on a turn was changed too often.
-    #[error("feedback on this turn was given {max} times, which is the most; the last one stands")]
+    #[error("feedback on this turn was already given {max} times, the maximum; the last one counts")]
     FeedbackFull {
-        /// The bound.
+        /// The maximum number of times.
         max: u32,
     },
-    /// The request is well formed but breaks a rule.
-    #[error("the request is not valid")]
+    /// The request is well formed but violates a rule.
+    #[error("the request is invalid")]
     Invalid(
         /// Where and how.
         Vec<Violation>,
@@ -77,7 +77,7 @@ pub enum Rejection {
 }
 
 impl Conversation {
-    /// Checks what `command` brings; see [`Command::screen`].
+    /// Checks the content of `command`; see [`Command::screen`].
     pub fn screen(&self, policy: &Policy, command: Command) -> Screened {
         let tool = self.tool_of(&command);
         command.screen(policy, tool.as_deref())
@@ -95,7 +95,7 @@ impl Conversation {
             .map(|call| call.name.clone())
     }
 
-    /// Decides what follows from a command.
+    /// Decides the records that follow from a command.
     pub fn decide(&self, env: Env<'_>, command: Screened) -> Result<Decision, Rejection> {
         let (command, verdict) = command.into_parts();
         if let Command::Create {
@@ -210,7 +210,7 @@ impl Conversation {
             } => {
                 let known = self.memory.pending.as_ref().or(self.memory.summary.as_ref());
                 let stale = known.is_some_and(|summary| summary.upto_seq >= upto_seq);
-                // Only a whole, ended turn leaves the window: any other number would tear one apart.
+                // Only whole turns that have ended leave the window: any other number would split one.
                 if !stale && self.memory.blocks.iter().any(|block| block.end_seq == Some(upto_seq)) {
                     draft.push_plain(Event::MemoryCompressed {
                         upto_seq,

@@ -1,4 +1,4 @@
-//! Reports of model steps.
+//! Handles reports of model steps.
 
 use super::draft::Draft;
 use super::tools::{Proposal, propose};
@@ -57,7 +57,7 @@ pub(super) fn replied(
             },
         );
     }
-    // Invariant: no call of a step that reached its bound runs. It was not written to its end, however whole it looks.
+    // Invariant: no call of a step that reached its length limit runs: it is incomplete, however complete it looks.
     let calls = if reply.finish == Finish::Length {
         Vec::new()
     } else {
@@ -82,8 +82,8 @@ pub(super) fn replied(
             return Some(id);
         }
         OutputCheck::TooExpensive => {
-            let message = "checking the answer against response_schema took too much time or memory; a simpler schema \
-                           is needed";
+            let message = "checking the answer against response_schema took too much time or memory; use a simpler \
+                           schema";
             return Some(unchecked(
                 draft,
                 at,
@@ -93,7 +93,7 @@ pub(super) fn replied(
                 reply.usage,
             ));
         }
-        // An answer that nobody checked is never shown as one that satisfies the schema.
+        // An unchecked answer is never presented as satisfying the schema.
         OutputCheck::Unavailable | OutputCheck::NotDue => {
             let message = "the answer could not be checked against response_schema";
             return Some(unchecked(
@@ -138,7 +138,7 @@ pub(super) fn replied(
     Some(id)
 }
 
-/// Ends a turn whose answer could not be checked. The check is not repeated: it would come to the same.
+/// Ends a turn whose answer could not be checked. The check is not repeated: it would have the same result.
 fn unchecked(draft: &mut Draft<'_>, at: Step, code: FailureCode, message: &str, model: String, usage: Usage) -> TurnId {
     let message_id = MessageId::of_step(at.turn, at.attempt, at.step);
     let reason = "response_schema".to_owned();
@@ -157,7 +157,8 @@ fn unchecked(draft: &mut Draft<'_>, at: Step, code: FailureCode, message: &str, 
     at.turn
 }
 
-/// An answer that breaks the schema never becomes a message: it is reset, and the model is told why.
+/// Rejects an answer that violates the schema: it never becomes a message but is reset, and the model receives the
+/// reason.
 fn reject(draft: &mut Draft<'_>, at: Step, text: String, error: String, model: String, usage: Usage) {
     let (stage, rule, action) = (GuardStage::Output, "response_schema".to_owned(), GuardAction::Repair);
     draft.push(
@@ -222,7 +223,7 @@ pub(super) fn blocked(draft: &mut Draft<'_>, at: Step, rule: String, model: Stri
     draft.fail(
         at.turn,
         FailureCode::GuardrailBlocked,
-        "the answer breaks a rule of this copilot",
+        "the answer was blocked by a guardrail of this copilot",
     );
     draft.start_next();
     Some(at.turn)
@@ -263,7 +264,7 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
             draft.start_next();
         }
         AfterFailure::Wait(reason, wait) => {
-            // What was begun and broke off was billed: a retry keeps within the turn's limits like any other step.
+            // An answer that broke off was billed: a retry counts against the turn's limits like any other step.
             draft.bound_next_step();
             if draft.book.turn(at.turn).is_none() {
                 return Some(at.turn);
@@ -277,20 +278,20 @@ pub(super) fn failed(draft: &mut Draft<'_>, at: Step, failure: ModelFailure) -> 
     Some(at.turn)
 }
 
-/// What a user is told of a model's failure. The provider's own words may name accounts, deployments and limits.
+/// Returns the user's message for a model failure. The provider's own text may name accounts, deployments and limits.
 fn told(class: FailureClass) -> &'static str {
     match class {
-        FailureClass::Key => "the model's provider does not accept this copilot's credentials",
-        FailureClass::Rejected => "the model's provider refused the request",
-        FailureClass::ContextLength => "the conversation does not fit into the model's context",
-        FailureClass::ContentPolicy => "the model's provider stopped the answer by its content policy",
-        FailureClass::Rate => "the model's provider takes no more requests for now",
-        FailureClass::Limit => "the limit of model use is reached",
-        FailureClass::Budget => "the budget for models is used up",
-        FailureClass::Overload => "the model's provider is overloaded",
+        FailureClass::Key => "the model provider rejected this copilot's credentials",
+        FailureClass::Rejected => "the model provider rejected the request",
+        FailureClass::ContextLength => "the conversation does not fit into the model's context window",
+        FailureClass::ContentPolicy => "the model provider's content policy stopped the answer",
+        FailureClass::Rate => "the model provider's rate limit was reached",
+        FailureClass::Limit => "a limit on model usage was reached",
+        FailureClass::Budget => "the model budget is used up",
+        FailureClass::Overload => "the model provider is overloaded",
         FailureClass::Silence => "the model did not answer in time",
         FailureClass::Cut => "the model's answer was cut off",
-        FailureClass::Malformed => "the model's provider answered with something that cannot be read",
-        FailureClass::Network => "the model's provider could not be reached",
+        FailureClass::Malformed => "the model provider sent an answer that cannot be read",
+        FailureClass::Network => "the model provider could not be reached",
     }
 }

@@ -1,5 +1,5 @@
-//! Taking up open turns after a death, a hand-over, or after their tenant was left out. Each writes its claim first; what it then does is
-//! what life does.
+//! Resumes open turns after a crash, after a hand-over, or when their tenant is no longer left out. Each case first
+//! records its claim; after that, the turn runs as in normal operation.
 
 use super::draft::Draft;
 use super::tools::{finish_call, settles_at};
@@ -11,7 +11,8 @@ use crate::domain::policy::Repeat;
 use crate::domain::turn::{Call, Pause, Phase, Stage, Turn};
 use crate::domain::usage::LostUsage;
 
-/// Claims what was under way. What lost model calls used is written down with the claim, so that it is counted exactly once.
+/// Claims the work that was running. The usage of lost model calls is recorded with the claim, so that it is counted
+/// exactly once.
 pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<TurnId> {
     draft.start_next();
     // A turn that was started just now has lost nothing.
@@ -21,7 +22,7 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
     let turn = draft.book.active()?.clone();
     match &turn.phase {
         Phase::Queued => {}
-        // Nothing was under way when it was paused: no attempt is lost.
+        // Nothing was running when the turn was paused: no attempt is lost.
         Phase::Thinking if turn.pause.as_ref().is_some_and(|pause| !pause.asked) => {
             draft.push(turn.id, Event::TurnResumed {});
             write_down(draft, turn.id, lost);
@@ -36,17 +37,17 @@ pub(super) fn recover(draft: &mut Draft<'_>, lost: Vec<LostUsage>) -> Option<Tur
                 },
             );
             write_down(draft, turn.id, lost);
-            // A turn that only waited for its provider lost nothing: its wait goes on and costs no attempt.
+            // A turn that only waited for its provider lost nothing: its wait continues and costs no attempt.
             let wait = turn
                 .waiting
                 .zip(turn.waiting_until.filter(|until| *until > draft.env.now));
             let attempts = turn.counted_attempts();
             if wait.is_none() && attempts >= draft.limits().attempts {
-                let message = format!("the work was interrupted {attempts} times");
+                let message = format!("the turn was interrupted {attempts} times");
                 draft.fail(turn.id, FailureCode::AttemptsExhausted, message);
                 draft.start_next();
             } else {
-                // What was lost was billed: the retry keeps within the turn's limits like any other step.
+                // Lost calls were billed: the retry counts against the turn's limits like any other step.
                 draft.bound_next_step();
                 if draft.book.turn(turn.id).is_none() {
                     return Some(turn.id);
@@ -91,7 +92,7 @@ fn write_down(draft: &mut Draft<'_>, turn: TurnId, lost: Vec<LostUsage>) {
     }
 }
 
-/// Writes down how far a turn had come when its tenant was left out, unless that is known.
+/// Records the progress of a turn when its tenant was left out, unless it is already recorded.
 pub(super) fn pause(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> Option<TurnId> {
     let turn = draft.book.active()?;
     let id = turn.id;
@@ -103,8 +104,8 @@ pub(super) fn pause(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> 
     Some(id)
 }
 
-/// Writes down how far a turn had come when its process stopped in an orderly way, so that taking it up counts for nothing. A turn that
-/// only waits for a person has nothing under way.
+/// Records the progress of a turn when its process stopped cleanly, so that resuming it does not count as an attempt. A
+/// turn that only waits for approval has nothing running.
 pub(super) fn hand_over(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool) -> Option<TurnId> {
     let turn = draft.book.active()?;
     let id = turn.id;
@@ -116,8 +117,8 @@ pub(super) fn hand_over(draft: &mut Draft<'_>, unsent: Vec<CallId>, asked: bool)
     Some(id)
 }
 
-/// Takes up a turn that was paused. Calls that are under way go on; those that never left are sent now, and of the others what may
-/// be done depends on their tools, as after a death. Neither an attempt nor a try is counted.
+/// Resumes a paused turn. Running calls continue; those that were never sent are sent now; what may be done with the
+/// others depends on their tools, as after a crash. Counts neither as an attempt nor as a retry.
 pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<TurnId> {
     draft.start_next();
     if !draft.records.is_empty() {
@@ -137,7 +138,7 @@ pub(super) fn resume(draft: &mut Draft<'_>, under_way: &[CallId]) -> Option<Turn
     Some(turn.id)
 }
 
-/// Claims a call that was in flight, or has not left yet.
+/// Claims a call that was in flight or has not been sent yet.
 fn take_up(draft: &mut Draft<'_>, turn: &Turn, call: &Call, counts: bool) {
     let Stage::Running { retry, .. } = call.stage else {
         return;

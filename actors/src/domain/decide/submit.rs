@@ -1,4 +1,4 @@
-//! Accepting a prompt.
+//! Accepts a prompt.
 
 use super::Rejection;
 use super::draft::Draft;
@@ -9,7 +9,7 @@ use crate::domain::event::{Event, FailureCode, GuardAction, GuardStage, Idempote
 use crate::domain::ids::TurnId;
 use crate::domain::screen::Verdict;
 
-/// Finds the turn that an earlier copy of this request made.
+/// Finds the turn that an earlier copy of this request created.
 pub(super) fn copy_of(
     conversation: &Conversation,
     env: Env<'_>,
@@ -25,7 +25,7 @@ pub(super) fn copy_of(
             Err(Rejection::KeyReused)
         };
     }
-    // The directory asks once more when an answer was lost; ids are made once per request.
+    // The directory retries once when an answer was lost; the turn id is generated once per request.
     Ok(conversation
         .live()
         .filter(|book| book.accepted.contains(&turn))
@@ -79,7 +79,7 @@ pub(super) fn submit(
         draft.fail(
             turn,
             FailureCode::GuardrailBlocked,
-            "the prompt breaks a rule of this copilot",
+            "the prompt was blocked by a guardrail of this copilot",
         );
     }
     draft.start_next();

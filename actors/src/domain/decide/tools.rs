@@ -1,4 +1,4 @@
-//! Tool calls: from the model's wish to exactly one result.
+//! Tool calls: from the model's request to exactly one result.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::domain::policy::{Policy, ToolPolicy};
 use crate::domain::screen::{Arguments, CallVerdict, Verdict, bounded_error};
 use crate::domain::turn::Stage;
 
-/// Beyond a call's own timeout: time to look for its effect.
+/// Time beyond a call's own timeout in which to look up its effect.
 pub const SETTLE_MARGIN: Duration = Duration::from_secs(10);
 
-/// Whether a call of this tool may have changed something; a tool that is not configured any more may have.
+/// Returns whether a call of this tool may have changed something; true for a tool that is no longer configured.
 pub(super) fn changes_something(policy: &Policy, tool: &str) -> bool {
     policy
         .tools
@@ -24,25 +24,25 @@ pub(super) fn changes_something(policy: &Policy, tool: &str) -> bool {
         .is_none_or(|tool| tool.tool.repeat.changes_something())
 }
 
-/// Until when this process waits for the outcome of a call that it takes up now.
+/// Returns until when this process waits for the outcome of a call that it starts or resumes now.
 pub(super) fn settles_at(from: Timestamp, tool: &ToolPolicy) -> Timestamp {
     from.saturating_add(tool.timeout + SETTLE_MARGIN)
         .unwrap_or(Timestamp::MAX)
 }
 
-/// A call that the model asks for, and what screening it came to.
+/// A call that the model asks for, with its screening verdict.
 pub(super) struct Proposal {
     pub(super) call: ToolCall,
     pub(super) verdict: CallVerdict,
 }
 
-/// Ends a call as a rule says.
+/// Rejects a call that a rule forbids.
 pub(super) fn forbid(draft: &mut Draft<'_>, turn: TurnId, call: CallId, rule: &str) {
     let error = format!("the rule {rule:?} does not allow this call");
     finish_call(draft, turn, call, ToolStatus::Rejected, None, Some(error));
 }
 
-/// Records that rules did something to a call.
+/// Records that guardrail rules were triggered by a call.
 pub(super) fn note_rules<'r>(
     draft: &mut Draft<'_>,
     turn: TurnId,
@@ -63,7 +63,7 @@ pub(super) fn note_rules<'r>(
     }
 }
 
-/// Gives each call that the model asks for its next record.
+/// Records the next event of each call that the model asks for.
 pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Proposal>) {
     let mut calls = Vec::new();
     for Proposal { call, verdict } in proposals {
@@ -84,7 +84,7 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
         match arguments {
             Arguments::Valid if policy.tools.contains_key(&call.name) => None,
             Arguments::Invalid(why) => Some(format!("the arguments do not satisfy the tool's schema: {why}")),
-            // Also of one that was configured, or taken away, while the model was answering.
+            // Also for a tool that was configured or removed while the model was answering.
             Arguments::Valid | Arguments::NoTool => Some(format!("there is no tool named {:?}", call.name)),
         }
     };
@@ -97,7 +97,7 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
         })
         .collect();
     if calls.iter().any(|(_, refused)| refused.is_some()) {
-        // Once per step: parallel slips of one answer are one slip.
+        // Once per step: several invalid calls of one answer count as one repair.
         let (stage, rule, action) = (GuardStage::Tool, "tool_arguments".to_owned(), GuardAction::Repair);
         draft.push(
             turn,
@@ -139,7 +139,7 @@ pub(super) fn propose(draft: &mut Draft<'_>, turn: TurnId, proposals: Vec<Propos
     draft.bound_next_step();
 }
 
-/// Writes a call down as called; only then may it run.
+/// Records a call as called; only then may it run.
 pub(super) fn call_tool(draft: &mut Draft<'_>, turn: TurnId, call_id: CallId, name: String, arguments: Value) {
     let Some(tool) = draft.policy().tools.get(&name) else {
         let error = format!("there is no tool named {name:?} any more");
@@ -158,7 +158,7 @@ pub(super) fn call_tool(draft: &mut Draft<'_>, turn: TurnId, call_id: CallId, na
     );
 }
 
-/// Gives a call its one result, which was bounded when it was screened.
+/// Records a call's one result, which was bounded during screening.
 pub(super) fn finish_call(
     draft: &mut Draft<'_>,
     turn: TurnId,
@@ -180,7 +180,7 @@ pub(super) fn finish_call(
     );
 }
 
-/// A call's outcome came back. With an open turn the rules that applied to it are recorded.
+/// Records the outcome of a call. If the turn is open, the triggered rules are recorded too.
 pub(super) fn replied(
     draft: &mut Draft<'_>,
     turn: TurnId,
@@ -203,7 +203,7 @@ pub(super) fn replied(
         draft.bound_next_step();
         return Some(turn);
     }
-    // It had ended as unknown; what it says now is kept for the auditor.
+    // The call had ended as unknown; its late result is stored for auditing.
     if status != ToolStatus::Unknown && draft.book.unsettled.contains(&(turn, call)) {
         draft.push(
             turn,

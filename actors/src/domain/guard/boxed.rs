@@ -1,6 +1,6 @@
-//! Letters, digits and words that are written as one symbol, such as 🅰, ❿ and 🆗.
+//! Letters, digits and words written as one symbol, such as 🅰, ❿ and 🆗.
 
-/// What a symbol shows and Unicode does not decompose it to, or not to it alone: one letter or digit.
+/// Returns the one letter or digit that a symbol shows, if Unicode does not decompose the symbol to that alone.
 pub(super) fn unboxed(c: char) -> char {
     let (first, symbols) = match c {
         'ı' => return 'i',
@@ -23,7 +23,7 @@ pub(super) fn unboxed(c: char) -> char {
     char::from_u32(letter).unwrap_or(c)
 }
 
-/// The word or number that a symbol shows.
+/// Symbols and the word or number that each shows.
 const WORDS: [(char, &str); 54] = [
     ('\u{247d}', "10"),
     ('\u{24eb}', "11"),

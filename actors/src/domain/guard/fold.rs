@@ -1,14 +1,14 @@
-//! The form in which rules compare texts, so that one text written in another way is still the same text.
+//! The folded form in which rules compare texts, so that different spellings of a text are equal.
 //!
-//! A text is cut into *segments*: a character and everything that attaches to it, such as combining marks and characters
-//! that nobody sees. Segments do not influence each other, so a text that comes in pieces folds like the whole text, and a
-//! match in the folded text names the original bytes exactly: the segments it touches.
+//! A text is split into *segments*: a character and everything that attaches to it, such as combining marks and
+//! invisible characters. Segments do not influence each other, so a text folds the same whole or in pieces, and a match
+//! in the folded text identifies the original bytes exactly: the segments it touches.
 //!
-//! Folding is `NFKC_Casefold` of Unicode, with these additions: control characters are ignored; a run of white space is
-//! one space, however long; combining marks that no letter exists with (`s̷`) and marks of another script than the letter's
-//! (`script`) are ignored; letters, digits and words in boxes, circles, parentheses and flags are letters, digits and words
-//! (`boxed`). [`Form::LookAlike`] moreover reads characters that look alike as the same one (the skeleton of UTS #39) and
-//! ignores all diacritics.
+//! Folding is Unicode's `NFKC_Casefold` with these additions: control characters are ignored; a run of white space of
+//! any length is one space; combining marks with which no letter exists (`s̷`) and marks of another script than the
+//! letter's (`script`) are ignored; letters, digits and words in boxes, circles, parentheses and flags are letters,
+//! digits and words (`boxed`). [`Form::LookAlike`] also treats confusable characters as equal (the skeleton of UTS #39)
+//! and ignores all diacritics.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -23,23 +23,23 @@ use unicode_normalization::{IsNormalized, is_nfc_quick};
 use super::boxed::{spell, unboxed};
 use super::script::{is_foreign, is_mark};
 
-/// Most ignorable characters in a row that are kept. Further ones are dropped.
+/// Maximum number of consecutive ignorable characters that are kept. Further ones are dropped.
 pub const MAX_IGNORABLE: usize = 16;
-/// What tag characters make another flag of, such as that of Scotland.
+/// The flag that tag characters turn into another one, such as that of Scotland.
 const BLACK_FLAG: char = '\u{1f3f4}';
-/// Most tag characters of a flag: a region's code of five, and the end.
+/// Maximum number of tag characters of a flag: a region code of five, and the end tag.
 const MAX_FLAG: usize = 6;
-/// Most characters that attach to the first one of a segment. What follows begins a new segment.
+/// Maximum number of characters that attach to the first one of a segment. The next one begins a new segment.
 const MAX_ATTACHED: usize = 32;
 
 static CASES: CaseMapperBorrowed<'static> = CaseMapper::new();
 
-/// How much two texts may differ and still be the same to a rule.
+/// How much two texts may differ and still match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Case, compatibility forms and what nobody sees.
+    /// In case, compatibility forms and invisible characters.
     Plain,
-    /// Also characters that look alike, and diacritics.
+    /// Also in confusable characters and diacritics.
     LookAlike,
 }
 
@@ -47,11 +47,11 @@ pub(super) enum Form {
 enum Class {
     /// Begins a segment.
     Base,
-    /// White space: begins a segment unless the one before it is white space.
+    /// White space: begins a segment unless it follows white space.
     Space,
-    /// Attaches to what is before it.
+    /// Attaches to the preceding character.
     Mark,
-    /// Attaches, and is not seen.
+    /// Attaches and is invisible.
     Ignorable,
 }
 
@@ -76,7 +76,8 @@ fn class(c: char) -> Class {
     }
 }
 
-/// The class of a character behind `base`, the first one of its segment: a mark that does not belong there is not seen.
+/// Returns the class of a character in a segment that begins with `base`: a mark that does not belong to that letter is
+/// ignorable.
 fn class_behind(base: char, c: char) -> Class {
     match class(c) {
         Class::Base | Class::Mark if is_ignored_behind(base, c) => Class::Ignorable,
@@ -84,7 +85,7 @@ fn class_behind(base: char, c: char) -> Class {
     }
 }
 
-/// Whether `c` is a mark, or a form of one, of another script than `base`. Diacritics are read with any letter.
+/// Returns whether `c` is a mark, or a form of one, of another script than `base`. Diacritics belong to any letter.
 fn is_ignored_behind(base: char, c: char) -> bool {
     if c < '\u{300}' || folds_to_itself(c) || is_diacritic(c) {
         return false;
@@ -93,7 +94,7 @@ fn is_ignored_behind(base: char, c: char) -> bool {
     is_mark(mark) && is_foreign(base, mark)
 }
 
-/// Letters of which there are many, so that their texts need no look into the tables.
+/// Returns true for large groups of letters that fold to themselves, so that their texts need no table lookup.
 fn folds_to_itself(c: char) -> bool {
     matches!(c,
         '\u{430}'..='\u{44f}' // Cyrillic, small
@@ -103,8 +104,8 @@ fn folds_to_itself(c: char) -> bool {
     )
 }
 
-/// What no reader sees: default ignorable characters, controls, the frames of interlinear annotations, the blank of
-/// braille, and noncharacters.
+/// Returns whether a character is invisible: default ignorable characters, controls, the frames of interlinear
+/// annotations, the blank of braille, and noncharacters.
 fn is_ignorable(c: char) -> bool {
     c.is_control() && !c.is_whitespace()
         || matches!(c, '\u{2800}' | '\u{fdd0}'..='\u{fdef}' | '\u{fff9}'..='\u{fffb}')
@@ -112,8 +113,8 @@ fn is_ignorable(c: char) -> bool {
         || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// Marks without which a letter is still the same letter to a reader: those for any script, points and accents of one
-/// script, and marks that enclose. Voicing marks, nuktas, viramas and vowel signs are not among them.
+/// Returns whether a mark leaves a letter the same to a reader: marks for any script, points and accents of one script,
+/// and enclosing marks. Voicing marks, nuktas, viramas and vowel signs are not among them.
 fn is_diacritic(c: char) -> bool {
     if c < '\u{300}' || folds_to_itself(c) {
         return false;
@@ -125,14 +126,14 @@ fn is_diacritic(c: char) -> bool {
         || CodePointMapData::<GeneralCategory>::new().get(c) == GeneralCategory::EnclosingMark
 }
 
-/// The ASCII character that a tag character repeats, if it is one.
+/// Returns the ASCII character that a tag character repeats, if it is one.
 fn untagged(c: char) -> Option<char> {
     matches!(c, '\u{e0020}'..='\u{e007e}')
         .then(|| char::from_u32(u32::from(c) - 0xe_0000))
         .flatten()
 }
 
-/// The text that the tag characters of `text` spell, if it has any.
+/// Returns the text that the tag characters of `text` spell, if it has any.
 pub(super) fn tagged(text: &str) -> Option<String> {
     if text.is_ascii() {
         return None;
@@ -150,7 +151,7 @@ fn compatible_beginning(c: char) -> char {
     first.unwrap_or(c)
 }
 
-/// The letter that a character begins with once its marks are taken off it.
+/// Returns the letter that a character begins with when its marks are removed.
 pub(super) fn letter(c: char) -> char {
     if c.is_ascii() {
         return c;
@@ -160,14 +161,14 @@ pub(super) fn letter(c: char) -> char {
     first.unwrap_or(c)
 }
 
-/// Drops ignorable characters and diacritics beyond [`MAX_IGNORABLE`] in a row, and tag characters that belong to no flag,
-/// over all pieces of a text.
+/// A filter over all pieces of a text that drops ignorable characters and diacritics beyond [`MAX_IGNORABLE`] in a row,
+/// and tag characters that belong to no flag.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Thin {
     in_a_row: usize,
-    /// What marks attach to.
+    /// The character that marks attach to.
     base: Option<char>,
-    /// How many more tag characters may follow the flag before this place.
+    /// How many more tag characters may follow the flag before this position.
     of_flag: usize,
 }
 
@@ -206,7 +207,7 @@ pub(super) fn segments<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
     };
     for (at, c) in text.char_indices() {
         let class = if at == 0 { class(c) } else { class_behind(base, c) };
-        // White space folds to one space, and what nobody sees to nothing: any amount of it is one segment.
+        // White space folds to one space, and invisible characters to nothing: any number of them is one segment.
         let is_free = in_space && (matches!(class, Class::Space | Class::Ignorable) || is_diacritic(c));
         let attaches = matches!(class, Class::Mark | Class::Ignorable) && attached < MAX_ATTACHED;
         if at > 0 && (is_free || attaches) {
@@ -221,12 +222,12 @@ pub(super) fn segments<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
     each(&text[from..]);
 }
 
-/// Counts the characters of a run of white space, and of what attaches to it unseen, over all pieces of a text.
+/// Counts the characters of a run of white space, and the invisible ones attached to it, over all pieces of a text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SpaceRun(usize);
 
 impl SpaceRun {
-    /// Takes the next character; its number in the run, or zero if it belongs to none.
+    /// Processes the next character; returns its number in the run, or zero if it belongs to none.
     pub(super) fn number(&mut self, c: char) -> usize {
         let goes_on = match class(c) {
             Class::Space => true,
@@ -238,7 +239,7 @@ impl SpaceRun {
         self.0
     }
 
-    /// Begins again: what was before is of no use any more.
+    /// Resets the count.
     pub(super) fn forget(&mut self) {
         self.0 = 0;
     }
@@ -268,7 +269,7 @@ pub(super) fn fold_segment(segment: &str, form: Form, out: &mut String) {
     for (at, c) in segment.char_indices() {
         match if at == 0 { class(c) } else { class_behind(base, c) } {
             Class::Ignorable => {}
-            // One space, however many: a segment of white space holds nothing else but marks.
+            // One space, however many: a segment of white space contains nothing else but marks.
             Class::Space if mapped.starts_with(' ') => {}
             Class::Space => mapped.push(' '),
             Class::Mark if mapped == " " && is_diacritic(c) => {}
@@ -282,7 +283,7 @@ pub(super) fn fold_segment(segment: &str, form: Form, out: &mut String) {
     }
 }
 
-/// `NFKC_Casefold` of one character, decomposed.
+/// Appends `NFKC_Casefold` of one character, decomposed.
 fn fold_char(c: char, out: &mut String) {
     // A spacing accent such as ´ is not a space.
     if compatible_beginning(c) == ' ' {
@@ -292,7 +293,7 @@ fn fold_char(c: char, out: &mut String) {
     let mut shown = String::new();
     spell(c, |c| shown.push(c));
     let mut folded = Cow::Borrowed(shown.as_str());
-    // Folding may bring about what can be decomposed, and the other way round.
+    // Folding may produce something that can be decomposed, and vice versa.
     for _ in 0..2 {
         let decomposed: String = folded.nfkd().filter(|c| !is_ignorable(*c)).map(unboxed).collect();
         folded = Cow::Owned(CASES.fold_string(&decomposed).into_owned());
@@ -300,7 +301,7 @@ fn fold_char(c: char, out: &mut String) {
     out.extend(folded.nfkd());
 }
 
-/// What ASCII characters look like, whatever their case. `I`, `l`, `1` and `|` look alike, so `i` has to be one of them.
+/// The look of each ASCII character, whatever its case. `I`, `l`, `1` and `|` look alike, so `i` has to be one of them.
 static ASCII_LOOKS: LazyLock<[String; 128]> = LazyLock::new(|| {
     std::array::from_fn(|byte| {
         let c = char::from(u8::try_from(byte).unwrap_or_default()).to_ascii_lowercase();
@@ -341,7 +342,7 @@ fn skeleton(text: &str) -> String {
     unicode_security::skeleton(text).collect()
 }
 
-/// What a character looks like, without its marks: an ASCII one if it, or its other case, looks like one.
+/// Appends the look of a character without its marks: an ASCII character if it, or its other case, looks like one.
 fn look_of(c: char, out: &mut String) {
     if compatible_beginning(c) == ' ' {
         out.push(c);
@@ -381,11 +382,11 @@ fn look_of(c: char, out: &mut String) {
     }
 }
 
-/// A text in the form in which it is compared, with the place of each segment in it.
+/// A folded text with the position of each segment in it.
 #[derive(Debug, Default)]
 pub(super) struct Folded {
     pub(super) text: String,
-    /// Where each segment's form begins.
+    /// Where each segment's folded form begins.
     starts: Vec<usize>,
 }
 
@@ -395,28 +396,28 @@ impl Folded {
         fold_segment(segment, form, &mut self.text);
     }
 
-    /// Adds a segment that is folded already.
+    /// Adds a segment that is already folded.
     pub(super) fn push_folded(&mut self, folded: &str) {
         self.starts.push(self.text.len());
         self.text.push_str(folded);
     }
 
-    /// Where a segment begins, or the text ends.
+    /// Returns where a segment begins, or the end of the text.
     pub(super) fn start_of(&self, segment: usize) -> usize {
         self.starts.get(segment).copied().unwrap_or(self.text.len())
     }
 
-    /// The segment that holds the byte at `at`.
+    /// Returns the segment that contains the byte at `at`.
     pub(super) fn segment_of(&self, at: usize) -> usize {
         self.starts.partition_point(|start| *start <= at).saturating_sub(1)
     }
 
-    /// The first segment behind the byte before `end`.
+    /// Returns the first segment after the byte before `end`.
     pub(super) fn segment_behind(&self, end: usize) -> usize {
         self.starts.partition_point(|start| *start < end)
     }
 
-    /// Leaves the segments of the last `bytes` bytes, about.
+    /// Keeps only the segments of roughly the last `bytes` bytes.
     pub(super) fn keep_last(&mut self, bytes: usize) {
         let from = self.segment_of(self.text.len().saturating_sub(bytes));
         let cut = self.starts.get(from).copied().unwrap_or(0);
@@ -425,13 +426,13 @@ impl Folded {
         self.starts.iter_mut().for_each(|start| *start -= cut);
     }
 
-    /// Whether a segment begins at `at`, or the text ends there.
+    /// Returns whether a segment begins at `at`, or the text ends there.
     pub(super) fn is_edge(&self, at: usize) -> bool {
         at == self.text.len() || self.starts.binary_search(&at).is_ok()
     }
 }
 
-/// Folds a whole text, without the places.
+/// Folds a whole text, without positions.
 pub(super) fn fold(text: &str, form: Form) -> String {
     let mut out = String::with_capacity(text.len());
     segments(&Thin::default().pass(text), |segment| {
@@ -440,14 +441,14 @@ pub(super) fn fold(text: &str, form: Form) -> String {
     out
 }
 
-/// Folds the literal of a rule. Marks that it begins with belong to no letter and are left out.
+/// Folds the literal of a rule. Leading marks belong to no letter and are dropped.
 pub(super) fn fold_literal(literal: &str, form: Form) -> String {
     let folded = fold(literal, form);
     folded.trim_start_matches(|c| attaches(c) || is_mark(c)).to_owned()
 }
 
-/// Folds what an unfinished segment holds so far. The first part stays whatever attaches to it later; the letter is the
-/// one that the rest begins with, if there is a rest.
+/// Folds an unfinished segment. Returns the part that stays the same whatever attaches later, and the letter with which
+/// the rest begins, if there is a rest.
 pub(super) fn fold_open(segment: &str, form: Form) -> (String, Option<char>) {
     let mut folded = String::new();
     fold_segment(segment, form, &mut folded);

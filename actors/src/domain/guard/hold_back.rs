@@ -1,8 +1,8 @@
-//! The window behind which streamed text is released.
+//! Holds back streamed text until it is safe to release.
 //!
-//! Invariants: a forbidden literal never reaches a reader, in whatever spelling and however the provider cuts its stream into
-//! pieces; the released text of all pieces is that of the whole text. Text is released only once no forbidden literal can
-//! begin in it and end in a later piece.
+//! Invariants: a forbidden literal never reaches a reader, in whatever spelling and however the provider splits its
+//! stream; releasing a text in pieces gives the same result as releasing it whole. Text is released only once no
+//! forbidden literal can begin in it and end in a later piece.
 
 use std::cmp::Reverse;
 
@@ -10,46 +10,46 @@ use super::fold::{Folded, SpaceRun, Thin, fold_open, segments};
 use super::scan::{Found, Unfinished};
 use super::{Compiled, REDACTED, RuleSet};
 
-/// Bytes that are looked at in one go, so that a long piece takes little memory.
+/// Bytes that are scanned at once, so that a long piece takes little memory.
 const CHUNK: usize = 16 * 1024;
-/// Characters of a run of white space that stand in the window. Further ones are counted beside it.
+/// Characters of a run of white space that stay in the window. Further ones are counted separately.
 const SPACES: usize = 32;
-/// How often the character may change in the counted part of one run; what follows is dropped. Only a text that makes a rule
-/// wait at the beginning of the run gets there.
+/// How often the character may change in the counted part of one run; the rest is dropped. Only a text that makes a
+/// rule wait at the beginning of the run reaches this.
 const MAX_CHANGES: usize = 64 * 1024;
 
-/// See the module.
+/// The hold-back window of one answer; see the module.
 #[derive(Debug)]
 pub struct HoldBack {
     rules: RuleSet,
     held: String,
     thin: Thin,
     run: SpaceRun,
-    /// By place.
+    /// Ordered by position.
     counted: Vec<Counted>,
-    /// Names of redacting rules that were applied, each once.
+    /// Names of the redacting rules that were triggered, each once.
     redactions: Vec<String>,
 }
 
-/// White space that belongs to the text before the byte `at` of what is held, behind the characters that stand there.
+/// The number of white space characters before byte `at` of the held text, in addition to those kept there.
 #[derive(Debug)]
 struct Counted {
     at: usize,
-    /// How often each character comes.
+    /// Each character and its number of repetitions.
     runs: Vec<(char, usize)>,
 }
 
 /// A blocking rule matched; nothing of the match or after it may be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
-    /// Name of the rule.
+    /// The name of the rule.
     pub rule: String,
-    /// What stood before the match and may still be released.
+    /// The text before the match, which may still be released.
     pub released: String,
 }
 
 impl HoldBack {
-    /// Opens a window with rules on answers.
+    /// Creates a window with the rules for answers.
     pub fn new(rules: &RuleSet) -> Self {
         Self {
             rules: rules.clone(),
@@ -61,7 +61,7 @@ impl HoldBack {
         }
     }
 
-    /// Takes a piece of the answer and returns what may be released now, possibly nothing.
+    /// Adds a piece of the answer and returns what may be released now, possibly nothing.
     pub fn push(&mut self, piece: &str) -> Result<String, Blocked> {
         if self.rules.is_empty() {
             return Ok(piece.to_owned());
@@ -86,7 +86,7 @@ impl HoldBack {
         }
     }
 
-    /// Adds to what is held.
+    /// Adds to the held text.
     fn hold(&mut self, text: &str) {
         for c in text.chars() {
             if self.run.number(c) <= SPACES {
@@ -124,7 +124,7 @@ impl HoldBack {
         self.release(true)
     }
 
-    /// Names the redacting rules that were applied.
+    /// Returns the names of the redacting rules that were triggered.
     pub fn redactions(&self) -> &[String] {
         &self.redactions
     }
@@ -163,7 +163,7 @@ impl HoldBack {
             begun.filter(|segment| *segment >= at).min().unwrap_or(all)
         };
         let (mut released, mut at) = (String::new(), 0);
-        // A longer literal that may still grow out of an earlier position has precedence over a match behind it.
+        // A longer literal that may still grow from an earlier position takes precedence over a match after it.
         let mut keep_from = begun_from(0);
         let mut rest = found.as_slice();
         let kept = loop {
@@ -172,7 +172,7 @@ impl HoldBack {
                 break keep_from;
             };
             let place = next.segments.clone();
-            // What blocks is not made harmless by what redacts a part of it, or more than it.
+            // A blocking match still blocks if a redacting match covers part of it or all of it.
             let mut within = rest.iter().take_while(|found| found.segments.start < place.end);
             if let Some(blocking) = within.find(|found| found.blocks) {
                 released.push_str(&text(at, place.start));
@@ -202,7 +202,7 @@ impl HoldBack {
         let cut = starts[kept];
         held[cut..].clone_into(&mut self.held);
         if self.held.is_empty() {
-            // A literal that begins with white space would have kept it.
+            // A literal that begins with white space would have been held.
             self.run.forget();
         }
         let rest = counted.into_iter().filter(|counted| counted.at > cut);
@@ -216,11 +216,11 @@ impl HoldBack {
     }
 }
 
-/// What a look at the held text shows.
+/// The result of scanning the held text.
 struct Look {
-    /// Where each segment begins; the last one is where the text ends.
+    /// Where each segment begins; the last entry is the end of the text.
     starts: Vec<usize>,
-    /// By place, the longest first, and of these what blocks.
+    /// Ordered by position, longest first, and blocking ones first among equals.
     found: Vec<Found>,
     unfinished: Vec<Unfinished>,
 }
@@ -234,7 +234,7 @@ impl Look {
             starts.push(at);
             pieces.push(segment);
         });
-        // What comes next may attach to the last one and make another character of it.
+        // The next character may attach to the last segment and change it.
         let open = if end { None } else { pieces.pop() };
         let (mut found, mut unfinished) = (Vec::new(), Vec::new());
         for lane in &compiled.lanes {

@@ -1,7 +1,7 @@
 //! Deny rules: forbidden literals in prompts, answers, tool arguments and tool results.
 //!
-//! Text and literals are compared in one folded form (`fold`), so that another spelling of a literal is still the literal.
-//! [`HoldBack`] guards streamed text, [`RuleSet::matching_value`] and [`RuleSet::clean`] guard JSON.
+//! Text and literals are compared in one folded form (`fold`), so that another spelling of a literal still matches.
+//! [`HoldBack`] guards streamed text; [`RuleSet::matching_value`] and [`RuleSet::clean`] guard JSON.
 
 mod boxed;
 mod fold;
@@ -21,44 +21,44 @@ use scan::Lane;
 use serde_json::Value;
 pub use value::Cleaned;
 
-/// What happens where a forbidden literal is found.
+/// The action when a forbidden literal is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMatch {
-    /// The turn ends.
+    /// Block: the turn ends.
     Block,
-    /// The literal is replaced by [`REDACTED`].
+    /// Redact: the literal is replaced by [`REDACTED`].
     Redact,
 }
 
-/// What looking through one byte of text costs, in the time that parsing one byte of JSON takes.
+/// The cost of scanning one byte of text, relative to parsing one byte of JSON.
 pub const COST_PER_BYTE: usize = 4;
 
-/// What stands in place of a redacted literal.
+/// The replacement for a redacted literal.
 pub const REDACTED: &str = "[redacted]";
 
 /// A deny rule: a literal, compared in the folded form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Name of the rule, for the record.
+    /// The name of the rule, for records.
     pub name: String,
     /// The forbidden text; never empty.
     pub literal: String,
-    /// What happens where it is found.
+    /// What to do when the literal is found.
     pub action: OnMatch,
-    /// Whether characters that look alike count as the same one.
+    /// Whether confusable characters count as equal.
     pub confusables: bool,
 }
 
 /// The deny rules of a copilot or of a tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Rules on prompts.
+    /// Rules for prompts.
     pub input: RuleSet,
-    /// Rules on answers.
+    /// Rules for answers.
     pub output: RuleSet,
 }
 
-/// Rules that are looked for together, in one pass over a text however many they are. Cheap to clone.
+/// Rules that are searched together, in one pass over a text however many there are. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet(Option<Arc<Compiled>>);
 
@@ -69,16 +69,16 @@ struct Compiled {
     lanes: Vec<Lane>,
 }
 
-/// Tells whether nothing of `literal` is left to compare: a rule with it would match everywhere or nowhere.
+/// Returns whether nothing of `literal` is left to compare: such a rule would match everywhere or nowhere.
 pub fn is_blank(literal: &str) -> bool {
     fold_literal(literal, Form::Plain).trim().is_empty()
 }
 
 impl RuleSet {
-    /// Makes a set. A rule with a blank literal, which would match everywhere, is left out.
+    /// Compiles a set of rules. A rule with a blank literal, which would match everywhere, is dropped.
     ///
     /// # Panics
-    /// With literals of some gigabytes in all.
+    /// If the literals add up to some gigabytes.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
         let rules: Vec<Rule> = rules.into_iter().filter(|rule| !is_blank(&rule.literal)).collect();
         if rules.is_empty() {
@@ -96,7 +96,7 @@ impl RuleSet {
         Self(Some(Arc::new(Compiled { rules, lanes })))
     }
 
-    /// Tells whether there is no rule.
+    /// Returns whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -106,7 +106,7 @@ impl RuleSet {
         self.0.as_ref().map_or(&[][..], |compiled| &compiled.rules).iter()
     }
 
-    /// Puts these and `others` together.
+    /// Returns these rules and `others` combined.
     #[must_use]
     pub fn and(&self, others: &Self) -> Self {
         match (&self.0, &others.0) {
@@ -121,7 +121,7 @@ impl RuleSet {
         self.find(text, Rule::blocks)
     }
 
-    /// Returns a rule that `text` holds the literal of, whatever is to happen then.
+    /// Returns a rule whose literal is in `text`, whatever its action.
     pub fn matching(&self, text: &str) -> Option<&Rule> {
         self.find(text, |_| true)
     }
@@ -132,7 +132,7 @@ impl RuleSet {
             let found = compiled.lanes.iter().flat_map(|lane| lane.rules_in(text));
             found.map(|at| &compiled.rules[at]).find(|rule| wanted(rule))
         };
-        // Tag characters are not seen, but a model reads them.
+        // Tag characters are invisible, but models read them.
         within(text).or_else(|| within(&tagged(text)?))
     }
 }
@@ -152,7 +152,8 @@ impl Rule {
 }
 
 impl Rules {
-    /// Puts these and `others` together; of two on the same place the longer one counts, whosoever it is.
+    /// Returns these rules and `others` combined. Of two matches at the same position the longer one counts, whichever
+    /// set it is from.
     #[must_use]
     pub fn and(&self, others: &Self) -> Self {
         Self {
@@ -161,13 +162,13 @@ impl Rules {
         }
     }
 
-    /// Returns a rule, on answers or on prompts, that matches anywhere in `value`, whatever is to happen then.
+    /// Returns a rule, for answers or for prompts, that matches anywhere in `value`, whatever its action.
     pub fn forbidding(&self, value: &Value) -> Option<&Rule> {
         let of_output = self.output.matching_value(value);
         of_output.or_else(|| self.input.matching_value(value))
     }
 
-    /// Does the same for a text.
+    /// Like [`Rules::forbidding`], for a text.
     pub fn forbidding_text(&self, text: &str) -> Option<&Rule> {
         let of_output = self.output.matching_text(text);
         of_output.or_else(|| self.input.matching_text(text))
@@ -193,7 +194,7 @@ mod tests {
         RuleSet::new(rules.iter().cloned())
     }
 
-    /// What is to be shown of a whole text, by looking at every place of it.
+    /// Returns what may be shown of a whole text, by checking every position.
     fn naive(rules: &[Rule], text: &str) -> Result<String, Blocked> {
         let (bytes, mut shown, mut at) = (text.as_bytes(), String::new(), 0);
         while at < text.len() {
@@ -390,7 +391,8 @@ mod tests {
         }
     }
 
-    /// While a literal may still go on behind white space, a look at what is held costs the same however much there was.
+    /// While a literal may still continue after white space, scanning the held text costs the same however much white
+    /// space there is.
     #[test]
     fn white_space_that_is_held_back_is_counted() {
         let mut window = HoldBack::new(&set(&[rule("drop table", OnMatch::Redact)]));
@@ -422,7 +424,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a text is cut into pieces, the result is that of the whole text.
+        /// However a text is split, the result is that of the whole text.
         #[test]
         fn cutting_changes_nothing(
             words in prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "é", "aab", "ba", "x", "⠃", "ก่", "नि"]), 0..20),
@@ -462,7 +464,7 @@ mod tests {
             }
         }
 
-        /// In whatever spelling: the released text of the pieces is that of the whole text, and holds no literal.
+        /// In any spelling, the text released in pieces equals that of the whole text and contains no literal.
         #[test]
         fn spellings_and_cuts_change_nothing(
             words in prop::collection::vec(prop::sample::select(SPELLINGS.to_vec()), 0..24),

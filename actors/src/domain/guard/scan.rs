@@ -1,4 +1,4 @@
-//! Finding literals in folded text.
+//! Finds literals in folded text.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 use super::Rule;
 use super::fold::{Folded, Form, Thin, fold_literal, letter, segments};
 
-/// Bytes of folded text that are looked through at once.
+/// Bytes of folded text that are searched at once.
 const CHUNK: usize = 32 * 1024;
 
 /// The literals that are compared in one form.
@@ -15,23 +15,23 @@ const CHUNK: usize = 32 * 1024;
 pub(super) struct Lane {
     pub(super) form: Form,
     literals: Vec<Literal>,
-    /// Finds every literal, also those within another.
+    /// Finds every literal, including those within another.
     every: AhoCorasick,
-    /// Bytes of the longest literal.
+    /// Length of the longest literal in bytes.
     reach: usize,
-    /// Literals by their first byte.
+    /// Indexes of literals by their first byte.
     beginnings: Vec<Vec<usize>>,
 }
 
 #[derive(Debug)]
 struct Literal {
     folded: String,
-    /// Place of its rule in the set.
+    /// Index of its rule in the set.
     rule: usize,
     blocks: bool,
 }
 
-/// A literal in a text, from the first segment it touches to the one behind the last.
+/// A literal found in a text, from the first segment it touches to the one after the last.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) segments: Range<usize>,
@@ -39,7 +39,7 @@ pub(super) struct Found {
     pub(super) blocks: bool,
 }
 
-/// The beginning of a literal at the end of a text, which may become one.
+/// The beginning of a literal at the end of a text, which later text may complete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unfinished {
     pub(super) segment: usize,
@@ -62,7 +62,7 @@ impl Lane {
             beginnings[usize::from(literal.folded.as_bytes()[0])].push(at);
         }
         let every = AhoCorasickBuilder::new()
-            // The others are somewhat faster, and many times larger.
+            // The other kinds are somewhat faster and many times larger.
             .kind(Some(AhoCorasickKind::ContiguousNFA))
             .match_kind(MatchKind::Standard)
             .build(literals.iter().map(|literal| &literal.folded))
@@ -76,7 +76,7 @@ impl Lane {
         }
     }
 
-    /// Lists the rules whose literals are in `text`, some more than once.
+    /// Lists the rules whose literals are in `text`, each once.
     pub(super) fn rules_in(&self, text: &str) -> Vec<usize> {
         let (mut found, mut folded) = (Vec::new(), Folded::default());
         let look = |folded: &Folded, found: &mut Vec<usize>| {
@@ -113,7 +113,7 @@ impl Lane {
 
     fn matches<'a>(&'a self, folded: &'a Folded) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
         let found = self.every.find_overlapping_iter(&folded.text);
-        // One character may look like two (m like rn): half of it is not the literal.
+        // One character may look like two (m like rn): half of it does not match.
         let is_whole = |place: &Range<usize>| {
             self.form == Form::Plain || (folded.is_edge(place.start) && folded.is_edge(place.end))
         };
@@ -122,8 +122,8 @@ impl Lane {
             .filter(move |(_, place)| is_whole(place))
     }
 
-    /// Lists where a literal may begin that later text completes. `folded` ends with what is settled of the last segment, number
-    /// `open`, if that one may still grow; `next` is the letter that the rest of it begins with.
+    /// Lists where a literal may begin that later text completes. If the last segment, number `open`, may still grow,
+    /// `folded` ends with its settled part, and `next` is the letter with which the rest of it begins.
     pub(super) fn unfinished(&self, folded: &Folded, open: usize, next: Option<char>, out: &mut Vec<Unfinished>) {
         let text = &folded.text;
         let may_go_on = |rest: &str| {
@@ -139,7 +139,8 @@ impl Lane {
                     .folded
                     .strip_prefix(begun)
                     .is_some_and(|rest| !rest.is_empty() && may_go_on(rest));
-                // It is whole, but ends in the segment that is not: one character may hold more than its end (`ﬁ`).
+                // The literal is complete but ends in the unfinished segment: one character may contain more than its
+                // end (`ﬁ`).
                 let ends_open = begun.starts_with(&literal.folded) && at + literal.folded.len() > open_at;
                 if goes_on || ends_open {
                     let (segment, blocks) = (folded.segment_of(at), literal.blocks);

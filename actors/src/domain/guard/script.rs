@@ -1,18 +1,19 @@
-//! Marks of a script that is not the letter's own, such as a Thai tone mark on a Latin letter.
+//! Marks of another script than the letter's, such as a Thai tone mark on a Latin letter.
 //!
-//! No text is written with them. They do not turn a word into another one, so they are ignored when texts are compared. Marks
+//! Real text does not contain them. They do not turn a word into another one, so they are ignored in comparisons. Marks
 //! on letters of their own script count: a Thai, Hindi or Hebrew text is compared mark by mark.
 
 use icu_properties::CodePointMapData;
 use icu_properties::props::{GeneralCategory, GeneralCategoryGroup, Script};
 use icu_properties::script::ScriptWithExtensions;
 
-/// Whether a character is a mark: it is drawn on, around or beside another one, whatever its combining class.
+/// Returns whether a character is a mark: drawn on, around or beside another one, whatever its combining class.
 pub(super) fn is_mark(c: char) -> bool {
     c >= '\u{300}' && GeneralCategoryGroup::Mark.contains(CodePointMapData::<GeneralCategory>::new().get(c))
 }
 
-/// Whether no script writes `mark` on `base`. Digits, signs and spaces belong to every script, so they take the marks of none.
+/// Returns whether no script writes `mark` on `base`. Digits, signs and spaces are common to all scripts, so no
+/// script's marks belong to them.
 pub(super) fn is_foreign(base: char, mark: char) -> bool {
     let scripts = ScriptWithExtensions::new();
     let of_base = scripts.get_script_extensions_val(base);

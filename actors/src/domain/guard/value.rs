@@ -1,4 +1,4 @@
-//! Rules on JSON: every string, name and number in a value counts, however it is written.
+//! Applies rules to JSON: every string, name and number in a value is checked, in whatever notation.
 
 use std::cell::Cell;
 
@@ -6,25 +6,26 @@ use serde_json::Value;
 
 use super::{HoldBack, REDACTED, Rule, RuleSet};
 
-/// Longest text that is read as JSON: what that makes of it takes many times its size. Of longer ones only the escapes are read.
+/// Longest text that is parsed as JSON, because the parsed value takes many times its size. In longer ones only the
+/// escapes are decoded.
 const MAX_PARSED: usize = 1024 * 1024;
 
-/// How often escapes are taken out of a text that is no JSON, or whose members hide one another.
+/// How many times escapes are decoded in a text that is not JSON, or that has duplicate members hiding one another.
 const MAX_UNESCAPED: usize = 2;
 
 /// A value that readers may see.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cleaned {
-    /// The value with what is redacted; nothing when a rule blocks it.
+    /// The redacted value; none if a rule blocks it.
     pub value: Option<Value>,
-    /// Names of the redacting rules that were applied, each once.
+    /// Names of the redacting rules that were triggered, each once.
     pub redactions: Vec<String>,
-    /// Name of the rule that blocks it.
+    /// The name of the rule that blocks the value.
     pub blocked: Option<String>,
 }
 
 impl RuleSet {
-    /// Returns a rule that matches anywhere in `value`, whatever is to happen then.
+    /// Returns a rule that matches anywhere in `value`, whatever its action.
     pub fn matching_value(&self, value: &Value) -> Option<&Rule> {
         // Without rules there is nothing to parse.
         self.0.as_ref()?;
@@ -37,20 +38,20 @@ impl RuleSet {
         in_value(value, &|text| self.blocking(text))
     }
 
-    /// Returns a rule that matches in `text` as it is written or, where it is JSON, as it is meant.
+    /// Returns a rule that matches in `text` as written or, if it is JSON, as decoded.
     pub fn matching_text(&self, text: &str) -> Option<&Rule> {
         self.0.as_ref()?;
         in_text(text, &|text| self.matching(text))
     }
 
-    /// Returns a rule that blocks `text` as it is written or, where it is JSON, as it is meant.
+    /// Returns a rule that blocks `text` as written or, if it is JSON, as decoded.
     pub fn blocking_text(&self, text: &str) -> Option<&Rule> {
         self.0.as_ref()?;
         in_text(text, &|text| self.blocking(text))
     }
 
-    /// Makes a value fit for readers: literals of redacting rules are replaced in its strings. What cannot be replaced, since it
-    /// is a name or written in escapes, blocks the value like a blocking rule.
+    /// Makes a value safe for readers: literals of redacting rules are replaced in its strings. A match that cannot be
+    /// replaced, because it is in a name or in escapes, blocks the value as a blocking rule does.
     pub fn clean(&self, value: Value) -> Cleaned {
         let mut cleaned = Cleaned::default();
         if self.is_empty() {
@@ -82,7 +83,7 @@ impl RuleSet {
                 redacted.set(names);
                 match passed {
                     Ok(text) => {
-                        // What stands in escapes only. The word that replaces literals is no match itself.
+                        // Matches in escapes only. The replacement itself is not a match.
                         let rest = text.replace(REDACTED, "\u{e000}");
                         if let Some(rule) = self.matching_text(&rest) {
                             block(&rule.name);
@@ -156,7 +157,7 @@ fn in_text<'a>(text: &str, look: Look<'a, '_>) -> Option<&'a Rule> {
     })
 }
 
-/// Takes the escapes of JSON out of a text that may be only a part of some.
+/// Decodes the JSON escapes in a text that may be only a fragment of JSON.
 fn unescaped(text: &str) -> Option<String> {
     if !text.contains('\\') {
         return None;

@@ -1,11 +1,12 @@
-//! The budget of a caller's schema: what it costs after its references are expanded, counted without expanding them.
+//! The budget of a caller's schema: its cost after expanding its references, counted without expanding them.
 //!
-//! Pure and linear in the schema's text: each subschema is looked at once, its totals are remembered, and sums saturate, so
-//! a schema that would expand to 2^60 parts is refused as fast as a small one. The budget keeps the ordinary from being
-//! expensive; that a check ends in any case is the business of the process that runs it.
+//! Pure, and linear in the schema's text: each subschema is visited once, its totals are remembered, and sums saturate,
+//! so a schema that would expand to 2^60 parts is rejected as fast as a small one. The budget keeps ordinary checks
+//! cheap; the process that runs a check guarantees that it ends at all.
 //!
-//! Keywords of all drafts are taken for what they mean in the draft that has them: what is counted too often is refused too
-//! early at worst. What stands in `enum`, `const`, `default` and `examples` is data, unless a reference makes a schema of it.
+//! Keywords of all drafts are counted with the meaning they have in their own draft: at worst something is counted too
+//! often and rejected too early. The contents of `enum`, `const`, `default` and `examples` are data, unless a reference
+//! turns them into a schema.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,41 +14,41 @@ use serde_json::{Map, Value};
 
 use super::Violation;
 
-/// Longest schema, as JSON.
+/// Maximum size of a schema, in bytes of JSON.
 pub const MAX_BYTES: usize = 64 * 1024;
-/// Most parts after expanding references: subschemas, enumerated values and required names.
+/// Maximum number of parts after expanding references: subschemas, enumerated values and required names.
 pub const MAX_NODES: u64 = 10_000;
-/// Most keywords that combine or test schemas, after expanding references.
+/// Maximum number of keywords that combine or test schemas, after expanding references.
 pub const MAX_COMBINATORS: u64 = 100;
-/// Deepest nesting of subschemas, after expanding references.
+/// Maximum nesting of subschemas, after expanding references.
 pub const MAX_DEPTH: u32 = 64;
-/// Most regular expressions in the schema's text.
+/// Maximum number of regular expressions in the schema's text.
 pub const MAX_PATTERNS: u64 = 32;
-/// Most regular expressions after expanding references.
+/// Maximum number of regular expressions after expanding references.
 pub const MAX_EXPANDED_PATTERNS: u64 = 256;
-/// Longest regular expression.
+/// Maximum length of a regular expression in bytes.
 pub const MAX_PATTERN_BYTES: usize = 1024;
-/// Most values of one `enum`.
+/// Maximum number of values of one `enum`.
 pub const MAX_ENUM: usize = 1_000;
-/// Largest `enum` or `const`, as JSON.
+/// Maximum size of an `enum` or `const`, in bytes of JSON.
 pub const MAX_ENUM_BYTES: usize = 32 * 1024;
-/// Most names in one `required` or `dependentRequired`.
+/// Maximum number of names in one `required` or `dependentRequired`.
 pub const MAX_REQUIRED: usize = 1_000;
-/// Longest name of a property.
+/// Maximum length of a property name in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// Least and greatest `multipleOf`: beyond them a remainder is a computation with very long integers.
+/// The smallest and largest `multipleOf`: outside this range, a remainder requires arithmetic with very long integers.
 pub const MULTIPLE_OF: (f64, f64) = (1e-9, 1e15);
 
-/// What a schema costs after its references are expanded.
+/// The cost of a schema after its references are expanded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Subschemas, enumerated values and required names.
+    /// Number of subschemas, enumerated values and required names.
     pub nodes: u64,
-    /// Keywords that combine or test schemas.
+    /// Number of keywords that combine or test schemas.
     pub combinators: u64,
-    /// Regular expressions.
+    /// Number of regular expressions.
     pub patterns: u64,
-    /// Levels of subschemas.
+    /// Levels of nested subschemas.
     pub depth: u32,
 }
 
@@ -59,7 +60,7 @@ impl Cost {
         self.depth = self.depth.max(other.depth.saturating_add(1));
     }
 
-    /// Returns which bound is passed, if one is.
+    /// Returns which limit is exceeded, if any.
     fn excess(self) -> Option<String> {
         let (what, found, most) = if self.nodes > MAX_NODES {
             (
@@ -89,13 +90,13 @@ impl Cost {
     }
 }
 
-/// Returns what `schema` costs, or the place that is over the budget and why.
+/// Returns the cost of `schema`, or where and why it exceeds the budget.
 pub fn measure(schema: &Value) -> Result<Cost, Violation> {
     if !schema.is_object() {
-        return Err(violation("", "has to be a JSON object"));
+        return Err(violation("", "must be a JSON object"));
     }
     if !fits(schema, MAX_BYTES) {
-        return Err(violation("", format!("may have at most {MAX_BYTES} bytes")));
+        return Err(violation("", format!("must be at most {MAX_BYTES} bytes")));
     }
     measured(schema).map_err(|fault| {
         let pointer = locate(schema, fault.schema).unwrap_or_default() + &fault.below;
@@ -116,7 +117,7 @@ fn measured(schema: &Value) -> Result<Cost, Fault> {
     Ok(cost)
 }
 
-/// Whether a value has at most `max` bytes as JSON. Stops writing as soon as it has more.
+/// Returns whether a value has at most `max` bytes as JSON. Stops serialising as soon as it has more.
 fn fits(value: &Value, max: usize) -> bool {
     struct Room(usize);
     impl std::io::Write for Room {
@@ -138,13 +139,14 @@ fn violation(pointer: &str, message: impl Into<String>) -> Violation {
     }
 }
 
-/// Identity of a subschema: its address in the one document that is measured.
+/// The identity of a subschema: its address in the one document that is measured.
 type Key = *const Value;
 
-/// What is over the budget. Pointers are made for this one place only: on the way there they would cost more than the walk.
+/// A violation of the budget. Its pointer is built only at the end: building pointers during the walk would cost more
+/// than the walk itself.
 struct Fault {
     schema: Key,
-    /// Pointer from that subschema on.
+    /// Pointer relative to that subschema.
     below: String,
     message: String,
 }
@@ -178,16 +180,17 @@ fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// How a keyword's subschemas relate to the value that its schema looks at.
+/// How a keyword's subschemas relate to the value that their schema checks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looks {
-    /// They look at the same value.
+    /// They check the same value.
     AtSame,
-    /// They look at parts of it, or at nothing by themselves.
+    /// They check parts of it, or nothing by themselves.
     AtParts,
 }
 
-/// Says which keywords hold schemas: one of them (in old drafts an array) or several by name.
+/// Returns whether a keyword holds schemas by name (true) or a single schema or an array of schemas (false), and what
+/// they check.
 fn looks(keyword: &str) -> Option<(bool, Looks)> {
     Some(match keyword {
         "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" | "extends" | "disallow" => (false, Looks::AtSame),
@@ -206,7 +209,8 @@ fn looks(keyword: &str) -> Option<(bool, Looks)> {
     })
 }
 
-/// Whether a keyword can make the validator look at a value more than once, or from the side.
+/// Returns whether a keyword can make the validator check a value more than once, check its names, or depend on other
+/// keywords.
 fn combines(keyword: &str) -> bool {
     matches!(
         keyword,
@@ -226,7 +230,7 @@ fn combines(keyword: &str) -> bool {
     )
 }
 
-/// Lists every subschema that stands in `schema` itself.
+/// Lists every direct subschema of `schema`.
 fn children(schema: &Value) -> impl Iterator<Item = (&Value, Looks)> {
     let fields = schema.as_object().into_iter().flatten();
     fields.flat_map(|(keyword, value)| {
@@ -234,7 +238,7 @@ fn children(schema: &Value) -> impl Iterator<Item = (&Value, Looks)> {
             (Some((false, _)), Value::Array(schemas)) => (None, Some(schemas), None),
             (Some((false, _)), schema) => (Some(schema), None, None),
             (Some((true, _)), Value::Object(schemas)) => (None, None, Some(schemas.values())),
-            // What is malformed is left to the metaschema.
+            // Malformed keywords are left to the metaschema.
             _ => (None, None, None),
         };
         let looks = looks(keyword).map_or(Looks::AtParts, |(_, looks)| looks);
@@ -245,7 +249,7 @@ fn children(schema: &Value) -> impl Iterator<Item = (&Value, Looks)> {
     })
 }
 
-/// Lists the regular expressions of one schema with the pointers that lead to them from there.
+/// Lists the regular expressions of one schema with their pointers relative to it.
 fn patterns(fields: &Map<String, Value>) -> impl Iterator<Item = (String, &str)> {
     let own = fields.get("pattern").and_then(Value::as_str);
     let own = own.map(|pattern| ("/pattern".to_owned(), pattern));
@@ -264,7 +268,7 @@ fn too_deep<T>(schema: &Value) -> Result<T, Fault> {
     )
 }
 
-/// One look at the schema as it is written: anchors, and what is bounded without expanding anything.
+/// One pass over the unexpanded schema: collects anchors and checks what is limited without expansion.
 #[derive(Default)]
 struct Survey<'a> {
     anchors: HashMap<&'a str, &'a Value>,
@@ -284,11 +288,15 @@ impl<'a> Survey<'a> {
                     return fault(
                         schema,
                         at(),
-                        format!("{keyword} is supported at the root of the schema only"),
+                        format!("{keyword} is only supported at the root of the schema"),
                     );
                 }
                 ("$anchor" | "$dynamicAnchor", Value::String(name)) if self.anchors.insert(name, schema).is_some() => {
-                    return fault(schema, at(), "names an anchor that another part of the schema has");
+                    return fault(
+                        schema,
+                        at(),
+                        "this anchor is already defined in another part of the schema",
+                    );
                 }
                 _ => {}
             }
@@ -296,7 +304,7 @@ impl<'a> Survey<'a> {
         for (at, _) in patterns(fields) {
             self.patterns += 1;
             if self.patterns > MAX_PATTERNS {
-                let message = format!("is one regular expression too many: at most {MAX_PATTERNS} are allowed");
+                let message = format!("is one regular expression too many; at most {MAX_PATTERNS} are allowed");
                 return fault(schema, at, message);
             }
         }
@@ -311,8 +319,8 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Totals of one subschema, with everything it refers to. A reference back to a schema that is being looked at counts
-    /// once: how often it is followed depends on the value, and is bounded where values are checked.
+    /// Returns the totals of one subschema and everything it refers to. A reference back to a schema that is being
+    /// visited counts once: how often it is followed depends on the value, and is limited where values are checked.
     fn cost(
         &self,
         schema: &'a Value,
@@ -351,7 +359,7 @@ impl<'a> Walk<'a> {
         Ok(cost)
     }
 
-    /// The schemas that one schema refers to.
+    /// Returns the schemas that one schema refers to.
     fn references(&self, schema: &Value, fields: &'a Map<String, Value>) -> Result<Vec<&'a Value>, Fault> {
         let mut targets = Vec::new();
         for keyword in ["$ref", "$dynamicRef", "$recursiveRef"] {
@@ -359,7 +367,7 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let Some(target) = self.resolve(reference) else {
-                let message = "does not lead to a part of this schema; references have the form #/$defs/name";
+                let message = "does not resolve to a part of this schema; use references of the form #/$defs/name";
                 return fault(schema, format!("/{keyword}"), message);
             };
             targets.push(target);
@@ -381,8 +389,8 @@ impl<'a> Walk<'a> {
         self.anchors.get(fragment.as_str()).copied()
     }
 
-    /// Refuses a schema that leads back to itself while it looks at one and the same value: checking it would never end. What
-    /// leads back by way of the value's parts looks at smaller and smaller ones.
+    /// Rejects a schema that refers back to itself while checking the same value: its check would never end. A cycle
+    /// that goes through parts of the value checks smaller and smaller parts.
     fn no_idle_cycles(&self) -> Result<(), Fault> {
         let mut finished = HashMap::new();
         let mut waiting = vec![self.root];
@@ -392,7 +400,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// `finished` says of each schema that was met whether its own circle is closed yet.
+    /// `finished` says for each visited schema whether its visit is complete.
     fn no_idle_cycle(
         &self,
         schema: &'a Value,
@@ -404,12 +412,13 @@ impl<'a> Walk<'a> {
         match finished.get(&(schema as Key)) {
             Some(true) => return Ok(()),
             Some(false) => {
-                let message = "refers to itself without looking at a part of the value: checking it would never end";
+                let message =
+                    "refers to itself without descending into a part of the value, so its check would never end";
                 return fault(schema, "", message);
             }
             None => {}
         }
-        // The other walk stops where a circle closes, so that this one can be on a longer way.
+        // The other walk stops where a cycle closes, so this one can take a longer path.
         if level > 4 * MAX_DEPTH {
             return too_deep(schema);
         }
@@ -428,7 +437,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Adds what one schema costs by itself.
+/// Adds the cost of one schema without its subschemas.
 fn own(schema: &Value, fields: &Map<String, Value>, cost: &mut Cost) -> Result<(), Fault> {
     let count = |cost: &mut Cost, n: usize| cost.nodes = cost.nodes.saturating_add(n as u64);
     for (at, pattern) in patterns(fields) {
@@ -477,7 +486,7 @@ fn own(schema: &Value, fields: &Map<String, Value>, cost: &mut Cost) -> Result<(
             }
             ("multipleOf" | "divisibleBy", Value::Number(number)) if !is_cheap_divisor(number) => {
                 let (least, greatest) = MULTIPLE_OF;
-                return fault(schema, at(), format!("has to lie between {least} and {greatest}"));
+                return fault(schema, at(), format!("must be between {least} and {greatest}"));
             }
             _ => {}
         }
@@ -512,7 +521,7 @@ fn percent_decoded(fragment: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
-/// Whether a remainder by this number is computed in a step or two.
+/// Returns whether a remainder by this number takes only a step or two.
 fn is_cheap_divisor(number: &serde_json::Number) -> bool {
     let (least, greatest) = MULTIPLE_OF;
     number

@@ -1,23 +1,23 @@
-//! Checking answers against a caller's schema.
+//! Checks answers against a caller's schema.
 //!
-//! A check can take time and memory that are exponential in a schema within its [budget](super::budget). Whoever calls this
-//! has to be able to end it from outside: in the product it runs in a process of its own, with limits.
+//! A check can take time and memory that are exponential in a schema within its [budget](super::budget). Callers must
+//! be able to kill it from outside: in production it runs in its own process, with limits.
 
 use serde_json::Value;
 
 use super::budget::{Cost, measure};
 use super::{MAX_DEPTH, Violation, clip, describe, too_deep};
 
-/// Most bytes of compiled regular expressions, over the whole schema.
+/// Maximum size of the compiled regular expressions of a whole schema, in bytes.
 const REGEX_BYTES: usize = 1024 * 1024;
-/// Most bytes that one regular expression may use while it is matched.
+/// Maximum memory that one regular expression may use while matching, in bytes.
 const MATCHER_BYTES: usize = 256 * 1024;
 
-/// Longest answer of which all violations are listed; of a longer one it is the first.
+/// Maximum length of an answer for which all violations are listed; for a longer one, only the first.
 const MAX_LISTED: usize = 16 * 1024;
-/// What is wrong with a regular expression; the engine does not tell these apart.
-const UNSUPPORTED_PATTERN: &str = "is not a supported regular expression (look-around and back-references are not), or is \
-                                   too large: those of a schema together may compile to 1 MiB";
+/// The message for an unusable regular expression; the engine does not distinguish the two causes.
+const UNSUPPORTED_PATTERN: &str = "is not a supported regular expression (no look-around, no back-references) or is \
+                                   too large: all expressions of a schema may compile to at most 1 MiB together";
 
 /// A caller's schema, compiled.
 pub struct Checker(jsonschema::Validator);
@@ -50,13 +50,13 @@ impl Checker {
         Ok(Self(validator))
     }
 
-    /// Checks an answer; the error says in one line what is wrong, fit for a model to act on.
+    /// Checks an answer; the error says in one line what is wrong, for a model to act on.
     pub fn check(&self, answer: &str) -> Result<(), String> {
         let value: Value = serde_json::from_str(answer.trim()).map_err(|error| format!("not JSON: {error}"))?;
         if too_deep(&value) {
             return Err(format!("nested deeper than {MAX_DEPTH} levels"));
         }
-        // Collecting errors can cost far more than finding out that there is one.
+        // Collecting all errors can cost far more than finding out whether there is one.
         if self.0.is_valid(&value) {
             return Ok(());
         }

@@ -1,10 +1,10 @@
-//! The part of JSON Schema whose check is linear in the value, so that it may run anywhere.
+//! The subset of JSON Schema whose check is linear in the value, so that it may run anywhere.
 
 use serde_json::Value;
 
 use super::budget::MAX_PATTERN_BYTES;
 
-/// Keywords that cost at most one look at a value, or that say nothing about it.
+/// Keywords that visit a value at most once, or that say nothing about it.
 const PLAIN: &[&str] = &[
     "$comment",
     "$schema",
@@ -27,12 +27,12 @@ const PLAIN: &[&str] = &[
     "title",
     "type",
 ];
-/// Most values that a value is compared with.
+/// Maximum number of values that a value is compared with.
 const MAX_COMPARED: usize = 100;
-/// Deepest nesting.
+/// Maximum nesting.
 const MAX_DEPTH: usize = 16;
 
-/// Says which keyword keeps a schema from being linear; none if it is linear.
+/// Returns why a schema is not linear; none if it is.
 pub(super) fn obstacle(schema: &Value) -> Option<String> {
     within(schema, 0)
 }

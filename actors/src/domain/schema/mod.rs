@@ -1,8 +1,8 @@
 //! JSON Schema validation of tool arguments and structured answers.
 //!
-//! There are two kinds of schema. The product's own, of tools, are a [`Schema`]: its check is linear in the value and may run
-//! anywhere. A caller's is an [`AcceptedSchema`]: it was within the [`budget`] and compiled once, and its checks run behind
-//! the port [`SchemaChecker`](crate::ports::SchemaChecker), in a process that can be ended.
+//! There are two kinds of schema. The product's own, for tools, are a [`Schema`]: its check is linear in the value and
+//! may run anywhere. A caller's is an [`AcceptedSchema`]: it is within the [`budget`] and was compiled once, and its
+//! checks run behind the port [`SchemaChecker`](crate::ports::SchemaChecker), in a process that can be killed.
 
 pub mod budget;
 pub mod check;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-/// A compiled schema together with its text, whose check is linear in the value. Cheap to clone.
+/// A compiled schema with its source, whose check is linear in the value. Cheap to clone.
 #[derive(Clone)]
 pub struct Schema(Arc<Compiled>);
 
@@ -27,7 +27,7 @@ struct Compiled {
 #[error("not a usable JSON Schema: {0}")]
 pub struct InvalidSchema(pub String);
 
-/// Where and how a value breaks a schema.
+/// Where and how a value violates a schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// JSON Pointer into the value.
@@ -36,7 +36,7 @@ pub struct Violation {
     pub message: String,
 }
 
-/// A caller's schema that [`accept`](crate::ports::accept) let through.
+/// A caller's schema that [`accept`](crate::ports::accept) accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AcceptedSchema(Arc<Value>);
 
@@ -46,28 +46,28 @@ impl AcceptedSchema {
         Self(source)
     }
 
-    /// Stands for an accepted schema in tests of what comes afterwards.
+    /// Creates an accepted schema for tests of what comes afterwards.
     #[cfg(feature = "fakes")]
     pub fn unchecked(source: Value) -> Self {
         Self(Arc::new(source))
     }
 
-    /// Returns the schema's text.
+    /// Returns the schema's source.
     pub fn source(&self) -> &Value {
         &self.0
     }
 
-    /// Returns the schema's text.
+    /// Returns the schema's source.
     pub fn into_source(self) -> Value {
         Arc::unwrap_or_clone(self.0)
     }
 }
 
-/// Deepest nesting of a value that goes into the log. A parser that reads the log back stops at 128 levels, a record's own
-/// included: a value that is just readable where it comes from would make the whole log unreadable.
+/// Maximum nesting of a value that is stored in the log. The parser that reads the log stops at 128 levels, including
+/// those of the record itself: a value that is only just readable at its source would make the whole log unreadable.
 pub const MAX_DEPTH: usize = 64;
 
-/// Whether a value is nested deeper than the log allows.
+/// Returns whether a value is nested deeper than the log allows.
 pub fn too_deep(value: &Value) -> bool {
     fn within(value: &Value, levels: usize) -> bool {
         match value {
@@ -79,13 +79,13 @@ pub fn too_deep(value: &Value) -> bool {
     !within(value, MAX_DEPTH)
 }
 
-/// Most violations that are reported at once.
+/// Maximum number of violations that are reported at once.
 const MAX_VIOLATIONS: usize = 16;
-/// Longest message of one violation; validators quote the value, which may be large.
+/// Maximum length of a violation's message in characters; validators quote the value, which may be large.
 const MAX_MESSAGE: usize = 300;
 
 impl Schema {
-    /// Compiles `source`, whose check has to be linear: neither references nor keywords that combine schemas.
+    /// Compiles `source`, whose check must be linear: no references and no keywords that combine schemas.
     pub fn compile(source: Value) -> Result<Self, InvalidSchema> {
         if let Err(over) = budget::measure(&source) {
             return Err(InvalidSchema(describe(&[over])));
@@ -102,7 +102,7 @@ impl Schema {
         Ok(Self(Arc::new(Compiled { source, validator })))
     }
 
-    /// Returns the schema's text.
+    /// Returns the schema's source.
     pub fn source(&self) -> &Value {
         &self.0.source
     }
@@ -126,7 +126,7 @@ fn violation(error: jsonschema::ValidationError<'_>) -> Violation {
     }
 }
 
-/// Says violations in one line, fit for a model to act on.
+/// Describes violations in one line, for a model to act on.
 pub fn describe(violations: &[Violation]) -> String {
     let lines: Vec<String> = violations
         .iter()

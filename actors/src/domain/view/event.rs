@@ -1,4 +1,4 @@
-//! Records as the stream shows them: API.md's events. Internal records and fields end here.
+//! Records as shown on the stream: API.md's events. Internal records and fields are left out here.
 
 use serde_json::{Map, Value, json};
 
@@ -10,13 +10,13 @@ use crate::domain::usage::TotalUsage;
 /// An event of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PublicEvent {
-    /// Its `event:` line.
+    /// The name for the `event:` line.
     pub name: &'static str,
-    /// Its `data:` line.
+    /// The content of the `data:` line.
     pub data: Value,
 }
 
-/// Shows a record, unless it is internal.
+/// Returns the public event of a record, unless it is internal.
 pub fn public_event(record: &Record) -> Option<PublicEvent> {
     let (name, fields) = fields(&record.event)?;
     let mut data = Map::new();
@@ -36,7 +36,7 @@ fn turn_id(turn: Option<TurnId>) -> Value {
     turn.map_or(Value::Null, |turn| Value::String(turn.to_string()))
 }
 
-/// Usage as JSON, with money in dollars.
+/// Returns usage as JSON, with cost in dollars.
 pub(super) fn usage_json(usage: &TotalUsage) -> Value {
     let sum = &usage.sum;
     let mut written = json!({
@@ -52,7 +52,7 @@ pub(super) fn usage_json(usage: &TotalUsage) -> Value {
     written
 }
 
-/// The words of a tool's result.
+/// Returns the text of a tool's result.
 pub(super) fn tool_text(result: Option<&Value>, error: Option<&str>) -> String {
     match (result, error) {
         (Some(Value::String(text)), _) => text.clone(),

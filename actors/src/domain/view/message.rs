@@ -8,7 +8,7 @@ use crate::domain::content::Part;
 use crate::domain::event::{Event, Record};
 use crate::domain::ids::{MessageId, Seq, TurnId};
 
-/// Who speaks in a message.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the roles of API.md")]
@@ -30,7 +30,7 @@ pub struct MessageView {
     pub seq: Seq,
 }
 
-/// Reads a record as a message, if it is one.
+/// Converts a record to a message, if it is one.
 pub fn message(record: &Record) -> Option<MessageView> {
     let turn_id = record.turn?;
     let (id, role, content) = match &record.event {

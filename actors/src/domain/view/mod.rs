@@ -1,4 +1,4 @@
-//! The state as clients see it: API.md's objects, folded from records.
+//! What clients see of the state: API.md's objects, folded from records.
 
 mod conversation;
 mod event;
@@ -14,7 +14,7 @@ pub use turn::{
 
 use super::usage::NanoUsd;
 
-/// Nano-dollars as dollars, for JSON only.
+/// Converts nano-dollars to dollars, for JSON only.
 pub fn usd(cost: NanoUsd) -> f64 {
     // Exact up to 2^53 nano-dollars, nine million dollars.
     cost as f64 / 1e9

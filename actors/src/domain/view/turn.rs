@@ -86,13 +86,13 @@ pub struct UsageView {
     pub completion_tokens: u64,
     pub cached_tokens: u64,
     pub cost_usd: f64,
-    /// Left out unless part of it is our own estimate.
+    /// Omitted unless part of the usage is our own estimate.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,
     pub models: Vec<String>,
 }
 
-/// A turn without its prompt and its answer, for lists that hold these as messages.
+/// A turn without its prompt and its answer, for lists that contain these as messages.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md's turn object")]
 pub struct TurnSummary {
@@ -110,7 +110,7 @@ pub struct TurnSummary {
     pub finished_at: Option<Timestamp>,
 }
 
-/// What a person thought of an answer.
+/// A user's feedback on an answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "fields are those of API.md")]
 pub struct FeedbackView {
@@ -224,7 +224,7 @@ impl TurnView {
                 stage: *stage,
                 rule: rule.clone(),
                 action: *action,
-                // Older records quote the answer that was rejected, which no reader may see.
+                // Older records quote the rejected answer, which no reader may see.
                 detail: detail.clone().filter(|_| *action != GuardAction::Repair),
             }),
             Event::ApprovalRequested {
@@ -274,7 +274,7 @@ impl TurnView {
         self.waiting = None;
     }
 
-    /// Whether nothing more will happen in this turn.
+    /// Returns whether the turn has ended.
     pub fn is_terminal(&self) -> bool {
         self.finished_at.is_some()
     }

@@ -176,8 +176,8 @@ fn tag_characters_are_kept_in_flags_only() {
     }
 }
 
-/// Marks that compose with a letter of `bluebird` make another letter of it; all others change nothing, whatever script
-/// they belong to and whatever their class.
+/// Marks that compose with a letter of `bluebird` make another letter of it; all others change nothing, whatever their
+/// script and class.
 #[test]
 fn no_mark_of_another_script_hides_a_latin_word() {
     let word = plain("bluebird");
