@@ -1,5 +1,6 @@
 //! Streams over random interleavings: whatever a reader saw and wherever it was cut, the deltas are the text and each
-//! durable event comes once.
+//! durable event comes
+//! once.
 
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ use crate::support::{Client, Seen, parse};
 #[derive(Debug, Clone)]
 enum Look {
     Poll,
-    /// Closes its connection; with a crash all do.
+    /// Closes its connection; a crash closes all.
     Cut,
-    /// Loses the last bytes of what was sent: it resumes at an earlier event of its own.
+    /// Loses the last bytes that were sent: it resumes at an earlier event.
     Behind(usize),
 }
 
