@@ -1,18 +1,13 @@
 //! Admission control: refuses turns before they queue without bound, and keeps one tenant from filling a node.
 //!
 //! A turn that is running, or queued behind one that is, holds a *working permit*. A turn that only waits for a
-//! person's decision
-//! holds none, nor do the turns queued behind it; its conversation holds an *approval permit* from the request to the
-//! decision,
-//! even while it is not in memory.
+//! person's decision holds none, nor do the turns queued behind it; its conversation holds an *approval permit* from
+//! the request to the decision, even while it is not in memory.
 //!
 //! Invariant: a tenant gets a working permit only while it holds fewer than are free. One tenant alone therefore gets
-//! at most half
-//! of them, two get a third each, and some are always left for the next. An accepted turn is never refused later:
-//! recovery and
-//! expired approvals may exceed the limits, and then new turns are refused until enough work is done, except for
-//! tenants with few
-//! turns.
+//! at most half of them, two get a third each, and some are always left for the next. An accepted turn is never refused
+//! later: recovery and expired approvals may exceed the limits, and then new turns are refused until enough work is
+//! done, except for tenants with few turns.
 //! approvals that run out can pass the bounds, and then the door is closed until the work is done, but to tenants with little.
 
 use std::collections::HashMap;
@@ -27,8 +22,7 @@ use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::shared::Bounds;
 
 /// A tenant with fewer turns than this is admitted even to a full node: turns that others resumed beyond the limits,
-/// such as
-/// approvals that expired together, must not block it. The number of tenants bounds the excess.
+/// such as approvals that expired together, must not block it. The number of tenants bounds the excess.
 const SMALL: usize = 16;
 
 /// Turn and approval counts of one process.

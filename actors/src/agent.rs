@@ -1,12 +1,9 @@
 //! `Agent`: one per running turn. Runs one step: assembles the prompt, streams the answer through the guardrails into
-//! the live
-//! message, and reports the outcome to its conversation.
+//! the live message, and reports the outcome to its conversation.
 //!
 //! Supervised by its `Conversation`, which cancels by killing it: the handler is dropped at its next await, and the
-//! upstream
-//! connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
-//! conversation
-//! directly.
+//! upstream connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
+//! conversation directly.
 
 mod prompt;
 
@@ -231,8 +228,7 @@ impl Agent {
     }
 
     /// Parses and screens the tool calls of an answer, all together; on the compute pool when they are long. Fails the
-    /// step if the
-    /// screening cannot run.
+    /// step if the screening cannot run.
     async fn screened(
         &self,
         at: Step,
@@ -258,8 +254,7 @@ impl Agent {
     }
 
     /// Checks an answer against the turn's schema. A crash during the check costs the turn an attempt: recovery records
-    /// the next
-    /// attempt before it calls the model again.
+    /// the next attempt before it calls the model again.
     async fn check_output(&self, schema: &Arc<Value>, answer: &str) -> OutputCheck {
         crash::point("effect.before:schema_check");
         match self.shared.ports.schemas.check(&self.scope, schema, answer).await {
@@ -277,8 +272,7 @@ impl Agent {
     }
 
     /// Waits until `not_before`, or backs off before a repeated attempt. Holds no permit and no reservation while
-    /// waiting: both are
-    /// taken by the call.
+    /// waiting: both are taken by the call.
     async fn pause(&self, at: Step, not_before: Option<Timestamp>, policy: &Policy) {
         let wait = match not_before {
             Some(time) => {
@@ -547,8 +541,7 @@ impl Answer {
 const UNREADABLE: &str = "an answer that cannot be checked";
 
 /// Returns the name of an output rule that a structured answer matches once its JSON escapes are decoded: escapes can
-/// spell a
-/// literal in many ways. Ignores what is redacted already.
+/// spell a literal in many ways. Ignores what is redacted already.
 async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Option<String> {
     let rules = policy.rules.output.clone();
     if rules.is_empty() {
@@ -582,8 +575,7 @@ fn offers(policy: &Policy) -> Vec<ToolOffer> {
 }
 
 /// Parses tool arguments. Models often leave an empty argument list out; anything else that is not JSON stays a string,
-/// for
-/// the validator to reject.
+/// for the validator to reject.
 fn parse_arguments(arguments: String) -> Value {
     if arguments.trim().is_empty() {
         return Value::Object(serde_json::Map::new());

@@ -1,18 +1,14 @@
 //! The compute pool: low-priority threads for work that keeps a processor busy, such as tokenizing a prompt or parsing
-//! a large
-//! body.
+//! a large body.
 //!
 //! Tokio's workers serve every tenant: a millisecond that one tenant computes on them is a millisecond that all others
-//! wait. Work
-//! above [`INLINE_COST`] therefore goes through [`run`]. There is one pool per process, created by [`start`], because
-//! there is one
-//! set of processors. A process that never calls [`start`] (tests, the command line) uses tokio's blocking threads.
+//! wait. Work above [`INLINE_COST`] therefore goes through [`run`]. There is one pool per process, created by
+//! [`start`], because there is one set of processors. A process that never calls [`start`] (tests, the command line)
+//! uses tokio's blocking threads.
 //!
 //! Invariants: tenants share the pool by cost (start-time fair queueing), so one tenant's backlog delays another by at
-//! most the
-//! job that each thread is running; the queue is bounded, per tenant and in total; a job whose caller has gone is
-//! removed at once,
-//! unrun. Jobs cannot be interrupted: split what takes longer than about ten milliseconds.
+//! most the job that each thread is running; the queue is bounded, per tenant and in total; a job whose caller has gone
+//! is removed at once, unrun. Jobs cannot be interrupted: split what takes longer than about ten milliseconds.
 
 mod counting;
 
@@ -28,8 +24,7 @@ use crate::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
 pub use counting::{SLICE, count_tokens};
 
 /// Work up to this cost may run on the calling thread. One unit is the time it takes to parse one byte of JSON, so this
-/// is a
-/// fraction of a millisecond.
+/// is a fraction of a millisecond.
 pub const INLINE_COST: usize = 64 * 1024;
 
 /// Bounds of the queue. The one per tenant exceeds the turns and calls that a tenant can have running by default.

@@ -1,13 +1,11 @@
 //! `Connector`: one per tenant and external system. Owns the system's rate budget, circuit breaker and concurrency.
 //!
 //! Supervised by [`Connectors`], which restarts it with the next call after it dies and stops it when it is idle. When
-//! it dies, the
-//! calls it was working on are lost here but not in the log: the conversation's own deadline ends each call with an
-//! honest status.
+//! it dies, the calls it was working on are lost here but not in the log: the conversation's own deadline ends each
+//! call with an honest status.
 //!
 //! Invariant: a call is sent only through its gate, and is sent again only if [`doubt::next`] says so, both in this
-//! process and
-//! after a crash.
+//! process and after a crash.
 
 mod gate;
 mod job;

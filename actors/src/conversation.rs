@@ -1,10 +1,8 @@
 //! `Conversation`: owns one conversation's state and is the only writer of its log.
 //!
 //! Supervised by [`Conversations`](crate::conversations::Conversations). Invariant: decide, append, apply, reply,
-//! effects, always in
-//! this order (`Conversation::step` is the only path). When it dies, the next caller gets a new actor that replayed the
-//! log and
-//! resumed the open turns.
+//! effects, always in this order (`Conversation::step` is the only path). When it dies, the next caller gets a new
+//! actor that replayed the log and resumed the open turns.
 
 mod admission;
 mod damaged;
@@ -117,14 +115,12 @@ impl Conversation {
         if !records.is_empty() {
             if let Err(error) = self.append(state, &records, header).await {
                 // The id of a conversation that was erased and cleaned up comes back only with its idempotency key.
-                // Nothing is known of it
-                // here; the answer is the one that the erased header would have given.
+                // Nothing is known of it here; the answer is the one that the erased header would have given.
                 if matches!(error, LogError::Erased) && state.core.book.is_none() {
                     return refuse(reply, Rejection::KeyReused.into());
                 }
                 // `Refused` means that nothing was written: the memory is correct, and the caller is told. After any
-                // other error the memory may
-                // be wrong, so this actor ends.
+                // other error the memory may be wrong, so this actor ends.
                 let known = matches!(error, LogError::Refused(_)) && (reply.is_some() || is_note) && !halted;
                 tracing::warn!(conversation = %state.core.id, %error, restarting = !known, "append to the conversation's log failed");
                 // Another writer appended first, so nothing of this append was written: the successor may be asked.
@@ -171,8 +167,7 @@ impl Conversation {
     }
 
     /// Works on the state's core, on the compute pool if that takes long. The core is moved out meanwhile; nobody sees
-    /// that, because
-    /// the waiting handler has exclusive access to the state. An error ends this actor.
+    /// that, because the waiting handler has exclusive access to the state. An error ends this actor.
     async fn with_core<T: Send + 'static>(
         &self,
         state: &mut State,
@@ -535,8 +530,7 @@ fn header_after(core: &Core, records: &[Record]) -> Option<Header> {
 }
 
 /// Takes an approval permit for what the model asks for, before the command is decided. If it turns out not to be
-/// needed, the
-/// next count returns it.
+/// needed, the next count returns it.
 fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> bool {
     let Command::ModelReplied { reply, .. } = command else {
         return true;

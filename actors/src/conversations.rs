@@ -1,10 +1,8 @@
 //! `Conversations`: the directory and supervisor of all conversations of this process.
 //!
 //! Invariant: the map holds at most one live actor per conversation, and a successor is spawned only after its
-//! predecessor has
-//! ended. Nothing here awaits the store: a conversation folds its log in its own task. When the directory itself dies
-//! the process
-//! ends, because every conversation depends on it.
+//! predecessor has ended. Nothing here awaits the store: a conversation folds its log in its own task. When the
+//! directory itself dies the process ends, because every conversation depends on it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -149,8 +147,7 @@ impl Directory {
     }
 
     /// Sends a message, and retries once if the actor was being passivated or died. An actor that died after it started
-    /// on the
-    /// request may have stored it; one that died before, for example because the store cannot be read, has not.
+    /// on the request may have stored it; one that died before, for example because the store cannot be read, has not.
     async fn ask_again<T: Send + 'static>(
         &self,
         scope: &TenantScope,
@@ -229,8 +226,7 @@ impl Directory {
     }
 
     /// Stops the conversations of a closed tenant, each after the messages it has already received. Returns how many
-    /// are still alive
-    /// after `time`.
+    /// are still alive after `time`.
     pub async fn stop_tenant(&self, tenant: &TenantId, time: Duration) -> usize {
         let of_tenant = |live: &DashMap<Key, ConversationRef>| {
             let entries = live.iter().filter(|entry| entry.key().0.tenant() == tenant);
@@ -255,8 +251,7 @@ impl Directory {
     }
 
     /// Whether the conversation is running, or dormant until a known time or until its tenant is no longer left out. A
-    /// dormant one
-    /// that has not seen all of the `stored` records does not count.
+    /// dormant one that has not seen all of the `stored` records does not count.
     pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing, stored: Seq) -> bool {
         let sleeps = |dormant: &Dormant| {
             let is_due = dormant.wake_at.is_some_and(|wake_at| wake_at <= now);
@@ -274,9 +269,8 @@ impl Directory {
     }
 
     /// Stops every conversation cleanly, so that another process can continue at once. No new work starts from here on.
-    /// Calls to
-    /// external systems that are running may finish until `calls`. Returns when all conversations have ended, or at
-    /// `end`.
+    /// Calls to external systems that are running may finish until `calls`. Returns when all conversations have ended,
+    /// or at `end`.
     pub async fn hand_over(&self, calls: Instant, end: Instant) {
         let Some(shared) = self.shared.upgrade() else { return };
         shared.handing_over.store(true, Ordering::Release);

@@ -1,10 +1,8 @@
 //! A queue that owners share fairly by the cost of their items: start-time fair queueing. Pure.
 //!
 //! Used by the compute pool for its jobs and by schema checks for their permits. Invariants: of two owners that always
-//! have items
-//! waiting, neither gets ahead of the other by more than the largest items of both; the length is bounded, per owner
-//! and in total; a
-//! removed item is never served and delays nothing.
+//! have items waiting, neither gets ahead of the other by more than the largest items of both; the length is bounded,
+//! per owner and in total; a removed item is never served and delays nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -306,8 +304,7 @@ mod tests {
         }
 
         /// For any sequence of pushes, removals and pops: the limits hold, and each item that stays is served once, in
-        /// its owner's order,
-        /// and only when its owner may be served.
+        /// its owner's order, and only when its owner may be served.
         #[test]
         fn nothing_is_lost(
             steps in prop::collection::vec((0_usize..4, 0_usize..6, 1_u64..1_000_000), 1..400),

@@ -1,8 +1,7 @@
 //! Running answers and watched conversations, in memory: what SSE writers read once they have caught up with the log.
 //!
 //! Tokens touch neither a mailbox nor the database: the agent appends to a [`LiveMessage`], each writer keeps its own
-//! offset, and a
-//! [`Tail`] wakes all of them with one signal. Nothing here awaits while it holds a lock.
+//! offset, and a [`Tail`] wakes all of them with one signal. Nothing here awaits while it holds a lock.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -149,8 +148,7 @@ impl Tail {
     }
 
     /// Notes that a new actor has replayed the log up to `seq`: what its predecessor committed without publishing is
-    /// read from the log,
-    /// and its open answer is abandoned.
+    /// read from the log, and its open answer is abandoned.
     pub fn folded(&self, seq: Seq) {
         let mut state = lock(&self.state);
         if state.last_seq < seq {

@@ -1,6 +1,5 @@
 //! `Reconciler`: finds turns that are open in the store but run nowhere, and erased conversations that still have
-//! something to
-//! delete. Takes no input, is idempotent, and wakes on a timer.
+//! something to delete. Takes no input, is idempotent, and wakes on a timer.
 
 use std::sync::Arc;
 

@@ -1,12 +1,9 @@
 //! Fair shares of the serving threads, so that one tenant's flood does not become everybody's latency.
 //!
 //! The time that a tenant's work takes on these threads is measured poll by poll ([`metered`]) and added to the
-//! tenant's debt, which
-//! drains at a fixed rate. A new request of a tenant that owes more than [`BURST`] waits in [`Shares::enter`] until the
-//! debt has
-//! drained, in order of arrival. This applies only while another tenant is active too: alone, a tenant may use the
-//! whole machine.
-//! Accepted work is never delayed here, only the next request.
+//! tenant's debt, which drains at a fixed rate. A new request of a tenant that owes more than [`BURST`] waits in
+//! [`Shares::enter`] until the debt has drained, in order of arrival. This applies only while another tenant is active
+//! too: alone, a tenant may use the whole machine. Accepted work is never delayed here, only the next request.
 //!
 //! Invariant: a request waits at most [`LONGEST_WAIT`], and at most [`MAX_WAITING`] requests of one tenant wait.
 
@@ -29,8 +26,7 @@ pub const BURST: Duration = Duration::from_millis(20);
 /// Upper bound of the debt, so that a tenant that was alone does not wait long when another one becomes active.
 const MOST_DEBT: Duration = Duration::from_millis(250);
 /// Share of one processor's time at which debt drains, per serving thread. Together with the work that is not measured,
-/// such as that
-/// of connections, a flood then leaves about half of the threads' time to others.
+/// such as that of connections, a flood then leaves about half of the threads' time to others.
 const DRAIN: f64 = 0.4;
 /// Approximate cost of a connection and its requests besides the measured polls.
 pub const UNMEASURED: Duration = Duration::from_micros(150);
@@ -134,8 +130,7 @@ impl Shares {
     }
 
     /// Waits, at most `most`, while the tenant owes and another one is active: between the parts of a long answer. What
-    /// arrives meanwhile
-    /// is sent together with the next part.
+    /// arrives meanwhile is sent together with the next part.
     pub async fn pause(&self, tenant: &TenantId, share: &Share, most: Duration) {
         let now = Instant::now();
         if let Err(wait) = share.has_room(now)
@@ -316,8 +311,7 @@ pub async fn metered<F: Future>(share: Arc<Share>, future: F) -> F::Output {
 }
 
 /// Paces a stream: each poll is charged to the tenant's share, and while the tenant owes and another one is active, the
-/// next item is
-/// delayed by at most `most`.
+/// next item is delayed by at most `most`.
 pub fn paced<S>(shares: Arc<Shares>, tenant: TenantId, most: Duration, items: S) -> impl Stream<Item = S::Item> + Send
 where
     S: Stream + Send,

@@ -166,8 +166,7 @@ pub fn cause(error: &ActorProcessingErr) -> String {
 }
 
 /// Sends a message outside of every span. ractor handles a message inside its sender's span and enters that at every
-/// poll: a handler
-/// that streams an answer would enter it once per token and keep it open as long.
+/// poll: a handler that streams an answer would enter it once per token and keep it open as long.
 pub fn outside_spans<T>(send: impl FnOnce() -> T) -> T {
     tracing::dispatcher::with_default(&tracing::Dispatch::none(), send)
 }

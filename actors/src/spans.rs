@@ -4,8 +4,7 @@
 //! `append`.
 //!
 //! Names and fields follow OpenTelemetry's semantic conventions for generative AI. They contain nothing that a user, a
-//! model or a tool
-//! said.
+//! model or a tool said.
 
 use tracing::{Span, field};
 

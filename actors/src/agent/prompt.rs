@@ -11,8 +11,7 @@ use crate::domain::project::{self, Prompt};
 use crate::domain::tokens;
 
 /// Assembles a prompt that fits, if possible: if it is too long, the pending summary is used now instead of at the next
-/// turn.
-/// Returns the prompt and the last sequence number that its summary covers.
+/// turn. Returns the prompt and the last sequence number that its summary covers.
 pub(super) async fn fit(
     tenant: &TenantId,
     memory: Memory,

@@ -11,8 +11,7 @@ use crate::domain::tokens;
 pub const SLICE: usize = 64 * 1024;
 
 /// Counts the tokens of the texts in `source`, stopping once there are more than `most`: the result is then above
-/// `most` and
-/// below the full count. If a cheap lower bound exceeds `most` already, nothing is tokenized.
+/// `most` and below the full count. If a cheap lower bound exceeds `most` already, nothing is tokenized.
 pub async fn count_tokens<S: Send + Sync + 'static>(
     tenant: Option<&TenantId>,
     source: &Arc<S>,

@@ -120,8 +120,7 @@ pub(super) fn outcome(job: &Job, status: ToolStatus, result: Option<Value>, erro
 }
 
 /// Screens the answer of a system, on the compute pool if it is long. If it cannot be screened it is withheld, and the
-/// call counts
-/// as succeeded all the same.
+/// call counts as succeeded all the same.
 pub(super) async fn screened(job: &Job, result: Value) -> Screened {
     let report = outcome(job, ToolStatus::Succeeded, Some(result), None);
     let (cost, policy) = (report.weight(), Arc::clone(&job.policy));

@@ -1,8 +1,7 @@
 //! `Connectors`: starts connectors on demand, forwards calls to them, and stops idle ones.
 //!
 //! Started once by the application. A connector that died is restarted with its next call; it loses no more than its
-//! queue and
-//! the state of its rate budget.
+//! queue and the state of its rate budget.
 //!
 //! Invariant: a connector is stopped only after it has received every call that was forwarded to it, so no call is
 //! lost.

@@ -1,10 +1,8 @@
 //! Checks before a command from outside is decided: whether its idempotency key was used before, and whether its tenant
-//! and user
-//! may store more.
+//! and user may store more.
 //!
 //! They read the store within the handler that appends, so nothing comes between the answer and the append: concurrent
-//! copies of
-//! one request become one turn.
+//! copies of one request become one turn.
 
 use super::{Conversation, Refusal, State};
 use crate::conversation::Asker;
@@ -29,10 +27,8 @@ pub(super) enum Known {
 
 impl Conversation {
     /// Finds the turn that was created with a submission's idempotency key during the key's life. The state remembers
-    /// the latest keys;
-    /// all others are found in the log, because the id of a turn with a key is derived from it. If the key is free, the
-    /// submission gets
-    /// such an id.
+    /// the latest keys; all others are found in the log, because the id of a turn with a key is derived from it. If the
+    /// key is free, the submission gets such an id.
     pub(super) async fn known(&self, state: &State, mut command: Screened) -> Result<Known, Refusal> {
         let now = self.shared.ports.clock.now();
         let Command::Submit {
@@ -62,8 +58,7 @@ impl Conversation {
     }
 
     /// Refuses what would add to a log whose tenant or user has reached a storage quota. Never refuses what ends or
-    /// erases something,
-    /// nor the copy of an earlier request.
+    /// erases something, nor the copy of an earlier request.
     pub(super) async fn has_room(&self, state: &State, asker: &Asker, command: &Command) -> Result<(), Refusal> {
         let (book, now) = (state.core.book.as_ref(), self.shared.ports.clock.now());
         let is_new = match (command, book) {

@@ -48,8 +48,7 @@ fn lost(state: &State) -> Option<Sealed> {
 }
 
 /// Seals the message of an agent that died and notes the usage of its call, which the turn's own usage must include.
-/// The ledger
-/// was settled when the stream was dropped.
+/// The ledger was settled when the stream was dropped.
 pub(super) fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp) {
     let Some(live) = state.live.as_ref().filter(|live| live.prompt_tokens > 0) else {
         return;

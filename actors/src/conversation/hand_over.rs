@@ -1,10 +1,9 @@
 //! Handing a conversation over to another process, which resumes it at once.
 //!
 //! The running answer is sealed and its model call dropped; calls not yet sent to external systems are withdrawn.
-//! Running calls get
-//! a moment to finish, because the next process might not be allowed to repeat them. Then the progress of the turn is
-//! recorded
-//! (`turn.handed_over`), and this actor ends. Invariant: no work starts here after the first `HandOver` message.
+//! Running calls get a moment to finish, because the next process might not be allowed to repeat them. Then the
+//! progress of the turn is recorded (`turn.handed_over`), and this actor ends. Invariant: no work starts here after the
+//! first `HandOver` message.
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::Instant;
@@ -90,8 +89,7 @@ impl Conversation {
     }
 
     /// Compares the state with what a scan of the store found. Records unknown here can only come from a writer that
-    /// had lost its
-    /// lease; the successor reads them.
+    /// had lost its lease; the successor reads them.
     pub(super) async fn compare(&self, state: &State, stored: u64) -> Result<(), ActorProcessingErr> {
         if stored <= state.core.seq || state.broken || state.retiring {
             return Ok(());

@@ -1,11 +1,9 @@
 //! Tenants that are suspended, or left out because their settings have a fault.
 //!
 //! The open turns of a suspended tenant are cancelled. Those of a tenant that is left out wait: running work may
-//! finish, no work is
-//! started, and what had not started is recorded (`turn.paused`), so that the turn continues where it was, even after a
-//! restart.
-//! Invariant: a paused actor starts no work; it continues only through [`Conversation::resume`], which records its
-//! claim first.
+//! finish, no work is started, and what had not started is recorded (`turn.paused`), so that the turn continues where
+//! it was, even after a restart. Invariant: a paused actor starts no work; it continues only through
+//! [`Conversation::resume`], which records its claim first.
 
 use ractor::ActorProcessingErr;
 
@@ -86,8 +84,7 @@ impl Conversation {
     }
 
     /// Records, at a clean stop, which calls are still in their connector's queue. They will never leave it now, so the
-    /// next process may
-    /// send them, whatever repeating them would do.
+    /// next process may send them, whatever repeating them would do.
     pub(super) async fn keep_unsent(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         let calls = state.core.active().map_or(&[][..], |turn| turn.calls());
         let never_leaves =
@@ -177,8 +174,7 @@ pub(super) fn forget_step(state: &mut State, step: Step) {
 }
 
 /// Stops what has not started, and keeps in `wanted` what may continue while the tenant is left out: running work, and
-/// the time that
-/// a person has to decide. The turn's own time limit stands still.
+/// the time that a person has to decide. The turn's own time limit stands still.
 pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
     state.paused = true;
     let gates = &state.gates;
@@ -223,8 +219,7 @@ pub(super) fn due(state: &State) -> Option<Pause> {
 }
 
 /// Restores what the log says about a paused turn: which of its calls were never sent, and whether work was in progress
-/// when this
-/// actor's predecessor ended.
+/// when this actor's predecessor ended.
 pub(super) fn fold(state: &mut State) {
     let Some(turn) = state.core.active() else { return };
     for call in turn.calls().iter().filter(|call| turn.never_sent(call)) {

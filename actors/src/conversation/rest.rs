@@ -26,8 +26,7 @@ use crate::shared::until;
 /// Records read per page while the log is folded.
 const PAGE: usize = 512;
 /// Idle time of an actor that has not worked on a turn: enough for the request that started it to arrive, or for the
-/// first turn of
-/// a conversation that was just created.
+/// first turn of a conversation that was just created.
 const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// Decodes a snapshot; on the compute pool when it is long.
@@ -165,10 +164,8 @@ impl Conversation {
     }
 
     /// Starts the timer after which an idle conversation is passivated. One that worked on a turn stays for a while,
-    /// for the next turn;
-    /// one that was only created, renamed or rated goes after a moment, and at once if there are many, so that such
-    /// requests do not fill
-    /// the memory.
+    /// for the next turn; one that was only created, renamed or rated goes after a moment, and at once if there are
+    /// many, so that such requests do not fill the memory.
     pub(super) fn rest(&self, me: &ConversationRef, state: &mut State) {
         state.generation += 1;
         state.idle = None;

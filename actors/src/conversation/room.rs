@@ -1,10 +1,8 @@
 //! Steps whose prompt does not fit into the model's context.
 //!
 //! Such a step waits for the compression that is running, or for one started for it, and is repeated with its summary.
-//! It waits no
-//! longer than one summary may take; then the older part of the memory is truncated. It fails only if that does not
-//! help, because the
-//! running turn itself is too long.
+//! It waits no longer than one summary may take; then the older part of the memory is truncated. It fails only if that
+//! does not help, because the running turn itself is too long.
 //!
 //! Invariant: while a step waits here a compression is running that reports its end, so the step never waits forever.
 

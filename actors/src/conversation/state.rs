@@ -84,8 +84,7 @@ pub(super) struct Live {
 }
 
 /// What admission counts for this actor's open turns; removed when the actor ends, however it ends. An approval permit
-/// stays: the
-/// call keeps waiting without the actor, and the successor corrects it.
+/// stays: the call keeps waiting without the actor, and the successor corrects it.
 pub(super) struct Counted {
     pub(super) shared: Arc<Shared>,
     pub(super) tenant: TenantId,
@@ -95,8 +94,7 @@ pub(super) struct Counted {
 }
 
 /// Gates of the running calls, cancelled on drop: a call still waiting at its gate is never sent, because the successor
-/// handles it
-/// by its own rules.
+/// handles it by its own rules.
 #[derive(Default)]
 pub(super) struct Gates(HashMap<CallId, Arc<Gate>>);
 

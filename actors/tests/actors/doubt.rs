@@ -1,6 +1,5 @@
 //! Requests that reach the system long after the process that sent them died, and clocks that are wrong: no effect
-//! happens twice, and a
-//! restart finds out within seconds what can be found out.
+//! happens twice, and a restart finds out within seconds what can be found out.
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! Hand-over to the standby: no work starts any more, running calls get a moment to finish, and resuming does not count
-//! as an attempt.
-//! Also: an actor whose log another writer has extended.
+//! as an attempt. Also: an actor whose log another writer has extended.
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! The API key that submitted a turn is attached to every model call made for it: its steps, its attempts after a
-//! restart, calls lost with a
-//! process, and the summary after it.
+//! restart, calls lost with a process, and the summary after it.
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! Expensive checks run on the compute pool: while it is busy with something else, conversations keep answering, and a
-//! turn cancelled
-//! meanwhile does not act on a verdict that comes too late.
+//! turn cancelled meanwhile does not act on a verdict that comes too late.
 //!
 //! No pool is started here, so its work runs on tokio's blocking threads. There is one, which a test occupies.
 

@@ -1,6 +1,5 @@
 //! Tenants that are left out for a fault in their settings while turns run: no work starts, and everything continues
-//! once they are served
-//! again.
+//! once they are served again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Streams over random interleavings: whatever a reader saw and wherever it was cut, the deltas are the text and each
-//! durable event comes
-//! once.
+//! durable event comes once.
 
 use std::sync::Arc;
 
