@@ -1,5 +1,6 @@
-//! Chaos: users work while the real server is killed and stopped and loses what it depends on; then a checker outside the
-//! process compares what they saw, and what the simulated vendors received, with what the API serves. `docs/chaos.md`.
+//! Chaos test: users work while the real server is killed and stopped and loses its dependencies; then a checker
+//! outside the process compares what they saw, and what the simulated vendors received, with what the API serves. See
+//! `docs/chaos.md`.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
