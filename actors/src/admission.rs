@@ -21,8 +21,8 @@ use dashmap::DashMap;
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::shared::Bounds;
 
-/// A tenant with fewer turns than this is admitted even to a full node: turns that others resumed beyond the limits,
-/// such as approvals that expired together, must not block it. The number of tenants bounds the excess.
+/// A tenant with fewer turns than this is admitted even when the node is at its limit: turns that others resumed beyond
+/// the limits, such as approvals that expired together, must not block it. The number of tenants bounds the excess.
 const SMALL: usize = 16;
 
 /// Turn and approval counts of one process.

@@ -209,7 +209,7 @@ impl Connector {
                 kept.push_back(waiting);
                 continue;
             }
-            // Checked last, so that nothing is sent once a suspension has taken effect.
+            // Checked last, so that nothing is sent once a suspension is in effect.
             match self.standing(&waiting) {
                 Standing::Served => {}
                 Standing::LeftOut => {

@@ -45,7 +45,7 @@ pub struct FairQueue<K, T> {
 
 #[derive(Debug)]
 struct Lane<T> {
-    /// Items that go before the owner's others, by ticket.
+    /// Items that go before the owner's others, by id.
     first: BTreeMap<u64, (u64, T)>,
     items: BTreeMap<u64, (u64, T)>,
     /// Virtual time at which the owner's next item starts.

@@ -422,7 +422,7 @@ mod tests {
         })
         .await;
         assert!(current().is_none());
-        // Waiting costs nothing.
+        // Time spent waiting costs nothing.
         let owed = share.owed(Instant::now());
         assert!((0.003..0.004).contains(&owed), "{owed}");
     }

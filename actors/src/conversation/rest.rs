@@ -23,7 +23,7 @@ use crate::domain::turn::Phase;
 use crate::ports::{LogError, LostCall, LostPrompt, Snapshot, Standing};
 use crate::shared::until;
 
-/// Records read per page while the log is folded.
+/// Records read per page while the log is replayed.
 const PAGE: usize = 512;
 /// Idle time of an actor that has not worked on a turn: enough for the request that started it to arrive, or for the
 /// first turn of a conversation that was just created.
