@@ -28,7 +28,7 @@ use crate::tenancy::TenantScope;
 const PATIENCE: u32 = 3;
 
 /// Input of one compression.
-#[expect(missing_docs, reason = "each field is what its type says")]
+#[expect(missing_docs, reason = "the types of the fields describe them")]
 pub struct Work {
     pub shared: Arc<Shared>,
     pub scope: TenantScope,

@@ -30,7 +30,7 @@ mod enabled {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "only in builds for crash tests, which steer it from outside"
+        reason = "only in builds for crash tests, which control it through the environment"
     )]
     fn plan() -> Option<&'static Plan> {
         static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
@@ -47,7 +47,7 @@ mod enabled {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "only in builds for crash tests, which steer it from outside"
+        reason = "only in builds for crash tests, which control it through the environment"
     )]
     fn note(name: &str) {
         static FILE: OnceLock<Option<String>> = OnceLock::new();

@@ -42,7 +42,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .build()
-            .expect("no TLS is asked for");
+            .expect("without TLS there is nothing that can fail");
         Self {
             http,
             shared,

@@ -126,7 +126,7 @@ impl Server {
     pub async fn terminate(&self) -> Past {
         let (told, ended) = oneshot::channel();
         let _ = self.commands.send(Command::Terminate(told));
-        ended.await.expect("the keeper of the server panicked")
+        ended.await.expect("the task that supervises the server does not panic")
     }
 }
 

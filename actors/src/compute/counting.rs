@@ -79,7 +79,7 @@ fn slices(texts: &[&str]) -> Vec<Vec<(usize, Range<usize>)>> {
 mod tests {
     use super::*;
 
-    #[expect(clippy::ptr_arg, reason = "it has to be the type that is shared")]
+    #[expect(clippy::ptr_arg, reason = "must be the type in the `Arc`")]
     fn texts(texts: &Vec<String>) -> Vec<&str> {
         texts.iter().map(String::as_str).collect()
     }

@@ -209,7 +209,7 @@ fn closed(schema: &Value, place: &str) -> Checked {
     }
 }
 
-/// Checks the conversation; tells whether it has calls or results.
+/// Checks the conversation; returns whether it has calls or results.
 fn messages(messages: &Value) -> Result<bool, Box<Refusal>> {
     let list: &[Value] = messages.as_array().map_or(&[], Vec::as_slice);
     need(messages.is_array(), "messages: Field required")?;
@@ -218,7 +218,7 @@ fn messages(messages: &Value) -> Result<bool, Box<Refusal>> {
         list[0]["role"] == "user",
         "messages: first message must use the \"user\" role",
     )?;
-    // Calls of the message before, which have no result yet.
+    // Calls of the previous message that have no result yet.
     let mut waiting: Vec<&str> = Vec::new();
     let mut has_calls = false;
     for (at, message) in list.iter().enumerate() {

@@ -3,7 +3,7 @@
 //! The descriptions are found through `COPILOTD_SPECS`, else in `../shared/specs` beside the checkout. Where they lag
 //! behind the real API, `overlay.json` adds to them, each addition with its source.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on may end by panicking")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod accounts;
 mod anthropic;

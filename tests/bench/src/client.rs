@@ -143,7 +143,10 @@ impl Client {
     pub async fn create(&self, connection: &mut Connection, user: usize) -> anyhow::Result<String> {
         let path = ("POST", "/v1/conversations");
         let made = self.call(connection, user, path, Some(&json!({})), 201).await?;
-        Ok(made["id"].as_str().context("a conversation's id")?.to_owned())
+        Ok(made["id"]
+            .as_str()
+            .context("the answer has no conversation id")?
+            .to_owned())
     }
 
     /// Submits a turn and returns its id.
@@ -157,7 +160,7 @@ impl Client {
         let path = format!("/v1/conversations/{conversation}/turns");
         let body = json!({ "input": pace.prompt() });
         let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
-        Ok(turn["id"].as_str().context("a turn's id")?.to_owned())
+        Ok(turn["id"].as_str().context("the answer has no turn id")?.to_owned())
     }
 
     /// Submits a prompt and waits for the end of its turn.
@@ -171,7 +174,7 @@ impl Client {
         let path = format!("/v1/conversations/{conversation}/turns");
         let body = json!({ "input": input });
         let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
-        let turn = turn["id"].as_str().context("a turn's id")?;
+        let turn = turn["id"].as_str().context("the answer has no turn id")?;
         loop {
             match self.status(connection, user, turn).await?.as_str() {
                 "completed" => return Ok(()),
@@ -185,7 +188,10 @@ impl Client {
     pub async fn status(&self, connection: &mut Connection, user: usize, turn: &str) -> anyhow::Result<String> {
         let path = format!("/v1/turns/{turn}");
         let turn = self.call(connection, user, ("GET", &path), None, 200).await?;
-        Ok(turn["status"].as_str().context("a turn's status")?.to_owned())
+        Ok(turn["status"]
+            .as_str()
+            .context("the answer has no turn status")?
+            .to_owned())
     }
 
     /// Reads the bytes handed to the store so far.

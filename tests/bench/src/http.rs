@@ -76,10 +76,12 @@ impl Connection {
             ensure!(self.buffer.len() - self.at < MAX_HEAD, "response head too long");
             ensure!(self.fill().await?, "the connection closed before a response");
         };
-        let head = std::str::from_utf8(&self.buffer[self.at..end]).context("the response's head")?;
+        let head = std::str::from_utf8(&self.buffer[self.at..end]).context("response head is not UTF-8")?;
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1));
-        let status: u16 = status.and_then(|status| status.parse().ok()).context("a status")?;
+        let status: u16 = status
+            .and_then(|status| status.parse().ok())
+            .context("response has no status code")?;
         let mut body = if status == 204 { Body::Ended } else { Body::Length(0) };
         for line in lines {
             let (name, value) = line.split_once(':').unwrap_or((line, ""));
@@ -117,7 +119,7 @@ impl Connection {
                             self.at += 2;
                             continue;
                         }
-                        let size = usize::from_str_radix(line.trim(), 16).context("the size of a chunk")?;
+                        let size = usize::from_str_radix(line.trim(), 16).context("invalid chunk size")?;
                         self.at += end + 2;
                         if size > 0 {
                             *left = size;

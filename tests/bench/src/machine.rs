@@ -24,7 +24,7 @@ pub struct Used {
 
 /// Reads what the process `pid` has used.
 pub fn used(pid: u32) -> anyhow::Result<Used> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
     // The name in parentheses may contain spaces; the fields after it do not.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);

@@ -80,7 +80,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure(arguments: Arguments) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
-    let beside = own.parent().context("the directory of this program")?;
+    let beside = own.parent().context("this program has no parent directory")?;
     let programs = Programs {
         server: arguments.server.unwrap_or_else(|| beside.join("copilotd")),
         sim: arguments.sim.unwrap_or_else(|| beside.join("copilotd-sim")),

@@ -37,7 +37,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let output = child.stdout.take().context("the program's output")?;
+        let output = child.stdout.take().context("stdout is not piped")?;
         Ok((Self(child), BufReader::new(output)))
     }
 

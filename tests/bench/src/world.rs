@@ -107,9 +107,9 @@ impl World {
         };
         let (sim, mut said) = Process::start(&programs.sim, &[], &directory.path().join("sim.log"), rest.as_deref())?;
         let said: serde_json::Value =
-            serde_json::from_str(&process::line(&mut said)?).context("the provider's line")?;
+            serde_json::from_str(&process::line(&mut said)?).context("the simulator's first line is not JSON")?;
         let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
-        let provider: SocketAddr = provider.context("the provider's address")?.parse()?;
+        let provider: SocketAddr = provider.context("the simulator printed no provider address")?.parse()?;
         let (key, made) = new_key(programs)?;
         let listen = free_address()?;
         let mut config = configuration(directory.path(), listen, provider, &made, &wish);
@@ -160,7 +160,7 @@ impl World {
         let log = self.directory.path().join("relay.log");
         let (relay, mut said) = Process::start(&own, &arguments, &log, self.wish.one_core.then_some("0"))?;
         let address = process::line(&mut said)?;
-        Ok((relay, address.trim().parse().context("the relay's address")?))
+        Ok((relay, address.trim().parse().context("the relay printed no address")?))
     }
 
     /// Returns what the server has used so far.
@@ -215,7 +215,7 @@ fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<P
 fn new_key(programs: &Programs) -> anyhow::Result<(String, String)> {
     let (table, said) = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
     let key = said.lines().find(|line| line.starts_with("cpk_"));
-    Ok((key.context("the new key")?.to_owned(), table))
+    Ok((key.context("`copilotd key create` printed no key")?.to_owned(), table))
 }
 
 /// The configuration of one more tenant.

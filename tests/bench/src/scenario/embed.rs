@@ -84,7 +84,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let models = size
         .models
         .as_deref()
-        .context("--models names the directory of the embedding models")?;
+        .context("--models is required: the directory of the embedding models")?;
     let time = Duration::from_secs(size.pick(10, 2));
     let mut report = Report::new(
         "embed: texts embedded in the process",

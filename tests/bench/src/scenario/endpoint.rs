@@ -54,7 +54,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let (provider, gateways) = size
         .endpoints
         .split_first()
-        .context("--endpoint names the provider, then the gateways in front of it")?;
+        .context("--endpoint is required: first the provider, then the gateways in front of it")?;
     let mut report = Report::new(
         "endpoint: gateways in front of one provider",
         "Requests of 1 KiB without a stream, immediate answers of 20 tokens, on keep-alive connections, each sending the next request as soon as \

@@ -313,7 +313,7 @@ impl Caller {
             .await?;
         if flood == Flood::ApiKeys && sent.0 == 201 {
             let made: Value = serde_json::from_str(&sent.1)?;
-            let id = made["id"].as_str().context("the key's id")?;
+            let id = made["id"].as_str().context("the answer has no key id")?;
             let path = format!("/v1/admin/api-keys/{id}");
             client
                 .send(&mut self.connection, user, ("DELETE", &path), "", "")

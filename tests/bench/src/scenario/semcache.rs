@@ -59,11 +59,11 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let data = size
         .data
         .as_deref()
-        .context("--data names the directory of the semcache_* sets")?;
+        .context("--data is required: the directory of the semcache_* sets")?;
     let models = size
         .models
         .as_deref()
-        .context("--models names the directory of the embedding models")?;
+        .context("--models is required: the directory of the embedding models")?;
     let mut report = Report::new(
         "Semantic cache",
         "`gptcache`: every origin is stored, and every paraphrase is looked up among all of them; a hit on another origin is false, unless that one \

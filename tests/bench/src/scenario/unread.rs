@@ -118,7 +118,7 @@ async fn unread(world: &World, path: &str) -> anyhow::Result<Vec<(SendRequest<By
                 .header("authorization", format!("Bearer {}", world.key))
                 .header("x-copilotd-user", "user-0")
                 .body(())
-                .context("a request")?;
+                .context("building the request")?;
             responses.push(client.send_request(request, true)?.0);
         }
         all.push((client, responses));
