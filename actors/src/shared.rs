@@ -161,7 +161,7 @@ pub fn cause(error: &ActorProcessingErr) -> String {
     } else if let Some(error) = error.downcast_ref::<SpawnErr>() {
         error.to_string()
     } else {
-        "panic or broken invariant; see the line logged by the panic hook".to_owned()
+        "panic or internal error; a panic is logged separately with its location".to_owned()
     }
 }
 

@@ -55,10 +55,10 @@ struct Arguments {
     /// Seed of the accidents in `badday`
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Path of the server binary [default: beside this one]
+    /// Path of the server binary (default: beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
-    /// Path of the simulator binary [default: beside this one]
+    /// Path of the simulator binary (default: beside this one)
     #[arg(long)]
     sim: Option<PathBuf>,
     /// Directory for data directories; its disk is measured with the server
