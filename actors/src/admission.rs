@@ -1,11 +1,13 @@
-//! Admission: work is refused at the door before it queues without bound, and no tenant takes all of a node.
+//! Admission control: refuses turns before they queue without bound, and keeps one tenant from filling a node.
 //!
-//! A turn that is worked on, or waits behind one that is, holds a *working place*. A turn that only waits for a person holds
-//! none, and neither do those behind it: it holds an *approval place*, from the request to the decision, also while its
-//! conversation is not in memory.
+//! A turn that is running, or queued behind one that is, holds a *working permit*. A turn that only waits for a
+//! person's decision holds none, nor do the turns queued behind it; its conversation holds an *approval permit* from
+//! the request to the decision, even while it is not in memory.
 //!
-//! Invariant: a tenant takes a working place only while it holds fewer than are free. So one tenant alone takes at most half of
-//! them, two a third each, and there are always some left for another. What was accepted once is never refused: recovery and
+//! Invariant: a tenant gets a working permit only while it holds fewer than are free. One tenant alone therefore gets
+//! at most half of them, two get a third each, and some are always left for the next. An accepted turn is never refused
+//! later: recovery and expired approvals may exceed the limits, and then new turns are refused until enough work is
+//! done, except for tenants with few turns.
 //! approvals that run out can pass the bounds, and then the door is closed until the work is done, but to tenants with little.
 
 use std::collections::HashMap;
@@ -19,11 +21,11 @@ use dashmap::DashMap;
 use crate::domain::ids::{ConversationId, TenantId, UserId};
 use crate::shared::Bounds;
 
-/// A tenant with fewer turns than this is admitted to a full node too: what others have resumed beyond the bounds, such as
-/// approvals that ran out together, is not its business. The number of tenants bounds what that comes to.
+/// A tenant with fewer turns than this is admitted even when the node is at its limit: turns that others resumed beyond
+/// the limits, such as approvals that expired together, must not block it. The number of tenants bounds the excess.
 const SMALL: usize = 16;
 
-/// Counts of one process.
+/// Turn and approval counts of one process.
 #[derive(Debug, Default)]
 pub struct Admission {
     open: AtomicUsize,
@@ -35,34 +37,34 @@ pub struct Admission {
     approvals: Mutex<Approvals>,
 }
 
-/// Which bound is reached.
+/// The limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// The process'.
+    /// Of the process.
     Node,
-    /// The tenant's.
+    /// Of the tenant.
     Tenant,
-    /// The user's.
+    /// Of the user.
     User,
 }
 
 /// Open turns of one conversation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TurnCounts {
-    /// All of them.
+    /// All open turns.
     pub open: usize,
-    /// Those that hold a working place.
+    /// Turns that hold a working permit.
     pub working: usize,
-    /// Those that wait behind another one.
+    /// Turns queued behind another one.
     pub queued: usize,
-    /// Whether one is being worked on.
+    /// Whether a turn is running.
     pub busy: bool,
-    /// Whether one waits for its provider, or for a limit.
+    /// Whether a turn waits for its provider or for a limit.
     pub waiting: bool,
 }
 
 impl Admission {
-    /// Takes a working place, if there is one for this tenant. Two that ask at once do not get the same place.
+    /// Takes a working permit if the tenant may have one. Atomic: concurrent calls never take the same permit.
     pub fn admit(&self, tenant: &TenantId, bounds: &Bounds) -> Result<(), Full> {
         let mut held = self.tenants.entry(tenant.clone()).or_default();
         let small = *held < SMALL.min(bounds.node_turns / 1000);
@@ -94,12 +96,12 @@ impl Admission {
         full.map_or(Ok(()), Err)
     }
 
-    /// Corrects the counts of one conversation of a tenant.
+    /// Replaces one conversation's contribution to the counts.
     pub fn count(&self, tenant: &TenantId, before: TurnCounts, after: TurnCounts) {
         if before == after {
             return;
         }
-        // Wrapping arithmetic: the sum over all corrections is what is there.
+        // Wrapping arithmetic: the sum of all corrections is the current count.
         let correct = |sum: &AtomicUsize, before: usize, after: usize| {
             sum.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
         };
@@ -120,12 +122,13 @@ impl Admission {
         }
     }
 
-    /// Takes an approval place for a conversation, if there is one for its user. It keeps the one that it has.
+    /// Takes an approval permit for a conversation if its user and tenant may have one; keeps one that it already
+    /// holds.
     pub fn take_approval(&self, conversation: ConversationId, owner: (&TenantId, &UserId), bounds: &Bounds) -> bool {
         self.approvals().take(conversation, owner, Some(bounds))
     }
 
-    /// Says that a conversation has a call that waits for a person, or none. What waits already is never refused.
+    /// Records whether a conversation has a call that waits for approval. Never refused: the call is waiting already.
     pub fn set_approval(&self, conversation: ConversationId, owner: (&TenantId, &UserId), waits: bool) {
         if waits {
             self.approvals().take(conversation, owner, None);
@@ -138,27 +141,27 @@ impl Admission {
         self.approvals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Turns that are being worked on; those that only wait, for a person or for a provider, are not.
+    /// Returns the number of running turns, without those that wait for a person or a provider.
     pub fn busy(&self) -> usize {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Open turns of the conversations in memory.
+    /// Returns the number of open turns of the conversations in memory.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Open turns that hold a working place.
+    /// Returns the number of open turns that hold a working permit.
     pub fn working(&self) -> usize {
         self.working.load(Ordering::Relaxed)
     }
 
-    /// Conversations with a call that waits for a person, in memory or not.
+    /// Returns the number of conversations with a call that waits for approval, in memory or not.
     pub fn awaiting_approval(&self) -> usize {
         self.approvals().held.len()
     }
 
-    /// Open turns of this process by what they are doing. Taken while they change, so that sums may be off by a few.
+    /// Returns the open turns of this process by state. Read while they change, so sums may be off by a few.
     pub fn by_state(&self) -> OpenTurns {
         OpenTurns {
             queued: self.queued.load(Ordering::Relaxed),
@@ -169,20 +172,20 @@ impl Admission {
     }
 }
 
-/// Open turns of one process.
+/// Open turns of one process by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenTurns {
-    /// Those that wait behind another one.
+    /// Turns queued behind another one.
     pub queued: usize,
-    /// Those that are being worked on.
+    /// Running turns.
     pub running: usize,
-    /// Those that wait for their provider, or for a limit.
+    /// Turns that wait for their provider or for a limit.
     pub waiting: usize,
-    /// Those with a call that waits for a person.
+    /// Conversations with a call that waits for approval.
     pub awaiting_approval: usize,
 }
 
-/// Approval places, by conversation: the turns of one are worked on one after the other.
+/// Approval permits, one per conversation because its turns run one after the other.
 #[derive(Debug, Default)]
 struct Approvals {
     held: HashMap<ConversationId, (TenantId, UserId)>,
@@ -239,7 +242,7 @@ mod tests {
         format!("t{n}").parse().unwrap()
     }
 
-    /// Lets a tenant in until it is refused.
+    /// Admits turns of a tenant until one is refused.
     fn flood(admission: &Admission, n: usize, bounds: &Bounds) -> (usize, Full) {
         let mut admitted = 0;
         loop {
@@ -261,7 +264,7 @@ mod tests {
             assert!(flood(&admission, n, &bounds).0 >= 1, "tenant {n}");
         }
         assert!(admission.working() <= bounds.node_turns + 300 * SMALL);
-        // However much others resume beyond the bounds, a small tenant is let in.
+        // A small tenant is admitted however many turns others resumed beyond the limits.
         let resumed = TurnCounts {
             working: 50_000,
             ..TurnCounts::default()
@@ -306,12 +309,12 @@ mod tests {
         let take = |n, user: &UserId| admission.take_approval(id(n), (&tenant, user), &bounds);
         assert!(
             take(1, &ada) && take(2, &ada) && take(2, &ada),
-            "the one that it has is its own"
+            "a conversation keeps the permit it holds"
         );
         assert!(!take(3, &ada));
         assert!(take(3, &bob));
-        assert!(!take(4, &bob), "the tenant has no more");
-        // What waits already is counted beyond the bounds.
+        assert!(!take(4, &bob), "the tenant's permits are used up");
+        // Calls that wait already are counted beyond the limits.
         admission.set_approval(id(5), (&tenant, &bob), true);
         assert_eq!(admission.awaiting_approval(), 4);
         for n in [1, 1, 2, 3, 5, 9] {

@@ -1,9 +1,9 @@
-//! `Agent`: one per running turn. Works a model step off: assembles the prompt, streams the answer through the guard into
+//! `Agent`: one per running turn. Runs one step: assembles the prompt, streams the answer through the guardrails into
 //! the live message, and reports the outcome to its conversation.
 //!
-//! Supervised by its `Conversation`, which kills it to cancel: its handler is dropped at the next await, and with it the
-//! upstream connection. It owns nothing that has to survive. Tool calls go to the connectors, which report to the
-//! conversation themselves.
+//! Supervised by its `Conversation`, which cancels by killing it: the handler is dropped at its next await, and the
+//! upstream connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
+//! conversation directly.
 
 mod prompt;
 
@@ -41,57 +41,57 @@ use crate::tenancy::TenantScope;
 pub(crate) use prompt::count_entries;
 use prompt::fit;
 
-/// Wait before a second attempt; doubles with each further one.
+/// Wait before the second attempt; doubles with each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// Most that is added to a visible wait, so that turns which were told the same time do not all come back at once.
+/// Upper bound of the jitter added to a visible wait, so that turns given the same time do not all come back at once.
 const LONGEST_JITTER: Duration = Duration::from_secs(2);
-/// Most calls that are collected from one answer; the core allows fewer.
+/// Upper bound of the tool calls collected from one answer; the core allows fewer.
 const MAX_CALLS: usize = 128;
-/// What stands in place of arguments that are too long: it is not JSON, and the model is told so.
+/// Replaces arguments that are too long. It is not JSON, so the validator rejects it and the model is told why.
 const TOO_LONG: &str = "arguments too long";
 
-/// A model step to be worked off.
+/// One run step: a model call of a turn.
 #[derive(Debug)]
 pub struct Think {
-    /// Which one.
+    /// Turn, step and attempt.
     pub at: Step,
-    /// Not before then.
+    /// Earliest start.
     pub not_before: Option<Timestamp>,
-    /// What the model sees.
+    /// Conversation memory from which the prompt is assembled.
     pub memory: Memory,
-    /// Whether the turn's prompt was found too long before: then a summary that waits for the next turn is used now.
+    /// Whether an earlier prompt of this turn was too long; if so, a summary that waits for the next turn is used now.
     pub is_tight: bool,
-    /// How the copilot works.
+    /// Policy of the copilot.
     pub policy: Arc<Policy>,
-    /// Schema that the answer has to satisfy.
+    /// JSON schema that the answer must satisfy.
     pub response_schema: Option<Arc<Value>>,
-    /// The API key that submitted the turn, whose limits the model call counts against.
+    /// API key that submitted the turn; the model call counts against its limits.
     pub api_key: Option<String>,
-    /// When the turn was accepted; the time to the first text counts from then.
+    /// When the turn was accepted; the time to first text is measured from here.
     pub accepted_at: Timestamp,
-    /// Where the answer is released.
+    /// Live message into which the answer is released.
     pub live: Arc<LiveMessage>,
-    /// Span of the turn's agent.
+    /// Tracing span of the turn.
     pub span: tracing::Span,
 }
 
-/// The actor; see the module.
+/// Actor that runs the steps of one turn; see the module documentation.
 pub struct Agent {
-    /// Shared parts.
+    /// Ports and limits of the process.
     pub shared: Arc<Shared>,
-    /// Who is told.
+    /// Conversation to which outcomes are reported.
     pub conversation: ConversationRef,
-    /// Its id.
+    /// Conversation id.
     pub id: ConversationId,
-    /// Its tenant.
+    /// Tenant scope.
     pub scope: TenantScope,
-    /// Its user.
+    /// User whose turn it is.
     pub user: UserId,
 }
 
 /// How a stream ended.
 enum Outcome {
-    /// The answer, whose calls are beside it as the model wrote them.
+    /// A complete answer, and its tool calls as the model wrote them: name and arguments.
     Replied(Box<ModelReply>, Vec<(String, String)>),
     Blocked {
         rule: String,
@@ -99,19 +99,20 @@ enum Outcome {
         model: String,
     },
     Failed(ModelFailure),
-    /// The same, before anything came.
+    /// Failed before any of the answer arrived.
     Unanswered(ModelFailure),
 }
 
-/// An answer while it is collected.
+/// An answer being collected.
 struct Answer {
     guard: HoldBack,
     calls: BTreeMap<usize, (String, String)>,
-    /// Bytes of the arguments of all calls.
+    /// Total bytes of the arguments of all calls.
     arguments: usize,
-    /// Everything released so far.
+    /// All text released so far.
     text: String,
-    /// What the model wrote, released or not, arguments included; for an estimate when no usage comes.
+    /// Everything the model wrote, released or not, including arguments; used to estimate usage if the provider reports
+    /// none.
     written: Sample,
     model: String,
     usage: Option<Usage>,
@@ -141,7 +142,7 @@ impl Agent {
         let (prompt, summary_upto_seq) = match assembled {
             Ok(prompt) => prompt,
             Err(error) => {
-                let message = format!("the prompt could not be assembled: {error}");
+                let message = format!("prompt could not be assembled: {error}");
                 let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
                 span.in_scope(|| self.report(Command::ModelFailed { at, failure }, &policy));
                 return;
@@ -150,18 +151,18 @@ impl Agent {
         let prompt_tokens = prompt.tokens;
         if prompt_tokens > policy.memory.context_tokens {
             let message = format!(
-                "the prompt has {prompt_tokens} tokens, the model takes {}",
+                "prompt has {prompt_tokens} tokens; the model accepts {}",
                 policy.memory.context_tokens
             );
             let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
             self.ask_for_room(at, failure);
             return;
         }
-        // Assembling may have taken a while.
+        // Assembling may have taken a while: check again.
         if self.is_held(at) {
             return;
         }
-        // Beside the model call, not before it: the record is committed while the provider thinks.
+        // Reported beside the model call, not before it: the record is committed while the provider works.
         let assembled = Command::ContextAssembled {
             at,
             prompt_tokens,
@@ -208,7 +209,8 @@ impl Agent {
                 }
             }
             Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
-            // Its keys may have gone with its tenant's settings in between: the step is asked once these are fixed.
+            // The tenant may have been left out after a reload, and its provider keys with it: the step is repeated
+            // once the fault is fixed.
             Outcome::Unanswered(_) if self.standing() == Standing::LeftOut => {
                 let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
                 return;
@@ -225,8 +227,8 @@ impl Agent {
         span.in_scope(|| self.report(command, &policy));
     }
 
-    /// Reads the calls of an answer and screens them: on the compute pool when they are long, all together. An answer that cannot be
-    /// screened counts as failed.
+    /// Parses and screens the tool calls of an answer, all together; on the compute pool when they are long. Fails the
+    /// step if the screening cannot run.
     async fn screened(
         &self,
         at: Step,
@@ -244,15 +246,15 @@ impl Agent {
         };
         let screened = compute::run(Some(self.scope.tenant()), bytes * guard::COST_PER_BYTE, screen).await;
         screened.map_err(|error| {
-            let message = format!("the answer could not be checked: {error}");
+            let message = format!("answer could not be screened: {error}");
             let mut failure = failure(FailureClass::Overload, message, policy, usage, None);
             failure.model = model;
             Command::ModelFailed { at, failure }
         })
     }
 
-    /// Checks an answer against the turn's schema. A crash in the middle costs the turn an attempt: recovery writes the next
-    /// one down before the model is asked again.
+    /// Checks an answer against the turn's schema. A crash during the check costs the turn an attempt: recovery records
+    /// the next attempt before it calls the model again.
     async fn check_output(&self, schema: &Arc<Value>, answer: &str) -> OutputCheck {
         crash::point("effect.before:schema_check");
         match self.shared.ports.schemas.check(&self.scope, schema, answer).await {
@@ -263,18 +265,18 @@ impl Agent {
             Err(SchemaError::Unusable(violation)) => OutputCheck::Invalid(describe(&[violation])),
             Err(SchemaError::TooExpensive) => OutputCheck::TooExpensive,
             Err(error @ (SchemaError::Busy | SchemaError::Unavailable(_))) => {
-                tracing::error!(conversation = %self.id, %error, "an answer could not be checked; its turn fails");
+                tracing::error!(conversation = %self.id, %error, "answer could not be checked against its schema; failing the turn");
                 OutputCheck::Unavailable
             }
         }
     }
 
-    /// Waits for the end of a visible wait, or a little before another attempt. Holds no permit and no reservation meanwhile: those
-    /// are taken with the call.
+    /// Waits until `not_before`, or backs off before a repeated attempt. Holds no permit and no reservation while
+    /// waiting: both are taken by the call.
     async fn pause(&self, at: Step, not_before: Option<Timestamp>, policy: &Policy) {
         let wait = match not_before {
             Some(time) => {
-                // No wait is longer than the policy allows, whatever was made of the calendar meanwhile.
+                // Never wait longer than the policy allows, even if the wall clock was changed meanwhile.
                 let wait = until(self.shared.ports.clock.now(), time).min(policy.limits.wait);
                 wait + jitter((wait / 16).clamp(RETRY_PAUSE, LONGEST_JITTER))
             }
@@ -311,7 +313,8 @@ impl Agent {
             first_token_ms: None,
         };
         crash::point("effect.before:model_request");
-        // Only the opening is inside the span: to be in it while the answer comes would cost an entry per token.
+        // Only opening the stream is inside the span: staying in it while the answer arrives would cost a span entry
+        // per token.
         let opening = self.shared.ports.model.stream(request).instrument(span.clone());
         let mut stream = match opening.await {
             Ok(stream) => stream,
@@ -329,7 +332,7 @@ impl Agent {
                 }
                 Ok(event) => answer.take(event, policy, live),
                 Err(error) if answer.is_empty() => {
-                    // Without a report nothing was booked either: the provider refused.
+                    // No usage report means that nothing was billed: the provider refused the call.
                     let mut failure = from_error(error, policy, answer.usage.unwrap_or_default());
                     failure.model = answer.model;
                     return Outcome::Unanswered(failure);
@@ -347,7 +350,7 @@ impl Agent {
             crash::point("effect.during:model_stream");
             match taken {
                 Ok(true) => {}
-                // The answer is as long as it may get; dropping the stream stops the provider.
+                // The answer reached its size limit; dropping the stream stops the provider.
                 Ok(false) => {
                     answer.finish = Some(Finish::Length);
                     break;
@@ -365,7 +368,7 @@ impl Agent {
             return self.blocked(answer, rule, policy, prompt_tokens).await;
         }
         let Some(finish) = answer.finish else {
-            let message = "the provider ended its answer without saying that it was complete".to_owned();
+            let message = "provider ended the stream without a finish reason".to_owned();
             let usage = self.used(&answer, policy, prompt_tokens).await;
             return Outcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
         };
@@ -377,7 +380,7 @@ impl Agent {
         }
         let usage = self.used(&answer, policy, prompt_tokens).await;
         let redacted = |rule: &String| (GuardStage::Output, rule.clone(), GuardAction::Redact);
-        // What an answer that was cut at its bound asks for was not written to its end.
+        // The calls of an answer cut off at its size limit may be incomplete.
         let calls = if finish == Finish::Length {
             BTreeMap::new()
         } else {
@@ -407,7 +410,7 @@ impl Agent {
         }
     }
 
-    /// What the call was booked with, else an estimate: a call that is stopped from here reports nothing.
+    /// Returns the reported usage, or an estimate: a provider reports nothing for a call that we stop.
     async fn used(&self, answer: &Answer, policy: &Policy, prompt_tokens: u64) -> Usage {
         if let Some(usage) = answer.usage {
             return usage;
@@ -423,8 +426,8 @@ impl Agent {
         policy.priced(usage, self.shared.ports.clock.now())
     }
 
-    /// Gives a step back whose tenant is not served. A suspended tenant's turn is cancelled by its conversation, which looks for
-    /// itself.
+    /// Defers the step if its tenant is not served. Also true for a suspended tenant, whose turn its conversation
+    /// cancels.
     fn is_held(&self, at: Step) -> bool {
         let held = self.standing() != Standing::Served;
         if held {
@@ -433,7 +436,7 @@ impl Agent {
         held
     }
 
-    /// Gives back a step whose prompt is too long. The conversation makes room and asks for it again, or lets it fail.
+    /// Returns a step whose prompt is too long to the conversation, which compresses and repeats it, or fails it.
     fn ask_for_room(&self, at: Step, failure: ModelFailure) {
         let failure = Box::new(failure);
         let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
@@ -448,19 +451,19 @@ impl Agent {
         u64::try_from(ms).unwrap_or(0)
     }
 
-    /// Reports what brings nothing that takes long to screen.
+    /// Reports a command whose screening is cheap.
     fn report(&self, command: Command, policy: &Policy) {
         self.tell(command.screen(policy, None));
     }
 
     fn tell(&self, report: Screened) {
-        // A dead conversation is rebuilt from its log and asks for the step again.
+        // Ignored: a dead conversation is rebuilt from its log and starts the step again.
         let _ = self.conversation.cast(conversation::Msg::report(report));
     }
 }
 
 impl Answer {
-    /// Takes one piece. False: the answer has reached its bound.
+    /// Adds one stream event. `Ok(false)`: the answer has reached its size limit.
     fn take(&mut self, event: ModelEvent, policy: &Policy, live: &LiveMessage) -> Result<bool, Blocked> {
         match event {
             ModelEvent::Model(model) => self.model = model,
@@ -490,18 +493,18 @@ impl Answer {
             }
             ModelEvent::Usage(usage) => self.usage = Some(usage),
             ModelEvent::Finished(finish) => self.finish = Some(finish),
-            // Reported before it comes here.
+            // Reported before it gets here.
             ModelEvent::Fallback { .. } => {}
         }
         Ok(true)
     }
 
-    /// Whether nothing came yet that anybody saw.
+    /// Whether nothing of the answer has arrived yet.
     fn is_empty(&self) -> bool {
         self.written.written() == 0
     }
 
-    /// Takes a piece of text that is too long to be looked at here.
+    /// Adds a text piece that is too long to be matched on this thread.
     async fn take_long(
         &mut self,
         tenant: &TenantId,
@@ -534,11 +537,11 @@ impl Answer {
     }
 }
 
-/// Named as the rule when an answer could not be looked at.
+/// Reported as the rule when an answer could not be matched against the rules.
 const UNREADABLE: &str = "an answer that cannot be checked";
 
-/// Names a rule that a structured answer breaks as JSON is meant: escapes can write a literal in many ways. Redacted already is what
-/// stands there as it is meant.
+/// Returns the name of an output rule that a structured answer matches once its JSON escapes are decoded: escapes can
+/// spell a literal in many ways. Ignores what is redacted already.
 async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Option<String> {
     let rules = policy.rules.output.clone();
     if rules.is_empty() {
@@ -549,13 +552,13 @@ async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Optio
         let text = text.replace(REDACTED, "\u{e000}");
         rules.matching_text(&text).map(|rule| rule.name.clone())
     };
-    // Parsing may take a while. What cannot be looked at is not shown.
+    // Parsing may take a while, so it runs on the pool. An answer that cannot be matched is not shown.
     compute::run(Some(tenant), cost, look)
         .await
         .unwrap_or_else(|_| Some(UNREADABLE.to_owned()))
 }
 
-/// Reads an answer that is known to be JSON; on the compute pool when it is long.
+/// Parses an answer that is known to be JSON; on the compute pool when it is long.
 async fn parsed(tenant: &TenantId, answer: &str) -> Option<Value> {
     let (cost, answer) = (answer.len(), answer.to_owned());
     let work = move || serde_json::from_str(answer.trim()).ok();
@@ -571,8 +574,8 @@ fn offers(policy: &Policy) -> Vec<ToolOffer> {
     policy.tools.values().map(offer).collect()
 }
 
-/// Models are sloppy with an empty list of arguments; everything else that is not JSON stays a string, for the
-/// validator's words.
+/// Parses tool arguments. Models often leave an empty argument list out; anything else that is not JSON stays a string,
+/// for the validator to reject.
 fn parse_arguments(arguments: String) -> Value {
     if arguments.trim().is_empty() {
         return Value::Object(serde_json::Map::new());
@@ -580,7 +583,7 @@ fn parse_arguments(arguments: String) -> Value {
     let read = |text: &str| serde_json::from_str::<Value>(text);
     let value = read(&arguments).or_else(|_| read(&without_lone_surrogates(&arguments)));
     match value {
-        // Written as a text with JSON in it, as some servers do once too often.
+        // Some servers encode the arguments twice, as a string of JSON.
         Ok(Value::String(text)) => match read(&text) {
             Ok(inner @ Value::Object(_)) => inner,
             _ => Value::String(text),
@@ -610,7 +613,7 @@ fn failure(
     }
 }
 
-/// What was used by a step that is stopped now, estimated: a conversation's handler has no time to tokenize all of a long answer.
+/// Estimates the usage of a step that is being stopped: a conversation's handler has no time to tokenize a long answer.
 pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
     Usage {
         prompt_tokens,
@@ -636,7 +639,7 @@ impl Actor for Agent {
         _: &mut Alive,
     ) -> Result<(), ActorProcessingErr> {
         let share = self.shared.shares.of(self.scope.tenant());
-        // The connection to the provider.
+        // Estimate for the connection to the provider.
         share.charge(UNMEASURED);
         metered(share, self.think(*think)).await;
         Ok(())

@@ -1,4 +1,5 @@
-//! Calls the summariser for a plan. Runs beside the conversation; a failure here never fails a turn.
+//! Runs a compression plan: asks the small model for a summary. Runs beside the conversation; a failure here never
+//! fails a turn.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use crate::ports::{ModelEvent, ModelRequest};
 use crate::shared::Shared;
 use crate::tenancy::TenantScope;
 
-/// Failed compressions in a row after which the window is truncated instead.
+/// Consecutive failed compressions after which the window is truncated instead.
 const PATIENCE: u32 = 3;
 
-/// What a compression works on.
-#[expect(missing_docs, reason = "each field is what its type says")]
+/// Input of one compression.
+#[expect(missing_docs, reason = "the types of the fields describe them")]
 pub struct Work {
     pub shared: Arc<Shared>,
     pub scope: TenantScope,
@@ -41,19 +42,19 @@ pub struct Work {
     pub effort: Effort,
 }
 
-/// How much is done to make the memory smaller.
+/// How far a compression goes to shrink the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// What the policy asks for.
+    /// As the policy says.
     Usual,
-    /// Everything but the running turn leaves the window: its prompt does not fit. Without a summary it is truncated.
+    /// The prompt does not fit: everything but the running turn leaves the window. Truncates if no summary can be had.
     Room,
-    /// The same without asking for a summary.
+    /// Like `Room`, but truncates without asking for a summary.
     Truncate,
 }
 
 impl Work {
-    /// The figures by which it is planned.
+    /// Memory figures that the plan uses for this effort.
     fn figures(&self) -> MemoryPolicy {
         let figures = self.policy.memory.clone();
         match self.effort {
@@ -67,20 +68,20 @@ impl Work {
     }
 }
 
-/// What became of a look at the memory.
+/// Outcome of a compression.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is small enough.
+    /// The memory is small enough.
     NotNeeded,
-    /// It has to be compressed, and no summary could be had.
+    /// The memory is too large, but no summary could be had.
     Failed,
-    /// This records its compression.
+    /// Compressed; this command records it.
     Compressed(Box<Command>),
 }
 
-/// Compresses the memory if it has to be.
+/// Compresses the memory if necessary.
 pub async fn compress(work: Work) -> Outcome {
-    // Most windows are so short that there is nothing to count.
+    // Most windows are so short that counting is unnecessary.
     if work.memory.tokens_at_most() <= work.figures().trigger_tokens {
         return Outcome::NotNeeded;
     }
@@ -88,7 +89,7 @@ pub async fn compress(work: Work) -> Outcome {
         Ok(Some(plan)) => Arc::new(plan),
         Ok(None) => return Outcome::NotNeeded,
         Err(error) => {
-            tracing::warn!(conversation = %work.conversation, %error, "the memory could not be looked at; it stays as it is");
+            tracing::warn!(conversation = %work.conversation, %error, "compression could not be planned; keeping the memory uncompressed");
             return Outcome::Failed;
         }
     };
@@ -97,7 +98,7 @@ pub async fn compress(work: Work) -> Outcome {
     let mut summarised = None;
     if work.effort != Effort::Truncate {
         crash::point("effect.before:summary_request");
-        // A panic of an adapter is a failure like any other.
+        // A panicking adapter counts as a failure like any other.
         summarised = AssertUnwindSafe(summarise(&work, &plan, &mut usage, &mut model))
             .catch_unwind()
             .await
@@ -109,7 +110,7 @@ pub async fn compress(work: Work) -> Outcome {
         Some(settled) => settled,
         None => {
             counter!("copilotd_compressions_total", "method" => "failed").increment(1);
-            tracing::warn!(conversation = %work.conversation, "no summary could be had; the memory stays as it is");
+            tracing::warn!(conversation = %work.conversation, "compression failed: no usable summary; keeping the memory uncompressed");
             return Outcome::Failed;
         }
     };
@@ -136,13 +137,13 @@ async fn plan(work: &Work) -> Result<Option<Plan>, ComputeError> {
     let tenant = work.scope.tenant();
     count_entries(tenant, &work.memory).await?;
     let (memory, figures) = (work.memory.clone(), work.figures());
-    // What leaves is counted once more, to be cut into passes.
+    // The part to be compressed is counted again, to split it into passes.
     let cost = usize::try_from(memory.tokens_at_most()).unwrap_or(usize::MAX);
     let plan = move || compression::plan(&memory, &figures);
     compute::run(Some(tenant), cost.saturating_mul(tokens::COST_PER_BYTE), plan).await
 }
 
-/// What takes the place of the older part: the summary if it is accepted, else its beginning if the window has to shrink.
+/// Returns what replaces the older part: the summary if it is acceptable, else a truncation if the window must shrink.
 async fn settle(
     work: &Work,
     plan: &Arc<Plan>,
@@ -167,7 +168,7 @@ async fn settle(
         .unwrap_or(None)
 }
 
-/// Folds the passes into one summary, each call with the summary so far.
+/// Summarises pass by pass; each call includes the summary so far.
 async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut String) -> Option<String> {
     let mut summary = plan.previous.clone();
     for pass in &plan.passes {
@@ -196,7 +197,7 @@ async fn summarise(work: &Work, plan: &Plan, usage: &mut Usage, model: &mut Stri
     summary
 }
 
-/// Writes the request for a summary of `pass`, which goes on from the one before.
+/// Builds the request that extends the previous summary by `pass`.
 async fn request_text(work: &Work, summary: Option<String>, pass: String) -> Option<String> {
     let cost = summary.as_ref().map_or(0, String::len) * guard::COST_PER_BYTE + pass.len();
     let write = move || {

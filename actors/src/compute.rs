@@ -1,13 +1,14 @@
-//! The compute pool: threads of lower priority for work that keeps a processor busy, such as tokenizing a prompt or parsing a
-//! large body.
+//! The compute pool: low-priority threads for work that keeps a processor busy, such as tokenizing a prompt or parsing
+//! a large body.
 //!
-//! Tokio's workers serve every tenant, so a millisecond of one tenant's computing on them is a millisecond that everybody waits.
-//! Work above [`INLINE_COST`] goes through [`run`]. There is one pool per process because there is one set of processors;
-//! [`start`] makes it. A process that never calls [`start`] (tests, the command line) uses tokio's blocking threads.
+//! Tokio's workers serve every tenant: a millisecond that one tenant computes on them is a millisecond that all others
+//! wait. Work above [`INLINE_COST`] therefore goes through [`run`]. There is one pool per process, created by
+//! [`start`], because there is one set of processors. A process that never calls [`start`] (tests, the command line)
+//! uses tokio's blocking threads.
 //!
-//! Invariants: tenants share the pool by cost (start-time fair queueing), so that one tenant's backlog delays another tenant by at
-//! most the piece of work that each thread has begun; what waits is bounded, for one tenant and in sum; work whose caller has gone is
-//! dropped unrun, and at once. Work cannot be interrupted: split what takes longer than some ten milliseconds into pieces.
+//! Invariants: tenants share the pool by cost (start-time fair queueing), so one tenant's backlog delays another by at
+//! most the job that each thread is running; the queue is bounded, per tenant and in total; a job whose caller has gone
+//! is removed at once, unrun. Jobs cannot be interrupted: split what takes longer than about ten milliseconds.
 
 mod counting;
 
@@ -22,11 +23,11 @@ use crate::domain::ids::TenantId;
 use crate::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
 pub use counting::{SLICE, count_tokens};
 
-/// Work of at most this cost may run on the thread that asks. The unit of cost is the time it takes to parse one byte of JSON:
-/// this is a fraction of a millisecond.
+/// Work up to this cost may run on the calling thread. One unit is the time it takes to parse one byte of JSON, so this
+/// is a fraction of a millisecond.
 pub const INLINE_COST: usize = 64 * 1024;
 
-/// Jobs that may wait. Of one tenant: more than a tenant has turns and calls under way by default.
+/// Bounds of the queue. The one per tenant exceeds the turns and calls that a tenant can have running by default.
 const WAITING: Bounds = Bounds {
     owner: 16 * 1024,
     all: 256 * 1024,
@@ -37,17 +38,17 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Why work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ComputeError {
-    /// Too much work of this tenant is waiting.
-    #[error("too much work of this tenant is waiting for a processor")]
+    /// The tenant has too many queued jobs.
+    #[error("too many compute jobs of this tenant are queued")]
     Full,
     /// The work panicked; the panic hook has logged where.
-    #[error("the work panicked")]
+    #[error("compute job panicked")]
     Panicked,
 }
 
 static POOL: OnceLock<Arc<Pool>> = OnceLock::new();
 
-/// Starts the pool of this process. `prepare` runs first on every thread, to lower its priority. Starting it again changes nothing.
+/// Starts the pool of this process. `prepare` runs first on each thread, to lower its priority. Later calls do nothing.
 pub fn start(threads: usize, prepare: fn()) -> std::io::Result<()> {
     let mut started = Ok(());
     POOL.get_or_init(|| {
@@ -55,7 +56,7 @@ pub fn start(threads: usize, prepare: fn()) -> std::io::Result<()> {
         started = (0..threads.max(1)).try_for_each(|number| {
             let pool = Arc::clone(&pool);
             let thread = std::thread::Builder::new().name(format!("compute-{number}"));
-            // The threads live as long as the process: they hold nothing that has to be put away.
+            // Never joined: the threads live as long as the process and own nothing that needs cleanup.
             thread
                 .spawn(move || {
                     prepare();
@@ -68,13 +69,14 @@ pub fn start(threads: usize, prepare: fn()) -> std::io::Result<()> {
     started
 }
 
-/// Threads that leave one processor to those who answer; at least one.
+/// Returns the number of threads that leaves one processor to request handling; at least one.
 pub fn default_threads() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (processors - 1).max(1)
 }
 
-/// Runs `work` for `tenant`: here if it costs little, else on the pool. Dropping the future before the work has begun drops the work.
+/// Runs `work` for `tenant`: inline if it is cheap, else on the pool. Dropping the future before the work has started
+/// drops it.
 pub async fn run<T: Send + 'static>(
     tenant: Option<&TenantId>,
     cost: usize,
@@ -105,7 +107,7 @@ impl Default for Pool {
     }
 }
 
-/// A job that waits. Dropped, it is taken out of the queue, if it is still there.
+/// A queued job. Removes it from the queue on drop if it has not started.
 struct Waiting<'a> {
     pool: &'a Pool,
     tenant: Option<TenantId>,
@@ -115,7 +117,7 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let job = self.pool.queue().remove(&self.tenant, self.ticket);
-        // Not while the queue is held: it may be large.
+        // Dropped after the lock is released: the job may be large.
         drop(job);
     }
 }
@@ -135,7 +137,7 @@ impl Pool {
             }
             histogram!("copilotd_compute_wait_seconds").record(queued.elapsed().as_secs_f64());
             let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| ComputeError::Panicked);
-            // The caller may have gone meanwhile; the result is dropped here then, not on its thread.
+            // If the caller has gone meanwhile, the result is dropped here, not on the caller's thread.
             drop(reply.send(result));
         });
         let tenant = tenant.cloned();
@@ -150,7 +152,7 @@ impl Pool {
         answer.await.unwrap_or(Err(ComputeError::Panicked))
     }
 
-    /// Works until the process ends.
+    /// Runs jobs until the process ends.
     fn work(&self) {
         loop {
             let mut queue = self.queue();
@@ -166,7 +168,7 @@ impl Pool {
     }
 
     fn queue(&self) -> MutexGuard<'_, FairQueue<Option<TenantId>, Job>> {
-        // Nothing panics while it is held.
+        // Cannot be poisoned: nothing panics while the lock is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,7 +203,7 @@ mod tests {
         let first = pool.run(Some(&acme), 1, move || opened.recv().unwrap());
         let backlog = (0..50).map(|_| pool.run(Some(&acme), 100, note("acme")));
         let other = async {
-            // Polled after the backlog: all of that waits already.
+            // Polled after the backlog, which is queued by then.
             let done = pool.run(Some(&globex), 100, note("globex"));
             tokio::pin!(done);
             assert!(futures::poll!(&mut done).is_pending());
@@ -237,7 +239,7 @@ mod tests {
         gate.send(()).unwrap();
         held.await.unwrap();
         pool.run(None, 1, || ()).await.unwrap();
-        assert!(runs.recv().is_err(), "its sender was dropped unused");
+        assert!(runs.recv().is_err(), "the job ran although its caller was gone");
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! `Connector`: one per tenant and external system. Owns the system's rate budget, circuit breaker and concurrency.
 //!
-//! Supervised by [`Connectors`], which starts it anew when it dies and lets it go when it is idle. What it had in hand is then lost here but not in the
-//! log: the conversation's own deadline for each call ends it truthfully.
-//! Invariant: a call is sent only through its gate, and sent again only if [`doubt::next`] says so, in this life and after a crash alike.
+//! Supervised by [`Connectors`], which restarts it with the next call after it dies and stops it when it is idle. When
+//! it dies, the calls it was working on are lost here but not in the log: the conversation's own deadline ends each
+//! call with an honest status.
+//!
+//! Invariant: a call is sent only through its gate, and is sent again only if [`doubt::next`] says so, both in this
+//! process and after a crash.
 
 mod gate;
 mod job;
@@ -35,67 +38,67 @@ use crate::domain::screen::Screened;
 use crate::ports::{LookUp, Standing, SystemKey, ToolBox, ToolError, ToolErrorKind, ToolReply};
 use crate::shared::{self, Shared, jitter, until};
 
-/// Tries of one call in one process, the first included.
+/// Attempts of one call in one process, including the first.
 const TRIES: u32 = 3;
-/// Longest message of a system's error that is looked at, in bytes.
+/// Longest part of a system's error message that is kept, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
-/// How often the vendor may ask one call for patience (429) in one process.
+/// Rate-limit answers (429) that one call tolerates in one process.
 const LIMITED_TRIES: u32 = 8;
-/// Longest own pause between two tries is this times two to the sixth.
+/// First pause between attempts; doubles up to six times.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Time without a call after which a connector is let go. Its budget is full and its breaker closed long before.
+/// Idle time after which a connector is stopped. By then its budget is full again and its breaker closed.
 const IDLE: Duration = Duration::from_secs(900);
 
 /// Messages of [`Connector`].
 #[derive(Debug)]
 pub enum Msg {
-    /// Make this call.
+    /// Makes a call.
     Call(Box<Job>),
-    /// A try of a call came back.
+    /// An attempt of a call has ended.
     Tried(Box<Waiting>, Tried),
-    /// Look at the queue again.
+    /// Checks the queue again.
     Wake,
-    /// Nothing was to be done since this look at the queue.
+    /// The connector has been idle since the queue check with this number.
     Idle(u64),
 }
 
-/// Outcome of one try.
+/// Outcome of one attempt.
 #[derive(Debug)]
 pub enum Tried {
     /// The system answered.
     Replied {
-        /// What is told of it.
+        /// Report for the conversation.
         report: Box<Screened>,
-        /// What it said about its limits.
+        /// Rate limits that the system reported.
         rate: RateHint,
     },
-    /// A look-up found the call's effect.
+    /// A look-up found the effect of the call.
     Found(Box<Screened>),
-    /// A look-up found nothing, or only a part, of which this says what.
+    /// A look-up found no effect, or only the part described here.
     Missing(Option<String>),
-    /// It failed.
+    /// The attempt failed.
     Failed(ToolError),
 }
 
-/// What a system said.
+/// Answer of a system.
 enum Answered {
     Replied(ToolReply),
     LookedUp(LookUp),
 }
 
-/// The actor; see the module.
+/// Actor that calls one system for one tenant; see the module documentation.
 pub struct Connector {
     shared: Arc<Shared>,
     supervisor: ActorRef<Request>,
 }
 
-/// What differs per instance.
+/// Arguments of one instance.
 pub struct Args {
     key: SystemKey,
     toolbox: Arc<dyn ToolBox>,
 }
 
-/// All that changes.
+/// Mutable state.
 pub struct State {
     key: SystemKey,
     toolbox: Arc<dyn ToolBox>,
@@ -104,9 +107,9 @@ pub struct State {
     bucket: Bucket,
     breaker: Breaker,
     timer: Option<AbortOnDropHandle<()>>,
-    /// Calls that were taken.
+    /// Calls received so far.
     taken: u64,
-    /// Looks at the queue; tells an old timer of idleness from the present one.
+    /// Number of queue checks; tells an outdated idle timer from the current one.
     looks: u64,
     _alive: shared::Alive,
 }
@@ -114,7 +117,7 @@ pub struct State {
 impl Connector {
     fn call(&self, state: &mut State, job: Job) {
         state.taken += 1;
-        // What was configured when it began may have been changed since.
+        // The system's configuration may have changed since this connector started.
         let Some(toolbox) = self.shared.ports.systems.system(&job.request.scope, &state.key.1) else {
             supervisor::not_configured(&self.shared, &job);
             return;
@@ -126,7 +129,7 @@ impl Connector {
             return;
         }
         let (clock, now) = (&self.shared.ports.clock, self.shared.ports.clock.elapsed());
-        // From here on no correction of the calendar shortens or lengthens what is left for the call.
+        // Monotonic from here on: a change of the wall clock neither shortens nor lengthens the time left for the call.
         let left = until(clock.now(), job.settles_at).min(job.request.timeout + SETTLE_MARGIN);
         let mut waiting = Box::new(Waiting {
             tries: 0,
@@ -146,7 +149,8 @@ impl Connector {
         }
     }
 
-    /// Applies the rule: chooses between sending and looking up, or reports the call's end; false if it has ended.
+    /// Decides with [`doubt::next`] whether to send or to look up, or reports the end of the call. Returns false if it
+    /// has ended.
     fn decide(&self, waiting: &mut Waiting, now: Duration) -> bool {
         let sent = waiting.sent(now, self.shared.ports.clock.now());
         match doubt::next(waiting.job.repeat, sent, waiting.looked) {
@@ -168,7 +172,7 @@ impl Connector {
         true
     }
 
-    /// Sends what may be sent; answers when to look again.
+    /// Sends the queued calls that may be sent, and schedules the next check.
     fn pump(&self, me: &ActorRef<Msg>, state: &mut State) {
         let now = self.shared.ports.clock.elapsed();
         let mut next: Option<Duration> = None;
@@ -176,7 +180,7 @@ impl Connector {
         let mut kept = VecDeque::new();
         while let Some(mut waiting) = state.queue.pop_front() {
             if waiting.job.gate.is_stopped() {
-                // Its conversation has written down how it ended.
+                // Its conversation has already recorded how it ended.
                 continue;
             }
             if self.standing(&waiting) == Standing::LeftOut {
@@ -205,7 +209,7 @@ impl Connector {
                 kept.push_back(waiting);
                 continue;
             }
-            // Asked last, so that nothing leaves once the suspension has taken effect.
+            // Checked last, so that nothing is sent once a suspension is in effect.
             match self.standing(&waiting) {
                 Standing::Served => {}
                 Standing::LeftOut => {
@@ -246,7 +250,7 @@ impl Connector {
                 return;
             }
         };
-        // Dropped and set anew: of many looks at the queue one timer is left.
+        // Replaces the previous timer: there is only one at a time.
         state.timer = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(time).await;
             let _ = me.cast(then);
@@ -273,7 +277,7 @@ impl Connector {
                     toolbox.call(&request).await.map(Answered::Replied)
                 }
             };
-            // A panic in there must give the call's place back, like any other end.
+            // A panic must free the concurrency slot like any other end.
             let call = AssertUnwindSafe(call).catch_unwind();
             let tried = match tokio::time::timeout(limit, call).await {
                 Ok(Ok(Ok(Answered::Replied(reply)))) => Tried::Replied {
@@ -289,11 +293,11 @@ impl Connector {
                     Tried::Missing(Some(trace))
                 }
                 Ok(Ok(Err(mut error))) => {
-                    // It is looked at in the handler.
+                    // The message is processed in the handler.
                     error.message.truncate(error.message.floor_char_boundary(MAX_MESSAGE));
                     Tried::Failed(error)
                 }
-                Ok(Err(_)) => Tried::Failed(doubtful(format!("{} broke", request.tool))),
+                Ok(Err(_)) => Tried::Failed(doubtful(format!("{} failed unexpectedly", request.tool))),
                 Err(_) => {
                     let seconds = limit.as_secs_f64().ceil();
                     Tried::Failed(doubtful(format!("{} did not answer within {seconds} s", request.tool)))
@@ -354,7 +358,7 @@ impl Connector {
                 }
                 let failures = if is_limited { waiting.limited } else { waiting.tries };
                 let backoff = FIRST_PAUSE * 2_u32.pow(failures.min(6));
-                // A vendor that says "at once" is asked ever more slowly all the same.
+                // Back off even if the vendor says that a retry may follow at once.
                 let pause = error.retry_after.unwrap_or(backoff).max(backoff);
                 waiting.not_before = now.saturating_add(pause + jitter(backoff / 2));
                 match error.kind {
@@ -365,7 +369,7 @@ impl Connector {
                             self.decide(&mut waiting, now);
                             return;
                         }
-                        // What is refused now says nothing about an earlier try.
+                        // This refusal says nothing about an earlier attempt.
                         report(&waiting.job, self.given_up(&waiting, now), error.message);
                         return;
                     }
@@ -373,7 +377,7 @@ impl Connector {
                         state.breaker.succeeded();
                         state.bucket.close(pause, now);
                     }
-                    // What we cannot read is not an ill system.
+                    // An answer that we cannot read does not mean that the system is unhealthy.
                     ToolErrorKind::Unreachable | ToolErrorKind::InDoubt if error.answered => state.breaker.succeeded(),
                     ToolErrorKind::Unreachable | ToolErrorKind::InDoubt => state.breaker.failed(now),
                 }
@@ -390,7 +394,7 @@ impl Connector {
                     return;
                 }
                 if waiting.look_up && !was_look_up {
-                    // What follows are look-ups, counted from here.
+                    // Look-ups follow; count them from here.
                     waiting.tries = 0;
                 }
                 let exhausted = (waiting.tries >= TRIES && !waiting.look_up) || waiting.limited >= LIMITED_TRIES;
@@ -403,7 +407,7 @@ impl Connector {
         }
     }
 
-    /// What a call ends as that is given up without an answer.
+    /// Returns the status of a call that is given up without an answer.
     fn given_up(&self, waiting: &Waiting, now: Duration) -> ToolStatus {
         doubt::given_up(waiting.job.repeat, waiting.sent(now, self.shared.ports.clock.now()))
     }
@@ -418,7 +422,7 @@ impl Connector {
     }
 }
 
-/// Stops crash tests before a request leaves and after its answer is there, for each tool by its name.
+/// Crash point of tests, per tool: before a request is sent and after its answer arrived.
 fn crash_point(place: &str, waiting: &Waiting) {
     if cfg!(feature = "crash-points") {
         let what = if waiting.look_up { "look_up" } else { "request" };

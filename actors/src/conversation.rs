@@ -1,8 +1,8 @@
 //! `Conversation`: owns one conversation's state and is the only writer of its log.
 //!
-//! Supervised by [`Conversations`](crate::conversations::Conversations). Invariant: decide, append, apply, reply, effects,
-//! always in this order (`Conversation::step` is the only path). When it dies, whoever needs it next gets a copy that
-//! was folded from the log and took up what was open.
+//! Supervised by [`Conversations`](crate::conversations::Conversations). Invariant: decide, append, apply, reply,
+//! effects, always in this order (`Conversation::step` is the only path). When it dies, the next caller gets a new
+//! actor that replayed the log and resumed the open turns.
 
 mod admission;
 mod damaged;
@@ -48,9 +48,9 @@ use halt::note_dead_call;
 pub use message::{Accepted, Args, Asked, Asker, Begun, ConversationRef, Msg, Refusal, Reply, Screening};
 pub use state::State;
 
-/// The actor; see the module.
+/// Actor of one conversation; see the module documentation.
 pub struct Conversation {
-    /// Shared parts.
+    /// Ports and limits of the process.
     pub shared: Arc<Shared>,
 }
 
@@ -65,7 +65,7 @@ impl Conversation {
         self.step_at(me, state, command, reply, None).await
     }
 
-    /// The one path of every change. It is decided no earlier than `due`, if that is given.
+    /// The only path for a change. If `due` is given, the time of the decision is not before it.
     async fn step_at(
         &self,
         me: &ConversationRef,
@@ -78,7 +78,7 @@ impl Conversation {
         self.step_by(me, state, &policy, command, reply, due).await
     }
 
-    /// The same by a policy that was looked up before.
+    /// Like `step_at`, with a policy that was looked up before.
     async fn step_by(
         &self,
         me: &ConversationRef,
@@ -89,9 +89,10 @@ impl Conversation {
         due: Option<Timestamp>,
     ) -> Result<(), ActorProcessingErr> {
         let may_await_approval = may_await_approval(state, policy, command.command());
-        // What was stopped for this command does not run any more: its refusal by the store is not without consequences.
+        // The work stopped for this command is gone, so a failed append has consequences: the actor cannot simply carry
+        // on.
         let halted = command.command().halt().is_some_and(|halt| *halt != Halt::default());
-        // A note for the next copy: without it this one is as right as before.
+        // A note for the successor: if it is not stored, this actor's memory is still correct.
         let is_note = matches!(command.command(), Command::Pause { .. } | Command::HandOver { .. });
         let (cost, now) = (command.command().weight(), self.now(due));
         let rules = Arc::clone(policy);
@@ -113,16 +114,16 @@ impl Conversation {
         let records: Arc<[Record]> = decision.records.into();
         if !records.is_empty() {
             if let Err(error) = self.append(state, &records, header).await {
-                // The id of what was erased and cleaned comes again with its idempotency key alone: nothing is known of it
-                // here, and the tombstone answers as the erased header did before.
+                // The id of a conversation that was erased and cleaned up comes back only with its idempotency key.
+                // Nothing is known of it here; the answer is the one that the erased header would have given.
                 if matches!(error, LogError::Erased) && state.core.book.is_none() {
                     return refuse(reply, Rejection::KeyReused.into());
                 }
-                // Refused for good means that nothing was written: the memory is right and the caller is told. Everything
-                // else means that it may be wrong: this copy ends.
+                // `Refused` means that nothing was written: the memory is correct, and the caller is told. After any
+                // other error the memory may be wrong, so this actor ends.
                 let known = matches!(error, LogError::Refused(_)) && (reply.is_some() || is_note) && !halted;
-                tracing::warn!(conversation = %state.core.id, %error, "an append failed");
-                // Behind another writer's append nothing of this one was written: the successor may be asked.
+                tracing::warn!(conversation = %state.core.id, %error, restarting = !known, "append to the conversation's log failed");
+                // Another writer appended first, so nothing of this append was written: the successor may be asked.
                 let refusal = match error {
                     LogError::Conflict(_) | LogError::Erased => Refusal::Gone,
                     LogError::Refused(_) => Refusal::Refused {
@@ -155,7 +156,7 @@ impl Conversation {
             self.run_effects(me, state).await?;
             state.count();
             if state.core.live().is_none() {
-                // What was erased is shown to no summariser.
+                // Erased content must not reach a summariser.
                 state.compression = None;
             }
             if records.iter().any(|record| record.event.is_terminal()) {
@@ -165,8 +166,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Works on the state's core: on the compute pool when that takes long. The core is away meanwhile, and nobody else looks at it:
-    /// the handler that waits here has the state to itself. What cannot be worked on ends this copy.
+    /// Works on the state's core, on the compute pool if that takes long. The core is moved out meanwhile; nobody sees
+    /// that, because the waiting handler has exclusive access to the state. An error ends this actor.
     async fn with_core<T: Send + 'static>(
         &self,
         state: &mut State,
@@ -188,8 +189,7 @@ impl Conversation {
     }
 
     async fn append(&self, state: &State, records: &Arc<[Record]>, header: Option<Header>) -> Result<(), LogError> {
-        let header =
-            header.ok_or_else(|| LogError::Corrupt("a log has to begin with its conversation's creation".into()))?;
+        let header = header.ok_or_else(|| LogError::Corrupt("log does not begin with conversation.created".into()))?;
         let append = Append {
             conversation: state.core.id,
             user: header.user.clone(),
@@ -199,7 +199,7 @@ impl Conversation {
         };
         crash_points("append.before", records);
         let begun = tokio::time::Instant::now();
-        // What a timer or a recovery appends belongs to its turn's trace; everything else to that of its sender.
+        // Appends by a timer or a recovery belong to their turn's trace, all others to their sender's.
         let sender = tracing::Span::current();
         let turn = state.spans.as_ref().map(TurnSpans::whole);
         let span = tracing::info_span!(
@@ -220,7 +220,7 @@ impl Conversation {
         result
     }
 
-    /// Shows committed records, and with them the answer that is open now.
+    /// Publishes committed records together with the answer that is open now.
     fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<Encoded>) {
         let present = state
             .core
@@ -249,12 +249,12 @@ impl Conversation {
                 message.show();
             }
             tail.publish(encoded, shown);
-            // Held while a turn runs; else it lives as long as somebody watches.
+            // Kept while a turn runs; afterwards it lives as long as somebody watches.
             state.tail = state.core.active().is_some().then_some(tail);
         }
     }
 
-    /// The present time, but no earlier than `due`.
+    /// Returns the current time, but no earlier than `due`.
     fn now(&self, due: Option<Timestamp>) -> Timestamp {
         let now = self.shared.ports.clock.now();
         due.map_or(now, |due| due.max(now))
@@ -269,7 +269,7 @@ impl Conversation {
         self.with_halt_at(state, policy, command, None).await
     }
 
-    /// Puts the halt into a command that stops the running turn, once it is clear that the command will be accepted.
+    /// Puts the halt into a command that stops the running turn, once it is certain that the command will be accepted.
     async fn with_halt_at(
         &self,
         state: &mut State,
@@ -309,7 +309,7 @@ impl Conversation {
         Ok(Ok(command))
     }
 
-    /// Refuses whoever this copy cannot answer.
+    /// Refuses callers whom this actor cannot serve.
     async fn receive(&self, state: &mut State, asker: &Asker) -> Result<(), Refusal> {
         if state.retiring {
             return Err(Refusal::Gone);
@@ -340,7 +340,7 @@ impl Conversation {
             Asked::Light(Command::Erase { by, .. } | Command::EraseIdle { by, .. }) => Some(by.clone()),
             _ => None,
         };
-        // A log of which nothing is left reads like one that never was; its header tells.
+        // A log with nothing left looks like one that never existed; only its header tells.
         if let Some(by) = by
             && !state.retiring
             && (state.broken || state.core.book.is_none())
@@ -365,7 +365,7 @@ impl Conversation {
         if let Err(refusal) = self.has_room(state, asker, command.command()).await {
             return refuse(Some(reply), refusal);
         }
-        // A decision sends a turn that held no place back to work; refused, it can be made again.
+        // A decision makes a turn that held no permit run again; if it is refused now, it can be repeated.
         let needs_place = match command.command() {
             Command::Submit { .. } => true,
             Command::Decide { .. } => state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
@@ -393,7 +393,7 @@ impl Conversation {
             Ok(command) => self.step(me, state, command, Some(reply)).await,
             Err(rejection) => refuse(Some(reply), rejection.into()),
         };
-        // A refused turn gives its places back.
+        // A refused turn returns its permits.
         state.taken = None;
         state.count();
         done
@@ -415,14 +415,14 @@ impl Conversation {
         })
     }
 
-    /// Makes the older part of the memory smaller, off the user's path: after a turn.
+    /// Compresses the older part of the memory, after a turn and thus off the user's path.
     fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
         self.compress_by(me, state, policy, Effort::Usual);
     }
 
     fn compress_by(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {
         if state.compression.is_some() {
-            // It looks at the memory as it was; one more look follows it.
+            // The running compression sees the memory as it was, so another one follows it.
             state.compress_again = true;
             return;
         }
@@ -445,7 +445,7 @@ impl Conversation {
         state.compressions += 1;
         let (me, number) = (me.clone(), state.compressions);
         let task = async move {
-            // Whatever breaks in there: a word comes back, or the conversation would wait for it for ever.
+            // A panic must send the message too, or the conversation would wait for it forever.
             let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
             let outcome = outcome.unwrap_or(Outcome::Failed);
             let _ = me.cast(Msg::CompressionEnded { number, outcome });
@@ -456,7 +456,7 @@ impl Conversation {
 
     async fn take(&self, me: &ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            // Looked at before.
+            // Handled before this.
             Msg::StandingChanged => {}
             Msg::StepHeld(step) => self.step_held(me, state, step).await?,
             Msg::StepTooLarge { at, failure } => self.step_too_large(me, state, at, *failure).await?,
@@ -484,7 +484,7 @@ impl Conversation {
                 return Ok(());
             }
             Msg::Due(effect) => self.due(me, state, effect).await?,
-            // One that was given up may have ended before it was stopped.
+            // A compression that was abandoned may have ended before it was stopped.
             Msg::CompressionEnded { number, .. } if number != state.compressions => {}
             Msg::CompressionEnded { outcome, .. } => {
                 state.compression = None;
@@ -511,7 +511,7 @@ impl Conversation {
             }
             Msg::Stored(seq) => return self.compare(state, seq).await,
             Msg::HandOver(deadline) => return self.hand_over(me, state, deadline).await,
-            // Taken by `take_handing_over` alone.
+            // Handled only by `take_handing_over`.
             Msg::HandOverDue => return Ok(()),
         }
         self.rest(me, state);
@@ -519,7 +519,7 @@ impl Conversation {
     }
 }
 
-/// The header as it will be after these records; none if they do not begin a log that is not there.
+/// Returns the header as it will be after these records; `None` if the log is empty and they do not begin it.
 fn header_after(core: &Core, records: &[Record]) -> Option<Header> {
     let (mut header, rest) = match &core.book {
         Some(book) => (book.header.clone(), records),
@@ -529,8 +529,8 @@ fn header_after(core: &Core, records: &[Record]) -> Option<Header> {
     Some(header)
 }
 
-/// Takes an approval place for what the model asks for, before it is decided. What is not needed after all is given back as
-/// soon as the state is counted.
+/// Takes an approval permit for what the model asks for, before the command is decided. If it turns out not to be
+/// needed, the next count returns it.
 fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> bool {
     let Command::ModelReplied { reply, .. } = command else {
         return true;
@@ -552,7 +552,7 @@ fn position(state: &State, turn: TurnId) -> Option<usize> {
 
 fn accept(reply: RpcReplyPort<Reply>, state: &State, turn: Option<TurnId>, records: Vec<Record>) {
     let Some(book) = &state.core.book else { return };
-    // The caller may have gone; what it asked for is stored all the same.
+    // The caller may have gone; the change is stored all the same.
     let _ = reply.send(Ok(Accepted {
         header: book.header.clone(),
         turn,
@@ -601,12 +601,12 @@ impl Actor for Conversation {
         let share = self.shared.shares.of(state.scope.tenant());
         let loaded = metered(share, self.load(&me, state)).await;
         match loaded.as_ref().map_err(|error| error.downcast_ref::<LogError>()) {
-            // Dying of it would only repeat it at the next look of the reconciler: it says so, and is let go.
+            // Restarting would fail again at the next run of the reconciler: the actor says so and is passivated.
             Err(Some(LogError::Corrupt(reason))) => {
                 counter!("copilotd_unreadable_rows_total", "what" => "log").increment(1);
                 tracing::error!(
                     tenant = %state.scope.tenant(), conversation = %state.core.id, reason,
-                    "the conversation's log is damaged; its requests are refused, others go on"
+                    "conversation log is damaged; refusing requests for it, other conversations are unaffected"
                 );
                 state.give_up();
                 self.rest(&me, state);
@@ -625,10 +625,10 @@ impl Actor for Conversation {
         metered(share, Box::pin(self.take(&me, msg, state))).await
     }
 
-    /// Only a clean stop comes here, of which nobody waits for the answer: what fails is left to recovery.
+    /// Reached only by a clean stop; nobody waits for the result, and recovery covers a failure.
     async fn post_stop(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         if let Err(error) = self.keep_unsent(&me, state).await {
-            tracing::warn!(conversation = %state.core.id, error = cause(&error), "calls that were not sent were not recorded");
+            tracing::warn!(conversation = %state.core.id, error = cause(&error), "could not record which tool calls were never sent; the next process treats them as possibly sent");
         }
         Ok(())
     }
@@ -644,7 +644,7 @@ impl Actor for Conversation {
             SupervisionEvent::ActorTerminated(who, _, reason) => (who, reason.unwrap_or_default()),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };
-        // An agent that was let go on purpose is not ours any more.
+        // Ignore an agent that was released on purpose.
         if state
             .agent
             .as_ref()
@@ -653,7 +653,7 @@ impl Actor for Conversation {
             return Ok(());
         }
         counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
-        tracing::error!(conversation = %state.core.id, %why, "an agent died; its turn is taken up again");
+        tracing::error!(conversation = %state.core.id, %why, "agent died; resuming its turn");
         state.agent = None;
         state
             .running

@@ -1,8 +1,8 @@
 //! `Conversations`: the directory and supervisor of all conversations of this process.
 //!
-//! Invariant: at most one live copy of a conversation stands in the map, and a successor is spawned only after its
-//! predecessor has ended. Nothing here awaits storage: a conversation folds its log in its own task. When the directory
-//! itself dies the process ends, because every conversation hangs on it.
+//! Invariant: the map holds at most one live actor per conversation, and a successor is spawned only after its
+//! predecessor has ended. Nothing here awaits the store: a conversation folds its log in its own task. When the
+//! directory itself dies the process ends, because every conversation depends on it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -27,51 +27,51 @@ use crate::ports::Standing;
 use crate::shared::{Shared, cause, jitter};
 use crate::tenancy::TenantScope;
 
-/// Names a conversation inside the process.
+/// Identifies a conversation inside the process.
 pub type Key = (TenantScope, ConversationId);
 
-/// Pause before a conversation that died is started again; doubles with each further death.
+/// Pause before a conversation that died is restarted; doubles with each further death.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// Longest such pause.
+/// Upper bound of that pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A conversation that lived so long starts with a clean record.
+/// A conversation that ran this long without dying starts counting from zero.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
-/// Pause between two looks whether all conversations have ended at a hand-over.
+/// Interval of checks whether all conversations have ended during a hand-over.
 const HAND_OVER_LOOK: Duration = Duration::from_millis(10);
-/// Restarts in a row after which it is left to the reconciler.
+/// Restarts in a row after which the conversation is left to the reconciler.
 const RESTARTS: u32 = 8;
 
-/// What the directory is asked and told.
+/// Messages of [`Conversations`].
 #[derive(Debug)]
 pub enum Msg {
-    /// Somebody needs this conversation.
+    /// Returns the actor of a conversation, starting it if necessary.
     Get {
-        /// Which one.
+        /// The conversation.
         key: Key,
-        /// Answered when a copy stands in the map.
+        /// Answered once an actor is in the map.
         reply: RpcReplyPort<ConversationRef>,
     },
-    /// An idle copy asks to be let go.
+    /// An idle actor asks to be passivated.
     Retire {
-        /// Which one.
+        /// The conversation.
         key: Key,
-        /// The copy.
+        /// The actor that asks.
         actor: ActorId,
-        /// When it has to be back by itself.
+        /// When it must run again without a request.
         wake_at: Option<Timestamp>,
-        /// Whether it has to be back once its tenant is not left out any more.
+        /// Whether it must run again once its tenant is no longer left out.
         paused: bool,
-        /// The last record that it knew.
+        /// Sequence number of its last record.
         last_seq: Seq,
     },
-    /// Start it again after its death.
+    /// Restarts a conversation after its death.
     Restart {
-        /// Which one.
+        /// The conversation.
         key: Key,
     },
 }
 
-/// The way to conversations, for everybody outside. Cheap to clone.
+/// Access to conversations for the rest of the process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Directory {
     live: Arc<DashMap<Key, ConversationRef>>,
@@ -82,19 +82,19 @@ pub struct Directory {
     timeout: Duration,
 }
 
-/// What brings a conversation back that was let go with an open turn.
+/// When a conversation that was passivated with an open turn must run again.
 #[derive(Debug, Clone, Copy)]
 struct Dormant {
-    /// This time, if any.
+    /// At this time, if set.
     wake_at: Option<Timestamp>,
-    /// The end of its tenant's being left out.
+    /// Once its tenant is no longer left out.
     paused: bool,
-    /// Any record beyond this one, which it has not seen.
+    /// Once the log has a record beyond this one.
     last_seq: Seq,
 }
 
 impl Directory {
-    /// Asks a conversation for a change. A copy that is just being let go, or died, is asked for once more.
+    /// Sends a command to a conversation. Retried once if the actor is being passivated or has died.
     pub async fn ask(
         &self,
         scope: &TenantScope,
@@ -114,7 +114,8 @@ impl Directory {
         .await
     }
 
-    /// Screens a command on the compute pool before its conversation decides on it. Whoever leaves meanwhile has asked for nothing.
+    /// Screens a command on the compute pool before its conversation decides on it. If the caller leaves meanwhile,
+    /// nothing is sent.
     async fn ask_heavy(
         &self,
         scope: &TenantScope,
@@ -133,7 +134,7 @@ impl Directory {
         let screen = move || Arc::unwrap_or_clone(command).screen(&policy, tool.as_deref());
         let screened = compute::run(Some(scope.tenant()), cost, screen).await;
         let screened = screened.map_err(|error| {
-            tracing::warn!(conversation = %id, %error, "a request could not be checked; it is refused");
+            tracing::warn!(conversation = %id, %error, "command could not be screened; refusing the request, nothing was stored");
             Refusal::NotStored
         })?;
         self.ask_again(scope, id, |reply, begun| conversation::Msg::Ask {
@@ -145,8 +146,8 @@ impl Directory {
         .await
     }
 
-    /// Asks, and asks once more when the copy was just being let go, or died. A copy that died with the request in its hands may have
-    /// stored it; one that died before, as where the store cannot be read, has not.
+    /// Sends a message, and retries once if the actor was being passivated or died. An actor that died after it started
+    /// on the request may have stored it; one that died before, for example because the store cannot be read, has not.
     async fn ask_again<T: Send + 'static>(
         &self,
         scope: &TenantScope,
@@ -157,7 +158,7 @@ impl Directory {
         for again in [false, true] {
             let begun = Begun::default();
             match self.call(scope, id, again, |reply| make(reply, begun.clone())).await {
-                // Nothing of it was stored by this copy.
+                // This actor stored nothing of it.
                 Some(Err(Refusal::Gone)) => {}
                 None => is_unknown |= begun.is_marked(),
                 Some(Err(Refusal::NotStored)) if is_unknown => return Err(Refusal::Unavailable),
@@ -173,13 +174,13 @@ impl Directory {
         })
     }
 
-    /// Whether the process hands over to another one.
+    /// Whether the process is handing over to another one.
     pub fn is_handing_over(&self) -> bool {
         let shared = self.shared.upgrade();
         shared.is_none_or(|shared| shared.handing_over.load(Ordering::Acquire))
     }
 
-    /// Asks how many turns stand before this one. Does not wake anything.
+    /// Returns how many turns are queued before this one. Starts no actor.
     pub async fn position(&self, scope: &TenantScope, id: ConversationId, turn: TurnId) -> Option<usize> {
         let conversation = self.live.get(&(scope.clone(), id))?.clone();
         let make = |reply| conversation::Msg::Position { turn, reply };
@@ -189,15 +190,16 @@ impl Directory {
         }
     }
 
-    /// Makes sure that a conversation is alive, so that it takes up what is open.
+    /// Starts a conversation if it is not running, so that it resumes its open turns. Returns whether it runs.
     pub async fn wake(&self, scope: &TenantScope, id: ConversationId) -> bool {
         self.get((scope.clone(), id)).await.is_some()
     }
 
-    /// Tells the conversations of tenants whose standing has changed. Those that do not live find out when they are woken.
+    /// Notifies the conversations of tenants whose standing has changed. Those not in memory find out when they are
+    /// started.
     pub fn tell_standing(&self, has_changed: impl Fn(&TenantId) -> bool) {
         for entry in self.live.iter().filter(|entry| has_changed(entry.key().0.tenant())) {
-            // One that is ending has nothing under way.
+            // Ignored: an actor that is ending has no work in progress.
             let _ = entry.value().cast(conversation::Msg::StandingChanged);
         }
         if let Some(shared) = self.shared.upgrade() {
@@ -205,26 +207,26 @@ impl Directory {
         }
     }
 
-    /// Has the open turns of a suspended tenant's conversation ended.
+    /// Cancels the open turns of a suspended tenant's conversation.
     pub async fn end_suspended(&self, scope: &TenantScope, id: ConversationId) {
         if let Some(conversation) = self.get((scope.clone(), id)).await {
             let _ = conversation.cast(conversation::Msg::StandingChanged);
         }
     }
 
-    /// Starts no conversation of the tenant from now on: callers are told that it is unavailable. Those that live go on.
+    /// Starts no more conversations of the tenant: callers get "unavailable". Running ones continue.
     pub fn close_tenant(&self, tenant: &TenantId) {
         self.closed.insert(tenant.clone());
         self.dormant.retain(|key, _| key.0.tenant() != tenant);
     }
 
-    /// Starts conversations of the tenant again.
+    /// Allows conversations of the tenant to start again.
     pub fn reopen_tenant(&self, tenant: &TenantId) {
         self.closed.remove(tenant);
     }
 
-    /// Ends the conversations of a closed tenant, each after what it has been told already. Returns how many still live when
-    /// `time` is over.
+    /// Stops the conversations of a closed tenant, each after the messages it has already received. Returns how many
+    /// are still alive after `time`.
     pub async fn stop_tenant(&self, tenant: &TenantId, time: Duration) -> usize {
         let of_tenant = |live: &DashMap<Key, ConversationRef>| {
             let entries = live.iter().filter(|entry| entry.key().0.tenant() == tenant);
@@ -232,7 +234,7 @@ impl Directory {
         };
         let deadline = Instant::now() + time;
         for conversation in of_tenant(&self.live) {
-            // Answered behind what was sent before: the end of its open turns is stored by then, or cannot be.
+            // Answered after all earlier messages: by then the end of its open turns is stored, or cannot be.
             let turn = TurnId::new(uuid::Uuid::nil());
             let make = |reply| conversation::Msg::Position { turn, reply };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -248,8 +250,8 @@ impl Directory {
             .count()
     }
 
-    /// Whether a copy lives, or sleeps until a known time, or until its tenant is not left out any more.
-    /// One that does not know all of the `stored` records sleeps no longer.
+    /// Whether the conversation is running, or dormant until a known time or until its tenant is no longer left out. A
+    /// dormant one that has not seen all of the `stored` records does not count.
     pub fn is_cared_for(&self, key: &Key, now: Timestamp, standing: Standing, stored: Seq) -> bool {
         let sleeps = |dormant: &Dormant| {
             let is_due = dormant.wake_at.is_some_and(|wake_at| wake_at <= now);
@@ -258,23 +260,24 @@ impl Directory {
         self.live.contains_key(key) || self.dormant.get(key).is_some_and(|dormant| sleeps(&dormant))
     }
 
-    /// Tells a copy that lives how far the store's records go, so that it finds out if it has missed any.
+    /// Tells a running conversation the last stored sequence number, so that it notices records it has missed.
     pub fn tell_stored(&self, key: &Key, stored: Seq) {
         if let Some(conversation) = self.live.get(key) {
-            // One that is ending is followed by one that reads the log.
+            // Ignored: the successor of an actor that is ending reads the log.
             let _ = conversation.cast(conversation::Msg::Stored(stored));
         }
     }
 
-    /// Ends every conversation in an orderly way, for another process to go on at once. Nothing is begun from here on. Calls to
-    /// external systems that are under way may end until `calls`; answers when all conversations have ended, or at `end`.
+    /// Stops every conversation cleanly, so that another process can continue at once. No new work starts from here on.
+    /// Calls to external systems that are running may finish until `calls`. Returns when all conversations have ended,
+    /// or at `end`.
     pub async fn hand_over(&self, calls: Instant, end: Instant) {
         let Some(shared) = self.shared.upgrade() else { return };
         shared.handing_over.store(true, Ordering::Release);
         let all_ended = async {
             let mut told = HashSet::new();
             loop {
-                // Looked at again each time: one may have been spawned just before.
+                // Repeated: a conversation may have been spawned just before.
                 for entry in self.live.iter() {
                     if told.insert(entry.value().get_id()) {
                         let _ = entry.value().cast(conversation::Msg::HandOver(calls));
@@ -289,17 +292,18 @@ impl Directory {
         if tokio::time::timeout_at(end, all_ended).await.is_err() {
             tracing::warn!(
                 conversations = self.live.len(),
-                "conversations were not handed over in time; they are recovered as after a crash"
+                "hand-over timed out; the remaining conversations will be recovered as after a crash"
             );
         }
     }
 
-    /// Number of conversations that live.
+    /// Returns the number of running conversations.
     pub fn alive(&self) -> usize {
         self.live.len()
     }
 
-    /// Ends every conversation; what is open is left to the next process. Answers when all have ended or `time` is over.
+    /// Stops every conversation and leaves open turns to the next process. Returns when all have ended or `time` is
+    /// over.
     pub async fn stop(&self, time: Duration) {
         let _ = self
             .actor
@@ -308,18 +312,18 @@ impl Directory {
         let _ = self.actor.stop_and_wait(Some("shutting down".into()), Some(time)).await;
     }
 
-    /// Ends everything where it stands, as a crash does; the directory's task ends a little later.
+    /// Kills everything at once, as a crash does; the directory's task ends a little later.
     #[cfg(feature = "fakes")]
     pub fn kill(&self) {
         self.actor.kill();
     }
 
     pub(crate) fn cast(&self, msg: Msg) {
-        // The directory ends last of all; a message behind its end has no reader any more.
+        // Ignored: the directory ends last, so nobody would read the message.
         let _ = self.actor.cast(msg);
     }
 
-    /// One call. None: nobody could be reached.
+    /// Makes one call. `None`: no actor could be reached.
     async fn call<T: Send + 'static>(
         &self,
         scope: &TenantScope,
@@ -339,7 +343,7 @@ impl Directory {
         };
         match conversation.call(make, Some(self.timeout)).await {
             Ok(CallResult::Success(reply)) => Some(reply),
-            // What it was asked may be stored or not: saying so is all that is left.
+            // It may or may not have been stored.
             Ok(CallResult::Timeout) => Some(Err(Refusal::Unavailable)),
             Ok(CallResult::SenderError) | Err(_) => None,
         }
@@ -354,20 +358,20 @@ impl Directory {
     }
 }
 
-/// The actor; see the module.
+/// Actor of the directory; see the module documentation.
 pub struct Conversations {
     shared: Arc<Shared>,
     live: Arc<DashMap<Key, ConversationRef>>,
     dormant: Arc<DashMap<Key, Dormant>>,
-    /// Tenants of which no conversation is started.
+    /// Tenants whose conversations must not start.
     closed: Arc<DashSet<TenantId>>,
 }
 
-/// All that changes besides the map.
+/// Mutable state besides the map.
 #[derive(Default)]
 pub struct State {
     keys: HashMap<ActorId, Key>,
-    /// Copies that are ending, and who waits for their successors.
+    /// Conversations whose actor is ending, and the callers waiting for the successors.
     ending: HashMap<Key, Vec<RpcReplyPort<ConversationRef>>>,
     deaths: HashMap<Key, Deaths>,
 }
@@ -378,7 +382,7 @@ struct Deaths {
 }
 
 impl Conversations {
-    /// Starts the directory. The handle of its task ends when it does.
+    /// Starts the directory. The returned task ends when the directory does.
     pub async fn start(shared: Arc<Shared>) -> Result<(Directory, tokio::task::JoinHandle<()>), ractor::SpawnErr> {
         let live = Arc::new(DashMap::new());
         let dormant = Arc::new(DashMap::new());
@@ -412,7 +416,7 @@ impl Conversations {
         reply: RpcReplyPort<ConversationRef>,
     ) -> Result<(), ActorProcessingErr> {
         if self.closed.contains(key.0.tenant()) || self.is_handing_over() {
-            // Dropped: whoever asks is told that nobody could be reached.
+            // Dropping `reply` tells the caller that nothing could be reached.
             return Ok(());
         }
         if let Some(waiting) = state.ending.get_mut(&key) {
@@ -422,7 +426,7 @@ impl Conversations {
         let known = self.live.get(&key).map(|entry| entry.clone());
         let conversation = match known {
             Some(dying) if dying.get_status() > ActorStatus::Running => {
-                // The news of its end is on its way here, and brings the successor.
+                // Its supervision event is on the way and will start the successor.
                 state.ending.entry(key).or_default().push(reply);
                 return Ok(());
             }
@@ -466,11 +470,11 @@ impl Conversations {
         }
         state.ending.insert(key, Vec::new());
         counter!("copilotd_passivations_total").increment(1);
-        // It answers everything that is still in its mailbox with "gone": those callers come here next and wait.
+        // It answers everything still in its mailbox with `Gone`: those callers come here next and wait.
         conversation.stop(Some("idle".into()));
     }
 
-    /// A copy has ended. Whoever waited gets its successor.
+    /// Handles the end of an actor; waiting callers get its successor.
     async fn ended(
         &self,
         me: &ActorRef<Msg>,
@@ -501,7 +505,7 @@ impl Conversations {
         Ok(())
     }
 
-    /// What died with open turns goes on by itself, after a jittered pause, a bounded number of times.
+    /// Restarts a conversation that died with open turns, after a jittered pause and a bounded number of times.
     fn restart_later(&self, me: &ActorRef<Msg>, state: &mut State, key: Key) {
         let now = Instant::now();
         let deaths = match state.deaths.entry(key.clone()) {
@@ -574,9 +578,12 @@ impl Actor for Conversations {
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
                 counter!("copilotd_actor_deaths_total", "actor" => "conversation").increment(1);
+                let key = state.keys.get(&who.get_id());
                 tracing::warn!(
+                    tenant = key.map(|key| tracing::field::display(key.0.tenant())),
+                    conversation = key.map(|key| tracing::field::display(key.1)),
                     error = cause(&error),
-                    "a conversation died and will be folded from its log"
+                    "conversation actor died; it will be restarted from its log"
                 );
                 self.ended(&me, state, who.get_id(), true).await?;
             }

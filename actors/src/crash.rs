@@ -1,6 +1,6 @@
-//! Points at which crash tests stop the real binary. Without the feature `crash-points` nothing of this exists.
+//! Points at which crash tests stop the real binary. Compiled to nothing without the feature `crash-points`.
 
-/// Dies here if the environment says so.
+/// Aborts the process here if the environment says so.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &str) {
     enabled::point(name);
@@ -18,9 +18,9 @@ mod enabled {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// `NAME` or `NAME#N`: die at the N-th time that point is reached (the first without `#N`).
+    /// `NAME` or `NAME#N`: abort when the point is reached for the N-th time (the first time without `#N`).
     const VARIABLE: &str = "COPILOTD_CRASH_AT";
-    /// A file that gets the name of every point that is reached, so that a test can tell which ones it has to try.
+    /// File to which the name of every point reached is appended, so that a test knows which ones to try.
     const TRACE: &str = "COPILOTD_CRASH_TRACE";
 
     struct Plan {
@@ -30,7 +30,7 @@ mod enabled {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "only in builds for crash tests, which steer it from outside"
+        reason = "only in builds for crash tests, which control it through the environment"
     )]
     fn plan() -> Option<&'static Plan> {
         static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
@@ -47,7 +47,7 @@ mod enabled {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "only in builds for crash tests, which steer it from outside"
+        reason = "only in builds for crash tests, which control it through the environment"
     )]
     fn note(name: &str) {
         static FILE: OnceLock<Option<String>> = OnceLock::new();
@@ -62,7 +62,7 @@ mod enabled {
         note(name);
         let Some(plan) = plan() else { return };
         if plan.name == name && plan.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // No destructor runs and nothing is flushed, as with `kill -9`.
+            // No destructors run and nothing is flushed, as with `kill -9`.
             std::process::abort();
         }
     }

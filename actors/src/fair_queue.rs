@@ -1,18 +1,18 @@
-//! A queue that several owners share fairly by the cost of their items: start-time fair queueing. Pure.
+//! A queue that owners share fairly by the cost of their items: start-time fair queueing. Pure.
 //!
-//! The compute pool's jobs and the places of schema checks wait in one of these each. Invariants: of two owners that always wait,
-//! neither gets ahead of the other by more than the largest items of both; what waits is bounded by owner and in sum; what was removed
-//! is never served, and is not in the way of anything.
+//! Used by the compute pool for its jobs and by schema checks for their permits. Invariants: of two owners that always
+//! have items waiting, neither gets ahead of the other by more than the largest items of both; the length is bounded,
+//! per owner and in total; a removed item is never served and delays nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Lanes without items that are remembered, so that an owner which always has one item under way is charged for it.
+/// Empty lanes that are remembered, so that an owner which always has one item in progress is charged for it.
 const MAX_IDLE_LANES: usize = 1024;
-/// Added to every cost: taking an item is not free.
+/// Added to every cost, because taking an item is not free.
 pub const BASE_COST: u64 = 4 * 1024;
 
-/// How much may wait.
+/// Length limits of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Items of one owner.
@@ -21,15 +21,16 @@ pub struct Bounds {
     pub all: usize,
 }
 
-/// Too many items wait, of this owner or in all.
+/// The queue is full, for this owner or in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueFull;
 
-/// Names an item that waits.
+/// Identifies a waiting item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-/// Items by owner. Each owner has a virtual time, which its items' costs move on; the owner that is furthest behind is next.
+/// Items by owner. Each owner has a virtual time that its items' costs advance; the owner furthest behind is served
+/// next.
 #[derive(Debug)]
 pub struct FairQueue<K, T> {
     bounds: Bounds,
@@ -44,10 +45,10 @@ pub struct FairQueue<K, T> {
 
 #[derive(Debug)]
 struct Lane<T> {
-    /// Those that go before the owner's others, by their tickets.
+    /// Items that go before the owner's others, by id.
     first: BTreeMap<u64, (u64, T)>,
     items: BTreeMap<u64, (u64, T)>,
-    /// Where its next item starts.
+    /// Virtual time at which the owner's next item starts.
     start: u64,
 }
 
@@ -67,7 +68,7 @@ impl<T> Lane<T> {
 }
 
 impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
-    /// Makes a queue within these bounds.
+    /// Creates a queue with these limits.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
@@ -79,12 +80,13 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
         }
     }
 
-    /// Adds an item behind the owner's others.
+    /// Adds an item after the owner's others.
     pub fn push(&mut self, owner: K, cost: u64, item: T) -> Result<Ticket, QueueFull> {
         self.add(owner, cost, item, None)
     }
 
-    /// Adds an item before the owner's others, but behind those that came this way too, which may be at most `most`.
+    /// Adds an item before the owner's others but after earlier ones added this way, of which there may be at most
+    /// `most`.
     pub fn push_first(&mut self, owner: K, cost: u64, item: T, most: usize) -> Result<Ticket, QueueFull> {
         self.add(owner, cost, item, Some(most))
     }
@@ -103,7 +105,7 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
             return Err(QueueFull);
         }
         if lane.is_empty() {
-            // Who had nothing to do saves nothing up.
+            // An idle owner saves up no time.
             lane.start = lane.start.max(clock);
             self.order.insert((lane.start, owner));
         }
@@ -119,7 +121,7 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
         Ok(Ticket(ticket))
     }
 
-    /// Takes an item out that nobody waits for any more; none if it was taken before.
+    /// Removes an item that is no longer wanted; `None` if it was taken before.
     pub fn remove(&mut self, owner: &K, Ticket(ticket): Ticket) -> Option<T> {
         let lane = self.lanes.get_mut(owner)?;
         let (_, item) = lane.first.remove(&ticket).or_else(|| lane.items.remove(&ticket))?;
@@ -136,7 +138,7 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
         self.pop_of(|_| true).map(|(_, item)| item)
     }
 
-    /// Takes the next item of an owner that may have one now.
+    /// Takes the next item among the owners for which `may` is true.
     pub fn pop_of(&mut self, may: impl Fn(&K) -> bool) -> Option<(K, T)> {
         let (start, owner) = self.order.iter().find(|(_, owner)| may(owner))?.clone();
         self.order.remove(&(start, owner.clone()));
@@ -158,12 +160,12 @@ impl<K: Hash + Ord + Clone, T> FairQueue<K, T> {
         }
     }
 
-    /// Returns how many items wait.
+    /// Returns the number of waiting items.
     pub fn len(&self) -> usize {
         self.waiting
     }
 
-    /// Tells whether nothing waits.
+    /// Returns whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
@@ -210,7 +212,7 @@ mod tests {
             queue.push("a", BASE_COST, "a").unwrap();
             queue.pop();
         }
-        // "b" comes late: it is served next, and then they take turns.
+        // "b" comes late: it is served next, then both alternate.
         for owner in ["a", "a", "b", "b"] {
             queue.push(owner, BASE_COST, owner).unwrap();
         }
@@ -232,7 +234,7 @@ mod tests {
         }
         assert_eq!(queue.len(), BOUNDS.all);
         assert_eq!(queue.push(usize::MAX, 1, ()), Err(QueueFull));
-        // Who leaves makes room.
+        // Removing an item makes room.
         assert_eq!(queue.remove(&2, last), Some(()));
         assert_eq!(queue.remove(&2, last), None);
         assert!(queue.push(usize::MAX, 1, ()).is_ok());
@@ -268,7 +270,8 @@ mod tests {
     }
 
     proptest! {
-        /// Owners that always wait are served alike, whatever their items cost, whoever leaves, and whatever others do.
+        /// Owners that always wait are served equally, whatever their items cost, whoever leaves, and whatever others
+        /// do.
         #[test]
         fn nobody_starves(
             costs in prop::collection::vec((1_u64..64 * BASE_COST, 1_u64..64 * BASE_COST), 1..300),
@@ -300,8 +303,8 @@ mod tests {
             prop_assert_eq!((left, queue.len()), ([0, 0], 0));
         }
 
-        /// Whatever comes, leaves and is taken: the bounds hold, each item that stays is served once, in its owner's order, and only
-        /// when its owner may.
+        /// For any sequence of pushes, removals and pops: the limits hold, and each item that stays is served once, in
+        /// its owner's order, and only when its owner may be served.
         #[test]
         fn nothing_is_lost(
             steps in prop::collection::vec((0_usize..4, 0_usize..6, 1_u64..1_000_000), 1..400),

@@ -1,5 +1,5 @@
 //! The application core of copilotd: the pure conversation domain, the ports to the outside world, and the actors
-//! that stand between them. No web framework, database driver or provider client is known here.
+//! between them. Nothing here knows a web framework, database driver or provider client.
 
 pub mod admission;
 pub mod agent;

@@ -1,7 +1,7 @@
-//! Running answers and watched conversations, in memory: what SSE writers read when they have caught up with the log.
+//! Running answers and watched conversations, in memory: what SSE writers read once they have caught up with the log.
 //!
-//! Tokens touch neither a mailbox nor the database: the agent appends to a [`LiveMessage`], each writer keeps an offset of
-//! its own, and a [`Tail`] has one wake-up for all of them. Nothing here awaits while it holds a lock.
+//! Tokens touch neither a mailbox nor the database: the agent appends to a [`LiveMessage`], each writer keeps its own
+//! offset, and a [`Tail`] wakes all of them with one signal. Nothing here awaits while it holds a lock.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,17 +13,17 @@ use crate::domain::command::Step;
 use crate::domain::ids::{ConversationId, MessageId, Seq, TenantId};
 use crate::domain::stream::Encoded;
 
-/// Most records a tail keeps for writers that are a little behind; others read the log.
+/// Maximum records that a tail keeps for writers slightly behind; others read the log.
 const RING_RECORDS: usize = 128;
-/// Most bytes of encoded events a tail keeps.
+/// Maximum bytes of encoded events that a tail keeps.
 const RING_BYTES: usize = 256 * 1024;
 
 /// An answer while it is being written.
 #[derive(Debug)]
 pub struct LiveMessage {
-    /// The model step that writes it.
+    /// The step that writes it.
     pub at: Step,
-    /// Its id.
+    /// Message id.
     pub message_id: MessageId,
     text: Mutex<Text>,
     wake: watch::Sender<()>,
@@ -32,13 +32,13 @@ pub struct LiveMessage {
 #[derive(Debug, Default)]
 struct Text {
     released: String,
-    /// Whether readers may see it: its opening records are committed, and it needs no validation first.
+    /// Whether readers may see it: its opening records are committed, and it does not need validation first.
     visible: bool,
     sealed: bool,
 }
 
 impl LiveMessage {
-    /// Opens an answer that nobody sees yet.
+    /// Opens an answer that is not visible yet.
     pub fn new(at: Step, tail: &Tail) -> Arc<Self> {
         Arc::new(Self {
             at,
@@ -48,7 +48,7 @@ impl LiveMessage {
         })
     }
 
-    /// Appends released text. Answers false once the message is sealed: nothing more will be seen.
+    /// Appends released text. Returns false once the message is sealed: readers will see no more of it.
     pub fn push(&self, piece: &str) -> bool {
         let mut text = lock(&self.text);
         if text.sealed {
@@ -61,7 +61,7 @@ impl LiveMessage {
         true
     }
 
-    /// Lets readers see the text.
+    /// Makes the text visible to readers.
     pub fn show(&self) {
         lock(&self.text).visible = true;
         self.wake.send_replace(());
@@ -78,13 +78,13 @@ impl LiveMessage {
         }
     }
 
-    /// Bytes of visible text.
+    /// Returns the length of the visible text in bytes.
     pub fn visible_len(&self) -> usize {
         let text = lock(&self.text);
         if text.visible { text.released.len() } else { 0 }
     }
 
-    /// Returns the visible text from `offset` on; none if `offset` is beyond it or inside a character.
+    /// Returns the visible text from `offset` on; `None` if `offset` is beyond the end or inside a character.
     pub fn visible_from(&self, offset: usize) -> Option<String> {
         let text = lock(&self.text);
         let visible = if text.visible { text.released.as_str() } else { "" };
@@ -105,30 +105,30 @@ type Tails = DashMap<(TenantId, ConversationId), Weak<Tail>>;
 
 #[derive(Debug, Default)]
 struct TailState {
-    /// Last committed record that was published here; 0 if none was.
+    /// Last committed record that was published here; 0 if none.
     last_seq: Seq,
     ring: VecDeque<Arc<Encoded>>,
     ring_bytes: usize,
     live: Option<Arc<LiveMessage>>,
 }
 
-/// What a writer at a certain record has to do next.
+/// What a writer has to do next.
 #[derive(Debug)]
 pub enum Next {
     /// Send these.
     Records(Vec<Arc<Encoded>>),
-    /// Read the log: the ring does not reach back so far.
+    /// Read the log: the ring does not reach back far enough.
     Gap,
-    /// Nothing is committed behind it; the answer being written is this.
+    /// Nothing more is committed; this is the answer being written, if any.
     UpToDate(Option<Arc<LiveMessage>>),
 }
 
 impl Tail {
-    /// Publishes committed records and the answer that is open after them, in one step.
+    /// Publishes committed records and the answer that is open after them, atomically.
     pub fn publish(&self, records: Vec<Encoded>, live: Option<&Arc<LiveMessage>>) {
         let mut state = lock(&self.state);
         if records.first().is_some_and(|first| first.seq != state.last_seq + 1) {
-            // Something was committed that was not published here, because its writer died in between.
+            // Records were committed but not published here, because their writer died in between.
             state.ring.clear();
             state.ring_bytes = 0;
         }
@@ -147,8 +147,8 @@ impl Tail {
         self.wake.send_replace(());
     }
 
-    /// Says that the log has been folded up to `seq` by a new copy of the conversation: what its predecessor committed and
-    /// did not publish is read from the log, and the answer that it was writing is written no further.
+    /// Notes that a new actor has replayed the log up to `seq`: what its predecessor committed without publishing is
+    /// read from the log, and its open answer is abandoned.
     pub fn folded(&self, seq: Seq) {
         let mut state = lock(&self.state);
         if state.last_seq < seq {
@@ -161,7 +161,7 @@ impl Tail {
         self.wake.send_replace(());
     }
 
-    /// Tells a writer that has sent everything up to `seq` what comes next.
+    /// Returns what a writer that has sent everything up to `seq` has to do next.
     pub fn after(&self, seq: Seq) -> Next {
         let state = lock(&self.state);
         if state.last_seq > seq {
@@ -171,11 +171,11 @@ impl Tail {
             }
             return Next::Records(state.ring.iter().filter(|encoded| encoded.seq > seq).cloned().collect());
         }
-        // A writer that read further in the log than was published waits: the open answer may be closed already.
+        // A writer that has read further in the log than was published waits: the open answer may be closed already.
         Next::UpToDate(state.live.clone().filter(|_| state.last_seq == seq))
     }
 
-    /// Returns a receiver that wakes at every change. Subscribe before looking.
+    /// Returns a receiver that wakes at every change. Subscribe before reading the state.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.wake.subscribe()
     }
@@ -194,7 +194,7 @@ impl Drop for Tail {
 pub struct Hub(Arc<Tails>);
 
 impl Hub {
-    /// Returns the conversation's tail, a new one if nobody holds it.
+    /// Returns the conversation's tail; creates it if nobody holds one.
     pub fn tail(&self, tenant: &TenantId, conversation: ConversationId) -> Arc<Tail> {
         let key = (tenant.clone(), conversation);
         let mut slot = self.0.entry(key.clone()).or_default();
@@ -218,7 +218,7 @@ impl Hub {
             .and_then(|slot| slot.upgrade())
     }
 
-    /// Number of tails.
+    /// Returns the number of tails.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -230,6 +230,7 @@ impl Hub {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks, and the data is consistent after every statement.
+    // Cannot be poisoned: nothing panics while holding one of these locks, and the data is consistent after every
+    // statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! `Reconciler`: finds turns that are open in storage but alive nowhere, and erased conversations that still have
+//! `Reconciler`: finds turns that are open in the store but run nowhere, and erased conversations that still have
 //! something to delete. Takes no input, is idempotent, and wakes on a timer.
 
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::crash;
 use crate::ports::{LogError, Pending, Standing};
 use crate::shared::Shared;
 
-/// Conversations that are looked at in one page.
+/// Conversations read per page.
 const PAGE: usize = 256;
 
-/// The actor; see the module.
+/// Actor that reconciles the store with the running conversations; see the module documentation.
 pub struct Reconciler {
-    /// Shared parts.
+    /// Ports and limits of the process.
     pub shared: Arc<Shared>,
-    /// The way to conversations.
+    /// Access to conversations.
     pub directory: Directory,
 }
 
-/// Look now.
+/// Starts a scan of the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Look;
 
@@ -35,9 +35,9 @@ impl Reconciler {
             for pending in &page {
                 match pending.tombstone {
                     Some(tombstone) => {
-                        // One that cannot be cleaned now must not keep the others waiting.
+                        // One that cannot be cleaned up now must not hold up the others.
                         if let Err(error) = self.clean(pending, tombstone).await {
-                            tracing::warn!(%error, conversation = %pending.conversation, "an erased conversation is not clean yet");
+                            tracing::warn!(%error, conversation = %pending.conversation, "could not delete an erased conversation's data; retrying with the next scan");
                         }
                     }
                     None => self.wake(pending).await,
@@ -55,14 +55,14 @@ impl Reconciler {
         let key = (pending.scope.clone(), pending.conversation);
         let standing = self.shared.ports.policies.standing(&pending.scope);
         if standing == Standing::Suspended {
-            // Also one that sleeps until an approval is due, or that was not reached when the tenant was suspended.
+            // Even if it is dormant until an approval is due, or was not reached when the tenant was suspended.
             self.directory.end_suspended(&pending.scope, pending.conversation).await;
         } else if self.directory.is_cared_for(&key, now, standing, pending.last_seq) {
             self.directory.tell_stored(&key, pending.last_seq);
         } else {
-            // Of a tenant that is left out too: its approvals run out, and nothing else is done for it.
+            // Even if its tenant is left out: its approvals must expire, and nothing else happens.
             counter!("copilotd_reconciled_total", "what" => "open_turn").increment(1);
-            // It folds its log in its own task and takes up what is open.
+            // Replays its log in its own task and resumes open turns.
             self.directory.wake(&pending.scope, pending.conversation).await;
         }
     }
@@ -86,7 +86,7 @@ impl Reconciler {
             tenant = %pending.scope.tenant(),
             conversation = %pending.conversation,
             stores = stores.join(", "),
-            "erased what a deleted conversation had"
+            "deleted the data of an erased conversation"
         );
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Actor for Reconciler {
 
     async fn handle(&self, me: ActorRef<Look>, _: Look, (): &mut ()) -> Result<(), ActorProcessingErr> {
         if let Err(error) = self.look().await {
-            tracing::warn!(%error, "the reconciler could not look through the store; it will try again");
+            tracing::warn!(%error, "scan for open turns failed; retrying");
         }
         me.send_after(self.shared.bounds.reconcile, || Look);
         Ok(())

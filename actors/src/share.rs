@@ -1,11 +1,11 @@
-//! Each tenant's share of the threads that serve, so that one tenant's flood does not become everybody's latency.
+//! Fair shares of the serving threads, so that one tenant's flood does not become everybody's latency.
 //!
-//! What a tenant's work takes on these threads is measured poll by poll ([`metered`]) and adds to the tenant's debt, which drains at
-//! a fixed rate. A new request of a tenant that owes more than [`BURST`] waits at the door ([`Shares::enter`]) until it does not,
-//! in order of arrival. This holds only while another tenant is active too: alone, a tenant may use the whole machine. Work that
-//! was accepted is never delayed here: only the next request is.
+//! The time that a tenant's work takes on these threads is measured poll by poll ([`metered`]) and added to the
+//! tenant's debt, which drains at a fixed rate. A new request of a tenant that owes more than [`BURST`] waits in
+//! [`Shares::enter`] until the debt has drained, in order of arrival. This applies only while another tenant is active
+//! too: alone, a tenant may use the whole machine. Accepted work is never delayed here, only the next request.
 //!
-//! Invariant: who waits, waits at most [`LONGEST_WAIT`], and at most [`MAX_WAITING`] requests of one tenant wait.
+//! Invariant: a request waits at most [`LONGEST_WAIT`], and at most [`MAX_WAITING`] requests of one tenant wait.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -21,56 +21,56 @@ use tokio::time::Instant;
 
 use crate::domain::ids::TenantId;
 
-/// What a tenant may use at once before it waits: the requests of a page that is being opened do not.
+/// Debt that a tenant may have before its requests wait: enough for the requests of a page being opened.
 pub const BURST: Duration = Duration::from_millis(20);
-/// Debt does not grow beyond this, so that a tenant which was alone is not held for long when another one comes.
+/// Upper bound of the debt, so that a tenant that was alone does not wait long when another one becomes active.
 const MOST_DEBT: Duration = Duration::from_millis(250);
-/// Share of one processor's time at which debt drains, for each thread that serves. With what is not measured, such as the work of
-/// connections, a flood then leaves about half of the threads' time to others.
+/// Share of one processor's time at which debt drains, per serving thread. Together with the work that is not measured,
+/// such as that of connections, a flood then leaves about half of the threads' time to others.
 const DRAIN: f64 = 0.4;
-/// What a connection and its requests cost beside the polls that are measured, about.
+/// Approximate cost of a connection and its requests besides the measured polls.
 pub const UNMEASURED: Duration = Duration::from_micros(150);
-/// Charged when a request enters and given back when it is answered, so that those who wait do not all enter at once.
+/// Charged when a request enters and returned when it is answered, so that waiting requests do not all enter at once.
 const ADVANCE: Duration = Duration::from_millis(1);
-/// A tenant that was seen this long ago counts as active.
+/// A tenant counts as active for this long after a request.
 const ACTIVE: Duration = Duration::from_secs(2);
-/// Longest wait at the door.
+/// Longest wait for entry.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Requests of one tenant that may wait at the door.
+/// Requests of one tenant that may wait for entry.
 pub const MAX_WAITING: usize = 1024;
-/// Tenants that are remembered before those without debt are forgotten.
+/// Tenants remembered before those without debt are forgotten.
 const MAX_IDLE: usize = 1024;
 
-/// A request was not let in: too many wait, or it waited too long.
+/// A request was refused: too many are waiting, or it waited too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this tenant sends more than its share of this server can answer")]
+#[error("this tenant sends more requests than its share of this server can handle")]
 pub struct Crowded;
 
 /// The shares of all tenants.
 #[derive(Debug)]
 pub struct Shares {
     tenants: DashMap<TenantId, Arc<Share>>,
-    /// Of all requests without a credential together.
+    /// Shared by all requests without a credential.
     strangers: Arc<Share>,
     active: Mutex<Active>,
-    /// Debt that drains in a second.
+    /// Seconds of debt that drain per second.
     drain: f64,
 }
 
-/// The two tenants that were seen last, and when.
+/// The two tenants seen last, and when.
 #[derive(Debug, Default)]
 struct Active {
     last: Option<(TenantId, Instant)>,
     other: Option<(TenantId, Instant)>,
 }
 
-/// What one tenant owes.
+/// One tenant's share and debt.
 #[derive(Debug)]
 pub struct Share {
     debt: Mutex<Debt>,
     drain: f64,
     waiting: AtomicUsize,
-    /// Held by the one who is next.
+    /// Held by the request that is next.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -87,7 +87,7 @@ impl Default for Shares {
 }
 
 impl Shares {
-    /// Shares of so many threads.
+    /// Creates the shares of a process with this many serving threads.
     #[expect(clippy::cast_precision_loss, reason = "a machine has few processors")]
     pub fn new(threads: usize) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Shares {
             return Arc::clone(&share);
         }
         if self.tenants.len() >= MAX_IDLE {
-            // Who holds a share goes on with it; it is only not found any more.
+            // Holders of a share continue with it; it just cannot be found any more.
             let now = Instant::now();
             self.tenants
                 .retain(|_, share| Arc::strong_count(share) > 1 || share.owed(now) > 0.0);
@@ -116,20 +116,21 @@ impl Shares {
         Arc::clone(&share)
     }
 
-    /// Lets a request of `tenant` in, at once or in its turn.
+    /// Admits a request of `tenant`, at once or in its turn.
     pub async fn enter(&self, tenant: &TenantId) -> Result<Passage, Crowded> {
         let alone = !self.notes_another(tenant, Instant::now());
         Self::pass(self.of(tenant), alone).await
     }
 
-    /// Lets a request without a credential in, at once or in its turn: all of them have one share while a tenant is active.
+    /// Admits a request without a credential, at once or in its turn: while a tenant is active, all of these have one
+    /// share.
     pub async fn enter_stranger(&self) -> Result<Passage, Crowded> {
         let alone = !self.is_another_active(None, Instant::now());
         Self::pass(Arc::clone(&self.strangers), alone).await
     }
 
-    /// Waits, `most` long, while the tenant owes and another one is active: before the next part of an answer that takes long. What
-    /// comes meanwhile goes out together with it.
+    /// Waits, at most `most`, while the tenant owes and another one is active: between the parts of a long answer. What
+    /// arrives meanwhile is sent together with the next part.
     pub async fn pause(&self, tenant: &TenantId, share: &Share, most: Duration) {
         let now = Instant::now();
         if let Err(wait) = share.has_room(now)
@@ -162,14 +163,14 @@ impl Shares {
         }
     }
 
-    /// Tells whether a tenant, or another one than this, sends requests.
+    /// Returns whether any tenant other than `tenant` is active.
     fn is_another_active(&self, tenant: Option<&TenantId>, now: Instant) -> bool {
         let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = [&active.last, &active.other].into_iter().flatten();
         seen.any(|(name, at)| Some(name) != tenant && now.duration_since(*at) < ACTIVE)
     }
 
-    /// Notes that `tenant` is active; tells whether another one is.
+    /// Records that `tenant` is active; returns whether another one is.
     fn notes_another(&self, tenant: &TenantId, now: Instant) -> bool {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut active.last {
@@ -199,13 +200,13 @@ impl Share {
         }
     }
 
-    /// Adds what was used.
+    /// Adds used time to the debt.
     pub fn charge(&self, used: Duration) {
         let mut debt = self.drained(Instant::now());
         debt.seconds = (debt.seconds + used.as_secs_f64()).min(MOST_DEBT.as_secs_f64());
     }
 
-    /// Returns what is owed now.
+    /// Returns the current debt.
     pub fn owed_now(&self) -> Duration {
         Duration::from_secs_f64(self.owed(Instant::now()))
     }
@@ -227,7 +228,7 @@ impl Share {
         debt
     }
 
-    /// Tells whether another request may enter, or after what time one could.
+    /// Returns `Ok` if another request may enter, else the time until one may.
     fn has_room(&self, now: Instant) -> Result<(), Duration> {
         let above = self.owed(now) - BURST.as_secs_f64();
         if above <= 0.0 {
@@ -236,17 +237,17 @@ impl Share {
         Err(Duration::from_secs_f64(above / self.drain))
     }
 
-    /// Waits for its turn and for room.
+    /// Waits until it is next and the debt has drained.
     async fn next(&self) {
         let _turn = self.turn.lock().await;
         while let Err(wait) = self.has_room(Instant::now()) {
-            // Timers are no finer; and what is owed may have grown by then.
+            // Timers are no finer than this, and the debt may have grown by then.
             tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
         }
     }
 }
 
-/// Counts one who waits until it is dropped.
+/// Counts a waiting request until dropped.
 struct Waiting<'a>(&'a Share);
 
 impl<'a> Waiting<'a> {
@@ -263,7 +264,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A request that was let in.
+/// A request that was admitted.
 #[derive(Debug)]
 pub struct Passage(Arc<Share>);
 
@@ -289,12 +290,13 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Share>>> = const { RefCell::new(None) };
 }
 
-/// Returns the share that the present poll is charged to, for work that goes on on another thread and is to be charged too.
+/// Returns the share that the current poll is charged to, so that work continued on another thread can be charged to it
+/// as well.
 pub fn current() -> Option<Arc<Share>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// Runs `future` and charges the time of each of its polls to `share`.
+/// Runs `future` and charges the time of each poll to `share`.
 pub async fn metered<F: Future>(share: Arc<Share>, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -308,8 +310,8 @@ pub async fn metered<F: Future>(share: Arc<Share>, future: F) -> F::Output {
     .await
 }
 
-/// The items of a stream: each poll for them is charged to the tenant's share, and while the tenant owes and another one is active, the
-/// next item waits, `most` long.
+/// Paces a stream: each poll is charged to the tenant's share, and while the tenant owes and another one is active, the
+/// next item is delayed by at most `most`.
 pub fn paced<S>(shares: Arc<Shares>, tenant: TenantId, most: Duration, items: S) -> impl Stream<Item = S::Item> + Send
 where
     S: Stream + Send,
@@ -323,7 +325,7 @@ where
     })
 }
 
-/// Puts back what was current before, also when a poll panics.
+/// Restores the previous current share, even when a poll panics.
 struct Restore(Option<Arc<Share>>);
 
 impl Drop for Restore {
@@ -363,10 +365,10 @@ mod tests {
         for _ in 0..100 {
             let passage = shares.enter(&acme).await.unwrap();
             passage.share().charge(Duration::from_millis(5));
-            // The other one stays active, and is never kept.
+            // The other tenant stays active and never waits.
             shares.enter(&globex).now_or_never().expect("it owes nothing").unwrap();
         }
-        // 515 ms of work at two fifths of a processor, but for the burst.
+        // 515 ms of work at two fifths of a processor, minus the burst.
         let took = begun.elapsed();
         assert!(
             (Duration::from_millis(1_150)..Duration::from_millis(1_350)).contains(&took),
@@ -385,7 +387,7 @@ mod tests {
             async move {
                 let passage = shares.enter(acme).await.unwrap();
                 order.lock().unwrap().push((number, begun.elapsed().as_millis()));
-                // Its work begins after those behind it were asked.
+                // Its work is charged only after the waiting requests were asked for the first time.
                 passage.share().charge(Duration::from_millis(4));
             }
         };
@@ -420,7 +422,7 @@ mod tests {
         })
         .await;
         assert!(current().is_none());
-        // Waiting costs nothing.
+        // Time spent waiting costs nothing.
         let owed = share.owed(Instant::now());
         assert!((0.003..0.004).contains(&owed), "{owed}");
     }

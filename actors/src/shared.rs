@@ -1,4 +1,4 @@
-//! What every actor of one process shares: ports, limits, and the ways to each other.
+//! What all actors of one process share: ports, limits, and references to each other.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -20,36 +20,36 @@ use crate::share::Shares;
 use crate::tenancy::TenantScope;
 use crate::user_turns::UserTurns;
 
-/// Bounds of the actors. All have working defaults.
+/// Limits of the actors. All have usable defaults.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// A conversation without work is let go after so long.
+    /// Idle time after which a conversation is passivated.
     pub idle: Duration,
-    /// Approvals that are due later than this do not keep a conversation in memory.
+    /// Approvals due later than this do not keep a conversation in memory.
     pub far_approval: Duration,
-    /// Working places of one process: turns that run, or wait behind one that does.
+    /// Working permits of one process: turns that run or are queued behind a running one.
     pub node_turns: usize,
-    /// Working places of one tenant; it never takes more than are free, so alone at most half.
+    /// Working permits of one tenant; it never takes more than are free, so alone at most half.
     pub tenant_turns: usize,
-    /// Open turns of one user, those that only wait for a person left out.
+    /// Open turns of one user, except those that only wait for approval.
     pub user_turns: usize,
-    /// Turns of one user with a call that waits for a person.
+    /// Turns of one user with a call that waits for approval.
     pub user_approvals: usize,
-    /// Turns of one tenant with a call that waits for a person.
+    /// Turns of one tenant with a call that waits for approval.
     pub tenant_approvals: usize,
-    /// Conversations without work that are kept in memory; with more, one is let go as soon as it has none.
+    /// Idle conversations kept in memory; above this number one is passivated as soon as it is idle.
     pub idle_conversations: usize,
-    /// Longest wait for an actor's answer; above the log's own deadline of 30 s.
+    /// Timeout of a call to an actor; above the log's own deadline of 30 s.
     pub call: Duration,
-    /// Records after which a snapshot is worth its write.
+    /// Records after which a new snapshot is stored.
     pub snapshot_every: u64,
-    /// Calls under way to one external system of one tenant.
+    /// Concurrent calls to one external system of one tenant.
     pub connector_concurrency: usize,
-    /// Calls that may wait for it.
+    /// Calls that may wait for that system.
     pub connector_queue: usize,
-    /// Calls per minute before the vendor's headers say better.
+    /// Calls per minute until the vendor's headers say otherwise.
     pub connector_per_minute: u32,
-    /// Time between two looks of the reconciler.
+    /// Interval of the reconciler.
     pub reconcile: Duration,
 }
 
@@ -74,23 +74,23 @@ impl Default for Bounds {
     }
 }
 
-/// Handed to every actor at its start; read-only but for the counters.
+/// Given to every actor at its start; read-only except for the counters.
 pub struct Shared {
-    /// The outside world.
+    /// Ports to the outside world.
     pub ports: Ports,
-    /// Bounds.
+    /// Limits of the actors.
     pub bounds: Bounds,
-    /// When this process began: what it finds under way from before is nobody's any more.
+    /// When this process started: work recorded as running before then belongs to no live process.
     pub started_at: Timestamp,
     /// Watched conversations.
     pub hub: Hub,
-    /// Open turns, by tenant and in all.
+    /// Open turns, by tenant and in total.
     pub admission: Admission,
     /// Open turns by user.
     pub user_turns: UserTurns,
-    /// Each tenant's share of the threads that serve.
+    /// Each tenant's share of the serving threads.
     pub shares: Arc<Shares>,
-    /// Whether this process hands its conversations over to another one: none is spawned any more.
+    /// Whether this process is handing its conversations over to another one: none is started any more.
     pub handing_over: AtomicBool,
     /// Wakes those who wait until their tenant is served again.
     pub standing_changed: Notify,
@@ -101,7 +101,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Puts the parts together.
+    /// Creates the shared state of a process.
     pub fn new(ports: Ports, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             started_at: ports.clock.now(),
@@ -120,7 +120,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// Waits while a tenant is left out. Ends at once for one that is served or suspended.
+    /// Waits while a tenant is left out. Returns at once if it is served or suspended.
     pub async fn left_out_no_more(&self, scope: &TenantScope) {
         loop {
             let mut changed = std::pin::pin!(self.standing_changed.notified());
@@ -128,13 +128,14 @@ impl Shared {
             if self.ports.policies.standing(scope) != Standing::LeftOut {
                 return;
             }
-            // Whoever changed it need not have told: then the next look finds out.
+            // Not every change is notified: the timeout finds the others.
             let _ = tokio::time::timeout(self.bounds.reconcile, changed).await;
         }
     }
 }
 
-/// Counts an actor as alive until it is dropped: part of the actor's state, which goes however the actor ends.
+/// Counts an actor in the gauge of running actors until dropped. Part of the actor's state, so it is dropped however
+/// the actor ends.
 #[derive(Debug)]
 pub struct Alive(&'static str);
 
@@ -152,31 +153,32 @@ impl Drop for Alive {
     }
 }
 
-/// Why an actor died, for the log. A panic's message may quote a text; where it happened is logged by the panic itself.
+/// Returns why an actor died, for the log. A panic's message is left out because it may quote user text; the panic hook
+/// logs where it was.
 pub fn cause(error: &ActorProcessingErr) -> String {
     if let Some(error) = error.downcast_ref::<LogError>() {
         error.to_string()
     } else if let Some(error) = error.downcast_ref::<SpawnErr>() {
         error.to_string()
     } else {
-        "a panic, or something that must not happen".to_owned()
+        "panic or internal error; a panic is logged separately with its location".to_owned()
     }
 }
 
-/// Sends a message outside of every span. ractor handles a message inside its sender's span and enters that at every poll;
-/// a handler that streams an answer would do so once per token, and keep the span open as long.
+/// Sends a message outside of every span. ractor handles a message inside its sender's span and enters that at every
+/// poll: a handler that streams an answer would enter it once per token and keep it open as long.
 pub fn outside_spans<T>(send: impl FnOnce() -> T) -> T {
     tracing::dispatcher::with_default(&tracing::Dispatch::none(), send)
 }
 
-/// A random duration up to `most`, so that what failed together does not come back together.
+/// Returns a random duration below `most`, so that things that failed together do not come back together.
 pub fn jitter(most: Duration) -> Duration {
-    // The hasher's keys are random per instance; that is all the randomness a jitter needs.
+    // The hasher's keys are random per instance; a jitter needs no better randomness.
     let share = RandomState::new().hash_one(0_u8) % 1000;
     most * u32::try_from(share).unwrap_or(0) / 1000
 }
 
-/// Time from `now` until `at`; zero if it has passed.
+/// Returns the time from `now` until `at`; zero if it has passed.
 pub fn until(now: jiff::Timestamp, at: jiff::Timestamp) -> Duration {
     at.duration_since(now).try_into().unwrap_or(Duration::ZERO)
 }

@@ -1,9 +1,10 @@
-//! The spans of the turn that a conversation works on, as the trace of its request sees them:
+//! The spans of the turn that a conversation works on, as they appear in the trace of its request:
 //!
-//! request (maybe of an earlier process) → `turn` → `invoke_agent` (one per attempt) → `chat`, `execute_tool`, `append`.
+//! request (maybe of an earlier process) → `turn` → `invoke_agent` (one per attempt) → `chat`, `execute_tool`,
+//! `append`.
 //!
-//! Names and fields follow OpenTelemetry's semantic conventions for generative AI. Nothing a user, a model or a tool said
-//! stands in them.
+//! Names and fields follow OpenTelemetry's semantic conventions for generative AI. They contain nothing that a user, a
+//! model or a tool said.
 
 use tracing::{Span, field};
 
@@ -14,12 +15,12 @@ use crate::domain::turn::Turn;
 use crate::ports::Traces;
 use crate::tenancy::TenantScope;
 
-/// Open spans of one turn. They end when this is dropped.
+/// Open spans of one turn, ended on drop.
 #[derive(Debug)]
 pub struct TurnSpans {
     turn: TurnId,
     whole: Span,
-    /// The present attempt and its span.
+    /// The current attempt and its span.
     agent: Option<(u32, Span)>,
 }
 
@@ -37,7 +38,7 @@ impl TurnSpans {
         }
     }
 
-    /// The span of the agent, opened for each attempt anew.
+    /// Returns the agent's span, a new one for each attempt.
     pub fn agent(&mut self, turn: &Turn, scope: &TenantScope, conversation: ConversationId, policy: &Policy) -> Span {
         match &self.agent {
             Some((attempt, span)) if *attempt == turn.attempt => span.clone(),
@@ -51,17 +52,17 @@ impl TurnSpans {
         }
     }
 
-    /// The span of the whole turn.
+    /// Returns the span of the whole turn.
     pub fn whole(&self) -> &Span {
         &self.whole
     }
 
-    /// The turn they belong to.
+    /// Returns the turn's id.
     pub fn turn(&self) -> TurnId {
         self.turn
     }
 
-    /// Notes how the turn ended, if it ends with `record`.
+    /// Records how the turn ended, if `record` ends it.
     pub fn note(&self, record: &Record) {
         if record.turn != Some(self.turn) {
             return;
@@ -75,7 +76,7 @@ impl TurnSpans {
                 usage
             }
             Event::TurnCancelled { usage } => {
-                // Whoever cancels has got what they wanted: no error status.
+                // Cancelled on request: no error status.
                 agent.record("error.type", "cancelled");
                 usage
             }
@@ -89,7 +90,7 @@ impl TurnSpans {
 
 impl Drop for TurnSpans {
     fn drop(&mut self) {
-        // An exported span ends when it was left last: the work of a turn goes on outside of its spans.
+        // An exported span ends when it was left last, because the work of a turn continues outside of its spans.
         if let Some((_, agent)) = &self.agent {
             agent.in_scope(|| {});
         }
@@ -97,7 +98,7 @@ impl Drop for TurnSpans {
     }
 }
 
-/// The code as it stands in the log.
+/// Returns the code as written in the log.
 fn word(code: &FailureCode) -> String {
     let value = serde_json::to_value(code).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()

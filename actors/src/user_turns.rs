@@ -1,4 +1,4 @@
-//! Open turns of each user, so that one user cannot take the places of its whole tenant.
+//! Open turns of each user, so that one user cannot take all permits of its tenant.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::domain::ids::{TenantId, UserId};
 
 type Key = (TenantId, UserId);
 
-/// Counts open turns of this process by user; turns that only wait for a person are not among them.
+/// Counts open turns of this process by user, without those that only wait for approval.
 #[derive(Debug, Default)]
 pub struct UserTurns(Arc<DashMap<Key, usize>>);
 
-/// One open turn, until it is dropped.
+/// Permit of one open turn; returned on drop.
 #[derive(Debug)]
 pub struct Place {
     key: Key,
@@ -20,17 +20,17 @@ pub struct Place {
 }
 
 impl UserTurns {
-    /// Takes a place if the user has fewer than `most`. Two that ask at once do not get the same place.
+    /// Takes a permit if the user has fewer than `most`. Atomic: concurrent calls never take the same permit.
     pub fn take(&self, tenant: &TenantId, user: &UserId, most: usize) -> Option<Place> {
         self.place(tenant, user, most)
     }
 
-    /// Counts a turn that is open already.
+    /// Counts a turn that is open already, beyond the limit if need be.
     pub fn count(&self, tenant: &TenantId, user: &UserId) -> Option<Place> {
         self.place(tenant, user, usize::MAX)
     }
 
-    /// Returns how many turns of a user are open.
+    /// Returns the number of a user's open turns.
     pub fn open(&self, tenant: &TenantId, user: &UserId) -> usize {
         self.0.get(&(tenant.clone(), user.clone())).map_or(0, |open| *open)
     }
@@ -38,7 +38,7 @@ impl UserTurns {
     fn place(&self, tenant: &TenantId, user: &UserId, most: usize) -> Option<Place> {
         let key = (tenant.clone(), user.clone());
         let mut open = self.0.entry(key.clone()).or_default();
-        // An entry of nothing stays behind only where nothing is allowed.
+        // An entry of zero remains only if `most` is zero.
         if *open >= most {
             return None;
         }
@@ -73,7 +73,7 @@ mod tests {
         assert!(turns.take(&acme, &bob, 3).is_some());
         let globex = "globex".parse::<TenantId>().unwrap();
         assert!(turns.take(&globex, &ada, 3).is_some());
-        // What is open already counts, however many there are.
+        // Turns that are open already always count.
         let more = turns.count(&acme, &ada);
         assert_eq!(turns.open(&acme, &ada), 4);
         drop((taken, more));

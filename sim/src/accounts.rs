@@ -1,7 +1,7 @@
-//! Several customers' accounts at one simulated vendor, told apart by the token of a request.
+//! Several customers' accounts at one simulated vendor, told apart by the request's token.
 //!
-//! Invariant: a request sees and changes the account of its own token and nothing else; an unknown token is refused in the vendor's
-//! own words. Only the control plane, which is the tester's, sees all of them.
+//! Invariant: a request sees and changes only the account of its own token; an unknown token gets the vendor's own
+//! error. Only the control plane, which is the tester's, sees all accounts.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,19 +20,19 @@ use crate::{Running, kept};
 /// One customer of a vendor.
 #[derive(Debug, Clone)]
 pub struct Account {
-    /// Names it in the control plane.
+    /// Name of the account in the control plane.
     pub name: String,
-    /// The only token that opens it.
+    /// The only token that grants access.
     pub token: String,
 }
 
-/// A vendor that can be kept once per account.
+/// A vendor that can have several accounts.
 pub(crate) trait Accountable: Vendor + Serialize + DeserializeOwned {
-    /// Some people and things to try with.
+    /// Returns an account with some people and things to try out.
     fn filled() -> Self;
-    /// Returns the token that a request bears.
+    /// Returns the token of a request.
     fn token(request: &Request) -> Option<String>;
-    /// Refuses a token that nobody has.
+    /// Returns the vendor's error for an unknown token.
     fn unknown_token() -> Reply;
 }
 
@@ -41,14 +41,14 @@ struct Accounts<V> {
     vendors: BTreeMap<String, V>,
 }
 
-/// What is kept. What a file of an earlier form held, one state for everybody, belonged to no single account and is left out.
+/// Stored state. A file of an earlier format held one state for everybody, which belongs to no account and is ignored.
 #[derive(Default, Deserialize)]
 struct Kept<V> {
     #[serde(default = "BTreeMap::new")]
     accounts: BTreeMap<String, V>,
 }
 
-/// Starts a vendor with what `file` holds of each account, or with people and things; from then on the file is kept up to date.
+/// Starts a vendor with the accounts stored in `file`, or with fixtures; from then on the file is kept up to date.
 pub(crate) async fn start<V: Accountable>(
     listen: SocketAddr,
     file: PathBuf,
@@ -72,7 +72,7 @@ impl<V: Accountable> Vendor for Accounts<V> {
     fn handle(&mut self, request: &Request, knobs: &Knobs) -> Reply {
         let name = match V::token(request) {
             Some(token) => self.accounts.iter().find(|account| account.token == token),
-            // Without a token each of them refuses alike.
+            // Without a token every account refuses in the same way.
             None => self.accounts.first(),
         };
         let vendor = name.and_then(|account| self.vendors.get_mut(&account.name));
@@ -116,7 +116,7 @@ impl<V: Accountable> Vendor for Accounts<V> {
     }
 }
 
-/// What the control plane shows of one account.
+/// The control plane's view of one account.
 pub(crate) trait Shown {
     fn state(&self) -> Value;
     fn version(&self) -> u64;
@@ -137,7 +137,7 @@ impl<V: Vendor> Shown for V {
     }
 }
 
-/// Puts the lists of all accounts together; each entry says whose it is.
+/// Merges the lists of all accounts; each entry names its account.
 fn merged<'a>(views: impl Iterator<Item = (&'a String, Value)>) -> Value {
     let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for (name, view) in views {

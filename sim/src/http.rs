@@ -1,4 +1,4 @@
-//! A request and an answer as plain values, so that a simulated vendor needs neither axum nor async.
+//! Requests and replies as plain values, so that a simulated vendor needs neither axum nor async.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -6,11 +6,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A request that was read to its end.
+/// A request that was read completely.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
-    /// Without the query, percent-decoded.
+    /// Path without the query, percent-decoded.
     pub(crate) path: String,
     pub(crate) query: Vec<(String, String)>,
     pub(crate) headers: HeaderMap,
@@ -18,7 +18,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Returns the first query parameter of that name.
+    /// Returns the first query parameter with this name.
     pub(crate) fn param(&self, name: &str) -> Option<&str> {
         self.query
             .iter()
@@ -30,19 +30,19 @@ impl Request {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Returns the address clients reached us by, for links in answers.
+    /// Returns the address by which the client reached us, for links in replies.
     pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.header("host").unwrap_or("127.0.0.1"))
     }
 }
 
-/// What a vendor answers.
+/// A vendor's reply.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Content,
-    /// Whether the request changed the vendor's state: what tests count.
+    /// Whether the request changed the vendor's state; counted by tests.
     pub(crate) effect: bool,
 }
 
@@ -74,7 +74,7 @@ impl Reply {
         self
     }
 
-    /// Says that the request changed something.
+    /// Marks the request as one that changed something.
     pub(crate) fn changed(mut self) -> Self {
         self.effect = true;
         self
@@ -99,7 +99,7 @@ impl Reply {
     }
 }
 
-/// Reads `a=1&b=2` with percent-encoding and `+` for a blank, as forms and queries are written.
+/// Parses `a=1&b=2` with percent-encoding and `+` for a space, as in forms and queries.
 pub(crate) fn form_pairs(text: &str) -> Vec<(String, String)> {
     text.split('&')
         .filter(|pair| !pair.is_empty())
@@ -113,7 +113,7 @@ pub(crate) fn form_pairs(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Replaces `%41` by `A`; what is not valid stays as it stands.
+/// Replaces `%41` with `A`; leaves invalid sequences as they are.
 pub(crate) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,4 +1,4 @@
-//! A simulator's state in a file, so that a vendor outlives the process that plays it.
+//! A simulator's state in a file, so that it survives a restart of the process.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-/// Reads what `file` holds; nothing when there is none yet.
+/// Reads the state from `file`; `None` if the file does not exist yet.
 pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     let text = match fs::read(file) {
         Ok(text) => text,
@@ -17,10 +17,10 @@ pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     Ok(Some(state))
 }
 
-/// Replaces `file`: it is there as a whole or as it was.
+/// Replaces `file` atomically.
 pub(crate) fn write(file: &Path, state: &[u8]) -> io::Result<()> {
     let temporary = file.with_extension("tmp");
-    // One that was left behind may be readable by others.
+    // A temporary file left behind may be readable by others.
     if let Err(error) = fs::remove_file(&temporary)
         && error.kind() != ErrorKind::NotFound
     {

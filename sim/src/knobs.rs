@@ -1,24 +1,24 @@
-//! The knobs of the simulated Zendesk and Slack: slowness, failures, answers that are held back.
+//! The knobs of the simulated Zendesk and Slack: latency, failures, held answers.
 
 use axum::http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Everything that can be turned while the simulator runs.
+/// Everything that can be adjusted while the simulator runs.
 ///
 /// `POST /_sim/knobs` names the ones to change; `null` turns one off.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Knobs {
-    /// Each answer comes that much later.
+    /// Delay of every answer.
     pub(crate) latency_ms: u64,
-    /// Requests that will fail, the first fitting entry first.
+    /// Requests that will fail; the first matching entry applies.
     pub(crate) fail_next: Vec<Fault>,
     /// Requests whose answer waits for `POST /_sim/release`.
     pub(crate) hold: Option<Hold>,
-    /// The vendor's rate limit; beyond it 429 with `Retry-After`.
+    /// Rate limit; requests beyond it get 429 with `Retry-After`.
     pub(crate) rate_limit_per_minute: Option<u64>,
-    /// The only token that is accepted; any other gets the vendor's refusal.
+    /// The only token that is accepted; any other gets the vendor's error.
     pub(crate) require_token: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl Knobs {
     /// Changes the named knobs.
     pub(crate) fn merge(&mut self, changes: &Value) -> Result<(), String> {
         let Value::Object(changes) = changes else {
-            return Err("the knobs must be a JSON object".to_owned());
+            return Err("knobs must be a JSON object".to_owned());
         };
         let mut all = serde_json::to_value(&*self).map_err(|error| error.to_string())?;
         let defaults = serde_json::to_value(Self::default()).map_err(|error| error.to_string())?;
@@ -41,7 +41,7 @@ impl Knobs {
         Ok(())
     }
 
-    /// Returns the fault for this request and uses it up by one.
+    /// Returns the fault for this request, if any, and decrements its count.
     pub(crate) fn take_fault(&mut self, method: &Method, path: &str) -> Option<Fault> {
         let at = self.fail_next.iter().position(|fault| fault.on.matches(method, path))?;
         let fault = self.fail_next[at].clone();
@@ -53,13 +53,13 @@ impl Knobs {
         Some(fault)
     }
 
-    /// Returns the hold if it is for this request.
+    /// Returns the hold if it applies to this request.
     pub(crate) fn hold_for(&self, method: &Method, path: &str) -> Option<Hold> {
         self.hold.clone().filter(|hold| hold.on.matches(method, path))
     }
 }
 
-/// Which requests are meant: all that fit both.
+/// Selects requests that match both fields.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct On {
@@ -76,21 +76,21 @@ impl On {
     }
 }
 
-/// A failure to come.
+/// A failure to be injected.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Fault {
     #[serde(flatten)]
     pub(crate) on: On,
-    /// The HTTP status to answer; without one the connection is cut instead.
+    /// HTTP status to answer; without one the connection is cut instead.
     #[serde(default)]
     pub(crate) status: Option<u16>,
     /// Seconds in `Retry-After`.
     #[serde(default)]
     pub(crate) retry_after: Option<u64>,
-    /// How often.
+    /// Number of requests that fail.
     #[serde(default = "once")]
     pub(crate) times: u64,
-    /// Whether the request is carried out before it fails: the caller cannot know.
+    /// Whether the request is carried out before it fails, which the caller cannot know.
     #[serde(default)]
     pub(crate) apply: bool,
 }
@@ -99,7 +99,7 @@ fn once() -> u64 {
     1
 }
 
-/// Answers that wait for a release.
+/// Requests whose answers wait for a release.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Hold {
     #[serde(flatten)]

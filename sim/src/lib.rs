@@ -1,20 +1,19 @@
 //! The outside world on loopback: an OpenAI-compatible provider, an Anthropic, a Zendesk and a Slack.
 //!
-//! Each simulator is a small HTTP server with its state in memory and a control plane under
-//! `/_sim/`. They exist so that copilotd can be run, demonstrated and tested without any account,
-//! and so that a test can ask "what happened out there?" after copilotd was killed. What they
-//! accept and answer is checked in `tests/` against the vendors' published descriptions.
+//! Each simulator is a small HTTP server with its state in memory and a control plane under `/_sim/`. With them
+//! copilotd can be run, demonstrated and tested without any account, and a test can ask what happened outside after
+//! copilotd was killed. What they accept and answer is checked in `tests/` against the vendors' published descriptions.
 //!
 //! Control plane, on every simulator (JSON):
 //! - `GET /_sim/state`: everything, with counters;
 //! - `GET /_sim/requests`: the last 200 requests with their bodies;
-//! - `GET /_sim/calls` (model providers): the last 20,000 model calls, each with its tokens and how it ended;
-//! - `POST /_sim/reset`: back to how it was at the start, knobs included;
-//! - `POST /_sim/knobs`: changes the knobs that are named in the body, leaves the others;
-//! - `POST /_sim/release`: lets everything go that a `hold` knob holds;
+//! - `GET /_sim/calls` (model providers): the last 20,000 model calls, with their tokens and outcome;
+//! - `POST /_sim/reset`: restores the initial state, knobs included;
+//! - `POST /_sim/knobs`: changes the knobs named in the body, leaves the others;
+//! - `POST /_sim/release`: releases everything that a `hold` knob holds;
 //! - `GET /_sim/changes?after=N` (Zendesk and Slack): a compact view for a page that polls.
 //!
-//! Where a vendor has several accounts, `?account=NAME` shows one of them; without it each entry names its account.
+//! If a vendor has several accounts, `?account=NAME` shows one of them; without it each entry names its account.
 
 mod accounts;
 pub mod anthropic;
@@ -41,7 +40,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Returns where it serves, as `http://127.0.0.1:PORT` without a trailing slash.
+    /// Returns the base URL, `http://127.0.0.1:PORT` without a trailing slash.
     pub fn base_url(&self) -> &str {
         &self.base_url
     }
@@ -50,12 +49,12 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        // A client must see the outage at once, not when its request happens to finish.
+        // Clients must see the outage at once, not when their request happens to finish.
         self.links.cut_all();
     }
 }
 
-/// Returns what the lock guards, also after a panic elsewhere: a simulator goes on serving.
+/// Locks a mutex even if another thread panicked while holding it: a simulator keeps serving.
 fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

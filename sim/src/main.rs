@@ -1,4 +1,4 @@
-//! `copilotd-sim`: the simulators as one program.
+//! `copilotd-sim`: all simulators in one program.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,16 +9,16 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Port of the provider; 0 takes a free one
+    /// Port of the OpenAI-compatible provider; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     openai_port: u16,
-    /// Port of Anthropic; 0 takes a free one
+    /// Port of Anthropic; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     anthropic_port: u16,
-    /// Port of Zendesk; 0 takes a free one
+    /// Port of Zendesk; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     zendesk_port: u16,
-    /// Port of Slack; 0 takes a free one
+    /// Port of Slack; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     slack_port: u16,
     /// Start with some tickets, people and channels
@@ -34,7 +34,7 @@ async fn main() -> std::io::Result<()> {
     let anthropic = copilotd_sim::anthropic::start(on(arguments.anthropic_port)).await?;
     let zendesk = copilotd_sim::zendesk::start(on(arguments.zendesk_port), arguments.fixtures).await?;
     let slack = copilotd_sim::slack::start(on(arguments.slack_port), arguments.fixtures).await?;
-    // The one line a starting script reads; everything is serving by now.
+    // The only line on stdout, for scripts that start this program; all simulators are serving by now.
     println!(
         "{}",
         serde_json::json!({

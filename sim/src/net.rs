@@ -1,8 +1,8 @@
-//! Listening, with connections that can be cut.
+//! A listener whose connections can be cut.
 //!
-//! A simulator must be able to fail as networks do: a request that was carried out, and whose answer
-//! never came. Hyper gives handlers no way to close their connection without an answer, so the
-//! stream below carries a switch, and the handler finds that switch in its `ConnectInfo`.
+//! A simulator must be able to fail as networks do: a request is carried out, but its answer never arrives. Hyper gives
+//! handlers no way to close their connection without an answer, so the stream below has a switch, which the handler
+//! finds in its `ConnectInfo`.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,7 +38,7 @@ pub(crate) async fn serve(listen: SocketAddr, app: Router) -> io::Result<Running
         tokio::select! {
             outcome = axum::serve(acceptor, service) => {
                 if let Err(error) = outcome {
-                    tracing::error!(%error, "the simulator stopped serving");
+                    tracing::error!(%error, "simulator stopped serving");
                 }
             }
             () = stop.cancelled() => {}
@@ -62,7 +62,7 @@ struct SwitchState {
 }
 
 impl Switch {
-    /// Closes the connection; whatever was not yet written is lost.
+    /// Closes the connection; anything not written yet is lost.
     pub(crate) fn cut(&self) {
         self.0.cut.store(true, Ordering::Release);
         self.0.waker.wake();
@@ -79,7 +79,7 @@ impl Connected<IncomingStream<'_, Acceptor>> for Switch {
     }
 }
 
-/// The connections that are open.
+/// The open connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Links(Arc<LinksState>);
 
@@ -118,9 +118,9 @@ impl axum::serve::Listener for Acceptor {
 
     async fn accept(&mut self) -> (Link, SocketAddr) {
         let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-        // Without it a streamed piece waits up to 40 ms for the acknowledgement of the one before.
+        // Otherwise a streamed piece waits up to 40 ms for the acknowledgement of the one before.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
+            tracing::debug!(%error, "could not set TCP_NODELAY; streamed pieces may be delayed");
         }
         (self.links.add(stream), peer)
     }

@@ -1,7 +1,7 @@
 //! Serves a simulated vendor: reads a request, applies the knobs, journals it, answers.
 //!
-//! Invariant: a request that was received is carried to its end even when its client goes away, as
-//! on a real server. That is what makes tests with killed clients mean something.
+//! Invariant: a received request is carried out even if its client goes away, as on a real server. Tests with killed
+//! clients rely on it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -25,34 +25,34 @@ use crate::knobs::{Fault, Knobs};
 use crate::net::{self, Switch};
 use crate::{Running, kept, locked};
 
-/// Older requests than these are forgotten.
+/// Number of journal entries; older requests are forgotten.
 const JOURNAL_LENGTH: usize = 100_000;
-/// Requests of which also the body is kept, when it is not too large.
+/// Number of requests whose body is stored too, if it is not too large.
 const KEPT_BODIES: usize = 200;
 const KEPT_BODY_BYTES: usize = 64 * 1024;
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// A vendor as a plain state machine: one request, one answer.
 pub(crate) trait Vendor: Send + 'static {
-    /// Says how the vendor is called in messages of the control plane.
+    /// Name of the vendor in messages of the control plane.
     const NAME: &'static str;
     fn handle(&mut self, request: &Request, knobs: &Knobs) -> Reply;
-    /// Answers as the vendor does when it fails with this status.
+    /// Returns the vendor's reply for a failure with this status.
     fn failure(status: u16, retry_after: Option<u64>) -> Reply;
-    /// Adds what the vendor says about its rate limit.
+    /// Adds the vendor's rate limit headers.
     fn rate_headers(reply: Reply, path: &str, limit: u64, remaining: u64, reset: u64) -> Reply;
-    /// Everything, for `GET /_sim/state`.
+    /// Returns everything, for `GET /_sim/state`.
     fn state(&self) -> Value;
-    /// Counts changes.
+    /// Returns the number of changes.
     fn version(&self) -> u64;
-    /// The compact view for a page that polls.
+    /// Returns the compact view for a page that polls.
     fn changes(&self) -> Value;
-    /// One of several accounts, by its name.
+    /// Returns one of several accounts by its name.
     fn account(&self, _name: &str) -> Option<&dyn Shown> {
         None
     }
     fn reset(&mut self);
-    /// The whole state, to be kept in a file; empty for a vendor that has none.
+    /// Returns the whole state, to be stored in a file; empty for a vendor without one.
     fn kept(&self) -> serde_json::Result<Vec<u8>> {
         Ok(Vec::new())
     }
@@ -60,10 +60,10 @@ pub(crate) trait Vendor: Send + 'static {
 
 struct Served<V> {
     vendor: Mutex<V>,
-    /// Where the state is kept over a restart, if it is.
+    /// File in which the state survives a restart, if any.
     file: Option<PathBuf>,
     control: Mutex<Control>,
-    /// Counts releases; who is held waits for the next one.
+    /// Number of releases; held requests wait for the next one.
     released: watch::Sender<u64>,
 }
 
@@ -71,9 +71,9 @@ struct Served<V> {
 struct Control {
     knobs: Knobs,
     journal: VecDeque<Entry>,
-    /// The last requests with their bodies, so that a test can hold them against the description.
+    /// The last requests with their bodies, so that a test can check them against the vendor's description.
     bodies: VecDeque<Value>,
-    /// Numbers requests; goes on over a reset, so that those under way do not mark others' entries.
+    /// Number of the last request; not reset, so that requests in progress do not mark others' entries.
     sequence: u64,
     received: u64,
     held: u64,
@@ -90,7 +90,7 @@ struct Entry {
     idempotency_key: Option<String>,
     /// Whether it changed the vendor's state.
     applied: bool,
-    /// The status that was answered; `null` while it is under way or when the connection was cut.
+    /// Status that was answered; `null` while in progress or if the connection was cut.
     status: Option<u16>,
     outcome: &'static str,
     at: String,
@@ -133,7 +133,7 @@ async fn api<V: Vendor>(
         body,
     };
     let query = uri.query().unwrap_or_default().to_owned();
-    // In its own task: the request goes on when the client leaves.
+    // In its own task: the request continues if the client leaves.
     let outcome = tokio::spawn(async move { served.carry_out(request, query).await }).await;
     match outcome {
         Ok(Some(reply)) => reply.into_response(),
@@ -142,16 +142,16 @@ async fn api<V: Vendor>(
             std::future::pending().await
         }
         Err(error) => {
-            tracing::error!(%error, "the simulated {} failed", V::NAME);
+            tracing::error!(%error, "simulated {} panicked while handling a request", V::NAME);
             V::failure(500, None).into_response()
         }
     }
 }
 
 impl<V: Vendor> Served<V> {
-    /// Returns the answer, or nothing when the connection is to be cut.
+    /// Returns the reply, or `None` if the connection is to be cut.
     async fn carry_out(&self, request: Request, query: String) -> Option<Reply> {
-        // Before the knobs are read: a release that comes in between must not be missed.
+        // Before the knobs are read: a release in between must not be missed.
         let mut released = self.released.subscribe();
         let (n, fault, hold, knobs) = {
             let mut control = locked(&self.control);
@@ -217,12 +217,12 @@ impl<V: Vendor> Served<V> {
         reply
     }
 
-    /// Stores what was changed before it is answered, as a vendor does.
+    /// Stores a change before it is answered, as a vendor does.
     fn keep(&self, vendor: &V) {
         let Some(file) = &self.file else { return };
         let kept = vendor.kept().map_err(std::io::Error::from);
         if let Err(error) = kept.and_then(|state| kept::write(file, &state)) {
-            tracing::error!(%error, "the state of the simulated {} was not kept", V::NAME);
+            tracing::error!(%error, "could not store the state of the simulated {}", V::NAME);
         }
     }
 
@@ -268,7 +268,7 @@ struct Budget {
 }
 
 impl Default for Budget {
-    /// What is told when no limit is set: a plan that nobody exhausts.
+    /// What is reported if no limit is set: a plan that nobody exhausts.
     fn default() -> Self {
         Self {
             limit: 700,
@@ -321,7 +321,7 @@ impl Control {
         }
     }
 
-    /// Spends one request of a fixed window of a minute.
+    /// Spends one request of a fixed one-minute window.
     fn spend(&mut self, limit: u64) -> Budget {
         let now = tokio::time::Instant::now();
         let window = Duration::from_secs(60);
@@ -339,7 +339,7 @@ impl Control {
     }
 }
 
-/// Shows a body as JSON where it is JSON, as text where it is text, not at all where it is too large.
+/// Shows a body as JSON if it is JSON, else as text; omits one that is too large.
 fn shown_body(body: &[u8]) -> Value {
     if body.len() > KEPT_BODY_BYTES {
         return Value::Null;
@@ -347,7 +347,7 @@ fn shown_body(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)))
 }
 
-/// The control plane is also read by a page of another origin (the demo's), hence the header.
+/// The header lets a page of another origin, the demo's, read the control plane.
 fn control_reply(status: u16, body: Value) -> Response {
     Reply::json(status, body)
         .with_header("access-control-allow-origin", "*")
@@ -355,14 +355,14 @@ fn control_reply(status: u16, body: Value) -> Response {
         .into_response()
 }
 
-/// Looks at the account that the query names, else at the whole vendor; an account that is not there is refused.
+/// Looks at the account named in the query, else at the whole vendor; an unknown account is an error.
 fn look<V: Vendor, T>(served: &Served<V>, uri: &Uri, look: impl FnOnce(&dyn Shown) -> T) -> Result<T, Box<Response>> {
     let vendor = locked(&served.vendor);
     let Some(name) = parameter(uri, "account") else {
         return Ok(look(&*vendor));
     };
     let unknown = || {
-        let error = format!("there is no account {name:?} at the simulated {}", V::NAME);
+        let error = format!("no account {name:?} at the simulated {}", V::NAME);
         Box::new(control_reply(404, json!({"error": error})))
     };
     vendor.account(&name).map(look).ok_or_else(unknown)
@@ -455,7 +455,7 @@ async fn set_knobs<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes)
     }
 }
 
-/// Ends the hold and lets everything go; with `{"keep": true}` what comes later is held again.
+/// Ends the hold and releases everything; with `{"keep": true}` later requests are held again.
 async fn release<V: Vendor>(State(served): State<Arc<Served<V>>>, body: Bytes) -> Response {
     let keep = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["keep"] == true);
     let mut control = locked(&served.control);

@@ -193,7 +193,7 @@ fn is_due(header: &Header, since: Timestamp) -> bool {
 /// The scope of a tenant of the configuration, for work that no request asks for.
 #[expect(
     clippy::disallowed_methods,
-    reason = "it does what the tenant's own settings ask for, and for nobody else"
+    reason = "it acts on the tenant's own settings and on no other tenant"
 )]
 pub(super) fn scope(tenant: &TenantId) -> TenantScope {
     TenantScope::from_verified(tenant.clone())

@@ -1,4 +1,4 @@
-//! A user's patient client: what gets no answer is asked again, until it gets one.
+//! A user's persistent client: requests without an answer are repeated until there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::server::Life;
 
 /// A request that is not answered in this time is sent again.
 const ANSWER: Duration = Duration::from_secs(20);
-/// Pause before that.
+/// Pause before the repetition.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What all clients of a run share.
@@ -22,9 +22,9 @@ pub struct Shared {
     pub history: Arc<History>,
     pub findings: Findings,
     pub life: watch::Receiver<Life>,
-    /// When every turn has to have ended.
+    /// Deadline for the end of every turn.
     pub end: Instant,
-    /// When every request has to be answered, those of the checker included.
+    /// Deadline for the answer to every request, including the checker's.
     pub deadline: Instant,
 }
 
@@ -42,7 +42,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .build()
-            .expect("no TLS is asked for");
+            .expect("without TLS there is nothing that can fail");
         Self {
             http,
             shared,
@@ -55,7 +55,7 @@ impl Client {
         &self.user
     }
 
-    /// A request to wherever the server is now; waits while it is nowhere.
+    /// Builds a request to the server's current address; waits while there is none.
     pub async fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut life = self.shared.life.clone();
         let there = life.wait_for(|life| life.address().is_some()).await;
@@ -65,7 +65,7 @@ impl Client {
         request.bearer_auth(&self.key).header("x-copilotd-user", &self.user)
     }
 
-    /// Asks until there is an answer that is final; none when the run is over.
+    /// Repeats a request until there is a final answer; `None` when the run is over.
     pub async fn ask(
         &self,
         method: Method,
@@ -73,18 +73,18 @@ impl Client {
         key: Option<&str>,
         body: Option<&Value>,
     ) -> Option<(u16, Value)> {
-        let mut why = "the server is away".to_owned();
+        let mut why = "no attempt finished".to_owned();
         loop {
             let attempt = self.attempt(method.clone(), path, key, body, ANSWER);
             let Ok(attempt) = tokio::time::timeout_at(self.shared.deadline, attempt).await else {
-                let what = format!("{method} {path} never got an answer: {why}");
+                let what = format!("{method} {path} was never answered: {why}");
                 self.shared.findings.add(Promise::Kept, conversation_of(path), what);
                 return None;
             };
             why = match attempt {
                 Ok((503, body)) => format!("503 {body}"),
                 Ok((status, body)) if status >= 500 => {
-                    let what = format!("{method} {path} was answered {status} {body}");
+                    let what = format!("{method} {path} was answered with status {status} {body}");
                     self.shared.findings.add(Promise::Process, conversation_of(path), &what);
                     what
                 }
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// Asks once.
+    /// Sends the request once.
     pub async fn attempt(
         &self,
         method: Method,
@@ -121,7 +121,7 @@ impl Client {
         self.ask(Method::GET, path, None, None).await
     }
 
-    /// Every entry of a list with pages.
+    /// Returns every entry of a paged list.
     pub async fn all(&self, path: &str) -> Option<Vec<Value>> {
         let mut all = Vec::new();
         let mut cursor = String::new();
@@ -139,7 +139,7 @@ impl Client {
     }
 }
 
-/// The conversation that a path names, if it does.
+/// Returns the conversation id in a path, if any.
 fn conversation_of(path: &str) -> Option<&str> {
     let (_, rest) = path.split_once("/v1/conversations/")?;
     rest.split(['/', '?']).next()

@@ -1,4 +1,4 @@
-//! The configuration of the server under test: two tenants, everything outside behind a proxy.
+//! The configuration of the server under test: two tenants, and every dependency behind a proxy.
 
 use std::path::Path;
 
@@ -6,25 +6,26 @@ use copilotd::config::KeyHash;
 
 use crate::schedule::TENANTS;
 
-/// How long the next life waits after a kill on MongoDB, and how long the store may be away without ending the process.
+/// How long the next process waits after a kill on MongoDB, and how long the store may be unavailable without ending
+/// the process.
 pub const LEASE_S: u64 = 12;
 
-/// Where the server finds what is outside.
+/// Addresses of the server's dependencies.
 pub struct Addresses {
     pub provider: String,
     pub zendesk: String,
     pub slack: String,
     pub limits: String,
-    /// The store's, unless it is SQLite.
+    /// Address of the store, unless it is SQLite.
     pub store: Option<String>,
 }
 
-/// A key that acts for any user of the tenant.
+/// Returns a key that may act for any user of the tenant.
 pub fn user_key(tenant: usize) -> String {
     format!("cpk_{}", TENANTS[tenant].chars().cycle().take(43).collect::<String>())
 }
 
-/// A key that may see what the tenant used.
+/// Returns a key that may read the tenant's usage.
 pub fn admin_key(tenant: usize) -> String {
     format!(
         "cpk_{}",
@@ -36,8 +37,8 @@ pub fn admin_key(tenant: usize) -> String {
     )
 }
 
-/// Tools' time is short, because a call that is looked up after a crash has to wait for it. So are the clocks of model
-/// calls: a provider that fell silent is given up within the run.
+/// Tool timeouts are short, because a call that is looked up after a crash has to wait for them. So are the timeouts of
+/// model calls: a silent provider must be given up within the run.
 pub fn configuration(addresses: &Addresses, data: &Path) -> String {
     let store = addresses.store.as_ref().map_or(String::new(), |url| {
         format!(
@@ -124,7 +125,7 @@ id = "{id}"
         id = TENANTS[tenant],
         hash = KeyHash::of(&user_key(tenant)),
         admin_hash = KeyHash::of(&admin_key(tenant)),
-        // Budgets are refused while Redis is away, rates are not: one tenant of each kind.
+        // Redis down: budgets are refused, rate limits are not. One tenant of each kind.
         money = ["", "usd_per_month = 10000.0"][tenant % 2],
         support = copilot("support", ""),
         careful = copilot("careful", "approval = [\"zendesk_create_ticket\"]"),

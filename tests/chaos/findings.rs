@@ -1,16 +1,16 @@
-//! Promises that were broken.
+//! Broken promises.
 
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 
 use crate::history::History;
 
-/// What is promised; the numbers are those of the list in `docs/chaos.md`.
+/// The promises; the numbers are those of the list in `docs/chaos.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
     /// Nothing that was acknowledged is lost, and everything ends.
     Kept = 1,
-    /// No effect happens twice, and what is told of it is true.
+    /// No effect happens twice, and reported outcomes are true.
     Effects = 2,
     /// A stream shows each event once, in order, byte for byte.
     Streams = 3,
@@ -22,11 +22,11 @@ pub enum Promise {
     Silence = 6,
     /// Tenants and users never see each other's ids.
     Tenants = 7,
-    /// The server does not end by itself, panic, or answer 5xx but for 503.
+    /// The server does not end by itself, panic, or answer with a 5xx other than 503.
     Process = 8,
 }
 
-/// Broken promises in full; of more of a kind only the number is shown.
+/// Number of broken promises of a kind that are shown in full; the others are only counted.
 const SHOWN: usize = 5;
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Findings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
     }
 
-    /// All of them, with the history of the conversation concerned; nothing if there are none.
+    /// Returns all findings with the history of the conversation concerned, or `None` if there are none.
     pub fn report(&self, history: &History) -> Option<String> {
         let mut findings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         findings.sort_by_key(|finding| finding.promise);

@@ -1,4 +1,4 @@
-//! What happened in a run, in the order in which it was seen, to be shown where a promise was broken.
+//! What happened in a run, in the order in which it was observed, shown with broken promises.
 
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub struct History {
 
 struct Line {
     at: Duration,
-    /// The conversation it is about; none for faults and lives of the server, which are shown with each.
+    /// Conversation concerned; `None` for faults and server starts and ends, which are shown with every conversation.
     about: Option<String>,
     text: String,
 }
@@ -36,18 +36,18 @@ impl History {
         self.begun.elapsed()
     }
 
-    /// When it began, by the clock on the wall.
+    /// Returns the start of the run by the wall clock.
     pub fn begun_at(&self) -> Timestamp {
         self.begun_at
     }
 
-    /// Notes what concerns everybody, and prints it: a run can be watched.
+    /// Records what concerns everything, and prints it so that a run can be watched.
     pub fn note(&self, text: impl Display) {
         println!("{:8.3} {text}", self.elapsed().as_secs_f64());
         self.push(None, text.to_string());
     }
 
-    /// Notes what concerns one conversation.
+    /// Records what concerns one conversation.
     pub fn about(&self, conversation: &str, text: impl Display) {
         self.push(Some(conversation.to_owned()), text.to_string());
     }
@@ -58,7 +58,7 @@ impl History {
         lines.push(Line { at, about, text });
     }
 
-    /// What concerns a conversation, with the faults around it.
+    /// Returns what concerns a conversation, with the faults around it.
     pub fn of(&self, conversation: &str) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let own = |line: &&Line| line.about.as_deref() == Some(conversation);

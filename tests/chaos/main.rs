@@ -1,9 +1,10 @@
-//! Chaos: users work while the real server is killed and stopped and loses what it depends on; then a checker outside the
-//! process compares what they saw, and what the simulated vendors received, with what the API serves. `docs/chaos.md`.
+//! Chaos test: users work while the real server is killed and stopped and loses its dependencies; then a checker
+//! outside the process compares what they saw, and what the simulated vendors received, with what the API serves. See
+//! `docs/chaos.md`.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "clippy's allowance covers test functions only; a developer chooses seeds, and the build says where programs are"
+    reason = "clippy's allowance covers test functions only; seeds and program paths come from the environment"
 )]
 
 mod check;
@@ -15,7 +16,7 @@ mod run;
 mod schedule;
 mod server;
 mod stage;
-#[expect(dead_code, reason = "two test programs share these, and each needs a part")]
+#[expect(dead_code, reason = "shared by two test programs, each of which uses a part")]
 mod support;
 mod user;
 mod watcher;
@@ -23,13 +24,13 @@ mod watcher;
 use run::{Settings, run};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a stage of its own: scripts/chaos"]
+#[ignore = "run by scripts/chaos"]
 async fn sqlite() {
     run(Settings::from_env(), None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a stage of its own: scripts/chaos"]
+#[ignore = "run by scripts/chaos"]
 async fn mongodb() {
     if let Some(binary) = support::secantus::binary() {
         run(Settings::from_env(), Some(binary)).await;

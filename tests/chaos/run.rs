@@ -1,4 +1,4 @@
-//! One run: the stage is set, users and faults go through their schedule, everything comes to its end, and is checked.
+//! One run: everything is set up, users and faults follow their schedule, everything ends, and is checked.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use crate::server::{Ended, Server};
 use crate::stage::Stage;
 use crate::user::{Others, Talk, live};
 
-/// Everything has ended this long after the last fault.
+/// Time after the last fault in which everything must end.
 const AFTERMATH: Duration = Duration::from_secs(120);
-/// The checker has got its answers in this time.
+/// Time in which the checker must get its answers.
 const CHECKING: Duration = Duration::from_secs(120);
-/// What is erased is gone in this time after everything has ended: the reconciler looks every few seconds.
+/// Time after the end in which erased text must be gone: the reconciler runs every few seconds.
 const ERASING: Duration = Duration::from_secs(90);
-/// After a fault of its store, or a stop, a process may end by itself for so long: it had to wait for the lease.
+/// Time after a fault of its store, or a stop, in which a process may end by itself: it had to wait for the lease.
 const GRACE: Duration = Duration::from_secs(90);
 
-/// A turn that ends while the process is killed may be told as ended before its calls are booked.
+/// A turn that ends while the process is killed may be reported as ended before its ledger entries are stored.
 const BOOKING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// `COPILOTD_CHAOS_SEED` (1) and `COPILOTD_CHAOS_SECONDS` (60).
+    /// Reads `COPILOTD_CHAOS_SEED` (default 1) and `COPILOTD_CHAOS_SECONDS` (default 60).
     pub fn from_env() -> Self {
         let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
         Self {
@@ -46,7 +46,7 @@ impl Settings {
     }
 }
 
-/// Runs a schedule and panics, with everything that is known, if a promise was broken.
+/// Runs a schedule; panics with everything that is known if a promise was broken.
 pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
     let schedule = Schedule::new(settings.seed, settings.seconds);
     let store = if mongodb.is_some() { "mongodb" } else { "sqlite" };
@@ -76,23 +76,27 @@ pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
     });
 
     let talks = perform(&schedule, &stage, &server, &shared).await;
-    history.note("users and faults are done");
+    history.note("users and faults have finished");
     let doubtful = doubtful(&schedule, &server.deaths(), store);
     let summary = check::conversations(&talks, &stage, &doubtful).await;
     check::copies(&talks).await;
-    history.note("the log was compared");
+    history.note("conversations were checked");
     let secrets: Vec<String> = talks
         .iter()
         .filter(|talk| talk.erased)
         .map(|talk| talk.secret.clone())
         .collect();
     erased(&data, &stage, &secrets, &shared).await;
-    // Streams hold a clean stop up.
+    // Open streams delay a clean stop.
     drop(talks);
     let past = server.terminate().await;
     let findings = &shared.findings;
     if past.status != 0 {
-        findings.add(Promise::Process, None, format!("SIGTERM ended it with {}", past.status));
+        findings.add(
+            Promise::Process,
+            None,
+            format!("the server exited with status {} after SIGTERM", past.status),
+        );
     }
     process(
         &schedule,
@@ -103,17 +107,20 @@ pub async fn run(settings: Settings, mongodb: Option<PathBuf>) {
     );
     let traces = check::everywhere(&[&data], None, &secrets).await;
     if !traces.0.is_empty() {
-        findings.add(Promise::Erased, None, format!("after the end: {traces}"));
+        findings.add(Promise::Erased, None, format!("found after the end: {traces}"));
     }
     println!("{summary:#?}");
     if let Some(report) = findings.report(&history) {
         let kept = scratch.keep();
-        panic!("{report}\nthe files are in {}; again: {command}", kept.display());
+        panic!(
+            "{report}\nfiles of the run: {}\nto run it again: {command}",
+            kept.display()
+        );
     }
     stage.end_store().await;
 }
 
-/// Lets users and faults go through the schedule; answers every conversation.
+/// Lets users and faults follow the schedule; returns every conversation.
 async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &Arc<Shared>) -> Vec<Talk> {
     let others = Arc::new(Others::default());
     let begun = Instant::now();
@@ -139,7 +146,8 @@ async fn perform(schedule: &Schedule, stage: &Stage, server: &Server, shared: &A
         .collect()
 }
 
-/// Times in which bookings may be lost: a death, and the time before it in which the store did not take them.
+/// Returns the periods in which ledger entries may be lost: each death, and the time before it in which the store was
+/// unavailable.
 fn doubtful(schedule: &Schedule, deaths: &[Duration], store: &str) -> Doubtful {
     let mut times: Vec<(Duration, Duration)> = deaths.iter().map(|at| (*at, *at + BOOKING)).collect();
     let of_store = |fault: &&Fault| {
@@ -150,7 +158,7 @@ fn doubtful(schedule: &Schedule, deaths: &[Duration], store: &str) -> Doubtful {
     Doubtful(times)
 }
 
-/// Waits until no erased text is found any more.
+/// Waits until no erased text is found.
 async fn erased(data: &Path, stage: &Stage, secrets: &[String], shared: &Shared) {
     let deadline = Instant::now() + ERASING;
     let store = stage.store_url();
@@ -160,7 +168,7 @@ async fn erased(data: &Path, stage: &Stage, secrets: &[String], shared: &Shared)
             let count = secrets.len();
             return shared
                 .history
-                .note(format!("nothing is left of {count} erased conversations"));
+                .note(format!("no text is left of {count} erased conversations"));
         }
         if Instant::now() > deadline {
             return shared.findings.add(Promise::Erased, None, traces);
@@ -170,7 +178,7 @@ async fn erased(data: &Path, stage: &Stage, secrets: &[String], shared: &Shared)
     }
 }
 
-/// The process ends by itself only where it has to: without its store it cannot keep its lease, and does not start.
+/// The process may end by itself only where it has to: without its store it cannot keep its lease and does not start.
 fn process(schedule: &Schedule, ends: &[Ended], log: &str, store: &str, findings: &Findings) {
     for ended in ends {
         let excuses = |fault: &&Fault| {
@@ -189,7 +197,7 @@ fn process(schedule: &Schedule, ends: &[Ended], log: &str, store: &str, findings
         .lines()
         .filter(|line| line.contains("panicked at") || line.contains("secret-"))
     {
-        findings.add(Promise::Process, None, format!("the server's log says: {line}"));
+        findings.add(Promise::Process, None, format!("found in the server's log: {line}"));
     }
 }
 

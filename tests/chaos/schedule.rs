@@ -9,19 +9,18 @@ use rand::{Rng, RngExt as _, SeedableRng as _};
 const USERS: usize = 10;
 pub const TENANTS: [&str; 2] = ["acme", "globex"];
 
-/// A stopped process is stopped for this long, or for less in a short run.
+/// How long a process is stopped; shorter in a short run.
 const STOP: u64 = 10_000;
-/// The longest time that a dependency is lost for.
+/// Longest outage of a dependency.
 const LONGEST_LOSS: u64 = 60_000;
-/// Faults begin after this and have ended this long before the end, so that every run has calm times too.
+/// Faults start after this time and have ended this long before the end, so that every run has calm periods too.
 const CALM: u64 = 3_000;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     pub seed: u64,
     pub lasts: Duration,
-    /// In the order of their beginnings. Those of the process do not overlap each other; those of dependencies may
-    /// overlap all others.
+    /// Sorted by start. Faults of the process do not overlap each other; those of dependencies may overlap all others.
     pub faults: Vec<Fault>,
     pub users: Vec<User>,
 }
@@ -35,7 +34,7 @@ pub struct Fault {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// SIGKILL; it is started again when the fault ends.
+    /// SIGKILL; the process is restarted when the fault ends.
     Kill,
     /// SIGSTOP, and SIGCONT when the fault ends.
     Stop,
@@ -49,7 +48,7 @@ pub enum Dependency {
     Slack,
     /// Redis.
     Limits,
-    /// MongoDB; a run on SQLite leaves these faults out.
+    /// MongoDB; skipped in a run on SQLite.
     Store,
 }
 
@@ -63,19 +62,20 @@ pub const DEPENDENCIES: [Dependency; 5] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// Nobody listens.
+    /// Nothing listens.
     Refused,
     /// Connections are reset.
     Reset,
     /// Connections end.
     Cut,
-    /// Nothing moves; what was sent arrives when the fault ends.
+    /// No bytes pass; what was sent arrives when the fault ends.
     Silent,
     /// Requests arrive, answers do not.
     AnswersLost,
-    /// Answers come late.
+    /// Answers are delayed.
     Slow,
-    /// Its process is killed, and started again when the fault ends. Only of what keeps its state or may lose it.
+    /// Its process is killed, and restarted when the fault ends. Only for dependencies that keep their state or may
+    /// lose it.
     Killed,
 }
 
@@ -88,22 +88,22 @@ pub struct User {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Time before it, at the keyboard.
+    /// Time spent typing before it.
     pub pause: Duration,
     pub act: Act,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
-    /// Goes on in a new conversation.
+    /// Continues in a new conversation.
     Open {
         careful: bool,
     },
     Submit(Order),
     Rename,
-    /// Deletes the conversation; the next step begins in a new one.
+    /// Deletes the conversation; the next step starts in a new one.
     Erase,
-    /// Tries what belongs to somebody else.
+    /// Tries to access what belongs to somebody else.
     Trespass,
 }
 
@@ -113,24 +113,24 @@ pub struct Order {
     pub then: Then,
     pub when_busy: WhenBusy,
     pub reading: Reading,
-    /// Time the user looks on before the next step, unless the turn ends sooner.
+    /// Time the user watches before the next step, unless the turn ends sooner.
     pub looks_on: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// So many words, one each so many milliseconds.
+    /// This many words, one per so many milliseconds.
     Words {
         count: u32,
         pace_ms: u32,
     },
-    /// An answer that repeats the conversation's secret so often.
+    /// An answer that repeats the conversation's secret this many times.
     Secret {
         times: u32,
     },
     /// A tool that changes nothing.
     LookUp,
-    /// Tools that do: a ticket asks for an approval first in a careful conversation.
+    /// Tools that do: in a careful conversation a ticket needs approval first.
     Ticket,
     Comment,
     Post,
@@ -142,11 +142,11 @@ pub enum Then {
     Cancel {
         after: Duration,
     },
-    /// Decides if it is asked.
+    /// Decides if asked for approval.
     Decide {
         approve: bool,
     },
-    /// Does not wait for the answer to the request, and never asks again.
+    /// Does not wait for the answer to the request, and never repeats it.
     Leave {
         after: Duration,
     },
@@ -162,19 +162,19 @@ pub enum WhenBusy {
 /// How a stream is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Pause before each piece that is taken from the connection.
+    /// Pause before each piece that is read from the connection.
     pub pause: Duration,
-    /// Leaves after so many pieces and comes back with `Last-Event-ID`.
+    /// Leaves after this many pieces and reconnects with `Last-Event-ID`.
     pub leaves_after: Option<u32>,
 }
 
 impl Schedule {
-    /// The same for the same numbers, always.
+    /// Builds the schedule; always the same for the same arguments.
     pub fn new(seed: u64, seconds: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let lasts = seconds * 1000;
         let mut faults = process_faults(&mut random, lasts);
-        // Two lanes: two dependencies may be away at one time.
+        // Two lanes: two dependencies may be down at the same time.
         faults.extend(losses(&mut random, lasts));
         if seconds > 90 {
             faults.extend(losses(&mut random, lasts));
@@ -189,7 +189,7 @@ impl Schedule {
         }
     }
 
-    /// When the last fault has ended.
+    /// Returns when the last fault has ended.
     pub fn faults_end(&self) -> Duration {
         let ends = self.faults.iter().map(|fault| fault.at + fault.lasts);
         ends.max().unwrap_or_default()
@@ -200,7 +200,7 @@ fn ms(range: std::ops::Range<u64>, random: &mut impl Rng) -> Duration {
     Duration::from_millis(random.random_range(range))
 }
 
-/// Adds faults from a calm time at the beginning to one at the end, with pauses between.
+/// Adds faults from a calm period at the beginning to one at the end, with pauses between them.
 fn lane(
     random: &mut StdRng,
     lasts: u64,
@@ -229,12 +229,12 @@ fn process_faults(random: &mut StdRng, lasts: u64) -> Vec<Fault> {
     let mut n = 0;
     lane(random, lasts, 3_000..12_000, |random, left| {
         n += 1;
-        // One of each kind for certain, then at random; twice as many deaths as stops.
+        // One of each kind for certain, then at random; twice as many kills as stops.
         let stop = n == 2 || (n > 2 && random.random_range(0..3) == 0);
         if stop && left >= STOP.min(lasts / 6) {
             (STOP.min(lasts / 6), FaultKind::Stop)
         } else {
-            // Most servers are started again at once.
+            // Most servers are restarted at once.
             let down = if random.random_bool(0.7) { 50..500 } else { 1_000..8_000 };
             (random.random_range(down), FaultKind::Kill)
         }
@@ -271,7 +271,7 @@ fn losses(random: &mut StdRng, lasts: u64) -> Vec<Fault> {
             ],
         };
         let manner = manners[random.random_range(0..manners.len())];
-        // Most troubles are short, some last as long as they may.
+        // Most outages are short, some last as long as they may.
         let length = match random.random_range(0..10) {
             0 => longest,
             1..4 => random.random_range(longest / 3..=longest),
@@ -296,7 +296,7 @@ fn user(random: &mut StdRng, n: usize, lasts: u64) -> User {
         let act = act(random);
         planned += u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         if let Act::Submit(order) = &act {
-            // A part of it: turns mostly end sooner.
+            // Only a part of it: turns mostly end sooner.
             planned += u64::try_from(order.looks_on.as_millis()).unwrap_or(u64::MAX) / 3;
         }
         steps.push(Step { pause, act });
@@ -339,7 +339,7 @@ fn order(random: &mut StdRng) -> Order {
         0..18 => Then::Cancel {
             after: ms(0..2_500, random),
         },
-        // Nobody would be there to decide about a ticket.
+        // Nobody would be there to decide on a ticket.
         18..26 if plain => Then::Leave {
             after: ms(1..300, random),
         },
@@ -365,10 +365,10 @@ fn order(random: &mut StdRng) -> Order {
     }
 }
 
-/// Only answers are read slowly: a user who has to decide looks on.
+/// Only answers are read slowly: a user who has to decide watches.
 fn reading(random: &mut StdRng, plain: bool) -> Reading {
     let slow = plain && random.random_bool(0.25);
-    // Who is slow and leaves too soon gets nowhere.
+    // A slow reader that leaves too soon would never get anywhere.
     let soonest = if slow { 10 } else { 1 };
     Reading {
         pause: if slow { ms(300..1_500, random) } else { Duration::ZERO },

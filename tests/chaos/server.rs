@@ -1,4 +1,4 @@
-//! The server's lives: it is killed, stopped, and started again whenever it has ended.
+//! The server process: killed, stopped, and restarted whenever it has ended.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 use crate::history::History;
 use crate::support::child::Child;
 
-/// Pause before a server that has ended by itself is started again, as a service manager's.
+/// Pause before a server that ended by itself is restarted, like a service manager's.
 const RESTART: Duration = Duration::from_millis(500);
 
-/// Where the server is.
+/// State and address of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
     Serving(SocketAddr),
@@ -25,7 +25,7 @@ pub enum Life {
 }
 
 impl Life {
-    /// Where to send requests to.
+    /// Returns the address to send requests to.
     pub fn address(self) -> Option<SocketAddr> {
         match self {
             Self::Serving(address) | Self::Stopped(address) => Some(address),
@@ -34,12 +34,12 @@ impl Life {
     }
 }
 
-/// An end that nobody asked for.
+/// An unexpected end.
 #[derive(Debug, Clone)]
 pub struct Ended {
     pub at: Duration,
     pub status: i32,
-    /// It had not served yet.
+    /// It was not serving yet.
     pub starting: bool,
     pub last_words: String,
 }
@@ -47,24 +47,24 @@ pub struct Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = if self.starting {
-            "while it started"
+            "while starting"
         } else {
-            "while it served"
+            "while serving"
         };
         write!(
             formatter,
-            "the server ended with {} {when}: {}",
+            "the server exited with status {} {when}: {}",
             self.status, self.last_words
         )
     }
 }
 
-/// What its lives came to.
+/// What happened to its processes.
 #[derive(Debug, Default)]
 pub struct Past {
-    /// How the last one ended.
+    /// Exit status of the last one.
     pub status: i32,
-    /// The ends that nobody asked for.
+    /// Unexpected ends.
     pub ends: Vec<Ended>,
 }
 
@@ -82,7 +82,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the first life.
+    /// Starts the first process.
     pub fn start(config: PathBuf, log: PathBuf, history: Arc<History>) -> Self {
         let (commands, incoming) = mpsc::unbounded_channel();
         let (life, watched) = watch::channel(Life::Dead);
@@ -108,12 +108,12 @@ impl Server {
         self.life.clone()
     }
 
-    /// When it died, from the beginning of the run.
+    /// Returns when it died, since the start of the run.
     pub fn deaths(&self) -> Vec<Duration> {
         self.deaths.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Kills it, once it is there, and starts it again after a time.
+    /// Kills it, once it runs, and restarts it after `down`.
     pub fn kill(&self, down: Duration) {
         let _ = self.commands.send(Command::Kill { down });
     }
@@ -122,11 +122,11 @@ impl Server {
         let _ = self.commands.send(Command::Stop { lasts });
     }
 
-    /// Ends it cleanly.
+    /// Terminates it cleanly.
     pub async fn terminate(&self) -> Past {
         let (told, ended) = oneshot::channel();
         let _ = self.commands.send(Command::Terminate(told));
-        ended.await.expect("the keeper of the server panicked")
+        ended.await.expect("the task that supervises the server does not panic")
     }
 }
 
@@ -153,7 +153,7 @@ impl Keeper {
                             break;
                         };
                         address = Some(there);
-                        self.history.note(format!("the server serves, pid {}", child.pid()));
+                        self.history.note(format!("the server is serving, pid {}", child.pid()));
                         self.life.send_replace(Life::Serving(there));
                         continue;
                     }
@@ -172,7 +172,7 @@ impl Keeper {
                         break;
                     }
                     Command::Stop { lasts } => {
-                        self.history.note(format!("stopped for {lasts:?}"));
+                        self.history.note(format!("SIGSTOP for {lasts:?}"));
                         if let Some(address) = address {
                             self.life.send_replace(Life::Stopped(address));
                         }
@@ -225,7 +225,7 @@ impl Keeper {
     }
 }
 
-/// Waits until it serves, or ends: then answers nothing. May be dropped and called again.
+/// Waits until it serves, or ends: then returns `None`. Cancel-safe.
 async fn happens(child: &mut Child, serves: bool) -> Option<SocketAddr> {
     if !serves {
         return child.wait_for(serving_at).await;
@@ -234,7 +234,7 @@ async fn happens(child: &mut Child, serves: bool) -> Option<SocketAddr> {
     None
 }
 
-/// Finds the line in which the server says where it serves.
+/// Finds the log line with the server's address.
 fn serving_at(log: &str) -> Option<SocketAddr> {
     let (_, said) = log.split_once("copilotd serves")?;
     let (line, _) = said.split_once('\n')?;

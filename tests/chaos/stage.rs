@@ -16,7 +16,7 @@ use crate::support::redis::Redis;
 use crate::support::secantus;
 use crate::support::world::World;
 
-/// How late answers are that come late.
+/// Delay of late answers.
 const DELAY: std::time::Duration = std::time::Duration::from_millis(700);
 
 pub struct Stage {
@@ -30,7 +30,7 @@ pub struct Stage {
     history: Arc<History>,
 }
 
-/// A MongoDB of our own.
+/// A MongoDB of this run.
 struct Store {
     binary: PathBuf,
     data: PathBuf,
@@ -90,7 +90,7 @@ impl Stage {
         }
     }
 
-    /// Where the server is to find everything.
+    /// Returns the addresses for the server's configuration.
     pub fn addresses(&self) -> Addresses {
         let http = |proxy: &Proxy| format!("http://{}", proxy.address);
         Addresses {
@@ -102,20 +102,20 @@ impl Stage {
         }
     }
 
-    /// The store itself, past the proxy.
+    /// Returns the address of the store itself, not its proxy.
     pub fn store_url(&self) -> Option<String> {
         let store = self.store.as_ref()?;
         Some(secantus::url(SocketAddr::from(([127, 0, 0, 1], store.port))))
     }
 
-    /// Ends the store, for a look at its files.
+    /// Stops the store, so that its files can be searched.
     pub async fn end_store(&self) {
         if let Some(store) = &self.store {
             store.kill().await;
         }
     }
 
-    /// Plays one fault from its beginning to its end.
+    /// Plays one fault from its start to its end.
     pub async fn play(&self, server: &Server, fault: Fault) {
         match fault.kind {
             FaultKind::Kill => server.kill(fault.lasts),
@@ -133,7 +133,7 @@ impl Stage {
                     Some(_) => proxy.set(Mode::Open),
                     None => self.restart(dependency).await,
                 }
-                self.history.note(format!("{dependency:?} is back"));
+                self.history.note(format!("{dependency:?} is up again"));
             }
         }
     }
@@ -152,7 +152,7 @@ impl Stage {
         match (dependency, &self.store) {
             (Dependency::Limits, _) => self.redis.lock().await.kill(),
             (Dependency::Store, Some(store)) => store.kill().await,
-            _ => unreachable!("the schedule kills no simulator: it has its state in memory"),
+            _ => unreachable!("the schedule never kills a simulator, whose state is in memory"),
         }
     }
 
@@ -160,12 +160,12 @@ impl Stage {
         match (dependency, &self.store) {
             (Dependency::Limits, _) => self.redis.lock().await.restart().await,
             (Dependency::Store, Some(store)) => store.restart().await,
-            _ => unreachable!("the schedule kills no simulator"),
+            _ => unreachable!("the schedule never kills a simulator"),
         }
     }
 }
 
-/// What the proxy does; nothing where the process itself is killed.
+/// Returns what the proxy does; `None` if the process itself is killed.
 fn mode(manner: Manner) -> Option<Mode> {
     match manner {
         Manner::Refused => Some(Mode::Refused),
@@ -178,8 +178,8 @@ fn mode(manner: Manner) -> Option<Mode> {
     }
 }
 
-/// The address in a URL of `scheme://host:port`.
+/// Returns the address in a URL `scheme://host:port`.
 fn address(url: &str) -> SocketAddr {
-    let (_, address) = url.split_once("://").expect("a simulator says a whole URL");
+    let (_, address) = url.split_once("://").expect("a simulator prints full URLs");
     address.trim_end_matches('/').parse().expect("host and port")
 }

@@ -1,4 +1,4 @@
-//! What is shared with `tests/it`, which has more of it.
+//! Support code shared with `tests/it`, which has more of it.
 
 #[path = "../it/support/live/child.rs"]
 pub mod child;

@@ -1,4 +1,4 @@
-//! A user: goes through the steps of the schedule and remembers what was acknowledged.
+//! A user: follows the steps of the schedule and remembers what was acknowledged.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::schedule::{Act, Kind, Order, Then, User, WhenBusy};
 use crate::support::transcript::Transcript;
 use crate::watcher::{ATTENTIVE, Watcher};
 
-/// The ticket that comments are written to.
+/// The ticket that gets comments.
 const TICKET: u64 = 102;
 
 /// A conversation, as its user remembers it.
@@ -20,9 +20,9 @@ pub struct Talk {
     pub client: Client,
     pub tenant: usize,
     pub id: String,
-    /// Stands in everything that is said there.
+    /// Part of everything that is said in the conversation.
     pub secret: String,
-    /// The title that was acknowledged last.
+    /// The last title that was acknowledged.
     pub title: String,
     /// Whether the deletion was acknowledged.
     pub erased: bool,
@@ -30,9 +30,9 @@ pub struct Talk {
     pub asks: Vec<Arc<Ask>>,
 }
 
-/// A turn that was asked for.
+/// A submitted turn.
 pub struct Ask {
-    /// Stands in its input and in everything that it changes outside.
+    /// Part of its input and of everything that it changes outside.
     pub mark: String,
     pub key: String,
     pub body: Value,
@@ -44,7 +44,7 @@ pub struct Ask {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Submitted {
-    /// The turn's id.
+    /// Acknowledged with this turn id.
     Acknowledged(String),
     Refused(u16, String),
     /// Nobody waited for the answer.
@@ -54,7 +54,7 @@ pub enum Submitted {
 /// What the user was told about a turn later.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Told {
-    /// A terminal status, by the answer to a cancellation.
+    /// Terminal status in the answer to a cancellation.
     pub ended: Option<String>,
     /// The decision that was acknowledged.
     pub approved: Option<bool>,
@@ -69,7 +69,7 @@ impl Ask {
     }
 }
 
-/// What everybody has made, for those who try what is not theirs.
+/// Ids of what all users created, for those who try to access it.
 #[derive(Default)]
 pub struct Others(Mutex<Vec<Made>>);
 
@@ -86,7 +86,7 @@ impl Others {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(made);
     }
 
-    /// The newest thing of another tenant, and the newest of another user.
+    /// Returns the newest item of another tenant, and the newest of another user.
     fn of_others(&self, tenant: usize, user: &str) -> Vec<Made> {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = |find: &dyn Fn(&&Made) -> bool| made.iter().rev().find(find).cloned();
@@ -100,7 +100,7 @@ impl Others {
     }
 }
 
-/// Lives a user's run; answers all its conversations.
+/// Runs a user; returns all its conversations.
 pub async fn live(client: Client, plan: User, seed: u64, lasts: std::time::Duration, others: Arc<Others>) -> Vec<Talk> {
     let mut life = Living {
         client,
@@ -129,7 +129,7 @@ struct Living {
     others: Arc<Others>,
     talks: Vec<Talk>,
     asked: usize,
-    /// Cancellations and decisions to come.
+    /// Pending cancellations and decisions.
     later: JoinSet<()>,
 }
 
@@ -160,12 +160,12 @@ impl Living {
             self.client.shared.findings.add(
                 Promise::Kept,
                 None,
-                format!("no conversation for {user}: {status} {view}"),
+                format!("creating a conversation for {user} was answered with status {status} {view}"),
             );
             return None;
         }
         let id = view["id"].as_str().unwrap_or_default().to_owned();
-        self.client.shared.history.about(&id, format!("{user} opened it"));
+        self.client.shared.history.about(&id, format!("created by {user}"));
         self.others.add(Made {
             tenant: self.plan.tenant,
             user: user.clone(),
@@ -186,7 +186,7 @@ impl Living {
         Some(())
     }
 
-    /// The conversation that the user is in, a new one if need be.
+    /// Returns the user's current conversation, creating one if necessary.
     async fn present(&mut self) -> Option<&mut Talk> {
         if self.talks.last().is_none_or(|talk| talk.erased) {
             self.open(false).await?;
@@ -222,7 +222,7 @@ impl Living {
             }
         };
         let said = format!(
-            "{user} asked {mark} {:?} {:?} {:?}: {submitted:?}",
+            "{user} submitted {mark} {:?} {:?} {:?}: {submitted:?}",
             order.kind, order.then, order.when_busy
         );
         client.shared.history.about(&talk.id, said);
@@ -270,7 +270,7 @@ impl Living {
         let path = format!("/v1/conversations/{}", talk.id);
         let (status, view) = client.ask(Method::PATCH, &path, None, Some(&body)).await?;
         if status != 200 || view["title"] != title.as_str() {
-            let what = format!("a new title was answered {status} {view}");
+            let what = format!("renaming was answered with status {status} {view}");
             client.shared.findings.add(Promise::Kept, Some(&talk.id), what);
         }
         talk.title = title;
@@ -281,19 +281,22 @@ impl Living {
         let client = self.client.clone();
         let talk = self.present().await?;
         let path = format!("/v1/conversations/{}", talk.id);
-        client.shared.history.about(&talk.id, "is deleted");
+        client.shared.history.about(&talk.id, "deleting");
         let (status, body) = client.ask(Method::DELETE, &path, None, None).await?;
-        // A copy of a request whose answer was lost finds nothing any more.
+        // A copy of a request whose answer was lost gets 404.
         if status != 204 && status != 404 {
-            let what = format!("a deletion was answered {status} {body}");
+            let what = format!("deletion was answered with status {status} {body}");
             client.shared.findings.add(Promise::Kept, Some(&talk.id), what);
         }
-        client.shared.history.about(&talk.id, format!("was deleted: {status}"));
+        client
+            .shared
+            .history
+            .about(&talk.id, format!("deleted, status {status}"));
         talk.erased = true;
         Some(())
     }
 
-    /// Everything that belongs to somebody else is not there.
+    /// Everything that belongs to somebody else must be answered with 404.
     async fn trespass(&mut self) -> Option<()> {
         for made in self.others.of_others(self.plan.tenant, &self.plan.name) {
             let conversation = format!("/v1/conversations/{}", made.conversation);
@@ -317,7 +320,10 @@ impl Living {
             for (method, path, body) in requests {
                 let (status, answer) = self.client.ask(method.clone(), &path, None, body.as_ref()).await?;
                 if status != 404 {
-                    let what = format!("{} was answered {status} to {method} {path}: {answer}", self.plan.name);
+                    let what = format!(
+                        "{}, who has no access, was answered with status {status} to {method} {path}: {answer}",
+                        self.plan.name
+                    );
                     let findings = &self.client.shared.findings;
                     findings.add(Promise::Tenants, Some(&made.conversation), what);
                 }
@@ -327,14 +333,14 @@ impl Living {
     }
 }
 
-/// What is done to a turn while its user has gone on to the next.
+/// Acts on a turn while its user continues with the next one.
 async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
     let (Some(turn), Some(watcher)) = (ask.turn(), &ask.watcher) else {
         return;
     };
     match ask.order.then {
         Then::Wait | Then::Leave { .. } => {}
-        // Nothing else asks.
+        // Nothing else asks for approval.
         Then::Decide { .. } if ask.order.kind != Kind::Ticket => {}
         Then::Cancel { after } => {
             tokio::time::sleep(after).await;
@@ -349,7 +355,7 @@ async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
                 .about(&conversation, format!("{} was cancelled: {status} {ended}", ask.mark));
             // 404: it was deleted meanwhile.
             if status != 202 && status != 404 {
-                let what = format!("a cancellation was answered {status} {view}");
+                let what = format!("cancellation was answered with status {status} {view}");
                 client.shared.findings.add(Promise::Kept, Some(&conversation), what);
             }
             if status == 202 && ["completed", "failed", "cancelled"].contains(&ended.as_str()) {
@@ -359,7 +365,7 @@ async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
         Then::Decide { approve } => {
             let decidable = |seen: &Transcript| seen.has("approval.requested") || seen.ended(turn) || seen.gone;
             if !watcher.until(&client, decidable).await {
-                let what = format!("{}: {turn} neither asked nor ended", ask.mark);
+                let what = format!("{}: {turn} neither asked for approval nor ended", ask.mark);
                 client.shared.findings.add(Promise::Kept, Some(&conversation), what);
             }
             let call = watcher.look(|seen| {
@@ -377,10 +383,10 @@ async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
             client.shared.history.about(&conversation, said);
             match status {
                 202 => ask.told.lock().unwrap_or_else(PoisonError::into_inner).approved = Some(approve),
-                // It was interrupted, or deleted.
+                // It was interrupted or deleted.
                 404 | 409 => {}
                 _ => {
-                    let what = format!("a decision was answered {status} {view}");
+                    let what = format!("decision was answered with status {status} {view}");
                     client.shared.findings.add(Promise::Kept, Some(&conversation), what);
                 }
             }
@@ -388,7 +394,7 @@ async fn later(client: Client, conversation: String, ask: Arc<Ask>) {
     }
 }
 
-/// What the user says: a mark for the turn, a secret of the conversation, and what the simulated model is to do.
+/// Returns the user's input: a mark for the turn, the conversation's secret, and a directive for the simulated model.
 fn input(kind: &Kind, mark: &str, secret: &str) -> String {
     let directive = match kind {
         Kind::Words { count, pace_ms } => format!("tokens={count} pace_ms={pace_ms}"),

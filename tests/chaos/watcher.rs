@@ -1,4 +1,4 @@
-//! A reader of a stream, as a browser is one: it comes back with `Last-Event-ID`, leaves at will, and may be slow.
+//! A stream reader that behaves like a browser: it reconnects with `Last-Event-ID`, leaves at will, and may be slow.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::schedule::Reading;
 use crate::server::Life;
 use crate::support::transcript::{Frames, Transcript};
 
-/// Pause before a reader comes back; a browser's is longer, which tests nothing more.
+/// Pause before a reader reconnects; a browser's is longer, which would test nothing more.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A stream says something every 15 s; the rest is for a machine that is busy.
+/// A stream sends something every 15 s; the rest is tolerance for a busy machine.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Silence is measured in pieces of this: a run that was itself not scheduled counts one piece at most.
+/// Silence is measured in intervals of this length: a run that was not scheduled itself counts at most one.
 const TICK: Duration = Duration::from_millis(500);
 
 pub const ATTENTIVE: Reading = Reading {
@@ -25,7 +25,7 @@ pub const ATTENTIVE: Reading = Reading {
     leaves_after: None,
 };
 
-/// A reader; it leaves when it is dropped.
+/// A reader; it leaves when dropped.
 pub struct Watcher {
     pub path: String,
     seen: Arc<Seen>,
@@ -44,7 +44,7 @@ impl Seen {
 }
 
 impl Watcher {
-    /// Reads `path` to its end, over deaths of the server.
+    /// Reads `path` to its end, across deaths of the server.
     pub fn open(client: &Client, conversation: &str, path: String, reading: Reading) -> Self {
         let seen = Arc::new(Seen {
             transcript: Mutex::default(),
@@ -64,12 +64,12 @@ impl Watcher {
         }
     }
 
-    /// What it has got so far.
+    /// Inspects what it has received so far.
     pub fn look<T>(&self, look: impl FnOnce(&Transcript) -> T) -> T {
         look(&self.seen.lock())
     }
 
-    /// Waits until it has got something; false if it has not when everything has to have ended.
+    /// Waits until it has received something; returns false at the deadline.
     pub async fn until(&self, client: &Client, found: impl Fn(&Transcript) -> bool) -> bool {
         let mut changed = self.seen.changed.subscribe();
         while !self.look(&found) {
@@ -88,7 +88,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Why a connection is no more.
+/// Why a connection ended.
 enum Left {
     Broken,
     AtWill,
@@ -123,7 +123,7 @@ impl Reader {
             match request.send().await {
                 Ok(answer) => match answer.status().as_u16() {
                     200 => {
-                        self.note(&format!("is there, from {position:?}"));
+                        self.note(&format!("connected, reading from {position:?}"));
                         self.seen.lock().connections += 1;
                         let left = match self.follow(answer).await {
                             Left::Broken => "broke",
@@ -135,14 +135,17 @@ impl Reader {
                     204 => return,
                     503 => self.note(&format!("503 {}", answer.text().await.unwrap_or_default())),
                     404 => {
-                        self.note("is not there any more");
+                        self.note("answered with 404: no longer exists");
                         self.seen.lock().gone = true;
                         self.seen.changed.send_replace(());
                         return;
                     }
                     status => {
                         let body = answer.text().await.unwrap_or_default();
-                        let what = format!("{} at {position:?} was answered {status}: {body}", self.path);
+                        let what = format!(
+                            "{} at {position:?} was answered with status {status}: {body}",
+                            self.path
+                        );
                         let promise = if status >= 500 {
                             Promise::Process
                         } else {
@@ -159,7 +162,7 @@ impl Reader {
 
     /// Reads one connection.
     async fn follow(&self, mut answer: Response) -> Left {
-        // What a broken connection leaves of a frame is not an event.
+        // The remains of a frame on a broken connection are not an event.
         let mut frames = Frames::default();
         let life = self.client.shared.life.clone();
         let mut pieces = 0;
@@ -171,7 +174,7 @@ impl Reader {
                     Ok(Ok(Some(bytes))) => break bytes,
                     Ok(Ok(None) | Err(_)) => return Left::Broken,
                     Err(_) if matches!(*life.borrow(), Life::Serving(_)) => silent += TICK,
-                    // Who does not run owes no sign of life.
+                    // A stopped server cannot send anything.
                     Err(_) => silent = Duration::ZERO,
                 }
                 if silent > SILENCE {
@@ -193,7 +196,7 @@ impl Reader {
                 self.broken(Promise::Streams, format!("{}: {fault}", self.path));
             }
             self.seen.changed.send_replace(());
-            // A comment brings nobody further.
+            // A comment does not advance the reader.
             pieces += u32::from(events > 0);
             if self.reading.leaves_after.is_some_and(|most| pieces >= most) {
                 return Left::AtWill;

@@ -1,4 +1,4 @@
-//! Assembling the prompt of a model step, off the threads that answer.
+//! Assembly of a step's prompt on the compute pool.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::domain::policy::Policy;
 use crate::domain::project::{self, Prompt};
 use crate::domain::tokens;
 
-/// Assembles a prompt that fits, if it can be had: where it is too long, a summary that waits for the next turn is used. Returns it
-/// with the last record that its summary stands for.
+/// Assembles a prompt that fits, if possible: if it is too long, the pending summary is used now instead of at the next
+/// turn. Returns the prompt and the last sequence number that its summary covers.
 pub(super) async fn fit(
     tenant: &TenantId,
     memory: Memory,
@@ -32,18 +32,18 @@ pub(super) async fn fit(
     Ok((assemble(tenant, shorter, Arc::clone(policy)).await?, summary_upto_seq))
 }
 
-/// Assembles the prompt. Messages that were not counted yet are counted first, a slice at a time.
+/// Assembles the prompt. Messages not yet counted are counted first, one slice at a time.
 async fn assemble(tenant: &TenantId, memory: Memory, policy: Arc<Policy>) -> Result<Prompt, ComputeError> {
     count_entries(tenant, &memory).await?;
     let summary = memory.summary.as_ref().map_or(0, |summary| summary.text.len());
     let counted = (policy.instructions.len() + summary) * tokens::COST_PER_BYTE;
-    // The messages were counted; they are written out once more, and what tools said is looked through for marks.
+    // The messages have been counted; this is the cost of writing them out and of searching tool results for marks.
     let entries = memory.blocks.iter().flat_map(|block| &block.entries);
     let cost = counted + entries.map(|entry| entry.bytes()).sum::<usize>() * guard::COST_PER_BYTE;
     compute::run(Some(tenant), cost, move || project::prompt(&memory, &policy)).await
 }
 
-/// Counts the tokens of every message of the window once; each remembers its own.
+/// Counts the tokens of every message in the window; each entry caches its own count.
 pub(crate) async fn count_entries(tenant: &TenantId, memory: &Memory) -> Result<(), ComputeError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let entries = memory.blocks.iter().flat_map(|block| &block.entries);

@@ -1,4 +1,4 @@
-//! Counting the tokens of texts on the pool, slice by slice, so that a long prompt leaves room for other tenants in between.
+//! Token counting on the pool, slice by slice, so that other tenants' jobs run between the slices of a long prompt.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::{ComputeError, run};
 use crate::domain::ids::TenantId;
 use crate::domain::tokens;
 
-/// Text that is counted as one job: some ten milliseconds.
+/// Bytes of text counted as one job: about ten milliseconds.
 pub const SLICE: usize = 64 * 1024;
 
-/// Counts the tokens of the texts in `source` together, or stops once there are more than `most`: the result is then above `most`
-/// and below what a full count would give. Where a cheap lower bound is above `most` already, nothing is tokenized.
+/// Counts the tokens of the texts in `source`, stopping once there are more than `most`: the result is then above
+/// `most` and below the full count. If a cheap lower bound exceeds `most` already, nothing is tokenized.
 pub async fn count_tokens<S: Send + Sync + 'static>(
     tenant: Option<&TenantId>,
     source: &Arc<S>,
@@ -52,7 +52,7 @@ pub async fn count_tokens<S: Send + Sync + 'static>(
     Ok(counted)
 }
 
-/// Divides texts into slices of about [`SLICE`] bytes: parts of long texts, and many short ones together.
+/// Divides texts into slices of about [`SLICE`] bytes: parts of long texts, or many short texts together.
 fn slices(texts: &[&str]) -> Vec<Vec<(usize, Range<usize>)>> {
     let mut slices = Vec::new();
     let (mut slice, mut room) = (Vec::new(), SLICE);
@@ -79,7 +79,7 @@ fn slices(texts: &[&str]) -> Vec<Vec<(usize, Range<usize>)>> {
 mod tests {
     use super::*;
 
-    #[expect(clippy::ptr_arg, reason = "it has to be the type that is shared")]
+    #[expect(clippy::ptr_arg, reason = "must be the type in the `Arc`")]
     fn texts(texts: &Vec<String>) -> Vec<&str> {
         texts.iter().map(String::as_str).collect()
     }
@@ -116,10 +116,10 @@ mod tests {
         let count = |most| count_tokens(None, &source, texts, most);
         assert_eq!(count(u64::MAX).await, Ok(whole));
         assert_eq!(count(whole).await, Ok(whole));
-        // The words alone are more than that.
+        // The words alone exceed this limit.
         let early = count(1_000).await.unwrap();
         assert!(early > 1_000 && early <= whole);
-        // One long run of letters has no cheap bound worth its name; it is counted to the limit and not further.
+        // A long run of letters has no useful cheap bound; it is counted up to the limit and no further.
         let run = Arc::new(vec!["a".repeat(1_000_000)]);
         let stopped = count_tokens(None, &run, texts, 10_000).await.unwrap();
         assert!((10_001..12_000).contains(&stopped), "{stopped}");

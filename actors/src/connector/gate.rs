@@ -1,4 +1,4 @@
-//! What stands between a call and its vendor: one word on whether it may still leave.
+//! The gate between a call and its system: one atomic decision whether the call may still be sent.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -14,7 +14,7 @@ const SENT: u8 = 1;
 const CANCELLED: u8 = 2;
 
 impl Gate {
-    /// A gate that was passed in an earlier life: the call may be on its way.
+    /// Returns the gate of a call that an earlier process or actor may have sent.
     pub fn passed() -> Self {
         Self {
             state: AtomicU8::new(SENT),
@@ -22,7 +22,7 @@ impl Gate {
         }
     }
 
-    /// Stops the call; true if it had not left and never will.
+    /// Cancels the call. Returns true if it was not sent and never will be.
     pub fn cancel(&self) -> bool {
         self.stopped.store(true, Ordering::Release);
         let swap = self
@@ -31,7 +31,7 @@ impl Gate {
         matches!(swap, Ok(_) | Err(CANCELLED))
     }
 
-    /// A gate that was never passed and never will be: its call waits until its tenant is served again.
+    /// Returns the gate of a call that was never sent and waits until its tenant is served again.
     pub fn withdrawn() -> Self {
         Self {
             state: AtomicU8::new(CANCELLED),
@@ -39,7 +39,7 @@ impl Gate {
         }
     }
 
-    /// Stops the call if it has not left; true if it never will. One that has left goes on.
+    /// Cancels the call if it was not sent, and returns true if it never will be. A call that was sent continues.
     pub fn withdraw(&self) -> bool {
         let swap = self
             .state
@@ -51,14 +51,14 @@ impl Gate {
         unsent
     }
 
-    /// Whether it was stopped before it was passed.
+    /// Whether the call was cancelled before it was sent.
     pub fn is_withdrawn(&self) -> bool {
         self.state.load(Ordering::Acquire) == CANCELLED
     }
 
-    /// Says that what was sent has certainly changed nothing: the call may be cancelled again.
+    /// Records that the sent request certainly changed nothing, so the call can be cancelled again.
     pub(super) fn came_back(&self) {
-        // Cancelled meanwhile it stays sent, and `pass` keeps it from being sent once more.
+        // If it was cancelled meanwhile it stays `SENT`, and `pass` refuses to send it again.
         let _ = self
             .state
             .compare_exchange(SENT, WAITING, Ordering::AcqRel, Ordering::Acquire);
@@ -69,12 +69,12 @@ impl Gate {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether it was sent and not cancelled before, in this life or an earlier one.
+    /// Whether the call was sent before it was cancelled, in this process or an earlier one.
     pub(super) fn is_sent(&self) -> bool {
         self.state.load(Ordering::Acquire) == SENT
     }
 
-    /// Passes; false if the call was cancelled, or must not be sent once more.
+    /// Passes the gate. Returns false if the call was cancelled or must not be sent again.
     pub(super) fn pass(&self) -> bool {
         let swap = self
             .state

@@ -1,4 +1,4 @@
-//! A call on its way through a connector, and what it ends as.
+//! A tool call on its way through a connector, and how it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,28 +19,28 @@ use crate::domain::screen::Screened;
 use crate::ports::ToolRequest;
 use crate::shared::until;
 
-/// A call to be made.
+/// A tool call to be made.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What is called.
+    /// Request to the system.
     pub request: ToolRequest,
     /// External system.
     pub system: String,
-    /// The turn that wants it.
+    /// Turn that asked for the call.
     pub turn: TurnId,
-    /// What repeating it would do.
+    /// What repeating the call would do.
     pub repeat: Repeat,
-    /// When it was first written down as called, perhaps by an earlier process and its calendar.
+    /// When the call was first recorded, perhaps by an earlier process with another wall clock.
     pub called_at: Timestamp,
-    /// Until then its outcome is waited for.
+    /// Deadline for the outcome.
     pub settles_at: Timestamp,
-    /// Sends or cancels.
+    /// Gate that the call must pass to be sent.
     pub gate: Arc<Gate>,
-    /// Whose rules and bounds hold for the answer.
+    /// Policy whose guardrails and limits apply to the answer.
     pub policy: Arc<Policy>,
-    /// Who is told.
+    /// Conversation to which the outcome is reported.
     pub reply_to: ConversationRef,
-    /// The trace it belongs to.
+    /// Span of the turn's trace.
     pub span: tracing::Span,
 }
 
@@ -49,56 +49,57 @@ pub struct Job {
 pub struct Waiting {
     pub(super) job: Job,
     pub(super) tries: u32,
-    /// How often the vendor asked for patience.
+    /// Rate-limit answers so far.
     pub(super) limited: u32,
-    /// Whether it is looked up next; else it is sent.
+    /// Whether the next attempt is a look-up instead of the call itself.
     pub(super) look_up: bool,
-    /// Whether an earlier life may have sent it.
+    /// Whether an earlier process or actor may have sent the call.
     pub(super) earlier: bool,
-    /// When the present try began, by both clocks.
+    /// Start of the current attempt, by the monotonic clock and the wall clock.
     pub(super) started: (Duration, Timestamp),
-    /// When the first try of this life began that may have taken effect, by the clock that never goes back and by the calendar.
+    /// Start of the first attempt in this process that may have taken effect, by the monotonic clock and the wall
+    /// clock.
     pub(super) doubt_since: Option<(Duration, Timestamp)>,
-    /// What the look-ups since then said.
+    /// Result of the look-ups since then.
     pub(super) looked: Looked,
-    /// What is known of its effect, for whoever has to check.
+    /// What is known about the effect of the call, for the person who has to check.
     pub(super) trace: Option<String>,
-    /// When its outcome is waited for no longer, by the clock that never goes back.
+    /// Deadline for the outcome, by the monotonic clock.
     pub(super) deadline: Duration,
     pub(super) not_before: Duration,
 }
 
 impl Waiting {
-    /// No try begins then or later: there would be no time left for its outcome.
+    /// Returns the time from which no attempt starts any more, because its outcome would come too late.
     pub(super) fn last_start(&self) -> Duration {
         let margin = if self.look_up { Duration::ZERO } else { SETTLE_MARGIN };
         self.deadline.saturating_sub(margin)
     }
 
-    /// Whether it may have reached its vendor, at this time of the clock that never goes back and of the calendar.
+    /// Whether the call may have reached the system; `elapsed` is by the monotonic clock, `now` by the wall clock.
     pub(super) fn sent(&self, elapsed: Duration, now: Timestamp) -> Sent {
         match self.doubt_since {
-            // A machine that was suspended stops its clock, but not the calendar: the older age counts.
+            // The monotonic clock stops while the machine sleeps, the wall clock does not: the greater age counts.
             Some((since, at)) => Sent::Here(elapsed.saturating_sub(since).max(until(at, now))),
             None if self.earlier => Sent::Earlier(now.duration_since(self.job.called_at)),
             None => Sent::Never,
         }
     }
 
-    /// Whether a try in this life or an earlier one may have taken effect.
+    /// Whether an attempt, in this process or an earlier one, may have taken effect.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.earlier || self.doubt_since.is_some()
     }
 }
 
-/// Gives a call back whose tenant is left out: nothing more is sent for it until its conversation asks again.
+/// Returns a call of a tenant that is left out: nothing more is sent for it until its conversation starts it again.
 pub(super) fn hold(job: &Job) {
     job.gate.withdraw();
     let (call, gate) = (job.request.call, Arc::clone(&job.gate));
     let _ = job.reply_to.cast(conversation::Msg::CallHeld { call, gate });
 }
 
-/// What a call ends as that is not sent now; in an earlier life it may have been.
+/// Returns the status of a call that is not sent now, but may have been sent by an earlier process.
 pub(super) fn unsent(job: &Job) -> ToolStatus {
     let sent = match job.gate.is_sent() {
         true => Sent::Earlier(jiff::SignedDuration::ZERO),
@@ -107,7 +108,7 @@ pub(super) fn unsent(job: &Job) -> ToolStatus {
     doubt::given_up(job.repeat, sent)
 }
 
-/// The report of how a call ended.
+/// Returns the report of how a call ended.
 pub(super) fn outcome(job: &Job, status: ToolStatus, result: Option<Value>, error: Option<String>) -> Command {
     Command::ToolReplied {
         turn: job.turn,
@@ -118,26 +119,26 @@ pub(super) fn outcome(job: &Job, status: ToolStatus, result: Option<Value>, erro
     }
 }
 
-/// Screens what a system answered, on the compute pool if it is long. What cannot be checked is withheld; the call has ended all the
-/// same.
+/// Screens the answer of a system, on the compute pool if it is long. If it cannot be screened it is withheld, and the
+/// call counts as succeeded all the same.
 pub(super) async fn screened(job: &Job, result: Value) -> Screened {
     let report = outcome(job, ToolStatus::Succeeded, Some(result), None);
     let (cost, policy) = (report.weight(), Arc::clone(&job.policy));
     let screen = move || report.screen(&policy, None);
     let screened = compute::run(Some(job.request.scope.tenant()), cost, screen).await;
     screened.unwrap_or_else(|error| {
-        tracing::warn!(call = %job.request.call, %error, "a tool's answer could not be checked; it is withheld");
+        tracing::warn!(call = %job.request.call, %error, "tool result could not be screened; withholding it from the model");
         let why = "the tool's answer could not be checked, so it is withheld".to_owned();
         outcome(job, ToolStatus::Succeeded, None, Some(why)).screen(&job.policy, None)
     })
 }
 
-/// Tells the conversation of an end without an answer.
+/// Reports the end of a call without an answer.
 pub(super) fn report(job: &Job, status: ToolStatus, error: String) {
     tell(job, outcome(job, status, None, Some(error)).screen(&job.policy, None));
 }
 
-/// Tells the conversation. A dead one is rebuilt from its log and recovers the call by itself.
+/// Sends a report. A dead conversation is rebuilt from its log and recovers the call itself.
 pub(super) fn tell(job: &Job, report: Screened) {
     job.span.in_scope(|| {
         let _ = job.reply_to.cast(conversation::Msg::report(report));

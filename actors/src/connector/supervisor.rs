@@ -1,8 +1,10 @@
-//! `Connectors`: starts connectors when they are needed, forwards calls to them, and lets idle ones go.
+//! `Connectors`: starts connectors on demand, forwards calls to them, and stops idle ones.
 //!
-//! Started once by the application. A connector that dies starts anew with its next call: an empty queue and a fresh budget
-//! are all it has to lose.
-//! Invariant: a connector is let go only when it has taken everything that was forwarded to it, so no call is lost with it.
+//! Started once by the application. A connector that died is restarted with its next call; it loses no more than its
+//! queue and the state of its rate budget.
+//!
+//! Invariant: a connector is stopped only after it has received every call that was forwarded to it, so no call is
+//! lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,30 +20,30 @@ use crate::shared::{self, Shared};
 /// Messages of [`Connectors`].
 #[derive(Debug)]
 pub enum Request {
-    /// Make this call.
+    /// Forwards a call.
     Call(Box<Job>),
-    /// A connector has had nothing to do for a while.
+    /// A connector has been idle for a while.
     Retire {
-        /// Which one.
+        /// Tenant and system of the connector.
         key: SystemKey,
-        /// Calls that it has taken so far.
+        /// Calls that it has received so far.
         taken: u64,
     },
 }
 
-/// Supervises the connectors; forwards calls to them and starts them when they are needed.
+/// Supervisor of the connectors.
 pub struct Connectors {
-    /// Shared parts.
+    /// Ports and limits of the process.
     pub shared: Arc<Shared>,
 }
 
-/// Connectors that live.
+/// Running connectors.
 #[derive(Default)]
 pub struct Alive(HashMap<SystemKey, Known>);
 
 struct Known {
     connector: ActorRef<Msg>,
-    /// Calls that were forwarded to it.
+    /// Calls forwarded to it.
     forwarded: u64,
 }
 
@@ -80,7 +82,8 @@ impl Connectors {
     }
 }
 
-/// Ends a call of a system that the tenant does not have; one whose tenant is left out waits, since nobody knows what it has.
+/// Fails a call to a system that the tenant does not have. If the tenant is left out the call waits: its systems are
+/// unknown.
 pub(super) fn not_configured(shared: &Shared, job: &Job) {
     if shared.ports.policies.standing(&job.request.scope) == Standing::LeftOut {
         return hold(job);
@@ -107,7 +110,7 @@ impl Actor for Connectors {
         match request {
             Request::Call(job) => self.call(&me, alive, job).await?,
             Request::Retire { key, taken } => {
-                // A call that is still in its mailbox keeps it; it will ask again.
+                // A call still in its mailbox keeps it running; it will ask again.
                 let idle = |known: &Known| known.forwarded == taken;
                 if alive.0.get(&key).is_some_and(idle)
                     && let Some(known) = alive.0.remove(&key)
@@ -128,7 +131,10 @@ impl Actor for Connectors {
         match event {
             SupervisionEvent::ActorFailed(who, error) => {
                 counter!("copilotd_actor_deaths_total", "actor" => "connector").increment(1);
-                tracing::error!(error = shared::cause(&error), "a connector died");
+                tracing::error!(
+                    error = shared::cause(&error),
+                    "connector actor died; it is restarted with the next call"
+                );
                 alive.0.retain(|_, known| known.connector.get_id() != who.get_id());
             }
             SupervisionEvent::ActorTerminated(who, _, _) => {

@@ -1,8 +1,8 @@
-//! What is looked up before a command from outside is decided: whether its idempotency key was used before, and whether its
-//! tenant and its user may keep more.
+//! Checks before a command from outside is decided: whether its idempotency key was used before, and whether its tenant
+//! and user may store more.
 //!
-//! The look-ups read the store, within the one handler that appends. So nothing comes between the answer and the append, and
-//! copies of one request that arrive at once are one turn.
+//! They read the store within the handler that appends, so nothing comes between the answer and the append: concurrent
+//! copies of one request become one turn.
 
 use super::{Conversation, Refusal, State};
 use crate::conversation::Asker;
@@ -14,21 +14,21 @@ use crate::domain::ids::TurnId;
 use crate::domain::screen::Screened;
 use crate::ports::LogError;
 
-/// Uses of one key on different days that are told apart; beyond that the client has to choose another key.
+/// Uses of one key after its expiry that are told apart; beyond that the client must choose another key.
 const MAX_ROUNDS: u32 = 64;
 
-/// What is known of a command before it is decided.
+/// What is known about a command before it is decided.
 pub(super) enum Known {
-    /// It has not been seen, or the state knows it.
+    /// Not seen before, or known to the state, which handles it.
     New(Box<Screened>),
-    /// An earlier request with its key and its body made this turn.
+    /// An earlier request with the same key and body created this turn.
     Copy(TurnId),
 }
 
 impl Conversation {
-    /// Finds the turn that a submission's idempotency key has made within its life. The state remembers the latest keys; all
-    /// others are found in the log, since a turn with a key has an id that is derived from it. A key that is free gives the
-    /// submission such an id.
+    /// Finds the turn that was created with a submission's idempotency key during the key's life. The state remembers
+    /// the latest keys; all others are found in the log, because the id of a turn with a key is derived from it. If the
+    /// key is free, the submission gets such an id.
     pub(super) async fn known(&self, state: &State, mut command: Screened) -> Result<Known, Refusal> {
         let now = self.shared.ports.clock.now();
         let Command::Submit {
@@ -57,8 +57,8 @@ impl Conversation {
         Err(Rejection::KeyReused.into())
     }
 
-    /// Refuses what would add to a log whose tenant or user keeps as much as it may. What ends or erases something is never
-    /// refused, nor is the copy of an earlier request.
+    /// Refuses what would add to a log whose tenant or user has reached a storage quota. Never refuses what ends or
+    /// erases something, nor the copy of an earlier request.
     pub(super) async fn has_room(&self, state: &State, asker: &Asker, command: &Command) -> Result<(), Refusal> {
         let (book, now) = (state.core.book.as_ref(), self.shared.ports.clock.now());
         let is_new = match (command, book) {
@@ -84,7 +84,7 @@ impl Conversation {
     }
 }
 
-/// What a turn's first record says of the request that made it.
+/// Returns the idempotency key recorded in a turn's first record.
 fn used_for(first: &Record) -> Option<&Idempotency> {
     match &first.event {
         Event::TurnQueued { idempotency, .. } => idempotency.as_ref(),
@@ -93,6 +93,6 @@ fn used_for(first: &Record) -> Option<&Idempotency> {
 }
 
 fn unavailable(error: LogError) -> Refusal {
-    tracing::warn!(%error, "a request was refused: the store could not be read for it");
+    tracing::warn!(%error, "store could not be read; refusing the request, nothing was stored");
     Refusal::NotStored
 }

@@ -1,4 +1,4 @@
-//! Erasing a conversation whose log cannot be read: it takes no more than its owner and where the log ends.
+//! Erasing a conversation whose log cannot be read: needs only its owner and the log's last sequence number.
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
@@ -11,7 +11,7 @@ use crate::domain::stream::Encoded;
 use crate::ports::{Append, LogError};
 
 impl Conversation {
-    /// Appends a tombstone behind what is damaged or missing. The store deletes the rest without reading it.
+    /// Appends a tombstone after the damaged or missing records. The store deletes the rest without reading it.
     pub(super) async fn erase_damaged(
         &self,
         state: &State,
@@ -33,7 +33,7 @@ impl Conversation {
             event: Event::ConversationErased { by },
         };
         header.apply(&record);
-        // Their records go with the rest.
+        // The records of open turns are deleted with the rest.
         header.open_turns = 0;
         let records = vec![record];
         let append = Append {
@@ -47,14 +47,14 @@ impl Conversation {
         let result = self.shared.ports.log.append(&state.scope, &append).await;
         crash_points("append.after", &records);
         if let Err(error) = result {
-            tracing::warn!(conversation = %state.core.id, %error, "a damaged conversation could not be erased");
+            tracing::warn!(conversation = %state.core.id, %error, "damaged conversation could not be erased");
             return refuse(Some(reply), refusal(&error));
         }
         tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "damaged conversation erased");
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), state.core.id) {
             tail.publish(records.iter().map(Encoded::new).collect(), None);
         }
-        // The caller may have gone; what it asked for is stored all the same.
+        // The caller may have gone; the change is stored all the same.
         let _ = reply.send(Ok(Accepted {
             header,
             turn: None,
@@ -64,7 +64,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// What everything else is answered: that the conversation is damaged, but only to those who may know of it.
+    /// Returns the answer to all other requests: that the conversation is damaged, but only to those who may know of
+    /// it.
     pub(super) async fn refusal_of_damaged(&self, state: &State, asker: &Asker) -> Refusal {
         match self.owned_header(state, asker).await {
             Ok(None) => Rejection::NotFound.into(),
@@ -73,7 +74,7 @@ impl Conversation {
         }
     }
 
-    /// The header, if there is one that the asker may erase, and the number of the log's last record.
+    /// Returns the header, if there is one that the caller may erase, and the log's last sequence number.
     async fn owned_header(&self, state: &State, asker: &Asker) -> Result<Option<(Header, u64)>, LogError> {
         let (log, id) = (&self.shared.ports.log, state.core.id);
         let header = log.header(&state.scope, id).await?;

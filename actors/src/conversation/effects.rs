@@ -1,4 +1,4 @@
-//! Starting what is due and stopping what is not due any more.
+//! Starting the effects that are due and stopping those that no longer are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +24,11 @@ use crate::shared::{outside_spans, until};
 use crate::spans::TurnSpans;
 use crate::tenancy::TenantScope;
 
-/// So much later than its connector, the conversation stops waiting for a call's outcome.
+/// How much longer than its connector the conversation waits for a call's outcome.
 pub(super) const CALL_GRACE: Duration = Duration::from_secs(5);
 
 impl Conversation {
-    /// Starts what is due and not under way, and stops what is under way and not due any more.
+    /// Starts effects that are due and not running, and stops those that are running and no longer due.
     pub(super) async fn run_effects(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         // In this order: a tenant that is served has its policies.
         let standing = self.standing(state);
@@ -44,7 +44,8 @@ impl Conversation {
                 let _ = me.cast(Msg::StandingChanged);
             }
         } else if standing == Standing::Suspended {
-            // A turn was accepted, or went on, while its tenant was being suspended: it is cancelled next, and sends nothing.
+            // A turn was accepted or resumed while its tenant was being suspended: it is cancelled next and sends
+            // nothing.
             wanted.retain(|effect| !matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. }));
             let _ = me.cast(Msg::StandingChanged);
         } else {
@@ -66,7 +67,7 @@ impl Conversation {
         state.room.take_if(|room| Some(room.at) != present);
         state.spans.take_if(|spans| Some(spans.turn()) != active);
         if let Some((_, agent)) = state.agent.take_if(|(turn, _)| Some(*turn) != active) {
-            // Drops its handler where it stands, and with it the provider's connection.
+            // Drops its handler at once, and with it the connection to the provider.
             agent.kill();
         }
         for effect in wanted {
@@ -177,12 +178,12 @@ impl Conversation {
             prompt_tokens: 0,
         });
         state.agent = Some((at.turn, agent.clone()));
-        // If it is dead already, its supervision event says so and the turn is taken up again.
+        // If it is dead already, its supervision event says so and the turn is resumed.
         let _ = outside_spans(|| agent.cast(Box::new(think)));
         Ok(())
     }
 
-    /// The spans of `turn`: those that are open, or new ones in the trace of its request.
+    /// Returns the open spans of `turn`, or new ones in the trace of its request.
     pub(super) fn spans<'a>(
         &self,
         open: &'a mut Option<TurnSpans>,
@@ -213,7 +214,7 @@ impl Conversation {
             return;
         };
         let Some(tool) = policy.tools.get(&call.name) else {
-            let error = Some("the tool is not configured any more".to_owned());
+            let error = Some("the tool is no longer configured".to_owned());
             let status = if retried {
                 ToolStatus::Unknown
             } else {
@@ -262,7 +263,7 @@ impl Conversation {
         }
     }
 
-    /// A timer went off. The core checks whether it still means anything.
+    /// Handles an expired timer. The core checks whether it is still relevant.
     pub(super) async fn due(
         &self,
         me: &ConversationRef,
@@ -273,12 +274,12 @@ impl Conversation {
             return Ok(());
         }
         if !matches!(effect, Effect::CallTool { .. }) {
-            // If the clock was set back, or the policy changed, it is not due after all: then it is set anew below.
+            // Not due after all if the clock was set back or the policy changed: then it is set again below.
             state.running.remove(&effect);
         }
         let policy = self.policy(state, &Command::RECOVER);
         let command = self.command_of(state, &policy, effect);
-        // A turn's time has passed by the clock that never goes back, whatever was made of the calendar meanwhile.
+        // The turn's time is up by the monotonic clock, whatever happened to the wall clock meanwhile.
         let due = match effect {
             Effect::ExpireTurn { at, .. } => Some(at),
             _ => None,
@@ -305,7 +306,8 @@ impl Conversation {
                 if !matches!(open.stage, Stage::Running { .. }) {
                     return None;
                 }
-                // Its connector died with it. A call that never left has failed; of another nobody knows.
+                // Its connector died with it. A call that was never sent has failed; the outcome of any other is
+                // unknown.
                 let unsent = state.gates.get(&call).is_some_and(|gate| gate.cancel());
                 let tool = policy.tools.get(&open.name);
                 let reads = tool.is_some_and(|tool| !tool.tool.repeat.changes_something());
@@ -314,7 +316,7 @@ impl Conversation {
                 } else {
                     ToolStatus::Unknown
                 };
-                let error = Some("the system's connector was lost while the call was with it".to_owned());
+                let error = Some("the connector for this system stopped unexpectedly during the call".to_owned());
                 Some(Command::ToolReplied {
                     turn,
                     call,
@@ -328,7 +330,7 @@ impl Conversation {
     }
 }
 
-/// Until when the late outcome of a call that has ended as unknown is waited for.
+/// Returns until when a call that ended as unknown may still report a late outcome.
 fn unsettled_until(core: &crate::domain::conversation::Conversation, effect: &Effect) -> Option<Timestamp> {
     let Effect::CallTool {
         turn, call, settles_at, ..

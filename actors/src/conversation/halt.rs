@@ -1,4 +1,4 @@
-//! Stopping a turn's work where it is, and what it had used by then.
+//! Stopping the work of a turn, and what it had used by then.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::domain::policy::Policy;
 use crate::domain::usage::{LostUsage, Usage};
 
 impl Conversation {
-    /// Stops the running turn's work where it is: nothing more is shown or sent, and what was is known exactly.
+    /// Stops the work of the running turn: nothing more is shown or sent, and what was shown and sent is known exactly.
     pub(super) fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
         let sealed = state.live.as_ref().map(|live| sealed(live, policy, now));
         let sealed = sealed.or_else(|| lost(state));
@@ -24,7 +24,7 @@ impl Conversation {
     }
 }
 
-/// Seals the open message, and counts what it used by now.
+/// Seals the open message and estimates its usage so far.
 fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
     let text = live.message.seal();
     let usage = policy.priced(usage_of_sealed(&text, live.prompt_tokens), now);
@@ -35,7 +35,7 @@ fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
     }
 }
 
-/// What the running turn's lost model calls used, as an open message of which nothing is left.
+/// Returns the usage of the running turn's lost model calls as a sealed message without text.
 fn lost(state: &State) -> Option<Sealed> {
     let mut usage = Usage::default();
     state.unreported().iter().for_each(|lost| usage += lost.usage);
@@ -47,8 +47,8 @@ fn lost(state: &State) -> Option<Sealed> {
     })
 }
 
-/// Seals the message of an agent that died, and notes what its call used: the turn's own usage has to say so too. With the ledger it was
-/// settled when its stream was dropped.
+/// Seals the message of an agent that died and notes the usage of its call, which the turn's own usage must include.
+/// The ledger was settled when the stream was dropped.
 pub(super) fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp) {
     let Some(live) = state.live.as_ref().filter(|live| live.prompt_tokens > 0) else {
         return;

@@ -1,8 +1,9 @@
-//! Handing a conversation over to another process, which takes it up at once.
+//! Handing a conversation over to another process, which resumes it at once.
 //!
-//! The running answer is sealed and its model call dropped; what was not sent to external systems is withdrawn. Calls that are
-//! under way get a moment to end, since the next process might not be allowed to repeat them. Then how far the turn has come is
-//! written down (`turn.handed_over`), and this copy ends. Invariant: from the first message on nothing is begun here.
+//! The running answer is sealed and its model call dropped; calls not yet sent to external systems are withdrawn.
+//! Running calls get a moment to finish, because the next process might not be allowed to repeat them. Then the
+//! progress of the turn is recorded (`turn.handed_over`), and this actor ends. Invariant: no work starts here after the
+//! first `HandOver` message.
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::domain::effects::Effect;
 use crate::ports::LogError;
 
 impl Conversation {
-    /// Stops working, for another process to go on.
+    /// Stops work so that another process can continue.
     pub(super) async fn hand_over(
         &self,
         me: &ConversationRef,
@@ -50,7 +51,7 @@ impl Conversation {
         self.finish_hand_over(me, state).await
     }
 
-    /// What comes in meanwhile: only the ends of calls count.
+    /// Handles messages during a hand-over: only the ends of calls matter.
     pub(super) async fn take_handing_over(
         &self,
         me: &ConversationRef,
@@ -87,20 +88,20 @@ impl Conversation {
         Ok(())
     }
 
-    /// Compares what this copy knows with what a look through the store found. Only a writer that was not the owner any more can have
-    /// written what this copy does not know; the next one reads it.
+    /// Compares the state with what a scan of the store found. Records unknown here can only come from a writer that
+    /// had lost its lease; the successor reads them.
     pub(super) async fn compare(&self, state: &State, stored: u64) -> Result<(), ActorProcessingErr> {
         if stored <= state.core.seq || state.broken || state.retiring {
             return Ok(());
         }
-        // The look may have found a header that is wrong.
+        // The scan may have read a wrong header.
         let end = self.shared.ports.log.end(&state.scope, state.core.id).await?;
         if end <= state.core.seq {
             return Ok(());
         }
         tracing::warn!(
             conversation = %state.core.id, known = state.core.seq, stored = end,
-            "the log has records of another writer; the conversation is read again"
+            "another process wrote to this conversation's log; restarting the actor to replay it"
         );
         Err(LogError::Conflict(state.core.seq + 1).into())
     }

@@ -1,4 +1,4 @@
-//! What a conversation is asked, told and answers.
+//! Messages, requests and answers of a conversation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,74 +23,74 @@ use crate::tenancy::TenantScope;
 /// Address of a conversation.
 pub type ConversationRef = ActorRef<Msg>;
 
-/// What a conversation is asked and told.
+/// Messages of a conversation.
 #[derive(Debug)]
 pub enum Msg {
-    /// Somebody outside wants a change.
+    /// Executes a command from outside.
     Ask {
-        /// Who asks.
+        /// Who sends the command.
         asker: Asker,
-        /// What for.
+        /// The command.
         command: Box<Asked>,
-        /// Marked when work on it begins: one that was lost before has changed nothing.
+        /// Marked when work on it starts: a request lost before that has changed nothing.
         begun: Begun,
-        /// Answered once it is stored or refused.
+        /// Answered once the change is stored or refused.
         reply: RpcReplyPort<Reply>,
     },
-    /// Somebody outside is going to screen a command that costs too much to be screened here.
+    /// Asks for what is needed to screen a command that is too expensive to screen in this handler.
     Screening {
-        /// Who asks.
+        /// Who sends the command.
         asker: Asker,
         /// The command.
         command: Arc<Command>,
         /// Answered at once.
         reply: RpcReplyPort<Result<Screening, Refusal>>,
     },
-    /// An agent or a connector reports work.
+    /// Report of an agent or a connector.
     Report(Box<Screened>),
-    /// How many turns stand before this one; none if it is not open.
+    /// Returns how many turns are queued before this one; `None` if it is not open.
     Position {
         /// The turn.
         turn: TurnId,
         /// Answered at once.
         reply: RpcReplyPort<Option<usize>>,
     },
-    /// A timer of an effect went off.
+    /// The timer of an effect expired.
     Due(Effect),
-    /// Nothing has happened for a while since this generation.
+    /// Nothing has happened since this generation.
     Idle(u64),
-    /// Whether work is done for the tenant may have changed.
+    /// The tenant's standing may have changed.
     StandingChanged,
-    /// A model step was not asked, because its tenant is left out.
+    /// A step was not started because its tenant is not served.
     StepHeld(Step),
-    /// A model step was not answered, because its prompt is too long.
+    /// A step failed because its prompt is too long.
     StepTooLarge {
         /// The step.
         at: Step,
-        /// What it fails with if no room can be made.
+        /// Failure to record if the memory cannot be compressed.
         failure: Box<ModelFailure>,
     },
-    /// A step has waited for a summary long enough.
+    /// A step has waited long enough for a summary.
     RoomOverdue(Step),
-    /// A connector sends nothing more for a call, because its tenant is left out.
+    /// A connector has stopped sending a call because its tenant is left out.
     CallHeld {
         /// The call.
         call: CallId,
-        /// Its gate, which tells whether it was sent before, and this call from a later one of the same id.
+        /// The call's gate; tells whether it was sent, and tells this call from a later one with the same id.
         gate: Arc<Gate>,
     },
-    /// A compression came to its end.
+    /// A compression has ended.
     CompressionEnded {
-        /// Which one.
+        /// Number of the compression.
         number: u64,
-        /// What it came to.
+        /// Its outcome.
         outcome: Outcome,
     },
-    /// The store has records up to this one, as a look through it found. A copy that knows fewer is out of date.
+    /// Last sequence number found by a scan of the store. An actor that knows fewer records is out of date.
     Stored(Seq),
-    /// The process hands over to another one: nothing is begun any more, and calls that are under way get until then to end.
+    /// The process hands over to another one: no new work starts, and running calls may finish until this time.
     HandOver(Instant),
-    /// The time of calls that were under way at the hand-over is up.
+    /// The time that running calls had to finish during the hand-over is over.
     HandOverDue,
 }
 
@@ -101,108 +101,108 @@ impl Msg {
     }
 }
 
-/// Whether work on a request has begun. Clones share it.
+/// Whether work on a request has started. Clones share the flag.
 #[derive(Debug, Clone, Default)]
 pub struct Begun(Arc<AtomicBool>);
 
 impl Begun {
-    /// Notes that it has.
+    /// Marks the work as started.
     pub fn mark(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether it has.
+    /// Whether work has started.
     pub fn is_marked(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// A change that somebody outside asks for.
+/// A command from outside.
 #[derive(Debug, Clone)]
 pub enum Asked {
-    /// One that is screened in the conversation's handler: it weighs at most [`INLINE_COST`](crate::compute::INLINE_COST).
+    /// Screened in the conversation's handler: weighs at most [`INLINE_COST`](crate::compute::INLINE_COST).
     Light(Command),
-    /// One that was screened before.
+    /// Screened before.
     Screened(Screened),
 }
 
 /// What a command is screened with.
 #[derive(Debug, Clone)]
 pub struct Screening {
-    /// The copilot's policy.
+    /// Policy of the copilot.
     pub policy: Arc<Policy>,
-    /// The tool of the call that the command decides on.
+    /// Tool of the call that the command decides on.
     pub tool: Option<String>,
 }
 
-/// Who asks for a change.
+/// The sender of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {
     /// The user.
     pub user: UserId,
-    /// Whether an administrator of the tenant asks, who may act on other users' conversations.
+    /// Whether this is an administrator of the tenant, who may act on other users' conversations.
     pub admin: bool,
 }
 
 /// Answer to [`Msg::Ask`].
 pub type Reply = Result<Accepted, Refusal>;
 
-/// The change is stored.
+/// Answer to a command that was stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
-    /// The conversation as it is now.
+    /// The conversation's current header.
     pub header: Header,
-    /// The turn it is about.
+    /// The turn concerned.
     pub turn: Option<TurnId>,
-    /// What was stored for it; empty for a copy of an earlier request.
+    /// The records that were stored; empty for a copy of an earlier request.
     pub records: Vec<Record>,
-    /// Turns that stand before it.
+    /// Number of turns queued before the turn.
     pub position: Option<usize>,
 }
 
-/// The change is not stored.
+/// Reasons why a command was not executed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The core refuses it.
+    /// The core rejected it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// Too many turns are open: which bound is reached, and how many it allows.
+    /// Too many turns are open: the limit that was reached, and its value.
     #[error("too many turns are open")]
     Full(Full, usize),
-    /// The tenant or the user keeps as much as it may.
+    /// The tenant or the user has reached a storage quota.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
-    /// The tenant's settings have a fault: nothing is taken for it until they are fixed.
+    /// The tenant's settings have a fault: nothing is accepted for it until that is fixed.
     #[error("the tenant's settings have a fault")]
     LeftOut,
-    /// This copy is being let go: ask the directory again.
-    #[error("the conversation is being let go")]
+    /// This actor is being passivated: ask the directory again.
+    #[error("the conversation's actor is being passivated")]
     Gone,
-    /// The conversation's own log cannot be read, which no retry mends.
+    /// The conversation's log cannot be read, and a retry does not help.
     #[error("the conversation's log is damaged")]
     Damaged,
-    /// The process hands over to another one, which takes it: nothing was stored.
-    #[error("the process hands over to another one")]
+    /// The process is handing over to another one, which will accept the request; nothing was stored.
+    #[error("the process is handing over to another one; nothing was stored")]
     HandingOver,
-    /// The store refuses it: nothing was stored.
+    /// The store refuses writes; nothing was stored.
     #[error("the store refuses writes")]
     Refused {
-        /// Whether there is no space left.
+        /// Whether the disk is full.
         disk_full: bool,
     },
-    /// It could not be looked at now, and certainly nothing was stored for it.
-    #[error("the request could not be looked at; nothing was stored")]
+    /// The request could not be checked, and certainly nothing was stored for it.
+    #[error("the request could not be processed; nothing was stored")]
     NotStored,
-    /// Whether it is stored is not known; asking again with the same key is safe.
+    /// Whether it was stored is unknown; a retry with the same key is safe.
     #[error("the store is unavailable")]
     Unavailable,
 }
 
-/// What differs per instance.
+/// Arguments of one instance.
 #[derive(Debug, Clone)]
 pub struct Args {
-    /// Its tenant.
+    /// Tenant scope.
     pub scope: TenantScope,
-    /// Its id.
+    /// Conversation id.
     pub id: ConversationId,
 }

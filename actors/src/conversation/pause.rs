@@ -1,8 +1,9 @@
-//! Tenants that are suspended, or left out for a fault of their settings.
+//! Tenants that are suspended, or left out because their settings have a fault.
 //!
-//! A suspended tenant's open turns are cancelled. Those of a tenant that is left out wait: what is under way may end, nothing is
-//! begun, and what had not begun is written down (`turn.paused`), so that it goes on where it stands, after a restart too.
-//! Invariant: while a copy is paused it begins nothing; it goes on by [`Conversation::resume`] alone, which writes its claim first.
+//! The open turns of a suspended tenant are cancelled. Those of a tenant that is left out wait: running work may
+//! finish, no work is started, and what had not started is recorded (`turn.paused`), so that the turn continues where
+//! it was, even after a restart. Invariant: a paused actor starts no work; it continues only through
+//! [`Conversation::resume`], which records its claim first.
 
 use ractor::ActorProcessingErr;
 
@@ -19,14 +20,14 @@ impl Conversation {
         self.shared.ports.policies.standing(&state.scope)
     }
 
-    /// Does what the tenant's standing asks for, before a message is looked at.
+    /// Acts on the tenant's standing before a message is handled.
     pub(super) async fn follow_standing(
         &self,
         me: &ConversationRef,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         if state.handing_over {
-            // Nothing is begun and nothing ended any more but by the hand-over.
+            // Only the hand-over starts or ends anything now.
             return Ok(());
         }
         match self.standing(state) {
@@ -36,7 +37,7 @@ impl Conversation {
         }
     }
 
-    /// Ends what is open on behalf of a suspended tenant: its work is stopped where it is, and nothing is sent any more.
+    /// Cancels what is open for a suspended tenant: its work stops at once, and nothing more is sent.
     pub(super) async fn suspend(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.compression = None;
         (state.paused, state.lost) = (false, false);
@@ -49,16 +50,16 @@ impl Conversation {
         let Ok(command) = self.with_halt(state, &policy, command).await? else {
             return Ok(());
         };
-        tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "tenant suspended; its open turns are cancelled");
+        tracing::info!(conversation = %state.core.id, tenant = %state.scope.tenant(), "tenant suspended; cancelling the conversation's open turns");
         self.step(me, state, command, None).await
     }
 
-    /// Holds what has not begun for a tenant that is left out, and writes down what that is.
+    /// Pauses what has not started for a tenant that is left out, and records it.
     async fn pause(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
-        // A summary that is being made is made again after the next turn.
+        // A summary in progress is made again after the next turn.
         state.compression = None;
         if let Some(room) = state.room.take() {
-            // Nobody asked the model; the step is begun again when the tenant is served.
+            // The model was not called; the step starts again when the tenant is served.
             forget_step(state, room.at);
         }
         if state.retiring || state.core.active().is_none() {
@@ -67,9 +68,9 @@ impl Conversation {
         if !state.paused {
             tracing::info!(
                 conversation = %state.core.id, tenant = %state.scope.tenant(),
-                "tenant left out; its open turns wait until its settings are fixed"
+                "tenant left out; the conversation's open turns wait until its settings are fixed"
             );
-            // Before anything is looked at: what is begun from here on is begun by `resume`.
+            // First of all: from here on, work is started only by `resume`.
             state.paused = true;
             self.run_effects(me, state).await?;
         }
@@ -82,17 +83,17 @@ impl Conversation {
         Ok(())
     }
 
-    /// Records, at a clean stop, which calls have not left their connector's queue; they never will now, so the next process may send
-    /// them, whatever repeating them would do.
+    /// Records, at a clean stop, which calls are still in their connector's queue. They will never leave it now, so the
+    /// next process may send them, whatever repeating them would do.
     pub(super) async fn keep_unsent(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         let calls = state.core.active().map_or(&[][..], |turn| turn.calls());
         let never_leaves =
             |call: &&Call| is_first_try(call) && state.gates.get(&call.id).is_some_and(|gate| gate.withdraw());
-        // Each of them, so no short cut.
+        // `count` visits every call; `any` would stop early.
         if calls.iter().filter(never_leaves).count() == 0 {
             return Ok(());
         }
-        // What is begun from here on is begun by nobody.
+        // No work is started from here on.
         state.paused = true;
         if let Some(Pause { unsent, asked, .. }) = due(state) {
             let policy = self.policy(state, &Command::RECOVER);
@@ -102,7 +103,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Takes up what was paused, once the tenant is served again.
+    /// Resumes paused turns once the tenant is served again.
     pub(super) async fn resume(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         if !state.paused || state.retiring {
             return Ok(());
@@ -126,7 +127,7 @@ impl Conversation {
         (state.paused, state.lost) = (false, false);
         tracing::info!(
             conversation = %state.core.id, tenant = %state.scope.tenant(),
-            "tenant served again; its open turns go on"
+            "tenant served again; resuming the conversation's open turns"
         );
         let command = state.core.screen(&policy, command);
         self.step_by(me, state, &policy, command, None, None).await?;
@@ -135,7 +136,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// An agent did not ask the model, because the tenant was not served then.
+    /// Handles a step that its agent did not start because the tenant was not served.
     pub(super) async fn step_held(
         &self,
         me: &ConversationRef,
@@ -146,7 +147,8 @@ impl Conversation {
         self.run_effects(me, state).await
     }
 
-    /// A connector gave a call back. One that may have been sent is taken up by a claim alone, even if the tenant is served by now.
+    /// Handles a call that its connector returned. If it may have been sent, only a claim resumes it, even if the
+    /// tenant is served by now.
     pub(super) async fn call_held(
         &self,
         me: &ConversationRef,
@@ -165,14 +167,14 @@ impl Conversation {
     }
 }
 
-/// Notes that nobody works on a model step: it is begun when it is due.
+/// Forgets that a step was started, so that it starts again when it is due.
 pub(super) fn forget_step(state: &mut State, step: Step) {
     let held = |effect: &Effect| matches!(effect, Effect::CallModel { at, .. } if *at == step);
     state.running.retain(|effect, _| !held(effect));
 }
 
-/// Stops what has not begun, and leaves of `wanted` what may go on while the tenant is left out: work that is under way, and the time
-/// that a person has to decide. A turn's own time stands still.
+/// Stops what has not started, and keeps in `wanted` what may continue while the tenant is left out: running work, and
+/// the time that a person has to decide. The turn's own time limit stands still.
 pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
     state.paused = true;
     let gates = &state.gates;
@@ -181,7 +183,7 @@ pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
         .running
         .retain(|effect, _| !matches!(effect, Effect::CallTool { call, .. } if !left(call)));
     if !state.lost {
-        // What this copy has never begun, nobody has.
+        // What this actor never started was never started at all.
         let calls = state.core.active().map_or(&[][..], |turn| turn.calls());
         for call in calls.iter().filter(|call| is_first_try(call)) {
             state.gates.entry(call.id).or_insert_with(|| Gate::withdrawn().into());
@@ -194,7 +196,7 @@ pub(super) fn hold(state: &mut State, wanted: &mut Vec<Effect>) {
     });
 }
 
-/// How far the running turn has come, as far as that has to be written down.
+/// Returns the progress of the running turn, as far as it must be recorded.
 pub(super) fn present(state: &State) -> Option<Pause> {
     let turn = state.core.active().filter(|turn| !turn.only_awaits_approval())?;
     let is_asked = state
@@ -210,14 +212,14 @@ pub(super) fn present(state: &State) -> Option<Pause> {
     Some(pause)
 }
 
-/// The same, unless the log says so already.
+/// Like `present`, but `None` if the log says so already.
 pub(super) fn due(state: &State) -> Option<Pause> {
     let known = state.core.active().and_then(|turn| turn.pause.clone());
     present(state).filter(|pause| known.as_ref() != Some(pause))
 }
 
-/// Takes what the log says of a paused turn: which of its calls were never sent, and whether something was under way when this
-/// copy's predecessor ended.
+/// Restores what the log says about a paused turn: which of its calls were never sent, and whether work was in progress
+/// when this actor's predecessor ended.
 pub(super) fn fold(state: &mut State) {
     let Some(turn) = state.core.active() else { return };
     for call in turn.calls().iter().filter(|call| turn.never_sent(call)) {

@@ -1,4 +1,4 @@
-//! Coming to life from the log, and being let go again.
+//! Replaying a conversation from its log, and passivating it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::domain::turn::Phase;
 use crate::ports::{LogError, LostCall, LostPrompt, Snapshot, Standing};
 use crate::shared::until;
 
-/// Records that are read at once while the log is folded.
+/// Records read per page while the log is replayed.
 const PAGE: usize = 512;
-/// A copy that has not worked on a turn is let go after so long: time enough for the request that woke it to arrive, or for
-/// the first turn of a conversation that was just created.
+/// Idle time of an actor that has not worked on a turn: enough for the request that started it to arrive, or for the
+/// first turn of a conversation that was just created.
 const BRIEFLY: Duration = Duration::from_secs(1);
 
-/// Reads a snapshot; on the compute pool when it is long.
+/// Decodes a snapshot; on the compute pool when it is long.
 async fn decoded(
     tenant: &TenantId,
     id: ConversationId,
@@ -40,7 +40,7 @@ async fn decoded(
 }
 
 impl Conversation {
-    /// Folds the log; then what is open is taken up. The same functions as in life.
+    /// Folds the log and resumes open turns, with the same functions as in normal operation.
     pub(super) async fn load(&self, me: &ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
         let log = &self.shared.ports.log;
         let id = state.core.id;
@@ -80,9 +80,9 @@ impl Conversation {
                 break;
             }
         }
-        // An erased log loses its beginning, up to its tombstone. Any other one is whole.
+        // An erased log has lost its beginning, up to its tombstone. Any other log is complete.
         if let Some(missing) = gap.filter(|_| !ends_erased) {
-            return Err(LogError::Corrupt(format!("record {missing} is missing")).into());
+            return Err(LogError::Corrupt(format!("record {missing} is missing from the log")).into());
         }
         if let Some(tail) = self.shared.hub.existing(state.scope.tenant(), id) {
             tail.folded(state.core.seq);
@@ -102,9 +102,9 @@ impl Conversation {
                     let recover = state.core.screen(&policy, state.recovery());
                     self.step_by(me, state, &policy, recover, None, None).await?;
                 }
-                // Nothing is taken up until the tenant is served again: no claim is written, and no attempt is counted.
+                // Nothing is resumed until the tenant is served again: no claim is recorded, and no attempt is counted.
                 Standing::LeftOut => state.paused = true,
-                // Nothing is taken up for a tenant that is suspended.
+                // Nothing is resumed for a suspended tenant.
                 Standing::Suspended => self.suspend(me, state).await?,
             }
             // Approvals need no claim, only their timers.
@@ -115,7 +115,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Asks what the running turn's present step used before this copy was there: nobody will report it.
+    /// Looks up what the running turn's current step used before this actor started: nobody will report it.
     async fn find_lost(&self, state: &mut State, trail: Trail) -> Result<(), ActorProcessingErr> {
         let (Some(turn), Some(book)) = (state.core.active(), &state.core.book) else {
             return Ok(());
@@ -127,7 +127,7 @@ impl Conversation {
             .waiting_until
             .is_some_and(|until| until > self.shared.ports.clock.now());
         if trail.prompt.is_none() && waits {
-            // Nobody was asked since the last report.
+            // No model was called since the last report.
             return Ok(());
         }
         let at = turn.present();
@@ -152,20 +152,20 @@ impl Conversation {
         match self.shared.ports.model.lost(call).await {
             Ok(lost) => state.lost_usage = Some((at, lost)),
             Err(error @ LogError::Unavailable(_)) => return Err(error.into()),
-            // The conversation is more than its bill.
+            // A wrong usage figure must not stop the conversation.
             Err(error) => {
                 tracing::error!(
                     conversation = %state.core.id, turn = %turn.id, %error,
-                    "usage of a model call that was lost cannot be read; the turn's usage will be too small"
+                    "usage of a lost model call could not be read; the turn's recorded usage will be too low"
                 );
             }
         }
         Ok(())
     }
 
-    /// Sets the timer after which an idle conversation is let go. One that worked on a turn is kept for a while, for the next
-    /// turn; what was only created, renamed or rated goes after a moment, and at once where there are many, so that such
-    /// requests do not fill the memory.
+    /// Starts the timer after which an idle conversation is passivated. One that worked on a turn stays for a while,
+    /// for the next turn; one that was only created, renamed or rated goes after a moment, and at once if there are
+    /// many, so that such requests do not fill the memory.
     pub(super) fn rest(&self, me: &ConversationRef, state: &mut State) {
         state.generation += 1;
         state.idle = None;
@@ -183,7 +183,7 @@ impl Conversation {
         } else {
             bounds.idle.min(BRIEFLY)
         };
-        // A late result finds the copy that knows its call.
+        // A late outcome must find the actor that knows its call.
         let late = state.late.map_or(Duration::ZERO, |at| {
             until(self.shared.ports.clock.now(), at) + CALL_GRACE
         });
@@ -223,14 +223,14 @@ impl Conversation {
                 key,
                 actor: me.get_id(),
                 wake_at,
-                // One that only waits for a person has nothing to take up.
+                // A turn that only waits for approval has nothing to resume.
                 paused: state.paused && !state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
                 last_seq: state.core.seq,
             });
         }
     }
 
-    /// Stores a snapshot beside the work, if enough has happened since the last one.
+    /// Stores a snapshot in the background, if enough has happened since the last one.
     pub(super) fn save(&self, state: &mut State, every: u64) {
         let quiet = state.core.active().is_none_or(|turn| turn.only_awaits_approval());
         if !quiet || state.core.live().is_none() || state.core.seq < state.snapshot_seq + every.max(1) {
@@ -249,15 +249,15 @@ impl Conversation {
                 version,
                 state: bytes,
             };
-            // Only a cache: the log is folded from further back next time.
+            // Only a cache: the next replay starts further back.
             if let Err(error) = shared.ports.log.save_snapshot(&scope, id, &snapshot).await {
-                tracing::debug!(%error, conversation = %id, "a snapshot was not stored");
+                tracing::debug!(%error, conversation = %id, "snapshot could not be stored; the next replay starts from an older one");
             }
         }));
     }
 }
 
-/// The first number that is missing from records which should begin with `from`.
+/// Returns the first sequence number missing from records that should begin with `from`.
 fn gap_in(from: Seq, records: &[Record]) -> Option<Seq> {
     (from..)
         .zip(records)
@@ -265,14 +265,14 @@ fn gap_in(from: Seq, records: &[Record]) -> Option<Seq> {
         .map(|(seq, _)| seq)
 }
 
-/// What a log says of the last model step that was under way.
+/// What the log says about the last model call in progress.
 #[derive(Default)]
 struct Trail {
-    /// When the present attempt of the last turn began.
+    /// Start of the last turn's current attempt.
     began_at: Option<Timestamp>,
-    /// The last prompt whose answer is not there.
+    /// Last prompt without an answer.
     prompt: Option<(Step, LostPrompt)>,
-    /// The target to which the attempt's route fell back last.
+    /// Target of the attempt's last fallback.
     target: Option<String>,
 }
 

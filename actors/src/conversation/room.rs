@@ -1,9 +1,10 @@
-//! Room in the model's context for a step whose prompt is too long.
+//! Steps whose prompt does not fit into the model's context.
 //!
-//! The step waits for the compression that is under way, or has one made, and is asked again with its summary. It waits no longer
-//! than one summary may take; then the older part of the memory is truncated. It fails only if that does not help: the running
-//! turn itself is too long.
-//! Invariant: while a step waits here, a compression is under way, whose end is told; so the step never waits for ever.
+//! Such a step waits for the compression that is running, or for one started for it, and is repeated with its summary.
+//! It waits no longer than one summary may take; then the older part of the memory is truncated. It fails only if that
+//! does not help, because the running turn itself is too long.
+//!
+//! Invariant: while a step waits here a compression is running that reports its end, so the step never waits forever.
 
 use std::sync::Arc;
 
@@ -18,20 +19,20 @@ use crate::domain::policy::Policy;
 use crate::domain::turn::{Phase, Turn};
 use crate::ports::Standing;
 
-/// A step that waits for room.
+/// A step that waits until its prompt fits.
 pub(super) struct Room {
     /// The step.
     pub(super) at: Step,
-    /// What it fails with if none can be made.
+    /// Failure to record if it cannot be made to fit.
     failure: ModelFailure,
-    /// Whether the compression under way is made for this step: there is nothing more to try.
+    /// Whether the running compression was started for this step: there is nothing more to try.
     is_last: bool,
-    /// Ends the wait for a summary.
+    /// Timer that ends the wait for a summary.
     _overdue: AbortOnDropHandle<()>,
 }
 
 impl Conversation {
-    /// The prompt of a step is too long, as we count it or as its provider does.
+    /// Handles a step whose prompt is too long by our count or by its provider's.
     pub(super) async fn step_too_large(
         &self,
         me: &ConversationRef,
@@ -57,7 +58,7 @@ impl Conversation {
         }
         tracing::info!(
             conversation = %state.core.id, turn = %at.turn, waits_for_summary = !is_last,
-            "prompt too long; making room in the model's context before asking again"
+            "prompt exceeds the model's context; compressing the memory before repeating the call"
         );
         state.room = Some(Room {
             at,
@@ -65,14 +66,14 @@ impl Conversation {
             is_last,
             _overdue: overdue,
         });
-        // Without a compression, as for a tenant that is not served any more, there is nothing to wait for.
+        // Without a compression, for example because the tenant is no longer served, there is nothing to wait for.
         match state.compression {
             Some(_) => Ok(()),
             None => self.room_after(me, state, false).await,
         }
     }
 
-    /// A compression has ended. Whoever waited for it is asked again.
+    /// Handles the end of a compression: repeats the step that waited for it, or tries the next measure.
     pub(super) async fn room_after(
         &self,
         me: &ConversationRef,
@@ -100,7 +101,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// A step has waited long enough: the older part of the memory leaves without a summary.
+    /// The step has waited long enough: truncates the older part of the memory without a summary.
     pub(super) fn room_overdue(&self, me: &ConversationRef, state: &mut State, at: Step) {
         let Some(room) = state.room.as_mut().filter(|room| room.at == at) else {
             return;

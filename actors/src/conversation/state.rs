@@ -1,4 +1,4 @@
-//! All that changes in a conversation's actor.
+//! Mutable state of a conversation's actor.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
@@ -26,7 +26,7 @@ use crate::user_turns::Place;
 use super::message::Args;
 use super::room::Room;
 
-/// All that changes.
+/// Mutable state of the actor.
 pub struct State {
     pub(super) scope: TenantScope,
     pub(super) core: Core,
@@ -36,42 +36,42 @@ pub struct State {
     pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
     pub(super) gates: Gates,
     pub(super) compression: Option<AbortOnDropHandle<()>>,
-    /// Number of the last compression that was begun.
+    /// Number of compressions started so far.
     pub(super) compressions: u64,
     pub(super) compress_again: bool,
     pub(super) compression_failures: u32,
-    /// The step that waits for room in the model's context.
+    /// Step that waits until its prompt fits.
     pub(super) room: Option<Room>,
-    /// The last step for which a compression was made: none is made twice.
+    /// Last step for which a compression was started: never twice for the same step.
     pub(super) squeezed: Option<Step>,
-    /// The turn whose prompt is too long without a summary that waits for the next one.
+    /// Turn whose prompt does not fit without the summary that waits for the next turn.
     pub(super) tight: Option<TurnId>,
     pub(super) snapshot_seq: Seq,
-    /// Until then a call that was stopped on its way may still tell how it ended.
+    /// Until when a call that was stopped after it was sent may still report its outcome.
     pub(super) late: Option<Timestamp>,
     pub(super) idle: Option<AbortOnDropHandle<()>>,
     pub(super) generation: u64,
     pub(super) retiring: bool,
-    /// Whether a turn was worked on since the log was folded: the next one is probably near.
+    /// Whether a turn was worked on since the replay: the next one is probably near.
     pub(super) worked: bool,
-    /// Whether somebody asked for something since then.
+    /// Whether a request arrived since then.
     pub(super) asked: bool,
-    /// Whether its open turns wait because the tenant is left out. Nothing is begun meanwhile.
+    /// Whether open turns wait because the tenant is left out. No work is started meanwhile.
     pub(super) paused: bool,
-    /// Whether what the running turn had under way was lost with an earlier copy, and the turn has to be recovered.
+    /// Whether work in progress was lost with an earlier actor, so that the turn must be recovered.
     pub(super) lost: bool,
-    /// What a model step used that nobody will report, until it is written down. Of no other step than this one.
+    /// Usage of a step that nobody will report, until it is recorded; belongs to this step only.
     pub(super) lost_usage: Option<(Step, Vec<LostUsage>)>,
-    /// Whether the process hands over to another one: nothing is begun any more.
+    /// Whether the process is handing over: no work is started any more.
     pub(super) handing_over: bool,
-    /// The policy by which effects were started last: what is under way when the tenant is left out ends by it.
+    /// Policy of the last started effects: work that is running when the tenant is left out finishes under it.
     pub(super) policy: Option<Arc<Policy>>,
-    /// Its log cannot be read: nothing is decided on what is known of it.
+    /// Whether the log cannot be read: nothing is decided on what is known of it.
     pub(super) broken: bool,
     pub(super) counted: Counted,
-    /// Open turns as they count against their user.
+    /// Permits of open turns that count against their user.
     pub(super) places: HashMap<TurnId, Place>,
-    /// The place of a turn that is being stored.
+    /// Permit of a turn that is being stored.
     pub(super) taken: Option<Place>,
     pub(super) spans: Option<TurnSpans>,
     pub(super) _alive: Alive,
@@ -83,18 +83,18 @@ pub(super) struct Live {
     pub(super) prompt_tokens: u64,
 }
 
-/// Open turns of this copy, as far as admission counts them; given back when the copy ends, however it ends. An approval place
-/// stays: the call waits on without the copy, and its successor corrects it.
+/// What admission counts for this actor's open turns; removed when the actor ends, however it ends. An approval permit
+/// stays: the call keeps waiting without the actor, and the successor corrects it.
 pub(super) struct Counted {
     pub(super) shared: Arc<Shared>,
     pub(super) tenant: TenantId,
     pub(super) turns: TurnCounts,
-    /// Whether admission knows of a call that waits for a person; none: it is not known what it knows.
+    /// What admission knows about a call that waits for approval; `None`: unsure.
     pub(super) approval: Option<bool>,
 }
 
-/// The gates of the calls that are running. They go with the copy that knows them: whatever still waits behind one never leaves,
-/// since the next copy takes the call up by its own rule.
+/// Gates of the running calls, cancelled on drop: a call still waiting at its gate is never sent, because the successor
+/// handles it by its own rules.
 #[derive(Default)]
 pub(super) struct Gates(HashMap<CallId, Arc<Gate>>);
 
@@ -121,7 +121,7 @@ impl Drop for Gates {
 }
 
 impl State {
-    /// A copy that knows nothing yet.
+    /// Returns the state of a new actor, before the replay.
     pub(super) fn new(args: Args, shared: &Arc<Shared>) -> Self {
         let counted = Counted {
             shared: Arc::clone(shared),
@@ -165,7 +165,7 @@ impl State {
         }
     }
 
-    /// What the present step used that nobody will report.
+    /// Returns what the current step used that nobody will report.
     pub(super) fn unreported(&self) -> &[LostUsage] {
         let present = self.core.active().map(Turn::present);
         let of_present = |(at, _): &&(Step, Vec<LostUsage>)| Some(*at) == present;
@@ -175,14 +175,14 @@ impl State {
             .map_or(&[], |(_, lost)| lost)
     }
 
-    /// The command that takes up what was under way.
+    /// Returns the command that resumes interrupted work.
     pub(super) fn recovery(&self) -> Command {
         Command::Recover {
             lost: self.unreported().to_vec(),
         }
     }
 
-    /// Forgets what was read of a log that is damaged.
+    /// Discards what was read from a damaged log.
     pub(super) fn give_up(&mut self) {
         self.broken = true;
         self.core = Core::new(self.core.id);
@@ -197,9 +197,9 @@ impl State {
         };
         let (open, active) = (book.turns.len(), book.active());
         let idle = self.is_idly_paused();
-        // What waits behind a turn that only waits for a person, or for its tenant's settings, waits with it.
+        // Turns queued behind one that only waits for a person, or for its tenant's settings, are parked with it.
         let parked = idle || active.is_some_and(Turn::only_awaits_approval);
-        // A turn that waits for its provider keeps its working place, but nobody is kept up by it: a stop does not wait for it.
+        // A turn that waits for its provider keeps its working permit, but a shutdown does not wait for it.
         let waiting = !parked && active.is_some_and(|turn| turn.waiting.is_some());
         let busy = active.is_some() && !parked && !waiting;
         self.worked |= busy || waiting;
@@ -215,13 +215,13 @@ impl State {
         self.count_places();
     }
 
-    /// Whether the tenant is left out and nothing is under way any more.
+    /// Whether the tenant is left out and no work is running any more.
     fn is_idly_paused(&self) -> bool {
         let under_way = |effect: &Effect| matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. });
         self.paused && !self.running.keys().any(under_way)
     }
 
-    /// Counts the open turns against their user, unless a person is waited for.
+    /// Counts the open turns against their user, unless they wait for a person.
     fn count_places(&mut self) {
         let Some(book) = &self.core.book else {
             return self.places.clear();
@@ -244,7 +244,8 @@ impl State {
 }
 
 impl Counted {
-    /// Takes a place for one more turn before it is stored, so that many at once do not pass the bound together.
+    /// Takes a permit for one more turn before it is stored, so that concurrent requests cannot exceed the limit
+    /// together.
     pub(super) fn admit(&mut self) -> Result<(), Full> {
         self.shared.admission.admit(&self.tenant, &self.shared.bounds)?;
         self.turns.open += 1;
@@ -252,7 +253,7 @@ impl Counted {
         Ok(())
     }
 
-    /// Takes a place for a turn that is to wait for a person, before that is stored.
+    /// Takes a permit for a turn that is about to wait for approval, before that is stored.
     pub(super) fn take_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
         let (admission, bounds) = (&self.shared.admission, &self.shared.bounds);
         self.approval = None;

@@ -1,4 +1,4 @@
-//! Work is refused at the door.
+//! Admission control: turns beyond the limits are refused before they are stored.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn submit_at_once(world: &World, count: usize) -> (Vec<(ConversationId, Tu
     for _ in 0..count {
         conversations.push(world.create().await);
     }
-    // The store is slow, so all of them stand at the door together.
+    // The store is slow, so that all requests are admitted before the first is stored.
     world.log.delay_appends(Duration::from_millis(50));
     let asks = conversations.iter().map(|id| async move {
         let turn = world.turn_id();
@@ -65,7 +65,7 @@ async fn the_bounds_of_node_and_tenant_hold_for_requests_that_come_at_once() {
         world.settle().await;
         assert_eq!(world.shared().admission.open(), 0);
         let (accepted, _) = submit_at_once(&world, 1).await;
-        assert_eq!(accepted.len(), 1, "there is room again");
+        assert_eq!(accepted.len(), 1, "a permit is free again");
     }
 }
 
@@ -79,7 +79,7 @@ async fn a_user_at_its_bound_leaves_room_for_a_colleague() {
     world.model.on("hello", &[vec![Act::Stall]]);
     let (accepted, refused) = submit_at_once(&world, 5).await;
     assert_eq!((accepted.len(), refused.len()), (2, 3));
-    // What was refused is not counted, for the tenant as little as for the user.
+    // A refused turn is counted neither for the tenant nor for the user.
     assert_eq!(world.shared().admission.open(), 2);
     assert_eq!(
         world
@@ -140,7 +140,7 @@ async fn a_crash_and_recovery_counts_open_turns_anew() {
     assert_eq!(world.shared().admission.open(), 0);
 }
 
-/// Submits a turn whose one call waits for a person; answers once it is decided whether it may wait.
+/// Submits a turn whose one call needs approval; returns once it is decided whether the call may wait.
 async fn ask_for_approval(world: &World, tenant: &TenantScope, user: &str) -> (ConversationId, TurnId, bool) {
     let asker = Asker {
         user: user.parse().unwrap(),
@@ -156,7 +156,7 @@ async fn ask_for_approval(world: &World, tenant: &TenantScope, user: &str) -> (C
         ..
     } = world.creation(None)
     else {
-        unreachable!("a creation is a creation")
+        unreachable!("built as Create above")
     };
     let creation = Command::Create {
         tenant: tenant.tenant().clone(),
@@ -229,19 +229,19 @@ async fn turns_that_wait_for_a_person_hold_no_place_and_are_bounded_by_user_and_
         waits && begun.elapsed() < Duration::from_secs(1),
         "a third tenant's turn runs at once"
     );
-    // Out of memory they still count.
+    // They still count when their conversations are not in memory.
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.directory().alive(), 0);
     assert_eq!(world.shared().admission.awaiting_approval(), 41);
     assert!(!ask_for_approval(&world, &a, "ada").await.2);
-    // So they do in the next process, which takes all of them up although it would admit none.
+    // So they do in the next process, which recovers all of them although it would admit none.
     world.crash().await;
     world.restart().await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(world.shared().admission.awaiting_approval(), 41);
     assert!(!ask_for_approval(&world, &a, "bob").await.2);
     assert!(ask_for_approval(&world, &c, "eve").await.2);
-    // A decision gives the place back.
+    // A decision returns the approval permit.
     let (first, turn) = waiting[0];
     let call = world
         .log
@@ -300,14 +300,21 @@ async fn a_conversation_that_was_only_created_or_changed_leaves_memory_within_a_
         world.ask(*id, Command::Update { title, metadata }).await.unwrap();
     }
     assert_eq!(gone().await, 0);
-    assert!(begun.elapsed() < Duration::from_secs(30), "not after a time of rest");
-    // One that had a turn is kept for the next one.
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "passivated early, not after the full idle time"
+    );
+    // One that had a turn stays for the next one.
     let turn = world.submit(conversations[0], "hello").await;
     world.end_of(conversations[0], turn).await;
     assert_eq!(gone().await, 1);
     let shut = world.ask(conversations[1], submission(world.turn_id(), " ")).await;
     assert!(shut.is_err());
-    assert_eq!(gone().await, 1, "a refusal keeps nobody in memory");
+    assert_eq!(
+        gone().await,
+        1,
+        "a refused request does not keep a conversation in memory"
+    );
 }
 
 #[tokio::test(start_paused = true)]

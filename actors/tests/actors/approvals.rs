@@ -1,4 +1,4 @@
-//! Calls that wait for a person, and conversations that are let go meanwhile.
+//! Calls that wait for approval, and conversations that are passivated meanwhile.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn world(far: Duration) -> (World, ConversationId, TurnId, CallId) {
     let turn = world.submit(id, "work").await;
     let requested = world.named(id, "approval.requested").await;
     let Event::ApprovalRequested { call_id, .. } = requested.event else {
-        unreachable!("named so")
+        unreachable!("find selected this event")
     };
     (world, id, turn, call_id)
 }
@@ -80,7 +80,11 @@ async fn an_approval_with_edited_arguments_runs_with_them_once() {
 async fn a_far_approval_lets_the_conversation_go_and_the_reconciler_wakes_it_when_it_is_due() {
     let (world, id, turn, _) = world(Duration::from_secs(300)).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
-    assert_eq!(world.directory().alive(), 0, "nobody waits in memory for an hour");
+    assert_eq!(
+        world.directory().alive(),
+        0,
+        "no conversation stays in memory for an hour"
+    );
     assert_eq!(world.shared().admission.open(), 0);
     let begun = tokio::time::Instant::now();
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -129,7 +133,7 @@ async fn a_conversation_with_a_turn_is_never_let_go() {
     assert_eq!(world.directory().alive(), 0);
 }
 
-/// Submits at every moment around the time at which the conversation is let go.
+/// Submits at every moment around the time of passivation.
 #[tokio::test(start_paused = true)]
 async fn a_submit_that_meets_a_passivation_is_never_lost() {
     let bounds = Bounds {
@@ -171,7 +175,7 @@ async fn a_thousand_conversations_touched_and_let_go_leave_nothing_behind() {
     for (id, turn) in turns {
         world.end_of(id, turn).await;
     }
-    // One that never was, too.
+    // Including one that never existed.
     let nobody = ConversationId::new(copilotd_actors::ports::Ids::uuid(world.ids.as_ref()));
     assert!(world.ask(nobody, submission(world.turn_id(), "x")).await.is_err());
     tokio::time::sleep(Duration::from_secs(120)).await;

@@ -1,4 +1,4 @@
-//! Tenants whose conversations are ended because the tenant is deleted.
+//! Tenants whose conversations are stopped because the tenant is being deleted.
 
 use std::time::Duration;
 
@@ -32,17 +32,17 @@ async fn a_closed_tenants_conversations_end_and_none_is_started_until_it_is_open
     world.directory().close_tenant(&tenant);
     assert_eq!(world.directory().stop_tenant(&tenant, TIME).await, 0);
     assert_eq!(world.directory().alive(), 0);
-    // What the suspension asked for was stored before it ended.
+    // What the suspension required was stored before the conversation ended.
     assert_eq!(world.names(one).last(), Some(&"turn.cancelled"));
     assert_eq!(world.model.wait_for(|seen| seen.open == 0).await.dropped, 1);
 
-    // Neither a request, nor the reconciler, nor a restart brings one back.
+    // Neither a request, nor the reconciler, nor a restart starts one again.
     let asked = world.ask(two, Command::RECOVER).await;
     assert_eq!(asked.unwrap_err(), Refusal::NotStored);
     assert!(!world.directory().wake(&world.scope, one).await);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.directory().alive(), 0);
-    // Another tenant's are started.
+    // Another tenant's conversations still start.
     assert!(world.directory().wake(&scope("globex"), two).await);
 
     world.policies.suspend(&tenant, false);
@@ -59,7 +59,7 @@ async fn a_conversation_that_dies_while_its_tenant_is_closed_is_not_started_agai
     let tenant = world.scope.tenant().clone();
     world.directory().close_tenant(&tenant);
     world.model.on("fails", &[vec![Act::Panic]]);
-    // Its agent dies with it, or it goes on: either way it ends when it is told to.
+    // Its agent dies with it, or it continues: either way it ends when told to.
     let _ = world.ask(id, submission(world.turn_id(), "fails")).await;
     assert_eq!(world.directory().stop_tenant(&tenant, TIME).await, 0);
     tokio::time::sleep(Duration::from_secs(120)).await;

@@ -1,4 +1,4 @@
-//! Compression: off the user's path, one at a time, never a turn's fault. Snapshots: a cache that is used.
+//! Compression: off the user's path, one at a time, never failing a turn. Snapshots: a cache that is used.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use copilotd_actors::fakes::model::{Act, says};
 
 use crate::support::{World, copilot, submission};
 
-/// Compresses beyond 200 tokens; urgent beyond `hard`.
+/// Compresses above 200 tokens; urgent above `hard`.
 fn policy(hard: u64) -> Policy {
     patient(hard, Duration::from_secs(60))
 }
@@ -67,18 +67,21 @@ async fn a_compression_runs_behind_a_turn_and_takes_effect_at_the_next_ones_star
     assert_eq!(summaries_asked_for(&world), 1);
     assert!(
         !world.names(id).contains(&"memory.compressed"),
-        "the turns did not wait for it"
+        "the turns did not wait for the compression"
     );
     let begun = tokio::time::Instant::now();
     say(&world, id, 1).await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "nor does the next one");
+    assert!(begun.elapsed() < Duration::from_secs(1), "nor does the next turn");
     world.named(id, "memory.compressed").await;
     say(&world, id, 1).await;
     let requests = world.model.requests();
     let last = requests.iter().rfind(|request| request.route == "main").unwrap();
     match &last.messages[..2] {
         [PromptMessage::System { text: system }, PromptMessage::User { text }] => {
-            assert!(!system.contains("They spoke."), "a summary is no instruction");
+            assert!(
+                !system.contains("They spoke."),
+                "a summary must not become a system message"
+            );
             assert!(text.contains("They spoke.\n</conversation_summary"), "{text}");
         }
         other => panic!("{other:?}"),
@@ -113,7 +116,7 @@ async fn a_failing_summariser_never_fails_a_turn_and_after_three_failures_in_a_r
         let world = World::with(patient(10_000, Duration::from_secs(5))).await;
         world.model.on("small", std::slice::from_ref(&script));
         let id = world.create().await;
-        // Turns after which nothing has to be compressed are no failures.
+        // Turns that need no compression are not failures.
         for _ in 0..8 {
             say(&world, id, 1).await;
             world.settle().await;

@@ -1,4 +1,4 @@
-//! Limits, breakers, retries and look-ups around an external system.
+//! Limits, circuit breakers, retries and look-ups of an external system.
 
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ async fn the_bucket_and_the_vendors_headers_pace_the_calls() {
     let arrived: Vec<Instant> = world.system("do").requests().iter().map(|(at, _)| *at).collect();
     assert!(
         *arrived.last().unwrap() - begun > Duration::from_secs(65),
-        "nothing was left in the vendor's window"
+        "the vendor's rate window was used up"
     );
 }
 
@@ -163,14 +163,14 @@ async fn a_breaker_opens_after_five_failures_sends_one_probe_and_closes_with_its
     world.system("do").wait_for(|seen| seen.calls == 6).await;
     assert!(
         opened.elapsed() >= Duration::from_secs(2),
-        "nothing is sent while it is open"
+        "nothing is sent while the breaker is open"
     );
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(world.system("do").seen().calls, 6, "one probe at a time");
     assert_eq!(end(&world, id, turn).await, [ToolStatus::Succeeded; 5]);
 }
 
-/// Whatever the vendor says about when to come back: zero, nothing, or what is shorter than our own pause.
+/// For every Retry-After of the vendor: zero, none, or less than our own backoff.
 #[tokio::test(start_paused = true)]
 async fn a_vendor_that_asks_for_patience_for_ever_is_asked_ever_more_slowly_and_a_bounded_number_of_times() {
     for wish in [None, Some(Duration::ZERO), Some(Duration::from_millis(1))] {
@@ -216,7 +216,7 @@ async fn answers_that_cannot_be_read_open_no_breaker() {
     };
     world.system("do").answer_all(unreadable);
     assert_eq!(run(&world).await, [ToolStatus::Failed; 5]);
-    assert_eq!(world.system("do").seen().calls, 15, "each is tried three times");
+    assert_eq!(world.system("do").seen().calls, 15, "each call gets three attempts");
     let begun = Instant::now();
     world.system("do").answer_all(Answer::done(Duration::ZERO));
     assert_eq!(run(&world).await, [ToolStatus::Succeeded; 5]);
@@ -247,8 +247,8 @@ async fn a_call_that_never_arrived_is_failed_and_not_unknown() {
     let world = one(Repeat::Never).await;
     world.system("do").answer_all(failed(ToolErrorKind::Unreachable));
     assert_eq!(run(&world).await, [ToolStatus::Failed]);
-    assert_eq!(world.system("do").seen().calls, 3, "tries of one call are bounded");
-    // Two more open the breaker: the second turn's call waits behind it until its time is over.
+    assert_eq!(world.system("do").seen().calls, 3, "attempts of one call are bounded");
+    // Two more open the breaker: the second turn's call waits behind it until its time is up.
     assert_eq!(run(&world).await, [ToolStatus::Failed]);
     assert_eq!(run(&world).await, [ToolStatus::Failed]);
 }
@@ -293,7 +293,7 @@ async fn doubt_is_not_forgotten_when_a_later_try_is_refused_or_put_off() {
 #[tokio::test(start_paused = true)]
 async fn a_look_up_that_finds_nothing_in_this_life_never_leads_to_a_second_call() {
     let world = one(Repeat::LookUp).await;
-    // Takes effect four seconds later, when nobody listens any more.
+    // Takes effect four seconds later, when nobody waits for it any more.
     let late = Answer {
         effect: Some(Duration::from_secs(4)),
         delay: Duration::ZERO,
@@ -307,7 +307,7 @@ async fn a_look_up_that_finds_nothing_in_this_life_never_leads_to_a_second_call(
     assert_eq!(
         run(&world).await,
         [ToolStatus::Unknown],
-        "what is never found is not known"
+        "a call that is never found ends as unknown"
     );
     assert_eq!(world.system("do").seen().calls, 2);
 }
@@ -329,7 +329,7 @@ async fn a_keyed_call_of_an_earlier_life_that_cannot_be_reached_again_is_unknown
     assert_eq!(
         end(&world, id, turn).await,
         [ToolStatus::Unknown],
-        "it took effect, whatever the repeat says"
+        "the first call took effect, although its repetition was refused"
     );
 }
 
@@ -390,7 +390,7 @@ async fn a_connector_without_calls_is_let_go_and_comes_back() {
         .model
         .on("work", &[calls(&[("do", json!({}))]), says(&["done"], Duration::ZERO)]);
     assert_eq!(run(&world).await, [ToolStatus::Succeeded]);
-    // The time counts from the last call.
+    // The idle time counts from the last call.
     tokio::time::sleep(Duration::from_secs(800)).await;
     assert_eq!(living(), 1);
     tokio::time::sleep(Duration::from_secs(200)).await;
@@ -409,7 +409,7 @@ async fn a_calendar_that_is_set_changes_no_pace_no_breaker_and_no_time_of_a_call
             connector_per_minute: 60,
             ..Bounds::default()
         };
-        // The bucket: ten at once, then one a second.
+        // The rate budget: ten at once, then one a second.
         let world = world(Repeat::Read, 13, bounds.clone()).await;
         let slow = Answer::done(Duration::from_millis(100));
         world.system("do").answer_all(slow);

@@ -1,4 +1,4 @@
-//! What a token costs: no span is entered for it and no metric touched, whatever listens.
+//! What a token costs: it enters no span and touches no metric, whatever is subscribed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::support::World;
 
-/// Counts what happens to spans and metrics.
+/// Counts span entries, events and metric updates.
 #[derive(Clone, Default)]
 struct Counting(Arc<AtomicUsize>);
 
@@ -59,7 +59,7 @@ impl Recorder for Counting {
 #[tokio::test(start_paused = true)]
 async fn a_token_enters_no_span_and_touches_no_metric() {
     let (spans, metrics) = (Counting::default(), Counting::default());
-    // Of the actors' framework the product's filters take no spans either.
+    // The product's filters take no spans of the actor framework either.
     let ours = Targets::new().with_target("copilotd", LevelFilter::TRACE);
     let subscriber = tracing_subscriber::registry().with(spans.clone().with_filter(ours));
     let _subscriber = tracing::subscriber::set_default(subscriber);
@@ -72,7 +72,7 @@ async fn a_token_enters_no_span_and_touches_no_metric() {
         world.model.on(&prompt, &[script]);
         let id = world.create().await;
         let before = [&spans, &metrics].map(|counting| counting.0.load(Ordering::Relaxed));
-        // As a request does it: whatever is sent from here bears its span.
+        // Like an HTTP request: messages sent from here carry its span.
         let turn = {
             use tracing::Instrument as _;
             let request = tracing::info_span!(target: "copilotd", "request");
@@ -83,7 +83,7 @@ async fn a_token_enters_no_span_and_touches_no_metric() {
         costs.push([after[0] - before[0], after[1] - before[1]]);
     }
     let (short, long) = (costs[0], costs[1]);
-    assert!(short[0] > 5 && short[1] > 5, "somebody counts: {costs:?}");
-    // The reconciler and timers look in now and then while the longer answer runs.
+    assert!(short[0] > 5 && short[1] > 5, "the counters saw nothing: {costs:?}");
+    // The reconciler and timers run now and then while the longer answer is written.
     assert!(long[0] < short[0] + 20 && long[1] < short[1] + 20, "{costs:?}");
 }

@@ -1,4 +1,4 @@
-//! Death at every append and in mid-stream. What was accepted is finished, no effect happens twice, no reader loses or
+//! Crashes at every append and in mid-stream: accepted turns finish, no effect happens twice, no reader loses or
 //! repeats anything.
 
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn world() -> (World, ConversationId) {
     (world, id)
 }
 
-/// What must hold of every finished log and its systems.
+/// Checks what must hold for every finished log and its systems.
 fn truthful(world: &World, records: &[Record], what: &str) {
     for turn in records
         .iter()
@@ -74,16 +74,16 @@ fn truthful(world: &World, records: &[Record], what: &str) {
             assert!(effects <= 1, "{what}: {name} took effect {effects} times");
         }
         match results[0] {
-            ToolStatus::Succeeded => assert!(effects > 0, "{what}: {name} says it succeeded"),
+            ToolStatus::Succeeded => assert!(effects > 0, "{what}: {name} succeeded without an effect"),
             ToolStatus::Failed | ToolStatus::Cancelled | ToolStatus::Rejected if name != "read" => {
-                assert_eq!(effects, 0, "{what}: {name} says that nothing happened");
+                assert_eq!(effects, 0, "{what}: {name} failed but took effect");
             }
             _ => {}
         }
     }
 }
 
-/// Reads with one client over every crash; each connection resumes where the last one was cut.
+/// Reads with one client across all crashes; each connection resumes where the last one was cut.
 async fn finish(world: &World, id: ConversationId, turn: TurnId, client: &mut Client, what: &str) {
     world.end_of(id, turn).await;
     let after = if client.last_id.is_empty() {
@@ -134,7 +134,7 @@ async fn a_process_that_dies_at_any_append_finishes_every_accepted_turn_without_
             world.crash().await;
             world.restart().await;
             let stored = world.log.records(id).iter().any(|record| record.turn == Some(turn));
-            assert!(stored || !accepted, "{what}: what was accepted is stored");
+            assert!(stored || !accepted, "{what}: an accepted turn was not stored");
             if stored {
                 finish(&world, id, turn, &mut client, &what).await;
             }
@@ -157,7 +157,7 @@ async fn an_actor_whose_append_has_an_unknown_outcome_is_folded_anew_and_its_rea
             if !accepted && fault == Fault::Before {
                 continue;
             }
-            // This reader stays connected while the actor dies and comes back.
+            // This reader stays connected while the actor dies and is restarted.
             viewer.read_all().await;
             let mut client = Client::default();
             client.take(&viewer.events);
@@ -215,7 +215,7 @@ async fn a_turn_that_kills_the_process_three_times_ends_as_exhausted() {
     );
     assert!(
         matches!(world.end_of(id, next).await, Event::TurnCompleted { .. }),
-        "the queue goes on"
+        "the next queued turn ran"
     );
     assert_eq!(world.model.seen().calls, 4);
 }

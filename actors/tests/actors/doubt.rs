@@ -1,5 +1,5 @@
-//! Requests that reach their vendor long after the process that sent them has died, and clocks that lie: no effect happens twice,
-//! and a restart finds out what can be found out within seconds.
+//! Requests that reach the system long after the process that sent them died, and clocks that are wrong: no effect
+//! happens twice, and a restart finds out within seconds what can be found out.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::support::{World, copilot, tool};
 const KEYED: Repeat = Repeat::Keyed(Duration::from_secs(7200));
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
-/// What looking in vain may cost a restart; the call's own timeout and margin are fifteen seconds here.
+/// How long a fruitless look-up may delay a restart; the call's own timeout and margin are fifteen seconds here.
 const SOON: Duration = Duration::from_secs(8);
 
 async fn one(repeat: Repeat) -> World {
@@ -34,7 +34,7 @@ async fn one(repeat: Repeat) -> World {
     world
 }
 
-/// A call whose bytes arrive so much later, and whose caller hears nothing.
+/// A call whose bytes arrive this much later, and whose caller gets no answer.
 fn held(late: Duration) -> Answer {
     Answer {
         effect: Some(late),
@@ -43,7 +43,7 @@ fn held(late: Duration) -> Answer {
     }
 }
 
-/// Submits a turn and lets its call leave.
+/// Submits a turn and waits until its call was sent.
 async fn sent(world: &World) -> (ConversationId, TurnId) {
     let id = world.create().await;
     let turn = world.submit(id, "work").await;
@@ -57,7 +57,7 @@ async fn crash(world: &mut World, step: i64) {
     world.restart().await;
 }
 
-/// How the one call ended, and the words that the model and the user get.
+/// Returns how the call ended, and the text that the model and the user get.
 async fn ended(world: &World, id: ConversationId, turn: TurnId) -> (ToolStatus, String) {
     world.end_of(id, turn).await;
     let mut ends = world
@@ -73,14 +73,14 @@ async fn ended(world: &World, id: ConversationId, turn: TurnId) -> (ToolStatus, 
     end
 }
 
-/// The kinds of calls, how late their bytes arrive, where the next process' calendar stands, and how often it dies.
+/// Varies the kind of call, how late its bytes arrive, the next process's wall clock, and the number of crashes.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_arrive_long_after_a_crash_take_effect_once_whatever_the_calendar_says() {
     for repeat in [KEYED, Repeat::LookUp, Repeat::Never] {
         for late in [0, 4, 16, 41, 300] {
             for step in [-DAY, 0, HOUR] {
                 for crashes in if step == 0 { 1..=2 } else { 1..=1 } {
-                    let what = format!("{repeat:?}, {late} s late, calendar set by {step} ms, {crashes} crashes");
+                    let what = format!("{repeat:?}, {late} s late, clock set by {step} ms, {crashes} crashes");
                     let mut world = one(repeat).await;
                     let late = Duration::from_secs(late);
                     world.system("do").answer(held(late));
@@ -97,7 +97,7 @@ async fn bytes_that_arrive_long_after_a_crash_take_effect_once_whatever_the_cale
                     let calls = world.system("do").seen().calls;
                     assert!(calls == 1 || repeat == KEYED, "{what}: sent {calls} times");
                     match (repeat, step) {
-                        // Its turn's time is over by the calendar.
+                        // By the wall clock its turn has timed out.
                         (_, HOUR) => assert!([ToolStatus::Succeeded, ToolStatus::Unknown].contains(&status)),
                         (Repeat::Never, _) => assert_eq!(status, ToolStatus::Unknown, "{what}"),
                         (KEYED, 0) => assert_eq!(status, ToolStatus::Succeeded, "{what}"),
@@ -144,7 +144,7 @@ async fn a_keyed_call_that_left_no_trace_is_repeated_at_once() {
     );
 }
 
-/// The key may have been forgotten: how long the process was away, no clock can tell.
+/// The vendor may have forgotten the key: no clock can tell how long the process was down.
 #[tokio::test(start_paused = true)]
 async fn a_keyed_call_is_not_repeated_when_the_vendor_cannot_say_what_it_knows() {
     let mut world = one(KEYED).await;
@@ -156,7 +156,7 @@ async fn a_keyed_call_is_not_repeated_when_the_vendor_cannot_say_what_it_knows()
     assert_eq!(world.system("do").seen().calls, 1);
 }
 
-/// A vendor that is away says neither yes nor no: it is asked until the call's time is over.
+/// A vendor that is down gives no answer: it is asked until the call's time is up.
 #[tokio::test(start_paused = true)]
 async fn a_look_up_waits_for_a_vendor_that_is_away() {
     for kind in [
@@ -176,7 +176,7 @@ async fn a_look_up_waits_for_a_vendor_that_is_away() {
     }
 }
 
-/// Life and recovery end alike, and say alike what is known.
+/// Normal operation and recovery end with the same status and report the same partial result.
 #[tokio::test(start_paused = true)]
 async fn what_was_found_in_part_is_told_and_never_taken_for_the_whole() {
     let part = || LookUp::Partly("2 of 4 messages were found".to_owned());
@@ -207,7 +207,7 @@ async fn what_was_found_in_part_is_told_and_never_taken_for_the_whole() {
     }
 }
 
-/// At a clean stop it is known which calls have not left: the next process sends them, whatever their kind.
+/// At a clean stop it is known which calls were not sent: the next process sends them, of whatever kind.
 #[tokio::test(start_paused = true)]
 async fn calls_that_wait_at_a_clean_stop_are_sent_by_the_next_process() {
     for repeat in [Repeat::Read, KEYED, Repeat::LookUp, Repeat::Never] {

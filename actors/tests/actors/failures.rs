@@ -21,7 +21,7 @@ fn rename(title: &str) -> Command {
     }
 }
 
-/// Another copy of the conversation, in another process, writes to the log.
+/// Another process writes to the conversation's log.
 async fn write_behind_the_actors_back(world: &World, id: copilotd_actors::domain::ids::ConversationId) {
     let mut header = world.log.header(&world.scope, id).await.unwrap().unwrap();
     let record = Record {
@@ -90,7 +90,7 @@ async fn while_the_store_is_away_the_models_text_waits_and_nothing_of_it_is_lost
     let _ = tokio::time::timeout(Duration::from_secs(20), viewer.read_until(|_| false)).await;
     assert!(
         viewer.events.iter().all(|event| event.name != "message.delta"),
-        "nothing is shown that is not stored"
+        "nothing is shown before it is stored"
     );
     viewer.read_all().await;
     let mut client = Client::default();
@@ -107,7 +107,7 @@ async fn a_store_that_is_down_for_minutes_loses_nothing_that_was_accepted() {
     let turn = world.submit(id, "hello").await;
     world.log.set_down(true);
     assert_eq!(world.ask(id, rename("x")).await.unwrap_err(), Refusal::Unavailable);
-    // Its copy is gone, and no other can be made: of what is asked now certainly nothing is stored.
+    // Its actor is gone and cannot be restarted: certainly nothing of a request is stored now.
     assert_eq!(world.ask(id, rename("y")).await.unwrap_err(), Refusal::NotStored);
     tokio::time::sleep(Duration::from_secs(600)).await;
     world.log.set_down(false);
@@ -157,9 +157,9 @@ async fn a_cancel_that_the_store_refuses_leaves_a_turn_that_still_ends_and_is_st
         .count();
     assert!(
         begun.elapsed() < Duration::from_secs(10),
-        "it did not have to wait for a deadline"
+        "the turn ended without waiting for a deadline"
     );
-    assert!(deltas > 2, "the answer was still seen while it was written");
+    assert!(deltas > 2, "the answer was still streamed while it was written");
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
 }
 
@@ -183,7 +183,7 @@ async fn a_queued_call_survives_a_cancel_that_the_store_refuses() {
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
     assert!(
         begun.elapsed() < Duration::from_secs(10),
-        "it did not have to wait for a deadline"
+        "the call ended without waiting for a deadline"
     );
 }
 
@@ -295,7 +295,7 @@ async fn an_adapter_that_panics_is_in_doubt_and_gives_its_place_back() {
             };
             assert!(world.log.records(id).iter().any(unknown));
         }
-        // The breaker would open at five in a row.
+        // The breaker would open at five failures in a row.
         let id = world.create().await;
         let turn = world.submit(id, "work").await;
         world.end_of(id, turn).await;
@@ -471,7 +471,7 @@ async fn a_model_call_that_died_with_its_process_is_told_to_the_books_and_no_oth
     assert_eq!((call.turn, call.attempt, call.step), (turn, 2, 1));
     let prompt = call.prompt.unwrap();
     assert!(prompt.tokens > 0 && !call.is_settled && call.began_at <= prompt.at);
-    // All three calls are the turn's: the two that died, and the one that answered.
+    // All three calls belong to the turn: the two that died, and the one that answered.
     let records = world.log.records(id);
     let Some(Event::TurnCompleted { usage, .. }) = records.last().map(|record| &record.event) else {
         panic!("{records:?}")
@@ -489,5 +489,5 @@ async fn a_model_call_that_died_with_its_process_is_told_to_the_books_and_no_oth
     world.crash().await;
     world.restart().await;
     world.ask(id, rename("x")).await.unwrap();
-    assert_eq!(world.model.lost().len(), 2, "what ended is not taken up");
+    assert_eq!(world.model.lost().len(), 2, "a turn that ended is not resumed");
 }

@@ -1,5 +1,5 @@
-//! A process that hands over to its standby: nothing is begun any more, calls under way get a moment, and what is taken up counts as
-//! no attempt. And a copy that another writer has overtaken.
+//! Hand-over to the standby: no work starts any more, running calls get a moment to finish, and resuming does not count
+//! as an attempt. Also: an actor whose log another writer has extended.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::support::{Client, World, copilot, submission, tool};
 
-/// Time of calls that are under way, and of everything.
+/// Time for running calls, and for the whole hand-over.
 const CALLS: Duration = Duration::from_secs(1);
 const ALL: Duration = Duration::from_millis(1500);
 
@@ -135,7 +135,7 @@ async fn a_call_under_way_gets_a_moment_to_end_and_the_step_behind_it_is_the_suc
     );
     world.restart().await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
-    // Nothing was under way: the attempt goes on.
+    // No work was in progress: the attempt continues.
     assert_eq!(attempts(&world.log.records(id), turn), [1]);
     assert_eq!((world.model.seen().calls, world.system("do").seen().calls), (2, 1));
 }
@@ -166,7 +166,7 @@ async fn calls_that_were_not_sent_are_sent_once_by_the_successor() {
     assert_eq!(world.system("do").seen().calls, 12);
 }
 
-/// Writes to a conversation's log as a process does that was the owner before.
+/// Writes to a conversation's log like a process that was the owner before.
 async fn write_late(world: &World, id: ConversationId, make: impl FnOnce(TurnId) -> Vec<Event>) -> TurnId {
     let turn = world.turn_id();
     let mut header = world.probe.header(&world.scope, id).await.unwrap().unwrap();
@@ -201,7 +201,11 @@ async fn a_turn_that_a_stale_writer_left_in_the_log_is_taken_up_though_a_copy_li
     let id = world.create().await;
     let turn = world.submit(id, "hello").await;
     world.end_of(id, turn).await;
-    assert_eq!(world.directory().alive(), 1, "the copy that does not know of it");
+    assert_eq!(
+        world.directory().alive(),
+        1,
+        "the actor that does not know the late records"
+    );
     let queued = world.log.records(id).into_iter().find_map(|record| match record.event {
         Event::TurnQueued { .. } => Some(record.event),
         _ => None,

@@ -1,4 +1,4 @@
-//! Idempotency keys of submissions hold for 24 hours, however many there are, and a refusal for want of room changes
+//! Idempotency keys of submissions hold for 24 hours, however many there are, and a refusal for lack of permits changes
 //! nothing.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use copilotd_actors::shared::Bounds;
 
 use crate::support::{World, copilot, submitted};
 
-/// More than the state of a conversation remembers.
+/// More keys than the state of a conversation remembers.
 const MANY: usize = 600;
 
 async fn submit(world: &World, id: ConversationId, key: &str, text: &str) -> Result<Accepted, Refusal> {
@@ -69,7 +69,7 @@ async fn a_key_holds_for_a_day_whatever_the_number_of_keys_and_restarts() {
         world.crash().await;
         world.restart().await;
     }
-    // After its day a key is free, and holds again for a day.
+    // After a day a key is free, and then holds for a day again.
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     let key = format!("key-0-{}", "x".repeat(200));
     let next = submit(&world, id, &key, "another body").await.unwrap();
@@ -103,7 +103,7 @@ async fn copies_that_arrive_at_once_are_one_turn() {
         .map(|accepted| accepted.unwrap().turn)
         .collect();
     assert!(turns.iter().all(|turn| *turn == turns[0]), "{turns:?}");
-    // The same key in another conversation is another one.
+    // The same key in another conversation is a different one.
     let other = world.create().await;
     assert_ne!(submit(&world, other, "k", "hi").await.unwrap().turn, turns[0]);
 }
@@ -147,8 +147,8 @@ async fn an_interrupt_for_which_there_is_no_room_stops_nothing() {
         "{refused:?}"
     );
     world.settle().await;
-    assert_eq!(world.model.seen().open, 1, "the running turn runs on");
-    // What ends a turn is never refused, and what runs is worked off.
+    assert_eq!(world.model.seen().open, 1, "the running turn continues");
+    // What ends a turn is never refused, and a running turn finishes.
     world.cancel(id, turn).await.unwrap();
     world.policies.limit(quota(None));
     world.ask(id, interrupt()).await.unwrap();

@@ -1,5 +1,5 @@
-//! The API key that submitted a turn goes with every model call made for it: its steps, its attempts after a restart, what
-//! died with a process, and the summary behind it.
+//! The API key that submitted a turn is attached to every model call made for it: its steps, its attempts after a
+//! restart, calls lost with a process, and the summary after it.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn submit(world: &World, id: ConversationId, text: &str, key: Option<&str>
     turn
 }
 
-/// Keys of all calls by route, in order.
+/// Keys of all calls of a route, in order.
 fn keys(world: &World, route: &str) -> Vec<Option<String>> {
     let requests = world.model.requests().into_iter();
     requests
@@ -43,7 +43,7 @@ async fn steps_and_attempts_after_a_restart_bear_the_key_of_their_turn() {
     let second = submit(&world, id, "more", Some("key:acme/two")).await;
     let third = submit(&world, id, "last", None).await;
     world.model.wait_for(|seen| seen.calls == 2).await;
-    // What an earlier process began, it began earlier.
+    // Calls of an earlier process started earlier.
     world.settle().await;
     world.crash().await;
     world.model.on(

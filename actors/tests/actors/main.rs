@@ -1,7 +1,7 @@
 //! The actors with fake ports, in paused time.
 #![expect(
     clippy::unwrap_used,
-    reason = "in a test a panic is the message; helpers are not inside a test function, where clippy would know that"
+    reason = "a panic is how a test fails; clippy's allowance does not cover helpers outside test functions"
 )]
 
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! Model providers that are down, limited or silent for a while: turns wait where their users see it, and then go on.
+//! Model providers that are down, rate-limited or silent for a while: turns visibly wait, and then continue.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::support::{Client, World, copilot, tool};
 
-/// Ways in which a provider is away, one call after the other.
+/// Kinds of failure, one per call.
 const TROUBLE: [FailureClass; 6] = [
     FailureClass::Overload,
     FailureClass::Network,
@@ -29,7 +29,7 @@ fn down(class: FailureClass) -> Script {
     vec![Act::Fail(class, None)]
 }
 
-/// Lets the model fail every call for `time`, and answer `text` from then on.
+/// Makes the model fail every call for `time`, and answer `text` from then on.
 async fn outage(world: &World, class: FailureClass, time: Duration, text: &str) {
     world.model.on("hello", &[down(class)]);
     tokio::time::sleep(time).await;
@@ -205,7 +205,7 @@ async fn a_cancel_and_a_suspension_end_the_wait_at_once() {
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCancelled { .. }));
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(world.model.seen().calls, seen, "nobody is asked any more");
+        assert_eq!(world.model.seen().calls, seen, "no more model calls are made");
     }
 }
 
@@ -227,11 +227,15 @@ async fn a_restart_goes_on_with_the_wait_and_costs_no_attempt() {
             Err(Refusal::Rejected(_))
         ));
     }
-    assert_eq!(world.model.seen().calls, 1, "it is not asked before the time it named");
+    assert_eq!(
+        world.model.seen().calls,
+        1,
+        "the provider is not called before the time it named"
+    );
     assert_completed(&world, id, turn, "overload").await;
     let took = begun.elapsed().as_secs();
     assert!((300..305).contains(&took), "{took}");
-    assert_eq!(world.model.lost(), [], "no call was under way");
+    assert_eq!(world.model.lost(), [], "no call was in progress");
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,7 +260,8 @@ fn trouble() -> impl Strategy<Value = (usize, Option<u64>, u64)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever mixture of trouble a minute brings, with restarts in it: the turn ends well, once, and readers see its answer once.
+    /// Any mixture of failures within a minute, including restarts: the turn ends well, once, and readers see its
+    /// answer once.
     #[test]
     fn any_minute_of_trouble_is_survived(
         troubles in proptest::collection::vec(trouble(), 1..40),
@@ -267,7 +272,7 @@ proptest! {
             let mut world = World::new().await;
             let id = world.create().await;
             let begun = Instant::now();
-            // Each kind once more for every script: the last one goes on until the minute is over.
+            // Each kind is repeated after the script: the last one continues until the minute is over.
             for (class, retry_after, pause_s) in troubles {
                 let failure = Act::Fail(TROUBLE[class], retry_after.map(Duration::from_secs));
                 let script = match pause_s {

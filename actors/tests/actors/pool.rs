@@ -1,5 +1,5 @@
-//! What takes long to be checked is checked on the compute pool: while that is busy with something else, conversations answer, and
-//! what was cancelled meanwhile does not act on a verdict that comes too late.
+//! Expensive checks run on the compute pool: while it is busy with something else, conversations keep answering, and a
+//! turn cancelled meanwhile does not act on a verdict that comes too late.
 //!
 //! No pool is started here, so its work runs on tokio's blocking threads. There is one, which a test occupies.
 
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{World, copilot, submission, tool};
 
-/// Runs a test with one thread for work that takes long. Time stands still while that is occupied, unless the test moves it.
+/// Runs a test with one blocking thread. Time stands still while it is occupied, unless the test advances it.
 fn with_one_thread(test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -50,7 +50,7 @@ impl Occupied {
     }
 }
 
-/// Lets everything go on that can, without time going by.
+/// Lets everything run that can, without time passing.
 async fn all_that_can() {
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
@@ -68,7 +68,7 @@ async fn answers(world: &World, id: ConversationId) {
     world.ask(id, rename("still here")).await.unwrap();
 }
 
-/// A model that asks for many calls after a second, none of which is long by itself.
+/// A model that after a second asks for many calls, none of them long by itself.
 async fn asking(bytes: usize, number: usize) -> (World, ConversationId) {
     let world = World::with(tool(copilot(), "do", Repeat::Read).with_output_rule("secret", OnMatch::Block)).await;
     let arguments = json!({ "n": "x ".repeat(bytes / 2) });
@@ -146,7 +146,7 @@ fn what_a_tool_answered_is_checked_elsewhere_and_redacted_all_the_same() {
             occupied.end().await;
             assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
             let Event::ToolFinished { status, result, .. } = world.named(id, "tool.finished").await.event else {
-                unreachable!("named so")
+                unreachable!("find selected this event")
             };
             assert_eq!(status, ToolStatus::Succeeded);
             let text = result.as_ref().and_then(|result| result["text"].as_str()).unwrap();
@@ -155,7 +155,7 @@ fn what_a_tool_answered_is_checked_elsewhere_and_redacted_all_the_same() {
     }
 }
 
-/// A turn that waits for a person, and the decision on its call, which is on its way.
+/// A turn that waits for approval, and the decision that is being made on its call.
 async fn decided(edited: Value, then: impl AsyncFnOnce(&World, ConversationId)) -> (World, Result<(), Refusal>) {
     let policy = tool(copilot(), "do", Repeat::Never).with_approval("do");
     let world = World::with(policy.with_output_rule("secret", OnMatch::Block)).await;
@@ -166,13 +166,13 @@ async fn decided(edited: Value, then: impl AsyncFnOnce(&World, ConversationId)) 
     let id = world.create().await;
     let turn = world.submit(id, "work").await;
     let Event::ApprovalRequested { call_id, .. } = world.named(id, "approval.requested").await.event else {
-        unreachable!("named so")
+        unreachable!("find selected this event")
     };
     let occupied = Occupied::begin();
     let arguments = Some(edited);
     let mut decision = Box::pin(world.decide(id, turn, call_id, Decision::Approve { arguments }));
     for _ in 0..1_000 {
-        assert!(futures::poll!(&mut decision).is_pending(), "it is checked elsewhere");
+        assert!(futures::poll!(&mut decision).is_pending(), "it is checked on the pool");
         tokio::task::yield_now().await;
     }
     then(&world, id).await;
@@ -196,7 +196,7 @@ fn what_a_person_wrote_is_checked_elsewhere() {
         let (world, done) = decided(forbidden, async |_, _| {}).await;
         done.unwrap();
         world.settle().await;
-        assert_eq!(world.system("do").seen().calls, 0, "a rule does not allow it");
+        assert_eq!(world.system("do").seen().calls, 0, "a guardrail blocked the call");
     });
 }
 
@@ -225,14 +225,14 @@ fn a_long_prompt_is_checked_elsewhere_and_stored_once() {
         let occupied = Occupied::begin();
         let mut asked = Box::pin(world.ask(id, submission(turn, &prompt)));
         for _ in 0..1_000 {
-            assert!(futures::poll!(&mut asked).is_pending(), "it is checked elsewhere");
+            assert!(futures::poll!(&mut asked).is_pending(), "it is checked on the pool");
             tokio::task::yield_now().await;
         }
         answers(&world, id).await;
         occupied.end().await;
         asked.await.unwrap();
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
-        // One that leaves has asked for nothing.
+        // A caller that leaves meanwhile has submitted nothing.
         let occupied = Occupied::begin();
         let mut left = Box::pin(world.ask(id, submission(world.turn_id(), &prompt)));
         for _ in 0..1_000 {

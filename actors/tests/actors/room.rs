@@ -1,4 +1,5 @@
-//! A prompt that is too long while a summary that would make room is not there yet: the turn waits for it, and does not fail.
+//! A prompt that is too long while the summary that would make it fit is not ready: the turn waits for it and does not
+//! fail.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::support::{World, copilot};
 
-/// The model takes 450 tokens; the window is compressed beyond 200. A summary may take a minute.
+/// The model accepts 450 tokens; the window is compressed above 200. A summary may take a minute.
 fn policy() -> Policy {
     let memory = MemoryPolicy {
         context_tokens: 450,
@@ -34,7 +35,7 @@ async fn submit(world: &World, id: ConversationId, words: usize) -> TurnId {
     world.submit(id, &"word ".repeat(words)).await
 }
 
-/// A conversation whose next long prompt does not fit, with the compression that makes room begun a second ago.
+/// A conversation whose next long prompt does not fit, with a compression that was started a second ago.
 async fn full(summary: Script) -> (World, ConversationId) {
     let world = World::with(policy()).await;
     world.model.on("small", &[summary]);
@@ -60,7 +61,7 @@ fn methods(world: &World, id: ConversationId) -> Vec<CompressionMethod> {
         .collect()
 }
 
-/// What the model was shown of the conversation last.
+/// Returns the conversation part of the last model call.
 fn shown(world: &World) -> String {
     let requests = world.model.requests();
     let last = requests.iter().rfind(|request| request.route == "main").unwrap();
@@ -107,7 +108,7 @@ async fn a_summary_that_does_not_come_is_not_waited_for_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_counts_otherwise_is_asked_again_with_the_summary() {
-    // While the summary is made, and when none is under way.
+    // While the summary is being made, and when no compression runs.
     for settles in [false, true] {
         let (world, id) = full(slow(30)).await;
         if settles {
@@ -131,7 +132,7 @@ async fn what_no_summary_makes_fit_fails_and_says_why() {
     let refused = world.end_of(id, alone).await;
     let too_long = |end: &Event| matches!(end, Event::TurnFailed { code, .. } if *code == FailureCode::ContextTooLong);
     assert!(too_long(&refused), "{refused:?}");
-    // A provider that never takes it is not asked for ever.
+    // A provider that never accepts the prompt is not called forever.
     let (world, id) = full(slow(30)).await;
     world
         .model
@@ -148,7 +149,7 @@ async fn what_no_summary_makes_fit_fails_and_says_why() {
             .count()
             <= 5
     );
-    // The next one is answered.
+    // The next turn is answered.
     let next = submit(&world, id, 1).await;
     assert!(matches!(world.end_of(id, next).await, Event::TurnCompleted { .. }));
 }

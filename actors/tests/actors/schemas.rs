@@ -1,4 +1,4 @@
-//! Answers that have to satisfy a schema: checks run outside the conversation, and end whatever happens to them.
+//! Answers that must satisfy a schema: checks run outside the conversation, and end whatever happens to them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::{World, submission};
 
-/// Submits a turn whose answer, `{"n": 1}`, has to be checked.
+/// Submits a turn whose answer, `{"n": 1}`, must be checked.
 async fn checked_turn(world: &World, id: ConversationId) -> TurnId {
     world
         .model
@@ -53,7 +53,7 @@ async fn a_check_that_reaches_its_bounds_ends_the_turn_and_is_not_repeated() {
             .into_iter()
             .filter(|name| *name == "message.completed")
             .count();
-        assert_eq!(shown, 1, "an answer that was not checked is never a message");
+        assert_eq!(shown, 1, "an answer that was not checked never becomes a message");
     }
 }
 
@@ -82,7 +82,7 @@ async fn recovery_claims_an_attempt_before_a_check_is_done_again_and_gives_up_af
         let log = world.log.records(id);
         assert!(
             log.iter().any(|record| claims(&record.event)),
-            "attempt {attempt} is written down"
+            "attempt {attempt} is recorded"
         );
         world.crash().await;
         world.restart().await;
@@ -90,7 +90,7 @@ async fn recovery_claims_an_attempt_before_a_check_is_done_again_and_gives_up_af
     let end = world.end_of(id, turn).await;
     assert_eq!(failure(&end), Some(FailureCode::AttemptsExhausted));
     world.settle().await;
-    assert_eq!(world.schemas.begun(), 3, "it is not done again");
+    assert_eq!(world.schemas.begun(), 3, "the check is not repeated");
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn a_schema_is_measured_before_it_is_compiled() {
     let over = accept(checker, scope, json!({ "$ref": "#" })).await.unwrap_err();
     assert!(matches!(over, SchemaError::Unusable(_)), "{over:?}");
     let costly = accept(checker, scope, json!({})).await.unwrap_err();
-    assert_eq!(costly, SchemaError::TooExpensive, "the compiler was not asked before");
+    assert_eq!(costly, SchemaError::TooExpensive, "measured before it is compiled");
     let wrong = accept(
         checker,
         scope,

@@ -1,5 +1,5 @@
-//! Tenants that are left out for a fault of their settings while their turns run: nothing is begun, and everything goes on once
-//! they are served again.
+//! Tenants that are left out for a fault in their settings while turns run: no work starts, and everything continues
+//! once they are served again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn world(repeat: Repeat, count: usize) -> World {
     world
 }
 
-/// What the application does after a change of the configuration.
+/// Sets the standing and notifies, as the application does after a configuration change.
 fn stand(world: &World, standing: Standing) {
     let tenant = world.scope.tenant();
     world.policies.stand(tenant, standing);
@@ -65,7 +65,7 @@ fn attempts(world: &World, id: ConversationId) -> Vec<u32> {
     world.log.records(id).into_iter().filter_map(attempt).collect()
 }
 
-/// What was sent so far: to models, to the system, look-ups there, and checks of schemas.
+/// Counts what was sent so far: model calls, tool calls, look-ups, and schema checks.
 fn sent(world: &World) -> (usize, usize, usize, usize) {
     let seen = world.system("do").seen();
     (
@@ -76,18 +76,19 @@ fn sent(world: &World) -> (usize, usize, usize, usize) {
     )
 }
 
-/// Shows that nothing is sent for a long time.
+/// Asserts that nothing is sent for a long time.
 async fn nothing_is_sent(world: &World) {
     let before = sent(world);
     tokio::time::sleep(LONG).await;
     assert_eq!(sent(world), before);
 }
 
-/// How a tenant is served again: in the same process, by a restart, or by a restart while it is left out and one more.
+/// How a tenant gets served again: in the same process, by a restart, or by a restart while it is left out and another
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mended {
     Told,
-    /// Nobody tells the conversations: the reconciler finds out.
+    /// The conversations are not notified: the reconciler finds out.
     Untold,
     Restarted,
     RestartedTwice,
@@ -210,7 +211,7 @@ async fn a_call_in_doubt_keeps_its_tools_rule() {
         for (repeat, expected) in [
             (Repeat::Read, ToolStatus::Succeeded),
             (Repeat::Keyed(4 * LONG * 3), ToolStatus::Succeeded),
-            // The vendor has forgotten the key by then, but not what it did.
+            // By then the vendor has forgotten the key, but not the effect.
             (KEYED, ToolStatus::Succeeded),
             (Repeat::LookUp, ToolStatus::Succeeded),
             (Repeat::Never, ToolStatus::Unknown),
@@ -242,7 +243,7 @@ async fn a_call_that_the_vendor_put_off_is_sent_later() {
         let id = world.create().await;
         let turn = world.submit(id, "work").await;
         system.wait_for(|seen| seen.calls == 1 && seen.open == 0).await;
-        // Nobody tells the conversation: the connector finds out, and gives the call back.
+        // The conversation is not notified: the connector notices and returns the call.
         world.policies.stand(world.scope.tenant(), Standing::LeftOut);
         nothing_is_sent(&world).await;
         mend(&mut world, how).await;
@@ -279,7 +280,7 @@ async fn a_decision_has_its_deadline_all_the_same() {
     for how in ALL {
         let mut policy = tool(copilot(), "do", Repeat::Never).with_approval("do");
         policy.limits.approval = Duration::from_secs(1000);
-        // Also in a copy that never knew the copilot's bounds.
+        // Even in an actor that never knew the copilot's limits.
         policy.limits.steps = 40;
         let mut world = world_with(policy).await;
         world
@@ -329,7 +330,7 @@ async fn a_decision_that_is_still_due_can_be_made_afterwards() {
         let id = world.create().await;
         let turn = world.submit(id, "work").await;
         let Event::ApprovalRequested { call_id, .. } = world.named(id, "approval.requested").await.event else {
-            unreachable!("it has that name")
+            unreachable!("find selected this event")
         };
         stand(&world, Standing::LeftOut);
         nothing_is_sent(&world).await;
@@ -366,7 +367,11 @@ async fn a_schema_is_checked_once_the_tenant_is_served_again() {
         assert_eq!(world.schemas.begun(), 0);
         mend(&mut world, how).await;
         assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
-        assert_eq!((world.schemas.begun(), world.model.seen().calls), (1, 1), "asked once");
+        assert_eq!(
+            (world.schemas.begun(), world.model.seen().calls),
+            (1, 1),
+            "checked and called once"
+        );
     }
 }
 
@@ -374,7 +379,7 @@ async fn a_schema_is_checked_once_the_tenant_is_served_again() {
 async fn a_model_that_cannot_be_asked_then_is_asked_later() {
     for how in ALL {
         let mut world = world(Repeat::Read, 0).await;
-        // What a route says that has nobody for the tenant any more; else it ends a turn at once.
+        // The error of a route without targets for the tenant; normally it ends a turn at once.
         let late = vec![
             Act::Wait(Duration::from_secs(5)),
             Act::Fail(FailureClass::Rejected, None),
@@ -414,7 +419,7 @@ async fn suspended_while_left_out_it_is_cancelled() {
         for turn in [turn, queued] {
             assert!(matches!(world.end_of(id, turn).await, Event::TurnCancelled { .. }));
         }
-        // Those that never left are known to have had no effect.
+        // Calls that were never sent are known to have had no effect.
         assert_eq!(
             statuses(&world, id),
             [ToolStatus::Succeeded, ToolStatus::Cancelled, ToolStatus::Cancelled]
@@ -526,7 +531,7 @@ async fn killed_at_any_append_nothing_is_lost_and_nothing_is_done_twice() {
             );
         }
         if !reached {
-            assert!(nth > 5, "the process died {nth} times only");
+            assert!(nth > 5, "the process died only {nth} times");
             break;
         }
     }
@@ -547,6 +552,6 @@ async fn a_note_that_the_store_refuses_stops_nothing() {
     assert_eq!(
         (world.model.seen().calls, attempts(&world, id)),
         (1, vec![1]),
-        "the answer under way was not lost"
+        "the running answer was lost"
     );
 }

@@ -1,4 +1,4 @@
-//! Cancel, interrupt and erase: what readers saw and what left the house is written down as it was.
+//! Cancel, interrupt and erase: the log records exactly what readers saw and what was sent.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ async fn a_cancelled_answer_is_paid_for() {
     );
     let nano = tokens("prompt_tokens") + 2 * tokens("completion_tokens");
     assert_eq!(usage["cost_usd"], nano as f64 / 1e9);
-    assert_eq!(usage["estimated"], true, "nobody reported it");
+    assert_eq!(usage["estimated"], true, "the provider reported no usage");
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +166,7 @@ async fn a_refused_interrupt_stops_nothing() {
         .iter()
         .filter(|event| event.name == "message.delta")
         .count();
-    assert_eq!(deltas, 2, "the answer was still seen while it was written");
+    assert_eq!(deltas, 2, "the answer was still streamed while it was written");
     assert!(matches!(world.end_of(id, long).await, Event::TurnCompleted { .. }));
 }
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub enum Act {
     Say(&'static str),
     Show,
-    /// Ends the step: with another one behind it, or as the turn's end.
+    /// Ends the step: another step follows, or the turn ends.
     Complete {
         again: bool,
     },
@@ -125,7 +125,7 @@ impl World {
         self.publish();
     }
 
-    /// As the conversation does: a message that is not the present one is not shown any more.
+    /// Like the conversation: a message that is not the current one is no longer shown.
     fn publish(&mut self) {
         let present = Step {
             turn: self.turn,
@@ -158,7 +158,7 @@ impl World {
     }
 
     fn text(&self) -> String {
-        // Nothing is sealed here that goes on: only the text is wanted.
+        // Not `seal`: the message continues, and only its text is wanted.
         self.live
             .as_ref()
             .map(|(live, _)| {

@@ -17,9 +17,9 @@ use crate::support::{Client, Seen, parse};
 #[derive(Debug, Clone)]
 enum Look {
     Poll,
-    /// Closes its connection; with a crash all do.
+    /// Closes its connection; a crash closes all.
     Cut,
-    /// Loses the last bytes of what was sent: it resumes at an earlier event of its own.
+    /// Loses the last bytes that were sent: it resumes at an earlier event.
     Behind(usize),
 }
 

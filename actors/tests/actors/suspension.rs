@@ -1,4 +1,4 @@
-//! Tenants that are suspended while their turns run: nothing is sent on their behalf any more.
+//! Tenants that are suspended while their turns run: nothing more is sent on their behalf.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn world(repeat: Repeat, count: usize) -> World {
     world
 }
 
-/// What the application does when a tenant is suspended.
+/// Suspends the tenant and notifies, as the application does.
 fn suspend(world: &World) {
     let tenant = world.scope.tenant();
     world.policies.suspend(tenant, true);
@@ -63,7 +63,7 @@ async fn calls_that_have_not_left_never_do() {
         [ToolStatus::Unknown, ToolStatus::Cancelled, ToolStatus::Cancelled]
     );
     assert_eq!((system.seen().calls, world.model.seen().calls), (1, 1));
-    // The other tenant's word is not needed to serve it again.
+    // Serving it again needs no notification.
     world.policies.suspend(world.scope.tenant(), false);
     let turn = world.submit(id, "hello").await;
     assert!(matches!(world.end_of(id, turn).await, Event::TurnCompleted { .. }));
@@ -78,7 +78,7 @@ async fn a_connector_asks_before_each_try() {
     let id = world.create().await;
     let turn = world.submit(id, "work").await;
     system.wait_for(|seen| seen.calls == 1 && seen.open == 0).await;
-    // Nobody tells the conversation.
+    // The conversation is not notified.
     world.policies.suspend(world.scope.tenant(), true);
     world.settle().await;
     assert_eq!(system.seen().calls, 1);

@@ -78,7 +78,7 @@ async fn four_copies_of_one_submit_at_once_are_one_turn() {
     assert_eq!(
         (again.turn, again.records),
         (Some(turns[0]), Vec::new()),
-        "also after its end"
+        "even after the turn has ended"
     );
     let other = world.ask(
         id,
@@ -169,10 +169,14 @@ async fn a_wait_for_the_providers_limit_is_shown_and_costs_one_call_more() {
         .iter()
         .filter(|event| event.name == "message.delta")
         .count();
-    assert_eq!(deltas, 3, "the answer is seen while it is written");
+    assert_eq!(deltas, 3, "the answer is streamed while it is written");
     assert!(begun.elapsed() >= Duration::from_secs(7));
     world.settle().await;
-    assert_eq!(world.model.seen().calls, 2, "the wait's end starts one call, not two");
+    assert_eq!(
+        world.model.seen().calls,
+        2,
+        "the end of the wait starts one call, not two"
+    );
 }
 
 #[tokio::test(start_paused = true)]

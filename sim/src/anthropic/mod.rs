@@ -1,11 +1,11 @@
-//! Anthropic's Messages API, as far as chat needs it, that follows scripts, directives and a small persona.
+//! Anthropic's Messages API, as far as chat needs it, driven by scripts, directives and a small persona.
 //!
-//! `POST /v1/messages`. What an answer says is decided in `model`, as for the other provider: so a test can have both say the
-//! same or fail alike. Where directives and scripts use OpenAI's words (`finish=length`, `code=context_length_exceeded`),
-//! Anthropic's are said.
+//! `POST /v1/messages`. The content of an answer is decided in `model`, as for the other provider, so a test can make
+//! both answer or fail in the same way. Where directives and scripts use OpenAI's terms (`finish=length`,
+//! `code=context_length_exceeded`), the answer uses Anthropic's.
 //!
-//! Prompts that are marked for the cache are written to it and read from it in blocks of 16 tokens; others are not. A request
-//! with `thinking` is answered with a thought first. The model `no-such-model` does not exist; every other name does.
+//! Only prompts marked for the cache are written to it and read from it, in blocks of 16 tokens. A request with
+//! `thinking` is answered with a thought first. The model `no-such-model` does not exist; every other name does.
 
 mod refusal;
 mod request;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::http::Reply;
 use crate::model::step::Refusal;
 
-/// A request that is wrong in itself.
+/// Returns the error for an invalid request.
 pub(super) fn invalid(message: impl Into<String>) -> Box<Refusal> {
     Refusal::invalid(message, None)
 }
@@ -44,7 +44,7 @@ fn document(refusal: &Refusal, request_id: &str) -> Value {
         _ => ("api_error", "Internal server error"),
     };
     let text = refusal.message.as_deref().unwrap_or(text);
-    // A test names what went wrong in OpenAI's word; here there are types and texts only.
+    // A test names the fault with OpenAI's code; Anthropic has only types and messages.
     let (kind, text) = match refusal.code.as_deref() {
         Some("context_length_exceeded") => (usual, "prompt is too long: 210000 tokens > 200000 maximum"),
         Some("content_filter") => (usual, "Output blocked by content filtering policy"),
@@ -55,7 +55,7 @@ fn document(refusal: &Refusal, request_id: &str) -> Value {
     error(refusal.kind.as_deref().unwrap_or(kind), text, Some(request_id))
 }
 
-/// Makes the error object.
+/// Builds the error object.
 pub(super) fn error(kind: &str, message: &str, request_id: Option<&str>) -> Value {
     let mut document = json!({"type": "error", "error": {"type": kind, "message": message}});
     if let Some(id) = request_id {
@@ -64,7 +64,7 @@ pub(super) fn error(kind: &str, message: &str, request_id: Option<&str>) -> Valu
     document
 }
 
-/// The error that a step sends inside its stream.
+/// Returns the error that a step sends inside its stream.
 pub(super) fn in_stream(said: &Value) -> Value {
     let code = said["code"].as_str().or(said["type"].as_str()).unwrap_or_default();
     let kind = match code {

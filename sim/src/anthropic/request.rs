@@ -1,4 +1,4 @@
-//! Reads a request for a message.
+//! Reads a message request.
 
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ pub(super) fn read(body: &Value) -> Chat {
     }
 }
 
-/// Tells whether a part of the prompt is marked for the cache.
+/// Returns whether a part of the prompt is marked for the cache.
 pub(super) fn is_cached(body: &Value) -> bool {
     match body {
         Value::Object(fields) => fields
@@ -71,7 +71,7 @@ fn assistant(content: &Value) -> Message {
     }
 }
 
-/// Results are the user's here; the persona reads them as a tool's.
+/// Tool results are in user messages here; the persona reads them as tool messages.
 fn user(content: &Value, messages: &mut Vec<Message>) {
     let results = array(content).filter(|block| block["type"] == "tool_result");
     let before = messages.len();

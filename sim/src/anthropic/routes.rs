@@ -1,4 +1,4 @@
-//! The provider's HTTP surface.
+//! HTTP routes of the provider.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use crate::model::{control, play};
 use crate::net::Switch;
 
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
-/// The cache works in blocks of so many tokens.
+/// Block size of the cache in tokens.
 const BLOCK_TOKENS: u64 = 16;
-/// The name of the one model that does not exist.
+/// The one model that does not exist.
 const MISSING_MODEL: &str = "no-such-model";
 
 pub(super) fn router(provider: Arc<Provider>) -> Router {
@@ -69,7 +69,7 @@ async fn messages(
     dress(response, &id)
 }
 
-/// What a request asks for beside an answer.
+/// What a request asks for besides the answer.
 #[derive(Clone, Copy)]
 struct Marks {
     is_cached: bool,

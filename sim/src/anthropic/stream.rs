@@ -1,4 +1,4 @@
-//! Says a step in Anthropic's form: as a stream of events, or as one message.
+//! Writes a step in Anthropic's form: as a stream of events, or as one message.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::model::step::Step;
 const THOUGHT: &str = "Let me think about that.";
 const SIGNATURE: &str = "c2lnbmVk";
 
-/// What is needed beside the step to say it.
+/// What is needed besides the step to write the answer.
 #[derive(Debug)]
 pub(super) struct Manner {
     pub(super) id: String,
@@ -20,7 +20,7 @@ pub(super) struct Manner {
     pub(super) cache_read: u64,
     pub(super) cache_written: u64,
     pub(super) thinks: bool,
-    /// Makes the ids of tool calls unique.
+    /// Prefix that makes the ids of tool calls unique.
     pub(super) call_prefix: String,
 }
 
@@ -40,12 +40,12 @@ pub(super) struct Frames {
     manner: Manner,
     pieces: Pieces,
     phase: Phase,
-    /// The number of the next block, and whether the one before it is open.
+    /// Number of the next block, and whether the one before it is open.
     block: u64,
     is_open: bool,
     begun: bool,
     broken: bool,
-    /// What goes out before the next event.
+    /// Sent before the next event.
     before: String,
 }
 
@@ -166,7 +166,7 @@ impl Frames {
             return Act::Send(self.open(&block));
         };
         let arguments = call.arguments();
-        // A call without arguments has none at all.
+        // A call without arguments has no fragment at all.
         let fragment = match arguments.as_str() {
             "{}" => String::new(),
             arguments => self.pieces.fragment(arguments, at),
@@ -194,13 +194,13 @@ impl play::Frames for Frames {
             Act::Send(body) => Act::Send(std::mem::take(&mut self.before) + &body),
             Act::Last(body) => Act::Last(std::mem::take(&mut self.before) + &body),
             act if self.before.is_empty() => act,
-            // A cut after no characters still lets the beginning out first.
+            // A cut after zero characters still sends the beginning first.
             _ => Act::Send(std::mem::take(&mut self.before)),
         }
     }
 }
 
-/// Says the step in one message; `pieces` are used up.
+/// Writes the step as one message; consumes `pieces`.
 pub(super) fn whole(step: &Step, pieces: &mut Pieces, manner: &Manner) -> Value {
     let text: String = pieces.by_ref().collect();
     let mut content = Vec::new();

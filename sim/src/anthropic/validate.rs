@@ -1,4 +1,4 @@
-//! Refuses what Anthropic refuses, in its words: a client must not learn from a lenient simulator.
+//! Rejects what Anthropic rejects, with its messages: clients must not get used to a lenient simulator.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::refusal::invalid;
 use crate::model::step::Refusal;
 
-/// Every field of a request in the published descriptions; the last three are in the older one only.
+/// All request fields of the published descriptions; the last three are in the older one only.
 const FIELDS: [&str; 22] = [
     "cache_control",
     "container",
@@ -43,7 +43,7 @@ fn need(holds: bool, message: impl Into<String>) -> Checked {
     if holds { Ok(()) } else { refuse(message) }
 }
 
-/// Checks a request for a message.
+/// Checks a message request.
 pub(super) fn request(body: &Value) -> Checked {
     let Value::Object(fields) = body else {
         return refuse("Input should be a valid dictionary");
@@ -174,7 +174,7 @@ fn output(body: &Value) -> Checked {
     closed(&format["schema"], "output_config.format.schema")
 }
 
-/// Checks that every object is closed and no keyword asks for what cannot be promised.
+/// Checks that every object is closed and that no unsupported keyword is used.
 fn closed(schema: &Value, place: &str) -> Checked {
     if schema["type"] == "object" && schema["additionalProperties"] != false {
         return refuse(format!(
@@ -209,7 +209,7 @@ fn closed(schema: &Value, place: &str) -> Checked {
     }
 }
 
-/// Checks the conversation; tells whether it has calls or results.
+/// Checks the conversation; returns whether it has calls or results.
 fn messages(messages: &Value) -> Result<bool, Box<Refusal>> {
     let list: &[Value] = messages.as_array().map_or(&[], Vec::as_slice);
     need(messages.is_array(), "messages: Field required")?;
@@ -218,7 +218,7 @@ fn messages(messages: &Value) -> Result<bool, Box<Refusal>> {
         list[0]["role"] == "user",
         "messages: first message must use the \"user\" role",
     )?;
-    // Calls of the message before, which have no result yet.
+    // Calls of the previous message that have no result yet.
     let mut waiting: Vec<&str> = Vec::new();
     let mut has_calls = false;
     for (at, message) in list.iter().enumerate() {
@@ -308,7 +308,7 @@ fn calls<'a>(place: &str, content: &'a Value) -> Result<Vec<&'a str>, Box<Refusa
     Ok(ids)
 }
 
-/// Checks that results answer the message before, each call once, before anything else is said.
+/// Checks that tool results answer the previous message, each call once, before any other content.
 fn results(at: usize, content: &Value, mut waiting: Vec<&str>) -> Checked {
     let mut said = false;
     for (n, block) in list(content).enumerate() {

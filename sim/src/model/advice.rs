@@ -1,6 +1,6 @@
-//! What a support assistant says about everyday questions when no tool has to be asked: by the first topic whose words occur.
+//! Answers to everyday support questions when no tool is needed: the first topic whose words occur decides.
 
-/// Words of a topic, and what is said about it.
+/// Words of each topic, and the answer.
 const TOPICS: [(&[&str], &str); 12] = [
     (
         &["refund", "charged", "invoice", "billing", "payment", "price", "bill"],
@@ -62,7 +62,7 @@ const TOPICS: [(&[&str], &str); 12] = [
 
 const OTHERWISE: &str = "I want to be sure that I understand you. Is this about a certain customer or ticket? Tell me the number or a few words from it, and I will look it up. I can also summarise the unread tickets, open a new ticket, or post a message to Slack for you.";
 
-/// Returns what to say about a message.
+/// Returns the answer to a message.
 pub(crate) fn on(asked: &str) -> &'static str {
     let low = asked.to_lowercase();
     let is_about = |words: &&[&str]| words.iter().any(|word| occurs(&low, word));
@@ -70,7 +70,7 @@ pub(crate) fn on(asked: &str) -> &'static str {
     found.map_or(OTHERWISE, |(_, said)| said)
 }
 
-/// Whether a word begins somewhere in the text: "refund" is in "refunds", "bill" is not in "possibility".
+/// Whether a word starts somewhere in the text: "refund" is in "refunds", "bill" is not in "possibility".
 fn occurs(low: &str, word: &str) -> bool {
     low.match_indices(word).any(|(at, _)| {
         low[..at]

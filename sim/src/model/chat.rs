@@ -1,10 +1,10 @@
-//! The parts of a request that decide what is answered, whatever its provider's form.
+//! The parts of a request that decide the answer, independent of the provider's wire format.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// A request that was found valid.
+/// A valid request.
 #[derive(Debug)]
 pub(crate) struct Chat {
     pub(crate) model: String,
@@ -16,9 +16,9 @@ pub(crate) struct Chat {
     pub(crate) tools: Vec<String>,
     /// Whether `tool_choice` forbids calls.
     pub(crate) no_calls: bool,
-    /// The schema of `response_format`, or `true` for a mere `json_object`.
+    /// Schema of `response_format`, or `true` for a plain `json_object`.
     pub(crate) response_schema: Option<Value>,
-    /// What the prompt's tokens are counted on.
+    /// Text whose tokens count as the prompt.
     pub(crate) prompt: String,
 }
 
@@ -27,9 +27,9 @@ pub(crate) struct Chat {
 pub(crate) struct Message {
     pub(crate) role: Role,
     pub(crate) text: String,
-    /// Names of the tools called, in the order of the calls, with their ids and arguments.
+    /// The tool calls, in order, with their ids and arguments.
     pub(crate) calls: Vec<MadeCall>,
-    /// For a tool message: whose result it is.
+    /// For a tool message: the id of the call that it answers.
     pub(crate) call_id: Option<String>,
 }
 
@@ -55,7 +55,7 @@ impl Chat {
         self.turn_start().map_or("", |at| self.messages[at].text.as_str())
     }
 
-    /// Returns what came after the last user message.
+    /// Returns the messages after the last user message.
     pub(crate) fn since_user(&self) -> &[Message] {
         self.turn_start()
             .map_or(&self.messages[..], |at| &self.messages[at + 1..])
@@ -115,7 +115,7 @@ pub(crate) fn content_text(content: &Value) -> String {
     }
 }
 
-/// Lays the prompt out as one text: these `parts` of the body first, as providers do, then the messages.
+/// Renders the prompt as one text: first these `parts` of the body, as providers do, then the messages.
 pub(crate) fn prompt_text(body: &Value, parts: &[&str], messages: &[Message]) -> String {
     let mut prompt = String::new();
     for &part in parts {

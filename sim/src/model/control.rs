@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::state::Provider;
 use crate::http::Reply;
 
-/// Serves what is under `/_sim/`.
+/// Routes below `/_sim/`.
 pub(crate) fn router() -> Router<Arc<Provider>> {
     Router::new()
         .route("/_sim/state", get(state))
@@ -24,7 +24,7 @@ pub(crate) fn router() -> Router<Arc<Provider>> {
         .route("/_sim/script", post(script))
 }
 
-/// The control plane is also read by a page of another origin (the demo's), hence the header.
+/// The header lets a page of another origin, the demo's, read the control plane.
 fn control(status: u16, body: Value) -> Response {
     Reply::json(status, body)
         .with_header("access-control-allow-origin", "*")

@@ -1,27 +1,28 @@
-//! Directives: `[[sim key=value …]]` inside the last user message decide this turn's answers.
+//! Directives: `[[sim key=value …]]` in the last user message decides the answers of this turn.
 //!
-//! They carry their whole state in the message (only `fail_times` counts), so that thousands of
-//! conversations can behave differently at the same time. Keys:
+//! Their whole state is in the message (only `fail_times` counts), so thousands of conversations can behave differently
+//! at the same time. Keys:
 //!
 //! | key | meaning |
 //! | --- | --- |
 //! | `tokens=N` | say N made-up words |
-//! | `text=…` | say exactly this (a JSON string, or all up to `]]`) |
+//! | `text=…` | say exactly this (a JSON string, or everything up to `]]`) |
 //! | `json={…}` | say exactly this JSON |
 //! | `tool=NAME` | call this tool first, offered or not (but never against `tool_choice: none`); after its result, answer with text that quotes it |
-//! | `args={…}` | its arguments; `$i` becomes the call's number, from 0 |
+//! | `args={…}` | its arguments; `$i` is replaced by the call's number, from 0 |
 //! | `calls=N` | make the call N times in parallel |
-//! | `rounds=N` | make it in N steps, one after the other; `$r` becomes the step's number, from 0 |
+//! | `rounds=N` | make it in N steps, one after the other; `$r` is replaced by the step's number, from 0 |
 //! | `first_ms=N`, `pace_ms=N`, `chunk=N` | time to the first piece, between pieces, characters in a piece |
 //! | `finish=WORD` | another `finish_reason` |
 //! | `status=N`, `code=WORD`, `retry_after=N` | fail with this HTTP status |
-//! | `body=JSON` | answer with this body instead, with status 200 unless `status` says otherwise; a string goes out as it stands |
+//! | `body=JSON` | answer with this body instead, with status 200 unless `status` says otherwise; a string is sent as
+//! is |
 //! | `cut_after=N` | drop the connection after N characters |
 //! | `end_without_finish_after=N` | end the body there, without `finish_reason` and `[DONE]` |
-//! | `stall_after=N`, `keepalive_ms=N` | fall silent there, with comments if wanted |
-//! | `malformed=1` | a data line that is not JSON |
-//! | `stream_error=CODE` | an error object inside the stream, after the text |
-//! | `fail_times=N` | fail (500 if nothing else is said) on the first N attempts only |
+//! | `stall_after=N`, `keepalive_ms=N` | fall silent there, optionally sending comments |
+//! | `malformed=1` | send a data line that is not JSON |
+//! | `stream_error=CODE` | send an error object inside the stream, after the text |
+//! | `fail_times=N` | fail (with 500 unless specified) on the first N attempts only |
 //! | `fail_step=N` | fail in this step of the turn only, from 0 |
 
 use std::str::FromStr;
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 use super::chat::Chat;
 use super::step::{Call, Refusal, Step};
 
-/// A directive as it was read.
+/// A parsed directive.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Directive {
     tokens: Option<u64>,
@@ -110,13 +111,13 @@ impl Directive {
             "stream_error" => self.stream_error = Some(value),
             "fail_times" => self.fail_times = Some(number(key, &value)?),
             "fail_step" => self.fail_step = Some(number(key, &value)?),
-            _ => return Err(format!("the directive key {key:?} is not known")),
+            _ => return Err(format!("unknown directive key {key:?}")),
         }
         Ok(())
     }
 
-    /// Decides the response; `step` counts the turn's model calls from 0, `attempt` the times this
-    /// very one was asked for, from 1.
+    /// Decides the response. `step` counts the turn's model calls from 0, `attempt` the requests for this same step
+    /// from 1.
     pub(crate) fn step(&self, chat: &Chat, step: u64, attempt: u64) -> Step {
         let mut answer = self.answer(chat, step);
         answer.delay_first_ms = self.first_ms;
@@ -211,7 +212,7 @@ fn short_value(text: &str) -> (String, &str) {
     (text[..end].to_owned(), &text[end..])
 }
 
-/// Reads a JSON value as it is written, or for `text` a JSON string's content or all up to `]]`.
+/// Reads a JSON value as written; for `text`, the content of a JSON string or everything up to `]]`.
 fn long_value<'a>(key: &str, text: &'a str) -> Result<(String, &'a str), String> {
     if key == "text" && !text.starts_with('"') {
         let (value, _) = text.split_once("]]").ok_or("the directive has no end")?;

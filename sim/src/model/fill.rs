@@ -1,7 +1,7 @@
-//! Fills a JSON Schema with what was read from tickets.
+//! Fills a JSON Schema with data read from tickets.
 //!
-//! Names decide: `subject`, `priority` and the like come from the ticket, counts are counted, an array
-//! of objects has one entry per ticket. Whatever has no known name gets the smallest valid value.
+//! Names decide: `subject`, `priority` and the like come from the ticket, counts are counted, an array of objects has
+//! one entry per ticket. Anything without a known name gets the smallest valid value.
 
 use std::cell::Cell;
 
@@ -9,27 +9,27 @@ use serde_json::{Map, Value, json};
 
 use super::tickets::Ticket;
 
-/// Deeper optional parts are left out, so that a recursive schema ends.
+/// Optional parts below this depth are left out, so that a recursive schema ends.
 const MAX_DEPTH: usize = 8;
-/// Deeper parts are `null`, also where they are required: what asks for them has no end.
+/// Parts below this depth are `null` even where they are required, because such a schema has no end.
 const MAX_LEVELS: usize = 40;
-/// Most values in one answer; then the rest is `null`.
+/// Maximum values in one answer; the rest is `null`.
 const MAX_VALUES: usize = 5_000;
-/// Most parts of an `allOf`, and most items of an array that several of them have.
+/// Maximum parts of an `allOf`, and maximum items of an array that several of them have.
 const MAX_MERGED: usize = 100;
-/// Most items or characters that are made only because a schema asks for so many.
+/// Maximum items or characters that are made only because a schema asks for so many.
 const MAX_LEAST: usize = 1_000;
 const PRIORITIES: [&str; 4] = ["urgent", "high", "normal", "low"];
 const STATUSES: [&str; 6] = ["new", "open", "pending", "hold", "solved", "closed"];
 
-/// What the values come from.
+/// Where the values come from.
 pub(crate) struct Source<'a> {
     pub(crate) tickets: &'a [Ticket],
     /// The answer in prose.
     pub(crate) summary: &'a str,
 }
 
-/// Returns a value that fits `schema`.
+/// Returns a value that is valid for `schema`.
 pub(crate) fn fill(schema: &Value, source: &Source<'_>) -> Value {
     let left = Cell::new(MAX_VALUES);
     Filler {
@@ -43,7 +43,7 @@ pub(crate) fn fill(schema: &Value, source: &Source<'_>) -> Value {
 struct Filler<'a> {
     root: &'a Value,
     source: &'a Source<'a>,
-    /// Values that may still be made.
+    /// Number of values that may still be made.
     left: Cell<usize>,
 }
 
@@ -80,7 +80,7 @@ impl Filler<'_> {
             }
         }
         if let Some(parts) = schema["allOf"].as_array() {
-            // A reference to what it stands in would be merged into itself again and again.
+            // A reference to an enclosing schema would be merged into itself again and again.
             return self.value(&merged(schema, parts, self.root), name, item, depth + MAX_DEPTH);
         }
         self.typed(schema, name, item, depth)
@@ -150,7 +150,7 @@ impl Filler<'_> {
         Value::Array(values)
     }
 
-    /// Whether an array's entries stand for tickets.
+    /// Whether the entries of an array stand for tickets.
     fn is_per_ticket(&self, items: &Value, name: &str) -> bool {
         let items = match items["$ref"].as_str() {
             Some(target) => self
@@ -194,7 +194,7 @@ impl Filler<'_> {
             value = value.min(most);
         }
         if whole {
-            // Whole numbers up to 2^53, which is what JSON can carry.
+            // Integers up to 2^53, which is what JSON can carry.
             json!(value as i64)
         } else {
             json!(value)
@@ -258,7 +258,7 @@ fn known_or(item: Option<&Ticket>, name: &str, otherwise: &str) -> String {
     }
 }
 
-/// Whether the ticket says nothing under that name, so that `null` is the honest value.
+/// Whether the ticket has no value of that name, so that `null` is the honest answer.
 fn is_unknown(name: &str, item: Option<&Ticket>) -> bool {
     item.is_some_and(|ticket| ticket.0.get(name).is_some_and(Value::is_null))
 }
@@ -301,7 +301,7 @@ fn merged(schema: &Value, parts: &[Value], root: &Value) -> Value {
     whole
 }
 
-/// Returns a text's first sentence, at most 30 words of it.
+/// Returns the first sentence of a text, at most 30 words of it.
 pub(crate) fn first_sentence(text: &str) -> String {
     let end = text
         .char_indices()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// `POST /_sim/knobs` names the ones to change; `null` sets one back.
+/// Knobs. `POST /_sim/knobs` names the ones to change; `null` resets one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Knobs {
@@ -14,13 +14,13 @@ pub(crate) struct Knobs {
     /// Share of the requests, 0 to 1, that fail with `error_status`.
     pub(crate) error_rate: f64,
     pub(crate) error_status: u16,
-    /// A directive's keys (`status=429 retry_after=1`), for every request in place of what its message says.
+    /// Keys of a directive (`status=429 retry_after=1`) applied to every request instead of what its message says.
     pub(crate) fault: Option<String>,
     /// Holds every answer until this is `false` again (or `POST /_sim/release`).
     pub(crate) hold: bool,
     /// The only API key that is accepted.
     pub(crate) require_key: Option<String>,
-    /// Longer prompts are refused with `context_length_exceeded`.
+    /// Longer prompts fail with `context_length_exceeded`.
     pub(crate) context_tokens: Option<u64>,
 }
 
@@ -43,7 +43,7 @@ impl Knobs {
     /// Changes the named knobs.
     pub(crate) fn merge(&mut self, changes: &Value) -> Result<(), String> {
         let Value::Object(changes) = changes else {
-            return Err("the knobs must be a JSON object".to_owned());
+            return Err("knobs must be a JSON object".to_owned());
         };
         let mut all = serde_json::to_value(&*self).map_err(|error| error.to_string())?;
         let defaults = serde_json::to_value(Self::default()).map_err(|error| error.to_string())?;

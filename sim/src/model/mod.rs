@@ -1,13 +1,13 @@
-//! What the simulated model providers share: what is said, when, and what goes wrong. How it is worded is each
+//! What the simulated model providers share: what is answered, when, and what goes wrong. The wire format is each
 //! provider's own.
 //!
-//! What an answer says is decided by the first of these that applies:
+//! An answer is decided by the first of these that applies:
 //! 1. a script queued with `POST /_sim/script` (`script.rs`);
 //! 2. a directive `[[sim …]]` in the last user message (`directive.rs`);
 //! 3. the persona, which uses the tools it is offered (`persona.rs`).
 //!
-//! Tokens are counted approximately: one for four characters, rounded up. Cached prompt tokens are
-//! those of the longest common prefix with an earlier request for the same model, in blocks of 16.
+//! Tokens are counted approximately: one per four characters, rounded up. Cached prompt tokens are those of the longest
+//! common prefix with an earlier request for the same model, in blocks of 16.
 
 mod advice;
 pub(crate) mod chat;

@@ -1,7 +1,7 @@
-//! The persona: what a sensible support copilot would do, as rules one can read.
+//! The persona: what a sensible support copilot would do, as readable rules.
 //!
-//! It looks at the last user message, at the tools it is offered and at the results so far, and
-//! decides one step at a time, as a model does. It keeps nothing between requests.
+//! It looks at the last user message, the tools it is offered and the results so far, and decides one step at a time,
+//! as a model does. It keeps no state between requests.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::step::{Call, Step};
 use super::summary;
 use super::tickets::{Failure, Ticket, failure_in, tickets_in};
 
-/// Tickets read one by one in one turn.
+/// Tickets read individually in one turn.
 const MAX_READS: usize = 25;
 
 const SEARCH: &str = "zendesk_search_tickets";
@@ -138,7 +138,7 @@ impl Wish {
     }
 }
 
-/// Makes the call unless it was made already; without the tool there is nothing to do.
+/// Makes the call unless it was made already; `None` without the tool.
 fn once(chat: &Chat, tool: &str, arguments: Value) -> Option<Step> {
     let made = chat.results().iter().any(|(call, _)| call.name == tool);
     (!made && chat.offers(tool)).then(|| Step::call(vec![Call::new(tool, arguments)]))
@@ -152,7 +152,7 @@ fn results_of<'a>(chat: &'a Chat, tool: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The showcase: search, read each ticket in parallel, alert the channel.
+/// The showcase: search, read the tickets in parallel, alert the channel.
 fn report(chat: &Chat, channel: Option<&str>) -> Option<Step> {
     if let Some(step) = once(chat, SEARCH, json!({"unread": true})) {
         return Some(step);
@@ -188,7 +188,7 @@ fn show(chat: &Chat, ticket: u64) -> Option<Step> {
     None
 }
 
-/// The tickets of this turn, with all that was read about each.
+/// Returns the tickets of this turn with everything that was read about each.
 fn tickets_read(chat: &Chat) -> Vec<Ticket> {
     let mut tickets: Vec<Ticket> = Vec::new();
     for (call, result) in chat.results() {
@@ -230,7 +230,7 @@ fn line(ticket: &Ticket) -> String {
     }
 }
 
-/// The turn's last step: an answer in words, or in the wanted form.
+/// The last step of the turn: an answer in prose or in the requested format.
 fn conclude(chat: &Chat, wish: &Wish) -> Step {
     let tickets = tickets_read(chat);
     let prose = prose(chat, wish, &tickets);
@@ -257,7 +257,7 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
         let deed = deed(&call.name);
         let is_reading = [SEARCH, GET, COMMENTS].contains(&call.name.as_str());
         if is_reading {
-            // Of several things that could not be read the first one is told.
+            // If several things could not be read, only the first one is reported.
             let told = format!("I could not {deed}. Please check what you asked for, or ask me to try again.");
             if said.is_empty() {
                 said.push(told);
@@ -314,7 +314,7 @@ fn prose(chat: &Chat, wish: &Wish, tickets: &[Ticket]) -> String {
     said.join("\n")
 }
 
-/// What a tool does, as people say it.
+/// Describes what a tool does, in everyday words.
 fn deed(tool: &str) -> &str {
     match tool {
         SEARCH => "search the tickets",
@@ -431,7 +431,7 @@ fn subject_in(asked: &str) -> String {
         .collect()
 }
 
-/// What to post: the quoted part, or what stands between the verb and "in #channel".
+/// Returns the text to post: the quoted part, or what stands between the verb and "in #channel".
 fn posted_text(asked: &str) -> String {
     let mut quoted = asked.split('"');
     if let (Some(_), Some(text), Some(_)) = (quoted.next(), quoted.next(), quoted.next()) {

@@ -1,16 +1,16 @@
-//! What is said, piece by piece.
+//! The text of an answer, piece by piece.
 
 use std::sync::{Arc, LazyLock};
 
 use super::step::Step;
 use super::usage::tokens;
 
-/// Characters of arguments in one delta, when the step does not say.
+/// Characters of arguments in one delta, unless the step says otherwise.
 const ARGUMENT_CHARS: usize = 12;
-/// The longest piece of a text without blanks.
+/// Longest piece of a text without spaces.
 const LONGEST_PIECE: usize = 24;
 
-/// What is said when only a number of words is wanted: over and over again, as a support assistant would say it.
+/// Repeated when only a number of words is requested; it reads like a support assistant's answer.
 const PASSAGE: &str = "Thank you for your patience, I have gone through the whole history of this request. The customer wrote to \
     us first on Monday and asked for help with the export of a long list. A colleague answered on the same day, suggested a smaller \
     selection, and offered to look at the file. Since then nobody has reported back, so the request is still open. I would suggest \
@@ -20,7 +20,7 @@ const PASSAGE: &str = "Thank you for your patience, I have gone through the whol
     write that answer for you, add an internal note with what we know so far, and remind the team tomorrow morning. Please tell me \
     which of these would help you most.";
 
-/// Cuts a text into the pieces a model would stream.
+/// Splits a text into the pieces that a model would stream.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     text: Option<Arc<str>>,
@@ -53,18 +53,18 @@ impl Pieces {
         }
     }
 
-    /// Characters that may still be said before the stream is to fail.
+    /// Characters left until the stream has to fail.
     pub(crate) fn room(&self) -> usize {
         self.max_chars
             .map_or(usize::MAX, |max| max.saturating_sub(self.said_chars))
     }
 
-    /// Whether there was more to say than `max_tokens` allows.
+    /// Whether `max_tokens` cut the text short.
     pub(crate) fn was_shortened(&self) -> bool {
         self.max_pieces == Some(self.said_pieces) && self.has_more()
     }
 
-    /// Goes to the end; makes no words that are only counted.
+    /// Skips to the end, without making words that are only counted.
     pub(crate) fn say_all(&mut self) {
         match (&self.text, self.max_pieces) {
             (None, max) => self.said_pieces = max.map_or(self.words, |max| self.words.min(max)),
@@ -87,7 +87,7 @@ impl Pieces {
         }
     }
 
-    /// Cuts the next fragment off a call's arguments, from character `at` on.
+    /// Returns the next fragment of a call's arguments, from character `at` on.
     pub(crate) fn fragment(&mut self, arguments: &str, at: usize) -> String {
         let size = self.chunk.unwrap_or(ARGUMENT_CHARS).min(self.room());
         let fragment: String = arguments.chars().skip(at).take(size).collect();

@@ -1,4 +1,4 @@
-//! Plays a step in time: as a stream of server-sent events, or as one object. What the frames are is each provider's own.
+//! Plays a step in time: as a stream of server-sent events, or as one object. The frames are each provider's own.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,24 +19,24 @@ use super::usage::tokens;
 use crate::http::Reply;
 use crate::net::Switch;
 
-/// Time for what was written to leave, before the connection is dropped behind it.
+/// Time for written data to leave before the connection is dropped.
 const BEFORE_CUT: Duration = Duration::from_millis(10);
 
-/// What to do next in a stream.
+/// The next action of a stream.
 #[derive(Debug)]
 pub(crate) enum Act {
     Send(String),
-    /// The last bytes of a whole answer.
+    /// The last bytes of a complete answer.
     Last(String),
     Cut,
     End,
-    /// Falls silent, but for a sign of life this often.
+    /// Falls silent, except for a keep-alive this often.
     Stall(Option<Duration>),
 }
 
 /// The frames of a stream, without their timing.
 pub(crate) trait Frames: Send + 'static {
-    /// A sign of life that is no content.
+    /// A keep-alive without content.
     const KEEPALIVE: &'static str;
 
     fn next(&mut self) -> Act;
@@ -49,7 +49,7 @@ pub(crate) struct Pace {
     pub(crate) between: Duration,
 }
 
-/// How a step ends before its time, if it does: after the wanted characters of text and arguments, or when there are
+/// How a step ends early, if it does: after the requested characters of text and arguments, or when there are
 /// `no_more`.
 pub(crate) fn early_end(step: &Step, pieces: &Pieces, no_more: bool) -> Option<Act> {
     if pieces.room() > 0 && !no_more {
@@ -82,7 +82,7 @@ pub(crate) fn stream(frames: impl Frames, pace: Pace, open: Open) -> Response {
 fn body<F: Frames>(frames: F, pace: Pace, open: Open) -> impl Stream<Item = Result<Bytes, io::Error>> + Send {
     let due = Instant::now() + pace.first;
     futures::stream::unfold((frames, due, open), move |(mut frames, due, mut open)| async move {
-        // The time a piece is due is counted from the start, so that delays do not add up.
+        // Due times are counted from the start, so that delays do not add up.
         match frames.next() {
             Act::Send(bytes) => {
                 wait_until(due).await;
@@ -118,14 +118,15 @@ fn body<F: Frames>(frames: F, pace: Pace, open: Open) -> impl Stream<Item = Resu
     })
 }
 
-/// Waits, unless it is time already: even a sleep of nothing ends only with the runtime's next millisecond.
+/// Waits, unless it is due already: even a sleep of zero ends only with the runtime's next millisecond.
 async fn wait_until(due: Instant) {
     if due > Instant::now() {
         tokio::time::sleep_until(due).await;
     }
 }
 
-/// Answers in one object, after the time it takes to produce it, unless the step is to go wrong. `pieces` have been said.
+/// Answers with one object, after the time it takes to produce it, unless the step is to fail. `pieces` have been
+/// consumed.
 pub(crate) async fn whole(
     switch: &Switch,
     step: &Step,
@@ -149,7 +150,7 @@ pub(crate) async fn whole(
     Reply::json(200, answer).into_response()
 }
 
-/// Why an answer ended, in OpenAI's word or the one that the step says.
+/// Returns the finish reason in OpenAI's terms, or the one that the step sets.
 pub(crate) fn finish_reason(step: &Step, pieces: &Pieces) -> String {
     let natural = if pieces.was_shortened() {
         "length"
@@ -161,7 +162,7 @@ pub(crate) fn finish_reason(step: &Step, pieces: &Pieces) -> String {
     step.finish.as_deref().unwrap_or(natural).to_owned()
 }
 
-/// Counts the tokens that a step says.
+/// Counts the tokens of a step's answer.
 pub(crate) fn completion_tokens(step: &Step, pieces: &Pieces) -> u64 {
     let calls = step.tool_calls.iter();
     let calls: u64 = calls.map(|call| tokens(&call.name) + tokens(&call.arguments())).sum();

@@ -1,4 +1,4 @@
-//! Scripts: responses queued by a test, for requests whose last user message contains a text.
+//! Scripts: responses queued by a test for requests whose last user message contains a text.
 
 use std::collections::VecDeque;
 
@@ -10,10 +10,10 @@ use super::step::Step;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Script {
-    /// A part of the last user message, or `*` for every request.
+    /// Part of the last user message, or `*` for every request.
     #[serde(rename = "match")]
     pattern: String,
-    /// How often the steps are gone through.
+    /// How often the steps are repeated.
     #[serde(default = "once")]
     times: u64,
     /// One response each, in this order.
@@ -24,7 +24,7 @@ fn once() -> u64 {
     1
 }
 
-/// The scripts that wait.
+/// Scripts that are queued.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts(VecDeque<Queued>);
 
@@ -43,7 +43,7 @@ impl Scripts {
         Ok(())
     }
 
-    /// Returns the next step of the first script that fits, and uses it up.
+    /// Returns the next step of the first matching script, and uses it up.
     pub(crate) fn take(&mut self, last_user: &str) -> Option<Step> {
         let at = self
             .0

@@ -1,4 +1,4 @@
-//! What the provider remembers.
+//! State of a provider.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -20,11 +20,11 @@ use super::step::{Refusal, Step};
 use super::usage::{PrefixCache, tokens};
 use crate::locked;
 
-/// Requests that `GET /_sim/state` and `GET /_sim/requests` show; older bodies are not kept.
+/// Requests shown by `GET /_sim/state` and `GET /_sim/requests`; older bodies are dropped.
 const KEPT_REQUESTS: usize = 200;
-/// Requests that `GET /_sim/calls` tells of.
+/// Requests shown by `GET /_sim/calls`.
 const KEPT_CALLS: usize = 20_000;
-/// Larger request bodies are not kept.
+/// Larger request bodies are not stored.
 const KEPT_BODY_BYTES: usize = 64 * 1024;
 /// Prompts whose attempts are counted; the oldest are forgotten.
 const KEPT_PROMPTS: usize = 10_000;
@@ -32,7 +32,7 @@ const KEPT_CLOSINGS: usize = 100;
 
 /// The provider's state, shared by all its requests.
 pub(crate) struct Provider {
-    /// Differs from one start to the next, so that ids do not repeat over a restart.
+    /// Different at each start, so that ids do not repeat after a restart.
     run: String,
     sequence: AtomicU64,
     open: AtomicU64,
@@ -72,11 +72,11 @@ struct Seen {
     last_user: String,
     messages: usize,
     tools: usize,
-    /// How many model calls this turn had before.
+    /// Number of model calls that the turn had before.
     step: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
-    /// Of the whole answer, whether or not all of it was sent.
+    /// Of the complete answer, whether or not all of it was sent.
     completion_tokens: u64,
     decided_by: &'static str,
     outcome: &'static str,
@@ -85,7 +85,7 @@ struct Seen {
     body: Value,
 }
 
-/// What was decided for a request.
+/// The decision about a request.
 pub(crate) struct Decision {
     pub(crate) step: Step,
     pub(crate) prompt_tokens: u64,
@@ -129,7 +129,7 @@ impl Provider {
         change(&mut locked(&self.memory).scripts)
     }
 
-    /// Forgets everything; open streams go on, held ones are let go.
+    /// Resets everything; open streams continue, held ones are released.
     pub(crate) fn reset(&self) {
         let mut memory = locked(&self.memory);
         let held = memory.held;
@@ -152,14 +152,14 @@ impl Provider {
         let _ = hold.wait_for(|hold| !hold).await;
     }
 
-    /// Notes a request that was refused before anything was decided.
+    /// Records a request that was rejected before anything was decided.
     pub(crate) fn refused(&self) {
         let mut memory = locked(&self.memory);
         memory.received += 1;
         memory.errors += 1;
     }
 
-    /// Decides the answer and notes the request.
+    /// Decides the answer and records the request.
     pub(crate) fn decide(self: &Arc<Self>, chat: &Chat, body: Value, size: usize) -> Decision {
         let last_user = chat.last_user();
         let assistant = |message: &&super::chat::Message| message.role == Role::Assistant;
@@ -254,7 +254,7 @@ impl Provider {
         json!({"requests": requests})
     }
 
-    /// Returns every request that is remembered, with its tokens and how it ended.
+    /// Returns all remembered requests with their tokens and outcome.
     pub(crate) fn show_calls(&self) -> Value {
         json!({"calls": locked(&self.memory).requests})
     }
@@ -340,7 +340,7 @@ impl Memory {
         }
     }
 
-    /// Fails the wanted share of requests, the same ones in every run.
+    /// Fails the requested share of requests, the same ones in every run.
     fn is_unlucky(&self, n: u64) -> bool {
         let mut hasher = DefaultHasher::new();
         n.hash(&mut hasher);
@@ -349,7 +349,7 @@ impl Memory {
     }
 }
 
-/// Counts an answer under way; dropped without [`Open::finish`], its client has left.
+/// Counts an answer in progress; dropped without [`Open::finish`], its client has left.
 pub(crate) struct Open {
     provider: Arc<Provider>,
     n: u64,
@@ -357,7 +357,7 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    /// Says how the answer ended; the first word counts.
+    /// Records how the answer ended; only the first call counts.
     pub(crate) fn finish(&mut self, outcome: &'static str) {
         if self.finished {
             return;
@@ -372,7 +372,7 @@ impl Open {
         self.mark(&mut memory, outcome, true);
     }
 
-    /// Says that nothing more will come.
+    /// Records that nothing more will come.
     pub(crate) fn stalled(&self) {
         let mut memory = locked(&self.provider.memory);
         self.mark(&mut memory, "stalled", false);

@@ -1,4 +1,4 @@
-//! What one response is to be: said by a script, a directive or the persona.
+//! One response, as given by a script, a directive or the persona.
 
 use std::sync::Arc;
 
@@ -13,27 +13,27 @@ use super::play::completion_tokens;
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Step {
     pub(crate) text: Option<Arc<str>>,
-    /// Instead of `text`: that many words, made up as they are sent.
+    /// Instead of `text`: this many words, generated while they are sent.
     pub(crate) words: Option<u64>,
     pub(crate) tool_calls: Vec<Call>,
-    /// Characters in a piece; without it a piece is a word.
+    /// Characters in a piece; by default a piece is a word.
     pub(crate) chunk_chars: Option<usize>,
     pub(crate) delay_first_ms: Option<u64>,
     pub(crate) pace_ms: Option<u64>,
-    /// The `finish_reason`, when not the natural one.
+    /// The `finish_reason`, if not the natural one.
     pub(crate) finish: Option<String>,
     pub(crate) error: Option<Box<Refusal>>,
-    /// Drops the connection after so many characters.
+    /// Drops the connection after this many characters.
     pub(crate) cut_after_chars: Option<usize>,
-    /// Ends the body properly after so many characters, without `finish_reason` and `[DONE]`.
+    /// Ends the body properly after this many characters, without `finish_reason` and `[DONE]`.
     pub(crate) end_without_finish_after_chars: Option<usize>,
-    /// Falls silent after so many characters and keeps the connection.
+    /// Falls silent after this many characters and keeps the connection open.
     pub(crate) stall_after_chars: Option<usize>,
     /// While stalled, sends an SSE comment this often.
     pub(crate) stall_keepalive_ms: Option<u64>,
-    /// Whether to tell the usage; without it, as the request asks.
+    /// Whether to report usage; by default as the request asks.
     pub(crate) usage: Option<bool>,
-    /// Puts a data line that is not JSON in the middle.
+    /// Inserts a data line that is not JSON.
     pub(crate) malformed: bool,
     /// Sends this error object in a data line after the text, and ends there.
     pub(crate) in_stream_error: Option<Value>,
@@ -47,7 +47,7 @@ impl Step {
         }
     }
 
-    /// Counts the tokens of the whole answer, as a provider would that sends all of it.
+    /// Counts the tokens of the complete answer, as a provider would that sends all of it.
     pub(crate) fn whole_tokens(&self, max_pieces: Option<u64>) -> u64 {
         if self.error.is_some() {
             return 0;
@@ -96,7 +96,7 @@ impl Call {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
-    /// The whole body: a string as it stands, anything else as JSON.
+    /// The whole body: a string is sent as is, anything else as JSON.
     pub(crate) body: Option<Value>,
     pub(crate) code: Option<String>,
     #[serde(rename = "type")]
@@ -114,7 +114,7 @@ impl Refusal {
         })
     }
 
-    /// A request that is wrong in itself.
+    /// Returns the error for an invalid request.
     pub(crate) fn invalid(message: impl Into<String>, param: Option<&str>) -> Box<Self> {
         Box::new(Self {
             status: 400,

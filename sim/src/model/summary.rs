@@ -5,10 +5,10 @@ use super::chat::{Chat, Role};
 const MAX_WORDS: usize = 80;
 const MAX_SENTENCE_WORDS: usize = 25;
 
-/// Returns the summary, if one is asked for.
+/// Returns the summary, if the request asks for one.
 ///
-/// A summary that stands in a prompt as memory is not a request for one: the system text must ask
-/// ("summarise", "compress", "condense" something like a conversation), and no tools are offered.
+/// A summary included in a prompt as memory is not such a request: the system text must ask ("summarise", "compress",
+/// "condense" something like a conversation), and no tools are offered.
 pub(crate) fn requested(chat: &Chat) -> Option<String> {
     let asked: String = chat.system_text().chars().take(600).collect();
     let asked = asked.to_lowercase();
@@ -28,14 +28,14 @@ pub(crate) fn requested(chat: &Chat) -> Option<String> {
     Some(summarise(&said.join("\n")))
 }
 
-/// Picks the sentences that carry numbers and names, in their order.
+/// Picks the sentences with numbers and names, in their order.
 pub(crate) fn summarise(text: &str) -> String {
     let sentences: Vec<Vec<&str>> = text
         .split_inclusive(['\n', '.', '!', '?'])
         .map(|sentence| sentence.split_whitespace().take(MAX_SENTENCE_WORDS).collect())
         .filter(|words: &Vec<_>| words.len() > 2)
         .collect();
-    // A summary must be shorter than what it is of.
+    // A summary must be shorter than its source.
     let budget = MAX_WORDS.min(text.split_whitespace().count() / 2).max(3);
     let mut order: Vec<usize> = (0..sentences.len()).collect();
     order.sort_by_key(|&at| (std::cmp::Reverse(weight(&sentences[at])), at));
@@ -63,7 +63,7 @@ fn weight(words: &[&str]) -> usize {
         .count();
     let named = |word: &&&str| word.starts_with(char::is_uppercase);
     let names = words.iter().skip(1).filter(named).count();
-    // Long sentences would win by their length alone.
+    // Otherwise long sentences would win by their length alone.
     (numbers * 30 + names * 10) / words.len().max(6)
 }
 

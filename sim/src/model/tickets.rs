@@ -1,14 +1,14 @@
-//! Reads tickets and failures out of tool results, however they are wrapped.
+//! Extracts tickets and failures from tool results, however they are wrapped.
 //!
-//! A result reaches the model as text: JSON, perhaps between markers that say it is untrusted, perhaps
-//! cut off where it grew too long. A real model copes with all of that, so the persona must.
+//! A result reaches the model as text: JSON, perhaps between markers that say it is untrusted, perhaps truncated. A
+//! real model copes with all of that, so the persona must too.
 
 use serde_json::{Map, Value};
 
-/// Openings of JSON tried in one text before giving up.
+/// Attempts to parse JSON in one text before giving up.
 const MAX_ATTEMPTS: usize = 40;
 
-/// One ticket as a tool showed it.
+/// One ticket as a tool returned it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Ticket(pub(crate) Map<String, Value>);
 
@@ -18,7 +18,7 @@ impl Ticket {
         id.as_u64().or_else(|| id.as_str()?.parse().ok())
     }
 
-    /// Returns a field's text, empty when there is none.
+    /// Returns the text of a field, empty if there is none.
     pub(crate) fn text(&self, name: &str) -> &str {
         self.0.get(name).and_then(Value::as_str).unwrap_or_default()
     }
@@ -39,7 +39,7 @@ pub(crate) fn json_in(text: &str) -> Option<Value> {
         .find_map(|(at, _)| {
             let values = serde_json::Deserializer::from_str(&text[at..]);
             let value = values.into_iter::<Value>().next()?.ok()?;
-            // `[untrusted]` does not parse, `[1]` in a sentence is not a result.
+            // `[untrusted]` does not parse, and `[1]` in a sentence is not a result.
             let holds_objects = match &value {
                 Value::Array(items) => items.iter().all(Value::is_object),
                 value => value.is_object(),
@@ -51,8 +51,8 @@ pub(crate) fn json_in(text: &str) -> Option<Value> {
 /// Returns the tickets in a tool result.
 pub(crate) fn tickets_in(text: &str) -> Vec<Ticket> {
     let mut found = Vec::new();
-    // JSON that was cut off parses only in part: then the first whole object in it would be taken for
-    // the result, so the pieces are looked for instead.
+    // Truncated JSON parses only in part, and its first complete object would be mistaken for the result: search for
+    // the fields instead.
     match json_in(text) {
         Some(value) => collect(&value, &mut found),
         None => found = scan(text),
@@ -82,7 +82,7 @@ fn collect(value: &Value, found: &mut Vec<Ticket>) {
     }
 }
 
-/// Finds `"id": N` followed by a subject in text that is not whole JSON.
+/// Finds `"id": N` followed by a subject in text that is not complete JSON.
 fn scan(text: &str) -> Vec<Ticket> {
     let starts: Vec<_> = text.match_indices("\"id\"").map(|(at, _)| at).collect();
     let mut found = Vec::new();
@@ -118,11 +118,11 @@ fn field_in(part: &str, name: &str) -> Option<Value> {
 pub(crate) enum Failure {
     Rejected,
     Failed,
-    /// Nobody knows whether it happened.
+    /// The outcome is unknown.
     Unknown,
 }
 
-/// Tells from a result whether the call failed. What a ticket says in its text does not count.
+/// Returns whether the result is a failure. Text inside a ticket does not count.
 pub(crate) fn failure_in(text: &str) -> Option<Failure> {
     let fields = match json_in(text) {
         Some(Value::Object(fields)) => fields,

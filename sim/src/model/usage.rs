@@ -1,23 +1,23 @@
-//! Approximate token counts, and which of the prompt a provider's cache would know already.
+//! Approximate token counts, and how much of a prompt the provider's cache would know.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::{Value, json};
 
-/// Characters that count as one token.
+/// Characters per token.
 const CHARS_PER_TOKEN: u64 = 4;
-/// The cache works in blocks of so many tokens.
+/// Block size of the cache in tokens.
 const BLOCK_TOKENS: u64 = 16;
-/// Blocks remembered; older ones are forgotten first.
+/// Blocks remembered; the oldest are forgotten first.
 const MAX_BLOCKS: usize = 200_000;
 
-/// Counts a text's tokens: one for four characters, rounded up.
+/// Counts a text's tokens: one per four characters, rounded up.
 pub(crate) fn tokens(text: &str) -> u64 {
     (text.chars().count() as u64).div_ceil(CHARS_PER_TOKEN)
 }
 
-/// What one completion used.
+/// Usage of one completion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) prompt: u64,
@@ -42,7 +42,7 @@ impl Usage {
     }
 }
 
-/// Prefixes of earlier prompts, as hashes that run over all blocks so far.
+/// Prefixes of earlier prompts, as running hashes over the blocks.
 #[derive(Debug, Default)]
 pub(crate) struct PrefixCache {
     known: HashSet<u64>,
@@ -50,7 +50,7 @@ pub(crate) struct PrefixCache {
 }
 
 impl PrefixCache {
-    /// Returns how many of the prompt's tokens an earlier prompt began with, and remembers this one.
+    /// Returns how many of the prompt's tokens are a known prefix, and remembers this prompt.
     pub(crate) fn read_and_remember(&mut self, model: &str, prompt: &str) -> u64 {
         let block_chars = usize::try_from(BLOCK_TOKENS * CHARS_PER_TOKEN).unwrap_or(usize::MAX);
         let mut hasher = DefaultHasher::new();

@@ -1,4 +1,5 @@
-//! Embeddings without a model: each word is hashed to a few places, so texts that share words are near.
+//! Embeddings without a model: each word is hashed to a few positions, so texts that share words are close to each
+//! other.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -92,7 +93,7 @@ fn embed(text: &str, dimensions: u64) -> Vec<f32> {
     }
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     if length == 0.0 {
-        // OpenAI's vectors have length 1, also that of a text without words.
+        // OpenAI's vectors have length 1, even for a text without words.
         vector[0] = 1.0;
     } else {
         vector.iter_mut().for_each(|x| *x /= length);

@@ -1,7 +1,7 @@
-//! An OpenAI-compatible provider that follows scripts, directives and a small persona.
+//! An OpenAI-compatible provider, driven by scripts, directives and a small persona.
 //!
 //! `POST /v1/chat/completions`, `GET /v1/models`, `GET /v1/models/{id}` and `POST /v1/embeddings`.
-//! What a completion says is decided in `model`.
+//! The content of a completion is decided in `model`.
 //!
 //! The model `no-such-model` does not exist; every other name does.
 

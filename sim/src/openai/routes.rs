@@ -1,4 +1,4 @@
-//! The provider's HTTP surface.
+//! HTTP routes of the provider.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ const MODELS: [&str; 5] = [
     "gpt-4o-mini",
     "text-embedding-3-small",
 ];
-/// The name of the one model that does not exist.
+/// The one model that does not exist.
 const MISSING_MODEL: &str = "no-such-model";
 
 pub(crate) fn router(provider: Arc<Provider>) -> Router {
@@ -214,7 +214,7 @@ fn refused(refusal: &Refusal) -> Response {
     reply.into_response()
 }
 
-/// Adds the headers OpenAI puts on every answer.
+/// Adds the headers that OpenAI sends with every answer.
 fn dress(provider: &Provider, mut response: Response, started: Instant) -> Response {
     let exhausted = response.status() == StatusCode::TOO_MANY_REQUESTS;
     let remaining = if exhausted { "0" } else { "9999" };

@@ -1,6 +1,6 @@
-//! Says a step in OpenAI's form: as a stream of chunks, or as one object.
+//! Writes a step in OpenAI's form: as a stream of chunks, or as one object.
 //!
-//! A stream's state is small and its text is made as it goes, so that ten thousand fit in one process.
+//! A stream's state is small and its text is generated as it is sent, so that ten thousand fit in one process.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::model::play::{self, Act, completion_tokens, early_end, finish_reason}
 use crate::model::step::{Call, Step};
 use crate::model::usage::Usage;
 
-/// What is needed beside the step to say it.
+/// What is needed besides the step to write the answer.
 #[derive(Debug)]
 pub(crate) struct Manner {
     pub(crate) id: String,
@@ -20,7 +20,7 @@ pub(crate) struct Manner {
     pub(crate) max_pieces: Option<u64>,
     pub(crate) prompt_tokens: u64,
     pub(crate) cached_tokens: u64,
-    /// Makes the ids of tool calls unique.
+    /// Prefix that makes the ids of tool calls unique.
     pub(crate) call_prefix: String,
 }
 
@@ -185,7 +185,7 @@ impl play::Frames for Frames {
             Act::Send(body) => Act::Send(opening + &body),
             Act::Last(body) => Act::Last(opening + &body),
             act if opening.is_empty() => act,
-            // A cut after no characters still lets the role out first.
+            // A cut after zero characters still sends the role first.
             _ => Act::Send(opening),
         }
     }
@@ -199,7 +199,7 @@ fn usage(manner: &Manner, step: &Step, pieces: &Pieces) -> Usage {
     }
 }
 
-/// Says the step in one object; `pieces` are used up.
+/// Writes the step as one object; consumes `pieces`.
 pub(crate) fn whole(step: &Step, pieces: &mut Pieces, manner: &Manner) -> Value {
     let text: String = pieces.by_ref().collect();
     let calls = step.tool_calls.iter().enumerate();

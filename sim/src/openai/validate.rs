@@ -1,4 +1,4 @@
-//! Refuses what OpenAI refuses, in its words: a client must not learn from a lenient simulator.
+//! Rejects what OpenAI rejects, with its messages: clients must not get used to a lenient simulator.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::model::step::Refusal;
 
-/// Every field of a chat completion request in the published description.
+/// All fields of a chat completion request in the published description.
 const FIELDS: [&str; 37] = [
     "audio",
     "frequency_penalty",

@@ -1,4 +1,4 @@
-//! A method's arguments, from wherever Slack's clients put them.
+//! Arguments of a method, from wherever Slack's clients put them.
 
 use serde_json::{Map, Value};
 
@@ -42,7 +42,7 @@ impl Arguments {
         (!token.is_empty()).then(|| token.to_owned())
     }
 
-    /// Returns a text, nothing when it is empty.
+    /// Returns a text, `None` if it is empty.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
@@ -73,7 +73,7 @@ impl Arguments {
         }
     }
 
-    /// Returns a structure; in forms and queries it is written as JSON in a text.
+    /// Returns a structure; in forms and queries it is JSON in a string.
     pub(crate) fn structure(&self, name: &str, error: &'static str) -> Result<Option<Value>, &'static str> {
         match self.0.get(name) {
             None => Ok(None),

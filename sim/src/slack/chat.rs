@@ -13,7 +13,7 @@ const MAX_BLOCKS_JSON: usize = 13_200;
 const MAX_SECTION: usize = 3_000;
 
 impl Slack {
-    /// Finds where to post: a channel's id or name, or a person's id for a direct message.
+    /// Finds the channel to post to: a channel's id or name, or a person's id for a direct message.
     pub(crate) fn destination(&mut self, arguments: &Arguments) -> Result<usize, &'static str> {
         let wanted = arguments.text("channel").ok_or("channel_not_found")?.to_owned();
         let at = match self.find(&wanted) {
@@ -52,7 +52,7 @@ impl Slack {
         let at = self.destination(arguments)?;
         let blocks = blocks(arguments)?;
         let text = arguments.text("text").unwrap_or_default();
-        // `markdown_text` is the newer way to say it, and excludes the other two.
+        // `markdown_text` is the newer form and excludes the other two.
         let markdown = arguments.text("markdown_text");
         if markdown.is_some() && (blocks.is_some() || !text.is_empty()) {
             return Err("markdown_text_conflict");

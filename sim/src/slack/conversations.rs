@@ -11,14 +11,14 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
 impl Slack {
-    /// Finds a channel by id, or by name with or without `#`.
+    /// Finds a channel by its id, or by its name with or without `#`.
     pub(crate) fn find(&self, wanted: &str) -> Option<usize> {
         let name = wanted.trim_start_matches('#');
         let is_it = |channel: &Channel| channel.id == wanted || (channel.with.is_none() && channel.name == name);
         self.channels.iter().position(is_it)
     }
 
-    /// Finds the channel a method names by its id, as all but `chat.postMessage` do.
+    /// Finds a channel by its id, as all methods except `chat.postMessage` do.
     fn named(&self, arguments: &Arguments) -> Result<&Channel, &'static str> {
         let id = arguments.text("channel").unwrap_or_default();
         let found = self.channels.iter().find(|channel| channel.id == id);
@@ -66,7 +66,7 @@ impl Slack {
         }
         let range = Range::read(arguments)?;
         let metadata = arguments.flag("include_all_metadata").unwrap_or(false);
-        // Replies show in their thread only, unless they were also sent to the channel.
+        // Replies appear only in their thread, unless they were also sent to the channel.
         let messages = channel.messages.iter().rev().filter(|message| {
             let is_reply = message.thread_ts.as_ref().is_some_and(|thread| *thread != message.ts);
             (!is_reply || message.broadcast) && range.holds(&message.ts)
@@ -115,7 +115,7 @@ impl Slack {
         let users = arguments.text("users").ok_or("users_list_not_supplied")?;
         let users: Vec<&str> = users.split(',').map(str::trim).collect();
         let [user] = users.as_slice() else {
-            // Group messages are beyond this simulator.
+            // Group messages are not simulated.
             return Err("too_many_users");
         };
         let already = self
@@ -136,7 +136,7 @@ impl Slack {
         }
     }
 
-    /// Returns the direct message with a person, opened if need be.
+    /// Returns the direct message with a person, opening it if necessary.
     pub(crate) fn direct(&mut self, user: &str) -> Result<usize, &'static str> {
         if !self.users.iter().any(|known| known.id == user) {
             return Err("user_not_found");
@@ -201,7 +201,7 @@ impl Range {
     }
 }
 
-/// Returns one page and the cursor of the next, empty at the end.
+/// Returns one page and the cursor of the next one, empty at the end.
 pub(crate) fn page(arguments: &Arguments, items: Vec<Value>) -> Result<(Vec<Value>, String), &'static str> {
     let limit = arguments.number("limit").filter(|limit| *limit > 0);
     let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);

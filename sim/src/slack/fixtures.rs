@@ -1,9 +1,9 @@
-//! People and channels to try things with.
+//! People and channels to try out.
 
 use super::Slack;
 use super::model::{BOT_USER, Channel, Message, User};
 
-/// Returns the app's own user, who is there also without fixtures.
+/// Returns the app's own user, who exists even without fixtures.
 pub(crate) fn bot() -> User {
     User {
         id: BOT_USER.to_owned(),
@@ -29,7 +29,7 @@ pub(crate) fn fill(slack: &mut Slack) {
             is_bot: false,
         });
     }
-    // The copilot is not in #random, and #old-news is archived: both refuse its messages.
+    // The copilot is not in #random, and #old-news is archived: both reject its messages.
     for (id, name, is_member, is_archived, said) in [
         (
             "C0SUPPORT01",

@@ -1,8 +1,8 @@
 //! A Slack workspace with channels, people and messages.
 //!
-//! Methods stand under `{base_url}/api/{method}`, by GET or POST, with arguments in the query, in a form
-//! or in JSON. Any token will do unless the knob `require_token` names one. Errors are answered as Slack
-//! does: HTTP 200 with `{"ok": false, "error": …}`.
+//! Methods are under `{base_url}/api/{method}`, by GET or POST, with arguments in the query, in a form or in JSON. Any
+//! token is accepted unless the knob `require_token` names one. Errors look as in Slack: HTTP 200 with `{"ok": false,
+//! "error": …}`.
 
 mod arguments;
 mod chat;
@@ -32,18 +32,18 @@ pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
     service::start(listen, Slack::new(fixtures), None).await
 }
 
-/// Starts Slack with what `file` holds, or with people and channels; from then on the file is kept up to date.
+/// Starts Slack with the state stored in `file`, or with fixtures; from then on the file is kept up to date.
 pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
     let slack = kept::read(&file)?.unwrap_or_else(|| Slack::new(true));
     service::start(listen, slack, Some(file)).await
 }
 
-/// Starts Slack with a workspace for each account, kept in `file`.
+/// Starts Slack with one workspace per account, stored in `file`.
 pub async fn start_accounts(listen: SocketAddr, file: PathBuf, accounts: Vec<Account>) -> io::Result<Running> {
     accounts::start::<Slack>(listen, file, accounts).await
 }
 
-/// Messages of each channel in the compact view.
+/// Messages per channel in the compact view.
 const SHOWN_MESSAGES: usize = 100;
 
 /// The state of one workspace.
@@ -54,13 +54,13 @@ struct Slack {
     users: Vec<User>,
     /// Statuses set on assistant threads: channel, thread and text.
     statuses: Vec<(String, String, String)>,
-    /// Microseconds of the last timestamp given out; each is used once.
+    /// Microseconds of the last timestamp issued; each is used once.
     last_ts: i64,
     next_dm: u64,
     version: u64,
 }
 
-/// What a method answers: its fields, or Slack's word for the error.
+/// Result of a method: its fields, or Slack's error code.
 type Answer = Result<Answered, &'static str>;
 
 /// The fields of an answer, and whether the method changed something.
@@ -198,7 +198,7 @@ impl Vendor for Slack {
     }
 
     fn rate_headers(reply: Reply, _: &str, _: u64, _: u64, _: u64) -> Reply {
-        // Slack tells only `Retry-After`, and only when it refuses.
+        // Slack sends only `Retry-After`, and only with a 429.
         reply
     }
 
@@ -258,7 +258,7 @@ impl Vendor for Slack {
     fn reset(&mut self) {
         let (version, last_ts) = (self.version, self.last_ts);
         *self = Self::new(self.fixtures);
-        // A page that polls must notice, and no message may get an earlier one's timestamp.
+        // A polling page must notice, and no message may get an earlier one's timestamp.
         self.version = version + 1;
         self.last_ts = self.last_ts.max(last_ts);
     }

@@ -1,4 +1,4 @@
-//! Channels, people and messages, and how Slack writes them.
+//! Channels, people and messages, and their JSON form in Slack.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,12 +8,12 @@ pub(crate) const BOT_USER: &str = "U0SIMBOT01";
 pub(crate) const BOT_ID: &str = "B0SIMBOT01";
 pub(crate) const APP_ID: &str = "A0SIMAPP01";
 
-/// Writes microseconds as `1700000000.000001`.
+/// Formats microseconds as `1700000000.000001`.
 pub(crate) fn ts(microseconds: i64) -> String {
     format!("{:010}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
 }
 
-/// Reads a timestamp; the part after the point may be missing or shorter.
+/// Parses a timestamp; the fraction may be missing or shorter.
 pub(crate) fn read_ts(text: &str) -> Option<i64> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
     if fraction.len() > 6 || !fraction.chars().all(|c| c.is_ascii_digit()) {
@@ -35,7 +35,7 @@ pub(crate) struct Channel {
     pub(crate) created: i64,
     pub(crate) is_member: bool,
     pub(crate) is_archived: bool,
-    /// Whom a direct message is with.
+    /// The person a direct message is with.
     pub(crate) with: Option<String>,
     pub(crate) messages: Vec<Message>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Message {
     pub(crate) broadcast: bool,
     pub(crate) edited: bool,
     pub(crate) streaming: bool,
-    /// Emoji, and who gave it.
+    /// Emoji, and who added it.
     pub(crate) reactions: Vec<(String, String)>,
 }
 
@@ -115,7 +115,7 @@ impl Channel {
         })
     }
 
-    /// Writes a message as `conversations.replies` does: the parent knows its replies.
+    /// Returns a message as in `conversations.replies`: the parent lists its replies.
     pub(crate) fn in_thread(&self, message: &Message, metadata: bool) -> Value {
         let mut shown = message.to_json(metadata);
         let replies: Vec<_> = self

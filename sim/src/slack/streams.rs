@@ -18,7 +18,7 @@ impl Slack {
             return Err("invalid_thread_ts");
         }
         if self.channels[at].with.is_some() {
-            // Only in a channel may a stream stand outside a thread.
+            // Only in a channel may a stream be outside a thread.
             thread_ts.as_ref().ok_or("invalid_thread_ts")?;
         } else {
             for (name, error) in [
@@ -78,7 +78,7 @@ impl Slack {
         Ok((channel, message))
     }
 
-    /// An empty status takes the one that is shown away.
+    /// Sets the status; an empty one removes the current status.
     pub(crate) fn set_status(&mut self, arguments: &Arguments) -> Answer {
         let channel = arguments.text("channel_id").unwrap_or_default().to_owned();
         if !self.channels.iter().any(|known| known.id == channel) {
@@ -97,7 +97,7 @@ impl Slack {
 struct Piece {
     text: String,
     blocks: Option<Value>,
-    /// Whether it told of tasks or a plan, which the simulator takes without showing them.
+    /// Whether it contained tasks or a plan, which the simulator accepts but does not show.
     tasks: bool,
 }
 

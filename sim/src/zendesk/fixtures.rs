@@ -1,4 +1,4 @@
-//! People and tickets to try things with.
+//! People and tickets to try out.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Zendesk;
 use super::model::{Comment, Ticket, User, now};
 
-/// Who a bearer token stands for, and any address nobody has.
+/// The user of a bearer token, and of an unknown e-mail address.
 pub(crate) const ADMIN: u64 = 1;
 const AGENT: u64 = 2;
 const ADA: u64 = 11;
@@ -14,7 +14,7 @@ const BOB: u64 = 12;
 const CAROL: u64 = 13;
 const DAN: u64 = 14;
 
-/// Returns the account's staff, who are there also without fixtures.
+/// Returns the account's staff, who exist even without fixtures.
 pub(crate) fn staff() -> Vec<User> {
     vec![
         user(ADMIN, "Admin", "admin@example.com", "admin"),

@@ -1,9 +1,9 @@
 //! A Zendesk with tickets, comments, people and views.
 //!
-//! The API stands under `{base_url}/api/v2`, each path with or without `.json`. `Authorization` is
-//! `Basic` with `EMAIL/token:TOKEN` or `Bearer`; any token will do unless the knob `require_token`
-//! names one. Times have whole seconds, as Zendesk's; a ticket's `updated_at` grows with each change, so
-//! that `safe_update` notices also two changes within one second.
+//! The API is under `{base_url}/api/v2`, each path with or without `.json`. `Authorization` is `Basic` with
+//! `EMAIL/token:TOKEN`, or `Bearer`; any token is accepted unless the knob `require_token` names one. Times have whole
+//! seconds, as in Zendesk; a ticket's `updated_at` grows with each change, so that `safe_update` detects even two
+//! changes within one second.
 
 mod fixtures;
 mod model;
@@ -29,18 +29,18 @@ use crate::service::{self, Vendor};
 use crate::{Running, kept};
 use model::{Ticket, User};
 
-/// Starts Zendesk; with `fixtures` it knows some people and tickets.
+/// Starts Zendesk; with `fixtures` it has some people and tickets.
 pub async fn start(listen: SocketAddr, fixtures: bool) -> io::Result<Running> {
     service::start(listen, Zendesk::new(fixtures), None).await
 }
 
-/// Starts Zendesk with what `file` holds, or with people and tickets; from then on the file is kept up to date.
+/// Starts Zendesk with the state stored in `file`, or with fixtures; from then on the file is kept up to date.
 pub async fn start_kept(listen: SocketAddr, file: PathBuf) -> io::Result<Running> {
     let zendesk = kept::read(&file)?.unwrap_or_else(|| Zendesk::new(true));
     service::start(listen, zendesk, Some(file)).await
 }
 
-/// Starts Zendesk with an account of its own for each of `accounts`, kept in `file`.
+/// Starts Zendesk with one account for each of `accounts`, stored in `file`.
 pub async fn start_accounts(listen: SocketAddr, file: PathBuf, accounts: Vec<Account>) -> io::Result<Running> {
     accounts::start::<Zendesk>(listen, file, accounts).await
 }
@@ -56,7 +56,7 @@ struct Zendesk {
     users: Vec<User>,
     next_id: u64,
     version: u64,
-    /// What was created under which `Idempotency-Key`.
+    /// What was created with which `Idempotency-Key`.
     idempotency: HashMap<String, write::FirstUse>,
 }
 
@@ -89,7 +89,7 @@ impl Zendesk {
         self.next_id
     }
 
-    /// Returns who is asking, by the address in the credentials; a bearer token is the admin's.
+    /// Returns the caller, by the address in the credentials; a bearer token is the admin's.
     fn authenticate(&self, request: &Request, knobs: &Knobs) -> Result<u64, Reply> {
         let (email, token) = credentials(request).ok_or_else(Self::unknown_token)?;
         if knobs.require_token.as_ref().is_some_and(|wanted| *wanted != token) {
@@ -100,7 +100,7 @@ impl Zendesk {
     }
 }
 
-/// Reads the address, if there is one, and the token that a request bears.
+/// Returns the address, if any, and the token of a request.
 fn credentials(request: &Request) -> Option<(Option<String>, String)> {
     let header = request.header("authorization")?;
     let (email, token) = if let Some(token) = header.strip_prefix("Bearer ") {
@@ -110,7 +110,7 @@ fn credentials(request: &Request) -> Option<(Option<String>, String)> {
         let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (name, token) = text.split_once(':')?;
-        // Passwords are not accepted any more, only API tokens.
+        // Passwords are no longer accepted, only API tokens.
         (Some(name.strip_suffix("/token")?.to_owned()), token.to_owned())
     };
     (!token.is_empty()).then_some((email, token))
@@ -276,7 +276,7 @@ impl Vendor for Zendesk {
     fn reset(&mut self) {
         let version = self.version;
         *self = Self::new(self.fixtures);
-        // A page that polls must notice.
+        // A polling page must notice.
         self.version = version + 1;
     }
 }
@@ -302,7 +302,7 @@ impl Zendesk {
             return not_found();
         };
         let mut comments: Vec<_> = ticket.comments.iter().map(model::Comment::to_json).collect();
-        // Cursor paging knows `sort`, numbered paging `sort_order`.
+        // Cursor paging uses `sort`, numbered paging `sort_order`.
         if request.param("sort") == Some("-created_at") || request.param("sort_order") == Some("desc") {
             comments.reverse();
         }
@@ -316,7 +316,7 @@ impl Zendesk {
         reply
     }
 
-    /// What was changed, by whom, and with which metadata of the request.
+    /// Returns what was changed, by whom, and with which metadata of the request.
     fn audits(&self, request: &Request, id: Option<u64>) -> Reply {
         match id.and_then(|id| self.ticket(id)) {
             Some(ticket) => paging::page(request, "audits", ticket.audits.clone()),
@@ -340,7 +340,7 @@ impl Zendesk {
         paging::users(request, self.users.iter().filter(fits).collect())
     }
 
-    /// Adds the people of the tickets when `include=users` asks for them.
+    /// Adds the people of the tickets if `include=users` asks for them.
     fn sideload(&self, request: &Request, body: &mut Value, tickets: &[&Ticket]) {
         let wanted = request.param("include").unwrap_or_default();
         if wanted.split(',').any(|name| name == "users") {
@@ -357,7 +357,7 @@ impl Zendesk {
     }
 }
 
-/// Reads `ids=1,2,3`.
+/// Parses `ids=1,2,3`.
 fn many(request: &Request) -> Vec<u64> {
     let ids = request.param("ids").unwrap_or_default().split(',');
     ids.filter_map(|id| id.trim().parse().ok()).collect()

@@ -1,4 +1,4 @@
-//! Tickets, comments and people, and how Zendesk writes them.
+//! Tickets, comments and people, and their JSON form in Zendesk.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ pub(crate) struct Ticket {
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
     pub(crate) comments: Vec<Comment>,
-    /// What each change did, oldest first, as Zendesk tells it.
+    /// What each change did, oldest first, in Zendesk's audit format.
     pub(crate) audits: Vec<Value>,
 }
 
@@ -46,21 +46,20 @@ pub(crate) struct User {
     pub(crate) created_at: Timestamp,
 }
 
-/// Returns the time in whole seconds, which is all that Zendesk tells.
+/// Returns the time in whole seconds, Zendesk's resolution.
 pub(crate) fn now() -> Timestamp {
     let seconds = Timestamp::now().as_second();
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 impl Ticket {
-    /// Whether it waits for an agent: open or new without a public agent comment since the
-    /// requester's last.
+    /// Whether it waits for an agent: open or new, without a public agent comment since the requester's last one.
     pub(crate) fn is_unread(&self) -> bool {
         let last_public = self.comments.iter().rev().find(|comment| comment.public);
         ["new", "open"].contains(&self.status.as_str()) && last_public.is_none_or(|comment| !comment.author_is_agent)
     }
 
-    /// Notes a change; the time grows even within one second.
+    /// Records a change; the time grows even within one second.
     pub(crate) fn touch(&mut self) {
         let next = self.updated_at + jiff::SignedDuration::from_secs(1);
         self.updated_at = now().max(next);

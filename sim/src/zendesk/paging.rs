@@ -1,4 +1,4 @@
-//! Zendesk's two ways of paging: cursors (`page[size]`, `page[after]`) and numbered pages.
+//! Zendesk's two kinds of paging: cursors (`page[size]`, `page[after]`) and numbered pages.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -8,10 +8,10 @@ use super::model::{Ticket, User};
 use crate::http::{Content, Reply, Request, percent_encode};
 
 const MAX_PAGE: usize = 100;
-/// Numbered pages do not reach further.
+/// Numbered pages end here.
 const MAX_OFFSET: usize = 10_000;
 
-/// Answers with tickets, and their people if wanted.
+/// Answers with tickets, and with their people if requested.
 pub(crate) fn tickets(zendesk: &Zendesk, request: &Request, mut tickets: Vec<&Ticket>) -> Reply {
     if let Some(external) = request.param("external_id") {
         tickets.retain(|ticket| ticket.external_id.as_deref() == Some(external));
@@ -128,7 +128,7 @@ pub(crate) fn numbered_about(request: &Request, total: usize, page: usize, size:
     })
 }
 
-/// Returns this request's address with other paging; names in `paging` are already encoded.
+/// Returns the request's address with other paging; names in `paging` are already encoded.
 fn link_with(request: &Request, paging: &[(&str, &str)]) -> String {
     let kept = request
         .query

@@ -7,7 +7,7 @@ use super::model::{Ticket, User};
 use super::{Zendesk, paging};
 use crate::http::{Content, Reply, Request};
 
-/// Search does not reach further; `search/export` does.
+/// Search ends here; `search/export` does not.
 const MAX_RESULTS: usize = 1_000;
 
 /// One condition of a query.
@@ -28,7 +28,7 @@ enum Operator {
     GreaterOrEqual,
 }
 
-/// Answers `GET /search`: numbered pages only, the first thousand only.
+/// Answers `GET /search`: numbered pages only, the first thousand results only.
 pub(crate) fn search(zendesk: &Zendesk, request: &Request) -> Reply {
     let results = match results(zendesk, request) {
         Ok(results) => results,
@@ -60,7 +60,7 @@ pub(crate) fn count(zendesk: &Zendesk, request: &Request) -> Reply {
     }
 }
 
-/// Answers `GET /search/export`: cursors, one type of results.
+/// Answers `GET /search/export`: cursors, one type of result.
 pub(crate) fn export(zendesk: &Zendesk, request: &Request) -> Reply {
     let Some(kind) = request.param("filter[type]") else {
         return Reply::json(
@@ -142,7 +142,7 @@ fn sort(tickets: &mut [&Ticket], by: &str, ascending: bool) {
         "updated_at" => tickets.sort_by_key(|ticket| (ticket.updated_at, ticket.id)),
         "priority" => tickets.sort_by_key(|ticket| (priority_rank(ticket.priority.as_deref()), ticket.id)),
         "status" => tickets.sort_by_key(|ticket| (status_rank(&ticket.status), ticket.id)),
-        // "relevance" too: the newest first.
+        // Also for "relevance": the newest first.
         _ => tickets.sort_by_key(|ticket| (ticket.created_at, ticket.id)),
     }
     if !ascending {
@@ -192,7 +192,7 @@ impl Zendesk {
             "updated" => compare_time(ticket.updated_at, term),
             "id" => ticket.id.to_string() == term.value,
             "" => ticket_contains(ticket, term.value.trim_end_matches('*')),
-            // Zendesk takes an unknown field for words.
+            // Zendesk treats an unknown field as words.
             _ => ticket_contains(ticket, &term.value),
         };
         fits != term.negated
@@ -242,7 +242,7 @@ fn compare_time(own: Timestamp, term: &Term) -> bool {
     compare(Some(day), Some(term.value.clone()), term.operator)
 }
 
-/// Splits a query into its terms; everything is compared in lower case.
+/// Splits a query into its terms; comparisons are in lower case.
 fn parse(query: &str) -> Vec<Term> {
     words(query)
         .into_iter()
@@ -283,7 +283,7 @@ fn parse(query: &str) -> Vec<Term> {
         .collect()
 }
 
-/// Splits at blanks outside quotes.
+/// Splits at spaces outside quotes.
 fn words(query: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;

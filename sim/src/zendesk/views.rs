@@ -1,4 +1,4 @@
-//! The views every account starts with.
+//! The default views of an account.
 
 use serde_json::{Value, json};
 

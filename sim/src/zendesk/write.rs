@@ -8,7 +8,7 @@ use super::model::{Comment, Ticket, User, now};
 use super::{Zendesk, not_found};
 use crate::http::{Reply, Request};
 
-/// The longest `Idempotency-Key`, and how long one is remembered.
+/// Maximum length of an `Idempotency-Key`, and how long one is remembered.
 const MAX_KEY: usize = 255;
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(2);
 
@@ -17,7 +17,7 @@ const PRIORITIES: [&str; 4] = ["urgent", "high", "normal", "low"];
 const KINDS: [&str; 4] = ["problem", "incident", "question", "task"];
 
 impl Zendesk {
-    /// Creates a ticket; a repeated `Idempotency-Key` gets the first one's answer.
+    /// Creates a ticket; a repeated `Idempotency-Key` gets the answer of the first request.
     pub(crate) fn create(&mut self, request: &Request, caller: u64) -> Reply {
         let key = request.header("idempotency-key").map(str::to_owned);
         if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
@@ -30,7 +30,7 @@ impl Zendesk {
             if first.request[..] != request.body[..] {
                 return idempotency_error("Request parameters don't match the given idempotency key");
             }
-            // The answer of then, also when the ticket has changed since.
+            // The answer as it was then, even if the ticket has changed since.
             return created(first.answer.clone()).with_header("x-idempotency-lookup", "hit");
         }
         let wanted = match read_ticket(request) {
@@ -66,7 +66,7 @@ impl Zendesk {
             audits: Vec::new(),
         };
         set_fields(&mut ticket, &wanted);
-        // The first comment is the requester's, whoever wrote it down.
+        // The first comment is the requester's, whoever created the ticket.
         let author = wanted["comment"]["author_id"].as_u64().unwrap_or(requester_id);
         let public = wanted["comment"]["public"].as_bool().unwrap_or(true);
         let comment = self.comment(author, body, public, at);
@@ -133,7 +133,7 @@ impl Zendesk {
             ticket.subject = subject;
         }
         if let Some(comment) = new_comment {
-            // A public agent comment on a new ticket takes it out of the queue of new ones.
+            // A public agent comment opens a new ticket.
             if ticket.status == "new" && comment.author_is_agent && wanted["status"].is_null() {
                 ticket.status = "open".to_owned();
             }
@@ -161,7 +161,7 @@ impl Zendesk {
         }
     }
 
-    /// Finds the requester, or makes one from a name and an address as Zendesk does.
+    /// Returns the requester; creates one from a name and an address, as Zendesk does.
     fn requester(&mut self, wanted: &Value, caller: u64) -> Result<u64, Reply> {
         if let Some(id) = wanted["requester_id"].as_u64() {
             return match self.user(id) {
@@ -189,7 +189,7 @@ impl Zendesk {
     }
 }
 
-/// What an `Idempotency-Key` was first used for.
+/// The request for which an `Idempotency-Key` was first used.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct FirstUse {
     at: Timestamp,
@@ -277,7 +277,8 @@ fn set_fields(ticket: &mut Ticket, wanted: &Value) {
     ticket.tags.retain(|tag| !removed.contains(tag));
 }
 
-/// Tells what a change did; without `before` the ticket is new. The request's `metadata` becomes the audit's `custom`.
+/// Describes what a change did; without `before` the ticket is new. The request's `metadata` becomes the audit's
+/// `custom`.
 fn audit(id: u64, ticket: &Ticket, caller: u64, before: Option<&(String, Option<String>)>, wanted: &Value) -> Value {
     let commented = before.is_none() || !wanted["comment"].is_null();
     let custom = wanted["metadata"].as_object().cloned().unwrap_or_default();
@@ -344,7 +345,7 @@ fn capitalised(name: &str) -> String {
     first.into_iter().chain(characters).collect()
 }
 
-/// Zendesk's refusal of a value.
+/// Returns Zendesk's error for an invalid value.
 fn invalid(field: &str, description: &str, error: &str) -> Reply {
     Reply::json(
         422,

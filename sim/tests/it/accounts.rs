@@ -1,4 +1,4 @@
-//! Several customers at one vendor: each sees its own account and no other.
+//! Several customers at one vendor: each sees only its own account.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -24,7 +24,7 @@ async fn start(directory: &Path) -> (Running, Running) {
     (zendesk.await.unwrap(), slack.await.unwrap())
 }
 
-/// One request; status and body of the answer.
+/// Sends one request; returns status and body of the answer.
 async fn ask(token: Option<&str>, url: String, body: Option<Value>) -> (u16, Value) {
     let client = reqwest::Client::new();
     let mut request = match &body {
@@ -86,7 +86,7 @@ async fn what_one_customer_does_is_seen_under_its_own_token_alone_and_over_a_res
             message,
             "{token}: {texts:?}"
         );
-        // A ticket's number opens nothing elsewhere.
+        // The ticket does not exist in another account.
         let url = format!("{}/api/v2/tickets/1001.json", zendesk.base_url());
         assert_eq!(ask(Some(token), url, None).await.0 == 200, ticket, "{token}");
     }
@@ -163,7 +163,7 @@ async fn the_control_plane_shows_one_account_or_all_with_their_names() {
     assert_eq!(unknown.0, 404, "{}", unknown.1);
 }
 
-/// A file of an earlier release held one state for everybody: it is nobody's own.
+/// A file of an earlier release held one state for everybody, which belongs to no account.
 #[tokio::test]
 async fn what_everybody_shared_once_is_handed_to_nobody() {
     let directory = tempfile::tempdir().unwrap();

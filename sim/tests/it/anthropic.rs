@@ -1,4 +1,4 @@
-//! The provider that speaks Anthropic's protocol, against the description made of Anthropic's own client.
+//! The provider with Anthropic's protocol, checked against a description generated from Anthropic's own client.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! What the provider does as it is told.
+//! Directives, scripts and knobs of the provider.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -219,7 +219,10 @@ async fn a_client_that_leaves_is_noticed() {
                 assert_eq!(now["closed_by_client"]["count"], before + 1);
                 break;
             }
-            assert!(left.elapsed() < Duration::from_secs(2), "not noticed");
+            assert!(
+                left.elapsed() < Duration::from_secs(2),
+                "the provider did not notice that its client left"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Failures on purpose: what happened to a request, and what its client learnt.
+//! Injected failures: what happened to a request, and what its client learnt.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn state(sim: &Running) -> Value {
     answer.unwrap().json().await.unwrap()
 }
 
-/// Waits until the state is as wanted.
+/// Waits until the state satisfies `wanted`.
 async fn until(sim: &Running, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     for _ in 0..500 {
         let now = state(sim).await;
@@ -37,7 +37,7 @@ async fn until(sim: &Running, what: &str, wanted: impl Fn(&Value) -> bool) -> Va
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what} was awaited in vain");
+    panic!("timed out waiting for {what}");
 }
 
 fn create(sim: &Running, subject: &str) -> RequestBuilder {
@@ -71,7 +71,7 @@ async fn a_fault_comes_before_or_after_the_effect() {
         let now = state(&sim).await;
         assert_eq!(count(&now, "doubtful"), created, "{fault}");
         assert_eq!(now["journal"][0]["applied"], created == 1, "{fault}");
-        // Only once: the next one goes through.
+        // Only once: the next one succeeds.
         assert_eq!(create(&sim, "sure").send().await.unwrap().status(), 201);
     }
 }

@@ -1,4 +1,4 @@
-//! State that outlives the process.
+//! State that survives a restart of the process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -42,10 +42,10 @@ async fn a_vendor_on_a_file_goes_on_where_it_was() {
     let again = post(create(zendesk.base_url()), ticket).await;
     assert_eq!(
         again["ticket"]["id"], created["ticket"]["id"],
-        "the key is remembered too"
+        "the idempotency key was not remembered"
     );
     let next = post(format!("{}/api/chat.postMessage", slack.base_url()), message).await;
-    assert_ne!(next["ts"], posted["ts"], "a timestamp is given out once");
+    assert_ne!(next["ts"], posted["ts"], "a timestamp was issued twice");
     let state: Value = reqwest::get(format!("{}/_sim/state", slack.base_url()))
         .await
         .unwrap()

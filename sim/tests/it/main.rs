@@ -1,9 +1,9 @@
-//! The simulators against the vendors' published descriptions, and against what tests need of them.
+//! The simulators against the vendors' published descriptions, and against what other tests need of them.
 //!
-//! The descriptions are found by `COPILOTD_SPECS`, else in `../shared/specs` beside the checkout. Where
-//! they are older than the wire, `overlay.json` adds to them, each addition with its source.
+//! The descriptions are found through `COPILOTD_SPECS`, else in `../shared/specs` beside the checkout. Where they lag
+//! behind the real API, `overlay.json` adds to them, each addition with its source.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on may end by panicking")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod accounts;
 mod anthropic;

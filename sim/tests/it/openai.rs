@@ -94,7 +94,7 @@ async fn answers_fit_the_description() {
         let answer: Value = answer.json().await.unwrap();
         assert_eq!(answer["data"][1]["index"], 1);
         assert_eq!(answer["data"][0]["embedding"].is_string(), encoding == "base64");
-        // The description knows only numbers, though it has `encoding_format`.
+        // The description has only numbers, although it has `encoding_format`.
         if encoding == "float" {
             let schema = "/components/schemas/CreateEmbeddingResponse";
             spec.check(schema, &answer, "embeddings");

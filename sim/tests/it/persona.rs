@@ -1,4 +1,4 @@
-//! Whole turns of the persona, with tools answered as copilotd would.
+//! Whole turns of the persona, with tool results as copilotd sends them.
 
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ async fn turn(request: Value, tool: impl Fn(&str, &Value) -> String) -> (Vec<(St
             calls.push((name.to_owned(), arguments));
         }
     }
-    panic!("the turn does not end: {calls:?}");
+    panic!("the turn did not end: {calls:?}");
 }
 
 fn tickets(name: &str, arguments: &Value) -> String {

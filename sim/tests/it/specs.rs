@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 
 const OVERLAY: &str = include_str!("../../overlay.json");
 
-/// One vendor's description with the overlay laid over it.
+/// One vendor's description, merged with the overlay.
 pub struct Spec {
     vendor: &'static str,
     document: Value,
     validators: Mutex<HashMap<String, Arc<jsonschema::Validator>>>,
 }
 
-/// Returns the file's content, or nothing where the descriptions are not at hand.
+/// Returns the content of a file, or `None` if the descriptions are not available.
 pub fn file(name: &str) -> Option<Value> {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/specs");
     let root = std::env::var_os("COPILOTD_SPECS").map_or(beside, PathBuf::from);
@@ -25,7 +25,7 @@ pub fn file(name: &str) -> Option<Value> {
         Ok(text) => Some(serde_json::from_str(&text).unwrap()),
         Err(error) => {
             let left_out = format!(
-                "left out: {} cannot be read ({error}); set COPILOTD_SPECS",
+                "skipped: {} cannot be read ({error}); set COPILOTD_SPECS",
                 path.display()
             );
             assert!(std::env::var_os("CI").is_none(), "{left_out}");
@@ -46,7 +46,7 @@ impl Spec {
 
     pub fn slack() -> Option<Self> {
         let mut document = file("slack/slack_web_openapi_v2.trimmed.json")?;
-        // The methods of the years since are described in a file of their own.
+        // Newer methods are described in a file of their own.
         let newer = file("slack/new_methods.schema.json")?;
         let definitions = document["definitions"].as_object_mut().unwrap();
         for (name, schema) in newer["definitions"].as_object().unwrap() {
@@ -73,12 +73,12 @@ impl Spec {
         }
     }
 
-    /// Fails unless `value` fits the schema at this place of the description.
+    /// Fails unless `value` is valid for the schema at this pointer of the description.
     pub fn check(&self, pointer: &str, value: &Value, what: &str) {
         let faults = self.faults(pointer, value);
         assert!(
             faults.is_empty(),
-            "{} {what} does not fit {pointer}:\n{}\n{value:#}",
+            "{} {what} does not match {pointer}:\n{}\n{value:#}",
             self.vendor,
             faults.join("\n")
         );
@@ -93,7 +93,7 @@ impl Spec {
         let known = self.validators.lock().unwrap().get(pointer).cloned();
         let validator = known.unwrap_or_else(|| {
             let mut schema = self.document.clone();
-            // References in the description are written from its root, so it becomes the schema's.
+            // References in the description start at its root, so it becomes the schema's root.
             let encoded = pointer.replace('{', "%7B").replace('}', "%7D");
             schema["$ref"] = json!(format!("#{encoded}"));
             let validator = jsonschema::options()
@@ -142,7 +142,7 @@ impl Spec {
     }
 }
 
-/// An answer that fits its description.
+/// An answer that matches its description.
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -157,7 +157,7 @@ impl Answer {
 }
 
 impl Spec {
-    /// Sends the request and checks the answer; `path` is the one of the description.
+    /// Sends the request and checks the answer; `path` is written as in the description.
     pub async fn call(&self, path: &str, request: RequestBuilder) -> Answer {
         let (client, request) = request.build_split();
         let request = request.unwrap();
@@ -168,7 +168,7 @@ impl Spec {
         let headers = response.headers().clone();
         let text = response.text().await.unwrap();
         let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        // Slack tells its errors with status 200; they are what it describes as "default".
+        // Slack reports errors with status 200; its description calls them "default".
         let key = if status == 200 && body["ok"] == false {
             "default".to_owned()
         } else {
@@ -197,7 +197,7 @@ impl Spec {
             let content = &described["content"][kind];
             assert!(
                 content.is_object(),
-                "{what} is answered as {kind}, which {pointer} does not have"
+                "{what} was answered as {kind}, which is not in {pointer}"
             );
             match kind {
                 "application/json" => {
@@ -231,7 +231,7 @@ pub fn events(stream: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Lays `addition` over `place`: objects are merged, lists appended, all else replaced.
+/// Merges `addition` into `place`: objects are merged, lists appended, anything else is replaced.
 fn merge(place: &mut Value, addition: &Value) {
     match (place, addition) {
         (Value::Object(place), Value::Object(addition)) => {
@@ -244,7 +244,7 @@ fn merge(place: &mut Value, addition: &Value) {
     }
 }
 
-/// Rewrites what OpenAPI 3.0 and Slack's own keywords say as JSON Schema.
+/// Rewrites the keywords of OpenAPI 3.0 and of Slack as JSON Schema.
 fn plain_schema(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(plain_schema).collect(),

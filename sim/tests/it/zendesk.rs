@@ -28,7 +28,7 @@ impl Zendesk {
             .basic_auth("grace@example.com/token", Some("secret"))
     }
 
-    /// Gets `path`, described as `described` under `/api/v2`.
+    /// Gets `path`, which is described as `described` under `/api/v2`.
     async fn get(&self, described: &str, path: &str) -> Answer {
         let described = format!("/api/v2{described}");
         self.spec.call(&described, self.request(Method::GET, path)).await
@@ -114,7 +114,7 @@ async fn documented_requests_are_accepted() {
     let Some(description) = file("zendesk/zendesk_support.openapi.json") else {
         return;
     };
-    // The requests for which the description carries examples; its own are few.
+    // Requests for which the description has examples, which are few.
     let mut tried = 0;
     for (path, method) in [("/api/v2/tickets", "post"), ("/api/v2/tickets/{ticket_id}", "put")] {
         let content = &description["paths"][path][method]["requestBody"]["content"]["application/json"];
@@ -136,7 +136,7 @@ async fn documented_requests_are_accepted() {
         }
     }
     eprintln!("{tried} documented requests were tried");
-    // The introduction to the ticketing API creates a ticket so.
+    // This is how the introduction to the ticketing API creates a ticket.
     let documented = json!({"subject": "My printer is on fire!", "comment": {"body": "The smoke is very colorful."}});
     let schema = "/components/schemas/TicketCreateRequest";
     zendesk

@@ -1,7 +1,7 @@
-"""Starts the gateway that TensorZero's package holds, prints its address and keeps it running.
+"""Starts the gateway in TensorZero's package, prints its address and keeps it running.
 
-The package has no program of its own: the gateway is compiled into its extension module, and `patch_openai_client` starts it
-as an HTTP server on a free port. From then on no Python takes part in a call.
+The package has no executable: the gateway is compiled into its extension module, and `patch_openai_client` starts it
+as an HTTP server on a free port. From then on no Python is involved in a call.
 """
 
 import asyncio

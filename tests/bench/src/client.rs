@@ -1,4 +1,4 @@
-//! The calls that the benchmarks make: the server's contract, and the provider's for comparison.
+//! The calls that the benchmarks make: to the server's API, and directly to the provider for comparison.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::http::Connection;
 use crate::sse::Events;
 use crate::stats::Samples;
 
-/// How the provider answers.
+/// How fast the provider answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Words of the answer; one is one piece of the provider's stream.
+    /// Words of the answer; each word is one piece of the provider's stream.
     pub words: u64,
     /// Time to the first word.
     pub first_ms: u64,
@@ -34,29 +34,29 @@ impl Pace {
     }
 }
 
-/// What a reader of one answer saw.
+/// What the reader of one answer saw.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Time from the request to the first text.
     pub first: Duration,
     /// Times between two pieces of text.
     pub gaps: Samples,
-    /// Words that came.
+    /// Number of words received.
     pub words: u64,
-    /// Bytes of text that came.
+    /// Bytes of text received.
     pub bytes: u64,
-    /// Time from the request to 202; zero for the provider.
+    /// Time from the request to the 202; zero for the provider.
     pub accepted: Duration,
-    /// What the server counted for the prompt.
+    /// Prompt tokens as counted by the server.
     pub prompt_tokens: u64,
 }
 
-/// What the server says that it handed to its store since it began, in bytes.
+/// Bytes that the server has handed to its store since it started.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Stored {
-    /// Records of logs.
+    /// Log records.
     pub records: f64,
-    /// Everything that is derived from them.
+    /// Data derived from the records.
     pub projections: f64,
     /// Snapshots of folded logs.
     pub snapshots: f64,
@@ -65,13 +65,13 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// All together.
+    /// Returns the sum of all bytes.
     pub fn all(self) -> f64 {
         self.records + self.projections + self.snapshots
     }
 }
 
-/// The way to the server.
+/// A client of the server.
 #[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
@@ -85,7 +85,7 @@ struct Delta<'a> {
 }
 
 impl Client {
-    /// A client with an API key.
+    /// Creates a client with an API key.
     pub fn new(address: SocketAddr, key: &str) -> Self {
         Self {
             address,
@@ -124,7 +124,7 @@ impl Client {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Sends a request as a user and reads its answer, whatever that is.
+    /// Sends a request as a user and reads its answer, whatever its status.
     pub async fn send(
         &self,
         connection: &mut Connection,
@@ -143,7 +143,10 @@ impl Client {
     pub async fn create(&self, connection: &mut Connection, user: usize) -> anyhow::Result<String> {
         let path = ("POST", "/v1/conversations");
         let made = self.call(connection, user, path, Some(&json!({})), 201).await?;
-        Ok(made["id"].as_str().context("a conversation's id")?.to_owned())
+        Ok(made["id"]
+            .as_str()
+            .context("the answer has no conversation id")?
+            .to_owned())
     }
 
     /// Submits a turn and returns its id.
@@ -157,10 +160,10 @@ impl Client {
         let path = format!("/v1/conversations/{conversation}/turns");
         let body = json!({ "input": pace.prompt() });
         let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
-        Ok(turn["id"].as_str().context("a turn's id")?.to_owned())
+        Ok(turn["id"].as_str().context("the answer has no turn id")?.to_owned())
     }
 
-    /// Submits a prompt and waits until it is answered.
+    /// Submits a prompt and waits for the end of its turn.
     pub async fn ask(
         &self,
         connection: &mut Connection,
@@ -171,11 +174,11 @@ impl Client {
         let path = format!("/v1/conversations/{conversation}/turns");
         let body = json!({ "input": input });
         let turn = self.call(connection, user, ("POST", &path), Some(&body), 202).await?;
-        let turn = turn["id"].as_str().context("a turn's id")?;
+        let turn = turn["id"].as_str().context("the answer has no turn id")?;
         loop {
             match self.status(connection, user, turn).await?.as_str() {
                 "completed" => return Ok(()),
-                "failed" | "cancelled" => anyhow::bail!("the turn {turn} has not completed"),
+                "failed" | "cancelled" => anyhow::bail!("turn {turn} did not complete"),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -185,10 +188,13 @@ impl Client {
     pub async fn status(&self, connection: &mut Connection, user: usize, turn: &str) -> anyhow::Result<String> {
         let path = format!("/v1/turns/{turn}");
         let turn = self.call(connection, user, ("GET", &path), None, 200).await?;
-        Ok(turn["status"].as_str().context("a turn's status")?.to_owned())
+        Ok(turn["status"]
+            .as_str()
+            .context("the answer has no turn status")?
+            .to_owned())
     }
 
-    /// Reads what was handed to the store.
+    /// Reads the bytes handed to the store so far.
     pub async fn stored(&self, connection: &mut Connection) -> anyhow::Result<Stored> {
         let response = connection.send("GET", "/metrics", "", None).await?;
         let text = connection.text(response).await?;
@@ -222,7 +228,11 @@ impl Client {
         let headers = self.headers(user);
         let path = format!("/v1/turns/{turn}/events");
         let mut response = connection.send("GET", &path, &headers, None).await?;
-        ensure!(response.status == 200, "the stream answered {}", response.status);
+        ensure!(
+            response.status == 200,
+            "the event stream was answered with status {}",
+            response.status
+        );
         let mut reading = Reading::new(begun);
         let (mut ended, mut prompt_tokens) = (None, 0);
         let mut events = Events::default();
@@ -248,7 +258,12 @@ impl Client {
             prompt_tokens,
             ..reading.seen
         };
-        ensure!(seen.words == pace.words, "{} of {} words came", seen.words, pace.words);
+        ensure!(
+            seen.words == pace.words,
+            "received {} of {} words",
+            seen.words,
+            pace.words
+        );
         Ok(seen)
     }
 }
@@ -270,7 +285,11 @@ pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<S
     let mut response = connection
         .send("POST", "/v1/chat/completions", headers, Some(&body))
         .await?;
-    ensure!(response.status == 200, "the provider answered {}", response.status);
+    ensure!(
+        response.status == 200,
+        "the provider answered with status {}",
+        response.status
+    );
     let mut reading = Reading::new(begun);
     let mut done = false;
     let mut events = Events::default();
@@ -286,11 +305,16 @@ pub async fn direct(connection: &mut Connection, pace: Pace) -> anyhow::Result<S
     }
     ensure!(done, "the provider's stream was cut");
     let seen = reading.seen;
-    ensure!(seen.words == pace.words, "{} of {} words came", seen.words, pace.words);
+    ensure!(
+        seen.words == pace.words,
+        "received {} of {} words",
+        seen.words,
+        pace.words
+    );
     Ok(seen)
 }
 
-/// Notes when pieces of text come.
+/// Records when pieces of text arrive.
 struct Reading {
     begun: Instant,
     last: Option<Instant>,
@@ -315,7 +339,7 @@ impl Reading {
             Some(last) => self.seen.gaps.add(now - last),
             None => {
                 self.seen.first = now - self.begun;
-                // The provider's words are parted by single blanks.
+                // The provider's words are separated by single spaces.
                 self.seen.words = 1;
             }
         }

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client on bare sockets: it has to cost less than what it measures.
+//! A small HTTP/1.1 client on bare sockets: it must cost less than what it measures.
 
 use std::net::SocketAddr;
 
@@ -6,15 +6,15 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Longest response head.
+/// Maximum size of a response head.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// One connection, kept alive from request to request.
+/// One keep-alive connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// Where unread bytes begin in the buffer.
+    /// Start of the unread bytes in the buffer.
     at: usize,
 }
 
@@ -22,15 +22,15 @@ pub struct Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Body {
     Length(usize),
-    /// Bytes left of the present chunk; the first one's size is still to be read.
+    /// Bytes left of the current chunk; zero before its size is read.
     Chunked(usize),
     Ended,
 }
 
-/// A response whose body is not read yet.
+/// A response whose body has not been read yet.
 #[derive(Debug)]
 pub struct Response {
-    /// The status.
+    /// Status code.
     pub status: u16,
     body: Body,
 }
@@ -73,16 +73,15 @@ impl Connection {
             if let Some(end) = find(&self.buffer[self.at..], b"\r\n\r\n") {
                 break self.at + end;
             }
-            ensure!(
-                self.buffer.len() - self.at < MAX_HEAD,
-                "the response's head is too long"
-            );
+            ensure!(self.buffer.len() - self.at < MAX_HEAD, "response head too long");
             ensure!(self.fill().await?, "the connection closed before a response");
         };
-        let head = std::str::from_utf8(&self.buffer[self.at..end]).context("the response's head")?;
+        let head = std::str::from_utf8(&self.buffer[self.at..end]).context("response head is not UTF-8")?;
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1));
-        let status: u16 = status.and_then(|status| status.parse().ok()).context("a status")?;
+        let status: u16 = status
+            .and_then(|status| status.parse().ok())
+            .context("response has no status code")?;
         let mut body = if status == 204 { Body::Ended } else { Body::Length(0) };
         for line in lines {
             let (name, value) = line.split_once(':').unwrap_or((line, ""));
@@ -99,7 +98,7 @@ impl Connection {
         Ok(Response { status, body })
     }
 
-    /// Reads the next bytes of a body into `out`; false at its end.
+    /// Reads the next bytes of a body into `out`; returns false at its end.
     pub async fn next(&mut self, response: &mut Response, out: &mut Vec<u8>) -> anyhow::Result<bool> {
         loop {
             let ready = self.buffer.len() - self.at;
@@ -113,20 +112,20 @@ impl Connection {
                     return Ok(true);
                 }
                 Body::Chunked(left) if *left == 0 => {
-                    // A size stands on a line; the end of the chunk before it is an empty one.
+                    // A size is on a line of its own; the end of the previous chunk is an empty line.
                     if let Some(end) = find(&self.buffer[self.at..], b"\r\n") {
                         let line = std::str::from_utf8(&self.buffer[self.at..self.at + end])?;
                         if line.is_empty() {
                             self.at += 2;
                             continue;
                         }
-                        let size = usize::from_str_radix(line.trim(), 16).context("the size of a chunk")?;
+                        let size = usize::from_str_radix(line.trim(), 16).context("invalid chunk size")?;
                         self.at += end + 2;
                         if size > 0 {
                             *left = size;
                         } else {
                             response.body = Body::Ended;
-                            // The empty line behind the last chunk.
+                            // The empty line after the last chunk.
                             while self.buffer.len() - self.at < 2 {
                                 ensure!(self.fill().await?, "the connection closed in a body");
                             }

@@ -1,4 +1,4 @@
-//! What `/proc` says about a process, and what the disk needs for a flush.
+//! What `/proc` says about a process, and how long the disk takes for a flush.
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -11,21 +11,21 @@ use tokio::time::Instant;
 
 use crate::stats::Samples;
 
-/// What a process has used since it began.
+/// What a process has used since it started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Used {
-    /// Time on processors, in user and system mode.
+    /// CPU time in user and system mode.
     pub cpu: Duration,
-    /// Bytes it caused to be written to the disk.
+    /// Bytes that it caused to be written to the disk.
     pub disk: u64,
-    /// Resident memory now, in bytes.
+    /// Current resident memory in bytes.
     pub resident: u64,
 }
 
 /// Reads what the process `pid` has used.
 pub fn used(pid: u32) -> anyhow::Result<Used> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
-    // The name in parentheses may hold blanks; what follows it does not.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
+    // The name in parentheses may contain spaces; the fields after it do not.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     let per_second = rustix::param::clock_ticks_per_second();
@@ -44,7 +44,7 @@ fn number(text: &str, name: &str) -> u64 {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Raises the limit of open files to what is allowed; returns it.
+/// Raises the limit of open files to the maximum allowed, and returns it.
 pub fn raise_open_files() -> anyhow::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -55,7 +55,7 @@ pub fn raise_open_files() -> anyhow::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Times appends of one page that are flushed, in `directory`.
+/// Measures appends of one page with a flush, in `directory`.
 pub fn flush_time(directory: &Path, times: usize) -> anyhow::Result<Samples> {
     let mut file = File::create(directory.join("flush"))?;
     let page = [7_u8; 4096];
@@ -70,7 +70,7 @@ pub fn flush_time(directory: &Path, times: usize) -> anyhow::Result<Samples> {
     Ok(samples)
 }
 
-/// Describes the machine in a line.
+/// Describes the machine in one line.
 pub fn describe() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -27,16 +27,16 @@ struct Arguments {
     /// What to measure
     #[arg(value_enum, required_unless_present = "relay")]
     scenarios: Vec<Scenario>,
-    /// Serves as the bare relay to this address, until it is killed; the scenario `gateway` starts one
+    /// Serve as a bare relay to this address until killed; started by the scenario `gateway`
     #[arg(long, hide = true)]
     relay: Option<SocketAddr>,
-    /// Sizes that take about a minute in all
+    /// Use small sizes, about a minute in all
     #[arg(long)]
     small: bool,
-    /// Numbers of streams, in place of the usual ones
+    /// Numbers of streams, instead of the default ones
     #[arg(long, value_delimiter = ',')]
     streams: Vec<usize>,
-    /// Floods, in place of all
+    /// Floods to run, instead of all
     #[arg(long = "flood", value_enum)]
     floods: Vec<Flood>,
     /// Directory of labelled pairs, for `semcache`
@@ -45,22 +45,23 @@ struct Arguments {
     /// Directory of the embedding models, for `embed` and `semcache`
     #[arg(long, env = "COPILOTD_MODELS")]
     models: Option<PathBuf>,
-    /// An endpoint as JSON (name, address, path, model, key), for `endpoint`; the first is what the others are in front of
+    /// An endpoint as JSON (name, address, path, model, key), for `endpoint`; the first one is the provider behind the
+    /// others
     #[arg(long)]
     endpoint: Vec<Endpoint>,
     /// Number of calls, for `badday` (30,000)
     #[arg(long)]
     calls: Option<u32>,
-    /// What the accidents of `badday` follow from
+    /// Seed of the accidents in `badday`
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The server's program (beside this one)
+    /// Path of the server binary (default: beside this one)
     #[arg(long)]
     server: Option<PathBuf>,
-    /// The provider's program (beside this one)
+    /// Path of the simulator binary (default: beside this one)
     #[arg(long)]
     sim: Option<PathBuf>,
-    /// Where data directories are made; its disk is measured with the server
+    /// Directory for data directories; its disk is measured with the server
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     scratch: PathBuf,
 }
@@ -68,7 +69,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.relay {
-        // As the server runs: with as many threads as it has processors.
+        // Like the server: with as many threads as there are processors.
         Some(provider) => tokio::runtime::Runtime::new()?.block_on(relay::serve(provider)),
         None => {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -79,7 +80,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure(arguments: Arguments) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
-    let beside = own.parent().context("the directory of this program")?;
+    let beside = own.parent().context("this program has no parent directory")?;
     let programs = Programs {
         server: arguments.server.unwrap_or_else(|| beside.join("copilotd")),
         sim: arguments.sim.unwrap_or_else(|| beside.join("copilotd-sim")),

@@ -1,4 +1,4 @@
-//! Processes that the benchmark started, and ends.
+//! Processes that the benchmark starts and stops.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
@@ -9,12 +9,12 @@ use anyhow::Context as _;
 
 use crate::machine::{Used, used};
 
-/// A running program; killed when dropped.
+/// A running program, killed on drop.
 #[derive(Debug)]
 pub struct Process(Child);
 
 impl Process {
-    /// Starts a program with its errors in a file. `cores` pins it to those, such as `0` or `1-3`.
+    /// Starts a program with its stderr in a file. `cores` pins it, such as to `0` or `1-3`.
     pub fn start(
         program: &Path,
         arguments: &[&OsStr],
@@ -37,11 +37,11 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let output = child.stdout.take().context("the program's output")?;
+        let output = child.stdout.take().context("stdout is not piped")?;
         Ok((Self(child), BufReader::new(output)))
     }
 
-    /// What it has used so far.
+    /// Returns what it has used so far.
     pub fn used(&self) -> anyhow::Result<Used> {
         used(self.0.id())
     }
@@ -60,12 +60,12 @@ impl Drop for Process {
     }
 }
 
-/// Keeps this process off the first processor, on which the server runs alone; until dropped.
+/// Keeps this process off the first processor, which is the server's, until dropped.
 #[derive(Debug)]
 pub struct Aside;
 
 impl Aside {
-    /// Moves all its threads.
+    /// Moves all threads of this process.
     pub fn step() -> anyhow::Result<Self> {
         pin_itself(&rest())?;
         Ok(Self)
@@ -80,14 +80,14 @@ impl Drop for Aside {
     }
 }
 
-/// The processors beside the first; that one, if there is no other.
+/// Returns the processors other than the first, or the first if there is no other.
 pub fn rest() -> String {
     let last = last_core();
     format!("{}-{last}", last.min(1))
 }
 
 fn last_core() -> usize {
-    // Not what this process may use: it may have stepped aside.
+    // Not the ones that this process may use: it may have been moved already.
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     let last = online
         .trim()
@@ -102,7 +102,7 @@ fn pin_itself(cores: &str) -> anyhow::Result<()> {
     output(Path::new("taskset"), &["-a", "-p", "-c", cores, &own]).map(drop)
 }
 
-/// Runs a program to its end and returns what it printed.
+/// Runs a program to its end and returns its stdout and stderr.
 pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<(String, String)> {
     let done = Command::new(program).args(arguments).output();
     let done = done.with_context(|| format!("running {}", program.display()))?;

@@ -1,5 +1,5 @@
-//! The least that anything of this kind does: takes a request by the server's HTTP libraries, sends it on by its client's, and
-//! gives the answer back. What a gateway adds beyond this is its own.
+//! The minimum that a gateway does: accepts a request with the server's HTTP library, forwards it with its client's,
+//! and returns the answer. Whatever a gateway adds beyond this is its own cost.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
-/// Whom requests go to.
+/// Where requests are forwarded to.
 struct Provider {
     client: reqwest::Client,
     address: SocketAddr,

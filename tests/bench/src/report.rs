@@ -1,22 +1,22 @@
-//! What a scenario found, as Markdown.
+//! Results of a scenario, as Markdown.
 
 use std::fmt;
 
 /// A table with its method.
 #[derive(Debug)]
 pub struct Report {
-    /// Name of the scenario and what it asks.
+    /// Name of the scenario and its question.
     pub title: String,
     /// How it was measured.
     pub method: String,
-    /// Heads of the columns.
+    /// Column headings.
     pub heads: Vec<&'static str>,
     /// The rows.
     pub rows: Vec<Vec<String>>,
 }
 
 impl Report {
-    /// Begins a report without rows.
+    /// Creates a report without rows.
     pub fn new(title: &str, method: &str, heads: &[&'static str]) -> Self {
         Self {
             title: title.to_owned(),
@@ -31,7 +31,7 @@ impl Report {
         self.rows.push(cells);
     }
 
-    /// Adds a row of a name and a value.
+    /// Adds a row with a name and a value.
     pub fn fact(&mut self, name: &str, value: impl fmt::Display) {
         self.row(vec![name.to_owned(), value.to_string()]);
     }

@@ -1,14 +1,14 @@
-//! Takes server-sent events apart.
+//! Parses server-sent events.
 
-/// Collects bytes and yields the `data` of each event with its name.
+/// Collects bytes and yields the name and `data` of each event.
 #[derive(Debug, Default)]
 pub struct Events {
-    /// Bytes that are not taken apart yet; filled by the connection.
+    /// Bytes not parsed yet; filled by the connection.
     pub bytes: Vec<u8>,
 }
 
 impl Events {
-    /// Calls `take(name, data)` for each whole event and keeps the rest. An event without a name has an empty one.
+    /// Calls `take(name, data)` for each complete event and keeps the rest. The name of an unnamed event is empty.
     pub fn drain(&mut self, mut take: impl FnMut(&str, &str)) {
         let mut from = 0;
         while let Some(end) = self.bytes[from..].windows(2).position(|pair| pair == b"\n\n") {

@@ -1,4 +1,4 @@
-//! Percentiles and how figures are written.
+//! Percentiles, and the formatting of figures.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use std::time::Duration;
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
-    /// Adds one.
+    /// Adds a sample.
     pub fn add(&mut self, sample: Duration) {
         self.0.push(sample);
     }
 
-    /// Adds all of another.
+    /// Adds all samples of another set.
     pub fn merge(&mut self, other: Samples) {
         self.0.extend(other.0);
     }
 
-    /// How many there are.
+    /// Returns the number of samples.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The smallest sample that `share` of all are not above.
+    /// Returns the smallest sample that is not below `share` of all samples.
     pub fn percentile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -33,24 +33,24 @@ impl Samples {
             .unwrap_or_default()
     }
 
-    /// `p50 / p99` in milliseconds.
+    /// Formats `p50 / p99` in milliseconds.
     pub fn both(&self) -> String {
         format!("{} / {}", ms(self.percentile(0.5)), ms(self.percentile(0.99)))
     }
 }
 
-/// Milliseconds with as many digits as mean something.
+/// Formats milliseconds with as many digits as are significant.
 pub fn ms(time: Duration) -> String {
     decimal(time.as_secs_f64() * 1000.0)
 }
 
-/// The difference of two percentiles in milliseconds; may be negative.
+/// Formats the difference of two percentiles in milliseconds; may be negative.
 pub fn added(with: &Samples, without: &Samples, share: f64) -> String {
     let difference = with.percentile(share).as_secs_f64() - without.percentile(share).as_secs_f64();
     decimal(difference * 1000.0)
 }
 
-/// A number with as many digits as mean something.
+/// Formats a number with as many digits as are significant.
 pub fn decimal(value: f64) -> String {
     if value.abs() < 10.0 {
         format!("{value:.2}")
@@ -61,22 +61,22 @@ pub fn decimal(value: f64) -> String {
     }
 }
 
-/// Kibibytes.
+/// Formats bytes as KiB.
 pub fn kib(bytes: f64) -> String {
     decimal(bytes / 1024.0)
 }
 
-/// Mebibytes.
+/// Formats bytes as MiB.
 pub fn mib(bytes: f64) -> String {
     decimal(bytes / 1024.0 / 1024.0)
 }
 
-/// The upper end of Clopper and Pearson's 95% interval (so 97.5% one-sided) for `seen` of `all`.
+/// Returns the upper end of Clopper and Pearson's 95% interval (97.5% one-sided) for `seen` of `all`.
 pub fn clopper_pearson(seen: usize, all: usize) -> f64 {
     if seen >= all {
         return 1.0;
     }
-    // The chance of at most `seen`, falling in p: the bound is where it is 2.5%.
+    // The probability of at most `seen`, falling in p: the bound is where it is 2.5%.
     let at_most = |p: f64| {
         let mut term = all as f64 * (1.0 - p).ln();
         let mut sum = term.exp();

@@ -1,4 +1,4 @@
-//! The two programs under measurement: the server on a fresh data directory, and the provider.
+//! The two programs of a measurement: the server on a fresh data directory, and the provider.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,7 +15,7 @@ use crate::http::Connection;
 use crate::machine::Used;
 use crate::process::{self, Aside, Process};
 
-/// Limits that nothing meets.
+/// Limits that are never reached.
 const LIMITS: &str = r#"
 [tenants.limits]
 requests_per_minute = 100000000
@@ -33,7 +33,7 @@ input = 2.5
 output = 10.0
 "#;
 
-/// No limits at all: the tenant that is measured writes more than the usual rate.
+/// No limits at all: the measured tenant writes more than the default rate.
 const NO_LIMITS: &str = r#"
 [tenants.limits]
 writes_per_minute = 0
@@ -42,32 +42,32 @@ log_bytes = 0
 per_user = { writes_per_minute = 0, conversations = 0, log_bytes = 0 }
 "#;
 
-/// Longest wait for a program to serve.
+/// Longest wait for a program to start.
 const START: Duration = Duration::from_secs(60);
 
-/// Where the programs are.
+/// Paths of the programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// `copilotd`.
     pub server: PathBuf,
     /// `copilotd-sim`.
     pub sim: PathBuf,
-    /// Where data directories are made.
+    /// Directory for data directories.
     pub scratch: PathBuf,
 }
 
-/// What a scenario wants of its server.
+/// What a scenario needs from its server.
 #[derive(Debug, Clone, Default)]
 pub struct Wish {
-    /// Seconds after which an idle conversation is let go.
+    /// Seconds after which an idle conversation is passivated.
     pub idle_s: Option<u64>,
     /// Context of the model in tokens.
     pub context_tokens: Option<u64>,
-    /// Whether the server gets one processor for itself, and provider and client the rest.
+    /// Whether the server gets one processor to itself, and provider and client the rest.
     pub one_core: bool,
-    /// Whether the tenant has limits, larger than what is asked of them, and the route a cache of the same questions.
+    /// Whether the tenant has limits, which are never reached, and the route an exact cache.
     pub limits: bool,
-    /// Whether there are two more tenants: globex, and initech, which may use few tokens.
+    /// Whether there are two more tenants: globex, and initech with a low token limit.
     pub tenants: bool,
 }
 
@@ -84,20 +84,20 @@ pub struct World {
     pub provider: SocketAddr,
     /// The API key.
     pub key: String,
-    /// The way to the server.
+    /// Client of the server.
     pub client: Arc<Client>,
-    /// The keys of the other tenants.
+    /// API keys of the other tenants.
     others: Vec<(&'static str, String)>,
 }
 
-/// The other tenants, with their limits.
+/// The other tenants and their limits.
 const OTHERS: [(&str, &str); 2] = [
     ("globex", ""),
     ("initech", "[tenants.limits]\ntokens_per_minute = 200000\n"),
 ];
 
 impl World {
-    /// Starts both.
+    /// Starts both programs.
     pub async fn start(programs: &Programs, wish: Wish) -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix_in("copilotd-bench-", &programs.scratch)?;
         let (aside, rest) = if wish.one_core {
@@ -107,9 +107,9 @@ impl World {
         };
         let (sim, mut said) = Process::start(&programs.sim, &[], &directory.path().join("sim.log"), rest.as_deref())?;
         let said: serde_json::Value =
-            serde_json::from_str(&process::line(&mut said)?).context("the provider's line")?;
+            serde_json::from_str(&process::line(&mut said)?).context("the simulator's first line is not JSON")?;
         let provider = said["openai"].as_str().and_then(|url| url.strip_prefix("http://"));
-        let provider: SocketAddr = provider.context("the provider's address")?.parse()?;
+        let provider: SocketAddr = provider.context("the simulator printed no provider address")?.parse()?;
         let (key, made) = new_key(programs)?;
         let listen = free_address()?;
         let mut config = configuration(directory.path(), listen, provider, &made, &wish);
@@ -137,14 +137,14 @@ impl World {
         Ok(world)
     }
 
-    /// The way to the server for another tenant.
+    /// Returns a client for another tenant.
     pub fn client_of(&self, tenant: &str) -> anyhow::Result<Arc<Client>> {
         let other = self.others.iter().find(|(name, _)| *name == tenant);
-        let (_, key) = other.with_context(|| format!("there is no tenant {tenant}"))?;
+        let (_, key) = other.with_context(|| format!("no tenant {tenant}"))?;
         Ok(Arc::new(Client::new(self.client.address(), key)))
     }
 
-    /// Kills the server without warning and starts it again on the same data; returns the time until it serves.
+    /// Kills the server and restarts it on the same data; returns the time until it serves.
     pub async fn restart(&mut self) -> anyhow::Result<Duration> {
         self.server.kill();
         let begun = Instant::now();
@@ -153,22 +153,22 @@ impl World {
         Ok(begun.elapsed())
     }
 
-    /// Starts a bare relay to the provider on the server's processor. Nothing else has to be asked of that meanwhile.
+    /// Starts a bare relay to the provider on the server's processor. The server must be idle meanwhile.
     pub fn relay(&self) -> anyhow::Result<(Process, SocketAddr)> {
         let (provider, own) = (self.provider.to_string(), std::env::current_exe()?);
         let arguments = [OsStr::new("--relay"), OsStr::new(&provider)];
         let log = self.directory.path().join("relay.log");
         let (relay, mut said) = Process::start(&own, &arguments, &log, self.wish.one_core.then_some("0"))?;
         let address = process::line(&mut said)?;
-        Ok((relay, address.trim().parse().context("the relay's address")?))
+        Ok((relay, address.trim().parse().context("the relay printed no address")?))
     }
 
-    /// What the server has used so far.
+    /// Returns what the server has used so far.
     pub fn used(&self) -> anyhow::Result<Used> {
         self.server.used()
     }
 
-    /// Waits until the server does nothing, so that what follows an answer is counted with it.
+    /// Waits until the server is idle, so that work after an answer is counted too.
     pub async fn quiet(&self) -> anyhow::Result<()> {
         let mut before = self.used()?.cpu;
         for _ in 0..40 {
@@ -211,11 +211,11 @@ fn serve(programs: &Programs, directory: &Path, wish: &Wish) -> anyhow::Result<P
     Ok(Process::start(&programs.server, &arguments, &log, cores)?.0)
 }
 
-/// Makes an API key: the key itself, and its lines of the configuration.
+/// Creates an API key: returns the key, and its section of the configuration.
 fn new_key(programs: &Programs) -> anyhow::Result<(String, String)> {
     let (table, said) = process::output(&programs.server, &["key", "create", "--scope", "chat,gateway,admin"])?;
     let key = said.lines().find(|line| line.starts_with("cpk_"));
-    Ok((key.context("the new key")?.to_owned(), table))
+    Ok((key.context("`copilotd key create` printed no key")?.to_owned(), table))
 }
 
 /// The configuration of one more tenant.
@@ -233,7 +233,7 @@ id = "{name}"
     )
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

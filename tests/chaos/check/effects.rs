@@ -1,4 +1,4 @@
-//! No effect happens twice, and what is told of it is true.
+//! No effect happens twice, and reported outcomes are true.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::schedule::Kind;
 use crate::support::world;
 use crate::user::{Ask, Submitted};
 
-/// What was done at the simulated vendors: how often by mark.
+/// What was done at the simulated vendors: number of effects by mark.
 pub struct World {
     marks: HashMap<String, usize>,
     keys: Vec<String>,
@@ -29,7 +29,7 @@ impl World {
         self.marks.get(mark).copied().unwrap_or_default()
     }
 
-    /// Idempotency keys under which two changes were made.
+    /// Returns the idempotency keys with which two changes were made.
     pub fn twice(&self) -> Vec<&str> {
         let mut keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
         keys.sort_unstable();
@@ -58,7 +58,7 @@ fn count(zendesk: &Value, slack: &Value) -> HashMap<String, usize> {
     marks
 }
 
-/// The mark that a text bears.
+/// Returns the mark in a text.
 pub fn mark_in(text: &str) -> Option<&str> {
     let from = text.find("mark-")?;
     let end = text[from..].find('.')?;
@@ -91,9 +91,13 @@ pub fn check(
             }
             judge(&statuses, happened).map_err(|what| format!("{what}: {}", turn.view["tool_calls"]))
         }
-        // Erased: what it did stays, and was done once.
-        None if erased => (happened <= 1).then_some(()).ok_or(format!("done {happened} times")),
-        None if matches!(ask.submitted, Submitted::Refused(..)) && happened > 0 => Err("refused, and done".to_owned()),
+        // Erased: its effect stays, and happened at most once.
+        None if erased => (happened <= 1)
+            .then_some(())
+            .ok_or(format!("erased, and done {happened} times")),
+        None if matches!(ask.submitted, Submitted::Refused(..)) && happened > 0 => {
+            Err("the submission was refused, but its effect happened".to_owned())
+        }
         None => Ok(()),
     };
     if let Err(what) = result {
@@ -101,14 +105,16 @@ pub fn check(
     }
 }
 
-/// Compares how often something was done with the calls that say so.
+/// Compares how often an effect happened with the calls that report it.
 fn judge(statuses: &[&str], happened: usize) -> Result<(), String> {
     let of = |wanted: &str| statuses.iter().filter(|status| **status == wanted).count();
     let (succeeded, unknown) = (of("succeeded"), of("unknown"));
     if (succeeded..=succeeded + unknown).contains(&happened) {
         Ok(())
     } else {
-        Err(format!("it was done {happened} times, and its calls are {statuses:?}"))
+        Err(format!(
+            "the effect happened {happened} times, but the statuses of its calls are {statuses:?}"
+        ))
     }
 }
 

@@ -7,10 +7,10 @@ use futures::TryStreamExt as _;
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 
-/// All secrets begin so; files are searched once for it.
+/// Prefix of all secrets; files are searched for it once.
 const BEGINNING: &[u8] = b"secret-";
 
-/// Where a text was found.
+/// Where erased text was found.
 #[derive(Debug, Default, PartialEq)]
 pub struct Traces(pub Vec<String>);
 
@@ -21,7 +21,7 @@ impl fmt::Display for Traces {
     }
 }
 
-/// Searches every file under the directories, and a store's documents, for any of the secrets.
+/// Searches all files under the directories, and all documents of a store, for any of the secrets.
 pub async fn everywhere(directories: &[&Path], store: Option<&str>, secrets: &[String]) -> Traces {
     let mut traces = Vec::new();
     for file in directories.iter().flat_map(|directory| files(directory)) {
@@ -56,7 +56,7 @@ fn found<'a>(bytes: &'a [u8], secrets: &'a [String]) -> impl Iterator<Item = &'a
         .filter_map(|at| secrets.iter().find(|secret| bytes[at..].starts_with(secret.as_bytes())))
 }
 
-/// Every document of the database, as text, with its collection.
+/// Returns every document of the database as text, with its collection.
 async fn documents(url: &str) -> Vec<(String, String)> {
     let database = Client::with_uri_str(url)
         .await

@@ -11,7 +11,7 @@ pub fn check(talk: &Talk, served: &Served, summary: &mut Summary, broken: &mut i
     if served.view["title"] != talk.title.as_str() {
         broken(
             Promise::Kept,
-            format!("the title is {}, not {}", served.view["title"], talk.title),
+            format!("the title is {}, expected {}", served.view["title"], talk.title),
         );
     }
     let asked: Vec<(&str, &Submitted)> = talk
@@ -44,7 +44,7 @@ pub fn check(talk: &Talk, served: &Served, summary: &mut Summary, broken: &mut i
     }
 }
 
-/// How it ended, with the error's code.
+/// Returns how the turn ended, with the error's code.
 fn end(turn: &Turn) -> String {
     match turn.view["error"]["code"].as_str() {
         Some(code) => format!("{} {code}", turn.status()),
@@ -52,7 +52,7 @@ fn end(turn: &Turn) -> String {
     }
 }
 
-/// Compares what was asked with the turns that exist: `turns` maps their ids to their inputs.
+/// Compares the submissions with the turns that exist: `turns` maps turn ids to inputs.
 fn judge_turns(asked: &[(&str, &Submitted)], turns: &BTreeMap<&str, String>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (mark, submitted) in asked {
@@ -68,24 +68,27 @@ fn judge_turns(asked: &[(&str, &Submitted)], turns: &BTreeMap<&str, String>) -> 
         };
         if !right {
             wrong.push(format!(
-                "{mark} was answered {submitted:?}, and its turns are {found:?}"
+                "{mark}: the submission was answered with {submitted:?}, but its turns are {found:?}"
             ));
         }
     }
     for (id, input) in turns {
         if !asked.iter().any(|(mark, _)| input.contains(mark)) {
-            wrong.push(format!("nobody asked for {id}: {input}"));
+            wrong.push(format!("turn {id} was submitted by nobody: {input}"));
         }
     }
     wrong
 }
 
-/// What a user was told once stays true.
+/// What a user was told stays true.
 fn judge_told(told: &Told, turn: &Turn) -> Result<(), String> {
     if let Some(ended) = &told.ended
         && ended != turn.status()
     {
-        return Err(format!("it had ended as {ended}, and is {} now", turn.status()));
+        return Err(format!(
+            "the user was told that it ended as {ended}, but its status is {}",
+            turn.status()
+        ));
     }
     if let Some(approved) = told.approved {
         let decided: Vec<&str> = turn
@@ -96,13 +99,15 @@ fn judge_told(told: &Told, turn: &Turn) -> Result<(), String> {
             .collect();
         let wanted = if approved { "approved" } else { "rejected" };
         if decided != [wanted] {
-            return Err(format!("it was {wanted}, and the log says {decided:?}"));
+            return Err(format!(
+                "the acknowledged decision was {wanted}, but the log has {decided:?}"
+            ));
         }
     }
     Ok(())
 }
 
-/// Nothing here fails by itself: a turn ends as failed only by what was done to it.
+/// Turns do not fail by themselves: a turn fails only because of what was done to it.
 fn judge_end(ask: &Ask, turn: &Turn) -> Result<(), String> {
     let codes = [
         "attempts_exhausted",

@@ -1,7 +1,8 @@
-//! What the ledger holds of each user is what the provider counted for the user's turns.
+//! The ledger of each user matches what the provider counted for the user's turns.
 //!
-//! At least the tokens of all turns that nothing disturbed and that ended well before a death: a process that is killed may
-//! lose the bookings of its last 200 ms, and while the store is away bookings wait in memory. At most the tokens of all
+//! At least the tokens of all undisturbed turns that ended well before a death: a process that is killed may lose the
+//! entries of its last 200 ms, and while the store is unavailable entries wait in memory. At most the tokens of all
+//! calls, where those of disturbed turns may be estimates (`usage.rs`).
 //! calls, where those of disturbed turns may be estimates (`usage.rs`).
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,14 +20,14 @@ use crate::history::History;
 use crate::schedule::TENANTS;
 use crate::user::Talk;
 
-/// What was booked for so long before a death is in the store.
+/// Ledger entries this much older than a death are stored.
 const BOOKING: Duration = Duration::from_secs(2);
 
-/// Times in which the process may die with bookings that are not stored yet.
+/// Periods in which the process may die with entries that are not stored yet.
 pub struct Doubtful(pub Vec<(Duration, Duration)>);
 
 impl Doubtful {
-    /// Whether what ended then is surely booked.
+    /// Whether the entries of a turn that ended at this time are certainly stored.
     fn is_booked(&self, ended: Duration) -> bool {
         let mut times = self.0.iter();
         !times.any(|(from, to)| from.saturating_sub(BOOKING) <= ended && ended <= *to)
@@ -62,7 +63,9 @@ pub async fn check(
     for tenant in 0..TENANTS.len() {
         let admin = Client::new(shared.clone(), admin_key(tenant), "auditor".to_owned());
         let Some(ledger) = ledger(&admin, history).await else {
-            shared.findings.add(Promise::Usage, None, "the ledger is not told");
+            shared
+                .findings
+                .add(Promise::Usage, None, "the usage report could not be read");
             continue;
         };
         for ((_, user), (least, most)) in bounds.iter().filter(|((of, _), _)| *of == tenant) {
@@ -76,7 +79,7 @@ pub async fn check(
     }
 }
 
-/// Tokens by user.
+/// Returns the tokens by user.
 async fn ledger(admin: &Client, history: &History) -> Option<HashMap<String, Tokens>> {
     let day = |days: i64| (history.begun_at() + SignedDuration::from_hours(24 * days)).to_string()[..10].to_owned();
     let path = format!("/v1/admin/usage?group_by=user&from={}&to={}", day(-1), day(1));
@@ -93,7 +96,7 @@ async fn ledger(admin: &Client, history: &History) -> Option<HashMap<String, Tok
     Some(rows.iter().filter_map(row).collect())
 }
 
-/// When a turn ended, from the beginning of the run.
+/// Returns when a turn ended, since the start of the run.
 fn ended(turn: &Turn, history: &History) -> Option<Duration> {
     let at: Timestamp = turn.view["finished_at"].as_str()?.parse().ok()?;
     Duration::try_from(at.duration_since(history.begun_at())).ok()

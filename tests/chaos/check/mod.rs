@@ -1,5 +1,5 @@
-//! The promises, checked from outside when everything has ended. What a run is to have kept is judged by plain functions
-//! on what was seen; tests show that they tell a broken promise.
+//! The promises, checked from outside after everything has ended. Plain functions judge what was observed; tests show
+//! that they detect broken promises.
 
 mod effects;
 mod erased;
@@ -23,22 +23,22 @@ use crate::watcher::{ATTENTIVE, Watcher};
 pub use erased::everywhere;
 pub use ledger::Doubtful;
 
-/// Conversations that are looked at at one time.
+/// Conversations checked concurrently.
 const AT_ONCE: usize = 6;
 
-/// A conversation as the API serves it in the end.
+/// A conversation as the API serves it at the end.
 pub struct Served {
     pub view: Value,
     pub messages: Vec<Value>,
-    /// Its whole stream, read from the start.
+    /// Events of its stream, read from the start.
     pub events: Vec<Durable>,
-    /// Its turns by their ids.
+    /// Turns by their ids.
     pub turns: BTreeMap<String, Turn>,
 }
 
 pub struct Turn {
     pub view: Value,
-    /// Its own stream, read from the start.
+    /// Events of its own stream, read from the start.
     pub events: Vec<Durable>,
 }
 
@@ -48,22 +48,22 @@ impl Turn {
     }
 }
 
-/// What a run came to.
+/// Results of a run.
 #[derive(Debug, Default)]
 pub struct Summary {
     pub conversations: usize,
     pub erased: usize,
     pub turns: usize,
-    /// Turns that were taken up again after a death.
+    /// Turns that were recovered after a death.
     pub recovered: usize,
-    /// By how they ended.
+    /// Number of turns by how they ended.
     pub ends: BTreeMap<String, usize>,
-    /// Calls that change something, by how they ended.
+    /// Number of calls that change something, by status.
     pub calls: BTreeMap<String, usize>,
     pub effects: usize,
-    /// Connections of readers after their first.
+    /// Reconnections of readers.
     pub resumes: usize,
-    /// Turns whose usage has to be the provider's to the token.
+    /// Turns whose usage must equal the provider's exactly.
     pub exact: usize,
 }
 
@@ -105,13 +105,13 @@ pub async fn conversations(talks: &[Talk], stage: &Stage, doubtful: &Doubtful) -
         findings.add(
             Promise::Effects,
             None,
-            format!("the idempotency key {key} made two changes"),
+            format!("two changes were made with idempotency key {key}"),
         );
     }
     summary
 }
 
-/// Reads a conversation from the start; nothing if it was erased, as it should be.
+/// Reads a conversation from the start; `None` if it was erased, as expected.
 async fn serve(talk: &Talk) -> Option<Served> {
     let client = &talk.client;
     let broken = |promise, what: String| client.shared.findings.add(promise, Some(&talk.id), what);
@@ -121,7 +121,7 @@ async fn serve(talk: &Talk) -> Option<Served> {
         if !(talk.erased && status == 404) {
             broken(
                 Promise::Kept,
-                format!("it is answered {status}, deleted: {}", talk.erased),
+                format!("GET was answered with status {status}; deleted: {}", talk.erased),
             );
         }
         return None;
@@ -145,15 +145,18 @@ async fn serve(talk: &Talk) -> Option<Served> {
     let caught_up =
         |seen: &crate::support::transcript::Transcript| seen.durable.last().map_or(0, |event| event.seq) >= last;
     if !talk.watcher.until(client, caught_up).await {
-        broken(Promise::Streams, "its stream does not go on to the end".to_owned());
+        broken(Promise::Streams, "its stream does not reach the end".to_owned());
     }
-    // What is read after its turns have ended.
+    // Read after its turns have ended.
     let messages = client.all(&format!("{path}/messages")).await?;
     let mut turns = BTreeMap::new();
     for id in ids {
         let (status, view) = client.get(&format!("/v1/turns/{id}")).await?;
         if status != 200 {
-            broken(Promise::Kept, format!("turn {id} is answered {status} {view}"));
+            broken(
+                Promise::Kept,
+                format!("turn {id} was answered with status {status} {view}"),
+            );
             continue;
         }
         let fresh = Watcher::open(client, &talk.id, format!("/v1/turns/{id}/events"), ATTENTIVE);
@@ -169,7 +172,7 @@ async fn serve(talk: &Talk) -> Option<Served> {
     })
 }
 
-/// Asks for each acknowledged turn again, with its key: there is one turn.
+/// Submits each acknowledged turn again with its key: there must still be only one turn.
 pub async fn copies(talks: &[Talk]) {
     stream::iter(talks.iter().filter(|talk| !talk.erased))
         .for_each_concurrent(AT_ONCE, |talk| copies_of(&talk.client, talk))
@@ -187,7 +190,7 @@ async fn copies_of(client: &Client, talk: &Talk) {
             .as_ref()
             .is_some_and(|(status, view)| *status == 202 && view["id"] == turn);
         if !same {
-            let what = format!("a copy of {} was answered {copy:?}", ask.mark);
+            let what = format!("a copy of the submission of {} was answered with {copy:?}", ask.mark);
             client.shared.findings.add(Promise::Kept, Some(&talk.id), what);
         }
     }

@@ -1,14 +1,14 @@
-//! A stream shows each event once, in order, byte for byte, wherever its readers were cut.
+//! A stream shows each event once, in order, byte for byte, wherever its readers were cut off.
 //!
-//! What a reader gets is checked as it comes (`support/live/transcript.rs`): numbers rise, deltas concatenate to their
-//! message, offsets are right. Here it is compared with what is read from the start when everything has ended.
+//! What a reader receives is checked as it arrives (`support/live/transcript.rs`): numbers rise, deltas concatenate to
+//! their message, offsets are right. Here it is compared with a reading from the start after everything has ended.
 
 use super::{Served, Summary};
 use crate::findings::Promise;
 use crate::support::transcript::Durable;
 use crate::user::Talk;
 
-/// Events that are messages too.
+/// Events that are also messages.
 const SAID: [&str; 3] = ["turn.queued", "message.completed", "tool.finished"];
 
 pub fn check(talk: &Talk, served: &Served, summary: &mut Summary, broken: &mut impl FnMut(Promise, String)) {
@@ -44,19 +44,22 @@ pub fn check(talk: &Talk, served: &Served, summary: &mut Summary, broken: &mut i
     }
 }
 
-/// The first difference between what a reader got and what there is. A slow reader may not be at the end yet.
+/// Returns the first difference between what a reader got and what the stream has. A slow reader may not have reached
+/// the end.
 fn differ(got: &[Durable], truth: &[Durable]) -> Option<String> {
     for (at, event) in got.iter().enumerate() {
         match truth.get(at) {
-            None => return Some(format!("{event:?} is not there any more")),
-            Some(wanted) if wanted != event => return Some(format!("{event:?} was read, {wanted:?} is there")),
+            None => return Some(format!("{event:?} was read, but is not in the stream any more")),
+            Some(wanted) if wanted != event => {
+                return Some(format!("{event:?} was read, but the stream has {wanted:?}"));
+            }
             Some(_) => {}
         }
     }
     None
 }
 
-/// Messages and the turns' outputs are what the stream says.
+/// Messages and the turns' outputs must equal the stream.
 fn judge_messages(served: &Served) -> Vec<String> {
     let mut wrong = Vec::new();
     let said: Vec<u64> = served
@@ -71,13 +74,15 @@ fn judge_messages(served: &Served) -> Vec<String> {
         .filter_map(|message| message["seq"].as_u64())
         .collect();
     if said != listed {
-        wrong.push(format!("the stream has the messages {said:?}, the list {listed:?}"));
+        wrong.push(format!(
+            "the stream has the messages {said:?}, but the list has {listed:?}"
+        ));
     }
     for message in served.messages.iter().filter(|message| message["role"] == "assistant") {
         let event = served.events.iter().find(|event| message["seq"] == event.seq);
         let text = message["content"][0]["text"].as_str().unwrap_or_default();
         if event.is_none_or(|event| event.data["text"] != text) {
-            wrong.push(format!("message {} is not what the stream said", message["id"]));
+            wrong.push(format!("message {} differs from the stream", message["id"]));
         }
     }
     for (id, turn) in &served.turns {
@@ -88,7 +93,10 @@ fn judge_messages(served: &Served) -> Vec<String> {
         }
         let end = turn.events.last().map_or("", |event| event.name.as_str());
         if end.strip_prefix("turn.") != Some(turn.status()) {
-            wrong.push(format!("{id} is {}, and its stream ends with {end}", turn.status()));
+            wrong.push(format!(
+                "the status of {id} is {}, but its stream ends with {end}",
+                turn.status()
+            ));
         }
     }
     wrong
@@ -113,7 +121,7 @@ mod tests {
     fn skipped_changed_and_vanished_events_are_told() {
         let truth = events(&[1, 2, 4]);
         assert_eq!(differ(&events(&[1, 2, 4]), &truth), None);
-        assert_eq!(differ(&events(&[1, 2]), &truth), None, "it is not at the end yet");
+        assert_eq!(differ(&events(&[1, 2]), &truth), None, "it has not reached the end yet");
         assert!(differ(&events(&[1, 4]), &truth).is_some(), "skipped");
         assert!(differ(&events(&[1, 2, 3]), &truth).is_some(), "changed");
         assert!(differ(&events(&[1, 2, 4, 5]), &truth).is_some(), "vanished");

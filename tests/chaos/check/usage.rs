@@ -1,13 +1,13 @@
 //! Usage is what the provider counted.
 //!
-//! The relation, turn by turn, between the turn's usage and the calls that the provider saw for it:
-//! - A turn that nothing disturbed (one attempt, each call completed and answered by one message) has exactly the
-//!   provider's tokens, cached ones too, and costs what they cost.
-//! - Any other turn has at least the tokens of the calls whose answers are in the log, and at most those of all calls, where a
-//!   call that did not complete, or that a death lost, may be an estimate: of its prompt at most [`PROMPT_FACTOR`] times
-//!   the provider's count, of its answer at most the whole one or [`ESTIMATE`]. For each death, wait, reset and early end
-//!   as many calls as one step may try ([`TRIES`]) may be booked that the provider never saw: what was lost on the way there
-//!   cannot be told from what was worked on.
+//! For each turn, this must hold between its usage and the calls that the provider saw for it:
+//! - An undisturbed turn (one attempt, each call completed and answered by one message) has exactly the provider's
+//!   tokens, cached ones too, and their cost.
+//! - Any other turn has at least the tokens of the calls whose answers are in the log, and at most those of all calls.
+//!   A call that did not complete, or that a death lost, may be an estimate: for its prompt at most [`PROMPT_FACTOR`]
+//!   times the provider's count, for its answer at most the whole one or [`ESTIMATE`]. For each death, wait, reset and
+//!   early end, as many calls as one step may try ([`TRIES`]) may be counted that the provider never saw: what was lost
+//!   on the way there cannot be distinguished from what was processed.
 
 use std::collections::HashMap;
 
@@ -18,11 +18,11 @@ use super::{Summary, Turn};
 use crate::findings::Promise;
 use crate::support::world::World;
 
-/// The longest answer that is assumed of a call that died.
+/// Longest answer assumed for a call that died.
 const ESTIMATE: u64 = 1_024;
-/// Our count of a prompt over the provider's, which counts four characters as a token.
+/// Upper bound of our count of a prompt over the provider's, which counts four characters as a token.
 const PROMPT_FACTOR: u64 = 3;
-/// Calls that one step of a turn may make, failures included.
+/// Calls that one step of a turn may make, including failures.
 const TRIES: u64 = 8;
 /// US dollars per million tokens, as configured.
 const PRICES: [f64; 3] = [2.0, 1.0, 8.0];
@@ -33,12 +33,12 @@ pub struct Call {
     step: u64,
     prompt: u64,
     cached: u64,
-    /// Of the whole answer.
+    /// Tokens of the complete answer.
     completion: u64,
     completed: bool,
 }
 
-/// The provider's calls by the mark in their prompts.
+/// Returns the provider's calls by the mark in their prompts.
 pub async fn calls(world: &World) -> HashMap<String, Vec<Call>> {
     let mut calls: HashMap<String, Vec<Call>> = HashMap::new();
     let told = world.get(&world.openai, "calls").await;
@@ -92,13 +92,13 @@ impl Usage {
     }
 }
 
-/// What a turn's log says of its calls.
+/// What a turn's log says about its calls.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Facts {
-    /// Messages that ended as the model ended them.
+    /// Messages that the model ended.
     answers: u64,
     attempts: u64,
-    /// Answers that were thrown away, waits, and an end before the answer's.
+    /// Discarded answers, waits, and turns that did not complete.
     troubles: u64,
 }
 
@@ -133,19 +133,19 @@ fn judge(usage: &Usage, facts: &Facts, calls: &[Call]) -> Result<(), String> {
         let [input, from_cache, output] = PRICES;
         let millionths = (all.0 - cached) as f64 * input + cached as f64 * from_cache + all.1 as f64 * output;
         if (usage.prompt, usage.cached, usage.completion) != (all.0, cached, all.1) {
-            return Err(format!("is not the provider's {all:?}, {cached} of them cached"));
+            return Err(format!(
+                "does not equal the provider's {all:?}, {cached} of them cached"
+            ));
         }
         if (usage.cost_usd - millionths / 1e6).abs() > 1e-9 {
-            return Err(format!("does not cost {}", millionths / 1e6));
+            return Err(format!("should cost {}", millionths / 1e6));
         }
         return Ok(());
     }
     let (least, most) = bounds(Some(facts), calls);
     let within = (least.prompt..=most.prompt).contains(&usage.prompt)
         && (least.completion..=most.completion).contains(&usage.completion);
-    within
-        .then_some(())
-        .ok_or(format!("is not between {least:?} and {most:?}"))
+    within.then_some(()).ok_or(format!("is outside {least:?} to {most:?}"))
 }
 
 /// Tokens of prompts and answers.
@@ -162,7 +162,8 @@ impl std::ops::AddAssign for Tokens {
     }
 }
 
-/// The least and the most that a turn's calls may be booked with; without facts, where its log is gone, the least is nothing.
+/// Returns the least and the most usage allowed for a turn's calls; without facts, because its log is gone, the least
+/// is zero.
 fn bounds(facts: Option<&Facts>, calls: &[Call]) -> (Tokens, Tokens) {
     let sum = |part: fn(&Call) -> u64| calls.iter().map(part).sum::<u64>();
     if facts.is_some_and(|facts| facts.is_undisturbed(calls)) {
@@ -172,7 +173,7 @@ fn bounds(facts: Option<&Facts>, calls: &[Call]) -> (Tokens, Tokens) {
         };
         return (exact, exact);
     }
-    // An answer in the log is a call of its step that completed.
+    // Each answer in the log is a completed call of its step.
     let answers = facts.map_or(0, |facts| facts.answers);
     let least = |part: fn(&Call) -> u64| -> u64 {
         let of_step = |step| calls.iter().filter(move |call| call.completed && call.step == step);
@@ -206,8 +207,8 @@ fn bounds(facts: Option<&Facts>, calls: &[Call]) -> (Tokens, Tokens) {
     )
 }
 
-/// What the ledger has to have, and may have, for a turn; `turn` where its log can still be read. A call whose process died
-/// before it was booked is an estimate in the ledger, whatever became of it.
+/// Returns the least and the most that the ledger may have for a turn; `turn` if its log can still be read. A call
+/// whose process died before the ledger entry was stored is an estimate, whatever became of it.
 pub fn of_ledger(turn: Option<&Turn>, calls: &[Call], booked: bool) -> (Tokens, Tokens) {
     let facts = turn.map(Facts::of);
     let undisturbed = facts.as_ref().is_some_and(|facts| facts.is_undisturbed(calls));

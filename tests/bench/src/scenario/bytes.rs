@@ -13,7 +13,7 @@ const PACE: Pace = Pace {
     pace_ms: 1,
 };
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let many = size.pick(100, 10);
     let world = World::start(programs, Wish::default()).await?;

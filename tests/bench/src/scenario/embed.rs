@@ -1,4 +1,5 @@
-//! What embeddings cost that are made in the process. Runs the library in this process: no server and no provider take part.
+//! What embeddings cost that are computed in the process. Runs the library in this process, without server and
+//! provider.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use crate::machine;
 use crate::report::Report;
 use crate::stats::{Samples, decimal};
 
-/// Callers at one time.
+/// Concurrent callers.
 const CALLERS: [usize; 2] = [1, 8];
 /// Lengths of texts in words.
 const LENGTHS: [usize; 2] = [12, 200];
-/// What texts are made of: as people write to a copilot, one to three word pieces each.
+/// Vocabulary of the texts: words as people write them to a copilot, of one to three word pieces each.
 const WORDS: [&str; 48] = [
     "the",
     "invoice",
@@ -74,22 +75,22 @@ const WORDS: [&str; 48] = [
 struct Seen {
     latencies: Samples,
     per_second: f64,
-    /// Texts that waited longer than the embedder allows, or were refused.
+    /// Texts that were refused, or waited longer than the embedder allows.
     refused: usize,
 }
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let models = size
         .models
         .as_deref()
-        .context("--models names the directory of the embedding models")?;
+        .context("--models is required: the directory of the embedding models")?;
     let time = Duration::from_secs(size.pick(10, 2));
     let mut report = Report::new(
         "embed: texts embedded in the process",
-        "Each caller asks for one text, again as soon as it has the last vector; no two texts are alike. The model has a thread of its own \
-         and takes what waits as one batch, so that of 8 callers up to 8 texts are run together. all-MiniLM-L6-v2 reads no more than 256 tokens of a text. \
-         A text that has waited for 5 s is refused. *Loading* includes the check of the files' hashes. *CPU* is that of the whole process, by text.",
+        "Each caller embeds one text at a time, the next as soon as it has the vector; no two texts are alike. The model has its own thread \
+         and takes all waiting texts as one batch, up to 8 with 8 callers. all-MiniLM-L6-v2 reads at most 256 tokens of a text. \
+         A text that has waited for 5 s is refused. *Loading* includes checking the files' hashes. *CPU* is that of the whole process, per text.",
         &[
             "model",
             "words",
@@ -107,7 +108,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
         let embedder = Arc::new(LocalEmbedder::load(kind, models)?);
         let loading = begun.elapsed();
         for words in LENGTHS {
-            // The first run of a length allocates; it is not what is asked about.
+            // The first run of a length allocates memory, which is not to be measured.
             callers(&embedder, 1, words, time / 10).await?;
             for count in CALLERS {
                 let before = machine::used(std::process::id())?.cpu;
@@ -168,7 +169,7 @@ async fn callers(embedder: &Arc<LocalEmbedder>, count: usize, words: usize, time
     })
 }
 
-/// Texts of one length, each another.
+/// Distinct texts of one length.
 struct Texts {
     state: u64,
     words: usize,

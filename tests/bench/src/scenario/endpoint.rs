@@ -1,5 +1,5 @@
-//! What any gateway with OpenAI's endpoint adds to a call of the provider. All of them run already: who compares gateways
-//! starts them.
+//! What any gateway with OpenAI's endpoint adds to a call of the provider. All of them must be running already; the
+//! comparison script starts them.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -13,19 +13,19 @@ use super::gateway::{Asked, body, callers};
 use crate::report::Report;
 use crate::stats::{added, decimal};
 
-/// An endpoint that runs already.
+/// A running endpoint.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// What it is called in the table.
+    /// Name in the table.
     name: String,
-    /// Where it listens.
+    /// Address it listens on.
     address: SocketAddr,
-    /// Where completions are asked for.
+    /// Path of chat completions.
     path: String,
-    /// What it calls the provider's model.
+    /// Its name of the provider's model.
     model: String,
-    /// The bearer token.
+    /// Bearer token.
     key: String,
 }
 
@@ -48,17 +48,17 @@ impl Endpoint {
     }
 }
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let time = Duration::from_secs(size.pick(10, 2));
     let (provider, gateways) = size
         .endpoints
         .split_first()
-        .context("--endpoint names the provider, then the gateways in front of it")?;
+        .context("--endpoint is required: first the provider, then the gateways in front of it")?;
     let mut report = Report::new(
         "endpoint: gateways in front of one provider",
-        "Requests of 1 KiB without a stream, answers of 20 tokens that come at once, on connections that stay open, each asking again as soon as \
-         it is answered. *Direct* is the same from the provider, just before.",
+        "Requests of 1 KiB without a stream, immediate answers of 20 tokens, on keep-alive connections, each sending the next request as soon as \
+         the previous one is answered. *Direct* is the same against the provider, just before.",
         &[
             "gateway",
             "direct p50 / p99 ms",
@@ -71,7 +71,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
         ],
     );
     for gateway in gateways {
-        // What is imported, compiled or allocated with the first calls is not what is asked about.
+        // What the first calls import, compile or allocate is not to be measured.
         callers(4, time / 3, gateway.asked()).await?;
         let direct = callers(1, time, provider.asked()).await?;
         let one = callers(1, time, gateway.asked()).await?;

@@ -1,4 +1,5 @@
-//! What one tenant's flood does to another tenant: the time to the 202 of a steady trickle of turns, quiet and under each flood.
+//! What one tenant's flood does to another tenant: the time to the 202 of a steady trickle of turns, quiet and under
+//! each flood.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,16 +25,16 @@ const CALLERS: usize = 16;
 const TRICKLE: Duration = Duration::from_millis(50);
 /// Conversations of the victim, used in turn.
 const VICTIMS: usize = 20;
-/// Turns of the conversation whose pages are read: a question and an answer each.
+/// Turns of the conversation whose pages are read, with a question and an answer each.
 const PAGE_TURNS: usize = 60;
-/// Turns that answer at once.
+/// Turns that are answered at once.
 const SHORT: Pace = Pace {
     words: 5,
     first_ms: 0,
     pace_ms: 0,
 };
 
-/// Model calls of each caller in the ledger that is reported on.
+/// Model calls per caller in the ledger that is reported on.
 const LEDGER_CALLS: usize = 200;
 
 /// A flood.
@@ -51,11 +52,11 @@ pub enum Flood {
     Keys,
     /// Gateway calls
     Gateway,
-    /// Large gateway calls that a limit refuses
+    /// Large gateway calls that a limit rejects
     Refused,
-    /// API keys made and revoked
+    /// API keys created and revoked
     ApiKeys,
-    /// Reports of usage, and verifications of the audit log
+    /// Usage reports, and verifications of the audit log
     Reports,
     /// Feedback
     Feedback,
@@ -78,23 +79,23 @@ impl Flood {
     }
 }
 
-/// What one run saw.
+/// Results of one run.
 struct Run {
     /// The victim before the flood and after it.
     quiet: [Samples; 2],
     /// The victim under the flood.
     flooded: Samples,
-    /// Answers to the flood: granted ones, and all.
+    /// Answers to the flood: successful ones, and all.
     answers: [u64; 2],
 }
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let time = Duration::from_secs(size.pick(20, 3));
     let runs = size.pick(3, 1);
     let mut report = Report::new(
         "floods: another tenant's turns under a tenant's flood",
-        "16 callers of one tenant, one user each, send again as soon as they are answered, with default limits. Meanwhile another tenant \
+        "16 callers of one tenant, one user each, each send the next request as soon as the previous one is answered, with default limits. Meanwhile another tenant \
          submits a turn every 50 ms; *quiet* is the same before the flood and after it. The server is pinned to one processor, the \
          generators and the provider to the others. Each flood has a fresh server; the run with the median p50 ratio is shown. The aim: \
          p50 at most 3 times and p99 at most 10 times quiet.",
@@ -137,7 +138,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
 }
 
 impl Run {
-    /// How much longer the victim waits under the flood than in the mean of before and after.
+    /// Returns how much longer the victim waits under the flood than on average before and after it.
     fn ratio(&self, share: f64) -> f64 {
         let quiet: f64 = self
             .quiet
@@ -162,7 +163,7 @@ async fn measure(programs: &Programs, flood: Flood, time: Duration) -> anyhow::R
     let victim = world.client_of("globex")?;
     let victims = conversations(&victim, VICTIMS).await?;
     let callers = Caller::all(&flooder, flood).await?;
-    // What is made with the first calls is not what is asked about.
+    // What the first calls allocate is not to be measured.
     trickle(&victim, &victims, time / 4).await?;
     let before = trickle(&victim, &victims, time).await?;
     let (flooded, answers) = {
@@ -188,7 +189,7 @@ async fn measure(programs: &Programs, flood: Flood, time: Duration) -> anyhow::R
     })
 }
 
-/// Submits turns at a steady rate, each on a connection that waits for it, and times their 202.
+/// Submits turns at a steady rate, each on a connection that waits for it, and measures the time to the 202.
 async fn trickle(client: &Arc<Client>, conversations: &[String], time: Duration) -> anyhow::Result<Samples> {
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(TRICKLE);
@@ -223,7 +224,7 @@ async fn trickle(client: &Arc<Client>, conversations: &[String], time: Duration)
     Ok(samples)
 }
 
-/// One of those who flood.
+/// One caller of the flood.
 struct Caller {
     client: Arc<Client>,
     connection: Connection,
@@ -268,7 +269,7 @@ impl Caller {
         Ok(callers)
     }
 
-    /// Sends until the time is over; returns how many answers were good, and how many there were.
+    /// Sends until `until`; returns the numbers of successful answers and of all.
     async fn flood(mut self, flood: Flood, until: Instant) -> anyhow::Result<[u64; 2]> {
         let mut answers = [0, 0];
         while Instant::now() < until {
@@ -277,7 +278,7 @@ impl Caller {
                     answers[0] += u64::from(granted);
                     answers[1] += 1;
                 }
-                // A server that defends itself may close on who floods.
+                // A server under attack may close the connections of the attacker.
                 Err(_) => self.connection = self.client.connect().await?,
             }
         }
@@ -288,7 +289,7 @@ impl Caller {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let conversation = format!("/v1/conversations/{}", self.conversation);
-        // Another text each time: nothing may be answered from what was counted or kept before.
+        // A different text each time: no answer may come from something counted or cached before.
         let body = self.body.replacen("@number@", &format!("{number:08}"), 1);
         let (method, path, headers, body) = match flood {
             Flood::Turns | Flood::Prompts => ("POST", format!("{conversation}/turns"), String::new(), body),
@@ -312,7 +313,7 @@ impl Caller {
             .await?;
         if flood == Flood::ApiKeys && sent.0 == 201 {
             let made: Value = serde_json::from_str(&sent.1)?;
-            let id = made["id"].as_str().context("the key's id")?;
+            let id = made["id"].as_str().context("the answer has no key id")?;
             let path = format!("/v1/admin/api-keys/{id}");
             client
                 .send(&mut self.connection, user, ("DELETE", &path), "", "")
@@ -322,7 +323,7 @@ impl Caller {
     }
 }
 
-/// What a caller sends; `@number@` stands for what differs from request to request.
+/// Request body of a caller; `@number@` is replaced in each request.
 fn body(flood: Flood) -> String {
     let directive = "[[sim tokens=5 first_ms=0 pace_ms=0]]";
     let words = |bytes: usize| "lorem ipsum dolor ".repeat(bytes / 18);

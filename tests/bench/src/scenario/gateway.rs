@@ -1,4 +1,4 @@
-//! What the gateway adds to a call of the provider, with everything on: verification, reservation, breaker, accounting.
+//! What the gateway adds to a call of the provider with everything on: verification, reservation, breaker, accounting.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,18 +15,18 @@ use crate::report::Report;
 use crate::stats::{Samples, added, decimal};
 use crate::world::{Programs, Wish, World};
 
-/// Connections at one time, with requests of 1 KiB.
+/// Numbers of connections, with requests of 1 KiB.
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Sizes of requests in KiB, with 64 connections.
 const SIZES: [usize; 3] = [1, 16, 64];
-/// Where completions are asked for.
+/// Path of chat completions.
 const PATH: &str = "/v1/chat/completions";
 /// Tokens of an answer.
 const TOKENS: usize = 20;
 
 /// What callers saw.
 pub(super) struct Seen {
-    /// Times of the calls that were answered.
+    /// Latencies of the calls that were answered.
     pub(super) latencies: Samples,
     /// Answers per second.
     pub(super) per_second: f64,
@@ -34,21 +34,21 @@ pub(super) struct Seen {
     pub(super) errors: usize,
 }
 
-/// Whom to ask, and how.
+/// The request and where it is sent.
 #[derive(Clone)]
 pub(super) struct Asked {
     /// Where to connect.
     pub(super) address: SocketAddr,
     /// The path.
     pub(super) path: String,
-    /// Lines of the request's head.
+    /// Header lines of the request.
     pub(super) headers: String,
     /// The request's body.
     pub(super) body: String,
 }
 
 impl Asked {
-    /// Asks once and reads the whole answer.
+    /// Sends the request once and reads the whole answer.
     pub(super) async fn call(&self, connection: &mut Connection) -> anyhow::Result<()> {
         let response = connection
             .send("POST", &self.path, &self.headers, Some(&distinct(&self.body)))
@@ -84,11 +84,11 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
     };
     let mut report = Report::new(
         "gateway: one whole answer after the other, directly and through the gateway",
-        "`POST /v1/chat/completions` without a stream on connections that stay open, each asking again as soon as it is answered; the \
-         answer has 20 tokens and comes at once. The server is pinned to one processor, which it has for itself; provider and client share \
-         the rest of the machine, directly too. Everything is on: the API key is verified, requests, tokens, calls and money are \
-         reserved over tenant, user and key and settled, the cache is asked for the same question (none is, up to 4 KiB), the breaker and \
-         the ledger are told. *CPU* is the server's, by request.",
+        "`POST /v1/chat/completions` without a stream on keep-alive connections, each sending the next request as soon as the previous one is answered; the \
+         answer has 20 tokens and is immediate. The server has one processor to itself; provider and client share \
+         the rest of the machine, also in the direct calls. Everything is on: the API key is verified; requests, tokens, calls and money are \
+         reserved for tenant, user and key and settled; the cache looks up the same question (and finds none, up to 4 KiB); the breaker and \
+         the ledger are updated. *CPU* is the server's, per request.",
         &[
             "connections × request",
             "direct, requests/s",
@@ -133,12 +133,13 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>
     Ok([Some(floor), Some(report), below].into_iter().flatten().collect())
 }
 
-/// Measures a relay by the same HTTP libraries that does nothing else, on the processor where the gateway then is.
+/// Measures a relay with the same HTTP libraries that does nothing else, on the processor that the gateway uses
+/// afterwards.
 async fn floor(world: &World, time: Duration, straight: &Asked) -> anyhow::Result<Report> {
     let mut report = Report::new(
         "gateway: the floor",
-        "The same requests of 1 KiB through a bare relay on the server's processor: axum takes them, reqwest sends them on, nothing is \
-         read, checked or kept. What the gateway below adds beyond it is the gateway's own.",
+        "The same requests of 1 KiB through a bare relay on the server's processor: axum accepts them, reqwest forwards them, nothing is \
+         parsed, checked or stored. What the gateway below adds beyond this is its own cost.",
         &[
             "connections",
             "through, requests/s",
@@ -177,10 +178,10 @@ async fn floor(world: &World, time: Duration, straight: &Asked) -> anyhow::Resul
     Ok(report)
 }
 
-/// Stands in a body for what is another word in each request, so that no cache has seen it.
+/// Placeholder in a body for a word that differs in each request, so that no cache has seen it.
 const WORD: &str = "zzzzzzzz";
 
-/// Puts another word in the place of [`WORD`].
+/// Replaces [`WORD`] with a different word.
 fn distinct(body: &str) -> String {
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
     let mut n = REQUESTS.fetch_add(1, Ordering::Relaxed);
@@ -193,7 +194,7 @@ fn distinct(body: &str) -> String {
     body.replacen(WORD, &word, 1)
 }
 
-/// A request of about `kib` KiB.
+/// Returns a request body of about `kib` KiB.
 pub(super) fn body(model: &str, kib: usize) -> String {
     let directive = format!("[[sim tokens={TOKENS} first_ms=0 pace_ms=0]]");
     let filler = "lorem ipsum ".repeat(kib * 1024 / 12);
@@ -204,7 +205,7 @@ pub(super) fn body(model: &str, kib: usize) -> String {
     json!({ "model": model, "messages": [{ "role": "user", "content": content }], "max_tokens": 64 }).to_string()
 }
 
-/// Asks for `time` on so many connections, on each again as soon as it is answered.
+/// Sends requests for `time` on so many connections, on each the next as soon as the previous one is answered.
 pub(super) async fn callers(connections: usize, time: Duration, asked: Asked) -> anyhow::Result<Seen> {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! One more turn on conversations of different lengths.
+//! One more turn in conversations of different lengths.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const PACE: Pace = Pace {
     first_ms: 0,
     pace_ms: 0,
 };
-/// Turns that are measured at each length.
+/// Turns measured at each length.
 const TURNS: usize = 40;
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let lengths = size.pick([10, 1000, 10_000], [10, 100, 400]);
     let wish = Wish {
@@ -31,10 +31,10 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let conversation = world.client.create(&mut connection, 0).await?;
     let mut report = Report::new(
         "history: one more turn on a conversation of many messages",
-        "One conversation grows (an answer is 30 tokens; the model takes 8,000 tokens, so that memory is compressed on \
-         the way). At each length 40 more turns are measured: their CPU, bytes handed to the store and prompt tokens by \
-         turn, compressions and snapshots among them included. *Cold* is one turn right after the server was killed and \
-         started again: its log is folded first.",
+        "One conversation grows (an answer is 30 tokens; the model accepts 8,000 tokens, so that memory is compressed on \
+         the way). At each length 40 more turns are measured: their CPU, bytes handed to the store and prompt tokens per \
+         turn, including compressions and snapshots. *Cold* is one turn right after the server was killed and \
+         restarted: its log is replayed first.",
         &[
             "messages",
             "CPU ms per turn",
@@ -80,7 +80,7 @@ async fn measure(
     let (after, stored_after) = (world.used()?, world.client.stored(connection).await?);
     let turns = TURNS as f64;
     world.restart().await?;
-    // What is built at start is not the turn's.
+    // What is built at start does not belong to the turn.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut connection = world.client.connect().await?;
     let fresh = world.client.create(&mut connection, 1).await?;

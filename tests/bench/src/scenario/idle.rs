@@ -1,4 +1,4 @@
-//! Conversations that nobody uses any more.
+//! Conversations that are no longer used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const AT_ONCE: usize = 32;
 const WOKEN: usize = 200;
 const IDLE_S: u64 = 2;
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let many = size.pick(100_000, 2_000);
     let wish = Wish {
@@ -30,7 +30,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
         ..Wish::default()
     };
     let world = World::start(programs, wish).await?;
-    // The first ones pay for what is built once.
+    // The first ones pay for what is built only once.
     touch(&world, WOKEN).await?;
     rest(&world).await?;
     let before = world.used()?;
@@ -51,9 +51,9 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let mut report = Report::new(
         &format!("idle: {many} conversations touched and let go"),
         &format!(
-            "Each is created and gets one turn of 5 tokens, {AT_ONCE} at a time; a conversation is let go after \
-             {IDLE_S} s (`[server] idle_s`). *Afterwards* is when nothing has happened for a while. Waking is the time to \
-             the 202 of a turn on one that was let go; warm is the next turn on the same."
+            "Each is created and gets one turn of 5 tokens, {AT_ONCE} at a time; a conversation is passivated after \
+             {IDLE_S} s (`[server] idle_s`). *Afterwards* is when memory has settled. Waking is the time to \
+             the 202 of a turn on a passivated one; warm is the next turn on the same one."
         ),
         &["figure", "measured"],
     );
@@ -95,7 +95,7 @@ async fn touch(world: &World, many: usize) -> anyhow::Result<Vec<String>> {
     Ok(all.into_iter().map(|(_, id)| id).collect())
 }
 
-/// Waits until all are let go and what they held is given back.
+/// Waits until all are passivated and their memory is returned.
 async fn rest(world: &World) -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(IDLE_S + 1)).await;
     world.quiet().await?;

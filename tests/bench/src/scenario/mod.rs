@@ -1,4 +1,4 @@
-//! What is measured. Each scenario has a server and a provider of its own.
+//! The scenarios. Each one has its own server and provider.
 
 mod badday;
 mod bytes;
@@ -24,7 +24,7 @@ pub use floods::Flood;
 use crate::report::Report;
 use crate::world::Programs;
 
-/// A scenario by its name.
+/// Name of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// All of them
@@ -45,50 +45,50 @@ pub enum Scenario {
     Gateway,
     /// What a tenant's flood does to another tenant
     Floods,
-    /// Clients that do not read their answers, and bodies that do not end; not among `all`, since it takes four minutes
+    /// Clients that do not read their answers, and bodies that do not end; not part of `all`: takes four minutes
     Unread,
-    /// Embedding models in this process; not among `all`, since it needs --models
+    /// Embedding models in this process; not part of `all`: needs --models
     Embed,
-    /// Any OpenAI-compatible gateways that run already; not among `all`, since it needs --endpoint
+    /// Any running OpenAI-compatible gateways; not part of `all`: needs --endpoint
     Endpoint,
-    /// Buffered calls while providers fail; not among `all`, since it measures no time
+    /// Buffered calls while providers fail; not part of `all`: measures no time
     Badday,
-    /// The semantic cache on labelled pairs; not among `all`, since it needs --data and --models
+    /// The semantic cache on labelled pairs; not part of `all`: needs --data and --models
     Semcache,
 }
 
 /// How much is measured.
 #[derive(Debug)]
 pub struct Size {
-    /// Whether it has to be done in about a minute.
+    /// Whether it must finish in about a minute.
     pub small: bool,
-    /// Numbers of streams that were asked for.
+    /// Requested numbers of streams.
     pub streams: Vec<usize>,
-    /// Floods that were asked for.
+    /// Requested floods.
     pub floods: Vec<Flood>,
     /// Directory of the labelled pairs.
     pub data: Option<PathBuf>,
     /// Directory of the embedding models.
     pub models: Option<PathBuf>,
-    /// Endpoints that run already; the first is the provider itself.
+    /// Running endpoints; the first is the provider itself.
     pub endpoints: Vec<Endpoint>,
     /// Number of calls, for `badday`.
     pub calls: Option<u32>,
-    /// What its accidents follow from.
+    /// Seed of its accidents.
     pub seed: u64,
-    /// Files a process may open.
+    /// Maximum open files per process.
     pub open_files: u64,
 }
 
 impl Size {
-    /// One of two figures.
+    /// Returns one of two figures, by size.
     pub fn pick<T>(&self, full: T, small: T) -> T {
         if self.small { small } else { full }
     }
 }
 
 impl Scenario {
-    /// The scenarios that were asked for.
+    /// Returns the requested scenarios.
     pub fn all_of(asked: &[Self]) -> Vec<Self> {
         let every = [
             Self::Submit,
@@ -107,7 +107,7 @@ impl Scenario {
         }
     }
 
-    /// Measures.
+    /// Runs the scenario.
     pub async fn run(self, programs: &Programs, size: &Size) -> anyhow::Result<Vec<Report>> {
         let report = match self {
             Self::All => anyhow::bail!("`all` is not one of them"),

@@ -1,5 +1,5 @@
-//! What the gateway adds below saturation. Requests are sent at times that were drawn before and wait for no answer, as those
-//! of callers who do not know of each other; the time of each counts from when it was meant to be sent.
+//! What the gateway adds below saturation. Requests are sent at predetermined random times without waiting for answers,
+//! like those of independent callers; the latency of each counts from its planned time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::stats::{Samples, added, decimal, ms};
 use crate::world::World;
 
-/// Connections that requests are spread over.
+/// Connections that share the requests.
 const CONNECTIONS: usize = 64;
 /// Shares of the saturated rate.
 const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
@@ -25,13 +25,13 @@ const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
 #[derive(Default)]
 struct Seen {
     latencies: Samples,
-    /// How much later than meant requests were sent: the client's own part in the latencies.
+    /// How much later than planned requests were sent: the client's own part of the latencies.
     late: Samples,
     per_second: f64,
     errors: usize,
 }
 
-/// Measures at shares of `saturated`, the requests per second of [`CONNECTIONS`] that never pause.
+/// Measures at shares of `saturated`, the requests per second that [`CONNECTIONS`] reach in a closed loop.
 pub(super) async fn run(
     world: &World,
     size: &Size,
@@ -41,10 +41,10 @@ pub(super) async fn run(
     let time = Duration::from_secs(size.pick(20, 3));
     let mut report = Report::new(
         "gateway: 64 connections below saturation",
-        "The same requests of 1 KiB, sent at a share of the rate that 64 connections without a pause had just reached through the gateway. \
-         The gaps between two are drawn anew each time (Poisson); a request takes whichever of the 64 connections has been free for longest, \
-         or waits for one. Times count from the moment at which a request was to be sent, so that a late client hides nothing; how late it \
-         was is in *sent late*. Directly the same rate is asked of the provider. *Busy* is the server's part of its processor.",
+        "The same requests of 1 KiB, sent at a share of the rate that 64 connections in a closed loop have just reached through the gateway. \
+         The gaps are random (Poisson); a request takes the connection of the 64 that has been idle longest, \
+         or waits for one. Latencies count from the planned time of the request, so that a late client hides nothing; how late it \
+         was is in *sent late*. The direct calls have the same rate. *Busy* is the server's share of its processor.",
         &[
             "of saturation",
             "sent per second",
@@ -95,7 +95,7 @@ async fn at_rate(rate: f64, time: Duration, asked: &Asked) -> anyhow::Result<See
         connections.push(connection);
     }
     let (meant, due) = mpsc::unbounded_channel();
-    // Whoever has waited longest for the lock gets the next request: connections take turns.
+    // The longest waiter for the lock gets the next request: connections take turns.
     let due = Arc::new(Mutex::new(due));
     let mut tasks = JoinSet::new();
     for connection in connections {
@@ -117,7 +117,7 @@ async fn at_rate(rate: f64, time: Duration, asked: &Asked) -> anyhow::Result<See
     Ok(all)
 }
 
-/// Asks whenever a request is due and this connection's turn has come.
+/// Sends a request whenever one is due and it is this connection's turn.
 async fn caller(
     mut connection: Connection,
     asked: Asked,
@@ -139,9 +139,10 @@ async fn caller(
     }
 }
 
-/// Says when each request is due. A thread of its own, since the runtime's timers are a millisecond coarse.
+/// Signals when each request is due. In its own thread, because the runtime's timers have a resolution of a
+/// millisecond.
 fn send_on_time(begun: Instant, rate: f64, time: Duration, due: &mpsc::UnboundedSender<Instant>) {
-    // Linux lets a sleep last 50 µs longer than asked for, unless told otherwise.
+    // By default Linux lets a sleep last 50 µs longer than requested.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)) {
         eprintln!("sleeps stay coarse: {error}");
@@ -158,7 +159,7 @@ fn send_on_time(begun: Instant, rate: f64, time: Duration, due: &mpsc::Unbounded
     }
 }
 
-/// Gaps of a Poisson process; the same ones in every run.
+/// Gaps of a Poisson process; the same in every run.
 struct Gaps {
     state: u64,
     rate: f64,

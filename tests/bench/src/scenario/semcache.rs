@@ -1,5 +1,5 @@
-//! How often the semantic cache answers, how often wrongly, and how long a hit takes. Runs the library in this process: no
-//! server and no provider take part.
+//! How often the semantic cache hits, how often wrongly, and how long a hit takes. Runs the library in this process,
+//! without server and provider.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use super::Size;
 use crate::report::Report;
 use crate::stats::{Samples, clopper_pearson};
 
-/// Cuts that are tried, in both models' range.
+/// Similarity cuts to try, in the range of both models.
 const CUTS: [f32; 8] = [0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97];
-/// Margins that are tried.
+/// Margins to try.
 const MARGINS: [f32; 2] = [0.0, 0.02];
-/// Bounds of error that are tried.
+/// Error bounds to try.
 const ERRORS: [f64; 3] = [0.01, 0.02, 0.05];
 
 /// A pair of the sets: may an answer to `a` be given to `b`?
@@ -38,7 +38,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Rules are tuned on one half; the other is reported. Groups are never parted.
+    /// Rules are tuned on one half; the other one is reported. Groups are never split.
     fn is_reported(&self) -> bool {
         self.group.as_bytes().first().is_some_and(|first| *first >= b'8')
     }
@@ -54,22 +54,22 @@ struct Asked {
     reported: bool,
 }
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let data = size
         .data
         .as_deref()
-        .context("--data names the directory of the semcache_* sets")?;
+        .context("--data is required: the directory of the semcache_* sets")?;
     let models = size
         .models
         .as_deref()
-        .context("--models names the directory of the embedding models")?;
+        .context("--models is required: the directory of the embedding models")?;
     let mut report = Report::new(
         "Semantic cache",
-        "`gptcache`: every origin is stored, every paraphrase asked against all of them; a hit on another origin is false, unless that one \
-         is in the same group (the set repeats itself): both counts are given. `qqp`: pairs alone, half of them made to be hard; a hit on a pair of \
-         label 0 is false. Rules were tuned on the half `tune` only. The bound is Clopper-Pearson's, one-sided at 97.5%, on false hits \
-         (groups counted as one) of all that was asked. Learned: pairs in their order, audited when the model is asked.",
+        "`gptcache`: every origin is stored, and every paraphrase is looked up among all of them; a hit on another origin is false, unless that one \
+         is in the same group (the set repeats itself): both counts are given. `qqp`: individual pairs, half of them deliberately hard; a hit on a pair of \
+         label 0 is false. Rules were tuned only on the half `tune`. The bound is Clopper-Pearson's, one-sided at 97.5%, on false hits \
+         (groups counted as one) among all lookups. Learned: pairs in their order, audited when the model is called.",
         &[
             "set",
             "model",
@@ -144,7 +144,7 @@ async fn nearest(
             }
         }
         let found = &pairs[best.0];
-        // The next one with another answer: what is written twice has one.
+        // The best one with another answer: a question that is stored twice has one answer.
         let second = stored
             .iter()
             .zip(pairs)
@@ -196,7 +196,7 @@ fn shown(margin: f32) -> String {
     }
 }
 
-/// Pairs by themselves: with a cut, and learned.
+/// Individual pairs: with a cut, and learned.
 async fn apart(
     report: &mut Report,
     (kind, embedder): (ModelKind, &LocalEmbedder),
@@ -285,7 +285,7 @@ fn row(
     ]);
 }
 
-/// An embedder that costs nothing, so that what is measured is the cache.
+/// An embedder that costs nothing, so that only the cache is measured.
 #[derive(Debug)]
 struct Ready;
 
@@ -312,7 +312,7 @@ impl Embedder for Ready {
     }
 }
 
-/// Near hits in a partition of many entries: the scan, the veto and the decision, without the embedding.
+/// Near hits in a partition with many entries: the scan, the veto and the decision, without the embedding.
 async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
     let embedder: Arc<dyn Embedder> = Arc::new(Ready);
     let cache = Cache::new(|| 0.5);
@@ -351,7 +351,7 @@ async fn latency(entries: usize, asked: usize) -> anyhow::Result<Samples> {
             .look_up(question, &settings(0.9), Some(Arc::clone(&embedder)), None)
             .await;
         samples.add(start.elapsed());
-        anyhow::ensure!(matches!(found, Found::Hit(_)), "question {n} was no hit");
+        anyhow::ensure!(matches!(found, Found::Hit(_)), "question {n} was a miss");
     }
     Ok(samples)
 }
@@ -370,7 +370,7 @@ fn asking(text: &str) -> anyhow::Result<Question> {
         ChatBody::from_value(&serde_json::json!({ "model": "m", "messages": [{ "role": "user", "content": text }] }))?;
     #[expect(
         clippy::disallowed_methods,
-        reason = "nobody is here to verify; nothing but this process is touched"
+        reason = "a benchmark is its own verifier; it touches only this process"
     )]
     let scope = copilotd_actors::tenancy::TenantScope::from_verified("bench".parse()?);
     let caller = Caller {

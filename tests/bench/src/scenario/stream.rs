@@ -14,10 +14,10 @@ use crate::report::Report;
 use crate::stats::{Samples, added, decimal, kib};
 use crate::world::{Programs, Wish, World};
 
-/// Time to the provider's first word: none, so that nothing of the server's own work hides behind it.
+/// Time to the provider's first word: none, so that it hides none of the server's own work.
 const FIRST_MS: u64 = 0;
 
-/// How many streams, how fast each, and over how long their starts are spread.
+/// Number of streams, their pace, and how far apart they start.
 struct Load {
     many: usize,
     pace: Pace,
@@ -47,7 +47,7 @@ impl Load {
         }
     }
 
-    /// When the stream of this number begins.
+    /// Returns when the stream with this number starts.
     fn start(&self, begun: Instant, number: usize) -> Instant {
         begun + self.ramp.mul_f64(number as f64 / self.many as f64)
     }
@@ -83,7 +83,7 @@ impl Sums {
     }
 }
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let usual = size.pick(vec![100, 1000, 5000, 9500], vec![20, 300]);
     let wanted = if size.streams.is_empty() {
@@ -95,10 +95,10 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
         "stream: concurrent streaming turns",
         "Starts are spread evenly (10 ms apart, 5 ms for more than 2,000); all streams are open together for seconds \
          afterwards. The provider answers its first word at once. *First text* is from sending the request to the \
-         first text: `POST …/turns`, 202, `GET …/events` and the first delta on one connection against one \
-         `POST /v1/chat/completions` at the provider, run just before. *Memory* is resident memory while all are open, \
-         less what there was before the conversations were made, by stream. *CPU* is user and system time of the server \
-         from the first submission to the end of all work behind the last turn, by token; *while streaming* the same \
+         first text: `POST …/turns`, 202, `GET …/events` and the first delta on one connection, compared with one \
+         `POST /v1/chat/completions` to the provider, run just before. *Memory* is resident memory while all are open, \
+         less that before the conversations were created, per stream. *CPU* is user and system time of the server \
+         from the first submission to the end of all work after the last turn, per token; *while streaming* is the same \
          over the time when all streams are open.",
         &[
             "streams × tokens/s",
@@ -175,7 +175,7 @@ async fn measure(programs: &Programs, load: &Load) -> anyhow::Result<Vec<String>
     ])
 }
 
-/// A few turns, so that what is built at first use does not count.
+/// Runs a few turns, so that what is built on first use does not count.
 async fn warm_up(world: &World) -> anyhow::Result<()> {
     let pace = Pace {
         words: 20,

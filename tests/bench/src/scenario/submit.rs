@@ -22,10 +22,10 @@ const PACE: Pace = Pace {
     pace_ms: 10,
 };
 
-/// One submission: how long it took, and the turn or the refusal.
+/// One submission: its duration, and the turn or the error.
 type Outcome = (Duration, anyhow::Result<(usize, String)>);
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let many = size.pick(1000, 200);
     let world = World::start(programs, Wish::default()).await?;
@@ -62,8 +62,8 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let completed = completed(&world.client, turns).await?;
     let mut report = Report::new(
         &format!("submit: {many} turns submitted at once"),
-        "As many connections as turns, open before; one turn on each conversation, all sent at one moment. Afterwards \
-         every accepted turn is asked for until it has ended.",
+        "As many connections as turns, opened beforehand; one turn per conversation, all sent at the same moment. Afterwards \
+         every accepted turn is polled until it has ended.",
         &["figure", "measured"],
     );
     report.fact("answered 202", format!("{} of {many}", accepted.count()));
@@ -75,7 +75,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Makes conversations, one user each, a few at a time.
+/// Creates conversations, one user each, a few at a time.
 pub async fn conversations(client: &Arc<Client>, many: usize) -> anyhow::Result<Vec<String>> {
     const AT_ONCE: usize = 32;
     let lanes = (0..AT_ONCE).map(|lane| async move {

@@ -28,7 +28,7 @@ struct Rate {
     errors: usize,
 }
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let time = Duration::from_secs(size.pick(20, 5));
     let wish = Wish {
@@ -56,7 +56,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let cpu = world.used()?.cpu - begun;
     let mut report = Report::new(
         &format!("turns: {USERS} users, each create + turn + stream of 50 tokens at 20 ms, again and again"),
-        "The server is pinned to one processor, which it has for itself. Every turn opens a new \
+        "The server has one processor to itself. Every turn opens a new \
          connection and a new conversation, is stored durably and read to its end. *Direct* is the same loop against \
          the provider alone, run just before; nothing can be faster.",
         &["", "direct", "through copilotd"],
@@ -89,7 +89,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Lets every user do its turns until the time is over.
+/// Runs turns of every user until the time is over.
 async fn users<F>(time: Duration, make: impl Fn(usize) -> F + Clone + Send + 'static) -> Rate
 where
     F: Future<Output = anyhow::Result<Seen>> + Send,
@@ -99,7 +99,7 @@ where
     for user in 0..USERS {
         let make = make.clone();
         tasks.spawn(async move {
-            // Users do not begin at one moment.
+            // Users do not start all at once.
             tokio::time::sleep(Duration::from_millis(10) * u32::try_from(user).unwrap_or(0)).await;
             let (mut first, mut ends, mut errors) = (Samples::default(), Vec::new(), 0);
             while begun.elapsed() < time {
@@ -124,7 +124,7 @@ where
         ends.extend(at);
         errors += failed;
     }
-    // What ended after two seconds and before the time was over: the start and the rest are not the steady rate.
+    // Only what ended after two seconds and before the time was over: the start and the end are not the steady rate.
     let from = Duration::from_secs(2);
     let steady = ends.iter().filter(|end| **end >= from && **end < time).count();
     Rate {

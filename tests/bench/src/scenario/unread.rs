@@ -1,4 +1,4 @@
-//! What the server keeps for clients that do not read their answers, and for bodies that do not come to their end.
+//! What the server holds for clients that do not read their answers, and for bodies that do not end.
 
 use std::time::Duration;
 
@@ -20,15 +20,15 @@ const PROMPT_BYTES: usize = 60_000;
 /// HTTP/2 connections, and requests on each.
 const CONNECTIONS: usize = 20;
 const REQUESTS: usize = 64;
-/// Bodies at one time, and the bytes that each announces.
+/// Concurrent bodies, and the bytes that each announces.
 const BODIES: usize = 150;
 const BODY_BYTES: usize = 4 * 1024 * 1024;
-/// What is sent at once.
+/// Sent in one write.
 static PIECE: [u8; 64 * 1024] = [b' '; 64 * 1024];
-/// How long an attack goes on, and how long it is over before its last look.
+/// Duration of an attack, and time from its end to the last measurement.
 const ATTACK: Duration = Duration::from_secs(60);
 
-/// Measures.
+/// Runs the scenario.
 pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let world = World::start(programs, Wish::default()).await?;
     let mut connection = world.client.connect().await?;
@@ -44,7 +44,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     let mut report = Report::new(
         "unread: answers that are not read, bodies that do not end",
         &format!(
-            "{CONNECTIONS} HTTP/2 connections with a closed window ask {REQUESTS} times each for a page of 1 MiB, or for an event \
+            "{CONNECTIONS} HTTP/2 connections with a closed window request {REQUESTS} times each a page of 1 MiB, or an event \
              stream of 1.4 MiB, and read nothing; {BODIES} requests announce {} MiB and send all but the last byte. The connections \
              stay open for {} s. *After* is {} s later.",
             BODY_BYTES >> 20,
@@ -90,7 +90,7 @@ pub async fn run(programs: &Programs, size: &Size) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// What keeps an attack going.
+/// Keeps an attack going until closed.
 enum Held {
     Answers(Vec<(SendRequest<Bytes>, Vec<ResponseFuture>)>),
     Bodies(Vec<TcpStream>),
@@ -118,7 +118,7 @@ async fn unread(world: &World, path: &str) -> anyhow::Result<Vec<(SendRequest<By
                 .header("authorization", format!("Bearer {}", world.key))
                 .header("x-copilotd-user", "user-0")
                 .body(())
-                .context("a request")?;
+                .context("building the request")?;
             responses.push(client.send_request(request, true)?.0);
         }
         all.push((client, responses));
@@ -141,7 +141,7 @@ async fn unfinished(world: &World) -> anyhow::Result<Vec<TcpStream>> {
             }
             socket.write_all(&PIECE[1..]).await
         };
-        // Whoever is refused is closed on; one that waits for room takes nothing for a while.
+        // A refused request is closed; one that waits for memory sends nothing for a while.
         let _ = tokio::time::timeout(Duration::from_secs(5), body).await;
         anyhow::Ok(socket)
     };

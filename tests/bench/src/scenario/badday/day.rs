@@ -1,5 +1,5 @@
-//! A bad day of 50 seconds: three targets of one route that fail in turn and together, as scripts in this process. Also part of the
-//! integration tests, where time is paused.
+//! A bad day of 50 seconds: three targets of one route that fail one after the other and together, scripted in this
+//! process. Also used by the integration tests, with paused time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use futures::{StreamExt, stream};
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long the day is; it begins again afterwards.
+/// Length of a day; afterwards it starts over.
 pub const DAY: Duration = Duration::from_secs(50);
-/// Words of a whole answer.
+/// Words of a complete answer.
 const WORDS: usize = 12;
 
 /// What a target does to every call at some time of the day.
@@ -39,7 +39,7 @@ enum Trouble {
     Silent,
 }
 
-/// The day of one target.
+/// The schedule of one target.
 fn trouble(target: usize, second: f64) -> Trouble {
     let at = |from: f64, to: f64| (from..to).contains(&second);
     match target {
@@ -53,7 +53,7 @@ fn trouble(target: usize, second: f64) -> Trouble {
     }
 }
 
-/// A target that follows the script.
+/// A target that follows the schedule.
 #[derive(Debug)]
 struct Scripted {
     target: usize,
@@ -62,7 +62,7 @@ struct Scripted {
     calls: AtomicU64,
 }
 
-/// A number in 0..1 that looks random, from what it is given.
+/// Returns a pseudo-random number in 0..1 for its arguments.
 fn roll(seed: u64, target: usize, call: u64, what: u64) -> f64 {
     let mut z = seed ^ ((target as u64) << 56) ^ call.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (what << 48);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,7 +94,8 @@ fn word(n: usize) -> Piece {
 }
 
 impl Scripted {
-    /// What befalls the next call before its answer begins, where silence is noticed after that time; else how its answer dies: after how many words, and whether silently.
+    /// Decides the fate of the next call: the error before its answer starts, where silence is noticed after `silence`;
+    /// else how its answer breaks off, if it does: after how many words, and whether silently.
     async fn begin(&self, silence: Duration) -> Result<Option<(usize, bool)>, ModelError> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let second = self.begun.elapsed().as_secs_f64() % DAY.as_secs_f64();
@@ -160,7 +161,7 @@ impl Upstream for Scripted {
     }
 
     async fn whole(&self, call: &UpstreamCall) -> Result<WholeAnswer, ModelError> {
-        // Of a document nothing is heard before it is whole.
+        // Nothing of a document arrives before it is complete.
         match self.begin(call.timeouts.total).await? {
             Some((_, true)) => {
                 sleep(call.timeouts.total).await;
@@ -190,18 +191,18 @@ fn whole() -> String {
     (0..WORDS).map(|n| format!("word{n} ")).collect()
 }
 
-/// What a caller got.
+/// What a caller received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
-    /// Everything.
+    /// The complete answer.
     Whole,
-    /// An error, in words.
+    /// An error, described.
     Lost(String),
-    /// Something that is not the answer, told as if it were.
+    /// Something else, presented as the answer.
     Wrong(String),
 }
 
-/// A day under way.
+/// A running day.
 #[derive(Debug)]
 pub struct Day {
     gateway: Arc<Gateway>,
@@ -210,7 +211,7 @@ pub struct Day {
 }
 
 impl Day {
-    /// Begins a day whose accidents follow from `seed`.
+    /// Starts a day whose accidents follow from `seed`.
     pub fn begin(seed: u64, meter: Option<Arc<dyn Meter>>) -> Self {
         let begun = Instant::now();
         let (mut targets, mut keys, mut scripts) = (Vec::new(), HashMap::new(), Vec::new());
@@ -243,7 +244,7 @@ impl Day {
         let route = Route {
             name: "default".to_owned(),
             targets,
-            // As by default, but for a shorter wait for the first token and between two.
+            // The defaults, but with shorter waits for the first token and between two tokens.
             timeouts: Timeouts {
                 connect: Duration::from_secs(2),
                 first_token: Duration::from_secs(2),
@@ -267,7 +268,7 @@ impl Day {
         }
     }
 
-    /// Makes call number `n` of those that are made `per_second`, at its time.
+    /// Makes call number `n`, at its time, given `per_second` calls per second.
     pub async fn call(&self, n: u32, per_second: u32, caller: Caller, is_streamed: bool) -> Got {
         sleep_until(self.begun + Duration::from_secs(1) * n / per_second).await;
         let body =
@@ -317,7 +318,7 @@ impl Day {
         }
     }
 
-    /// Requests that each target has seen.
+    /// Returns the number of requests that each target received.
     pub fn seen(&self) -> Vec<u64> {
         self.targets
             .iter()

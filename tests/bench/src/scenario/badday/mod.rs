@@ -1,4 +1,4 @@
-//! Buffered calls on a bad day of three providers. Runs the library in this process, by the clock: no server takes part.
+//! Buffered calls on a bad day of three providers. Runs the library in this process, in real time, without a server.
 
 mod day;
 
@@ -16,17 +16,17 @@ use super::Size;
 use crate::report::Report;
 use crate::stats::Samples;
 
-/// Calls a second of one day.
+/// Calls per second of one day.
 const PER_SECOND: u32 = 40;
 
-/// Measures. Days run beside each other, each with a gateway of its own.
+/// Runs the scenario. Days run side by side, each with its own gateway.
 pub async fn run(size: &Size) -> anyhow::Result<Report> {
     let mut report = Report::new(
         "badday: buffered calls while providers fail",
         "One route with three targets. First: 8-20 s 429, 24-32 s 503, 36-40 s connections reset, 44-46 s silent. Second: 12-18 s every \
          other call 429, 28-32 s 503, 44-46 s connections reset. Third: healthy. Everywhere 2% of answers die in the middle, a fifth of \
-         these by silence, and 1% of calls get a 500. 40 buffered calls a second and day, every other one a stream and the rest documents; days of 50 s run beside \
-         each other, each with a gateway and a seed of its own.",
+         these silently, and 1% of calls get a 500. 40 buffered calls per second and day, every other one a stream and the rest documents; days of 50 s run side by \
+         side, each with its own gateway and seed.",
         &["figure", "measured"],
     );
     let caller = caller()?;
@@ -74,7 +74,7 @@ pub async fn run(size: &Size) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-#[expect(clippy::disallowed_methods, reason = "nobody has to be verified here")]
+#[expect(clippy::disallowed_methods, reason = "a benchmark is its own verifier")]
 fn caller() -> anyhow::Result<Caller> {
     Ok(Caller {
         scope: TenantScope::from_verified("acme".parse()?),
