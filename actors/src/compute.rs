@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::ids::TenantId;
-use crate::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
+use crate::fairness::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
 pub use counting::{SLICE, count_tokens};
 
 /// Work up to this cost may run on the calling thread. One unit is the time it takes to parse one byte of JSON, so this

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use dashmap::DashMap;
 use tokio::sync::watch;
 
-use crate::domain::command::Step;
+use crate::domain::conversation::command::Step;
+use crate::domain::conversation::stream::Encoded;
 use crate::domain::ids::{ConversationId, MessageId, Seq, TenantId};
-use crate::domain::stream::Encoded;
 
 /// Maximum records that a tail keeps for writers slightly behind; others read the log.
 const RING_RECORDS: usize = 128;

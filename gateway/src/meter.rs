@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;

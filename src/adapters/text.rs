@@ -1,7 +1,7 @@
 //! How records stand in every store: as JSON text, written once by serde and handed back byte for byte.
 
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{Seq, TenantId, TurnId};
 use copilotd_actors::ports::{Append, LogError};
 use copilotd_actors::tenancy::TenantScope;

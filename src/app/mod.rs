@@ -24,12 +24,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use copilotd_actors::connector::Connectors;
-use copilotd_actors::conversations::Conversations;
-use copilotd_actors::domain::tokens;
+use copilotd_actors::actors::connector::Connectors;
+use copilotd_actors::actors::conversations::Conversations;
+use copilotd_actors::actors::reconcile::Reconciler;
+use copilotd_actors::actors::shared::{Bounds, Shared};
+use copilotd_actors::domain::context::tokens;
 use copilotd_actors::ports::{EventLog, Ports};
-use copilotd_actors::reconcile::Reconciler;
-use copilotd_actors::shared::{Bounds, Shared};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::{Ledger, UsageStore};
 use copilotd_gateway::limit::Learned;
@@ -79,7 +79,7 @@ pub struct App {
     pub state: AppState,
     /// Ends when one of the actors does that nothing survives: the directory, the connectors' supervisor, the reconciler.
     pub supervisor: JoinHandle<()>,
-    reconciler: ActorRef<copilotd_actors::reconcile::Look>,
+    reconciler: ActorRef<copilotd_actors::actors::reconcile::Look>,
     connectors: ActorRef<<Connectors as Actor>::Msg>,
     uses: uses::Keeper,
 }

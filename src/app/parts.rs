@@ -5,17 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use copilotd_actors::domain::conversation::quota::Quotas;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::domain::quota::Quotas;
 use copilotd_actors::ports::{Clock, Policies, Standing, SystemKey, Systems, ToolBox};
 use copilotd_actors::tenancy::TenantScope;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::adapters::slack::{Slack, SlackConfig};
 use crate::adapters::systems::TenantSystems;
-use crate::adapters::tools;
-use crate::adapters::tools::http;
+use crate::adapters::tools::{self, http};
 use crate::adapters::zendesk::{Zendesk, ZendeskAuth, ZendeskConfig};
 use crate::config::{Config, ConfiguredPolicies, Tenant};
 use crate::fingerprint::fingerprint;

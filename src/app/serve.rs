@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::compute;
-use copilotd_actors::shared::Bounds;
 use copilotd_gateway::ledger::Ledger;
 use copilotd_gateway::limit::{Learned, MAX_PAIRS, Period};
 use secrecy::ExposeSecret as _;

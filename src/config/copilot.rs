@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use copilotd_actors::domain::guard::{OnMatch, Rule, RuleSet, Rules};
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet, Rules};
 use copilotd_actors::domain::ids::CopilotName;
 use copilotd_actors::domain::policy::{Limits, MemoryPolicy};
 use serde::Deserialize;

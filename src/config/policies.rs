@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd_actors::domain::guard::Rules;
+use copilotd_actors::domain::conversation::quota::Quotas;
+use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::{CopilotName, TenantId};
 use copilotd_actors::domain::policy::{Policy, ToolDefinition, ToolPolicy};
-use copilotd_actors::domain::quota::Quotas;
 use copilotd_actors::ports::{Policies, Standing};
 use copilotd_actors::tenancy::TenantScope;
 

@@ -1,8 +1,8 @@
 //! One tenant: who signs for it, which keys it has, its copilots and the systems they may call.
 
-use copilotd_actors::domain::guard::Rules;
+use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
+use copilotd_actors::domain::guardrail::Rules;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::quota::{Quota, Quotas};
 use copilotd_actors::ports::Standing;
 use copilotd_gateway::limit::{self, Limits};
 use copilotd_gateway::request::role::DEFAULT_ROLE_CLAIMS;

@@ -1,5 +1,5 @@
 //! The door of requests: a tenant that uses more than its share of the threads that serve waits here while others are active, before
-//! its body is read; see [`copilotd_actors::share`].
+//! its body is read; see [`copilotd_actors::fairness::share`].
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use copilotd_actors::share::{Crowded, metered};
+use copilotd_actors::fairness::share::{Crowded, metered};
 
 use super::auth::{identify, is_protective};
 use super::problem::{Code, Problem};

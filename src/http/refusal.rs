@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::shared::Full;
+use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::schema::Violation;
 use copilotd_actors::ports::{LogError, SchemaError};
-use copilotd_actors::shared::Full;
 use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 use super::problem::{Code, Problem, RateLimit, Retry};

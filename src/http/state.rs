@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRef;
-use copilotd_actors::conversations::Directory;
+use copilotd_actors::actors::conversations::Directory;
+use copilotd_actors::actors::shared::Shared;
 use copilotd_actors::ports::{Clock, EventLog};
-use copilotd_actors::shared::Shared;
 use copilotd_gateway::Gateway;
 use copilotd_gateway::ledger::UsageStore;
 use tokio::sync::watch;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use copilotd_actors::compute;
+use copilotd_actors::domain::conversation::stream::{Encoded, Reader};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId};
-use copilotd_actors::domain::stream::{Encoded, Reader};
 use copilotd_actors::live::{Next, Tail};
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use copilotd_actors::crash;
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
 use copilotd_actors::ports::{ListQuery, LogError, Order};
 use jiff::Timestamp;

@@ -1,10 +1,10 @@
 //! A line of an export: a conversation with its messages and turns, or a part of a long one.
 
 use copilotd_actors::compute;
+use copilotd_actors::domain::conversation::header::Header;
+use copilotd_actors::domain::conversation::view::{ConversationView, TurnSummary, message};
 use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::ConversationId;
-use copilotd_actors::domain::view::{ConversationView, TurnSummary, message};
 use copilotd_actors::tenancy::TenantScope;
 use serde::Serialize;
 

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use copilotd_actors::conversation::{Asker, Refusal};
-use copilotd_actors::conversations::Directory;
-use copilotd_actors::domain::command::Command;
-use copilotd_actors::domain::decide::Rejection;
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::actors::conversations::Directory;
+use copilotd_actors::domain::conversation::command::Command;
+use copilotd_actors::domain::conversation::decide::Rejection;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, TenantId};
 use copilotd_actors::ports::{Clock, EventLog, ListQuery, LogError, Standing};
 use copilotd_actors::tenancy::TenantScope;

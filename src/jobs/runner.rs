@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use copilotd_actors::conversations::Directory;
+use copilotd_actors::actors::conversations::Directory;
 use copilotd_actors::domain::event::Idempotency;
 use copilotd_actors::domain::ids::{JobId, TenantId, UserId};
 use copilotd_actors::ports::{Clock, EventLog, Ids, LogError};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{LogError, LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
 use futures::StreamExt as _;

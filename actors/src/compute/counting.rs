@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{ComputeError, run};
+use crate::domain::context::tokens;
 use crate::domain::ids::TenantId;
-use crate::domain::tokens;
 
 /// Bytes of text counted as one job: about ten milliseconds.
 pub const SLICE: usize = 64 * 1024;

@@ -1,16 +1,28 @@
 //! The state of one conversation: purely a fold over its log.
 
+pub mod command;
+pub mod decide;
+pub mod effects;
+pub mod header;
+pub mod outage;
+pub mod quota;
+pub mod screen;
+pub mod snapshot;
+pub mod stream;
+pub mod turn;
+pub mod view;
+
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::content::ToolStatus;
+use super::context::memory::Memory;
+use super::conversation::header::Header;
+use super::conversation::turn::{Phase, Turn};
 use super::event::{Event, Idempotency, Record};
-use super::header::Header;
 use super::ids::{CallId, ConversationId, Seq, TurnId};
-use super::memory::Memory;
-use super::turn::{Phase, Turn};
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);

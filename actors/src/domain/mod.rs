@@ -1,32 +1,16 @@
 //! The pure core. Nothing here awaits, reads a clock, generates an id or does I/O.
 
-pub mod breaker;
-pub mod command;
-pub mod compression;
 pub mod content;
+pub mod context;
 pub mod conversation;
-pub mod decide;
-pub mod doubt;
-pub mod effects;
 pub mod event;
-pub mod guard;
-pub mod header;
+pub mod failure;
+pub mod guardrail;
 pub mod ids;
-pub mod memory;
-pub mod outage;
 pub mod policy;
 pub mod prices;
-pub mod project;
-pub mod prompt;
-pub mod quota;
-pub mod rate;
 pub mod schema;
-pub mod screen;
-pub mod snapshot;
-pub mod stream;
 pub mod surrogates;
-pub mod tokens;
-pub mod turn;
+pub mod tool;
 pub mod usage;
-pub mod view;
 pub mod weight;

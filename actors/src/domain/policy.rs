@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::guard::Rules;
+use super::guardrail::Rules;
 use super::ids::CopilotName;
 use super::prices::PriceHistory;
 use super::schema::Schema;

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::domain::content::Metadata;
+use crate::domain::conversation::header::Header;
+use crate::domain::conversation::quota::StoredTotals;
 use crate::domain::event::Record;
-use crate::domain::header::Header;
 use crate::domain::ids::{ConversationId, Seq, TenantId, TurnId, UserId};
-use crate::domain::quota::StoredTotals;
 use crate::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
 use crate::tenancy::TenantScope;
 

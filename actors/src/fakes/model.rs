@@ -9,9 +9,9 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::domain::command::FailureClass;
 use crate::domain::content::Finish;
-use crate::domain::prompt::PromptMessage;
+use crate::domain::context::prompt::PromptMessage;
+use crate::domain::failure::FailureClass;
 use crate::domain::usage::{LostUsage, Usage};
 use crate::ports::{LogError, LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::domain::guard::{OnMatch, Rule, RuleSet};
+use crate::domain::conversation::quota::Quotas;
+use crate::domain::guardrail::{OnMatch, Rule, RuleSet};
 use crate::domain::ids::{CopilotName, TenantId};
 use crate::domain::policy::{Policy, Repeat, ToolDefinition, ToolPolicy};
-use crate::domain::quota::Quotas;
 use crate::domain::schema::{InvalidSchema, Schema};
 use crate::ports::{Policies, Standing};
 use crate::tenancy::TenantScope;

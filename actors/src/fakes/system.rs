@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::domain::ids::CallId;
-use crate::domain::rate::RateHint;
+use crate::domain::tool::rate::RateHint;
 use crate::ports::{LookUp, Systems, ToolBox, ToolError, ToolErrorKind, ToolReply, ToolRequest};
 use crate::tenancy::TenantScope;
 

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::{Asker, Refusal};
-use copilotd_actors::domain::command::{Command, Decision};
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::actors::shared::{Bounds, Full};
+use copilotd_actors::domain::conversation::command::{Command, Decision};
+use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::ports::Ids as _;
-use copilotd_actors::shared::{Bounds, Full};
 use copilotd_actors::tenancy::TenantScope;
 use serde_json::json;
 

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::Decision;
+use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::content::ToolStatus;
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::conversation::command::Decision;
+use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};
-use copilotd_actors::shared::Bounds;
 use serde_json::json;
 
 use crate::support::{World, copilot, submission, tool};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::Command;
+use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::shared::Bounds;
+use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::fakes::model::Act;
-use copilotd_actors::shared::Bounds;
 
 use crate::support::{World, copilot, scope, submission};
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::event::{CompressionMethod, Event, Record};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::{MemoryPolicy, Policy};
-use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::fakes::model::{Act, says};
 
 use crate::support::{World, copilot, submission};

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
@@ -10,7 +11,6 @@ use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{LookUp, ToolErrorKind};
-use copilotd_actors::shared::Bounds;
 use serde_json::json;
 use tokio::time::Instant;
 

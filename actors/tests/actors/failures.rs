@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::{Command, FailureClass};
+use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::{Event, FailureCode, Record, WaitReason};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, LOST_COMPLETION, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
@@ -383,7 +384,7 @@ async fn a_copilot_that_is_not_configured_any_more_ends_its_turns_clearly() {
     world.model.on(
         "hello",
         &[vec![Act::Fail(
-            copilotd_actors::domain::command::FailureClass::Rejected,
+            copilotd_actors::domain::failure::FailureClass::Rejected,
             None,
         )]],
     );

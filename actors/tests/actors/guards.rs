@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::Command;
+use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::{Event, FailureCode};
-use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::fakes::model::says;
 use serde_json::json;

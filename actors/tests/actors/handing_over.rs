@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
+use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::content::ToolStatus;
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};

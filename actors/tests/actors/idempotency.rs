@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::{Accepted, Refusal};
-use copilotd_actors::domain::command::WhenBusy;
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::actors::conversation::{Accepted, Refusal};
+use copilotd_actors::actors::shared::Bounds;
+use copilotd_actors::domain::conversation::command::WhenBusy;
+use copilotd_actors::domain::conversation::decide::Rejection;
+use copilotd_actors::domain::conversation::quota::{Quota, Quotas};
 use copilotd_actors::domain::event::Event;
 use copilotd_actors::domain::ids::ConversationId;
-use copilotd_actors::domain::quota::{Quota, Quotas};
 use copilotd_actors::fakes::model::Act;
 use copilotd_actors::ports::EventLog as _;
-use copilotd_actors::shared::Bounds;
 
 use crate::support::{World, copilot, submitted};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::event::{Event, FailureCode, WaitReason};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, Script, calls, says};

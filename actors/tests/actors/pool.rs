@@ -6,12 +6,12 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::{Command, Decision};
+use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::content::ToolStatus;
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::conversation::command::{Command, Decision};
+use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::Event;
-use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{Act, calls, says};

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::domain::event::{CompressionMethod, Event, FailureCode};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::policy::{MemoryPolicy, Policy};
-use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::fakes::model::{Act, Script, says};
 use tokio::time::Instant;
 

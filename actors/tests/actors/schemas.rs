@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::Command;
+use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::{Event, FailureCode};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::{Command, Decision, FailureClass};
+use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::conversation::command::{Command, Decision};
 use copilotd_actors::domain::event::{ApprovalOutcome, Event, Record};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::{Policy, Repeat};
 use copilotd_actors::domain::schema::AcceptedSchema;
@@ -15,7 +17,6 @@ use copilotd_actors::fakes::log::Fault;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{Standing, ToolErrorKind};
-use copilotd_actors::shared::Bounds;
 use serde_json::json;
 
 use crate::support::{World, copilot, submission, tool};

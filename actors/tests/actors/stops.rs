@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::{Command, FailureClass, Halt, WhenBusy};
+use copilotd_actors::actors::conversation::Refusal;
+use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::content::{Finish, ToolStatus};
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::{Event, Idempotency, Record};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::domain::usage::Price;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::{Ids as _, ToolErrorKind};
-use copilotd_actors::shared::Bounds;
 use serde_json::json;
 
 use crate::support::{Client, World, copilot, submission, submitted, tool};

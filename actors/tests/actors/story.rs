@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::domain::command::Step;
 use copilotd_actors::domain::content::{Finish, Input};
+use copilotd_actors::domain::conversation::command::Step;
+use copilotd_actors::domain::conversation::stream::Encoded;
 use copilotd_actors::domain::event::{CompressionMethod, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, MessageId, Seq, TurnId};
-use copilotd_actors::domain::stream::Encoded;
 use copilotd_actors::domain::usage::{TotalUsage, Usage};
 use copilotd_actors::live::{Hub, LiveMessage, Tail};
 use jiff::Timestamp;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use copilotd_actors::domain::conversation::stream::{Encoded, Position, Reader};
 use copilotd_actors::domain::ids::TurnId;
-use copilotd_actors::domain::stream::{Encoded, Position, Reader};
 use copilotd_actors::live::{Hub, Next, Tail};
 use jiff::Timestamp;
 use proptest::prelude::*;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use copilotd_actors::actors::shared::Bounds;
 use copilotd_actors::domain::content::{Finish, ToolStatus};
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::ConversationId;
@@ -9,7 +10,6 @@ use copilotd_actors::domain::policy::Repeat;
 use copilotd_actors::fakes::model::{calls, says};
 use copilotd_actors::fakes::system::{Answer, Says};
 use copilotd_actors::ports::ToolErrorKind;
-use copilotd_actors::shared::Bounds;
 use serde_json::json;
 
 use crate::support::{World, copilot, tool};

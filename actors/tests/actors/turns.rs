@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use copilotd_actors::conversation::{Asker, Refusal};
-use copilotd_actors::domain::command::{Command, FailureClass, WhenBusy};
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::actors::conversation::{Asker, Refusal};
+use copilotd_actors::domain::conversation::command::{Command, WhenBusy};
+use copilotd_actors::domain::conversation::decide::Rejection;
 use copilotd_actors::domain::event::{Event, FailureCode, Idempotency};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::fakes::model::{Act, says};
 

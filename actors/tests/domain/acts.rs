@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::{
-    Command, Decision, FailureClass, Halt, ModelFailure, ModelReply, OutputCheck, Sealed, Step, WhenBusy,
-};
 use copilotd_actors::domain::content::{Finish, Input, Metadata, ToolStatus};
+use copilotd_actors::domain::conversation::command::{
+    Command, Decision, Halt, ModelFailure, ModelReply, OutputCheck, Sealed, Step, WhenBusy,
+};
 use copilotd_actors::domain::event::{Channel, Idempotency};
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::schema::AcceptedSchema;
 use copilotd_actors::domain::schema::check::Checker;
 use copilotd_actors::domain::usage::{LostUsage, Usage};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use copilotd_actors::domain::conversation::Conversation;
+use copilotd_actors::domain::conversation::turn::Phase;
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{CallId, MessageId, TurnId};
-use copilotd_actors::domain::turn::Phase;
 use copilotd_actors::domain::usage::Usage;
 
 use crate::support::conversation_id;

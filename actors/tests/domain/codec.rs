@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use copilotd_actors::domain::conversation::snapshot;
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::snapshot;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::{Command, FailureClass};
-use copilotd_actors::domain::effects::{Effect, open_effects};
+use copilotd_actors::domain::conversation::command::Command;
+use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
+use copilotd_actors::domain::failure::FailureClass;
 use jiff::Timestamp;
 
 use crate::acts::*;

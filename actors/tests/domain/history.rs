@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::{Command, Decision, FailureClass, Halt, ModelFailure, WhenBusy};
-use copilotd_actors::domain::compression;
 use copilotd_actors::domain::content::{Input, Metadata, ToolStatus};
-use copilotd_actors::domain::effects::{Effect, open_effects};
+use copilotd_actors::domain::context::compression;
+use copilotd_actors::domain::conversation::command::{Command, Decision, Halt, ModelFailure, WhenBusy};
+use copilotd_actors::domain::conversation::effects::{Effect, open_effects};
+use copilotd_actors::domain::conversation::turn::Phase;
 use copilotd_actors::domain::event::CompressionMethod;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::schema::AcceptedSchema;
-use copilotd_actors::domain::turn::Phase;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use proptest::prelude::*;
 use serde_json::{Value, json};

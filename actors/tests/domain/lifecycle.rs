@@ -1,7 +1,7 @@
 //! Creating, changing and erasing a conversation.
 
-use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::conversation::command::Command;
 use serde_json::json;
 
 use crate::acts::*;

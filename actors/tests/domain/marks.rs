@@ -1,10 +1,10 @@
 //! Delimiters around text of other people, in the copy that a model reads.
 
-use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::context::project;
+use copilotd_actors::domain::conversation::command::Command;
+use copilotd_actors::domain::conversation::view::public_event;
 use copilotd_actors::domain::event::{CompressionMethod, Record};
-use copilotd_actors::domain::project;
-use copilotd_actors::domain::view::public_event;
 use serde_json::{Value, json};
 
 use crate::acts::*;

@@ -1,10 +1,10 @@
 //! The window, its summary and its compression.
 
-use copilotd_actors::domain::command::Command;
-use copilotd_actors::domain::compression::{Plan, accept, plan, truncated};
+use copilotd_actors::domain::context::compression::{Plan, accept, plan, truncated};
+use copilotd_actors::domain::context::tokens;
+use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::CompressionMethod;
 use copilotd_actors::domain::policy::{MemoryPolicy, Policy};
-use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::Usage;
 use proptest::prelude::*;
 

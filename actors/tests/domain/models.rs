@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::{Command, FailureClass, OutputCheck};
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::conversation::command::{Command, OutputCheck};
+use copilotd_actors::domain::failure::FailureClass;
 
 use crate::acts::*;
 use crate::support::{World, case, case_with, policy};
@@ -60,7 +61,7 @@ fn no_call_of_a_step_that_reached_its_bound_runs() {
 fn stale_reports_change_nothing() {
     let old = |attempt, step| {
         act(move |world| {
-            let at = copilotd_actors::domain::command::Step {
+            let at = copilotd_actors::domain::conversation::command::Step {
                 turn: crate::support::turn(1),
                 attempt,
                 step,

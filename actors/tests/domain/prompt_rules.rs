@@ -1,15 +1,14 @@
 //! Random histories with crashes, cancels, rejections, truncations, stale and repeated reports, checked after every
 //! record: prompts satisfy the vendors' rules, a fold from anywhere gives the same state, and every turn ends.
 
-use copilotd_actors::domain::conversation::Conversation;
-use copilotd_actors::domain::effects::open_effects;
+use copilotd_actors::domain::context::project;
+use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::conversation::effects::open_effects;
+use copilotd_actors::domain::conversation::turn::Phase;
+use copilotd_actors::domain::conversation::{Conversation, snapshot};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::domain::project;
-use copilotd_actors::domain::prompt::PromptMessage;
-use copilotd_actors::domain::snapshot;
-use copilotd_actors::domain::turn::Phase;
 use proptest::prelude::*;
 
 use crate::audit::audit;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::event::Event;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::policy::{Limits, Policy};
 
 use crate::acts::*;

@@ -1,12 +1,12 @@
 //! Deny rules for everything that readers see, models read and tools receive.
 
-use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::conversation::command::Command;
+use copilotd_actors::domain::conversation::view::{TurnView, public_event};
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::guard::{OnMatch, Rule, RuleSet};
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::policy::Policy;
-use copilotd_actors::domain::view::{TurnView, public_event};
 use serde_json::{Value, json};
 
 use crate::acts::*;

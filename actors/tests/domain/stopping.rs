@@ -1,7 +1,7 @@
 //! Cancel, expiry and erasure at every point: each open message is closed, each open call gets one result.
 
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::failure::FailureClass;
 
 use crate::acts::*;
 use crate::support::{Act, case};
@@ -43,7 +43,7 @@ fn a_message_under_way_is_closed_with_what_readers_saw() {
             if let Some(sealed) = &mut halt.sealed {
                 sealed.at.attempt = 9;
             }
-            copilotd_actors::domain::command::Command::Cancel {
+            copilotd_actors::domain::conversation::command::Command::Cancel {
                 turn: crate::support::turn(1),
                 halt,
             }
@@ -135,11 +135,13 @@ fn a_turns_time_runs_out() {
          t1 turn.failed limit_time",
     );
     // A timer of an earlier attempt.
-    let old = act(|_| copilotd_actors::domain::command::Command::TurnExpired {
-        turn: crate::support::turn(1),
-        attempt: 1,
-        halt: copilotd_actors::domain::command::Halt::default(),
-    });
+    let old = act(
+        |_| copilotd_actors::domain::conversation::command::Command::TurnExpired {
+            turn: crate::support::turn(1),
+            attempt: 1,
+            halt: copilotd_actors::domain::conversation::command::Halt::default(),
+        },
+    );
     case(vec![submit(1), fails(FailureClass::Cut), wait(600)], old, "nothing");
 }
 

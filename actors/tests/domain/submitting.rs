@@ -1,7 +1,7 @@
 //! Accepting prompts: the queue, rejections, copies of requests.
 
-use copilotd_actors::domain::command::{Command, WhenBusy};
 use copilotd_actors::domain::content::{Input, Part};
+use copilotd_actors::domain::conversation::command::{Command, WhenBusy};
 use serde_json::json;
 
 use crate::acts::*;

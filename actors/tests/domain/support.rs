@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd_actors::domain::command::{Command, Env};
+use copilotd_actors::domain::context::project;
 use copilotd_actors::domain::conversation::Conversation;
-use copilotd_actors::domain::decide::{Decision, Rejection};
+use copilotd_actors::domain::conversation::command::{Command, Env};
+use copilotd_actors::domain::conversation::decide::{Decision, Rejection};
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::guard::{OnMatch, Rule, RuleSet, Rules};
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet, Rules};
 use copilotd_actors::domain::ids::{CallId, ConversationId, TurnId};
 use copilotd_actors::domain::policy::{Limits, MemoryPolicy, Policy, Repeat, ToolDefinition, ToolPolicy};
 use copilotd_actors::domain::prices::PriceHistory;
-use copilotd_actors::domain::project;
 use copilotd_actors::domain::schema::Schema;
 use jiff::Timestamp;
 use serde_json::json;
@@ -206,7 +206,7 @@ impl World {
 
     /// Returns the prompt that the model would receive now, one line per message.
     pub fn prompt(&self) -> String {
-        use copilotd_actors::domain::prompt::PromptMessage as M;
+        use copilotd_actors::domain::context::prompt::PromptMessage as M;
         let lines: Vec<String> = project::prompt(&self.conversation.memory, &self.policy)
             .messages
             .iter()

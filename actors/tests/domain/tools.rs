@@ -1,7 +1,7 @@
 //! Tool calls: from the model's request to exactly one result.
 
-use copilotd_actors::domain::command::Command;
 use copilotd_actors::domain::content::ToolStatus;
+use copilotd_actors::domain::conversation::command::Command;
 use copilotd_actors::domain::event::Event;
 use serde_json::{Value, json};
 

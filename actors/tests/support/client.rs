@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use copilotd_actors::domain::conversation::view::public_event;
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::TurnId;
-use copilotd_actors::domain::view::public_event;
 use serde_json::Value;
 
 use super::Seen;

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
+use copilotd_actors::domain::conversation::header::Header;
+use copilotd_actors::domain::conversation::quota::StoredTotals;
 use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId, UserId};
-use copilotd_actors::domain::quota::StoredTotals;
 use copilotd_actors::fakes::log::{Fault, MemoryLog};
 use copilotd_actors::ports::{
     Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Pending, Snapshot, TurnRecords,

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use copilotd_actors::domain::conversation::stream::{Encoded, Position, Reader};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
-use copilotd_actors::domain::stream::{Encoded, Position, Reader};
 use copilotd_actors::live::{Next, Tail};
 use copilotd_actors::ports::{Clock, EventLog};
 use copilotd_actors::tenancy::TenantScope;

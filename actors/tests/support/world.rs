@@ -3,11 +3,13 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use copilotd_actors::connector::Connectors;
-use copilotd_actors::conversation::{Accepted, Asker, Refusal};
-use copilotd_actors::conversations::{Conversations, Directory};
-use copilotd_actors::domain::command::{Command, Decision, Halt, WhenBusy};
+use copilotd_actors::actors::connector::Connectors;
+use copilotd_actors::actors::conversation::{Accepted, Asker, Refusal};
+use copilotd_actors::actors::conversations::{Conversations, Directory};
+use copilotd_actors::actors::reconcile::Reconciler;
+use copilotd_actors::actors::shared::{Bounds, Shared};
 use copilotd_actors::domain::content::Input;
+use copilotd_actors::domain::conversation::command::{Command, Decision, Halt, WhenBusy};
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
 use copilotd_actors::domain::ids::{CallId, ConversationId, Seq, TurnId};
 use copilotd_actors::domain::policy::{Policy, Repeat};
@@ -18,8 +20,6 @@ use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::{FakeSystem, FakeSystems};
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{EventLog, Ids, Ports};
-use copilotd_actors::reconcile::Reconciler;
-use copilotd_actors::shared::{Bounds, Shared};
 use copilotd_actors::tenancy::TenantScope;
 use ractor::{Actor, ActorCell};
 use tokio::task::JoinHandle;

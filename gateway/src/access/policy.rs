@@ -1,6 +1,6 @@
 //! The terms on which a tenant's calls are answered, beside what it may call.
 
-use copilotd_actors::domain::guard;
+use copilotd_actors::domain::guardrail as guard;
 
 /// What holds for every answer of the endpoint to one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::tokens;
+use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::{StreamExt, stream};

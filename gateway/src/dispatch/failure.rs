@@ -1,6 +1,6 @@
 //! What a caller is told when no provider answered.
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelError;
 
 use crate::error::{GatewayError, GatewayErrorKind};

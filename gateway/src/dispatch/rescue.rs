@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::ports::{ModelError, ModelEvent, ModelStream};
 use futures::{StreamExt, stream};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd_actors::compute;
-use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::domain::prompt::PromptMessage;
+use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::domain::weight;
 use copilotd_actors::ports::{LogError, LostCall, Model, ModelError, ModelRequest, ModelStream};

@@ -3,8 +3,8 @@
 //! Invariant: an attempt for which a provider may have worked is never free, and what we count is marked as an estimate.
 
 use copilotd_actors::compute;
+use copilotd_actors::domain::context::tokens::Sample;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::tokens::Sample;
 use copilotd_actors::domain::usage::Usage;
 
 use crate::meter::Outcome;
@@ -110,8 +110,8 @@ impl Count {
 
 #[cfg(test)]
 mod tests {
-    use copilotd_actors::domain::command::FailureClass;
     use copilotd_actors::domain::content::Finish;
+    use copilotd_actors::domain::failure::FailureClass;
 
     use super::*;
 
@@ -130,7 +130,7 @@ mod tests {
         };
         let failed = Outcome::Failed;
         let done = Outcome::Finished(Finish::Stop);
-        let answered = copilotd_actors::domain::tokens::count(ANSWER);
+        let answered = copilotd_actors::domain::context::tokens::count(ANSWER);
         let all = (100, answered, true);
         let prompt = (100, 0, true);
         let nothing = (0, 0, false);
@@ -307,7 +307,7 @@ mod tests {
             answer,
             unseen: 10,
         };
-        let expected = copilotd_actors::domain::tokens::count(&text) + 3;
+        let expected = copilotd_actors::domain::context::tokens::count(&text) + 3;
         assert!(expected > 500, "{expected}: four bytes a token would be half of it");
         let tenant = "acme".parse().unwrap();
         assert_eq!((count.answer_now(), count.answer(&tenant).await), (expected, expected));

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use copilotd_actors::domain::guard::{Blocked, HoldBack, Rule, RuleSet};
+use copilotd_actors::domain::guardrail::{Blocked, HoldBack, Rule, RuleSet};
 use serde_json::{Map, Value};
 
 use super::note;

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use copilotd_actors::domain::guard::{OnMatch, Rule};
+use copilotd_actors::domain::guardrail::{OnMatch, Rule};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 

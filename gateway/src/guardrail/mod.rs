@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use copilotd_actors::compute::{self, ComputeError};
-use copilotd_actors::domain::guard::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::guardrail::{COST_PER_BYTE, RuleSet};
 use copilotd_actors::domain::ids::TenantId;
 use serde_json::Value;
 

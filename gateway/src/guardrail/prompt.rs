@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use copilotd_actors::domain::guard::{Rule, RuleSet};
+use copilotd_actors::domain::guardrail::{Rule, RuleSet};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use copilotd_actors::compute;
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::guard::{COST_PER_BYTE, RuleSet};
+use copilotd_actors::domain::guardrail::{COST_PER_BYTE, RuleSet};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::weight;
 use copilotd_actors::ports::ModelEvent;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use copilotd_actors::domain::guard::{OnMatch, Rule};
+use copilotd_actors::domain::guardrail::{OnMatch, Rule};
 use futures::{FutureExt, StreamExt, stream as streams};
 use proptest::prelude::*;
 use serde_json::json;

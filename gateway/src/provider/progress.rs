@@ -3,8 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use copilotd_actors::domain::command::FailureClass;
-use copilotd_actors::domain::tokens::Sample;
+use copilotd_actors::domain::context::tokens::Sample;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
 

@@ -10,8 +10,8 @@ use async_openai::types::chat::{
     ChatCompletionStreamOptions, ChatCompletionTool, ChatCompletionTools, CreateChatCompletionRequest, FunctionCall,
     FunctionObject, ResponseFormat, ResponseFormatJsonSchema,
 };
+use copilotd_actors::domain::context::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::domain::ids::UserId;
-use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::ports::{ModelRequest, ToolOffer};
 use copilotd_actors::tenancy::TenantScope;
 use serde_json::Value;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use copilotd_actors::compute::{self, ComputeError};
+use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::domain::tokens;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

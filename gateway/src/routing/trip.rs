@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelError;
 use tokio::time::Instant;
 

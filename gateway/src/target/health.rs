@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::breaker::Breaker;
+use copilotd_actors::domain::tool::breaker::Breaker;
 
 /// Time in which a target that came back gets its full share again.
 pub const RETURN: Duration = Duration::from_secs(20);
@@ -168,7 +168,7 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use copilotd_actors::domain::breaker::{FIRST_PAUSE, THRESHOLD};
+    use copilotd_actors::domain::tool::breaker::{FIRST_PAUSE, THRESHOLD};
 
     use super::*;
 

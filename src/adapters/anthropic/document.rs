@@ -192,7 +192,7 @@ fn compact(raw: &RawValue) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use copilotd_actors::domain::command::FailureClass;
+    use copilotd_actors::domain::failure::FailureClass;
     use copilotd_gateway::request::body::ChatBody;
 
     use super::*;

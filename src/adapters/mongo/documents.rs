@@ -1,7 +1,7 @@
 //! Documents as they stand in the database.
 
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Channel;
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use copilotd_actors::ports::{Append, LogError};
 use copilotd_actors::tenancy::TenantScope;

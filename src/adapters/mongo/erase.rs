@@ -1,7 +1,7 @@
 //! Snapshots, and erasing what stands before a tombstone.
 
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::Seq;
 use copilotd_actors::ports::{ErasureReceipt, LogError, Snapshot};
 use futures::TryStreamExt;

@@ -1,7 +1,7 @@
 //! Headers: the projection, and what the log says beyond it.
 
 use copilotd_actors::domain::content::Metadata;
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::Seq;
 use copilotd_actors::ports::LogError;
 use futures::TryStreamExt;

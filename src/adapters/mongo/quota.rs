@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use copilotd_actors::domain::header::Header;
-use copilotd_actors::domain::quota::{Stored, StoredTotals};
+use copilotd_actors::domain::conversation::header::Header;
+use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;

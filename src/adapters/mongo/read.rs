@@ -1,7 +1,7 @@
 //! Queries. Every one begins with the tenant; `pending` alone looks over all of them.
 
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{Seq, TurnId, UserId};
 use copilotd_actors::ports::{ListQuery, LogError, Order, Pending, Snapshot, TurnRecords};
 use copilotd_actors::tenancy::TenantScope;

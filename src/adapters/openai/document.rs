@@ -222,7 +222,7 @@ impl Spoken<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use copilotd_actors::domain::command::FailureClass;
+    use copilotd_actors::domain::failure::FailureClass;
     use copilotd_gateway::request::body::ChatBody;
 
     use super::*;

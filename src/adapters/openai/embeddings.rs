@@ -28,7 +28,7 @@ pub fn read(body: &[u8], wanted: usize, errors: &Errors) -> Result<Option<Usage>
 
 #[cfg(test)]
 mod tests {
-    use copilotd_actors::domain::command::FailureClass;
+    use copilotd_actors::domain::failure::FailureClass;
 
     use super::*;
 

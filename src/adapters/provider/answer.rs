@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use copilotd_actors::compute;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::{CallProgress, Piece, PieceStream};

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use copilotd_actors::compute::ComputeError;
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, Refusal};
 use copilotd_gateway::provider::UNSUPPORTED;
 use reqwest::StatusCode;

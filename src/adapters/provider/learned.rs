@@ -7,7 +7,7 @@
 use std::ops::BitOr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 
 use super::door::Refused;
 

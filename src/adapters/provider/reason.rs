@@ -3,8 +3,8 @@
 //! Servers write the same reason in several ways (`MAX_TOKENS`, `max-tokens`, `FinishReason.MAX_TOKENS`), so case and marks do not
 //! count. A word that nobody here knows is no good end: it may as well be a new way to break off.
 
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelError;
 use serde_json::value::RawValue;
 

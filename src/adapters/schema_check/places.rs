@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
+use copilotd_actors::fairness::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
 use tokio::sync::oneshot;
 
 /// What waits: checks of answers and schemas that are to be compiled.

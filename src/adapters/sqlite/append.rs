@@ -1,7 +1,7 @@
 //! What an append and a snapshot do to the tables.
 
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::{Event, Record};
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use copilotd_actors::ports::{Append, LogError, Snapshot};
 use rusqlite::{Connection, OptionalExtension, params};

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use copilotd_actors::domain::content::Metadata;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TenantId, TurnId};
 use copilotd_actors::ports::LogError;
 use rusqlite::{Connection, OptionalExtension, Row, params};

@@ -1,8 +1,8 @@
 //! What tenants and users keep. Triggers on `conversations` move the counters, so that whatever writes or deletes a header,
 //! an append, an erasure or a rebuild, counts in its own transaction.
 
+use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
 use copilotd_actors::domain::ids::{TenantId, UserId};
-use copilotd_actors::domain::quota::{Stored, StoredTotals};
 use rusqlite::{Connection, params};
 
 use super::failure::Failure;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use copilotd_actors::share;
+use copilotd_actors::fairness::share;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;

@@ -1,6 +1,6 @@
 //! Headers as rows of `conversations`.
 
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq};
 use copilotd_actors::ports::LogError;
 use jiff::Timestamp;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use copilotd_actors::domain::guard;
+use copilotd_actors::domain::guardrail as guard;
 
 use super::{Faults, Node, members, unique};
 use crate::config::MemoryOverrides;

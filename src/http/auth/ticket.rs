@@ -8,8 +8,8 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use copilotd_actors::domain::conversation::stream::PositionSuffix;
 use copilotd_actors::domain::ids::{ConversationId, TenantId, UserId};
-use copilotd_actors::domain::stream::PositionSuffix;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};

@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use copilotd_actors::conversation::{Asker, Refusal};
-use copilotd_actors::domain::command::{Command, Decision};
+use copilotd_actors::actors::conversation::{Asker, Refusal};
 use copilotd_actors::domain::content::{Input, Metadata};
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::conversation::command::{Command, Decision};
+use copilotd_actors::domain::conversation::decide::Rejection;
+use copilotd_actors::domain::conversation::view::TurnView;
 use copilotd_actors::domain::event::{ApprovalOutcome, Event, Record};
 use copilotd_actors::domain::ids::{CallId, TurnId};
-use copilotd_actors::domain::view::TurnView;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

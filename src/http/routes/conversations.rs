@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use copilotd_actors::domain::command::{Command, Halt};
 use copilotd_actors::domain::content::Metadata;
 use copilotd_actors::domain::conversation::KEY_LIFE;
+use copilotd_actors::domain::conversation::command::{Command, Halt};
+use copilotd_actors::domain::conversation::header::Header;
+use copilotd_actors::domain::conversation::view::ConversationView;
 use copilotd_actors::domain::event::{Channel, Idempotency};
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, CopilotName};
-use copilotd_actors::domain::view::ConversationView;
 use copilotd_actors::domain::weight;
 use copilotd_actors::ports::ListQuery;
 use jiff::Timestamp;

@@ -3,9 +3,9 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use copilotd_actors::domain::conversation::view::{MessageView, TurnSummary, message};
 use copilotd_actors::domain::event::Record;
 use copilotd_actors::domain::ids::{ConversationId, Seq, TurnId};
-use copilotd_actors::domain::view::{MessageView, TurnSummary, message};
 use copilotd_actors::ports::Order;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;

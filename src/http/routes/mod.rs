@@ -16,8 +16,8 @@ pub mod tickets;
 pub mod turns;
 pub mod usage;
 
-use copilotd_actors::conversation::Asker;
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::actors::conversation::Asker;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, TurnId, UserId};
 use copilotd_actors::ports::TurnRecords;
 

@@ -3,14 +3,14 @@
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use copilotd_actors::conversation::Refusal;
-use copilotd_actors::domain::command::{Command, Halt, WhenBusy};
+use copilotd_actors::actors::conversation::Refusal;
 use copilotd_actors::domain::content::{Input, Metadata};
-use copilotd_actors::domain::decide::Rejection;
+use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
+use copilotd_actors::domain::conversation::decide::Rejection;
+use copilotd_actors::domain::conversation::view::TurnView;
 use copilotd_actors::domain::event::{Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::domain::schema::AcceptedSchema;
-use copilotd_actors::domain::view::TurnView;
 use copilotd_actors::ports::{self, TurnRecords};
 use copilotd_gateway::request::call::Purpose;
 use serde::{Deserialize, Serialize};

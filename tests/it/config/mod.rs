@@ -15,7 +15,7 @@ use std::time::Duration;
 use copilotd::config::{
     CacheAudience, CacheMode, Config, Env, Faults, Mode, ProviderAuth, ProviderKind, RouteCache, Store,
 };
-use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::guardrail::OnMatch;
 use copilotd_actors::domain::policy::{Repeat, ToolDefinition};
 use copilotd_actors::domain::schema::Schema;
 use copilotd_actors::ports::Policies;

@@ -15,8 +15,8 @@ use copilotd::http::auth::{
 };
 use copilotd::http::request_id;
 use copilotd::revocations::{Revocations, Subject};
+use copilotd_actors::domain::conversation::stream::PositionSuffix as _;
 use copilotd_actors::domain::ids::ConversationId;
-use copilotd_actors::domain::stream::PositionSuffix as _;
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! Stream tickets.
 
 use copilotd::http::auth::{Caller, CredentialKind, Refusal, Scopes, Tickets, Verifier};
+use copilotd_actors::domain::conversation::stream::PositionSuffix as _;
 use copilotd_actors::domain::ids::ConversationId;
-use copilotd_actors::domain::stream::PositionSuffix as _;
 use serde_json::json;
 
 use super::{KEY, claims, config, later, now, sign};

@@ -1,7 +1,7 @@
 //! `Last-Event-ID`.
 
 use copilotd::http::auth::Tickets;
-use copilotd_actors::domain::stream::Position;
+use copilotd_actors::domain::conversation::stream::Position;
 
 use super::text::Choices;
 use crate::credentials::tickets::{ada, conversation, signed};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::prices::PriceList;
-use copilotd_actors::domain::tokens;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{Clock, Model, ModelEvent};
 use copilotd_gateway::Gateway;

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use copilotd_actors::domain::context::tokens;
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::prices::PriceList;
-use copilotd_actors::domain::tokens;
 use copilotd_actors::ports::Clock;
 use copilotd_gateway::limit::{Demand, Lease, Limiter, Refused, Spent, TenantLimits};
 use copilotd_gateway::request::call::{Answer, Mode};

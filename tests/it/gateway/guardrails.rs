@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use copilotd_actors::domain::guard::{self, OnMatch, Rule, RuleSet};
+use copilotd_actors::domain::guardrail as guard;
+use copilotd_actors::domain::guardrail::{OnMatch, Rule, RuleSet};
 use copilotd_gateway::access::{Rights, TenantAccess, Terms};
 use copilotd_gateway::cache::{Audience, Cache};
 use copilotd_gateway::error::GatewayErrorKind;

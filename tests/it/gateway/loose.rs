@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copilotd_actors::domain::content::Finish;
-use copilotd_actors::domain::prompt::PromptMessage;
+use copilotd_actors::domain::context::prompt::PromptMessage;
 use copilotd_actors::ports::{Model, ModelEvent, ModelRequest};
 use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::request::call::Mode;

@@ -238,7 +238,7 @@ fn made(
     access: impl FnOnce(HashMap<TargetName, Keys>) -> Arc<dyn Access>,
 ) -> (Arc<Gateway>, Arc<Ledger>) {
     // As a server does when it starts.
-    copilotd_actors::domain::tokens::warm_up();
+    copilotd_actors::domain::context::tokens::warm_up();
     let hosts = Hosts::default();
     let (mut targets, mut keys) = (Vec::new(), HashMap::new());
     for place in places {

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd_actors::connector::Connectors;
-use copilotd_actors::conversation::Asker;
-use copilotd_actors::conversations::{Conversations, Directory};
-use copilotd_actors::domain::command::{Command, Halt, WhenBusy};
+use copilotd_actors::actors::connector::Connectors;
+use copilotd_actors::actors::conversation::Asker;
+use copilotd_actors::actors::conversations::{Conversations, Directory};
+use copilotd_actors::actors::shared::{Bounds, Shared};
 use copilotd_actors::domain::content::Input;
+use copilotd_actors::domain::conversation::command::{Command, Halt, WhenBusy};
 use copilotd_actors::domain::event::{Channel, Event, Record};
 use copilotd_actors::domain::ids::{ConversationId, TurnId};
 use copilotd_actors::fakes::log::MemoryLog;
@@ -17,7 +18,6 @@ use copilotd_actors::fakes::schema::FakeChecker;
 use copilotd_actors::fakes::system::FakeSystems;
 use copilotd_actors::fakes::world::{CountingIds, NoTraces, PausedClock};
 use copilotd_actors::ports::{Ids, Ports};
-use copilotd_actors::shared::{Bounds, Shared};
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::provider::Timeouts;
 use futures::StreamExt;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::context::prompt::PromptMessage;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::TurnId;
-use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::ports::{Model, ModelError, ModelEvent, ModelRequest};
 use copilotd_gateway::Gateway;
 use copilotd_gateway::error::GatewayErrorKind;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{Model as _, ModelError, ModelEvent};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd_actors::domain::breaker::THRESHOLD;
+use copilotd_actors::domain::tool::breaker::THRESHOLD;
 use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::meter::Outcome;
 use copilotd_gateway::provider::Timeouts;
@@ -85,7 +85,7 @@ async fn a_target_that_keeps_failing_is_left_alone_and_probed_once() {
 
     // Well again, after its pause one request finds out, and then more and more come back.
     bad.knobs(json!({"fault": null})).await;
-    tokio::time::sleep(copilotd_actors::domain::breaker::FIRST_PAUSE).await;
+    tokio::time::sleep(copilotd_actors::domain::tool::breaker::FIRST_PAUSE).await;
     let answers = futures::future::join_all((0..20).map(|_| ask())).await;
     assert!(answers.iter().all(|text| text == TEXT));
     assert!(bad.seen().await > before);

@@ -230,7 +230,7 @@ async fn in_mid_answer_with_another_turn_queued_behind_it() {
 
 #[tokio::test(start_paused = true)]
 async fn where_an_answer_was_reset() {
-    use copilotd_actors::domain::command::FailureClass;
+    use copilotd_actors::domain::failure::FailureClass;
     with_app(async |app| {
         app.model.on("hi", &[says(&["whole"], Duration::from_secs(1))]);
         app.model.once(

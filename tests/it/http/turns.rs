@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use copilotd::http::auth::Scopes;
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::fakes::log::Fault;
 use copilotd_actors::fakes::model::{Act, calls, says};
 use copilotd_actors::ports::SchemaError;
@@ -441,7 +441,7 @@ async fn approvals_are_decided_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_door_is_closed_when_too_much_is_open() {
-    use copilotd_actors::shared::Bounds;
+    use copilotd_actors::actors::shared::Bounds;
     let tenant = Bounds {
         tenant_turns: 1,
         ..Bounds::default()

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use copilotd::adapters::anthropic::{self, Anthropic, AnthropicConfig};
 use copilotd::adapters::provider::Hosts;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::{Price, Usage};
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::{Piece, Timeouts, UNSUPPORTED, Upstream, UpstreamCall};
@@ -18,7 +18,6 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::request;
-use super::request::{full, specs};
 use super::server::{Exchange, STREAM, Server};
 use super::{KEY, PATIENT, text, weather};
 
@@ -338,7 +337,7 @@ async fn a_dropped_stream_lets_the_provider_go() {
 
 #[test]
 fn every_request_satisfies_anthropics_description() {
-    let Some(specs) = specs() else { return };
+    let Some(specs) = request::specs() else { return };
     let text = std::fs::read_to_string(specs.join("anthropic/sdk_2.12.0.schemas.json")).unwrap();
     let document: Value = serde_json::from_str(&text).unwrap();
     let schema = &document["MessageCreateParamsStreaming"];
@@ -350,7 +349,7 @@ fn every_request_satisfies_anthropics_description() {
     assert!(!validator.is_valid(&json!({"model": "m", "messages": []})));
     let mut offering = request();
     offering.tools = Arc::new(vec![weather()]);
-    for request in [request(), full(), offering] {
+    for request in [request(), request::full(), offering] {
         let manner = anthropic::Manner {
             model: "claude-x",
             max_tokens: 4096,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{Model, ModelEvent};
 use copilotd_gateway::provider::Timeouts;
 use futures::StreamExt;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::provider::Hosts;
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::Timeouts;
 use serde_json::json;

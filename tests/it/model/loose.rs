@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use copilotd::adapters::openai::OpenAi;
 use copilotd::adapters::provider::Hosts;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::{Upstream, UpstreamCall};
 use copilotd_gateway::request::body::ChatBody;

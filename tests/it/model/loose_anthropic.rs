@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use copilotd::adapters::anthropic::{Anthropic, AnthropicConfig};
 use copilotd::adapters::provider::Hosts;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelEvent;
 use copilotd_gateway::provider::{Upstream, UpstreamCall};
 use copilotd_gateway::request::body::ChatBody;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use copilotd::adapters::openai::{Added, Dialect, MaxTokensField, write};
+use copilotd_actors::domain::context::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::domain::ids::CallId;
-use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::ports::ModelRequest;
 use copilotd_actors::tenancy::TenantScope;
 use copilotd_gateway::request::model_request::user as user_hash;

@@ -1,7 +1,7 @@
 //! Erasing: the tombstone fences, the rest goes.
 
 use copilotd_actors::domain::content::Metadata;
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::ports::{Append, ErasureReceipt, EventLog, ListQuery, LogError, Order, Snapshot};
 

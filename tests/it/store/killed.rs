@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
-use copilotd_actors::domain::header::Header;
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, Seq};
 use copilotd_actors::ports::EventLog;
 use tempfile::TempDir;

@@ -1,6 +1,6 @@
 //! What is kept is counted with each append, and given back when it is erased.
 
-use copilotd_actors::domain::quota::{Stored, StoredTotals};
+use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
 use copilotd_actors::ports::{EventLog, ListQuery};
 
 use super::Fixture;

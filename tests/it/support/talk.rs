@@ -1,8 +1,8 @@
 //! Writes plausible conversations, record by record, without the core.
 
 use copilotd_actors::domain::content::{Finish, Input, Metadata};
+use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::{Channel, Event, Idempotency, Record};
-use copilotd_actors::domain::header::Header;
 use copilotd_actors::domain::ids::{ConversationId, MessageId, Seq, TurnId, UserId};
 use copilotd_actors::domain::usage::{TotalUsage, Usage};
 use copilotd_actors::ports::{Append, EventLog, LogError};

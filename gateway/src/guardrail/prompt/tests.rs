@@ -1,6 +1,6 @@
 //! Bodies under a rule on prompts.
 
-use copilotd_actors::domain::guard::OnMatch;
+use copilotd_actors::domain::guardrail::OnMatch;
 use serde_json::json;
 
 use super::*;

@@ -206,7 +206,7 @@ fn what_could_not_be_asked_is_told_only_if_nothing_else_went_wrong() {
 /// Makes a target unhealthy, as five failed calls do.
 fn open_breaker(trip: &Trip, stop: usize) {
     trip.stops[stop].target.state.with(|health, now| {
-        for _ in 0..copilotd_actors::domain::breaker::THRESHOLD {
+        for _ in 0..copilotd_actors::domain::tool::breaker::THRESHOLD {
             health.failed(now, 1.0);
         }
     });

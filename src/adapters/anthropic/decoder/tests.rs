@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use copilotd_actors::domain::command::FailureClass;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_gateway::request::body::ChatBody;
 use proptest::prelude::*;
 

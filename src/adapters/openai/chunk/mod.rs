@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
+use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use copilotd_gateway::provider::Piece;

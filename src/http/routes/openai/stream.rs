@@ -13,7 +13,7 @@ use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use copilotd_actors::domain::ids::TenantId;
-use copilotd_actors::share::{Shares, paced};
+use copilotd_actors::fairness::share::{Shares, paced};
 use copilotd_gateway::error::GatewayError;
 use copilotd_gateway::request::call::{Answer, AnswerStream, Reply};
 use futures::{StreamExt, stream};

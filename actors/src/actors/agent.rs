@@ -1,0 +1,673 @@
+//! `Agent`: one per running turn. Runs one step: assembles the prompt, streams the answer through the guardrails into
+//! the live message, and reports the outcome to its conversation.
+//!
+//! Supervised by its `Conversation`, which cancels by killing it: the handler is dropped at its next await, and the
+//! upstream connection with it. It owns nothing that must survive. Tool calls go to the connectors, which report to the
+//! conversation directly.
+
+mod prompt;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use metrics::{counter, histogram};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::Value;
+use tracing::Instrument as _;
+
+use super::conversation::{self, ConversationRef};
+use super::shared::{Alive, Shared, jitter, until};
+use crate::domain::content::{Finish, MAX_ANSWER_ARGUMENTS, MAX_ARGUMENTS};
+use crate::domain::context::memory::Memory;
+use crate::domain::context::tokens::{self, Sample};
+use crate::domain::conversation::command::{Command, ModelFailure, ModelReply, OutputCheck, Step};
+use crate::domain::conversation::screen::Screened;
+use crate::domain::event::{GuardAction, GuardStage};
+use crate::domain::failure::FailureClass;
+use crate::domain::guardrail as guard;
+use crate::domain::guardrail::{Blocked, HoldBack, REDACTED, RuleSet};
+use crate::domain::ids::{ConversationId, TenantId, UserId};
+use crate::domain::policy::Policy;
+use crate::domain::schema::describe;
+use crate::domain::surrogates::without_lone_surrogates;
+use crate::domain::usage::Usage;
+use crate::fairness::share::{UNMEASURED, metered};
+use crate::live::LiveMessage;
+use crate::ports::{ModelError, ModelEvent, ModelRequest, SchemaError, SchemaVerdict, Standing, ToolOffer};
+use crate::tenancy::TenantScope;
+use crate::{compute, crash};
+pub(crate) use prompt::count_entries;
+use prompt::fit;
+
+/// Wait before the second attempt; doubles with each further one.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Upper bound of the jitter added to a visible wait, so that turns given the same time do not all come back at once.
+const LONGEST_JITTER: Duration = Duration::from_secs(2);
+/// Upper bound of the tool calls collected from one answer; the core allows fewer.
+const MAX_CALLS: usize = 128;
+/// Replaces arguments that are too long. It is not JSON, so the validator rejects it and the model is told why.
+const TOO_LONG: &str = "arguments too long";
+
+/// One run step: a model call of a turn.
+#[derive(Debug)]
+pub struct Think {
+    /// Turn, step and attempt.
+    pub at: Step,
+    /// Earliest start.
+    pub not_before: Option<Timestamp>,
+    /// Conversation memory from which the prompt is assembled.
+    pub memory: Memory,
+    /// Whether an earlier prompt of this turn was too long; if so, a summary that waits for the next turn is used now.
+    pub is_tight: bool,
+    /// Policy of the copilot.
+    pub policy: Arc<Policy>,
+    /// JSON schema that the answer must satisfy.
+    pub response_schema: Option<Arc<Value>>,
+    /// API key that submitted the turn; the model call counts against its limits.
+    pub api_key: Option<String>,
+    /// When the turn was accepted; the time to first text is measured from here.
+    pub accepted_at: Timestamp,
+    /// Live message into which the answer is released.
+    pub live: Arc<LiveMessage>,
+    /// Tracing span of the turn.
+    pub span: tracing::Span,
+}
+
+/// Actor that runs the steps of one turn; see the module documentation.
+pub struct Agent {
+    /// Ports and limits of the process.
+    pub shared: Arc<Shared>,
+    /// Conversation to which outcomes are reported.
+    pub conversation: ConversationRef,
+    /// Conversation id.
+    pub id: ConversationId,
+    /// Tenant scope.
+    pub scope: TenantScope,
+    /// User whose turn it is.
+    pub user: UserId,
+}
+
+/// How a stream ended.
+enum Outcome {
+    /// A complete answer, and its tool calls as the model wrote them: name and arguments.
+    Replied(Box<ModelReply>, Vec<(String, String)>),
+    Blocked {
+        rule: String,
+        usage: Usage,
+        model: String,
+    },
+    Failed(ModelFailure),
+    /// Failed before any of the answer arrived.
+    Unanswered(ModelFailure),
+}
+
+/// An answer being collected.
+struct Answer {
+    guard: HoldBack,
+    calls: BTreeMap<usize, (String, String)>,
+    /// Total bytes of the arguments of all calls.
+    arguments: usize,
+    /// All text released so far.
+    text: String,
+    /// Everything the model wrote, released or not, including arguments; used to estimate usage if the provider reports
+    /// none.
+    written: Sample,
+    model: String,
+    usage: Option<Usage>,
+    finish: Option<Finish>,
+    first_token_ms: Option<u64>,
+}
+
+impl Agent {
+    async fn think(&self, think: Think) {
+        let Think {
+            at,
+            not_before,
+            memory,
+            is_tight,
+            policy,
+            response_schema,
+            api_key,
+            accepted_at,
+            live,
+            span,
+        } = think;
+        self.pause(at, not_before, &policy).await;
+        if self.is_held(at) {
+            return;
+        }
+        let assembled = fit(self.scope.tenant(), memory, is_tight, &policy).await;
+        let (prompt, summary_upto_seq) = match assembled {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                let message = format!("prompt could not be assembled: {error}");
+                let failure = failure(FailureClass::Overload, message, &policy, Usage::default(), None);
+                span.in_scope(|| self.report(Command::ModelFailed { at, failure }, &policy));
+                return;
+            }
+        };
+        let prompt_tokens = prompt.tokens;
+        if prompt_tokens > policy.memory.context_tokens {
+            let message = format!(
+                "prompt has {prompt_tokens} tokens; the model accepts {}",
+                policy.memory.context_tokens
+            );
+            let failure = failure(FailureClass::ContextLength, message, &policy, Usage::default(), None);
+            self.ask_for_room(at, failure);
+            return;
+        }
+        // Assembling may have taken a while: check again.
+        if self.is_held(at) {
+            return;
+        }
+        // Reported beside the model call, not before it: the record is committed while the provider works.
+        let assembled = Command::ContextAssembled {
+            at,
+            prompt_tokens,
+            summary_upto_seq,
+        };
+        span.in_scope(|| self.report(assembled, &policy));
+        let request = ModelRequest {
+            scope: self.scope.clone(),
+            route: policy.route.clone(),
+            conversation: self.id,
+            turn: Some(at.turn),
+            user: self.user.clone(),
+            api_key,
+            copilot: policy.copilot.clone(),
+            messages: Arc::new(prompt.messages),
+            tools: Arc::new(offers(&policy)),
+            response_schema: response_schema.as_deref().cloned(),
+            max_tokens: None,
+        };
+        let outcome = self
+            .stream(
+                at,
+                request,
+                &policy,
+                prompt_tokens,
+                accepted_at,
+                &live,
+                response_schema.is_some(),
+                &span,
+            )
+            .await;
+        let command = match outcome {
+            Outcome::Replied(mut reply, calls) => {
+                if let Some(schema) = response_schema.filter(|_| calls.is_empty()) {
+                    self.shared.left_out_no_more(&self.scope).await;
+                    reply.output = self.check_output(&schema, &reply.text).await;
+                }
+                match self.screened(at, *reply, calls, &policy).await {
+                    Ok(screened) => {
+                        span.in_scope(|| self.tell(screened));
+                        return;
+                    }
+                    Err(command) => command,
+                }
+            }
+            Outcome::Blocked { rule, usage, model } => Command::OutputBlocked { at, rule, model, usage },
+            // The tenant may have been left out after a reload, and its provider keys with it: the step is repeated
+            // once the fault is fixed.
+            Outcome::Unanswered(_) if self.standing() == Standing::LeftOut => {
+                let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+                return;
+            }
+            Outcome::Unanswered(failure) if failure.class == FailureClass::ContextLength => {
+                self.ask_for_room(at, failure);
+                return;
+            }
+            Outcome::Unanswered(failure) | Outcome::Failed(failure) => {
+                counter!("copilotd_model_failures_total", "class" => failure.class.code()).increment(1);
+                Command::ModelFailed { at, failure }
+            }
+        };
+        span.in_scope(|| self.report(command, &policy));
+    }
+
+    /// Parses and screens the tool calls of an answer, all together; on the compute pool when they are long. Fails the
+    /// step if the screening cannot run.
+    async fn screened(
+        &self,
+        at: Step,
+        mut reply: ModelReply,
+        calls: Vec<(String, String)>,
+        policy: &Arc<Policy>,
+    ) -> Result<Screened, Command> {
+        let bytes: usize = calls.iter().map(|(name, arguments)| name.len() + arguments.len()).sum();
+        let (usage, model) = (reply.usage, reply.model.clone());
+        let rules = Arc::clone(policy);
+        let screen = move || {
+            let parse = |(name, arguments)| (name, parse_arguments(arguments));
+            reply.calls = calls.into_iter().map(parse).collect();
+            Command::ModelReplied { at, reply }.screen(&rules, None)
+        };
+        let screened = compute::run(Some(self.scope.tenant()), bytes * guard::COST_PER_BYTE, screen).await;
+        screened.map_err(|error| {
+            let message = format!("answer could not be screened: {error}");
+            let mut failure = failure(FailureClass::Overload, message, policy, usage, None);
+            failure.model = model;
+            Command::ModelFailed { at, failure }
+        })
+    }
+
+    /// Checks an answer against the turn's schema. A crash during the check costs the turn an attempt: recovery records
+    /// the next attempt before it calls the model again.
+    async fn check_output(&self, schema: &Arc<Value>, answer: &str) -> OutputCheck {
+        crash::point("effect.before:schema_check");
+        match self.shared.ports.schemas.check(&self.scope, schema, answer).await {
+            Ok(SchemaVerdict::Valid) => parsed(self.scope.tenant(), answer)
+                .await
+                .map_or(OutputCheck::Unavailable, OutputCheck::Valid),
+            Ok(SchemaVerdict::Invalid(error)) => OutputCheck::Invalid(error),
+            Err(SchemaError::Unusable(violation)) => OutputCheck::Invalid(describe(&[violation])),
+            Err(SchemaError::TooExpensive) => OutputCheck::TooExpensive,
+            Err(error @ (SchemaError::Busy | SchemaError::Unavailable(_))) => {
+                tracing::error!(conversation = %self.id, %error, "answer could not be checked against its schema; failing the turn");
+                OutputCheck::Unavailable
+            }
+        }
+    }
+
+    /// Waits until `not_before`, or backs off before a repeated attempt. Holds no permit and no reservation while
+    /// waiting: both are taken by the call.
+    async fn pause(&self, at: Step, not_before: Option<Timestamp>, policy: &Policy) {
+        let wait = match not_before {
+            Some(time) => {
+                // Never wait longer than the policy allows, even if the wall clock was changed meanwhile.
+                let wait = until(self.shared.ports.clock.now(), time).min(policy.limits.wait);
+                wait + jitter((wait / 16).clamp(RETRY_PAUSE, LONGEST_JITTER))
+            }
+            None if at.attempt > 1 => {
+                let pause = RETRY_PAUSE * 2_u32.pow((at.attempt - 2).min(4));
+                pause + jitter(pause)
+            }
+            None => return,
+        };
+        tokio::time::sleep(wait).await;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call site, which has each of them at hand")]
+    async fn stream(
+        &self,
+        at: Step,
+        request: ModelRequest,
+        policy: &Policy,
+        prompt_tokens: u64,
+        accepted_at: Timestamp,
+        live: &LiveMessage,
+        validated: bool,
+        span: &tracing::Span,
+    ) -> Outcome {
+        let mut answer = Answer {
+            guard: HoldBack::new(&policy.rules.output),
+            calls: BTreeMap::new(),
+            arguments: 0,
+            text: String::new(),
+            written: Sample::default(),
+            model: policy.model.clone(),
+            usage: None,
+            finish: None,
+            first_token_ms: None,
+        };
+        crash::point("effect.before:model_request");
+        // Only opening the stream is inside the span: staying in it while the answer arrives would cost a span entry
+        // per token.
+        let opening = self.shared.ports.model.stream(request).instrument(span.clone());
+        let mut stream = match opening.await {
+            Ok(stream) => stream,
+            Err(error) => return Outcome::Unanswered(from_error(error, policy, Usage::default())),
+        };
+        while let Some(event) = stream.next().await {
+            let taken = match event {
+                Ok(ModelEvent::Fallback { from, to, reason }) => {
+                    let fell_back = Command::FellBack { at, from, to, reason };
+                    span.in_scope(|| self.report(fell_back, policy));
+                    continue;
+                }
+                Ok(ModelEvent::Text(piece)) if piece.len() * guard::COST_PER_BYTE > compute::INLINE_COST => {
+                    answer.take_long(self.scope.tenant(), piece, policy, live).await
+                }
+                Ok(event) => answer.take(event, policy, live),
+                Err(error) if answer.is_empty() => {
+                    // No usage report means that nothing was billed: the provider refused the call.
+                    let mut failure = from_error(error, policy, answer.usage.unwrap_or_default());
+                    failure.model = answer.model;
+                    return Outcome::Unanswered(failure);
+                }
+                Err(error) => {
+                    let usage = self.used(&answer, policy, prompt_tokens).await;
+                    let mut failure = from_error(error, policy, usage);
+                    failure.model = answer.model;
+                    return Outcome::Failed(failure);
+                }
+            };
+            if answer.first_token_ms.is_none() && !answer.text.is_empty() && !validated {
+                answer.first_token_ms = Some(self.since(accepted_at));
+            }
+            crash::point("effect.during:model_stream");
+            match taken {
+                Ok(true) => {}
+                // The answer reached its size limit; dropping the stream stops the provider.
+                Ok(false) => {
+                    answer.finish = Some(Finish::Length);
+                    break;
+                }
+                Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
+            }
+        }
+        drop(stream);
+        crash::point("effect.after:model_stream");
+        match answer.guard.finish() {
+            Ok(rest) => answer.release(&rest, live),
+            Err(blocked) => return self.blocked(answer, blocked.rule, policy, prompt_tokens).await,
+        }
+        if validated && let Some(rule) = forbidden_json(self.scope.tenant(), policy, &answer.text).await {
+            return self.blocked(answer, rule, policy, prompt_tokens).await;
+        }
+        let Some(finish) = answer.finish else {
+            let message = "provider ended the stream without a finish reason".to_owned();
+            let usage = self.used(&answer, policy, prompt_tokens).await;
+            return Outcome::Failed(failure(FailureClass::Cut, message, policy, usage, None));
+        };
+        let first_token_ms = answer
+            .first_token_ms
+            .or_else(|| validated.then(|| self.since(accepted_at)));
+        if let Some(ms) = first_token_ms {
+            histogram!("copilotd_first_token_seconds").record(ms as f64 / 1000.0);
+        }
+        let usage = self.used(&answer, policy, prompt_tokens).await;
+        let redacted = |rule: &String| (GuardStage::Output, rule.clone(), GuardAction::Redact);
+        // The calls of an answer cut off at its size limit may be incomplete.
+        let calls = if finish == Finish::Length {
+            BTreeMap::new()
+        } else {
+            answer.calls
+        };
+        let calls = calls.into_values().filter(|(name, _)| !name.is_empty()).collect();
+        let reply = ModelReply {
+            guardrails: answer.guard.redactions().iter().map(redacted).collect(),
+            calls: Vec::new(),
+            text: answer.text,
+            citations: Vec::new(),
+            output: OutputCheck::NotDue,
+            finish,
+            model: answer.model,
+            usage,
+            first_token_ms,
+        };
+        Outcome::Replied(Box::new(reply), calls)
+    }
+
+    async fn blocked(&self, answer: Answer, rule: String, policy: &Policy, prompt_tokens: u64) -> Outcome {
+        let usage = self.used(&answer, policy, prompt_tokens).await;
+        Outcome::Blocked {
+            rule,
+            usage,
+            model: answer.model,
+        }
+    }
+
+    /// Returns the reported usage, or an estimate: a provider reports nothing for a call that we stop.
+    async fn used(&self, answer: &Answer, policy: &Policy, prompt_tokens: u64) -> Usage {
+        if let Some(usage) = answer.usage {
+            return usage;
+        }
+        let (written, coarse) = (answer.written.clone(), answer.written.coarse());
+        let counted = compute::run(Some(self.scope.tenant()), written.cost(), move || written.count()).await;
+        let usage = Usage {
+            prompt_tokens,
+            completion_tokens: counted.unwrap_or(coarse),
+            estimated: true,
+            ..Usage::default()
+        };
+        policy.priced(usage, self.shared.ports.clock.now())
+    }
+
+    /// Defers the step if its tenant is not served. Also true for a suspended tenant, whose turn its conversation
+    /// cancels.
+    fn is_held(&self, at: Step) -> bool {
+        let held = self.standing() != Standing::Served;
+        if held {
+            let _ = self.conversation.cast(conversation::Msg::StepHeld(at));
+        }
+        held
+    }
+
+    /// Returns a step whose prompt is too long to the conversation, which compresses and repeats it, or fails it.
+    fn ask_for_room(&self, at: Step, failure: ModelFailure) {
+        let failure = Box::new(failure);
+        let _ = self.conversation.cast(conversation::Msg::StepTooLarge { at, failure });
+    }
+
+    fn standing(&self) -> Standing {
+        self.shared.ports.policies.standing(&self.scope)
+    }
+
+    fn since(&self, accepted_at: Timestamp) -> u64 {
+        let ms = self.shared.ports.clock.now().duration_since(accepted_at).as_millis();
+        u64::try_from(ms).unwrap_or(0)
+    }
+
+    /// Reports a command whose screening is cheap.
+    fn report(&self, command: Command, policy: &Policy) {
+        self.tell(command.screen(policy, None));
+    }
+
+    fn tell(&self, report: Screened) {
+        // Ignored: a dead conversation is rebuilt from its log and starts the step again.
+        let _ = self.conversation.cast(conversation::Msg::report(report));
+    }
+}
+
+impl Answer {
+    /// Adds one stream event. `Ok(false)`: the answer has reached its size limit.
+    fn take(&mut self, event: ModelEvent, policy: &Policy, live: &LiveMessage) -> Result<bool, Blocked> {
+        match event {
+            ModelEvent::Model(model) => self.model = model,
+            ModelEvent::Text(piece) => {
+                self.written.add(&piece);
+                let released = self.guard.push(&piece)?;
+                self.release(&released, live);
+                return Ok(self.text.len() <= policy.limits.answer_bytes);
+            }
+            ModelEvent::ToolCall { index, name, arguments } => {
+                self.written.add(&arguments);
+                if self.calls.len() >= MAX_CALLS && !self.calls.contains_key(&index) {
+                    return Ok(true);
+                }
+                let call = self.calls.entry(index).or_default();
+                if let Some(name) = name {
+                    call.0 = name;
+                }
+                let room = MAX_ANSWER_ARGUMENTS.saturating_sub(self.arguments);
+                self.arguments -= call.1.len();
+                if call.1 != TOO_LONG && call.1.len() + arguments.len() <= MAX_ARGUMENTS && arguments.len() <= room {
+                    call.1.push_str(&arguments);
+                } else {
+                    TOO_LONG.clone_into(&mut call.1);
+                }
+                self.arguments += call.1.len();
+            }
+            ModelEvent::Usage(usage) => self.usage = Some(usage),
+            ModelEvent::Finished(finish) => self.finish = Some(finish),
+            // Reported before it gets here.
+            ModelEvent::Fallback { .. } => {}
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing of the answer has arrived yet.
+    fn is_empty(&self) -> bool {
+        self.written.written() == 0
+    }
+
+    /// Adds a text piece that is too long to be matched on this thread.
+    async fn take_long(
+        &mut self,
+        tenant: &TenantId,
+        piece: String,
+        policy: &Policy,
+        live: &LiveMessage,
+    ) -> Result<bool, Blocked> {
+        self.written.add(&piece);
+        let mut guard = std::mem::replace(&mut self.guard, HoldBack::new(&RuleSet::default()));
+        let cost = piece.len() * guard::COST_PER_BYTE;
+        let look = move || {
+            let released = guard.push(&piece);
+            (guard, released)
+        };
+        let looked = compute::run(Some(tenant), cost, look).await;
+        let (guard, released) = looked.map_err(|_| Blocked {
+            rule: UNREADABLE.to_owned(),
+            released: String::new(),
+        })?;
+        self.guard = guard;
+        self.release(&released?, live);
+        Ok(self.text.len() <= policy.limits.answer_bytes)
+    }
+
+    fn release(&mut self, text: &str, live: &LiveMessage) {
+        if !text.is_empty() {
+            live.push(text);
+            self.text.push_str(text);
+        }
+    }
+}
+
+/// Reported as the rule when an answer could not be matched against the rules.
+const UNREADABLE: &str = "an answer that cannot be checked";
+
+/// Returns the name of an output rule that a structured answer matches once its JSON escapes are decoded: escapes can
+/// spell a literal in many ways. Ignores what is redacted already.
+async fn forbidden_json(tenant: &TenantId, policy: &Policy, text: &str) -> Option<String> {
+    let rules = policy.rules.output.clone();
+    if rules.is_empty() {
+        return None;
+    }
+    let (cost, text) = (text.len() * guard::COST_PER_BYTE, text.to_owned());
+    let look = move || {
+        let text = text.replace(REDACTED, "\u{e000}");
+        rules.matching_text(&text).map(|rule| rule.name.clone())
+    };
+    // Parsing may take a while, so it runs on the pool. An answer that cannot be matched is not shown.
+    compute::run(Some(tenant), cost, look)
+        .await
+        .unwrap_or_else(|_| Some(UNREADABLE.to_owned()))
+}
+
+/// Parses an answer that is known to be JSON; on the compute pool when it is long.
+async fn parsed(tenant: &TenantId, answer: &str) -> Option<Value> {
+    let (cost, answer) = (answer.len(), answer.to_owned());
+    let work = move || serde_json::from_str(answer.trim()).ok();
+    compute::run(Some(tenant), cost, work).await.ok().flatten()
+}
+
+fn offers(policy: &Policy) -> Vec<ToolOffer> {
+    let offer = |tool: &crate::domain::policy::ToolPolicy| ToolOffer {
+        name: tool.tool.name.clone(),
+        description: tool.tool.description.clone(),
+        parameters: tool.tool.parameters.source().clone(),
+    };
+    policy.tools.values().map(offer).collect()
+}
+
+/// Parses tool arguments. Models often leave an empty argument list out; anything else that is not JSON stays a string,
+/// for the validator to reject.
+fn parse_arguments(arguments: String) -> Value {
+    if arguments.trim().is_empty() {
+        return Value::Object(serde_json::Map::new());
+    }
+    let read = |text: &str| serde_json::from_str::<Value>(text);
+    let value = read(&arguments).or_else(|_| read(&without_lone_surrogates(&arguments)));
+    match value {
+        // Some servers encode the arguments twice, as a string of JSON.
+        Ok(Value::String(text)) => match read(&text) {
+            Ok(inner @ Value::Object(_)) => inner,
+            _ => Value::String(text),
+        },
+        Ok(value) => value,
+        Err(_) => Value::String(arguments),
+    }
+}
+
+fn from_error(error: ModelError, policy: &Policy, usage: Usage) -> ModelFailure {
+    failure(error.class, error.message, policy, usage, error.retry_after)
+}
+
+fn failure(
+    class: FailureClass,
+    message: String,
+    policy: &Policy,
+    usage: Usage,
+    retry_after: Option<Duration>,
+) -> ModelFailure {
+    ModelFailure {
+        class,
+        message,
+        model: policy.model.clone(),
+        usage,
+        retry_after,
+    }
+}
+
+/// Estimates the usage of a step that is being stopped: a conversation's handler has no time to tokenize a long answer.
+pub fn usage_of_sealed(text: &str, prompt_tokens: u64) -> Usage {
+    Usage {
+        prompt_tokens,
+        completion_tokens: tokens::estimate(text),
+        estimated: prompt_tokens > 0 || !text.is_empty(),
+        ..Usage::default()
+    }
+}
+
+impl Actor for Agent {
+    type Msg = Box<Think>;
+    type State = Alive;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Box<Think>>, (): ()) -> Result<Alive, ActorProcessingErr> {
+        Ok(Alive::new("agent"))
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Box<Think>>,
+        think: Box<Think>,
+        _: &mut Alive,
+    ) -> Result<(), ActorProcessingErr> {
+        let share = self.shared.shares.of(self.scope.tenant());
+        // Estimate for the connection to the provider.
+        share.charge(UNMEASURED);
+        metered(share, self.think(*think)).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_what_the_model_wrote_or_a_text() {
+        for (written, expected) in [
+            ("", json!({})),
+            (" \n", json!({})),
+            (r#"{"a":1}"#, json!({"a": 1})),
+            (r#"{"a":"\ud83d"}"#, json!({"a": "\u{fffd}"})),
+            (r#""{\"a\":1}""#, json!({"a": 1})),
+            (r#""text""#, json!("text")),
+            (r#"{"a":"#, json!(r#"{"a":"#)),
+            (r#"{"a":1}{"b":2}"#, json!(r#"{"a":1}{"b":2}"#)),
+            ("null", json!(null)),
+            ("[]", json!([])),
+        ] {
+            assert_eq!(parse_arguments(written.to_owned()), expected, "{written}");
+        }
+    }
+}

@@ -1,0 +1,669 @@
+//! `Conversation`: owns one conversation's state and is the only writer of its log.
+//!
+//! Supervised by [`Conversations`](super::conversations::Conversations). Invariant: decide, append, apply, reply,
+//! effects, always in this order (`Conversation::step` is the only path). When it dies, the next caller gets a new
+//! actor that replayed the log and resumed the open turns.
+
+mod admission;
+mod damaged;
+mod effects;
+mod halt;
+mod hand_over;
+mod message;
+mod pause;
+mod rest;
+mod room;
+mod state;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use metrics::{counter, histogram};
+use ractor::{Actor, ActorProcessingErr, RpcReplyPort, SupervisionEvent};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+
+use super::compressor::{self, Effort, Outcome};
+use super::shared::{Full, Shared, cause};
+use super::spans::TurnSpans;
+use crate::domain::conversation::Conversation as Core;
+use crate::domain::conversation::command::{Command, Env, Halt, WhenBusy};
+use crate::domain::conversation::decide::Rejection;
+use crate::domain::conversation::effects::Effect;
+use crate::domain::conversation::header::Header;
+use crate::domain::conversation::screen::Screened;
+use crate::domain::conversation::stream::Encoded;
+use crate::domain::conversation::turn::Phase;
+use crate::domain::event::{Event, Record};
+use crate::domain::ids::TurnId;
+use crate::domain::policy::Policy;
+use crate::fairness::share::metered;
+use crate::ports::{Append, LogError, Standing};
+use crate::{compute, crash};
+use admission::Known;
+use halt::note_dead_call;
+pub use message::{Accepted, Args, Asked, Asker, Begun, ConversationRef, Msg, Refusal, Reply, Screening};
+pub use state::State;
+
+/// Actor of one conversation; see the module documentation.
+pub struct Conversation {
+    /// Ports and limits of the process.
+    pub shared: Arc<Shared>,
+}
+
+impl Conversation {
+    async fn step(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        command: Screened,
+        reply: Option<RpcReplyPort<Reply>>,
+    ) -> Result<(), ActorProcessingErr> {
+        self.step_at(me, state, command, reply, None).await
+    }
+
+    /// The only path for a change. If `due` is given, the time of the decision is not before it.
+    async fn step_at(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        command: Screened,
+        reply: Option<RpcReplyPort<Reply>>,
+        due: Option<Timestamp>,
+    ) -> Result<(), ActorProcessingErr> {
+        let policy = self.policy(state, command.command());
+        self.step_by(me, state, &policy, command, reply, due).await
+    }
+
+    /// Like `step_at`, with a policy that was looked up before.
+    async fn step_by(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        command: Screened,
+        reply: Option<RpcReplyPort<Reply>>,
+        due: Option<Timestamp>,
+    ) -> Result<(), ActorProcessingErr> {
+        let may_await_approval = may_await_approval(state, policy, command.command());
+        // The work stopped for this command is gone, so a failed append has consequences: the actor cannot simply carry
+        // on.
+        let halted = command.command().halt().is_some_and(|halt| *halt != Halt::default());
+        // A note for the successor: if it is not stored, this actor's memory is still correct.
+        let is_note = matches!(command.command(), Command::Pause { .. } | Command::HandOver { .. });
+        let (cost, now) = (command.command().weight(), self.now(due));
+        let rules = Arc::clone(policy);
+        let decide = move |core: &mut Core| -> Result<_, Rejection> {
+            let policy = rules.as_ref();
+            let env = Env {
+                now,
+                policy,
+                may_await_approval,
+            };
+            let decision = core.decide(env, command)?;
+            let header = header_after(core, &decision.records);
+            Ok((decision, header))
+        };
+        let (decision, header) = match self.with_core(state, cost, decide).await? {
+            Ok(decided) => decided,
+            Err(rejection) => return refuse(reply, rejection.into()),
+        };
+        let records: Arc<[Record]> = decision.records.into();
+        if !records.is_empty() {
+            if let Err(error) = self.append(state, &records, header).await {
+                // The id of a conversation that was erased and cleaned up comes back only with its idempotency key.
+                // Nothing is known of it here; the answer is the one that the erased header would have given.
+                if matches!(error, LogError::Erased) && state.core.book.is_none() {
+                    return refuse(reply, Rejection::KeyReused.into());
+                }
+                // `Refused` means that nothing was written: the memory is correct, and the caller is told. After any
+                // other error the memory may be wrong, so this actor ends.
+                let known = matches!(error, LogError::Refused(_)) && (reply.is_some() || is_note) && !halted;
+                tracing::warn!(conversation = %state.core.id, %error, restarting = !known, "append to the conversation's log failed");
+                // Another writer appended first, so nothing of this append was written: the successor may be asked.
+                let refusal = match error {
+                    LogError::Conflict(_) | LogError::Erased => Refusal::Gone,
+                    LogError::Refused(_) => Refusal::Refused {
+                        disk_full: error.is_disk_full(),
+                    },
+                    LogError::Unavailable(_) | LogError::Corrupt(_) => Refusal::Unavailable,
+                };
+                refuse(reply, refusal)?;
+                return if known { Ok(()) } else { Err(error.into()) };
+            }
+            let (cost, shown) = (records.iter().map(Record::weight).sum(), Arc::clone(&records));
+            let apply = move |core: &mut Core| -> Vec<Encoded> {
+                shown.iter().for_each(|record| core.apply(record));
+                shown.iter().map(Encoded::new).collect()
+            };
+            let encoded = self.with_core(state, cost, apply).await?;
+            for record in records.iter() {
+                count(record);
+                if let Some(spans) = &state.spans {
+                    spans.note(record);
+                }
+            }
+            self.publish(state, &records, encoded);
+        }
+        if let Some(reply) = reply {
+            accept(reply, state, decision.turn, records.to_vec());
+        }
+        state.count();
+        if !records.is_empty() {
+            self.run_effects(me, state).await?;
+            state.count();
+            if state.core.live().is_none() {
+                // Erased content must not reach a summariser.
+                state.compression = None;
+            }
+            if records.iter().any(|record| record.event.is_terminal()) {
+                self.compress(me, state, policy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Works on the state's core, on the compute pool if that takes long. The core is moved out meanwhile; nobody sees
+    /// that, because the waiting handler has exclusive access to the state. An error ends this actor.
+    async fn with_core<T: Send + 'static>(
+        &self,
+        state: &mut State,
+        cost: usize,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, ActorProcessingErr> {
+        if cost <= compute::INLINE_COST {
+            return Ok(work(&mut state.core));
+        }
+        let away = Core::new(state.core.id);
+        let mut core = std::mem::replace(&mut state.core, away);
+        let work = move || {
+            let done = work(&mut core);
+            (core, done)
+        };
+        let (core, done) = compute::run(Some(state.scope.tenant()), cost, work).await?;
+        state.core = core;
+        Ok(done)
+    }
+
+    async fn append(&self, state: &State, records: &Arc<[Record]>, header: Option<Header>) -> Result<(), LogError> {
+        let header = header.ok_or_else(|| LogError::Corrupt("log does not begin with conversation.created".into()))?;
+        let append = Append {
+            conversation: state.core.id,
+            user: header.user.clone(),
+            append_id: self.shared.ports.ids.uuid(),
+            records: Arc::clone(records),
+            header,
+        };
+        crash_points("append.before", records);
+        let begun = tokio::time::Instant::now();
+        // Appends by a timer or a recovery belong to their turn's trace, all others to their sender's.
+        let sender = tracing::Span::current();
+        let turn = state.spans.as_ref().map(TurnSpans::whole);
+        let span = tracing::info_span!(
+            parent: turn.filter(|_| sender.is_disabled()).unwrap_or(&sender),
+            "append",
+            copilotd.append.first_seq = append.first_seq(),
+            copilotd.append.records = records.len(),
+        );
+        let result = self
+            .shared
+            .ports
+            .log
+            .append(&state.scope, &append)
+            .instrument(span)
+            .await;
+        histogram!("copilotd_append_wait_seconds").record(begun.elapsed().as_secs_f64());
+        crash_points("append.after", records);
+        result
+    }
+
+    /// Publishes committed records together with the answer that is open now.
+    fn publish(&self, state: &mut State, records: &[Record], encoded: Vec<Encoded>) {
+        let present = state
+            .core
+            .active()
+            .filter(|turn| turn.phase == Phase::Thinking)
+            .map(|turn| turn.present());
+        if state.live.as_ref().is_some_and(|live| Some(live.message.at) != present) {
+            state.live = None;
+        }
+        let validated = state.core.active().is_some_and(|turn| turn.response_schema.is_some());
+        for record in records {
+            if let (Event::ContextAssembled { prompt_tokens, .. }, Some(live)) = (&record.event, &mut state.live) {
+                live.prompt_tokens = *prompt_tokens;
+                live.shown = !validated;
+            }
+        }
+        let (tenant, id) = (state.scope.tenant().clone(), state.core.id);
+        let tail = match state.tail.take() {
+            Some(tail) => Some(tail),
+            None if state.core.active().is_some() => Some(self.shared.hub.tail(&tenant, id)),
+            None => self.shared.hub.existing(&tenant, id),
+        };
+        if let Some(tail) = tail {
+            let shown = state.live.as_ref().filter(|live| live.shown).map(|live| &live.message);
+            if let Some(message) = shown {
+                message.show();
+            }
+            tail.publish(encoded, shown);
+            // Kept while a turn runs; afterwards it lives as long as somebody watches.
+            state.tail = state.core.active().is_some().then_some(tail);
+        }
+    }
+
+    /// Returns the current time, but no earlier than `due`.
+    fn now(&self, due: Option<Timestamp>) -> Timestamp {
+        let now = self.shared.ports.clock.now();
+        due.map_or(now, |due| due.max(now))
+    }
+
+    async fn with_halt(
+        &self,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        command: Screened,
+    ) -> Result<Result<Screened, Rejection>, ActorProcessingErr> {
+        self.with_halt_at(state, policy, command, None).await
+    }
+
+    /// Puts the halt into a command that stops the running turn, once it is certain that the command will be accepted.
+    async fn with_halt_at(
+        &self,
+        state: &mut State,
+        policy: &Arc<Policy>,
+        mut command: Screened,
+        due: Option<Timestamp>,
+    ) -> Result<Result<Screened, Rejection>, ActorProcessingErr> {
+        let active = state.core.active().map(|turn| turn.id);
+        let stops = match command.command() {
+            Command::Cancel { turn, .. } | Command::TurnExpired { turn, .. } => Some(*turn) == active,
+            Command::Submit { when_busy, .. } => *when_busy == WhenBusy::Interrupt && active.is_some(),
+            Command::Erase { .. } | Command::Suspend { .. } => active.is_some(),
+            _ => false,
+        };
+        if !stops {
+            return Ok(Ok(command));
+        }
+        let (cost, now) = (command.command().weight(), self.now(due));
+        let (rules, trial) = (Arc::clone(policy), command.clone());
+        let try_out = move |core: &mut Core| {
+            let policy = rules.as_ref();
+            let env = Env {
+                now,
+                policy,
+                may_await_approval: true,
+            };
+            core.decide(env, trial).map(|decision| decision.records.is_empty())
+        };
+        match self.with_core(state, cost, try_out).await? {
+            Ok(false) => {}
+            Ok(true) => return Ok(Ok(command)),
+            Err(rejection) => return Ok(Err(rejection)),
+        }
+        if let Some(halt) = command.halt_mut() {
+            *halt = self.halt(state, policy, now);
+        }
+        Ok(Ok(command))
+    }
+
+    /// Refuses callers whom this actor cannot serve.
+    async fn receive(&self, state: &mut State, asker: &Asker) -> Result<(), Refusal> {
+        if state.retiring {
+            return Err(Refusal::Gone);
+        }
+        if state.broken {
+            return Err(self.refusal_of_damaged(state, asker).await);
+        }
+        state.asked = true;
+        if self.standing(state) == Standing::LeftOut {
+            return Err(Refusal::LeftOut);
+        }
+        let book = state.core.book.as_ref();
+        if book.is_some_and(|book| book.header.user != asker.user && !asker.admin) {
+            return Err(Rejection::NotFound.into());
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        me: &ConversationRef,
+        state: &mut State,
+        asker: &Asker,
+        command: Asked,
+        reply: RpcReplyPort<Reply>,
+    ) -> Result<(), ActorProcessingErr> {
+        let by = match &command {
+            Asked::Light(Command::Erase { by, .. } | Command::EraseIdle { by, .. }) => Some(by.clone()),
+            _ => None,
+        };
+        // A log with nothing left looks like one that never existed; only its header tells.
+        if let Some(by) = by
+            && !state.retiring
+            && (state.broken || state.core.book.is_none())
+        {
+            return self.erase_damaged(state, asker, by, reply).await;
+        }
+        if let Err(refusal) = self.receive(state, asker).await {
+            return refuse(Some(reply), refusal);
+        }
+        let command = match command {
+            Asked::Light(command) => state.core.screen(&self.policy(state, &command), command),
+            Asked::Screened(command) => command,
+        };
+        let command = match self.known(state, command).await {
+            Ok(Known::New(command)) => *command,
+            Ok(Known::Copy(turn)) => {
+                accept(reply, state, Some(turn), Vec::new());
+                return Ok(());
+            }
+            Err(refusal) => return refuse(Some(reply), refusal),
+        };
+        if let Err(refusal) = self.has_room(state, asker, command.command()).await {
+            return refuse(Some(reply), refusal);
+        }
+        // A decision makes a turn that held no permit run again; if it is refused now, it can be repeated.
+        let needs_place = match command.command() {
+            Command::Submit { .. } => true,
+            Command::Decide { .. } => state.core.active().is_some_and(|turn| turn.only_awaits_approval()),
+            _ => false,
+        };
+        if needs_place && let Err(full) = state.counted.admit() {
+            let bounds = &self.shared.bounds;
+            let most = match full {
+                Full::Tenant => bounds.tenant_turns,
+                Full::User => bounds.user_turns,
+                Full::Node => bounds.node_turns,
+            };
+            return refuse(Some(reply), Refusal::Full(full, most));
+        }
+        if let (Command::Submit { .. }, Some(book)) = (command.command(), &state.core.book) {
+            let (tenant, most) = (state.scope.tenant(), self.shared.bounds.user_turns);
+            state.taken = self.shared.user_turns.take(tenant, &book.header.user, most);
+            if state.taken.is_none() {
+                state.count();
+                return refuse(Some(reply), Refusal::Full(Full::User, most));
+            }
+        }
+        let policy = self.policy(state, command.command());
+        let done = match self.with_halt(state, &policy, command).await? {
+            Ok(command) => self.step(me, state, command, Some(reply)).await,
+            Err(rejection) => refuse(Some(reply), rejection.into()),
+        };
+        // A refused turn returns its permits.
+        state.taken = None;
+        state.count();
+        done
+    }
+
+    fn policy(&self, state: &State, command: &Command) -> Arc<Policy> {
+        let copilot = match (&state.core.book, command) {
+            (Some(book), _) => Some(&book.header.copilot),
+            (None, Command::Create { copilot, .. }) => Some(copilot),
+            _ => None,
+        };
+        let found = copilot.and_then(|copilot| self.shared.ports.policies.policy(&state.scope, Some(copilot)));
+        found.unwrap_or_else(|| {
+            if self.standing(state) != Standing::LeftOut {
+                return Arc::new(Policy::removed(copilot));
+            }
+            let known = state.policy.clone();
+            known.unwrap_or_else(|| Arc::new(Policy::unavailable(copilot)))
+        })
+    }
+
+    /// Compresses the older part of the memory, after a turn and thus off the user's path.
+    fn compress(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>) {
+        self.compress_by(me, state, policy, Effort::Usual);
+    }
+
+    fn compress_by(&self, me: &ConversationRef, state: &mut State, policy: &Arc<Policy>, effort: Effort) {
+        if state.compression.is_some() {
+            // The running compression sees the memory as it was, so another one follows it.
+            state.compress_again = true;
+            return;
+        }
+        state.compress_again = false;
+        let Some(book) = state.core.live() else { return };
+        if state.handing_over || self.standing(state) != Standing::Served {
+            return;
+        }
+        let work = compressor::Work {
+            shared: Arc::clone(&self.shared),
+            scope: state.scope.clone(),
+            conversation: state.core.id,
+            user: book.header.user.clone(),
+            api_key: book.last_api_key.clone(),
+            memory: state.core.memory.clone(),
+            policy: Arc::clone(policy),
+            failures: state.compression_failures,
+            effort,
+        };
+        state.compressions += 1;
+        let (me, number) = (me.clone(), state.compressions);
+        let task = async move {
+            // A panic must send the message too, or the conversation would wait for it forever.
+            let outcome = AssertUnwindSafe(compressor::compress(work)).catch_unwind().await;
+            let outcome = outcome.unwrap_or(Outcome::Failed);
+            let _ = me.cast(Msg::CompressionEnded { number, outcome });
+        };
+        let span = tracing::info_span!("compress", gen_ai.conversation.id = %state.core.id);
+        state.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.instrument(span))));
+    }
+
+    async fn take(&self, me: &ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            // Handled before this.
+            Msg::StandingChanged => {}
+            Msg::StepHeld(step) => self.step_held(me, state, step).await?,
+            Msg::StepTooLarge { at, failure } => self.step_too_large(me, state, at, *failure).await?,
+            Msg::RoomOverdue(at) => self.room_overdue(me, state, at),
+            Msg::CallHeld { call, gate } => self.call_held(me, state, call, &gate).await?,
+            Msg::Ask {
+                asker,
+                command,
+                begun,
+                reply,
+            } => {
+                begun.mark();
+                self.ask(me, state, &asker, *command, reply).await?;
+            }
+            Msg::Screening { asker, command, reply } => {
+                let screening = self.receive(state, &asker).await.map(|()| Screening {
+                    policy: self.policy(state, &command),
+                    tool: state.core.tool_of(&command),
+                });
+                let _ = reply.send(screening);
+            }
+            Msg::Report(command) => self.step(me, state, *command, None).await?,
+            Msg::Position { turn, reply } => {
+                let _ = reply.send(position(state, turn));
+                return Ok(());
+            }
+            Msg::Due(effect) => self.due(me, state, effect).await?,
+            // A compression that was abandoned may have ended before it was stopped.
+            Msg::CompressionEnded { number, .. } if number != state.compressions => {}
+            Msg::CompressionEnded { outcome, .. } => {
+                state.compression = None;
+                let is_compressed = matches!(outcome, Outcome::Compressed(_));
+                match outcome {
+                    Outcome::NotNeeded => {}
+                    Outcome::Failed => state.compression_failures += 1,
+                    Outcome::Compressed(command) => {
+                        state.compression_failures = 0;
+                        let policy = self.policy(state, &command);
+                        let command = state.core.screen(&policy, *command);
+                        self.step(me, state, command, None).await?;
+                    }
+                }
+                self.room_after(me, state, is_compressed).await?;
+                if state.compress_again {
+                    let policy = self.policy(state, &Command::RECOVER);
+                    self.compress(me, state, &policy);
+                }
+            }
+            Msg::Idle(generation) => {
+                self.retire(me, state, generation);
+                return Ok(());
+            }
+            Msg::Stored(seq) => return self.compare(state, seq).await,
+            Msg::HandOver(deadline) => return self.hand_over(me, state, deadline).await,
+            // Handled only by `take_handing_over`.
+            Msg::HandOverDue => return Ok(()),
+        }
+        self.rest(me, state);
+        Ok(())
+    }
+}
+
+/// Returns the header as it will be after these records; `None` if the log is empty and they do not begin it.
+fn header_after(core: &Core, records: &[Record]) -> Option<Header> {
+    let (mut header, rest) = match &core.book {
+        Some(book) => (book.header.clone(), records),
+        None => (Header::open(core.id, records.first()?)?, &records[1..]),
+    };
+    rest.iter().for_each(|record| header.apply(record));
+    Some(header)
+}
+
+/// Takes an approval permit for what the model asks for, before the command is decided. If it turns out not to be
+/// needed, the next count returns it.
+fn may_await_approval(state: &mut State, policy: &Policy, command: &Command) -> bool {
+    let Command::ModelReplied { reply, .. } = command else {
+        return true;
+    };
+    let asks = |name: &String| policy.tools.get(name).is_some_and(|tool| tool.approval);
+    let live = state
+        .core
+        .live()
+        .filter(|_| reply.calls.iter().any(|(name, _)| asks(name)));
+    let Some(book) = live else {
+        return true;
+    };
+    state.counted.take_approval(state.core.id, &book.header.user)
+}
+
+fn position(state: &State, turn: TurnId) -> Option<usize> {
+    state.core.book.as_ref()?.turns.iter().position(|open| open.id == turn)
+}
+
+fn accept(reply: RpcReplyPort<Reply>, state: &State, turn: Option<TurnId>, records: Vec<Record>) {
+    let Some(book) = &state.core.book else { return };
+    // The caller may have gone; the change is stored all the same.
+    let _ = reply.send(Ok(Accepted {
+        header: book.header.clone(),
+        turn,
+        records,
+        position: turn.and_then(|turn| position(state, turn)),
+    }));
+}
+
+fn refuse(reply: Option<RpcReplyPort<Reply>>, refusal: Refusal) -> Result<(), ActorProcessingErr> {
+    if let Some(reply) = reply {
+        let _ = reply.send(Err(refusal));
+    }
+    Ok(())
+}
+
+fn crash_points(place: &str, records: &[Record]) {
+    if cfg!(feature = "crash-points") {
+        for record in records {
+            crash::point(&format!("{place}:{}", record.event.name()));
+        }
+    }
+}
+
+fn count(record: &Record) {
+    let state = match record.event {
+        Event::TurnQueued { .. } => "queued",
+        Event::TurnStarted { attempt: 1, .. } => "started",
+        Event::TurnCompleted { .. } => "completed",
+        Event::TurnFailed { .. } => "failed",
+        Event::TurnCancelled { .. } => "cancelled",
+        _ => return,
+    };
+    counter!("copilotd_turns_total", "state" => state).increment(1);
+}
+
+impl Actor for Conversation {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _: ConversationRef, args: Args) -> Result<State, ActorProcessingErr> {
+        Ok(State::new(args, &self.shared))
+    }
+
+    async fn post_start(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let share = self.shared.shares.of(state.scope.tenant());
+        let loaded = metered(share, self.load(&me, state)).await;
+        match loaded.as_ref().map_err(|error| error.downcast_ref::<LogError>()) {
+            // Restarting would fail again at the next run of the reconciler: the actor says so and is passivated.
+            Err(Some(LogError::Corrupt(reason))) => {
+                counter!("copilotd_unreadable_rows_total", "what" => "log").increment(1);
+                tracing::error!(
+                    tenant = %state.scope.tenant(), conversation = %state.core.id, reason,
+                    "conversation log is damaged; refusing requests for it, other conversations are unaffected"
+                );
+                state.give_up();
+                self.rest(&me, state);
+                Ok(())
+            }
+            _ => loaded,
+        }
+    }
+
+    async fn handle(&self, me: ConversationRef, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        self.follow_standing(&me, state).await?;
+        let share = self.shared.shares.of(state.scope.tenant());
+        if state.handing_over {
+            return metered(share, Box::pin(self.take_handing_over(&me, msg, state))).await;
+        }
+        metered(share, Box::pin(self.take(&me, msg, state))).await
+    }
+
+    /// Reached only by a clean stop; nobody waits for the result, and recovery covers a failure.
+    async fn post_stop(&self, me: ConversationRef, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if let Err(error) = self.keep_unsent(&me, state).await {
+            tracing::warn!(conversation = %state.core.id, error = cause(&error), "could not record which tool calls were never sent; the next process treats them as possibly sent");
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ConversationRef,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (who, why) = match event {
+            SupervisionEvent::ActorFailed(who, error) => (who, cause(&error)),
+            SupervisionEvent::ActorTerminated(who, _, reason) => (who, reason.unwrap_or_default()),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        // Ignore an agent that was released on purpose.
+        if state
+            .agent
+            .as_ref()
+            .is_none_or(|(_, agent)| agent.get_id() != who.get_id())
+        {
+            return Ok(());
+        }
+        counter!("copilotd_actor_deaths_total", "actor" => "agent").increment(1);
+        tracing::error!(conversation = %state.core.id, %why, "agent died; resuming its turn");
+        state.agent = None;
+        state
+            .running
+            .retain(|effect, _| !matches!(effect, Effect::CallModel { .. }));
+        if state.core.active().is_some_and(|turn| turn.phase == Phase::Thinking) {
+            let policy = self.policy(state, &Command::RECOVER);
+            note_dead_call(state, &policy, self.now(None));
+            let recover = state.core.screen(&policy, state.recovery());
+            self.step(&me, state, recover, None).await?;
+        }
+        self.rest(&me, state);
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Checks before a command from outside is decided: whether its idempotency key was used before, and whether its tenant
+//! and user may store more.
+//!
+//! They read the store within the handler that appends, so nothing comes between the answer and the append: concurrent
+//! copies of one request become one turn.
+
+use super::{Asker, Conversation, Refusal, State};
+use crate::domain::conversation::KEY_LIFE;
+use crate::domain::conversation::command::Command;
+use crate::domain::conversation::decide::Rejection;
+use crate::domain::conversation::screen::Screened;
+use crate::domain::event::{Event, Idempotency, Record};
+use crate::domain::ids::TurnId;
+use crate::ports::LogError;
+
+/// Uses of one key after its expiry that are told apart; beyond that the client must choose another key.
+const MAX_ROUNDS: u32 = 64;
+
+/// What is known about a command before it is decided.
+pub(super) enum Known {
+    /// Not seen before, or known to the state, which handles it.
+    New(Box<Screened>),
+    /// An earlier request with the same key and body created this turn.
+    Copy(TurnId),
+}
+
+impl Conversation {
+    /// Finds the turn that was created with a submission's idempotency key during the key's life. The state remembers
+    /// the latest keys; all others are found in the log, because the id of a turn with a key is derived from it. If the
+    /// key is free, the submission gets such an id.
+    pub(super) async fn known(&self, state: &State, mut command: Screened) -> Result<Known, Refusal> {
+        let now = self.shared.ports.clock.now();
+        let Command::Submit {
+            idempotency: Some(asked),
+            ..
+        } = command.command()
+        else {
+            return Ok(Known::New(Box::new(command)));
+        };
+        if state.core.live().is_none() || state.core.keys.find(&asked.key, now).is_some() {
+            return Ok(Known::New(Box::new(command)));
+        }
+        for round in 0..MAX_ROUNDS {
+            let id = TurnId::derived(state.core.id, &asked.key, round);
+            let found = self.shared.ports.log.read_turn(&state.scope, id).await;
+            let Some(found) = found.map_err(unavailable)? else {
+                command.set_turn(id);
+                return Ok(Known::New(Box::new(command)));
+            };
+            match found.records.first() {
+                Some(first) if now.duration_since(first.at) >= KEY_LIFE => {}
+                Some(first) if used_for(first) == Some(asked) => return Ok(Known::Copy(id)),
+                _ => break,
+            }
+        }
+        Err(Rejection::KeyReused.into())
+    }
+
+    /// Refuses what would add to a log whose tenant or user has reached a storage quota. Never refuses what ends or
+    /// erases something, nor the copy of an earlier request.
+    pub(super) async fn has_room(&self, state: &State, asker: &Asker, command: &Command) -> Result<(), Refusal> {
+        let (book, now) = (state.core.book.as_ref(), self.shared.ports.clock.now());
+        let is_new = match (command, book) {
+            (Command::Create { .. }, None) => true,
+            (Command::Submit { turn, idempotency, .. }, Some(book)) => {
+                let keyed = idempotency.as_ref();
+                let copied = keyed.is_some_and(|asked| state.core.keys.find(&asked.key, now).is_some());
+                if copied || book.accepted.contains(turn) {
+                    return Ok(());
+                }
+                false
+            }
+            (Command::Update { .. } | Command::GiveFeedback { .. }, Some(_)) => false,
+            _ => return Ok(()),
+        };
+        let quotas = self.shared.ports.policies.quotas(&state.scope);
+        if quotas.is_unlimited() || book.is_some_and(|book| book.header.erased) {
+            return Ok(());
+        }
+        let owner = book.map_or(&asker.user, |book| &book.header.user);
+        let stored = self.shared.ports.log.stored(&state.scope, owner).await;
+        Ok(quotas.check(&stored.map_err(unavailable)?, is_new)?)
+    }
+}
+
+/// Returns the idempotency key recorded in a turn's first record.
+fn used_for(first: &Record) -> Option<&Idempotency> {
+    match &first.event {
+        Event::TurnQueued { idempotency, .. } => idempotency.as_ref(),
+        _ => None,
+    }
+}
+
+fn unavailable(error: LogError) -> Refusal {
+    tracing::warn!(%error, "store could not be read; refusing the request, nothing was stored");
+    Refusal::NotStored
+}

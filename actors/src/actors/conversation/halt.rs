@@ -1,0 +1,59 @@
+//! Stopping the work of a turn, and what it had used by then.
+
+use jiff::Timestamp;
+
+use super::state::Live;
+use super::{Conversation, State};
+use crate::actors::agent::usage_of_sealed;
+use crate::domain::conversation::command::{Halt, Sealed};
+use crate::domain::policy::Policy;
+use crate::domain::usage::{LostUsage, Usage};
+
+impl Conversation {
+    /// Stops the work of the running turn: nothing more is shown or sent, and what was shown and sent is known exactly.
+    pub(super) fn halt(&self, state: &State, policy: &Policy, now: Timestamp) -> Halt {
+        let sealed = state.live.as_ref().map(|live| sealed(live, policy, now));
+        let sealed = sealed.or_else(|| lost(state));
+        let unsent = state
+            .gates
+            .iter()
+            .filter(|(_, gate)| gate.cancel())
+            .map(|(call, _)| *call)
+            .collect();
+        Halt { sealed, unsent }
+    }
+}
+
+/// Seals the open message and estimates its usage so far.
+fn sealed(live: &Live, policy: &Policy, now: Timestamp) -> Sealed {
+    let text = live.message.seal();
+    let usage = policy.priced(usage_of_sealed(&text, live.prompt_tokens), now);
+    Sealed {
+        at: live.message.at,
+        text,
+        usage,
+    }
+}
+
+/// Returns the usage of the running turn's lost model calls as a sealed message without text.
+fn lost(state: &State) -> Option<Sealed> {
+    let mut usage = Usage::default();
+    state.unreported().iter().for_each(|lost| usage += lost.usage);
+    let at = state.core.active()?.present();
+    (usage != Usage::default()).then(|| Sealed {
+        at,
+        text: String::new(),
+        usage,
+    })
+}
+
+/// Seals the message of an agent that died and notes the usage of its call, which the turn's own usage must include.
+/// The ledger was settled when the stream was dropped.
+pub(super) fn note_dead_call(state: &mut State, policy: &Policy, now: Timestamp) {
+    let Some(live) = state.live.as_ref().filter(|live| live.prompt_tokens > 0) else {
+        return;
+    };
+    let Sealed { at, usage, .. } = sealed(live, policy, now);
+    let model = policy.model.clone();
+    state.lost_usage = Some((at, vec![LostUsage { model, usage }]));
+}

@@ -1,0 +1,279 @@
+//! Mutable state of a conversation's actor.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ractor::ActorRef;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::message::Args;
+use super::room::Room;
+use crate::actors::agent::Think;
+use crate::actors::connector::Gate;
+use crate::actors::shared::{Alive, Full, Shared, TurnCounts};
+use crate::actors::spans::TurnSpans;
+use crate::domain::conversation::Conversation as Core;
+use crate::domain::conversation::command::{Command, Step};
+use crate::domain::conversation::effects::Effect;
+use crate::domain::conversation::turn::Turn;
+use crate::domain::ids::{CallId, ConversationId, Seq, TenantId, TurnId, UserId};
+use crate::domain::policy::Policy;
+use crate::domain::usage::LostUsage;
+use crate::fairness::user_turns::Place;
+use crate::live::{LiveMessage, Tail};
+use crate::tenancy::TenantScope;
+
+/// Mutable state of the actor.
+pub struct State {
+    pub(super) scope: TenantScope,
+    pub(super) core: Core,
+    pub(super) tail: Option<Arc<Tail>>,
+    pub(super) live: Option<Live>,
+    pub(super) agent: Option<(TurnId, ActorRef<Box<Think>>)>,
+    pub(super) running: HashMap<Effect, Option<AbortOnDropHandle<()>>>,
+    pub(super) gates: Gates,
+    pub(super) compression: Option<AbortOnDropHandle<()>>,
+    /// Number of compressions started so far.
+    pub(super) compressions: u64,
+    pub(super) compress_again: bool,
+    pub(super) compression_failures: u32,
+    /// Step that waits until its prompt fits.
+    pub(super) room: Option<Room>,
+    /// Last step for which a compression was started: never twice for the same step.
+    pub(super) squeezed: Option<Step>,
+    /// Turn whose prompt does not fit without the summary that waits for the next turn.
+    pub(super) tight: Option<TurnId>,
+    pub(super) snapshot_seq: Seq,
+    /// Until when a call that was stopped after it was sent may still report its outcome.
+    pub(super) late: Option<Timestamp>,
+    pub(super) idle: Option<AbortOnDropHandle<()>>,
+    pub(super) generation: u64,
+    pub(super) retiring: bool,
+    /// Whether a turn was worked on since the replay: the next one is probably near.
+    pub(super) worked: bool,
+    /// Whether a request arrived since then.
+    pub(super) asked: bool,
+    /// Whether open turns wait because the tenant is left out. No work is started meanwhile.
+    pub(super) paused: bool,
+    /// Whether work in progress was lost with an earlier actor, so that the turn must be recovered.
+    pub(super) lost: bool,
+    /// Usage of a step that nobody will report, until it is recorded; belongs to this step only.
+    pub(super) lost_usage: Option<(Step, Vec<LostUsage>)>,
+    /// Whether the process is handing over: no work is started any more.
+    pub(super) handing_over: bool,
+    /// Policy of the last started effects: work that is running when the tenant is left out finishes under it.
+    pub(super) policy: Option<Arc<Policy>>,
+    /// Whether the log cannot be read: nothing is decided on what is known of it.
+    pub(super) broken: bool,
+    pub(super) counted: Counted,
+    /// Permits of open turns that count against their user.
+    pub(super) places: HashMap<TurnId, Place>,
+    /// Permit of a turn that is being stored.
+    pub(super) taken: Option<Place>,
+    pub(super) spans: Option<TurnSpans>,
+    pub(super) _alive: Alive,
+}
+
+pub(super) struct Live {
+    pub(super) message: Arc<LiveMessage>,
+    pub(super) shown: bool,
+    pub(super) prompt_tokens: u64,
+}
+
+/// What admission counts for this actor's open turns; removed when the actor ends, however it ends. An approval permit
+/// stays: the call keeps waiting without the actor, and the successor corrects it.
+pub(super) struct Counted {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tenant: TenantId,
+    pub(super) turns: TurnCounts,
+    /// What admission knows about a call that waits for approval; `None`: unsure.
+    pub(super) approval: Option<bool>,
+}
+
+/// Gates of the running calls, cancelled on drop: a call still waiting at its gate is never sent, because the successor
+/// handles it by its own rules.
+#[derive(Default)]
+pub(super) struct Gates(HashMap<CallId, Arc<Gate>>);
+
+impl Deref for Gates {
+    type Target = HashMap<CallId, Arc<Gate>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Gates {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Gates {
+    fn drop(&mut self) {
+        for gate in self.0.values() {
+            gate.cancel();
+        }
+    }
+}
+
+impl State {
+    /// Returns the state of a new actor, before the replay.
+    pub(super) fn new(args: Args, shared: &Arc<Shared>) -> Self {
+        let counted = Counted {
+            shared: Arc::clone(shared),
+            tenant: args.scope.tenant().clone(),
+            turns: TurnCounts::default(),
+            approval: None,
+        };
+        Self {
+            core: Core::new(args.id),
+            scope: args.scope,
+            tail: None,
+            live: None,
+            agent: None,
+            running: HashMap::new(),
+            gates: Gates::default(),
+            compression: None,
+            compressions: 0,
+            compress_again: false,
+            compression_failures: 0,
+            room: None,
+            squeezed: None,
+            tight: None,
+            snapshot_seq: 0,
+            late: None,
+            idle: None,
+            generation: 0,
+            retiring: false,
+            worked: false,
+            asked: false,
+            paused: false,
+            lost: false,
+            lost_usage: None,
+            handing_over: false,
+            policy: None,
+            broken: false,
+            counted,
+            places: HashMap::new(),
+            taken: None,
+            spans: None,
+            _alive: Alive::new("conversation"),
+        }
+    }
+
+    /// Returns what the current step used that nobody will report.
+    pub(super) fn unreported(&self) -> &[LostUsage] {
+        let present = self.core.active().map(Turn::present);
+        let of_present = |(at, _): &&(Step, Vec<LostUsage>)| Some(*at) == present;
+        self.lost_usage
+            .as_ref()
+            .filter(of_present)
+            .map_or(&[], |(_, lost)| lost)
+    }
+
+    /// Returns the command that resumes interrupted work.
+    pub(super) fn recovery(&self) -> Command {
+        Command::Recover {
+            lost: self.unreported().to_vec(),
+        }
+    }
+
+    /// Discards what was read from a damaged log.
+    pub(super) fn give_up(&mut self) {
+        self.broken = true;
+        self.core = Core::new(self.core.id);
+        self.spans = None;
+        self.count();
+    }
+
+    pub(super) fn count(&mut self) {
+        let Some(book) = &self.core.book else {
+            self.places.clear();
+            return self.counted.set(TurnCounts::default());
+        };
+        let (open, active) = (book.turns.len(), book.active());
+        let idle = self.is_idly_paused();
+        // Turns queued behind one that only waits for a person, or for its tenant's settings, are parked with it.
+        let parked = idle || active.is_some_and(Turn::only_awaits_approval);
+        // A turn that waits for its provider keeps its working permit, but a shutdown does not wait for it.
+        let waiting = !parked && active.is_some_and(|turn| turn.waiting.is_some());
+        let busy = active.is_some() && !parked && !waiting;
+        self.worked |= busy || waiting;
+        self.counted.set(TurnCounts {
+            open,
+            working: if parked { 0 } else { open },
+            queued: open - usize::from(active.is_some()),
+            busy,
+            waiting,
+        });
+        let waits = active.is_some_and(Turn::awaits_approval);
+        self.counted.set_approval(self.core.id, &book.header.user, waits);
+        self.count_places();
+    }
+
+    /// Whether the tenant is left out and no work is running any more.
+    fn is_idly_paused(&self) -> bool {
+        let under_way = |effect: &Effect| matches!(effect, Effect::CallModel { .. } | Effect::CallTool { .. });
+        self.paused && !self.running.keys().any(under_way)
+    }
+
+    /// Counts the open turns against their user, unless they wait for a person.
+    fn count_places(&mut self) {
+        let Some(book) = &self.core.book else {
+            return self.places.clear();
+        };
+        if self.is_idly_paused() || book.active().is_some_and(|turn| turn.only_awaits_approval()) {
+            return self.places.clear();
+        }
+        let open: HashSet<TurnId> = book.turns.iter().map(|turn| turn.id).collect();
+        self.places.retain(|turn, _| open.contains(turn));
+        let users = &self.counted.shared.user_turns;
+        for turn in open {
+            if self.places.contains_key(&turn) {
+                continue;
+            }
+            let place = self.taken.take();
+            let place = place.or_else(|| users.count(self.scope.tenant(), &book.header.user));
+            self.places.extend(place.map(|place| (turn, place)));
+        }
+    }
+}
+
+impl Counted {
+    /// Takes a permit for one more turn before it is stored, so that concurrent requests cannot exceed the limit
+    /// together.
+    pub(super) fn admit(&mut self) -> Result<(), Full> {
+        self.shared.admission.admit(&self.tenant, &self.shared.bounds)?;
+        self.turns.open += 1;
+        self.turns.working += 1;
+        Ok(())
+    }
+
+    /// Takes a permit for a turn that is about to wait for approval, before that is stored.
+    pub(super) fn take_approval(&mut self, id: ConversationId, user: &UserId) -> bool {
+        let (admission, bounds) = (&self.shared.admission, &self.shared.bounds);
+        self.approval = None;
+        admission.take_approval(id, (&self.tenant, user), bounds)
+    }
+
+    pub(super) fn set(&mut self, turns: TurnCounts) {
+        self.shared.admission.count(&self.tenant, self.turns, turns);
+        self.turns = turns;
+    }
+
+    fn set_approval(&mut self, id: ConversationId, user: &UserId, waits: bool) {
+        if self.approval != Some(waits) {
+            self.shared.admission.set_approval(id, (&self.tenant, user), waits);
+            self.approval = Some(waits);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.set(TurnCounts::default());
+    }
+}

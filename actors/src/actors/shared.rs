@@ -1,0 +1,184 @@
+//! What all actors of one process share: ports, limits, and references to each other.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use metrics::gauge;
+use ractor::{ActorProcessingErr, ActorRef, SpawnErr};
+use tokio::sync::Notify;
+
+pub use super::admission::{Admission, Full, OpenTurns, TurnCounts};
+use super::connector::Connectors;
+use super::conversations::Directory;
+use crate::fairness::share::Shares;
+use crate::fairness::user_turns::UserTurns;
+use crate::live::Hub;
+use crate::ports::{LogError, Ports, Standing};
+use crate::tenancy::TenantScope;
+
+/// Limits of the actors. All have usable defaults.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Idle time after which a conversation is passivated.
+    pub idle: Duration,
+    /// Approvals due later than this do not keep a conversation in memory.
+    pub far_approval: Duration,
+    /// Working permits of one process: turns that run or are queued behind a running one.
+    pub node_turns: usize,
+    /// Working permits of one tenant; it never takes more than are free, so alone at most half.
+    pub tenant_turns: usize,
+    /// Open turns of one user, except those that only wait for approval.
+    pub user_turns: usize,
+    /// Turns of one user with a call that waits for approval.
+    pub user_approvals: usize,
+    /// Turns of one tenant with a call that waits for approval.
+    pub tenant_approvals: usize,
+    /// Idle conversations kept in memory; above this number one is passivated as soon as it is idle.
+    pub idle_conversations: usize,
+    /// Timeout of a call to an actor; above the log's own deadline of 30 s.
+    pub call: Duration,
+    /// Records after which a new snapshot is stored.
+    pub snapshot_every: u64,
+    /// Concurrent calls to one external system of one tenant.
+    pub connector_concurrency: usize,
+    /// Calls that may wait for that system.
+    pub connector_queue: usize,
+    /// Calls per minute until the vendor's headers say otherwise.
+    pub connector_per_minute: u32,
+    /// Interval of the reconciler.
+    pub reconcile: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(60),
+            far_approval: Duration::from_secs(300),
+            node_turns: 20_000,
+            tenant_turns: 10_000,
+            user_turns: 200,
+            user_approvals: 100,
+            tenant_approvals: 10_000,
+            idle_conversations: 2_000,
+            call: Duration::from_secs(35),
+            snapshot_every: 64,
+            connector_concurrency: 8,
+            connector_queue: 256,
+            connector_per_minute: 200,
+            reconcile: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Given to every actor at its start; read-only except for the counters.
+pub struct Shared {
+    /// Ports to the outside world.
+    pub ports: Ports,
+    /// Limits of the actors.
+    pub bounds: Bounds,
+    /// When this process started: work recorded as running before then belongs to no live process.
+    pub started_at: Timestamp,
+    /// Watched conversations.
+    pub hub: Hub,
+    /// Open turns, by tenant and in total.
+    pub admission: Admission,
+    /// Open turns by user.
+    pub user_turns: UserTurns,
+    /// Each tenant's share of the serving threads.
+    pub shares: Arc<Shares>,
+    /// Whether this process is handing its conversations over to another one: none is started any more.
+    pub handing_over: AtomicBool,
+    /// Wakes those who wait until their tenant is served again.
+    pub standing_changed: Notify,
+    /// The directory; set once, right after it was spawned.
+    pub directory: OnceLock<Directory>,
+    /// The connectors' supervisor; set once, right after it was spawned.
+    pub connectors: OnceLock<ActorRef<<Connectors as ractor::Actor>::Msg>>,
+}
+
+impl Shared {
+    /// Creates the shared state of a process.
+    pub fn new(ports: Ports, bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self {
+            started_at: ports.clock.now(),
+            ports,
+            bounds,
+            hub: Hub::default(),
+            admission: Admission::default(),
+            user_turns: UserTurns::default(),
+            shares: Arc::default(),
+            handing_over: AtomicBool::new(false),
+            standing_changed: Notify::new(),
+            directory: OnceLock::new(),
+            connectors: OnceLock::new(),
+        })
+    }
+}
+
+impl Shared {
+    /// Waits while a tenant is left out. Returns at once if it is served or suspended.
+    pub async fn left_out_no_more(&self, scope: &TenantScope) {
+        loop {
+            let mut changed = std::pin::pin!(self.standing_changed.notified());
+            changed.as_mut().enable();
+            if self.ports.policies.standing(scope) != Standing::LeftOut {
+                return;
+            }
+            // Not every change is notified: the timeout finds the others.
+            let _ = tokio::time::timeout(self.bounds.reconcile, changed).await;
+        }
+    }
+}
+
+/// Counts an actor in the gauge of running actors until dropped. Part of the actor's state, so it is dropped however
+/// the actor ends.
+#[derive(Debug)]
+pub struct Alive(&'static str);
+
+impl Alive {
+    /// Counts one more actor of a kind.
+    pub fn new(kind: &'static str) -> Self {
+        gauge!("copilotd_actors_alive", "actor" => kind).increment(1.0);
+        Self(kind)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        gauge!("copilotd_actors_alive", "actor" => self.0).decrement(1.0);
+    }
+}
+
+/// Returns why an actor died, for the log. A panic's message is left out because it may quote user text; the panic hook
+/// logs where it was.
+pub fn cause(error: &ActorProcessingErr) -> String {
+    if let Some(error) = error.downcast_ref::<LogError>() {
+        error.to_string()
+    } else if let Some(error) = error.downcast_ref::<SpawnErr>() {
+        error.to_string()
+    } else {
+        "panic or internal error; a panic is logged separately with its location".to_owned()
+    }
+}
+
+/// Sends a message outside of every span. ractor handles a message inside its sender's span and enters that at every
+/// poll: a handler that streams an answer would enter it once per token and keep it open as long.
+pub fn outside_spans<T>(send: impl FnOnce() -> T) -> T {
+    tracing::dispatcher::with_default(&tracing::Dispatch::none(), send)
+}
+
+/// Returns a random duration below `most`, so that things that failed together do not come back together.
+pub fn jitter(most: Duration) -> Duration {
+    // The hasher's keys are random per instance; a jitter needs no better randomness.
+    let share = RandomState::new().hash_one(0_u8) % 1000;
+    most * u32::try_from(share).unwrap_or(0) / 1000
+}
+
+/// Returns the time from `now` until `at`; zero if it has passed.
+pub fn until(now: jiff::Timestamp, at: jiff::Timestamp) -> Duration {
+    at.duration_since(now).try_into().unwrap_or(Duration::ZERO)
+}

@@ -1,0 +1,399 @@
+//! The model's view of a conversation: a rolling summary, then a window of verbatim messages.
+//!
+//! The full history stays in the log; this is a view of its end. The window holds one block per turn, and only whole
+//! blocks leave it, so a tool call is never separated from its result.
+//! Invariant: between two compressions the prompt only grows at its end (byte-stable prefix, for provider caches).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use super::tokens;
+use crate::domain::content::{Finish, Input, ToolCall, ToolStatus};
+use crate::domain::event::{Event, Record};
+use crate::domain::ids::{CallId, Seq, TurnId};
+use crate::domain::weight;
+
+/// The window and the summary of what came before it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Memory {
+    /// Replaces everything up to its `upto_seq`.
+    pub summary: Option<Summary>,
+    /// Takes effect when the next turn starts, so that a running turn's prompt does not change.
+    pub pending: Option<Summary>,
+    /// The turns after the summary, oldest first. The last one may be running.
+    pub blocks: VecDeque<Block>,
+    /// Prompts of turns that have not started.
+    queued: BTreeMap<TurnId, Queued>,
+}
+
+/// The prompt of a turn that has not started.
+#[derive(Debug, Clone, PartialEq)]
+struct Queued {
+    seq: Seq,
+    input: Arc<Input>,
+    nonce: Option<Arc<str>>,
+}
+
+/// A summary of the older part.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Summary {
+    /// The last record that the summary replaces.
+    pub upto_seq: Seq,
+    /// The text of the summary.
+    pub text: String,
+}
+
+/// The part of the prompt that one turn contributes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// The id of the turn.
+    pub turn: TurnId,
+    /// Sequence number of the record with the prompt.
+    pub queued_seq: Seq,
+    /// Sequence number of the record that ended the turn; none while it runs.
+    pub end_seq: Option<Seq>,
+    /// The messages of the turn.
+    pub entries: Vec<Arc<Entry>>,
+    /// The random part of the delimiters around the turn's tool results; none for turns of older records.
+    pub nonce: Option<Arc<str>>,
+    /// Arguments that a person changed, for calls without a result so far.
+    edited: Vec<(CallId, Value)>,
+}
+
+/// One message of the window.
+#[derive(Debug)]
+pub struct Entry {
+    /// The message, by role.
+    pub said: Said,
+    tokens: OnceLock<u64>,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.said == other.said
+    }
+}
+
+/// A message of the window, by role.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the variants are the roles of a prompt")]
+pub enum Said {
+    User {
+        input: Arc<Input>,
+    },
+    Assistant {
+        text: String,
+        calls: Vec<ToolCall>,
+    },
+    Tool {
+        call: CallId,
+        name: String,
+        status: ToolStatus,
+        result: Option<Value>,
+        error: Option<String>,
+        /// Arguments with which a person replaced the model's; the model's own message keeps its original ones for
+        /// ever.
+        edited: Option<Value>,
+        /// The random part of the delimiters around the result.
+        nonce: Option<Arc<str>>,
+    },
+    /// The validator's error about the answer before it.
+    Correction {
+        error: String,
+    },
+    /// Stands in for a missing answer, so that roles alternate.
+    Note {
+        text: &'static str,
+    },
+}
+
+impl Entry {
+    fn new(said: Said) -> Arc<Self> {
+        Arc::new(Self {
+            said,
+            tokens: OnceLock::new(),
+        })
+    }
+
+    /// Returns the tokens of this message in a prompt; counted once.
+    pub fn tokens(&self) -> u64 {
+        *self.tokens.get_or_init(|| {
+            super::project::text_of(&self.said).map_or(0, |text| tokens::count(&text)) + tokens::PER_MESSAGE
+        })
+    }
+
+    /// Returns an upper bound of [`Entry::tokens`] without counting: a token has at least one byte.
+    pub fn tokens_at_most(&self) -> u64 {
+        let bytes = || (self.bytes_written_at_most() as u64).saturating_add(tokens::PER_MESSAGE);
+        self.tokens.get().copied().unwrap_or_else(bytes)
+    }
+
+    /// Returns an upper bound of the message's bytes as the model reads it: JSON in it is escaped, and tool results are
+    /// delimited.
+    fn bytes_written_at_most(&self) -> usize {
+        /// An escape such as `\u0001` for one byte; delimiting a tool's text does not make it longer.
+        const ESCAPED: usize = 8;
+        /// The text around the message.
+        const FRAME: usize = 1024;
+        match &self.said {
+            Said::User { .. } => self.bytes(),
+            Said::Assistant { calls, .. } if calls.is_empty() => self.bytes(),
+            Said::Correction { .. } | Said::Note { .. } => self.bytes() + FRAME,
+            Said::Assistant { .. } | Said::Tool { .. } => self.bytes() * ESCAPED + FRAME,
+        }
+    }
+
+    /// Returns roughly how many bytes counting would have to scan; 0 once counted.
+    pub fn uncounted_bytes(&self) -> usize {
+        if self.tokens.get().is_some() { 0 } else { self.bytes() }
+    }
+
+    /// Returns the approximate size of the content in bytes, without serialising it.
+    pub fn bytes(&self) -> usize {
+        let json = |value: &Option<Value>| value.as_ref().map_or(0, weight::of);
+        match &self.said {
+            Said::User { input } => {
+                let between = match input.as_ref() {
+                    Input::Text(_) => 0,
+                    Input::Parts(parts) => 2 * parts.len(),
+                };
+                input.bytes() + between
+            }
+            Said::Assistant { text, calls } => {
+                let calls = calls.iter().map(|call| call.name.len() + weight::of(&call.arguments));
+                text.len() + calls.sum::<usize>()
+            }
+            Said::Tool {
+                result, error, edited, ..
+            } => json(result) + error.as_ref().map_or(0, String::len) + json(edited),
+            Said::Correction { error } => error.len(),
+            Said::Note { text } => text.len(),
+        }
+    }
+}
+
+impl Block {
+    /// Returns the tokens of the whole block.
+    pub fn tokens(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.tokens()).sum()
+    }
+}
+
+impl Memory {
+    /// Creates a memory whose window is yet to be read from the log, with [`Memory::apply_window`].
+    pub fn of_summaries(summary: Option<Summary>, pending: Option<Summary>) -> Self {
+        Self {
+            summary,
+            pending,
+            ..Self::default()
+        }
+    }
+
+    /// Applies one record.
+    pub fn apply(&mut self, record: &Record) {
+        match &record.event {
+            Event::MemoryCompressed { upto_seq, summary, .. } => {
+                self.pending = Some(Summary {
+                    upto_seq: *upto_seq,
+                    text: summary.clone(),
+                });
+                if self.blocks.back().is_none_or(|block| block.end_seq.is_some()) {
+                    self.adopt();
+                }
+            }
+            Event::ConversationErased { .. } => *self = Self::default(),
+            Event::TurnStarted { attempt: 1, .. } => {
+                self.adopt();
+                self.apply_window(record);
+            }
+            _ => self.apply_window(record),
+        }
+    }
+
+    /// Applies one record to the window only; the summaries are already known (from a snapshot).
+    pub fn apply_window(&mut self, record: &Record) {
+        let Some(turn) = record.turn else { return };
+        match &record.event {
+            Event::TurnQueued { input, nonce, .. } => {
+                let queued = Queued {
+                    seq: record.seq,
+                    input: Arc::new(input.clone()),
+                    nonce: nonce.as_deref().map(Arc::from),
+                };
+                self.queued.insert(turn, queued);
+            }
+            Event::TurnStarted { attempt: 1, .. } => {
+                let Some(Queued { seq, input, nonce }) = self.queued.remove(&turn) else {
+                    return;
+                };
+                if self
+                    .summary
+                    .as_ref()
+                    .is_some_and(|summary| record.seq <= summary.upto_seq)
+                {
+                    return;
+                }
+                let entries = vec![Entry::new(Said::User { input })];
+                self.blocks.push_back(Block {
+                    turn,
+                    queued_seq: seq,
+                    end_seq: None,
+                    entries,
+                    nonce,
+                    edited: Vec::new(),
+                });
+            }
+            Event::MessageCompleted {
+                text,
+                tool_calls,
+                finish,
+                ..
+            } => {
+                let calls = if *finish == Finish::Cancelled {
+                    Vec::new()
+                } else {
+                    tool_calls.clone()
+                };
+                self.add(
+                    turn,
+                    Said::Assistant {
+                        text: text.clone(),
+                        calls,
+                    },
+                );
+            }
+            Event::OutputRejected { text, error, .. } => {
+                self.add(
+                    turn,
+                    Said::Assistant {
+                        text: text.clone(),
+                        calls: Vec::new(),
+                    },
+                );
+                self.add(turn, Said::Correction { error: error.clone() });
+            }
+            Event::ApprovalDecided {
+                call_id,
+                arguments: Some(arguments),
+                ..
+            } => {
+                let changed = self
+                    .call(turn, *call_id)
+                    .is_some_and(|call| call.arguments != *arguments);
+                if let Some(block) = self.block(turn).filter(|_| changed) {
+                    block.edited.push((*call_id, arguments.clone()));
+                }
+            }
+            Event::ToolFinished {
+                call_id,
+                status,
+                result,
+                error,
+            } => {
+                let name = self
+                    .call(turn, *call_id)
+                    .map(|call| call.name.clone())
+                    .unwrap_or_default();
+                let edited = self.block(turn).and_then(|block| {
+                    let place = block.edited.iter().position(|(call, _)| call == call_id)?;
+                    Some(block.edited.swap_remove(place).1)
+                });
+                let (result, error) = (result.clone(), error.clone());
+                let nonce = self.block(turn).and_then(|block| block.nonce.clone());
+                self.add(
+                    turn,
+                    Said::Tool {
+                        call: *call_id,
+                        name,
+                        status: *status,
+                        result,
+                        error,
+                        edited,
+                        nonce,
+                    },
+                );
+            }
+            Event::TurnCompleted { .. } => self.end(turn, record.seq, "(no answer)"),
+            Event::TurnFailed { .. } => self.end(turn, record.seq, "(this request failed before it was answered)"),
+            Event::TurnCancelled { .. } => self.end(turn, record.seq, "(this request was cancelled)"),
+            _ => {}
+        }
+    }
+
+    /// Returns the first record that the window needs; `None` if it needs none.
+    pub fn window_from(&self) -> Option<Seq> {
+        let queued = self.queued.values().map(|queued| queued.seq);
+        self.blocks.iter().map(|block| block.queued_seq).chain(queued).min()
+    }
+
+    /// Returns the tokens of summary and window together.
+    pub fn tokens(&self) -> u64 {
+        let summary = self
+            .pending
+            .as_ref()
+            .or(self.summary.as_ref())
+            .map_or(0, |summary| tokens::count(&summary.text));
+        summary + self.blocks.iter().map(Block::tokens).sum::<u64>()
+    }
+
+    /// Returns an upper bound of [`Memory::tokens`] without counting.
+    pub fn tokens_at_most(&self) -> u64 {
+        let current = self.pending.as_ref().or(self.summary.as_ref());
+        let summary = current.map_or(0, |summary| summary.text.len() as u64);
+        let entries = self.blocks.iter().flat_map(|block| &block.entries);
+        summary + entries.map(|entry| entry.tokens_at_most()).sum::<u64>()
+    }
+
+    /// Returns the memory as the next turn will see it, if a summary is pending: for a prompt that does not fit
+    /// otherwise.
+    pub fn with_pending(&self) -> Option<Self> {
+        self.pending.as_ref()?;
+        let mut memory = self.clone();
+        memory.adopt();
+        Some(memory)
+    }
+
+    /// Puts a pending summary into effect.
+    fn adopt(&mut self) {
+        let Some(summary) = self.pending.take() else { return };
+        self.blocks
+            .retain(|block| block.end_seq.is_none_or(|end| end > summary.upto_seq));
+        self.summary = Some(summary);
+    }
+
+    fn block(&mut self, turn: TurnId) -> Option<&mut Block> {
+        self.blocks
+            .back_mut()
+            .filter(|block| block.turn == turn && block.end_seq.is_none())
+    }
+
+    fn add(&mut self, turn: TurnId, said: Said) {
+        if let Some(block) = self.block(turn) {
+            block.entries.push(Entry::new(said));
+        }
+    }
+
+    /// Finds a call of the running turn.
+    fn call(&self, turn: TurnId, id: CallId) -> Option<&ToolCall> {
+        let block = self.blocks.back().filter(|block| block.turn == turn)?;
+        block.entries.iter().rev().find_map(|entry| match &entry.said {
+            Said::Assistant { calls, .. } => calls.iter().find(|call| call.id == id),
+            _ => None,
+        })
+    }
+
+    fn end(&mut self, turn: TurnId, seq: Seq, note: &'static str) {
+        self.queued.remove(&turn);
+        let Some(block) = self.block(turn) else { return };
+        block.end_seq = Some(seq);
+        let answered = block
+            .entries
+            .last()
+            .is_some_and(|entry| matches!(&entry.said, Said::Assistant { calls, .. } if calls.is_empty()));
+        if !answered {
+            block.entries.push(Entry::new(Said::Note { text: note }));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The provider-independent prompt.
+
+use serde_json::Value;
+
+use crate::domain::ids::CallId;
+
+/// One message of a prompt. Adapters translate it into their provider's format.
+///
+/// Invariant of a list built by the projector: at most one `System` message, at the beginning; then `User` and
+/// `Assistant` alternate, where an `Assistant` message with calls is followed by exactly one `Tool` message per call,
+/// in the order of the calls, before anything else; no text is empty.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the variants are the roles of chat protocols")]
+pub enum PromptMessage {
+    System { text: String },
+    User { text: String },
+    Assistant { text: String, calls: Vec<PromptCall> },
+    Tool { call: CallId, content: String },
+}
+
+/// An earlier tool call of the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptCall {
+    /// Our id of the call.
+    pub id: CallId,
+    /// The name of the tool.
+    pub name: String,
+    /// The arguments; always a JSON object here.
+    pub arguments: Value,
+}

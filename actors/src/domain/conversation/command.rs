@@ -1,0 +1,299 @@
+//! Commands to a conversation. Ids, times and randomness come with the command; none are generated inside the core.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::domain::content::{Citation, Finish, Input, Metadata, ToolStatus};
+use crate::domain::event::{Channel, CompressionMethod, GuardAction, GuardStage, Idempotency};
+use crate::domain::failure::FailureClass;
+use crate::domain::ids::{CallId, CopilotName, Seq, TenantId, TurnId, UserId};
+use crate::domain::policy::Policy;
+use crate::domain::schema::AcceptedSchema;
+use crate::domain::usage::{LostUsage, Usage};
+
+/// What `decide` may read besides the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Env<'a> {
+    /// The current time.
+    pub now: Timestamp,
+    /// The copilot's configuration.
+    pub policy: &'a Policy,
+    /// Whether one more turn of this user may wait for an approval.
+    pub may_await_approval: bool,
+}
+
+/// How a new turn treats a turn that is already open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenBusy {
+    /// The new turn is queued behind it.
+    #[default]
+    Enqueue,
+    /// The new turn is rejected.
+    Reject,
+    /// The open turn is cancelled and the new one runs next.
+    Interrupt,
+}
+
+/// A person's decision on an approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The call may run, with these arguments if they were edited.
+    Approve {
+        /// Edited arguments that replace the model's.
+        arguments: Option<Value>,
+    },
+    /// The call must not run.
+    Reject,
+}
+
+/// A change that someone requests, or a report of work that was done.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "fields are named like those of the events they lead to")]
+pub enum Command {
+    Create {
+        tenant: TenantId,
+        user: UserId,
+        copilot: CopilotName,
+        channel: Channel,
+        title: Option<String>,
+        metadata: Metadata,
+        idempotency: Option<Idempotency>,
+    },
+    Update {
+        title: Option<String>,
+        metadata: Option<Metadata>,
+    },
+    Erase {
+        by: String,
+        halt: Halt,
+    },
+    /// Erases the conversation if nothing was written after `since` and no turn is open.
+    EraseIdle {
+        by: String,
+        since: Timestamp,
+    },
+    Submit {
+        turn: TurnId,
+        input: Input,
+        metadata: Metadata,
+        response_schema: Option<AcceptedSchema>,
+        when_busy: WhenBusy,
+        idempotency: Option<Idempotency>,
+        trace: Option<String>,
+        api_key: Option<String>,
+        /// Random and secret; see [`Event::TurnQueued`](crate::domain::event::Event::TurnQueued).
+        nonce: Option<String>,
+        /// Progress of the open turn, sealed before an interrupt.
+        halt: Halt,
+    },
+    Cancel {
+        turn: TurnId,
+        halt: Halt,
+    },
+    /// The tenant was suspended: ends all open turns.
+    Suspend {
+        halt: Halt,
+    },
+    Decide {
+        turn: TurnId,
+        call: CallId,
+        decision: Decision,
+        reason: Option<String>,
+        by: String,
+    },
+    GiveFeedback {
+        turn: TurnId,
+        rating: i8,
+        comment: Option<String>,
+        by: String,
+        /// How much feedback on this turn the caller saw in the log.
+        earlier: u32,
+    },
+
+    /// Resumes open turns after the process, the actor or the agent died.
+    Recover {
+        /// Usage of the model calls that were running then.
+        lost: Vec<LostUsage>,
+    },
+    /// The running turn's tenant is left out: records which of its work has not been started.
+    Pause {
+        unsent: Vec<CallId>,
+        asked: bool,
+    },
+    /// The process hands its conversations over: records which of the running turn's work has not been started.
+    HandOver {
+        unsent: Vec<CallId>,
+        asked: bool,
+    },
+    /// Resumes a turn that was paused in this process, which knows which of its calls are still running.
+    Resume {
+        under_way: Vec<CallId>,
+    },
+    ContextAssembled {
+        at: Step,
+        prompt_tokens: u64,
+        summary_upto_seq: Option<Seq>,
+    },
+    /// Another target answers in place of one that failed.
+    FellBack {
+        at: Step,
+        from: String,
+        to: String,
+        reason: String,
+    },
+    ModelReplied {
+        at: Step,
+        reply: ModelReply,
+    },
+    ModelFailed {
+        at: Step,
+        failure: ModelFailure,
+    },
+    /// A guardrail rule blocked the answer.
+    OutputBlocked {
+        at: Step,
+        rule: String,
+        model: String,
+        usage: Usage,
+    },
+    ToolReplied {
+        turn: TurnId,
+        call: CallId,
+        status: ToolStatus,
+        result: Option<Value>,
+        error: Option<String>,
+    },
+    ApprovalExpired {
+        turn: TurnId,
+        call: CallId,
+    },
+    TurnExpired {
+        turn: TurnId,
+        attempt: u32,
+        halt: Halt,
+    },
+    Compressed {
+        upto_seq: Seq,
+        tokens_before: u64,
+        tokens_after: u64,
+        summary: String,
+        method: CompressionMethod,
+        model: String,
+        usage: Usage,
+    },
+}
+
+impl Command {
+    /// Recovery when no model call was running.
+    pub const RECOVER: Self = Self::Recover { lost: Vec::new() };
+
+    /// Returns the running turn's progress, for a command that stops it.
+    pub fn halt(&self) -> Option<&Halt> {
+        match self {
+            Self::Cancel { halt, .. }
+            | Self::Submit { halt, .. }
+            | Self::Erase { halt, .. }
+            | Self::Suspend { halt }
+            | Self::TurnExpired { halt, .. } => Some(halt),
+            _ => None,
+        }
+    }
+
+    /// Like [`Self::halt`], to be filled in.
+    pub fn halt_mut(&mut self) -> Option<&mut Halt> {
+        match self {
+            Self::Cancel { halt, .. }
+            | Self::Submit { halt, .. }
+            | Self::Erase { halt, .. }
+            | Self::Suspend { halt }
+            | Self::TurnExpired { halt, .. } => Some(halt),
+            _ => None,
+        }
+    }
+}
+
+/// Identifies one model step; a report for any step but the current one is stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// The turn of the step.
+    pub turn: TurnId,
+    /// The attempt of the turn.
+    pub attempt: u32,
+    /// The number of the step, from 1.
+    pub step: u32,
+}
+
+/// The running turn's progress when it was stopped. Taken before the command runs, so that what readers saw, what was
+/// sent and what is recorded agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Halt {
+    /// The open message, if one was being written.
+    pub sealed: Option<Sealed>,
+    /// Calls that had not been sent and now never will be.
+    pub unsent: Vec<CallId>,
+}
+
+/// The released text of an open message after it was sealed: exactly what readers saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The step that was writing the message.
+    pub at: Step,
+    /// The released text.
+    pub text: String,
+    /// The usage up to then, counted by us.
+    pub usage: Usage,
+}
+
+/// The result of a model step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelReply {
+    /// The whole text, as released.
+    pub text: String,
+    /// Name and arguments of each tool call.
+    pub calls: Vec<(String, Value)>,
+    /// The cited passages.
+    pub citations: Vec<Citation>,
+    /// The result of checking the text against the turn's schema; the check runs before this is reported.
+    pub output: OutputCheck,
+    /// Why the step ended.
+    pub finish: Finish,
+    /// The model that answered.
+    pub model: String,
+    /// The usage of the step.
+    pub usage: Usage,
+    /// Milliseconds from the turn's acceptance to the first released text.
+    pub first_token_ms: Option<u64>,
+    /// Guardrail rules that were triggered by the text.
+    pub guardrails: Vec<(GuardStage, String, GuardAction)>,
+}
+
+/// The result of checking an answer against the turn's `response_schema`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum OutputCheck {
+    /// Nothing to check: the turn has no schema, or the step asks for tool calls.
+    #[default]
+    NotDue,
+    /// The answer as JSON, which satisfies the schema.
+    Valid(Value),
+    /// The answer does not satisfy the schema; one line for the model says why.
+    Invalid(String),
+    /// The check reached its time or memory limit.
+    TooExpensive,
+    /// The check could not be run.
+    Unavailable,
+}
+
+/// A failed model step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFailure {
+    /// The class of the failure.
+    pub class: FailureClass,
+    /// What was tried and what came back; may be shown to the tenant.
+    pub message: String,
+    /// The model that was called.
+    pub model: String,
+    /// The usage despite the failure.
+    pub usage: Usage,
+    /// How long the provider asks to wait before a retry.
+    pub retry_after: Option<std::time::Duration>,
+}
