@@ -1,6 +1,6 @@
-//! One request to one deployment: what it tells about its target and key, and to whoever keeps the books.
+//! One request to one target, and how it is reported: to the health of its target and key, to limits and to the ledger.
 //!
-//! Invariant: every attempt that was begun is settled exactly once, at its end, at its failure, or when it is dropped.
+//! Invariant: every attempt that began is settled exactly once: when it ends, fails, or is dropped.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,28 +31,29 @@ use super::route::{Key, Kind, Target, TargetName, rule};
 use super::upstream::{CallProgress, Piece, PieceStream};
 use super::used::{Count, Known, Used};
 
-/// Bytes that make a token, about, where nobody counted.
+/// Rough estimate of bytes per token where nothing was counted.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// Told of every attempt, when it begins and when it is over. Called on the way of an answer: it must not wait.
+/// Receives every attempt when it begins and when it ends. Called while an answer is streaming, so it must not block.
 #[async_trait]
 pub trait Meter: Send + Sync + fmt::Debug {
-    /// An attempt is under way; `lost` says what to put down should its process die, and is asked now and then about one that takes
-    /// long. It is told again under the same id when it is over.
+    /// An attempt is in flight. `lost` estimates what to record if the process dies; it is called again now and then
+    /// for a long attempt. The end of the attempt is reported under the same id.
     fn began(&self, id: Uuid, lost: Lost) {
         let _ = (id, lost);
     }
 
-    /// An attempt is over.
+    /// An attempt ended.
     fn attempted(&self, attempt: Attempted);
 
-    /// An attempt of an earlier process was over at that moment. One that is told twice is one record.
+    /// An attempt of an earlier process ended at `at`. Reporting one twice gives one record.
     fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
         let _ = at;
         self.attempted(attempt);
     }
 
-    /// Returns what attempts of a turn used of which its log may not know: those of earlier processes, or, if so, of this one.
+    /// Returns usage of a turn's attempts that the turn's log may lack: of earlier processes, or of this one if
+    /// `by_this_process`.
     async fn unreported(
         &self,
         scope: &TenantScope,
@@ -63,21 +64,21 @@ pub trait Meter: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// Whether one more call can be accounted for. If not, none may begin.
+    /// Whether one more call can be recorded. If not, no call may begin.
     fn has_room(&self) -> bool {
         true
     }
 }
 
-/// Makes what is to be put down of an attempt should its process die before it is asked again, in that time.
+/// Estimates what to record for an attempt if its process dies within the given time, before it is asked again.
 pub type Lost = Box<dyn Fn(Duration) -> Attempted + Send + Sync>;
 
-/// An attempt: one that is over, or what would be said of it if its process died now.
+/// An attempt that ended, or the estimate to record if its process died now.
 #[derive(Debug, Clone)]
 pub struct Attempted {
-    /// Its id, where one attempt may be told twice; a new one otherwise.
+    /// Id of the attempt if it may be reported twice; otherwise the record gets a new one.
     pub id: Option<Uuid>,
-    /// For whom it was made.
+    /// Who made the call.
     pub caller: Arc<Caller>,
     /// Name of the route.
     pub route: Arc<str>,
@@ -85,34 +86,34 @@ pub struct Attempted {
     pub target: TargetName,
     /// Name of the key.
     pub key: String,
-    /// Its number within the request, from 1.
+    /// Number of the attempt within the request, from 1.
     pub number: u32,
-    /// The model, as the provider names it, if it did.
+    /// Model name as reported by the provider, if it reported one.
     pub model: Option<String>,
     /// What it used.
     pub usage: Usage,
-    /// Whether the usage is our own estimate because nobody said.
+    /// Whether the usage is our estimate because the provider reported none.
     pub is_estimated: bool,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the cache had done before.
+    /// What the cache lookup before the attempt gave.
     pub cache: CacheOutcome,
-    /// From the request to the first content.
+    /// Time from the request to the first content.
     pub first_content: Option<Duration>,
-    /// From the request to the end.
+    /// Time from the request to the end.
     pub took: Duration,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Well.
+    /// Completed.
     Finished(Finish),
-    /// In a failure.
+    /// Failed.
     Failed(FailureClass),
-    /// Whoever waited for it left.
+    /// The caller left before the end.
     Left,
-    /// Its process died.
+    /// The process died.
     Lost,
 }
 
@@ -128,35 +129,35 @@ impl Outcome {
     }
 }
 
-/// For whom an attempt is made, and who is told.
+/// Context of one call: who made it, and where its usage is reported.
 #[derive(Debug, Clone)]
 pub(super) struct Books {
     pub caller: Arc<Caller>,
     pub route: Arc<str>,
     pub meter: Option<Arc<dyn Meter>>,
     pub limits: Option<Arc<Limits>>,
-    /// What the cache did with the request.
+    /// What the cache lookup gave.
     pub cache: CacheOutcome,
-    /// What the request may use; settled when the last attempt is gone.
+    /// Reservation for the whole request; settled when the last attempt is gone.
     pub reservation: Option<Arc<Reservation>>,
-    /// What all attempts used so far.
+    /// Usage of all attempts so far.
     pub bill: Arc<Bill>,
-    /// Where all attempts of the process are pending while they are counted.
+    /// Process-wide count of attempts whose tokens are still being counted.
     pub counting: Arc<Bill>,
-    /// The prompt, to be counted for an estimate.
+    /// The prompt, for estimates.
     pub prompt: Prompt,
-    /// Size of the prompt.
+    /// Size of the prompt in bytes.
     pub prompt_bytes: u64,
-    /// Most tokens of an answer, if the request says so.
+    /// Largest number of answer tokens, if the request limits it.
     pub max_output: Option<u64>,
-    /// How many answers there will be.
+    /// Number of answers (`n`).
     pub answers: u64,
 }
 
 /// What is known of an attempt when it begins.
 #[derive(Debug, Clone)]
 struct Beginning {
-    /// Set where the meter knows of it already.
+    /// Set once the meter knows of the attempt.
     id: Option<Uuid>,
     books: Books,
     target: Arc<Target>,
@@ -167,7 +168,7 @@ struct Beginning {
     progress: Arc<Progress>,
 }
 
-/// An attempt under way.
+/// An attempt in flight. Dropping it settles the attempt as left.
 #[derive(Debug)]
 pub(super) struct Running {
     beginning: Beginning,
@@ -180,7 +181,7 @@ pub(super) struct Running {
     is_settled: bool,
 }
 
-/// An attempt that is over and not booked yet.
+/// An attempt that ended and is not yet recorded.
 struct Over {
     beginning: Beginning,
     outcome: Outcome,
@@ -196,7 +197,7 @@ impl Beginning {
         let id = Uuid::now_v7();
         self.id = Some(id);
         let mut lost = self.clone();
-        // Held by the meter, it would not be settled when the attempt is over.
+        // Kept by the meter, it would delay the settlement beyond the attempt's end.
         lost.books.reservation = None;
         meter.began(id, Box::new(move |until_next| lost.lost(until_next)));
     }
@@ -208,7 +209,7 @@ impl Beginning {
         }
     }
 
-    /// Estimates what it will have used if its process dies within that time.
+    /// Estimates the usage if the process dies within `until_next`.
     fn would_use(&self, until_next: Duration) -> Usage {
         let (caller, model) = (&self.books.caller, &self.target.name.model);
         let Some(limits) = self.books.limits.as_deref() else {
@@ -291,7 +292,7 @@ impl Running {
         }
     }
 
-    /// Content came.
+    /// Notes that content arrived.
     pub(super) fn answered(&mut self) {
         if self.first_content.is_some() {
             return;
@@ -326,7 +327,7 @@ impl Running {
         }
     }
 
-    /// It ended well, as a document.
+    /// Settles an attempt that was answered as one document.
     pub(super) fn document(mut self, model: Option<&str>, usage: Usage, finish: Finish) {
         self.answered();
         self.model = model.map(str::to_owned);
@@ -340,7 +341,7 @@ impl Running {
         self.settle(Outcome::Finished(finish));
     }
 
-    /// Notes the failure in `result`, if it is one.
+    /// Settles the attempt as failed if `result` is an error.
     pub(super) fn settling<T>(&mut self, result: Result<T, ModelError>) -> Result<T, ModelError> {
         if let Err(error) = &result {
             self.failed(error);
@@ -397,11 +398,11 @@ impl Running {
 }
 
 impl Over {
-    /// Counts what nobody reported, at once where that takes no time. The reservation is held until then.
+    /// Counts tokens that the provider did not report, inline if that is quick. The reservation is held until then.
     fn count(self, count: Count) {
         let prompt = &self.beginning.books.prompt;
         if !tokens::is_ready() {
-            // The process has just begun, and whoever lets an answer go must not wait until the tokenizer is there.
+            // The process has just started; dropping an answer must not wait for the tokenizer to load.
             if let Ok(runtime) = Handle::try_current() {
                 drop(runtime.spawn_blocking(tokens::warm_up));
             }
@@ -413,7 +414,7 @@ impl Over {
             return self.book(count.with(prompt_tokens, count.answer_now()));
         }
         let Ok(runtime) = Handle::try_current() else {
-            // The process ends: nobody is kept waiting any more.
+            // The runtime is shutting down, so counting inline delays nobody.
             let prompt_tokens = if count.prompt { prompt.rough() } else { 0 };
             return self.book(count.with(prompt_tokens, count.answer_now()));
         };
@@ -435,7 +436,7 @@ impl Over {
         }));
     }
 
-    /// Tells everybody what the attempt used.
+    /// Reports the attempt's usage to the reservation, the learned statistics, the meter and the bill.
     fn book(self, mut usage: Usage) {
         let Self {
             beginning,
@@ -446,7 +447,7 @@ impl Over {
             took,
         } = self;
         let (books, target) = (&beginning.books, &beginning.target.name.model);
-        // By the price of this day: the deployment knows the one of the day on which the process began.
+        // Uses today's price: the target only knows the one from when the process started.
         if let Some(cost) = books.limits.as_ref().and_then(|limits| limits.cost(target, &usage)) {
             usage.cost = cost;
         }
@@ -483,7 +484,7 @@ impl Drop for Running {
     }
 }
 
-/// Has `running` watch `pieces`, and end with them.
+/// Passes `pieces` through while `running` observes them; the attempt ends with the stream.
 pub(super) fn watched(pieces: PieceStream, running: Running) -> PieceStream {
     stream::unfold((pieces, running), |(mut pieces, mut running)| async move {
         let item = pieces.next().await?;

@@ -1,4 +1,4 @@
-//! Embeddings take the same way.
+//! Embeddings fail over like chats.
 
 use copilotd::gateway::call::{GatewayErrorKind, Purpose};
 use copilotd::gateway::embed::{EmbedBody, EmbedCall};
