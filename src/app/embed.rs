@@ -65,7 +65,10 @@ fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
         Ok(embedder) => Some(Arc::new(embedder)),
         Err(error) => {
             let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::error!(model = %kind, %error, "local embedding model could not be loaded; semantic caches match identical questions only");
+            tracing::error!(
+                model = %kind, %error,
+                "local embedding model could not be loaded; semantic caches match identical questions only"
+            );
             None
         }
     }

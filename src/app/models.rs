@@ -133,7 +133,9 @@ impl Limits {
             match ledger.spendings(day, month).await {
                 Ok(spent) => limiter.spent(&spent),
                 Err(error) => {
-                    tracing::error!(%error, "ledger could not be read after a limit change; changed budgets do not count earlier spending")
+                    tracing::error!(
+                        %error, "ledger could not be read after a limit change; new budgets do not count earlier spending"
+                    )
                 }
             }
         }));

@@ -183,7 +183,7 @@ impl Cache {
     pub fn rests_on(&self, tenant: &TenantId, version: &str) {
         let dropped = self.on_shelf(tenant, |shelf| shelf.rests_on(version));
         if dropped > 0 {
-            tracing::info!(%tenant, dropped, "knowledge version changed; cached answers of the previous version dropped");
+            tracing::info!(%tenant, dropped, "knowledge version changed; dropped the cached answers of the old one");
         }
     }
 

@@ -3,7 +3,8 @@
 //! The order, at each step:
 //! 1. the same target again at once, if its failure was transient;
 //! 2. healthy targets that are not cooling down and that this plan has not tried;
-//! 3. healthy targets with a transient failure in this plan (a cut, a stall, a 500), again: twice at most, and up to [`MAX_TRIES`] times while no other target can answer;
+//! 3. healthy targets with a transient failure in this plan (a cut, a stall, a 500), again: twice at most, and up
+//!    to [`MAX_TRIES`] times while no other target can answer;
 //! 4. unhealthy targets, once each;
 //! 5. a target that is cooling down: by one probe during that time, else afterwards, if the plan may wait that long.
 //!
