@@ -156,7 +156,7 @@ impl Planner {
         let (max_output, answers) = body.map_or((Some(0), 1), |body| (body.max_tokens(), body.choices()));
         let mut targets = self.targets(&caller.scope, route, needs, kind, is_begun)?;
         targets.sort_by_key(|(target, _)| avoided.iter().any(|(failed, _)| *failed == target.name));
-        // A turn waits visibly to its user instead.
+        // A turn waits in its conversation instead, where its user sees it.
         let patience = match caller.purpose {
             Purpose::Turn => Duration::ZERO,
             _ => PATIENCE,

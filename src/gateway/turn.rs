@@ -217,7 +217,7 @@ impl Gateway {
     }
 }
 
-/// A limit of ours: the turn waits visibly to its user, or ends.
+/// A limit of ours: the turn waits in its conversation, or ends.
 fn limited(error: GatewayError) -> ModelError {
     let is_money = error.limit.as_ref().is_some_and(LimitState::is_money);
     let class = match error.kind {

@@ -60,8 +60,8 @@ struct Looked {
     is_over: bool,
 }
 
-/// Applies the rules to a stream that answers `body`. The stream, and the upstream's, ends when all choices have ended
-/// or were stopped by a rule.
+/// Applies the rules to a stream that answers `body`. The stream ends, and so does the upstream's, once all choices have
+/// ended and at least one of them only because a rule stopped it.
 pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
     let guarded = Guarded {
         tenant,

@@ -159,7 +159,7 @@ pub trait Access: Send + Sync + fmt::Debug {
     }
 }
 
-/// Access for tests and single tenants: everyone may call every target, with the same keys.
+/// Access by which every tenant may call every target, with the same keys.
 #[derive(Debug, Default)]
 pub struct SharedKeys(HashMap<TargetName, Keys>);
 
