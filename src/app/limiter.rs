@@ -9,8 +9,9 @@ use copilotd_actors::ports::Clock;
 
 use crate::adapters::redis_limiter::{RedisLimiter, RedisOptions};
 use crate::config::{Config, LimitStore};
-use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::ledger::UsageStore;
 use crate::gateway::limit::{Limiter, LocalLimiter, TenantLimits};
+use crate::gateway::spending::Spending;
 
 /// Builds the limiter. `spent` is the initial spending of local budgets; shared ones read the ledger themselves.
 pub fn limiter(

@@ -8,16 +8,17 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::{Clock, Standing};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::adapters::provider::{Hosts, Timeouts};
+use super::upstream::upstream;
+use crate::adapters::provider::Hosts;
 use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels};
 use crate::fingerprint::fingerprint;
-use crate::gateway::ledger::{Spending, UsageStore};
+use crate::gateway::ledger::UsageStore;
 use crate::gateway::limit::{Limiter, Period, TenantLimits};
 use crate::gateway::route::{Key, Keys, Rights, TargetName, TargetState, TenantAccess};
+use crate::gateway::spending::Spending;
+use crate::gateway::upstream::Timeouts;
 use crate::gateway::{self, Gateway, Terms};
 use crate::tenants::Part;
-
-use super::upstream::upstream;
 
 /// Builds the gateway for all routes, and the part of it that follows tenant changes.
 pub fn gateway(

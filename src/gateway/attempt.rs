@@ -2,19 +2,14 @@
 //!
 //! Invariant: every attempt that began is settled exactly once: when it ends, fails, or is dropped.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::tokens;
-use copilotd_actors::domain::usage::{LostUsage, Usage};
-use copilotd_actors::ports::{LogError, ModelError, ModelEvent};
-use copilotd_actors::tenancy::TenantScope;
+use copilotd_actors::domain::usage::Usage;
+use copilotd_actors::ports::{ModelError, ModelEvent};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use metrics::{counter, gauge};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -22,112 +17,17 @@ use uuid::Uuid;
 
 use super::bill::Bill;
 use super::call::{CacheOutcome, Caller};
-use super::ledger::Unreported;
 use super::limit::{Ended, Reservation, UnderWay};
 use super::limits::Limits;
+use super::meter::{Attempted, Meter, Outcome};
 use super::progress::Progress;
 use super::prompt_tokens::Prompt;
-use super::route::{Key, Kind, Target, TargetName, rule};
+use super::route::{Key, Kind, Target, rule};
 use super::upstream::{CallProgress, Piece, PieceStream};
 use super::used::{Count, Known, Used};
 
 /// Rough estimate of bytes per token where nothing was counted.
 const BYTES_PER_TOKEN: u64 = 4;
-
-/// Receives every attempt when it begins and when it ends. Called while an answer is streaming, so it must not block.
-#[async_trait]
-pub trait Meter: Send + Sync + fmt::Debug {
-    /// An attempt is in flight. `lost` estimates what to record if the process dies; it is called again now and then
-    /// for a long attempt. The end of the attempt is reported under the same id.
-    fn began(&self, id: Uuid, lost: Lost) {
-        let _ = (id, lost);
-    }
-
-    /// An attempt ended.
-    fn attempted(&self, attempt: Attempted);
-
-    /// An attempt of an earlier process ended at `at`. Reporting one twice gives one record.
-    fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
-        let _ = at;
-        self.attempted(attempt);
-    }
-
-    /// Returns usage of a turn's attempts that the turn's log may lack: of earlier processes, or of this one if
-    /// `by_this_process`.
-    async fn unreported(
-        &self,
-        scope: &TenantScope,
-        of: &Unreported,
-        by_this_process: bool,
-    ) -> Result<Vec<LostUsage>, LogError> {
-        let _ = (scope, of, by_this_process);
-        Ok(Vec::new())
-    }
-
-    /// Whether one more call can be recorded. If not, no call may begin.
-    fn has_room(&self) -> bool {
-        true
-    }
-}
-
-/// Estimates what to record for an attempt if its process dies within the given time, before it is asked again.
-pub type Lost = Box<dyn Fn(Duration) -> Attempted + Send + Sync>;
-
-/// An attempt that ended, or the estimate to record if its process died now.
-#[derive(Debug, Clone)]
-pub struct Attempted {
-    /// Id of the attempt if it may be reported twice; otherwise the record gets a new one.
-    pub id: Option<Uuid>,
-    /// Who made the call.
-    pub caller: Arc<Caller>,
-    /// Name of the route.
-    pub route: Arc<str>,
-    /// The target.
-    pub target: TargetName,
-    /// Name of the key.
-    pub key: String,
-    /// Number of the attempt within the request, from 1.
-    pub number: u32,
-    /// Model name as reported by the provider, if it reported one.
-    pub model: Option<String>,
-    /// What it used.
-    pub usage: Usage,
-    /// Whether the usage is our estimate because the provider reported none.
-    pub is_estimated: bool,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What the cache lookup before the attempt gave.
-    pub cache: CacheOutcome,
-    /// Time from the request to the first content.
-    pub first_content: Option<Duration>,
-    /// Time from the request to the end.
-    pub took: Duration,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Completed.
-    Finished(Finish),
-    /// Failed.
-    Failed(FailureClass),
-    /// The caller left before the end.
-    Left,
-    /// The process died.
-    Lost,
-}
-
-impl Outcome {
-    /// Stable name for logs, metrics and records.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Finished(_) => "ok",
-            Self::Failed(class) => class.code(),
-            Self::Left => "left",
-            Self::Lost => "lost",
-        }
-    }
-}
 
 /// Context of one call: who made it, and where its usage is reported.
 #[derive(Debug, Clone)]

@@ -12,13 +12,13 @@ use copilotd_actors::ports::Clock;
 use futures::{StreamExt, stream};
 
 use super::Gateway;
-use super::attempt::{Attempted, Outcome};
 use super::body::ChatBody;
 use super::cache::{Audit, Cache, Found, Hit, Kept, Knowledge, Question, Rules, Settings, Skip, Ticket, question};
 use super::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
 use super::drive::{Ask, Drive, Got};
 use super::embedder::Embedder;
 use super::limits::Prompt;
+use super::meter::{Attempted, Outcome};
 use super::plan::Planner;
 use super::route::{Route, TargetName};
 use super::route_embedder::RouteEmbedder;

@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::body::{Change, InvalidBody, Members, invalid, raw, typed, write_members};
-use super::call::{Caller, LimitState};
+use super::call::Caller;
 use super::embed_input::WireInput;
+use super::error::LimitState;
 
 /// Most inputs of one request.
 pub const MAX_INPUTS: usize = 2_048;

@@ -3,7 +3,7 @@
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::ModelError;
 
-use super::call::{GatewayError, GatewayErrorKind};
+use super::error::{GatewayError, GatewayErrorKind};
 use super::upstream::UNSUPPORTED;
 
 /// Converts a failure before anything was released.

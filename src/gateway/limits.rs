@@ -10,10 +10,12 @@ use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 
 use super::body::ChatBody;
-use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
+use super::call::{Caller, Purpose};
 use super::embed::{EmbedBody, Inputs};
-use super::limit::{CallPlaces, Demand, Exceeded, Learned, LimitName, Limiter, Refused, Reservation, Subject};
+use super::error::{GatewayError, GatewayErrorKind, LimitState};
+use super::limit::{CallPlaces, Demand, Exceeded, Learned, LimitName, Limiter, Refused, Reservation};
 use super::route::Route;
+use super::spending::Subject;
 
 /// `Retry-After` when a prompt could not be counted.
 const COUNT_PAUSE: Duration = Duration::from_secs(1);

@@ -9,19 +9,20 @@ use std::time::Duration;
 use copilotd_actors::tenancy::TenantScope;
 use tokio::time::Instant;
 
-use super::attempt::{Books, Meter};
+use super::attempt::Books;
 use super::bill::Bill;
-use super::billed;
 use super::body::ChatBody;
-use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
+use super::call::{CacheOutcome, Caller, Purpose};
 use super::drive::{Ask, Drive, Got};
 use super::embed::{EmbedCall, EmbedReply};
+use super::error::{GatewayError, GatewayErrorKind, LimitState};
 use super::limits::{Limits, Prompt};
+use super::meter::Meter;
 use super::prompt_tokens::Prompt as Counted;
 use super::report::Bearer;
 use super::rescue::Failed;
 use super::route::{self, Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
-use super::{ModelCard, Terms, failure};
+use super::{ModelCard, Terms, billed, failure};
 
 /// Total time that a request waits for providers that ask for a retry later.
 const PATIENCE: Duration = Duration::from_secs(10);

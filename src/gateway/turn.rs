@@ -14,18 +14,17 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Gateway;
-use super::attempt::{Attempted, Outcome};
-use super::billed;
 use super::body::ChatBody;
-use super::call::{CacheOutcome, Caller, GatewayError, GatewayErrorKind, LimitState, Purpose};
+use super::call::{CacheOutcome, Caller, Purpose};
 use super::drive::{Ask, Got};
-use super::ledger::Unreported;
-use super::limit::{Demand, Lease, Spent, Subject};
+use super::error::{GatewayError, GatewayErrorKind, LimitState};
+use super::limit::{Demand, Lease, Spent};
 use super::limits::Prompt;
+use super::meter::{Attempted, Outcome, Unreported};
 use super::plan::Needs;
 use super::route::{Place, Target};
-use crate::adapters::openai;
+use super::spending::Subject;
+use super::{Gateway, billed, model_request};
 
 #[async_trait]
 impl Model for Gateway {
@@ -121,7 +120,7 @@ async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelE
     let cost = 2 * request.messages.iter().map(text).sum::<usize>();
     let tenant = request.scope.tenant().clone();
     let build = move || {
-        let body = openai::body(&request);
+        let body = model_request::body(&request);
         (request, body)
     };
     let built = compute::run(Some(&tenant), cost, build).await;

@@ -1,6 +1,7 @@
 //! The port to a provider: one model behind one key, as the gateway calls it. Adapters implement it.
 
 mod progress;
+mod timeouts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use futures::stream::BoxStream;
 
 use super::body::ChatBody;
 use super::embed::{EmbedAnswer, EmbedBody};
-pub use crate::adapters::provider::Timeouts;
 pub use progress::{CallProgress, Seen, Work};
+pub use timeouts::Timeouts;
 
 /// Status of a refusal by the adapter itself: the request is valid, but this provider's protocol cannot express it.
 /// Another target may.

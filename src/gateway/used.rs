@@ -7,7 +7,7 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::tokens::Sample;
 use copilotd_actors::domain::usage::Usage;
 
-use super::attempt::Outcome;
+use super::meter::Outcome;
 use super::upstream::{Seen, Work};
 
 /// What is known of an attempt that ended.

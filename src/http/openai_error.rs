@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::problem::{Code, Problem};
 use super::routes::openai::{ATTEMPTS, standing};
 use crate::gateway::body::InvalidBody;
-use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
+use crate::gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 /// An error in OpenAI's words.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use copilotd_actors::ports::{LogError, SchemaError};
 use copilotd_actors::shared::Full;
 
 use super::problem::{Code, Problem, RateLimit, Retry};
-use crate::gateway::call::{GatewayError, GatewayErrorKind, LimitState};
+use crate::gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 /// When a place among the open turns may be free again.
 const FULL_RETRY: Duration = Duration::from_secs(2);

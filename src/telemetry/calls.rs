@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::tenants::{self, OTHER};
 use super::zeros::outcomes;
 use crate::gateway::call::CacheOutcome;
-use crate::gateway::ledger::Unreported;
+use crate::gateway::meter::Unreported;
 use crate::gateway::route::TargetName;
 use crate::gateway::{Attempted, Lost, Meter, Outcome};
 

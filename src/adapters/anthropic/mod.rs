@@ -29,10 +29,10 @@ pub use request::{Manner, Untranslatable, write};
 
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{
-    Accept, Answer, Clocks, Door, Hosts, InvalidDeployment, Timeouts, Transcript, endpoint, sent_at,
+    Accept, Answer, Clocks, Door, Hosts, InvalidDeployment, Transcript, endpoint, sent_at,
 };
 use crate::gateway::embed::{EmbedAnswer, EmbedBody};
-use crate::gateway::upstream::{CallProgress, PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use crate::gateway::upstream::{CallProgress, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use decoder::{Decoder, Wish};
 
 /// Streams that one HTTP/2 connection takes; Anthropic allows 100.

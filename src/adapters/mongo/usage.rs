@@ -18,10 +18,12 @@ use super::failure::Failure;
 use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
-    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
-    UsageRecord, UsageRow, UsageStore, read_open,
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore, read_open,
 };
 use crate::gateway::limit::LearnedAnswers;
+use crate::gateway::meter::Unreported;
+use crate::gateway::spending::Spending;
 
 /// Single writes that are under way at one time.
 const TOGETHER: usize = 16;

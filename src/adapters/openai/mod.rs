@@ -16,9 +16,7 @@ mod config;
 mod document;
 mod embeddings;
 mod read;
-mod request;
 mod rewrite;
-mod strict;
 mod wire;
 
 use std::sync::Arc;
@@ -33,11 +31,10 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 pub use config::{Auth, Dialect, MaxTokensField, OpenAiConfig};
-pub use request::{body, user as user_hash};
-pub use strict::allows_strict;
 pub use wire::write;
 
-pub use crate::adapters::provider::{Added, Hosts, InvalidDeployment, Learned, Timeouts};
+pub use crate::adapters::provider::{Added, Hosts, InvalidDeployment, Learned};
+pub use crate::gateway::upstream::Timeouts;
 
 use crate::adapters::genai_span::{CallSpan, Operation, Peer};
 use crate::adapters::provider::{Accept, Answer, Clocks, Door, Ticket, Transcript, endpoint};

@@ -22,8 +22,9 @@ mod retry_after;
 mod room;
 mod sse;
 
+pub use crate::gateway::upstream::Timeouts;
 pub use answer::Answer;
-pub use clocks::{Clocks, Silence, Timeouts};
+pub use clocks::{Clocks, Silence};
 pub use decoder::{Decoder, End, Out, Progress};
 pub use door::{Accept, Door, InvalidDeployment, MAX_DOCUMENT, Refused, secret_value};
 pub use endpoint::endpoint;

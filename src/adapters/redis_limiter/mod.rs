@@ -34,8 +34,9 @@ pub use self::ping::ping;
 use self::script::{Names, Open, Operation, Reply, Request, Verdict};
 use crate::gateway::ledger::UsageStore;
 use crate::gateway::limit::{
-    Demand, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits, exhausted, judge, standings,
+    Demand, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, TenantLimits, exhausted, judge, standings,
 };
+use crate::gateway::spending::Subject;
 
 /// When to ask again while Redis is away: it is looked for about so often.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -9,7 +9,8 @@ use redis::{Script, ScriptInvocation};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::gateway::limit::{Demand, Limits, MAX_LIMIT, Spent, Subject, TenantLimits, Used};
+use crate::gateway::limit::{Demand, Limits, MAX_LIMIT, Spent, TenantLimits, Used};
+use crate::gateway::spending::Subject;
 
 /// Longest name of a user or key that stands in the name of a Redis key as it is.
 const MAX_NAME: usize = 64;

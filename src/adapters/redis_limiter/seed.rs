@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout};
 use super::link::Away;
 use super::script::{Operation, Request};
 use super::{Shared, Table};
-use crate::gateway::ledger::{self, Spending};
-use crate::gateway::limit::{Period, Subject, TenantLimits};
+use crate::gateway::limit::{Period, TenantLimits};
+use crate::gateway::spending::{self, Spending, Subject};
 
 /// Longest time that a request waits for the ledger.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ impl Shared {
                 continue;
             }
             let spendings = of.remove(tenant).unwrap_or_default();
-            let owed: Vec<(Subject, (NanoUsd, NanoUsd))> = ledger::owed(spendings)
+            let owed: Vec<(Subject, (NanoUsd, NanoUsd))> = spending::owed(spendings)
                 .into_iter()
                 .filter(|(subject, _)| !limits.of(subject).is_empty())
                 .collect();

@@ -9,19 +9,20 @@ use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
+use uuid::Uuid;
 
 use super::SqliteLog;
 use super::failure::Failure;
 use super::reserve::Priority;
-use uuid::Uuid;
-
 use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
 use crate::gateway::ledger::{
-    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
-    UsageRecord, UsageRow, UsageStore, read_open,
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow,
+    UsageStore, read_open,
 };
 use crate::gateway::limit::LearnedAnswers;
+use crate::gateway::meter::Unreported;
+use crate::gateway::spending::Spending;
 
 /// Records that are kept before the thread lets others have its processor; a tenth of a millisecond or so.
 const TOGETHER: usize = 16;

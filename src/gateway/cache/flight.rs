@@ -21,8 +21,9 @@ use super::audit::Audit;
 use super::canonical::Digest;
 use super::question::{Partition, Question};
 use super::{Cache, lock};
-use crate::gateway::call::{AnswerStream, GatewayError};
+use crate::gateway::call::AnswerStream;
 use crate::gateway::embedder::Vector;
+use crate::gateway::error::GatewayError;
 use crate::gateway::route::TargetName;
 use crate::gateway::upstream::Piece;
 

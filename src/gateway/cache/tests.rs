@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::gateway::body::ChatBody;
-use crate::gateway::call::{AnswerStream, CacheWish, Caller, GatewayError, GatewayErrorKind, Purpose};
+use crate::gateway::call::{AnswerStream, CacheWish, Caller, Purpose};
 use crate::gateway::embedder::EmbedError;
+use crate::gateway::error::{GatewayError, GatewayErrorKind};
 use crate::role::Role;
 
 /// Embeds texts on a circle: the number after `@` is the angle in degrees.

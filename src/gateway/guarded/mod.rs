@@ -18,7 +18,8 @@ use serde_json::Value;
 use self::choice::{Choice, Object};
 use self::prompt::Refused;
 use super::body::ChatBody;
-use super::call::{Answer, GatewayError, GatewayErrorKind};
+use super::call::Answer;
+use super::error::{GatewayError, GatewayErrorKind};
 use super::terms::Terms;
 
 /// OpenAI's finish reason for an answer that a content filter ended.

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use super::choice::{Choice, Object, Stopped, strip, strip_top};
 use super::{FILTERED, join, told, unreadable};
 use crate::gateway::body::ChatBody;
-use crate::gateway::call::{AnswerStream, GatewayError};
+use crate::gateway::call::AnswerStream;
+use crate::gateway::error::GatewayError;
 use crate::gateway::terms::Terms;
 use crate::gateway::upstream::Piece;
 

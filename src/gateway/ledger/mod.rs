@@ -12,12 +12,11 @@ mod backlog;
 mod open;
 mod writer;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::{TenantId, TurnId};
-use copilotd_actors::domain::usage::{LostUsage, NanoUsd, Usage};
+use copilotd_actors::domain::ids::TenantId;
+use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
@@ -26,7 +25,9 @@ use uuid::Uuid;
 
 pub use writer::Ledger;
 
-use super::limit::{LearnedAnswers, Subject};
+use super::limit::LearnedAnswers;
+use super::meter::Unreported;
+use super::spending::Spending;
 
 /// Days for which records are kept.
 pub const KEPT_DAYS: i64 = 400;
@@ -165,48 +166,6 @@ pub struct UsageRow {
     pub estimated_calls: u64,
     /// Usage of the attempts.
     pub usage: Usage,
-}
-
-/// Spending in the current day and month.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spending {
-    /// The tenant that pays.
-    pub tenant: TenantId,
-    /// The user.
-    pub user: String,
-    /// Name of the API key, if one was used.
-    pub api_key: Option<String>,
-    /// Spent in the day.
-    pub day: NanoUsd,
-    /// Spent in the month.
-    pub month: NanoUsd,
-}
-
-/// Sums one tenant's spending of the day and the month, for the tenant, its users and its keys.
-pub fn owed<'a>(spendings: impl IntoIterator<Item = &'a Spending>) -> HashMap<Subject, (NanoUsd, NanoUsd)> {
-    let mut owed: HashMap<Subject, (NanoUsd, NanoUsd)> = HashMap::new();
-    for spending in spendings {
-        let user = spending.user.parse().ok().map(Subject::User);
-        let key = spending.api_key.clone().map(Subject::Key);
-        for subject in [Subject::Tenant].into_iter().chain(user).chain(key) {
-            let (day, month) = owed.entry(subject).or_default();
-            *day = day.saturating_add(spending.day);
-            *month = month.saturating_add(spending.month);
-        }
-    }
-    owed
-}
-
-/// Selects attempts of a turn whose usage the turn's log may lack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unreported {
-    /// The turn.
-    pub turn: TurnId,
-    /// When the turn's current attempt began: a record that [`UsageStore::lose_usage`] made since then belongs to its
-    /// last step.
-    pub began_at: Timestamp,
-    /// When that step's prompt was assembled, if it was: every attempt that ended since then belongs to that step too.
-    pub asked_at: Option<Timestamp>,
 }
 
 /// Entries that are stored together.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::UsageRecord;
 use super::writer::{milliseconds, record};
-use crate::gateway::attempt::Lost;
+use crate::gateway::meter::Lost;
 
 /// An attempt is stored again only if its estimate has changed by more than one part in this many.
 const WORTH_NOTING: u64 = 10;

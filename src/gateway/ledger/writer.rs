@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::backlog::{Backlog, Entry, Waiting};
 use super::open::OpenCalls;
-use super::{Unreported, UsageRecord, UsageStore};
-use crate::gateway::attempt::{Attempted, Lost, Meter};
+use super::{UsageRecord, UsageStore};
 use crate::gateway::limit::Learned;
+use crate::gateway::meter::{Attempted, Lost, Meter, Unreported};
 
 /// Open attempts that may wait for the store. Beyond it new ones are skipped; each comes again.
 const NOTES: usize = 4_000;

@@ -6,7 +6,7 @@ use copilotd_actors::domain::usage::NanoUsd;
 
 use super::bucket::{Period, Purse, Rate, Wait};
 use super::{Demand, LimitName, Moment, Spent, Used};
-use crate::gateway::call::LimitState;
+use crate::gateway::error::LimitState;
 
 /// `Retry-After` while waiting for another call to end.
 const CALL_PAUSE: Duration = Duration::from_secs(1);

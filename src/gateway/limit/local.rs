@@ -12,8 +12,8 @@ use copilotd_actors::ports::Clock;
 
 use super::account::{Account, Limits};
 use super::shared::{exhausted_of, reserve};
-use super::{Demand, Lease, Limiter, Moment, Refused, Spent, Subject};
-use crate::gateway::ledger::{self, Spending};
+use super::{Demand, Lease, Limiter, Moment, Refused, Spent};
+use crate::gateway::spending::{self, Spending, Subject};
 
 /// Most accounts of users and keys per tenant. Above it unused ones are dropped; if there are none, new subjects share
 /// one account.
@@ -208,7 +208,7 @@ impl Limiter for LocalLimiter {
         }
         for (tenant, spendings) in of {
             let Some(books) = self.books(tenant) else { continue };
-            for (subject, (day, month)) in ledger::owed(spendings) {
+            for (subject, (day, month)) in spending::owed(spendings) {
                 books.with(&[subject], now, |accounts| {
                     for (_, account) in accounts {
                         account.owed(day, month, now);

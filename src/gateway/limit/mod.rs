@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd_actors::domain::ids::{TenantId, UserId};
+use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::{NanoUsd, Usage};
 use copilotd_actors::ports::Clock;
 use jiff::Timestamp;
@@ -33,8 +33,8 @@ pub use local::{LocalLimiter, TenantLimits};
 pub use places::{CallPlace, CallPlaces};
 pub use shared::{Used, exhausted, judge, standings};
 
-use super::call::{Caller, GatewayError, GatewayErrorKind, LimitState};
-use super::ledger::Spending;
+use super::error::{GatewayError, GatewayErrorKind, LimitState};
+use super::spending::{Spending, Subject};
 
 /// The current time by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,37 +85,6 @@ impl LimitName {
     /// Whether it limits money.
     pub fn is_budget(self) -> bool {
         matches!(self, Self::UsdPerDay | Self::UsdPerMonth)
-    }
-}
-
-/// Whose limit it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// The tenant as a whole.
-    Tenant,
-    /// One of the tenant's users.
-    User(UserId),
-    /// One of the tenant's API keys.
-    Key(String),
-}
-
-impl Subject {
-    /// Returns `tenant`, `user` or `key`.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Tenant => "tenant",
-            Self::User(_) => "user",
-            Self::Key(_) => "key",
-        }
-    }
-
-    /// Returns the subjects whose limits apply to a caller.
-    pub fn of(caller: &Caller) -> Vec<Self> {
-        let key = caller.api_key.clone().map(Self::Key);
-        [Self::Tenant, Self::User(caller.user.clone())]
-            .into_iter()
-            .chain(key)
-            .collect()
     }
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::account::{Account, Limits, Met};
 use super::bucket::Wait;
 use super::{Demand, Exceeded, LimitName, Moment};
-use crate::gateway::call::LimitState;
+use crate::gateway::error::LimitState;
 
 /// What was used of an account, as of now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

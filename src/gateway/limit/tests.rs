@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::gateway::ledger::Spending;
+use crate::gateway::spending::Spending;
 
 /// A clock that a test sets.
 #[derive(Debug, Default)]

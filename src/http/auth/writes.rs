@@ -21,7 +21,8 @@ use metrics::counter;
 
 use super::Caller;
 use crate::config::Config;
-use crate::gateway::limit::{Demand, Exceeded, Limiter as _, LocalLimiter, Refused, Spent, Subject, TenantLimits};
+use crate::gateway::limit::{Demand, Exceeded, Limiter as _, LocalLimiter, Refused, Spent, TenantLimits};
+use crate::gateway::spending::Subject;
 use crate::http::problem::{Code, Problem, RateLimit};
 
 /// Buckets of writes, for all tenants.

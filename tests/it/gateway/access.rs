@@ -6,7 +6,8 @@ use std::sync::Arc;
 use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
 use copilotd::adapters::provider::Hosts;
 use copilotd::gateway::Gateway;
-use copilotd::gateway::call::{GatewayErrorKind, Mode};
+use copilotd::gateway::call::Mode;
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd::gateway::route::{Access, Key, Route, Target, TargetName, TargetState};
 use copilotd_actors::tenancy::TenantScope;
 

@@ -1,8 +1,9 @@
 //! Routes with Anthropic's protocol: what it cannot express goes to another target, and tool calls work across
 //! protocols.
 
-use copilotd::gateway::call::{Answer, GatewayErrorKind, Mode};
+use copilotd::gateway::call::{Answer, Mode};
 use copilotd::gateway::embed::{EmbedBody, EmbedCall};
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{Model, ModelEvent};
 use futures::StreamExt;

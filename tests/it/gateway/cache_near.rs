@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::provider::Timeouts;
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::{Audience, Cache, Settings};
 use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, Mode, Purpose};
 use copilotd::gateway::limit::{Limits, LocalLimiter, TenantLimits};
+use copilotd::gateway::upstream::Timeouts;
 use copilotd::gateway::{Embeddings, Gateway, Outcome};
 use copilotd_actors::domain::usage::Usage;
 use serde_json::json;

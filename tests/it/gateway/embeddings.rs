@@ -1,7 +1,8 @@
 //! Embeddings fail over like chats.
 
-use copilotd::gateway::call::{GatewayErrorKind, Purpose};
+use copilotd::gateway::call::Purpose;
 use copilotd::gateway::embed::{EmbedBody, EmbedCall};
+use copilotd::gateway::error::GatewayErrorKind;
 use serde_json::{Value, json};
 
 use super::{CLOCKS, Provider, caller, gateway, hanging, place, refusing};

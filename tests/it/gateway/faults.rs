@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use copilotd::gateway::call::{GatewayErrorKind, Mode};
+use copilotd::gateway::call::Mode;
+use copilotd::gateway::error::GatewayErrorKind;
 use tokio::time::Instant;
 
 use super::{CLOCKS, Provider, Read, Speaks, TEXT, at, gateway, hanging, place, read, refusing, request};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::cache::{Audience, Cache};
-use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, GatewayErrorKind, Mode};
+use copilotd::gateway::call::{CacheOutcome, CacheWish, GatewayCall, Mode};
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd::gateway::route::{Rights, TenantAccess};
 use copilotd::gateway::{Embeddings, Gateway, Outcome, Terms};
 use copilotd_actors::domain::guard::{self, OnMatch, Rule, RuleSet};

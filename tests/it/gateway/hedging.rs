@@ -12,7 +12,7 @@ use super::{CLOCKS, Provider, TEXT, gateway_with, place, read, request};
 #[tokio::test]
 async fn a_late_first_token_is_hedged_within_the_budget_and_the_loser_is_let_go() {
     let (first, second) = (Provider::start().await, Provider::start().await);
-    let clocks = copilotd::adapters::provider::Timeouts {
+    let clocks = copilotd::gateway::upstream::Timeouts {
         first_token: Duration::from_secs(5),
         ..CLOCKS
     };

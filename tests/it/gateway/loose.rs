@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use copilotd::gateway::call::{GatewayErrorKind, Mode};
+use copilotd::gateway::call::Mode;
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::ports::{Model, ModelEvent, ModelRequest};

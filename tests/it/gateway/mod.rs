@@ -28,11 +28,12 @@ use std::time::Duration;
 
 use copilotd::adapters::anthropic::{Anthropic, AnthropicConfig};
 use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::{Hosts, Timeouts};
+use copilotd::adapters::provider::Hosts;
 use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::call::{Answer, CacheWish, Caller, GatewayCall, GatewayError, Mode, Purpose, Reply};
+use copilotd::gateway::call::{Answer, CacheWish, Caller, GatewayCall, Mode, Purpose, Reply};
+use copilotd::gateway::error::GatewayError;
 use copilotd::gateway::route::{Access, Key, Keys, Route, SharedKeys, Target, TargetName, TargetState};
-use copilotd::gateway::upstream::Upstream;
+use copilotd::gateway::upstream::{Timeouts, Upstream};
 use copilotd::gateway::{Attempted, Gateway, Meter};
 use copilotd_actors::ports::ModelEvent;
 use copilotd_actors::tenancy::TenantScope;

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::call::{GatewayCall, GatewayErrorKind, Mode, Purpose};
-use copilotd::gateway::ledger::{Entries, Ledger, Unreported, UsageStore};
+use copilotd::gateway::call::{GatewayCall, Mode, Purpose};
+use copilotd::gateway::error::GatewayErrorKind;
+use copilotd::gateway::ledger::{Entries, Ledger, UsageStore};
+use copilotd::gateway::meter::Unreported;
 use copilotd::gateway::{Attempted, Meter, Outcome};
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::ids::TurnId;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::provider::Timeouts;
+use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::connector::Connectors;
 use copilotd_actors::conversation::Asker;
 use copilotd_actors::conversations::{Conversations, Directory};

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use copilotd::gateway::Gateway;
-use copilotd::gateway::call::{GatewayErrorKind, Mode};
+use copilotd::gateway::call::Mode;
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::prompt::PromptMessage;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::adapters::provider::Timeouts;
 use copilotd::gateway::Outcome;
-use copilotd::gateway::call::{Answer, GatewayErrorKind, Mode};
+use copilotd::gateway::call::{Answer, Mode};
+use copilotd::gateway::error::GatewayErrorKind;
+use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::domain::breaker::THRESHOLD;
 use futures::StreamExt;
 use serde_json::json;
@@ -172,7 +173,7 @@ async fn whoever_leaves_takes_the_upstream_call_along_and_the_books_say_so() {
 async fn whoever_leaves_before_the_answer_takes_the_upstream_call_along_too() {
     for (stream, mode) in [(false, Mode::Live), (true, Mode::Live), (true, Mode::Buffered)] {
         let provider = Provider::faulty("tokens=9 first_ms=60000").await;
-        let clocks = copilotd::adapters::provider::Timeouts {
+        let clocks = copilotd::gateway::upstream::Timeouts {
             first_token: Duration::from_secs(60),
             total: Duration::from_secs(60),
             ..CLOCKS

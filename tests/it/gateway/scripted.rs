@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::adapters::provider::Timeouts;
 use copilotd::gateway::Gateway;
-use copilotd::gateway::call::{GatewayCall, GatewayErrorKind, Mode};
+use copilotd::gateway::call::{GatewayCall, Mode};
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd::gateway::route::{Key, Route, SharedKeys, Target, TargetName, TargetState};
-use copilotd::gateway::upstream::{Piece, PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use copilotd::gateway::upstream::{Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::Usage;

@@ -5,8 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use copilotd::adapters::provider::Timeouts;
-use copilotd::gateway::call::{GatewayErrorKind, Mode};
+use copilotd::gateway::call::Mode;
+use copilotd::gateway::error::GatewayErrorKind;
+use copilotd::gateway::upstream::Timeouts;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::Instant;

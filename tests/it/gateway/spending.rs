@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use copilotd::gateway::call::{Answer, GatewayErrorKind, Mode};
+use copilotd::gateway::call::{Answer, Mode};
+use copilotd::gateway::error::GatewayErrorKind;
 use copilotd::gateway::limit::{Limits, LocalLimiter, TenantLimits};
 use copilotd::gateway::{Gateway, Outcome};
 use copilotd_actors::domain::prices::PriceList;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::gateway::call::{GatewayError, GatewayErrorKind};
+use copilotd::gateway::error::{GatewayError, GatewayErrorKind};
 use copilotd::gateway::limit::{Demand, LimitName, Limits, TenantLimits};
 use copilotd_actors::domain::ids::TenantId;
 

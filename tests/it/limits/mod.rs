@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use copilotd::gateway::ledger::{
-    Entries, Spending, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery, UsageRow, UsageStore,
-};
+use copilotd::gateway::ledger::{Entries, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRow, UsageStore};
 use copilotd::gateway::limit::{
-    Demand, Exceeded, LearnedAnswers, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, Subject, TenantLimits,
+    Demand, Exceeded, LearnedAnswers, Lease, Limiter, Limits, LocalLimiter, Refused, Spent, TenantLimits,
 };
+use copilotd::gateway::meter::Unreported;
+use copilotd::gateway::spending::{Spending, Subject};
 use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{Clock, LogError};

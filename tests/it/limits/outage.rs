@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use copilotd::gateway::call::{GatewayError, GatewayErrorKind};
+use copilotd::gateway::error::{GatewayError, GatewayErrorKind};
 use copilotd::gateway::limit::{LimitName, Limiter as _, Limits, Refused, Spent, TenantLimits};
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
@@ -73,7 +73,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
     let limiter = start(patient(&server), limits, &Arc::default(), &watch);
     let rich = || {
         let mut subjects = subjects("ada");
-        subjects.push(copilotd::gateway::limit::Subject::Key("ci".to_owned()));
+        subjects.push(copilotd::gateway::spending::Subject::Key("ci".to_owned()));
         subjects
     };
     let mut open = Vec::new();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use copilotd::adapters::redis_limiter::{RedisLimiter, RedisOptions};
-use copilotd::gateway::limit::{Demand, Lease, Limiter as _, Limits, Refused, Spent, Subject, TenantLimits};
+use copilotd::gateway::limit::{Demand, Lease, Limiter as _, Limits, Refused, Spent, TenantLimits};
+use copilotd::gateway::spending::Subject;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use copilotd::adapters::anthropic::{self, Anthropic, AnthropicConfig};
 use copilotd::adapters::openai;
-use copilotd::adapters::provider::{Hosts, Timeouts};
+use copilotd::adapters::provider::Hosts;
 use copilotd::gateway::body::ChatBody;
-use copilotd::gateway::upstream::{Piece, UNSUPPORTED, Upstream, UpstreamCall};
+use copilotd::gateway::upstream::{Piece, Timeouts, UNSUPPORTED, Upstream, UpstreamCall};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::usage::{Price, Usage};
@@ -17,9 +17,9 @@ use copilotd_sim::Running;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::request::{full, specs};
+use super::request::{self, full, specs};
 use super::server::{Exchange, STREAM, Server};
-use super::{KEY, PATIENT, request, text, weather};
+use super::{KEY, PATIENT, text, weather};
 
 /// Three dollars a million in, a tenth when cached, a quarter more when written to the cache, fifteen out.
 const PRICE: Price = Price {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use copilotd::adapters::provider::Timeouts;
+use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::ports::{Model, ModelEvent};
 use futures::StreamExt;
 use tokio::sync::oneshot;

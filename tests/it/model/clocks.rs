@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use copilotd::adapters::provider::Timeouts;
+use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::{Model, ModelEvent};
 use futures::StreamExt;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use copilotd::adapters::openai::{OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::{Hosts, Timeouts};
+use copilotd::adapters::provider::Hosts;
+use copilotd::gateway::upstream::Timeouts;
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::ports::{ModelError, ModelEvent};
 use serde_json::json;

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd::adapters::openai::{self, OpenAi, OpenAiConfig};
-use copilotd::adapters::provider::{Hosts, Timeouts};
-use copilotd::gateway::upstream::{Upstream, UpstreamCall};
+use copilotd::adapters::provider::Hosts;
+use copilotd::gateway::upstream::{Timeouts, Upstream, UpstreamCall};
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::domain::prompt::PromptMessage;
 use copilotd_actors::domain::usage::Price;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use copilotd::adapters::openai::{Added, Dialect, MaxTokensField, user_hash, write};
+use copilotd::adapters::openai::{Added, Dialect, MaxTokensField, write};
+use copilotd::gateway::model_request::user as user_hash;
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::domain::prompt::{PromptCall, PromptMessage};
 use copilotd_actors::ports::ModelRequest;

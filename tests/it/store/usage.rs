@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use copilotd::adapters::sqlite::SqliteLog;
 use copilotd::gateway::ledger::{
-    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery, UsageRecord,
-    UsageRow, UsageStore,
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
 };
 use copilotd::gateway::limit::LearnedAnswers;
+use copilotd::gateway::meter::Unreported;
 use copilotd_actors::domain::ids::TurnId;
 use copilotd_actors::domain::usage::Usage;
 use tempfile::TempDir;

@@ -1,18 +1,18 @@
 //! A ledger in memory.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use copilotd::gateway::call::CacheOutcome;
 use copilotd::gateway::ledger::{
-    Entries, GroupBy, Spending, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, Unreported, UsageQuery,
-    UsageRecord, UsageRow, UsageStore,
+    Entries, GroupBy, TenantsGroupBy, TenantsUsageQuery, TenantsUsageRow, UsageQuery, UsageRecord, UsageRow, UsageStore,
 };
 use copilotd::gateway::limit::LearnedAnswers;
+use copilotd::gateway::meter::Unreported;
 use copilotd::gateway::route::TargetName;
+use copilotd::gateway::spending::Spending;
 use copilotd::gateway::{Attempted, Outcome};
 use copilotd_actors::domain::usage::{LostUsage, Usage};
 use copilotd_actors::ports::LogError;

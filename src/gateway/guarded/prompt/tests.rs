@@ -4,7 +4,7 @@ use copilotd_actors::domain::guard::OnMatch;
 use serde_json::json;
 
 use super::*;
-use crate::gateway::call::GatewayErrorKind;
+use crate::gateway::error::GatewayErrorKind;
 
 const WORD: &str = "bluebird";
 

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use copilotd_actors::domain::usage::{self, NanoUsd};
 
 use crate::gateway::body::InvalidBody;
-use crate::gateway::call::{self, CacheOutcome, CacheWish, LimitState, Mode, Purpose};
+use crate::gateway::call::{self, CacheOutcome, CacheWish, Mode, Purpose};
+use crate::gateway::error::LimitState;
 use crate::http::auth::{self, CredentialKind};
 use crate::http::body::{self, BodyLimits};
 use crate::http::openai_error::OpenAiError;

@@ -16,7 +16,8 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::share::{Shares, paced};
 use futures::{StreamExt, stream};
 
-use crate::gateway::call::{Answer, AnswerStream, GatewayError, Reply};
+use crate::gateway::call::{Answer, AnswerStream, Reply};
+use crate::gateway::error::GatewayError;
 use crate::http::budget::Reservation;
 use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
@@ -136,7 +137,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::gateway::call::{CacheOutcome, GatewayErrorKind};
+    use crate::gateway::call::CacheOutcome;
+    use crate::gateway::error::GatewayErrorKind;
     use crate::gateway::upstream::Piece;
     use crate::http::budget::{Budget, Holder, Limits};
 

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use copilotd::adapters::provider::Timeouts;
 use copilotd::gateway::body::ChatBody;
 use copilotd::gateway::call::{Answer, CacheWish, Caller, GatewayCall, Mode};
 use copilotd::gateway::route::{Key, Route, SharedKeys, Target, TargetName, TargetState};
-use copilotd::gateway::upstream::{Piece, PieceStream, Upstream, UpstreamCall, WholeAnswer};
+use copilotd::gateway::upstream::{Piece, PieceStream, Timeouts, Upstream, UpstreamCall, WholeAnswer};
 use copilotd::gateway::{Gateway, Meter};
 use copilotd_actors::domain::command::FailureClass;
 use copilotd_actors::domain::content::Finish;

@@ -17,8 +17,8 @@ use copilotd_actors::tenancy::TenantScope;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::body::{ChatBody, InvalidBody};
 use super::strict::allows_strict;
-use crate::gateway::body::{ChatBody, InvalidBody};
 
 /// Builds the body of a turn's step or a summary. The same request always gives the same bytes, and a longer
 /// conversation only appends messages: providers cache by prefix. What depends on the deployment is put in when it is
