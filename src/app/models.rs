@@ -135,7 +135,7 @@ impl Limits {
                 Ok(spent) => limiter.spent(&spent),
                 Err(error) => {
                     tracing::error!(
-                        %error, "ledger could not be read after a limit change; new budgets do not count earlier spending"
+                        %error, "ledger could not be read after a limit change; new budgets ignore earlier spending"
                     )
                 }
             }
