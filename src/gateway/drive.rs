@@ -208,8 +208,8 @@ impl Drive {
         }
     }
 
-    /// Time after which the first token of `place` is late. `None` if it is unknown or hedging is not allowed: only the
-    /// first attempt of a stream is hedged, and only while all targets of the route are healthy.
+    /// Time after which the first token of `place` is late. `None` if it is unknown or hedging is not allowed: only for
+    /// the first attempt of a stream, and only while all targets of the route are healthy.
     fn late(&self, place: Place) -> Option<Duration> {
         let hedges = self.hedges.is_some() && matches!(self.ask, Ask::Live(..)) && self.trip.attempts() == 1;
         if !hedges

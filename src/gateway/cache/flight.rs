@@ -1,7 +1,7 @@
 //! Coalesces identical questions: while the first caller (the leader) waits for the model, the others wait for its
 //! answer.
 //!
-//! Invariants: a flight ends when its leader's ticket is gone, filled or not, and no later than [`SLOW`] after the
+//! Invariants: a flight ends when its leader has filled in an answer or is gone, and no later than [`SLOW`] after the
 //! leader's reader began to delay it. Followers then look again, and the first of them leads if there is still no
 //! answer; after a slow reader, or a second flight without an answer, each goes on by itself. So nobody waits for
 //! another caller's reader.

@@ -73,7 +73,7 @@ const MAX_FLIGHTS: u32 = 2;
 pub enum Found {
     /// A cached answer.
     Hit(Box<Hit>),
-    /// A miss: call the model and give the answer to the ticket. Dropping the ticket lets the next caller lead.
+    /// A miss: call the model and fill in its answer. Dropping this lets the next caller lead.
     Lead(Box<Ticket>),
 }
 

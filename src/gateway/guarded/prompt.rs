@@ -274,7 +274,7 @@ impl Place {
         }
     }
 
-    /// The place of an item of a list that is here.
+    /// The position of an item of a list in this one.
     fn item(self) -> Self {
         match self {
             Self::Content => Self::Part,

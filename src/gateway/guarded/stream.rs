@@ -43,7 +43,8 @@ struct Look {
 /// Output that is ready to be sent.
 enum Ready {
     Piece(Piece),
-    /// Held-back text of a choice. It becomes a piece only when it is sent, so that many of them take no extra memory.
+    /// Text of a choice that was held back. It becomes a piece only when it is sent, so that many of them take no extra
+    /// memory.
     Held {
         template: Arc<Object>,
         index: u64,

@@ -1,8 +1,8 @@
 //! Stores the ledger's entries in batches, retrying for as long as it takes.
 //!
 //! Invariant: a record leaves this task only into the store. Records that the store refuses are kept and retried; those
-//! that it refuses while it accepts others are set aside, so that they do not block the others. Waiting records are
-//! counted, and the ledger refuses new calls above its bound.
+//! that it refuses while it accepts others are set aside, so that they do not block the others. Records that wait
+//! are counted, and the ledger refuses new calls above its bound.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub(super) struct Backlog {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) learned: Learned,
     pub(super) waiting: Arc<Waiting>,
-    /// Entries that the store refused while it accepted others.
+    /// What the store refused while it accepted other records.
     aside: Vec<Entries>,
     looked_aside: Instant,
     is_stuck: bool,
@@ -116,7 +116,7 @@ impl Backlog {
             if is_ending {
                 tokio::time::sleep(PAUSE).await;
             }
-            // Entries that arrive within the window are stored together: one commit for many calls.
+            // What arrives within the window is stored together: one commit for many calls.
             let deadline = Instant::now() + Ledger::WINDOW;
             while !batch.is_empty()
                 && batch.len() < ENOUGH

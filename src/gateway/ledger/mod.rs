@@ -168,7 +168,7 @@ pub struct UsageRow {
     pub usage: Usage,
 }
 
-/// Entries that are stored together.
+/// What is stored in one step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entries {
     /// Attempts in flight, as they are to be recorded if the process dies now.

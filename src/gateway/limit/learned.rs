@@ -1,6 +1,6 @@
-//! Statistics of a model's answers, by tenant: answer lengths, and prompt tokens per byte. Learned from actual usage,
-//! so that a reservation neither throttles a tenant needlessly nor lets it overspend, and so that a call whose process
-//! died is recorded close to its actual usage.
+//! Statistics of a model's answers, by tenant: answer lengths, and prompt tokens per byte. They are learned from
+//! actual usage, so that a reservation neither throttles a tenant needlessly nor lets it overspend, and so that a call
+//! whose process died is recorded close to its actual usage.
 //!
 //! The ledger stores changes beside its records, and the next process starts with them. Estimates are never learned
 //! from.
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_PAIRS: u64 = 10_000;
 /// Answers needed before the statistics are used.
 const MIN_ANSWERS: f64 = 20.0;
-/// Expected answer tokens while nothing is known.
+/// Answer tokens that are expected while nothing is known.
 const DEFAULT_OUTPUT: u64 = 1_024;
 /// Share of answers that are no longer than what is reserved for them.
 const QUANTILE: f64 = 0.95;
@@ -29,8 +29,8 @@ const STEPS: usize = 96;
 /// Prompt tokens per thousand bytes while nothing is known: text of any language has fewer.
 const DEFAULT_DENSITY: u64 = 500;
 
-/// Expected tokens of an answer that is invisible before its end, while nothing is known: for accounting, not for
-/// reservations.
+/// Tokens that are expected of an answer that is invisible before its end, while nothing is known: for accounting, not
+/// for reservations.
 const DEFAULT_TYPICAL: u64 = 256;
 /// Approximate bytes per token while nothing is known.
 const BYTES_PER_TOKEN: f64 = 4.0;
@@ -127,7 +127,7 @@ impl Default for Learned {
     }
 }
 
-/// Expected usage of a call.
+/// What a call is expected to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
     /// Upper bound of the prompt's tokens.

@@ -23,7 +23,7 @@ const SHORTEST_PROBED: Duration = Duration::from_secs(4);
 /// A cooldown that ends this much later than the previous one counts as a new one, with a probe of its own.
 const LATER: Duration = Duration::from_secs(1);
 
-/// One key of a provider for one target. Its state lives as long as the process.
+/// One key of a provider for one target. Its state is kept until the process ends.
 #[derive(Debug)]
 pub struct Key {
     /// Name of the key for logs and metrics; never the key itself.
@@ -126,7 +126,7 @@ impl Key {
         self.state().dead_until.is_some_and(|until| until > now)
     }
 
-    /// Returns the rest of the cooldown.
+    /// Returns how long the key still cools down.
     pub fn rests(&self, now: Instant) -> Duration {
         self.state()
             .rest

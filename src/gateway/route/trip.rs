@@ -1,4 +1,4 @@
-//! The failover plan of one request: which target of its route to try next, and when to stop.
+//! The failover plan of one request: which target of its route to try next, and when to give up.
 //!
 //! The order, at each step:
 //! 1. the same target again at once, if its failure was transient;
@@ -42,7 +42,7 @@ pub struct Trip {
     again: Option<(usize, usize)>,
     deadline: Instant,
     patience: Duration,
-    /// How long to wait for the preferred target before another one is tried in its place.
+    /// How long to wait for the preferred target before another one is tried instead.
     hold: Duration,
     /// Number of providers that refused the request with an error that may concern the provider itself.
     doubts: u32,
@@ -80,7 +80,7 @@ pub struct Place {
 pub enum Next {
     /// Send the request to this target.
     Ask(Place),
-    /// Wait, then ask for the next step again.
+    /// Wait, then call `next` again.
     Wait(Duration),
     /// No candidate is left.
     Over,

@@ -17,7 +17,7 @@ const KEYS: [&str; 2] = [
 /// Words of an answer, which has about as many tokens.
 const ANSWER: u64 = 1_200;
 
-/// Whose limit it is: its table in the configuration, and which callers it does not affect.
+/// The subject of a limit: its table in the configuration, and which callers it does not affect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Tenant,
