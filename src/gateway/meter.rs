@@ -117,8 +117,8 @@ impl Outcome {
 pub struct Unreported {
     /// The turn.
     pub turn: TurnId,
-    /// When the turn's current attempt began: a record that `UsageStore::lose_usage` made since then belongs to its
-    /// last step.
+    /// When the turn's current attempt began: a record that `UsageStore::lose_usage` made since then
+    /// belongs to its last step.
     pub began_at: Timestamp,
     /// When that step's prompt was assembled, if it was: every attempt that ended since then belongs to that step too.
     pub asked_at: Option<Timestamp>,

@@ -24,7 +24,7 @@ use super::rescue::Failed;
 use super::route::{self, Access, Keyed, Kind, Place, Route, Standing, Target, TargetName, Trip};
 use super::{ModelCard, Terms, billed, failure};
 
-/// Total time that a request waits for providers that ask for a retry later.
+/// Total time that a request waits for providers that want it to be retried later.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `Retry-After` when usage cannot be recorded.
 const BOOKS_RETRY: Duration = Duration::from_secs(5);

@@ -2,11 +2,13 @@
 //!
 //! Records are written in batches off the request path ([`Ledger`]). A process that is killed loses the records of at
 //! most [`Ledger::WINDOW`] and those that the store had not accepted; none is counted twice, since each has an id.
-//! Records that the store refuses are kept and retried; when too many wait, no new call begins ([`Ledger::ROOM`]).
+//! Records that the store refuses are kept and retried; when too many wait, no new call begins
+//! ([`Ledger::ROOM`]).
 //!
-//! An attempt that is in flight for longer than [`Ledger::NOTED`] is stored as open, with an estimate that is updated;
-//! after a crash it becomes a record with outcome `lost`. A turn's call that died earlier than that is known from the
-//! turn's log. A conversation's log has its turns' usage itself; reports and budgets are computed from the ledger.
+//! An attempt that is in flight for longer than [`Ledger::NOTED`] is stored as open, with an estimate
+//! that is updated; after a crash it becomes a record with outcome `lost`. A turn's call that died earlier than that is
+//! known from the turn's log. A conversation's log has its turns' usage itself; reports and budgets are computed from
+//! the ledger.
 
 mod backlog;
 mod open;

@@ -235,8 +235,8 @@ impl Trip {
         (stop.tries() < most).then_some(key)
     }
 
-    /// Records that the request at `place` failed; returns a pause before the next one. `began`: content had arrived,
-    /// so silence means that this answer broke, not that the target is unreachable.
+    /// Records that the request at `place` failed; returns a pause before the next one. `began`: content had
+    /// arrived, so silence means that this answer broke, not that the target is unreachable.
     pub fn failed(&mut self, place: Place, error: ModelError, began: bool, now: Instant) -> Option<Duration> {
         let rule = rule::after(&error, began);
         let stop = &mut self.stops[place.stop];
