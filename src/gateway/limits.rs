@@ -1,4 +1,4 @@
-//! Limits as applied to a call: its expected usage is reserved, once for all its attempts.
+//! How limits apply to a call: its expected usage is reserved, once for all its attempts.
 
 use std::sync::Arc;
 use std::time::Duration;
