@@ -1,7 +1,7 @@
 //! Cacheable answers, and their replay as a document or a stream, whichever is requested.
 //!
-//! Invariant: only a complete, plain answer becomes a [`Kept`]: one choice that ended with `stop` and has text and
-//! nothing else.
+//! Invariant: only a complete, plain answer becomes a [`Kept`]: one choice that ended with `stop` and has
+//! text and nothing else.
 
 use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
