@@ -166,7 +166,7 @@ impl Backlog {
             tokio::time::sleep(PAUSE).await;
         }
         if std::mem::take(&mut self.is_stuck) {
-            tracing::info!("usage records are stored again");
+            tracing::info!("store accepts usage records again");
         }
         self.waiting.stored(begun, ended);
     }

@@ -211,7 +211,7 @@ impl Meter for Ledger {
         let has_room = held < Self::ROOM;
         if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
             match has_room {
-                true => tracing::info!("new model calls are accepted again"),
+                true => tracing::info!("usage records are being stored again; accepting new model calls"),
                 false => tracing::error!(
                     held,
                     "too many usage records are waiting for the store; refusing new model calls until it accepts them"

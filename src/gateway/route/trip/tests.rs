@@ -14,11 +14,11 @@ struct Nobody;
 #[async_trait]
 impl Upstream for Nobody {
     async fn stream(&self, _: &UpstreamCall) -> Result<PieceStream, ModelError> {
-        unreachable!("a trip calls nobody")
+        unreachable!("a failover plan calls no upstream")
     }
 
     async fn whole(&self, _: &UpstreamCall) -> Result<WholeAnswer, ModelError> {
-        unreachable!("a trip calls nobody")
+        unreachable!("a failover plan calls no upstream")
     }
 }
 
