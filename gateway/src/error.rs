@@ -1,55 +1,55 @@
-//! Why the gateway gives no answer, or no whole one.
+//! Why the gateway gives no answer, or no complete one.
 
 use std::time::Duration;
 
 use copilotd_actors::ports::Refusal;
 
-/// Why there is no answer, or no whole one.
+/// Why there is no answer, or no complete one.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct GatewayError {
-    /// What kind.
+    /// What kind of error.
     pub kind: GatewayErrorKind,
-    /// Fit for the caller.
+    /// Text for the caller.
     pub message: String,
-    /// When to ask again; none: asking again does not help, or nobody knows.
+    /// When to retry; `None` if retrying does not help or the time is unknown.
     pub retry_after: Option<Duration>,
-    /// How the provider named the fault of the request.
+    /// The provider's own description of what is wrong with the request.
     pub refusal: Option<Box<Refusal>>,
-    /// The limit that was hit.
+    /// The limit that was reached.
     pub limit: Option<LimitState>,
-    /// Requests that were sent to providers.
+    /// Number of requests sent to providers.
     pub attempts: u32,
 }
 
 /// Kinds of [`GatewayError`], each with one HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GatewayErrorKind {
-    /// Nothing stands behind that name for this tenant (404).
+    /// No such model for this tenant (404).
     UnknownRoute,
-    /// The tenant's configuration does not allow that model (403).
+    /// The tenant's configuration does not allow the model (403).
     Forbidden,
-    /// The request is wrong (400).
+    /// The request is invalid (400).
     Invalid,
     /// The prompt fits into no model of the route (400).
     ContextTooLong,
     /// A provider's content policy stopped it (400).
     ContentPolicy,
-    /// A limit of ours or of every provider (429).
+    /// A rate limit was reached, ours or every provider's (429).
     RateLimited,
-    /// The budget is used up (429).
+    /// A budget is exhausted (429).
     BudgetExhausted,
-    /// It asks for more than a limit ever allows at one time: waiting does not help (400).
+    /// The request needs more than a limit ever allows at once; waiting does not help (400).
     QuotaExceeded,
-    /// No key of any provider is accepted (502).
+    /// Every provider rejected its keys (502).
     CredentialsExhausted,
     /// Every provider failed (503).
     Unavailable,
-    /// What may be used cannot be checked: the store of the limits does not answer (503).
+    /// Limits cannot be checked: their store does not respond (503).
     LimitsUnavailable,
     /// No provider answered in time (504).
     Timeout,
-    /// The answer was cut off, or stopped making sense, after it had begun (502).
+    /// The answer was cut off or became malformed after it had begun (502).
     Cut,
 }
 
@@ -87,16 +87,16 @@ impl GatewayErrorKind {
     }
 }
 
-/// Where a limit stands, for the headers of an answer.
+/// State of a limit, for the headers of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitState {
     /// Name of the limit, such as `requests_per_minute`.
     pub name: String,
-    /// Its size.
+    /// Size of the limit.
     pub limit: u64,
-    /// What is left of it.
+    /// What is left of the limit.
     pub remaining: u64,
-    /// When it is whole again.
+    /// Time until the whole limit is available again.
     pub reset: Duration,
 }
 
@@ -108,7 +108,7 @@ impl LimitState {
 }
 
 impl GatewayError {
-    /// An error without further particulars.
+    /// Creates an error with only a kind and a message.
     pub fn new(kind: GatewayErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,

@@ -1,4 +1,4 @@
-//! The meter: what is told of every attempt at a provider, for the ledger and the metrics.
+//! The meter: receives every attempt at a provider, for the ledger and the metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,25 +17,26 @@ use uuid::Uuid;
 use crate::request::call::{CacheOutcome, Caller};
 use crate::target::TargetName;
 
-/// Told of every attempt, when it begins and when it is over. Called on the way of an answer: it must not wait.
+/// Receives every attempt when it begins and when it ends. Called while an answer is streaming, so it must not block.
 #[async_trait]
 pub trait Meter: Send + Sync + fmt::Debug {
-    /// An attempt is under way; `lost` says what to put down should its process die, and is asked now and then about one that takes
-    /// long. It is told again under the same id when it is over.
+    /// An attempt is in flight. `lost` estimates what to record if the process dies; it is called again now and then
+    /// for a long attempt. The end of the attempt is reported under the same id.
     fn began(&self, id: Uuid, lost: Lost) {
         let _ = (id, lost);
     }
 
-    /// An attempt is over.
+    /// An attempt ended.
     fn attempted(&self, attempt: Attempted);
 
-    /// An attempt of an earlier process was over at that moment. One that is told twice is one record.
+    /// An attempt of an earlier process ended at `at`. Reporting one twice gives one record.
     fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
         let _ = at;
         self.attempted(attempt);
     }
 
-    /// Returns what attempts of a turn used of which its log may not know: those of earlier processes, or, if so, of this one.
+    /// Returns usage of a turn's attempts that the turn's log may lack: of earlier processes, or of this one if
+    /// `by_this_process`.
     async fn unreported(
         &self,
         scope: &TenantScope,
@@ -46,21 +47,21 @@ pub trait Meter: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// Whether one more call can be accounted for. If not, none may begin.
+    /// Whether one more call can be recorded. If not, no call may begin.
     fn has_room(&self) -> bool {
         true
     }
 }
 
-/// Makes what is to be put down of an attempt should its process die before it is asked again, in that time.
+/// Estimates what to record for an attempt if its process dies within the given time, before it is asked again.
 pub type Lost = Box<dyn Fn(Duration) -> Attempted + Send + Sync>;
 
-/// An attempt: one that is over, or what would be said of it if its process died now.
+/// An attempt that ended, or the estimate to record if its process died now.
 #[derive(Debug, Clone)]
 pub struct Attempted {
-    /// Its id, where one attempt may be told twice; a new one otherwise.
+    /// Id of the attempt if it may be reported twice; otherwise the record gets a new one.
     pub id: Option<Uuid>,
-    /// For whom it was made.
+    /// Who made the call.
     pub caller: Arc<Caller>,
     /// Name of the route.
     pub route: Arc<str>,
@@ -68,34 +69,34 @@ pub struct Attempted {
     pub target: TargetName,
     /// Name of the key.
     pub key: String,
-    /// Its number within the request, from 1.
+    /// Number of the attempt within the request, from 1.
     pub number: u32,
-    /// The model, as the provider names it, if it did.
+    /// Model name as reported by the provider, if it reported one.
     pub model: Option<String>,
     /// What it used.
     pub usage: Usage,
-    /// Whether the usage is our own estimate because nobody said.
+    /// Whether the usage is our estimate because the provider reported none.
     pub is_estimated: bool,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the cache had done before.
+    /// What the cache lookup before the attempt gave.
     pub cache: CacheOutcome,
-    /// From the request to the first content.
+    /// Time from the request to the first content.
     pub first_content: Option<Duration>,
-    /// From the request to the end.
+    /// Time from the request to the end.
     pub took: Duration,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Well.
+    /// Completed.
     Finished(Finish),
-    /// In a failure.
+    /// Failed.
     Failed(FailureClass),
-    /// Whoever waited for it left.
+    /// The caller left before the end.
     Left,
-    /// Its process died.
+    /// The process died.
     Lost,
 }
 
@@ -111,13 +112,14 @@ impl Outcome {
     }
 }
 
-/// Which attempts of a turn are looked for, whose usage nobody has told its log.
+/// Selects attempts of a turn whose usage the turn's log may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreported {
     /// The turn.
     pub turn: TurnId,
-    /// When the turn's present attempt began: what was made a record by `UsageStore::lose_usage` and is not older is of its last step.
+    /// When the turn's current attempt began: a record that `UsageStore::lose_usage` made since then
+    /// belongs to its last step.
     pub began_at: Timestamp,
-    /// When that step's prompt was assembled, if it was: what ended since then, however it did, is that step's too.
+    /// When that step's prompt was assembled, if it was: every attempt that ended since then belongs to that step too.
     pub asked_at: Option<Timestamp>,
 }

@@ -1,4 +1,4 @@
-//! One deployment of a model behind one key, as the gateway calls it. Adapters implement it.
+//! The port to a provider: one model behind one key, as the gateway calls it. Adapters implement it.
 
 mod progress;
 mod timeouts;
@@ -20,21 +20,21 @@ use crate::request::embed::{EmbedAnswer, EmbedBody};
 pub use progress::{CallProgress, Seen, Work};
 pub use timeouts::Timeouts;
 
-/// Status of a refusal that is the adapter's own: the request is in order, but this provider's protocol cannot say it.
+/// Status of a refusal by the adapter itself: the request is valid, but this provider's protocol cannot express it.
 /// Another target may.
 pub const UNSUPPORTED: u16 = 501;
 
-/// One deployment of a model behind one key. It never asks again by itself: what follows a failure is the gateway's.
+/// One model behind one key. It never retries by itself: what follows a failure is the gateway's decision.
 #[async_trait]
 pub trait Upstream: Send + Sync + fmt::Debug {
-    /// Opens a streamed answer. A stream that ends without [`ModelEvent::Finished`] yields a `FailureClass::Cut` error
-    /// first. Dropping it closes the connection.
+    /// Opens a streamed answer. A stream that ends without [`ModelEvent::Finished`] first yields a `FailureClass::Cut`
+    /// error. Dropping it closes the connection.
     async fn stream(&self, call: &UpstreamCall) -> Result<PieceStream, ModelError>;
 
-    /// Asks for the answer as one document.
+    /// Requests the answer as one document.
     async fn whole(&self, call: &UpstreamCall) -> Result<WholeAnswer, ModelError>;
 
-    /// Embeds texts. Deployments that cannot refuse.
+    /// Embeds texts. The default implementation refuses.
     async fn embed(
         &self,
         body: &EmbedBody,
@@ -45,7 +45,7 @@ pub trait Upstream: Send + Sync + fmt::Debug {
         progress.refused();
         Err(ModelError {
             class: FailureClass::Rejected,
-            message: "this provider makes no embeddings".to_owned(),
+            message: "this provider does not support embeddings".to_owned(),
             retry_after: None,
             refusal: Some(Box::new(Refusal {
                 status: UNSUPPORTED,
@@ -55,51 +55,51 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     }
 }
 
-/// One call of one deployment.
+/// One call of an upstream.
 #[derive(Debug, Clone)]
 pub struct UpstreamCall {
-    /// What is asked. The deployment puts its own model's name in.
+    /// The request body. The upstream inserts its own model name.
     pub body: Arc<ChatBody>,
-    /// The clocks of this call; the connection's is the deployment's own.
+    /// Timeouts of this call; the connect timeout is the upstream's own.
     pub timeouts: Timeouts,
-    /// Whether [`Piece::chunk`] is wanted. If so, what the provider says to the caller (a refusal, an end by its content
-    /// filter) is passed on and is no failure.
+    /// Whether [`Piece::chunk`] is wanted. If so, what the provider says to the caller (a refusal, an end by its
+    /// content filter) is passed on and is not a failure.
     pub chunks: bool,
     /// For the provider's prompt cache and for traces.
     pub conversation: Option<ConversationId>,
-    /// Whose call it is: what it takes to compute is taken from this tenant's share.
+    /// The tenant whose share of the compute pool is used.
     pub tenant: Option<TenantId>,
-    /// Told while the call runs, for whoever books it.
+    /// Updated while the call runs, for whoever records its usage.
     pub progress: Arc<CallProgress>,
 }
 
 /// A piece of a streamed answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Piece {
-    /// One chat.completion.chunk as JSON, without framing. None when none was asked for, or when the piece has nothing
+    /// One chat.completion.chunk as JSON, without framing. `None` if chunks are not wanted, or if the piece has nothing
     /// that the caller asked for.
     pub chunk: Option<Bytes>,
-    /// What it means; of the first choice only, if there are several.
+    /// Its meaning as events; of the first choice only, if there are several.
     pub events: Vec<ModelEvent>,
-    /// Whether it holds content: text, reasoning or a piece of a call, of any choice. From the first such piece on an
+    /// Whether it has content: text, reasoning or part of a tool call, of any choice. From the first such piece on, an
     /// answer belongs to its target.
     pub content: bool,
-    /// Bytes of content in it, of all choices.
+    /// Bytes of content, of all choices.
     pub written: u64,
 }
 
 /// A streamed answer.
 pub type PieceStream = BoxStream<'static, Result<Piece, ModelError>>;
 
-/// An answer that came as one document.
+/// An answer that arrived as one document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WholeAnswer {
     /// A chat.completion as JSON.
     pub body: Bytes,
-    /// The model, as the provider names it.
+    /// Model name as reported by the provider.
     pub model: String,
-    /// What was used, cost included; counted by us when the provider does not say.
+    /// Usage including cost; counted by us if the provider reports none.
     pub usage: Usage,
-    /// Why the first choice ended.
+    /// Finish reason of the first choice.
     pub finish: Finish,
 }

@@ -1,4 +1,4 @@
-//! Money that was spent, and by whom.
+//! Money spent, and by whom.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use crate::request::call::Caller;
 pub enum Subject {
     /// The tenant as a whole.
     Tenant,
-    /// One of its users.
+    /// One of the tenant's users.
     User(UserId),
-    /// One of its keys.
+    /// One of the tenant's API keys.
     Key(String),
 }
 
@@ -28,7 +28,7 @@ impl Subject {
         }
     }
 
-    /// Returns whose limits a caller meets.
+    /// Returns the subjects whose limits apply to a caller.
     pub fn of(caller: &Caller) -> Vec<Self> {
         let key = caller.api_key.clone().map(Self::Key);
         [Self::Tenant, Self::User(caller.user.clone())]
@@ -38,22 +38,22 @@ impl Subject {
     }
 }
 
-/// What somebody spent in the present day and month.
+/// Spending in the current day and month.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spending {
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
     /// The user.
     pub user: String,
-    /// The key, if one was used.
+    /// Name of the API key, if one was used.
     pub api_key: Option<String>,
-    /// Of the day.
+    /// Spent in the day.
     pub day: NanoUsd,
-    /// Of the month.
+    /// Spent in the month.
     pub month: NanoUsd,
 }
 
-/// Sums spendings of one tenant up, in the day and the month, for it, its users and its keys.
+/// Sums one tenant's spending of the day and the month, for the tenant, its users and its keys.
 pub fn owed<'a>(spendings: impl IntoIterator<Item = &'a Spending>) -> HashMap<Subject, (NanoUsd, NanoUsd)> {
     let mut owed: HashMap<Subject, (NanoUsd, NanoUsd)> = HashMap::new();
     for spending in spendings {

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 pub use health::{Health, Kind};
 
-/// Names a target: `provider/model`.
+/// Name of a target: `provider/model`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetName {
-    /// The provider's name in the configuration.
+    /// Name of the provider in the configuration.
     pub provider: String,
-    /// The model's name there.
+    /// The provider's name of the model.
     pub model: String,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for TargetName {
 }
 
 impl TargetName {
-    /// Reads `provider/model`; the model's name may hold slashes itself.
+    /// Parses `provider/model`; the model's name may contain slashes.
     pub fn parse(text: &str) -> Option<Self> {
         let (provider, model) = text.split_once('/')?;
         (!provider.is_empty() && !model.is_empty()).then(|| Self {
@@ -36,30 +36,30 @@ impl TargetName {
     }
 }
 
-/// A model of a provider, and what it can do.
+/// A model of a provider, and its capabilities.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name.
+    /// Name of the target.
     pub name: TargetName,
-    /// Where it runs, if the configuration says so.
+    /// Region in which it runs, if configured.
     pub region: Option<String>,
-    /// Tokens of prompt and answer together.
+    /// Context window: prompt and answer together, in tokens.
     pub context_tokens: u64,
-    /// Share among neighbours that have one too; targets without one are tried in order.
+    /// Share among adjacent targets that have a weight too; targets without one are tried in order.
     pub weight: Option<u32>,
-    /// Whether it can be offered tools.
+    /// Whether it supports tools.
     pub tools: bool,
-    /// Whether it can be held to a schema.
+    /// Whether it supports a JSON schema for the answer.
     pub schema: bool,
-    /// Whether it goes on with an answer whose beginning is the last message.
+    /// Whether it continues an answer whose beginning is the last message.
     pub prefill: bool,
-    /// Whether it thinks before it speaks, so that its first token is late.
+    /// Whether it reasons before it answers, so that its first token is late.
     pub reasoning: bool,
-    /// How it does.
+    /// Health of the target.
     pub state: Arc<TargetState>,
 }
 
-/// What is known of how a target does.
+/// Observed health of a target.
 #[derive(Debug)]
 pub struct TargetState {
     born: Instant,
@@ -76,7 +76,7 @@ impl Default for TargetState {
 }
 
 impl TargetState {
-    /// Looks at the health, or changes it; `f` also gets the present time.
+    /// Reads or changes the health; `f` also gets the current time.
     pub fn with<T>(&self, f: impl FnOnce(&mut Health, Duration) -> T) -> T {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         f(&mut health, self.born.elapsed())

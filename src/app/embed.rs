@@ -1,4 +1,4 @@
-//! The embedding models of this process.
+//! The local embedding models of this process.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use crate::adapters::embed::{self, LocalEmbedder, ModelKind};
 use crate::cli::{Failure, PullArgs};
 use crate::config::{CacheAudience, CacheMode, Config, RouteCache};
 
-/// By how much the nearest entry has to be nearer than one with another answer.
+/// How much nearer the nearest entry must be than one with another answer.
 const MARGIN: f32 = 0.02;
 
-/// Similarity from which an entry without audits serves: the lowest that keeps false hits on the `gptcache` set under a
-/// tenth of GPTCache's own. The table is in docs/semantic-cache.md; the light model's was not lowered, its false hits rise.
+/// Similarity from which an entry without audits is served: the lowest that keeps false hits on the `gptcache` set
+/// under a tenth of GPTCache's own. The table is in docs/semantic-cache.md. The light model's was not lowered, because
+/// its false hits would rise.
 fn cut(kind: Option<ModelKind>) -> f32 {
     match kind {
         Some(ModelKind::Minilm) => 0.80,
@@ -25,7 +26,7 @@ fn cut(kind: Option<ModelKind>) -> f32 {
     }
 }
 
-/// Gives the gateway a cache, if a route has one.
+/// Adds a cache to the gateway, if a route has one.
 pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Gateway> {
     let kind = config.embeddings.as_ref().map(|embeddings| embeddings.model.parse());
     let kind: Option<ModelKind> = kind
@@ -52,7 +53,8 @@ pub fn with_cache(gateway: Gateway, config: &Config, clock: Arc<dyn Clock>) -> a
     Ok(gateway.with_cache(Cache::new(rand::random::<f64>), routes, clock))
 }
 
-/// Loads the model. Without its files the process serves all the same: what needs it is off, and says so.
+/// Loads the local model. If that fails the process serves without it: semantic lookups are off, and an error is
+/// logged.
 fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
     let named = config
         .embeddings
@@ -63,7 +65,10 @@ fn load(config: &Config, kind: ModelKind) -> Option<Arc<dyn Embedder>> {
         Ok(embedder) => Some(Arc::new(embedder)),
         Err(error) => {
             let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::error!(model = %kind, %error, "no embeddings: caches find the same questions only");
+            tracing::error!(
+                model = %kind, %error,
+                "local embedding model could not be loaded; semantic caches match identical questions only"
+            );
             None
         }
     }
@@ -95,7 +100,7 @@ pub async fn pull(args: &PullArgs) -> Result<(), Failure> {
         .parse()
         .map_err(|message| Failure::usage(format!("the model {:?} {message}", args.model)))?;
     let client = reqwest::Client::builder().build();
-    let client = client.map_err(|error| Failure::failed(format!("cannot make an HTTP client: {error}")))?;
+    let client = client.map_err(|error| Failure::failed(format!("HTTP client could not be created: {error}")))?;
     let fetched = embed::pull(&client, kind, &args.from, &args.into)
         .await
         .map_err(|error| Failure::failed(format!("{:#}", anyhow::Error::from(error))))?;

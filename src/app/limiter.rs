@@ -1,4 +1,4 @@
-//! What counts the limits of all tenants.
+//! Builds the limiter for all tenants.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use copilotd_gateway::spending::Spending;
 use crate::adapters::redis_limiter::{RedisLimiter, RedisOptions};
 use crate::config::{Config, LimitStore};
 
-/// Makes it. `spent` is what the budgets of this process begin with; shared ones ask the ledger by themselves.
+/// Builds the limiter. `spent` is the initial spending of local budgets; shared ones read the ledger themselves.
 pub fn limiter(
     config: &Config,
     limits: HashMap<TenantId, TenantLimits>,

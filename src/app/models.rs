@@ -1,4 +1,4 @@
-//! Models out of the configuration.
+//! Builds the gateway from the configuration.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use crate::config::{Config, Mode, Provider, Route, Target, Tenant, TenantModels}
 use crate::fingerprint::fingerprint;
 use crate::tenants::Part;
 
-/// The gateway to the models of all routes, and what follows tenants behind it.
+/// Builds the gateway for all routes, and the part of it that follows tenant changes.
 pub fn gateway(
     config: &Config,
     clock: Arc<dyn Clock>,
@@ -84,18 +84,19 @@ pub fn gateway(
     Ok((gateway, Arc::new(tenancy)))
 }
 
-/// What of the gateway differs by tenant.
+/// The gateway's settings that differ by tenant.
 pub struct Tenancy {
     deployments: Deployments,
     access: Arc<TenantAccess>,
-    /// As it was at the start: its routes, and where its providers are.
+    /// The configuration at start: its routes, and the addresses of its providers.
     config: Config,
     limits: Limits,
 }
 
 impl Tenancy {
-    /// Makes ready for the keys and headers that `new` has for the providers of this process, and answers with what makes them hold. A
-    /// provider that is another one there keeps what it has: a key goes to no address that it was not written for.
+    /// Prepares the keys and headers that `new` has for the providers of this process; the returned closure commits
+    /// them. A provider whose address differs in `new` keeps its old keys: a key is never sent to an address that it
+    /// was not configured for.
     pub fn prepare_keys<'a>(&'a self, new: &Config) -> anyhow::Result<Box<dyn FnOnce() + Send + 'a>> {
         let mut config = self.config.clone();
         for provider in &mut config.providers {
@@ -117,7 +118,8 @@ struct Limits {
 }
 
 impl Limits {
-    /// Takes new limits. What is limited now may not have been counted before: the ledger knows.
+    /// Applies new limits. Spending under a newly limited account may not have been counted so far, so it is read from
+    /// the ledger.
     fn take(&self, limits: HashMap<TenantId, TenantLimits>) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         if *present == limits {
@@ -132,7 +134,11 @@ impl Limits {
             let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
             match ledger.spendings(day, month).await {
                 Ok(spent) => limiter.spent(&spent),
-                Err(error) => tracing::error!(%error, "budgets do not know what was spent before they were set"),
+                Err(error) => {
+                    tracing::error!(
+                        %error, "ledger could not be read after a limit change; new budgets ignore earlier spending"
+                    )
+                }
             }
         }));
     }
@@ -162,8 +168,8 @@ fn name_of(target: &Target) -> TargetName {
     }
 }
 
-/// Makes deployments. Those of tenants' own keys are made once for each key, so that what is known of a key outlives a change of
-/// something else.
+/// Builds upstreams. Those of tenants' own keys are built once per key, so that the state of a key survives changes of
+/// other settings.
 #[derive(Default)]
 struct Deployments {
     hosts: Hosts,
@@ -173,7 +179,7 @@ struct Deployments {
 }
 
 impl Deployments {
-    /// Makes those of all targets that tenants may call with the keys of the process.
+    /// Builds the upstreams of all targets that tenants may call with the keys of the process.
     fn all_shared(&self, config: &Config) -> anyhow::Result<HashMap<TargetName, Keys>> {
         let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut shared, mut kept) = (HashMap::new(), HashMap::new());
@@ -215,7 +221,7 @@ impl Deployments {
         Ok(shared)
     }
 
-    /// Says what each tenant may call. One that is suspended or left out is not among them.
+    /// Returns the model access of each tenant. Suspended and left-out tenants are not included.
     fn rights(&self, config: &Config) -> anyhow::Result<HashMap<TenantId, Rights>> {
         let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = HashMap::new();

@@ -1,4 +1,4 @@
-//! One deployment of a model out of the configuration, in its provider's protocol.
+//! Builds the upstream of a target in its provider's protocol.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::adapters::openai::{Auth, OpenAi, OpenAiConfig};
 use crate::adapters::provider::Hosts;
 use crate::config::{Config, Provider, ProviderAuth, ProviderKind, Route, Target};
 
-/// Makes the adapter of `target` with one key of its provider.
+/// Builds the adapter of `target` with one key of its provider.
 pub(super) fn upstream(
     config: &Config,
     provider: &Provider,

@@ -1,4 +1,4 @@
-//! Who may call what, and with which keys.
+//! Who may call which target, and with which keys.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,21 +14,21 @@ use super::policy::Terms;
 use crate::provider::Upstream;
 use crate::target::{Target, TargetName};
 
-/// How long a key that was refused is left alone, unless there is no other.
+/// How long a rejected key is not used, unless there is no other.
 const DEAD: Duration = Duration::from_secs(60);
-/// Longest rest, whatever a provider says.
+/// Longest cooldown, whatever a provider says.
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// A rest that is shorter is not probed.
+/// A shorter cooldown is not probed.
 const SHORTEST_PROBED: Duration = Duration::from_secs(4);
-/// A rest that ends so much later than the one before is another one, with a probe of its own.
+/// A cooldown that ends this much later than the previous one counts as a new one, with a probe of its own.
 const LATER: Duration = Duration::from_secs(1);
 
-/// One key of a provider for one target. Its state is worth keeping as long as the process lives.
+/// One key of a provider for one target. Its state is kept until the process ends.
 #[derive(Debug)]
 pub struct Key {
-    /// Its name, for logs and metrics; never the key itself.
+    /// Name of the key for logs and metrics; never the key itself.
     pub name: String,
-    /// The deployment behind it.
+    /// The upstream that uses the key.
     pub upstream: Arc<dyn Upstream>,
     state: Mutex<State>,
 }
@@ -39,21 +39,21 @@ struct State {
     rest: Option<Rest>,
 }
 
-/// A time for which a provider wants to be left alone.
+/// A time for which a provider does not want to be called.
 #[derive(Debug, Clone, Copy)]
 struct Rest {
     since: Instant,
     until: Instant,
-    /// From then on one call may find out whether the time was meant.
+    /// From this time on one call may probe whether the provider answers already.
     probe_at: Option<Instant>,
     /// Whether the provider named the time itself.
     is_named: bool,
-    /// What the provider answered.
+    /// Class of the provider's failure.
     class: FailureClass,
 }
 
 impl Key {
-    /// A key that nothing is known of.
+    /// Creates a key without history.
     pub fn new(name: String, upstream: Arc<dyn Upstream>) -> Self {
         Self {
             name,
@@ -62,20 +62,19 @@ impl Key {
         }
     }
 
-    /// Notes that the provider does not accept it.
+    /// Records that the provider rejected the key.
     pub fn died(&self, now: Instant) {
         self.state().dead_until = Some(now + DEAD);
     }
 
-    /// Notes that the provider accepted it in a call that began at `asked`: a rest from before is over.
+    /// Records that the provider accepted the key in a call that began at `asked`; this ends an earlier cooldown.
     pub fn lives(&self, asked: Instant) {
         let mut state = self.state();
         state.dead_until = None;
         state.rest.take_if(|rest| rest.since <= asked);
     }
 
-    /// Notes that the provider wants to be left alone, as it said with a failure of `class`. `is_named` tells that the time is its
-    /// own word.
+    /// Records a cooldown after a failure of `class`. `is_named`: the provider itself named the time.
     pub fn rest(&self, wait: Duration, now: Instant, class: FailureClass, is_named: bool) {
         let wait = wait.min(LONGEST_REST);
         let until = now + wait;
@@ -96,12 +95,12 @@ impl Key {
         });
     }
 
-    /// Tells whether its last rest was as long as the provider said.
+    /// Whether the provider itself named the time of the last cooldown.
     pub fn rest_is_named(&self) -> bool {
         self.state().rest.is_some_and(|rest| rest.is_named)
     }
 
-    /// Takes the right to ask once while it rests; once in the second half of each rest.
+    /// Takes the right to one probe during a cooldown; one in the second half of each.
     pub fn take_probe(&self, now: Instant) -> bool {
         let mut state = self.state();
         let Some(rest) = state.rest.as_mut().filter(|rest| rest.until > now) else {
@@ -110,24 +109,24 @@ impl Key {
         rest.probe_at.take_if(|probe_at| *probe_at <= now).is_some()
     }
 
-    /// Makes the failure of a call that is not made because `target` wants to be left alone for `wait` more.
+    /// Returns the failure of a call that is not made because `target` is cooling down for `wait` more.
     pub fn remembered(&self, target: &str, wait: Duration) -> ModelError {
         let class = self.state().rest.map_or(FailureClass::Rate, |rest| rest.class);
         let seconds = wait.as_secs_f64().ceil();
         ModelError {
             class,
-            message: format!("model {target}: its provider asked for patience; it is asked again in {seconds} s"),
+            message: format!("model {target}: its provider asked us to wait; it is not called for another {seconds} s"),
             retry_after: Some(wait),
             refusal: None,
         }
     }
 
-    /// Tells whether it was refused lately.
+    /// Whether the key was rejected recently.
     pub fn is_dead(&self, now: Instant) -> bool {
         self.state().dead_until.is_some_and(|until| until > now)
     }
 
-    /// Returns how long it still rests.
+    /// Returns how long the key still cools down.
     pub fn rests(&self, now: Instant) -> Duration {
         self.state()
             .rest
@@ -142,30 +141,30 @@ impl Key {
 /// Keys in order of preference.
 pub type Keys = Arc<[Arc<Key>]>;
 
-/// What tenants may call. This is the one place that decides it: without the keys that it hands out nothing can be
-/// called, by a fallback as little as by a first attempt.
+/// Decides what tenants may call, and is the only place that does: without the keys that it returns nothing can be
+/// called, neither by a first attempt nor by a fallback.
 pub trait Access: Send + Sync + fmt::Debug {
-    /// Returns the keys with which `scope` may call `target`, in order of preference; none when it may not.
+    /// Returns the keys with which `scope` may call `target`, in order of preference; `None` if it may not.
     fn keys(&self, scope: &TenantScope, target: &Target) -> Option<Keys>;
 
-    /// Returns the terms on which calls of `scope` are answered; none when none of them is.
+    /// Returns the policy for calls of `scope`; `None` if it may make none.
     fn terms(&self, scope: &TenantScope) -> Option<Arc<Terms>> {
         let _ = scope;
         Some(Arc::default())
     }
 
-    /// Tells whether `scope` may call `target`.
+    /// Whether `scope` may call `target`.
     fn allowed(&self, scope: &TenantScope, target: &Target) -> bool {
         self.keys(scope, target).is_some()
     }
 }
 
-/// Every tenant may call every target, with the same keys.
+/// Access by which every tenant may call every target, with the same keys.
 #[derive(Debug, Default)]
 pub struct SharedKeys(HashMap<TargetName, Keys>);
 
 impl SharedKeys {
-    /// Hands out `keys`.
+    /// Returns `keys` for every tenant.
     pub fn new(keys: HashMap<TargetName, Keys>) -> Self {
         Self(keys)
     }

@@ -1,12 +1,12 @@
-//! The terms on which a tenant's calls are answered, beside what it may call.
+//! What applies to a tenant's calls, beside the models it may use.
 
 use copilotd_actors::domain::guardrail as guard;
 
-/// What holds for every answer of the endpoint to one tenant.
+/// Policy for all answers of the endpoint to one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Its rules on prompts and answers.
+    /// Guardrail rules for prompts and answers.
     pub rules: guard::Rules,
-    /// The version of what its answers rest on.
+    /// Version of the knowledge that the tenant's answers rest on.
     pub knowledge_version: String,
 }

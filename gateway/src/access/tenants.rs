@@ -1,4 +1,4 @@
-//! Tenants that may call some targets only, some of them with keys of their own.
+//! Model access by tenant: which targets each may use, some with keys of their own.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use super::keys::{Access, Keys};
 use super::policy::Terms;
 use crate::target::{Target, TargetName};
 
-/// What one tenant may call. Without an entry in [`Rights::own`] a target is called with the shared keys.
+/// What one tenant may call. A target without an entry in [`Rights::own`] is called with the shared keys.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
-    /// The targets; all when missing.
+    /// The allowed targets; all if `None`.
     pub only: Option<HashSet<TargetName>>,
-    /// Keys of its own, which alone are used where there are any.
+    /// The tenant's own keys; where there are any, only these are used.
     pub own: HashMap<TargetName, Keys>,
-    /// On which terms its calls are answered.
+    /// The policy that applies to the tenant's calls.
     pub terms: Arc<Terms>,
 }
 
-/// The rights of every tenant; one that is not named may call nothing. They may be replaced while calls are under way: a call
-/// has looked up all its keys when it begins.
+/// The access of every tenant; one that is not listed may call nothing. May be replaced while calls are in flight: a
+/// call has looked up all its keys when it begins.
 #[derive(Debug)]
 pub struct TenantAccess {
     shared: ArcSwap<HashMap<TargetName, Keys>>,
@@ -31,7 +31,7 @@ pub struct TenantAccess {
 }
 
 impl TenantAccess {
-    /// Hands out `shared` keys to those who have none of their own.
+    /// Uses `shared` keys for tenants without their own.
     pub fn new(shared: HashMap<TargetName, Keys>, tenants: HashMap<TenantId, Rights>) -> Self {
         Self {
             shared: ArcSwap::from_pointee(shared),
@@ -39,12 +39,12 @@ impl TenantAccess {
         }
     }
 
-    /// Takes other shared keys in the place of all that were given.
+    /// Replaces all shared keys.
     pub fn replace_shared(&self, shared: HashMap<TargetName, Keys>) {
         self.shared.store(Arc::new(shared));
     }
 
-    /// Takes other rights in the place of all that were given.
+    /// Replaces the access of all tenants.
     pub fn replace(&self, tenants: HashMap<TenantId, Rights>) {
         self.tenants.store(Arc::new(tenants));
     }

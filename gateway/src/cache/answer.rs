@@ -1,7 +1,7 @@
-//! Answers that may be kept, and how they are given again: as a document or as a stream, whichever is asked for.
+//! Cacheable answers, and their replay as a document or a stream, whichever is requested.
 //!
-//! Invariant: only a whole, plain answer becomes a [`Kept`]: one choice that ended by itself and has text and nothing
-//! beside it.
+//! Invariant: only a complete, plain answer becomes a [`Kept`]: one choice that ended with `stop` and has
+//! text and nothing else.
 
 use bytes::Bytes;
 use copilotd_actors::domain::content::Finish;
@@ -12,28 +12,28 @@ use serde_json::{Value, json};
 use crate::provider::Piece;
 use crate::target::TargetName;
 
-/// Longest answer that is kept, in bytes.
+/// Longest cacheable answer, in bytes.
 pub const LONGEST: usize = 64 * 1024;
-/// Bytes of text in a replayed chunk, at most.
+/// Most bytes of text in a replayed chunk.
 const CHUNK: usize = 256;
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
-    /// The model that gave it, as its provider names it.
+    /// Model name as reported by the provider.
     pub model: String,
-    /// The target that gave it, if that is known.
+    /// The target that answered, if known.
     pub by: Option<TargetName>,
-    /// What it said.
+    /// The text.
     pub text: String,
-    /// What it took then; given again it costs nothing.
+    /// Usage of the original call; a replay costs nothing.
     pub usage: Usage,
 }
 
 impl Kept {
-    /// Reads a chat.completion.
+    /// Parses a chat.completion. `None` if it is not cacheable.
     pub fn from_whole(body: &[u8], usage: Usage) -> Option<Self> {
-        // It is read where it is passed on: a longer one is not worth the time, and its text hardly fits.
+        // Parsed on the request path: a longer body takes too long, and its text hardly fits.
         if body.len() > 2 * LONGEST {
             return None;
         }
@@ -68,12 +68,12 @@ impl Kept {
         })
     }
 
-    /// Returns about how many bytes it takes.
+    /// Approximate size in bytes.
     pub fn size(&self) -> usize {
         self.model.len() + self.text.len() + size_of::<Self>()
     }
 
-    /// Gives it again as a chat.completion.
+    /// Replays the answer as a chat.completion.
     pub fn whole(&self, id: &str, created: i64) -> Bytes {
         let body = json!({
             "id": id,
@@ -91,7 +91,7 @@ impl Kept {
         body.to_string().into()
     }
 
-    /// Gives it again as a stream, its end included. `include_usage`: with the chunk that reports it.
+    /// Replays the answer as a stream including its end; with the usage chunk if `include_usage`.
     pub fn pieces(&self, id: &str, created: i64, include_usage: bool) -> Vec<Piece> {
         let chunk = |choices: Value, usage: Option<Value>| {
             let mut chunk = json!({
@@ -101,7 +101,7 @@ impl Kept {
                 "model": self.model,
                 "choices": choices,
             });
-            // With usage on, every chunk has the member; without, none.
+            // With `include_usage` every chunk has the member; without it, none.
             if include_usage {
                 chunk["usage"] = usage.unwrap_or(Value::Null);
             }
@@ -142,7 +142,7 @@ impl Kept {
         pieces
     }
 
-    /// The usage as a stream reports it, with its price: nothing.
+    /// The usage as reported in a stream, with a price of zero.
     fn report(&self) -> Value {
         let mut usage = self.usage();
         usage["cost_usd"] = json!(0.0);
@@ -160,7 +160,7 @@ impl Kept {
     }
 }
 
-/// Cuts a text into pieces of bounded size, never within a character.
+/// Splits a text into parts of bounded size, never within a character.
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -173,7 +173,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Puts a streamed answer together while it passes by.
+/// Assembles a streamed answer while it passes through.
 #[derive(Debug, Default)]
 pub struct Recorder {
     model: String,
@@ -183,12 +183,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Whether what was seen will never be kept.
+    /// Whether the answer seen so far is not cacheable.
     pub fn is_spoiled(&self) -> bool {
         self.spoiled
     }
 
-    /// Sees a piece. Returns the answer when that was its good end.
+    /// Observes a piece. Returns the answer if that completed it.
     pub fn observe(&mut self, piece: &Piece) -> Option<Kept> {
         let mut said = false;
         for event in &piece.events {
@@ -211,7 +211,7 @@ impl Recorder {
                 ModelEvent::ToolCall { .. } | ModelEvent::Finished(_) => self.spoiled = true,
             }
         }
-        // Content that is no text: thoughts, another choice. It would be missing from what is given again.
+        // Content that is not text (reasoning, another choice) would be missing from a replay.
         self.spoiled |= piece.content && !said;
         None
     }

@@ -1,6 +1,6 @@
-//! Second opinions: the model's own answer beside the one that was kept.
+//! Audits: a fresh answer of the model is compared with the cached one.
 //!
-//! Invariant: never on the way of an answer, and never more than a bounded number at once.
+//! Invariant: never on the request path, and never more than a bounded number at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::question::Partition;
 use super::shelf::Near;
 use super::veto::{Veto, veto};
 
-/// Longest wait for the vectors of two answers.
+/// Longest wait for the embeddings of two answers.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are compared: the local models read hardly more.
+/// Bytes of an answer that are compared: local models hardly read more.
 const COMPARED: usize = 1_024;
 
-/// An entry whose answer is to be compared with a fresh one.
+/// A cached answer that is to be compared with a fresh one.
 #[derive(Debug)]
 pub struct Audit {
     pub(super) cache: Arc<Cache>,
@@ -27,14 +27,14 @@ pub struct Audit {
     pub(super) near: Near,
     pub(super) kept: Kept,
     pub(super) embedder: Arc<dyn Embedder>,
-    /// Similarity from which two answers say the same.
+    /// Similarity from which two answers count as equal.
     pub(super) same: f32,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Audit {
-    /// Compares with what the model says, and lets the cache learn from it. Returns whether the kept answer was right;
-    /// none when the model gave no whole answer, or the two could not be compared.
+    /// Compares with the model's fresh answer and teaches the cache. Returns whether the cached answer was right;
+    /// `None` if the model gave no complete answer, or the two could not be compared.
     pub async fn settle(self, fresh: Option<Kept>) -> Option<bool> {
         let right = self.compare(&fresh?.text).await?;
         let Self {
@@ -59,7 +59,7 @@ impl Audit {
                 Err(_) => None,
             },
             Err(error) => {
-                tracing::debug!(%error, "an audit of the cache could not be compared");
+                tracing::debug!(%error, "cache audit could not compare two answers; audit discarded");
                 None
             }
         }
@@ -70,8 +70,8 @@ fn start(text: &str) -> String {
     text[..text.floor_char_boundary(COMPARED.min(text.len()))].to_owned()
 }
 
-/// Compares two answers as far as words alone tell. Where a number, a date or a negation differs they count as
-/// different: that may be too strict, and costs a hit then.
+/// Compares two answers by their words alone. If a number, a date or a negation differs they count as different; that
+/// may be too strict and then costs a hit.
 fn plainly(kept: &str, fresh: &str) -> Option<bool> {
     let words = |text: &str| -> Vec<String> {
         text.split(|c: char| !c.is_alphanumeric())

@@ -1,11 +1,11 @@
-//! JSON in one form, and strong hashes of it: two spellings of one value have one hash.
+//! Canonical JSON and its SHA-256: two spellings of one value have the same hash.
 
 use std::fmt;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256.
+/// A SHA-256 hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
@@ -15,7 +15,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes parts one after another. Each is preceded by its length, so that no two lists of parts meet.
+/// Hashes parts one after another, each preceded by its length, so that no two lists of parts collide.
 #[derive(Default)]
 pub struct Hasher(Sha256);
 
@@ -27,7 +27,7 @@ impl Hasher {
         self
     }
 
-    /// Adds a value in its one form.
+    /// Adds a value in canonical form.
     pub fn json(&mut self, value: &Value) -> &mut Self {
         let mut out = Vec::new();
         write(value, &mut out);
@@ -40,7 +40,7 @@ impl Hasher {
     }
 }
 
-/// Writes `value` with its keys sorted, without spaces, and `1.0` as `1`.
+/// Writes `value` with sorted keys, without spaces, and `1.0` as `1`.
 fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Object(members) => {

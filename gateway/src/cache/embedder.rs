@@ -1,7 +1,7 @@
-//! The port behind which texts become vectors: a model in this process, or a provider's.
+//! The port that turns texts into vectors: a model in this process, or a provider's.
 //!
-//! Invariants: a [`Vector`] has length 1, so that a cosine is a dot product. It knows its model, and is like no vector of
-//! another one.
+//! Invariants: a [`Vector`] has length 1, so that a cosine is a dot product. It knows its model and has no similarity
+//! to a vector of another one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,30 +10,30 @@ use async_trait::async_trait;
 
 /// Most texts of one request.
 pub const MAX_TEXTS: usize = 256;
-/// Most bytes of one text; what is longer is refused, not cut in silence.
+/// Most bytes of one text; a longer one is refused rather than cut silently.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 
-/// Makes vectors of texts.
+/// Turns texts into vectors.
 #[async_trait]
 pub trait Embedder: Send + Sync + fmt::Debug {
     /// Embeds `texts`, in their order; at most [`MAX_TEXTS`], each of at most [`MAX_TEXT_BYTES`].
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vector>, EmbedError>;
 }
 
-/// What made a vector: a local model by its name and version, or a target as `provider/model`, since two providers may call two
-/// models the same. Vectors of one space are comparable.
+/// What made a vector: a local model by its name and version, or a target as `provider/model`, since two providers may
+/// give two models the same name. Vectors of one space are comparable.
 pub type Space = Arc<str>;
 
 /// Why there are no vectors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
-    /// The queue is full: ask later, or do without.
+    /// The queue is full: retry later, or do without.
     #[error("the embedding queue is full")]
     Busy,
     /// It took too long.
-    #[error("embedding took longer than allowed")]
+    #[error("embedding timed out")]
     Timeout,
-    /// The request passes a bound.
+    /// The request exceeds a bound.
     #[error("{0}")]
     TooLarge(String),
     /// The model failed.
@@ -41,7 +41,7 @@ pub enum EmbedError {
     Failed(String),
 }
 
-/// A text's place among meanings.
+/// The embedding of a text.
 #[derive(Clone, PartialEq)]
 pub struct Vector {
     space: Space,
@@ -49,7 +49,7 @@ pub struct Vector {
 }
 
 impl Vector {
-    /// Scales `values`, which the model `space` made, to length 1. None when they have no direction: all zero, or not
+    /// Scales `values`, which the model `space` made, to length 1. `None` if they have no direction: all zero, or not
     /// numbers.
     pub fn unit(space: &Space, mut values: Vec<f32>) -> Option<Self> {
         let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
@@ -63,13 +63,13 @@ impl Vector {
         })
     }
 
-    /// Returns the cosine of the angle to `other`; 0 when they are of different models.
+    /// Returns the cosine of the angle to `other`; 0 if they are of different models.
     pub fn cosine(&self, other: &Self) -> f32 {
         let same = Arc::ptr_eq(&self.space, &other.space) || self.space == other.space;
         if !same || self.values.len() != other.values.len() {
             return 0.0;
         }
-        // Eight sums beside each other are what the compiler turns into vector instructions.
+        // Eight independent sums let the compiler use vector instructions.
         let mut sums = [0.0_f32; 8];
         let (ours, theirs) = (self.values.chunks_exact(8), other.values.chunks_exact(8));
         let rest: f32 = ours
@@ -86,12 +86,12 @@ impl Vector {
         (sums.iter().sum::<f32>() + rest).clamp(-1.0, 1.0)
     }
 
-    /// Returns what made it.
+    /// Returns the space of the vector.
     pub fn space(&self) -> &Space {
         &self.space
     }
 
-    /// Returns its numbers.
+    /// Returns the components.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
@@ -107,12 +107,12 @@ impl fmt::Debug for Vector {
 pub fn check(texts: &[String]) -> Result<(), EmbedError> {
     if texts.len() > MAX_TEXTS {
         return Err(EmbedError::TooLarge(format!(
-            "at most {MAX_TEXTS} texts are embedded at once"
+            "at most {MAX_TEXTS} texts can be embedded per request"
         )));
     }
     if texts.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
         return Err(EmbedError::TooLarge(format!(
-            "a text to embed has at most {MAX_TEXT_BYTES} bytes"
+            "a text to embed may have at most {MAX_TEXT_BYTES} bytes"
         )));
     }
     Ok(())

@@ -1,39 +1,39 @@
-//! Gate (e): whether an entry may answer for a question this near to it, learned from audits.
+//! Gate (e): whether an entry may answer a question of this similarity, learned from audits.
 //!
-//! The idea is that of vCache (arXiv 2502.03771), derived anew. Let the chance that the entry is right at similarity `s`
-//! be `σ(g·(s − t))`, with slope `g` and midpoint `t` of its own. From audited pairs (similarity, right?) both are
-//! estimated by maximum likelihood. The estimate of `t` has a standard error; with confidence `1 − ε` the true midpoint
-//! is below `t + z(ε)·se`, and so the entry is right with a chance of at least `p = (1 − ε)·σ(g·(s − t − z(ε)·se))`,
-//! for every `ε`: the best one counts. If the model is asked instead with chance `a`, what is served wrongly is at most
-//! `(1 − a)·(1 − p)` of the questions; it stays below the bound `d` for `a ≥ 1 − d/(1 − p)`.
+//! The idea is that of vCache (arXiv 2502.03771), derived independently. Let the chance that the entry is right at
+//! similarity `s` be `σ(g·(s − t))`, with slope `g` and midpoint `t` of its own. Both are estimated from audited pairs
+//! (similarity, right?) by maximum likelihood. The estimate of `t` has a standard error; with confidence `1 − ε` the
+//! true midpoint is below `t + z(ε)·se`, and so the entry is right with a chance of at least `p = (1 − ε)·σ(g·(s − t −
+//! z(ε)·se))`, for every `ε`: the best one counts. If the model is called instead with chance `a`, at most `(1 − a)·(1
+//! − p)` of the questions are answered wrongly; that stays below the bound `d` for `a ≥ 1 − d/(1 − p)`.
 //!
-//! Invariant: with fewer than [`FEWEST`] pairs nothing is decided here. Chance comes in as a number: the same pairs and
-//! the same number give the same decision.
+//! Invariant: with fewer than [`FEWEST`] pairs nothing is decided here. Chance is passed in as a number: the same pairs
+//! and the same number give the same decision.
 
-/// Pairs below which nothing is said.
+/// Fewest pairs for a decision.
 pub const FEWEST: usize = 6;
-/// Pairs that are kept; the oldest go first.
+/// Most pairs that are stored; the oldest are dropped first.
 const MOST: usize = 64;
-/// Values of ε that are tried.
+/// Number of values of ε that are tried.
 const STEPS: u32 = 50;
 
-/// What audits said about one entry, or about all of a partition.
+/// Audit results of one entry, or of a whole partition.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evidence {
     pairs: Vec<(f64, bool)>,
 }
 
-/// What to do with an entry that is near.
+/// What to do with a near entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Answer from it.
+    /// Answer from the entry.
     Serve,
-    /// Ask the model, and learn.
+    /// Call the model, and learn.
     Explore,
 }
 
 impl Evidence {
-    /// Adds an audit's result.
+    /// Adds an audit result.
     pub fn add(&mut self, similarity: f32, right: bool) {
         if self.pairs.len() >= MOST {
             self.pairs.remove(0);
@@ -41,25 +41,25 @@ impl Evidence {
         self.pairs.push((f64::from(similarity), right));
     }
 
-    /// Returns how many results there are.
+    /// Number of results.
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
 
-    /// Tells whether there is none.
+    /// Whether there are no results.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
 
-    /// Tells whether it was wrong at this similarity or a higher one.
+    /// Whether the entry was wrong at this similarity or a higher one.
     pub fn wrong_at(&self, similarity: f32) -> bool {
         self.pairs
             .iter()
             .any(|(known, right)| !right && *known >= f64::from(similarity))
     }
 
-    /// Returns with what chance the model has to be asked at `similarity`, so that at most `max_error` of the questions
-    /// are answered wrongly. None when there is too little to tell.
+    /// Returns the chance with which the model must be called at `similarity`, so that at most `max_error` of the
+    /// questions are answered wrongly. `None` if there are too few results.
     pub fn asking_chance(&self, similarity: f32, max_error: f64) -> Option<f64> {
         if self.pairs.len() < FEWEST {
             return None;
@@ -81,7 +81,7 @@ impl Evidence {
         })
     }
 
-    /// Decides by `chance`, a number drawn evenly from 0 to 1.
+    /// Decides by `chance`, a uniform number from 0 to 1.
     pub fn decide(&self, similarity: f32, max_error: f64, chance: f64) -> Option<Decision> {
         let asking = self.asking_chance(similarity, max_error)?;
         Some(if chance < asking {
@@ -91,9 +91,9 @@ impl Evidence {
         })
     }
 
-    /// Where nothing was wrong, the curve has no slope to estimate. What can be said without one: above the nearest pair
-    /// that was wrong, `n` right results in a row leave a chance of being right of `(n + 1)/(n + 2)` (Laplace's rule of
-    /// succession). It holds for similarities that are at least the audited ones', since being nearer is no worse.
+    /// Where nothing was wrong, the curve has no slope to estimate. Without one: above the nearest wrong pair, `n`
+    /// right results in a row give a chance of being right of `(n + 1)/(n + 2)` (Laplace's rule of succession). It
+    /// holds for similarities of at least the audited ones, since being nearer is no worse.
     fn surely_right(&self, similarity: f32) -> Option<f64> {
         let similarity = f64::from(similarity);
         let wrong = self.pairs.iter().filter(|(_, right)| !right).map(|(known, _)| *known);
@@ -107,7 +107,7 @@ impl Evidence {
     }
 }
 
-/// The curve through the pairs.
+/// The curve fitted to the pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Fit {
     slope: f64,
@@ -117,10 +117,10 @@ struct Fit {
 }
 
 impl Fit {
-    /// Fits by Newton's method on the penalised likelihood. The small penalty keeps the slope finite when the pairs can
-    /// be told apart without a mistake.
+    /// Fits by Newton's method on the penalised likelihood. The small penalty keeps the slope finite when the pairs are
+    /// perfectly separable.
     fn of(pairs: &[(f64, bool)]) -> Self {
-        // Around 0.9 and in tenths, so that both coefficients are of one size.
+        // Centred at 0.9 and scaled by ten, so that both coefficients are of similar size.
         let scaled = |similarity: f64| (similarity - 0.9) * 10.0;
         let penalty = 0.02;
         let (mut a, mut b) = (0.0, 1.0);
@@ -161,7 +161,7 @@ impl Fit {
     }
 }
 
-/// Solves two equations.
+/// Solves two linear equations.
 fn solve(matrix: [[f64; 2]; 2], right: [f64; 2]) -> [f64; 2] {
     let [[a, b], [c, d]] = matrix;
     let determinant = (a * d - b * c).max(1e-12);
@@ -247,8 +247,8 @@ mod tests {
     }
 
     proptest! {
-        /// An entry whose true curve is any of the family: what it serves wrongly, learning as it goes, stays within
-        /// the bound (and four standard deviations of the count).
+        /// For any true curve of the family, the wrong answers served while learning stay within the bound (plus four
+        /// standard deviations of the count).
         #[test]
         fn what_is_served_wrongly_stays_within_the_bound(
             slope in 15.0..80.0_f64, midpoint in 0.6..1.0_f64, max_error in 0.02..0.1_f64, seed in any::<u64>()

@@ -1,8 +1,10 @@
-//! One question at a time: while the first caller waits for the model, those who ask the same wait for its answer.
+//! Coalesces identical questions: while the first caller (the leader) waits for the model, the others wait for its
+//! answer.
 //!
-//! Invariants: a flight ends when its leader's ticket is gone, filled or not, and no later than [`SLOW`] after the leader's
-//! reader began to hold it up. Followers then look again, and the first of them leads if there is still no answer; after a
-//! slow reader, or a second flight without an answer, each goes on its own. So nobody waits for another caller's reader.
+//! Invariants: a flight ends when its leader has filled in an answer or is gone, and no later than [`SLOW`] after the
+//! leader's reader began to delay it. Followers then look again, and the first of them leads if there is still no
+//! answer; after a slow reader, or a second flight without an answer, each goes on by itself. So nobody waits for
+//! another caller's reader.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -25,16 +27,16 @@ use crate::provider::Piece;
 use crate::request::call::AnswerStream;
 use crate::target::TargetName;
 
-/// How long the leader's reader may keep the answer waiting, all in all, before the others stop waiting for it.
+/// Total time for which the leader's reader may delay the answer before followers stop waiting.
 pub(super) const SLOW: Duration = Duration::from_millis(500);
 
 type Key = (Partition, Digest);
 
-/// Questions that are being answered. True says that the leader's reader is slow.
+/// Questions that are being answered. `true` means that the leader's reader is slow.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<Key, watch::Sender<bool>>>);
 
-/// One's place in a flight.
+/// A caller's role in a flight.
 pub(super) enum Place {
     Lead(Landing),
     Wait(Follower),
@@ -44,15 +46,15 @@ pub(super) enum Place {
 pub(super) struct Follower(watch::Receiver<bool>);
 
 impl Follower {
-    /// Waits until the flight has ended; returns whether that was because its leader's reader is slow.
+    /// Waits until the flight has ended; returns whether it ended because the leader's reader is slow.
     pub(super) async fn landed(&mut self) -> bool {
-        // An error says that the leader is done, whichever way.
+        // An error means that the leader is done, in whatever way.
         let _ = self.0.changed().await;
         *self.0.borrow()
     }
 }
 
-/// Ends the flight when it goes.
+/// Ends the flight when dropped.
 #[derive(Debug)]
 pub(super) struct Landing {
     flights: Arc<Flights>,
@@ -75,7 +77,7 @@ impl Flights {
 }
 
 impl Landing {
-    /// Ends the flight because its leader's reader is slow.
+    /// Ends the flight because the leader's reader is slow.
     fn slow(self) {
         if let Some(flight) = lock(&self.flights.0).get(&self.key) {
             flight.send_replace(true);
@@ -85,12 +87,12 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        // The sender goes with it, which wakes those who wait.
+        // Dropping the sender wakes the followers.
         lock(&self.flights.0).remove(&self.key);
     }
 }
 
-/// The right and the duty to ask the model.
+/// The right, and the duty, to call the model.
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) cache: Arc<Cache>,
@@ -102,13 +104,13 @@ pub struct Ticket {
     pub(super) explored: Option<Audit>,
     /// The target that answers.
     pub(crate) by: Option<TargetName>,
-    /// None after too long a wait for another leader: then nobody waits for this one.
+    /// `None` after waiting too long for other leaders: then nobody waits for this caller.
     pub(super) landing: Option<Landing>,
 }
 
 impl Ticket {
-    /// Keeps the answer and lets those who wait have it. Returns the audit that the answer decides, if there is one:
-    /// the model was asked although an entry was near.
+    /// Stores the answer and wakes the followers. Returns the audit that the answer decides, if there is one: the model
+    /// was called although an entry was near.
     pub fn fill(mut self, mut kept: Kept) -> Option<(Audit, Kept)> {
         kept.by = self.by.take().or(kept.by);
         let audit = self.explored.take().map(|audit| (audit, kept.clone()));
@@ -130,8 +132,8 @@ impl Ticket {
 }
 
 impl Ticket {
-    /// Fills itself with a stream's answer when it comes to its good end; otherwise nothing is kept. An audit that the
-    /// answer decides is settled beside the stream.
+    /// Records a stream and stores its answer when it completes; otherwise nothing is stored. An audit that the answer
+    /// decides is settled beside the stream.
     pub fn record(mut self, stream: AnswerStream) -> AnswerStream {
         let flight = self.landing.take().map(|landing| {
             let flight = Arc::new(Flight {
@@ -154,7 +156,7 @@ impl Ticket {
     }
 }
 
-/// A stream whose answer is kept at its good end.
+/// A stream whose answer is stored on completion.
 struct Recorded {
     stream: AnswerStream,
     recorder: Recorder,
@@ -162,21 +164,21 @@ struct Recorded {
     flight: Option<Arc<Flight>>,
 }
 
-/// What a stream and the watch over its reader share. It ends with the stream.
+/// State shared by a stream and the task that watches its reader. Ends with the stream.
 struct Flight {
     landing: Mutex<Option<Landing>>,
     reader: Mutex<Reader>,
 }
 
-/// How long the reader has kept the answer waiting.
+/// How long the reader has delayed the answer.
 struct Reader {
-    /// Since when the reader has not asked for more; none while it waits for the answer.
+    /// Time at which the reader last received something; `None` while it waits for more.
     since: Option<Instant>,
     used: Duration,
 }
 
 impl Flight {
-    /// The reader asks for more.
+    /// The reader polls for more.
     fn asked(&self) {
         let mut reader = lock(&self.reader);
         if let Some(since) = reader.since.take() {
@@ -184,7 +186,7 @@ impl Flight {
         }
     }
 
-    /// The reader has something.
+    /// The reader received something.
     fn handed(&self) {
         lock(&self.reader).since = Some(Instant::now());
     }
@@ -203,7 +205,7 @@ impl Flight {
     }
 }
 
-/// Ends the flight when its reader has taken too long. Ends with the stream.
+/// Ends the flight when its reader is too slow. Ends with the stream.
 async fn watch_reader(flight: Weak<Flight>) {
     loop {
         let Some(left) = flight.upgrade().map(|flight| flight.left()) else {
@@ -238,7 +240,7 @@ impl Recorded {
             self.ticket = None;
         }
         if self.ticket.is_none() {
-            // Nothing is to be waited for any more: kept by now, or never.
+            // Nothing left to wait for: the answer is stored by now, or never will be.
             self.flight = None;
         }
     }

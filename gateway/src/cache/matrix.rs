@@ -1,8 +1,8 @@
-//! The vectors of one partition side by side, as bytes: what is near is found among them first, and then by the vectors
-//! themselves. A scan of ten thousand so takes a quarter of the memory's way.
+//! The vectors of one partition in one block, quantised to bytes: candidates are found there first and then compared by
+//! the exact vectors. A scan of ten thousand then reads a quarter of the memory.
 //!
-//! Invariant: [`Matrix::candidates`] misses none of the two nearest. A vector and its bytes differ by a known length, so that a
-//! product of bytes bounds the product of the vectors from both sides.
+//! Invariant: [`Matrix::candidates`] misses none of the two nearest. The distance between a vector and its bytes is
+//! known, so that a product of bytes bounds the product of the vectors from both sides.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::embedder::{Space, Vector};
 
-/// Vectors of one space as bytes.
+/// Vectors as bytes, by space.
 #[derive(Debug, Default)]
 pub(super) struct Matrix {
     spaces: HashMap<Space, Rows>,
@@ -18,7 +18,7 @@ pub(super) struct Matrix {
 
 #[derive(Debug, Default)]
 struct Rows {
-    /// Numbers of a vector.
+    /// Dimensions of a vector.
     width: usize,
     bytes: Vec<i8>,
     rows: Vec<Row>,
@@ -32,24 +32,24 @@ struct Row {
     rounded: Rounding,
 }
 
-/// How bytes stand for numbers.
+/// How bytes represent numbers.
 #[derive(Debug, Clone, Copy)]
 struct Rounding {
-    /// What a byte is multiplied with.
+    /// Factor from byte to number.
     scale: f32,
     /// Length of the difference between the vector and its bytes.
     error: f32,
 }
 
 impl Matrix {
-    /// Adds the vector of an entry that is not there.
+    /// Adds the vector of a new entry.
     pub(super) fn insert(&mut self, id: u64, vector: &Vector, expires: Instant) {
         let values = vector.values();
         let rows = self.spaces.entry(Space::clone(vector.space())).or_default();
         if rows.rows.is_empty() {
             rows.width = values.len();
         }
-        // A model whose vectors have another width is another model under the same name: it finds nothing here.
+        // Another number of dimensions means another model under the same name: it finds nothing here.
         if rows.width != values.len() {
             return;
         }
@@ -75,7 +75,7 @@ impl Matrix {
         }
     }
 
-    /// Lists the entries among which the two nearest are that have not expired, in no order.
+    /// Lists unexpired entries among which the two nearest are, in no order.
     pub(super) fn candidates(&self, vector: &Vector, now: Instant) -> Vec<u64> {
         let Some(rows) = self.spaces.get(vector.space()) else {
             return Vec::new();
@@ -86,7 +86,7 @@ impl Matrix {
         }
         let mut asked = Vec::with_capacity(rows.width);
         let question = round(values, &mut asked);
-        // The least that the two nearest are near for sure.
+        // Lower bounds of the similarity of the two nearest.
         let mut sure = [f32::MIN; 2];
         let mut possible = Vec::with_capacity(rows.rows.len());
         for (row, bytes) in rows.rows.iter().zip(rows.bytes.chunks_exact(rows.width.max(1))) {
@@ -151,7 +151,7 @@ mod tests {
         Vector::unit(&space.into(), values.to_vec())
     }
 
-    /// The two nearest, by the vectors themselves.
+    /// The two nearest, by the exact vectors.
     fn nearest(all: &[(u64, Vector)], asked: &Vector) -> Vec<u64> {
         let mut near: Vec<(u64, f32)> = all.iter().map(|(id, vector)| (*id, vector.cosine(asked))).collect();
         near.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
@@ -167,7 +167,7 @@ mod tests {
             steep in 0.0_f32..3.0,
         ) {
             let now = Instant::now();
-            // Some vectors have a few large numbers, which leave little room for the others.
+            // Some vectors have a few large numbers, which leave little resolution for the others.
             let bend = |values: &[f32]| values.iter().map(|value| value * value.abs().powf(steep)).collect::<Vec<_>>();
             let Some(asked) = vector("m", &bend(&asked)) else { return Ok(()) };
             let mut matrix = Matrix::default();

@@ -1,8 +1,8 @@
-//! The semantic cache: gates in series, the cheapest first. Partition and exact match, nearest neighbour, veto, learned
+//! The semantic cache: gates in series, cheapest first. Partition and exact match, nearest neighbour, veto, learned
 //! decision.
 //!
-//! Invariants: an answer never leaves its [`Partition`], which begins with the tenant; only whole answers are kept; what
-//! the caller says can only raise the bar. No lock is held over an await.
+//! Invariants: an answer never leaves its [`Partition`], which begins with the tenant; only complete answers are
+//! stored; a caller's instructions can only raise the threshold. No lock is held across an await.
 
 mod answer;
 mod audit;
@@ -34,62 +34,62 @@ use tokio::time::Instant;
 use crate::cache::embedder::{EmbedError, Embedder, Vector};
 use shelf::{Near, Shelf};
 
-/// Longest wait for an identical question that is being answered already.
+/// Longest wait for an identical question that is already being answered.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest wait for the vector of a question: the model's own answer is no longer far away then.
+/// Longest wait for the embedding of a question; by then the model itself would soon have answered.
 const EMBEDDING: Duration = Duration::from_secs(1);
-/// Audits at one time; more are left out.
+/// Most concurrent audits; more are skipped.
 const AUDITS: usize = 16;
-/// Results of a partition's audits that make up for an entry's own.
+/// Number of a partition's audit results that replace an entry's own.
 const ENOUGH_POOLED: usize = 32;
 /// Similarity below which nothing is learned: such pairs are never served.
 const FLOOR: f32 = 0.6;
-/// Least similarity from which two answers say the same.
+/// Least similarity at which two answers count as equal.
 const SAME: f32 = 0.85;
 
-/// How a route's cache works.
+/// Settings of a route's cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// What a question has to be like.
+    /// Which questions are cacheable.
     pub rules: Rules,
-    /// How long an answer is kept.
+    /// Time to live of an answer.
     pub life: Duration,
-    /// Most entries of a tenant.
+    /// Most entries per tenant.
     pub max_entries: usize,
-    /// Share of served answers that may be wrong, where audits are the measure.
+    /// Tolerated share of wrong answers, as measured by audits.
     pub max_error: f64,
-    /// Similarity from which an entry without audits serves.
+    /// Similarity from which an entry without audits is served.
     pub cut: f32,
-    /// By how much it has to be nearer than the next entry with another answer.
+    /// How much nearer the entry must be than the next one with another answer.
     pub margin: f32,
-    /// Share of near hits for which the model is asked too, off the path.
+    /// Share of semantic hits for which the model is also called, off the request path.
     pub audit_share: f64,
 }
 
-/// Flights without an answer that one caller waits for, before it asks the model whoever else does.
+/// How many leaders without an answer one caller waits for before it calls the model itself.
 const MAX_FLIGHTS: u32 = 2;
 
-/// What was found.
+/// Result of a lookup.
 #[derive(Debug)]
 pub enum Found {
-    /// An answer.
+    /// A cached answer.
     Hit(Box<Hit>),
-    /// Nothing: ask the model, and give the answer to the ticket. Dropped, it lets the next one ask.
+    /// A miss: call the model and fill in its answer. Dropping this lets the next caller lead.
     Lead(Box<Ticket>),
 }
 
-/// An answer out of the cache.
+/// A cache hit.
 #[derive(Debug)]
 pub struct Hit {
-    /// It.
+    /// The cached answer.
     pub kept: Kept,
-    /// How near its question was; 1 when it was the same.
+    /// Similarity of its question; 1 if identical.
     pub similarity: f32,
-    /// Set when this hit is to be checked: ask the model, and settle it.
+    /// Set if this hit is to be audited: call the model, then settle the audit.
     pub audit: Option<Audit>,
 }
 
-/// The cache. One per process.
+/// The cache; one per process.
 pub struct Cache {
     shelves: Mutex<HashMap<TenantId, Arc<Mutex<Shelf>>>>,
     flights: Arc<Flights>,
@@ -104,7 +104,7 @@ impl fmt::Debug for Cache {
 }
 
 impl Cache {
-    /// An empty cache. `chance` draws a number evenly from 0 to 1.
+    /// Creates an empty cache. `chance` draws a uniform number from 0 to 1.
     pub fn new(chance: impl Fn() -> f64 + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             shelves: Mutex::default(),
@@ -114,9 +114,9 @@ impl Cache {
         })
     }
 
-    /// Looks an answer up. Waits while the same question is being answered for another caller of its partition. `bar`
-    /// is the least similarity that the caller wants; it cannot lower the route's. Without an `embedder` only the same
-    /// question is found.
+    /// Looks up an answer. Waits while the same question is being answered for another caller of its partition. `bar`
+    /// is the least similarity that the caller accepts; it cannot lower the route's. Without an `embedder` only
+    /// identical questions are found.
     pub async fn look_up(
         self: &Arc<Self>,
         question: Question,
@@ -142,14 +142,15 @@ impl Cache {
                     {
                         break None;
                     }
-                    // Something was forgotten meanwhile: what this one is told is not kept, so nobody shall wait for it.
+                    // Answers were deleted meanwhile: this caller's answer will not be stored, so nobody may wait for
+                    // it.
                     if self.on_shelf(question.partition.tenant(), |shelf| shelf.generation) != generation {
                         break None;
                     }
                 }
             }
         };
-        // An answer may have been kept between the look and the take-off.
+        // An answer may have been stored between the lookup and joining the flight.
         if let Some(hit) = self.exact(&question) {
             return Found::Hit(hit);
         }
@@ -178,29 +179,29 @@ impl Cache {
         }))
     }
 
-    /// Drops what is kept for a tenant if it rests on another version of what the tenant knows. Nobody would be answered with
-    /// it: it only takes room.
+    /// Drops a tenant's cached answers if they rest on another version of the tenant's knowledge. They could not be
+    /// served any more and only take space.
     pub fn rests_on(&self, tenant: &TenantId, version: &str) {
         let dropped = self.on_shelf(tenant, |shelf| shelf.rests_on(version));
         if dropped > 0 {
-            tracing::info!(%tenant, dropped, "kept answers rested on another version of the knowledge");
+            tracing::info!(%tenant, dropped, "knowledge version changed; dropped the cached answers of the old one");
         }
     }
 
-    /// Forgets what is kept for a tenant, or for one of its routes. Returns how many answers.
+    /// Deletes a tenant's cached answers, or those of one of its routes. Returns how many.
     pub fn forget(&self, tenant: &TenantId, route: Option<&str>) -> usize {
         let shelf = lock(&self.shelves).get(tenant).cloned();
         shelf.map_or(0, |shelf| lock(&shelf).forget(route))
     }
 
-    /// Forgets everything that is kept for a tenant. Returns how many answers.
+    /// Deletes all cached answers of a tenant. Returns how many.
     pub fn forget_tenant(&self, tenant: &TenantId) -> usize {
         let shelf = lock(&self.shelves).remove(tenant);
-        // Whoever still holds it keeps nothing there: the generation rises.
+        // A caller that still holds the cache stores nothing there: the generation has changed.
         shelf.map_or(0, |shelf| lock(&shelf).forget(None))
     }
 
-    /// Returns how many answers are kept for a tenant.
+    /// Number of cached answers of a tenant.
     pub fn len(&self, tenant: &TenantId) -> usize {
         let shelf = lock(&self.shelves).get(tenant).cloned();
         shelf.map_or(0, |shelf| lock(&shelf).len())
@@ -222,7 +223,7 @@ impl Cache {
             if veto::veto(&question.text, &entry.text).is_some() {
                 return None;
             }
-            // Another answer about as near: it is not clear which question this is.
+            // Another answer is about as near, so it is unclear which question this is.
             let unclear = nearest.get(1).is_some_and(|(second, rival)| {
                 best.similarity - second.similarity < settings.margin
                     && rival.kept.text.trim() != entry.kept.text.trim()
@@ -261,7 +262,7 @@ impl Cache {
         }
     }
 
-    /// Opens an audit, if not too many are open.
+    /// Opens an audit, unless too many are open.
     fn audit(
         self: &Arc<Self>,
         partition: &Partition,
@@ -282,7 +283,7 @@ impl Cache {
         })
     }
 
-    /// Works on a tenant's shelf, which is made if there is none.
+    /// Runs `work` on a tenant's cache, which is created if missing.
     fn on_shelf<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut Shelf) -> T) -> T {
         let shelf = {
             let mut shelves = lock(&self.shelves);
@@ -307,30 +308,30 @@ impl Cache {
     }
 }
 
-/// Places a question among meanings, if that does not take too long.
+/// Embeds a question, unless that takes too long.
 async fn locate(embedder: &dyn Embedder, question: &Question) -> Option<Vector> {
     let embedded = embedder.embed(vec![question.text.clone()]);
     let embedded = tokio::time::timeout(EMBEDDING, embedded).await;
     match embedded.unwrap_or(Err(EmbedError::Timeout)) {
         Ok(mut vectors) => vectors.pop(),
         Err(error) => {
-            // The question goes to the model as if nothing were near.
+            // The model is called as if nothing were near.
             metrics::counter!("copilotd_cache_embeddings_missed_total").increment(1);
-            tracing::debug!(%error, "no vector for a look-up in the cache");
+            tracing::debug!(%error, "no embedding for a cache lookup; calling the model");
             None
         }
     }
 }
 
-/// What gates (c) to (e) say.
+/// Result of gates (c) to (e).
 enum Nearness {
     Serve(Box<Hit>),
     Explore(Box<Audit>),
     None,
 }
 
-/// Decides whether an entry serves: by its own audits, else by those of its partition, else by the route's cut, and then
-/// never where an audit found it wrong.
+/// Decides whether an entry is served: by its own audits, else by those of its partition, else by the route's
+/// threshold, and then never where an audit found it wrong.
 fn decide(own: &Evidence, pooled: Option<&Evidence>, similarity: f32, settings: &Settings, chance: f64) -> Decision {
     if let Some(decision) = own.decide(similarity, settings.max_error, chance) {
         return decision;
@@ -346,7 +347,7 @@ fn decide(own: &Evidence, pooled: Option<&Evidence>, similarity: f32, settings: 
     })
 }
 
-/// Locks; a panic elsewhere leaves a map that is still one.
+/// Locks a mutex; a panic elsewhere leaves the map consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! Signs that a question is about the one who asks, or names a person: such an answer is nobody else's.
+//! Signs that a question is about the person who asks, or names a person: its answer must not be shared.
 //!
-//! A sign too many costs a hit; a sign missed costs trust. So the rules are wide.
+//! A false positive costs a hit; a false negative costs trust. So the rules are broad.
 
-/// Words that point at the asker.
+/// Words that refer to the person who asks.
 const OWN: [&str; 14] = [
     "i",
     "i'm",
@@ -20,7 +20,7 @@ const OWN: [&str; 14] = [
     "ich",
 ];
 
-/// Beginnings that say "I" and mean anybody.
+/// Beginnings that say "I" but mean anybody.
 const ANYBODY: [&str; 12] = [
     "how do i ",
     "how can i ",
@@ -36,8 +36,8 @@ const ANYBODY: [&str; 12] = [
     "should i ",
 ];
 
-/// Tells whether `text` points at the asker or holds an address, a telephone number, an account's number or one of
-/// `names` (of the user).
+/// Whether `text` refers to the person who asks, or contains an email address, a telephone number, an account number or
+/// one of `names` (of the user).
 pub fn is_personal(text: &str, names: &[&str]) -> bool {
     let lower = text.to_lowercase().replace('\u{2019}', "'");
     let said = ANYBODY
@@ -61,14 +61,14 @@ fn is_address(word: &str) -> bool {
         .is_some_and(|(user, host)| !user.is_empty() && host.contains('.'))
 }
 
-/// Letters and digits mixed and long: an IBAN, a token, an order.
+/// Long mixes of letters and digits: an IBAN, a token, an order number.
 fn is_secret_number(word: &str) -> bool {
     word.len() >= 10
         && word.chars().filter(char::is_ascii_digit).count() >= 6
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Seven digits or more, written together or in the groups of a telephone or card number.
+/// Seven digits or more, together or grouped like a telephone or card number.
 fn has_long_number(text: &str) -> bool {
     let mut digits = 0;
     let mut gap = 0;
@@ -93,7 +93,7 @@ fn has_name(words: &[&str], name: &str) -> bool {
     let name = name.to_lowercase();
     let mut parts = name
         .split(|c: char| !c.is_alphanumeric())
-        // Shorter parts of an id are words by chance.
+        // Shorter parts of an id match words by accident.
         .filter(|part| part.chars().count() >= 3)
         .peekable();
     parts.peek().is_some() && parts.any(|part| words.contains(&part))

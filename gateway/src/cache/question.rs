@@ -1,7 +1,7 @@
-//! What a request asks, if an answer to it may be kept: gate (a) and the key of gate (b).
+//! The question of a request, if its answer is cacheable: gate (a) and the key of gate (b).
 //!
-//! Invariant: whatever of a request can change its answer is in its [`Partition`] or its question. A member that nobody
-//! here knows counts as one that can.
+//! Invariant: everything in a request that can change its answer is in its [`Partition`] or its question. An unknown
+//! member counts as one that can.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::personal::is_personal;
 use crate::request::body::ChatBody;
 use crate::request::call::{CacheWish, Caller};
 
-/// Members that do not change what is answered: how it is sent, and whom the provider shall hold responsible.
+/// Members that do not change the answer: how it is sent, and whom the provider holds responsible.
 const SILENT: [&str; 9] = [
     "messages",
     "model",
@@ -33,25 +33,25 @@ const LARGEST: usize = 256 * 1024;
 /// Who shares an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Audience {
-    /// Only who asked.
+    /// Only the user who asked.
     #[default]
     User,
-    /// Those of the same [`Role`](crate::request::role::Role); a caller without one shares with nobody.
+    /// Callers with the same [`Role`](crate::request::role::Role); one without a role shares with nobody.
     Role,
-    /// All of the tenant.
+    /// All callers of the tenant.
     Tenant,
 }
 
-/// What a question has to be like.
+/// Which questions are cacheable.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// Who shares answers.
     pub audience: Audience,
-    /// The highest temperature; none given counts as 1, the providers' own.
+    /// Highest temperature; a missing one counts as 1, the providers' default.
     pub max_temperature: f64,
 }
 
-/// Those requests whose answers may serve each other. The tenant stands first and in clear.
+/// Requests whose answers may serve each other. The tenant comes first and in clear text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Partition {
     tenant: TenantId,
@@ -71,33 +71,33 @@ impl Partition {
     }
 }
 
-/// A question whose answer may be kept.
+/// A cacheable question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
     /// Where its answer belongs.
     pub partition: Partition,
-    /// Its text, as it was asked.
+    /// The text of the question, as written.
     pub text: String,
-    /// The hash of its text.
+    /// Hash of the text.
     pub exact: Digest,
 }
 
-/// Why an answer is neither taken from the cache nor kept.
+/// Why a request is neither answered from the cache nor its answer stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skip {
-    /// The caller wants it so.
+    /// The caller asked for it.
     Asked,
-    /// Tools are on offer or were used.
+    /// Tools are offered or were used.
     Tools,
-    /// Several answers are wanted, or numbers beside the text.
+    /// Several answers are requested, or data beside the text.
     Form,
-    /// The temperature is high: another answer each time is what is wanted.
+    /// The temperature is high: a different answer each time is wanted.
     Temperature,
-    /// It is not one plain question.
+    /// Not a single plain question.
     Conversation,
-    /// It is about a person.
+    /// The question is about a person.
     Personal,
-    /// It is very long.
+    /// The request is too long.
     Long,
 }
 
@@ -116,16 +116,16 @@ impl Skip {
     }
 }
 
-/// The version of what an answer rests on, as the two who know of it name it.
+/// Versions of the knowledge behind an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Knowledge<'a> {
-    /// Of what the tenant knows.
+    /// Version of the tenant's knowledge.
     pub tenant: &'a str,
-    /// Of what the caller put into the prompt.
+    /// Version of what the caller put into the prompt.
     pub caller: &'a str,
 }
 
-/// Reads the question of a request for `route`.
+/// Extracts the question from a request for `route`.
 pub fn question(
     caller: &Caller,
     route: &str,
@@ -155,7 +155,7 @@ pub fn question(
     }
     let messages: Vec<Value> = serde_json::from_str(body.messages().get()).map_err(|_| Skip::Conversation)?;
     let (last, before) = messages.split_last().ok_or(Skip::Conversation)?;
-    // One question after instructions: what came before would have to mean the same too.
+    // One question after instructions: earlier messages would have to mean the same too.
     if role(last) != "user"
         || before
             .iter()
@@ -220,7 +220,7 @@ fn role(message: &Value) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Returns the text of a message that has nothing else.
+/// Returns the text of a message that contains nothing else.
 fn plain_text(message: &Value) -> Option<&str> {
     let known = |name: &String| matches!(name.as_str(), "role" | "content" | "name");
     if !message.as_object()?.keys().all(known) {

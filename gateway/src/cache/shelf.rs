@@ -1,7 +1,7 @@
-//! What is kept for one tenant, with its bounds.
+//! The cache of one tenant, with its bounds.
 //!
-//! Invariant: an entry is found only through its own partition; never are there more entries than `max_entries` or more
-//! than [`MOST_BYTES`] of answers.
+//! Invariant: an entry is found only through its own partition; there are never more than `max_entries` entries nor
+//! more than [`MOST_BYTES`] of answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -18,12 +18,12 @@ use super::question::{Partition, Question};
 /// Most bytes of one tenant's answers, questions and vectors.
 const MOST_BYTES: usize = 128 << 20;
 
-/// Everything that is kept for one tenant.
+/// All cached answers of one tenant.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
-    /// Rises when something is forgotten: answers to questions asked before are not kept.
+    /// Increases when answers are deleted: answers to questions asked before are then not stored.
     pub(super) generation: u64,
-    /// The version of what the tenant's answers rest on; none before the first question.
+    /// Version of the tenant's knowledge; `None` before the first question.
     knowledge: Option<String>,
     rooms: HashMap<Partition, Room>,
     /// Entries by their last use.
@@ -37,7 +37,7 @@ struct Room {
     entries: HashMap<u64, Entry>,
     exact: HashMap<Digest, u64>,
     matrix: Matrix,
-    /// By what made the vectors: similarities of two models are not alike.
+    /// By embedding space: similarities of two models are not comparable.
     pooled: HashMap<Space, Evidence>,
 }
 
@@ -63,14 +63,14 @@ pub(super) struct Near {
 
 impl Entry {
     fn size(&self) -> usize {
-        // Once as it is and once as bytes.
+        // Once as floats and once as bytes.
         let vector = self.vector.as_ref().map_or(0, |vector| 5 * vector.values().len());
         self.kept.size() + self.text.len() + vector + size_of::<Self>()
     }
 }
 
 impl Shelf {
-    /// Finds the entry of exactly this question, and notes its use.
+    /// Returns the answer to exactly this question, and marks it as used.
     pub(super) fn exact(&mut self, question: &Question, now: Instant) -> Option<Kept> {
         let room = self.rooms.get(&question.partition)?;
         let entry = room.entries.get(room.exact.get(&question.exact)?)?;
@@ -84,7 +84,7 @@ impl Shelf {
         Some(kept)
     }
 
-    /// Lists the two nearest entries of the question's partition, the nearest first.
+    /// Returns the two nearest entries of the partition, nearest first.
     pub(super) fn nearest(&self, partition: &Partition, vector: &Vector, now: Instant) -> Vec<(Near, &Entry)> {
         let mut best: Vec<(Near, &Entry)> = Vec::with_capacity(3);
         let Some(room) = self.rooms.get(partition) else {
@@ -101,7 +101,7 @@ impl Shelf {
                 id: entry.id,
                 similarity: own.cosine(vector),
             };
-            // Among equals the older one, whatever the map's order.
+            // Ties go to the older entry, independent of the map's order.
             let before = |(other, _): &(Near, &Entry)| {
                 other.similarity > near.similarity || (other.similarity >= near.similarity && other.id < near.id)
             };
@@ -114,12 +114,12 @@ impl Shelf {
         best
     }
 
-    /// Returns what audits said in the whole of a partition, as vectors of that space see it.
+    /// Returns the audit results of a whole partition, for vectors of `space`.
     pub(super) fn pooled(&self, partition: &Partition, space: &Space) -> Option<&Evidence> {
         self.rooms.get(partition)?.pooled.get(space)
     }
 
-    /// Notes what an audit said. Nothing, if the entry has gone meanwhile.
+    /// Records an audit result; ignored if the entry is gone.
     pub(super) fn learn(&mut self, partition: &Partition, id: u64, similarity: f32, right: bool) {
         let Some(room) = self.rooms.get_mut(partition) else {
             return;
@@ -133,7 +133,7 @@ impl Shelf {
         }
     }
 
-    /// Notes that an entry was used.
+    /// Marks an entry as used.
     pub(super) fn touch(&mut self, partition: &Partition, id: u64) {
         self.tick += 1;
         let tick = self.tick;
@@ -146,7 +146,7 @@ impl Shelf {
         }
     }
 
-    /// Keeps an answer; what was used longest ago goes for it.
+    /// Stores an answer, evicting the least recently used ones.
     pub(super) fn insert(
         &mut self,
         question: &Question,
@@ -205,7 +205,7 @@ impl Shelf {
         }
     }
 
-    /// Forgets everything if it rests on another version of the tenant's knowledge. Returns how many entries.
+    /// Deletes all entries if they rest on another version of the tenant's knowledge. Returns how many.
     pub(super) fn rests_on(&mut self, version: &str) -> usize {
         let known = self.knowledge.as_deref();
         if known == Some(version) {
@@ -216,7 +216,7 @@ impl Shelf {
         if is_first { 0 } else { self.forget(None) }
     }
 
-    /// Forgets all entries, or those of one route. Returns how many.
+    /// Deletes all entries, or those of one route. Returns how many.
     pub(super) fn forget(&mut self, route: Option<&str>) -> usize {
         self.generation += 1;
         let gone: Vec<_> = self

@@ -1,4 +1,4 @@
-//! The cache as the gateway sees it.
+//! The cache as the gateway uses it.
 #![expect(clippy::disallowed_methods, reason = "tests open scopes")]
 
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ use crate::request::body::ChatBody;
 use crate::request::call::{AnswerStream, CacheWish, Caller, Purpose};
 use crate::request::role::Role;
 
-/// Places texts on a circle: the number after `@` is the angle in degrees.
+/// Embeds texts on a circle: the number after `@` is the angle in degrees.
 #[derive(Debug)]
 struct Circle;
 
@@ -104,7 +104,7 @@ async fn teach(cache: &Arc<Cache>, text: &str, answer: &str) {
     }
 }
 
-/// What was answered, or none.
+/// The answer, if there was a hit.
 fn said(found: Found) -> Option<String> {
     match found {
         Found::Hit(hit) => Some(hit.kept.text),
@@ -259,7 +259,7 @@ fn an_audience_shares_and_no_other() {
         let of = |caller: &Caller| read(caller, &body("What?"), &rules).unwrap().partition;
         assert_eq!(of(one) == of(other), shares, "{audience:?} {one:?} {other:?}");
     }
-    // The name of a user is never a role's.
+    // A user name never equals a role.
     let rules = |audience| Rules {
         audience,
         ..settings().rules
@@ -324,14 +324,14 @@ async fn audits_teach_an_entry_when_to_serve() {
     let cache = cache(0.5);
     let low = Settings { cut: 0.9, ..settings() };
     teach(&cache, "What is it", "yes").await;
-    // A miss near an entry decides an audit by itself: the model was asked anyway.
+    // A miss near an entry decides an audit by itself: the model was called anyway.
     let strict = Settings { cut: 1.1, ..settings() };
     let Found::Lead(ticket) = cache.look_up(ask("What is it ~~~"), &strict, circle(), None).await else {
         panic!("served")
     };
     let (audit, fresh) = ticket.fill(kept("That is not so")).expect("an entry was near");
     assert_eq!(audit.settle(Some(fresh)).await, Some(false));
-    // It was wrong there: it serves only where it is nearer.
+    // It was wrong there: it is served only at a higher similarity.
     let probe = |text: &'static str| {
         let (cache, low) = (Arc::clone(&cache), low.clone());
         async move { said(cache.look_up(ask(text), &low, circle(), Some(0.0)).await) }
@@ -417,7 +417,7 @@ async fn nobody_waits_for_ever() {
     assert!(before.elapsed() <= PATIENCE + Duration::from_secs(1));
 }
 
-/// An upstream that says a word each `pace`.
+/// An upstream that sends a word every `pace`.
 fn words(count: usize, pace: Duration) -> AnswerStream {
     let whole = kept(&"word ".repeat(count)).pieces("id", 1, true);
     let pieces = stream::iter(whole.into_iter().map(Ok));
@@ -438,7 +438,7 @@ async fn lead(cache: &Arc<Cache>, text: &str) -> Box<Ticket> {
     }
 }
 
-/// How long a look takes, and what it finds.
+/// How long a lookup takes, and what it finds.
 async fn waited(cache: &Arc<Cache>) -> (Duration, Option<String>) {
     let before = Instant::now();
     let found = look(cache, "What is it").await;
@@ -449,7 +449,7 @@ async fn waited(cache: &Arc<Cache>) -> (Duration, Option<String>) {
 async fn nobody_waits_for_another_callers_reader() {
     let soon = flight::SLOW + Duration::from_millis(100);
     let answer = || words(5_000, Duration::ZERO);
-    // One that stops reading, before the first piece and after it.
+    // A reader that stops, before the first piece and after it.
     for read in [0, 1] {
         let cache = cache(0.5);
         let mut stream = lead(&cache, "What is it").await.record(answer());
@@ -458,11 +458,11 @@ async fn nobody_waits_for_another_callers_reader() {
         }
         let (time, found) = waited(&cache).await;
         assert!(time <= soon && found.is_none(), "{time:?} after {read} pieces");
-        // It can still be kept, should the reader come back.
+        // The answer can still be stored if the reader comes back.
         while stream.next().await.is_some() {}
         assert!(waited(&cache).await.1.is_some());
     }
-    // One that reads a little, again and again: the answer has been there for long.
+    // A reader that reads a little, again and again, while the answer has long been there.
     let slow = cache(0.5);
     let mut stream = lead(&slow, "What is it").await.record(words(10_000, Duration::ZERO));
     let reader = tokio::spawn(async move {
@@ -490,7 +490,7 @@ async fn a_slow_model_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn slow_readers_and_leaders_that_leave_do_not_line_up() {
     let cache = cache(0.5);
-    // Many that read nothing: each would hold the next one up.
+    // Many that read nothing: each would delay the next one.
     let mut held = Vec::new();
     let victim = {
         let stream = lead(&cache, "What is it").await.record(words(100, Duration::ZERO));
@@ -551,7 +551,7 @@ async fn answers_age_give_way_and_are_forgotten() {
     tokio::time::advance(few.life).await;
     assert_eq!(said(look(&cache, "One").await), None);
     teach("Four").await;
-    // What was asked before all was forgotten is not kept afterwards.
+    // A question asked before everything was deleted is not stored afterwards.
     let Found::Lead(late) = look(&cache, "Five").await else {
         panic!()
     };
@@ -595,8 +595,8 @@ async fn a_stream_is_kept_when_it_came_to_its_end() {
 }
 
 proptest! {
-    /// Whatever two tenants ask, and under the users' audience whatever two users ask: nobody is answered with what
-    /// another was told.
+    /// Whatever two tenants ask, and with audience `user` whatever two users ask: nobody gets an answer given to
+    /// another.
     #[test]
     fn two_tenants_and_two_users_never_share(
         asked in prop::collection::vec((0..3_usize, 0..3_usize, 0..4_usize, any::<bool>()), 1..60)
@@ -605,7 +605,7 @@ proptest! {
         runtime.block_on(async {
             let cache = cache(0.9);
             for (tenant, user, text, alone) in asked {
-                // Names that would run into each other if they were only joined.
+                // Names that would collide if they were simply joined.
                 let (tenant, user) = (["a", "ab", "abc"][tenant], ["c", "bc", "x"][user]);
                 let audience = if alone { Audience::User } else { Audience::Tenant };
                 let settings = Settings { cut: 0.0, rules: Rules { audience, max_temperature: 1.0 }, ..settings() };

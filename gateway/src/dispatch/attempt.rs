@@ -1,6 +1,6 @@
-//! One request to one deployment: what it tells about its target and key, and to whoever keeps the books.
+//! One request to one target, and how it is reported: to the health of its target and key, to limits and to the ledger.
 //!
-//! Invariant: every attempt that was begun is settled exactly once, at its end, at its failure, or when it is dropped.
+//! Invariant: every attempt that began is settled exactly once: when it ends, fails, or is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,38 +28,38 @@ use crate::request::prompt_tokens::Prompt;
 use crate::routing::rule;
 use crate::target::{Kind, Target};
 
-/// Bytes that make a token, about, where nobody counted.
+/// Rough estimate of bytes per token where nothing was counted.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// For whom an attempt is made, and who is told.
+/// Context of one call: who made it, and where its usage is reported.
 #[derive(Debug, Clone)]
 pub(super) struct Books {
     pub caller: Arc<Caller>,
     pub route: Arc<str>,
     pub meter: Option<Arc<dyn Meter>>,
     pub limits: Option<Arc<Limits>>,
-    /// What the cache did with the request.
+    /// What the cache lookup gave.
     pub cache: CacheOutcome,
-    /// What the request may use; settled when the last attempt is gone.
+    /// Reservation for the whole request; settled when the last attempt is gone.
     pub reservation: Option<Arc<Reservation>>,
-    /// What all attempts used so far.
+    /// Usage of all attempts so far.
     pub bill: Arc<Bill>,
-    /// Where all attempts of the process are pending while they are counted.
+    /// Process-wide count of attempts whose tokens are still being counted.
     pub counting: Arc<Bill>,
-    /// The prompt, to be counted for an estimate.
+    /// The prompt, for estimates.
     pub prompt: Prompt,
-    /// Size of the prompt.
+    /// Size of the prompt in bytes.
     pub prompt_bytes: u64,
-    /// Most tokens of an answer, if the request says so.
+    /// Largest number of answer tokens, if the request limits it.
     pub max_output: Option<u64>,
-    /// How many answers there will be.
+    /// Number of answers (`n`).
     pub answers: u64,
 }
 
 /// What is known of an attempt when it begins.
 #[derive(Debug, Clone)]
 struct Beginning {
-    /// Set where the meter knows of it already.
+    /// Set once the meter knows of the attempt.
     id: Option<Uuid>,
     books: Books,
     target: Arc<Target>,
@@ -70,7 +70,7 @@ struct Beginning {
     progress: Arc<Progress>,
 }
 
-/// An attempt under way.
+/// An attempt in flight. Dropping it settles the attempt as left.
 #[derive(Debug)]
 pub(super) struct Running {
     beginning: Beginning,
@@ -83,7 +83,7 @@ pub(super) struct Running {
     is_settled: bool,
 }
 
-/// An attempt that is over and not booked yet.
+/// An attempt that ended and is not yet recorded.
 struct Over {
     beginning: Beginning,
     outcome: Outcome,
@@ -99,7 +99,7 @@ impl Beginning {
         let id = Uuid::now_v7();
         self.id = Some(id);
         let mut lost = self.clone();
-        // Held by the meter, it would not be settled when the attempt is over.
+        // Kept by the meter, it would delay the settlement beyond the attempt's end.
         lost.books.reservation = None;
         meter.began(id, Box::new(move |until_next| lost.lost(until_next)));
     }
@@ -111,7 +111,7 @@ impl Beginning {
         }
     }
 
-    /// Estimates what it will have used if its process dies within that time.
+    /// Estimates the usage if the process dies within `until_next`.
     fn would_use(&self, until_next: Duration) -> Usage {
         let (caller, model) = (&self.books.caller, &self.target.name.model);
         let Some(limits) = self.books.limits.as_deref() else {
@@ -194,7 +194,7 @@ impl Running {
         }
     }
 
-    /// Content came.
+    /// Notes that content arrived.
     pub(super) fn answered(&mut self) {
         if self.first_content.is_some() {
             return;
@@ -229,7 +229,7 @@ impl Running {
         }
     }
 
-    /// It ended well, as a document.
+    /// Settles an attempt that was answered as one document.
     pub(super) fn document(mut self, model: Option<&str>, usage: Usage, finish: Finish) {
         self.answered();
         self.model = model.map(str::to_owned);
@@ -243,7 +243,7 @@ impl Running {
         self.settle(Outcome::Finished(finish));
     }
 
-    /// Notes the failure in `result`, if it is one.
+    /// Settles the attempt as failed if `result` is an error.
     pub(super) fn settling<T>(&mut self, result: Result<T, ModelError>) -> Result<T, ModelError> {
         if let Err(error) = &result {
             self.failed(error);
@@ -300,11 +300,11 @@ impl Running {
 }
 
 impl Over {
-    /// Counts what nobody reported, at once where that takes no time. The reservation is held until then.
+    /// Counts tokens that the provider did not report, inline if that is quick. The reservation is held until then.
     fn count(self, count: Count) {
         let prompt = &self.beginning.books.prompt;
         if !tokens::is_ready() {
-            // The process has just begun, and whoever lets an answer go must not wait until the tokenizer is there.
+            // The process has just started; dropping an answer must not wait for the tokenizer to load.
             if let Ok(runtime) = Handle::try_current() {
                 drop(runtime.spawn_blocking(tokens::warm_up));
             }
@@ -316,7 +316,7 @@ impl Over {
             return self.book(count.with(prompt_tokens, count.answer_now()));
         }
         let Ok(runtime) = Handle::try_current() else {
-            // The process ends: nobody is kept waiting any more.
+            // The runtime is shutting down, so counting inline delays nobody.
             let prompt_tokens = if count.prompt { prompt.rough() } else { 0 };
             return self.book(count.with(prompt_tokens, count.answer_now()));
         };
@@ -338,7 +338,7 @@ impl Over {
         }));
     }
 
-    /// Tells everybody what the attempt used.
+    /// Reports the attempt's usage to the reservation, the learned statistics, the meter and the bill.
     fn book(self, mut usage: Usage) {
         let Self {
             beginning,
@@ -349,7 +349,7 @@ impl Over {
             took,
         } = self;
         let (books, target) = (&beginning.books, &beginning.target.name.model);
-        // By the price of this day: the deployment knows the one of the day on which the process began.
+        // Uses today's price: the target only knows the one from when the process started.
         if let Some(cost) = books.limits.as_ref().and_then(|limits| limits.cost(target, &usage)) {
             usage.cost = cost;
         }
@@ -386,7 +386,7 @@ impl Drop for Running {
     }
 }
 
-/// Has `running` watch `pieces`, and end with them.
+/// Passes `pieces` through while `running` observes them; the attempt ends with the stream.
 pub(super) fn watched(pieces: PieceStream, running: Running) -> PieceStream {
     stream::unfold((pieces, running), |(mut pieces, mut running)| async move {
         let item = pieces.next().await?;

@@ -1,6 +1,6 @@
-//! What the attempts of one request used: the numbers of the ledger, for whoever asked.
+//! Usage of all attempts of one request, for the caller: the ledger's numbers.
 //!
-//! Invariant: an attempt is on the bill, or pending, before its answer's end is passed on.
+//! Invariant: an attempt is on the bill, or pending, before the end of its answer is passed on.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use copilotd_actors::domain::usage::Usage;
 use tokio::sync::watch;
 
-/// Longest wait for attempts that are being counted. Beyond it a report lacks them; the ledger does not.
+/// Longest wait for attempts whose tokens are being counted. After that a report lacks them; the ledger does not.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The bill of one request.
@@ -18,27 +18,27 @@ pub(super) struct Bill {
     pending: watch::Sender<usize>,
 }
 
-/// An attempt that is over and is being counted.
+/// An attempt that ended and whose tokens are being counted.
 #[derive(Debug)]
 pub(super) struct Pending(Arc<Bill>);
 
 impl Bill {
-    /// Adds what an attempt used.
+    /// Adds the usage of an attempt.
     pub(super) fn add(&self, usage: Usage) {
         *self.sum.lock().unwrap_or_else(PoisonError::into_inner) += usage;
     }
 
-    /// Notes that an attempt is being counted, until what is returned is dropped.
+    /// Marks an attempt as being counted until the returned guard is dropped.
     pub(super) fn pending(self: &Arc<Self>) -> Pending {
         self.pending.send_modify(|pending| *pending += 1);
         Pending(Arc::clone(self))
     }
 
-    /// Returns what all attempts used that are over, when they are counted.
+    /// Returns the usage of all ended attempts, once they are counted.
     pub(super) async fn total(&self) -> Usage {
         let mut pending = self.pending.subscribe();
         let counted = pending.wait_for(|pending| *pending == 0);
-        // The sender is this bill's own: it cannot be gone.
+        // The sender belongs to this bill, so it cannot be gone.
         drop(tokio::time::timeout(PATIENCE, counted).await);
         *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
     }

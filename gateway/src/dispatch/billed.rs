@@ -1,7 +1,7 @@
-//! Answers that tell what all attempts at them were booked with: the numbers that the ledger has.
+//! Answers that report the recorded usage of all their attempts: the ledger's numbers.
 //!
-//! Invariant: the last chunk of a stream that reports usage reports the request's bill, however many targets it took and whoever
-//! ended it; a turn is told its bill once, at its end, good or bad.
+//! Invariant: the last chunk of a stream that reports usage reports the request's whole bill, however many targets it
+//! took and whoever ended it; a turn is told its bill once, at its end, good or bad.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::request::body::ChatBody;
 use crate::request::call::{Answer, AnswerStream};
 use crate::request::report::{self, Bearer};
 
-/// Has an answer of the endpoint report the request's bill; returns what it cost, which of a stream is not known yet. `reported` is
-/// what a document reports now.
+/// Makes an answer of the endpoint report the request's bill; returns its cost, which is not known yet for a stream.
+/// `reported` is what a document reports now.
 pub(super) async fn answer(
     books: &Books,
     body: &ChatBody,
@@ -41,7 +41,8 @@ pub(super) async fn answer(
     }
 }
 
-/// Has a document report `bill`; a large one is written on the compute pool. One that does stays as it is.
+/// Makes a document report `bill`; a large one is written on the compute pool. One that already reports it stays as it
+/// is.
 pub(super) async fn document(tenant: &TenantId, body: Bytes, bearer: Bearer, reported: Usage, bill: Usage) -> Bytes {
     let priced = |usage| Usage { cost: 0, ..usage };
     if priced(reported) == priced(bill) && !bill.estimated {
@@ -49,17 +50,17 @@ pub(super) async fn document(tenant: &TenantId, body: Bytes, bearer: Bearer, rep
     }
     let (kept, size) = (body.clone(), body.len());
     let written = compute::run(Some(tenant), size, move || report::write(body, bearer, &bill)).await;
-    // The header tells what it cost all the same.
+    // The header states the cost all the same.
     written.unwrap_or(kept)
 }
 
-/// An answer on its way.
+/// An answer being streamed.
 struct Billed {
     pieces: AnswerStream,
     bill: Arc<Bill>,
-    /// Whether the caller wants a report.
+    /// Whether the caller wants a usage report.
     wanted: bool,
-    /// Its first chunk, whose identity a report of our own takes over.
+    /// The answer's first chunk, whose identity our own report takes over.
     first: Option<Bytes>,
     ready: VecDeque<Piece>,
 }
@@ -92,7 +93,7 @@ impl Billed {
         }
         let is_end = |event: &ModelEvent| matches!(event, ModelEvent::Finished(_));
         let ends = piece.events.iter().any(is_end);
-        // Of an answer that breaks nobody is told: another target may go on with it.
+        // A broken answer reports no usage here: another target may continue it.
         piece.events.retain(|event| !matches!(event, ModelEvent::Usage(_)));
         if !ends {
             return piece;
@@ -103,7 +104,7 @@ impl Billed {
             Some(chunk) if report::is_report(chunk) => {
                 piece.chunk = Some(report::write(chunk.clone(), Bearer::Chunk, &bill));
             }
-            // Whoever ended it let go of the provider before that could report.
+            // The stream was ended on our side before the provider could report.
             chunk if self.wanted => {
                 let first = self.first.as_ref().or(chunk.as_ref());
                 let told = report::chunk(first.map_or(b"{}", |first| first), &bill);
@@ -123,7 +124,8 @@ impl Billed {
     }
 }
 
-/// Turns pieces into the core's events. The usage is told once, at the end: what was booked, for all attempts of the call.
+/// Converts pieces to the core's events. Usage is reported once, at the end: what was recorded for all attempts of the
+/// call.
 pub(super) fn events(pieces: PieceStream, bill: Arc<Bill>) -> ModelStream {
     let told = pieces.then(move |item| {
         let bill = Arc::clone(&bill);
@@ -153,7 +155,7 @@ pub(super) fn events(pieces: PieceStream, bill: Arc<Bill>) -> ModelStream {
     told.flatten().boxed()
 }
 
-/// A call that nobody answered: what it was booked with, if anything was, and its error.
+/// The result of a call without an answer: its recorded usage, if any, then its error.
 pub(super) async fn unanswered(bill: &Bill, error: ModelError) -> Result<ModelStream, ModelError> {
     match used(bill).await {
         Some(used) => Ok(stream::iter([Ok(used), Err(error)]).boxed()),

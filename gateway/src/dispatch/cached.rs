@@ -1,5 +1,5 @@
-//! The cache on the way of a chat request: after permission and reservation, before any model is asked. A hit costs its
-//! caller a request of the rate and no tokens.
+//! The cache lookup of a chat request: after permission and reservation, before any model is called. A hit counts as
+//! one request against the rate limit and costs no tokens.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::request::call::{Answer, CacheOutcome, CacheWish, Caller, Purpose};
 use crate::routing::Route;
 use crate::target::TargetName;
 
-/// Which model finds the near questions of a route.
+/// Embedding model that finds similar questions of a route.
 #[derive(Debug, Clone)]
 pub enum Embeddings {
-    /// None: only the same question is found.
+    /// None: only identical questions are found.
     None,
-    /// A model of this process; none where it could not be loaded.
+    /// A model in this process; `None` if it could not be loaded.
     Local(Option<Arc<dyn Embedder>>),
-    /// The models of a route, on the account of whoever asks.
+    /// The models of a route, charged to the caller.
     Route(Arc<str>),
 }
 
@@ -43,14 +43,14 @@ pub(super) struct Cached {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What the cache did with a request.
+/// Result of a cache lookup.
 pub(super) enum Looked {
     Hit(Box<Hit>),
     Miss(Box<Ticket>),
     Bypass,
 }
 
-/// What is looked up.
+/// What to look up.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) route: &'a str,
@@ -60,7 +60,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Cached {
-    /// Looks the answer up.
+    /// Looks up an answer.
     pub(super) async fn look_up(&self, planner: &Planner, caller: &Caller, asked: Asked<'_>) -> Looked {
         let Asked {
             route, wish, knowledge, ..
@@ -98,7 +98,7 @@ impl Cached {
         looked
     }
 
-    /// Gives a kept answer in the form that was asked for.
+    /// Converts a cached answer to the requested form.
     pub(super) fn replay(&self, kept: &Kept, body: &ChatBody) -> Answer {
         let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
         let created = self.clock.now().as_second();
@@ -111,7 +111,7 @@ impl Cached {
     }
 }
 
-/// Reads the question off a body; off a large one on the compute pool.
+/// Extracts the question from a body; from a large one on the compute pool.
 async fn read_question(caller: &Caller, asked: Asked<'_>, rules: Rules) -> Result<Question, Skip> {
     let (by, route, body) = (caller.clone(), asked.route.to_owned(), Arc::clone(asked.body));
     let wish = asked.wish;
@@ -123,7 +123,7 @@ async fn read_question(caller: &Caller, asked: Asked<'_>, rules: Rules) -> Resul
         };
         question(&by, &route, &body, knowledge, wish, &rules)
     };
-    // What cannot be read now is asked of the model.
+    // If it cannot be read now, the model is called.
     let read = compute::run(Some(caller.scope.tenant()), asked.body.size(), read).await;
     read.unwrap_or(Err(Skip::Long))
 }
@@ -132,7 +132,7 @@ fn count(outcome: &'static str) {
     metrics::counter!("copilotd_cache_lookups_total", "outcome" => outcome).increment(1);
 }
 
-/// Keeps what the model answered, if it is whole and plain.
+/// Stores the model's answer, if it is complete and cacheable.
 pub(super) fn keep(ticket: Option<Box<Ticket>>, answer: Answer, usage: Option<Usage>) -> Answer {
     let Some(ticket) = ticket else { return answer };
     match answer {
@@ -149,7 +149,7 @@ pub(super) fn keep(ticket: Option<Box<Ticket>>, answer: Answer, usage: Option<Us
 }
 
 impl Gateway {
-    /// Puts down an answer that was given again: it cost nothing, and somebody asked.
+    /// Records a cache hit: it has no cost, but counts as a request.
     pub(super) fn note_hit(&self, drive: &Drive, kept: &Kept) {
         let Some(meter) = &self.planner.meter else { return };
         let unknown = || TargetName {
@@ -173,10 +173,10 @@ impl Gateway {
         });
     }
 
-    /// Asks the model beside a hit, on the tenant's account, and lets the cache learn from it.
+    /// Calls the model to check a cache hit, charged to the tenant, so that the cache learns from it.
     pub(super) fn check(&self, audit: Audit, route: &Arc<Route>, caller: Caller, body: &ChatBody) {
         let mut body = body.clone();
-        // Neither of them can fail: they were read as what they are before.
+        // Neither can fail: both members were valid when the body was parsed.
         if body.remove("stream_options").is_err() || body.remove("stream").is_err() {
             return;
         }
@@ -200,7 +200,7 @@ impl Gateway {
             if let Some(limits) = limits {
                 match limits.reserve(&drive.books.caller, &route, Prompt::chat(&body)).await {
                     Ok(reservation) => drive.books.reservation = Some(reservation),
-                    // An audit never takes what a caller could use.
+                    // An audit never uses capacity that a caller could use.
                     Err(_) => return,
                 }
             }

@@ -1,7 +1,8 @@
-//! Drives one request over its trip: asks, holds back until there is content, and asks elsewhere when that fails.
+//! Executes one request over its failover plan: calls a target, holds the answer back until there is content, and tries
+//! the next target if that fails.
 //!
-//! Invariant: nothing of an answer is released before its first content, or in mode buffered before its end. So a failure
-//! up to then leaves no trace in the answer.
+//! Invariant: nothing of an answer is released before its first content, or in mode buffered before its end. A failure
+//! before that leaves no trace in the answer.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,27 +23,28 @@ use crate::request::embed::{EmbedAnswer, EmbedBody};
 use crate::routing::{HedgeBudget, Next, Place, Trip, rule};
 use crate::target::{Kind, Target};
 
-/// What is held back at most before an answer is released without content: some servers say much before they say anything.
+/// Most that is held back before an answer is released without content: some servers send much metadata before any
+/// content.
 const MAX_HELD_PIECES: usize = 64;
 const MAX_HELD_BYTES: usize = 256 * 1024;
-/// Longest stream that is kept until it is whole.
+/// Longest stream that is buffered until it is complete.
 const MAX_BUFFERED: usize = 8 * 1024 * 1024;
 
-/// A document is in doubt only after so many times the usual time of its target.
+/// A document counts as late only after this multiple of its target's usual time.
 const LATE_DOCUMENT: u32 = 3;
-/// Time left in which another request could still be answered.
+/// Least time left in which another request could still be answered.
 const SHORTEST_LOOK: Duration = Duration::from_secs(2);
-/// So often it is asked for again because nothing was heard.
+/// How often a document is requested again after silence.
 const MOST_SILENCES: u32 = 2;
 
-/// What is asked, and in which form the answer is wanted.
+/// The request body, and the form in which the answer is wanted.
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
     /// A chat.completion.
     Whole(Arc<ChatBody>),
-    /// Pieces as they come; as chunks too, if so.
+    /// Pieces as they arrive; with the provider's chunks if the flag is set.
     Live(Arc<ChatBody>, bool),
-    /// Pieces, when all are there.
+    /// Pieces, once all have arrived.
     Buffered(Arc<ChatBody>),
     /// Embeddings.
     Embed(Arc<EmbedBody>),
@@ -55,31 +57,31 @@ pub(super) enum Got {
     Embedded(EmbedAnswer),
 }
 
-/// One request under way.
+/// One request being executed.
 #[derive(Debug)]
 pub(super) struct Drive {
     pub ask: Ask,
     pub books: Books,
     pub timeouts: Timeouts,
-    /// The clock for the first token where the model thinks before it speaks.
+    /// First-token timeout for models that reason before they answer.
     pub first_token_reasoning: Duration,
     pub hedges: Option<Arc<HedgeBudget>>,
     pub trip: Trip,
-    /// Whether it has to end much sooner than the route says, such as the cache's embedding of a question.
+    /// Whether it must end much sooner than the route's timeouts, such as the embedding for a cache lookup.
     pub is_hurried: bool,
-    /// Targets that failed this request, in order, and how.
+    /// Targets that failed this request, in order, with the failure class.
     pub failures: Vec<(Place, FailureClass)>,
 }
 
-/// An attempt that failed.
+/// A failed attempt.
 struct Died {
     error: ModelError,
-    /// Whether content had come before, or somebody was there at least.
+    /// Whether content had arrived, or at least the target was reachable.
     began: bool,
 }
 
-/// A document that failed. One that is not there when its whole time has passed may only be long, or its connection dead: unlike
-/// a connection that is not accepted it says nothing against asking that target again.
+/// The failure of a document request. If its whole time passed, the answer may only be long or the connection dead;
+/// unlike a refused connection, that is no reason not to try the same target again.
 fn document(error: ModelError, is_out_of_time: bool) -> Died {
     let began = is_out_of_time && error.class == FailureClass::Silence;
     Died { error, began }
@@ -94,7 +96,8 @@ impl From<ModelError> for Died {
 type Attempt = Pin<Box<dyn Future<Output = Result<Got, Died>> + Send>>;
 
 impl Drive {
-    /// Asks until there is an answer; none when the trip is over, whose failures then say why.
+    /// Tries candidates until one answers; `None` when the failover plan is exhausted. The plan's failures then say
+    /// why.
     pub(super) async fn run(&mut self) -> Option<(Place, Got)> {
         if let Some(hedges) = &self.hedges {
             hedges.earn();
@@ -120,20 +123,20 @@ impl Drive {
         }
     }
 
-    /// Notes a failure, before or after content; returns the pause before the next attempt.
+    /// Records a failure, before or after content; returns the pause before the next attempt.
     pub(super) fn failed(&mut self, place: Place, error: ModelError, began: bool) -> Option<Duration> {
         let class = error.class;
-        // The error's text may quote the request.
+        // Not logged: the error's text may quote the request.
         tracing::info!(
             route = %self.books.route, target = %self.trip.target(place).name, key = %self.trip.key(place).name,
-            attempt = self.trip.attempts(), class = class.code(), "a model call failed"
+            attempt = self.trip.attempts(), class = class.code(), "model call failed; trying the next candidate, if any"
         );
         self.failures.push((place, class));
         self.trip.failed(place, error, began, Instant::now())
     }
 
-    /// Makes one attempt. If its first token is later than nearly all of its target's, and the budget allows it, another
-    /// target is asked beside it: the first one with content wins, the other is let go.
+    /// Makes one attempt. If its first token is later than nearly all of its target's and the hedge budget allows it,
+    /// another target is called in parallel: the first one with content wins, the other is dropped.
     async fn hedged(&mut self, place: Place) -> (Place, Result<Got, Died>) {
         let mut first = self.attempt(place);
         if let Some(late) = self.late_document(place) {
@@ -169,8 +172,9 @@ impl Drive {
         (left, (&mut running).await)
     }
 
-    /// Waits for a document on the last target. After `late`, and once more when half of the time that is left then has passed, it
-    /// is asked for again beside the requests that go on; so it is where one of these fails. The first answer counts.
+    /// Waits for a document from the last target. After `late`, and once more when half of the remaining time has
+    /// passed, the document is requested again in parallel; so it is when one of the requests fails. The first answer
+    /// wins.
     async fn doubted(&mut self, place: Place, first: Attempt, late: Duration) -> (Place, Result<Got, Died>) {
         let told = |place: Place, attempt: Attempt| async move { (place, attempt.await) };
         let mut running = FuturesUnordered::from_iter([told(place, first)]);
@@ -179,7 +183,7 @@ impl Drive {
             let next = running.next();
             let ended = match pause {
                 Some(pause) => tokio::time::timeout(pause, next).await.ok(),
-                // The clocks of the requests end them.
+                // The requests' own timeouts end them.
                 None => Some(next.await),
             };
             match ended.map(|ended| ended.unwrap_or_else(|| unreachable!("the last one that ends is returned"))) {
@@ -198,15 +202,15 @@ impl Drive {
                         running.push(told(other, attempt));
                         silences += u32::from(!is_after_failure);
                     }
-                    // Whoever cannot answer now may be able to later.
+                    // A target that cannot answer now may be able to later.
                     pause = (silences < MOST_SILENCES && left >= SHORTEST_LOOK).then_some(left / 2);
                 }
             }
         }
     }
 
-    /// After how long the first token at `place` is late; none where that is not known, or no hedge may be made: only the
-    /// first attempt of a stream is hedged, and none while a target of the route is ill.
+    /// Time after which the first token of `place` is late. `None` if it is unknown or hedging is not allowed: only for
+    /// the first attempt of a stream, and only while all targets of the route are healthy.
     fn late(&self, place: Place) -> Option<Duration> {
         let hedges = self.hedges.is_some() && matches!(self.ask, Ask::Live(..)) && self.trip.attempts() == 1;
         if !hedges
@@ -220,8 +224,8 @@ impl Drive {
         self.trip.target(place).state.with(|health, _| health.slow())
     }
 
-    /// After how long a document on the last target that can answer is in doubt; none for anything else. A connection that went
-    /// silent looks the same as a model at work, so the request is not given up.
+    /// Time after which a document from the last candidate is doubtful; `None` for anything else. A dead connection
+    /// looks the same as a model at work, so the running request is not abandoned.
     fn late_document(&self, place: Place) -> Option<Duration> {
         let now = Instant::now();
         let is_document = matches!(self.ask, Ask::Whole(_) | Ask::Embed(_));
@@ -231,7 +235,7 @@ impl Drive {
         let usual = self.trip.target(place).state.with(|health, _| health.usual_document());
         let half = self.trip.deadline().saturating_duration_since(now) / 2;
         let late = half.max(usual.unwrap_or_default() * LATE_DOCUMENT);
-        // Later than that, a second request would hardly be answered in time.
+        // Any later, and a second request would hardly be answered in time.
         (late < half + half / 2).then_some(late)
     }
 
@@ -243,7 +247,7 @@ impl Drive {
         };
         let timeouts = self.timeouts(place);
         let progress = Arc::new(CallProgress::default());
-        // Until it is polled.
+        // Counts as not sent until the future is polled.
         progress.refused();
         let (books, number) = (self.books.clone(), self.trip.attempts());
         let mut running = Running::begin(books, target, Arc::clone(&key), kind, number, Arc::clone(&progress));
@@ -287,7 +291,8 @@ impl Drive {
         })
     }
 
-    /// Has it end within a time. A target that is slower than its share of it counts as silent, and the next one is asked.
+    /// Limits the whole execution to `within`. A target that exceeds its share of it counts as silent, and the next one
+    /// is tried.
     pub(super) fn hurry(&mut self, within: Duration) {
         let targets = u32::try_from(self.trip.targets_left().max(1)).unwrap_or(u32::MAX);
         self.timeouts.first_token = self.timeouts.first_token.min(within / targets);
@@ -295,9 +300,9 @@ impl Drive {
         self.trip.hurry(Instant::now() + within);
     }
 
-    /// The clocks of the next attempt, within what is left of the whole. A document is silent until it is there, so that silence
-    /// cannot be told from work, and of a buffered stream nobody sees anything either: while there are others that can answer,
-    /// each gets its share of the time. The last one gets all that is left.
+    /// Timeouts of the next attempt, within the time that is left. A document is silent until it is complete, so
+    /// silence cannot be told from work, and a buffered stream shows nothing either: while other candidates can answer,
+    /// each gets a share of the time. The last one gets all that is left.
     fn timeouts(&self, place: Place) -> Timeouts {
         let now = Instant::now();
         let left = self.trip.deadline().saturating_duration_since(now);
@@ -323,7 +328,7 @@ impl Drive {
 }
 
 impl Ask {
-    /// Whether the request asks the model to think before it speaks.
+    /// Whether the request asks the model to reason before it answers.
     fn thinks(&self) -> bool {
         match self {
             Self::Whole(body) | Self::Live(body, _) | Self::Buffered(body) => body.asks_for_reasoning(),
@@ -347,7 +352,7 @@ async fn opened(mut pieces: PieceStream) -> Result<Got, ModelError> {
     Ok(Got::Stream { held, rest: pieces })
 }
 
-/// Reads until the end.
+/// Reads to the end.
 async fn collected(mut pieces: PieceStream) -> Result<Got, Died> {
     let (mut held, mut bytes, mut began) = (VecDeque::new(), 0, false);
     while let Some(piece) = pieces.next().await {
@@ -358,7 +363,7 @@ async fn collected(mut pieces: PieceStream) -> Result<Got, Died> {
         if bytes > MAX_BUFFERED {
             let error = ModelError {
                 class: FailureClass::Malformed,
-                message: "the answer is too long to be buffered".to_owned(),
+                message: "the answer is too long for mode buffered".to_owned(),
                 retry_after: None,
                 refusal: None,
             };

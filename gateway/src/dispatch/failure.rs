@@ -1,4 +1,4 @@
-//! What a caller is told when no provider answered.
+//! Errors for the caller when no provider answered.
 
 use copilotd_actors::domain::failure::FailureClass;
 use copilotd_actors::ports::ModelError;
@@ -6,7 +6,7 @@ use copilotd_actors::ports::ModelError;
 use crate::error::{GatewayError, GatewayErrorKind};
 use crate::provider::UNSUPPORTED;
 
-/// A failure before anything was released.
+/// Converts a failure before anything was released.
 pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -> GatewayError {
     // A refusal that is not about the request has no status of its own.
     let status = error.refusal.as_deref().map_or(0, |refusal| refusal.status);
@@ -30,7 +30,7 @@ pub(super) fn before(error: ModelError, only_keys_failed: bool, attempts: u32) -
     told(error, kind, attempts)
 }
 
-/// A failure of an answer that had begun.
+/// Converts a failure of an answer that had begun.
 pub(super) fn within(error: ModelError, attempts: u32) -> GatewayError {
     let kind = match error.class {
         FailureClass::Silence => GatewayErrorKind::Timeout,

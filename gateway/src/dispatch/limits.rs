@@ -1,4 +1,4 @@
-//! Limits on the way of a call: what it is expected to use is reserved, once for all its attempts.
+//! How limits apply to a call: its expected usage is reserved, once for all its attempts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::request::embed::{EmbedBody, Inputs};
 use crate::routing::Route;
 use crate::spending::Subject;
 
-/// When to come back where a prompt could not be counted.
+/// `Retry-After` when a prompt could not be counted.
 const COUNT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the gateway needs to limit.
+/// What the gateway needs to enforce limits.
 #[derive(Debug)]
 pub(super) struct Limits {
     pub limiter: Arc<dyn Limiter>,
@@ -30,13 +30,13 @@ pub(super) struct Limits {
     pub places: CallPlaces,
 }
 
-/// What a prompt is counted by.
+/// The size of a prompt, for a reservation.
 pub(super) struct Prompt<'a> {
     pub bytes: u64,
     pub max_output: Option<u64>,
-    /// How many answers there will be.
+    /// Number of answers (`n`).
     pub answers: u64,
-    /// What the exact count is made of.
+    /// What is tokenised for an exact count.
     pub text: Text<'a>,
 }
 
@@ -67,8 +67,8 @@ impl<'a> Prompt<'a> {
 }
 
 impl Limits {
-    /// Reserves what a request is expected to use. A learned bound stands for the prompt; where that would be refused and a count
-    /// may change it, the tokens are counted, but no further than to the number that is refused in any case.
+    /// Reserves the expected usage of a request. The prompt is estimated by a learned upper bound; if that is refused
+    /// and an exact count may change it, the tokens are counted, but only up to the number that is refused in any case.
     pub(super) async fn reserve(
         &self,
         caller: &Caller,
@@ -98,7 +98,7 @@ impl Limits {
         Ok(Arc::new(Reservation::new(Arc::clone(&self.limiter), lease).at(place)))
     }
 
-    /// Says that the tenant's calls hold all that one tenant may.
+    /// The error when the tenant has as many concurrent calls as one tenant may have.
     fn no_place(&self) -> GatewayError {
         let second = Duration::from_secs(1);
         let name = LimitName::Calls;
@@ -116,13 +116,14 @@ impl Limits {
         .into()
     }
 
-    /// Returns the most tokens that a prompt may have to fit where `expected` was refused; none where no count helps.
+    /// Returns the most tokens that the prompt may have to fit where `expected` was refused; `None` if counting does
+    /// not help.
     fn most_prompt(&self, refused: &Refused, model: &str, output: u64, expected: u64) -> Option<u64> {
         let Refused::Exceeded(exceeded) = refused else {
             return None;
         };
         let below = expected.checked_sub(1)?;
-        // What never fits at all is told so by a count up to the whole limit.
+        // A prompt that can never fit is recognised by counting up to the whole limit.
         let state = &exceeded.state;
         let room = if exceeded.retry_after.is_some() {
             state.remaining
@@ -153,22 +154,22 @@ impl Limits {
             ..Usage::default()
         };
         Demand {
-            // A turn was counted when it was taken.
+            // A turn was counted when it was submitted.
             requests: u64::from(caller.purpose == Purpose::Endpoint || caller.purpose == Purpose::Embedding),
             tokens: usage.total_tokens(),
-            // A look-up in the cache goes on within its question's call; of audits there are few.
+            // A cache lookup is part of its question's call, and audits are few.
             calls: u64::from(caller.purpose != Purpose::Lookup),
             cost: self.cost(model, &usage).unwrap_or(0),
         }
     }
 
-    /// Returns what `usage` of `model` costs now, if its price is known.
+    /// Returns the current cost of `usage` for `model`, if its price is known.
     pub(super) fn cost(&self, model: &str, usage: &Usage) -> Option<NanoUsd> {
         let price = self.prices.at(model, self.clock.now())?;
         Some(price.cost(usage))
     }
 
-    /// Counts a turn at the door, and refuses it when a budget is used up.
+    /// Counts a turn when it is submitted, and refuses it when a budget is exhausted.
     pub(super) async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
         let tenant = caller.scope.tenant();
         if let Some(refused) = self.limiter.exhausted(tenant, Subject::of(caller)).await {
@@ -184,7 +185,7 @@ impl Limits {
     }
 }
 
-/// Returns the largest number below `bound` that costs at most `room`, where costs rise with numbers.
+/// Returns the largest number below `bound` that costs at most `room`; `cost` must be monotonic.
 fn most_affordable(room: NanoUsd, bound: u64, cost: impl Fn(u64) -> NanoUsd) -> Option<u64> {
     let (mut low, mut too_many) = (0, bound);
     while low < too_many {
@@ -198,7 +199,7 @@ fn most_affordable(room: NanoUsd, bound: u64, cost: impl Fn(u64) -> NanoUsd) -> 
     low.checked_sub(1)
 }
 
-/// Counts a prompt's tokens, those of its JSON, which are a few more than its provider will count; stops above `most`.
+/// Counts a prompt's tokens as JSON, which gives a few more than its provider will count; stops above `most`.
 async fn count(tenant: &TenantId, text: &Text<'_>, most: u64) -> Result<u64, GatewayError> {
     fn of_chat(body: &ChatBody) -> Vec<&str> {
         ["messages", "tools", "functions", "response_format"]

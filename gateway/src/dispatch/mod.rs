@@ -1,7 +1,8 @@
-//! The gateway: the way of every model call, a turn's, a summary's, or another service's through the OpenAI-compatible
-//! endpoint. It decides whether a call may run, where it runs, and what happens when that fails.
+//! The gateway, which every model call passes through: those of turns and summaries, and those of other services
+//! through the OpenAI-compatible endpoint. It decides whether a call may run, on which target, and what happens when
+//! that target fails.
 //!
-//! Invariant: a call leaves for a target only with a key that [`crate::access::Access`] handed out for its tenant.
+//! Invariant: a call is sent to a target only with a key that [`crate::access::Access`] returned for the call's tenant.
 
 mod attempt;
 mod bill;
@@ -42,7 +43,7 @@ use limits::{Limits, Prompt};
 use plan::Planner;
 use rescue::Turns;
 
-/// The gateway. One per process.
+/// The gateway; one per process.
 #[derive(Debug)]
 pub struct Gateway {
     planner: Planner,
@@ -50,19 +51,19 @@ pub struct Gateway {
     turns: Turns,
 }
 
-/// A model that a tenant may name.
+/// A model that a tenant may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelCard {
-    /// A route's name, or `provider/model`.
+    /// Name of a route, or `provider/model`.
     pub id: String,
-    /// The provider; `copilotd` for a route.
+    /// Name of the provider; `copilotd` for a route.
     pub owner: String,
-    /// Tokens of prompt and answer together.
+    /// Context window: prompt and answer together, in tokens.
     pub context_tokens: u64,
 }
 
 impl Gateway {
-    /// A gateway to `routes`, with the keys of `access`.
+    /// Creates a gateway for `routes`, with the keys of `access`.
     pub fn new(routes: Vec<Route>, access: Arc<dyn Access>) -> Self {
         let routes = routes
             .into_iter()
@@ -81,14 +82,14 @@ impl Gateway {
         }
     }
 
-    /// Tells `meter` of every attempt.
+    /// Reports every attempt to `meter`.
     #[must_use]
     pub fn with_meter(mut self, meter: Arc<dyn Meter>) -> Self {
         self.planner.meter = Some(meter);
         self
     }
 
-    /// Has every call reserve what it is expected to use. Costs are expected by `prices`.
+    /// Reserves the expected usage of every call with `limiter`. Expected costs come from `prices`.
     #[must_use]
     pub fn with_limits(mut self, limiter: Arc<dyn Limiter>, prices: PriceList, clock: Arc<dyn Clock>) -> Self {
         self.planner.limits = Some(Arc::new(Limits {
@@ -101,7 +102,7 @@ impl Gateway {
         self
     }
 
-    /// Begins with what earlier processes learned of models' answers. Call it after [`Gateway::with_limits`].
+    /// Starts with what earlier processes learned about models' answers. Call it after [`Gateway::with_limits`].
     #[must_use]
     pub fn with_learned(mut self, learned: Learned) -> Self {
         if let Some(limits) = self.planner.limits.as_mut().and_then(Arc::get_mut) {
@@ -110,14 +111,14 @@ impl Gateway {
         self
     }
 
-    /// Bounds the calls that one tenant may have under way, by the files that the process keeps for providers.
+    /// Bounds one tenant's concurrent calls by the file descriptors that the process has for provider connections.
     pub fn bound_calls(&self, files: usize) {
         if let Some(limits) = &self.planner.limits {
             limits.places.bound(files);
         }
     }
 
-    /// Answers questions from `cache` on those `routes` that are named.
+    /// Answers requests on the listed `routes` from `cache`.
     #[must_use]
     pub fn with_cache(
         mut self,
@@ -129,7 +130,7 @@ impl Gateway {
         self
     }
 
-    /// Tells whether a model of this process finds near questions; none when no route wants that of it.
+    /// Returns whether the local embedding model for semantic lookups is loaded; `None` if no route uses it.
     pub fn embeds(&self) -> Option<bool> {
         let mut routes = self.cached.as_ref()?.routes.values();
         routes.find_map(|(_, embeddings)| match embeddings {
@@ -138,12 +139,12 @@ impl Gateway {
         })
     }
 
-    /// Tells whether the store of the limits answers; none when they are this process's own.
+    /// Returns whether the store of the limits is reachable; `None` if limits are kept in this process.
     pub fn limits_ready(&self) -> Option<bool> {
         self.planner.limits.as_ref()?.limiter.is_ready()
     }
 
-    /// Waits until what the calls used stands where other processes see it.
+    /// Waits until the usage of finished calls is visible to other processes.
     pub async fn settled(&self) {
         self.planner.counting.total().await;
         if let Some(limits) = &self.planner.limits {
@@ -151,22 +152,22 @@ impl Gateway {
         }
     }
 
-    /// Forgets the answers that are kept for a tenant, or for one of its routes. Returns how many.
+    /// Deletes a tenant's cached answers, or those of one of its routes. Returns how many.
     pub fn forget(&self, scope: &TenantScope, route: Option<&str>) -> usize {
         let cached = self.cached.as_ref();
         cached.map_or(0, |cached| cached.cache.forget(scope.tenant(), route))
     }
 
-    /// Whether a call of a tenant is under way, be it one that no request waits for.
+    /// Whether a call of the tenant is in flight, including calls that no request waits for.
     pub fn is_calling(&self, tenant: &TenantId) -> bool {
         let limits = self.planner.limits.as_ref();
         limits.is_some_and(|limits| limits.places.is_calling(tenant))
     }
 
-    /// Forgets everything that is kept for a tenant: answers, and what its limits have counted. Returns how many of each.
+    /// Deletes everything stored for a tenant: cached answers and limit counters. Returns how many of each.
     ///
     /// # Errors
-    /// When the store of the limits does not answer.
+    /// When the store of the limits does not respond.
     pub async fn forget_tenant(&self, tenant: &TenantId) -> Result<(u64, u64), String> {
         let answers = self
             .cached
@@ -182,8 +183,8 @@ impl Gateway {
         Ok((answers as u64, counted))
     }
 
-    /// Counts a turn at the door; refuses it when the rate of requests is reached, a budget used up, or what its calls use could not be
-    /// accounted for.
+    /// Counts a turn against the request rate when it is submitted. Refuses it when the rate limit is reached, a budget
+    /// is exhausted, or the usage of its calls could not be recorded.
     pub async fn admit(&self, caller: &Caller) -> Result<(), GatewayError> {
         self.planner.has_room_in_books()?;
         match &self.planner.limits {
@@ -212,7 +213,7 @@ impl Gateway {
         let mut drive = self
             .planner
             .drive(&route, caller, ask, body.needs(), body.size(), &[])?;
-        // With the keys: a tenant that is taken off meanwhile has neither.
+        // Read together with the keys: a tenant that is removed meanwhile has neither.
         let terms = self.planner.terms(&drive.books.caller.scope, &route)?;
         let limits = self.planner.reserve(&mut drive, &route, Prompt::chat(&body)).await?;
         let tenant = drive.books.caller.scope.tenant().clone();
@@ -230,8 +231,8 @@ impl Gateway {
                 },
             };
             let looked = cached.look_up(&self.planner, &drive.books.caller, asked).await;
-            // It may have waited for another caller's answer: what holds for the tenant by now counts, and whether it is still
-            // served at all.
+            // The lookup may have waited for another caller's answer, so read the tenant's policy again; the tenant may
+            // also have been removed.
             terms = self.planner.terms(&drive.books.caller.scope, &route)?;
             match looked {
                 Looked::Bypass => {}
@@ -274,7 +275,7 @@ impl Gateway {
                 (Answer::Stream(rescue::continued(drive, place, pieces)), None)
             }
         };
-        // What is kept is what the model said: rules may change.
+        // The cache stores what the model said, before guardrails: rules may change.
         let answer = crate::guardrail::guarded(&tenant, terms, &body, cached::keep(ticket, answer, usage)).await?;
         let (answer, cost) = billed::answer(&books, &body, answer, usage.unwrap_or_default()).await;
         Ok(Reply {
@@ -292,7 +293,7 @@ impl Gateway {
         self.planner.embed(call, None).await
     }
 
-    /// Lists what `scope` may name as a model, ordered by id.
+    /// Lists the models that `scope` may use, ordered by id.
     pub fn models(&self, scope: &TenantScope) -> Vec<ModelCard> {
         self.planner.models(scope)
     }

@@ -1,6 +1,6 @@
-//! Plans the way of a request: its route, the targets its tenant may use, and what it is expected to use.
+//! Plans a request: its route, the targets its tenant may use, and its expected usage.
 //!
-//! Invariant: a call leaves for a target only with a key that [`Access`] handed out for its tenant.
+//! Invariant: a call is sent to a target only with a key that [`Access`] returned for the call's tenant.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use crate::routing as route;
 use crate::routing::{Keyed, Place, Route, Standing, Trip};
 use crate::target::{Kind, Target, TargetName};
 
-/// How long a request waits for providers that ask for patience, all in all.
+/// Total time that a request waits for providers that want it to be retried later.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// When to come back where what calls use cannot be recorded.
+/// `Retry-After` when usage cannot be recorded.
 const BOOKS_RETRY: Duration = Duration::from_secs(5);
 /// Longest time for one request, whatever its route says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,11 +41,11 @@ pub(super) struct Planner {
     pub(super) access: Arc<dyn Access>,
     pub(super) meter: Option<Arc<dyn Meter>>,
     pub(super) limits: Option<Arc<Limits>>,
-    /// Attempts that are over and are being counted.
+    /// Attempts that ended and whose tokens are being counted.
     pub(super) counting: Arc<Bill>,
 }
 
-/// What a request needs of a model.
+/// Features that a request needs from a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Needs {
     pub(super) tools: bool,
@@ -62,7 +62,7 @@ impl ChatBody {
 }
 
 impl Planner {
-    /// Embeds texts; within that time, if so, which its targets then share.
+    /// Embeds texts. `within` bounds the whole call and is divided among the targets.
     pub(super) async fn embed(&self, call: EmbedCall, within: Option<Duration>) -> Result<EmbedReply, GatewayError> {
         let route = self.route(&call.route)?;
         let body = Arc::new(call.body);
@@ -87,7 +87,7 @@ impl Planner {
         })
     }
 
-    /// Reserves for all attempts of a drive; returns where the rates stand now.
+    /// Reserves usage for all attempts of an execution; returns the state of the rate limits.
     pub(super) async fn reserve(
         &self,
         drive: &mut Drive,
@@ -104,7 +104,7 @@ impl Planner {
         Ok(standings)
     }
 
-    /// Refuses a call that could not be accounted for.
+    /// Refuses a call that could not be recorded.
     pub(super) fn has_room_in_books(&self) -> Result<(), GatewayError> {
         if self.meter.as_ref().is_none_or(|meter| meter.has_room()) {
             return Ok(());
@@ -115,7 +115,7 @@ impl Planner {
         Err(error)
     }
 
-    /// Runs a drive; what the caller is told when it fails.
+    /// Runs an execution; a failure becomes the caller's error.
     pub(super) async fn answered(drive: &mut Drive) -> Result<(Place, Got), GatewayError> {
         if let Some(found) = drive.run().await {
             return Ok(found);
@@ -123,16 +123,19 @@ impl Planner {
         let (only_keys, attempts) = (drive.trip.only_keys_failed(), drive.trip.attempts());
         Err(match drive.trip.failure(Instant::now()) {
             Some(error) => failure::before(error, only_keys, attempts),
-            None => GatewayError::new(GatewayErrorKind::Timeout, "there was no time left to ask a model"),
+            None => GatewayError::new(
+                GatewayErrorKind::Timeout,
+                "the time limit was reached before a model could be called",
+            ),
         })
     }
 
-    /// Returns the terms on which a call is answered.
+    /// Returns the policy that applies to a tenant's call.
     pub(super) fn terms(&self, scope: &TenantScope, route: &Route) -> Result<Arc<Terms>, GatewayError> {
         self.access.terms(scope).ok_or_else(|| forbidden(route))
     }
 
-    /// Plans the way of one request. `avoided` targets come last.
+    /// Plans one request. Targets in `avoided` come last.
     pub(super) fn drive(
         &self,
         route: &Route,
@@ -151,13 +154,13 @@ impl Planner {
             Ask::Live(body, _) | Ask::Buffered(body) | Ask::Whole(body) => Counted::chat(Arc::clone(body)),
             Ask::Embed(body) => Counted::embed(Arc::clone(body)),
         };
-        // Looked at only where it makes a difference.
+        // Checked only where it makes a difference.
         let is_begun =
             route.targets.iter().any(|target| target.prefill) && body.is_some_and(|body| body.begins_answer());
         let (max_output, answers) = body.map_or((Some(0), 1), |body| (body.max_tokens(), body.choices()));
         let mut targets = self.targets(&caller.scope, route, needs, kind, is_begun)?;
         targets.sort_by_key(|(target, _)| avoided.iter().any(|(failed, _)| *failed == target.name));
-        // A turn waits where its user sees it.
+        // A turn waits in its conversation instead, where its user sees it.
         let patience = match caller.purpose {
             Purpose::Turn => Duration::ZERO,
             _ => PATIENCE,
@@ -188,8 +191,8 @@ impl Planner {
         })
     }
 
-    /// Lists where a request may go, best first. Without a key, which only a permission brings, a target is not among them.
-    /// What goes on with an answer takes those that are begun, if there is such a target.
+    /// Lists the targets of a request, best first. A target without a key, which requires permission, is left out. A
+    /// request whose last message begins the answer goes to targets that support prefill, if there is one.
     fn targets(
         &self,
         scope: &TenantScope,
@@ -206,7 +209,10 @@ impl Planner {
         let able = |(target, _): &(Arc<Target>, _)| (!needs.tools || target.tools) && (!needs.schema || target.schema);
         let mut able: Vec<_> = allowed.into_iter().filter(able).map(Some).collect();
         if able.is_empty() {
-            let message = format!("no model of {:?} takes tools or a schema as asked for", route.name);
+            let message = format!(
+                "no model of {:?} supports the requested tools or JSON schema",
+                route.name
+            );
             return Err(GatewayError::new(GatewayErrorKind::Invalid, message));
         }
         let goes_on = |keyed: &Option<(Arc<Target>, _)>| keyed.as_ref().is_some_and(|(target, _)| target.prefill);
@@ -225,7 +231,7 @@ impl Planner {
         Ok(order.into_iter().filter_map(|index| able[index].take()).collect())
     }
 
-    /// Lists what `scope` may name as a model, ordered by id.
+    /// Lists the models that `scope` may use, ordered by id.
     pub(super) fn models(&self, scope: &TenantScope) -> Vec<ModelCard> {
         let mut cards = Vec::new();
         for route in self.routes.values() {
@@ -256,7 +262,7 @@ impl Planner {
         cards
     }
 
-    /// Finds a route by its name, or makes one of a target that some route has.
+    /// Returns the route of that name, or a route with one target that some route has.
     pub(super) fn route(&self, name: &str) -> Result<Arc<Route>, GatewayError> {
         if let Some(route) = self.routes.get(name) {
             return Ok(Arc::clone(route));
@@ -266,7 +272,7 @@ impl Planner {
         let route = self.routes.values().find(named).ok_or_else(|| {
             GatewayError::new(
                 GatewayErrorKind::UnknownRoute,
-                format!("the model {name:?} does not exist or may not be used"),
+                format!("the model {name:?} does not exist or you do not have access to it"),
             )
         })?;
         let targets = route
@@ -286,6 +292,6 @@ impl Planner {
 }
 
 fn forbidden(route: &Route) -> GatewayError {
-    let message = format!("the model {:?} may not be used", route.name);
+    let message = format!("this tenant may not use the model {:?}", route.name);
     GatewayError::new(GatewayErrorKind::Forbidden, message)
 }

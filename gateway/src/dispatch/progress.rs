@@ -1,4 +1,4 @@
-//! How far an attempt has come, for whoever asks before its end.
+//! Progress of an attempt, readable before its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use copilotd_actors::domain::usage::Usage;
 
-/// Shared between the attempt and the ledger, which looks at it now and then. Written on the way of an answer: cheap.
+/// Shared by the attempt and the ledger, which looks at it now and then. Updated while an answer streams, so updates
+/// are cheap.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     written: AtomicU64,
@@ -15,32 +16,32 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Notes bytes of the answer.
+    /// Adds bytes of the answer.
     pub(super) fn add_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that the first content has come.
+    /// Records when the first content arrived.
     pub(super) fn set_answered(&self, after: Duration) {
         let _ = self.first_content.set(after);
     }
 
-    /// Notes what the provider says it has used so far.
+    /// Records the usage that the provider reported so far.
     pub(super) fn set_reported(&self, usage: Usage) {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
     }
 
-    /// Bytes of the answer so far.
+    /// Returns the bytes of the answer so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Time to the first content, if it has come.
+    /// Returns the time to the first content, if it has arrived.
     pub(super) fn first_content(&self) -> Option<Duration> {
         self.first_content.get().copied()
     }
 
-    /// What the provider has said so far.
+    /// Returns the usage that the provider reported so far.
     pub(super) fn reported(&self) -> Option<Usage> {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,11 +1,11 @@
-//! What happens when an answer dies after its first content.
+//! Resumes an answer whose stream breaks after its first content.
 //!
-//! A turn's log can take text back: the stream ends with its error, the core resets the message and asks again, and what is
-//! kept here sends that attempt elsewhere. On the endpoint text cannot be taken back. Mode `live` asks another target and
-//! goes on with its answer if that begins with every byte that has gone out; else it ends with an explicit error. Mode
-//! `buffered` has released nothing yet and simply asks the next target.
+//! A turn's log can retract text: the stream ends with its error, the core resets the message and calls again, and what
+//! is remembered here sends that attempt to another target. On the endpoint text cannot be retracted. Mode `live` calls
+//! another target and continues with its answer if that begins with every byte already sent; otherwise the stream ends
+//! with an explicit error. Mode `buffered` has released nothing yet and simply tries the next target.
 //!
-//! Invariant: no text goes out twice, and no answer that was not finished ends without an error.
+//! Invariant: no text is sent twice, and no unfinished answer ends without an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,24 +27,24 @@ use crate::request::call::AnswerStream;
 use crate::routing::{Place, rule};
 use crate::target::TargetName;
 
-/// Turns that are remembered; beyond it some are forgotten, which costs a second try at a target that failed.
+/// Number of turns remembered; beyond it some are forgotten, which costs a second try at a target that failed.
 const MAX_TURNS: u64 = 10_000;
-/// How long; a turn's attempts follow each other within seconds.
+/// How long a turn is remembered; its attempts follow each other within seconds.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
 
-/// A target that failed a turn.
+/// A target that failed a turn, and how.
 pub(super) type Failed = (TargetName, FailureClass);
 
-/// What is remembered of turns that go on. It is memory only: after a crash a turn may meet the same target again.
+/// What is remembered of running turns, in memory only: after a crash a turn may try the same target again.
 #[derive(Debug, Clone)]
 pub(super) struct Turns(Cache<TurnId, Memory>);
 
 /// What is remembered of one turn.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Memory {
-    /// Targets that failed it, in order.
+    /// Targets that failed the turn, in order.
     pub failed: Vec<Failed>,
-    /// The target of which its log says that it answers.
+    /// The target that the turn's log already names as the one that answers.
     told: Option<TargetName>,
 }
 
@@ -55,12 +55,12 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Returns what is known of `turn`.
+    /// Returns what is remembered of `turn`.
     pub(super) fn of(&self, turn: Option<TurnId>) -> Memory {
         turn.and_then(|turn| self.0.get(&turn)).unwrap_or_default()
     }
 
-    /// Notes that `to` answers now, after those that `failed`; returns what the turn's log has to say of it, once.
+    /// Records that `to` answers now, after those that `failed`; returns the fallback event for the turn's log, once.
     pub(super) fn answers(&self, turn: Option<TurnId>, failed: Vec<Failed>, to: &TargetName) -> Option<ModelEvent> {
         let mut memory = self.of(turn);
         for failure in failed {
@@ -79,14 +79,14 @@ impl Turns {
         })
     }
 
-    /// Notes that `target` failed `turn`.
+    /// Records that `target` failed `turn`.
     fn add(&self, turn: TurnId, target: TargetName, class: FailureClass) {
         let mut memory = self.of(Some(turn));
         memory.add((target, class));
         self.0.insert(turn, memory);
     }
 
-    /// Turns pieces into the core's events, and notes how they end.
+    /// Converts pieces to the core's events and records a failure at the end.
     pub(super) fn watch(
         &self,
         pieces: PieceStream,
@@ -111,7 +111,7 @@ impl Memory {
     }
 }
 
-/// Most text of an answer that is remembered for the case that it has to be said again.
+/// Longest answer text that is remembered for comparison with a second target's.
 const MAX_REMEMBERED: usize = 256 * 1024;
 
 /// A live answer of the endpoint.
@@ -120,15 +120,15 @@ struct Live {
     place: Place,
     pieces: PieceStream,
     attempts: u32,
-    /// What has gone out; none if it could not be compared: several choices, calls, or too much of it.
+    /// Text already sent; `None` if it cannot be compared: several choices, tool calls, or too long.
     released: Option<String>,
-    /// The answer's first chunk, whose identity a continuation takes over.
+    /// The answer's first chunk, whose identity a resumed answer takes over.
     first: Option<Bytes>,
     is_continued: bool,
     is_over: bool,
 }
 
-/// Goes on with another target's answer when `pieces` die, if that says the same so far.
+/// Continues with another target's answer when `pieces` break, if that answer begins with the same text.
 pub(super) fn continued(drive: Drive, place: Place, pieces: PieceStream) -> AnswerStream {
     let single = matches!(&drive.ask, Ask::Live(body, _) if body.choices() == 1);
     let live = Live {
@@ -159,8 +159,8 @@ impl Live {
             Ok(piece) => return Some(Ok(self.release(piece))),
             Err(error) => error,
         };
-        // A policy is the same everywhere, and a request that was refused is wrong. While only reasoning or nothing at all has gone
-        // out, any answer goes on with it.
+        // A content policy is the same everywhere, and a request that was refused is wrong. While only reasoning or
+        // nothing at all was sent, any answer may follow.
         let is_provider_s = rule::is_ill(error.class) || matches!(error.class, FailureClass::Rate | FailureClass::Key);
         let may_continue = self.released.is_some() && is_provider_s;
         if !may_continue {
@@ -190,7 +190,7 @@ impl Live {
         piece
     }
 
-    /// Asks other targets until one has said again what has gone out; returns the first piece beyond it.
+    /// Tries other targets until one has repeated what was already sent; returns the first piece beyond it.
     async fn go_on(&mut self, error: ModelError) -> Option<Piece> {
         self.leave(error).await;
         loop {
@@ -203,7 +203,7 @@ impl Live {
                     self.is_continued = true;
                     return Some(piece);
                 }
-                // It says something else.
+                // The answers differ.
                 Ok(None) => return None,
                 Err(error) => {
                     self.leave(error).await;
@@ -212,7 +212,7 @@ impl Live {
         }
     }
 
-    /// Has others be asked before the target that failed in the middle.
+    /// Prefers other candidates to the target that failed mid-stream.
     async fn leave(&mut self, error: ModelError) {
         let pause = self.drive.failed(self.place, error, true);
         let others = self.drive.trip.leave(self.place, Instant::now());
@@ -221,7 +221,7 @@ impl Live {
         }
     }
 
-    /// Reads over what has gone out already.
+    /// Skips over what was already sent.
     async fn catch_up(&mut self) -> Result<Option<Piece>, ModelError> {
         let released = self.released.clone().unwrap_or_default();
         let mut rest = released.as_str();
@@ -268,7 +268,7 @@ impl Live {
     }
 }
 
-/// Tells whether a chunk gives the reason to finish.
+/// Whether a chunk carries a finish reason.
 fn ends(chunk: Option<&[u8]>) -> bool {
     let chunk = chunk.and_then(|chunk| serde_json::from_slice::<Value>(chunk).ok());
     chunk.is_some_and(|chunk| {
@@ -278,7 +278,7 @@ fn ends(chunk: Option<&[u8]>) -> bool {
     })
 }
 
-/// Puts another content into a chunk.
+/// Replaces the content of a chunk.
 fn with_content(chunk: &[u8], content: &str) -> Bytes {
     let mut chunk: Value = serde_json::from_slice(chunk).unwrap_or(Value::Null);
     if let Some(Value::Object(delta)) = chunk.pointer_mut("/choices/0/delta") {
@@ -287,7 +287,7 @@ fn with_content(chunk: &[u8], content: &str) -> Bytes {
     chunk.to_string().into()
 }
 
-/// Puts the identity of an answer's first chunk into a later one.
+/// Copies the identity of an answer's first chunk into a later one.
 fn with_identity(chunk: &[u8], first: &[u8]) -> Bytes {
     let mut chunk: Value = serde_json::from_slice(chunk).unwrap_or(Value::Null);
     let first: Value = serde_json::from_slice(first).unwrap_or(Value::Null);

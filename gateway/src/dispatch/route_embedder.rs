@@ -1,5 +1,4 @@
-//! Embeddings by the models of a route: a call of the gateway like any other, by the rights and on the account of whoever
-//! it is made for.
+//! Embeddings by the models of a route: an ordinary gateway call with the caller's model access, charged to the caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +11,10 @@ use crate::cache::embedder::{EmbedError, Embedder, Space, Vector, check};
 use crate::request::call::{Caller, Purpose};
 use crate::request::embed::{EmbedBody, EmbedCall};
 
-/// Longest wait for vectors. A model that is slower is of no use to a look-up, and its target counts as ill.
+/// Longest wait for vectors. A slower model is useless for a lookup, and its target counts as unhealthy.
 const PATIENCE: Duration = Duration::from_millis(900);
 
-/// The models of a route, as one caller may use them. Its vectors are comparable when the same target made them.
+/// The models of a route as one caller may use them. Vectors are comparable when the same target made them.
 #[derive(Debug)]
 pub(super) struct RouteEmbedder {
     planner: Planner,
@@ -52,7 +51,7 @@ impl Embedder for RouteEmbedder {
         let reply = self.planner.embed(call, Some(PATIENCE)).await;
         let reply = reply.map_err(|error| EmbedError::Failed(error.message))?;
         read(&reply.body, &reply.model.into(), wanted)
-            .ok_or_else(|| EmbedError::Failed("the provider sent something that is no list of vectors".to_owned()))
+            .ok_or_else(|| EmbedError::Failed("the provider's answer is not a list of vectors".to_owned()))
     }
 }
 
@@ -67,7 +66,7 @@ struct Item {
     embedding: Vec<f32>,
 }
 
-/// Reads one vector for each of `wanted` texts, in the texts' order. None when that is not what it is.
+/// Parses one vector for each of `wanted` texts, in the texts' order. `None` if the body does not have exactly these.
 fn read(body: &[u8], space: &Space, wanted: usize) -> Option<Vec<Vector>> {
     let list: List = serde_json::from_slice(body).ok()?;
     let mut vectors = vec![None; wanted];

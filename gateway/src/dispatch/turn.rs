@@ -87,7 +87,7 @@ impl Model for Gateway {
             .map_err(limited)?;
         let Some((place, got)) = drive.run().await else {
             let error = drive.trip.failure(Instant::now());
-            let error = error.unwrap_or_else(|| refused("no model could be asked".to_owned()));
+            let error = error.unwrap_or_else(|| refused("no model could be called".to_owned()));
             return billed::unanswered(&drive.books.bill, error).await;
         };
         let Got::Stream { held, rest } = got else {
@@ -118,7 +118,7 @@ async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelE
         }
         PromptMessage::Tool { content, .. } => content.len(),
     };
-    // Written once and parsed once.
+    // Serialised once and parsed once.
     let cost = 2 * request.messages.iter().map(text).sum::<usize>();
     let tenant = request.scope.tenant().clone();
     let build = move || {
@@ -136,15 +136,15 @@ async fn built(request: ModelRequest) -> Result<(ModelRequest, ChatBody), ModelE
     Ok((request, body))
 }
 
-/// Namespace of the ids of lost attempts: one that is told twice is one record.
+/// Namespace of the ids of lost attempts, so that one that is reported twice is one record.
 const LOST: Uuid = Uuid::from_u128(0x5f0d_3c1e_8a4b_4d27_9c36_b1e7_0a52_d948);
-/// How old a call is, about, that died before the ledger had stored that it was under way.
+/// Assumed age of a call that died before the ledger had stored its beginning.
 const UNSEEN: Duration = Duration::from_millis(300);
 
 impl Gateway {
-    /// Estimates a call that died before the ledger had it: its prompt, and the beginning of an answer. Of its target nobody knows more
-    /// than what the turn's log says of a fallback; else it is the route's first. It is put down with the ledger and charged to budgets,
-    /// unless that was done when its stream was dropped.
+    /// Estimates a call that died before the ledger had stored it: its prompt, and the beginning of an answer. Its
+    /// target is the one that the turn's log names for a fallback, else the route's first. It is recorded in the ledger
+    /// and charged to budgets, unless that was done when its stream was dropped.
     fn unseen(&self, call: LostCall) -> Option<LostUsage> {
         let prompt = call.prompt?;
         let route = self.planner.routes.get(&call.route)?;
@@ -218,7 +218,7 @@ impl Gateway {
     }
 }
 
-/// A limit of ours: the turn waits where its user sees it, or ends.
+/// A limit of ours: the turn waits in its conversation, or ends.
 fn limited(error: GatewayError) -> ModelError {
     let is_money = error.limit.as_ref().is_some_and(LimitState::is_money);
     let class = match error.kind {

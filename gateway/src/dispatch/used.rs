@@ -1,6 +1,6 @@
-//! What an attempt used, where its provider reported it, and what has to be counted where it did not.
+//! Usage of an attempt: as its provider reported it, and what must be counted where it did not.
 //!
-//! Invariant: an attempt for which a provider may have worked is never free, and what we count is marked as an estimate.
+//! Invariant: an attempt on which a provider may have worked is never free, and what we count is marked as estimated.
 
 use copilotd_actors::compute;
 use copilotd_actors::domain::context::tokens::Sample;
@@ -10,12 +10,12 @@ use copilotd_actors::domain::usage::Usage;
 use crate::meter::Outcome;
 use crate::provider::{Seen, Work};
 
-/// What is known of an attempt that is over.
+/// What is known of an attempt that ended.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Whether content came.
+    /// Whether content arrived.
     pub began: bool,
-    /// The last that the provider reported.
+    /// The provider's last usage report.
     pub reported: Option<Usage>,
     /// Bytes of the answer.
     pub written: u64,
@@ -23,28 +23,28 @@ pub(super) struct Known {
     pub seen: Seen,
 }
 
-/// What an attempt used.
+/// Usage of an attempt.
 #[derive(Debug)]
 pub(super) enum Used {
     Known(Usage),
     ToBeCounted(Count),
 }
 
-/// What has to be counted of an attempt.
+/// What must be counted of an attempt.
 #[derive(Debug)]
 pub(super) struct Count {
-    /// What was reported.
+    /// What the provider reported.
     reported: Usage,
-    /// Whether its prompt was not.
+    /// Whether the prompt must be counted.
     pub(super) prompt: bool,
     answer: Sample,
-    /// Bytes of the answer that the sample does not know of.
+    /// Bytes of the answer that are missing from the sample.
     unseen: u64,
 }
 
 impl Known {
-    /// Tells what was used: a provider that refused did no work; one that had begun to answer, or fell silent, or was left while it may
-    /// have worked, bills what it had done, whether it reports it or not.
+    /// Decides the usage. A provider that refused did no work. One that had begun to answer, went silent, or was
+    /// dropped while it may have worked bills what it did, whether it reports that or not.
     pub(super) fn used(self) -> Used {
         let is_free = !self.began
             && match self.outcome {
@@ -70,12 +70,12 @@ impl Known {
 }
 
 impl Count {
-    /// Whether the answer takes no time to count.
+    /// Whether the answer is quick to count.
     pub(super) fn is_short(&self) -> bool {
         self.answer.cost() <= compute::INLINE_COST
     }
 
-    /// Counts the answer.
+    /// Counts the answer's tokens on this thread.
     pub(super) fn answer_now(&self) -> u64 {
         self.answer.count() + self.unseen.div_ceil(4)
     }
@@ -89,11 +89,11 @@ impl Count {
     pub(super) async fn answer(&self, tenant: &TenantId) -> u64 {
         let answer = self.answer.clone();
         let counted = compute::run(Some(tenant), answer.cost(), move || answer.count()).await;
-        // A coarse number is better than none.
+        // A rough number is better than none.
         counted.unwrap_or(self.answer.coarse()) + self.unseen.div_ceil(4)
     }
 
-    /// Puts what was counted into what was reported. Of an answer, the larger number counts.
+    /// Merges the counts into the reported usage. For the answer, the larger number wins.
     pub(super) fn with(&self, prompt_tokens: u64, answer: u64) -> Usage {
         let mut usage = self.reported;
         if self.prompt {
@@ -135,7 +135,7 @@ mod tests {
         let prompt = (100, 0, true);
         let nothing = (0, 0, false);
         let cases = [
-            // What, how it ended, whether content came, what was reported, whether the provider worked; what is booked.
+            // Name, outcome, whether content arrived, what was reported, whether the provider worked; what is recorded.
             (
                 "reported at the end",
                 done,

@@ -1,4 +1,4 @@
-//! One choice of an answer: its texts behind their windows, all else kept back until it is whole.
+//! One choice of an answer: its texts pass through hold-back windows, all else is held until it is complete.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,32 +7,32 @@ use serde_json::{Map, Value};
 
 use super::note;
 
-/// The texts of a message or a delta, which are passed on as they come.
+/// Texts of a message or delta, which are passed on as they arrive.
 const TEXTS: [&str; 4] = ["content", "refusal", "reasoning_content", "reasoning"];
-/// Most bytes of calls and other members that are kept back.
+/// Most bytes of tool calls and other members that are held back.
 const MOST_HELD: usize = 8 * 1024 * 1024;
 
-/// Longest id or name of a chunk that is passed on; none is nearly as long.
+/// Longest id or name in a chunk that is passed on; real ones are far shorter.
 const MOST_OF_NAME: usize = 1024;
 
-/// An object of JSON.
+/// A JSON object.
 pub(super) type Object = Map<String, Value>;
 
-/// Why a choice ends before its own end.
+/// Why a choice ends early.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
     /// A rule, by its name.
     Rule(String),
-    /// It is longer than what can be kept back.
+    /// It is longer than can be held back.
     TooLong,
 }
 
 impl Stopped {
-    /// Tells of it.
+    /// Logs and counts it.
     pub(super) fn note(&self) {
         match self {
             Self::Rule(rule) => note("output", "block", rule),
-            Self::TooLong => note("output", "block", "an answer that is too long to be checked"),
+            Self::TooLong => note("output", "block", "answer too long to be checked"),
         }
     }
 }
@@ -43,20 +43,20 @@ impl From<&Rule> for Stopped {
     }
 }
 
-/// What is known of a choice so far.
+/// State of a choice.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     windows: Vec<Window>,
     calls: Calls,
-    /// The call of the protocol's old form.
+    /// The call in the protocol's old form.
     function: Option<Object>,
-    /// Members that are not known here, as they came.
+    /// Unknown members, as they arrived.
     others: Vec<Object>,
     held: usize,
-    /// Whether it comes as one message.
+    /// Whether it arrives as one message.
     is_whole: bool,
-    /// Its content where that is JSON, which can write one text in many ways: it is kept back as all is that is not read as it
-    /// stands.
+    /// The content if it must be JSON, which can write one text in many ways: it is held back like everything that is
+    /// not checked as plain text.
     json: Option<String>,
     pub(super) is_ended: bool,
     /// Whether a rule ended it and its provider has not yet.
@@ -67,7 +67,7 @@ pub(super) struct Choice {
 struct Window {
     name: &'static str,
     text: HoldBack,
-    /// Redacting rules that were told of.
+    /// Number of redacting rules already logged.
     noted: usize,
 }
 
@@ -87,7 +87,7 @@ impl Window {
 }
 
 impl Choice {
-    /// One of which nothing is known, as a message or in deltas, whose content has to be JSON or not.
+    /// Creates a choice without content: a whole message or deltas, with JSON content or not.
     pub(super) fn new(is_whole: bool, is_json: bool) -> Self {
         Self {
             is_whole,
@@ -96,8 +96,8 @@ impl Choice {
         }
     }
 
-    /// Takes a delta, or a whole message: its texts become what may be sent of them now, all else is kept. When a rule stops
-    /// the choice, what stood before may still be sent.
+    /// Takes a delta or a whole message: its texts become what may be sent of them now, all else is held back. If a
+    /// rule stops the choice, the text before the match may still be sent.
     pub(super) fn take(&mut self, rules: &RuleSet, delta: &mut Object) -> Result<(), Stopped> {
         let all = std::mem::take(delta);
         let mut others = Object::new();
@@ -106,7 +106,7 @@ impl Choice {
             match (name.as_str(), value) {
                 (_, value @ Value::Null) => _ = delta.insert(name, value),
                 ("role", value @ Value::String(_)) => _ = delta.insert(name, value),
-                // Nobody here hears what is said in it.
+                // Audio cannot be checked, so it is dropped.
                 ("audio", _) => {}
                 ("tool_calls", Value::Array(calls)) => {
                     for call in calls {
@@ -119,7 +119,7 @@ impl Choice {
                     self.held += merge(self.function.get_or_insert_default(), function);
                 }
                 (known, Value::String(text)) if TEXTS.contains(&known) => {
-                    // What came behind a stop is not sent.
+                    // What follows a stop is not sent.
                     if stopped.is_some() {
                         continue;
                     }
@@ -152,15 +152,16 @@ impl Choice {
         }
     }
 
-    /// Ends it: deltas of what was held back and may be sent, and what stops it even now. What is not text is sent whole or not
-    /// at all, since with another word in it a call would be another call: there any rule stops the choice.
+    /// Ends the choice: returns the held-back deltas that may be sent, and what stops it even now. What is not text is
+    /// sent whole or not at all, since a call with a replaced word would be another call: there any rule stops the
+    /// choice.
     pub(super) fn finish(&mut self, rules: &RuleSet) -> (Vec<Object>, Option<Stopped>) {
         let mut last = Object::new();
         for window in &mut self.windows {
             let (mut released, mut stopped) = window.pass(HoldBack::finish);
             if let Some(json) = self.json.as_mut().filter(|_| window.name == "content") {
                 released.insert_str(0, &std::mem::take(json));
-                // A part of it would be no JSON, and may hold in escapes what was not looked for yet.
+                // A part of it would not be JSON, and escapes in it may hide text that was not checked yet.
                 stopped = stopped.or_else(|| rules.matching_text(&released).map(Stopped::from));
                 if stopped.is_some() {
                     return (vec![last], stopped);
@@ -209,14 +210,14 @@ impl Choice {
         &mut self.windows[at]
     }
 
-    /// Bytes that are looked at when it ends, about.
+    /// Approximate number of bytes that are checked when the choice ends.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 }
 
-/// Calls while they come in pieces, found by their indices and ids. Invariant: a piece costs no more time than it has bytes, however
-/// many calls and pieces there were before.
+/// Tool calls that arrive in pieces, found by index and id. Invariant: handling a piece takes time linear in its own
+/// bytes, however many calls and pieces came before.
 #[derive(Debug, Default)]
 struct Calls {
     all: Vec<Object>,
@@ -227,9 +228,9 @@ struct Calls {
 }
 
 impl Calls {
-    /// Adds a call, or a piece of one; returns how many bytes it added, about. A piece belongs to the last call with its index,
-    /// unless its id says otherwise; without an index to the call of its id; without either to the last one. In a document each is
-    /// a call.
+    /// Adds a call, or a piece of one; returns approximately how many bytes it added. A piece belongs to the last call
+    /// with its index, unless its id says otherwise; without an index to the call with its id; without either to the
+    /// last one. In a document each is a call of its own.
     fn add(&mut self, piece: Object, is_whole: bool) -> usize {
         let index = piece.get("index").filter(|index| !index.is_null());
         let (index, id) = (index.map(Value::to_string), text_of(&piece, "id"));
@@ -260,7 +261,7 @@ impl Calls {
     }
 }
 
-/// Numbers calls by their places where their providers do not: clients put together what has one number.
+/// Renumbers calls whose provider gives no distinct indices: clients merge calls with one index.
 fn number(calls: &mut [Object]) {
     let mut seen = HashSet::new();
     let mut is_new = |call: &Object| {
@@ -278,11 +279,11 @@ fn text_of<'a>(object: &'a Object, name: &str) -> Option<&'a str> {
     object.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// Adds a piece of a call; returns how many bytes it added, about.
+/// Merges a piece of a call; returns approximately how many bytes it added.
 fn merge(known: &mut Object, piece: Object) -> usize {
     let mut added = 0;
     for (name, value) in piece {
-        // Some servers repeat what a call is in every piece; only these grow.
+        // Some servers repeat the other members in every piece; only these grow.
         let grows = matches!(name.as_str(), "arguments" | "input");
         match (known.get_mut(&name), value) {
             (Some(Value::Object(known)), Value::Object(more)) => added += merge(known, more),
@@ -300,7 +301,7 @@ fn merge(known: &mut Object, piece: Object) -> usize {
     added
 }
 
-/// Looks for a rule in a call. Its id and kind are the protocol's words.
+/// Returns a rule that matches a call. Its id and type are the protocol's own.
 fn in_call<'a>(rules: &'a RuleSet, call: &Object) -> Option<&'a Rule> {
     let mut found = None;
     for (name, value) in call {
@@ -318,8 +319,8 @@ fn in_function<'a>(rules: &'a RuleSet, function: &Object) -> Option<&'a Rule> {
     function.values().find_map(|value| rules.matching_value(value))
 }
 
-/// Looks for a rule in members that nobody here knows, whose texts may have come in pieces: those in the same place are read as
-/// one. Names below the top are looked at too.
+/// Returns a rule that matches unknown members, whose texts may have arrived in pieces: those at the same path are
+/// joined. Member names below the top level are checked too.
 fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object>) -> Option<&'a Rule> {
     let mut places = Places::default();
     for object in others {
@@ -334,19 +335,19 @@ fn in_others<'a, 'b>(rules: &'a RuleSet, others: impl Iterator<Item = &'b Object
         .find_map(|text| rules.matching_text(text))
 }
 
-/// What stands in the places of JSON values, put together. Places are numbered, so that a text below many long names costs no more
+/// The texts of JSON values, joined by path. Paths are numbered, so that a text below many long names costs no more
 /// than one at the top.
 #[derive(Default)]
 struct Places<'b> {
     all: Vec<Gathered>,
-    /// By the place above and the name in it.
+    /// By parent path and member name.
     below: HashMap<(Option<usize>, &'b str), usize>,
 }
 
 #[derive(Default)]
 struct Gathered {
     text: String,
-    /// Names of the members there, each on a line.
+    /// Names of the members there, one per line.
     names: String,
 }
 
@@ -379,7 +380,7 @@ impl<'b> Places<'b> {
     }
 }
 
-/// Leaves of a choice what is looked at, and what says how it ended. Probabilities repeat the words.
+/// Keeps of a choice what is checked and how it ended. Log probabilities would repeat the text.
 pub(super) fn strip(choice: &mut Object, said: &str) {
     choice.retain(|name, value| match name.as_str() {
         "index" => value.is_number(),
@@ -392,12 +393,12 @@ pub(super) fn strip(choice: &mut Object, said: &str) {
     }
 }
 
-/// Leaves of a document or chunk what is looked at or is the protocol's own.
+/// Keeps of a document or chunk what is checked or is the protocol's own.
 pub(super) fn strip_top(document: &mut Object) {
     document.retain(|name, value| match name.as_str() {
         "choices" => value.is_array(),
         "usage" => value.is_object() || value.is_null(),
-        // They are told with every chunk that is made of this one.
+        // Copied to every chunk that is made from this one.
         "id" | "object" | "model" | "system_fingerprint" | "service_tier" => {
             value.is_null() || value.as_str().is_some_and(|text| text.len() <= MOST_OF_NAME)
         }

@@ -1,5 +1,5 @@
-//! Nothing that a provider sends takes more than linear time to be guarded: the worst that is known, at a quarter of its size and at
-//! the whole. Compared is the processor time of this thread, the best of some runs.
+//! Checking takes linear time for anything a provider sends: the worst known inputs, at a quarter of their size and in
+//! full. Compared is the CPU time of this thread, the best of some runs.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const WHOLE: usize = 1024 * 1024;
 const RUNS: usize = 3;
 /// Linear work on four times the input takes four times as long, quadratic work sixteen times.
 const MOST_GROWTH: f64 = 9.0;
-/// What is below is noise.
+/// Anything below is noise.
 const FLOOR: Duration = Duration::from_millis(4);
 
 fn on_processor() -> Duration {
@@ -31,7 +31,7 @@ fn rules() -> RuleSet {
     }])
 }
 
-/// Asserts that guarding the deltas that `make` makes for a size grows no faster than that size.
+/// Asserts that checking the deltas that `make` builds for a size grows no faster than that size.
 #[track_caller]
 fn assert_linear(name: &str, is_whole: bool, make: impl Fn(usize) -> Vec<Value>) {
     let rules = rules();
@@ -129,7 +129,7 @@ fn streamed_members_that_are_not_known() {
 fn streamed_texts() {
     for unit in ["word ", "secre", "é", "\u{301}", "\u{200b}", "a\u{34f}"] {
         for step in [1, 64, 16 * 1024] {
-            // The folding is slow where nothing is optimised.
+            // Folding is slow in unoptimised builds.
             let make = |n: usize| -> Vec<Value> {
                 let text = unit.repeat(n / 8 / unit.len());
                 let chars: Vec<char> = text.chars().collect();

@@ -1,7 +1,7 @@
-//! The tenant's rules on what the endpoint is asked and what it answers.
+//! The tenant's guardrail rules for the endpoint's prompts and answers.
 //!
-//! Invariants: whatever goes to the caller has been looked at, a kept answer like a fresh one, a document like a stream;
-//! what nobody here can look at does not go. Nothing of a forbidden text is sent, however it is cut into pieces.
+//! Invariants: everything sent to the caller has been checked, a cached answer like a fresh one, a document like a
+//! stream; what cannot be checked is not sent. No part of a forbidden text is sent, however it is split into pieces.
 
 mod choice;
 mod prompt;
@@ -22,10 +22,10 @@ use crate::access::Terms;
 use crate::request::body::ChatBody;
 use crate::request::call::Answer;
 
-/// How OpenAI's protocol says that an answer was ended by a rule.
+/// OpenAI's finish reason for an answer that a content filter ended.
 const FILTERED: &str = "content_filter";
 
-/// Refuses a request in which a rule forbids anything; see [`prompt`] for what is not looked at.
+/// Refuses a request that a rule blocks; see [`prompt`] for what is not checked.
 pub(crate) async fn admit(tenant: &TenantId, terms: &Terms, body: &Arc<ChatBody>) -> Result<(), GatewayError> {
     let rules = &terms.rules.input;
     if rules.is_empty() {
@@ -41,14 +41,14 @@ fn check(rules: &RuleSet, body: &ChatBody) -> Result<(), GatewayError> {
     prompt::check(rules, body).map_err(|refused| match refused {
         Refused::Forbidden(rule) => {
             note("input", "block", &rule.name);
-            let message = format!("the rule {:?} does not allow this prompt", rule.name);
+            let message = format!("guardrail rule {:?} blocks this prompt", rule.name);
             GatewayError::new(GatewayErrorKind::ContentPolicy, message)
         }
         Refused::Unreadable(message) => GatewayError::new(GatewayErrorKind::Invalid, message),
     })
 }
 
-/// Has the tenant's rules hold for an answer to `body`.
+/// Applies the tenant's rules to an answer to `body`.
 pub(crate) async fn guarded(
     tenant: &TenantId,
     terms: Arc<Terms>,
@@ -69,11 +69,11 @@ pub(crate) async fn guarded(
     })
 }
 
-/// What could not be looked at, since there is no room for the work.
+/// The error for what could not be checked because the compute pool is full or failed.
 fn unchecked(error: ComputeError) -> GatewayError {
     let message = match error {
         ComputeError::Full => "too many large prompts and answers of this tenant are waiting to be checked",
-        ComputeError::Panicked => "the prompt or its answer cannot be checked",
+        ComputeError::Panicked => "the prompt or its answer could not be checked against the guardrail rules",
     };
     GatewayError::new(GatewayErrorKind::RateLimited, message)
 }
@@ -106,7 +106,7 @@ fn document(rules: &RuleSet, is_json: bool, bytes: &[u8]) -> Result<Bytes, Gatew
     Ok(Value::Object(body).to_string().into())
 }
 
-/// Puts what was held back behind what stands already.
+/// Appends what was held back to what is there already.
 fn join(message: &mut Object, held: Object) {
     for (name, value) in held {
         match (message.get_mut(&name), value) {
@@ -116,7 +116,7 @@ fn join(message: &mut Object, held: Object) {
     }
 }
 
-/// Lets an error speak only in words that the rules let through: a provider's may quote its model.
+/// Withholds an error text that a rule matches: a provider's error may quote its model.
 pub(crate) fn told(terms: &Terms, mut error: GatewayError) -> GatewayError {
     let rules = &terms.rules.output;
     let refusal = error.refusal.as_deref();
@@ -127,21 +127,24 @@ pub(crate) fn told(terms: &Terms, mut error: GatewayError) -> GatewayError {
     let hit = said.chain([&error.message]).find_map(|text| rules.matching(text));
     if let Some(rule) = hit {
         note("output", "redact", &rule.name);
-        error.message = "the provider refused, in words that a rule does not let through".to_owned();
+        error.message = "the provider refused the request; a guardrail rule withholds its message".to_owned();
         error.refusal = None;
     }
     error
 }
 
-/// What cannot be looked at is not passed on.
+/// The error for an answer that cannot be checked and is therefore not passed on.
 fn unreadable() -> GatewayError {
-    GatewayError::new(GatewayErrorKind::Cut, "the answer could not be checked")
+    GatewayError::new(
+        GatewayErrorKind::Cut,
+        "the answer could not be checked against the guardrail rules",
+    )
 }
 
-/// Tells of a rule that applied, by its name alone.
+/// Logs and counts a triggered rule, by its name alone.
 fn note(stage: &'static str, action: &'static str, rule: &str) {
     metrics::counter!("copilotd_gateway_guardrails_total", "stage" => stage, "action" => action).increment(1);
-    tracing::info!(stage, action, rule, "a rule applied to a call of the endpoint");
+    tracing::info!(stage, action, rule, "guardrail triggered");
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What a request brings, looked at as a whole: every string, name and number of the body, wherever it stands.
+//! Checks a request as a whole: every string, name and number of the body, wherever it is.
 //!
-//! Left out are messages that the application writes itself (roles `system`, `developer` and `assistant`), the name of the
-//! model, data in base64 that a part of a message holds, and the protocol's own words.
+//! Not checked: messages written by the application itself (roles `system`, `developer` and `assistant`), the model
+//! name, base64 data in a part of a message, and the protocol's own words.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 
 use crate::request::body::ChatBody;
 
-/// Parts of a message that hold something other than text.
+/// Parts of a message that are not text.
 const MEDIA: [&str; 5] = ["image_url", "input_audio", "file", "video_url", "audio_url"];
 /// Roles in which the application speaks.
 const OWN_ROLES: [&str; 3] = ["system", "developer", "assistant"];
-/// Shortest text that is taken for base64 where base64 belongs.
+/// Shortest text that is taken for base64 where base64 is allowed.
 const MIN_BASE64: usize = 64;
 
-/// Names of the protocol and of JSON Schema: they say nothing.
+/// Names of the protocol and of JSON Schema, which carry no content.
 const NAMES: [&str; 110] = [
     "additionalProperties",
     "allOf",
@@ -132,7 +132,7 @@ const NAMES: [&str; 110] = [
     "type",
     "url",
 ];
-/// Values of `role` and `type` that say nothing.
+/// Values of `role` and `type` that carry no content.
 const KINDS: [&str; 30] = [
     "user",
     "tool",
@@ -166,16 +166,16 @@ const KINDS: [&str; 30] = [
     "regex",
 ];
 
-/// What keeps a request from being admitted.
+/// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refused<'a> {
-    /// A rule forbids something in it.
+    /// A rule blocks it.
     Forbidden(&'a Rule),
-    /// A member of the body cannot be read as every other reader would read it.
+    /// A member of the body is ambiguous: other parsers might read it differently.
     Unreadable(String),
 }
 
-/// Looks at a body.
+/// Checks a body.
 pub(super) fn check<'a>(rules: &'a RuleSet, body: &ChatBody) -> Result<(), Refused<'a>> {
     for (name, value) in body.members() {
         let mut look = Look::new(rules);
@@ -188,8 +188,8 @@ pub(super) fn check<'a>(rules: &'a RuleSet, body: &ChatBody) -> Result<(), Refus
             }
         };
         let what = match (read, look.is_ambiguous) {
-            (Err(_), _) => "cannot be checked by the rules",
-            (Ok(()), true) => "a name stands twice in one object, so it cannot be checked by the rules",
+            (Err(_), _) => "cannot be parsed, so the guardrail rules cannot check it",
+            (Ok(()), true) => "an object has a name twice, so the guardrail rules cannot check it",
             (Ok(()), false) => match look.found {
                 Some(rule) => return Err(Refused::Forbidden(rule)),
                 None => continue,
@@ -212,7 +212,7 @@ fn messages(look: &mut Look<'_>, value: &RawValue) -> serde_json::Result<()> {
     Ok(())
 }
 
-/// Tells whether the application speaks in a message, as every reader reads it.
+/// Whether the application speaks in a message, unambiguously for every parser.
 fn is_own(message: &RawValue) -> bool {
     struct Roles;
     impl<'de> Visitor<'de> for Roles {
@@ -225,7 +225,7 @@ fn is_own(message: &RawValue) -> bool {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut roles = Vec::new();
             while let Some(name) = map.next_key::<String>()? {
-                // Some readers do not care for case.
+                // Some parsers ignore case.
                 if roles.len() < 2 && name.eq_ignore_ascii_case("role") {
                     let role: &RawValue = map.next_value()?;
                     roles.push((name, serde_json::from_str(role.get()).ok()));
@@ -243,19 +243,19 @@ fn is_own(message: &RawValue) -> bool {
     }
 }
 
-/// Where a value stands. Data has its place in a part of a message's content only: elsewhere the same names mean nothing.
+/// Where a value is. Data is only expected in a part of a message's content; elsewhere the same names mean nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Message,
     /// The content of a message.
     Content,
-    /// One of its parts.
+    /// A part of the content.
     Part,
-    /// What a part holds that is not text, or a `data:` URL of it.
+    /// A part that is not text, or a `data:` URL of it.
     Media,
     /// Base64, or a `data:` URL of it.
     Data,
-    /// A URL, possibly with the data in it.
+    /// A URL, possibly with embedded data.
     Url,
     /// A role or a type.
     Kind,
@@ -274,7 +274,7 @@ impl Place {
         }
     }
 
-    /// The place of an item of the list that stands here.
+    /// The position of an item of a list in this one.
     fn item(self) -> Self {
         match self {
             Self::Content => Self::Part,
@@ -284,11 +284,11 @@ impl Place {
     }
 }
 
-/// A look at a member of the body.
+/// The check of one member of the body.
 struct Look<'a> {
     rules: &'a RuleSet,
     found: Option<&'a Rule>,
-    /// Whether an object has a name twice: which one counts is up to its reader.
+    /// Whether an object has a name twice: which one counts depends on the parser.
     is_ambiguous: bool,
 }
 
@@ -324,8 +324,8 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Returns what is left of a text without the data in base64 that it consists of, as a `data:` URL, whose head is left, or,
-/// where data belongs, by itself.
+/// Returns what remains of a text without its base64 data: of a `data:` URL the head; where data is expected, nothing
+/// if all of it is base64.
 fn without_base64(text: &str, is_data: bool) -> &str {
     const MARK: &str = ";base64,";
     let beginning = &text[..text.floor_char_boundary(256)];

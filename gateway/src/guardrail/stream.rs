@@ -1,4 +1,4 @@
-//! A streamed answer behind the rules of its tenant.
+//! Applies a tenant's guardrail rules to a streamed answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,29 +21,30 @@ use crate::provider::Piece;
 use crate::request::body::ChatBody;
 use crate::request::call::AnswerStream;
 
-/// A stream on its way through its tenant's rules.
+/// A stream being checked.
 struct Guarded {
     tenant: TenantId,
-    /// None when it was ended: letting go of it closes the upstream's connection.
+    /// `None` once ended: dropping the stream closes the upstream's connection.
     pieces: Option<AnswerStream>,
     look: Look,
     ready: VecDeque<Result<Ready, GatewayError>>,
 }
 
-/// What is known of a stream's choices. It goes to the compute pool with a piece that takes long.
+/// State of a stream's choices. Moves to the compute pool with a piece that takes long.
 struct Look {
     terms: Arc<Terms>,
     choices: BTreeMap<u64, Choice>,
-    /// How many answers were asked for.
+    /// Number of answers requested (`n`).
     wanted: u64,
-    /// Whether they have to be JSON.
+    /// Whether they must be JSON.
     is_json: bool,
 }
 
-/// What is going to be sent.
+/// Output that is ready to be sent.
 enum Ready {
     Piece(Piece),
-    /// What was held back of a choice. It becomes a piece when its turn has come, so that many take no more memory than they had.
+    /// Text of a choice that was held back. It becomes a piece only when it is sent, so that many of them take no extra
+    /// memory.
     Held {
         template: Arc<Object>,
         index: u64,
@@ -51,18 +52,18 @@ enum Ready {
     },
 }
 
-/// What became of a chunk.
+/// Result of checking a chunk.
 #[derive(Default)]
 struct Looked {
     before: Vec<Ready>,
-    /// None when nothing of it is left.
+    /// `None` if nothing of the chunk is left.
     chunk: Option<Object>,
-    /// Whether nothing more is wanted of the upstream.
+    /// Whether nothing more is needed from the upstream.
     is_over: bool,
 }
 
-/// Has the rules hold for a stream that answers `body`. It ends when all choices have ended and only one that was stopped would go
-/// on; so does the upstream's.
+/// Applies the rules to a stream that answers `body`. The stream ends, and so does the upstream's, once all choices have
+/// ended and at least one of them only because a rule stopped it.
 pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, pieces: AnswerStream) -> AnswerStream {
     let guarded = Guarded {
         tenant,
@@ -97,7 +98,8 @@ pub(super) fn guarded(tenant: TenantId, terms: Arc<Terms>, body: &ChatBody, piec
 }
 
 impl Guarded {
-    /// Takes a piece. What is long, or ends a choice of which much was held back, is looked at on the compute pool.
+    /// Handles a piece. A long piece, or one that ends a choice with much held-back text, is checked on the compute
+    /// pool.
     async fn take(self, piece: Piece) -> Self {
         let Self {
             tenant,
@@ -106,7 +108,7 @@ impl Guarded {
             mut ready,
         } = self;
         let Piece { chunk, mut events, .. } = piece;
-        // They repeat what was said.
+        // Other events repeat the text.
         events.retain(|event| matches!(event, ModelEvent::Usage(_) | ModelEvent::Finished(_)));
         let terms = Arc::clone(&look.terms);
         let looked = match chunk {
@@ -134,7 +136,7 @@ impl Guarded {
         ready.extend(looked.before.into_iter().map(Ok));
         if looked.is_over {
             pieces = None;
-            // It is not the whole answer, so it does not count as one.
+            // The answer is not complete and must not count as such.
             events = vec![ModelEvent::Finished(Finish::Length)];
         }
         if looked.chunk.is_some() || !events.is_empty() {
@@ -167,7 +169,7 @@ impl Ready {
 }
 
 impl Look {
-    /// Reads and guards a chunk.
+    /// Parses and checks a chunk.
     async fn chunk(self, tenant: &TenantId, chunk: Bytes) -> Result<(Self, Looked), GatewayError> {
         let cost = chunk.len();
         let read = move || serde_json::from_slice::<Object>(&chunk);
@@ -183,7 +185,7 @@ impl Look {
         compute::run(Some(tenant), cost, guard).await.map_err(|_| unreadable())
     }
 
-    /// Bytes that were held back of the choices that end with this chunk.
+    /// Bytes held back for the choices that end with this chunk.
     fn ending(&self, chunk: &Object) -> usize {
         let choices = chunk.get("choices").and_then(Value::as_array);
         let choices = choices.into_iter().flatten().filter_map(Value::as_object);
@@ -194,7 +196,7 @@ impl Look {
         choices.filter(|choice| has_finished(choice)).map(known).sum()
     }
 
-    /// Guards a chunk; none when nothing of it is left.
+    /// Checks a chunk; `None` if nothing of it is left.
     fn guard(&mut self, mut chunk: Object, looked: &mut Looked) -> Option<Object> {
         strip_top(&mut chunk);
         let choices = match chunk.get_mut("choices") {
@@ -238,10 +240,10 @@ impl Look {
     }
 }
 
-/// The chunk that what was held back is sent in before `chunk`.
+/// The chunk that carries held-back text before `chunk`.
 fn before(chunk: &Object) -> Arc<Object> {
     let mut before = chunk.clone();
-    // Some servers report usage beside the end: it is told once.
+    // Some servers report usage beside the end: it is reported once.
     if let Some(usage) = before.get_mut("usage") {
         *usage = Value::Null;
     }
@@ -257,14 +259,14 @@ fn made(chunk: Option<Object>, events: Vec<ModelEvent>) -> Piece {
     }
 }
 
-/// What became of one choice of a chunk.
+/// Result of checking one choice of a chunk.
 struct Step {
-    /// Deltas that go before the chunk.
+    /// Deltas to be sent before the chunk.
     held: Vec<Object>,
     stopped: Option<Stopped>,
 }
 
-/// Guards one choice of a chunk.
+/// Checks one choice of a chunk.
 fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
     strip(choice, "delta");
     let mut delta = match choice.remove("delta") {
@@ -277,7 +279,7 @@ fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
     if stopped.is_none() && has_finished {
         let (rest, stop) = known.finish(rules);
         stopped = stop;
-        // What it says itself goes before what was held back behind that.
+        // Its own content goes before what was held back after that.
         held.push(std::mem::take(&mut delta));
         for rest in rest {
             match held.first_mut() {
@@ -301,13 +303,13 @@ fn guard(known: &mut Choice, rules: &RuleSet, choice: &mut Object) -> Step {
     Step { held, stopped }
 }
 
-/// Tells whether the provider ends a choice here.
+/// Whether the provider ends a choice here.
 fn has_finished(choice: &Object) -> bool {
     let reason = choice.get("finish_reason").and_then(Value::as_str);
     reason.is_some_and(|reason| !reason.is_empty())
 }
 
-/// Tells whether a choice says nothing: all of it is held back.
+/// Whether a choice has no content because all of it is held back.
 fn is_empty(choice: &Object) -> bool {
     let ends = choice.get("finish_reason").is_some_and(|reason| !reason.is_null());
     let says = choice.get("delta").and_then(Value::as_object).is_some_and(|delta| {

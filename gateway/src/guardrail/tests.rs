@@ -1,4 +1,4 @@
-//! Rules on answers, cut in every way.
+//! Rules on answers, split in every way.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -50,7 +50,7 @@ fn whole_for(body: &ChatBody, terms: &Arc<Terms>, choice: Value) -> Value {
     serde_json::from_slice(&bytes).unwrap()
 }
 
-/// Sends chunks with these choices; returns the chunks that come, and whether an error ends them.
+/// Streams chunks with these choices; returns the chunks sent, and whether an error ends them.
 fn streamed(terms: &Arc<Terms>, n: u64, chunks: &[Value]) -> (Vec<Value>, bool) {
     streamed_for(&body(n), terms, chunks)
 }
@@ -79,7 +79,7 @@ fn streamed_for(body: &ChatBody, terms: &Arc<Terms>, chunks: &[Value]) -> (Vec<V
     )
 }
 
-/// Puts the parts of one choice together: its texts, its calls' arguments, and how it ended.
+/// Joins the parts of one choice: its texts, its calls' arguments, and how it ended.
 fn assembled(chunks: &[Value], index: u64) -> (String, String, String) {
     let (mut text, mut calls, mut finish) = (String::new(), String::new(), String::new());
     let choices = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap());
@@ -123,13 +123,13 @@ fn documents() {
             json!({"content": null, "refusal": "[redacted]"}),
             "stop",
         ),
-        // What nobody can look at is left out.
+        // What cannot be checked is left out.
         (
             json!({"content": "x", "audio": {"transcript": "secret"}}),
             json!({"content": "x"}),
             "stop",
         ),
-        // What has no window goes whole or not at all.
+        // What has no window is sent whole or not at all.
         (json!({"content": ["secret"]}), json!({}), "content_filter"),
         (json!({"content": ["x"]}), json!({"content": ["x"]}), "stop"),
         (
@@ -178,7 +178,7 @@ fn a_call_is_passed_on_whole_or_not_at_all() {
         (r#"{"to":"s\u0065cret"}"#, false),
         (r#"{"nested":"{\"to\":\"s\\u0065cret\"}"}"#, false),
         (r#"{"n":1e999,"to":"s\u0065cret"}"#, false),
-        // Cut off, it is still read.
+        // Cut off, it is still checked.
         (r#"{"to":"the s\u0065cret","b":""#, false),
         (r#"{"to":"S\u0045CR\u0045t"#, false),
         ("not JSON", true),
@@ -261,7 +261,7 @@ fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
     let say = |index: u64, text: &str| json!([{"index": index, "delta": {"content": text}}]);
     let end = |index: u64| json!([{"index": index, "delta": {}, "finish_reason": "stop"}]);
     for (n, chunks, length, finish) in [
-        // The other has ended: nothing is waited for.
+        // The other one has ended, so nothing is waited for.
         (
             2,
             vec![say(0, "secret"), say(1, "well"), end(1), say(0, "more"), json!([])],
@@ -275,7 +275,7 @@ fn a_stream_ends_when_only_what_was_stopped_would_go_on() {
             4,
             "content_filter",
         ),
-        // A choice that nobody asked for neither counts nor comes.
+        // A choice that was not requested neither counts nor is sent.
         (1, vec![say(1, "secret"), say(0, "well"), end(0), json!([])], 3, "stop"),
     ] {
         let (chunks, failed) = streamed(&terms, n, &chunks);
@@ -388,7 +388,7 @@ fn what_callers_have_to_send_back_is_passed_on_if_no_rule_is_in_it() {
         json!({}),
     ];
     assert_eq!(deltas, passed);
-    // Also where a text of it is cut in two.
+    // Also where a text of it is split in two.
     let stopped = say(["a sec", "ret"]);
     assert_eq!(stopped.len(), 1);
     assert_eq!(stopped[0]["choices"][0]["finish_reason"], "content_filter");
@@ -399,7 +399,7 @@ fn a_choice_that_its_provider_ended_leaves_the_report_of_usage() {
     let terms = terms(&[("secret", OnMatch::Block)]);
     for (chunks, reports) in [
         (
-            // What follows shows that no mark changes the last letter into another.
+            // What follows shows that no combining mark changes the last letter.
             vec![json!([{"index": 0, "delta": {"content": "a secret."}}]), json!([])],
             false,
         ),
@@ -499,7 +499,7 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
             format!(r#"[{{"role":"user","content":"{text}","x":"\ud800"}}]"#),
             Some(GatewayErrorKind::Invalid),
         ),
-        // Long ones are read elsewhere.
+        // Long ones are checked elsewhere.
         (
             json!([{"role": "user", "content": "x".repeat(compute::INLINE_COST)}, {"role": "user", "content": text}])
                 .to_string(),
@@ -519,7 +519,7 @@ fn prompts_are_read_in_every_form_that_somebody_else_could_read() {
     }
 }
 
-/// Runs `work` and returns how many threads were started for it: the pool's, where no pool was started.
+/// Runs `work` and returns how many threads were started for it: those of the pool, if it was not running yet.
 fn threads_for<T>(work: impl Future<Output = T>) -> (T, usize) {
     let started = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&started);
@@ -559,7 +559,7 @@ fn what_takes_long_is_looked_at_on_the_pool() {
         assert_eq!(started, threads, "a document of {parts}");
 
         let one = chunk(json!({ "index": 0, "delta": { "content": part.repeat(parts) } }));
-        // No piece is long; what is looked at in the end is.
+        // No piece is long, but what is checked at the end is.
         let end = || chunk(json!({ "index": 0, "delta": {}, "finish_reason": "tool_calls" }));
         let many: Vec<_> = (0..parts).map(|_| call(&part)).chain([end()]).collect();
         for (name, pieces) in [("one piece", vec![one, end()]), ("many pieces", many)] {
@@ -607,7 +607,7 @@ fn one_choice_is_stopped_and_the_other_goes_on() {
         assembled(&chunks, 1),
         ("all well".to_owned(), String::new(), "stop".to_owned())
     );
-    // The report of usage still comes.
+    // The usage report still comes.
     assert_eq!(chunks.last().unwrap()["choices"], json!([]));
 }
 
@@ -629,7 +629,7 @@ fn what_is_no_json_is_not_passed_on() {
 }
 
 proptest! {
-    /// However a stream is cut, it says what the document says.
+    /// However a stream is split, it says what the document says.
     #[test]
     fn a_stream_says_what_the_document_says(
         words in prop::collection::vec(prop::sample::select(vec!["a", "se", "secret", "blue", "bird", "bluebird", "é", " "]), 0..20),

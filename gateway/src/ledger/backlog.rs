@@ -1,8 +1,8 @@
-//! Stores what the ledger is told, in batches, for as long as it takes.
+//! Stores the ledger's entries in batches, retrying for as long as it takes.
 //!
-//! Invariant: a record leaves this task only into the store. One that the store refuses is kept and tried again; one that it refuses
-//! while it takes others is set aside, so that it does not hold them up. What waits is counted, and the ledger's bound on it keeps new
-//! calls out.
+//! Invariant: a record leaves this task only into the store. Records that the store refuses are kept and retried; those
+//! that it refuses while it accepts others are set aside, so that they do not block the others. Records that wait
+//! are counted, and the ledger refuses new calls above its bound.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use uuid::Uuid;
 use super::{Entries, KEPT_DAYS, Ledger, UsageRecord, UsageStore};
 use crate::limit::Learned;
 
-/// Records that are stored without waiting for more. Few: what stores them takes the processor from answers meanwhile.
+/// Number of records that are stored without waiting for more. Small, because storing takes CPU from running answers.
 const ENOUGH: usize = 128;
-/// Most records that are stored together, where the store is slower than they come.
+/// Most records that are stored together, if the store is slower than they come.
 const BATCH: usize = 500;
 /// Pause after the store refused.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Records that are refused one after the other before the rest of their batch is not tried one by one any more.
+/// Consecutive refusals after which the rest of a batch is not tried one by one.
 const HOPELESS: usize = 3;
-/// Time between two attempts at records that were set aside.
+/// Interval between retries of records that were set aside.
 const ASIDE: Duration = Duration::from_secs(30);
-/// How often what is too old is deleted.
+/// How often records beyond retention are deleted.
 const PRUNING: Duration = Duration::from_secs(6 * 60 * 60);
-/// How often what was learned is stored at most.
+/// Shortest interval between two writes of the learned statistics.
 const LEARNING: Duration = Duration::from_secs(1);
 
-/// What goes to the store, in this order for each attempt.
+/// What goes to the store; for each attempt in this order.
 #[derive(Debug)]
 pub(super) enum Entry {
     /// Answered once everything before it is stored.
@@ -42,17 +42,17 @@ pub(super) enum Entry {
     Begun(UsageRecord),
     Ended {
         record: UsageRecord,
-        /// Whether it was put down as begun.
+        /// Whether the attempt was stored as open.
         was_noted: bool,
     },
 }
 
-/// What is not stored yet.
+/// Number of entries that are not stored yet.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// Records of attempts that are over.
+    /// Records of attempts that ended.
     pub(super) ended: AtomicUsize,
-    /// Notes of attempts under way.
+    /// Records of open attempts.
     pub(super) begun: AtomicUsize,
 }
 
@@ -64,13 +64,13 @@ impl Waiting {
     }
 }
 
-/// The task; see the module.
+/// The task; see the module documentation.
 pub(super) struct Backlog {
     pub(super) store: Arc<dyn UsageStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) learned: Learned,
     pub(super) waiting: Arc<Waiting>,
-    /// Entries that the store refused while it took others.
+    /// What the store refused while it accepted other records.
     aside: Vec<Entries>,
     looked_aside: Instant,
     is_stuck: bool,
@@ -98,12 +98,12 @@ impl Backlog {
         }
     }
 
-    /// Works until nobody sends any more and everything is stored.
+    /// Runs until all senders are gone and everything is stored.
     pub(super) async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let open = receiver.recv_many(&mut batch, BATCH);
-            // Those that were set aside are tried again when nothing else comes, too.
+            // Records that were set aside are retried even if nothing else arrives.
             let received = match self.aside.is_empty() {
                 true => open.await,
                 false => tokio::time::timeout(ASIDE, open).await.unwrap_or(usize::MAX),
@@ -111,12 +111,12 @@ impl Backlog {
             if received == 0 && self.aside.is_empty() {
                 break;
             }
-            // The process ends: those that were set aside get their last chances at once.
+            // The process is stopping: records that were set aside are retried at once.
             let is_ending = received == 0;
             if is_ending {
                 tokio::time::sleep(PAUSE).await;
             }
-            // What comes within the window goes together: one commit for many calls.
+            // What arrives within the window is stored together: one commit for many calls.
             let deadline = Instant::now() + Ledger::WINDOW;
             while !batch.is_empty()
                 && batch.len() < ENOUGH
@@ -127,7 +127,7 @@ impl Backlog {
             let flushes = flushes(&mut batch);
             self.store(&mut batch).await;
             for flushed in flushes {
-                // Whoever waited may have gone.
+                // The receiver may be gone.
                 let _ = flushed.send(());
             }
             self.try_aside(is_ending).await;
@@ -140,7 +140,7 @@ impl Backlog {
         self.store_learned().await;
     }
 
-    /// Stores a batch, however long that takes. Records that are refused by themselves are set aside.
+    /// Stores a batch, however long that takes. Records that are refused individually are set aside.
     async fn store(&mut self, batch: &mut Vec<Entry>) {
         let (begun, ended) = counts(batch);
         let entries = Arc::new(sorted(batch));
@@ -156,7 +156,7 @@ impl Backlog {
                 let left: Vec<Entries> = left.map(|record| single(&entries, record)).collect();
                 tracing::error!(
                     records = left.len(),
-                    "the store refuses some usage records; keeping them and trying again"
+                    "store refused some usage records while accepting others; set aside and retried every 30 s"
                 );
                 counter!("copilotd_usage_records_refused_total").increment(left.len() as u64);
                 self.waiting.stored(begun, ended - left.len());
@@ -166,19 +166,19 @@ impl Backlog {
             tokio::time::sleep(PAUSE).await;
         }
         if std::mem::take(&mut self.is_stuck) {
-            tracing::info!("usage records are stored again");
+            tracing::info!("store accepts usage records again");
         }
         self.waiting.stored(begun, ended);
     }
 
-    /// Stores the records of a batch one by one. Returns whether the store takes some of them: then it is about the others.
+    /// Stores the records of a batch one by one. Returns whether the store accepted some: then the others are at fault.
     async fn store_singly(&self, entries: &Entries, stored: &mut HashSet<Uuid>) -> bool {
         let mut refused = 0;
         let begun = Entries {
             begun: entries.begun.clone(),
             ..Entries::default()
         };
-        // Only notes: a record follows each of them.
+        // Refusal is harmless: a final record follows for each of them.
         let _ = self.store.add_usage(&Arc::new(begun)).await;
         for record in &entries.ended {
             if stored.is_empty() && refused >= HOPELESS {
@@ -210,7 +210,7 @@ impl Backlog {
     fn note_stuck(&mut self, error: &LogError) {
         if !std::mem::replace(&mut self.is_stuck, true) {
             let records = self.waiting.ended.load(Ordering::Relaxed);
-            tracing::warn!(%error, records, "usage records cannot be stored; keeping them and trying again");
+            tracing::warn!(%error, records, "usage records cannot be stored; keeping and retrying them every second");
         }
     }
 
@@ -220,7 +220,7 @@ impl Backlog {
             return;
         }
         if let Err(error) = self.store.save_learned(&changed, self.clock.now()).await {
-            tracing::debug!(%error, "what was learned of models' answers could not be stored; trying again later");
+            tracing::debug!(%error, "statistics about models' answers could not be stored; retrying later");
             self.learned.put_back(changed);
         }
     }
@@ -236,12 +236,12 @@ impl Backlog {
             .saturating_sub(SignedDuration::from_hours(24 * KEPT_DAYS));
         let Ok(before) = before else { return };
         if let Err(error) = self.store.prune_usage(before).await {
-            tracing::warn!(%error, "old usage records could not be deleted");
+            tracing::warn!(%error, "old usage records could not be deleted; retrying in 6 h");
         }
     }
 }
 
-/// Takes out of a batch who waits for it.
+/// Removes the flush requests from a batch.
 fn flushes(batch: &mut Vec<Entry>) -> Vec<oneshot::Sender<()>> {
     let is_flush = |entry: &mut Entry| matches!(entry, Entry::Flush(_));
     let flushes = batch.extract_if(.., is_flush).filter_map(|entry| match entry {
@@ -251,13 +251,13 @@ fn flushes(batch: &mut Vec<Entry>) -> Vec<oneshot::Sender<()>> {
     flushes.collect()
 }
 
-/// How many notes and records a batch has.
+/// Counts the open and the ended records of a batch.
 fn counts(batch: &[Entry]) -> (usize, usize) {
     let begun = batch.iter().filter(|entry| matches!(entry, Entry::Begun(_))).count();
     (begun, batch.len() - begun)
 }
 
-/// One record of a batch, with the end of its note.
+/// One record of a batch, with the closing of its open entry.
 fn single(entries: &Entries, record: &UsageRecord) -> Entries {
     Entries {
         begun: Vec::new(),
@@ -266,8 +266,8 @@ fn single(entries: &Entries, record: &UsageRecord) -> Entries {
     }
 }
 
-/// Sorts what goes to the store together. Of several notes of one attempt the last counts; what began and ended within it has only
-/// ended, but for a note that the store may have from before.
+/// Sorts a batch for the store. Of several entries for one open attempt the last one wins; one that began and ended
+/// within the batch is only ended, but closes an open entry that the store may have from before.
 fn sorted(batch: &mut Vec<Entry>) -> Entries {
     let mut entries = Entries::default();
     let mut closed: HashSet<Uuid> = HashSet::new();

@@ -1,12 +1,14 @@
-//! The ledger: what every attempt of every call used and cost.
+//! The ledger: the usage and cost of every attempt of every call.
 //!
-//! Written off the way of answers, in batches ([`Ledger`]): a process that is killed loses the records of at most
-//! [`Ledger::WINDOW`] and of what could not be stored meanwhile; none is ever counted twice, since each has an id. What the store
-//! refuses is kept and tried again; when too much waits, no new call begins ([`Ledger::ROOM`]).
+//! Records are written in batches off the request path ([`Ledger`]). A process that is killed loses the records of at
+//! most [`Ledger::WINDOW`] and those that the store had not accepted; none is counted twice, since each has an id.
+//! Records that the store refuses are kept and retried; when too many wait, no new call begins
+//! ([`Ledger::ROOM`]).
 //!
-//! What is under way for longer than [`Ledger::NOTED`] is put down as open, with an estimate that follows it; after a death it becomes
-//! a record `lost`. A turn's call that died earlier is known from its log. The log of a conversation holds its turns' usage by itself;
-//! the ledger is what reports and budgets are made of.
+//! An attempt that is in flight for longer than [`Ledger::NOTED`] is stored as open, with an estimate
+//! that is updated; after a crash it becomes a record with outcome `lost`. A turn's call that died earlier than that is
+//! known from the turn's log. A conversation's log has its turns' usage itself; reports and budgets are computed from
+//! the ledger.
 
 mod backlog;
 mod open;
@@ -32,26 +34,26 @@ use super::spending::Spending;
 /// Days for which records are kept.
 pub const KEPT_DAYS: i64 = 400;
 
-/// One attempt.
+/// The record of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
-    /// Its id: a record that is stored twice is one record.
+    /// Id of the record; storing it twice gives one record.
     pub id: Uuid,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
-    /// When it ended.
+    /// When the attempt ended.
     pub at: Timestamp,
-    /// For whom it was made.
+    /// The user for whom the call was made.
     pub user: String,
     /// Name of the API key, if one was used.
     pub api_key: Option<String>,
-    /// The copilot, if it was one's.
+    /// The copilot, if the call was made for one.
     pub copilot: Option<String>,
-    /// The conversation, if it was one's.
+    /// The conversation, if the call belongs to one.
     pub conversation: Option<String>,
-    /// The turn, if it was one's.
+    /// The turn, if the call belongs to one.
     pub turn: Option<String>,
-    /// What for: `turn`, `summary`, `endpoint`, `embedding`, `audit`, `lookup`.
+    /// Purpose: `turn`, `summary`, `endpoint`, `embedding`, `audit`, `lookup`.
     pub purpose: String,
     /// The route.
     pub route: String,
@@ -61,15 +63,15 @@ pub struct UsageRecord {
     pub model: String,
     /// Name of the provider's key.
     pub key: String,
-    /// Number of the attempt within its request, from 1.
+    /// Number of the attempt within its request, from 1; 0 for a cache hit.
     pub attempt: u32,
-    /// What was used, cost included.
+    /// Usage, including cost.
     pub usage: Usage,
-    /// Whether the usage is our own estimate.
+    /// Whether the usage is our estimate.
     pub is_estimated: bool,
-    /// What the cache did with the request: `hit` (no model was asked), `miss` or `bypass`.
+    /// Outcome of the cache lookup: `hit` (no model was called), `miss` or `bypass`.
     pub cache: String,
-    /// How it ended: `ok`, `left`, `lost`, or the class of its failure.
+    /// Outcome: `ok`, `left`, `lost`, or the failure class.
     pub outcome: String,
     /// Milliseconds to the first content, if there was any.
     pub first_content_ms: Option<u64>,
@@ -77,105 +79,105 @@ pub struct UsageRecord {
     pub took_ms: u64,
 }
 
-/// What sums are made by.
+/// Grouping of usage sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupBy {
-    /// The day, in UTC.
+    /// By day, in UTC.
     Day,
-    /// The user.
+    /// By user.
     User,
-    /// The copilot; calls without one are together under an empty name.
+    /// By copilot; calls without one are in one group with an empty name.
     Copilot,
-    /// The model.
+    /// By model.
     Model,
-    /// The API key; calls without one are together under an empty name.
+    /// By API key; calls without one are in one group with an empty name.
     Key,
-    /// The route.
+    /// By route.
     Route,
 }
 
-/// What sums over all tenants are made by.
+/// Grouping of usage sums over all tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantsGroupBy {
-    /// The tenant.
+    /// By tenant.
     Tenant,
-    /// The tenant and its API key; calls without one are together under an empty name.
+    /// By tenant and its API key; calls without one are in one group with an empty name.
     Key,
-    /// The route, over all tenants.
+    /// By route, over all tenants.
     Route,
-    /// The day, in UTC, over all tenants.
+    /// By day, in UTC, over all tenants.
     Day,
 }
 
 impl TenantsGroupBy {
-    /// Whether each tenant has sums of its own.
+    /// Whether each tenant has its own sums.
     pub fn by_tenant(self) -> bool {
         matches!(self, Self::Tenant | Self::Key)
     }
 }
 
-/// Which sums over all tenants are wanted.
+/// Query for usage sums over all tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantsUsageQuery {
-    /// From this moment on.
+    /// Start, inclusive.
     pub from: Timestamp,
-    /// Before this moment.
+    /// End, exclusive.
     pub to: Timestamp,
-    /// Of this tenant alone, if given.
+    /// Only this tenant, if given.
     pub tenant: Option<TenantId>,
-    /// What by.
+    /// Grouping.
     pub group_by: TenantsGroupBy,
-    /// At most so many rows, the first by tenant and name.
+    /// Most rows to return, ordered by tenant and name.
     pub limit: usize,
 }
 
-/// The sum of a group over all tenants.
+/// The sum of one group over all tenants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TenantsUsageRow {
-    /// The tenant, where each has sums of its own.
+    /// The tenant, if each has its own sums.
     pub tenant: Option<String>,
     /// The sum.
     pub row: UsageRow,
 }
 
-/// Which sums are wanted.
+/// Query for a tenant's usage sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UsageQuery {
-    /// From this moment on.
+    /// Start, inclusive.
     pub from: Timestamp,
-    /// Before this moment.
+    /// End, exclusive.
     pub to: Timestamp,
-    /// What by.
+    /// Grouping.
     pub group_by: GroupBy,
-    /// At most so many rows, the first by name.
+    /// Most rows to return, ordered by name.
     pub limit: usize,
 }
 
-/// The sum of a group.
+/// The sum of one group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageRow {
-    /// What the sum is of: a day, a user, …
+    /// Name of the group: a day, a user, …
     pub group: String,
-    /// Attempts.
+    /// Number of attempts.
     pub calls: u64,
-    /// Answers of the cache, which are no attempts.
+    /// Number of cache hits, which are not attempts.
     pub cache_hits: u64,
-    /// Attempts whose usage is an estimate.
+    /// Number of attempts whose usage is estimated.
     pub estimated_calls: u64,
-    /// What they used.
+    /// Usage of the attempts.
     pub usage: Usage,
 }
 
-/// What is put down together.
+/// What is stored in one step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entries {
-    /// Attempts that are under way, as they stand in the ledger should the process die now.
+    /// Attempts in flight, as they are to be recorded if the process dies now.
     pub begun: Vec<UsageRecord>,
-    /// Attempts that are over.
+    /// Attempts that ended.
     pub ended: Vec<UsageRecord>,
-    /// Ids of those among them that were put down as begun before.
+    /// Ids of ended attempts that were stored as open before.
     pub closed: Vec<Uuid>,
 }
 
@@ -188,44 +190,44 @@ impl From<Vec<UsageRecord>> for Entries {
     }
 }
 
-/// Reads a record that a store kept of an open attempt. One that cannot be read is lost, and said to be.
+/// Parses the stored record of an open attempt. One that cannot be parsed is logged and lost.
 pub fn read_open(text: &str) -> Option<UsageRecord> {
     let record = serde_json::from_str(text);
     if let Err(error) = &record {
-        tracing::error!(%error, "what was put down of an open call of a model cannot be read");
+        tracing::error!(%error, "stored record of an in-flight model call cannot be parsed; its usage is lost");
     }
     record.ok()
 }
 
-/// Where the ledger is kept. One suite checks every implementation.
+/// Storage of the ledger. One test suite checks every implementation.
 #[async_trait]
 pub trait UsageStore: Send + Sync {
-    /// Keeps entries; a record whose id is there already is left as it is, a note of an open attempt replaces an earlier one. May be
-    /// repeated after an error. On a full disk it may use a part of what is reserved there.
+    /// Stores entries. A record whose id exists is left as it is; an open attempt replaces its earlier version. May be
+    /// repeated after an error. May use the disk reserve when the disk is full.
     async fn add_usage(&self, entries: &Arc<Entries>) -> Result<(), LogError>;
 
-    /// Makes records of the attempts that are still open. For the start of a process, when nobody can be at work on them.
-    /// Returns how many.
+    /// Turns attempts that are still open into `lost` records. Called at process start, when none of them can be
+    /// running. Returns how many.
     async fn lose_usage(&self) -> Result<usize, LogError>;
 
-    /// Returns what attempts of a turn used of which its log may not know.
+    /// Returns usage of a turn's attempts that the turn's log may lack.
     async fn unreported_usage(&self, scope: &TenantScope, of: &Unreported) -> Result<Vec<LostUsage>, LogError>;
 
-    /// Keeps what was learned of models' answers, in the place of what was known of the same tenant and model.
+    /// Stores statistics about models' answers, replacing those of the same tenant and model.
     async fn save_learned(&self, learned: &[LearnedAnswers], at: Timestamp) -> Result<(), LogError>;
 
-    /// Returns what was learned, the newest first.
+    /// Returns the stored statistics, newest first.
     async fn learned(&self, limit: usize) -> Result<Vec<LearnedAnswers>, LogError>;
 
-    /// Sums up a tenant's records.
+    /// Sums a tenant's records.
     async fn sum_usage(&self, scope: &TenantScope, query: &UsageQuery) -> Result<Vec<UsageRow>, LogError>;
 
-    /// Sums up the records of all tenants, for who runs the server: by nothing that names a user or content.
+    /// Sums the records of all tenants, for the operator: never by anything that names a user or content.
     async fn sum_tenants_usage(&self, query: &TenantsUsageQuery) -> Result<Vec<TenantsUsageRow>, LogError>;
 
-    /// Sums up money over all tenants since the beginnings of a day and its month: what budgets begin with.
+    /// Sums the money spent by all tenants since the start of a day and of its month, as the starting point of budgets.
     async fn spendings(&self, day: Timestamp, month: Timestamp) -> Result<Vec<Spending>, LogError>;
 
-    /// Deletes records, and what was learned, from before a moment.
+    /// Deletes records and statistics from before a moment.
     async fn prune_usage(&self, before: Timestamp) -> Result<(), LogError>;
 }

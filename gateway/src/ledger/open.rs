@@ -1,7 +1,7 @@
-//! Attempts that are under way, and when each is looked at again.
+//! Attempts in flight, and when each is stored again.
 //!
-//! Each is put down with an estimate that holds until the next look. The time between two looks doubles: a long call costs few writes,
-//! and an estimate is never off by more than half of what was used.
+//! Each is stored with an estimate that holds until the next update. The interval doubles: a long call costs few
+//! writes, and an estimate is never off by more than half of the usage.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -15,14 +15,14 @@ use super::UsageRecord;
 use super::writer::{milliseconds, record};
 use crate::meter::Lost;
 
-/// An attempt is put down again only if what it is expected to use has changed by more than one in so many.
+/// An attempt is stored again only if its estimate has changed by more than one part in this many.
 const WORTH_NOTING: u64 = 10;
 
-/// See the module.
+/// See the module documentation.
 #[derive(Default)]
 pub(super) struct OpenCalls {
     calls: HashMap<Uuid, OpenCall>,
-    /// May name calls that are over.
+    /// May name calls that have ended.
     due: BinaryHeap<Reverse<(Instant, Uuid)>>,
 }
 
@@ -30,14 +30,14 @@ struct OpenCall {
     lost: Lost,
     at: Timestamp,
     since: Instant,
-    /// Tokens of prompt and answer as the ledger was told last.
+    /// Prompt and answer tokens as last stored.
     noted: Option<(u64, u64)>,
 }
 
 impl OpenCalls {
-    /// How long an attempt is under way before it is put down.
+    /// How long an attempt is in flight before it is stored.
     pub(super) const FIRST_LOOK: Duration = Duration::from_millis(200);
-    /// Longest time between two looks.
+    /// Longest interval between two updates.
     const LONGEST: Duration = Duration::from_secs(60);
 
     pub(super) fn len(&self) -> usize {
@@ -56,12 +56,13 @@ impl OpenCalls {
         self.due.push(Reverse((since + Self::FIRST_LOOK, id)));
     }
 
-    /// Forgets an attempt that is over. Returns whether it was put down.
+    /// Removes an attempt that ended. Returns whether it was stored.
     pub(super) fn remove(&mut self, id: Uuid) -> bool {
         self.calls.remove(&id).is_some_and(|call| call.noted.is_some())
     }
 
-    /// Returns what is to be put down now. `put` tells whether it was taken; what was not is offered again at the next look.
+    /// Passes attempts that are due to `put`, which returns whether it accepted them; others are passed again at the
+    /// next update.
     pub(super) fn look(&mut self, now: Instant, mut put: impl FnMut(UsageRecord) -> bool) {
         while let Some(Reverse((at, id))) = self.due.peek().copied() {
             if at > now {

@@ -1,4 +1,4 @@
-//! Takes what attempts used off the way of their answers, and has it stored.
+//! Takes usage records off the request path and has them stored.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,16 +24,16 @@ use super::{UsageRecord, UsageStore};
 use crate::limit::Learned;
 use crate::meter::{Attempted, Lost, Meter, Unreported};
 
-/// Notes of calls under way that may wait for the store. Beyond it none are made: each comes again.
+/// Open attempts that may wait for the store. Beyond it new ones are skipped; each comes again.
 const NOTES: usize = 4_000;
-/// How long the last records may take at the end of the process.
+/// How long storing the last records may take when the process stops.
 const LAST: Duration = Duration::from_secs(5);
-/// How often is looked for what has become worth noting.
+/// How often open attempts are checked.
 const LOOK: Duration = Duration::from_millis(100);
-/// Turns whose last attempts are remembered, and for how long: until a turn whose conversation died is taken up again.
+/// Turns whose last attempts are remembered, and for how long: until a turn whose conversation died is resumed.
 const RECENT_TURNS: u64 = 10_000;
 const RECENT_FOR: Duration = Duration::from_secs(10 * 60);
-/// Attempts that are remembered of one turn.
+/// Attempts that are remembered per turn.
 const RECENT_ATTEMPTS: usize = 16;
 
 type Recent = Arc<Mutex<Vec<(Timestamp, LostUsage)>>>;
@@ -43,7 +43,7 @@ pub struct Ledger {
     entries: Mutex<Option<mpsc::UnboundedSender<Entry>>>,
     open: Mutex<OpenCalls>,
     waiting: Arc<Waiting>,
-    /// What the last attempts of turns used, and when they ended.
+    /// Usage of the last attempts of turns, and when they ended.
     recent: Cache<TurnId, Recent>,
     task: Mutex<Option<JoinHandle<()>>>,
     store: Arc<dyn UsageStore>,
@@ -53,22 +53,22 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// For how long an attempt is under way before it is put down as open.
+    /// How long an attempt is in flight before it is stored as open.
     pub const NOTED: Duration = OpenCalls::FIRST_LOOK;
 
     /// How long a record may wait before it is stored.
     pub const WINDOW: Duration = Duration::from_millis(200);
 
-    /// Calls under way and records that wait for the store, together. Beyond it no call begins. Each of those that have begun may still
-    /// make a few attempts, whose records are kept too.
+    /// Bound on calls in flight plus records waiting for the store. Above it no call begins; calls that have begun may
+    /// still make a few attempts, whose records are kept too.
     pub const ROOM: usize = 20_000;
 
-    /// Starts to write into `store`.
+    /// Starts writing to `store`.
     pub fn start(store: Arc<dyn UsageStore>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Arc<Self> {
         Self::start_with(store, clock, ids, Learned::default())
     }
 
-    /// The same, storing what is learned meanwhile too.
+    /// Like [`Ledger::start`], and stores the learned statistics too.
     pub fn start_with(
         store: Arc<dyn UsageStore>,
         clock: Arc<dyn Clock>,
@@ -97,18 +97,18 @@ impl Ledger {
         ledger
     }
 
-    /// Waits until everything that has ended by now is stored.
+    /// Waits until everything that has ended so far is stored.
     pub async fn flushed(&self) {
         let sender = lock(&self.entries).clone();
         let Some(sender) = sender else { return };
         let (flushed, done) = oneshot::channel();
         if sender.send(Entry::Flush(flushed)).is_ok() {
-            // Dropped without an answer at the end of the process.
+            // Dropped without an answer when the process stops.
             let _ = done.await;
         }
     }
 
-    /// Stores what waits, and ends.
+    /// Stores waiting records, then stops.
     pub async fn close(&self) {
         drop(lock(&self.entries).take());
         let task = lock(&self.task).take();
@@ -120,16 +120,16 @@ impl Ledger {
             counter!("copilotd_usage_records_lost_total").increment(records as u64);
             tracing::error!(
                 records,
-                "the last usage records could not be stored in time and are lost"
+                "usage records could not be stored before shutdown and are lost"
             );
         }
     }
 
-    /// Puts down what has been under way for long enough. Returns whether the ledger is open.
+    /// Queues open attempts that are due. Returns whether the ledger is open.
     fn note(&self) -> bool {
         let entries = lock(&self.entries);
         let Some(entries) = entries.as_ref() else { return false };
-        // Sent under the lock: what ends now comes after it.
+        // Sent under the lock, so that the end of an attempt comes after it.
         lock(&self.open).look(Instant::now(), |record| {
             if self.waiting.begun.load(Ordering::Relaxed) >= NOTES {
                 return false;
@@ -140,7 +140,7 @@ impl Ledger {
         true
     }
 
-    /// Remembers what a turn's attempt used, for the case that its conversation dies before the log has it.
+    /// Remembers the usage of a turn's attempt, in case its conversation dies before the log has it.
     fn remember(&self, at: Timestamp, attempt: &Attempted) {
         let Some(turn) = attempt.caller.turn.filter(|_| attempt.usage.total_tokens() > 0) else {
             return;
@@ -170,7 +170,7 @@ impl Meter for Ledger {
 
     fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
         self.remember(at, &attempt);
-        // Under the lock of what is sent: no note comes after its record.
+        // Under the same lock, so that no open entry follows its final record.
         let entries = lock(&self.entries);
         let was_noted = attempt.id.is_some_and(|id| lock(&self.open).remove(id));
         let id = attempt.id.unwrap_or_else(|| self.ids.uuid());
@@ -181,7 +181,7 @@ impl Meter for Ledger {
             .is_some_and(|entries| entries.send(Entry::Ended { record, was_noted }).is_ok());
         if !sent {
             self.waiting.ended.fetch_sub(1, Ordering::Relaxed);
-            // The process ends. What was noted becomes a record at the next start.
+            // The process is stopping. An attempt stored as open becomes a record at the next start.
             if !was_noted {
                 counter!("copilotd_usage_records_lost_total").increment(1);
                 tracing::error!("a model call ended after the ledger was closed; its usage record is lost");
@@ -211,10 +211,10 @@ impl Meter for Ledger {
         let has_room = held < Self::ROOM;
         if self.is_refusing.swap(!has_room, Ordering::Relaxed) == has_room {
             match has_room {
-                true => tracing::info!("new model calls are accepted again"),
+                true => tracing::info!("usage records are being stored again; accepting new model calls"),
                 false => tracing::error!(
                     held,
-                    "too many usage records wait for the store; new model calls are refused until it takes them"
+                    "too many usage records are waiting for the store; refusing new model calls until it accepts them"
                 ),
             }
         }
@@ -260,7 +260,7 @@ pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Locks; what is behind it is whole between any two calls.
+/// Locks a mutex; the value is consistent between any two calls, even after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! All limits of one subject: a tenant, one of its users, or one of its keys.
+//! All limits of one subject: a tenant, one of its users, or one of its API keys.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use super::bucket::{Period, Purse, Rate, Wait};
 use super::{Demand, LimitName, Moment, Spent, Used};
 use crate::error::LimitState;
 
-/// How often someone who has to wait for a call to end may ask again.
+/// `Retry-After` while waiting for another call to end.
 const CALL_PAUSE: Duration = Duration::from_secs(1);
 
-/// The limits of a subject; none where nothing is limited.
+/// The limits of a subject; `None` is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Requests per minute.
     pub requests_per_minute: Option<u64>,
     /// Tokens per minute, of prompts and answers.
     pub tokens_per_minute: Option<u64>,
-    /// Calls at one time.
+    /// Concurrent calls.
     pub concurrent_calls: Option<u64>,
     /// Money per day (UTC).
     pub usd_per_day: Option<NanoUsd>,
@@ -27,12 +27,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Tells whether nothing is limited.
+    /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Tells whether money is limited.
+    /// Whether money is limited.
     pub fn has_budget(&self) -> bool {
         self.usd_per_day.is_some() || self.usd_per_month.is_some()
     }
@@ -45,22 +45,22 @@ pub struct Account {
     tokens: Option<Rate>,
     max_calls: Option<u64>,
     calls: u64,
-    /// Kept without a limit too: one that comes later counts what was spent before it.
+    /// Kept without a limit too, so that a limit set later counts what was spent before.
     day: Purse,
     month: Purse,
 }
 
-/// A limit that stands in the way.
+/// A limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Met {
-    /// Which.
+    /// Which limit.
     pub name: LimitName,
-    /// When it does not any more.
+    /// When the demand will fit.
     pub wait: Wait,
 }
 
 impl Account {
-    /// An account of which nothing was used yet.
+    /// Creates an unused account.
     pub fn new(limits: &Limits, now: Moment) -> Self {
         Self {
             requests: limits.requests_per_minute.map(|limit| Rate::new(limit, now.elapsed)),
@@ -72,7 +72,7 @@ impl Account {
         }
     }
 
-    /// The account as another process left it.
+    /// Restores an account from a shared store.
     pub fn used(limits: &Limits, used: &Used, now: Moment) -> Self {
         let purse = |limit, period, spent| Purse::used(limit, period, spent, used.held, now.wall);
         Self {
@@ -89,7 +89,7 @@ impl Account {
         }
     }
 
-    /// Takes new limits. What was used, and what is held for calls under way, is carried over.
+    /// Changes the limits. Usage and reservations carry over.
     pub fn relimit(&mut self, limits: &Limits, now: Moment) {
         let rate = |old: &mut Option<Rate>, limit: Option<u64>| match (old.as_mut(), limit) {
             (Some(rate), Some(limit)) => rate.relimit(limit, now.elapsed),
@@ -102,13 +102,13 @@ impl Account {
         self.month.relimit(limits.usd_per_month);
     }
 
-    /// Notes money that was spent, by the ledger: before this process began, or before it was limited.
+    /// Sets spending from the ledger: from before this process began, or before the limit existed.
     pub fn owed(&mut self, day: NanoUsd, month: NanoUsd, now: Moment) {
         self.day.at_least(day, now.wall);
         self.month.at_least(month, now.wall);
     }
 
-    /// Tells whether all of `demand` fits; if not, which limit is in the way for longest.
+    /// Whether all of `demand` fits; if not, returns the limit with the longest wait.
     pub fn fits(&mut self, demand: &Demand, now: Moment) -> Result<(), Met> {
         let mut met = Vec::new();
         let mut check = |name, result: Result<(), Wait>| {
@@ -148,7 +148,7 @@ impl Account {
         }
     }
 
-    /// Puts what was used in the place of what was taken. A request counts, whatever became of it.
+    /// Replaces what was reserved by what was used. The request itself always counts.
     pub fn settle(&mut self, demand: &Demand, spent: &Spent, now: Moment) {
         if let Some(rate) = &mut self.tokens {
             if spent.tokens > demand.tokens {
@@ -163,13 +163,13 @@ impl Account {
         }
     }
 
-    /// Returns a budget that is used up.
+    /// Returns a budget that is exhausted.
     pub fn exhausted(&mut self, now: Moment) -> Option<LimitName> {
         let gone = |purse: &mut Purse, name| purse.is_exhausted(now.wall).then_some(name);
         gone(&mut self.month, LimitName::UsdPerMonth).or_else(|| gone(&mut self.day, LimitName::UsdPerDay))
     }
 
-    /// Returns where a limit stands.
+    /// Returns the state of a limit.
     pub fn standing(&mut self, name: LimitName, now: Moment) -> Option<LimitState> {
         let (limit, remaining, reset) = match name {
             LimitName::Requests => self.requests.as_mut()?.standing(now.elapsed),
@@ -189,7 +189,7 @@ impl Account {
         })
     }
 
-    /// Tells whether a new account would be the same: it can be forgotten.
+    /// Whether the account equals a new one, so that it can be dropped.
     pub fn is_at_rest(&mut self, now: Moment) -> bool {
         let full = |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.standing(now.elapsed).2.is_zero());
         self.calls == 0

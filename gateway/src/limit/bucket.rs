@@ -1,5 +1,5 @@
-//! The arithmetic of one limit: a rate that fills up again, and a sum of money per calendar period. Integers throughout, so
-//! that what was taken and given back adds up to nothing.
+//! Arithmetic of one limit: a token bucket for rates, and an amount of money per calendar period. Integers throughout,
+//! so that what is taken and given back adds up to zero.
 
 use std::time::Duration;
 
@@ -7,32 +7,33 @@ use copilotd_actors::domain::usage::NanoUsd;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// Milliseconds in the window of a rate.
+/// Window of a rate in milliseconds.
 pub(super) const WINDOW: i64 = 60_000;
-/// Largest rate; a larger one counts as this. So a full bucket, in 60,000ths, stays below 2^53: a store that counts in
+/// Largest rate; larger ones are capped. A full bucket, in 60,000ths, stays below 2^53, so that a store that counts in
 /// doubles counts exactly.
 pub const MAX_LIMIT: u64 = 100_000_000_000;
 
-/// When something that does not fit now will fit.
+/// When an amount that does not fit now will fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// After so long, if nobody else takes it.
+    /// After this time, if nobody else takes it.
     For(Duration),
-    /// Never: it is larger than the whole.
+    /// Never: it exceeds the whole limit.
     Never,
 }
 
-/// A rate per minute. It holds a minute's worth, fills evenly, and may go into debt when a call used more than it said.
+/// A rate per minute: a token bucket that holds one minute's worth, fills evenly, and may go into debt when a call used
+/// more than reserved.
 #[derive(Debug, Clone)]
 pub struct Rate {
     limit: u64,
-    /// In units of a 60,000th: every millisecond adds `limit` of them.
+    /// In 60,000ths: every millisecond adds `limit` of them.
     level: i64,
     at: i64,
 }
 
 impl Rate {
-    /// A full one.
+    /// A full bucket.
     pub fn new(limit: u64, now: Duration) -> Self {
         let limit = limit.clamp(1, MAX_LIMIT);
         Self {
@@ -42,14 +43,14 @@ impl Rate {
         }
     }
 
-    /// One of which `used` 60,000ths are missing.
+    /// A bucket from which `used` 60,000ths are missing.
     pub fn used(limit: u64, used: i64, now: Duration) -> Self {
         let mut rate = Self::new(limit, now);
         rate.level = rate.level.saturating_sub(used.max(0));
         rate
     }
 
-    /// Takes another size. What was used of the old one is used of the new one.
+    /// Changes the limit. What was used of the old one is used of the new one.
     pub fn relimit(&mut self, limit: u64, now: Duration) {
         self.fill(now);
         let limit = limit.clamp(1, MAX_LIMIT);
@@ -57,7 +58,7 @@ impl Rate {
         self.limit = limit;
     }
 
-    /// Brings it up to `now`, by a clock that never goes back.
+    /// Fills the bucket up to `now`, by a clock that never goes back.
     fn fill(&mut self, now: Duration) {
         let now = millis(now);
         let passed = now.saturating_sub(self.at).max(0);
@@ -66,7 +67,7 @@ impl Rate {
         self.level = self.level.saturating_add(gained).min(capacity(self.limit));
     }
 
-    /// Tells whether `amount` can be taken.
+    /// Whether `amount` can be taken.
     pub fn fits(&mut self, amount: u64, now: Duration) -> Result<(), Wait> {
         self.fill(now);
         if amount > self.limit {
@@ -81,20 +82,20 @@ impl Rate {
         Err(Wait::For(Duration::from_millis(ms.unsigned_abs())))
     }
 
-    /// Takes `amount`, into debt if need be.
+    /// Takes `amount`, going into debt if necessary.
     pub fn take(&mut self, amount: u64, now: Duration) {
         self.fill(now);
         self.level = self.level.saturating_sub(signed(amount).saturating_mul(WINDOW));
     }
 
-    /// Gives back what was taken for nothing.
+    /// Gives back what was not used.
     pub fn give(&mut self, amount: u64, now: Duration) {
         self.fill(now);
         let level = self.level.saturating_add(signed(amount).saturating_mul(WINDOW));
         self.level = level.min(capacity(self.limit));
     }
 
-    /// Returns size, what is left, and when it is full again.
+    /// Returns the limit, what is left, and the time until it is full.
     pub fn standing(&mut self, now: Duration) -> (u64, u64, Duration) {
         self.fill(now);
         let limit = signed(self.limit);
@@ -127,7 +128,7 @@ pub enum Period {
 }
 
 impl Period {
-    /// Returns the first moments of the period that `now` is in and of the next one.
+    /// Returns the start of the period that contains `now` and the start of the next one.
     pub fn around(self, now: Timestamp) -> (Timestamp, Timestamp) {
         let day = TimeZone::UTC.to_datetime(now).date();
         let (first, next) = match self {
@@ -140,10 +141,10 @@ impl Period {
     }
 }
 
-/// Money of a period: what was spent, and what is held for calls under way.
+/// Money of a period: what was spent, and what is reserved for calls in flight.
 #[derive(Debug, Clone)]
 pub struct Purse {
-    /// None while nothing limits it; it is counted all the same.
+    /// `None` if unlimited; money is counted all the same.
     limit: Option<NanoUsd>,
     period: Period,
     begins: Timestamp,
@@ -153,7 +154,7 @@ pub struct Purse {
 }
 
 impl Purse {
-    /// One of which nothing was spent.
+    /// An unused budget.
     pub fn new(limit: Option<NanoUsd>, period: Period, now: Timestamp) -> Self {
         let (begins, ends) = period.around(now);
         Self {
@@ -166,7 +167,7 @@ impl Purse {
         }
     }
 
-    /// One of which so much was spent and is held.
+    /// A budget with this much spent and reserved.
     pub fn used(limit: Option<NanoUsd>, period: Period, spent: NanoUsd, held: NanoUsd, now: Timestamp) -> Self {
         Self {
             spent,
@@ -175,8 +176,8 @@ impl Purse {
         }
     }
 
-    /// Begins a new period when its time has come. A calendar that was set back makes no money: what was spent stays spent, in
-    /// the period that it is now, so that a step forward and back ends no budget for longer than that.
+    /// Starts a new period when it is due. If the calendar is set back, spending stays, in what is now the current
+    /// period; a step forward and back exhausts no budget for longer than that period.
     fn turn_over(&mut self, now: Timestamp) {
         if (self.begins..self.ends).contains(&now) {
             return;
@@ -187,12 +188,12 @@ impl Purse {
         (self.begins, self.ends) = self.period.around(now);
     }
 
-    /// Takes another limit, or none.
+    /// Changes the limit, or removes it.
     pub fn relimit(&mut self, limit: Option<NanoUsd>) {
         self.limit = limit;
     }
 
-    /// Tells whether `amount` can be held.
+    /// Whether `amount` can be reserved.
     pub fn fits(&mut self, amount: NanoUsd, now: Timestamp) -> Result<(), Wait> {
         self.turn_over(now);
         let Some(limit) = self.limit else {
@@ -206,42 +207,42 @@ impl Purse {
             return Err(Wait::Never);
         }
         let whole = self.spent.saturating_add(amount) <= limit && self.spent < limit;
-        // Only what is held stands in the way: the calls under way may turn out cheaper.
+        // Only reservations are in the way: the calls in flight may turn out cheaper.
         let wait = if whole { Duration::from_secs(1) } else { self.left(now) };
         Err(Wait::For(wait))
     }
 
-    /// Holds `amount`.
+    /// Reserves `amount`.
     pub fn hold(&mut self, amount: NanoUsd) {
         self.held = self.held.saturating_add(amount);
     }
 
-    /// Turns what was held into what was spent.
+    /// Replaces reserved money by spent money.
     pub fn settle(&mut self, held: NanoUsd, spent: NanoUsd, now: Timestamp) {
         self.turn_over(now);
         self.held = self.held.saturating_sub(held);
         self.spent = self.spent.saturating_add(spent);
     }
 
-    /// Tells whether nothing is left of it.
+    /// Whether all of it is spent.
     pub fn is_exhausted(&mut self, now: Timestamp) -> bool {
         self.turn_over(now);
         self.limit.is_some_and(|limit| self.spent >= limit)
     }
 
-    /// Tells whether it limits nothing, or nothing was spent of it and nothing is held.
+    /// Whether there is no limit, or nothing was spent or reserved.
     pub fn is_untouched(&mut self, now: Timestamp) -> bool {
         self.turn_over(now);
         self.limit.is_none() || self.spent == 0 && self.held == 0
     }
 
-    /// Notes that at least `spent` was spent in this period, by what is known elsewhere.
+    /// Raises the spending of this period to at least `spent`, as known from the ledger.
     pub fn at_least(&mut self, spent: NanoUsd, now: Timestamp) {
         self.turn_over(now);
         self.spent = self.spent.max(spent);
     }
 
-    /// Returns size, what is left, and when the next period begins, in nano-dollars; nothing without a limit.
+    /// Returns the limit, what is left, in nano-dollars, and the time until the next period; `None` without a limit.
     pub fn standing(&mut self, now: Timestamp) -> Option<(u64, u64, Duration)> {
         self.turn_over(now);
         let limit = self.limit?;
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(rate.fits(1, at(0)), Err(Wait::For(Duration::from_millis(100))));
         assert_eq!(rate.fits(1, at(100)), Ok(()));
         rate.take(61, at(100));
-        // 60 in debt: 6 s until nothing is missing, and 100 ms for the one.
+        // 60 in debt: 6 s until it is back at zero, and 100 ms for the one.
         assert_eq!(rate.fits(1, at(100)), Err(Wait::For(Duration::from_millis(6_100))));
         rate.give(60, at(100));
         assert_eq!(rate.fits(1, at(200)), Ok(()));
@@ -309,7 +310,7 @@ mod tests {
             for period in [Period::Day, Period::Month] {
                 let mut purse = Purse::new(Some(100), period, noon);
                 purse.settle(0, 100, noon);
-                // Back: what was spent stays spent until the period it is now has ended.
+                // Back: spending stays until the period that is now current has ended.
                 let back = noon - step;
                 assert!(purse.is_exhausted(back), "{hours} h back");
                 let (_, next) = period.around(back);

@@ -1,8 +1,9 @@
-//! What a model's answers are like, by tenant: how long they are, and how many tokens a byte of prompt makes. Learned from what
-//! was really used, so that a reservation neither strangles a tenant nor lets it run away, and so that a call whose process died is
-//! accounted for about as it was.
+//! Statistics of a model's answers, by tenant: answer lengths, and prompt tokens per byte. They are learned from
+//! actual usage, so that a reservation neither throttles a tenant needlessly nor lets it overspend, and so that a call
+//! whose process died is recorded close to its actual usage.
 //!
-//! The ledger stores what changed beside its records, and the next process begins with it. Estimates are never learned from.
+//! The ledger stores changes beside its records, and the next process starts with them. Estimates are never learned
+//! from.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,107 +14,107 @@ use copilotd_actors::domain::usage::Usage;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
-/// Pairs of tenant and model that are remembered.
+/// Most pairs of tenant and model that are remembered.
 pub const MAX_PAIRS: u64 = 10_000;
-/// Answers before what was learned is believed.
+/// Answers needed before the statistics are used.
 const MIN_ANSWERS: f64 = 20.0;
-/// Expected of an answer as long as nothing is known of its like.
+/// Answer tokens that are expected while nothing is known.
 const DEFAULT_OUTPUT: u64 = 1_024;
 /// Share of answers that are no longer than what is reserved for them.
 const QUANTILE: f64 = 0.95;
-/// What an older answer counts for when another one comes: the last hundred or so make the picture.
+/// Decay of older answers with each new one: about the last hundred count.
 const DECAY: f64 = 0.99;
-/// Steps of the length's logarithm: four to each doubling.
+/// Steps of the logarithmic length histogram: four per doubling.
 const STEPS: usize = 96;
-/// Prompt tokens per thousand bytes, as long as nothing is known: text of any language has fewer.
+/// Prompt tokens per thousand bytes while nothing is known: text of any language has fewer.
 const DEFAULT_DENSITY: u64 = 500;
 
-/// Expected of an answer of which nothing is seen before its end, as long as nothing is known of its like: to account for it, not to
-/// reserve.
+/// Tokens that are expected of an answer that is invisible before its end, while nothing is known: for accounting, not
+/// for reservations.
 const DEFAULT_TYPICAL: u64 = 256;
-/// Bytes that make a token, about, as long as nothing is known.
+/// Approximate bytes per token while nothing is known.
 const BYTES_PER_TOKEN: f64 = 4.0;
-/// Tokens that a model writes in a second, as long as nothing is known.
+/// Tokens that a model writes per second while nothing is known.
 const DEFAULT_SPEED: f64 = 40.0;
-/// Shortest time by which the speed of an answer is told.
+/// Shortest time from which an answer's speed is computed.
 const SHORTEST: Duration = Duration::from_millis(50);
 
-/// How many times what is there an answer is expected to grow until it is looked at again: a first piece tells little of the speed.
+/// Most growth expected of an answer until its next update: the first piece says little about speed.
 const MOST_GROWTH: f64 = 16.0;
 
 type Pair = (TenantId, String);
 
-/// All that was learned. Cheap to clone.
+/// All statistics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Learned {
     models: Cache<Pair, Arc<Mutex<Model>>>,
-    /// Pairs of which more is known than is stored.
+    /// Pairs that changed since they were stored.
     changed: Arc<Mutex<HashSet<Pair>>>,
 }
 
-/// What is known of one tenant's answers of one model. Sums are of the last hundred answers or so.
+/// Statistics of one tenant's answers from one model. Sums cover about the last hundred answers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Model {
-    /// Weight of the answers by step of their length; steps beyond its end have none.
+    /// Weight of the answers per length step; missing steps at the end are zero.
     lengths: Vec<f64>,
     answers: f64,
-    /// Highest density seen, sinking slowly.
+    /// Highest density seen, decaying slowly.
     density: f64,
     prompt_tokens: f64,
     prompt_bytes: f64,
     cached_tokens: f64,
     completion_tokens: f64,
-    /// Of the answers whose bytes were seen: their tokens, and the bytes.
+    /// Tokens and bytes of the answers whose bytes were seen.
     written_tokens: f64,
     written_bytes: f64,
     took_ms: f64,
 }
 
-/// What was learned of one pair, as it is stored.
+/// Statistics of one pair, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedAnswers {
     /// The tenant.
     pub tenant: TenantId,
     /// The model, as the configuration names it.
     pub model: String,
-    /// What is known, as JSON.
+    /// The statistics as JSON.
     pub known: String,
 }
 
-/// An answer that came to its end.
+/// A completed answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended<'a> {
     /// Bytes of the request.
     pub prompt_bytes: u64,
     /// Bytes of the answer, where they were seen.
     pub written: u64,
-    /// What its provider counted.
+    /// Usage as the provider reported it.
     pub usage: &'a Usage,
-    /// From the request to the end.
+    /// Time from the request to the end.
     pub took: Duration,
 }
 
-/// A call under way, as far as it has come.
+/// Progress of a call in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnderWay {
     /// Bytes of the request.
     pub prompt_bytes: u64,
     /// Bytes of the answer so far.
     pub written: u64,
-    /// What its provider has said so far.
+    /// Usage that the provider reported so far.
     pub reported: Option<Usage>,
-    /// From the request to the first content, if it has come.
+    /// Time from the request to the first content, if it has arrived.
     pub first_content: Option<Duration>,
-    /// From the request until now.
+    /// Time since the request.
     pub elapsed: Duration,
-    /// Until it is looked at again: it is expected to die in the middle of that time.
+    /// Time until the next update; the call is assumed to die in the middle of it.
     pub until_next: Duration,
-    /// Most tokens of one answer, if the request says so.
+    /// Most tokens of one answer, if the request limits it.
     pub max_output: Option<u64>,
-    /// How many answers there will be.
+    /// Number of answers (`n`).
     pub answers: u64,
-    /// Whether it is worked on unseen: a document, or a model that thinks before it speaks.
+    /// Whether it progresses invisibly: a document, or a model that reasons before it answers.
     pub is_unseen: bool,
 }
 
@@ -126,17 +127,17 @@ impl Default for Learned {
     }
 }
 
-/// What a call is expected to need.
+/// What a call is expected to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
-    /// Tokens of the prompt, at most.
+    /// Upper bound of the prompt's tokens.
     pub prompt: u64,
     /// Tokens of the answer.
     pub output: u64,
 }
 
 impl Learned {
-    /// Expects what a prompt of `bytes` and an answer of at most `max_output` tokens will use.
+    /// Returns the expected usage of a prompt of `bytes` and an answer of at most `max_output` tokens.
     pub fn expect(&self, tenant: &TenantId, model: &str, bytes: u64, max_output: Option<u64>) -> Expected {
         let known = self.known(tenant, model);
         let (density, output) = known.map_or((DEFAULT_DENSITY, DEFAULT_OUTPUT), |known| {
@@ -148,17 +149,17 @@ impl Learned {
         }
     }
 
-    /// Estimates what a call will have used that dies before it is looked at again.
+    /// Estimates the usage of a call that dies before its next update.
     pub fn estimate(&self, tenant: &TenantId, model: &str, call: &UnderWay) -> Usage {
         self.known(tenant, model).unwrap_or_default().estimate(call)
     }
 
-    /// Estimates the answer of a call that died so soon after its beginning that nobody looked at it.
+    /// Estimates the answer tokens of a call that died before it was first observed.
     pub fn begun_for(&self, tenant: &TenantId, model: &str, time: Duration) -> u64 {
         self.known(tenant, model).unwrap_or_default().begun_for(time)
     }
 
-    /// Learns from an answer that came to its end.
+    /// Learns from a completed answer.
     pub fn learn(&self, tenant: &TenantId, model: &str, ended: Ended<'_>) {
         let pair = (tenant.clone(), model.to_owned());
         let known = self.models.get_with(pair.clone(), Arc::default);
@@ -169,7 +170,7 @@ impl Learned {
         }
     }
 
-    /// Takes what has changed since this was asked last.
+    /// Takes the statistics that changed since the last call.
     pub fn take_changed(&self) -> Vec<LearnedAnswers> {
         let changed = std::mem::take(&mut *lock(&self.changed));
         let row = |(tenant, model): Pair| {
@@ -180,13 +181,13 @@ impl Learned {
         changed.into_iter().filter_map(row).collect()
     }
 
-    /// Puts back what could not be stored.
+    /// Puts back statistics that could not be stored.
     pub fn put_back(&self, rows: Vec<LearnedAnswers>) {
         let pairs = rows.into_iter().map(|row| (row.tenant, row.model));
         lock(&self.changed).extend(pairs);
     }
 
-    /// Takes what earlier processes learned. What cannot be read is learned anew.
+    /// Restores what earlier processes learned. What cannot be parsed is learned from scratch.
     pub fn restore(&self, rows: impl IntoIterator<Item = LearnedAnswers>) {
         for LearnedAnswers { tenant, model, known } in rows {
             if let Ok(mut known) = serde_json::from_str::<Model>(&known) {
@@ -196,7 +197,7 @@ impl Learned {
         }
     }
 
-    /// Forgets what a deleted tenant's answers were like.
+    /// Deletes a tenant's statistics.
     pub fn forget(&self, tenant: &TenantId) {
         lock(&self.changed).retain(|(of, _)| of != tenant);
         let pairs: Vec<_> = self.models.iter().map(|(pair, _)| pair).collect();
@@ -255,7 +256,7 @@ impl Model {
         }
     }
 
-    /// A margin of a tenth lies on top: a bound that is passed once in a while is settled as debt.
+    /// With a margin of a tenth on top: an occasional excess is settled as debt.
     fn density(&self) -> u64 {
         if self.answers < MIN_ANSWERS {
             return DEFAULT_DENSITY.max(self.density as u64);
@@ -276,12 +277,12 @@ impl Model {
         found.map(upper)
     }
 
-    /// The mean length of an answer.
+    /// Mean answer length in tokens.
     fn typical(&self) -> f64 {
         ratio(self.completion_tokens, self.answers).unwrap_or(DEFAULT_TYPICAL as f64)
     }
 
-    /// The part of a typical answer that is written in a time.
+    /// The share of a typical answer that is written in `time`.
     fn begun_for(&self, time: Duration) -> u64 {
         let Some(mean) = ratio(self.took_ms, self.answers).filter(|mean| *mean > 0.0) else {
             return (time.as_secs_f64() * DEFAULT_SPEED).ceil() as u64;
@@ -311,7 +312,7 @@ impl Model {
         }
     }
 
-    /// What is there of the answer, and what half of the time until the next look brings at the same speed.
+    /// Tokens written so far, plus what half of the time until the next update adds at the same speed.
     fn output(&self, call: &UnderWay) -> u64 {
         if call.written == 0 {
             let unseen = self.typical() * call.answers.max(1) as f64;
@@ -332,7 +333,7 @@ fn ratio(part: f64, of: f64) -> Option<f64> {
     (of > 0.0).then(|| part / of)
 }
 
-/// The step of a length: four to each doubling.
+/// Histogram step of a length: four per doubling.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -367,7 +368,7 @@ mod tests {
         }
     }
 
-    /// An answer to 4,000 bytes that took two seconds, at two bytes a token.
+    /// An answer to 4,000 bytes that took two seconds, at two bytes per token.
     fn ended(usage: &Usage) -> Ended<'_> {
         Ended {
             prompt_bytes: 4_000,
@@ -456,7 +457,7 @@ mod tests {
             assert_eq!(tokens(call), expected, "{name}");
         }
         assert_eq!(learned.begun_for(&acme, "m", second), 40, "nothing is known");
-        // A single answer teaches how long one is, and what a byte makes.
+        // A single answer teaches the length of an answer and the tokens per byte.
         learned.learn(&acme, "m", ended(&usage(2_000, 300)));
         assert_eq!(tokens(call), (2_000, 300));
         assert_eq!(tokens(document), (2_000, 300));
@@ -485,7 +486,7 @@ mod tests {
         let expect = |learned: &Learned, model| learned.expect(&acme, model, 4_000, None);
         assert_eq!(expect(&next, "m"), expect(&learned, "m"));
         assert_eq!(expect(&next, "other").output, DEFAULT_OUTPUT);
-        // Nothing of it has to be stored again before there is more.
+        // Nothing has to be stored again until something changes.
         assert_eq!(next.take_changed(), []);
     }
 
@@ -510,7 +511,7 @@ mod tests {
         // Another tenant's answers teach nothing.
         let other = "globex".parse::<TenantId>().unwrap();
         assert_eq!(learned.expect(&other, "m", 4_000, None).output, DEFAULT_OUTPUT);
-        // A change is followed.
+        // Changes are followed.
         for _ in 0..300 {
             learned.learn(&tenant, "m", ended(&usage(1_000, 2_000)));
         }

@@ -1,4 +1,5 @@
-//! Limits of one process. All accounts of a tenant stand behind one lock, so that a reservation over several is one step.
+//! Limits kept in this process. All accounts of a tenant are behind one lock, so that a reservation over several is
+//! atomic.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,17 +15,17 @@ use super::shared::{exhausted_of, reserve};
 use super::{Demand, Lease, Limiter, Moment, Refused, Spent};
 use crate::spending::{self, Spending, Subject};
 
-/// Accounts of users and keys of one tenant. When there are more, those that stand as new are forgotten; if there are none,
-/// newcomers share one.
+/// Most accounts of users and keys per tenant. Above it unused ones are dropped; if there are none, new subjects share
+/// one account.
 const MAX_ACCOUNTS: usize = 100_000;
-/// How long it takes until that is tried again.
+/// Shortest interval between two such sweeps.
 const SWEEP: Duration = Duration::from_secs(1);
-/// So many are not worth a look.
+/// With fewer accounts no sweep is needed.
 const FEW_ACCOUNTS: usize = 1_000;
-/// How often those that stand as new are forgotten though there is room: users come and go.
+/// How often unused accounts are dropped below the maximum: users come and go.
 const CLEAN: Duration = Duration::from_secs(60);
 
-/// What a tenant, each of its users and each of its keys may use.
+/// Limits of a tenant, of each of its users and of each of its keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TenantLimits {
     /// The tenant as a whole.
@@ -36,7 +37,7 @@ pub struct TenantLimits {
 }
 
 impl TenantLimits {
-    /// Returns what `subject` may use.
+    /// Returns the limits of `subject`.
     pub fn of(&self, subject: &Subject) -> &Limits {
         match subject {
             Subject::Tenant => &self.tenant,
@@ -46,7 +47,7 @@ impl TenantLimits {
     }
 }
 
-/// The limiter.
+/// A limiter that counts in this process only.
 pub struct LocalLimiter {
     clock: Arc<dyn Clock>,
     tenants: RwLock<HashMap<TenantId, Arc<Books>>>,
@@ -60,13 +61,13 @@ struct Books {
 #[derive(Default)]
 struct Accounts {
     all: HashMap<Subject, Account>,
-    /// When those that stand as new were forgotten last.
+    /// When unused accounts were last dropped.
     swept: Option<Duration>,
 }
 
 impl Accounts {
-    /// Forgets those that stand as new: once a minute where there are more than a few, and more often when there are too
-    /// many. Not with each call, since it looks at all of them.
+    /// Drops unused accounts: once a minute if there are more than a few, more often if there are too many. Not with
+    /// each call, since it visits all of them.
     fn sweep(&mut self, now: Moment) {
         let pause = match self.all.len() {
             MAX_ACCOUNTS.. => SWEEP,
@@ -80,7 +81,7 @@ impl Accounts {
         }
     }
 
-    /// Finds accounts by a look at each, however many there are.
+    /// Returns the accounts of the given subjects, without scanning all.
     fn found<const N: usize>(&mut self, wanted: [&Subject; N]) -> Vec<(&'static str, &mut Account)> {
         let found = self.all.get_disjoint_mut(wanted).into_iter().zip(wanted);
         found
@@ -90,7 +91,7 @@ impl Accounts {
 }
 
 impl LocalLimiter {
-    /// Limits the tenants that have limits; all others go free.
+    /// Limits the given tenants; all others are unlimited.
     pub fn new(tenants: impl IntoIterator<Item = (TenantId, TenantLimits)>, clock: Arc<dyn Clock>) -> Self {
         let limiter = Self {
             clock,
@@ -144,7 +145,7 @@ impl Books {
             }
             wanted.push(subject);
         }
-        // As they were named: of several limits in the way, the first is told.
+        // In the order given: if several limits are reached, the first one is reported.
         match wanted.as_slice() {
             [] => work(&mut []),
             [one] => work(&mut accounts.found([one])),

@@ -1,8 +1,8 @@
-//! Limits and budgets: what a call may use is reserved before it and settled after it.
+//! Limits and budgets: a call's usage is reserved before it and settled after it.
 //!
-//! Invariants: a reservation is made over all limits of tenant, user and key at once, or not at all; there is one for each
-//! request, over its retries and fallbacks; it is settled exactly once, when the last of its attempts is over or dropped, by
-//! what these used, into debt if need be and never to nothing.
+//! Invariants: a reservation covers all limits of tenant, user and key at once, or none; each request has one, for all
+//! its retries and fallbacks; it is settled exactly once, when the last of its attempts has ended or was dropped, with
+//! their actual usage, which may cause debt and is never skipped.
 
 mod account;
 mod bucket;
@@ -36,12 +36,12 @@ pub use shared::{Used, exhausted, judge, standings};
 use super::error::{GatewayError, GatewayErrorKind, LimitState};
 use super::spending::{Spending, Subject};
 
-/// The present, by both clocks.
+/// The current time by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// By the calendar: days and months of budgets.
+    /// Calendar time: days and months of budgets.
     pub wall: Timestamp,
-    /// Since some moment, whatever becomes of the calendar: rates.
+    /// Monotonic time, independent of the calendar: rates.
     pub elapsed: Duration,
 }
 
@@ -55,14 +55,14 @@ impl Moment {
     }
 }
 
-/// Names a limit.
+/// The kind of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LimitName {
     /// Requests per minute.
     Requests,
     /// Tokens per minute.
     Tokens,
-    /// Calls at one time.
+    /// Concurrent calls.
     Calls,
     /// Money per day.
     UsdPerDay,
@@ -71,7 +71,7 @@ pub enum LimitName {
 }
 
 impl LimitName {
-    /// Stable name: the configuration's.
+    /// Stable name, as in the configuration.
     pub fn code(self) -> &'static str {
         match self {
             Self::Requests => "requests_per_minute",
@@ -82,26 +82,26 @@ impl LimitName {
         }
     }
 
-    /// Tells whether it is money.
+    /// Whether it limits money.
     pub fn is_budget(self) -> bool {
         matches!(self, Self::UsdPerDay | Self::UsdPerMonth)
     }
 }
 
-/// What a request is expected to use.
+/// Expected usage of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// Requests; none for a step of a turn, which was counted at the door.
+    /// Requests; 0 for a run step of a turn, which was counted when it was submitted.
     pub requests: u64,
     /// Tokens of prompt and answer.
     pub tokens: u64,
-    /// Places among the calls at one time.
+    /// Concurrent calls.
     pub calls: u64,
     /// Money.
     pub cost: NanoUsd,
 }
 
-/// What it used.
+/// Actual usage of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     /// Tokens of prompts and answers.
@@ -113,41 +113,41 @@ pub struct Spent {
 /// A reservation that was made.
 #[derive(Debug, Clone)]
 pub struct Lease {
-    /// Its name in the store that processes share; none when only this process knows of it.
+    /// Id in the store shared between processes; `None` if only this process knows it.
     pub id: Option<Uuid>,
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Over which accounts.
+    /// The accounts that it covers.
     pub subjects: Vec<Subject>,
-    /// Of what.
+    /// What was reserved.
     pub demand: Demand,
-    /// Where the tightest rates stand now, for the headers of the answer.
+    /// State of the tightest rate limits, for the headers of the answer.
     pub standings: Vec<LimitState>,
 }
 
-/// A limit stands in the way.
+/// A limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceeded {
-    /// Which.
+    /// Which limit.
     pub name: LimitName,
     /// Whose: `tenant`, `user` or `key`.
     pub of: &'static str,
-    /// When to ask again; none when it can never fit.
+    /// When to retry; `None` if it can never fit.
     pub retry_after: Option<Duration>,
-    /// Where it stands.
+    /// State of the limit.
     pub state: LimitState,
 }
 
 /// Why nothing was reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// A limit stands in the way.
+    /// A limit was reached.
     Exceeded(Exceeded),
-    /// The store of the limits does not answer, and without it this cannot be granted.
+    /// The store of the limits does not respond, and this cannot be granted without it.
     Unavailable {
         /// What cannot be checked.
         what: &'static str,
-        /// When to ask again.
+        /// When to retry.
         retry_after: Duration,
     },
 }
@@ -185,7 +185,7 @@ impl From<Exceeded> for GatewayError {
             Some(_) => (GatewayErrorKind::RateLimited, "is reached"),
             None => (
                 GatewayErrorKind::QuotaExceeded,
-                "is smaller than what this request asks for",
+                "is smaller than what this request needs",
             ),
         };
         let mut error = Self::new(kind, format!("the {of}'s limit {} {what}", name.code()));
@@ -195,39 +195,40 @@ impl From<Exceeded> for GatewayError {
     }
 }
 
-/// Reserves and settles. Implementations are in process or shared between processes; one suite checks them.
+/// Reserves and settles usage. Implementations keep it in process or share it between processes; one test suite checks
+/// them.
 #[async_trait]
 pub trait Limiter: Send + Sync + fmt::Debug {
-    /// Reserves `demand` over all accounts of `subjects`, or of none.
+    /// Reserves `demand` on all accounts of `subjects`, or on none.
     async fn reserve(&self, tenant: &TenantId, subjects: Vec<Subject>, demand: Demand) -> Result<Lease, Refused>;
 
-    /// Puts what was used in the place of what was reserved. Must not wait: it is called where an answer is dropped.
+    /// Replaces what was reserved by what was used. Must not block: it is called when an answer is dropped.
     fn settle(&self, lease: Lease, spent: Spent);
 
-    /// Tells whether a budget is used up, or cannot be looked at, without reserving anything.
+    /// Returns the budget that is exhausted or cannot be checked, without reserving anything.
     async fn exhausted(&self, tenant: &TenantId, subjects: Vec<Subject>) -> Option<Refused>;
 
-    /// Takes new limits in place of the old ones, of all tenants. What was used stays used.
+    /// Replaces the limits of all tenants. What was used stays used.
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>);
 
-    /// Notes money that was spent in the day and the month, by the ledger. One that asks the ledger by itself needs no word.
+    /// Sets the spending of the day and the month from the ledger. A limiter that reads the ledger itself ignores it.
     fn spent(&self, spendings: &[Spending]) {
         let _ = spendings;
     }
 
-    /// Waits until all that was settled is stored where other processes see it.
+    /// Waits until everything settled is visible to other processes.
     async fn settled(&self) {}
 
-    /// Forgets what a tenant that has no limits any more has used. Returns how many counters that were.
+    /// Deletes the counters of a tenant that has no limits any more. Returns how many there were.
     ///
     /// # Errors
-    /// When the store that it shares with other processes does not answer.
+    /// When the store shared with other processes does not respond.
     async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
         let _ = tenant;
         Ok(0)
     }
 
-    /// Tells whether the store that it shares with other processes answers; none when there is no such store.
+    /// Whether the store shared with other processes responds; `None` if there is no such store.
     fn is_ready(&self) -> Option<bool> {
         None
     }
@@ -244,7 +245,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Watches over `lease`.
+    /// Wraps `lease`.
     pub fn new(limiter: Arc<dyn Limiter>, lease: Lease) -> Self {
         Self {
             limiter,
@@ -255,20 +256,20 @@ impl Reservation {
         }
     }
 
-    /// Holds a call's place too.
+    /// Also holds a concurrent-call permit.
     #[must_use]
     pub fn at(mut self, place: CallPlace) -> Self {
         self._place = Some(place);
         self
     }
 
-    /// Notes what an attempt used.
+    /// Adds the usage of an attempt.
     pub fn spend(&self, usage: &Usage) {
         self.tokens.fetch_add(usage.total_tokens(), Ordering::Relaxed);
         self.cost.fetch_add(usage.cost, Ordering::Relaxed);
     }
 
-    /// Returns where the rates stood when it was made.
+    /// Returns the state of the rate limits when the reservation was made.
     pub fn standings(&self) -> &[LimitState] {
         self.lease.as_ref().map_or(&[], |lease| &lease.standings)
     }

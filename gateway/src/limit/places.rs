@@ -1,5 +1,5 @@
-//! Calls under way at one time: each holds a connection to a provider, and one tenant's must not take every file that the process
-//! may open.
+//! Concurrent calls: each holds a provider connection, and one tenant must not use up all file descriptors of the
+//! process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use copilotd_actors::domain::ids::TenantId;
 use dashmap::DashMap;
 
-/// Tenants that are remembered before those without a call are forgotten.
+/// Number of remembered tenants from which idle ones are forgotten.
 const MAX_IDLE: usize = 1024;
 
-/// The places of all tenants. Without a bound they are not limited.
+/// The permits of all tenants. Unlimited until [`CallPlaces::bound`] is called.
 #[derive(Debug)]
 pub struct CallPlaces {
     most: AtomicUsize,
@@ -26,23 +26,23 @@ impl Default for CallPlaces {
     }
 }
 
-/// A call's place; dropping it gives it back.
+/// The permit of one call; dropping it returns it.
 #[derive(Debug)]
 pub struct CallPlace(Arc<AtomicUsize>);
 
 impl CallPlaces {
-    /// Bounds the calls of each tenant by the files that are kept for all of them: some are always left for others.
+    /// Bounds each tenant's calls by the file descriptors available for all: some are always left for others.
     pub fn bound(&self, files: usize) {
         let others = (files / 32).max(64).min(files / 2);
         self.most.store((files - others).max(1), Ordering::Relaxed);
     }
 
-    /// Returns how many calls a tenant may have under way.
+    /// Returns how many concurrent calls a tenant may have.
     pub fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Takes a place; none when the tenant holds all that it may.
+    /// Takes a permit; `None` if the tenant holds all that it may.
     pub fn take(&self, tenant: &TenantId) -> Option<CallPlace> {
         if self.tenants.len() >= MAX_IDLE {
             self.tenants.retain(|_, held| Arc::strong_count(held) > 1);
@@ -56,7 +56,7 @@ impl CallPlaces {
 }
 
 impl CallPlaces {
-    /// Whether a tenant has a call under way.
+    /// Whether a tenant has a call in flight.
     pub fn is_calling(&self, tenant: &TenantId) -> bool {
         self.tenants
             .get(tenant)

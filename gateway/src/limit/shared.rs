@@ -1,5 +1,5 @@
-//! The rules over all accounts of a caller, for accounts that stand here and for those of a store that processes share: such a
-//! store decides by itself whether a demand fits, in one step; why it does not, and where the limits stand, is said here.
+//! Rules over all accounts of a caller, for accounts in this process and in a store shared between processes. Such a
+//! store decides atomically whether a demand fits; why it does not, and the state of the limits, is computed here.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::bucket::Wait;
 use super::{Demand, Exceeded, LimitName, Moment};
 use crate::error::LimitState;
 
-/// What was used of an account, brought up to the present.
+/// What was used of an account, as of now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
-    /// What is missing of the rate of requests, in 60,000ths of one.
+    /// Missing from the request rate, in 60,000ths of a request.
     pub requests: i64,
-    /// What is missing of the rate of tokens, in 60,000ths of one.
+    /// Missing from the token rate, in 60,000ths of a token.
     pub tokens: i64,
-    /// Calls under way.
+    /// Calls in flight.
     pub calls: u64,
-    /// Money held for them.
+    /// Money reserved for them.
     pub held: NanoUsd,
     /// Money spent today.
     pub day: NanoUsd,
@@ -28,20 +28,20 @@ pub struct Used {
     pub month: NanoUsd,
 }
 
-/// Whose account, its limits, what was used of it.
+/// Whose account, its limits, its usage.
 type Shared = (&'static str, Limits, Used);
 
-/// Returns which limit stands in the way of `demand`, if one does.
+/// Returns which limit `demand` exceeds, if any.
 pub fn judge(accounts: &[Shared], demand: &Demand, now: Timestamp) -> Result<(), Exceeded> {
     open(accounts, now, |accounts, now| fit(accounts, demand, now))
 }
 
-/// Returns where the tightest rates stand.
+/// Returns the state of the tightest rate limits.
 pub fn standings(accounts: &[Shared], now: Timestamp) -> Vec<LimitState> {
     open(accounts, now, tightest)
 }
 
-/// Returns the first budget that is used up.
+/// Returns the first budget that is exhausted.
 pub fn exhausted(accounts: &[Shared], now: Timestamp) -> Option<Exceeded> {
     open(accounts, now, exhausted_of)
 }
@@ -51,7 +51,7 @@ fn open<T>(
     now: Timestamp,
     work: impl FnOnce(&mut [(&'static str, &mut Account)], Moment) -> T,
 ) -> T {
-    // They were brought up to the present where they stand: nothing has to pass here.
+    // The store has already brought the accounts up to date: no time passes here.
     let now = Moment {
         wall: now,
         elapsed: Duration::ZERO,
@@ -64,7 +64,7 @@ fn open<T>(
     work(&mut accounts, now)
 }
 
-/// Takes `demand` of all accounts or of none; returns where the tightest rates stand then.
+/// Takes `demand` from all accounts or from none; returns the resulting state of the tightest rate limits.
 pub(super) fn reserve(
     accounts: &mut [(&'static str, &mut Account)],
     demand: &Demand,

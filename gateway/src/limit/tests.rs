@@ -1,4 +1,4 @@
-//! What holds under many callers at once.
+//! Limits under many concurrent callers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::spending::Spending;
 
-/// A clock that a test moves.
+/// A clock that a test sets.
 #[derive(Debug, Default)]
 struct Watch(AtomicU64);
 
@@ -86,7 +86,7 @@ async fn all_limits_or_none() {
     let refused = exceeded(ask("ada", 100).await.unwrap_err());
     assert_eq!((refused.name, refused.of), (LimitName::Requests, "user"));
     assert_eq!(refused.retry_after, Some(Duration::from_secs(30)));
-    // What the user's limit refused has taken nothing of the tenant's.
+    // A refusal by the user's limit has taken nothing from the tenant's.
     let lease = ask("bob", 800).await.unwrap();
     assert_eq!(
         lease.standings.iter().map(|state| state.remaining).collect::<Vec<_>>(),
@@ -120,7 +120,7 @@ async fn a_broken_stream_is_paid_for_and_frees_its_place() {
     let refused = exceeded(limiter.reserve(&tenant, subjects("bob"), demand(1)).await.unwrap_err());
     assert_eq!(refused.name, LimitName::Calls);
     let reservation = Reservation::new(Arc::clone(&limiter) as _, lease);
-    // Two attempts, the second one left in the middle.
+    // Two attempts, the second one dropped mid-stream.
     for tokens in [50, 600] {
         reservation.spend(&Usage {
             prompt_tokens: tokens,
@@ -189,7 +189,7 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
                 most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let reservation = Reservation::new(limiter.clone(), lease);
                 tokio::task::yield_now().await;
-                // Some fail at the very beginning, some in the middle.
+                // Some fail at the start, some mid-stream.
                 let used = match (n + round) % 5 {
                     0 => 0,
                     1 => want / 2,
@@ -301,7 +301,7 @@ async fn new_limits_take_over_what_was_used() {
             cost: 4_000,
         },
     );
-    // Money is counted from before it was limited; the ledger may know of more, never of less.
+    // Money is counted even before it is limited; the ledger may know of more, never of less.
     limiter.replace(of(Limits {
         usd_per_day: Some(10_000),
         ..Limits::default()
@@ -330,7 +330,7 @@ async fn new_limits_take_over_what_was_used() {
             .unwrap_err(),
     );
     assert_eq!(left(refused), (LimitName::UsdPerDay, 1_000));
-    // A tenant that is not named any more is free.
+    // A tenant that is no longer listed is unlimited.
     limiter.replace(HashMap::new());
     watch.pass(1);
     limiter

@@ -1,5 +1,5 @@
-//! What is known of a call while it runs, shared by the adapter that makes it and by whoever books it: a call that is dropped in the
-//! middle tells nothing any more, and it is billed all the same.
+//! Progress of a running call, shared by the adapter that makes it and the gateway, which records its usage: a call
+//! that is dropped mid-stream reports nothing any more but is billed all the same.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,26 +12,26 @@ use copilotd_actors::ports::ModelError;
 #[derive(Debug, Default)]
 pub struct CallProgress(Mutex<Seen>);
 
-/// What was seen of a call so far.
+/// What was observed of a call so far.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// Whether the provider worked for it.
+    /// Whether the provider worked on the call.
     pub work: Work,
-    /// What the provider reported so far.
+    /// Usage that the provider reported so far.
     pub reported: Option<Usage>,
-    /// What it answered so far, of all choices.
+    /// The answer so far, of all choices.
     pub answer: Sample,
 }
 
-/// Whether a provider worked for a call.
+/// Whether a provider worked on a call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Work {
-    /// The request may have reached it.
+    /// The request may have reached the provider.
     #[default]
     Unknown,
-    /// None: the request did not reach it, or it refused.
+    /// The request did not reach the provider, or was refused.
     Nothing,
-    /// It accepted the request.
+    /// The provider accepted the request.
     Accepted,
 }
 
@@ -51,36 +51,36 @@ impl CallProgress {
         self.lock().work = Work::Accepted;
     }
 
-    /// An accepted call failed before any content. If the provider said why by itself, that is a refusal like any other.
+    /// An accepted call failed before any content. If the provider gave a reason, that is a refusal like any other.
     pub fn failed_unanswered(&self, error: &ModelError) {
         if !breaks_off(error.class) {
             self.refused();
         }
     }
 
-    /// Notes what the provider reports that it used so far.
+    /// Records the usage that the provider reported so far.
     pub fn reported(&self, usage: Usage) {
         self.lock().reported = Some(usage);
     }
 
-    /// Adds a piece of the answer.
+    /// Adds text of the answer.
     pub fn answered(&self, piece: &str) {
         self.lock().answer.add(piece);
     }
 
-    /// Returns what was seen so far.
+    /// Returns what was observed so far.
     pub fn seen(&self) -> Seen {
         self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        // What is in it is whole between any two calls.
+        // The value is consistent between any two calls, even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seen {
-    /// Returns whether the provider did nothing for a call that failed like this before any content.
+    /// Whether the provider did no work for a call that failed with `class` before any content.
     pub fn did_nothing(&self, class: FailureClass) -> bool {
         match self.work {
             Work::Nothing => true,
@@ -90,7 +90,7 @@ impl Seen {
     }
 }
 
-/// Whether a failure of this class leaves open what the provider did: it fell silent, or what came made no sense.
+/// Whether a failure of this class leaves open what the provider did: it went silent, or its answer was malformed.
 fn breaks_off(class: FailureClass) -> bool {
     matches!(
         class,

@@ -1,8 +1,7 @@
 //! An OpenAI chat body, split at its top level only.
 //!
-//! Invariant: every member that nobody set stays byte for byte what the caller wrote, in the caller's order. What the
-//! gateway has to know is read once, when the body is parsed; all else, fields that nobody here knows included, is passed
-//! on unread.
+//! Invariant: every member that was not set stays byte for byte as the caller wrote it, in the caller's order. What the
+//! gateway needs is read once, when the body is parsed; all else, including unknown fields, is passed on unparsed.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,29 +15,30 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::nesting::{MAX_NESTING, is_too_deep};
 
-/// Most answers to one request.
+/// Most answers to one request (`n`).
 pub const MAX_CHOICES: u64 = 128;
-/// Most members of a body. Protocols know some forty; every look-up of one goes through all.
+/// Most members of a body. Protocols know some forty, and every lookup of one scans them all.
 pub const MAX_MEMBERS: usize = 1024;
 
-/// The body is not a chat request. The text is for the caller and quotes nothing but names.
+/// The body is not a valid request. The message is meant for the caller and quotes only names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvalidBody {
-    /// The member that is wrong.
+    /// The member that is invalid.
     pub param: Option<String>,
     /// What is wrong with it.
     pub message: String,
 }
 
-/// The body of a chat request. Cheap to clone. Parsing one takes time linear in its bytes; parse a large one on the compute pool.
+/// The body of a chat request. Cheap to clone. Parsing takes time linear in its bytes; parse a large one on the compute
+/// pool.
 #[derive(Clone)]
 pub struct ChatBody {
     members: Members,
     touched: Touched,
 }
 
-/// What is read of it.
+/// The members that the gateway reads.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Touched {
     model: String,
@@ -53,20 +53,20 @@ struct Touched {
     begins_answer: bool,
 }
 
-/// Another value for a member, or none to leave it out. A member that was not there is added at the end.
+/// A new value for a member, or `None` to leave it out. A member that was not there is added at the end.
 pub type Change<'a> = (&'a str, Option<Box<RawValue>>);
 
 impl ChatBody {
-    /// Reads a body.
+    /// Parses a body.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
         Self::of(Members::parse(bytes)?)
     }
 
-    /// Makes a body of something that serialises as one.
+    /// Builds a body from a value that serialises as one.
     pub fn from_value(value: &impl Serialize) -> Result<Self, InvalidBody> {
         let bytes = serde_json::to_vec(value).map_err(|_| InvalidBody {
             param: None,
-            message: "the request cannot be written as JSON".to_owned(),
+            message: "the request cannot be serialised as JSON".to_owned(),
         })?;
         Self::parse(&bytes)
     }
@@ -76,22 +76,22 @@ impl ChatBody {
         Ok(Self { members, touched })
     }
 
-    /// Returns the model that is asked for.
+    /// Returns the requested model.
     pub fn model(&self) -> &str {
         &self.touched.model
     }
 
-    /// Tells whether the answer is wanted as a stream.
+    /// Whether the answer is wanted as a stream.
     pub fn stream(&self) -> bool {
         self.touched.stream
     }
 
-    /// Tells whether a stream's last chunk shall report usage.
+    /// Whether the last chunk of a stream must report usage.
     pub fn include_usage(&self) -> bool {
         self.touched.include_usage
     }
 
-    /// Returns the longest answer that is wanted, in tokens, under either of its names.
+    /// Returns the largest number of answer tokens, under either of its names.
     pub fn max_tokens(&self) -> Option<u64> {
         self.touched.max_tokens
     }
@@ -101,32 +101,32 @@ impl ChatBody {
         self.touched.temperature
     }
 
-    /// Returns how many answers are wanted (`n`); at least 1.
+    /// Returns the number of answers (`n`); at least 1.
     pub fn choices(&self) -> u64 {
         self.touched.choices
     }
 
-    /// Tells whether tools (or functions, their old name) are on offer.
+    /// Whether tools (or functions, their old name) are offered.
     pub fn has_tools(&self) -> bool {
         self.touched.has_tools
     }
 
-    /// Tells whether the answer has to satisfy a schema.
+    /// Whether the answer must satisfy a JSON schema.
     pub fn has_schema(&self) -> bool {
         self.touched.has_schema
     }
 
-    /// Tells whether the answer has to be JSON.
+    /// Whether the answer must be JSON.
     pub fn is_json(&self) -> bool {
         self.touched.is_json
     }
 
-    /// Tells whether the last message is the beginning of the answer (a prefill): the assistant's own.
+    /// Whether the last message begins the answer (a prefill): it is the assistant's own.
     pub fn begins_answer(&self) -> bool {
         self.touched.begins_answer
     }
 
-    /// Tells whether the model is asked to think before it speaks, in any of the words that servers have for it.
+    /// Whether the model is asked to reason before it answers, in any of the parameters that servers have for it.
     pub fn asks_for_reasoning(&self) -> bool {
         const OFF: [&str; 4] = ["none", "minimal", "off", "disabled"];
         let given = |name: &str| -> Option<Value> {
@@ -151,7 +151,7 @@ impl ChatBody {
             .any(|value| is_on(&value))
     }
 
-    /// Returns the messages, as they were written: an array.
+    /// Returns the messages array, as it was written.
     pub fn messages(&self) -> &RawValue {
         self.get("messages").unwrap_or(RawValue::NULL)
     }
@@ -168,7 +168,7 @@ impl ChatBody {
 
     /// Sets a member, in its place or at the end.
     pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), InvalidBody> {
-        let value = to_raw_value(value).map_err(|_| invalid(name, "cannot be written as JSON"))?;
+        let value = to_raw_value(value).map_err(|_| invalid(name, "cannot be serialised as JSON"))?;
         let mut members = Vec::clone(&self.members.0);
         match members.iter_mut().find(|(known, _)| known == name) {
             Some(member) => member.1 = value,
@@ -178,7 +178,7 @@ impl ChatBody {
         Ok(())
     }
 
-    /// Takes a member out.
+    /// Removes a member.
     pub fn remove(&mut self, name: &str) -> Result<(), InvalidBody> {
         let mut members = Vec::clone(&self.members.0);
         members.retain(|(known, _)| known != name);
@@ -186,17 +186,17 @@ impl ChatBody {
         Ok(())
     }
 
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate size in bytes.
     pub fn size(&self) -> usize {
         self.members.size()
     }
 
-    /// Writes it.
+    /// Serialises the body.
     pub fn to_bytes(&self) -> Bytes {
         self.write(&[])
     }
 
-    /// Writes it with `changes`, and leaves it as it is.
+    /// Serialises the body with `changes`, without changing it.
     pub fn write(&self, changes: &[Change<'_>]) -> Bytes {
         write_members(&self.members, changes)
     }
@@ -204,7 +204,7 @@ impl ChatBody {
 
 impl fmt::Debug for ChatBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What was said stands in no log.
+        // Content is never logged.
         let names: Vec<&str> = self.members().map(|(name, _)| name).collect();
         f.debug_struct("ChatBody")
             .field("members", &names)
@@ -212,12 +212,12 @@ impl fmt::Debug for ChatBody {
     }
 }
 
-/// Turns a value into a change's.
+/// Serialises a value for a [`Change`].
 pub fn raw(value: &impl Serialize) -> Option<Box<RawValue>> {
     to_raw_value(value).ok()
 }
 
-/// Writes an object with `changes`.
+/// Serialises an object with `changes`.
 pub(crate) fn write_members(members: &Members, changes: &[Change<'_>]) -> Bytes {
     let added = |(name, value): &Change<'_>| value.as_ref().map_or(0, |value| name.len() + value.get().len() + 4);
     let mut out = Vec::with_capacity(members.size() + changes.iter().map(added).sum::<usize>());
@@ -268,44 +268,44 @@ impl Touched {
             let name = name.as_str();
             match name {
                 "model" => {
-                    touched.model = typed(name, value, "has to be a string")?;
+                    touched.model = typed(name, value, "must be a string")?;
                 }
                 "messages" => {
                     has_messages = true;
                     if !value.get().starts_with('[') {
-                        return Err(invalid(name, "has to be an array"));
+                        return Err(invalid(name, "must be an array"));
                     }
                     touched.begins_answer = begins_answer(value);
                 }
                 "stream" => {
-                    touched.stream = typed::<Option<bool>>(name, value, "has to be true or false")?.unwrap_or(false)
+                    touched.stream = typed::<Option<bool>>(name, value, "must be true or false")?.unwrap_or(false)
                 }
                 "stream_options" => {
-                    let options: Option<StreamOptions> = typed(name, value, "has to be an object")?;
+                    let options: Option<StreamOptions> = typed(name, value, "must be an object")?;
                     touched.include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
                 }
-                // The new name counts if both are there.
+                // The new name wins if both are there.
                 "max_completion_tokens" => {
-                    let max: Option<u64> = typed(name, value, "has to be a whole number")?;
+                    let max: Option<u64> = typed(name, value, "must be a whole number")?;
                     touched.max_tokens = max.or(touched.max_tokens);
                 }
                 "max_tokens" => {
-                    let max: Option<u64> = typed(name, value, "has to be a whole number")?;
+                    let max: Option<u64> = typed(name, value, "must be a whole number")?;
                     touched.max_tokens = touched.max_tokens.or(max);
                 }
-                "temperature" => touched.temperature = typed(name, value, "has to be a number")?,
+                "temperature" => touched.temperature = typed(name, value, "must be a number")?,
                 "n" => {
-                    touched.choices = typed::<Option<u64>>(name, value, "has to be a whole number")?.unwrap_or(1);
+                    touched.choices = typed::<Option<u64>>(name, value, "must be a whole number")?.unwrap_or(1);
                     if !(1..=MAX_CHOICES).contains(&touched.choices) {
-                        return Err(invalid(name, &format!("has to be between 1 and {MAX_CHOICES}")));
+                        return Err(invalid(name, &format!("must be between 1 and {MAX_CHOICES}")));
                     }
                 }
                 "tools" | "functions" => {
-                    let tools: Option<Vec<&RawValue>> = typed(name, value, "has to be an array")?;
+                    let tools: Option<Vec<&RawValue>> = typed(name, value, "must be an array")?;
                     touched.has_tools |= tools.is_some_and(|tools| !tools.is_empty());
                 }
                 "response_format" => {
-                    let format: Option<ResponseFormat> = typed(name, value, "has to be an object with a type")?;
+                    let format: Option<ResponseFormat> = typed(name, value, "must be an object with a type")?;
                     touched.is_json = format.as_ref().is_some_and(|format| format.kind != "text");
                     touched.has_schema = format.is_some_and(|format| format.kind == "json_schema");
                 }
@@ -313,7 +313,7 @@ impl Touched {
             }
         }
         if touched.model.is_empty() {
-            return Err(invalid("model", "has to name a model"));
+            return Err(invalid("model", "must name a model"));
         }
         if !has_messages {
             return Err(invalid("messages", "is missing"));
@@ -322,7 +322,7 @@ impl Touched {
     }
 }
 
-/// Tells whether the last message is the assistant's own, and no call.
+/// Whether the last message is the assistant's own and not a tool call.
 fn begins_answer(messages: &RawValue) -> bool {
     #[derive(Deserialize)]
     struct Message<'a> {
@@ -348,12 +348,12 @@ struct ResponseFormat {
     kind: String,
 }
 
-/// Reads one member. The parser's own words may quote the value, so they are not passed on.
+/// Parses one member. The parser's own message may quote the value, so it is not passed on.
 pub(crate) fn typed<'a, T: Deserialize<'a>>(name: &str, value: &'a RawValue, what: &str) -> Result<T, InvalidBody> {
     serde_json::from_str(value.get()).map_err(|_| invalid(name, what))
 }
 
-/// The members of an object, in order, unread. Cheap to clone.
+/// The members of an object, in order, unparsed. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Members(Arc<Vec<(String, Box<RawValue>)>>);
 
@@ -362,13 +362,13 @@ impl Members {
         if is_too_deep(bytes) {
             return Err(InvalidBody {
                 param: None,
-                message: format!("the body is nested deeper than {MAX_NESTING}"),
+                message: format!("the body is nested deeper than {MAX_NESTING} levels"),
             });
         }
         serde_json::from_slice(bytes).map_err(|error| InvalidBody {
             param: None,
             message: if error.is_data() {
-                format!("the body has to be an object of at most {MAX_MEMBERS} members in which none stands twice")
+                format!("the body must be an object with at most {MAX_MEMBERS} members, none of them twice")
             } else {
                 let (line, column) = (error.line(), error.column());
                 format!("the body is not JSON (line {line}, column {column})")
@@ -376,7 +376,7 @@ impl Members {
         })
     }
 
-    /// Those that have a value.
+    /// Builds an object from the members that have a value.
     pub(crate) fn of<const N: usize>(members: [Change<'_>; N]) -> Self {
         let written = members.into_iter();
         let members = written.filter_map(|(name, value)| Some((name.to_owned(), value?)));
@@ -416,9 +416,9 @@ impl<'de> Visitor<'de> for MembersVisitor {
             if members.len() == MAX_MEMBERS {
                 return Err(serde::de::Error::custom("the body has too many members"));
             }
-            // Of two, the provider might believe the one that was not looked at here.
+            // If a member came twice, the provider might use the one that was not checked here.
             if !names.insert(name.clone()) {
-                return Err(serde::de::Error::custom("a member stands twice in the body"));
+                return Err(serde::de::Error::custom("the body has a member twice"));
             }
             members.push((name, map.next_value()?));
         }

@@ -1,4 +1,4 @@
-//! One call of the gateway: who asks for what, and what comes back.
+//! One call of the gateway: the caller, the request, the reply.
 
 use std::fmt;
 
@@ -13,31 +13,31 @@ use super::role::Role;
 use crate::error::{GatewayError, LimitState};
 use crate::provider::Piece;
 
-/// Who asks, and what for: whom limits, cache and accounting go by.
+/// The caller of a model and its purpose: what limits, cache and accounting are keyed by.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The verified tenant.
     pub scope: TenantScope,
     /// The user behind the call.
     pub user: UserId,
-    /// What the credential stands for, where there is one.
+    /// Role of the credential, if it has one.
     pub role: Option<Role>,
-    /// Name of the API key that was used, if one was.
+    /// Name of the API key used, if any.
     pub api_key: Option<String>,
-    /// The copilot, if it is one's.
+    /// The copilot, if the call is made for one.
     pub copilot: Option<CopilotName>,
-    /// The conversation, if it is one's.
+    /// The conversation, if the call belongs to one.
     pub conversation: Option<ConversationId>,
-    /// The turn, if it is one's.
+    /// The turn, if the call belongs to one.
     pub turn: Option<TurnId>,
-    /// What for.
+    /// Purpose of the call.
     pub purpose: Purpose,
 }
 
 /// What a call is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// A step of a turn.
+    /// A run step of a turn.
     Turn,
     /// A summary of a conversation.
     Summary,
@@ -45,9 +45,9 @@ pub enum Purpose {
     Endpoint,
     /// An embedding.
     Embedding,
-    /// A sampled second opinion on the cache.
+    /// A sampled call that checks a semantic cache hit against the model.
     Audit,
-    /// An embedding by which the cache finds what is near, or compares answers.
+    /// An embedding made for a cache lookup or to compare answers.
     Lookup,
 }
 
@@ -65,37 +65,37 @@ impl Purpose {
     }
 }
 
-/// Whether pieces are passed on as they come.
+/// When the pieces of a streamed answer are passed on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// As they come; a stream that dies ends with an error.
+    /// As they arrive; a stream that breaks ends with an error.
     #[default]
     Live,
-    /// A stream begins only when its answer is whole; what failed before stays invisible.
+    /// Only when the answer is complete; failures before that stay invisible.
     Buffered,
 }
 
-/// What the caller wishes of the semantic cache.
+/// The caller's instructions for the semantic cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheWish {
-    /// May be answered from it.
+    /// May be answered from the cache.
     #[default]
     Use,
-    /// May be answered from it by a question that is at least so near, in thousandths. Raises the route's bar, never
-    /// lowers it.
+    /// May be answered from the cache by a question of at least this similarity, in thousandths. Raises the route's
+    /// threshold, never lowers it.
     AtLeast(u16),
-    /// Is neither answered from it nor kept in it.
+    /// Neither answered from the cache nor stored in it.
     Bypass,
 }
 
-/// What the semantic cache did.
+/// Outcome of the cache lookup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheOutcome {
-    /// It answered.
+    /// Answered from the cache.
     Hit,
-    /// It was asked and had nothing.
+    /// Looked up, not found.
     Miss,
-    /// It was not asked.
+    /// Not looked up.
     #[default]
     Bypass,
 }
@@ -111,45 +111,45 @@ impl CacheOutcome {
     }
 }
 
-/// A chat request on its way through the gateway.
+/// A chat request.
 #[derive(Debug, Clone)]
 pub struct GatewayCall {
-    /// Who asks.
+    /// Who calls.
     pub caller: Caller,
     /// Name of a route, or `provider/model`.
     pub route: String,
-    /// What is asked.
+    /// The request body.
     pub body: ChatBody,
     /// Overrides the route's mode.
     pub mode: Option<Mode>,
-    /// What is wished of the cache.
+    /// Instructions for the cache.
     pub cache: CacheWish,
-    /// The version of what the answer rests on beside the tenant's own, as the caller names it: it parts the cache.
+    /// The caller's version of the knowledge behind the answer, beside the tenant's own; it partitions the cache.
     pub knowledge: Option<String>,
 }
 
-/// What the gateway answered.
+/// The gateway's reply to a chat request.
 #[derive(Debug)]
 pub struct Reply {
-    /// `provider/model` that answered.
+    /// Target that answered, as `provider/model`.
     pub model: String,
-    /// Requests that were sent to providers for it.
+    /// Number of requests sent to providers.
     pub attempts: u32,
-    /// What the cache did.
+    /// Outcome of the cache lookup.
     pub cache: CacheOutcome,
-    /// What it cost, where that is known already: not on streams.
+    /// Cost, where it is already known: not for streams.
     pub cost: Option<NanoUsd>,
-    /// Where the tightest rates stand, if any are limited.
+    /// State of the tightest rate limits, if any apply.
     pub limits: Vec<LimitState>,
     /// The answer.
     pub answer: Answer,
 }
 
-/// An answer in the form that was asked for.
+/// An answer in the requested form.
 pub enum Answer {
     /// A chat.completion.
     Whole(Bytes),
-    /// Pieces, until one has `ModelEvent::Finished`, or an error, which is the last item.
+    /// Pieces, until one has `ModelEvent::Finished`; an error is the last item.
     Stream(AnswerStream),
 }
 
@@ -158,7 +158,7 @@ pub type AnswerStream = BoxStream<'static, Result<Piece, GatewayError>>;
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What was said stands in no log.
+        // Content is never logged.
         f.write_str(match self {
             Self::Whole(_) => "Whole",
             Self::Stream(_) => "Stream",

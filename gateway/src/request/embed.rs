@@ -1,4 +1,4 @@
-//! Embeddings: one request, tried like a chat request that wants a whole answer.
+//! Embeddings: one request, executed like a chat request for a whole answer.
 
 use bytes::Bytes;
 use copilotd_actors::domain::usage::Usage;
@@ -13,38 +13,38 @@ use crate::error::LimitState;
 /// Most inputs of one request.
 pub const MAX_INPUTS: usize = 2_048;
 
-/// An embeddings request on its way through the gateway.
+/// An embeddings request.
 #[derive(Debug, Clone)]
 pub struct EmbedCall {
-    /// Who asks.
+    /// Who calls.
     pub caller: Caller,
     /// Name of a route, or `provider/model`.
     pub route: String,
-    /// What is asked.
+    /// The request body.
     pub body: EmbedBody,
 }
 
-/// What the gateway answered.
+/// The gateway's reply to an embeddings request.
 #[derive(Debug, Clone)]
 pub struct EmbedReply {
-    /// `provider/model` that answered.
+    /// Target that answered, as `provider/model`.
     pub model: String,
-    /// Requests that were sent to providers for it.
+    /// Number of requests sent to providers.
     pub attempts: u32,
-    /// What was used, cost included.
+    /// Usage including cost.
     pub usage: Usage,
-    /// Where the tightest rates stand, if any are limited.
+    /// State of the tightest rate limits, if any apply.
     pub limits: Vec<LimitState>,
     /// OpenAI's list of embeddings as JSON.
     pub body: Bytes,
 }
 
-/// Embeddings as a deployment answered them.
+/// Embeddings as an upstream answered them.
 #[derive(Debug, Clone)]
 pub struct EmbedAnswer {
     /// OpenAI's list of embeddings as JSON.
     pub body: Bytes,
-    /// What was used, cost included.
+    /// Usage including cost.
     pub usage: Usage,
 }
 
@@ -61,7 +61,7 @@ pub struct EmbedBody {
 pub enum Inputs {
     /// Texts.
     Texts(Vec<String>),
-    /// Tokens, in the model's own numbers; so many in so many inputs.
+    /// Token ids of the model; only their number is kept.
     Tokens {
         /// Number of inputs.
         inputs: usize,
@@ -71,26 +71,26 @@ pub enum Inputs {
 }
 
 impl EmbedBody {
-    /// Reads a body.
+    /// Parses a body.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidBody> {
         let members = Members::parse(bytes)?;
         let model: String = typed(
             "model",
             members.get("model").unwrap_or(RawValue::NULL),
-            "has to be a string",
+            "must be a string",
         )?;
         if model.is_empty() {
-            return Err(invalid("model", "has to name a model"));
+            return Err(invalid("model", "must name a model"));
         }
         let input = members.get("input").ok_or_else(|| invalid("input", "is missing"))?;
-        let input: WireInput = typed("input", input, "has to be a text, texts or tokens")?;
+        let input: WireInput = typed("input", input, "must be a text, an array of texts, or tokens")?;
         let inputs = input.0.filter(|inputs| (1..=MAX_INPUTS).contains(&inputs.len()));
-        let number = || invalid("input", &format!("has to hold between 1 and {MAX_INPUTS} inputs"));
+        let number = || invalid("input", &format!("must contain between 1 and {MAX_INPUTS} inputs"));
         let inputs = inputs.ok_or_else(number)?;
         Ok(Self { members, model, inputs })
     }
 
-    /// A body that asks for vectors of `texts` in plain numbers; the deployment names the model.
+    /// Builds a body that asks for vectors of `texts` as floats; the upstream inserts the model name.
     pub fn of(texts: Vec<String>) -> Self {
         let members = Members::of([
             ("model", raw(&"")),
@@ -104,12 +104,12 @@ impl EmbedBody {
         }
     }
 
-    /// Returns the model that is asked for.
+    /// Returns the requested model.
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// Returns what is to be embedded.
+    /// Returns the inputs.
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
     }
@@ -119,12 +119,12 @@ impl EmbedBody {
         self.members.get(name)
     }
 
-    /// Returns about how many bytes it takes.
+    /// Returns the approximate size in bytes.
     pub fn size(&self) -> usize {
         self.members.size()
     }
 
-    /// Writes it with `model` in place of its own.
+    /// Serialises the body with `model` in place of its own.
     pub fn write(&self, model: &impl Serialize) -> Bytes {
         let changes: [Change<'_>; 1] = [("model", raw(model))];
         write_members(&self.members, &changes)
@@ -132,7 +132,7 @@ impl EmbedBody {
 }
 
 impl Inputs {
-    /// Returns how many there are.
+    /// Returns the number of inputs.
     pub fn len(&self) -> usize {
         match self {
             Self::Texts(texts) => texts.len(),
@@ -140,7 +140,7 @@ impl Inputs {
         }
     }
 
-    /// Tells whether there are none.
+    /// Whether there are no inputs.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -148,7 +148,7 @@ impl Inputs {
 
 impl std::fmt::Debug for EmbedBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // What is embedded stands in no log.
+        // Content is never logged.
         f.debug_struct("EmbedBody")
             .field("model", &self.model)
             .field("inputs", &self.inputs.len())

@@ -1,5 +1,5 @@
-//! Reads the `input` of an embeddings request: texts are kept, tokens are only counted, and of too many inputs none is kept. A list of
-//! a million small lists would otherwise take a hundred times its bytes.
+//! Parses the `input` of an embeddings request: texts are kept, tokens are only counted, and if there are too many
+//! inputs none is kept. A list of a million small lists would otherwise take a hundred times its bytes.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Visitor
 
 use super::embed::{Inputs, MAX_INPUTS};
 
-/// The inputs; none when there are more than [`MAX_INPUTS`].
+/// The inputs; `None` if there are more than [`MAX_INPUTS`].
 pub(crate) struct WireInput(pub(crate) Option<Inputs>);
 
 impl<'de> Deserialize<'de> for WireInput {
@@ -70,7 +70,7 @@ impl<'de> Visitor<'de> for InputVisitor {
 enum Item {
     Text(String),
     Token,
-    /// So many tokens.
+    /// A number of tokens.
     Batch(u64),
 }
 

@@ -1,11 +1,11 @@
-//! How deep a body is nested: whoever reads it may do so by recursion.
+//! Nesting depth of a body: parsers may recurse.
 
 /// Deepest nesting of objects and arrays in a body.
 pub const MAX_NESTING: usize = 64;
 
-/// Tells whether JSON text is nested deeper than [`MAX_NESTING`]. Of text that is no JSON it tells nothing.
+/// Whether JSON text is nested deeper than [`MAX_NESTING`]. The result is meaningless for text that is not JSON.
 pub fn is_too_deep(json: &[u8]) -> bool {
-    // Nearly every body has too few brackets for that.
+    // Fast path: nearly every body has too few brackets.
     if memchr::memchr2_iter(b'{', b'[', json).nth(MAX_NESTING).is_none() {
         return false;
     }

@@ -1,4 +1,4 @@
-//! The tokens of a prompt, counted by us where its provider does not say how many there were.
+//! Prompt tokens, counted by us where the provider does not report them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use super::body::ChatBody;
 use super::embed::{EmbedBody, Inputs};
 
-/// Largest body of which each message is read; a larger one counts as the JSON that it is, which takes no memory beside it.
+/// Largest body whose messages are parsed; a larger one is counted as raw JSON, which needs no memory beside it.
 const PARSED: usize = 1024 * 1024;
-/// Largest body that is counted on the thread that asks: a fraction of a millisecond.
+/// Largest body that is counted inline, which takes a fraction of a millisecond.
 const INLINE: usize = compute::INLINE_COST / tokens::COST_PER_BYTE;
-/// What the protocol adds to each message, and to the whole prompt.
+/// Tokens that the protocol adds to each message, and to the whole prompt.
 const PER_MESSAGE: u64 = 3;
 const PER_PROMPT: u64 = 3;
-/// What the protocol adds to each tool, about.
+/// Approximate tokens that the protocol adds to each tool.
 const PER_TOOL: u64 = 8;
 
 /// The prompt of a request, counted at most once for all its attempts.
@@ -50,7 +50,7 @@ impl Prompt {
         }
     }
 
-    /// Returns the number of tokens if it is known, or takes no time.
+    /// Returns the number of tokens if it is known or quick to count.
     pub(crate) fn known(&self) -> Option<u64> {
         if self.counted.get().is_none() && self.size() > INLINE {
             return None;
@@ -64,7 +64,7 @@ impl Prompt {
         }))
     }
 
-    /// Counts the tokens, on the compute pool where there are many. Without room there, the number is [`Prompt::rough`]'s.
+    /// Counts the tokens; a long prompt on the compute pool. If that is full, returns [`Prompt::rough`].
     pub(crate) async fn count(&self, tenant: &TenantId) -> u64 {
         if let Some(known) = self.known() {
             return known;
@@ -76,7 +76,7 @@ impl Prompt {
         counted.map_or_else(|_| self.rough(), |counted| *self.counted.get_or_init(|| counted))
     }
 
-    /// Returns the number if it is known, else an estimate by the beginning of the prompt. Takes no time.
+    /// Returns the number if it is known, else an estimate from the beginning of the prompt. Takes no time.
     pub(crate) fn rough(&self) -> u64 {
         if !tokens::is_ready() {
             return self.size() as u64 / 4;
@@ -104,7 +104,7 @@ impl Prompt {
     }
 }
 
-/// Scales the tokens of a text's beginning to all of it.
+/// Extrapolates the tokens of a text's beginning to the whole text.
 fn by_beginning(text: &str) -> u64 {
     let beginning = &text[..tokens::cut(text, INLINE)];
     let counted = u128::from(tokens::count(beginning)) * text.len() as u128;
@@ -112,14 +112,14 @@ fn by_beginning(text: &str) -> u64 {
     u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
-/// Counts a chat's prompt, on the compute pool where it is long.
+/// Counts a chat's prompt; a long one on the compute pool.
 pub async fn count_chat(tenant: Option<&TenantId>, body: Arc<ChatBody>) -> Result<u64, ComputeError> {
     let size = body.size();
     let (overhead, texts) = compute::run(tenant, size, move || prompt_texts(&body)).await?;
     Ok(overhead + count_texts(tenant, texts).await?)
 }
 
-/// Counts the inputs of an embedding, on the compute pool where they are long.
+/// Counts the inputs of an embedding; long ones on the compute pool.
 pub async fn count_inputs(tenant: Option<&TenantId>, body: &EmbedBody) -> Result<u64, ComputeError> {
     match body.inputs() {
         Inputs::Texts(texts) => count_texts(tenant, texts.clone()).await,
@@ -135,13 +135,13 @@ async fn count_texts(tenant: Option<&TenantId>, texts: Vec<String>) -> Result<u6
     compute::count_tokens(tenant, &Arc::new(texts), parts, u64::MAX).await
 }
 
-/// Counts a prompt: its messages and tools. What is written in a way that nobody here knows counts as JSON.
+/// Counts the messages and tools of a prompt. Unknown formats are counted as JSON.
 pub fn prompt_tokens(body: &ChatBody) -> u64 {
     let (overhead, texts) = prompt_texts(body);
     overhead + texts.iter().map(|text| tokens::count(text)).sum::<u64>()
 }
 
-/// What the protocol adds to a prompt, and its texts.
+/// Returns the protocol's overhead in tokens, and the texts of a prompt.
 fn prompt_texts(body: &ChatBody) -> (u64, Vec<String>) {
     if body.size() > PARSED {
         let raw = [Some(body.messages()), body.get("tools")];
@@ -258,7 +258,7 @@ mod tests {
     async fn a_prompt_of_any_length_is_counted_by_the_tokenizer() {
         let tenant = "acme".parse().unwrap();
         tokens::warm_up();
-        // Four bytes a token would be nearly twice, and less than half, of what these have.
+        // At four bytes per token these would give nearly twice, and less than half, of the real count.
         for (word, per_word) in [("internationalization ", 2), ("7 ", 2)] {
             for words in [10, 10_000] {
                 let text = word.repeat(words);

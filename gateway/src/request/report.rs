@@ -1,4 +1,4 @@
-//! Reports of usage, as callers of the endpoint get them: the numbers are those of the ledger, with what they cost.
+//! Usage reports in the endpoint's answers: the ledger's numbers, with their cost.
 
 use bytes::Bytes;
 use copilotd_actors::domain::usage::{Usage, dollars};
@@ -8,18 +8,18 @@ use serde_json::{Map, Value, json};
 
 use super::body::Members;
 
-/// What bears the report.
+/// What carries the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bearer {
-    /// A chunk of a stream. It tells the cost too, which a document has in a header.
+    /// A chunk of a stream. It includes the cost, which a document has in a header.
     Chunk,
-    /// A completion. One without a report gets one.
+    /// A completion. A report is added if there is none.
     Completion,
-    /// A list of embeddings, which uses no tokens but its prompt's. One without a report gets one.
+    /// A list of embeddings, which has prompt tokens only. A report is added if there is none.
     Embeddings,
 }
 
-/// Members that are ours.
+/// Members of a report that are ours.
 const COST: &str = "cost_usd";
 const ESTIMATED: &str = "estimated";
 
@@ -29,7 +29,7 @@ struct Report<'a> {
     usage: Option<&'a RawValue>,
 }
 
-/// Puts `usage` into what bears a report. Bytes that need no change stay as they are, and so does what cannot be read.
+/// Writes `usage` into a body's report. Bytes that need no change, and bodies that cannot be parsed, stay as they are.
 pub fn write(body: Bytes, bearer: Bearer, usage: &Usage) -> Bytes {
     let Some(Report { usage: found }) = read(&body) else {
         return body;
@@ -48,20 +48,20 @@ pub fn write(body: Bytes, bearer: Bearer, usage: &Usage) -> Bytes {
     [before, written.as_bytes(), behind].concat().into()
 }
 
-/// Reads an object; a list is none.
+/// Parses an object; a list gives `None`.
 fn read(body: &[u8]) -> Option<Report<'_>> {
     let is_object = body.trim_ascii_start().starts_with(b"{");
     is_object.then(|| serde_json::from_slice(body).ok())?
 }
 
-/// Tells whether a chunk bears a report.
+/// Whether a chunk carries a report.
 pub fn is_report(chunk: &[u8]) -> bool {
     read(chunk)
         .and_then(|report| report.usage)
         .is_some_and(|usage| usage.get() != "null")
 }
 
-/// Makes the chunk that reports `usage`, with the identity of another chunk of its answer.
+/// Builds the chunk that reports `usage`, with the identity of another chunk of its answer.
 pub fn chunk(first: &[u8], usage: &Usage) -> Bytes {
     let first: Value = serde_json::from_slice(first).unwrap_or(Value::Null);
     let member = |name: &str| first.get(name).cloned().unwrap_or(Value::Null);
@@ -81,7 +81,7 @@ fn added(body: &[u8], bearer: Bearer, usage: &Usage) -> Bytes {
     super::body::write_members(&all, &[("usage", report)])
 }
 
-/// Writes the members of a report. If all numbers in it are right already, what is ours is put behind them.
+/// Writes the members of a report. If all its numbers are already right, ours are appended to the original bytes.
 fn members(found: &RawValue, bearer: Bearer, usage: &Usage) -> String {
     let mut known: Map<String, Value> = serde_json::from_str(found.get()).unwrap_or_default();
     let is_ours = known.contains_key(COST) || known.contains_key(ESTIMATED);
@@ -110,7 +110,7 @@ fn members(found: &RawValue, bearer: Bearer, usage: &Usage) -> String {
     written
 }
 
-/// Puts the numbers of `usage` into a report.
+/// Sets the numbers of a report to those of `usage`.
 fn correct(known: &mut Map<String, Value>, bearer: Bearer, usage: &Usage) {
     known.insert("prompt_tokens".to_owned(), json!(usage.prompt_tokens));
     if bearer != Bearer::Embeddings {
@@ -130,7 +130,7 @@ fn correct(known: &mut Map<String, Value>, bearer: Bearer, usage: &Usage) {
     }
 }
 
-/// What is ours of a report. Money is written exactly.
+/// Our members of a report. Money is written exactly.
 fn ours(bearer: Bearer, usage: &Usage) -> String {
     let cost = (bearer == Bearer::Chunk).then(|| format!("\"{COST}\":{}", dollars(usage.cost)));
     let estimated = usage.estimated.then(|| format!("\"{ESTIMATED}\":true"));
@@ -146,7 +146,7 @@ fn details(usage: &Usage) -> [(&'static str, &'static str, u64); 3] {
     ]
 }
 
-/// Whether the numbers of a report are those of `usage`. One that is not there is 0; the sum may be left out.
+/// Whether the numbers of a report are those of `usage`. A missing one counts as 0; the total may be missing.
 fn is_right(known: &Map<String, Value>, bearer: Bearer, usage: &Usage) -> bool {
     let is = |value: Option<&Value>, expected: u64| match value {
         None | Some(Value::Null) => expected == 0,

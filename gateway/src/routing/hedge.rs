@@ -1,27 +1,27 @@
-//! How often a slow first token may be hedged with a second request.
+//! Limits how often a slow first token is hedged with a second request.
 
 use std::sync::{Mutex, PoisonError};
 
-/// What each request adds: one hedge in twenty requests.
+/// What each request adds to the budget: one hedge in twenty requests.
 const SHARE: f64 = 0.05;
-/// Hedges that can be saved up.
+/// Most hedges that can be saved up.
 const MOST: f64 = 10.0;
 
-/// The budget of one route. A hedge that loses is paid for nothing, so there is a bound to them.
+/// The hedge budget of one route. A hedge that loses costs money for nothing, so hedges are bounded.
 #[derive(Debug, Default)]
 pub struct HedgeBudget(Mutex<f64>);
 
 impl HedgeBudget {
-    /// Notes a request.
+    /// Adds a request's share to the budget.
     pub fn earn(&self) {
         let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *saved = (*saved + SHARE).min(MOST);
     }
 
-    /// Takes a hedge, if one is left.
+    /// Takes a hedge from the budget, if one is left.
     pub fn take(&self) -> bool {
         let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Twenty times a twentieth is a little less than one.
+        // Twenty times 0.05 is slightly less than one in floating point.
         let is_enough = *saved > 1.0 - SHARE / 2.0;
         if is_enough {
             *saved = (*saved - 1.0).max(0.0);

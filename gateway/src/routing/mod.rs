@@ -1,4 +1,4 @@
-//! Routes: a name, and the models behind it.
+//! Routes: a name, and an ordered list of targets.
 
 mod hedge;
 mod order;
@@ -16,21 +16,21 @@ use crate::provider::Timeouts;
 use crate::request::call::Mode;
 use crate::target::Target;
 
-/// A name behind which models stand.
+/// A named model of ours.
 #[derive(Debug)]
 pub struct Route {
-    /// Its name.
+    /// Name of the route.
     pub name: String,
-    /// Models, in order of preference; never empty.
+    /// Targets in order of preference; never empty.
     pub targets: Vec<Arc<Target>>,
-    /// The clocks of a call; `total` is for all attempts together.
+    /// Timeouts of a call; `total` bounds all attempts together.
     pub timeouts: Timeouts,
-    /// The clock for the first token where the model thinks before it speaks: the target does, or the request asks for it.
+    /// First-token timeout if the model reasons before it answers: by default, or because the request asks for it.
     pub first_token_reasoning: Duration,
     /// How long a call waits for its preferred target's `Retry-After` before it falls back to another one.
     pub patience: Duration,
-    /// Whether pieces are passed on as they come, unless the caller says so.
+    /// When pieces are passed on, unless the caller says.
     pub mode: Mode,
-    /// What may be spent on a second request when a first token is late; none: nothing.
+    /// Budget for hedging a late first token; `None` disables hedging.
     pub hedges: Option<Arc<HedgeBudget>>,
 }

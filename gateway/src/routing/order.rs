@@ -1,17 +1,17 @@
-//! In which order the targets of a route are tried.
+//! The order in which the targets of a route are tried.
 
 /// What the order depends on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Standing {
-    /// Share among neighbours that have one too.
+    /// Share among adjacent targets that have a weight too.
     pub weight: Option<u32>,
-    /// What a call is expected to cost in time; less is better.
+    /// Expected latency cost of a call; less is better.
     pub score: f64,
 }
 
-/// Returns the indices of `standings` in the order in which they are tried. Targets keep their order of preference;
-/// among neighbours with weights two are drawn by weight and the better one goes first, the others follow by score.
-/// `draw(n)` is random below `n`.
+/// Returns the indices of `standings` in the order to try. Targets keep their configured order. Among adjacent targets
+/// with weights two are drawn by weight and the better one goes first; the others follow by score. `draw(n)` is random
+/// below `n`.
 pub fn order(standings: &[Standing], mut draw: impl FnMut(u64) -> u64) -> Vec<usize> {
     let mut order = Vec::with_capacity(standings.len());
     let mut at = 0;
@@ -43,7 +43,7 @@ pub fn order(standings: &[Standing], mut draw: impl FnMut(u64) -> u64) -> Vec<us
     order
 }
 
-/// Draws one of `group`, which is not empty, by weight. Weights of zero count only where all are zero.
+/// Draws one of `group`, which is not empty, by weight. Zero weights are drawn only if all are zero.
 fn draw_one(group: &[usize], standings: &[Standing], draw: &mut impl FnMut(u64) -> u64) -> usize {
     let weight = |index: usize| u64::from(standings[index].weight.unwrap_or(0));
     let sum: u64 = group.iter().map(|&index| weight(index)).sum();

@@ -1,4 +1,4 @@
-//! What follows a failure: each class has its own rule.
+//! What follows a failure; each failure class has its own rule.
 
 use std::time::Duration;
 
@@ -7,51 +7,52 @@ use copilotd_actors::ports::ModelError;
 
 use crate::provider::UNSUPPORTED;
 
-/// Waited before the same deployment is asked once more; half of it, and as much again by chance.
+/// Pause before the same target is tried again; half of it, plus as much again at random.
 pub const PAUSE: Duration = Duration::from_millis(200);
-/// A deployment that wants more time than this is left for another one, if there is one.
+/// A target that asks for a longer wait is left for another one, if there is one.
 pub const SHORT_WAIT: Duration = Duration::from_millis(500);
-/// How long a key rests that was refused for its rate without a time to come back.
+/// Cooldown of a rate-limited key whose provider names no time.
 pub const DEFAULT_REST: Duration = Duration::from_secs(1);
 
 /// What follows a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// The key is dead: the next one at once.
+    /// The key was rejected: use the next one at once.
     RotateKey,
-    /// The key rests so long: another key, another target, or the same when it has rested.
+    /// The key cools down for this time: use another key, another target, or the same afterwards.
     Rest(Duration),
-    /// The same deployment once more after a short pause, then the next target.
+    /// The same target once more after a short pause, then the next one.
     AgainThenNext,
-    /// The next target; this one is not asked again.
+    /// The next target; this one is not tried again.
     Next,
-    /// The next target, and this one once more where no other answers.
+    /// The next target, and this one once more if no other answers.
     NextOrAgain,
-    /// Another provider, once: the refusal may be about the provider itself, its account or a proxy before it.
+    /// Another provider, once: the refusal may concern the provider itself, its account or a proxy in front of it.
     NextProvider,
-    /// A target with a larger context.
+    /// A target with a larger context window.
     Larger,
     /// Nothing would help.
     Stop,
 }
 
-/// Returns what follows `error`. `began` tells that content had come before it.
+/// Returns what follows `error`. `began`: content had arrived before it.
 pub fn after(error: &ModelError, began: bool) -> Rule {
     match error.class {
         FailureClass::Key => Rule::RotateKey,
-        // No time at all is none that was named.
+        // A `Retry-After` of zero counts as none.
         FailureClass::Rate => Rule::Rest(error.retry_after.filter(|wait| !wait.is_zero()).unwrap_or(DEFAULT_REST)),
         FailureClass::Overload | FailureClass::Network => match error.retry_after {
             Some(wait) if wait > SHORT_WAIT => Rule::Rest(wait),
             _ => Rule::AgainThenNext,
         },
-        // Somebody is there: this one answer died, like one that was cut.
+        // The target is reachable, and this one answer broke, like one that was cut.
         FailureClass::Silence if began => Rule::NextOrAgain,
         FailureClass::Silence => Rule::Next,
         FailureClass::Cut | FailureClass::Malformed => Rule::NextOrAgain,
         FailureClass::ContextLength => Rule::Larger,
         FailureClass::ContentPolicy | FailureClass::Limit | FailureClass::Budget => Rule::Stop,
-        // A deployment that is not there (404, a redirect), or cannot be told, says nothing about the request.
+        // A target that does not exist (404, a redirect), or does not support the request, says nothing about the
+        // request.
         FailureClass::Rejected => match error.refusal.as_deref() {
             Some(refusal) if matches!(refusal.status, 300..=399 | 404 | 405 | 410 | UNSUPPORTED) => Rule::Next,
             Some(refusal) if refusal.is_certain => Rule::Stop,
@@ -60,7 +61,7 @@ pub fn after(error: &ModelError, began: bool) -> Rule {
     }
 }
 
-/// Tells whether a failure speaks against its target's health. A refusal is an answer, and keys have a state of their own.
+/// Whether a failure counts against its target's health. A refusal is an answer, and keys have a state of their own.
 pub fn is_ill(class: FailureClass) -> bool {
     use FailureClass::{Cut, Malformed, Network, Overload, Silence};
     matches!(class, Overload | Network | Silence | Cut | Malformed)

@@ -1,15 +1,15 @@
-//! The way of one request over the targets of its route: where to next, and when it is over.
+//! The failover plan of one request: which target of its route to try next, and when to give up.
 //!
 //! The order, at each step:
-//! 1. the same target at once, where its failure is of the passing kind;
-//! 2. targets that are healthy and awake, and that this trip has not asked;
-//! 3. healthy targets that failed this trip in passing (a cut, a stall, a 500), again: twice at most, and up to
-//!    [`MAX_TRIES`] times while no other target can answer;
+//! 1. the same target again at once, if its failure was transient;
+//! 2. healthy targets that are not cooling down and that this plan has not tried;
+//! 3. healthy targets with a transient failure in this plan (a cut, a stall, a 500), again: twice at most, and up
+//!    to [`MAX_TRIES`] times while no other target can answer;
 //! 4. unhealthy targets, once each;
-//! 5. a target that wants to be left alone: one probe in between, else after its time, if the trip's patience lasts that long.
+//! 5. a target that is cooling down: by one probe during that time, else afterwards, if the plan may wait that long.
 //!
-//! Invariant: a trip makes at most [`MAX_ATTEMPTS`] requests, never waits beyond its patience or its deadline, never leaves the
-//! targets and keys that it was given, and asks a target whose breaker is open at most once.
+//! Invariant: a plan makes at most [`MAX_ATTEMPTS`] requests, never waits beyond its patience or deadline, never leaves
+//! the targets and keys it was given, and tries a target whose breaker is open at most once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,72 +23,72 @@ use crate::access::{Key, Keys};
 use crate::provider::UNSUPPORTED;
 use crate::target::Target;
 
-/// Most requests that are sent to providers for one request of a caller, over all targets and keys.
+/// Most requests to providers for one request of a caller, over all targets and keys.
 pub const MAX_ATTEMPTS: u32 = 8;
-/// Most of them to one target for failures in passing, while it is the only one that can answer.
+/// Most tries of one target after transient failures, while it is the only one that can answer.
 const MAX_TRIES: u32 = 4;
 /// The same while others can answer too.
 const USUAL_TRIES: u32 = 2;
 
-/// A target, and the keys with which it may be asked.
+/// A target, and the keys with which it may be called.
 pub type Keyed = (Arc<Target>, Keys);
 
-/// A trip under way.
+/// The state of a failover plan.
 #[derive(Debug)]
 pub struct Trip {
     stops: Vec<Stop>,
     attempts: u32,
-    /// The same deployment is to be asked again.
+    /// The target and key to try again immediately.
     again: Option<(usize, usize)>,
     deadline: Instant,
     patience: Duration,
-    /// How long the preferred target is waited for before another one is asked in its place.
+    /// How long to wait for the preferred target before another one is tried instead.
     hold: Duration,
-    /// Providers that refused the request in words that may be about themselves.
+    /// Number of providers that refused the request with an error that may concern the provider itself.
     doubts: u32,
     failure: Option<ModelError>,
     only_keys_failed: bool,
 }
 
-/// A target on the way.
+/// A target of the plan.
 #[derive(Debug)]
 struct Stop {
     target: Arc<Target>,
     keys: Keys,
     /// Requests sent with each key.
     sent: Vec<u32>,
-    /// Keys that are not asked again by this trip.
+    /// Keys that this plan does not use again.
     spent: Vec<bool>,
-    /// Keys that this trip was told to leave alone for a time, and may ask afterwards.
+    /// Keys whose provider told this plan to wait, and that it may use afterwards.
     rested: Vec<bool>,
-    /// The key with which it may be asked again, after others: its last failure was one in passing.
+    /// The key with which the target may be tried again after others; its last failure was transient.
     later: Option<usize>,
-    /// Whether this trip saw it fail in passing.
+    /// Whether the target had a transient failure in this plan.
     failed_in_passing: bool,
     is_closed: bool,
 }
 
-/// Where a trip stands.
+/// A target and key of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     stop: usize,
     key: usize,
 }
 
-/// What is to be done.
+/// The next step.
 #[derive(Debug)]
 pub enum Next {
-    /// Ask there.
+    /// Send the request to this target.
     Ask(Place),
-    /// Wait so long and look again.
+    /// Wait, then call `next` again.
     Wait(Duration),
-    /// The trip is over.
+    /// No candidate is left.
     Over,
 }
 
 impl Trip {
-    /// Plans a trip over `targets`, in this order. It waits for a key's rest at most `patience`, and nothing begins after
-    /// `deadline`.
+    /// Plans over `targets`, in this order. Waits at most `patience` for keys that are cooling down, and starts nothing
+    /// after `deadline`.
     pub fn new(targets: Vec<Keyed>, patience: Duration, deadline: Instant) -> Self {
         let stop = |(target, keys): Keyed| Stop {
             target,
@@ -113,14 +113,14 @@ impl Trip {
         }
     }
 
-    /// Has it wait so long, all in all, for its preferred target's `Retry-After` before it falls back to another one.
+    /// Sets how long, in total, to wait for the preferred target's `Retry-After` before falling back to another one.
     #[must_use]
     pub fn holding(mut self, hold: Duration) -> Self {
         self.hold = hold;
         self
     }
 
-    /// Says where to next. `admit` asks a target's breaker.
+    /// Returns the next step. `admit` asks a target's circuit breaker.
     pub fn next(&mut self, now: Instant, mut admit: impl FnMut(&Target) -> bool) -> Next {
         if self.attempts >= MAX_ATTEMPTS || now >= self.deadline {
             return Next::Over;
@@ -132,7 +132,7 @@ impl Trip {
         if let Some(next) = self.held(&open, now) {
             return next;
         }
-        // What is well, awake and not asked yet.
+        // Healthy, not cooling down and not tried yet.
         let mut returning = None;
         for &at in &open {
             let stop = &self.stops[at];
@@ -146,7 +146,7 @@ impl Trip {
                 }
             }
         }
-        // One that has only just come back and gets a small share of the calls is still better than none.
+        // A target that has just recovered gets a small share of the calls, but is still better than none.
         if let Some((stop, key)) = returning {
             return self.ask(stop, key);
         }
@@ -155,7 +155,7 @@ impl Trip {
                 return self.ask(at, key);
             }
         }
-        // What is unhealthy or has no key that is known to be accepted, if this trip has not asked it itself.
+        // Unhealthy targets, or those without a key known to be accepted, unless this plan has tried them itself.
         for &at in &open {
             if let Some(key) = self.stops[at].unasked(|key| key.rests(now).is_zero()) {
                 return self.ask(at, key);
@@ -169,7 +169,7 @@ impl Trip {
         self.rest(&open, now)
     }
 
-    /// Waits for the preferred target, if that is all that keeps it from being asked and it takes no longer than is allowed.
+    /// Waits for the preferred target, if a named `Retry-After` within the allowed time is all that blocks it.
     fn held(&mut self, open: &[usize], now: Instant) -> Option<Next> {
         let (&at, others) = open.split_first()?;
         let stop = &self.stops[at];
@@ -179,7 +179,7 @@ impl Trip {
         let keys = stop.keys.iter().enumerate().filter(|&(key, _)| stop.may_rest(key));
         let (wait, key) = keys.map(|(index, key)| (key.rests(now), index)).min()?;
         if wait.is_zero() {
-            // It was waited for, and wanted to be asked again.
+            // The wait is over and the key may be used again.
             return stop.rested[key].then(|| self.ask(at, key));
         }
         if !stop.keys[key].rest_is_named() || wait > self.hold || now + wait >= self.deadline {
@@ -189,7 +189,7 @@ impl Trip {
         Some(Next::Wait(wait))
     }
 
-    /// Waits for what rests, or gives up.
+    /// Waits for a key that is cooling down, or gives up.
     fn rest(&mut self, open: &[usize], now: Instant) -> Next {
         let resting = open.iter().flat_map(|&at| {
             let stop = &self.stops[at];
@@ -209,7 +209,7 @@ impl Trip {
                     Some(failure) => {
                         failure.retry_after.get_or_insert(wait);
                     }
-                    // Nobody was asked: what the provider said to an earlier call still holds.
+                    // No target was called: what the provider said to an earlier call still holds.
                     None => self.failure = Some(stop.keys[key].remembered(&stop.target.name.to_string(), wait)),
                 }
                 self.only_keys_failed = false;
@@ -218,7 +218,7 @@ impl Trip {
         }
     }
 
-    /// Returns the key with which a healthy target that failed in passing is asked again.
+    /// Returns the key with which to retry a healthy target after a transient failure.
     fn second_chance(&self, at: usize, now: Instant) -> Option<usize> {
         let stop = &self.stops[at];
         let key = stop.later?;
@@ -235,8 +235,8 @@ impl Trip {
         (stop.tries() < most).then_some(key)
     }
 
-    /// Notes that the request at `place` failed; returns a pause that has to pass before the next one. `began` tells that
-    /// content had come: a silence after it says that this answer died, not that nobody is there.
+    /// Records that the request at `place` failed; returns a pause before the next one. `began`: content had
+    /// arrived, so silence means that this answer broke, not that the target is unreachable.
     pub fn failed(&mut self, place: Place, error: ModelError, began: bool, now: Instant) -> Option<Duration> {
         let rule = rule::after(&error, began);
         let stop = &mut self.stops[place.stop];
@@ -250,7 +250,7 @@ impl Trip {
                 stop.spent[place.key] = true;
             }
             Rule::Rest(wait) => {
-                // Who names no time, or next to none, is asked more and more seldom.
+                // Without a named time, or with almost none, waits double with each request.
                 let is_named = error.retry_after.is_some_and(|wait| !wait.is_zero());
                 let doubled = 2_u32.pow(stop.sent[place.key].saturating_sub(1).min(6));
                 let wait = if is_named {
@@ -260,10 +260,11 @@ impl Trip {
                 };
                 key.rest(wait, now, error.class, is_named);
                 stop.rested[place.key] = true;
-                // An overloaded server that names a time gets it once; a rate limit, as long as the patience lasts.
+                // An overloaded server that names a time gets one more try; a rate limit, as long as the patience
+                // lasts.
                 stop.spent[place.key] = error.class != FailureClass::Rate && stop.sent[place.key] > 1;
             }
-            // A probe, or a try at what is known to be down, is not repeated.
+            // A probe, or a try at a target known to be down, is not repeated.
             Rule::AgainThenNext | Rule::NextOrAgain if stop.is_unhealthy() => stop.is_closed = true,
             Rule::AgainThenNext if stop.tries() < USUAL_TRIES => {
                 self.again = Some((place.stop, place.key));
@@ -281,7 +282,7 @@ impl Trip {
                 stop.is_closed = true;
                 let size = stop.target.context_tokens;
                 let is_larger = |stop: &Stop| !stop.is_closed && stop.target.context_tokens > size;
-                // The sizes are what the configuration says: where none is larger, one of the same size may still do.
+                // Context sizes are only what the configuration says: if none is larger, one of the same size may do.
                 let least = if self.stops.iter().any(is_larger) {
                     size + 1
                 } else {
@@ -297,7 +298,7 @@ impl Trip {
         pause
     }
 
-    /// A provider refused the request in words that may be about itself: another provider is asked, once.
+    /// A provider refused the request with an error that may concern itself: another provider is tried, once.
     fn doubted(&mut self, at: usize) {
         self.doubts += 1;
         if self.doubts > 1 {
@@ -306,7 +307,7 @@ impl Trip {
         self.stops[at].is_closed = true;
         let provider = self.stops[at].target.name.provider.clone();
         let is_other = |stop: &Stop| stop.target.name.provider != provider;
-        // The same account would say the same, but it is better than nobody.
+        // The same account would answer the same, but it is better than none.
         if self.stops.iter().any(|stop| !stop.is_closed && is_other(stop)) {
             for stop in &mut self.stops {
                 stop.is_closed |= !is_other(stop);
@@ -314,7 +315,7 @@ impl Trip {
         }
     }
 
-    /// Says where to ask beside the request at `place`: another target that is well, with a key that is awake.
+    /// Returns another healthy target, with a usable key, to call in parallel with the request at `place`.
     pub fn beside(&mut self, place: Place, now: Instant, mut admit: impl FnMut(&Target) -> bool) -> Option<Place> {
         if self.attempts >= MAX_ATTEMPTS || now >= self.deadline {
             return None;
@@ -331,8 +332,8 @@ impl Trip {
         }
     }
 
-    /// Says where a document is asked for again beside the request at `place`, which goes on: at a target that can answer by now,
-    /// else at the same one.
+    /// Returns where to request a document again in parallel with the request at `place`: at a target that can answer
+    /// now, else at the same one.
     pub fn once_more(&mut self, place: Place, now: Instant, admit: impl FnMut(&Target) -> bool) -> Option<Place> {
         let again = self.again.take();
         if again.is_none()
@@ -361,7 +362,7 @@ impl Trip {
         }
     }
 
-    /// Has others be asked before the target at `place` is asked again; tells whether there are others that can answer.
+    /// Prefers other targets to the one at `place`; returns whether there are any that can answer.
     pub fn leave(&mut self, place: Place, now: Instant) -> bool {
         let others = self.others_able(place, now) > 0;
         if others {
@@ -370,7 +371,7 @@ impl Trip {
         others
     }
 
-    /// Returns how many targets beside the one at `place` could answer now and were not asked yet.
+    /// Number of other targets that could answer now and were not tried yet.
     pub fn others_able(&self, place: Place, now: Instant) -> u32 {
         let able = |(at, stop): (usize, &Stop)| {
             let awake = |key: &Key| !key.is_dead(now) && key.rests(now).is_zero();
@@ -380,7 +381,7 @@ impl Trip {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Lists its targets.
+    /// Lists the targets.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.stops.iter().map(|stop| &stop.target)
     }
@@ -395,12 +396,12 @@ impl Trip {
         &self.stops[place.stop].keys[place.key]
     }
 
-    /// Returns how many requests were sent.
+    /// Number of requests sent.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Returns when it has to be over.
+    /// Time at which the plan must end.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -410,13 +411,14 @@ impl Trip {
         self.deadline = self.deadline.min(deadline);
     }
 
-    /// Returns how many targets may still be asked.
+    /// Number of targets that may still be tried.
     pub fn targets_left(&self) -> usize {
         self.stops.iter().filter(|stop| !stop.is_closed).count()
     }
 
-    /// Returns the failure that says most about why nobody answered; none when nobody was asked and nobody rests. Its
-    /// `retry_after` is the time after which *some* target may be asked, not the one that happened to be named.
+    /// Returns the failure that best explains why nobody answered; `None` if no target was tried and none is cooling
+    /// down. Its `retry_after` is the time after which *some* target may be called, not the one that happened to be
+    /// named.
     pub fn failure(&mut self, now: Instant) -> Option<ModelError> {
         let mut failure = self.failure.take()?;
         let rests = |stop: &Stop| {
@@ -424,7 +426,7 @@ impl Trip {
             keys.map(|key| key.rests(now)).min()
         };
         let soonest = self.stops.iter().filter_map(rests).min();
-        // But for a moment that is the same time, and is told as the provider named it.
+        // A difference of a moment does not count: the time stays as the provider named it.
         let sooner = |named: &Duration| soonest.filter(|soonest| *soonest + rule::DEFAULT_REST < *named);
         if let Some((named, soonest)) = failure.retry_after.and_then(|named| Some((named, sooner(&named)?))) {
             failure.retry_after = match failure.class {
@@ -436,7 +438,7 @@ impl Trip {
         Some(failure)
     }
 
-    /// Tells whether there were failures, and all of them for want of a key that is accepted.
+    /// Whether there were failures, and all of them because no key was accepted.
     pub fn only_keys_failed(&self) -> bool {
         self.failure.is_some() && self.only_keys_failed
     }
@@ -448,8 +450,8 @@ impl Trip {
         Next::Ask(Place { stop, key })
     }
 
-    /// Keeps the failure that says most. Of two that say the same, the later one counts, but a refusal is told as the preferred
-    /// target put it.
+    /// Keeps the failure that says most. Of two with the same rank the later one wins, but for a refusal the preferred
+    /// target's wording stays.
     fn remember(&mut self, error: ModelError) {
         let rank = rank(&error);
         self.only_keys_failed &= rank <= Rank::Key;
@@ -460,18 +462,19 @@ impl Trip {
     }
 }
 
-/// How much a failure says about why nobody answered.
+/// How much a failure explains why nobody answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// The provider's protocol cannot say it, which is not the request's fault where another target was asked.
+    /// The provider's protocol cannot express the request, which is no fault of the request if another target was
+    /// tried.
     Unsaid,
-    /// A dead key is the operator's business.
+    /// A rejected key is the operator's business.
     Key,
-    /// A refusal that may be about the provider itself.
+    /// A refusal that may concern the provider itself.
     Doubtful,
     /// Anything else.
     Failed,
-    /// A rate limit says when to come back.
+    /// A rate limit, which says when to retry.
     Rate,
 }
 
@@ -487,9 +490,9 @@ fn rank(error: &ModelError) -> Rank {
 }
 
 impl Stop {
-    /// Finds a key that this trip has not used and that is `good`.
+    /// Returns a key that this plan has not used and that is `good`.
     fn unasked(&self, good: impl Fn(&Key) -> bool) -> Option<usize> {
-        // What failed in passing would fail with another key too: it is asked again with the same one, or not at all.
+        // A transient failure would repeat with another key: the target is retried with the same key, or not at all.
         if self.failed_in_passing {
             return None;
         }
@@ -497,22 +500,22 @@ impl Stop {
         (0..self.keys.len()).find(unasked)
     }
 
-    /// Whether a key is waited for: it was not asked, or wanted to be asked again.
+    /// Whether to wait for a key: it was not used, or may be used again after its wait.
     fn may_rest(&self, key: usize) -> bool {
         !self.spent[key] && (self.rested[key] || (self.sent[key] == 0 && !self.failed_in_passing))
     }
 
-    /// Requests of this trip.
+    /// Number of requests that this plan sent to the target.
     fn tries(&self) -> u32 {
         self.sent.iter().sum()
     }
 
-    /// Whether its breaker is open, or waits for a probe.
+    /// Whether the breaker is open, or half open for a probe.
     fn is_unhealthy(&self) -> bool {
         self.target.state.with(|health, _| health.is_open())
     }
 
-    /// Whether it cannot answer now, whoever asks.
+    /// Whether the target cannot answer any request now.
     fn is_out(&self, now: Instant) -> bool {
         let is_out =
             |(index, key): (usize, &Arc<Key>)| self.spent[index] || key.is_dead(now) || !key.rests(now).is_zero();

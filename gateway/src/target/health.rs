@@ -1,22 +1,22 @@
-//! How a target does: its circuit breaker, how fast it answers, how often it fails.
+//! The health of a target: circuit breaker, latencies, error rate.
 //!
-//! Times are passed in, as durations since the process began to look, so that everything here is arithmetic.
+//! Times are passed in, as durations since the start of observation, so that everything here is pure arithmetic.
 
 use std::time::Duration;
 
 use copilotd_actors::domain::tool::breaker::Breaker;
 
-/// Time in which a target that came back gets its full share again.
+/// Time over which a recovered target regains its full share of calls.
 pub const RETURN: Duration = Duration::from_secs(20);
-/// Longest time for which an unhealthy target is not probed: so much later than its outage ends, at most, it is found out.
+/// Longest pause between probes of an unhealthy target: a recovery is noticed at most this late.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// Share of the calls that it gets at first.
+/// Share of the calls that a recovered target gets at first.
 const FIRST_SHARE: f64 = 0.1;
 /// Weight of a new observation in the averages.
 const NEW: f64 = 0.2;
-/// Latencies that are kept, for the time after which a hedge is worth its price.
+/// Number of latencies kept for the hedge delay.
 const KEPT: usize = 64;
-/// Fewer say nothing about the slow ones among them.
+/// With fewer latencies the slow tail is unknown.
 const ENOUGH: usize = 20;
 
 /// The health of one target.
@@ -32,16 +32,16 @@ pub struct Health {
     running: u32,
 }
 
-/// What kind of answer was waited for.
+/// Kind of answer whose latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The time to the first content of a stream.
+    /// Time to the first content of a stream.
     Stream,
-    /// The time of a whole document.
+    /// Time to a complete document.
     Document,
 }
 
-/// An average that forgets.
+/// Exponentially weighted moving average.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ewma(Option<f64>);
 
@@ -52,7 +52,8 @@ impl Ewma {
 }
 
 impl Health {
-    /// Asks whether a call may pass; `roll` is random in 0..1. A target that was ill gets one probe, then a growing share.
+    /// Whether a call may pass; `roll` is random in 0..1. A target that was unhealthy gets one probe, then a growing
+    /// share.
     pub fn admit(&mut self, now: Duration, roll: f64) -> bool {
         let returning = self.returned.map(|since| now.saturating_sub(since));
         if let Some(returning) = returning.filter(|time| *time < RETURN) {
@@ -69,12 +70,12 @@ impl Health {
         self.running += 1;
     }
 
-    /// A call is over, however it ended.
+    /// A call ended, in whatever way.
     pub fn ended(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// Content came: a probe has shown what it was to show.
+    /// Content arrived, which also makes a probe succeed.
     pub fn answered(&mut self, kind: Kind, took: Duration, now: Duration) {
         let ms = took.as_secs_f64() * 1_000.0;
         match kind {
@@ -90,11 +91,11 @@ impl Health {
         }
     }
 
-    /// A call ended well, or with a refusal that says nothing about the target.
+    /// A call completed, or was refused in a way that says nothing about the target.
     pub fn succeeded(&mut self, now: Duration) {
         self.errors.add(0.0);
         match self.breaker {
-            // What was sent before it opened says nothing new.
+            // A call sent before the breaker opened says nothing new.
             Breaker::Open { .. } => {}
             Breaker::HalfOpen { .. } => {
                 self.breaker.succeeded();
@@ -104,7 +105,7 @@ impl Health {
         }
     }
 
-    /// A call failed in a way that speaks against the target; `roll` is random in 0..1.
+    /// A call failed in a way that counts against the target; `roll` is random in 0..1.
     pub fn failed(&mut self, now: Duration, roll: f64) {
         self.errors.add(1.0);
         let was_open = self.is_open();
@@ -114,12 +115,12 @@ impl Health {
         }
     }
 
-    /// A call was given up before it showed anything: a probe goes back.
+    /// A call was dropped before it showed anything: a probe is given back.
     pub fn abandoned(&mut self, now: Duration) {
         self.breaker.abandoned(now);
     }
 
-    /// Tells whether nothing, or only a probe, passes.
+    /// Whether at most a probe may pass.
     pub fn is_open(&self) -> bool {
         !matches!(self.breaker, Breaker::Closed(_))
     }
@@ -129,8 +130,7 @@ impl Health {
         self.breaker.level()
     }
 
-    /// What a further call is expected to cost in time; less is better. A target that nobody knows yet looks good, so that
-    /// it is tried.
+    /// Expected latency cost of another call; less is better. An unknown target scores well, so that it is tried.
     pub fn score(&self, kind: Kind) -> f64 {
         let latency = match kind {
             Kind::Stream => self.streams.0,
@@ -140,7 +140,7 @@ impl Health {
         latency.unwrap_or(1.0).max(1.0) * (1.0 + f64::from(self.running)) * (1.0 + 20.0 * errors)
     }
 
-    /// Returns the time within which all but one in twenty streams had content, once enough were seen.
+    /// Returns the 95th percentile of the time to first content, once enough streams were seen.
     pub fn slow(&self) -> Option<Duration> {
         if self.latencies.len() < ENOUGH {
             return None;
@@ -151,7 +151,7 @@ impl Health {
         Some(Duration::from_secs_f64(ms / 1_000.0))
     }
 
-    /// Returns the time that a whole document takes on average, once one was seen.
+    /// Returns the average time of a whole document, once one was seen.
     pub fn usual_document(&self) -> Option<Duration> {
         Some(Duration::from_secs_f64(self.documents.0? / 1_000.0))
     }

@@ -1,4 +1,4 @@
-//! A target without permission is never called, by a fallback as little as by a first attempt.
+//! A target without permission is never called, neither by a first attempt nor by a fallback.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use copilotd_gateway::target::{Target, TargetName, TargetState};
 
 use super::{CLOCKS, Provider, TEXT, read, request};
 
-/// Each tenant has the keys of its own; without one there is no way.
+/// Each tenant has keys of its own; without one nothing can be called.
 #[derive(Debug)]
 struct OwnKeys(HashMap<(String, TargetName), Arc<[Arc<Key>]>>);
 

@@ -1,4 +1,5 @@
-//! Routes with Anthropic's protocol on them: what it cannot say goes elsewhere, and a turn of calls goes to and fro.
+//! Routes with Anthropic's protocol: what it cannot express goes to another target, and tool calls work across
+//! protocols.
 
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::ports::{Model, ModelEvent};
@@ -34,7 +35,7 @@ async fn what_anthropic_cannot_say_goes_to_the_next_target_and_is_never_left_out
             assert!(read.finished && read.error.is_none(), "{member}: {read:?}");
             assert_eq!(ledger.lines(), ["claude/gpt rejected", "gpt/gpt ok"], "{member}");
 
-            // Alone, it says why.
+            // Alone on its route, it says why.
             let (alone, _) = gateway(vec![at("claude", &first)], CLOCKS);
             let error = alone.chat(call).await.unwrap_err();
             assert_eq!(
@@ -70,7 +71,7 @@ async fn embeddings_are_another_targets_work() {
     assert!(error.message.contains("embeddings"), "{error}");
 }
 
-/// Puts the message of an answer together, as a client does.
+/// Assembles the message of an answer, as a client does.
 async fn message(answer: Answer) -> (Value, Value) {
     let mut pieces = match answer {
         Answer::Whole(body) => {

@@ -1,4 +1,5 @@
-//! A bad day of three providers, in paused time: no buffered call, stream or document, is lost, and each request is booked once.
+//! A bad day of three providers, in paused time: no buffered call, stream or document, is lost, and each request is
+//! recorded once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ mod day;
 
 use day::{DAY, Day, Got};
 
-/// Makes `calls` calls, `per_second`; returns what was lost, and asserts that the books are right.
+/// Makes `calls` calls, `per_second`; returns what was lost, and asserts that the records are right.
 async fn lost(calls: u32, per_second: u32, seed: u64) -> Vec<Got> {
     let ledger = Arc::new(Ledger::default());
     let day = Day::begin(seed, Some(ledger.clone() as Arc<dyn Meter>));

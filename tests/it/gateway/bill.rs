@@ -1,4 +1,4 @@
-//! What callers are told that an answer used and cost: what the ledger holds for their call, to the token and the nano-dollar.
+//! The usage and cost that callers get: what the ledger has for their call, to the token and the nano-dollar.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,14 +57,14 @@ pub fn reporting(stream: bool, mode: Mode) -> GatewayCall {
     call
 }
 
-/// What the ledger holds for all attempts.
+/// What the ledger has for all attempts.
 pub fn booked(attempts: &[Attempted]) -> Usage {
     let mut sum = Usage::default();
     attempts.iter().for_each(|attempt| sum += attempt.usage);
     sum
 }
 
-/// Asserts that a report says what was booked.
+/// Asserts that a report equals what was recorded.
 pub fn assert_report(what: &str, report: &Value, booked: &Usage) {
     let is = |name: &str, expected: u64| assert_eq!(report[name], expected, "{what}: {name} of {report}");
     is("prompt_tokens", booked.prompt_tokens);
@@ -81,7 +81,7 @@ pub fn assert_report(what: &str, report: &Value, booked: &Usage) {
     assert_eq!(report["estimated"] == true, booked.estimated, "{what}: {report}");
 }
 
-/// Asserts that a stream reports once, in its last chunk, what was booked.
+/// Asserts that a stream reports once, in its last chunk, what was recorded.
 pub fn assert_stream(what: &str, read: &Read, attempts: &[Attempted]) {
     assert!(read.error.is_none() && read.finished, "{what}: {read:?}");
     let (last, before) = read.chunks.split_last().expect(what);
@@ -95,7 +95,7 @@ pub fn assert_stream(what: &str, read: &Read, attempts: &[Attempted]) {
     }
 }
 
-/// A provider that answers with a head and no more, ever.
+/// A provider that answers with a head and then nothing, ever.
 pub async fn silent() -> Server {
     Server::start(|mut exchange: Exchange| async move {
         exchange.write(STREAM).await;
@@ -114,7 +114,7 @@ async fn closing() -> Server {
     .await
 }
 
-/// The dear model of a provider.
+/// The expensive model of a provider.
 fn dear<'a>(name: &'a str, provider: &Provider) -> Place<'a> {
     Place {
         model: "dear",
@@ -129,7 +129,7 @@ async fn a_stream_reports_what_the_ledger_holds_for_its_call() {
     for speaks in [Speaks::OpenAi, Speaks::Anthropic] {
         for mode in [Mode::Live, Mode::Buffered] {
             let good = Provider::speaking(speaks).await;
-            // What, how the first target is, attempts, whether a part is an estimate.
+            // Name, state of the first target, attempts, whether a part is estimated.
             for (what, first, attempts, estimated) in [
                 ("plain", "", 1, false),
                 ("cut", "cut_after=9", 2, true),
@@ -208,7 +208,7 @@ async fn a_turn_is_told_once_what_all_attempts_of_its_call_used() {
         Provider::start().await,
         silent().await,
     );
-    // What, the targets, attempts, whether there is an answer.
+    // Name, the targets, attempts, whether there is an answer.
     for (what, places, attempts, is_answered) in [
         ("plain", vec![at("a", &good)], 1, true),
         (
@@ -252,12 +252,12 @@ async fn a_call_that_did_no_work_tells_a_turn_nothing() {
 
 #[tokio::test]
 async fn whoever_leaves_pays_for_the_prompt_and_what_came_by_the_tokenizers_count() {
-    // Digits and blanks: half as many again by four bytes a token.
+    // Digits and blanks: half as many again as at four bytes per token.
     let text = "7 ".repeat(400);
     let provider = Provider::faulty(&format!("text=\"{text}\" chunk=20 pace_ms=2")).await;
     let (gateway, ledger) = priced(vec![at("a", &provider)], false);
     let mut call = reporting(true, Mode::Live);
-    // Longer than what is counted on the thread that lets go.
+    // Longer than what is counted inline when an answer is dropped.
     let long = format!("{} [[sim text=\"{text}\"]]", "internationalization ".repeat(2_000));
     call.body
         .set("messages", &json!([{"role": "user", "content": long}]))

@@ -1,4 +1,4 @@
-//! Reports of usage that providers write in ways of their own: what is booked, what callers are told, and what is learned.
+//! Usage reports that providers write in unusual ways: what is recorded, what callers get, and what is learned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -59,7 +59,7 @@ async fn odd_reports_are_booked_once_and_told_as_they_are_booked() {
     foreign["estimated"] = json!(true);
     let with = |end: String| said(TEXT) + &end + DONE;
     let then = |usage: &Value| with(finish("stop") + &report(usage));
-    // What, the stream, and what is booked: prompt, answer, whether it is an estimate.
+    // Name, the stream, and what is recorded: prompt, answer, whether it is estimated.
     for (what, stream, expected) in [
         ("none", with(finish("stop")), (prompt, answer, true)),
         ("null", then(&Value::Null), (prompt, answer, true)),
@@ -248,7 +248,7 @@ async fn embeddings_without_a_report_are_counted_by_the_tokenizer_and_marked() {
     }
 }
 
-/// Notes what is reserved, and limits nothing.
+/// Records reservations, and limits nothing.
 #[derive(Debug, Default)]
 struct Noting(Mutex<Vec<u64>>);
 
@@ -292,7 +292,7 @@ async fn nothing_is_learned_from_an_estimate() {
     for (report, learns) in [
         (report(&json!({"prompt_tokens": 10, "completion_tokens": 5})), true),
         (String::new(), false),
-        // Half an estimate is one.
+        // A half-estimated usage is an estimate.
         (report(&json!({"prompt_tokens": 0, "completion_tokens": 5})), false),
     ] {
         let stream = said(TEXT) + &finish("stop") + &report + DONE;

@@ -1,4 +1,4 @@
-//! The cache on the way of a call: what the provider sees, and what callers get.
+//! The cache in a call: what the provider sees, and what callers get.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Clock for Still {
     }
 }
 
-/// Of a cache for few answers, by which nothing is near.
+/// A cache for few answers, without embeddings.
 pub fn settings(audience: Audience) -> Settings {
     Settings {
         rules: Rules {
@@ -44,12 +44,12 @@ pub fn settings(audience: Audience) -> Settings {
     }
 }
 
-/// A gateway to `provider` that keeps answers to the same question.
+/// A gateway to `provider` that caches answers to identical questions.
 fn keeping(provider: &Provider) -> Arc<Gateway> {
     booked(provider).0
 }
 
-/// The same, with its books.
+/// The same, with its ledger.
 fn booked(provider: &Provider) -> (Arc<Gateway>, Arc<Ledger>) {
     let (gateway, ledger) = gateway(vec![place("a", provider.url())], CLOCKS);
     let gateway = Arc::into_inner(gateway).expect("nobody else has it yet");
@@ -133,7 +133,7 @@ async fn a_question_is_asked_once_and_answered_in_either_form() {
         }
     }
     assert_eq!(provider.seen().await, 1);
-    // Forgotten, it is asked again; so it is when the caller wants that.
+    // After deletion the provider is called again; so it is when the caller bypasses the cache.
     assert_eq!(gateway.forget(&caller().scope, None), 1);
     let bypass = GatewayCall {
         cache: CacheWish::Bypass,

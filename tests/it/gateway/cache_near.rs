@@ -1,4 +1,5 @@
-//! Near questions found by the models of a route: on whose account, by whose rights, and what follows when they fail.
+//! Similar questions found by the models of a route: charged to the caller, with the caller's access, and what follows
+//! when they fail.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::{CLOCKS, Ledger, Place, Provider, caller, gateway, hanging, place, re
 const ASKED: &str = "How many days of holiday does an employee of the company have";
 const NEAR: &str = "How many days of holiday does every employee of the company have";
 
-/// Has the models of `by` find near questions on the route `default`.
+/// Makes the models of `by` find similar questions on the route `default`.
 pub fn finding_near(gateway: Gateway, by: &str) -> Gateway {
     let settings = Settings {
         cut: 0.7,
@@ -32,7 +33,7 @@ pub fn finding_near(gateway: Gateway, by: &str) -> Gateway {
     gateway.with_cache(Cache::new(|| 0.5), routes, Arc::new(Still))
 }
 
-/// A gateway whose cache has `by` find what is near.
+/// A gateway whose cache finds similar questions with `by`.
 fn near(places: Vec<Place<'_>>, by: &str) -> (Gateway, Arc<Ledger>) {
     let patient = Timeouts {
         connect: Duration::from_secs(20),
@@ -45,7 +46,7 @@ fn near(places: Vec<Place<'_>>, by: &str) -> (Gateway, Arc<Ledger>) {
     (finding_near(gateway, by), ledger)
 }
 
-/// Asks, and tells what the cache did.
+/// Makes a call and returns the cache outcome.
 async fn ask(gateway: &Gateway, question: &str) -> CacheOutcome {
     let body = json!({"model": "default", "messages": [{"role": "user", "content": question}]});
     let call = GatewayCall {
@@ -88,7 +89,7 @@ async fn a_near_question_is_found_on_the_account_of_who_asks() {
 async fn without_vectors_the_model_is_asked_as_if_nothing_were_near() {
     let chats = Provider::start().await;
     let (hangs, _kept) = hanging().await;
-    // Connections to it wait to be accepted.
+    // Connections to it are never accepted.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}/v1", listener.local_addr().unwrap());
     for (url, was_reached) in [(hangs, None), (silent, Some(true)), (refusing().await, Some(false))] {
@@ -103,7 +104,8 @@ async fn without_vectors_the_model_is_asked_as_if_nothing_were_near() {
             CacheOutcome::Hit,
             "the same question needs none"
         );
-        // It failed by itself, and its breaker learns of it. Who was reached and fell silent may have worked.
+        // It failed by itself, and its breaker counts that. A provider that was reached and went silent may have
+        // worked.
         let attempts = ledger.take();
         let looked_up = || attempts.iter().filter(|attempt| attempt.target.provider == "b");
         if was_reached == Some(true) {

@@ -1,4 +1,4 @@
-//! Embeddings take the same way.
+//! Embeddings fail over like chats.
 
 use copilotd_gateway::error::GatewayErrorKind;
 use copilotd_gateway::request::call::Purpose;

@@ -1,4 +1,4 @@
-//! What a provider can do wrong, and the answer that comes nevertheless while another one is healthy.
+//! What a provider can do wrong, and the answer that arrives nevertheless while another one is healthy.
 
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use super::{CLOCKS, Provider, Read, Speaks, TEXT, at, gateway, hanging, place, r
 enum Fault {
     Refuses,
     Hangs,
-    /// Holds every answer back, its head included.
+    /// Holds every answer back, including its head.
     Holds,
-    /// Does what the directive says.
+    /// Follows the directive.
     Says(&'static str),
 }
 
-/// Each fault, how many requests the faulty provider may see of one caller's, and whether it strikes only after content.
+/// Each fault, how many requests the faulty provider may get for one of a caller's, and whether it strikes only after
+/// content.
 const FAULTS: &[(&str, Fault, u64, bool)] = &[
     ("connection refused", Fault::Refuses, 0, false),
     ("connection hangs", Fault::Hangs, 0, false),
@@ -120,7 +121,7 @@ struct Faulty {
     _kept: Box<dyn Sized2>,
 }
 
-/// Anything that is only held.
+/// Keeps anything alive.
 trait Sized2 {}
 impl<T> Sized2 for T {}
 
@@ -179,7 +180,7 @@ fn cases() -> impl Iterator<Item = (String, Fault, (Speaks, Speaks), u64, bool)>
     })
 }
 
-/// Asks in one form through a faulty and a healthy provider; returns what was read and what the faulty one saw.
+/// Makes a call in one form through a faulty and a healthy provider; returns what was read and what the faulty one saw.
 async fn ask(fault: Fault, pair: (Speaks, Speaks), stream: bool, mode: Mode) -> (Read, Option<u64>) {
     let (bad, good) = (faulty(fault, pair.0).await, Provider::speaking(pair.1).await);
     let mut second = at("good", &good);
@@ -191,7 +192,7 @@ async fn ask(fault: Fault, pair: (Speaks, Speaks), stream: bool, mode: Mode) -> 
     let reply = gateway.chat(request(stream, mode)).await.unwrap();
     assert_eq!(reply.model == "good/gpt", reply.attempts > 1);
     let read = read(reply).await;
-    // The clock of the whole call bounds everything.
+    // The timeout of the whole call bounds everything.
     assert!(
         started.elapsed() < CLOCKS.total,
         "{fault:?} took {:?}",

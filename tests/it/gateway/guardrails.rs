@@ -1,4 +1,4 @@
-//! A tenant's rules on the endpoint, and the version of what its answers rest on.
+//! A tenant's guardrail rules on the endpoint, and the version of its knowledge.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::cache::{Still, settings};
 use super::{CLOCKS, Ledger, Provider, Read, at, caller, gateway_for, read};
 
-/// What the provider says when it is asked here.
+/// What the provider answers in these tests.
 const SAID: &str = "The codename is Bluebird, and the key is sk-123. That is all.";
 
 struct House {
@@ -46,7 +46,7 @@ impl House {
         }
     }
 
-    /// Has these terms hold from now on.
+    /// Sets the policy.
     fn terms(&self, terms: Terms) {
         self.access.replace(rights(terms));
     }
@@ -114,7 +114,7 @@ fn ending(read: &Read) -> &Value {
 #[tokio::test]
 async fn rules_hold_for_fresh_answers_and_for_those_that_were_kept_before_them() {
     let house = House::new().await;
-    // Kept while there was no rule.
+    // Cached while there was no rule.
     let (cache, fresh) = house.ask(false, CacheWish::Use).await;
     assert_eq!((cache, fresh.text.as_str()), (CacheOutcome::Miss, SAID));
     let redact = output(&[("bluebird", OnMatch::Redact)]);
@@ -211,10 +211,10 @@ async fn a_forbidden_prompt_reaches_no_provider_and_no_kept_answer() {
             .await
             .unwrap_err();
         assert_eq!(refused.kind, GatewayErrorKind::ContentPolicy);
-        assert_eq!(refused.message, "the rule \"no say it\" does not allow this prompt");
+        assert_eq!(refused.message, "guardrail rule \"no say it\" blocks this prompt");
     }
     assert_eq!(house.provider.seen().await, 1);
-    // What the application says itself is not looked at.
+    // The application's own messages are not checked.
     house.terms(Terms {
         rules: guard::Rules {
             input: RuleSet::new([rule("drop table", OnMatch::Block)]),
@@ -253,7 +253,7 @@ async fn another_version_of_the_knowledge_is_another_question() {
     ] {
         assert_eq!(by_caller(knowledge).await, expected, "{knowledge:?}");
     }
-    // What rested on the old one is gone, also if that comes back.
+    // Answers based on the old version are gone, even if that version returns.
     for (tenant, kept) in [("2026-11", 1), ("2026-10", 1)] {
         version(tenant);
         assert_eq!(by_caller(None).await, CacheOutcome::Miss, "{tenant}");

@@ -1,4 +1,4 @@
-//! A second request beside one whose first token is late.
+//! A second request in parallel with one whose first token is late.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn a_late_first_token_is_hedged_within_the_budget_and_the_loser_is_let_go(
     let (gateway, ledger) = gateway_with(vec![place("a", first.url()), place("b", second.url())], clocks, true);
     let gateway = &gateway;
     let ask = || async move { read(gateway.chat(request(true, Mode::Live)).await.unwrap()).await.text };
-    // What is late has to be learned first, and a hedge earned: on a busy machine one may be taken on the way.
+    // The latency must be learned first, and a hedge earned: on a busy machine one may be used on the way.
     let (mut calm, mut rounds) = (0, 0);
     while calm < 25 {
         assert_eq!(ask().await, TEXT);
@@ -38,7 +38,7 @@ async fn a_late_first_token_is_hedged_within_the_budget_and_the_loser_is_let_go(
     );
     assert_eq!(attempts[1].target.provider, "b");
 
-    // The budget is used up: the next one waits for its first target.
+    // The budget is exhausted: the next call waits for its first target.
     assert_eq!(ask().await, TEXT);
     let attempts = ledger.take();
     assert_eq!(attempts.len(), 1);

@@ -1,4 +1,4 @@
-//! A provider that speaks its protocol loosely is no faulty one: its answer is the answer, in every form that is asked for.
+//! A provider that follows its protocol loosely is not faulty: its answer is the answer, in every requested form.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{CLOCKS, Provider, Speaks, TEXT, at, gateway, read, request};
 
-/// A provider that answers everybody with `body`.
+/// A provider that always answers with `body`.
 async fn answering(speaks: Speaks, body: &Value) -> Provider {
     let provider = Provider::speaking(speaks).await;
     provider.knobs(json!({"fault": format!("body={body}")})).await;

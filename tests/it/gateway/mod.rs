@@ -45,7 +45,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// Clocks that a healthy provider of these tests never reaches, and a silent one soon does.
+/// Timeouts that a healthy provider of these tests never reaches, and a silent one soon does.
 pub const CLOCKS: Timeouts = Timeouts {
     connect: Duration::from_millis(150),
     first_token: Duration::from_millis(400),
@@ -87,7 +87,7 @@ impl Provider {
         provider
     }
 
-    /// One that treats every request as the directive `fault` says.
+    /// A provider that treats every request as the directive `fault` says.
     pub async fn faulty(fault: &str) -> Self {
         let provider = Self::start().await;
         provider.knobs(json!({"fault": fault})).await;
@@ -113,7 +113,7 @@ impl Provider {
         requests.iter().map(|request| request["body"].clone()).collect()
     }
 
-    /// Requests that it has seen.
+    /// Number of requests that it has received.
     pub async fn seen(&self) -> u64 {
         self.state().await["requests"].as_u64().unwrap()
     }
@@ -123,13 +123,13 @@ impl Provider {
     }
 }
 
-/// A port that refuses.
+/// A port that refuses connections.
 pub async fn refusing() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}/v1", listener.local_addr().unwrap())
 }
 
-/// A port that answers no one's wish for a connection. Holds what it needs for that.
+/// A port that never completes a connection. The returned value keeps it alive.
 pub async fn hanging() -> (String, impl Sized) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -142,7 +142,7 @@ pub async fn hanging() -> (String, impl Sized) {
     (format!("http://{address}/v1"), (listener, waiting))
 }
 
-/// Keeps what it is told.
+/// Collects all attempts.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<Vec<Attempted>>);
 
@@ -153,7 +153,7 @@ impl Meter for Ledger {
 }
 
 impl Ledger {
-    /// What became of each attempt, such as `a/gpt rate`.
+    /// The outcome of each attempt, such as `a/gpt rate`.
     pub fn lines(&self) -> Vec<String> {
         let line = |attempt: &Attempted| format!("{} {}", attempt.target, attempt.outcome.code());
         self.0.lock().unwrap().iter().map(line).collect()
@@ -208,13 +208,13 @@ pub fn gateway(places: Vec<Place<'_>>, timeouts: Timeouts) -> (Arc<Gateway>, Arc
     gateway_with(places, timeouts, false)
 }
 
-/// The same, with hedges if wanted.
+/// The same, with hedging if wanted.
 pub fn gateway_with(places: Vec<Place<'_>>, timeouts: Timeouts, hedged: bool) -> (Arc<Gateway>, Arc<Ledger>) {
     let shared = |keys| Arc::new(SharedKeys::new(keys)) as Arc<dyn Access>;
     gateway_for(places, timeouts, hedged, shared)
 }
 
-/// The same, for those whom `access` lets in with the keys.
+/// The same, with the given access.
 pub fn gateway_for(
     places: Vec<Place<'_>>,
     timeouts: Timeouts,
@@ -224,7 +224,7 @@ pub fn gateway_for(
     made(places, timeouts, hedged, Duration::ZERO, access)
 }
 
-/// One whose calls wait so long for the first target before they fall back.
+/// The same, with a time for which calls wait for the first target before they fall back.
 pub fn gateway_patient(places: Vec<Place<'_>>, timeouts: Timeouts, patience: Duration) -> (Arc<Gateway>, Arc<Ledger>) {
     let shared = |keys| Arc::new(SharedKeys::new(keys)) as Arc<dyn Access>;
     made(places, timeouts, false, patience, shared)
@@ -306,7 +306,7 @@ pub fn caller() -> Caller {
 /// What healthy providers of these tests answer.
 pub const TEXT: &str = "All is well that ends well.";
 
-/// Asks a healthy provider for [`TEXT`].
+/// A request that a healthy provider answers with [`TEXT`].
 pub fn request(stream: bool, mode: Mode) -> GatewayCall {
     let prompt = format!("Say it. [[sim text=\"{TEXT}\"]]");
     let body = json!({"model": "default", "messages": [{"role": "user", "content": prompt}], "stream": stream});

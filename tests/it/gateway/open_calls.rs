@@ -1,4 +1,4 @@
-//! What is under way for long stands in the ledger before it ends, and what the store refuses stands there afterwards.
+//! Long calls are in the ledger before they end, and records that the store refused are stored later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +53,7 @@ async fn a_long_call_is_put_down_as_open_and_a_short_one_only_as_what_it_was() {
     ledger.attempted(attempt(2, done));
     pass(Ledger::WINDOW * 2).await;
     assert_eq!((store.open(), store.outcomes().len()), (1, 2));
-    // The third one's process dies.
+    // The third call's process dies.
     ledger.close().await;
     assert_eq!(store.lose_usage().await.unwrap(), 1);
     assert_eq!(store.outcomes(), ["ok", "ok", "lost"]);
@@ -76,13 +76,13 @@ async fn what_is_put_down_of_a_call_follows_it() {
     for second in 1..=64 {
         written.store(second * 100, Ordering::Relaxed);
         pass(Duration::from_secs(1)).await;
-        // Never off by more than a look is late: what is noted was true in the last half of its life.
+        // Never off by more than one update: the stored estimate was true in the last half of the call's life.
         let noted = noted().unwrap();
         assert!((second * 40..=second * 100 + 64).contains(&noted), "{second} {noted}");
     }
     let writes = store.writes() - begun;
     assert!(writes <= 10, "{writes} writes");
-    // What does not move costs nothing.
+    // An estimate that does not change costs nothing.
     pass(Duration::from_secs(600)).await;
     let before = store.writes();
     pass(Duration::from_secs(600)).await;
@@ -151,7 +151,7 @@ async fn when_too_much_waits_no_call_begins_until_the_store_takes_it() {
         ledger.attempted(attempt(id, DONE));
     }
     assert!(ledger.has_room());
-    // One that is under way will have a record, too.
+    // A call in flight will have a record, too.
     ledger.began(Uuid::from_u128(1 << 64), Box::new(|_| attempt(1 << 64, Outcome::Lost)));
     assert!(!ledger.has_room());
     store.take_all();
@@ -229,7 +229,7 @@ async fn what_a_turn_lost_is_found_again_and_nothing_else() {
             .map(|lost| lost.usage.completion_tokens)
             .collect::<Vec<_>>()
     };
-    // What ended in this process, it knows; what an earlier one did not live to tell, the store knows.
+    // This process knows what ended in it; what an earlier process did not live to record, the store knows.
     assert_eq!(found(&ledger, true).await, [4, 5]);
     let next = self::ledger(&store);
     assert_eq!(found(&next, true).await, [0_u64; 0]);
@@ -251,7 +251,7 @@ async fn a_call_is_put_down_on_the_target_that_was_asked() {
     };
     let reply = gateway.chat(call).await.unwrap();
     let seen = async {
-        // The first note may be of a moment before the first piece.
+        // The first stored estimate may be from before the first piece.
         while store.notes().iter().all(|record| record.usage.completion_tokens == 0) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

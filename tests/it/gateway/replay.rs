@@ -1,5 +1,5 @@
-//! A bad day of three providers, with real conversations over it: a storm of 429, a brown-out, streams that are cut, and the
-//! outage of two, one self-hosted left. Every turn ends with its whole answer.
+//! A bad day of three providers, with real conversations: a storm of 429, a brown-out, streams that are cut, and the
+//! outage of two, with one self-hosted left. Every turn ends with its whole answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use serde_json::json;
 
 use super::{Provider, gateway, place};
 
-/// Turns of each phase.
+/// Turns per phase.
 const PHASE: u64 = 500;
-/// Turns at the same time.
+/// Concurrent turns.
 const BESIDE: usize = 48;
 
 const CLOCKS: Timeouts = Timeouts {
@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    /// Has a turn answered in a conversation of its own; returns its records.
+    /// Runs a turn in a conversation of its own; returns its records.
     async fn turn(&self, text: &str) -> Vec<Record> {
         let (id, turn) = (ConversationId::new(self.ids.uuid()), TurnId::new(self.ids.uuid()));
         let asker = Asker {
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// Works a phase off; returns how many of its turns ended with their whole answer, and how many fell back.
+    /// Runs a phase; returns how many of its turns ended with their whole answer, and how many fell back.
     async fn phase(&self, number: u64) -> (u64, u64) {
         let turns = futures::stream::iter(0..PHASE).map(|n| async move {
             let text = format!("Answer {n} of phase {number} is whole, from its first word to its last.");

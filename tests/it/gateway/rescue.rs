@@ -1,4 +1,5 @@
-//! Answers that die in the middle: a live stream goes on where another target says the same, a turn starts anew elsewhere.
+//! Answers that break mid-stream: a live stream resumes where another target says the same, a turn is retried on
+//! another target.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use super::{CLOCKS, Provider, TEXT, gateway, place, read, request};
 
-/// Ways to die after the first word of [`TEXT`].
+/// Ways to break after the first word of [`TEXT`].
 const DEATHS: [(&str, GatewayErrorKind); 4] = [
     ("cut_after=9", GatewayErrorKind::Cut),
     ("end_without_finish_after=9", GatewayErrorKind::Cut),
@@ -112,7 +113,7 @@ fn turn(n: u128) -> ModelRequest {
     }
 }
 
-/// Asks as a turn's agent does.
+/// Makes a call as a turn's agent does.
 async fn ask(gateway: &Gateway, request: ModelRequest) -> (String, Vec<ModelEvent>, Option<ModelError>) {
     let mut stream = match gateway.stream(request).await {
         Ok(stream) => stream,
@@ -152,13 +153,13 @@ async fn a_turns_next_attempt_goes_elsewhere_and_says_so() {
         assert_eq!(events[0], expected, "{death}");
         assert_eq!((bad.seen().await, good.seen().await), (1, 1), "{death}");
 
-        // Its next steps stay there, and the log does not say it again.
+        // Its next steps stay there, and the log does not repeat it.
         let (text, events, none) = ask(&gateway, turn(1)).await;
         assert!(none.is_none() && text == TEXT, "{death}: {none:?}");
         assert!(!matches!(events[0], ModelEvent::Fallback { .. }), "{death}");
         assert_eq!((bad.seen().await, good.seen().await), (1, 2), "{death}");
 
-        // Another turn knows nothing of it.
+        // Another turn is not affected.
         assert!(ask(&gateway, turn(2)).await.2.is_some(), "{death}");
     }
 }

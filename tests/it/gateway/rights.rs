@@ -1,5 +1,5 @@
-//! Whatever fails, and whoever asks in whichever way: no call leaves for a target that its tenant may not use, and none with a
-//! key that is not the tenant's where it has keys of its own.
+//! Whatever fails, and in whatever form a call is made: no call reaches a target that its tenant may not use, and none
+//! uses a shared key where the tenant has keys of its own.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -30,10 +30,10 @@ use super::{CLOCKS, caller, request};
 const TARGETS: usize = 5;
 const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 
-/// Every call: by whose key, and to which target.
+/// Every call: with whose key, and to which target.
 type Seen = Arc<Mutex<Vec<(Option<usize>, usize)>>>;
 
-/// Notes that it was called, and does what is next in its script.
+/// Records each call and follows its script.
 #[derive(Debug)]
 struct Spy {
     owner: Option<usize>,
@@ -43,7 +43,7 @@ struct Spy {
 }
 
 impl Spy {
-    /// Notes a call; answers how it fails, and whether after its first piece.
+    /// Records a call; returns how it fails, and whether that is after its first piece.
     fn called(&self) -> Option<(FailureClass, bool)> {
         use FailureClass::{Cut, Key, Malformed, Network, Overload, Rate, Silence};
         let mut seen = self.seen.lock().unwrap();
@@ -160,7 +160,7 @@ fn rights(
     tenants.iter().enumerate().map(one).collect()
 }
 
-/// Asks once, in one of the ways there are.
+/// Makes one call, in one of the possible forms.
 async fn ask(gateway: &Gateway, tenant: usize, how: usize) {
     let scope = TenantScope::from_verified(TENANTS[tenant].parse().unwrap());
     let mut caller = caller();
@@ -175,7 +175,7 @@ async fn ask(gateway: &Gateway, tenant: usize, how: usize) {
             } else {
                 Purpose::Audit
             };
-            // A look-up in the cache is a call of its own.
+            // A cache lookup by embeddings is a call of its own.
             call.cache = if how % 24 < 12 {
                 CacheWish::Use
             } else {
@@ -197,7 +197,7 @@ async fn ask(gateway: &Gateway, tenant: usize, how: usize) {
                 route: "default".to_owned(),
                 body,
             };
-            // Whether it succeeds is not what is asked here.
+            // Success does not matter here.
             drop(gateway.embed(call).await);
         }
         _ => {
@@ -255,7 +255,7 @@ proptest! {
         let gateway = finding_near(Gateway::new(vec![route], Arc::clone(&access) as _), "default");
         let mut called = 0;
         for (n, (tenant, how)) in asks.iter().enumerate() {
-            // In the middle an operator changes what they may use.
+            // Halfway through, an operator changes the tenants' access.
             let now = if n < asks.len() / 2 { &first } else { &second };
             if n == asks.len() / 2 {
                 access.replace(rights(&second, &key));
@@ -269,7 +269,7 @@ proptest! {
                 prop_assert_eq!(owner, expected, "whose key went to {}", target);
             }
         }
-        // Somebody who may use everything is served, or the property would say nothing.
+        // A caller with access to everything must be served, or the property would say nothing.
         if asks.iter().take(asks.len() / 2).any(|(tenant, how)| first[*tenant].only.is_none() && !how.is_multiple_of(6)) {
             prop_assert!(called > 0);
         }

@@ -83,7 +83,7 @@ async fn a_target_that_keeps_failing_is_left_alone_and_probed_once() {
     assert!(before <= u64::from(THRESHOLD) + 1, "{before}");
     assert_eq!(good.seen().await, 20);
 
-    // Well again, after its pause one request finds out, and then more and more come back.
+    // Healthy again: after the pause one request probes it, and then more and more return.
     bad.knobs(json!({"fault": null})).await;
     tokio::time::sleep(copilotd_actors::domain::tool::breaker::FIRST_PAUSE).await;
     let answers = futures::future::join_all((0..20).map(|_| ask())).await;
@@ -209,7 +209,7 @@ async fn a_storm_over_a_failing_and_a_limited_provider_loses_no_answer() {
         place("b", flaky.url()),
         place("c", healthy.url()),
     ];
-    // Three hundred at once on a busy machine: what is slow here is not silent.
+    // Three hundred at once on a busy machine: slow is not silent here.
     let patient = Timeouts {
         connect: Duration::from_secs(5),
         first_token: Duration::from_secs(10),

@@ -1,4 +1,5 @@
-//! Routing over targets that follow scripts, in paused time: who is asked how often, when, and what a caller waits for.
+//! Routing over targets that follow scripts, in paused time: which target is called how often and when, and how long a
+//! caller waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -30,7 +31,7 @@ const fn ms(ms: u64) -> Duration {
 #[derive(Debug, Clone)]
 enum Act {
     Wait(Duration),
-    /// Thoughts, which a client is shown beside the text.
+    /// Reasoning, which a client sees beside the text.
     Think,
     /// A chunk without content.
     Empty,
@@ -51,7 +52,7 @@ fn after(wait: Duration) -> Vec<Act> {
     [vec![Act::Wait(wait)], answers()].concat()
 }
 
-/// A target that follows scripts, one a call; the last one goes on.
+/// A target that follows scripts, one per call; the last one repeats.
 #[derive(Debug)]
 struct Scripted {
     scripts: Mutex<VecDeque<Vec<Act>>>,
@@ -202,7 +203,7 @@ struct World {
     begun: Instant,
 }
 
-/// The clocks that a route has by default.
+/// The default timeouts of a route.
 const USUAL: Timeouts = Timeouts {
     connect: ms(2_000),
     first_token: ms(10_000),
@@ -214,7 +215,7 @@ fn world(scripts: Vec<Vec<Vec<Act>>>) -> World {
     world_with(scripts, Duration::ZERO, None)
 }
 
-/// Targets `0`, `1` … with the scripts of their calls; `thinker` is marked as one that thinks before it speaks.
+/// Targets `0`, `1` … with the scripts of their calls; `thinker` is marked as a reasoning model.
 fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<usize>) -> World {
     let (mut targets, mut keys, mut all) = (Vec::new(), HashMap::new(), Vec::new());
     for (at, scripts) in scripts.into_iter().enumerate() {
@@ -261,7 +262,7 @@ fn world_with(scripts: Vec<Vec<Vec<Act>>>, patience: Duration, thinker: Option<u
 }
 
 impl World {
-    /// Asks; returns what was read, or the error's kind, and how long it took.
+    /// Makes a call; returns what was read, or the error's kind, and how long it took.
     async fn ask(&self, call: GatewayCall) -> (Result<String, GatewayErrorKind>, Duration) {
         let begun = Instant::now();
         let got = match self.gateway.chat(call).await {
@@ -283,7 +284,7 @@ impl World {
     }
 }
 
-/// The three forms in which an answer is asked for.
+/// The three forms in which an answer is requested.
 const FORMS: [(bool, Mode); 3] = [(true, Mode::Live), (true, Mode::Buffered), (false, Mode::Live)];
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +308,7 @@ async fn in_a_total_outage_each_target_is_asked_once_a_call_and_an_answer_follow
                 .collect();
             assert!(asked.iter().all(|asked| *asked <= 20), "{class:?} {asked:?}");
             assert_eq!(world.ledger.lines().len(), world.asked().iter().sum::<usize>());
-            // Back again: the preferred target answers within its pause, whose end is probed.
+            // Back again: the preferred target answers within its pause, at the end of which it is probed.
             world.targets.iter().for_each(|target| target.set(answers()));
             sleep(ms(8_000)).await;
             let before = world.asked()[0];
@@ -335,14 +336,14 @@ async fn a_retry_after_is_answered_from_memory_until_its_time_has_come() {
             assert_eq!(left.as_secs_f64().ceil() as u64, 60 - second);
         }
         assert_eq!(world.asked(), [1, 1], "nobody was asked");
-        // One probe in between, and what it is told holds from then on.
+        // One probe in between, and its result holds from then on.
         sleep(ms(1_000)).await;
         assert!(ask().await.unwrap_err().attempts <= 2);
         assert_eq!(world.asked(), [2, 2]);
         for _ in 0..10 {
             assert_eq!(ask().await.unwrap_err().attempts, 0);
         }
-        // A probe that is answered ends it at once.
+        // A probe that is answered ends the cooldown at once.
         world.targets.iter().for_each(|target| target.set(answers()));
         sleep(ms(45_000)).await;
         assert_eq!(world.ask(request(true, Mode::Live)).await.0, Ok(TEXT.to_owned()));
@@ -424,8 +425,8 @@ async fn a_slow_first_target_leaves_time_for_the_others_and_the_last_one_has_all
     assert_eq!((got, slow.asked()), (Ok(TEXT.to_owned()), vec![1, 1]));
     assert!(took <= ms(61_000), "{took:?}");
 
-    // A document that takes long, from the only target that can answer: the other one is limited, or was silent already. It is
-    // known to be slow, so that nobody is asked twice.
+    // A slow document from the only target that can answer: the other one is rate-limited, or was silent already. The
+    // target is known to be slow, so the document is not requested twice.
     for other in [
         vec![Act::Fail(FailureClass::Rate, Some(ms(90_000)))],
         fails(FailureClass::Silence),
@@ -438,7 +439,7 @@ async fn a_slow_first_target_leaves_time_for_the_others_and_the_last_one_has_all
             let (got, took) = world.ask(request(false, Mode::Live)).await;
             assert_eq!(got, Ok(TEXT.to_owned()));
             assert!((100..101).contains(&took.as_secs()), "{took:?}");
-            // Nothing was known of it the first time: it was asked again after 60 and after 90 s.
+            // Nothing was known of it the first time: it was called again after 60 and after 90 s.
             assert_eq!(world.asked()[1], asked + 2);
         }
     }
@@ -473,7 +474,7 @@ async fn a_document_that_is_silent_on_the_last_target_is_asked_for_once_more_bes
             "each request is booked"
         );
     }
-    // Three times silent: the call ends at its time.
+    // Three times silent: the call ends at its deadline.
     let world = world(vec![vec![silent()]]);
     let (got, took) = world.ask(request(false, Mode::Live)).await;
     assert_eq!((got, took.as_secs()), (Err(GatewayErrorKind::Timeout), 120));
@@ -510,14 +511,14 @@ async fn a_rate_limit_in_mid_answer_is_rescued_where_another_target_says_the_sam
     let two = world(vec![vec![dies.clone()], vec![answers()]]);
     assert_eq!(two.ask(request(true, Mode::Live)).await.0, Ok(TEXT.to_owned()));
     assert_eq!(two.asked(), [1, 1]);
-    // What was said is never contradicted.
+    // Text already sent is never contradicted.
     let other = vec![Act::Say("Nothing is."), Act::End];
     let two = world(vec![vec![dies.clone()], vec![other]]);
     assert_eq!(
         two.ask(request(true, Mode::Live)).await.0,
         Err(GatewayErrorKind::RateLimited)
     );
-    // What a policy stopped is stopped everywhere.
+    // What a content policy stopped is stopped everywhere.
     let stopped = vec![Act::Think, Act::Fail(FailureClass::ContentPolicy, None)];
     let two = world(vec![vec![stopped], vec![answers()]]);
     assert_eq!(
@@ -536,7 +537,7 @@ async fn a_healthy_target_that_was_cut_is_asked_again_when_the_others_are_down()
             vec![vec![Act::Fail(FailureClass::Rate, Some(ms(60_000)))]],
             vec![answers()],
         ]);
-        // Until it is known that the first is down.
+        // Until the first is known to be down.
         for _ in 0..6 {
             assert_eq!(world.ask(request(stream, mode)).await.0, Ok(TEXT.to_owned()));
         }

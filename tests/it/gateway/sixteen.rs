@@ -1,5 +1,6 @@
-//! The faults of the public benchmark failoverbench and their like, each before a healthy second target: who is answered, and how
-//! often the faulty provider was asked. With other texts than [`super::faults`], and over real sockets.
+//! The faults of the public benchmark failoverbench and similar ones, each in front of a healthy second target: who
+//! gets an answer, and how often the faulty provider was called. With other texts than [`super::faults`], and over real
+//! sockets.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,11 +17,11 @@ use super::{CLOCKS, Provider, TEXT, gateway, gateway_patient, hanging, place, re
 /// How a call went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// The whole answer came, and the faulty provider was asked no more often than is decent.
+    /// The whole answer arrived, and the faulty provider was not called too often.
     Pass,
-    /// A clear error came in time, or the provider was asked more often.
+    /// A clear error arrived in time, or the provider was called too often.
     Partial,
-    /// Something that is not the answer came as if it were, or nothing in time.
+    /// Something else arrived as if it were the answer, or nothing in time.
     Fail,
 }
 
@@ -38,13 +39,13 @@ impl fmt::Display for Verdict {
 enum Broken {
     Refuses,
     NoName,
-    /// Nobody accepts the connection.
+    /// Never completes a connection.
     Hangs,
-    /// The connection is accepted, and nothing more is said.
+    /// Accepts the connection and then sends nothing.
     HangsInHandshake,
     /// A simulated provider with this directive.
     Says(String),
-    /// These bytes, whatever is asked.
+    /// Always sends these bytes.
     Sends(String),
 }
 
@@ -74,7 +75,7 @@ fn document() -> String {
     )
 }
 
-/// Each fault, how it is made, and how often the faulty provider may be asked.
+/// Each fault, how it is made, and how often the faulty provider may be called.
 fn faults() -> Vec<(&'static str, Broken, u64)> {
     let dies = |how: &str| Broken::Says(format!("text=\"{TEXT}\" chunk=5 {how}"));
     let says = |how: &str| Broken::Says(how.to_owned());
@@ -182,7 +183,7 @@ async fn sending(bytes: String) -> String {
 async fn start(broken: Broken) -> (String, Option<Provider>, Box<dyn std::any::Any>) {
     match broken {
         Broken::Refuses => (refusing().await, None, Box::new(())),
-        // Longer than a name may be: no resolver asks anybody for it.
+        // Longer than a host name may be, so that no resolver is queried.
         Broken::NoName => (format!("http://{}/v1", "a".repeat(70)), None, Box::new(())),
         Broken::Hangs => {
             let (url, kept) = hanging().await;
@@ -202,7 +203,7 @@ async fn start(broken: Broken) -> (String, Option<Provider>, Box<dyn std::any::A
     }
 }
 
-/// The forms in which an answer is asked for.
+/// The forms in which an answer is requested.
 const FORMS: [(&str, bool, Mode); 3] = [
     ("streamed live", true, Mode::Live),
     ("streamed buffered", true, Mode::Buffered),
@@ -234,8 +235,8 @@ async fn each_fault_before_a_healthy_target_passes_in_each_form() {
                 Some(provider) => provider.seen().await,
                 None => asked,
             };
-            // A provider that cannot be reached sees nothing; what is counted are our own attempts, two at most.
-            // A document that breaks off cannot be told from a connection that does, which is tried once more.
+            // An unreachable provider sees nothing, so our own attempts are counted: two at most.
+            // A document that breaks off looks like a broken connection, which is tried once more.
             let is_decent = seen <= most.max(if provider.is_some() && stream { most } else { 2 });
             let verdict = match (&answer, &error) {
                 _ if begun.elapsed() > CLOCKS.total => Verdict::Fail,

@@ -1,4 +1,4 @@
-//! What broken and abandoned answers cost: they count against the limits for what was counted.
+//! The cost of broken and abandoned answers: they count against the limits with their counted tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Clock for NewYear {
     }
 }
 
-/// A gateway over one provider, to a tenant with little money.
+/// A gateway with one provider, for a tenant with a small budget.
 fn poor(provider: &Provider) -> (Gateway, Arc<Ledger>) {
     let (gateway, ledger) = gateway(vec![place("a", provider.url())], CLOCKS);
     let clock = Arc::new(NewYear);
@@ -44,7 +44,7 @@ fn poor(provider: &Provider) -> (Gateway, Arc<Ledger>) {
         ..TenantLimits::default()
     };
     let limiter = LocalLimiter::new([(caller().scope.tenant().clone(), limits)], clock.clone());
-    // A thousand nano-dollars a token.
+    // A thousand nano-dollars per token.
     let price = Price::flat(1_000_000_000, 1_000_000_000);
     let prices: PriceList = [("gpt".to_owned(), Timestamp::MIN, price)].into_iter().collect();
     let gateway = Arc::into_inner(gateway).unwrap();

@@ -1,4 +1,4 @@
-//! The calendar is set forward and back: rates and places follow the time that passes, budgets the day that it is.
+//! The calendar is set forward and back: rates and permits follow elapsed time, budgets the current date.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn a_rate_that_is_used_up_is_full_after_a_minute_whatever_was_made_of_the_
             let lease = world.reserve("ada", demand(1_000)).await.unwrap();
             world.settle(lease, 1_000, 0).await;
             world.watch.step(step);
-            // Redis has no other clock than its calendar's: set forward, it fills what a minute brings, and no more.
+            // Redis has no other clock than its calendar: set forward, it fills at most one minute's worth.
             if world.local.is_some() || step < 0 {
                 let refused = exceeded(world.reserve("ada", demand(1_000)).await);
                 assert_eq!(refused.name, LimitName::Tokens, "{said}");
@@ -39,7 +39,7 @@ async fn a_rate_that_is_used_up_is_full_after_a_minute_whatever_was_made_of_the_
             // And back again.
             world.settle(lease, 1_000, 0).await;
             world.watch.step(-step);
-            // Redis learns of it with the next request, whether that is granted or not.
+            // Redis notices with the next request, whether that is granted or not.
             drop(world.reserve("ada", demand(1_000)).await);
             world.watch.pass(60_000);
             world.reserve("ada", demand(1_000)).await.expect(&said);

@@ -1,4 +1,4 @@
-//! What holds of every limiter.
+//! What holds for every limiter.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn all_limits_or_none() {
         assert_eq!((refused.name, refused.of), (LimitName::Requests, "user"));
         assert_eq!(refused.retry_after, Some(Duration::from_secs(30)));
         assert_eq!((refused.state.limit, refused.state.remaining), (2, 0));
-        // What the user's limit refused has taken nothing of the tenant's.
+        // A refusal by the user's limit has taken nothing from the tenant's.
         let lease = world.reserve("bob", demand(800)).await.unwrap();
         let left: Vec<u64> = lease.standings.iter().map(|state| state.remaining).collect();
         assert_eq!(left, [1, 0]);
@@ -37,7 +37,7 @@ async fn all_limits_or_none() {
         assert_eq!(refused.retry_after, Some(Duration::from_millis(60)));
         let never = exceeded(world.reserve("eve", demand(1_001)).await);
         assert_eq!(never.retry_after, None, "it never fits");
-        // When it was told to come back it fits, and not a millisecond earlier.
+        // It fits exactly at the time named, and not a millisecond earlier.
         world.watch.pass(59);
         exceeded(world.reserve("eve", demand(1)).await);
         world.watch.pass(1);
@@ -59,7 +59,7 @@ async fn what_was_not_used_comes_back_and_what_was_used_beyond_is_owed() {
         world.settle(lease, 100, 0).await;
         let lease = world.reserve("ada", demand(500)).await.unwrap();
         world.settle(lease, 1_100, 0).await;
-        // 600 in debt: a minute until nothing is missing, and 100 ms for the one.
+        // 600 in debt: a minute until it is back at zero, and 100 ms for the one.
         let refused = exceeded(world.reserve("ada", demand(1)).await);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(60_100)));
         assert_eq!(refused.state.remaining, 0);
@@ -87,7 +87,7 @@ async fn a_place_is_free_again_when_its_call_is_over() {
             (refused.name, refused.retry_after),
             (LimitName::Calls, Some(Duration::from_secs(1)))
         );
-        // A turn at the door takes no place.
+        // Submitting a turn takes no permit.
         let turn = Demand {
             requests: 1,
             ..Demand::default()
@@ -116,7 +116,7 @@ async fn money_is_held_then_spent_until_its_period_is_over() {
         let tenant = super::tenant();
         let gone = |user| world.limiter.exhausted(&tenant, subjects(user));
         let lease = world.reserve("ada", demand(150)).await.unwrap();
-        // Only what is held stands in the way.
+        // Only reservations are in the way.
         let refused = exceeded(world.reserve("ada", demand(100)).await);
         assert_eq!((refused.name, refused.of), (LimitName::UsdPerDay, "user"));
         assert_eq!(refused.retry_after, Some(Duration::from_secs(1)));
@@ -132,7 +132,7 @@ async fn money_is_held_then_spent_until_its_period_is_over() {
         assert!(gone("bob").await.is_none());
         let never = exceeded(world.reserve("bob", demand(201)).await);
         assert_eq!((never.name, never.retry_after), (LimitName::UsdPerDay, None));
-        // What a call holds over midnight is spent on the day when it ends.
+        // A reservation held over midnight is spent on the day when it ends.
         let late = world.reserve("bob", demand(10)).await.unwrap();
         world.watch.set(time("2027-01-16T00:00:00Z"));
         world.settle(late, 0, 2_500).await;
@@ -210,14 +210,14 @@ async fn new_limits_take_over_what_was_used() {
         world.settle(held, 300, 3_000).await;
         let held = world.reserve("ada", demand(400)).await.unwrap();
         world.settle(held, 400, 4_000).await;
-        // Money is counted from before it was limited; the ledger may know of more, never of less.
+        // Money is counted even before it is limited; the ledger may know of more, never of less.
         world.owe(vec![spending("ada", 1_000, 1_000)], day);
         let refused = exceeded(world.reserve("ada", demand(301)).await);
         assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 3_000));
         world.owe(vec![spending("ada", 5_000, 5_000), spending("bob", 4_000, 4_000)], day);
         let refused = exceeded(world.reserve("ada", demand(101)).await);
         assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 1_000));
-        // A tenant that is not named any more is free.
+        // A tenant that is no longer listed is unlimited.
         world.limiter.replace(std::collections::HashMap::new());
         world.reserve("ada", demand(1_000_000)).await.unwrap();
     }

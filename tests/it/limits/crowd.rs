@@ -1,4 +1,4 @@
-//! Many callers at once, some of which fail.
+//! Many concurrent callers, some of which fail.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{World, demand, exceeded, of_tenant, subjects, tenant};
 
 const LIMIT: u64 = 60_000;
-/// Ten for each token, and some that nobody can use up.
+/// Ten for each token, and a budget that nobody can use up.
 const BUDGET: u64 = LIMIT * 20;
 const LARGEST: u64 = 150;
 const PLACES: u64 = 200;
@@ -20,9 +20,9 @@ const PLACES: u64 = 200;
 #[derive(Default)]
 struct Counts {
     granted: AtomicU64,
-    /// Reservations that are not given back yet.
+    /// Reservations that are not settled yet.
     open: AtomicU64,
-    /// Calls that run.
+    /// Calls in flight.
     running: AtomicU64,
     most: AtomicU64,
 }
@@ -48,8 +48,8 @@ async fn a_thousand_callers_at_once_stay_within_the_limit_and_use_it() {
         assert!(granted <= LIMIT + LARGEST, "{granted} of {LIMIT}");
         assert!(granted * 100 >= LIMIT * 95, "only {granted} of {LIMIT} were used");
         assert!(counts.most.load(SeqCst) <= PLACES);
-        // Everything is settled: after a minute the rate is full again, all places are free, and the budget holds exactly what
-        // was spent.
+        // Everything is settled: after a minute the rate is full again, all permits are free, and the budget holds
+        // exactly what was spent.
         world.watch.pass(60_000);
         let all = Demand {
             tokens: LIMIT,
@@ -81,7 +81,7 @@ async fn call(world: Arc<World>, counts: Arc<Counts>, user: String) {
                 continue;
             }
             Err(Refused::Exceeded(_)) => {
-                // Somebody may give something back; when nobody can any more, this is the end.
+                // A running call may still give something back; when none is running, this is the end.
                 tokio::task::yield_now().await;
                 let nobody = counts.open.load(SeqCst) == 0;
                 world.limiter.settled().await;
@@ -99,7 +99,7 @@ async fn call(world: Arc<World>, counts: Arc<Counts>, user: String) {
         counts.most.fetch_max(running, SeqCst);
         let reservation = Reservation::new(Arc::clone(&world.limiter), lease);
         tokio::task::yield_now().await;
-        // Some fail at the very beginning, some in the middle.
+        // Some fail at the start, some mid-stream.
         let used = match rand::rng().random_range(0..5) {
             0 => 0,
             1 => want / 2,

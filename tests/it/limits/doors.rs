@@ -1,5 +1,5 @@
-//! Every limit, of the tenant, the user and the API key, through every door: turns, chats and embeddings. What one door
-//! used is missing at the others.
+//! Every limit, of the tenant, the user and the API key, at every entry point: turns, chats and embeddings. What one
+//! entry point used is missing at the others.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ const KEYS: [&str; 2] = [
     "cpk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB",
     "cpk_CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC",
 ];
-/// Words of an answer; its tokens are about as many.
+/// Words of an answer, which has about as many tokens.
 const ANSWER: u64 = 1_200;
 
-/// Whose limit it is: the table of the configuration it stands in, and who is free of another's use.
+/// The subject of a limit: its table in the configuration, and which callers it does not affect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Tenant,
@@ -36,7 +36,7 @@ impl Whose {
         }
     }
 
-    /// Whether the limit that ada met with the first key stands in this caller's way.
+    /// Whether the limit that ada reached with the first key applies to this caller.
     fn catches(self, who: Who) -> bool {
         match self {
             Self::Tenant => true,
@@ -101,7 +101,7 @@ async fn cancel(app: &TestApp, who: Who, turn: &str) {
     cancelled.expect(202);
 }
 
-/// Goes through a door once, and waits for what comes of it.
+/// Makes one call at an entry point, and waits for its result.
 async fn go(app: &TestApp, who: Who, door: Door) -> Came {
     let prompt = format!("Go on. [[sim tokens={ANSWER} pace_ms=0 chunk=2000]]");
     let status = match door {
@@ -192,7 +192,7 @@ async fn check(app: &TestApp, provider: &Provider, whose: Whose, (limit, admitte
                 }
             }
         }
-        // Who is free comes last: it uses something of its own.
+        // The unaffected caller comes last: it uses something of its own.
         for who in [Who { user: "bob", key: 1 }]
             .into_iter()
             .filter(|who| !whose.catches(*who))
@@ -286,7 +286,7 @@ async fn a_turn_that_waits_for_its_provider_holds_no_permit_and_no_tokens() {
     let provider = Provider::start().await;
     // Room for one call at a time, and for its tokens.
     let limits = "concurrent_calls = 1\ntokens_per_minute = 1900";
-    // The same server with another key, since the one that was refused rests.
+    // The same server with another key, since the refused one is cooling down.
     let other = format!(
         r#"
         [[providers]]

@@ -10,7 +10,7 @@ use crate::gateway::Provider;
 use crate::http::app::{TestApp, with_source};
 use crate::http::client::Answer;
 
-/// The example, with the simulated provider in place of the real one, and a budget for one answer in place of a month.
+/// The example, with the simulated provider instead of the real one, and a budget for one answer instead of a month.
 fn example(provider: &Provider) -> Source {
     let mut text = include_str!("../../../copilotd.example.toml").to_owned();
     for (from, to) in [

@@ -1,4 +1,4 @@
-//! Redis that lost its memory, or is no master any more.
+//! Redis that lost its data, or is no longer the primary.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ async fn one_that_may_not_write_is_as_good_as_none() {
     );
     replicate("NO", "ONE").await;
     while limiter.is_ready() == Some(false) {
-        // Another task looks for it, every 20 ms.
+        // Another task checks for it, every 20 ms.
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     ask().await.unwrap();

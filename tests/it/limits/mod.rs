@@ -1,4 +1,4 @@
-//! Limits: one suite over those of a process and those in Redis, and what only shared ones have to stand.
+//! Limits: one suite for local limits and those in Redis, and what only shared ones have to withstand.
 
 mod clock;
 mod contract;
@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 use crate::support::redis::Redis;
 
-/// A clock that a test moves.
+/// A clock that a test sets.
 #[derive(Debug)]
 struct Watch {
     wall: AtomicI64,
@@ -46,13 +46,13 @@ impl Watch {
         })
     }
 
-    /// Time passes.
+    /// Lets time pass.
     fn pass(&self, ms: u64) {
         self.elapsed.fetch_add(ms, Ordering::SeqCst);
         self.step(i64::try_from(ms).unwrap());
     }
 
-    /// The calendar is set forward or back.
+    /// Sets the calendar forward or back.
     fn step(&self, ms: i64) {
         self.wall.fetch_add(ms, Ordering::SeqCst);
     }
@@ -72,7 +72,7 @@ impl Clock for Watch {
     }
 }
 
-/// A ledger that knows what a test says.
+/// A ledger that returns what a test sets.
 #[derive(Default)]
 struct Known(Mutex<Vec<Spending>>);
 
@@ -140,7 +140,7 @@ impl World {
     async fn redis(limits: TenantLimits) -> Self {
         let server = Redis::start().await;
         let (watch, ledger) = (Watch::at("2027-01-15T08:00:00Z"), Arc::new(Known::default()));
-        // The clock leaps, and a reservation of a process's own never expires while it lives.
+        // The clock leaps, and a process's own reservation never expires while the process lives.
         let options = RedisOptions {
             lease_life: Duration::from_hours(24 * 365),
             ..patient(&server)
@@ -173,14 +173,14 @@ impl World {
         self.limiter.replace(HashMap::from([(tenant(), limits)]));
     }
 
-    /// The ledger comes to know of more.
+    /// Adds spending to the ledger.
     fn owe(&self, spendings: Vec<Spending>, limits: TenantLimits) {
         if let Some(local) = &self.local {
             local.spent(&spendings);
         }
         *self.ledger.0.lock().unwrap() = spendings;
         if self.local.is_none() {
-            // Limits that did not change are no reason to read the ledger.
+            // Unchanged limits are no reason to read the ledger.
             self.limiter.replace(HashMap::new());
         }
         self.replace(limits);
@@ -192,7 +192,7 @@ fn start(options: RedisOptions, limits: TenantLimits, ledger: &Arc<Known>, watch
     RedisLimiter::start(options, [(tenant(), limits)], ledger, Arc::clone(watch) as _).unwrap()
 }
 
-/// For a machine that has much else to do, by a clock that the test moves.
+/// For a busy machine, by a clock that the test sets.
 fn patient(server: &Redis) -> RedisOptions {
     RedisOptions {
         patience: Duration::from_secs(10),

@@ -1,4 +1,4 @@
-//! Redis that does not answer: no money, a share of the rates, for a while, at once.
+//! Redis that does not respond: budgets are refused, rates get a local share for a while, and no call is held up.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,7 +51,7 @@ fn rates() -> Limits {
 
 async fn wait_until(limiter: &RedisLimiter, is_up: bool) {
     while limiter.is_ready() != Some(is_up) {
-        // Another task looks for it, every 20 ms.
+        // Another task checks for it, every 20 ms.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -81,7 +81,7 @@ async fn without_redis_no_money_is_granted_and_of_the_rates_a_share() {
         open.push(limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap());
     }
     server.kill();
-    // In mid-load: whoever has a budget is refused, everybody else goes on.
+    // Under load: callers with a budget are refused, everybody else goes on.
     let refused = limiter.reserve(&tenant(), rich(), demand(1)).await.unwrap_err();
     assert!(matches!(refused, Refused::Unavailable { .. }), "{refused:?}");
     let error = GatewayError::from(refused);
@@ -166,7 +166,7 @@ async fn what_was_settled_meanwhile_is_settled_when_redis_is_back() {
     );
     server.thaw();
     limiter.settled().await;
-    // Only what was used is spent; of the request whose answer nobody waited for nothing is held.
+    // Only actual usage is spent; nothing is held for the request whose answer nobody waited for.
     let all = limiter.reserve(&tenant(), subjects("ada"), demand(900)).await.unwrap();
     let refused = exceeded(limiter.reserve(&tenant(), subjects("ada"), demand(1)).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 0));
@@ -188,7 +188,7 @@ async fn a_redis_that_hangs_holds_up_nobody_for_long() {
     limiter.reserve(&tenant(), subjects("ada"), demand(1)).await.unwrap();
     let first = began.elapsed();
     assert!(first >= Duration::from_millis(250), "it hangs: {first:?}");
-    // A busy machine may add to it; what hangs would take for ever.
+    // A busy machine may add to it; a hang would take forever.
     assert!(first < Duration::from_secs(3), "{first:?}");
     let began = Instant::now();
     for _ in 0..24 {

@@ -1,4 +1,4 @@
-//! Any history, told to both limiters: they answer the same.
+//! Any history, applied to both limiters: they answer the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn who(user: usize) -> Vec<Subject> {
     subjects
 }
 
-/// What may differ is what only a store has: the name of a reservation.
+/// Removes what only a store has: the id of a reservation.
 fn told(answer: &Result<Lease, Refused>) -> String {
     match answer {
         Ok(lease) => format!("{:?}", lease.standings),
@@ -126,7 +126,7 @@ fn both_limiters_answer_the_same() {
             let mut connection = server.connection().await;
             redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
             let world = World::local(limits);
-            // Reservations of a process never expire while it lives: these do not either.
+            // Reservations of a process never expire while it lives: nor do these.
             let options = RedisOptions {
                 lease_life: Duration::from_hours(24 * 365),
                 ..patient(&server)

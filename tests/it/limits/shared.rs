@@ -1,4 +1,4 @@
-//! What holds between processes: one bucket for all, and nothing that outlives whoever forgot it.
+//! What holds between processes: one bucket for all, and nothing that outlives a process that died.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,7 @@ async fn what_a_dead_process_had_reserved_is_charged_in_full_and_its_place_is_fr
     pair.watch.pass(HOUR - 1);
     assert_eq!(exceeded(ask(1).await).name, LimitName::Calls, "it may yet live");
     pair.watch.pass(1);
-    // Both places are free, and what was held is spent: 6,000 of 10,000.
+    // Both permits are free, and what was reserved is spent: 6,000 of 10,000.
     let lease = ask(300).await.unwrap();
     let refused = exceeded(ask(101).await);
     assert_eq!((refused.name, refused.state.remaining), (LimitName::UsdPerDay, 1_000));
@@ -188,7 +188,7 @@ async fn nothing_is_counted_twice() {
             .remaining
     };
     assert_eq!(left().await, 7_000, "2,000 are spent and 1,000 held");
-    // Charged in full when it expired; what its process says then comes too late.
+    // Charged in full when it expired; what its process reports then comes too late.
     pair.watch.pass(HOUR);
     assert_eq!(left().await, 7_000);
     settle(first, held, 0, 0).await;
@@ -256,7 +256,8 @@ async fn every_key_expires_and_an_account_at_rest_has_none() {
     for lease in open {
         settle(&limiter, lease, 0, 0).await;
     }
-    // What was given back whole leaves nothing; ada's 70 tokens do until they have flowed in, and money does for its month.
+    // What was given back in full leaves nothing; ada's 70 tokens remain until the rate has refilled, and money for its
+    // month.
     let left = keys().await;
     assert_eq!(
         left,
@@ -276,7 +277,7 @@ async fn a_tenant_that_is_forgotten_leaves_no_key_and_others_keep_theirs() {
     let watch = Watch::at("2027-01-15T08:00:00Z");
     let limiter = start(patient(&server), of_tenant(everything()), &Arc::default(), &watch);
     let mut connection = server.connection().await;
-    // More keys than one step looks at, and tenants whose names begin alike.
+    // More keys than one step scans, and tenants whose names begin alike.
     for n in 0..1_200 {
         let key = format!("copilotd:{{acme}}:user:=u{n}");
         redis::cmd("SET")

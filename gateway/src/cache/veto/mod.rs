@@ -1,5 +1,5 @@
-//! Gate (d): two questions that are near in meaning and yet not the same, because a number, a date, a unit, a name, a
-//! negation, an opposite or what is asked for differs. Embeddings see little of these.
+//! Gate (d): refuses questions that are near in meaning and yet differ in a number, a date, a unit, a name, a negation,
+//! an opposite or what is asked for. Embeddings hardly see these.
 //!
 //! Invariant: symmetric, and a text never vetoes itself.
 
@@ -8,7 +8,7 @@ mod words;
 
 use reading::Reading;
 
-/// What differs.
+/// What differs between two questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Veto {
     /// A number or a version.
@@ -21,7 +21,7 @@ pub enum Veto {
     Name,
     /// One is negated and the other is not.
     Negation,
-    /// One says the opposite of a word of the other.
+    /// One has a word and the other its opposite.
     Antonym,
     /// One asks who, the other when.
     Asked,

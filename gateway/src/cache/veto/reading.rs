@@ -1,12 +1,12 @@
-//! What is read off a question before two are compared.
+//! Features of a question that are extracted before two are compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::words::{date, is_filler, negates, number, stem, unit};
 
-/// One question, read.
+/// The extracted features of a question.
 pub(super) struct Reading {
-    /// Numbers, and how often.
+    /// Numbers, with their counts.
     pub(super) numbers: BTreeMap<String, usize>,
     pub(super) dates: BTreeSet<String>,
     pub(super) units: BTreeSet<&'static str>,
@@ -19,7 +19,7 @@ pub(super) struct Reading {
     directed: bool,
 }
 
-/// What is asked for, where a word says it. "What", "which" and plain "how" stand for each other too often.
+/// What is asked for, if a question word says so. "What", "which" and plain "how" are too often interchangeable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Person,
@@ -60,7 +60,7 @@ impl Reading {
     }
 
     fn add(&mut self, token: &str, starts: bool) {
-        // A sign that is stuck to a number is a unit of its own.
+        // A sign attached to a number is a unit of its own.
         let bare = token.trim_matches(|c: char| matches!(c, '$' | '€' | '£' | '¥' | '₹' | '%'));
         if bare.len() < token.len() {
             let signs = token.chars().filter(|c| !bare.contains(*c));
@@ -99,7 +99,7 @@ impl Reading {
             "from" | "to" | "into" | "than" | "before" | "after" | "over" | "between"
         );
         self.stems.insert(stem(&lower).to_owned());
-        // Parts of a compound are known to the other side's names too.
+        // Parts of a compound also match the other side's names.
         self.stems.extend(
             lower
                 .split(|c: char| !c.is_alphanumeric())
@@ -136,12 +136,12 @@ impl Reading {
         }
     }
 
-    /// Tells whether every name of `other` stands here in some form.
+    /// Whether every name of `other` occurs here in some form.
     pub(super) fn knows_names_of(&self, other: &Self) -> bool {
         other.names.iter().all(|name| self.stems.contains(name))
     }
 
-    /// Tells whether both have the same words, in another order, where an order says something.
+    /// Whether both have the same words in another order, where the order matters.
     pub(super) fn is_reordering_of(&self, other: &Self) -> bool {
         let sorted = |order: &[String]| {
             let mut order = order.to_vec();
@@ -152,7 +152,7 @@ impl Reading {
     }
 }
 
-/// Tells whether a word is written like a name: capitals inside it, signs of code, or a capital within a sentence.
+/// Whether a word is written like a name: inner capitals, code characters, or a capital within a sentence.
 fn is_name(word: &str, starts: bool) -> bool {
     let mut chars = word.chars();
     let first = chars.next().is_some_and(char::is_uppercase);

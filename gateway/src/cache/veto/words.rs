@@ -1,8 +1,8 @@
-//! Words that matter. Small by intent: what is not here is left to the learned decision.
+//! Word lists. Small on purpose: what is missing here is left to the learned decision.
 
 use std::collections::{BTreeSet, HashSet};
 
-/// Numbers that are written out.
+/// Number words.
 pub(super) fn number(word: &str) -> Option<&'static str> {
     Some(match word {
         "zero" => "0",
@@ -25,7 +25,7 @@ pub(super) fn number(word: &str) -> Option<&'static str> {
     })
 }
 
-/// Months, days and times that move with the asker. ("may" is a verb too often.)
+/// Months, days and relative dates. ("may" is too often a verb.)
 pub(super) fn date(word: &str) -> Option<&str> {
     let word = word.strip_suffix("'s").unwrap_or(word);
     const DAYS: [&str; 7] = [
@@ -60,7 +60,7 @@ pub(super) fn date(word: &str) -> Option<&str> {
     single.or_else(|| (DAYS.contains(&word) || OTHERS.contains(&word)).then_some(word))
 }
 
-/// Units, each in one spelling. Those of one letter are no words.
+/// Units, each in one spelling. One-letter units are left out.
 pub(super) fn unit(word: &str) -> Option<&'static str> {
     Some(match word {
         "km" | "kilometer" | "kilometers" | "kilometre" | "kilometres" => "km",
@@ -99,7 +99,7 @@ pub(super) fn unit(word: &str) -> Option<&'static str> {
     })
 }
 
-/// Tells whether a word negates.
+/// Whether a word negates.
 pub(super) fn negates(word: &str) -> bool {
     word.ends_with("n't")
         || matches!(
@@ -123,7 +123,7 @@ pub(super) fn negates(word: &str) -> bool {
         )
 }
 
-/// Opposites, by stems.
+/// Opposites, by stem.
 const OPPOSITES: [(&str, &str); 60] = [
     ("enable", "disable"),
     ("increase", "decrease"),
@@ -186,10 +186,10 @@ const OPPOSITES: [(&str, &str); 60] = [
     ("advantage", "disadvantage"),
     ("positive", "negative"),
 ];
-/// Beginnings that turn a word around.
+/// Prefixes that invert a word.
 const TURNING: [&str; 8] = ["un", "dis", "non", "in", "im", "il", "ir", "de"];
 
-/// Tells whether one text has a word and the other its opposite, and neither has both.
+/// Whether one text has a word and the other its opposite, and neither has both.
 pub(super) fn opposed(a: &BTreeSet<String>, b: &BTreeSet<String>) -> bool {
     let stems = |words: &BTreeSet<String>, others: &BTreeSet<String>| -> HashSet<String> {
         words.difference(others).map(|word| stem(word).to_owned()).collect()
@@ -202,7 +202,7 @@ pub(super) fn opposed(a: &BTreeSet<String>, b: &BTreeSet<String>) -> bool {
     listed || turned(&only_a, &only_b) || turned(&only_b, &only_a)
 }
 
-/// Tells whether one of `words` is one of `others` with a beginning that turns it around.
+/// Whether one of `words` is one of `others` with an inverting prefix.
 fn turned(words: &HashSet<String>, others: &HashSet<String>) -> bool {
     words.iter().any(|word| {
         let bare = TURNING.iter().filter_map(|turning| word.strip_prefix(turning));
@@ -210,7 +210,7 @@ fn turned(words: &HashSet<String>, others: &HashSet<String>) -> bool {
     })
 }
 
-/// Cuts the commonest endings. Rough: it only has to treat both sides alike.
+/// Strips the commonest endings. Rough: it only has to treat both sides alike.
 pub(super) fn stem(word: &str) -> &str {
     let word = word.strip_suffix("'s").unwrap_or(word);
     for ending in ["ing", "ed", "es", "s", "e"] {
@@ -223,7 +223,7 @@ pub(super) fn stem(word: &str) -> &str {
     word
 }
 
-/// Words without content, which an order or a name never hangs on.
+/// Filler words, which never matter for order or names.
 pub(super) fn is_filler(word: &str) -> bool {
     matches!(
         word,

@@ -1,4 +1,4 @@
-//! Bodies under a rule on prompts.
+//! Bodies under a rule for prompts.
 
 use copilotd_actors::domain::guardrail::OnMatch;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::error::GatewayErrorKind;
 
 const WORD: &str = "bluebird";
 
-/// How a body is admitted under a rule that forbids "drop table" and [`WORD`].
+/// The outcome for a body under a rule that forbids "drop table" and [`WORD`].
 fn admission(body: &str) -> Option<GatewayErrorKind> {
     let rule = |name: &str, literal: &str| Rule {
         name: name.to_owned(),

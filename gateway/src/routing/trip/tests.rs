@@ -1,4 +1,4 @@
-//! The way of a request, without anybody to ask.
+//! The failover plan by itself, without any upstream.
 
 use async_trait::async_trait;
 use copilotd_actors::ports::Refusal;
@@ -7,24 +7,24 @@ use super::*;
 use crate::provider::{PieceStream, Upstream, UpstreamCall, WholeAnswer};
 use crate::target::{TargetName, TargetState};
 
-/// A deployment that nobody calls here.
+/// An upstream that is never called here.
 #[derive(Debug)]
 struct Nobody;
 
 #[async_trait]
 impl Upstream for Nobody {
     async fn stream(&self, _: &UpstreamCall) -> Result<PieceStream, ModelError> {
-        unreachable!("a trip calls nobody")
+        unreachable!("a failover plan calls no upstream")
     }
 
     async fn whole(&self, _: &UpstreamCall) -> Result<WholeAnswer, ModelError> {
-        unreachable!("a trip calls nobody")
+        unreachable!("a failover plan calls no upstream")
     }
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Targets named by letters, with so many keys and so large a context each.
+/// Targets named by letters, each with a number of keys and a context size.
 fn trip(targets: &[(&str, usize, u64)], now: Instant) -> Trip {
     let target = |&(name, keys, context_tokens): &(&str, usize, u64)| {
         let target = Target {
@@ -62,7 +62,7 @@ fn error(class: FailureClass, retry_after: Option<u64>) -> ModelError {
     }
 }
 
-/// Travels on with the same failure everywhere; returns the way, such as `a0 a1 wait b0`.
+/// Follows the plan with the same failure everywhere; returns the steps, such as `a0 a1 wait b0`.
 fn way(trip: &mut Trip, class: FailureClass, retry_after: Option<u64>, mut now: Instant) -> String {
     let mut way = Vec::new();
     loop {
@@ -146,7 +146,7 @@ fn the_ill_and_the_dead_come_last_and_the_resting_not_at_all() {
     while let Next::Ask(place) = trip.next(now, |target| target.name.provider != "a") {
         way.push(format!("{}{}", trip.target(place).name.provider, place.key));
         trip.failed(place, error(FailureClass::Silence, None), false, now);
-        // Silence closes the target; its other key is not asked either.
+        // Silence closes the target; its other key is not used either.
         assert!(way.len() < 10);
     }
     assert_eq!(way, ["b1", "d0", "a0"]);
@@ -165,7 +165,7 @@ fn nothing_begins_after_the_deadline_and_a_rate_limit_says_most() {
     assert!(matches!(trip.next(now + Duration::from_secs(60), |_| true), Next::Over));
     assert!(!trip.only_keys_failed());
     let failure = trip.failure(now).unwrap();
-    // A third one was not asked, and may be at once.
+    // A third target was not tried, and may be at once.
     assert_eq!(
         (failure.class, failure.retry_after),
         (FailureClass::Rate, Some(rule::DEFAULT_REST))
@@ -212,7 +212,7 @@ fn open_breaker(trip: &Trip, stop: usize) {
     });
 }
 
-/// Travels, `fails` saying how each place answers; returns the way.
+/// Follows the plan with `fails` answering for each candidate; returns the steps.
 fn travel(trip: &mut Trip, mut now: Instant, mut fails: impl FnMut(&str) -> Option<(ModelError, bool)>) -> String {
     let mut way = Vec::new();
     loop {
@@ -252,13 +252,13 @@ fn a_healthy_target_that_died_once_is_asked_again_while_the_others_are_ill() {
         ("500 once", vec![broken()], "c0 c0"),
         ("cut, stalled and cut", vec![cut(), stall(), cut()], "c0 c0 c0 c0"),
         ("500 three times", vec![broken(), broken(), broken()], "c0 c0 c0 c0"),
-        // Four in vain: then what is ill, once each.
+        // Four in vain, then the unhealthy targets, once each.
         (
             "cut always",
             vec![cut(), cut(), cut(), cut(), cut()],
             "c0 c0 c0 c0 a0 b0 over",
         ),
-        // Nobody is there: that is not asked again, and the ill ones are the last hope.
+        // Unreachable: not tried again, and the unhealthy ones are the last resort.
         ("silent", vec![silent()], "c0 a0 b0 over"),
     ] {
         let now = Instant::now();
@@ -309,7 +309,7 @@ fn a_probe_is_one_request() {
     let now = Instant::now();
     let mut one = trip(&[("a", 1, 1), ("b", 1, 1)], now);
     open_breaker(&one, 0);
-    // Its pause is over: this call is the probe.
+    // The pause is over: this call is the probe.
     let half_open = |target: &Target| {
         target
             .state
@@ -350,7 +350,7 @@ fn a_retry_after_holds_across_calls_and_is_probed_once() {
         );
         assert_eq!((next.attempts(), next.only_keys_failed()), (0, false));
     }
-    // One probe for each of the two, which says what is left, and then nothing until the time has come.
+    // One probe for each of the two, which updates the remaining time, and then nothing until it has passed.
     let now = begun + seconds(30);
     let mut probe = again(&first, now);
     assert_eq!(travel(&mut probe, now, limited(30)), "a0 b0 over");
@@ -358,7 +358,7 @@ fn a_retry_after_holds_across_calls_and_is_probed_once() {
         let now = begun + seconds(after);
         assert_eq!(travel(&mut again(&first, now), now, limited(60)), "over", "{after}");
     }
-    // What is left is short enough to be waited for.
+    // The remaining time is short enough to wait for.
     let now = begun + seconds(56);
     let way = travel(&mut again(&first, now), now, |_| None);
     assert_eq!(way, "4000ms a0");
@@ -371,7 +371,7 @@ fn a_probe_that_is_answered_ends_the_rest() {
     key.rest(Duration::from_secs(60), begun, FailureClass::Rate, true);
     let asked = begun + Duration::from_secs(30);
     assert!(key.take_probe(asked) && !key.take_probe(asked));
-    // A call from before the rest says nothing about it.
+    // A call from before the cooldown says nothing about it.
     key.lives(
         begun
             .checked_sub(Duration::from_secs(1))
@@ -389,7 +389,7 @@ fn the_preferred_target_is_waited_for_as_long_as_the_route_says() {
         (0, Some(2), "a0 b0"),
         (3_000, Some(2), "a0 2000ms a0 b0"),
         (3_000, Some(4), "a0 b0"),
-        // Who names no time gives no reason to wait.
+        // Without a named time there is no reason to wait.
         (3_000, None, "a0 b0"),
     ] {
         let now = Instant::now();
@@ -424,7 +424,7 @@ fn a_doubtful_refusal_goes_to_another_provider_once_and_a_certain_one_nowhere() 
     );
     let mut certain = trip(&targets, now);
     assert_eq!(travel(&mut certain, now, |_| Some((refused(true), false))), "a0 over");
-    // What else went wrong says more, whether it came before or after.
+    // Other failures say more, whether they came before or after.
     for doubtful in ["a", "b"] {
         let mut mixed = trip(&targets[..2], now);
         travel(&mut mixed, now, |name| {
@@ -440,7 +440,7 @@ fn a_doubtful_refusal_goes_to_another_provider_once_and_a_certain_one_nowhere() 
 }
 
 proptest::proptest! {
-    /// Whatever fails how, and whoever is ill: a trip ends, within its bounds, and says why.
+    /// Whatever fails how, and whichever targets are unhealthy: a plan ends, within its bounds, and says why.
     #[test]
     fn a_trip_always_ends_within_its_bounds(
         sizes in proptest::collection::vec((1_usize..4, 1_u64..4), 1..5),
