@@ -294,7 +294,7 @@ pub(super) fn seq(value: i64) -> Result<Seq, LogError> {
 /// A time as a number that sorts and loses nothing; BSON's own dates end at milliseconds.
 pub(super) fn nanos(time: Timestamp) -> Result<i64, LogError> {
     i64::try_from(time.as_nanosecond())
-        .map_err(|_| LogError::Refused(format!("{time} is not between the years 1678 and 2262")))
+        .map_err(|_| LogError::Refused(format!("time {time} is not between the years 1678 and 2262")))
 }
 
 pub(super) fn time(nanos: i64) -> Result<Timestamp, LogError> {
