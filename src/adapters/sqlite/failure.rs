@@ -13,10 +13,7 @@ pub(super) enum Failure {
     Sqlite(#[from] rusqlite::Error),
     /// A commit that failed for several callers; the error itself cannot be cloned.
     #[error("{text}")]
-    Shared {
-        code: Option<ErrorCode>,
-        text: String,
-    },
+    Shared { code: Option<ErrorCode>, text: String },
     #[error("unused parts of database pages not overwritten: {0}")]
     Slack(String),
     /// The disk, or the size limit of the file, is full.

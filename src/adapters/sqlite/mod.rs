@@ -115,9 +115,7 @@ pub enum OpenError {
     },
     /// No space to open it.
     #[error("the disk of {path} is full and the disk reserve is used up; free some space and start again", path = path.display())]
-    Full {
-        path: PathBuf,
-    },
+    Full { path: PathBuf },
     /// No space to migrate it.
     #[error("the disk of {path} is full: migrating the database from schema version {found} to {known} needs more space than half of \
         the disk reserve; free some space and start again. Nothing was changed; the previous release still opens it",
@@ -130,9 +128,7 @@ pub enum OpenError {
     },
     /// The database of another program.
     #[error("{path} is a SQLite database of another program, not of copilotd; use another data directory", path = path.display())]
-    Foreign {
-        path: PathBuf,
-    },
+    Foreign { path: PathBuf },
     #[error("cannot open the database")]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -269,7 +265,11 @@ impl SqliteLog {
             let failure = match tokio::time::timeout_at(patience.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err(LogError::Unavailable("the append was not committed in time; its outcome is unknown".to_owned())),
+                Err(_) => {
+                    return Err(LogError::Unavailable(
+                        "the append was not committed in time; its outcome is unknown".to_owned(),
+                    ));
+                }
             };
             if !failure.is_transient() || !patience.pause().await {
                 return Err(failure.into());
@@ -442,7 +442,9 @@ impl EventLog for SqliteLog {
         // A transaction that could be neither committed nor rolled back would make every later one fail.
         let idle = self.writer.between(|c| Ok(c.is_autocommit())).await?;
         if !idle {
-            return Err(LogError::Unavailable("the database writer cannot end its open transaction".to_owned()));
+            return Err(LogError::Unavailable(
+                "the database writer cannot end its open transaction".to_owned(),
+            ));
         }
         let query =
             |c: &rusqlite::Connection| Ok(c.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))?);

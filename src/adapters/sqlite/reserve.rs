@@ -188,7 +188,11 @@ impl Reserve {
                 "disk full; using the disk reserve and refusing all writes but revocations, suspensions and erasures"
             );
         } else {
-            tracing::debug!(bytes = held - left, left, "disk still full; used more of the disk reserve");
+            tracing::debug!(
+                bytes = held - left,
+                left,
+                "disk still full; used more of the disk reserve"
+            );
         }
         true
     }

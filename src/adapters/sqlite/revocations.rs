@@ -71,7 +71,10 @@ fn all(connection: &Connection) -> Result<Vec<Revocation>, Failure> {
             // One unreadable row must not make the other revocations ineffective.
             None => {
                 let row = row.get::<_, i64>(7).unwrap_or_default();
-                tracing::error!(row, "stored token revocation unreadable; ignoring it, so the tokens it revoked may be accepted");
+                tracing::error!(
+                    row,
+                    "stored token revocation unreadable; ignoring it, so the tokens it revoked may be accepted"
+                );
             }
         }
     }
