@@ -43,14 +43,14 @@ pub(super) async fn wait(collections: &Collections, name: &str, life: Duration) 
             }
             Ok(None) => {
                 if failing {
-                    tracing::info!("standby: the database answers again; waiting for its lease");
+                    tracing::info!("standing by: the database answers again; waiting for its lease");
                 }
                 failing = false;
                 LOOK
             }
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "standby: cannot reach the database; trying again");
+                    tracing::warn!(%error, "standing by: cannot reach the database; trying again");
                 }
                 failing = true;
                 RETRY
@@ -90,7 +90,7 @@ impl Standby<'_> {
                 if first {
                     tracing::info!(
                         owner = held.owner,
-                        "standby: another process holds the database lease; waiting to take over"
+                        "standing by: another process holds the database lease"
                     );
                 }
                 Ok(None)

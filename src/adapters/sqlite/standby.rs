@@ -51,7 +51,7 @@ fn look(directory: &Path, announced: Option<File>) -> Result<(Option<DirectoryLo
     match DirectoryLock::take(directory) {
         Ok(lock) => Ok((Some(lock), None)),
         Err(OpenError::Locked { pid, .. }) => {
-            tracing::trace!(pid, "standby: another process has the data directory");
+            tracing::trace!(pid, "standing by: another process has the data directory");
             Ok((None, announced))
         }
         Err(error) => Err(error),
@@ -68,7 +68,7 @@ fn announce(directory: &Path) -> Result<Option<File>, OpenError> {
     let file = private_files::open(&path).map_err(cannot)?;
     match file.try_lock_shared() {
         Ok(()) => {
-            tracing::info!("standby: waiting to take over the data directory when its process ends");
+            tracing::info!("standing by: waiting to take over the data directory when its process ends");
             Ok(Some(file))
         }
         // The serving process is checking for a standby right now.
