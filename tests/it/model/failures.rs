@@ -45,7 +45,7 @@ async fn a_refused_request_has_a_class_a_reason_and_a_time_to_ask_again() {
             "retry-after: 7\r\n",
             message("slow, org-1", "rate_limit_exceeded"),
             FailureClass::Rate,
-            "patience",
+            "rate limit",
             Some(7),
         ),
         (
@@ -117,7 +117,7 @@ async fn a_refused_request_has_a_class_a_reason_and_a_time_to_ask_again() {
             json,
             message("engine is down", "server_error"),
             FailureClass::Overload,
-            "broken",
+            "failing",
             None,
         ),
         (
