@@ -262,7 +262,7 @@ fn has_budget(limits: &TenantLimits, subjects: &[Subject]) -> bool {
     subjects.iter().any(|subject| limits.of(subject).has_budget())
 }
 
-/// Returns the share of the rates that one process may use alone. No money: without Redis none is granted.
+/// Returns the share of the rates that one process may use by itself. No money: without Redis none is granted.
 fn share(limits: &Limits, share: f64) -> Limits {
     #[expect(
         clippy::cast_possible_truncation,

@@ -45,7 +45,7 @@ impl Operation {
     }
 }
 
-/// Names of a tenant's keys. The part in braces decides where a cluster stores them: all in one place.
+/// The names of a tenant's keys. The part in braces decides where a cluster stores them: all in one place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names<'a> {
     pub prefix: &'a str,

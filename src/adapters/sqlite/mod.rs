@@ -227,7 +227,7 @@ impl SqliteLog {
         }
     }
 
-    /// Overwrites every copy of deleted rows that is left in the files, in slices, so that others write in between.
+    /// Overwrites every copy of deleted rows that is left in the files, in slices, so that others write meanwhile.
     async fn clear_slack(&self) -> Result<(), Failure> {
         for _ in 0..MOST_ROUNDS {
             let mut taken = self.slack.take().map_err(|error| Failure::Slack(error.to_string()))?;

@@ -24,7 +24,7 @@ use rusqlite::hooks::Wal;
 use super::failure::Failure;
 use super::reserve::Reserve;
 
-/// Changed pages that are remembered; if there are more, all pages of the file are checked.
+/// Number of changed pages that are remembered; if there are more, all pages of the file are checked.
 const MOST_CHANGED: usize = 256 * 1024;
 /// Pages checked in one step, so that other writers get their turn in between.
 const SLICE: usize = 256;

@@ -59,7 +59,7 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
 enum Job {
     /// Runs inside the common transaction.
     Together(Box<dyn Work>),
-    /// Runs between transactions.
+    /// Runs outside any transaction.
     Between(Box<dyn Work>),
 }
 
