@@ -18,7 +18,7 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// What one reader holds beyond [`FREE`]; released when dropped.
+/// What one reader holds beyond `FREE`; released when dropped.
 #[derive(Debug, Default)]
 pub struct Room(usize);
 
