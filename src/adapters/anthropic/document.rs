@@ -71,7 +71,7 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
         Reason::Stop if has_calls => Reason::ToolCalls,
         reason => reason,
     };
-    // An answer without any content has used no tokens either: the server failed without an error status.
+    // No content and no tokens used: the server failed, but answered with a success status.
     let is_silent = spoken.text.is_empty() && spoken.thinking.is_empty() && !has_calls;
     if is_silent && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
         return Err(errors.malformed("the provider sent an empty answer"));

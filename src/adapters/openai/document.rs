@@ -92,7 +92,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
         first.get_or_insert(finish);
     }
     let finish = first.ok_or_else(|| errors.malformed("the provider sent an answer without a choice"))?;
-    // An answer without any content has used no tokens either: the server failed without an error status.
+    // No content and no tokens used: the server failed, but answered with a success status.
     if !spoken.has_said && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
         return Err(errors.malformed("the provider sent an empty answer"));
     }

@@ -48,7 +48,8 @@ pub struct Answer<D> {
     /// The share of the process's memory budget that the current event takes.
     room: Room,
     clocks: Clocks,
-    /// One timer for all deadlines; it is reset only when a deadline moves forward, and checks again when it fires.
+    /// One timer for all deadlines; it is reset only when the next deadline becomes earlier, and checks again when it
+    /// fires.
     sleep: Pin<Box<Sleep>>,
     errors: Errors,
     price: Option<Price>,
@@ -420,7 +421,7 @@ impl<D: Decoder> Answer<D> {
         let used = reading.decoder.usage().map_or(0, |usage| usage.completion_tokens);
         match finish {
             None => self.fail(self.unfinished()).await,
-            // An answer without any content has used no tokens either: the server failed without an error status.
+            // No content and no tokens used: the server failed, but answered with a success status.
             Some(Ok(Finish::Stop)) if said_nothing && used == 0 => {
                 self.fail(self.errors.malformed("the provider sent an empty answer"))
                     .await;
