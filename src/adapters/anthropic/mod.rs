@@ -206,6 +206,6 @@ impl Upstream for Anthropic {
 
     async fn embed(&self, _: &EmbedBody, _: Timeouts, progress: &CallProgress) -> Result<EmbedAnswer, ModelError> {
         progress.refused();
-        Err(self.door.errors().unsupported("input", "it has no embeddings"))
+        Err(self.door.errors().unsupported("input", "embeddings are not supported"))
     }
 }

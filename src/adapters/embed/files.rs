@@ -110,7 +110,7 @@ pub enum FilesError {
         source: std::io::Error,
     },
     /// A file differs from the one that this program knows.
-    #[error("{model}: {} has an unexpected sha256 ({found}); delete it and run `copilotd models pull` to fetch it again", path.display())]
+    #[error("{model}: {} has an unexpected sha256 ({found}); run `copilotd models pull` to replace it", path.display())]
     Altered {
         model: String,
         path: PathBuf,

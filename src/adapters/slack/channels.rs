@@ -267,7 +267,7 @@ async fn bearers(call: &Call, channel: &str) -> Result<Vec<String>, ToolError> {
     let count = found.channels.len();
     if count == 0 || count > BEARERS || found.incomplete || found.unreadable > 0 {
         return Err(refused(format!(
-            "which channel #{name} was when the message was to be posted cannot be told"
+            "it is unknown which channel had the name #{name} when the message was to be posted"
         )));
     }
     Ok(found.channels.into_iter().map(|channel| channel.id).collect())

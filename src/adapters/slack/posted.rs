@@ -173,7 +173,7 @@ async fn read(
         }
         if items.iter().any(|item| !item.is_object()) {
             return Err(refused(format!(
-                "a message in {channel} could not be read: whether it is this one cannot be told"
+                "a message in {channel} could not be read: whether it is this one is unknown"
             )));
         }
         if next.is_none() {
@@ -182,7 +182,7 @@ async fn read(
         cursor = next;
     }
     Err(refused(format!(
-        "too many messages were posted since: whether this one is among the later ones in {channel} cannot be told"
+        "too many messages were posted since: whether this one is in {channel} is unknown"
     )))
 }
 

@@ -200,7 +200,7 @@ fn refusal(answer: &Answer) -> ToolError {
     };
     let hint = match status {
         StatusCode::UNAUTHORIZED => " (the configured credentials are not accepted)",
-        StatusCode::FORBIDDEN => " (the configured credentials may not do this)",
+        StatusCode::FORBIDDEN => " (the configured credentials are not allowed to do this)",
         _ if status.is_redirection() => " (base_url is not the account's own address)",
         _ => "",
     };

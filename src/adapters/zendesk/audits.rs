@@ -74,10 +74,10 @@ pub(super) async fn find(call: &Call, id: CallId, ticket: u64) -> Result<Option<
     let odd = audits.iter().filter(|audit| !audit.is_object()).count();
     match audits.into_iter().find(|audit| bears(audit, &mark)) {
         None if odd > 0 => Err(refused(format!(
-            "{odd} changes of ticket {ticket} could not be read: whether this one is among them cannot be told"
+            "{odd} changes of ticket {ticket} could not be read: whether this one is among them is unknown"
         ))),
         None if more => Err(refused(format!(
-            "ticket {ticket} has more than {MAX_AUDITS} changes: whether this one is among them cannot be told"
+            "ticket {ticket} has more than {MAX_AUDITS} changes: whether this one is among them is unknown"
         ))),
         found => Ok(found),
     }

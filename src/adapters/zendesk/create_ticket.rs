@@ -82,7 +82,7 @@ impl Tool<Call> for CreateTicket {
                 &wire::take(json!({ "ticket": found }), "ticket")?,
             ))),
             None if odd > 0 => Err(refused(format!(
-                "{odd} tickets could not be read: whether this one is among them cannot be told"
+                "{odd} tickets could not be read: whether this one is among them is unknown"
             ))),
             None => Ok(LookUp::NotFound),
         }

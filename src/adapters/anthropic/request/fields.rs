@@ -62,7 +62,7 @@ pub(super) fn meaning(name: &str, value: Value) -> Result<Meant, Untranslatable>
         "service_tier" => Ok(tier(value)),
         "reasoning_effort" => effort(&value),
         "response_format" => format(&value),
-        _ => Err(Untranslatable::new(name, "it has no such field")),
+        _ => Err(Untranslatable::new(name, "there is no such field")),
     }
 }
 
@@ -90,7 +90,10 @@ fn stop(value: Value) -> Result<Meant, Untranslatable> {
     }
     let is_blank = |stop: &Value| stop.as_str().is_none_or(|stop| stop.trim().is_empty());
     if stops.iter().any(is_blank) {
-        return Err(Untranslatable::new("stop", "it does not stop at blanks"));
+        return Err(Untranslatable::new(
+            "stop",
+            "stop sequences of white space alone are not supported",
+        ));
     }
     Ok(Meant::Member("stop_sequences", stops.into()))
 }
@@ -132,7 +135,7 @@ fn effort(value: &Value) -> Result<Meant, Untranslatable> {
         Some("none") => return Ok(Meant::Member("thinking", json!({"type": "disabled"}))),
         Some("minimal") => "low",
         Some(effort @ ("low" | "medium" | "high" | "xhigh" | "max")) => effort,
-        _ => return Err(Untranslatable::new("reasoning_effort", "it does not know this effort")),
+        _ => return Err(Untranslatable::new("reasoning_effort", "unknown effort")),
     };
     Ok(Meant::Member("output_config", json!({ "effort": effort })))
 }
@@ -150,7 +153,7 @@ fn format(value: &Value) -> Result<Meant, Untranslatable> {
         }
         _ => Err(Untranslatable::new(
             "response_format",
-            "it answers as text or by a schema only",
+            "only text and json_schema are supported",
         )),
     }
 }

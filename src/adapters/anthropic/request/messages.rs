@@ -51,10 +51,10 @@ pub(super) fn read(messages: &Value) -> Result<Said, Untranslatable> {
             Some("user") => ("user", plain(at, message, Side::User)?),
             Some("assistant") => ("assistant", assistant(at, message, &mut said.called)?),
             Some("tool") => ("user", vec![result(at, message)?]),
-            _ => return Err(wrong(at, ".role", "it does not know this role")),
+            _ => return Err(wrong(at, ".role", "unknown role")),
         };
         if blocks.is_empty() && role == "user" {
-            return Err(wrong(at, ".content", "it takes no empty message"));
+            return Err(wrong(at, ".content", "empty messages are not supported"));
         }
         match turns.last_mut() {
             Some((last, known)) if *last == role => known.extend(blocks),
@@ -84,7 +84,7 @@ fn wrong(at: usize, part: &str, why: &str) -> Untranslatable {
 /// The content of a message that has nothing else.
 fn plain(at: usize, message: &Value, side: Side) -> Result<Vec<Value>, Untranslatable> {
     if !message["name"].is_null() {
-        return Err(wrong(at, ".name", "it does not tell participants by their names"));
+        return Err(wrong(at, ".name", "names of participants are not supported"));
     }
     let mut blocks = parts::blocks(at, &message["content"], side)?;
     mark(message, &mut blocks);
@@ -101,7 +101,7 @@ fn mark(message: &Value, blocks: &mut [Value]) {
 fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Value>, Untranslatable> {
     for part in ["function_call", "audio", "name"] {
         if !message[part].is_null() {
-            return Err(wrong(at, &format!(".{part}"), "it has no such field"));
+            return Err(wrong(at, &format!(".{part}"), "there is no such field"));
         }
     }
     // Its thinking, as this adapter sent it.
@@ -116,7 +116,7 @@ fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Valu
             function["name"].as_str(),
             function["arguments"].as_str(),
         ) else {
-            return Err(wrong("", "it knows calls of functions only"));
+            return Err(wrong("", "only function calls are supported"));
         };
         let input: Map<String, Value> = match arguments.trim() {
             "" => Map::new(),

@@ -61,7 +61,7 @@ pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatabl
     request.insert("model".to_owned(), json!(model));
     request.insert("max_tokens".to_owned(), json!(body.max_tokens().unwrap_or(max_tokens)));
     if body.choices() > 1 {
-        return Err(Untranslatable::new("n", "it gives one answer at a time"));
+        return Err(Untranslatable::new("n", "only one answer per request is supported"));
     }
     let said = messages::read(&parsed("messages", body.messages().get())?)?;
     if !said.system.is_empty() {

@@ -58,7 +58,7 @@ fn block(part: &Value, side: Side) -> Result<Option<Value>, &'static str> {
         // In Anthropic's own format already.
         Some("image" | "document" | "search_result") if shows => Ok(Some(part.clone())),
         Some("thinking" | "redacted_thinking") if side == Side::Assistant => Ok(Some(part.clone())),
-        _ => Err("it takes no part of this type here"),
+        _ => Err("parts of this type are not supported here"),
     }
 }
 
@@ -67,7 +67,7 @@ fn image(url: &Value) -> Result<Value, &'static str> {
     let source = match data(url) {
         Some((kind, data)) if IMAGES.contains(&kind) => json!({"type": "base64", "media_type": kind, "data": data}),
         None if url.starts_with("https://") || url.starts_with("http://") => json!({"type": "url", "url": url}),
-        _ => return Err("it takes a JPEG, PNG, GIF or WebP image, as base64 or by its address"),
+        _ => return Err("images must be JPEG, PNG, GIF or WebP, as base64 or by URL"),
     };
     Ok(json!({"type": "image", "source": source}))
 }
@@ -75,7 +75,7 @@ fn image(url: &Value) -> Result<Value, &'static str> {
 fn file(file: &Value) -> Result<Value, &'static str> {
     let pdf = file["file_data"].as_str().and_then(data);
     let Some(("application/pdf", data)) = pdf else {
-        return Err("it takes a file only as a PDF in base64");
+        return Err("files must be PDFs in base64");
     };
     let source = json!({"type": "base64", "media_type": "application/pdf", "data": data});
     let mut document = json!({"type": "document", "source": source});

@@ -60,7 +60,7 @@ pub(super) fn closed(schema: &Value, strict: bool) -> Result<Value, &'static str
     {
         return Ok(root);
     }
-    Err("its root must be an object")
+    Err("the schema's root must be an object")
 }
 
 fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static str> {
@@ -68,7 +68,7 @@ fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static st
         return Err("a schema must be an object");
     };
     if depth > MAX_DEPTH {
-        return Err("it is nested too deeply");
+        return Err("the schema is nested too deeply");
     }
     let mut out = Map::new();
     for (keyword, value) in fields {
@@ -96,10 +96,10 @@ fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static st
             "minItems" if value.as_u64().is_some_and(|least| least <= 1) => value.clone(),
             "format" if value.as_str().is_some_and(|format| FORMATS.contains(&format)) => value.clone(),
             "additionalProperties" if value == &Value::Bool(false) => value.clone(),
-            "additionalProperties" => return Err("objects cannot be open"),
+            "additionalProperties" => return Err("objects that allow additional properties are not supported"),
             plain if PLAIN.contains(&plain) => value.clone(),
             bound if !strict && BOUNDS.contains(&bound) => continue,
-            _ => return Err("it has a keyword that this provider does not take"),
+            _ => return Err("the schema has an unsupported keyword"),
         };
         out.insert(keyword.clone(), value);
     }
@@ -111,7 +111,7 @@ fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static st
     if is_object {
         // Closing it would leave no allowed members.
         if !fields.contains_key("properties") && !fields.contains_key("additionalProperties") {
-            return Err("objects cannot be open");
+            return Err("objects that allow additional properties are not supported");
         }
         out.entry("additionalProperties").or_insert(Value::Bool(false));
     }

@@ -55,7 +55,7 @@ fn tool(at: usize, tool: &Value) -> Result<Value, Untranslatable> {
     let wrong = |part: &str, why: &str| Untranslatable::new(format!("tools[{at}]{part}"), why);
     let function = &tool["function"];
     let (Some("function"), Some(name)) = (tool["type"].as_str(), function["name"].as_str()) else {
-        return Err(wrong("", "it can be offered functions only"));
+        return Err(wrong("", "only function tools are supported"));
     };
     let mut out = Map::new();
     out.insert("name".to_owned(), json!(name));
@@ -95,6 +95,6 @@ fn choice(choice: &Value) -> Result<Option<Value>, Untranslatable> {
         Some("none") => json!({"type": "none"}),
         Some("required") => json!({"type": "any"}),
         None if choice["type"] == "function" && name.is_string() => json!({"type": "tool", "name": name}),
-        _ => return Err(Untranslatable::new("tool_choice", "it does not know this choice")),
+        _ => return Err(Untranslatable::new("tool_choice", "unknown choice")),
     }))
 }
