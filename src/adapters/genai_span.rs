@@ -1,6 +1,6 @@
-//! One trace span per model call, in the words of OpenTelemetry's semantic conventions for generative AI.
+//! One trace span per model call, following OpenTelemetry's semantic conventions for generative AI.
 //!
-//! No prompt and no answer ever stands in it.
+//! It never contains a prompt or an answer.
 
 use copilotd_actors::domain::ids::ConversationId;
 use copilotd_actors::ports::{ModelError, ModelEvent};
@@ -11,25 +11,21 @@ use tokio::time::Instant;
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Who is called.
+/// The peer of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// `openai`, or what the registry of the conventions names the provider.
+    /// `openai`, or the provider's name in the registry of the conventions.
     pub provider: &'static str,
-    /// The model that is asked for.
+    /// The requested model.
     pub model: String,
     /// The server's host name.
     pub address: String,
-    /// The server's port.
     pub port: u16,
 }
 
-/// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// An answer.
     Chat,
-    /// Embeddings.
     Embeddings,
 }
 
@@ -42,7 +38,7 @@ impl Operation {
     }
 }
 
-/// The span of one call. Dropped before the end, it says that the call was cancelled.
+/// The span of one call. Dropped before the end, it records that the call was cancelled.
 #[derive(Debug)]
 pub struct CallSpan {
     span: Span,
@@ -52,7 +48,7 @@ pub struct CallSpan {
 }
 
 impl CallSpan {
-    /// Opens the span under the present one.
+    /// Opens the span under the current one.
     pub fn start(
         peer: &Peer,
         operation: Operation,
@@ -88,12 +84,12 @@ impl CallSpan {
         }
     }
 
-    /// Returns the span, for what is done inside.
+    /// Returns the span, to run the call inside it.
     pub fn span(&self) -> &Span {
         &self.span
     }
 
-    /// Puts the trace's identity into `headers`, as the process's propagator writes it (W3C `traceparent`).
+    /// Adds the trace context to `headers`, as the process's propagator writes it (W3C `traceparent`).
     pub fn inject(&self, headers: &mut HeaderMap) {
         let context = self.span.context();
         opentelemetry::global::get_text_map_propagator(|propagator| {
@@ -101,7 +97,7 @@ impl CallSpan {
         });
     }
 
-    /// Notes what the call yielded.
+    /// Records an item that the call yielded.
     pub fn observe(&mut self, item: &Result<Piece, ModelError>) {
         match item {
             Ok(piece) => piece.events.iter().for_each(|event| self.event(event)),
@@ -109,7 +105,7 @@ impl CallSpan {
         }
     }
 
-    /// Notes one thing that a piece meant.
+    /// Records one event of a piece.
     pub fn event(&mut self, event: &ModelEvent) {
         match event {
             ModelEvent::Model(model) => {
@@ -132,7 +128,7 @@ impl CallSpan {
         }
     }
 
-    /// Notes why the call failed.
+    /// Records why the call failed.
     pub fn fail(&mut self, code: &'static str) {
         if !std::mem::replace(&mut self.ended, true) {
             self.span.record("error.type", code);
@@ -144,10 +140,10 @@ impl CallSpan {
 impl Drop for CallSpan {
     fn drop(&mut self) {
         if !self.ended {
-            // Someone left; that is no fault of the provider, so the status stays unset.
+            // The caller left; that is not the provider's fault, so the status stays unset.
             self.span.record("error.type", "cancelled");
         }
-        // An exported span ends when it was left last, and a stream is read outside of its span.
+        // An exported span ends when it was last exited, and a stream is read outside of its span.
         self.span.in_scope(|| {});
     }
 }

@@ -1,5 +1,5 @@
-//! What the ports of the actors are in the outside world: each module drives one foreign system. Wire and driver types
-//! stay inside their adapter; nothing here imports another.
+//! Implementations of the actors' and the gateway's ports: each module drives one external system. Wire and driver
+//! types stay inside their adapter; no adapter imports another.
 
 pub mod anthropic;
 pub mod embed;

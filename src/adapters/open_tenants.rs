@@ -1,4 +1,5 @@
-//! Leaves usage records of tenants that are being deleted out of a batch: one of them must not keep the others' from being stored.
+//! Removes usage records of tenants that are being deleted from a batch: they must not prevent the others' from being
+//! stored.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use copilotd_gateway::limit::LearnedAnswers;
 
 use super::tenant_fence::{TenantFence, WritePass};
 
-/// Returns what was learned of tenants that take writes, with the passes to write it.
+/// Returns what was learned for tenants that take writes, with the passes to write it.
 pub(super) fn learned_of_open<'a>(
     fence: &'a TenantFence,
     learned: &[LearnedAnswers],

@@ -1,4 +1,4 @@
-//! How long a store is asked again, and how often.
+//! How long and how often a store is retried.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// Begins now.
+    /// Starts now.
     pub(super) fn new(longest: Duration) -> Self {
         Self {
             deadline: Instant::now() + longest,
@@ -27,9 +27,9 @@ impl Patience {
         self.deadline
     }
 
-    /// Waits before the next attempt; false when there is no time for one.
+    /// Waits before the next attempt; returns false if there is no time for one.
     pub(super) async fn pause(&mut self) -> bool {
-        // Between half and all of the pause: writers that failed together do not come back together.
+        // Between half and all of the pause: writers that failed together do not retry together.
         let pause = self.pause.mul_f64(rand::random_range(0.5..=1.0));
         if Instant::now() + pause >= self.deadline {
             return false;

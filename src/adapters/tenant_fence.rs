@@ -1,6 +1,6 @@
-//! Which tenants take no writes because they are being deleted, and how many writes of each are under way.
+//! Which tenants take no writes because they are being deleted, and how many writes of each are in flight.
 //!
-//! Invariant: once [`TenantFence::close`] has returned, no write of the tenant is under way and none begins.
+//! Invariant: once [`TenantFence::close`] has returned, no write of the tenant is in flight and none begins.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,24 +10,23 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::ports::LogError;
 use tokio::sync::Notify;
 
-/// Longest time for which closing waits for writes that have begun; an append is tried for 30 s.
+/// Longest time for which closing waits for writes in flight; an append is tried for 30 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct TenantFence {
     tenants: Mutex<HashMap<TenantId, State>>,
     left: Notify,
 }
 
-/// A tenant that is closed or has writes under way; all others have no entry.
+/// A tenant that is closed or has writes in flight; all others have no entry.
 #[derive(Debug, Default)]
 struct State {
     is_closed: bool,
     writing: usize,
 }
 
-/// A write of a tenant that is under way.
+/// A write of a tenant in flight.
 #[derive(Debug)]
 pub(super) struct WritePass<'a> {
     fence: &'a TenantFence,
@@ -35,7 +34,7 @@ pub(super) struct WritePass<'a> {
 }
 
 impl WritePass<'_> {
-    /// Whose write it is.
+    /// Returns whose write it is.
     pub(super) fn tenant(&self) -> &TenantId {
         &self.tenant
     }
@@ -45,7 +44,7 @@ impl TenantFence {
     /// Begins a write.
     ///
     /// # Errors
-    /// When the tenant is closed.
+    /// If the tenant is closed.
     pub(super) fn enter(&self, tenant: &TenantId) -> Result<WritePass<'_>, LogError> {
         let mut tenants = self.lock();
         let state = tenants.entry(tenant.clone()).or_default();
@@ -67,14 +66,14 @@ impl TenantFence {
             .collect()
     }
 
-    /// Refuses writes from now on, and waits for those that have begun.
+    /// Refuses writes from now on, and waits for those in flight.
     pub(super) async fn close(&self, tenant: &TenantId) -> Result<(), LogError> {
         self.lock().entry(tenant.clone()).or_default().is_closed = true;
         let over = async {
             loop {
                 let left = self.left.notified();
                 tokio::pin!(left);
-                // Registered before looking, so that no end is missed.
+                // Registered before the check, so that no end is missed.
                 left.as_mut().enable();
                 if self.lock().get(tenant).is_none_or(|state| state.writing == 0) {
                     return;
@@ -82,11 +81,11 @@ impl TenantFence {
                 left.await;
             }
         };
-        let late = |_| LogError::Unavailable("writes of the tenant are still under way".to_owned());
+        let late = |_| LogError::Unavailable("writes of the tenant are still in flight".to_owned());
         tokio::time::timeout(PATIENCE, over).await.map_err(late)
     }
 
-    /// Takes writes again.
+    /// Accepts writes again.
     pub(super) fn open(&self, tenant: &TenantId) {
         let mut tenants = self.lock();
         if let Some(state) = tenants.get_mut(tenant) {
@@ -98,7 +97,7 @@ impl TenantFence {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, State>> {
-        // Every change of the map is whole.
+        // Every change of the map is complete.
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,7 +144,7 @@ mod tests {
         assert!(fence.enter(&acme).is_err());
         fence.open(&acme);
         drop(fence.enter(&acme).unwrap());
-        assert!(fence.lock().is_empty(), "nothing is kept of tenants at rest");
+        assert!(fence.lock().is_empty(), "idle tenants have no entry");
     }
 
     #[tokio::test(start_paused = true)]

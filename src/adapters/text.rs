@@ -1,4 +1,4 @@
-//! How records stand in every store: as JSON text, written once by serde and handed back byte for byte.
+//! How records are stored everywhere: as JSON text, written once by serde and returned byte for byte.
 
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::{Event, Record};
@@ -7,11 +7,11 @@ use copilotd_actors::ports::{Append, LogError};
 use copilotd_actors::tenancy::TenantScope;
 use jiff::Timestamp;
 
-/// Longest append, as JSON text, that a store takes. MongoDB's documents end at 16 MiB, and a conversation must be
+/// Longest append, as JSON text, that a store accepts. MongoDB's documents end at 16 MiB, and a conversation must be
 /// able to move from one store to the other.
 pub const MAX_APPEND_BYTES: usize = 12 * 1024 * 1024;
 
-/// Writes the records of an append, each as its own text.
+/// Encodes the records of an append, each as its own text.
 pub(super) fn encode_each(append: &Append) -> Result<Vec<String>, LogError> {
     let texts: Result<Vec<String>, _> = append.records.iter().map(serde_json::to_string).collect();
     let texts = texts.map_err(|error| LogError::Refused(format!("a record cannot be written as JSON: {error}")))?;
@@ -20,7 +20,7 @@ pub(super) fn encode_each(append: &Append) -> Result<Vec<String>, LogError> {
     Ok(texts)
 }
 
-/// Writes the records of an append as one JSON array.
+/// Encodes the records of an append as one JSON array.
 pub(super) fn encode_array(records: &[Record]) -> Result<Vec<u8>, LogError> {
     let text = serde_json::to_vec(records)
         .map_err(|error| LogError::Refused(format!("a record cannot be written as JSON: {error}")))?;
@@ -31,29 +31,30 @@ pub(super) fn encode_array(records: &[Record]) -> Result<Vec<u8>, LogError> {
 fn check_size(bytes: usize) -> Result<(), LogError> {
     if bytes > MAX_APPEND_BYTES {
         return Err(LogError::Refused(format!(
-            "an append of {bytes} bytes, and the most is {MAX_APPEND_BYTES}"
+            "the append has {bytes} bytes; at most {MAX_APPEND_BYTES} are stored"
         )));
     }
     Ok(())
 }
 
-/// Reads one record.
+/// Decodes one record.
 pub(super) fn decode(text: &str) -> Result<Record, LogError> {
     serde_json::from_str(text).map_err(|error| unreadable("a record", &error))
 }
 
-/// Reads an array of records.
+/// Decodes an array of records.
 pub(super) fn decode_array(text: &[u8]) -> Result<Vec<Record>, LogError> {
     serde_json::from_slice(text).map_err(|error| unreadable("records", &error))
 }
 
-/// Says what cannot be read, and where. serde's own words quote the value, which may be a prompt, and this is logged.
+/// Describes what is unreadable, and where. serde's own message quotes the value, which may be a prompt, and this is
+/// logged.
 pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> LogError {
     let (kind, line, column) = (error.classify(), error.line(), error.column());
     LogError::Corrupt(format!("{what}: {kind:?} error at line {line}, column {column}"))
 }
 
-/// Makes a tombstone in place of one that cannot be read.
+/// Creates a tombstone in place of an unreadable one.
 pub(super) fn tombstone(seq: Seq, header: Option<&Header>) -> Record {
     Record {
         seq,
@@ -78,7 +79,7 @@ pub(super) fn messages(records: &[Record]) -> usize {
     records.iter().filter(|record| record.event.is_message()).count()
 }
 
-/// Opens the scope of a tenant whose name a verified request once stored.
+/// Returns the scope of a tenant whose name a verified request once stored.
 #[expect(clippy::disallowed_methods, reason = "recovery: a verified request once stored it")]
 pub(super) fn stored_scope(tenant: &str) -> Result<TenantScope, LogError> {
     let tenant: TenantId = tenant

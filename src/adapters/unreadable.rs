@@ -1,11 +1,11 @@
-//! What becomes of a row that cannot be read: it is left out of what is read together with others, and told.
+//! Handling of unreadable rows: reading continues without them, and they are logged.
 
 use std::fmt::Display;
 
 use copilotd_actors::ports::LogError;
 
-/// Returns what was read; nothing of a row that is unreadable, which is logged with its ids and counted. Any other error stays
-/// one: a store that does not answer has not lost a row.
+/// Returns what was read; `None` for an unreadable row, which is logged with its ids and counted. Any other error is
+/// returned: a store that does not answer has not lost a row.
 pub(super) fn skip_unreadable<T>(
     what: &'static str,
     id: impl Display,
@@ -24,7 +24,7 @@ pub(super) fn skip_unreadable<T>(
 /// Logs and counts an unreadable row.
 pub(super) fn note_unreadable(what: &'static str, id: impl Display, reason: &str) {
     metrics::counter!("copilotd_unreadable_rows_total", "what" => what).increment(1);
-    tracing::error!(what, %id, reason, "a stored row is unreadable and is left out; the others are read");
+    tracing::error!(what, %id, reason, "stored row unreadable; skipping it and reading the others");
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Builds a chat body from the port's words.
+//! Builds a chat body from the port's request.
 
 use std::fmt::Write;
 
@@ -21,11 +21,11 @@ use super::body::{ChatBody, InvalidBody};
 use super::strict::allows_strict;
 
 /// Builds the body of a turn's step or a summary. The same request always gives the same bytes, and a longer
-/// conversation only appends messages: providers cache by prefix. What depends on the deployment is put in when it is
+/// conversation only appends messages: providers cache by prefix. What depends on the deployment is added when it is
 /// sent (`wire`).
 pub fn body(request: &ModelRequest) -> Result<ChatBody, InvalidBody> {
     let tools: Vec<ChatCompletionTools> = request.tools.iter().map(tool).collect();
-    #[expect(deprecated, reason = "user is what servers other than OpenAI's know")]
+    #[expect(deprecated, reason = "servers other than OpenAI's only know user")]
     let body = CreateChatCompletionRequest {
         messages: request.messages.iter().map(message).collect(),
         model: request.route.clone(),
@@ -35,7 +35,7 @@ pub fn body(request: &ModelRequest) -> Result<ChatBody, InvalidBody> {
             include_obfuscation: None,
         }),
         max_completion_tokens: request.max_tokens.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
-        // Refused by OpenAI when there is no tool.
+        // Rejected by OpenAI when there are no tools.
         parallel_tool_calls: (!tools.is_empty()).then_some(true),
         tools: (!tools.is_empty()).then_some(tools),
         response_format: request.response_schema.as_ref().map(response_format),
@@ -45,7 +45,7 @@ pub fn body(request: &ModelRequest) -> Result<ChatBody, InvalidBody> {
     ChatBody::from_value(&body)
 }
 
-/// Names the user to the provider, which may want to tell users apart when one misbehaves, without saying who it is.
+/// A pseudonym of the user for the provider, which may want to tell users apart when one misbehaves.
 pub fn user(scope: &TenantScope, user: &UserId) -> String {
     let tenant = scope.tenant().as_str();
     let mut hash = Sha256::new();
@@ -73,7 +73,7 @@ fn message(message: &PromptMessage) -> ChatCompletionRequestMessage {
             name: None,
         }),
         PromptMessage::Assistant { text, calls } => {
-            // Content may be missing only beside calls.
+            // Content may be missing only with calls.
             let content = (!text.is_empty() || calls.is_empty())
                 .then(|| ChatCompletionRequestAssistantMessageContent::Text(text.clone()));
             ChatCompletionRequestMessage::Assistant(ChatCompletionRequestAssistantMessage {

@@ -1,7 +1,7 @@
-//! Tells whether a schema lies in the part of JSON Schema that OpenAI's strict mode takes.
+//! Decides whether a schema is within the subset of JSON Schema that OpenAI's strict mode accepts.
 //!
-//! In doubt the answer is no: the request then goes out with `strict: false`, which always works, and the conversation
-//! core validates the answer in either case. A wrong yes would be a refused request.
+//! In doubt the answer is no: the request then has `strict: false`, which always works, and the conversation core
+//! validates the answer in either case. A wrong yes would be a rejected request.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ const MAX_ENUM_VALUES: usize = 1_000;
 /// Names and enumerated values, in bytes.
 const MAX_NAMES: usize = 120_000;
 
-/// Keywords that strict mode takes and that need no further look.
+/// Keywords that strict mode accepts and that need no further check.
 const PLAIN: &[&str] = &[
     "type",
     "title",
@@ -43,7 +43,7 @@ const FORMATS: &[&str] = &[
     "uuid",
 ];
 
-/// Tells whether strict mode takes `schema`.
+/// Returns whether strict mode accepts `schema`.
 pub fn allows_strict(schema: &Value) -> bool {
     let Value::Object(root) = schema else { return false };
     if root.get("type").and_then(Value::as_str) != Some("object") || root.contains_key("anyOf") {

@@ -1,17 +1,17 @@
-//! Writes OpenAI's form of an answer.
+//! Writes answers in OpenAI's format.
 
 use bytes::Bytes;
 use copilotd_actors::domain::usage::Usage;
 use serde_json::{Value, json};
 
-/// Who answers: stands in every chunk.
+/// Which model answers: part of every chunk.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Identity {
     pub(super) id: String,
     pub(super) model: String,
     /// Seconds since 1970.
     pub(super) created: i64,
-    /// With usage wanted, every chunk has the member; without, none.
+    /// If usage is wanted, every chunk has the member; otherwise none.
     pub(super) include_usage: bool,
 }
 
@@ -42,7 +42,7 @@ impl Identity {
     }
 }
 
-/// Writes a report of usage.
+/// Writes a usage report.
 pub(super) fn report(usage: &Usage) -> Value {
     json!({
         "prompt_tokens": usage.prompt_tokens,

@@ -1,4 +1,4 @@
-//! What one deployment of a model needs to be called.
+//! Configuration of one deployment of a model.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,31 +6,30 @@ use std::time::Duration;
 use copilotd_actors::domain::usage::Price;
 use secrecy::{ExposeSecret, SecretString};
 
-/// Longest answer, in tokens, where neither a request nor the configuration says one.
+/// Longest answer, in tokens, if neither a request nor the configuration sets a limit.
 pub const MAX_TOKENS: u64 = 4096;
-/// The version of the API that is spoken.
+/// The API version in use.
 const VERSION: &str = "2023-06-01";
 
 /// One model on one server.
 #[derive(Clone)]
 pub struct AnthropicConfig {
-    /// Name of the deployment; stands in errors and never leaves to the provider.
+    /// Name of the deployment; appears in errors and is never sent to the provider.
     pub name: String,
-    /// Where the API begins, `https://api.anthropic.com/v1` for Anthropic's own.
+    /// Base of the API, `https://api.anthropic.com/v1` for Anthropic's own.
     pub base_url: String,
-    /// The key; when empty, none is sent.
+    /// The key; if empty, none is sent.
     pub api_key: SecretString,
     /// The model, as the server names it.
     pub model: String,
-    /// How the key is sent.
     pub auth: Auth,
-    /// Longest answer, in tokens, where a request does not say: the API insists on a bound.
+    /// Longest answer, in tokens, if a request does not set a limit: the API requires one.
     pub max_tokens: u64,
-    /// Longest time until a connection stands.
+    /// Longest time until a connection is established.
     pub connect: Duration,
-    /// What it costs; without it, usage costs nothing.
+    /// Without a price, usage costs nothing.
     pub price: Option<Price>,
-    /// Headers that go with each request, `anthropic-beta` for instance. Their values may be secrets.
+    /// Headers that are sent with each request, `anthropic-beta` for instance. Their values may be secrets.
     pub headers: Vec<(String, SecretString)>,
     /// Whether plain `http` means HTTP/2 from the first byte, as behind some meshes.
     pub http2_cleartext: bool,
@@ -39,14 +38,14 @@ pub struct AnthropicConfig {
 /// How a key is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// `x-api-key`, as Anthropic wants it.
+    /// `x-api-key`, as Anthropic requires.
     ApiKey,
-    /// `Authorization: Bearer`, as some proxies want it.
+    /// `Authorization: Bearer`, as some proxies require.
     Bearer,
 }
 
 impl AnthropicConfig {
-    /// Describes a deployment with no price.
+    /// Describes a deployment without a price.
     pub fn new(name: &str, base_url: &str, api_key: SecretString, model: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -62,12 +61,12 @@ impl AnthropicConfig {
         }
     }
 
-    /// Lists the headers of a request; the configuration's own come last and so replace others of the same name.
+    /// Lists the headers of a request; the configured ones come last and so replace others of the same name.
     pub(super) fn all_headers(&self) -> Result<Vec<(String, SecretString)>, String> {
         let mut headers = vec![("anthropic-version".to_owned(), VERSION.to_owned().into())];
         let key = self.api_key.expose_secret();
         if key.chars().any(|c| c.is_control() || !c.is_ascii()) {
-            return Err("api_key holds characters that a header cannot".to_owned());
+            return Err("api_key contains characters that are not allowed in a header".to_owned());
         }
         if !key.is_empty() {
             headers.push(match self.auth {
@@ -83,7 +82,7 @@ impl AnthropicConfig {
 impl fmt::Debug for AnthropicConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        // The address is left out: until it is checked, it may hold a password.
+        // The address is left out: until it is checked, it may contain a password.
         f.debug_struct("AnthropicConfig")
             .field("name", &self.name)
             .field("model", &self.model)

@@ -15,12 +15,12 @@ use crate::adapters::provider::lenient::{
 };
 use crate::adapters::provider::{Errors, Reason, Transcript};
 
-/// What a document says.
+/// The content of a document.
 #[derive(Debug)]
 pub(super) struct Document {
     /// The model, as the provider names it.
     pub(super) model: Option<String>,
-    /// What the provider says that it used.
+    /// The usage that the provider reported.
     pub(super) usage: Option<Usage>,
     /// Why it ended.
     pub(super) finish: Finish,
@@ -29,7 +29,7 @@ pub(super) struct Document {
     message: Value,
 }
 
-/// Reads a document; what was said goes into `transcript`.
+/// Reads a document; its content is appended to `transcript`.
 pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Document, ModelError> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
@@ -40,12 +40,13 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
     };
     let text = list.first().map_or(text, |first| first.get());
     let mended;
-    // The cause is not quoted: it may hold a piece of the conversation.
+    // The cause is not quoted: it may contain a piece of the conversation.
     let message = match Members::read(text) {
         Some(message) => message,
         None => {
             mended = mend(text);
-            Members::read(&mended).ok_or_else(|| errors.malformed("it sent something that is not an answer"))?
+            Members::read(&mended)
+                .ok_or_else(|| errors.malformed("the provider sent something that is not an answer"))?
         }
     };
     if let Some(error) = message.get("error") {
@@ -53,7 +54,7 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
     }
     let content = message
         .get("content")
-        .ok_or_else(|| errors.malformed("it sent an answer without content"))?;
+        .ok_or_else(|| errors.malformed("the provider sent an answer without content"))?;
     let usage = Members::of(message.get("usage")).and_then(|usage| WireUsage::of(&usage).read());
     let mut spoken = Spoken::default();
     for block in items(Some(content)) {
@@ -62,7 +63,7 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
     for text in [&spoken.text, &spoken.thinking, &spoken.arguments] {
         transcript.add(text);
     }
-    // A document says why it ended; none at all is half an answer.
+    // A document has a stop reason; without one it is half an answer.
     let reason = Reason::of(message.get("stop_reason")).ok_or_else(|| errors.cut())?;
     let has_calls = !spoken.calls.is_empty();
     let finish = reason.ending(has_calls, true, errors)?;
@@ -70,10 +71,10 @@ pub(super) fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) ->
         Reason::Stop if has_calls => Reason::ToolCalls,
         reason => reason,
     };
-    // A model that says nothing at all has not used a token either: the server broke, and says so politely.
+    // No content and no tokens used: the server failed, but answered with a success status.
     let is_silent = spoken.text.is_empty() && spoken.thinking.is_empty() && !has_calls;
     if is_silent && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
-        return Err(errors.malformed("it said nothing"));
+        return Err(errors.malformed("the provider sent an empty answer"));
     }
     Ok(Document {
         model: message.text("model"),
@@ -132,7 +133,9 @@ impl Spoken {
             }
             Some("redacted_thinking") => self.thinking_blocks.extend(value()),
             Some("tool_use") => {
-                let name = block.text("name").ok_or("it asked for a tool that it did not name")?;
+                let name = block
+                    .text("name")
+                    .ok_or("the provider sent a tool call without a name")?;
                 let id = block
                     .text("id")
                     .unwrap_or_else(|| format!("call_{}", Uuid::now_v7().simple()));
@@ -182,7 +185,7 @@ fn plain(raw: &RawValue) -> String {
     said.text
 }
 
-/// Writes arguments as JSON without white space between.
+/// Writes arguments as JSON without white space.
 fn compact(raw: &RawValue) -> String {
     let text = without_lone_surrogates(raw.get());
     serde_json::from_str::<Value>(&text).map_or_else(|_| text.clone().into_owned(), |value| value.to_string())

@@ -1,11 +1,12 @@
 //! Models behind Anthropic's Messages API.
 //!
-//! Inside the gateway a request is an OpenAI chat body and an answer is OpenAI's: `request` says the one in Anthropic's
-//! words, `decoder` and `document` the other in OpenAI's. What the words of the Messages API cannot say is refused with
-//! [`copilotd_gateway::provider::UNSUPPORTED`], so that the route's next target is asked.
+//! Inside the gateway a request is an OpenAI chat body and an answer is OpenAI's: `request` translates the former to
+//! Anthropic's format, `decoder` and `document` the latter to OpenAI's. What the Messages API cannot express is refused
+//! with [`crate::gateway::upstream::UNSUPPORTED`], so that the route's next target is tried.
 //!
-//! Thinking is told as `reasoning_content`, as self-hosted servers tell it. It comes again as `thinking_blocks`, signatures
-//! included: the API wants them back beside the calls that they led to, in a member of that name of the assistant's message.
+//! Thinking is passed on as `reasoning_content`, as self-hosted servers do. It is sent again as `thinking_blocks`,
+//! signatures included: the API wants them back with the calls that they led to, in a member of that name of the
+//! assistant's message.
 
 mod chunk;
 mod config;
@@ -36,7 +37,7 @@ use crate::adapters::provider::{
 };
 use decoder::{Decoder, Wish};
 
-/// Streams that one HTTP/2 connection takes; Anthropic allows 100.
+/// Most streams of one HTTP/2 connection; Anthropic allows 100.
 const STREAMS_PER_CONNECTION: usize = 100;
 
 /// One deployment of a model.
@@ -50,7 +51,7 @@ pub struct Anthropic {
 }
 
 impl Anthropic {
-    /// Makes the adapter of one deployment. Connects to nothing yet; connections are shared through `hosts`.
+    /// Creates the adapter of one deployment. Does not connect yet; connections are shared through `hosts`.
     pub fn new(config: AnthropicConfig, hosts: &Hosts) -> Result<Self, InvalidDeployment> {
         let invalid = |reason: String| InvalidDeployment {
             name: config.name.clone(),
@@ -78,12 +79,12 @@ impl Anthropic {
         })
     }
 
-    /// Says the request in Anthropic's words; a large one on the compute pool.
+    /// Translates the request to Anthropic's format; a large one on the compute pool.
     async fn body(&self, call: &UpstreamCall, stream: bool) -> Result<Bytes, ModelError> {
         let (body, model, max_tokens) = (Arc::clone(&call.body), self.model.clone(), self.max_tokens);
-        // A request that cannot be said is never sent.
+        // A request that cannot be translated is never sent.
         call.progress.refused();
-        // A turn's answer is held against its schema by the core.
+        // A turn's answer is validated against its schema by the core.
         let is_checked = call.conversation.is_some();
         let write = move || {
             let manner = Manner {
@@ -206,6 +207,6 @@ impl Upstream for Anthropic {
 
     async fn embed(&self, _: &EmbedBody, _: Timeouts, progress: &CallProgress) -> Result<EmbedAnswer, ModelError> {
         progress.refused();
-        Err(self.door.errors().unsupported("input", "it makes no embeddings"))
+        Err(self.door.errors().unsupported("input", "embeddings are not supported"))
     }
 }

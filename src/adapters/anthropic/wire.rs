@@ -1,12 +1,12 @@
-//! The words that streams and documents share.
+//! Types that streams and documents share.
 //!
-//! Only what is read is named, and any of it may be missing, null or odd; what is new in the API is passed over.
+//! Only what is read is named, and any of it may be missing, null or odd; additions to the API are skipped.
 
 use copilotd_actors::domain::usage::Usage;
 
 use crate::adapters::provider::lenient::{Count, Members};
 
-/// What a message says that it used. A stream says it twice: the second time what has changed since.
+/// The usage of a message. A stream reports it twice: the second time what has changed since.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WireUsage {
     input: Count,
@@ -35,7 +35,7 @@ impl WireUsage {
         }
     }
 
-    /// Lays a later report over this one.
+    /// Merges a later report into this one.
     pub(super) fn update(&mut self, later: Self) {
         let or = |later: Count, known: Count| if later == Count::Missing { known } else { later };
         *self = Self {
@@ -47,8 +47,8 @@ impl WireUsage {
         };
     }
 
-    /// Reads it. Anthropic counts what it reads from and writes to its cache apart from the rest of the prompt. A report of
-    /// nothing at all is no report, and one that cannot be believed neither.
+    /// Returns the usage. Anthropic counts tokens read from and written to its cache separately from the rest of the
+    /// prompt. An empty report is no report, and neither is an implausible one.
     pub(super) fn read(self) -> Option<Usage> {
         if self.input == Count::Odd || self.output == Count::Odd {
             return None;

@@ -1,4 +1,4 @@
-//! The files of the embedding models: what they are called, and the hashes by which they are known.
+//! The files of the embedding models: their names, and the hashes by which they are verified.
 
 use std::fmt;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use copilotd_gateway::cache::embedder::Space;
 use sha2::{Digest, Sha256};
 
-/// A model that can be run here.
+/// A model that can run in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelKind {
     /// A static table of word pieces: light and fast, weaker on paraphrases.
@@ -20,11 +20,10 @@ pub enum ModelKind {
 /// One file of a model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownFile {
-    /// Its name in the model's directory.
+    /// File name in the model's directory.
     pub(super) name: &'static str,
-    /// Its hash, in hex.
+    /// In hex.
     pub(super) sha256: &'static str,
-    /// Its size at most.
     pub(super) max_bytes: u64,
 }
 
@@ -60,10 +59,9 @@ const MINILM: [KnownFile; 3] = [
 ];
 
 impl ModelKind {
-    /// Every model.
     pub const ALL: [Self; 2] = [Self::Wordllama, Self::Minilm];
 
-    /// Returns its name, which is also its directory's.
+    /// Returns the name, which is also the name of its directory.
     pub fn name(self) -> &'static str {
         match self {
             Self::Wordllama => "wordllama-l2-256",
@@ -78,7 +76,7 @@ impl ModelKind {
         }
     }
 
-    /// Names it to those who keep vectors: other weights are another model.
+    /// Identifies the model to those who store vectors: other weights are another model.
     pub(super) fn space(self) -> Space {
         format!("{}@{}", self.name(), &self.files()[0].sha256[..16]).into()
     }
@@ -95,45 +93,35 @@ impl FromStr for ModelKind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
-        found.ok_or_else(|| format!("has to be one of {}", Self::ALL.map(Self::name).join(", ")))
+        found.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 
-/// The files of a model cannot be used.
+/// Why the files of a model are unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// One is not there.
-    #[error("{model}: {} cannot be read; `copilotd models pull` fetches it", path.display())]
+    /// A file is missing or unreadable.
+    #[error("{model}: cannot read {}; run `copilotd models pull` to fetch it", path.display())]
     Unreadable {
-        /// The model.
         model: String,
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// One is another than the one this program knows.
-    #[error("{model}: {} is not the file it should be (sha256 {found})", path.display())]
+    /// A file differs from the one that this program knows.
+    #[error("{model}: {} has an unexpected sha256 ({found}); run `copilotd models pull` to replace it", path.display())]
     Altered {
-        /// The model.
         model: String,
-        /// The file.
         path: PathBuf,
-        /// The hash it has.
+        /// Its actual hash, in hex.
         found: String,
     },
-    /// They are the right ones and still cannot be run.
-    #[error("{model} cannot be loaded: {message}")]
-    Unusable {
-        /// The model.
-        model: String,
-        /// Why not.
-        message: String,
-    },
+    /// The files are the right ones and still cannot be loaded.
+    #[error("cannot load {model}: {message}")]
+    Unusable { model: String, message: String },
 }
 
-/// Files of a model whose hashes are right.
+/// Files of a model whose hashes are correct.
 #[derive(Debug)]
 pub struct ModelFiles {
     kind: ModelKind,
@@ -141,7 +129,8 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Reads the files of `kind` below `directory` and checks them. What was checked is what is used: nothing is read twice.
+    /// Reads the files of `kind` below `directory` and verifies them. What was verified is what is used: nothing is
+    /// read twice.
     pub fn open(kind: ModelKind, directory: &Path) -> Result<Self, FilesError> {
         let read = |file: &KnownFile| {
             let path = directory.join(kind.name()).join(file.name);

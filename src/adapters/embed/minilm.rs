@@ -11,7 +11,7 @@ use super::files::{FilesError, ModelFiles};
 /// Tokens of a text that count; the model was trained on no more.
 const MAX_TOKENS: usize = 256;
 
-/// The model, loaded.
+/// The loaded model.
 pub(super) struct MiniLm {
     tokenizer: Tokenizer,
     model: BertModel,
@@ -64,7 +64,7 @@ impl Encoder for MiniLm {
             let tokens = self.tokenizer.encode(*text, true).map_err(|error| error.to_string())?;
             encoded.push((place, tokens.get_ids().to_vec()));
         }
-        // Each text costs as much as the longest beside it: texts of one length go together.
+        // In a batch each text costs as much as the longest: texts of similar length are batched together.
         encoded.sort_by_key(|(_, ids)| ids.len());
         let mut vectors = vec![Vec::new(); texts.len()];
         let mut rest = &encoded[..];

@@ -1,7 +1,7 @@
 //! Embedding models in this process. Each runs on a thread of its own, never on those of the async runtime; under load
-//! it takes what waits as one batch.
+//! it runs waiting requests as one batch.
 //!
-//! Invariant: what waits is bounded in number (`QUEUE`) and in size; past it a request is refused at once.
+//! Invariant: waiting requests are bounded in number (`QUEUE`) and in size; beyond that a request is refused at once.
 
 mod files;
 mod minilm;
@@ -22,16 +22,16 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE: usize = 256;
 /// Most texts that are run as one batch.
 const BATCH: usize = 32;
-/// Longest time a request waits, its own run included.
+/// Longest time of a request, waiting and running.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a loaded model does with a batch.
+/// A loaded model.
 trait Encoder: Send {
     /// Embeds `texts`, in their order.
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, String>;
 }
 
-/// One request on its way to the model's thread.
+/// One request to the model's thread.
 struct Job {
     texts: Vec<String>,
     reply: oneshot::Sender<Result<Vec<Vector>, EmbedError>>,
@@ -41,13 +41,13 @@ struct Job {
 #[derive(Debug)]
 pub struct LocalEmbedder {
     queue: mpsc::Sender<Job>,
-    /// Ends when the queue's last sender is gone.
+    /// Ends when the queue's last sender is dropped.
     _thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl LocalEmbedder {
-    /// Checks the files of `kind` in `directory` by their hashes and loads them. Takes up to a second: not for an async
-    /// thread.
+    /// Verifies the files of `kind` in `directory` by their hashes and loads them. Takes up to a second: do not call it
+    /// on an async thread.
     pub fn load(kind: ModelKind, directory: &Path) -> Result<Self, FilesError> {
         let files = ModelFiles::open(kind, directory)?;
         let encoder: Box<dyn Encoder> = match kind {
@@ -67,7 +67,7 @@ impl LocalEmbedder {
             })
             .map_err(|error| FilesError::Unusable {
                 model: space.to_string(),
-                message: format!("no thread for it: {error}"),
+                message: format!("cannot start its thread: {error}"),
             })?;
         Ok(Self {
             queue: sender,
@@ -86,11 +86,11 @@ impl Embedder for LocalEmbedder {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Job { texts, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => EmbedError::Busy,
-            mpsc::error::TrySendError::Closed(_) => EmbedError::Failed("its thread has ended".to_owned()),
+            mpsc::error::TrySendError::Closed(_) => EmbedError::Failed("the model's thread has ended".to_owned()),
         })?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(vectors)) => vectors,
-            Ok(Err(_)) => Err(EmbedError::Failed("it dropped the request".to_owned())),
+            Ok(Err(_)) => Err(EmbedError::Failed("the model's thread dropped the request".to_owned())),
             Err(_) => Err(EmbedError::Timeout),
         }
     }
@@ -120,9 +120,9 @@ fn answer(space: &Space, encoder: &dyn Encoder, jobs: Vec<Job>) {
     let mut vectors = Vec::with_capacity(texts.len());
     let mut failure = None;
     for batch in texts.chunks(BATCH) {
-        // A panic in foreign numerics shall cost this batch and not the thread.
+        // A panic in a dependency's numerics must fail this batch and not end the thread.
         let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encoder.encode(batch)));
-        match encoded.unwrap_or_else(|_| Err("it panicked".to_owned())) {
+        match encoded.unwrap_or_else(|_| Err("the model panicked".to_owned())) {
             Ok(batch) => vectors.extend(batch.into_iter().map(|values| Vector::unit(space, values))),
             Err(message) => {
                 failure = Some(EmbedError::Failed(message));
@@ -136,7 +136,7 @@ fn answer(space: &Space, encoder: &dyn Encoder, jobs: Vec<Job>) {
             Some(error) => Err(error.clone()),
             None => {
                 let own: Option<Vec<Vector>> = vectors.by_ref().take(job.texts.len()).collect();
-                own.ok_or_else(|| EmbedError::Failed("a text has no direction".to_owned()))
+                own.ok_or_else(|| EmbedError::Failed("the model returned a zero vector for a text".to_owned()))
             }
         };
         // A caller that has left wants no answer.
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives each text the vector of its length, notes the sizes of batches and waits where told to.
+    /// Gives each text the vector of its length, records the sizes of batches and waits at `gate` if there is one.
     struct Fake {
         sizes: Arc<Mutex<Vec<usize>>>,
         gate: Option<Arc<Barrier>>,

@@ -1,4 +1,4 @@
-//! `copilotd models pull`: fetches a model's files and keeps those whose hashes are right.
+//! `copilotd models pull`: downloads a model's files and keeps those whose hashes are correct.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,39 +10,32 @@ use super::files::{KnownFile, ModelKind, hash};
 /// Longest time for one file.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// A file was not fetched.
+/// Why a file was not downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The source did not give it.
-    #[error("{url} cannot be fetched")]
+    #[error("cannot download {url}")]
     Fetch {
-        /// Its address.
         url: String,
-        /// Why not.
         #[source]
         source: reqwest::Error,
     },
-    /// The source gave another one.
-    #[error("{url} is not the file it should be: {found}")]
+    /// The source sent another file.
+    #[error("{url} is not the expected file: {found}")]
     Altered {
-        /// Its address.
         url: String,
-        /// What it is instead.
+        /// How it differs.
         found: String,
     },
-    /// It could not be written.
-    #[error("{path} cannot be written")]
+    #[error("cannot write {path}")]
     Write {
-        /// The file.
         path: String,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Fetches the files of `kind` from `source` (an address; the file's name is added to `source/<model>/`) into
-/// `directory`. Files that are right already are left as they are; the number of those fetched is returned.
+/// Downloads the files of `kind` from `source` (a URL; `<model>/` and the file's name are appended) into `directory`.
+/// Files that are correct already are kept; returns the number of downloaded files.
 pub async fn pull(
     client: &reqwest::Client,
     kind: ModelKind,
@@ -66,7 +59,7 @@ pub async fn pull(
         let url = format!("{}/{}/{}", source.trim_end_matches('/'), kind.name(), file.name);
         let bytes = fetch(client, &url, file).await?;
         tokio::fs::create_dir_all(&own).await.map_err(write)?;
-        // Under its own name there is only ever a whole file.
+        // A file gets its own name only once it is complete.
         let part = own.join(format!("{}.part", file.name));
         let mut written = tokio::fs::File::create(&part).await.map_err(write)?;
         written.write_all(&bytes).await.map_err(write)?;
@@ -91,7 +84,7 @@ async fn fetch(client: &reqwest::Client, url: &str, file: &KnownFile) -> Result<
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(failed)? {
         if bytes.len() as u64 + chunk.len() as u64 > file.max_bytes {
-            return Err(altered(format!("it has more than {} bytes", file.max_bytes)));
+            return Err(altered(format!("more than {} bytes", file.max_bytes)));
         }
         bytes.extend_from_slice(&chunk);
     }

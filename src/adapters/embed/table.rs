@@ -9,7 +9,7 @@ use super::files::{FilesError, ModelFiles};
 /// Numbers in a row.
 const DIMENSION: usize = 256;
 
-/// The table, loaded.
+/// The loaded table.
 pub(super) struct Table {
     tokenizer: Tokenizer,
     rows: Vec<f32>,
@@ -25,7 +25,7 @@ impl Table {
             .map_err(|error| files.unusable(error))?;
         let table = tensors
             .get("embedding.weight")
-            .ok_or_else(|| files.unusable("it holds no table"))?;
+            .ok_or_else(|| files.unusable("the file contains no embedding table"))?;
         let rows = table
             .to_dtype(DType::F32)
             .and_then(|table| table.flatten_all())
@@ -35,7 +35,7 @@ impl Table {
     }
 
     fn row(&self, id: u32) -> &[f32] {
-        // An id past the table is its last row's, as in the reference.
+        // An id beyond the table gets the last row, as in the reference implementation.
         let last = self.rows.len() / DIMENSION - 1;
         let row = usize::try_from(id).unwrap_or(last).min(last);
         &self.rows[row * DIMENSION..(row + 1) * DIMENSION]

@@ -1,4 +1,4 @@
-//! The append: one document behind the fence, one unique index, and patience.
+//! The append: one document behind the fence, one unique index, and retries until a deadline.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,11 @@ use super::fold;
 use super::lease::Lease;
 use crate::adapters::patience::Patience;
 
-/// Ends of logs that are remembered. When there are more, all are forgotten: asking again costs one read each.
+/// Log heads that are remembered. When there are more, all are forgotten: reading one again costs one query.
 const MOST_HEADS: usize = 50_000;
 
-/// Ends of logs as this process last saw them. Sound because one process writes; the unique index decides all the same.
+/// Heads of logs as this process last saw them. Sound because only one process writes; the unique index decides in any
+/// case.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     known: Mutex<HashMap<Key, Head>>,
@@ -57,7 +58,7 @@ impl Heads {
     }
 }
 
-/// Adds a document to its log, asking again on an unknown outcome until the deadline.
+/// Appends a document to its log, retrying on an unknown outcome until the deadline.
 pub(super) async fn append(
     collections: &Collections,
     heads: &Heads,
@@ -71,23 +72,28 @@ pub(super) async fn append(
     loop {
         if let Err(refusal) = lease.check() {
             if in_doubt {
-                return Err(LogError::Unavailable(format!("the outcome is unknown, and {refusal}")));
+                return Err(LogError::Unavailable(format!(
+                    "the outcome of the append is unknown, and {refusal}"
+                )));
             }
             return Err(refusal);
         }
         let attempt = tokio::time::timeout_at(patience.deadline(), attempt(collections, heads, fence, key, document));
         let failure = match attempt.await {
-            // It stands in the log by the server's word, whoever owns the database by now. But what follows from it is the owner's.
+            // The server confirmed that it is in the log, whoever holds the lease by now. But what follows from it is
+            // the lease holder's.
             Ok(Ok(())) => {
                 let held = lease.check();
                 return held.map_err(|refusal| LogError::Unavailable(format!("the append is stored, but {refusal}")));
             }
             Ok(Err(Failure::Fenced)) => {
-                lease.lose("another process took it");
+                lease.lose("another process took the lease");
                 heads.forget(key);
-                // An earlier attempt may have been committed before.
+                // An earlier attempt may have been committed.
                 return Err(match lease.check() {
-                    Err(refusal) if in_doubt => LogError::Unavailable(format!("the outcome is unknown, and {refusal}")),
+                    Err(refusal) if in_doubt => {
+                        LogError::Unavailable(format!("the outcome of the append is unknown, and {refusal}"))
+                    }
                     _ => Failure::Fenced.into(),
                 });
             }
@@ -95,7 +101,7 @@ pub(super) async fn append(
             Err(_) => Failure::Silence,
         };
         if !failure.is_transient() {
-            // An earlier attempt may stand there, unless what came now says whose it is.
+            // An earlier attempt may be stored, unless this failure says whose append is at that number.
             return Err(match LogError::from(failure) {
                 LogError::Refused(reason) if in_doubt => LogError::Unavailable(reason),
                 answer => answer,
@@ -106,7 +112,7 @@ pub(super) async fn append(
         if !patience.pause().await {
             return Err(failure.into());
         }
-        tracing::warn!(error = %failure, "an append is tried again");
+        tracing::warn!(error = %failure, "append failed; trying again");
     }
 }
 
@@ -121,7 +127,7 @@ async fn attempt(
     let mut head = heads.get(key);
     let expected = |head: &Option<Head>| head.as_ref().map_or(0, |head| head.last_seq) + 1 == document.first_seq;
     if !expected(&head) || head.is_none() || head.is_some_and(|head| head.tombstone.is_some()) {
-        // Unknown, or not what the writer knows: one of the two is out of date.
+        // Unknown, or not what the writer expects: one of the two is out of date.
         head = fold::head(collections, key).await?;
         if let Some(head) = head {
             heads.learn(key, head);
@@ -157,7 +163,7 @@ async fn attempt(
     }
 }
 
-/// Whose append stands at the number of `document`.
+/// Returns the append id stored at the sequence number of `document`.
 async fn standing(collections: &Collections, key: &Key, document: &AppendDocument) -> Result<Option<Uuid>, Failure> {
     let mut filter = key.filter();
     filter.insert("first_seq", document.first_seq);
@@ -170,7 +176,7 @@ async fn standing(collections: &Collections, key: &Key, document: &AppendDocumen
         .map(|found| found.append_id))
 }
 
-/// Reads the end of a log, from memory if it is known.
+/// Returns the end of a log, from memory if known.
 pub(super) async fn head(collections: &Collections, heads: &Heads, key: &Key) -> Result<Option<Head>, Failure> {
     if let Some(head) = heads.get(key) {
         return Ok(Some(head));

@@ -1,10 +1,11 @@
 //! Audit entries in MongoDB: a document for each, unique on (tenant, n), and one per tenant for the head.
 //!
-//! Without transactions the head follows its entry: a process that dies in between leaves it one behind, which the next
-//! entry mends. The head of an empty log is written before the first entry, so that entries without a head are a fault.
+//! Without transactions the head is written after its entry: a process that dies in between leaves it one behind, which
+//! the next entry repairs. The head of an empty log is written before the first entry, so that entries without a head
+//! are a fault.
 //!
-//! The newest head is also kept in `meta`, as an anchor: whoever deletes a tenant's entries and head has to know of it too. There is
-//! no place outside the database.
+//! The newest head is also copied to `meta`, as an anchor: whoever deletes a tenant's entries and head has to know of
+//! it too. There is no place outside the database.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::usage::asked_now;
 use crate::adapters::patience::Patience;
 use crate::audit::{AuditStore, Head, StoredEntry};
 
-/// How long one entry is tried; less than whoever records it waits.
+/// How long one entry is tried; shorter than its caller waits.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 #[async_trait]
@@ -120,20 +121,20 @@ impl MongoLog {
             Err(failure) => return Err(failure),
         }
         self.raise(heads, tenant.as_str(), head).await?;
-        // Last: the anchor may be behind the log, and never ahead of it.
+        // Last: the anchor may be behind the log, but never ahead of it.
         if let Err(error) = self.raise(&collections.meta, &anchor_id(tenant), head).await {
-            tracing::warn!(%tenant, n = head.n, %error, "an audit anchor was not written; it stays behind the log");
+            tracing::warn!(%tenant, n = head.n, %error, "audit anchor not written; it lags behind the audit log until the next entry");
         }
         Ok(())
     }
 
-    /// Writes a head unless a newer one stands there.
+    /// Writes a head unless a newer one is stored.
     async fn raise(&self, heads: &Collection<Document>, id: &str, head: &Head) -> Result<(), Failure> {
         let older = doc! { "_id": id, "n": { "$lt": head.n } };
         let set = doc! { "$set": { "n": head.n, "hash": binary(&head.hash), "mac": binary(&head.mac) } };
         let write = heads.update_one(older, set).upsert(true);
         match self.collections.call(write).await {
-            // The filter missed a newer head, so the upsert met its `_id`.
+            // The filter excluded a newer head, so the upsert collided with its `_id`.
             Err(failure) if failure.is_duplicate() => Ok(()),
             outcome => outcome.map(drop),
         }
@@ -180,12 +181,12 @@ fn binary(bytes: &[u8]) -> Binary {
     }
 }
 
-/// Bytes of a field, or none: what is damaged is for the verification to find.
+/// Bytes of a field, or empty: finding damage is the verification's task.
 fn bytes(document: &Document, name: &str) -> Vec<u8> {
     document.get_binary_generic(name).cloned().unwrap_or_default()
 }
 
-/// The number, or one that no entry has.
+/// The entry's number, or one that no entry has.
 fn number(document: &Document) -> i64 {
     match document.get("n") {
         Some(Bson::Int64(n)) => *n,

@@ -1,4 +1,4 @@
-//! Collections, their indexes, and how long one call may take.
+//! Collections, their indexes, and the timeout of a call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::sync::RwLock;
 use super::documents::{AppendDocument, HeaderDocument, SnapshotDocument};
 use super::failure::Failure;
 
-/// After this long without renewal a snapshot is deleted by the server: a sleeping conversation is folded from its log.
+/// The server deletes a snapshot that was not renewed for this long: an idle conversation is then folded from its log.
 const SNAPSHOT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// After this long a record of the ledger is deleted by the server.
+/// The server deletes ledger records after this time.
 const USAGE_LIFE: Duration = Duration::from_secs(KEPT_DAYS.unsigned_abs() * 24 * 3600);
 
 /// Handles of the collections; cheap to clone.
@@ -24,19 +24,19 @@ pub(super) struct Collections {
     pub(super) appends: Collection<AppendDocument>,
     pub(super) conversations: Collection<HeaderDocument>,
     pub(super) snapshots: Collection<SnapshotDocument>,
-    /// What tenants and users keep.
+    /// What tenants and users have stored.
     pub(super) stored: Collection<Document>,
-    /// Held shared while a header is written and counted, and alone while users are counted again.
+    /// Locked shared while a header is written and counted, exclusively while users are recounted.
     pub(super) counting: Arc<RwLock<()>>,
     /// The ledger: what each attempt of a model call used.
     pub(super) usage: Collection<Document>,
-    /// Calls of models that are under way.
+    /// Model calls in flight.
     pub(super) open_calls: Collection<Document>,
-    /// What was learned of models' answers.
+    /// What was learned about models' answers.
     pub(super) learned: Collection<Document>,
-    /// Tenants that were made or changed at run time.
+    /// Tenants that were created or changed at run time.
     pub(super) tenants: Collection<Document>,
-    /// API keys that were made or taken back at run time, and when any was used last.
+    /// API keys that were created or revoked at run time, and when each was last used.
     pub(super) api_keys: Collection<Document>,
     pub(super) key_uses: Collection<Document>,
     /// The audit log: a document for each entry, and one per tenant for the head.
@@ -47,7 +47,7 @@ pub(super) struct Collections {
     /// Jobs, and the pieces of their results.
     pub(super) jobs: Collection<Document>,
     pub(super) job_pieces: Collection<Document>,
-    /// The epoch of the owner, many times over: an append takes part in a transaction with one of them.
+    /// Copies of the owner's epoch: each append's transaction changes one of them.
     pub(super) fences: Collection<Document>,
     /// Single documents by name: `lease`, `standby`, `schema`, `projected`.
     pub(super) meta: Collection<Document>,
@@ -80,7 +80,7 @@ impl Collections {
         }
     }
 
-    /// Waits for one call, within its time. Giving up closes the connection; the call's outcome is then unknown.
+    /// Runs one call with a timeout. A timeout closes the connection; the call's outcome is then unknown.
     pub(super) async fn call<T>(
         &self,
         call: impl IntoFuture<Output = mongodb::error::Result<T>>,
@@ -91,7 +91,7 @@ impl Collections {
         }
     }
 
-    /// Makes the indexes that are missing. Without a limit of time: a new index on a full collection takes what it takes.
+    /// Creates missing indexes, without a timeout: a new index on a full collection can take long.
     pub(super) async fn create_indexes(&self) -> Result<(), Failure> {
         let index = |keys: Document, options: IndexOptions| IndexModel::builder().keys(keys).options(options).build();
         let named = |name: &str| IndexOptions::builder().name(name.to_owned()).build();

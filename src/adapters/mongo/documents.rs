@@ -1,4 +1,4 @@
-//! Documents as they stand in the database.
+//! Documents as stored in the database.
 
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Channel;
@@ -38,10 +38,10 @@ impl Key {
     }
 }
 
-/// One append: the unit that is there or not there.
+/// One append: stored as a whole or not at all.
 ///
-/// Records are JSON text, not BSON: BSON has no unsigned 64-bit numbers, reads `$ref` and dots in keys its own way, and
-/// would hand back other bytes than those the model saw and an auditor compares. Nobody queries inside them.
+/// Records are JSON text, not BSON: BSON has no unsigned 64-bit numbers, treats `$ref` and dots in keys specially, and
+/// would return other bytes than those the model saw and an auditor compares. No query looks inside them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AppendDocument {
     #[serde(rename = "_id")]
@@ -51,7 +51,7 @@ pub(super) struct AppendDocument {
     pub(super) user: String,
     pub(super) first_seq: i64,
     pub(super) last_seq: i64,
-    /// Rises from append to append of a process; tells a new process what may not be projected yet.
+    /// Increases from append to append of a process; tells the next process what may not be projected yet.
     pub(super) stamp: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) turns: Option<Vec<Uuid>>,
@@ -90,10 +90,10 @@ impl AppendDocument {
     }
 }
 
-/// Numbers of records beyond this are damage: no log grows so long.
+/// Larger sequence numbers are damage: no log grows so long.
 const MAX_SEQ: i64 = 1 << 53;
 
-/// Records of one append; its size is limited, so more are damage.
+/// More records in one append are damage: its size is limited.
 const MAX_RECORDS: i64 = 1 << 20;
 
 /// The end of a log, without its text.
@@ -111,12 +111,12 @@ impl Head {
         doc! { "first_seq": 1, "last_seq": 1, "tombstone": 1 }
     }
 
-    /// Numbers that a log may have. Others, and values of other types, are damage.
+    /// Filter for sequence numbers that a log may have. Others, and values of other types, are damage.
     pub(super) fn plausible() -> Document {
         doc! { "$gte": 1_i64, "$lte": MAX_SEQ }
     }
 
-    /// Reads what can be read of one whose first number is plausible.
+    /// Reads what is readable of a document whose first number is plausible.
     pub(super) fn read(document: &Document) -> Result<Self, LogError> {
         let number = |name: &str| match document.get(name) {
             Some(Bson::Int64(number)) => Some(*number),
@@ -144,7 +144,7 @@ impl Head {
     }
 }
 
-/// A header as it is projected, and how far.
+/// A header as it is projected, and up to which record.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct HeaderDocument {
     tenant: String,
@@ -168,7 +168,7 @@ pub(super) struct HeaderDocument {
     applied_seq: i64,
 }
 
-/// A header with what the reconciler wants to know.
+/// A header with what the reconciler needs.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Projected {
     pub(super) header: Header,
@@ -184,7 +184,7 @@ impl Projected {
         }
     }
 
-    /// What nearly every append changes.
+    /// The fields that nearly every append changes.
     pub(super) fn counters(&self) -> Result<Document, LogError> {
         Ok(doc! {
             "updated_at": nanos(self.header.updated_at)?,
@@ -259,7 +259,7 @@ pub(super) struct DueDocument {
     pub(super) applied_seq: Bson,
 }
 
-/// A snapshot; expires when it has not been renewed for long.
+/// A snapshot; expires unless it is renewed.
 #[derive(Debug, Deserialize)]
 pub(super) struct SnapshotDocument {
     pub(super) seq: i64,
@@ -282,7 +282,7 @@ pub(super) fn turn_key(turn: TurnId) -> Uuid {
     uuid(turn.uuid())
 }
 
-/// A count or number as BSON has it. Numbers of records stay far below the limit.
+/// A count or number as BSON has it. Sequence numbers stay far below the limit.
 pub(super) fn number(value: u64) -> Result<i64, LogError> {
     i64::try_from(value).map_err(|_| LogError::Refused(format!("{value} is more than the store can count")))
 }
@@ -291,10 +291,10 @@ pub(super) fn seq(value: i64) -> Result<Seq, LogError> {
     u64::try_from(value).map_err(|_| corrupt("a count"))
 }
 
-/// A time as a number that sorts and loses nothing; BSON's own dates end at milliseconds.
+/// A time as a number, sortable and without loss; BSON's own dates end at milliseconds.
 pub(super) fn nanos(time: Timestamp) -> Result<i64, LogError> {
     i64::try_from(time.as_nanosecond())
-        .map_err(|_| LogError::Refused(format!("{time} is not between the years 1678 and 2262")))
+        .map_err(|_| LogError::Refused(format!("time {time} is not between the years 1678 and 2262")))
 }
 
 pub(super) fn time(nanos: i64) -> Result<Timestamp, LogError> {

@@ -1,4 +1,4 @@
-//! Snapshots, and erasing what stands before a tombstone.
+//! Snapshots, and erasing what precedes a tombstone.
 
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
@@ -17,8 +17,8 @@ use super::quota::{self, Counted};
 use super::read::typed;
 use crate::adapters::{MAX_APPEND_BYTES, text};
 
-/// Keeps a snapshot unless a newer one is there or the conversation is erased: a snapshot that comes after the
-/// tombstone would bring back what was erased.
+/// Stores a snapshot unless a newer one exists or the conversation is erased: a snapshot stored after the tombstone
+/// would bring back what was erased.
 pub(super) async fn save_snapshot(
     collections: &Collections,
     heads: &Heads,
@@ -30,7 +30,7 @@ pub(super) async fn save_snapshot(
     };
     if snapshot.state.len() > MAX_APPEND_BYTES {
         let refusal = format!(
-            "a snapshot of {} bytes, and the most is {MAX_APPEND_BYTES}",
+            "the snapshot has {} bytes; at most {MAX_APPEND_BYTES} are stored",
             snapshot.state.len()
         );
         return Err(LogError::Refused(refusal).into());
@@ -47,11 +47,11 @@ pub(super) async fn save_snapshot(
         .call(collections.snapshots.update_one(older, set).upsert(true))
         .await;
     match written {
-        // A newer one stands there, so the filter missed it and the upsert met its `_id`.
+        // A newer one is stored, so the filter excluded it and the upsert collided with its `_id`.
         Err(failure) if failure.is_duplicate() => return Ok(()),
         outcome => drop(outcome?),
     }
-    // Erased meanwhile, and perhaps cleaned already: then this one came after that.
+    // The conversation was erased meanwhile, and perhaps cleaned already: then this snapshot was stored after that.
     let end = append::head(collections, heads, key).await?;
     if end.is_none_or(|end| end.tombstone.is_some()) {
         let late = collections.snapshots.delete_one(doc! { "_id": key.id() });
@@ -117,7 +117,7 @@ pub(super) async fn erase(
     })
 }
 
-/// Leaves in the log what its first record will no longer tell: whose conversation it was, and when.
+/// Stores in the log what its first record can no longer provide: the conversation's owner and time.
 async fn keep_header(collections: &Collections, key: &Key, tombstone: Seq) -> Result<Projected, Failure> {
     let mut own = key.filter();
     own.insert("tombstone", number(tombstone)?);
@@ -147,7 +147,7 @@ async fn keep_header(collections: &Collections, key: &Key, tombstone: Seq) -> Re
     })
 }
 
-/// Takes everything but the tombstone out of its append; returns how many records that were.
+/// Deletes everything but the tombstone from its append; returns the number of deleted records.
 async fn keep_tombstone(
     collections: &Collections,
     key: &Key,
@@ -171,7 +171,7 @@ async fn keep_tombstone(
     let mut kept = decoded.unwrap_or_default();
     kept.retain(|record| record.seq == at);
     if kept.is_empty() {
-        // It cannot be read, and says no more than this.
+        // The tombstone is unreadable; it contains no more than this.
         kept.push(text::tombstone(at, Some(header)));
     }
     let kept: Result<Vec<String>, LogError> = kept.iter().map(json).collect();

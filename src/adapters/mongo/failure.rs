@@ -1,4 +1,4 @@
-//! What a failure of the driver or the server means to a caller.
+//! Maps failures of the driver or the server to what they mean for the caller.
 
 use copilotd_actors::ports::{DISK_FULL, LogError};
 use mongodb::error::{ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
@@ -9,37 +9,36 @@ const DUPLICATE_KEY: i32 = 11000;
 /// The server's code for two transactions that write the same document.
 const WRITE_CONFLICT: i32 = 112;
 
-/// Codes after which nothing was written and asking again changes nothing: BadValue, FailedToParse, Unauthorized,
+/// Codes after which nothing was written and trying again changes nothing: BadValue, FailedToParse, Unauthorized,
 /// AuthenticationFailed, IllegalOperation, DocumentValidationFailure, BSONObjectTooLarge, OutOfDiskSpace, KeyTooLong.
 const REFUSALS: &[i32] = &[2, 9, 13, 18, 20, 121, 10334, 14031, 17280];
 
 /// The server's code for a full disk.
 const OUT_OF_DISK_SPACE: i32 = 14031;
 
-/// Why work on the database did not succeed.
+/// Why work on the database failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// An answer: nothing is wrong with the database.
+    /// A business answer: nothing is wrong with the database.
     #[error(transparent)]
     Answer(#[from] LogError),
     /// The driver or the server failed.
     #[error(transparent)]
     Mongo(#[from] mongodb::error::Error),
-    /// No answer within the time of one attempt.
-    #[error("no answer in time")]
+    #[error("the database did not answer in time")]
     Silence,
-    /// Another process owns the database by now; nothing was written.
+    /// Another process holds the lease by now; nothing was written.
     #[error("another process holds the database's lease")]
     Fenced,
 }
 
 impl Failure {
-    /// Whether another document stands at a unique key.
+    /// Returns whether another document has the same unique key.
     pub(super) fn is_duplicate(&self) -> bool {
         matches!(self, Self::Mongo(error) if code(error) == Some(DUPLICATE_KEY))
     }
 
-    /// Whether nothing failed but that some of many documents were there already.
+    /// Returns whether the only failures were documents that existed already.
     pub(super) fn is_only_duplicates(&self) -> bool {
         let Self::Mongo(error) = self else { return false };
         let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
@@ -49,12 +48,12 @@ impl Failure {
         failed.write_concern_error.is_none() && errors.iter().all(|error| error.code == DUPLICATE_KEY)
     }
 
-    /// Whether a transaction met another one: nothing was written, and it can be tried again at once.
+    /// Returns whether a transaction collided with another one: nothing was written, and it can be repeated at once.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Mongo(error) if code(error) == Some(WRITE_CONFLICT))
     }
 
-    /// Whether something may have been written nevertheless.
+    /// Returns whether something may have been written nevertheless.
     pub(super) fn leaves_doubt(&self) -> bool {
         match self {
             Self::Answer(_) | Self::Fenced => false,
@@ -64,7 +63,7 @@ impl Failure {
         }
     }
 
-    /// Whether asking again may help.
+    /// Returns whether trying again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Answer(_) | Self::Fenced => false,
@@ -105,8 +104,10 @@ impl From<Failure> for LogError {
             Failure::Fenced => super::fence::lost(),
             Failure::Mongo(error) if code(&error) == Some(OUT_OF_DISK_SPACE) => Self::Refused(DISK_FULL.to_owned()),
             Failure::Mongo(error) if is_refusal(&error) => Self::Refused(error.to_string()),
-            // The driver's words quote the value, which may be content.
-            Failure::Mongo(error) if is_unreadable(&error) => Self::Corrupt("a document has another form".to_owned()),
+            // The driver's message quotes the value, which may be content.
+            Failure::Mongo(error) if is_unreadable(&error) => {
+                Self::Corrupt("a document does not have the expected form".to_owned())
+            }
             Failure::Mongo(error) => Self::Unavailable(error.to_string()),
         }
     }

@@ -1,16 +1,17 @@
-//! The fence: the server itself refuses an append of an owner that is not the owner any more.
+//! The fence: the server itself refuses an append by a former owner.
 //!
-//! The collection `fences` holds a fixed number of documents, each with the epoch of the owner. A conversation belongs to one of
-//! them by its hash. An append is one transaction: it changes its conversation's fence document, if that still has the
-//! writer's epoch, and inserts the append. A new owner first writes its own epoch into every fence document, and only then reads
-//! the log.
+//! The collection `fences` has a fixed number of documents, each with the epoch of the owner. A conversation belongs to
+//! one of them by its hash. An append is one transaction: it changes its conversation's fence document, provided that
+//! has the writer's epoch, and inserts the append. A new owner first writes its own epoch into every fence document,
+//! and only then reads the log.
 //!
-//! Invariant: once [`Fence::raise`] has returned, no append of an earlier epoch is committed. A transaction that changed a fence
-//! document before the new owner did is committed before it, so the new owner reads its append; one that comes later finds
-//! another epoch, or conflicts with the new owner's write, and is aborted.
+//! Invariant: once [`Fence::raise`] has returned, no append of an earlier epoch is committed. A transaction that
+//! changed a fence document before the new owner did is committed before it, so the new owner reads its append; a later
+//! one finds another epoch, or conflicts with the new owner's write, and is aborted.
 //!
-//! A process that dies between two steps of a transaction leaves it open on the server, for up to a minute, and with it a lock on
-//! a fence document. The sessions of an owner therefore stand in the lease document, and whoever takes over ends them.
+//! A process that dies between two steps of a transaction leaves it open on the server, for up to a minute, and with it
+//! a lock on a fence document. Therefore the lease document lists the sessions of its owner, and whoever takes over
+//! ends them.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,16 +28,16 @@ use super::collections::Collections;
 use super::documents::{AppendDocument, Key};
 use super::failure::Failure;
 
-/// Fence documents. More of them mean fewer conflicts between appends at the same time, and more work at a takeover.
+/// Fence documents. More of them mean fewer conflicts between concurrent appends, and more work at a takeover.
 const FENCES: i32 = 1024;
 
-/// Appends at the same time.
+/// Concurrent appends.
 const SESSIONS: usize = 32;
 
 /// Conflicts with other appends after which an attempt gives up; its caller tries again.
 const CONFLICTS: u32 = 8;
 
-/// Time for aborting a transaction. One that is not aborted in time is when its session begins the next one.
+/// Timeout for aborting a transaction. One that is not aborted in time is aborted when its session begins the next one.
 const ABORT: Duration = Duration::from_secs(1);
 
 /// Pause of a takeover before it tries a single fence document again.
@@ -45,10 +46,10 @@ const RAISE_PAUSE: Duration = Duration::from_millis(5);
 /// Conflicts at single fence documents after which a takeover ends the earlier owner's sessions again.
 const CONFLICTS_TO_END_SESSIONS: u32 = 64;
 
-/// Longest time for raising the fence: longer than the server keeps a transaction that nobody goes on with.
+/// Longest time for raising the fence: longer than the server keeps an abandoned transaction.
 const RAISE: Duration = Duration::from_secs(90);
 
-/// The fence as its owner holds it.
+/// The fence of this process.
 pub(super) struct Fence {
     collections: Collections,
     epoch: i64,
@@ -64,7 +65,7 @@ impl std::fmt::Debug for Fence {
     }
 }
 
-/// A session on loan; it goes back however its user ends.
+/// A borrowed session; it is returned however its user ends.
 struct Loan<'a> {
     fence: &'a Fence,
     session: Option<ClientSession>,
@@ -80,7 +81,7 @@ impl Drop for Loan<'_> {
 }
 
 impl Fence {
-    /// Shuts out every earlier epoch. `earlier` are the sessions of the owner before.
+    /// Shuts out every earlier epoch. `earlier` are the sessions of the previous owner.
     pub(super) async fn raise(
         collections: &Collections,
         owner: &str,
@@ -114,7 +115,7 @@ impl Fence {
         })
     }
 
-    /// Inserts an append, if this epoch is still the owner's. [`Failure::is_fenced`] says that it is not.
+    /// Inserts an append if this process still owns the epoch; otherwise fails with [`Failure::Fenced`].
     pub(super) async fn insert(&self, key: &Key, document: &AppendDocument) -> Result<(), Failure> {
         let mut loan = self.borrow().await?;
         let Some(session) = loan.session.as_mut() else {
@@ -164,7 +165,7 @@ impl Fence {
             _place: place,
         };
         if let Some(session) = loan.session.as_mut() {
-            // Its last user may have left in the middle.
+            // Its last user may have left in the middle of a transaction.
             reset(session).await;
         }
         Ok(loan)
@@ -176,12 +177,12 @@ impl Fence {
     }
 }
 
-/// What a stale owner is told.
+/// The error that a former owner gets.
 pub(super) fn lost() -> LogError {
     LogError::Refused("this process does not hold the database's lease; another one may be writing".to_owned())
 }
 
-/// Ends the transaction that the session has open, if it has one.
+/// Aborts the session's open transaction, if any.
 async fn reset(session: &mut ClientSession) {
     let _ = tokio::time::timeout(ABORT, session.abort_transaction().into_future()).await;
 }
@@ -210,8 +211,9 @@ async fn create_missing(collections: &Collections, epoch: i64) -> Result<(), Fai
     }
 }
 
-/// Writes the epoch into every fence document: in one transaction, and where that meets an append of the earlier owner, in two of half
-/// the size. In transactions, because a plain write would wait on the server for an append that nobody ends.
+/// Writes the epoch into every fence document: in one transaction, and where that collides with an append of the
+/// earlier owner, in two of half the size. In transactions, because a plain write would wait on the server for an
+/// append that nobody ends.
 async fn write_epoch(collections: &Collections, epoch: i64, earlier: &[Uuid]) -> Result<(), Failure> {
     let deadline = Instant::now() + RAISE;
     let mut session = collections.meta.client().start_session().await?;
@@ -233,7 +235,7 @@ async fn write_epoch(collections: &Collections, epoch: i64, earlier: &[Uuid]) ->
         left.push_back((from, to));
         conflicts += 1;
         if conflicts.is_multiple_of(CONFLICTS_TO_END_SESSIONS) {
-            tracing::warn!(%failure, "appends of the earlier owner are still open on the server; ending its sessions again");
+            tracing::warn!(%failure, "takeover delayed: transactions of the previous lease holder are still open on the server; ending its sessions again");
             end_sessions(collections, earlier).await;
         }
         tokio::time::sleep(RAISE_PAUSE).await;
@@ -255,7 +257,7 @@ async fn write_range(
     collections.call(session.commit_transaction()).await
 }
 
-/// Ends what the earlier owner may have left open. Without it the server does so by itself, later.
+/// Ends what the earlier owner may have left open. Otherwise the server does so by itself, later.
 async fn end_sessions(collections: &Collections, sessions: &[Uuid]) {
     if sessions.is_empty() {
         return;
@@ -266,6 +268,6 @@ async fn end_sessions(collections: &Collections, sessions: &[Uuid]) {
         .call(admin.run_command(doc! { "killSessions": sessions }))
         .await;
     if let Err(error) = ended {
-        tracing::warn!(%error, "the sessions of the database's earlier owner could not be ended; a takeover may take a minute");
+        tracing::warn!(%error, "cannot end the database sessions of the previous lease holder; the takeover may take a minute");
     }
 }

@@ -1,4 +1,4 @@
-//! Headers: the projection, and what the log says beyond it.
+//! Headers: the projection, and the part of the log beyond it.
 
 use copilotd_actors::domain::content::Metadata;
 use copilotd_actors::domain::conversation::header::Header;
@@ -28,7 +28,7 @@ pub(super) async fn head(collections: &Collections, key: &Key) -> Result<Option<
     Ok(last.map(|last| Head::read(&last)).transpose()?)
 }
 
-/// Returns the header as of the last append: the projection, and the rest folded onto it.
+/// Returns the header as of the last append: the projection with the rest of the log folded onto it.
 pub(super) async fn projected(collections: &Collections, key: &Key) -> Result<Option<Projected>, Failure> {
     let found = collections
         .call(collections.conversations.find_one(doc! { "_id": key.id() }))
@@ -51,7 +51,7 @@ pub(super) async fn projected(collections: &Collections, key: &Key) -> Result<Op
     Ok(fold.finish()?)
 }
 
-/// A header in the making, append by append.
+/// A header being built, append by append.
 #[derive(Default)]
 pub(super) struct Fold {
     state: Option<Projected>,
@@ -63,7 +63,7 @@ impl Fold {
         Self { state, damage: None }
     }
 
-    /// Adds the next append. One that cannot be read is no error yet: behind it may stand a tombstone, which needs nothing of it.
+    /// Adds the next append. An unreadable one is not an error yet: a tombstone may follow, which needs nothing of it.
     pub(super) fn add(&mut self, key: &Key, append: &AppendDocument) -> Result<(), LogError> {
         match self.apply(key, append) {
             Err(error) => self.damaged(error),
@@ -71,7 +71,7 @@ impl Fold {
         }
     }
 
-    /// Notes an append that cannot be read.
+    /// Records an unreadable append.
     pub(super) fn damaged(&mut self, error: LogError) -> Result<(), LogError> {
         match error {
             LogError::Corrupt(_) => {
@@ -93,7 +93,7 @@ impl Fold {
     fn apply(&mut self, key: &Key, append: &AppendDocument) -> Result<(), LogError> {
         let tombstone = append.tombstone.map(seq).transpose()?;
         if let Some(kept) = &append.header {
-            // Whether anything stands before it is for the erasure to find out.
+            // Whether anything precedes it is for the erasure to find out.
             self.state = Some(Projected {
                 header: from_json(kept)?,
                 tombstone,
@@ -122,7 +122,7 @@ impl Fold {
     }
 }
 
-/// Whether nothing is left of an erased log but its tombstone.
+/// Returns whether only the tombstone of an erased log is left.
 async fn is_clean(collections: &Collections, key: &Key, tombstone: Seq) -> Result<bool, Failure> {
     let mut rest = key.filter();
     rest.insert("first_seq", doc! { "$ne": number(tombstone)? });
@@ -131,14 +131,14 @@ async fn is_clean(collections: &Collections, key: &Key, tombstone: Seq) -> Resul
     Ok(collections.call(found).await?.is_none())
 }
 
-/// Takes out of a header what an erased conversation must not keep.
+/// Removes from a header what an erased conversation must not keep.
 pub(super) fn strip(header: &mut Header) {
     header.title = None;
     header.metadata = Metadata::new();
     header.idempotency = None;
 }
 
-/// Writes a whole header unless a newer one stands there.
+/// Writes a whole header unless a newer one is stored.
 pub(super) async fn write_everything(
     collections: &Collections,
     key: &Key,
@@ -147,7 +147,7 @@ pub(super) async fn write_everything(
     let newest = number(projected.header.last_seq)?;
     let mut older = doc! { "_id": key.id(), "applied_seq": { "$lte": newest } };
     if projected.tombstone.is_some() {
-        // Nothing follows a tombstone. A header that is further came from records that are lost.
+        // Nothing follows a tombstone. A header that is further ahead came from records that are lost.
         older = doc! { "_id": key.id(), "$or": [{ "applied_seq": { "$lte": newest } }, { "tombstone": null }] };
     }
     let set = doc! { "$set": projected.everything()? };
@@ -158,14 +158,14 @@ pub(super) async fn write_everything(
         .projection(Counted::projection())
         .upsert(true);
     match collections.call(write).await {
-        // A newer header stands there, so the filter missed it and the upsert met its `_id`.
+        // A newer header is stored, so the filter excluded it and the upsert collided with its `_id`.
         Err(failure) if failure.is_duplicate() => Ok(()),
         Err(failure) => Err(failure),
         Ok(before) => quota::moved(collections, before, &projected.header).await,
     }
 }
 
-/// Writes counters onto the header of exactly the append before. Returns false when another one stands there.
+/// Writes counters onto the header if it is exactly the preceding append's. Returns false if it is another one.
 pub(super) async fn write_counters(
     collections: &Collections,
     key: &Key,
@@ -187,7 +187,7 @@ pub(super) async fn write_counters(
     Ok(found)
 }
 
-/// The header that stands with a tombstone, which may be missed where the projection is further than the damaged log.
+/// The header stored with a tombstone, which may be missed where the projection is further ahead than the damaged log.
 async fn buried(collections: &Collections, key: &Key) -> Result<Option<Projected>, Failure> {
     let mut tombstone = key.filter();
     tombstone.insert("tombstone", Head::plausible());
@@ -208,7 +208,7 @@ async fn buried(collections: &Collections, key: &Key) -> Result<Option<Projected
     }))
 }
 
-/// Brings the projection of one conversation up to its log. What its user keeps has to be counted again then: an earlier
+/// Projects one conversation up to the end of its log. Its user's stored totals must then be recounted: an earlier
 /// write may have ended between the header and the counters. Returns the tenant and the user.
 pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<Option<(String, String)>, Failure> {
     let folded = projected(collections, key).await;
@@ -224,9 +224,9 @@ pub(super) async fn refresh(collections: &Collections, key: &Key) -> Result<Opti
     Ok(Some((header.tenant.to_string(), header.user.to_string())))
 }
 
-/// Makes all projections again; returns the number of conversations.
+/// Rebuilds all projections; returns the number of conversations.
 pub(super) async fn rebuild(collections: &Collections) -> Result<u64, Failure> {
-    // Without a limit of time: there may be many.
+    // Without a timeout: there may be many.
     collections.conversations.delete_many(Document::new()).await?;
     collections.stored.delete_many(Document::new()).await?;
     let in_order = doc! { "tenant": 1, "conversation": 1, "first_seq": 1 };

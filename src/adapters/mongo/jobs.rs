@@ -85,7 +85,7 @@ impl JobStore for MongoLog {
             "lines": Binary { subtype: BinarySubtype::Generic, bytes: piece.lines.clone() },
         };
         self.put(&self.collections.job_pieces, document).await?;
-        // Erased meanwhile, and perhaps cleaned already: then this piece came after that.
+        // Erased meanwhile, and perhaps cleaned already: then this piece was stored after that.
         if !self.is_readable(&key).await? {
             let late = self.collections.job_pieces.delete_one(doc! { "_id": &id });
             self.collections.call(late).await?;
@@ -120,7 +120,7 @@ impl MongoLog {
             .await
     }
 
-    /// Whether the log is there and has no tombstone.
+    /// Returns whether the log exists and has no tombstone.
     async fn is_readable(&self, key: &Key) -> Result<bool, Failure> {
         let head = append::head(&self.collections, &self.heads, key).await?;
         Ok(matches!(head, Some(Head { tombstone: None, .. })))

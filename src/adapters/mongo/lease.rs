@@ -1,8 +1,9 @@
-//! One process per database: a lease document with an epoch, renewed every third of its life by the server's clock.
+//! One process per database: a lease document with an epoch, whose expiry is set by the server's clock and renewed
+//! after every third of its life.
 //!
-//! Invariant: this process believes in its lease for a shorter time than the server grants it: its own deadline counts
-//! on a monotonic clock from before the renewal was sent, less a margin. Whoever takes the lease next can only do so
-//! after this process has stopped writing.
+//! Invariant: this process trusts its lease for a shorter time than the server grants it: its own deadline is measured
+//! on a monotonic clock from before the renewal was sent, less a margin. The next process can only take the lease after
+//! this one has stopped writing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,11 +20,11 @@ use super::collections::Collections;
 use super::failure::Failure;
 use super::fence;
 
-/// The lease as this process holds it.
+/// The lease of this process.
 #[derive(Debug)]
 pub(super) struct Lease {
     collections: Collections,
-    /// Tells this process from all others, also from its own earlier lives.
+    /// Tells this process from all others, including earlier runs of itself.
     owner: String,
     epoch: i64,
     life: Duration,
@@ -42,25 +43,25 @@ pub(super) struct LeaseDocument {
 }
 
 impl LeaseDocument {
-    /// Whether its owner gave it back.
+    /// Returns whether its owner released it.
     pub(super) fn is_released(&self) -> bool {
         self.expires_at == RELEASED
     }
 }
 
-/// End of a lease that was given back.
+/// Expiry of a released lease.
 const RELEASED: DateTime = DateTime::from_millis(0);
 
-/// A lease that was just taken, and what its owner has to end before anything is read.
+/// A lease that was just taken, and what has to be ended before anything is read.
 pub(super) struct Taken {
     pub(super) lease: Arc<Lease>,
-    /// Sessions of the owner before, in which a transaction may still be open.
+    /// Sessions of the previous owner, in which a transaction may still be open.
     pub(super) earlier_sessions: Vec<Uuid>,
 }
 
 impl Lease {
-    /// Takes the lease. While another process holds it, waits for it to end, but gives up as soon as that process is
-    /// seen to renew it: then it is alive, and there must not be two.
+    /// Takes the lease. While another process holds it, waits for it to expire, but gives up as soon as that process
+    /// renews it: then it is alive, and there must not be two.
     pub(super) async fn acquire(collections: &Collections, name: &str, life: Duration) -> Result<Taken, ConnectError> {
         let owner = owner(name);
         let mut seen: Option<LeaseDocument> = None;
@@ -79,7 +80,7 @@ impl Lease {
             if seen.is_none() {
                 tracing::info!(
                     owner = found.owner,
-                    "the lease is held; waiting for it to be renewed or to end"
+                    "another process holds the database lease; waiting for it to expire, giving up if it is renewed"
                 );
             }
             seen = Some(found);
@@ -87,7 +88,7 @@ impl Lease {
         }
     }
 
-    /// Name of the owner, as it stands in the lease document.
+    /// Name of the owner, as in the lease document.
     pub(super) fn owner(&self) -> &str {
         &self.owner
     }
@@ -97,10 +98,10 @@ impl Lease {
         self.epoch
     }
 
-    /// Refuses work once the lease is lost or could be.
+    /// Fails once the lease is lost or may be.
     pub(super) fn check(&self) -> Result<(), LogError> {
         if Instant::now() >= self.until() {
-            self.lose("it was not renewed in time");
+            self.lose("not renewed in time");
         }
         if *self.lost.borrow() {
             return Err(fence::lost());
@@ -108,12 +109,12 @@ impl Lease {
         Ok(())
     }
 
-    /// Ends when the lease is lost; never before.
+    /// Completes when the lease is lost; never otherwise.
     pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut lost = self.lost.subscribe();
         async move {
             if lost.wait_for(|lost| *lost).await.is_err() {
-                // The store was closed: its lease was given back, not lost.
+                // The store was closed: its lease was released, not lost.
                 std::future::pending::<()>().await;
             }
         }
@@ -129,7 +130,7 @@ impl Lease {
                 return;
             }
             let sent = Instant::now();
-            // An answer that comes after the deadline is of no use any more.
+            // An answer after the deadline is of no use any more.
             let renewed = tokio::time::timeout_at(
                 self.until(),
                 renew(&self.collections, &self.owner, self.epoch, self.life),
@@ -139,9 +140,9 @@ impl Lease {
                     *self.lock() = sent + self.life - margin(self.life);
                     wake = sent + pace;
                 }
-                Ok(Ok(false)) => return self.lose("another process took it"),
+                Ok(Ok(false)) => return self.lose("another process took the lease"),
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the lease could not be renewed; trying again");
+                    tracing::warn!(%error, "cannot renew the database lease; trying again");
                     wake = Instant::now() + pace / 10;
                 }
                 Err(_) => {}
@@ -149,19 +150,19 @@ impl Lease {
         }
     }
 
-    /// Gives the lease back, so that the next process need not wait for its end.
+    /// Releases the lease, so that the next process need not wait for it to expire.
     pub(super) async fn release(&self) -> Result<(), Failure> {
         let own = doc! { "_id": "lease", "owner": &self.owner, "epoch": self.epoch };
         let ended = doc! { "$set": { "expires_at": RELEASED } };
         self.collections
             .call(self.collections.meta.update_one(own, ended))
             .await?;
-        // Given back, not lost: nobody has to be told.
+        // Released, not lost: nobody has to be notified.
         self.lost.send_replace(true);
         Ok(())
     }
 
-    /// Notes that the lease is lost, and tells everybody.
+    /// Records that the lease is lost, and notifies everybody.
     pub(super) fn lose(&self, why: &str) {
         let first = !self.lost.send_replace(true);
         if first {
@@ -169,7 +170,7 @@ impl Lease {
                 owner = self.owner,
                 epoch = self.epoch,
                 why,
-                "the lease of the database is lost"
+                "database lease lost; refusing all writes of this process"
             );
         }
     }
@@ -179,7 +180,7 @@ impl Lease {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {
-        // A moment in time is whole whatever else panicked.
+        // An instant is valid whatever else panicked.
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -193,17 +194,17 @@ fn millis(life: Duration) -> i64 {
     i64::try_from(life.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// End of a lease that begins now, by the server's clock.
+/// Expiry of a lease that begins now, by the server's clock.
 pub(super) fn end(life: Duration) -> Document {
     doc! { "$dateAdd": { "startDate": "$$NOW", "unit": "millisecond", "amount": millis(life) } }
 }
 
-/// A name for the owner that no other process has, nor had.
+/// A unique name for the owner, also unlike any earlier one.
 pub(super) fn owner(name: &str) -> String {
     format!("{name} {}", Uuid::new())
 }
 
-/// Takes the lease if it is free; else returns whose it is.
+/// Takes the lease if it is free; otherwise returns whose it is.
 pub(super) async fn try_take(
     collections: &Collections,
     owner: &str,
@@ -228,13 +229,13 @@ pub(super) async fn try_take(
     }))
 }
 
-/// Reads the lease without touching it.
+/// Reads the lease without changing it.
 pub(super) async fn look(collections: &Collections) -> Result<Option<LeaseDocument>, Failure> {
     let meta = collections.meta.clone_with_type::<LeaseDocument>();
     collections.call(meta.find_one(doc! { "_id": "lease" })).await
 }
 
-/// Takes the lease if it is free, in one step of the server, and returns it as it then stands.
+/// Takes the lease if it is free, in one atomic step, and returns it as it is afterwards.
 async fn take(collections: &Collections, owner: &str, life: Duration) -> Result<LeaseDocument, Failure> {
     let free = doc! { "$lte": [{ "$ifNull": ["$expires_at", RELEASED] }, "$$NOW"] };
     let either = |ours: mongodb::bson::Bson, theirs: &str| doc! { "$cond": [free.clone(), ours, theirs] };
@@ -250,7 +251,9 @@ async fn take(collections: &Collections, owner: &str, life: Duration) -> Result<
         .upsert(true)
         .return_document(ReturnDocument::After);
     let taken = collections.call(taken).await?;
-    taken.ok_or_else(|| LogError::Corrupt("the lease vanished while it was taken".to_owned()).into())
+    taken.ok_or_else(|| {
+        LogError::Corrupt("the lease document disappeared while the lease was being taken".to_owned()).into()
+    })
 }
 
 async fn renew(collections: &Collections, owner: &str, epoch: i64, life: Duration) -> Result<bool, Failure> {

@@ -1,4 +1,4 @@
-//! A look at a database from outside, for `copilotd check --online`: takes no lease and writes nothing.
+//! A read-only check of a database, for `copilotd check --online`: takes no lease and writes nothing.
 
 use std::time::Duration;
 
@@ -12,22 +12,24 @@ use super::MongoLog;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 impl MongoLog {
-    /// Asks whether the server answers and lets us read, and which process uses the database.
+    /// Checks that the server answers and lets us read, and returns which process uses the database.
     ///
     /// # Errors
-    /// Why not, in words for whoever runs it; without the address, which may hold a password.
+    /// The reason, for the operator; without the address, which may contain a password.
     pub async fn look(url: &str, database: &str) -> Result<Option<String>, String> {
-        let invalid = |_error| "the address is not valid, or its name cannot be resolved".to_owned();
+        let invalid = |_error| "the address is invalid, or its host name cannot be resolved".to_owned();
         let mut settings = ClientOptions::parse(url).await.map_err(invalid)?;
         settings.connect_timeout = Some(PATIENCE);
         settings.server_selection_timeout = Some(PATIENCE);
         let client = Client::with_options(settings).map_err(invalid)?;
         let failed = |error: mongodb::error::Error| match *error.kind {
             mongodb::error::ErrorKind::ServerSelection { .. } => {
-                "no server answers there, or none is a primary".to_owned()
+                "no server answers there, or none of them is a primary".to_owned()
             }
-            mongodb::error::ErrorKind::Authentication { .. } => "it refuses the user or the password".to_owned(),
-            kind => format!("it refuses: {kind}"),
+            mongodb::error::ErrorKind::Authentication { .. } => {
+                "the server rejects the user or the password".to_owned()
+            }
+            kind => format!("the server rejects the connection: {kind}"),
         };
         let database = client.database(database);
         database.run_command(doc! { "ping": 1 }).await.map_err(failed)?;

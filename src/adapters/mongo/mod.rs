@@ -1,9 +1,9 @@
-//! The store of production: MongoDB, one document per append.
+//! The store for production: MongoDB, one document per append.
 //!
 //! The unique index on (tenant, conversation, first_seq) is the fence; a majority of the replica set has written an
 //! append to its journal before it is acknowledged. Headers follow a moment later (`projector`) and carry
-//! `applied_seq`, so that a reader of one conversation folds the rest (`fold`). One process writes at a time
-//! (`lease`), and the server refuses what any other one appends (`fence`). No document grows with its conversation.
+//! `applied_seq`, so that a reader of one conversation folds the rest (`fold`). Only one process writes at a time
+//! (`lease`), and the server refuses the appends of any other (`fence`). No document grows with its conversation.
 
 mod append;
 mod audit;
@@ -59,18 +59,18 @@ const SCHEMA: i64 = 1;
 /// How long a list waits for headers of earlier appends.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What can be set besides the place.
+/// Options besides the address.
 #[derive(Debug, Clone)]
 pub struct MongoOptions {
-    /// Name of this process in messages to whoever finds the database in use, such as its host's.
+    /// Name of this process in messages to whoever finds the database in use, such as its host name.
     pub owner: String,
     /// Life of the lease; also how long a new process waits after another one was killed.
     pub lease_life: Duration,
-    /// How long an append is tried before its outcome is given up as unknown.
+    /// How long an append is tried before its outcome is reported as unknown.
     pub append_deadline: Duration,
     /// Longest time for one call to the server.
     pub call_timeout: Duration,
-    /// Waits for the lease for as long as another process holds it, instead of giving up.
+    /// Waits for the lease as long as another process holds it, instead of giving up.
     pub standby: bool,
 }
 
@@ -89,30 +89,23 @@ impl Default for MongoOptions {
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is not one.
-    #[error("the address of MongoDB is not valid")]
+    #[error("the address of MongoDB is invalid")]
     Address(#[source] mongodb::error::Error),
-    /// The server does not answer or refuses.
+    /// The server does not answer, or refuses.
     #[error("cannot prepare the database: {0}")]
     Store(LogError),
-    /// Another process is alive and has it.
+    /// Another process is alive and holds the lease.
     #[error(
         "the database is in use by another copilotd ({owner}, epoch {epoch}); one process may use a database at a time"
     )]
-    Held {
-        /// What the other process calls itself.
-        owner: String,
-        /// Number of its tenure.
-        epoch: i64,
-    },
-    /// A later release wrote it.
+    Held { owner: String, epoch: i64 },
+    /// A newer release wrote it.
     #[error(
         "the database has schema version {found}, and this release knows versions up to {known}; use a newer release"
     )]
     Newer {
-        /// Its version.
         found: i64,
-        /// Newest version of this release.
+        /// Newest version that this release knows.
         known: i64,
     },
 }
@@ -139,18 +132,18 @@ pub struct MongoLog {
 }
 
 impl MongoLog {
-    /// Connects, takes the lease, makes missing indexes and projects what an earlier process left undone.
+    /// Connects, takes the lease, creates missing indexes and projects what an earlier process left behind.
     ///
     /// # Errors
-    /// When the address is wrong, the server does not answer, another process is alive on this database, or a later
-    /// release wrote it.
+    /// If the address is wrong, the server does not answer, another process holds the lease of this database, or a
+    /// newer release wrote it.
     pub async fn connect(url: &str, database: &str, options: MongoOptions) -> Result<Self, ConnectError> {
         let mut settings = ClientOptions::parse(url).await.map_err(ConnectError::Address)?;
         settings.app_name.get_or_insert_with(|| "copilotd".to_owned());
         settings.connect_timeout.get_or_insert(Duration::from_secs(5));
         settings.server_selection_timeout.get_or_insert(Duration::from_secs(5));
-        // Set here whatever the address says: acknowledged means written to the journal by a majority, and read by us
-        // from the primary.
+        // Set here whatever the address says: acknowledged means written to the journal by a majority, and we read from
+        // the primary.
         settings.write_concern = Some(
             WriteConcern::builder()
                 .w(Acknowledgment::Majority)
@@ -194,25 +187,25 @@ impl MongoLog {
         })
     }
 
-    /// Ends when this process has lost the database's lease, or cannot know that it still has it. All work on
+    /// Completes when this process has lost the database lease, or cannot know that it still has it. All work on
     /// conversations must stop then; appends are refused already.
     pub fn lease_lost(&self) -> impl Future<Output = ()> + Send + 'static {
         self.lease.lost()
     }
 
-    /// Whether another process waits for the lease and takes over as soon as it is given back.
+    /// Returns whether a standby waits for the lease and takes over as soon as it is released.
     pub async fn has_standby(&self) -> bool {
         match standby::is_there(&self.collections).await {
             Ok(is_there) => is_there,
             Err(error) => {
-                tracing::warn!(%error, "whether a standby waits is not known; stopping as without one");
+                tracing::warn!(%error, "cannot check whether a standby waits; stopping as if there were none");
                 false
             }
         }
     }
 
-    /// Projects what waits and gives the lease back, so that the next process can start at once. Nothing is written afterwards:
-    /// what is asked for is refused.
+    /// Projects what is waiting and releases the lease, so that the next process can start at once. Later writes are
+    /// refused.
     pub async fn close(&self) {
         self.worker.0.abort();
         self.projector.work().await;
@@ -220,12 +213,12 @@ impl MongoLog {
         self.keeper.0.abort();
         let released = self.lease.release().await;
         if let Err(error) = marked.and(released) {
-            tracing::warn!(%error, "the database was not left tidy; the next start takes longer");
+            tracing::warn!(%error, "cannot finish projecting or release the lease before stopping; the next start takes longer");
         }
     }
 }
 
-/// A task that ends with its owner.
+/// A task that is aborted when dropped.
 #[derive(Debug)]
 struct Task(JoinHandle<()>);
 
@@ -259,7 +252,7 @@ impl EventLog for MongoLog {
         let (cost, own, of, stamp) = (append.weight(), append.clone(), scope.clone(), ticket.stamp);
         let write = move || AppendDocument::new(&of, &own, stamp);
         let document = compute::run(Some(scope.tenant()), cost, write).await;
-        // Refused, and not unavailable: nothing of it was sent.
+        // Refused, not unavailable: nothing of it was sent.
         let outcome = match document.unwrap_or_else(|error| Err(LogError::Refused(error.to_string()))) {
             Ok(document) => {
                 let deadline = self.append_deadline;
@@ -279,7 +272,8 @@ impl EventLog for MongoLog {
             Ok(()) => {
                 ticket.appended(append);
                 if append.tombstone().is_some() {
-                    // The header of a damaged log may be further than its tombstone, and is then no more read beyond.
+                    // The header of a damaged log may be further ahead than its tombstone; nothing is then read beyond
+                    // it.
                     self.projector.settle(SETTLE).await;
                 }
             }
@@ -367,10 +361,11 @@ impl EventLog for MongoLog {
         tombstone: Seq,
     ) -> Result<ErasureReceipt, LogError> {
         self.lease.check()?;
-        // Headers on their way would stand in the way of the last one.
+        // Headers waiting to be written would collide with the last one.
         self.projector.settle(SETTLE).await;
         let key = Key::new(scope, conversation);
-        // The tombstone stands: no piece of an export comes behind this. Before the rest, which notes at its end that nothing is left.
+        // The tombstone is stored: no piece of an export is added after this. Before the rest, which ends by recording
+        // that nothing is left.
         let exports = self.erase_pieces(&key).await?;
         let mut receipt = erase::erase(&self.collections, &self.heads, &key, tombstone).await?;
         receipt.stores.push(("mongodb.exports".to_owned(), exports));

@@ -1,11 +1,11 @@
-//! Brings headers of appended logs into `conversations`, behind the callers' backs and several appends at a time.
+//! Writes headers of appended logs into `conversations`, in the background and for several appends at a time.
 //!
-//! Invariant: `projected` in `meta` names a stamp up to which everything is projected. A process that dies leaves at most
-//! the later ones undone, and the next one does them at its start ([`Projector::catch_up`]).
+//! Invariant: `projected` in `meta` names a stamp up to which everything is projected. A process that dies leaves at
+//! most later stamps unprojected, and the next process projects them when it starts ([`Projector::catch_up`]).
 //!
-//! A process that lost its lease may have an insert under way that the server executes after that. Its stamp lies between what its
-//! process had projected and the first stamp of the next one. These gaps are kept, and looked at again and again
-//! ([`Projector::find_late`]).
+//! A process that lost its lease may have an insert in flight that the server executes afterwards. Its stamp lies
+//! between what its process had projected and the first stamp of the next process. These gaps are remembered and
+//! checked periodically ([`Projector::find_late`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,31 +29,31 @@ use crate::adapters::unreadable::skip_unreadable;
 /// Conversations that may wait; more than that slows appends down.
 const MOST_WAITING: usize = 4096;
 
-/// Headers written at the same time.
+/// Headers written concurrently.
 const AT_ONCE: usize = 8;
 
-/// Headers that are compared with appends in one query.
+/// Headers compared with appends in one query.
 const AT_ONCE_COMPARED: usize = 500;
 
-/// How often the stamp is written down.
+/// How often the stamp is stored.
 const STAMP_PACE: Duration = Duration::from_secs(1);
 
 /// Tenures whose late appends are looked for.
 const MOST_GAPS: usize = 16;
 
-/// Appends in the gaps of all tenures above which older gaps are forgotten.
+/// Appends in all gaps above which older gaps are forgotten.
 const MOST_IN_GAPS: usize = 10_000;
 
-/// Late appends that are remembered; when there are more, they are projected again, which changes nothing.
+/// Late appends that are remembered; if there are more, they are projected again, which changes nothing.
 const MOST_SEEN: usize = 50_000;
 
-/// Stamps below the mark that are looked at too. What stands there when a process starts is projected; what comes later is late.
+/// Stamps below the mark that are checked too. Appends found there at the start are projected; later ones are late.
 const OVERLAP: i64 = 256;
 
 /// Pause after a failure.
 const RETRY_PACE: Duration = Duration::from_millis(200);
 
-/// What waits, and the task that works it off.
+/// The queue, and the task that works it off.
 #[derive(Debug)]
 pub(super) struct Projector {
     collections: Collections,
@@ -63,12 +63,12 @@ pub(super) struct Projector {
     gaps: Mutex<Gaps>,
 }
 
-/// Stamps that earlier processes gave out and did not project.
+/// Stamps that earlier processes assigned and did not project.
 #[derive(Debug, Default)]
 struct Gaps {
-    /// Behind the first and up to the second, oldest tenure first.
+    /// Each after the first and up to the second stamp, oldest tenure first.
     ranges: Vec<(i64, i64)>,
-    /// Appends in them that are projected.
+    /// Appends in the gaps that are projected.
     seen: HashSet<Uuid>,
 }
 
@@ -77,7 +77,7 @@ impl Gaps {
         self.ranges.iter().any(|(from, to)| (*from + 1..=*to).contains(&stamp))
     }
 
-    /// Filter of all appends in them; none if there is no gap.
+    /// Filter for all appends in the gaps; `None` if there is no gap.
     fn filter(&self) -> Option<Document> {
         let ranges = self.ranges.iter();
         let ranges: Vec<Document> = ranges
@@ -97,10 +97,10 @@ impl Gaps {
 #[derive(Debug)]
 struct State {
     next_stamp: i64,
-    /// Stamps given out whose appends are not projected yet.
+    /// Stamps assigned whose appends are not projected yet.
     open: BTreeSet<i64>,
     waiting: HashMap<Key, Waiting>,
-    /// Rises with everything that begins to wait.
+    /// Increases with everything that is queued.
     version: u64,
 }
 
@@ -112,7 +112,7 @@ struct Waiting {
 
 #[derive(Debug)]
 enum Change {
-    /// Headers of appends that follow each other.
+    /// Headers of consecutive appends.
     Header {
         before: Seq,
         projected: Box<Projected>,
@@ -122,7 +122,7 @@ enum Change {
     Fold,
 }
 
-/// An append on its way. Dropped without a word, its outcome is unknown and the log will be asked.
+/// An append in progress. If dropped without an outcome, the outcome is unknown and the log is read.
 pub(super) struct Ticket {
     projector: Arc<Projector>,
     key: Option<Key>,
@@ -130,14 +130,14 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The append stands in the log.
+    /// The append is in the log.
     pub(super) fn appended(mut self, append: &Append) {
         if let Some(key) = self.key.take() {
             self.projector.enqueue(key, vec![self.stamp], Change::of(append));
         }
     }
 
-    /// The append does not stand in the log, and never will.
+    /// The append is not in the log, and never will be.
     pub(super) fn refused(mut self) {
         self.key = None;
         self.projector.state().open.remove(&self.stamp);
@@ -214,12 +214,13 @@ impl Projector {
         })
     }
 
-    /// Gives an append its stamp. Waits while too much is undone, but not for ever.
+    /// Assigns a stamp to an append. Waits, within limits, while the queue is full.
     pub(super) async fn ticket(self: &Arc<Self>, key: Key, longest: Duration) -> Result<Ticket, LogError> {
         let mut done = self.done.subscribe();
         let room = async { while self.state().waiting.len() >= MOST_WAITING && done.changed().await.is_ok() {} };
         if tokio::time::timeout(longest, room).await.is_err() {
-            let behind = format!("{MOST_WAITING} headers wait to be written");
+            let behind =
+                format!("{MOST_WAITING} conversation headers are waiting to be written; the database is too slow");
             return Err(LogError::Unavailable(behind));
         }
         let mut state = self.state();
@@ -233,7 +234,7 @@ impl Projector {
         })
     }
 
-    /// Waits until everything that was appended before is projected, but not for ever.
+    /// Waits, within limits, until all earlier appends are projected.
     pub(super) async fn settle(&self, longest: Duration) {
         let mut done = self.done.subscribe();
         let version = self.state().version;
@@ -241,7 +242,7 @@ impl Projector {
         let _ = tokio::time::timeout(longest, done.wait_for(|done| *done >= version)).await;
     }
 
-    /// Projects what earlier processes left undone.
+    /// Projects what earlier processes left behind.
     pub(super) async fn catch_up(&self) -> Result<(), Failure> {
         let collections = &self.collections;
         let marked = collections
@@ -266,13 +267,13 @@ impl Projector {
         if !keys.is_empty() {
             tracing::info!(
                 conversations = keys.len(),
-                "projecting what an earlier process left undone"
+                "projecting appends that the previous process left unprojected"
             );
         }
         let gaps: Vec<Document> = {
             let mut gaps = self.gaps();
             if gaps.seen.len() > MOST_IN_GAPS {
-                // Too many to look through again and again: only the last owner's are.
+                // Too many to check periodically: only the last owner's are.
                 let older = gaps.ranges.len().saturating_sub(1);
                 gaps.ranges.drain(..older);
             }
@@ -288,8 +289,8 @@ impl Projector {
         self.mark().await
     }
 
-    /// Projects appends of processes that had lost their lease when the server executed them, so that a turn they left open is
-    /// taken up. Returns their conversations.
+    /// Projects appends of processes that had lost their lease when the server executed them, so that a turn they left
+    /// open is resumed. Returns their conversations.
     pub(super) async fn find_late(&self) -> Result<HashSet<Key>, Failure> {
         let Some(filter) = self.gaps().filter() else {
             return Ok(HashSet::new());
@@ -298,14 +299,14 @@ impl Projector {
         for key in &late {
             tracing::warn!(
                 tenant = %key.tenant, conversation = %key.conversation,
-                "a process that had lost its lease wrote to this conversation; it is read again"
+                "found an append by a process that had lost its lease; reading the conversation again"
             );
         }
         Ok(late)
     }
 
-    /// Projects the conversations of some appends, unless that was done for all of these appends before; returns those that it
-    /// projected.
+    /// Projects the conversations of some appends, unless that was done for all of these appends before; returns those
+    /// that it projected.
     async fn project(&self, appends: Document, unless: Unless) -> Result<HashSet<Key>, Failure> {
         let collections = &self.collections;
         let found = collections.appends.clone_with_type::<Document>();
@@ -337,7 +338,7 @@ impl Projector {
         let keys: HashSet<Key> = keys.into_keys().collect();
         let mut users = BTreeSet::new();
         for key in &keys {
-            // One log that is broken must not keep the process from starting.
+            // One broken log must not prevent the process from starting.
             let refreshed = fold::refresh(collections, key).await;
             users.extend(skip_unreadable("conversation", key.id(), refreshed)?.flatten());
         }
@@ -346,7 +347,7 @@ impl Projector {
         Ok(keys)
     }
 
-    /// Leaves out conversations whose headers have what was found.
+    /// Removes conversations whose headers already include the appends that were found.
     async fn leave_out_projected(&self, keys: &mut HashMap<Key, i64>) -> Result<(), Failure> {
         let ids: Vec<(String, Key)> = keys.keys().map(|key| (key.id(), key.clone())).collect();
         for part in ids.chunks(AT_ONCE_COMPARED) {
@@ -390,14 +391,14 @@ impl Projector {
             if low != marked && Instant::now() >= mark_at {
                 match self.mark().await {
                     Ok(()) => marked = low,
-                    Err(error) => tracing::warn!(%error, "the stamp of what is projected was not written"),
+                    Err(error) => tracing::warn!(%error, "cannot store the projected stamp; trying again later"),
                 }
                 mark_at = Instant::now() + STAMP_PACE;
             }
         }
     }
 
-    /// Works off what waits, once; false if some of it has to be done again.
+    /// Works off the queue once; returns false if some of it has to be repeated.
     pub(super) async fn work(&self) -> bool {
         let (batch, version) = {
             let mut state = self.state();
@@ -425,7 +426,7 @@ impl Projector {
             }
         }
         if let Some(error) = failed.first() {
-            tracing::warn!(%error, headers = failed.len(), "headers are projected again later");
+            tracing::warn!(%error, headers = failed.len(), "writing conversation headers failed; trying again later");
         }
         let complete = failed.is_empty();
         if complete {
@@ -434,9 +435,9 @@ impl Projector {
         complete
     }
 
-    /// Writes down up to where everything is projected.
+    /// Stores the stamp up to which everything is projected.
     pub(super) async fn mark(&self) -> Result<(), Failure> {
-        // Never back: a process that is not the owner any more must not undo what the owner wrote.
+        // Never backwards: a process that is not the owner any more must not undo what the owner wrote.
         let set = doc! { "$max": { "stamp": self.low() } };
         let meta = &self.collections.meta;
         let marked = meta.update_one(doc! { "_id": "projected" }, set).upsert(true);
@@ -450,13 +451,13 @@ impl Projector {
                 projected,
                 counters_only,
             } => {
-                // Counters alone are right only on top of the header just before; otherwise its title could be lost.
+                // Counters alone are correct only on top of the header just before; otherwise its title could be lost.
                 if *counters_only && fold::write_counters(&self.collections, key, *before, projected).await? {
                     return Ok(());
                 }
                 fold::write_everything(&self.collections, key, projected).await
             }
-            // A log that is broken stays so: trying again would only keep the others waiting.
+            // A broken log stays broken: retrying would only delay the others.
             Change::Fold => {
                 let refreshed = fold::refresh(&self.collections, key).await;
                 let user = skip_unreadable("conversation", key.id(), refreshed)?.flatten();
@@ -496,7 +497,7 @@ impl Projector {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is one short statement after another, none of which panics half-way.
+        // Each change of the state is a series of short statements, none of which panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -521,8 +522,8 @@ struct Place {
 /// Which conversations need not be projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unless {
-    /// Those of which every append was looked at before.
+    /// Those of which every append was checked before.
     Seen,
-    /// Those too whose headers have the appends already.
+    /// Also those whose headers include the appends already.
     Projected,
 }

@@ -1,8 +1,8 @@
-//! What tenants and users keep: one counter document for each, moved by the difference between the header that stood in
-//! `conversations` and the one that takes its place.
+//! What tenants and users have stored: one counter document for each, changed by the difference between the header in
+//! `conversations` and the one that replaces it.
 //!
-//! The header is written first. A process that dies before the counters moved leaves a stamp behind the mark, and the next
-//! start counts the users of those conversations again; so does the worker after a failure of its own.
+//! The header is written first. A process that dies before the counters change leaves a stamp beyond the mark, and the
+//! next start recounts the users of those conversations; so does the worker after a failure of its own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::failure::Failure;
 /// Longest time for one call while everybody is counted for the first time.
 const BEGIN: Duration = Duration::from_secs(3_600);
 
-/// What of a header counts.
+/// The part of a header that counts.
 #[derive(Debug, Deserialize)]
 pub(super) struct Counted {
     erased: bool,
@@ -39,7 +39,7 @@ impl Counted {
     }
 }
 
-/// A counter as it stands in the database.
+/// A counter as stored.
 #[derive(Debug, Default, Deserialize)]
 struct Counter {
     #[serde(rename = "_id")]
@@ -64,7 +64,7 @@ fn of_user(tenant: &str, user: &str) -> String {
     format!("{tenant}/{user}")
 }
 
-/// Moves the counters from the header that stood there, if one did, to the one that stands there now.
+/// Changes the counters from the previous header, if any, to the current one.
 pub(super) async fn moved(collections: &Collections, before: Option<Counted>, after: &Header) -> Result<(), Failure> {
     let old = before.map_or((0, 0), |before| before.sums());
     let stored = after.stored();
@@ -107,8 +107,8 @@ pub(super) async fn stored(collections: &Collections, tenant: &str, user: &str) 
     Ok(totals)
 }
 
-/// Counts everybody once, in a database whose headers are older than the counters. The bytes of a conversation that nobody
-/// appends to come with a rebuild of the projections.
+/// Counts everybody once, in a database whose headers are older than the counters. The bytes of a conversation that
+/// gets no more appends are counted by a rebuild of the projections.
 pub(super) async fn begin(collections: &Collections) -> Result<(), Failure> {
     // As with new indexes: there may be many.
     let collections = &Collections {
@@ -143,7 +143,7 @@ pub(super) async fn begin(collections: &Collections) -> Result<(), Failure> {
     collections.call(mark.upsert(true)).await.map(drop)
 }
 
-/// Counts the conversations of these users again, and then their tenants by the counters of all their users.
+/// Recounts the conversations of these users, and then their tenants by the counters of all their users.
 pub(super) async fn recount(collections: &Collections, users: &BTreeSet<(String, String)>) -> Result<(), Failure> {
     if users.is_empty() {
         return Ok(());

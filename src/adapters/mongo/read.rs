@@ -1,4 +1,4 @@
-//! Queries. Every one begins with the tenant; `pending` alone looks over all of them.
+//! Queries. Each is limited to one tenant; only `pending` reads those of all tenants.
 
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
@@ -16,7 +16,7 @@ use super::failure::Failure;
 use crate::adapters::text;
 use crate::adapters::unreadable::skip_unreadable;
 
-/// Records after a number. The page may begin in the middle of an append.
+/// Returns records after a sequence number. The page may begin in the middle of an append.
 pub(super) async fn records(
     collections: &Collections,
     key: &Key,
@@ -26,7 +26,7 @@ pub(super) async fn records(
     upwards(collections, key, after, limit, Document::new(), |_| true).await
 }
 
-/// A page of messages.
+/// Returns a page of messages.
 pub(super) async fn messages(
     collections: &Collections,
     key: &Key,
@@ -91,7 +91,7 @@ async fn upwards(
         page.extend(records.filter(|record| record.seq > after && wanted(record)));
         Ok(page.len())
     };
-    // The page begins inside this append or right after it. Two bounded look-ups, where one by `last_seq` would need an
+    // The page begins inside this append or right after it. Two bounded queries, since one by `last_seq` would need an
     // index of its own.
     let before = async {
         if after == 0 {
@@ -116,7 +116,7 @@ async fn upwards(
     Ok(page)
 }
 
-/// All records of one turn.
+/// Returns all records of one turn.
 pub(super) async fn turn(
     collections: &Collections,
     scope: &TenantScope,
@@ -143,7 +143,7 @@ pub(super) async fn turn(
     Ok(records)
 }
 
-/// A page of conversations, newest first.
+/// Returns a page of conversations, newest first.
 pub(super) async fn list(
     collections: &Collections,
     scope: &TenantScope,
@@ -170,7 +170,7 @@ pub(super) async fn list(
         filter.insert("$or", vec![earlier, same]);
     }
     let newest_first = doc! { "created_at": -1, "conversation": -1 };
-    // No limit here: a document that is left out must not make a page look like the last one.
+    // No limit here: a skipped unreadable document must not make a page look like the last one.
     let conversations = collections.conversations.clone_with_type::<Document>();
     let found = conversations
         .find(filter)
@@ -187,7 +187,7 @@ pub(super) async fn list(
     Ok(page)
 }
 
-/// The newest snapshot.
+/// Returns the newest snapshot.
 pub(super) async fn snapshot(collections: &Collections, key: &Key) -> Result<Option<Snapshot>, Failure> {
     let found = collections
         .call(collections.snapshots.find_one(doc! { "_id": key.id() }))
@@ -200,7 +200,7 @@ pub(super) async fn snapshot(collections: &Collections, key: &Key) -> Result<Opt
     }))
 }
 
-/// Conversations that the reconciler has to look at.
+/// Returns conversations that the reconciler has to look at.
 pub(super) async fn pending(
     collections: &Collections,
     cursor: Option<&Pending>,
@@ -240,7 +240,7 @@ fn pending_of(document: &DueDocument) -> Result<Pending, LogError> {
         conversation: key(&document.tenant, document.conversation)?.conversation,
         tombstone: document.tombstone.map(seq).transpose()?,
         updated_at: time(document.updated_at)?,
-        // Only a hint: a number that cannot be read keeps no turn from being taken up.
+        // Only a hint: an unreadable number does not prevent a turn from being resumed.
         last_seq: document
             .applied_seq
             .as_i64()
@@ -249,14 +249,14 @@ fn pending_of(document: &DueDocument) -> Result<Pending, LogError> {
     })
 }
 
-/// Reads one document of a list by itself, so that it can be left out by itself.
+/// Reads one document of a list, so that an unreadable one can be skipped.
 pub(super) fn typed<T: serde::de::DeserializeOwned>(document: Document) -> Result<T, Failure> {
     mongodb::bson::deserialize_from_document(document)
         .map_err(mongodb::error::Error::from)
         .map_err(Failure::from)
 }
 
-/// Names a document in a log line, as far as it can be read.
+/// Names a document for the log, as far as it is readable.
 pub(super) fn name_of(document: &Document) -> String {
     let id = document.get("_id").map_or_else(|| "?".to_owned(), ToString::to_string);
     match document.get("conversation") {
@@ -274,7 +274,7 @@ fn decode(append: &AppendDocument) -> Result<Vec<Record>, LogError> {
     append.records.iter().map(|record| text::decode(record)).collect()
 }
 
-/// A limit or a number to compare with, as far as BSON can count; no record has one beyond that.
+/// A limit or a number to compare with, capped at BSON's largest integer; no record has a larger one.
 fn bound(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }

@@ -17,9 +17,12 @@ impl RevocationStore for MongoLog {
         let read = |document: &Document| {
             let revocation = revocation(document);
             if revocation.is_none() {
-                // One document that cannot be read must not keep the others from holding.
+                // One unreadable document must not make the other revocations ineffective.
                 let id = document.get_str("_id").unwrap_or_default();
-                tracing::error!(id, "a token revocation cannot be read and is left out");
+                tracing::error!(
+                    id,
+                    "stored token revocation unreadable; ignoring it, so the tokens it revoked may be accepted"
+                );
             }
             revocation
         };

@@ -1,8 +1,8 @@
 //! A process that waits for the lease while another one serves.
 //!
-//! It announces itself in the document `standby`, so that the owner knows at its stop that somebody takes over at once, and takes
-//! the lease as soon as it is given back, or when it has ended. The announcement is short-lived: a standby that was killed is
-//! believed in for a few seconds at most.
+//! It announces itself in the document `standby`, so that the owner knows when it stops that a standby takes over at
+//! once, and takes the lease as soon as it is released or has expired. The announcement is short-lived: a killed
+//! standby counts as present for a few seconds at most.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::collections::Collections;
 use super::failure::Failure;
 use super::lease::{self, Taken};
 
-/// How often a standby looks whether the lease was given back.
+/// How often a standby checks whether the lease was released.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often it announces itself.
 const ANNOUNCE: Duration = Duration::from_secs(1);
-/// How long an announcement is believed.
+/// How long an announcement is valid.
 const ANNOUNCED_FOR: Duration = Duration::from_secs(3);
-/// Pause after a failure of the store, which a standby outlives.
+/// Pause after a failure of the store, which does not end a standby.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Waits until the lease is free, and takes it.
@@ -43,14 +43,14 @@ pub(super) async fn wait(collections: &Collections, name: &str, life: Duration) 
             }
             Ok(None) => {
                 if failing {
-                    tracing::info!("the database answers again; waiting for its lease");
+                    tracing::info!("standing by: the database answers again; waiting for its lease");
                 }
                 failing = false;
                 LOOK
             }
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "the standby cannot reach the database; trying again");
+                    tracing::warn!(%error, "standing by: cannot reach the database; trying again");
                 }
                 failing = true;
                 RETRY
@@ -78,7 +78,7 @@ impl Standby<'_> {
         let is_released = lease::look(self.collections)
             .await?
             .is_none_or(|lease| lease.is_released());
-        // Whether it has ended only the server's clock can say.
+        // Only the server's clock can tell whether it has expired.
         let is_due = self.tried_at.is_none_or(|at| at.elapsed() >= self.life / 12);
         if !is_released && !is_due {
             return Ok(None);
@@ -88,7 +88,10 @@ impl Standby<'_> {
             Ok(taken) => Ok(Some(taken)),
             Err(held) => {
                 if first {
-                    tracing::info!(owner = held.owner, "standing by: another process holds the lease");
+                    tracing::info!(
+                        owner = held.owner,
+                        "standing by: another process holds the database lease"
+                    );
                 }
                 Ok(None)
             }
@@ -105,16 +108,16 @@ impl Standby<'_> {
         self.collections.call(announced).await.map(drop)
     }
 
-    /// It stands by no more. Another standby announces itself again within a second.
+    /// Deletes the announcement. Another standby announces itself again within a second.
     async fn withdraw(&self) {
         let own = doc! { "_id": "standby", "owner": self.owner };
         if let Err(error) = self.collections.call(self.collections.meta.delete_one(own)).await {
-            tracing::debug!(%error, "the announcement of the standby was not withdrawn; it ends by itself");
+            tracing::debug!(%error, "cannot delete the standby announcement; it expires by itself");
         }
     }
 }
 
-/// Whether a standby has announced itself within the last seconds, by the server's clock.
+/// Returns whether a standby has announced itself within the last seconds, by the server's clock.
 pub(super) async fn is_there(collections: &Collections) -> Result<bool, Failure> {
     #[derive(Deserialize)]
     struct Announcement {

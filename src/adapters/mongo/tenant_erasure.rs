@@ -1,4 +1,4 @@
-//! Erasing a tenant from MongoDB: the documents of each collection, in bounded steps.
+//! Erases a tenant from MongoDB: the documents of each collection, in bounded steps.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use super::failure::Failure;
 use super::usage::asked_now;
 use crate::jobs::{TenantData, TenantEraser};
 
-/// Documents that one call deletes, where they are short.
+/// Short documents that one call deletes.
 const AT_ONCE: i64 = 1_000;
-/// Documents that one call deletes, where they may be long.
+/// Long documents that one call deletes.
 const LONG_AT_ONCE: i64 = 50;
-/// How long headers on their way are waited for.
+/// How long to wait for headers that are being written.
 const SETTLE: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl TenantEraser for MongoLog {
     async fn close_tenant(&self, tenant: &TenantId) -> Result<(), LogError> {
         self.tenant_fence.close(tenant).await?;
-        // A header that comes behind its records would stay.
+        // A header written after its records were deleted would stay.
         self.projector.settle(SETTLE).await;
         Ok(())
     }
@@ -42,7 +42,7 @@ impl TenantEraser for MongoLog {
     }
 
     async fn scrub(&self) -> Result<(), LogError> {
-        // What deleted documents leave in the server's files is the server's affair.
+        // What deleted documents leave in the server's files is up to the server.
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl MongoLog {
             TenantData::Revocations => self.delete_all(&all.revocations, of_tenant(), AT_ONCE).await,
             TenantData::ApiKeys => {
                 let hashes = self.ids(&all.api_keys, of_tenant(), i64::MAX).await?;
-                // The uses first: without the key nobody knows whose they are.
+                // The uses first: without the key nobody could tell whose they are.
                 let uses = doc! { "_id": { "$in": hashes } };
                 all.call(all.key_uses.delete_many(uses)).await?;
                 self.delete_all(&all.api_keys, of_tenant(), AT_ONCE).await
@@ -100,7 +100,7 @@ impl MongoLog {
             }
             TenantData::Audit => {
                 let deleted = self.delete_all(&all.audit, of_tenant(), AT_ONCE).await?;
-                // The anchor first: a head without one is no fault, an anchor without a head is.
+                // The anchor first: a head without an anchor is not a fault, an anchor without a head is.
                 all.call(all.meta.delete_one(doc! { "_id": anchor_id(tenant) })).await?;
                 all.call(all.audit_heads.delete_one(doc! { "_id": tenant.as_str() }))
                     .await?;
@@ -109,7 +109,7 @@ impl MongoLog {
         }
     }
 
-    /// Deletes the calls that are put down as open; whose they are stands in their text alone.
+    /// Deletes the open calls; only their text says whose they are.
     async fn erase_open_calls(&self, tenant: &TenantId) -> Result<u64, Failure> {
         let open = &self.collections.open_calls;
         let found: Vec<Document> = self
@@ -132,7 +132,7 @@ impl MongoLog {
         Ok(self.collections.call(deleted).await?.deleted_count)
     }
 
-    /// Deletes all documents that fit, so many with each call.
+    /// Deletes all matching documents, a limited number per call.
     pub(super) async fn delete_all(
         &self,
         from: &Collection<Document>,
@@ -151,7 +151,7 @@ impl MongoLog {
     }
 
     async fn ids(&self, of: &Collection<Document>, which: Document, limit: i64) -> Result<Vec<Bson>, Failure> {
-        // No limit is 0.
+        // 0 means no limit.
         let limit = if limit == i64::MAX { 0 } else { limit };
         let find = of.find(which).projection(doc! { "_id": 1 }).limit(limit);
         let found: Vec<Document> = self
@@ -165,7 +165,7 @@ impl MongoLog {
     }
 }
 
-/// The ids that begin with the tenant and a slash, which no tenant's id contains: `0` comes right behind it.
+/// Filter for ids that begin with the tenant and a slash, which no tenant's id contains: `0` is the character after it.
 fn below(tenant: &TenantId) -> Document {
     doc! { "$gte": format!("{tenant}/"), "$lt": format!("{tenant}0") }
 }

@@ -113,7 +113,7 @@ impl MongoLog {
     }
 }
 
-/// Reads documents, each by itself: one that is unreadable keeps none of the others out.
+/// Reads documents one by one, so that an unreadable one does not hide the others.
 fn readable<T>(
     what: &'static str,
     found: &[Document],
@@ -123,7 +123,7 @@ fn readable<T>(
     found.iter().filter_map(read).collect()
 }
 
-/// Reads a tenant. What cannot be read of it is taken for the safe side: it is suspended.
+/// Reads a tenant. An unreadable suspension flag is read as suspended.
 fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
     let suspended = document.get_bool("suspended").unwrap_or(true);
     Ok(StoredTenant {
@@ -135,7 +135,8 @@ fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
         },
         sealed: match document.get("sealed") {
             None | Some(Bson::Null) => None,
-            // Of another type, it is there and cannot be decrypted: the tenant is left out, and not served with the file's settings.
+            // Of the wrong type, the settings exist and cannot be decrypted: the tenant is left out instead of being
+            // served with the file's settings.
             Some(_) => Some(document.get_binary_generic("sealed").cloned().unwrap_or_default()),
         },
         created_at: time_or_epoch(document, "created_at"),
@@ -144,7 +145,7 @@ fn tenant(document: &Document) -> Result<StoredTenant, LogError> {
     })
 }
 
-/// Reads a key. What cannot be read of an end is taken for the safe side: it has come.
+/// Reads a key. An unreadable expiry is read as expired.
 fn key(document: &Document) -> Result<StoredKey, LogError> {
     let optional = |name: &str| match document.get(name) {
         None | Some(Bson::Null) => None,
@@ -187,7 +188,7 @@ fn time(document: &Document, name: &str) -> Result<Timestamp, LogError> {
     Timestamp::from_millisecond(date.timestamp_millis()).map_err(|error| corrupt(name, &error))
 }
 
-/// Reads a time that nothing depends on, or an end, of which the earliest is the safe one.
+/// Reads a time that nothing depends on, or an expiry, where the earliest time is the safe one.
 fn time_or_epoch(document: &Document, name: &str) -> Timestamp {
     time(document, name).unwrap_or_else(|error| {
         note_unreadable("time", name_of(document), &error.to_string());

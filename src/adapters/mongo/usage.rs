@@ -1,4 +1,4 @@
-//! The ledger in MongoDB: a document for each attempt, sums by aggregation. The server itself deletes what is too old.
+//! The ledger in MongoDB: a document for each attempt, sums by aggregation. The server itself deletes old records.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use super::failure::Failure;
 use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
 
-/// Single writes that are under way at one time.
+/// Single writes in flight at one time.
 const TOGETHER: usize = 16;
 
 #[async_trait]
@@ -217,12 +217,12 @@ impl UsageStore for MongoLog {
 }
 
 impl MongoLog {
-    /// Inserts what is not there.
+    /// Inserts the documents that do not exist yet.
     async fn insert(&self, into: &Collection<Document>, documents: Vec<Document>) -> Result<(), Failure> {
         if documents.is_empty() {
             return Ok(());
         }
-        // Unordered: one that is there already keeps none of the others out.
+        // Unordered: one that exists already does not prevent the others.
         let insert = into.insert_many(documents).ordered(false);
         match self.collections.call(insert).await {
             Err(failure) if failure.is_only_duplicates() => Ok(()),
@@ -230,7 +230,7 @@ impl MongoLog {
         }
     }
 
-    /// Puts attempts down as open, in the place of what was put down of them before.
+    /// Records attempts as open, replacing earlier records of them.
     async fn note_open(&self, records: &[UsageRecord]) -> Result<(), LogError> {
         let mut noting = Vec::with_capacity(records.len());
         for record in records {
@@ -258,7 +258,7 @@ impl MongoLog {
     }
 }
 
-/// A future in the place of one of the driver's actions.
+/// Turns one of the driver's actions into a future.
 pub(super) fn asked_now<F: Future>(asked: F) -> F {
     asked
 }
@@ -310,7 +310,7 @@ fn document(record: &UsageRecord) -> Document {
     }
 }
 
-/// Sums up what has one key.
+/// Sums up everything with one key.
 fn sums(key: Bson) -> Document {
     doc! {
         "_id": key,
@@ -358,7 +358,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A sum comes in the smallest type that holds it.
+/// A sum comes in the smallest type that fits.
 fn number(group: &Document, name: &str) -> u64 {
     let number = match group.get(name) {
         Some(Bson::Int32(number)) => i64::from(*number),

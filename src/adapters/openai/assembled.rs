@@ -1,4 +1,4 @@
-//! Makes a document of a stream: some servers stream whether they are asked to or not.
+//! Builds a document from a stream: some servers stream whether they are asked to or not.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use super::chunk::{Decoder, Wish};
 use super::rewrite;
 use crate::adapters::provider::{Decoder as _, End, Errors, Out, Progress, SseReader, Transcript};
 
-/// Fields that a line of server-sent events begins with.
+/// Beginnings of lines of server-sent events.
 const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
 
-/// Makes a document of `body`, if that is a stream of events.
+/// Builds a document from `body` if that is a stream of events.
 pub(super) fn document(
     body: &Bytes,
     choices: u64,
@@ -23,7 +23,7 @@ pub(super) fn document(
     let start = body.trim_ascii_start();
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
     let is_stream = FIELDS.iter().any(|field| start.starts_with(field));
-    // What is said is counted when the document is read.
+    // The content is counted when the document is read.
     is_stream.then(|| assembled(body.clone(), choices, errors, transcript.apart()))
 }
 
@@ -41,7 +41,7 @@ fn assembled(mut body: Bytes, choices: u64, errors: &Errors, mut transcript: Tra
             Ok(true) => false,
             Ok(false) if sse.finish() => true,
             Ok(false) => break,
-            Err(_) => return Err(errors.malformed("it sent a line that is too long")),
+            Err(_) => return Err(errors.malformed("the provider sent a line that is too long")),
         };
         match decoder.decode(sse.name(), sse.data(), &mut out, &mut transcript) {
             Ok(Progress::Done) => {
@@ -49,7 +49,7 @@ fn assembled(mut body: Bytes, choices: u64, errors: &Errors, mut transcript: Tra
                 break;
             }
             Ok(_) => {}
-            // The answer is whole without it, or it is the half of an event that a cut left.
+            // The answer is complete without it, or it is the half of an event where the answer was cut off.
             Err(_) if decoder.is_finished() || is_open => break,
             Err(error) => return Err(error),
         }
@@ -118,7 +118,7 @@ impl Choice {
     }
 }
 
-/// Adds a piece of a member as clients do: texts grow, objects are joined.
+/// Merges a piece of a member as clients do: texts are concatenated, objects are merged.
 fn add(to: &mut Map<String, Value>, name: &str, piece: &Value) {
     match (to.get_mut(name), piece) {
         (_, Value::Null) => {}

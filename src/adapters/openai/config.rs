@@ -1,4 +1,4 @@
-//! What one deployment of a model needs to be called.
+//! Configuration of one deployment of a model.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,28 +10,27 @@ use secrecy::SecretString;
 /// One model on one server.
 #[derive(Clone)]
 pub struct OpenAiConfig {
-    /// Name of the deployment; stands in errors and never leaves to the provider.
+    /// Name of the deployment; appears in errors and is never sent to the provider.
     pub name: String,
-    /// Where the API begins, `https://api.openai.com/v1` for OpenAI's own. A query (`?api-version=…`) is kept.
+    /// Base of the API, `https://api.openai.com/v1` for OpenAI's own. A query (`?api-version=…`) is kept.
     pub base_url: String,
-    /// The key; when empty, none is sent.
+    /// The key; if empty, none is sent.
     pub api_key: SecretString,
     /// The model, as the server names it.
     pub model: String,
-    /// How the key is sent.
     pub auth: Auth,
-    /// Longest time until a connection stands.
+    /// Longest time until a connection is established.
     pub connect: Duration,
-    /// What it costs; without it, usage costs nothing.
+    /// Without a price, usage costs nothing.
     pub price: Option<Price>,
-    /// Headers that go with each request. Their values may be secrets.
+    /// Headers that are sent with each request. Their values may be secrets.
     pub headers: Vec<(String, SecretString)>,
     /// Where servers differ.
     pub dialect: Dialect,
 }
 
 impl OpenAiConfig {
-    /// Describes a deployment with no price, and the dialect and form of the key that its address suggests.
+    /// Describes a deployment without a price, with the dialect and the form of the key that its address suggests.
     pub fn new(name: &str, base_url: &str, api_key: SecretString, model: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -50,7 +49,7 @@ impl OpenAiConfig {
 impl fmt::Debug for OpenAiConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        // The address is left out: until it is checked, it may hold a password.
+        // The address is left out: until it is checked, it may contain a password.
         f.debug_struct("OpenAiConfig")
             .field("name", &self.name)
             .field("model", &self.model)
@@ -65,9 +64,8 @@ impl fmt::Debug for OpenAiConfig {
 /// How a key is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// `Authorization: Bearer`.
     Bearer,
-    /// `api-key`, as Azure wants it.
+    /// `api-key`, as Azure requires.
     ApiKey,
 }
 
@@ -81,7 +79,7 @@ impl Auth {
         }
     }
 
-    /// Makes the header.
+    /// Returns the header.
     pub(super) fn header(self, key: &str) -> (String, SecretString) {
         match self {
             Self::Bearer => ("authorization".to_owned(), format!("Bearer {key}").into()),
@@ -99,11 +97,11 @@ fn host(base_url: &str) -> String {
 /// Where servers of the same protocol differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
-    /// Name of the field which bounds the answer.
+    /// Name of the field that limits the answer.
     pub max_tokens: MaxTokensField,
-    /// Whether `parallel_tool_calls` is sent beside tools.
+    /// Whether `parallel_tool_calls` is sent with tools.
     pub parallel_tool_calls: bool,
-    /// Whether usage is asked for with `stream_options`; without it, usage is estimated.
+    /// Whether usage is requested with `stream_options`; without it, usage is estimated.
     pub stream_usage: bool,
     /// Whether a hash of the user is sent with a conversation's calls.
     pub user: bool,
@@ -111,23 +109,23 @@ pub struct Dialect {
     pub prompt_cache_key: bool,
     /// Whether plain `http` means HTTP/2 from the first byte, as behind some meshes.
     pub http2_cleartext: bool,
-    /// Streams that one HTTP/2 connection takes; servers commonly allow 100.
+    /// Most streams of one HTTP/2 connection; servers commonly allow 100.
     pub streams_per_connection: usize,
 }
 
-/// Name of the field which bounds the answer.
+/// Name of the field that limits the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxTokensField {
-    /// What OpenAI's newer models insist on.
+    /// Required by OpenAI's newer models.
     MaxCompletionTokens,
-    /// What older self-hosted servers know.
+    /// Known to older self-hosted servers.
     MaxTokens,
 }
 
 impl Dialect {
-    /// Guesses by the host. OpenAI deprecates `max_tokens` and its reasoning models refuse it, while servers that copied
-    /// the protocol before 2024 silently ignore `max_completion_tokens`, so that the answer would have no bound: only
-    /// OpenAI's own host, and Azure's that runs the same models, get the new name.
+    /// Guesses by the host. OpenAI deprecates `max_tokens` and its reasoning models refuse it, while servers that
+    /// copied the protocol before 2024 silently ignore `max_completion_tokens`, so that the answer would have no limit:
+    /// only OpenAI's own host, and Azure's that runs the same models, get the new name.
     pub fn of(base_url: &str) -> Self {
         let host = host(base_url);
         let own = host == "openai.com" || host.ends_with(".openai.com");

@@ -1,5 +1,5 @@
-//! Reads an answer that came as one document. It is passed on as it is, unless it is written in a way of its server's own; here is
-//! read what it means.
+//! Reads an answer that came as one document. It is passed on unchanged unless it is nonstandard; this module reads its
+//! meaning.
 
 use std::borrow::Cow;
 
@@ -18,35 +18,35 @@ use crate::adapters::provider::lenient::{
 };
 use crate::adapters::provider::{Errors, Reason, Transcript};
 
-/// What a document means.
+/// The meaning of a document.
 #[derive(Debug)]
 pub struct Meaning {
     /// The model, as the provider names it.
     pub model: Option<String>,
-    /// What the provider says that it used.
+    /// The usage that the provider reported.
     pub usage: Option<Usage>,
     /// Why the first choice ended.
     pub finish: Finish,
-    /// The document as clients expect it, where it is written otherwise.
+    /// The document as clients expect it, if it is nonstandard.
     rewritten: Option<Unreported>,
 }
 
 impl Meaning {
-    /// Returns what a client is sent for `body`.
+    /// Returns what a client gets for `body`.
     pub fn body(&self, body: Bytes, usage: &Usage) -> Bytes {
         self.rewritten.as_ref().map_or(body, |written| written.with(usage))
     }
 }
 
-/// Reads a document; what was said goes into `transcript`.
+/// Reads a document; its content is appended to `transcript`.
 pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result<Meaning, ModelError> {
     let text = String::from_utf8_lossy(body);
     let is_marked = text.trim_start().starts_with('\u{feff}');
     let is_mended = matches!(text, Cow::Owned(_)) || is_marked;
     let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
-    // The cause is not quoted: it may hold a piece of the conversation.
-    let unreadable = || errors.malformed("it sent something that is not an answer");
-    // A client expects neither a byte order mark nor a list.
+    // The cause is not quoted: it may contain a piece of the conversation.
+    let unreadable = || errors.malformed("the provider sent something that is not an answer");
+    // Clients expect neither a byte order mark nor a list.
     let (text, is_mended) = match items_of(text) {
         Some(first) => (first, true),
         None => (text, is_mended),
@@ -68,7 +68,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
     let read = Read::of(top, "chat.completion");
     let usage = read.report.and_then(|report| report.usage);
     let mut spoken = Spoken {
-        // Kept only where it has to be counted.
+        // Kept only if it has to be counted.
         transcript: usage
             .is_none_or(|usage| usage.completion_tokens == 0)
             .then_some(transcript),
@@ -78,7 +78,7 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
     let (mut first, mut written) = (None, Vec::new());
     for choice in &read.choices {
         let (message, has_calls) = spoken.choice(choice);
-        // Vendors that stream say why they end, and so they do in a document; none at all is half an answer.
+        // Vendors that stream give a finish reason, also in a document; without one it is half an answer.
         let reason = choice.reason.ok_or_else(|| errors.cut())?;
         let finish = reason.ending(has_calls, true, errors)?;
         let word = match (reason, choice.members.get("finish_reason")) {
@@ -91,10 +91,10 @@ pub fn read(body: &[u8], errors: &Errors, transcript: &mut Transcript) -> Result
         written.push(rewrite::choice(choice, "message", &message, &word));
         first.get_or_insert(finish);
     }
-    let finish = first.ok_or_else(|| errors.malformed("it sent an answer without a choice"))?;
-    // A model that says nothing at all has not used a token either: the server broke, and says so politely.
+    let finish = first.ok_or_else(|| errors.malformed("the provider sent an answer without a choice"))?;
+    // No content and no tokens used: the server failed, but answered with a success status.
     if !spoken.has_said && finish == Finish::Stop && usage.is_none_or(|usage| usage.completion_tokens == 0) {
-        return Err(errors.malformed("it said nothing"));
+        return Err(errors.malformed("the provider sent an empty answer"));
     }
     Ok(Meaning {
         model: read.top.text("model"),
@@ -110,7 +110,7 @@ fn items_of(text: &str) -> Option<&str> {
     items.first().map(|item| item.get())
 }
 
-/// What the choices of a document say.
+/// The content of a document's choices.
 struct Spoken<'t> {
     transcript: Option<&'t mut Transcript>,
     has_said: bool,
@@ -207,7 +207,7 @@ impl Spoken<'_> {
         self.is_odd |= !read.is_plain || read.text.is_none();
         let mut function = Writer::default();
         function.text("name", &read.piece.name);
-        // A call of a whole answer that has no arguments has none.
+        // In a complete answer, a call without arguments has none.
         let arguments = if read.text.is_none() && read.piece.arguments.text().is_empty() {
             "{}"
         } else {

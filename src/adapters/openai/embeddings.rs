@@ -1,4 +1,4 @@
-//! Embeddings: one document asked for and passed on as it is, once it is clear that it holds what was asked for.
+//! Embeddings: one document, passed on unchanged once it is clear that it contains what was requested.
 
 use copilotd_actors::domain::usage::Usage;
 use copilotd_actors::ports::ModelError;
@@ -7,16 +7,17 @@ use serde_json::Value;
 use crate::adapters::provider::Errors;
 use crate::adapters::provider::lenient::{Members, items};
 
-/// Reads what a list of `wanted` embeddings used, if it says so, or why it is none.
+/// Reads the usage of a list of `wanted` embeddings, if reported; fails if it is not such a list.
 pub fn read(body: &[u8], wanted: usize, errors: &Errors) -> Result<Option<Usage>, ModelError> {
     let body = String::from_utf8_lossy(body);
-    let list = Members::read(body.trim()).ok_or_else(|| errors.malformed("it sent something that is not an answer"))?;
+    let list = Members::read(body.trim())
+        .ok_or_else(|| errors.malformed("the provider sent something that is not an answer"))?;
     if let Some(error) = list.get("error") {
         return Err(errors.in_stream(&serde_json::from_str(error.get()).unwrap_or(Value::Null)));
     }
     let data = list.get("data").filter(|data| data.get().starts_with('['));
     if items(data).len() != wanted {
-        return Err(errors.malformed("it did not send an embedding for each input"));
+        return Err(errors.malformed("the provider did not send an embedding for each input"));
     }
     let usage = Members::of(list.get("usage")).unwrap_or_default();
     let told = usage.count("prompt_tokens").known().filter(|&tokens| tokens > 0);

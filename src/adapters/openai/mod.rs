@@ -1,14 +1,14 @@
-//! Models behind the OpenAI chat completions protocol: OpenAI's own and every server that speaks it.
+//! Models behind the OpenAI chat completions protocol: OpenAI's own and every compatible server.
 //!
-//! The request is made of async-openai's types. Its client is not used, for reasons that stand in its source
-//! (`client.rs` of 0.43): it moves chunks through an unbounded channel from a task of its own, so that a slow reader
-//! costs memory without bound and every stream a task more; it reads error bodies without bound and throws their
-//! headers away, `Retry-After` among them; it puts bodies that it cannot parse, which hold what users and models
-//! said, into the log; its event parser knows no longest line; and comments never come through, while a stream that
-//! ends early ends like one that is done. What is needed instead is small: reqwest for the request, `provider` for
-//! connections, events, clocks and classes, `chunk` and `document` for what is said.
+//! The request is built from async-openai's types. Its client is not used, for reasons found in its source (`client.rs`
+//! of 0.43): it moves chunks through an unbounded channel from a task of its own, so that a slow reader costs unbounded
+//! memory and every stream one more task; it reads error bodies without bound and drops their headers, `Retry-After`
+//! among them; it logs bodies that it cannot parse, which contain what users and models said; its event parser has no
+//! longest line; and comments never come through, while a stream that ends early looks like one that is complete. What
+//! is needed instead is small: reqwest for the request, `provider` for connections, events, deadlines and error
+//! classes, `chunk` and `document` for the content.
 //!
-//! The body is the caller's, byte for byte, but for the fields that a deployment decides on (`wire`).
+//! The body is the caller's, byte for byte, except for the fields that a deployment decides on (`wire`).
 
 mod assembled;
 mod chunk;
@@ -57,7 +57,7 @@ pub struct OpenAi {
 }
 
 impl OpenAi {
-    /// Makes the adapter of one deployment. Connects to nothing yet; connections are shared through `hosts`.
+    /// Creates the adapter of one deployment. Does not connect yet; connections are shared through `hosts`.
     pub fn new(config: OpenAiConfig, hosts: &Hosts) -> Result<Self, InvalidDeployment> {
         let invalid = |reason: String| InvalidDeployment {
             name: config.name.clone(),
@@ -71,7 +71,9 @@ impl OpenAi {
         let key = config.api_key.expose_secret();
         if !key.is_empty() {
             if key.chars().any(|c| c.is_control() || !c.is_ascii()) {
-                return Err(invalid("api_key holds characters that a header cannot".to_owned()));
+                return Err(invalid(
+                    "api_key contains characters that are not allowed in a header".to_owned(),
+                ));
             }
             headers.insert(0, config.auth.header(key));
         }
@@ -99,7 +101,8 @@ impl OpenAi {
         })
     }
 
-    /// Sends a request. What was added to it and is refused is left out: the provider has done nothing yet.
+    /// Sends a request. If a parameter that we added is rejected, sends it again without: the provider has done nothing
+    /// yet.
     async fn send(
         &self,
         call: &UpstreamCall,
@@ -227,7 +230,7 @@ fn transcript(call: &UpstreamCall) -> Transcript {
     Transcript::new(Arc::clone(&call.body), Arc::clone(&call.progress)).of_tenant(call.tenant.as_ref())
 }
 
-/// Counts what embeddings used where their provider does not say.
+/// Estimates the usage of embeddings where the provider does not report it.
 async fn counted(body: &EmbedBody) -> Usage {
     let counted = count_inputs(None, body).await;
     Usage {

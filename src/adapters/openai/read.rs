@@ -15,7 +15,7 @@ pub(super) struct Read<'a> {
     pub(super) report: Option<Report>,
     /// Whether it has a list of choices at all.
     pub(super) has_choices: bool,
-    /// Whether it is written in another way than clients expect.
+    /// Whether it differs from what clients expect.
     pub(super) is_odd: bool,
 }
 
@@ -25,9 +25,9 @@ pub(super) struct Choice<'a> {
     pub(super) members: Members<'a>,
     pub(super) index: u64,
     pub(super) has_index: bool,
-    /// What is said, in a delta or in a message.
+    /// The content: a delta or a message.
     pub(super) said: Members<'a>,
-    /// Whether that is a message.
+    /// Whether it is a message.
     pub(super) is_whole: bool,
     pub(super) reason: Option<Reason>,
     pub(super) is_odd: bool,
@@ -36,11 +36,11 @@ pub(super) struct Choice<'a> {
 /// A report of usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {
-    /// None if it cannot be believed, or reports nothing at all.
+    /// `None` if it is implausible, or reports nothing at all.
     pub(super) usage: Option<Usage>,
-    /// Whether something in it is no number of things, so that earlier ones are not believed either.
+    /// Whether one of its values is not a count, so that earlier reports are not trusted either.
     pub(super) is_wrong: bool,
-    /// Whether it is written in another way than clients expect: they need numbers, and break on nulls.
+    /// Whether it differs from what clients expect: they need numbers, and fail on nulls.
     pub(super) is_odd: bool,
 }
 
@@ -66,7 +66,7 @@ impl<'a> Read<'a> {
         is_odd |= top
             .get("object")
             .is_some_and(|raw| word(raw).as_deref() != Some(object));
-        // Some servers report beside a choice.
+        // Some servers report usage inside a choice.
         let beside = || choices.first().and_then(|choice| choice.members.get("usage"));
         let report = top.get("usage").or_else(beside).map(Report::of);
         is_odd |= report.is_some_and(|report| report.is_odd);
@@ -96,7 +96,7 @@ impl<'a> Choice<'a> {
         let read = Reason::of(reason);
         let is_odd_reason =
             reason.is_some_and(|raw| read.and_then(Reason::word) != word(raw).as_deref() || !is_text(raw));
-        // A reason of the old form is one.
+        // A finish reason of the old form is valid.
         let is_odd_reason = is_odd_reason && reason.is_none_or(|raw| raw.get() != "\"function_call\"");
         Self {
             index: Count::of(index).known().unwrap_or(at),
@@ -169,7 +169,7 @@ impl Report {
                 .known()
                 .unwrap_or(0)
                 .min(completion_tokens),
-            // Another gateway's word for it.
+            // The name that other gateways use.
             estimated: members.get("estimated").is_some_and(|raw| raw.get() == "true"),
             ..Usage::default()
         };
@@ -185,13 +185,13 @@ impl Report {
 /// A piece of a call as it was written.
 pub(super) struct WrittenCall<'a> {
     pub(super) piece: CallPiece,
-    /// Its arguments, where they are a text.
+    /// Its arguments, if they are a text.
     pub(super) text: Option<&'a RawValue>,
     /// Whether it is written as clients expect it.
     pub(super) is_plain: bool,
 }
 
-/// Reads a call in a list; none if it is of a kind that nobody here knows, or nothing at all.
+/// Reads a call in a list; `None` if its type is unknown, or if it is empty.
 pub(super) fn call<'a>(item: &'a RawValue) -> Option<WrittenCall<'a>> {
     let members = Members::read(item.get())?;
     let function = Members::of(members.get("function"));
@@ -200,10 +200,10 @@ pub(super) fn call<'a>(item: &'a RawValue) -> Option<WrittenCall<'a>> {
     }
     let is_plain = function.is_some() && members.get("index").is_some_and(is_whole);
     let is_plain = is_plain && members.get("id").is_none_or(is_text);
-    // The piece that names a call says of what type it is.
+    // The piece that names a call also states its type.
     let is_typed = members.text("type").as_deref() == Some("function");
     let is_plain = is_plain && (is_typed || members.text("id").is_none());
-    // Some servers leave out the object around it.
+    // Some servers omit the enclosing object.
     let function = function.as_ref().unwrap_or(&members);
     let mut written = self::function(function);
     written.piece.index = members.count("index").known();

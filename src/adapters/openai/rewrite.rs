@@ -1,5 +1,4 @@
-//! Writes chunks and completions as clients expect them, where a server wrote them in a way of its own. Members that nobody here
-//! knows are kept.
+//! Rewrites nonstandard chunks and completions as clients expect them. Unknown members are kept.
 
 use bytes::Bytes;
 use copilotd_actors::domain::usage::Usage;
@@ -8,10 +7,10 @@ use serde_json::json;
 use super::read::{Choice, Read};
 use crate::adapters::provider::lenient::{Count, Members, Writer, quoted, word};
 
-/// Stands for the reason to finish, or for a report, until it is known. No text of JSON holds it.
+/// Placeholder for the finish reason or a report until it is known. It cannot occur in JSON text.
 const REASON: &str = "\0";
 
-/// Who answers.
+/// Which model answers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Identity {
     pub(super) id: Option<String>,
@@ -19,19 +18,19 @@ pub(super) struct Identity {
     pub(super) model: Option<String>,
 }
 
-/// A chunk whose reason to finish is not put in yet.
+/// A chunk whose finish reason is not filled in yet.
 #[derive(Debug)]
 pub(super) struct Open(String);
 
 impl Open {
-    /// Writes it with OpenAI's word, or with none.
+    /// Writes it with OpenAI's finish reason, or with none.
     pub(super) fn with(&self, reason: Option<&str>) -> Bytes {
         let reason = reason.map_or_else(|| "null".to_owned(), quoted);
         self.0.replacen(REASON, &reason, 1).into()
     }
 }
 
-/// Writes one choice of a chunk with what is said as `delta`, without the chunk's report.
+/// Writes one choice of a chunk with `delta` as its content, without the chunk's usage report.
 pub(super) fn chunk(read: &Read<'_>, choice: Option<(&Choice<'_>, &str)>, identity: &Identity) -> Open {
     let choices = choice.map(|(choice, delta)| self::choice(choice, "delta", delta, REASON));
     Open(document(
@@ -60,7 +59,7 @@ pub(super) fn own(identity: &Identity, index: u64, delta: &str) -> Open {
     Open(chunk.finish())
 }
 
-/// A completion whose report is not put in yet.
+/// A completion whose usage report is not filled in yet.
 #[derive(Debug)]
 pub(super) struct Unreported(String);
 
@@ -71,7 +70,7 @@ impl Unreported {
     }
 }
 
-/// Writes a completion with its choices as they were made.
+/// Writes a completion with the given choices.
 pub(super) fn completion(read: &Read<'_>, choices: &[String]) -> Unreported {
     let identity = Identity::default();
     Unreported(document(
@@ -122,7 +121,7 @@ fn document(read: &Read<'_>, choices: &str, identity: &Identity, object: &str, u
 }
 
 impl Identity {
-    /// Reads who answers.
+    /// Reads which model answers.
     pub(super) fn of(top: &Members<'_>) -> Self {
         Self {
             id: top.get("id").and_then(word),
@@ -131,7 +130,7 @@ impl Identity {
         }
     }
 
-    /// What a chunk says of it, or else what the first one said.
+    /// The chunk's own identity, or else that of the first chunk.
     fn own(&self, top: &Members<'_>) -> Self {
         let said = Self::of(top);
         Self {

@@ -1,4 +1,4 @@
-//! What a deployment puts into a body before it is sent. All else is sent as it was written.
+//! What a deployment changes in a body before it is sent. Everything else is sent as it was written.
 
 use bytes::Bytes;
 use copilotd_gateway::provider::UpstreamCall;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::config::{Dialect, MaxTokensField};
 use crate::adapters::provider::Added;
 
-/// Writes the body of `call` for `model`, without what is left out; returns too which members in it are not the caller's.
+/// Writes the body of `call` for `model`, without `left_out`; also returns which parameters in it were added by us.
 pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, left_out: Added) -> (Bytes, Added) {
     let body = &call.body;
     let mut added = Added::default();
@@ -17,11 +17,11 @@ pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, 
     if stream != body.stream() || (stream && body.get("stream").is_none()) {
         changes.push(("stream", if stream { raw(&true) } else { None }));
     }
-    // Whoever wants a report gets one: it is counted here where the provider makes none.
+    // A caller who wants a report gets one: it is estimated here if the provider sends none.
     if stream && dialect.stream_usage && !left_out.contains(Added::STREAM_OPTIONS) {
         added = added | Added::STREAM_OPTIONS;
         if !body.include_usage() {
-            // The caller's own options stay; we count by the report, whether the caller wants it or not.
+            // The caller's own options stay; we need the report whether the caller wants it or not.
             let options = body.get("stream_options");
             let options = options.and_then(|options| Option::<Map<String, Value>>::deserialize(options).ok()?);
             let mut options = options.unwrap_or_default();
@@ -29,7 +29,7 @@ pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, 
             changes.push(("stream_options", raw(&options)));
         }
     } else if body.get("stream_options").is_some() {
-        // Refused by OpenAI without a stream.
+        // Rejected by OpenAI without a stream.
         changes.push(("stream_options", None));
     }
     let (wanted, other) = match dialect.max_tokens {
@@ -42,7 +42,7 @@ pub fn write(call: &UpstreamCall, model: &str, dialect: &Dialect, stream: bool, 
             changes.push((wanted, Some(max.to_owned())));
         }
     }
-    // In the body of a conversation's call nothing is a caller's own.
+    // In the body of a conversation's call no parameter is a caller's.
     let is_ours = call.conversation.is_some();
     for (name, member, is_wanted) in [
         ("user", Added::USER, dialect.user || !is_ours),

@@ -1,8 +1,8 @@
-//! One answer while it is being written.
+//! One answer while it is being streamed.
 //!
-//! Invariant: the body (and with it the upstream connection) and the ticket are dropped as soon as nothing more is wanted:
-//! at the end, at the first error, or when the reader drops the stream. Only a provider that has said `[DONE]` gets a
-//! moment to end the body itself, so that the connection can serve again.
+//! Invariant: the body (and with it the upstream connection) and the ticket are dropped as soon as nothing more is
+//! wanted: at the end, at the first error, or when the reader drops the stream. Only a provider that has sent `[DONE]`
+//! gets a moment to end the body itself, so that the connection can be reused.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,32 +31,33 @@ use super::room::Room;
 use super::sse::{SseReader, Unread};
 use crate::adapters::genai_span::CallSpan;
 
-/// How long a body may take to end after the provider's last word.
+/// How long a body may take to end after the provider's last event.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What the reading of an answer needs.
+/// What reading an answer needs.
 pub struct Answer<D> {
-    /// Gone as soon as nothing more is wanted of it.
+    /// Dropped as soon as nothing more is wanted of it.
     upstream: Option<Upstream>,
-    /// Bytes that were read and not yet looked at. Events are taken off one by one, so that a large piece does not become
+    /// Bytes that were received and not yet parsed. Events are parsed one by one, so that a large piece does not become
     /// a long queue.
     piece: Bytes,
     form: Form,
     sse: SseReader,
-    /// None when it was lost with the work of reading a large event.
+    /// `None` when it was lost with the work of reading a large event.
     reading: Option<Box<Reading<D>>>,
-    /// What the event that is read now takes of the process's memory.
+    /// The share of the process's memory budget that the current event takes.
     room: Room,
     clocks: Clocks,
-    /// One timer for all clocks; it is moved only when a clock comes forward, and looks again when it rings.
+    /// One timer for all deadlines; it is reset only when the next deadline becomes earlier, and checks again when it
+    /// fires.
     sleep: Pin<Box<Sleep>>,
     errors: Errors,
     price: Option<Price>,
     span: CallSpan,
-    /// Bytes of the answer that pieces were told of.
+    /// Bytes of the answer that were passed on with pieces.
     told: u64,
     progress: Arc<CallProgress>,
-    /// The last report of usage that it was told of.
+    /// The last report of usage that was passed on.
     reported: Option<Usage>,
 }
 
@@ -67,14 +68,14 @@ struct Reading<D> {
     queue: Out,
 }
 
-/// In which form the answer comes. Servers say one thing in their header and do another, so the first byte decides.
+/// The form of the answer. A server's header may name another one than it sends, so the first byte decides.
 enum Form {
     Unknown,
-    /// Server-sent events. `is_read`: there was one.
+    /// Server-sent events. `is_read`: there was at least one.
     Events {
         is_read: bool,
     },
-    /// One document, or several one behind the other.
+    /// One document, or several in a row.
     Document(Vec<u8>),
 }
 
@@ -91,8 +92,8 @@ enum Read {
 }
 
 impl<D: Decoder> Answer<D> {
-    /// Begins to read `response`.
-    #[expect(clippy::too_many_arguments, reason = "one call site, which has each of them at hand")]
+    /// Starts reading `response`.
+    #[expect(clippy::too_many_arguments, reason = "one call site, which has all of them at hand")]
     pub fn new(
         response: reqwest::Response,
         ticket: Ticket,
@@ -190,17 +191,17 @@ impl<D: Decoder> Answer<D> {
 
     fn unread(&self, unread: Unread) -> ModelError {
         match unread {
-            Unread::TooLong => self.errors.malformed("it sent a line that is too long"),
+            Unread::TooLong => self.errors.malformed("the provider sent a line that is too long"),
             Unread::NoRoom => self
                 .errors
-                .plain(FailureClass::Overload, "too many large answers are being read"),
+                .plain(FailureClass::Overload, "this process is reading too many large answers"),
         }
     }
 
-    /// Takes bytes of the body; the first ones tell its form.
+    /// Takes bytes of the body; the first ones determine its form.
     async fn take(&mut self, piece: Bytes) {
         if let Form::Unknown = self.form {
-            // White space and a byte order mark say nothing.
+            // White space and a byte order mark do not count.
             let first = piece.iter().find(|byte| !b" \t\r\n\xef\xbb\xbf".contains(byte));
             match first {
                 None => {}
@@ -212,11 +213,11 @@ impl<D: Decoder> Answer<D> {
             self.piece = piece;
             return;
         };
-        // It is being written: whoever sends bytes of it is not silent.
+        // A document being received counts as content: the provider is not silent.
         self.clocks.content(Instant::now());
         let held = document.len() + piece.len();
         if held > MAX_DOCUMENT {
-            let error = self.errors.malformed("it sent an answer that is too long");
+            let error = self.errors.malformed("the provider sent an answer that is too long");
             return self.fail(error).await;
         }
         if self.room.hold(held).is_err() {
@@ -226,7 +227,7 @@ impl<D: Decoder> Answer<D> {
         document.extend_from_slice(&piece);
     }
 
-    /// Handles the event that the reader has ready. An error is the last word: nothing is known any more.
+    /// Handles the event that the reader has ready. An error ends the answer: the reader's state is unknown after it.
     async fn event(&mut self) -> Result<(), ModelError> {
         self.form = Form::Events { is_read: true };
         let progress = if self.sse.data().len() > compute::INLINE_COST {
@@ -251,7 +252,7 @@ impl<D: Decoder> Answer<D> {
                 self.done().await;
                 return Ok(());
             }
-            // The answer is whole; a last chunk that nobody understands takes nothing away from it.
+            // The answer is complete; an unreadable last chunk does not change that.
             Err(_) if self.is_finished() => {
                 self.close(End::Body).await;
                 return Ok(());
@@ -264,7 +265,7 @@ impl<D: Decoder> Answer<D> {
                 return Ok(());
             }
         }
-        // A peer that never pauses keeps the timer from being asked.
+        // A peer that never pauses keeps the timer from being polled.
         match self.clocks.expired(now) {
             Some(_) if self.is_finished() => self.close(End::Body).await,
             Some(silence) => self.fail(self.errors.silence(silence)).await,
@@ -273,7 +274,7 @@ impl<D: Decoder> Answer<D> {
         Ok(())
     }
 
-    /// Tells whoever books the call what the provider reported, when that is new: the call may be dropped before its end.
+    /// Passes a new report of usage on to the accounting at once: the call may be dropped before its end.
     fn note_report(&mut self) {
         let reported = self.reading.as_ref().and_then(|reading| reading.decoder.usage());
         if reported != self.reported {
@@ -289,13 +290,13 @@ impl<D: Decoder> Answer<D> {
         Usage { cost, ..usage }
     }
 
-    /// Whether the provider has begun to work, as far as it says: content came, or a report of what was used.
+    /// Returns whether the provider has visibly begun to work: content came, or a report of usage.
     fn has_begun(&self) -> bool {
         let begun = |reading: &Reading<D>| reading.decoder.content_seen() || reading.decoder.usage().is_some();
         self.reading.as_deref().is_some_and(begun)
     }
 
-    /// Reads something large off the threads that serve.
+    /// Runs something large on the compute pool instead of a thread that serves.
     async fn compute<T: Send + 'static>(
         &mut self,
         data: Vec<u8>,
@@ -328,7 +329,8 @@ impl<D: Decoder> Answer<D> {
         let Some(upstream) = &mut self.upstream else {
             return Read::End;
         };
-        // Even empty it would hold on to the connection's read buffer, which then could not be used again: 8 KiB a stream.
+        // Even an empty slice would hold on to the connection's read buffer, which then could not be reused: 8 KiB a
+        // stream.
         self.piece = Bytes::new();
         let due = self.clocks.due();
         if due < self.sleep.deadline() {
@@ -338,14 +340,14 @@ impl<D: Decoder> Answer<D> {
             tokio::select! {
                 biased;
                 piece = upstream.body.next() => return match piece {
-                    // Comments alone must not outrun the clocks.
+                    // Comments alone must not outrun the deadlines.
                     Some(Ok(piece)) => match self.clocks.expired(Instant::now()) {
                         Some(silence) if !has_data(&piece) => Read::Silent(silence),
                         _ => Read::Bytes(piece),
                     },
                     Some(Err(body::Broken::Network(error))) => Read::Broken(self.errors.body(&error)),
                     Some(Err(body::Broken::Encoding)) => {
-                        Read::Broken(self.errors.malformed("it sent an answer that cannot be decompressed"))
+                        Read::Broken(self.errors.malformed("the provider sent an answer that cannot be decompressed"))
                     }
                     None => Read::End,
                 },
@@ -382,7 +384,7 @@ impl<D: Decoder> Answer<D> {
             && self.sse.finish()
         {
             self.form = Form::Events { is_read: true };
-            // Without its last empty line an event counts only if it is whole.
+            // Without its last empty line an event counts only if its data is complete.
             let whole = reading.event(self.sse.name(), self.sse.data());
             match whole {
                 Ok(Progress::Done) => {
@@ -411,7 +413,7 @@ impl<D: Decoder> Answer<D> {
         self.close(End::Done).await;
     }
 
-    /// Ends the answer: well if the provider gave a reason to finish, else as a cut.
+    /// Ends the answer: successfully if the provider gave a finish reason, otherwise as cut off.
     async fn close(&mut self, end: End) {
         let Some(reading) = &mut self.reading else { return };
         let finish = reading.decoder.finish(end, &mut reading.queue, &mut reading.transcript);
@@ -419,9 +421,10 @@ impl<D: Decoder> Answer<D> {
         let used = reading.decoder.usage().map_or(0, |usage| usage.completion_tokens);
         match finish {
             None => self.fail(self.unfinished()).await,
-            // A model that says nothing at all has not used a token either: the server broke, and says so politely.
+            // No content and no tokens used: the server failed, but answered with a success status.
             Some(Ok(Finish::Stop)) if said_nothing && used == 0 => {
-                self.fail(self.errors.malformed("it said nothing")).await;
+                self.fail(self.errors.malformed("the provider sent an empty answer"))
+                    .await;
             }
             Some(finish) => {
                 self.upstream = None;
@@ -440,22 +443,22 @@ impl<D: Decoder> Answer<D> {
         }
     }
 
-    /// The error of an answer that ended without a reason.
+    /// The error of an answer that ended without a finish reason.
     fn unfinished(&self) -> ModelError {
         let said_nothing = self
             .reading
             .as_ref()
             .is_some_and(|reading| !reading.decoder.content_seen());
         match self.form {
-            Form::Document(_) if said_nothing => self.errors.malformed("it did not answer with a stream"),
+            Form::Document(_) if said_nothing => self.errors.malformed("the provider did not answer with a stream"),
             Form::Events { is_read: false } if said_nothing && self.sse.is_foreign() => {
-                self.errors.malformed("it did not answer with a stream")
+                self.errors.malformed("the provider did not answer with a stream")
             }
             _ => self.errors.cut(),
         }
     }
 
-    /// Ends the answer as a failure. What was used by then is told first, if the provider had begun to work.
+    /// Ends the answer as a failure. If the provider had begun to work, the usage so far is reported first.
     async fn fail(&mut self, error: ModelError) {
         self.upstream = None;
         let has_answered = self
@@ -505,7 +508,7 @@ impl<D: Decoder> Reading<D> {
         Ok(progress)
     }
 
-    /// Reads a body that is a document, or several, as if they were events.
+    /// Reads a body that is one document, or several, as if they were events.
     fn document(&mut self, bytes: &[u8], errors: &Errors) -> Result<(), ModelError> {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
@@ -513,14 +516,14 @@ impl<D: Decoder> Reading<D> {
             match value {
                 Ok(value) => _ = self.event("", value.get().as_bytes())?,
                 Err(error) if error.is_eof() => return Err(errors.cut()),
-                Err(_) => return Err(errors.malformed("it sent something that is not an answer")),
+                Err(_) => return Err(errors.malformed("the provider sent something that is not an answer")),
             }
         }
         Ok(())
     }
 }
 
-/// Tells whether a piece may hold content: it has a line that is not a comment.
+/// Returns whether a piece may contain content: it has a line that is not a comment.
 fn has_data(piece: &[u8]) -> bool {
     piece
         .split(|&byte| byte == b'\n')

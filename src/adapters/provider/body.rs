@@ -1,4 +1,4 @@
-//! The body of an answer. Nobody asks for a compressed one; some proxies send one all the same.
+//! The body of an answer. We never ask for a compressed one; some proxies compress it all the same.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use reqwest::header::CONTENT_ENCODING;
 
-/// Compressed bytes that are worked on at once: what they become is a thousand times that at most.
+/// Compressed bytes that are inflated at once; they become at most a thousand times as many.
 const SLICE: usize = 512;
 
 /// Why a body cannot be read to its end.
@@ -16,7 +16,7 @@ const SLICE: usize = 512;
 pub enum Broken {
     /// The connection broke.
     Network(reqwest::Error),
-    /// It is not compressed as it says.
+    /// The compressed data is invalid.
     Encoding,
 }
 
@@ -24,7 +24,7 @@ pub enum Broken {
 pub type Body = BoxStream<'static, Result<Bytes, Broken>>;
 
 enum Inflate {
-    /// Told to be compressed; the first bytes will show.
+    /// Declared as compressed; the first bytes decide.
     Gzip,
     Deflate,
     Gunzipping(Box<MultiGzDecoder<Vec<u8>>>),
@@ -73,7 +73,7 @@ impl Inflate {
             (Self::Deflate, Some(0x08 | 0x18 | 0x28 | 0x38 | 0x48 | 0x58 | 0x68 | 0x78)) => {
                 *self = Self::Inflating(Box::new(ZlibDecoder::new(Vec::new())));
             }
-            // It only says so.
+            // It is not compressed after all.
             (Self::Gzip | Self::Deflate, Some(_)) => *self = Self::Plain,
             _ => {}
         }

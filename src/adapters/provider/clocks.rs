@@ -1,14 +1,14 @@
-//! The clocks of one call. The fourth one, for the connection, is the HTTP client's own.
+//! The deadlines of one call. The fourth one, for connecting, is the HTTP client's own.
 
 use std::time::Duration;
 
 use copilotd_gateway::provider::Timeouts;
 use tokio::time::Instant;
 
-/// How long the usage report may follow the end of the answer. The answer is whole by then; nobody should wait long.
+/// How long the usage report may follow the end of the answer. The answer is complete by then; nobody should wait long.
 const TAIL: Duration = Duration::from_secs(2);
 
-/// What a clock that ran out was for.
+/// Which deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
     /// No content came at all.
@@ -17,22 +17,22 @@ pub enum Silence {
     Idle(Duration),
     /// The whole call took too long.
     Total(Duration),
-    /// The answer is complete; what may follow it did not come.
+    /// The answer is complete; the usage report or end that may follow it did not come.
     Tail,
 }
 
-/// The running clocks.
+/// The running deadlines.
 #[derive(Debug)]
 pub struct Clocks {
     limits: Timeouts,
     total: Instant,
-    /// The clock that depends on content, and what it is for.
+    /// The deadline that depends on content, and its meaning.
     next: (Instant, Silence),
     paused_at: Option<Instant>,
 }
 
 impl Clocks {
-    /// Starts the clocks of a call.
+    /// Starts the deadlines of a call.
     pub fn start(limits: Timeouts, now: Instant) -> Self {
         Self {
             limits,
@@ -42,8 +42,8 @@ impl Clocks {
         }
     }
 
-    /// Starts the clocks of a call whose answer comes as one document: it is silent until it is whole, so only the
-    /// connection's and the total one run.
+    /// Starts the deadlines of a call whose answer comes as one document: nothing comes until it is complete, so only
+    /// connecting and the total are limited.
     pub fn whole(limits: Timeouts, now: Instant) -> Self {
         let total = later(now, limits.total);
         Self {
@@ -54,39 +54,39 @@ impl Clocks {
         }
     }
 
-    /// Returns what they were started with.
+    /// Returns the timeouts that they were started with.
     pub fn limits(&self) -> Timeouts {
         self.limits
     }
 
-    /// Notes that content came. Behind an end, it takes that back.
+    /// Records that content came. After an end, it revokes the end.
     pub fn content(&mut self, now: Instant) {
         self.next = (later(now, self.limits.idle), Silence::Idle(self.limits.idle));
     }
 
-    /// Notes that the provider said that it is done.
+    /// Records that the provider said that it has finished.
     pub fn finished(&mut self, now: Instant) {
         self.next = (later(now, TAIL), Silence::Tail);
     }
 
-    /// Notes that the reader has what it asked for: until it asks again, the silence is its own.
+    /// Records that the reader has what it polled for: until it polls again, it is the reader that is silent.
     pub fn pause(&mut self, now: Instant) {
         self.paused_at = Some(now);
     }
 
-    /// Notes that the reader asks again.
+    /// Records that the reader polls again.
     pub fn resume(&mut self, now: Instant) {
         if let Some(paused) = self.paused_at.take() {
             self.next.0 += now.saturating_duration_since(paused);
         }
     }
 
-    /// Returns when the next clock runs out.
+    /// Returns the next deadline.
     pub fn due(&self) -> Instant {
         self.total.min(self.next.0)
     }
 
-    /// Returns the clock that has run out.
+    /// Returns the deadline that has passed, if any.
     pub fn expired(&self, now: Instant) -> Option<Silence> {
         if now >= self.next.0 {
             Some(self.next.1)
@@ -98,7 +98,7 @@ impl Clocks {
     }
 }
 
-/// Adds without overflow: a limit of "for ever" is a day.
+/// Adds without overflow: an overflowing timeout becomes a day.
 fn later(now: Instant, wait: Duration) -> Instant {
     now + wait.min(Duration::from_secs(24 * 60 * 60))
 }

@@ -1,4 +1,4 @@
-//! What an adapter has to know about its provider's stream.
+//! What an adapter has to implement for its provider's stream.
 
 use std::collections::VecDeque;
 
@@ -13,14 +13,13 @@ use super::estimate::Transcript;
 /// Pieces that were read and not yet taken.
 pub type Out = VecDeque<Result<Piece, ModelError>>;
 
-/// What an event meant for the clocks.
+/// What an event meant for the deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing.
     None,
     /// Content: text, reasoning or a piece of a call.
     Content,
-    /// The provider gave its reason to finish.
+    /// The provider gave its finish reason.
     Finished,
     /// Nothing more will come.
     Done,
@@ -31,13 +30,13 @@ pub enum Progress {
 pub enum End {
     /// The provider said that nothing more will come.
     Done,
-    /// Nothing more came.
+    /// The body ended.
     Body,
 }
 
-/// The memory of one answer's reading.
+/// The state of reading one answer.
 pub trait Decoder: Send + 'static {
-    /// Reads one event, its name (empty if it has none) and its data, and puts what it means into `out`, and what was said into
+    /// Reads one event, its name (empty if it has none) and its data, and appends its meaning to `out` and its text to
     /// `transcript`. A document that came in place of a stream is one event.
     fn decode(
         &mut self,
@@ -47,18 +46,19 @@ pub trait Decoder: Send + 'static {
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError>;
 
-    /// Tells whether content has come: from then on the provider bills.
+    /// Returns whether content has come: from then on the provider bills.
     fn content_seen(&self) -> bool;
 
-    /// Tells whether the provider gave its reason to finish.
+    /// Returns whether the provider gave its finish reason.
     fn is_finished(&self) -> bool;
 
-    /// Tells how the answer ended, and none when it was cut. What was kept back until a good end goes into `out`.
+    /// Returns how the answer ended; `None` if it was cut off. What was held back until a good end is appended to
+    /// `out`.
     fn finish(&mut self, end: End, out: &mut Out, transcript: &mut Transcript) -> Option<Result<Finish, ModelError>>;
 
-    /// Returns what the provider says that it used.
+    /// Returns the usage that the provider reported.
     fn usage(&self) -> Option<Usage>;
 
-    /// Makes the chunk that reports `usage`, if the caller wants one and none came.
+    /// Returns the chunk that reports `usage`, if the caller wants one and none came.
     fn usage_chunk(&mut self, usage: &Usage) -> Option<Bytes>;
 }

@@ -1,4 +1,4 @@
-//! Where one deployment is reached: address, headers, connections, and the sending of one request.
+//! The endpoint of one deployment: address, headers, connections, and sending one request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +20,22 @@ use super::hosts::{Host, Hosts, NoClient, Ticket};
 use super::room::Room;
 use crate::adapters::genai_span::{CallSpan, Peer};
 
-/// What is read of an answer that is an error.
+/// Most bytes that are read of an error's body.
 const MAX_ERROR_BODY: usize = 64 * 1024;
-/// How long that is waited for.
+/// How long an error's body is waited for.
 const ERROR_BODY_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer that is taken as one document.
+/// Longest answer that is accepted as one document.
 pub const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
 
-/// The configuration of a deployment is not usable. The text names no secret.
+/// The configuration of a deployment is unusable. The text contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("model deployment {name}: {reason}")]
 pub struct InvalidDeployment {
-    /// The deployment.
     pub name: String,
-    /// What is wrong.
     pub reason: String,
 }
 
-/// What is asked for.
+/// The requested form of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accept {
     /// Server-sent events.
@@ -49,11 +47,11 @@ pub enum Accept {
 /// Why there is no answer.
 #[derive(Debug)]
 pub struct Refused {
-    /// What is told.
+    /// The error for the caller.
     pub error: ModelError,
     /// The status of the provider's answer, if there was one.
     pub status: Option<u16>,
-    /// What the provider said, word for word, if it said anything. Never shown: it may hold a key.
+    /// The provider's error body, verbatim; may be empty. Never shown: it may contain a key.
     pub said: String,
 }
 
@@ -73,7 +71,7 @@ impl From<Refused> for ModelError {
     }
 }
 
-/// The way to one deployment.
+/// The endpoint of one deployment.
 #[derive(Debug)]
 pub struct Door {
     url: Url,
@@ -83,11 +81,11 @@ pub struct Door {
 }
 
 impl Door {
-    /// Opens the way to `url`. Connects to nothing yet; connections are shared through `hosts`. `headers` go with each
-    /// request, and what is among them or in `secrets` never comes back in an error.
+    /// Creates an endpoint for `url`. Does not connect yet; connections are shared through `hosts`. `headers` are sent
+    /// with each request, and neither their values nor `secrets` ever appear in an error.
     #[expect(
         clippy::too_many_arguments,
-        reason = "each provider's adapter has one call site, with each of them at hand"
+        reason = "each provider's adapter has one call site, with all of them at hand"
     )]
     pub fn new(
         name: &str,
@@ -109,12 +107,12 @@ impl Door {
             let header = HeaderName::from_bytes(name.as_bytes()).ok();
             let (header, value) = header
                 .zip(secret_value(value.expose_secret()))
-                .ok_or_else(|| invalid(format!("header {name:?} is not a header")))?;
+                .ok_or_else(|| invalid(format!("header {name:?}: invalid name or value")))?;
             all.insert(header, value);
         }
         let secrets = headers.iter().map(|(_, value)| value.clone()).chain(secrets).collect();
         let host = hosts.host(&url, connect, http2_cleartext, streams_per_connection);
-        // What keeps every call from going out, such as missing root certificates, is better known at start.
+        // What prevents every call, such as missing root certificates, is better reported at start.
         if let Err(error @ NoClient::Setup(_)) = host.client() {
             return Err(invalid(error.to_string()));
         }
@@ -126,7 +124,7 @@ impl Door {
         })
     }
 
-    /// Describes who is called, for traces.
+    /// Describes the peer, for traces.
     pub fn peer(&self, provider: &'static str, model: &str) -> Peer {
         let (address, port) = self.host.address();
         Peer {
@@ -142,12 +140,12 @@ impl Door {
         self.errors.name()
     }
 
-    /// Returns what makes this deployment's errors.
+    /// Returns the factory of this deployment's errors.
     pub fn errors(&self) -> &Errors {
         &self.errors
     }
 
-    /// Sends `body` and waits for the head of a good answer.
+    /// Sends `body` and waits for the head of a successful answer.
     pub async fn send(
         &self,
         body: Bytes,
@@ -158,10 +156,12 @@ impl Door {
     ) -> Result<(reqwest::Response, Ticket), Refused> {
         progress.refused();
         let (client, ticket) = self.host.client().map_err(|error| match error {
-            NoClient::Full => self.errors.plain(FailureClass::Overload, "too many streams are open"),
+            NoClient::Full => self
+                .errors
+                .plain(FailureClass::Overload, "too many streams to this provider are open"),
             NoClient::Setup(_) => self
                 .errors
-                .plain(FailureClass::Network, "the HTTP client could not be set up"),
+                .plain(FailureClass::Network, "cannot set up the HTTP client"),
         })?;
         let mut headers = self.headers.clone();
         headers.insert(
@@ -184,7 +184,8 @@ impl Door {
             }
             Err(_) => return Err(self.silent(clocks).into()),
         };
-        // What type a server names says little: some name none, a plain one or a wrong one. What comes is read if it can be.
+        // The content type says little: some servers send none, a plain one or a wrong one. The answer is read if
+        // possible.
         if response.status().is_success() {
             progress.accepted();
             return Ok((response, ticket));
@@ -193,19 +194,19 @@ impl Door {
         Err(self.refusal(response, clocks).await)
     }
 
-    /// Reads the answer as one document, before the clocks run out.
+    /// Reads the answer as one document, within the deadlines.
     pub async fn document(&self, response: reqwest::Response, clocks: &Clocks) -> Result<Bytes, ModelError> {
         let mut pieces = body::open(response);
         let (mut body, mut room) = (Vec::new(), Room::default());
         loop {
             match timeout_at(clocks.due(), pieces.next()).await {
                 Ok(Some(Ok(piece))) if body.len() + piece.len() > MAX_DOCUMENT => {
-                    return Err(self.errors.malformed("it sent an answer that is too long"));
+                    return Err(self.errors.malformed("the provider sent an answer that is too long"));
                 }
                 Ok(Some(Ok(piece))) => {
                     let full = |_| {
                         self.errors
-                            .plain(FailureClass::Overload, "too many large answers are being read")
+                            .plain(FailureClass::Overload, "this process is reading too many large answers")
                     };
                     room.hold(body.len() + piece.len()).map_err(full)?;
                     body.extend_from_slice(&piece);
@@ -213,7 +214,9 @@ impl Door {
                 Ok(None) => return Ok(body.into()),
                 Ok(Some(Err(Broken::Network(error)))) => return Err(self.errors.body(&error)),
                 Ok(Some(Err(Broken::Encoding))) => {
-                    return Err(self.errors.malformed("it sent an answer that cannot be decompressed"));
+                    return Err(self
+                        .errors
+                        .malformed("the provider sent an answer that cannot be decompressed"));
                 }
                 Err(_) => return Err(self.silent(clocks)),
             }
@@ -225,7 +228,7 @@ impl Door {
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let mut body = Vec::new();
-        // The status alone is an answer: a body that does not come, or never ends, takes nothing away from it.
+        // The status alone is an answer: a body that does not come, or never ends, does not change it.
         let patience = clocks.due().min(Instant::now() + ERROR_BODY_PATIENCE);
         while let Ok(Ok(Some(piece))) = timeout_at(patience, response.chunk()).await {
             let room = MAX_ERROR_BODY - body.len();
@@ -250,7 +253,7 @@ impl Door {
     }
 }
 
-/// Makes a header's value that is never shown.
+/// Creates a header value that is never shown.
 pub fn secret_value(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! Where a resource of a provider's API stands.
+//! Addresses of resources of a provider's API.
 
 use reqwest::Url;
 
@@ -6,10 +6,10 @@ use reqwest::Url;
 pub fn endpoint(base_url: &str, resource: &[&str]) -> Result<Url, String> {
     let mut url = Url::parse(base_url).map_err(|error| format!("base_url is not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err("base_url has to begin with http:// or https:// and name a host".into());
+        return Err("base_url must begin with http:// or https:// and name a host".into());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("base_url may not hold a user or a password; use api_key or headers".into());
+        return Err("base_url must not contain a user or a password; use api_key or headers".into());
     }
     url.set_fragment(None);
     url.path_segments_mut()

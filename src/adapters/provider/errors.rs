@@ -1,7 +1,7 @@
-//! Turns what went wrong into one of the failure classes and a text that a tenant may read.
+//! Maps what went wrong to one of the failure classes and a text that a tenant may read.
 //!
 //! What a provider says about its account (keys, organisations, quotas) is the operator's business: such failures get
-//! our own words. What it says about the request is the tenant's: it is passed on, cut short and cleaned.
+//! our own words. What it says about the request is the tenant's: it is passed on, truncated and cleaned.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use super::retry_after::retry_after;
 
 /// Longest text of a provider that is passed on.
 const MAX_MESSAGE: usize = 500;
-/// Shorter secrets are not looked for: they would mask innocent text (a header's value may be `1`).
+/// Shorter secrets are not masked: they would mask innocent text (a header's value may be `1`).
 const MIN_SECRET: usize = 8;
-/// Most characters of a message that are looked through for what it is about.
+/// Most characters of a message that are searched for its subject.
 const MAX_LOOKED_AT: usize = 1_000;
-/// What the name of a field may hold beside letters and digits.
+/// Characters that the name of a field may have beside letters and digits.
 const PARAM: &[u8] = b"_-.[]";
 
-/// Makes the errors of one deployment. Cheap to clone.
+/// Creates the errors of one deployment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Errors {
     name: Arc<str>,
@@ -48,7 +48,7 @@ struct Said {
 }
 
 impl Errors {
-    /// Errors of the deployment `name`, whose texts never hold one of `secrets`.
+    /// Errors of the deployment `name`, whose texts never contain one of `secrets`.
     pub fn new(name: &str, secrets: Vec<SecretString>) -> Self {
         Self {
             name: name.into(),
@@ -61,7 +61,7 @@ impl Errors {
         &self.name
     }
 
-    /// An error of `class`; `what` goes on after the deployment's name.
+    /// An error of `class`; its message is the deployment's name followed by `what`.
     pub fn plain(&self, class: FailureClass, what: &str) -> ModelError {
         ModelError {
             class,
@@ -71,7 +71,7 @@ impl Errors {
         }
     }
 
-    /// The error behind an HTTP status that is not a success.
+    /// The error for an HTTP status that is not a success.
     pub fn status(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ModelError {
         let body = serde_json::from_slice::<Value>(body).ok();
         let said = body.as_ref().map(|body| Said::of(inner(body))).unwrap_or_default();
@@ -80,49 +80,49 @@ impl Errors {
         error.retry_after = retry_after(headers);
         error.refusal = said.refusal(class, status.as_u16());
         if body.is_none() && matches!(status.as_u16(), 400 | 406 | 411..=429 | 431) {
-            // A page: whatever refused, a proxy or a wall before the provider, it was not about the request.
+            // An HTML page: whatever refused, a proxy or a firewall before the provider, it was not about the request.
             error.refusal.take_if(|_| class == FailureClass::Rejected);
         }
         error
     }
 
-    /// The error behind an `error` object in the stream.
+    /// The error for an `error` object in the stream.
     pub fn in_stream(&self, error: &Value) -> ModelError {
         let said = Said::of(inner(error));
         // Once it streams, the request was accepted: an error without a status is the provider's.
         let class = said.class(said.status.unwrap_or(500));
-        let mut error = self.describe(class, &said, "in mid-answer");
+        let mut error = self.describe(class, &said, "while answering");
         error.refusal = said.refusal(class, said.status.unwrap_or(400));
         error
     }
 
-    /// A clock ran out.
+    /// The error for a passed deadline.
     pub fn silence(&self, silence: Silence) -> ModelError {
         let what = match silence {
-            Silence::FirstToken(limit) => format!("it sent no content within {limit:?}"),
-            Silence::Idle(limit) => format!("it sent no content for {limit:?}"),
+            Silence::FirstToken(limit) => format!("the provider sent no content within {limit:?}"),
+            Silence::Idle(limit) => format!("the provider sent no content for {limit:?}"),
             Silence::Total(limit) => format!("the answer took longer than {limit:?}"),
-            Silence::Tail => "it did not end the answer".to_owned(),
+            Silence::Tail => "the provider did not end the answer".to_owned(),
         };
         self.plain(FailureClass::Silence, &what)
     }
 
-    /// The request was not answered.
+    /// The error for a request that was not answered.
     pub fn transport(&self, error: &reqwest::Error) -> ModelError {
         let what = if error.is_connect() && error.is_timeout() {
-            // Nobody is there, or nobody who finishes a handshake: to ask again would be the same wait once more.
-            return self.plain(FailureClass::Silence, "no connection in time");
+            // Nobody is there, or nobody who finishes a handshake: trying again would be the same wait once more.
+            return self.plain(FailureClass::Silence, "cannot connect to the provider in time");
         } else if error.is_connect() {
-            "no connection"
+            "cannot connect to the provider"
         } else if error.is_builder() {
-            return self.plain(FailureClass::Rejected, "the request could not be built");
+            return self.plain(FailureClass::Rejected, "cannot build the request to the provider");
         } else {
-            "the connection broke before it answered"
+            "the connection broke before the provider answered"
         };
         self.plain(FailureClass::Network, what)
     }
 
-    /// The answer's body broke. A peer that just closes is a cut; anything else is the network's.
+    /// The error for a broken body. A peer that just closes is a cut; anything else is the network's.
     pub fn body(&self, error: &reqwest::Error) -> ModelError {
         let mut source: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(cause) = source {
@@ -132,16 +132,16 @@ impl Errors {
             }
             source = cause.source();
         }
-        self.plain(FailureClass::Network, "the connection broke in mid-answer")
+        self.plain(FailureClass::Network, "the connection broke during the answer")
     }
 
-    /// The stream ended without a reason to finish.
+    /// The error for a stream that ended without a finish reason.
     pub fn cut(&self) -> ModelError {
         self.plain(FailureClass::Cut, "the answer was cut off")
     }
 
-    /// The request cannot be said in the provider's protocol: another target may do better. `param` is the part that
-    /// cannot; its name may be anything that a caller wrote.
+    /// The error for a request that the provider's protocol cannot express: another target may do better. `param` is
+    /// the unsupported part; its name may be anything that a caller wrote.
     pub fn unsupported(&self, param: &str, why: &str) -> ModelError {
         let param = is_identifier(param, PARAM).then(|| param.to_owned());
         let what = param.as_deref().unwrap_or("a field");
@@ -154,42 +154,44 @@ impl Errors {
             })),
             ..self.plain(
                 FailureClass::Rejected,
-                &format!("this provider cannot be asked that: {what}: {why}"),
+                &format!("unsupported by this provider: {what}: {why}"),
             )
         }
     }
 
-    /// What came was not the protocol.
+    /// The error for an answer that does not follow the protocol.
     pub fn malformed(&self, what: &str) -> ModelError {
         self.plain(FailureClass::Malformed, what)
     }
 
-    /// Tells that this process had no room to translate or read a large document.
+    /// The error for a large document that this process had no capacity to translate or read.
     pub fn not_computed(&self, error: ComputeError) -> ModelError {
         self.plain(
             FailureClass::Overload,
-            &format!("its request or answer was not worked on: {error}"),
+            &format!("cannot translate the request or read the answer: {error}"),
         )
     }
 
     fn describe(&self, class: FailureClass, said: &Said, place: &str) -> ModelError {
         let code = said.words.first().map(|code| format!(", {code}")).unwrap_or_default();
         let own = match class {
-            FailureClass::Key => Some("the provider does not accept the credentials"),
-            FailureClass::Rate => Some("the provider asks for patience"),
-            FailureClass::Overload => Some("the provider is overloaded or broken"),
+            FailureClass::Key => Some("the provider rejected the credentials"),
+            FailureClass::Rate => Some("the provider's rate limit is reached"),
+            FailureClass::Overload => Some("the provider is overloaded or failing"),
             FailureClass::ContextLength => None,
             _ if said.message.is_empty() => Some("the provider refused the request"),
-            // Where it is not clear whom a refusal is about, its words may be about the operator's account.
+            // If it is unclear what a refusal is about, its text may be about the operator's account.
             FailureClass::Rejected if said.is_about_account() => Some("the provider refused the request"),
             _ => None,
         };
         let text = match (own, class) {
             (Some(own), _) => format!("{own} ({place}{code})"),
             (None, FailureClass::ContextLength) if said.message.is_empty() => {
-                format!("the prompt does not fit ({place})")
+                format!("the prompt is too long for the model ({place})")
             }
-            (None, FailureClass::ContextLength) => format!("the prompt does not fit: {}", self.clean(&said.message)),
+            (None, FailureClass::ContextLength) => {
+                format!("the prompt is too long for the model: {}", self.clean(&said.message))
+            }
             (None, FailureClass::ContentPolicy) => {
                 format!("the provider's content policy: {}", self.clean(&said.message))
             }
@@ -201,8 +203,8 @@ impl Errors {
         self.plain(class, &text)
     }
 
-    /// Masks words that hold a piece of a secret, or that look like a credential: providers echo keys cut short, starred in the
-    /// middle, or under another spelling.
+    /// Masks words that contain a piece of a secret, or that look like a credential: providers echo keys truncated,
+    /// starred in the middle, or in another spelling.
     fn mask(&self, text: &str) -> String {
         let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
         let pieces: Vec<&str> = secrets
@@ -223,10 +225,10 @@ impl Errors {
         masked
     }
 
-    /// Cuts, strips control characters and masks secrets that a provider echoes.
+    /// Truncates a text, strips control characters and masks secrets that a provider echoes.
     pub fn clean(&self, text: &str) -> String {
         let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        // Before the cut, so that no secret is left by half.
+        // Before truncating, so that no half of a secret is left.
         for secret in self.secrets.iter().map(ExposeSecret::expose_secret) {
             if secret.len() >= MIN_SECRET {
                 text = text.replace(secret, "***");
@@ -249,7 +251,7 @@ fn inner(body: &Value) -> &Value {
 }
 
 impl Said {
-    /// Reads `{message, type, code}`, a bare text, or what frameworks answer on their own.
+    /// Reads `{message, type, code}`, a bare text, or the answers of web frameworks.
     fn of(error: &Value) -> Self {
         if let Some(message) = error.as_str() {
             return Self {
@@ -258,7 +260,7 @@ impl Said {
             };
         }
         let inner = error.pointer("/innererror/code");
-        // Google's details name the reason more exactly than its code does.
+        // Google's details name the reason more precisely than its code does.
         let details = error.get("details").and_then(Value::as_array).into_iter().flatten();
         let reasons = details.filter_map(|detail| detail.get("reason"));
         let words = [error.get("code"), error.get("type"), inner, error.get("status")]
@@ -266,7 +268,7 @@ impl Said {
             .flatten()
             .chain(reasons)
             .filter_map(Value::as_str)
-            // Identifiers only: these stand in errors.
+            // Identifiers only: these appear in errors.
             .filter(|word| is_identifier(word, b"_-."))
             .map(str::to_ascii_lowercase)
             .filter(|word| !word.is_empty())
@@ -301,7 +303,7 @@ impl Said {
         }
     }
 
-    /// How the provider named a fault that is the request's.
+    /// The provider's own description of a fault in the request.
     fn refusal(&self, class: FailureClass, status: u16) -> Option<Box<Refusal>> {
         use FailureClass::{ContentPolicy, ContextLength, Rejected};
         matches!(class, ContextLength | ContentPolicy | Rejected).then(|| {
@@ -314,8 +316,8 @@ impl Said {
         })
     }
 
-    /// Whether a refusal is surely about the request, and about something that no other provider would take either. What one
-    /// model does not support, another one may, and so may one whose validator is less strict.
+    /// Returns whether a refusal is surely about the request, and about something that no other provider would accept
+    /// either. What one model does not support, another one may, and so may one whose validator is less strict.
     fn is_certain(&self) -> bool {
         const WORDS: &[&str] = &[
             "invalid_type",
@@ -362,7 +364,7 @@ impl Said {
             || (text.contains("required") && names_a_member(&self.message))
     }
 
-    /// What is said, without what it quotes: quoted is what a caller wrote, which must not make a key look dead.
+    /// The message without its quotations: they repeat what a caller wrote, which must not make a key look revoked.
     fn unquoted(&self) -> String {
         let mut text = String::new();
         let mut quote = None;
@@ -380,7 +382,7 @@ impl Said {
         text
     }
 
-    /// Whether it is about a key, an account or its money, in whatever words.
+    /// Returns whether it is about a key, an account or its money, in whatever words.
     fn is_about_account(&self) -> bool {
         const KEYS: &[&str] = &[
             "api key",
@@ -476,7 +478,7 @@ impl Said {
         (says(KEYS) && says(KEY_FAULTS)) || (says(ACCOUNTS) && says(ACCOUNT_FAULTS)) || says(MONEY)
     }
 
-    /// Whether it says that the prompt is too long for the model, in whatever words.
+    /// Returns whether it says that the prompt is too long for the model, in whatever words.
     fn is_about_length(&self) -> bool {
         const SUBJECTS: &[&str] = &[
             "prompt",
@@ -571,14 +573,14 @@ impl Said {
         let text = self.message.to_ascii_lowercase();
         let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
 
-        // The provider's own word comes before the status: each of these is seen with several.
+        // The provider's own code comes before the status: each of these is seen with several.
         if self.has(CONTEXT) {
             return FailureClass::ContextLength;
         }
         if self.has(POLICY) {
             return FailureClass::ContentPolicy;
         }
-        // A used-up quota is answered 429, but patience does not help.
+        // A used-up quota is answered with 429, but waiting does not help.
         if self.has(KEY) {
             return FailureClass::Key;
         }
@@ -610,7 +612,7 @@ impl Said {
             400 | 422 if self.is_about_account() => FailureClass::Key,
             400 | 422 if self.is_about_length() => FailureClass::ContextLength,
             401..=403 => FailureClass::Key,
-            // Time-outs and conflicts of the provider's own making: the same request may go well a moment later.
+            // Timeouts and conflicts on the provider's side: the same request may succeed a moment later.
             408 | 409 | 425 => FailureClass::Overload,
             413 => FailureClass::ContextLength,
             429 => FailureClass::Rate,
@@ -622,8 +624,8 @@ impl Said {
     }
 }
 
-/// Whether a validator lists fields that are missing, and nothing else: `{"detail": [{"type": "missing", "loc": …}]}` and its
-/// like.
+/// Returns whether a validator lists missing fields, and nothing else: `{"detail": [{"type": "missing", "loc": …}]}`
+/// and its like.
 fn lacks_fields(error: &Value) -> bool {
     let lacks = |item: &Value| {
         let says = |name: &str| {
@@ -638,7 +640,8 @@ fn lacks_fields(error: &Value) -> bool {
     list.is_some_and(|list| !list.is_empty() && list.iter().all(lacks))
 }
 
-/// Whether a text begins with a member of the request, as Anthropic names what is wrong: `messages.0.content: ...`.
+/// Returns whether a text begins with a member of the request, as Anthropic names what is wrong: `messages.0.content:
+/// ...`.
 fn names_a_member(text: &str) -> bool {
     const MEMBERS: [&str; 4] = ["messages", "tools", "tool_choice", "response_format"];
     let Some((path, _)) = text.split_once(": ") else {
@@ -648,7 +651,7 @@ fn names_a_member(text: &str) -> bool {
     MEMBERS.contains(&root) && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.[]".contains(&b))
 }
 
-/// Whether a word looks like a credential, whoever's it is.
+/// Returns whether a word looks like a credential, whoever's it is.
 fn looks_like_a_key(word: &str) -> bool {
     const PREFIXES: [&str; 13] = [
         "sk-", "sk_", "pk-", "rk-", "AIza", "AKIA", "gsk_", "hf_", "xai-", "r8_", "eyJ", "org-", "proj_",

@@ -1,4 +1,4 @@
-//! Counts tokens by ourselves when a provider does not say how many it used.
+//! Estimates token counts when a provider does not report its usage.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -11,12 +11,12 @@ use copilotd_gateway::request::body::ChatBody;
 use copilotd_gateway::request::prompt_tokens::count_chat;
 use serde::Deserialize;
 
-/// What was said so far, on both sides.
+/// The texts of a call so far, prompt and answer.
 #[derive(Debug, Clone)]
 pub struct Transcript {
     prompt: Arc<ChatBody>,
     tenant: Option<TenantId>,
-    /// Names of the tools that the prompt offers; read when they are needed.
+    /// Names of the tools that the prompt offers; read when needed.
     tools: OnceLock<HashSet<String>>,
     progress: Arc<CallProgress>,
     written: u64,
@@ -25,7 +25,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Begins with a prompt. Nothing is copied. What is answered is told to `progress` too.
+    /// Begins with a prompt, which is not copied. The answer is also passed to `progress`.
     pub fn new(prompt: Arc<ChatBody>, progress: Arc<CallProgress>) -> Self {
         Self {
             prompt,
@@ -37,7 +37,7 @@ impl Transcript {
         }
     }
 
-    /// A transcript of the same prompt that tells nobody: for reading an answer a first time.
+    /// A transcript of the same prompt that reports no progress: for reading an answer a first time.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self {
@@ -46,18 +46,18 @@ impl Transcript {
         }
     }
 
-    /// Tells whether the prompt offers a tool of this name; none if it offers none at all.
+    /// Returns whether the prompt offers a tool of this name; `None` if it offers none at all.
     pub fn offers(&self, name: &str) -> Option<bool> {
         let tools = self.tools.get_or_init(|| tool_names(&self.prompt));
         (!tools.is_empty()).then(|| tools.contains(name))
     }
 
-    /// Returns whose share of the compute pool is taken.
+    /// Returns the tenant whose share of the compute pool is used.
     pub fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
     }
 
-    /// Says whose share of the compute pool counting takes.
+    /// Sets the tenant whose share of the compute pool counting uses.
     #[must_use]
     pub fn of_tenant(mut self, tenant: Option<&TenantId>) -> Self {
         self.tenant = tenant.cloned();
@@ -75,12 +75,13 @@ impl Transcript {
         self.progress.answered(piece);
     }
 
-    /// Notes that the provider reports what it used so far.
+    /// Records that the provider reported its usage so far.
     pub fn note_report(&mut self) {
         self.reported_at = self.written;
     }
 
-    /// The same as [`Transcript::completed`] at the end of a stream. A report before the last of the answer may know of a part only.
+    /// Like [`Transcript::completed`], at the end of a stream. A report before the last piece of the answer may cover
+    /// only a part.
     pub async fn ended(&self, reported: Option<Usage>) -> Usage {
         let mut usage = self.completed(reported).await;
         if reported.is_some() && self.reported_at < self.written {
@@ -93,8 +94,8 @@ impl Transcript {
         usage
     }
 
-    /// Returns what the provider reported, with an estimate in the place of what it did not: no prompt is empty, and an answer that
-    /// was read has tokens. Counts on the compute pool where there is much.
+    /// Returns the reported usage, with estimates for what was not reported: no prompt is empty, and an answer that was
+    /// read has tokens. Counts on the compute pool if there is much.
     pub async fn completed(&self, reported: Option<Usage>) -> Usage {
         let mut usage = reported.unwrap_or_default();
         let tenant = self.tenant.as_ref();

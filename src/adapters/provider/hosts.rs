@@ -1,9 +1,9 @@
 //! HTTP clients, by host, shared by all deployments on it.
 //!
 //! An HTTP/2 server admits about a hundred streams per connection, and the client library keeps one connection per host
-//! and *silently queues* what is above. So a host has as many clients (each one connection) as its open streams need;
-//! each takes so many streams and no more. A [`Ticket`] stands for one stream and gives its place back when dropped.
-//! HTTP/1.1 opens a connection per stream by itself: plain `http` hosts need one client only.
+//! and *silently queues* what is above. So a host has as many clients (each one connection) as its open streams need,
+//! with a limited number of streams each. A [`Ticket`] stands for one stream and is returned when dropped. HTTP/1.1
+//! opens a connection per stream by itself: plain `http` hosts need one client only.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +25,7 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 #[derive(Clone, Default)]
 pub struct Hosts {
     hosts: Arc<Mutex<HashMap<Key, Arc<Host>>>>,
-    /// What was learned of models, by address and name; as long as a deployment of them lives.
+    /// What was learned about models, by address and name; as long as a deployment of them exists.
     learned: Arc<Mutex<HashMap<String, Weak<Learned>>>>,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Debug for Hosts {
     }
 }
 
-/// What tells one kind of connection from another.
+/// What distinguishes one kind of connection from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     tls: bool,
@@ -59,7 +59,7 @@ struct Slot {
     streams: Arc<AtomicUsize>,
 }
 
-/// One stream's place on a connection.
+/// The right to one stream on a connection.
 #[derive(Debug)]
 pub struct Ticket(Arc<AtomicUsize>);
 
@@ -72,11 +72,11 @@ impl Drop for Ticket {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum NoClient {
-    /// Every connection that is allowed is full.
-    #[error("too many streams are open")]
+    /// Every allowed connection is full.
+    #[error("too many streams to this provider are open")]
     Full,
     /// The HTTP client cannot be set up, for instance without root certificates.
-    #[error("the HTTP client cannot be set up")]
+    #[error("cannot set up the HTTP client")]
     Setup(#[source] reqwest::Error),
 }
 
@@ -103,7 +103,8 @@ impl Hosts {
 }
 
 impl Hosts {
-    /// Returns what is known of a model, which all deployments of it share: each key would learn it anew.
+    /// Returns what is known about a model, shared by all deployments of it: otherwise each key would learn it
+    /// separately.
     pub fn learned(&self, model: &str) -> Arc<Learned> {
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         learned.retain(|_, known| known.strong_count() > 0);
@@ -117,12 +118,13 @@ impl Hosts {
 }
 
 impl Host {
-    /// Returns a client with a free place. Fills the first ones first, so that the last ones fall idle when load falls.
+    /// Returns a client with capacity for one more stream. Fills the first ones first, so that the last ones become
+    /// idle when load falls.
     pub fn client(&self) -> Result<(Client, Ticket), NoClient> {
         let multiplexed = self.key.tls || self.key.http2_cleartext;
         let limit = if multiplexed { self.key.streams } else { usize::MAX };
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        // Tickets are taken under the lock only, so a free place cannot vanish between the look and the step.
+        // Permits are taken under the lock only, so capacity cannot vanish between the check and the increment.
         if let Some(slot) = slots.iter().find(|slot| slot.streams.load(Ordering::Relaxed) < limit) {
             return Ok(slot.take());
         }
@@ -138,7 +140,7 @@ impl Host {
         Ok(taken)
     }
 
-    /// Returns the name and port, for traces.
+    /// Returns the host name and port, for traces.
     pub fn address(&self) -> (&str, u16) {
         (&self.key.host, self.key.port)
     }
@@ -158,11 +160,12 @@ impl Key {
             .connect_timeout(self.connect)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(30))
-            // A redirect would carry the prompt to a place that nobody configured.
+            // A redirect would send the prompt to an address that nobody configured.
             .redirect(redirect::Policy::none())
             .referer(false)
             .pool_max_idle_per_host(1_024)
-            // Common Python servers close idle connections after 5 s; to let go first avoids writing into the close.
+            // Common Python servers close idle connections after 5 s; closing first avoids writing into a closing
+            // connection.
             .pool_idle_timeout(if self.tls {
                 Duration::from_secs(60)
             } else {
@@ -176,7 +179,8 @@ impl Key {
             builder = builder.http2_prior_knowledge();
         }
         if !self.tls {
-            // Root certificates would be read for nothing, and a machine that has none could not even call its neighbour.
+            // Root certificates would be read for nothing, and a machine without any could not even call a local
+            // server.
             builder = builder.tls_certs_only([]);
         }
         if is_loopback(&self.host) {
@@ -186,7 +190,7 @@ impl Key {
     }
 }
 
-/// A proxy of the environment is for the outside world.
+/// A proxy of the environment is for remote hosts only.
 fn is_loopback(host: &str) -> bool {
     let ip = host
         .trim_start_matches('[')
@@ -212,7 +216,7 @@ mod tests {
         assert_eq!(clients("http://127.0.0.1:1/v1", 1_000).0, 1);
         let (count, host, mut tickets) = clients("https://127.0.0.1:1/v1", 301);
         assert_eq!(count, 4);
-        // A place that was given back is taken before a new connection is opened.
+        // A returned permit is used before a new connection is opened.
         tickets.drain(..150);
         tickets.extend((0..249).map(|_| host.client().unwrap().1));
         assert_eq!(host.slots.lock().unwrap().len(), 4);

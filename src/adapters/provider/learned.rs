@@ -1,8 +1,8 @@
-//! What is added to a caller's request, and which of it a server does not take.
+//! Optional parameters that we add to a caller's request, and which of them a server rejects.
 //!
-//! Servers that copied the protocol refuse members that they do not know, with 400 or 422 and words of their own. When such a
-//! refusal names a member that was added here, the request is sent again without it. If that is taken, the member is left out for
-//! this model of this server from then on, until the process ends.
+//! Servers that copied the protocol reject unknown parameters, with 400 or 422 and texts of their own. When such an
+//! error names a parameter that was added here, the request is sent again without it. If that succeeds, the parameter
+//! is omitted for this model of this server from then on, until the process ends.
 
 use std::ops::BitOr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,21 +11,19 @@ use copilotd_actors::domain::failure::FailureClass;
 
 use super::door::Refused;
 
-/// Added of a request.
+/// A set of parameters added to a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Added(u8);
 
 impl Added {
-    /// `stream_options`, which asks for the report of usage.
+    /// `stream_options`, which requests the usage report.
     pub const STREAM_OPTIONS: Self = Self(1);
     /// `user`, which tells users apart.
     pub const USER: Self = Self(2);
-    /// `parallel_tool_calls`.
     pub const PARALLEL_TOOL_CALLS: Self = Self(4);
-    /// `prompt_cache_key`.
     pub const PROMPT_CACHE_KEY: Self = Self(8);
 
-    /// Each of them, with the words by which a refusal names it.
+    /// Each parameter, with the words by which an error names it.
     const NAMES: [(Self, &'static [&'static str]); 4] = [
         (
             Self::STREAM_OPTIONS,
@@ -36,17 +34,17 @@ impl Added {
         (Self::PROMPT_CACHE_KEY, &["prompt_cache_key"]),
     ];
 
-    /// Tells whether `others` are among them.
+    /// Returns whether it includes `others`.
     pub fn contains(self, others: Self) -> bool {
         self.0 & others.0 == others.0
     }
 
-    /// Tells whether there are none.
+    /// Returns whether it is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Returns those of them that a refusal names, in JSON or in plain words.
+    /// Returns those parameters that an error names, in JSON or in plain words.
     pub fn refused(self, refused: &Refused) -> Self {
         let is_refusal = refused.error.class == FailureClass::Rejected && matches!(refused.status, Some(400 | 422));
         if !is_refusal {
@@ -73,7 +71,7 @@ impl BitOr for Added {
     }
 }
 
-/// Tells whether a word stands by itself in a text.
+/// Returns whether a word occurs by itself in a text.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(word).any(|(at, _)| {
@@ -83,24 +81,24 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// What one model of one server was found not to take.
+/// What one model of one server was found to reject.
 #[derive(Debug, Default)]
 pub struct Learned(AtomicU8);
 
 impl Learned {
-    /// Returns what is left out.
+    /// Returns what is omitted.
     pub fn left_out(&self) -> Added {
         Added(self.0.load(Ordering::Relaxed))
     }
 
-    /// Notes that a request was taken without `members`.
+    /// Records that a request was accepted without `members`.
     pub fn learn(&self, members: Added, deployment: &str) {
         let known = Added(self.0.fetch_or(members.0, Ordering::Relaxed));
         for member in members.names().filter(|_| !known.contains(members)) {
             tracing::info!(
                 deployment,
                 member,
-                "a provider refuses a member that is added to requests; it is left out from now on"
+                "the provider rejects an optional request parameter; omitting it for this model from now on"
             );
         }
     }
@@ -112,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// A refusal as it is when nobody could read its words: without what they say about the request.
+    /// A refusal whose text could not be parsed.
     fn refusal(class: FailureClass, status: u16, said: &str) -> Refused {
         let error = ModelError {
             class,

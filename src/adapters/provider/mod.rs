@@ -1,9 +1,9 @@
-//! What the adapters of model providers share: connections, server-sent events, clocks, error classes, and the reading
-//! of an answer while it is being written. Nothing here knows a provider's own words for an answer; that is each
+//! What the adapters of model providers share: connections, server-sent events, deadlines, error classes, and reading
+//! an answer while it is being streamed. Nothing here knows a provider's own format of an answer; that is each
 //! adapter's [`Decoder`].
 //!
-//! Nothing here repeats a request, except where HTTP/2 says that the server has not looked at it, or where a server refused a
-//! member that was added here (`learned`): retries, fallbacks and limits are the gateway's.
+//! Nothing here repeats a request, except where HTTP/2 says that the server has not processed it, or where a server
+//! rejected a parameter that was added here (`learned`): retries, fallbacks and limits are the gateway's.
 
 mod answer;
 mod body;

@@ -1,7 +1,7 @@
-//! Why an answer ended, in the words of many servers.
+//! Why an answer ended, in the terms of many servers.
 //!
-//! Servers write the same reason in several ways (`MAX_TOKENS`, `max-tokens`, `FinishReason.MAX_TOKENS`), so case and marks do not
-//! count. A word that nobody here knows is no good end: it may as well be a new way to break off.
+//! Servers write the same reason in several ways (`MAX_TOKENS`, `max-tokens`, `FinishReason.MAX_TOKENS`), so case and
+//! punctuation do not count. An unknown word is not a good end: it may be a new way to break off.
 
 use copilotd_actors::domain::content::Finish;
 use copilotd_actors::domain::failure::FailureClass;
@@ -14,26 +14,26 @@ use super::lenient::{Members, is_null, word};
 /// Why an answer ended; the later, the worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// The model had said everything.
+    /// The model had finished.
     Stop,
-    /// The model wants tools to be called.
+    /// The model calls tools.
     ToolCalls,
-    /// The answer reached a bound.
+    /// The answer reached a length limit.
     Length,
     /// A filter stopped it.
     Filter,
-    /// A word that nobody here knows.
+    /// An unknown word.
     Unknown,
-    /// The model asked for a tool in a way that its server could not read.
+    /// The model wrote a tool call that its server could not read.
     Malformed,
-    /// The server was told to drop it.
+    /// The server was told to abort it.
     Cut,
-    /// Something behind the server broke.
+    /// Something behind the server failed.
     Broken,
 }
 
 impl Reason {
-    /// Reads a reason; none where there is none yet.
+    /// Reads a reason; `None` if there is none yet.
     pub fn of(raw: Option<&RawValue>) -> Option<Self> {
         let raw = raw.filter(|raw| !is_null(raw) && raw.get() != "false")?;
         let said = word(raw).or_else(|| Members::of(Some(raw))?.text("type"));
@@ -134,7 +134,7 @@ impl Reason {
         })
     }
 
-    /// Returns OpenAI's word, where its protocol has one.
+    /// Returns OpenAI's word, if its protocol has one.
     pub fn word(self) -> Option<&'static str> {
         match self {
             Self::Stop => Some("stop"),
@@ -145,12 +145,12 @@ impl Reason {
         }
     }
 
-    /// Returns how a step ended, with calls or without. `is_told`: the caller reads OpenAI's word, so that an end by a filter is
-    /// its own to see (it is not the whole answer, so it does not count as one); else it is a failure.
+    /// Returns how a step ended, with calls or without. `is_told`: the caller reads OpenAI's word and so sees an end by
+    /// a filter itself (the answer is then incomplete and does not count as whole); otherwise that is a failure.
     pub fn ending(self, has_calls: bool, is_told: bool, errors: &Errors) -> Result<Finish, ModelError> {
         match self {
-            Self::ToolCalls if !has_calls => Err(errors.malformed("it asked for tools and named none")),
-            // Several servers say `stop` behind calls.
+            Self::ToolCalls if !has_calls => Err(errors.malformed("the provider announced tool calls and sent none")),
+            // Several servers send `stop` after calls.
             Self::Stop | Self::ToolCalls if has_calls => Ok(Finish::ToolCalls),
             Self::Stop | Self::ToolCalls => Ok(Finish::Stop),
             Self::Length => Ok(Finish::Length),
@@ -159,8 +159,11 @@ impl Reason {
                 let text = "the provider's content policy stopped the answer";
                 Err(errors.plain(FailureClass::ContentPolicy, text))
             }
-            Self::Unknown => Err(errors.plain(FailureClass::Cut, "it ended the answer for a reason that is not known")),
-            Self::Malformed => Err(errors.malformed("it could not read the tool call that its model wrote")),
+            Self::Unknown => Err(errors.plain(
+                FailureClass::Cut,
+                "the provider ended the answer with an unknown finish reason",
+            )),
+            Self::Malformed => Err(errors.malformed("the provider could not read the tool call that its model wrote")),
             Self::Cut => Err(errors.cut()),
             Self::Broken => Err(errors.plain(FailureClass::Overload, "the provider broke off the answer")),
         }

@@ -1,13 +1,13 @@
-//! When a provider wants to be asked again.
+//! When a provider wants the next request.
 
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 
-/// Nobody waits longer than this because a header says so.
+/// Longest wait that a header can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Reads when to ask again: `retry-after-ms`, or `Retry-After` in seconds or as a date.
+/// Reads when to retry: `retry-after-ms`, or `Retry-After` in seconds or as a date.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| -> Option<f64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
     let seconds = number("retry-after-ms")
@@ -23,11 +23,11 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// Returns when an answer was sent, in seconds since 1970: by its sender's own clock, which its dates were made with, or
-/// where it tells none, by this machine's.
+/// Returns when an answer was sent, in seconds since 1970: by its sender's own clock, which its dates refer to, or else
+/// by this machine's.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a date without the sender's own clock can only be held against this machine's"
+    reason = "without the sender's own clock a date can only be compared with this machine's"
 )]
 pub fn sent_at(headers: &HeaderMap) -> i64 {
     headers.get(DATE).and_then(date).unwrap_or_else(|| {

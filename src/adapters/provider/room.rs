@@ -1,29 +1,29 @@
 //! Memory for large events and documents of providers, shared by the whole process.
 //!
-//! What is small is bounded by the number of streams. What is larger than [`FREE`] is counted: all of them together get so much,
-//! and an answer for which there is no room fails instead of taking the process with it.
+//! Small ones are bounded by the number of streams. What exceeds [`FREE`] is counted: all of it together is limited,
+//! and an answer that does not fit fails instead of taking the process down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What each reader may hold without being counted.
+/// Bytes that each reader may hold uncounted.
 const FREE: usize = 64 * 1024;
-/// What all of them may hold beyond that.
+/// Bytes that all readers together may hold beyond that.
 const ALL: usize = 256 * 1024 * 1024;
 /// Reserved at once, so that a large event is not counted byte by byte.
 const STEP: usize = 64 * 1024;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// There is no more room.
+/// The memory budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// What one reader holds beyond what is free; given back when it is dropped.
+/// What one reader holds beyond `FREE`; released when dropped.
 #[derive(Debug, Default)]
 pub struct Room(usize);
 
 impl Room {
-    /// Sees to it that `bytes` are held.
+    /// Reserves memory until `bytes` are covered.
     pub fn hold(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let wanted = bytes.saturating_sub(FREE).next_multiple_of(STEP);
         let more = wanted.saturating_sub(self.0);
@@ -37,7 +37,7 @@ impl Room {
         Ok(())
     }
 
-    /// Gives back what is not needed for `bytes`.
+    /// Releases what is not needed for `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let wanted = bytes.saturating_sub(FREE).next_multiple_of(STEP);
         let less = self.0.saturating_sub(wanted);
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_bounded_and_given_back() {
-        // The process's own count, of which other tests take little.
+        // The process's own count, of which other tests use little.
         let mut rooms: Vec<Room> = (0..32).map(|_| Room::default()).collect();
         let fits = |rooms: &mut Vec<Room>| {
             let held = rooms.iter_mut().filter_map(|room| room.hold(16 * 1024 * 1024).ok());

@@ -1,7 +1,7 @@
-//! Reads server-sent events off a body, one at a time, from pieces that may end anywhere.
+//! Reads server-sent events from a body, one at a time, from pieces that may end anywhere.
 //!
-//! Nothing here knows what the data means. Bytes stay bytes until a whole event is there, so a character that was
-//! split over two pieces is never looked at by half.
+//! Nothing here knows what the data means. Bytes stay bytes until an event is complete, so a character that was split
+//! over two pieces is never decoded by half.
 
 use bytes::{Buf, Bytes};
 
@@ -9,7 +9,7 @@ use super::room::Room;
 
 /// Longest line and longest data of one event.
 pub const MAX_EVENT: usize = 16 * 1024 * 1024;
-/// What an idle buffer may keep; a stream lives for minutes and there are thousands of them.
+/// Bytes that an idle buffer may keep; a stream lives for minutes and there are thousands of them.
 const KEEP: usize = 2 * 1024;
 /// Longest name of an event that is remembered.
 const MAX_NAME: usize = 64;
@@ -19,11 +19,11 @@ const MAX_NAME: usize = 64;
 pub enum Unread {
     /// A line or its data is longer than [`MAX_EVENT`].
     TooLong,
-    /// Too many large events are being read by this process.
+    /// This process is reading too many large events.
     NoRoom,
 }
 
-/// The reader's memory between two pieces.
+/// The reader's state between two pieces.
 #[derive(Debug, Default)]
 pub struct SseReader {
     /// Beginning of a line whose end has not come yet.
@@ -33,20 +33,20 @@ pub struct SseReader {
     has_data: bool,
     /// Name of the event so far.
     name: String,
-    /// What the buffers take of the process's memory.
+    /// The buffers' share of the process's memory budget.
     room: Room,
     complete: bool,
     /// The last line ended with CR: an LF that follows belongs to it.
     after_cr: bool,
-    /// The first line may begin with a byte order mark.
+    /// Whether a line was read: only the first one may begin with a byte order mark.
     begun: bool,
-    /// Whether there was a line that has no place among server-sent events.
+    /// Whether there was a line that is not valid in an event stream.
     is_foreign: bool,
 }
 
 impl SseReader {
-    /// Takes bytes off `piece` until an event with data is complete (then [`SseReader::data`] holds it, until the next
-    /// call) or `piece` is used up (then it answers false). An event whose data is empty is none.
+    /// Consumes bytes of `piece` until an event with data is complete (then [`SseReader::data`] returns it, until the
+    /// next call) or `piece` is used up (then this returns false). An event whose data is empty does not count.
     pub fn advance(&mut self, piece: &mut Bytes) -> Result<bool, Unread> {
         self.forget();
         while !piece.is_empty() {
@@ -77,7 +77,6 @@ impl SseReader {
         Ok(false)
     }
 
-    /// Returns the event's data.
     pub fn data(&self) -> &[u8] {
         &self.data
     }
@@ -87,18 +86,19 @@ impl SseReader {
         &self.name
     }
 
-    /// Tells whether there was a line that has no place among server-sent events: it may be a page, or a word of an error.
+    /// Returns whether there was a line that is not valid in an event stream: the body may be an HTML page or a bare
+    /// error text.
     pub fn is_foreign(&self) -> bool {
         self.is_foreign
     }
 
-    /// Takes the event's data, and what it takes of the process's memory.
+    /// Takes the event's data, and its share of the process's memory budget.
     pub fn take_data(&mut self) -> (Vec<u8>, Room) {
         (std::mem::take(&mut self.data), std::mem::take(&mut self.room))
     }
 
-    /// Completes the event that the end of the body left open. The standard throws it away; some servers leave out
-    /// the last empty line, so the caller decides by looking whether the data is whole.
+    /// Completes the event that the end of the body left open. The standard discards it; some servers leave out the
+    /// last empty line, so the caller decides by checking whether the data is complete.
     pub fn finish(&mut self) -> bool {
         if self.complete {
             self.forget();

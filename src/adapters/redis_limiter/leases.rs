@@ -1,4 +1,4 @@
-//! Reservations in the course of time: those that are open are renewed, those that are over are settled.
+//! Reservations over time: open ones are renewed, finished ones are settled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Shared;
 use super::script::{Open, Operation, Request, renew};
 
-/// Settlements that may wait for Redis. What does not find room is charged in full when its reservation expires.
+/// Settlements that may wait for Redis. A settlement that finds the queue full is dropped: its reservation is charged
+/// in full when it expires.
 pub(super) const QUEUE: usize = 16_384;
-/// Settlements that are under way at one time.
+/// Settlements in flight at one time.
 const AT_ONCE: usize = 128;
 /// Reservations that one run of the script renews.
 const BATCH: usize = 100;
@@ -28,7 +29,7 @@ pub(super) struct Settlement {
     pub at: Instant,
 }
 
-/// Settles what the queue holds, and what Redis did not take again and again until its reservation has expired.
+/// Settles what is queued, and retries what Redis did not accept until the reservation has expired.
 pub(super) async fn settle(shared: Arc<Shared>, mut queue: mpsc::Receiver<Settlement>) {
     let mut waiting: Vec<Settlement> = Vec::new();
     loop {
@@ -60,14 +61,14 @@ async fn send(shared: &Shared, settlement: &Settlement) -> bool {
         id: lease.id,
         demand: lease.demand,
         spent: *spent,
-        // A tenant that has no limits any more still gets its places back.
+        // A tenant without limits by now still gets its reservations released.
         limits: shared.table().tenants.get(&lease.tenant).copied().unwrap_or_default(),
         ..shared.request(&lease.tenant, &lease.subjects)
     };
     shared.link.ask(&request.invocation(Operation::Settle)).await.is_ok()
 }
 
-/// Renews what is open, three times in the life of a reservation.
+/// Renews open reservations, three times in the life of a reservation.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(shared.options.lease_life / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

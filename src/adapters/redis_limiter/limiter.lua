@@ -1,5 +1,5 @@
--- All limits of one tenant, in one step. Each account is a hash of what was used of it and a sorted set of the reservations
--- that are open on it, by the moment when they expire. Limits are arguments: nothing of them is kept here.
+-- All limits of one tenant, in one step. Each account is a hash of what was used of it and a sorted set of its open
+-- reservations, by the time when they expire. Limits are arguments: they are not stored here.
 --
 -- KEYS: the tenant's mark, then for each account its hash and its set.
 -- ARGV: 1 operation, 2 time in ms (0: the server's), 3 life of a reservation in ms, 4 whether the mark has to be there,
@@ -9,11 +9,11 @@
 -- Answer: `ok`, `no` (it does not fit) or `unmarked`, the time, then for each account: requests and tokens missing (60,000ths),
 --   calls, money held, money spent in the day and the month.
 --
--- Numbers are doubles: whole numbers below 2^53 are exact. Rates stay below it by the largest limit (10^11 a minute); money does
--- to 9 million dollars, and is rounded to a nano-dollar or two beyond.
+-- Numbers are doubles: whole numbers below 2^53 are exact. Rates stay below it by the largest limit (10^11 a minute);
+-- money does up to 9 million dollars, and beyond that is rounded to a nano-dollar or two.
 
 local WINDOW, MOST, DAY = 60000, 9007199254740991, 86400000
--- Money is kept until its month is surely over.
+-- Money is stored until its month is surely over.
 local KEPT = 32 * DAY
 local WIDTH = 7
 
@@ -34,7 +34,7 @@ end
 if operation == 'renew' then
   for i = 2, #KEYS, 2 do
     local set, member = KEYS[i + 1], ARGV[4 + i / 2]
-    -- One that has expired and was not charged yet lives on; one that was charged does not.
+    -- A reservation that has expired and was not charged yet is renewed; one that was charged is not.
     if redis.call('ZSCORE', set, member) then
       redis.call('ZADD', set, text(now + life), member)
       for _, key in ipairs({ KEYS[i], set }) do
@@ -47,7 +47,7 @@ end
 
 if ARGV[4] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then return { 'unmarked', text(now) } end
 
--- Months are counted in years that begin in March, in which every month but the last has a length of its own.
+-- Months are counted in years that begin in March, in which every month but the last has a fixed length.
 local today = math.floor(now / DAY)
 local function month_of(day)
   local days = day + 719468
@@ -69,7 +69,7 @@ local function spend(account, cost)
   account.month = account.month + cost
 end
 
--- Reads an account and brings it up to now: rates fill, periods turn over, what has expired is charged in full.
+-- Reads an account and brings it up to now: rates refill, periods roll over, expired reservations are charged in full.
 local function open(i)
   local key, set, at = KEYS[2 * i], KEYS[2 * i + 1], 11 + WIDTH * (i - 1)
   local function argument(n) return tonumber(ARGV[at + n]) end
@@ -83,24 +83,24 @@ local function open(i)
     today = today, this_month = this_month,
     day = 0, month = 0,
   }
-  -- The server has no other clock than its calendar's. One that was set back fills nothing for that step, and goes on from
-  -- there; one that was set forward fills a minute's worth at most.
+  -- The server has only a calendar clock. If it was set back, nothing refills in that step, and time goes on from
+  -- there; if it was set forward, at most a minute's worth refills.
   local passed = math.max(0, now - (kept[3] and value(3) or now))
-  -- That is kept though nothing else changes: from there on time passes, also for whoever is refused.
+  -- The time is stored even if nothing else changes: time passes from there on, also for callers who are refused.
   if value(3) > now or value(6) > today or value(8) > this_month then account.changed = true end
   for n, name in ipairs({ 'requests', 'tokens' }) do
     local limit = account.limits[name]
     account[name] = limit >= 0 and math.max(0, value(n) - limit * passed) or 0
   end
-  -- A calendar that was set back makes no money: what was spent stays spent, in the period that it is now.
+  -- A calendar that was set back creates no money: what was spent stays spent, in the period that it is now.
   if today <= value(6) then account.day = value(7) end
   if this_month <= value(8) then account.month = value(9) end
-  -- When a process begins, its ledger has an estimate of each call that died with the one before it, and what is held is the
-  -- reservations of just these, which are charged when they expire: one of the two is enough.
+  -- When a process starts, its ledger has an estimate of each call that died with the previous process, and the held
+  -- amounts are the reservations of just these calls, which are charged when they expire: one of the two is enough.
   local known = operation == 'begin' and account.held or 0
   if argument(6) - known > account.day then account.day, account.changed = argument(6) - known, true end
   if argument(7) - known > account.month then account.month, account.changed = argument(7) - known, true end
-  -- No reservation lives longer than a life from now, whatever the clock was when it was made or renewed.
+  -- No reservation lives longer than one life from now, whatever the clock was when it was made or renewed.
   for _, late in ipairs(redis.call('ZRANGEBYSCORE', set, '(' .. text(now + life), '+inf', 'LIMIT', 0, 500)) do
     redis.call('ZADD', set, text(now + life), late)
   end
@@ -116,7 +116,7 @@ local function open(i)
   return account
 end
 
--- Nothing is kept of an account that stands as a new one does.
+-- Stores an account, or deletes it if its state equals that of a new one.
 local function close(account)
   local rest = 0
   for _, name in ipairs({ 'requests', 'tokens' }) do
@@ -133,7 +133,7 @@ local function close(account)
     'calls', text(account.calls), 'held', text(account.held),
     'today', text(account.today), 'day', text(account.day),
     'this_month', text(account.this_month), 'month', text(account.month))
-  -- Beyond what a double holds no expiry is taken either; a debt of so many years is none.
+  -- Capped: Redis accepts no expiry beyond what a double can hold, and no debt lasts that many years.
   redis.call('PEXPIRE', account.key, text(math.min(rest, 400 * DAY)))
   redis.call('PEXPIRE', account.set, text(math.max(math.min(rest, 400 * DAY), 2 * life)))
 end
@@ -173,7 +173,7 @@ for _, account in ipairs(accounts) do
     if ARGV[5] ~= '' then redis.call('ZADD', account.set, text(now + life), member) end
     account.changed = true
   elseif operation == 'settle' and redis.call('ZREM', account.set, member) == 1 then
-    -- What is not there was settled before, or has expired and was charged: it is not counted twice.
+    -- A missing reservation was settled before, or has expired and was charged: it is not counted twice.
     use(account, 'tokens', tonumber(ARGV[10]) - demand.tokens)
     account.calls = math.max(0, account.calls - demand.calls)
     account.held = math.max(0, account.held - demand.cost)

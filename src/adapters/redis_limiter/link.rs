@@ -1,4 +1,5 @@
-//! The connection to Redis. While it is lost nobody waits for it: one task looks for it, everybody else is told at once.
+//! The connection to Redis. While it is lost nobody waits for it: one task reconnects, everybody else gets an error at
+//! once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,11 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::script::{self, Reply};
 
-/// A connection that was lost sooner than this many looks after it was found is not looked for at once: what comes and goes
-/// is not to fill the log.
+/// A connection lost less than this many pauses after it was opened is not reopened at once, so that a flapping
+/// connection does not fill the log.
 const SETTLED: u32 = 10;
 
-/// The connection.
 pub(super) struct Link {
     client: Client,
     prefix: String,
@@ -27,7 +27,7 @@ pub(super) struct Link {
 
 #[derive(Clone)]
 enum State {
-    /// Nothing is known yet; whoever asks waits for the first answer.
+    /// The first connection attempt is running; callers wait for its result.
     Starting,
     Up(MultiplexedConnection, Instant),
     Down(Instant),
@@ -36,14 +36,13 @@ enum State {
 /// Redis does not answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Away {
-    /// Since when.
     pub since: Instant,
-    /// Whether the request has left, so that it may yet be done.
+    /// Whether the request was sent, so that Redis may still execute it.
     pub sent: bool,
 }
 
 impl Link {
-    /// Nothing is asked before [`Link::keep`] runs.
+    /// Does not connect before [`Link::keep`] runs.
     pub fn new(url: &str, prefix: &str, patience: Duration, pause: Duration) -> RedisResult<Self> {
         Ok(Self {
             client: Client::open(url)?,
@@ -54,14 +53,14 @@ impl Link {
         })
     }
 
-    /// Tells whether Redis answers.
+    /// Returns whether Redis answers.
     pub fn is_up(&self) -> bool {
         matches!(&*self.state.borrow(), State::Up(..))
     }
 
-    /// Returns when it does.
+    /// Waits until Redis answers.
     pub async fn up(&self) {
-        // The sender is this struct's own: it does not go away meanwhile.
+        // The sender is owned by this struct and outlives the wait.
         let _ = self
             .state
             .subscribe()
@@ -87,7 +86,7 @@ impl Link {
         let why = match timeout(self.patience, call.invoke_async::<Vec<String>>(&mut connection)).await {
             Ok(Ok(answer)) => match Reply::read(&answer) {
                 Some(reply) => return Ok(reply),
-                None => "its answer makes no sense".to_owned(),
+                None => "unexpected answer".to_owned(),
             },
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
@@ -101,7 +100,7 @@ impl Link {
     /// Deletes all keys that match a pattern, in steps. Returns how many.
     pub async fn delete_all(&self, pattern: &str) -> Result<u64, String> {
         let State::Up(mut connection, _) = self.state.borrow().clone() else {
-            return Err("the store of the limits does not answer".to_owned());
+            return Err("the limits store (Redis) does not answer".to_owned());
         };
         let (mut cursor, mut deleted) = (0_u64, 0_u64);
         loop {
@@ -118,7 +117,7 @@ impl Link {
             let (next, gone) = match timeout(self.patience * 3, step).await {
                 Ok(Ok(step)) => step,
                 Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err("the store of the limits did not answer in time".to_owned()),
+                Err(_) => return Err("the limits store (Redis) did not answer in time".to_owned()),
             };
             deleted += gone;
             if next == 0 {
@@ -128,7 +127,8 @@ impl Link {
         }
     }
 
-    /// Notes that it is gone; returns since when. What an earlier connection still had to say does not end this one.
+    /// Records that the connection is lost; returns since when. A failure of an earlier connection does not affect the
+    /// current one.
     fn lost(&self, why: &str, opened: Option<Instant>) -> Instant {
         let mut since = Instant::now();
         let is_news = self.state.send_if_modified(|state| match state {
@@ -146,17 +146,17 @@ impl Link {
             gauge!("copilotd_limits_store_up").set(0.0);
             tracing::warn!(
                 error = why,
-                "the store of the limits does not answer: budgets are refused, rates run on a share of this process"
+                "limits store (Redis) does not answer; refusing calls with budgets, limiting rates by this process's share"
             );
         }
         since
     }
 
-    /// Looks for it whenever it is lost. Ends only with its task.
+    /// Reconnects whenever the connection is lost. Ends only with its task.
     pub async fn keep(self: Arc<Self>) {
         let mut states = self.state.subscribe();
         loop {
-            // Connecting, signing on and the script: each within its own patience.
+            // Connecting, authenticating and the script: each within its own timeout.
             let connection = match timeout(self.patience * 3, self.connect()).await {
                 Ok(Ok(connection)) => connection,
                 failed => {
@@ -174,7 +174,7 @@ impl Link {
             gauge!("copilotd_limits_store_up").set(1.0);
             if let State::Down(since) = before {
                 let seconds = since.elapsed().as_secs_f64();
-                tracing::info!(seconds, "the store of the limits answers again");
+                tracing::info!(seconds, "limits store (Redis) answers again");
             }
             drop(states.wait_for(|state| matches!(state, State::Down(_))).await);
             if opened.elapsed() < self.pause * SETTLED {
@@ -200,7 +200,7 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The address may hold a password.
+        // The address may contain a password.
         f.debug_struct("Link")
             .field("is_up", &self.is_up())
             .finish_non_exhaustive()

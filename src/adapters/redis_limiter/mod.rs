@@ -1,10 +1,10 @@
-//! Limits that several processes share, in Redis.
+//! Limits shared by several processes, in Redis.
 //!
-//! What was used stands there; how much may be used is told with each request. One script decides over all accounts of a
-//! request in one step, by the server's clock. Invariants: what a process reserved and cannot settle any more, because it died or
-//! was cut off, expires and is charged in full, once; without Redis no money is granted, and of the rates only a share, for a
-//! while; no request waits longer than [`RedisOptions::patience`] for Redis, and none at all while it is known to be away; after
-//! Redis has lost its memory, budgets begin with what the ledger knows.
+//! Redis stores what was used; how much may be used is sent with each request. One script decides over all accounts of
+//! a request atomically, by the server's clock. Invariants: what a process reserved and cannot settle any more, because
+//! it died or was cut off, expires and is charged in full, once; without Redis no money is granted, and of the rates
+//! only a share, for a limited time; no request waits longer than [`RedisOptions::patience`] for Redis, and none at all
+//! while Redis is known to be away; after Redis has lost its data, budgets start from what the ledger knows.
 
 mod leases;
 mod link;
@@ -39,32 +39,31 @@ use copilotd_gateway::spending::Subject;
 
 use self::script::{Names, Open, Operation, Reply, Request, Verdict};
 
-/// When to ask again while Redis is away: it is looked for about so often.
+/// The retry time that callers are told while Redis is away; reconnecting is tried about that often.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How the limits are shared.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
-    /// Address; may hold a password.
+    /// Address; may contain a password.
     pub url: SecretString,
-    /// What the names of all keys begin with; without braces.
+    /// Prefix of all key names; without braces.
     pub prefix: String,
     /// Share of each rate that this process may use while Redis is away.
     pub local_share: f64,
-    /// How long it may.
+    /// How long it may use that share.
     pub max_outage: Duration,
     /// Longest wait for an answer, and for a connection.
     pub patience: Duration,
-    /// After this a reservation that was not renewed expires. Its process renews it three times in that.
+    /// A reservation that was not renewed expires after this time. Its process renews it three times in it.
     pub lease_life: Duration,
-    /// Pause between two looks for a Redis that is away.
+    /// Pause between two attempts to reconnect.
     pub pause: Duration,
-    /// Whether the server's clock counts, rather than this process's.
+    /// Whether to use the server's clock rather than this process's.
     pub server_time: bool,
 }
 
 impl RedisOptions {
-    /// The usual ones.
+    /// Options with default values.
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
@@ -79,7 +78,7 @@ impl RedisOptions {
     }
 }
 
-/// The limiter. What is open when it is dropped expires, as if its process had died.
+/// The limiter. Reservations that are open when it is dropped expire, as if its process had died.
 pub struct RedisLimiter {
     shared: Arc<Shared>,
     tasks: [AbortHandle; 3],
@@ -91,20 +90,21 @@ struct Shared {
     link: Arc<Link>,
     ledger: Arc<dyn UsageStore>,
     table: RwLock<Arc<Table>>,
-    /// What is granted while Redis is away.
+    /// Grants reservations while Redis is away.
     local: LocalLimiter,
-    /// What has to be renewed.
+    /// Reservations to be renewed.
     open: Mutex<HashMap<Uuid, (TenantId, Open)>>,
     settlements: mpsc::Sender<Settlement>,
-    /// How many settlements are on their way.
+    /// Number of settlements not done yet.
     unsettled: watch::Sender<usize>,
     has_overflowed: AtomicBool,
-    /// Whether the ledger has been told since the process began.
+    /// Whether budgets were seeded from the ledger since the process started.
     has_begun: AtomicBool,
     seeding: tokio::sync::Mutex<()>,
 }
 
-/// The limits of a time. With new ones the ledger is asked anew: what is limited now may not have been counted before.
+/// One version of the limits. With new limits the ledger is read again: what is limited now may not have been counted
+/// before.
 #[derive(Default)]
 struct Table {
     tenants: HashMap<TenantId, TenantLimits>,
@@ -112,8 +112,9 @@ struct Table {
 }
 
 impl RedisLimiter {
-    /// Limits the tenants that have limits; all others go free. Budgets begin with what `ledger` knows. Fails only when the
-    /// address is none; Redis is looked for in the background, on the runtime that this is called on.
+    /// Limits the tenants that have limits; all others are unlimited. Budgets start from what `ledger` knows. Fails
+    /// only when the address is invalid; the connection is opened in the background, on the runtime that this is called
+    /// on.
     pub fn start(
         options: RedisOptions,
         tenants: impl IntoIterator<Item = (TenantId, TenantLimits)>,
@@ -148,7 +149,7 @@ impl RedisLimiter {
     }
 }
 
-/// How long what is on its way to Redis is waited for before a tenant's counters are deleted.
+/// How long to wait for pending settlements before a tenant's counters are deleted.
 const SETTLING: Duration = Duration::from_secs(2);
 
 impl Drop for RedisLimiter {
@@ -197,7 +198,7 @@ impl Shared {
         }
     }
 
-    /// Asks; where money is limited, the ledger is told first if it has to be.
+    /// Runs an operation; where money is limited, the ledger's sums are written first if necessary.
     async fn ask(&self, table: &Table, request: &Request<'_>, operation: Operation) -> Result<Reply, Away> {
         if request.marked {
             self.seed(table).await?;
@@ -222,12 +223,14 @@ impl Shared {
             self.unsettled.send_modify(|count| *count -= 1);
             counter!("copilotd_limits_settlements_lost_total").increment(1);
             if !self.has_overflowed.swap(true, Ordering::Relaxed) {
-                tracing::error!("too many settlements wait for the store of the limits: they are charged in full");
+                tracing::error!(
+                    "too many settlements are waiting for the limits store (Redis); dropping further ones, so their reservations are charged in full"
+                );
             }
         }
     }
 
-    /// Grants a share of the rates while Redis is away; no money, and nothing for long.
+    /// Grants a share of the rates while Redis is away; no money, and only for a limited time.
     async fn alone(
         &self,
         limits: &TenantLimits,
@@ -243,7 +246,7 @@ impl Shared {
             return Err(unavailable("the limits"));
         }
         match self.local.reserve(tenant, subjects, demand).await {
-            // It is larger than the share; it may well fit the whole.
+            // The request is larger than the share; it may well fit the whole.
             Err(Refused::Exceeded(exceeded)) if exceeded.retry_after.is_none() => Err(unavailable("the limits")),
             other => other,
         }
@@ -261,13 +264,13 @@ fn has_budget(limits: &TenantLimits, subjects: &[Subject]) -> bool {
     subjects.iter().any(|subject| limits.of(subject).has_budget())
 }
 
-/// Returns the share of the rates that one process may use alone. No money: without Redis none is granted.
+/// Returns the share of the rates that one process may use by itself. No money: without Redis none is granted.
 fn share(limits: &Limits, share: f64) -> Limits {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "a share of a limit; to the last token does not matter"
+        reason = "a share of a limit need not be exact to the token"
     )]
     let part = |limit: u64| ((limit as f64 * share) as u64).max(1);
     Limits {
@@ -279,7 +282,7 @@ fn share(limits: &Limits, share: f64) -> Limits {
     }
 }
 
-/// A reservation whose answer is awaited. If it never comes, it may have been made all the same: it is given back.
+/// A reservation in flight. If its answer never comes, it may have been made all the same: it is then released.
 struct Asked<'a> {
     shared: &'a Shared,
     lease: Option<Lease>,
@@ -313,7 +316,7 @@ impl Limiter for RedisLimiter {
         if subjects.is_empty() {
             return Ok(lease);
         }
-        // A request that was counted is over: of it nothing is given back.
+        // A request that only counts as one needs no settlement: nothing of it is returned.
         if demand.tokens > 0 || demand.calls > 0 || demand.cost > 0 {
             lease.id = Some(Uuid::now_v7());
             lease.subjects.clone_from(&subjects);
@@ -344,7 +347,7 @@ impl Limiter for RedisLimiter {
             Verdict::Done => {}
             Verdict::Full => {
                 judge(&accounts, &demand, reply.now)?;
-                // Only where numbers are beyond what Redis counts exactly.
+                // Only where numbers exceed what Redis counts exactly.
                 return Err(unavailable("the limits"));
             }
             Verdict::Unmarked => return Err(unavailable("the budget")),
@@ -364,7 +367,7 @@ impl Limiter for RedisLimiter {
                 self.shared.open().remove(&id);
                 self.shared.settle(lease, spent);
             }
-            // Made while Redis was away, or of nothing.
+            // Reserved while Redis was away, or nothing was reserved.
             None => self.shared.local.settle(lease, spent),
         }
     }
@@ -391,7 +394,7 @@ impl Limiter for RedisLimiter {
     }
 
     fn replace(&self, tenants: HashMap<TenantId, TenantLimits>) {
-        // A change of something else is none of limits: the ledger need not be read for it.
+        // If the limits did not change, the ledger need not be read for them.
         if self.shared.table().tenants == tenants {
             return;
         }
@@ -413,12 +416,12 @@ impl Limiter for RedisLimiter {
     }
 
     async fn settled(&self) {
-        // The sender is this limiter's own: it does not go away meanwhile.
+        // The sender is owned by this limiter and outlives the wait.
         let _ = self.shared.unsettled.subscribe().wait_for(|count| *count == 0).await;
     }
 
     async fn forget(&self, tenant: &TenantId) -> Result<u64, String> {
-        // What is still on its way would come back behind the deletion.
+        // Settlements still in flight would restore counters after the deletion.
         let _ = tokio::time::timeout(SETTLING, self.settled()).await;
         self.shared.link.delete_all(&self.shared.names(tenant).pattern()).await
     }

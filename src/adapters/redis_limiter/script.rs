@@ -1,4 +1,4 @@
-//! The script that runs inside Redis: how it is asked and what it answers.
+//! The script that runs inside Redis: its arguments and its answer.
 
 use std::sync::LazyLock;
 
@@ -11,25 +11,25 @@ use redis::{Script, ScriptInvocation};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// Longest name of a user or key that stands in the name of a Redis key as it is.
+/// Longest name of a user or key that is used unchanged in the name of a Redis key.
 const MAX_NAME: usize = 64;
-/// Numbers that the script answers for each account.
+/// Numbers that the script returns for each account.
 const WIDTH: usize = 6;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limiter.lua")));
 
-/// What the script does.
+/// Operations of the script.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operation {
-    /// Takes a demand of all accounts or of none.
+    /// Reserves a demand on all accounts or on none.
     Reserve,
-    /// Puts what was used in its place.
+    /// Replaces a reservation by what was used.
     Settle,
-    /// Notes what the ledger knows, and answers where the accounts stand.
+    /// Records what the ledger knows, and returns the state of the accounts.
     Look,
-    /// The same, by a process that has held nothing yet.
+    /// Like `Look`, by a process that has reserved nothing yet.
     Begin,
-    /// The same; the tenant has its mark then.
+    /// Like `Look`; also sets the tenant's mark.
     Owed,
 }
 
@@ -45,7 +45,7 @@ impl Operation {
     }
 }
 
-/// Names of the keys of a tenant. What stands in braces decides where a cluster keeps them: all in one place.
+/// The names of a tenant's keys. The part in braces decides where a cluster stores them: all in one place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names<'a> {
     pub prefix: &'a str,
@@ -53,17 +53,18 @@ pub(super) struct Names<'a> {
 }
 
 impl Names<'_> {
-    /// The mark: money was taken over from the ledger.
-    /// What the names of all of the tenant's keys match; no tenant's id has a character that means something there.
+    /// Returns a pattern that matches the names of all of the tenant's keys; no tenant's id has a character that is
+    /// special in patterns.
     pub fn pattern(&self) -> String {
         format!("{}:{{{}}}:*", escaped(self.prefix), self.tenant)
     }
 
+    /// The mark: it exists once money was taken over from the ledger.
     fn mark(&self) -> String {
         format!("{}:{{{}}}:mark", self.prefix, self.tenant)
     }
 
-    /// The numbers of an account, and its reservations.
+    /// The keys of an account's counters and of its reservations.
     fn account(&self, subject: &Subject) -> [String; 2] {
         let of = match subject {
             Subject::Tenant => "tenant".to_owned(),
@@ -76,7 +77,7 @@ impl Names<'_> {
     }
 }
 
-/// Takes the meaning from what means something in a pattern.
+/// Escapes what is special in a pattern.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -88,7 +89,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// A name of at most [`MAX_NAME`] bytes as it is; of a longer one its hash, which no name that is short enough begins like.
+/// A name of at most [`MAX_NAME`] bytes unchanged; for a longer one its hash, with a prefix that no short name has.
 fn bounded(name: &str) -> String {
     if name.len() <= MAX_NAME {
         return format!("={name}");
@@ -96,11 +97,11 @@ fn bounded(name: &str) -> String {
     format!("#{}", hex::encode(Sha256::digest(name)))
 }
 
-/// What the script is asked about one tenant.
+/// A request to the script about one tenant.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
     pub names: Names<'a>,
-    /// In milliseconds; none: the server's.
+    /// In milliseconds; `None`: the server's clock.
     pub now: Option<i64>,
     /// Life of a reservation in milliseconds.
     pub life: u128,
@@ -153,7 +154,7 @@ pub(super) struct Open {
     pub subjects: Vec<Subject>,
 }
 
-/// Gives these reservations of one tenant another life.
+/// Extends these reservations of one tenant by another life.
 pub(super) fn renew(names: Names<'_>, now: Option<i64>, life: u128, leases: &[Open]) -> ScriptInvocation<'static> {
     let mut call = begin("renew", names, now, life);
     call.arg(0);
@@ -167,7 +168,7 @@ pub(super) fn renew(names: Names<'_>, now: Option<i64>, life: u128, leases: &[Op
     call
 }
 
-/// Asks whether the script runs and may write.
+/// Checks that the script runs and may write.
 pub(super) fn probe(prefix: &str) -> ScriptInvocation<'static> {
     let mut call = SCRIPT.prepare_invoke();
     call.key(format!("{prefix}:probe")).arg("probe").arg(0).arg(0);
@@ -176,7 +177,7 @@ pub(super) fn probe(prefix: &str) -> ScriptInvocation<'static> {
 
 fn begin(operation: &str, names: Names<'_>, now: Option<i64>, life: u128) -> ScriptInvocation<'static> {
     let mut call = SCRIPT.prepare_invoke();
-    // As text: the protocol has no number so wide, and none comes near it.
+    // As text: the protocol has no number that wide, and no value comes near it.
     call.key(names.mark())
         .arg(operation)
         .arg(now.unwrap_or(0))
@@ -191,27 +192,26 @@ fn number(call: &mut ScriptInvocation<'_>, limit: Option<u64>) {
     };
 }
 
-/// What the script answered.
+/// The script's answer.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub now: Timestamp,
     pub verdict: Verdict,
-    /// As the subjects were named.
+    /// In the order of the request's subjects.
     used: Vec<Used>,
 }
 
-/// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Done,
-    /// It does not fit.
+    /// The demand does not fit.
     Full,
-    /// The store has lost its memory, or never had any: what the ledger knows has to be told first.
+    /// Redis has lost its data, or never had any: what the ledger knows has to be written first.
     Unmarked,
 }
 
 impl Reply {
-    /// Reads an answer; none when it is none of this script's.
+    /// Parses an answer; `None` if it is not one of this script's.
     pub fn read(answer: &[String]) -> Option<Self> {
         let [verdict, now, numbers @ ..] = answer else {
             return None;
@@ -243,7 +243,7 @@ impl Reply {
         })
     }
 
-    /// Returns whose accounts stand where.
+    /// Returns each subject's limits and use.
     pub fn accounts(&self, subjects: &[Subject], limits: &TenantLimits) -> Vec<(&'static str, Limits, Used)> {
         let used = subjects.iter().zip(&self.used);
         used.map(|(subject, used)| (subject.word(), *limits.of(subject), *used))

@@ -1,4 +1,4 @@
-//! What budgets begin with: at the start, with new limits, and after Redis has lost its memory.
+//! What budgets start from: when the process starts, with new limits, and after Redis has lost its data.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BATCH: usize = 100;
 
 impl Shared {
-    /// Tells Redis what the ledger knows, unless that is done. Done twice it changes nothing: the larger of two sums counts.
+    /// Writes what the ledger knows to Redis, unless that is done. Doing it twice changes nothing: the larger of two
+    /// sums counts.
     pub(super) async fn seed(&self, table: &Table) -> Result<(), Away> {
         if table.is_seeded.load(Ordering::SeqCst) {
             return Ok(());
@@ -47,7 +48,7 @@ impl Shared {
         let now = self.clock.now();
         let (day, month) = (Period::Day.around(now).0, Period::Month.around(now).0);
         let spendings = self.ledger.spendings(day, month).await.map_err(|error| {
-            tracing::warn!(%error, "budgets cannot begin: the ledger cannot be read");
+            tracing::warn!(%error, "cannot read the ledger; refusing calls with budgets until budgets can be initialised from it");
             away()
         })?;
         let mut of: HashMap<&TenantId, Vec<&Spending>> = HashMap::new();
@@ -92,7 +93,7 @@ impl Shared {
     }
 }
 
-/// Nothing was sent of what is asked for.
+/// The error of a request of which nothing was sent.
 fn away() -> Away {
     Away {
         since: Instant::now(),

@@ -1,4 +1,4 @@
-//! What the pool and its workers tell each other: a length of four bytes, little-endian, then JSON.
+//! The protocol between the pool and its workers: a length of four bytes, little-endian, then JSON.
 
 use std::io::{Error, Read};
 
@@ -8,44 +8,41 @@ use serde_json::Value;
 
 /// First byte of a worker: its limits are set.
 pub const READY: u8 = b'r';
-/// The same of one that cannot limit its memory; it ends.
+/// First byte of a worker that cannot limit its memory; it exits.
 pub const UNLIMITED: u8 = b'u';
 /// Longest request. An answer is bounded by its copilot's limits and can take six times its length as JSON text.
 pub const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// Longest reply.
 pub const MAX_REPLY: usize = 1024 * 1024;
 
-/// What a worker is asked.
+/// A request to a worker.
 #[derive(Serialize)]
 pub struct Request<'a> {
-    /// The schema.
     pub schema: &'a Value,
-    /// The answer to be checked; none if the schema is only to be compiled.
+    /// The answer to be checked; `None` if the schema is only to be compiled.
     pub answer: Option<&'a str>,
 }
 
-/// The same, as it arrives.
+/// The same, as received.
 #[derive(Deserialize)]
 pub struct Job {
-    /// The schema.
     pub schema: Value,
-    /// The answer.
     pub answer: Option<String>,
 }
 
-/// What a worker says.
+/// A worker's reply.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The schema compiles, and the answer satisfies it.
     Fine,
-    /// The answer does not satisfy it.
+    /// The answer does not satisfy the schema.
     Invalid(String),
     /// The schema does not compile.
     Unusable(Place),
 }
 
-/// A violation on its way between processes.
+/// A violation in transferable form.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Place {
     pointer: String,
@@ -64,7 +61,7 @@ impl From<Place> for Violation {
     }
 }
 
-/// Makes a frame.
+/// Encodes a frame.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, Error> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, message)?;
@@ -73,7 +70,7 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, Error> {
     Ok(frame)
 }
 
-/// Reads a frame; none at the end of the input.
+/// Reads a frame; `None` at the end of the input.
 pub fn read(input: &mut impl Read) -> Result<Option<Vec<u8>>, Error> {
     let mut length = [0; 4];
     if input.read(&mut length[..1])? == 0 {
@@ -82,7 +79,7 @@ pub fn read(input: &mut impl Read) -> Result<Option<Vec<u8>>, Error> {
     input.read_exact(&mut length[1..])?;
     let length = usize::try_from(u32::from_le_bytes(length)).map_err(Error::other)?;
     if length > MAX_REQUEST {
-        return Err(Error::other("a request that is too long"));
+        return Err(Error::other("the request is too long"));
     }
     let mut frame = vec![0; length];
     input.read_exact(&mut frame)?;

@@ -1,11 +1,11 @@
 //! Checks of callers' schemas in child processes: `SchemaChecker` for the product.
 //!
-//! Checking a value against a schema can take time and memory that are exponential in both, and a thread that does it cannot
-//! be stopped. So a small pool of processes of this same program does it (`copilotd schema-worker`), each with a limit on its
-//! memory, and one that takes longer than the deadline is killed and replaced.
+//! Checking a value against a schema can take time and memory that are exponential in both, and a thread that does it
+//! cannot be stopped. So a small pool of processes of this same program does it (`copilotd schema-worker`), each with a
+//! limit on its memory, and one that exceeds the deadline is killed and replaced.
 //!
-//! Invariant: a check holds one worker for at most the deadline, and of the pool's workers one tenant holds at most half.
-//! Dropping a check kills its worker: nothing goes on behind a turn that was cancelled.
+//! Invariant: a check occupies one worker for at most the deadline, and one tenant occupies at most half of the
+//! workers. Dropping a check kills its worker: nothing continues for a turn that was cancelled.
 
 mod frame;
 mod places;
@@ -32,10 +32,10 @@ use frame::{MAX_REPLY, READY, Reply, Request, UNLIMITED};
 use places::Places;
 pub use worker::{ARGUMENT, run as run_worker};
 
-/// Bounds of the pool.
+/// Limits of the pool.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Processes that check at the same time.
+    /// Processes that check concurrently.
     pub workers: usize,
     /// Longest time of one check; then its process is killed.
     pub deadline: Duration,
@@ -57,9 +57,9 @@ impl Default for Settings {
     }
 }
 
-/// Longest time in which a new process has to be ready. Not part of a check's own time.
+/// Longest time until a new process is ready. Not part of a check's own time.
 const START: Duration = Duration::from_secs(20);
-/// Checks after which a process is replaced, whatever its memory looks like by then.
+/// Checks after which a process is replaced, whatever its memory use.
 const JOBS: u32 = 1_000;
 
 /// The pool. Starts a process when one is needed and none is idle.
@@ -71,7 +71,7 @@ pub struct SchemaPool {
 }
 
 impl SchemaPool {
-    /// Makes a pool of processes of `program`, which has to be this one.
+    /// Creates a pool of processes of `program`, which has to be this one.
     pub fn new(program: PathBuf, settings: Settings) -> Self {
         Self {
             program,
@@ -81,7 +81,7 @@ impl SchemaPool {
         }
     }
 
-    /// The program that runs now, also when its file has been replaced by an update meanwhile.
+    /// Returns the running program, even if its file has been replaced by an update meanwhile.
     pub fn own_program() -> PathBuf {
         if cfg!(target_os = "linux") {
             PathBuf::from("/proc/self/exe")
@@ -124,7 +124,7 @@ impl SchemaPool {
                     self.keep(worker);
                     return Ok(reply);
                 }
-                // What earlier checks left in its memory is not this one's fault: a fresh process decides.
+                // Memory left over from earlier checks is not this one's fault: a fresh process decides.
                 Ok(Err(_)) if used => continue,
                 Ok(Err(_)) => "memory",
                 Err(_elapsed) => "time",
@@ -133,15 +133,15 @@ impl SchemaPool {
             tracing::warn!(
                 tenant = %scope.tenant(),
                 limit = why,
-                "a schema check exceeded its limit; its worker process was killed and will be replaced"
+                "schema check exceeded its limit; killed its worker process and refused the schema or answer as too expensive"
             );
-            // Dropped, it is killed.
+            // Dropping it kills it.
             drop(worker);
             return Err(SchemaError::TooExpensive);
         }
     }
 
-    /// Takes an idle worker that still lives.
+    /// Takes an idle worker that is still alive.
     fn warm(&self) -> Option<Worker> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::from_fn(|| idle.pop()).find_map(Worker::if_alive)
@@ -189,7 +189,7 @@ fn unavailable(error: std::io::Error) -> SchemaError {
     SchemaError::Unavailable(error.to_string())
 }
 
-/// Writes what a worker is asked: on the compute pool when it is long.
+/// Encodes the request to a worker; a long one on the compute pool.
 async fn encode(tenant: &TenantId, schema: &Arc<Value>, answer: Option<&str>) -> Result<Vec<u8>, SchemaError> {
     let cost = weight::of(schema) + answer.map_or(0, str::len);
     let (schema, answer) = (Arc::clone(schema), answer.map(str::to_owned));
@@ -216,7 +216,7 @@ fn count(what: &'static str, error: Option<&SchemaError>) {
     counter!("copilotd_schema_checks_total", "what" => what, "outcome" => outcome).increment(1);
 }
 
-/// One child process between two checks, or during one. Dropped, it is killed.
+/// One child process, idle or checking. Killed when dropped.
 struct Worker {
     child: Child,
     to: ChildStdin,
@@ -235,11 +235,11 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // Ctrl-C in a terminal is for the server, which drains; its checks go on meanwhile.
+            // Ctrl-C in a terminal is for the server, which drains; its checks continue meanwhile.
             .process_group(0)
             .kill_on_drop(true);
         let mut child = command.spawn()?;
-        let missing = || std::io::Error::other("a worker without pipes");
+        let missing = || std::io::Error::other("the worker process has no pipes");
         let to = child.stdin.take().ok_or_else(missing)?;
         let mut from = child.stdout.take().ok_or_else(missing)?;
         let ready = timeout(START, from.read_u8()).await;
@@ -251,11 +251,11 @@ impl Worker {
                 jobs: 0,
             }),
             Ok(Ok(UNLIMITED)) => Err(std::io::Error::other(
-                "the worker cannot limit its memory; setrlimit has to be allowed",
+                "the worker process cannot limit its memory; allow setrlimit",
             )),
-            Ok(Ok(_)) => Err(std::io::Error::other("the worker is another program")),
+            Ok(Ok(_)) => Err(std::io::Error::other("the worker process is another program")),
             Ok(Err(error)) => Err(error),
-            Err(_elapsed) => Err(std::io::Error::other("the worker did not become ready")),
+            Err(_elapsed) => Err(std::io::Error::other("the worker process did not become ready in time")),
         }
     }
 
@@ -269,7 +269,7 @@ impl Worker {
         self.to.flush().await?;
         let length = usize::try_from(self.from.read_u32_le().await?).unwrap_or(usize::MAX);
         if length > MAX_REPLY {
-            return Err(std::io::Error::other("a reply that is too long"));
+            return Err(std::io::Error::other("the worker's reply is too long"));
         }
         let mut reply = vec![0; length];
         self.from.read_exact(&mut reply).await?;

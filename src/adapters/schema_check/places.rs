@@ -1,7 +1,7 @@
-//! Places for work, which tenants wait for in a [`FairQueue`].
+//! Permits to work, which tenants wait for in a [`FairQueue`].
 //!
-//! Invariant: places given plus places free are the places there are, and one tenant holds at most its share; a place comes
-//! back when it is dropped, also on its way to somebody who has left.
+//! Invariant: permits given out plus free ones are all permits, and one tenant holds at most its share; a permit is
+//! returned when it is dropped, also on its way to a waiter that has left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,15 +10,14 @@ use copilotd_actors::domain::ids::TenantId;
 use copilotd_actors::fairness::fair_queue::{Bounds, FairQueue, QueueFull, Ticket};
 use tokio::sync::oneshot;
 
-/// What waits: checks of answers and schemas that are to be compiled.
+/// Limits of the queue: checks of answers and schemas to be compiled.
 const WAITING: Bounds = Bounds {
     owner: 16 * 1024,
     all: 64 * 1024,
 };
-/// Each place costs the same: how long it is held is bounded, and not known before.
+/// Each permit costs the same: how long it is held is bounded, and not known before.
 const COST: u64 = 1;
 
-/// See the module.
 pub struct Places {
     share: usize,
     state: Mutex<State>,
@@ -26,18 +25,18 @@ pub struct Places {
 
 struct State {
     free: usize,
-    /// Places by the tenant that holds them.
+    /// Permits by the tenant that holds them.
     held: HashMap<TenantId, usize>,
     queue: FairQueue<TenantId, oneshot::Sender<Place>>,
 }
 
-/// The right to work. Dropped, it goes to the next in line.
+/// The right to work. Dropped, it goes to the next in the queue.
 pub struct Place {
     places: Option<Arc<Places>>,
     tenant: TenantId,
 }
 
-/// Somebody in line. Dropped, it leaves.
+/// A waiter in the queue. Dropped, it leaves the queue.
 struct InLine {
     places: Arc<Places>,
     tenant: TenantId,
@@ -46,7 +45,7 @@ struct InLine {
 }
 
 impl Places {
-    /// Makes so many `places`, of which one tenant holds at most `share`.
+    /// Creates `places` permits, of which one tenant holds at most `share`.
     pub fn new(places: usize, share: usize) -> Arc<Self> {
         let state = State {
             free: places.max(1),
@@ -59,12 +58,12 @@ impl Places {
         })
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     pub fn place(self: &Arc<Self>, tenant: &TenantId) -> Result<impl Future<Output = Place> + Send + use<>, QueueFull> {
         self.line_up(tenant, None)
     }
 
-    /// Waits for a place before the tenant's others, but behind those who came this way too, of whom there may be `most`.
+    /// Waits for a permit before the tenant's others, but after those queued this way too, of whom there may be `most`.
     pub fn place_first(
         self: &Arc<Self>,
         tenant: &TenantId,
@@ -94,13 +93,13 @@ impl Places {
         Ok(async move {
             match (&mut in_line.receiver).await {
                 Ok(place) => place,
-                // The queue lives as long as its places and is never closed.
+                // The queue lives as long as this and is never closed.
                 Err(_closed) => std::future::pending().await,
             }
         })
     }
 
-    /// Gives free places to those who are next.
+    /// Gives free permits to those who are next.
     fn hand_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         while state.free > 0 {
             let State { held, queue, .. } = &mut *state;
@@ -117,7 +116,7 @@ impl Places {
                     *state.held.entry(tenant).or_default() += 1;
                     state.free -= 1;
                 }
-                // It is just leaving, and its place was never counted.
+                // The waiter is just leaving, and its permit was never counted.
                 Err(mut place) => place.places = None,
             }
         }
@@ -152,7 +151,7 @@ impl Drop for InLine {
     fn drop(&mut self) {
         let waiting = self.places.lock().queue.remove(&self.tenant, self.ticket);
         drop(waiting);
-        // A place that was handed out and never picked up comes back when the receiver is dropped, which is next.
+        // A permit that was given out and never received is returned when the receiver is dropped, which is next.
     }
 }
 
@@ -166,7 +165,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// Lines up; there is room.
+    /// Queues up; there is space.
     fn place(places: &Arc<Places>, tenant: &TenantId) -> impl Future<Output = Place> + Send + use<> {
         places.place(tenant).unwrap()
     }
@@ -184,7 +183,7 @@ mod tests {
         let mut third = Box::pin(place(&places, &c));
         assert!((&mut third).now_or_never().is_none());
         drop(first);
-        // One of the tenants in line has it; whoever it is, the next one to come free is the other's.
+        // One of the waiting tenants has it; whichever it is, the next free one is the other's.
         drop(other);
         let third = third.now_or_never().expect("its turn");
         let again = waiting.remove(0).now_or_never().expect("its turn");
@@ -203,7 +202,7 @@ mod tests {
         assert_eq!(places.lock().queue.len(), 1);
         drop(held);
         let given = (&mut stays).now_or_never().expect("its turn");
-        // A place that is handed out and never picked up comes back.
+        // A permit that was given out and never received is returned.
         let unpicked = place(&places, &a);
         drop(given);
         drop(unpicked);

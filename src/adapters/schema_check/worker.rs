@@ -1,7 +1,7 @@
 //! The child process: `copilotd schema-worker`. Reads jobs from standard input until it is closed, one at a time.
 //!
-//! It limits itself before it reads the first byte, and does nothing but compute: whatever becomes of it, its parent reads
-//! either a reply or the end of the pipe.
+//! It limits itself before it reads the first byte, and does nothing but compute: whatever happens to it, its parent
+//! reads either a reply or the end of the pipe.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -15,18 +15,18 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::frame::{self, Job, READY, Reply, UNLIMITED};
 
-/// First argument of such a process. Not a command for people, so no help tells of it.
+/// First argument of such a process. Not a command for people, so it is not in the help.
 pub const ARGUMENT: &str = "schema-worker";
 
-/// Memory that a check may use, beyond what the program itself takes up.
+/// Memory that a check may use, beyond what the program itself takes.
 const MEMORY: u64 = 256 * 1024 * 1024;
-/// Compiled schemas are dropped before the next check once the process has grown by so much.
+/// Compiled schemas are dropped before the next check once the process has grown by this much.
 const CACHE_MEMORY: u64 = 64 * 1024 * 1024;
-/// Most compiled schemas that are kept.
+/// Most compiled schemas that are cached.
 const CACHED: usize = 16;
-/// Time between two looks, during a check, whether the parent still lives.
+/// Interval, during a check, of testing whether the parent is still alive.
 const LOOK: Duration = Duration::from_secs(1);
-/// How much less of a busy processor it gets than the threads that answer.
+/// How much less processor time it gets than the threads that answer requests.
 const NICE: i32 = 10;
 
 /// Runs a worker.
@@ -50,9 +50,9 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Sets the limits; answers the memory that the program takes up before it has done anything.
+/// Sets the limits; returns the memory that the program takes before it has done anything.
 fn limit() -> Result<u64, rustix::io::Errno> {
-    // No dump of a killed process: it would hold a tenant's answers.
+    // No core dump of a killed process: it would contain a tenant's answers.
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -64,31 +64,33 @@ fn limit() -> Result<u64, rustix::io::Errno> {
         maximum: Some(most),
     };
     let limited = setrlimit(Resource::As, memory);
-    // Other systems than Linux may know no limit for memory: there the deadline is what is left.
+    // Systems other than Linux may have no memory limit: there only the deadline is left.
     if cfg!(target_os = "linux") {
         limited?;
     }
-    // Without these it is a little less tidy, and no less bounded.
+    // Not essential: without these the process is no less bounded.
     let _ = setrlimit(Resource::Core, none);
     let _ = setrlimit(Resource::Fsize, none);
     let _ = nice(NICE);
-    // If the machine runs out of memory all the same, this process is the one to go.
+    // If the machine runs out of memory all the same, this process shall be killed first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     Ok(own)
 }
 
-/// Signals to a whole service or terminal are for the server: while it drains, checks go on. It ends its workers itself.
+/// Signals to a whole service or terminal are for the server: while it drains, checks continue. It ends its workers
+/// itself.
 fn outlive_signals() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        // What is registered once takes the place of the default, which is to end, for the life of the process.
+        // A handler that was registered once replaces the default action, which is to exit, for the life of the
+        // process.
         drop(signal(kind)?);
     }
     Ok(())
 }
 
-/// Bytes of address space that are taken up, where the system tells.
+/// Bytes of address space in use, if the system tells.
 fn mapped() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;

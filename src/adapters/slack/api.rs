@@ -18,7 +18,7 @@ use crate::adapters::tools::member::{as_text, at, take_member};
 use crate::adapters::tools::run::{Progress, Session};
 use crate::adapters::tools::{InvalidConfig, failed, rate, text, unreadable};
 
-/// Slack's advice for all lists.
+/// Slack's recommended page size for all lists.
 pub(super) const PAGE: usize = 200;
 
 /// One tenant's access; shared by all calls.
@@ -36,7 +36,7 @@ impl Api {
         let credentials = format!("Bearer {}", config.token.expose_secret());
         let mut authorization = HeaderValue::from_str(&credentials).map_err(|_| InvalidConfig {
             system: "slack",
-            reason: "the token has characters that no HTTP header can carry".into(),
+            reason: "the token contains characters that are not allowed in an HTTP header".into(),
         })?;
         authorization.set_sensitive(true);
         Ok(Self {
@@ -81,7 +81,7 @@ impl Call {
         }
     }
 
-    /// Reads. Slack takes no JSON here.
+    /// Sends a read. Slack accepts no JSON here.
     pub async fn get(&self, method: &str, query: &[(&str, String)]) -> Result<Value, ToolError> {
         self.exchange(self.api.client.get(self.address(method)).query(query))
             .await
@@ -139,7 +139,7 @@ impl Call {
     }
 }
 
-/// Whether Slack refused with this code.
+/// Returns whether Slack refused with this code.
 pub(super) fn is_code(error: &ToolError, code: &str) -> bool {
     error.kind == ToolErrorKind::Refused
         && error
@@ -173,7 +173,8 @@ fn by_code(body: &Value) -> Result<ToolError, ToolError> {
         .ok_or_else(|| unusable(format_args!("an answer that is neither ok nor an error")))?;
     let kind = match code {
         "ratelimited" | "rate_limited" | "message_limit_exceeded" => ToolErrorKind::RateLimited,
-        // Slack's own words for these: some aspect of the operation may have succeeded before the error was raised.
+        // Slack's documentation says of these: some aspect of the operation may have succeeded before the error was
+        // raised.
         "internal_error" | "fatal_error" | "service_unavailable" => ToolErrorKind::InDoubt,
         _ => ToolErrorKind::Refused,
     };

@@ -9,14 +9,15 @@ use super::markdown::Piece;
 const SECTION: usize = 3000;
 /// Most blocks of a message.
 const BLOCKS: usize = 50;
-/// Longest sum of a message's blocks. Slack publishes none; it refuses some 13,200 characters of JSON (`msg_blocks_too_long`).
+/// Largest total length of a message's blocks. Slack publishes none; it refuses some 13,200 characters of JSON
+/// (`msg_blocks_too_long`).
 const MESSAGE: usize = 11_000;
-/// Room for a comma and for our mark, which one block of each message bears.
+/// Space for a comma and for our mark, which one block of each message carries.
 const MARK: usize = 80;
-/// With more lines across than that they are written as text, or they would make hundreds of messages.
+/// With more dividers than this they are written as text, or they would make hundreds of messages.
 const MAX_DIVIDERS: usize = 40;
 
-/// Wider cells are not cut, but stand out of their column.
+/// Wider cells are not cut, but break out of their column.
 const MAX_COLUMN: usize = 40;
 
 const FENCE: &str = "```";
@@ -37,7 +38,7 @@ struct Part {
     plain: String,
 }
 
-/// Packs pieces into blocks and these into as many messages as Slack's limits make necessary. Nothing is left out; a message
+/// Packs pieces into blocks and these into as many messages as Slack's limits require. Nothing is left out; a message
 /// ends where a section does, which is at the end of a paragraph, line or word.
 pub(super) fn pack(pieces: &[Piece]) -> Vec<Packed> {
     let mut packer = Packer::default();
@@ -113,7 +114,7 @@ impl Packer {
     }
 }
 
-/// Sets a table in columns.
+/// Formats a table in columns.
 pub(super) fn code_table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -150,17 +151,17 @@ pub(super) fn shorten(text: &str, max: usize) -> String {
     format!("{}…", first.unwrap_or_default())
 }
 
-/// `verbatim` keeps Slack from turning names in the text into mentions and channels by itself.
+/// `verbatim` prevents Slack from turning names in the text into mentions and channels by itself.
 fn mrkdwn(text: &str) -> Value {
     json!({ "type": "section", "text": { "type": "mrkdwn", "text": text, "verbatim": true }, "expand": true })
 }
 
-/// Slack does not say what a character is; UTF-16 units are the strictest reading.
+/// Slack does not define a character; UTF-16 units are the strictest reading.
 fn units(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()
 }
 
-/// Tells whether a text has more than `max` units, without looking at all of a long one.
+/// Returns whether a text has more than `max` units, without scanning all of a long one.
 fn units_exceed(text: &str, max: usize) -> bool {
     // A unit is at most three bytes.
     text.len() > 3 * max || units(text) > max
@@ -174,7 +175,7 @@ fn split(text: &str, max: usize) -> Vec<String> {
     while units_exceed(rest, max) {
         let (mut used, mut depth) = (0, false);
         let (mut any, mut space, mut line) = (0, 0, 0);
-        // How many units stand before the last space and the last line end.
+        // How many units precede the last space and the last line end.
         let (mut before_space, mut before_line) = (0, 0);
         let mut entity = false;
         let mut before = ' ';
@@ -202,12 +203,12 @@ fn split(text: &str, max: usize) -> Vec<String> {
                 _ => {}
             }
         }
-        // A split at half the room or later keeps the number of parts small.
+        // A split in the second half keeps the number of parts small.
         let good = [(line, before_line), (space, before_space)]
             .into_iter()
             .find(|(at, units)| *at > 0 && units * 2 >= max);
         let at = good.map_or(any, |(at, _)| at);
-        // Links are bounded far below `max`, so there is always a place; if not, progress matters more.
+        // Links are far shorter than `max`, so there is always a place to split; if not, progress matters more.
         let at = if at == 0 { boundary(rest, max) } else { at };
         let (part, later) = rest.split_at_checked(at).unwrap_or((rest, ""));
         parts.push(part.trim_end().to_owned());
@@ -220,7 +221,7 @@ fn split(text: &str, max: usize) -> Vec<String> {
     parts
 }
 
-/// Whether two characters are drawn as one, as far as messages commonly hold such.
+/// Returns whether two characters are drawn as one, for the sequences that are common in messages.
 fn joins(before: char, character: char) -> bool {
     const JOINER: char = '\u{200d}';
     let extends = |c: char| matches!(c, JOINER | '\u{300}'..='\u{36f}' | '\u{fe00}'..='\u{fe0f}' | '\u{20e3}' | '\u{1f3fb}'..='\u{1f3ff}');

@@ -1,11 +1,11 @@
 //! Channels of a workspace, by name and by id.
 //!
-//! Slack offers no look-up by name: the list is walked page by page, and what was read is kept for a while. A walk that is
-//! interrupted, by a 429 or by a call's end, goes on from that page with the next call. A walk reads [`PAGES`] pages of 200
-//! channels at most, and as long as its call's timeout allows.
+//! Slack offers no lookup by name: the list is walked page by page, and what was read is kept for a while. A walk that
+//! is interrupted, by a 429 or by a call's end, continues from that page with the next call. A walk reads [`PAGES`]
+//! pages of 200 channels at most, and as long as its call's timeout allows.
 //!
-//! Invariant: a name stands for the channel that bears it now. What is remembered of an earlier call is asked about before it
-//! is used, and another answer than "still so" begins a new walk.
+//! Invariant: a name stands for the channel that has it now. What is remembered from an earlier call is verified before
+//! it is used, and unless it is still true a new walk begins.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use crate::adapters::tools::member::{self, Readable, Text, as_flag, as_text, at}
 use crate::adapters::tools::refused;
 use crate::adapters::tools::text::clip;
 
-/// What was read is of use for so long after its last page.
+/// How long a walk is useful after its last page.
 const KEEP: Duration = Duration::from_secs(600);
-/// A whole list of this age is not read again only because a name is not in it.
+/// A whole list younger than this is not read again only because a name is not in it.
 const FRESH: Duration = Duration::from_secs(30);
-/// Bounds a walk: 50,000 channels.
+/// Limits a walk: 50,000 channels.
 const PAGES: usize = 250;
 /// Most channels in which one message is looked for.
 const BEARERS: usize = 8;
@@ -59,7 +59,7 @@ impl Channel {
         self.name.as_deref().unwrap_or_default()
     }
 
-    /// Tells a channel.
+    /// Describes a channel for the model.
     pub fn tell(&self) -> Value {
         json!({
             "id": clip(&self.id, 120),
@@ -81,7 +81,7 @@ struct Walk {
     read: Readable<Channel>,
     pages: usize,
     next: Next,
-    /// Whether Slack did not know its own cursor once.
+    /// Whether Slack rejected its own cursor once.
     begun_again: bool,
     /// When it began, later when its last page came.
     at: Instant,
@@ -135,7 +135,7 @@ impl Walk {
         self.at = Instant::now();
         self.next = match page.next {
             None => Next::End,
-            // The same page again would be the last one again.
+            // The same page again would repeat for ever.
             Some(next) if Some(&next) == cursor.as_ref() || self.pages >= PAGES => Next::Bound,
             Some(next) => Next::Page(Some(next)),
         };
@@ -156,11 +156,11 @@ impl Walk {
     }
 }
 
-/// The last walk. One call at a time goes on with it; the others then find what that one has read.
+/// The last walk. One call at a time continues it; the others then find what that one has read.
 #[derive(Default)]
 pub(super) struct Channels(Mutex<Option<Walk>>);
 
-/// The walk that is kept, or a new one. It stays in its place while it goes on: a call that is dropped loses no page.
+/// The current walk, or a new one. It stays in place while it continues: a call that is dropped loses no page.
 fn current(kept: &mut Option<Walk>) -> &mut Walk {
     if kept.as_ref().is_some_and(|walk| walk.at.elapsed() >= KEEP) {
         *kept = None;
@@ -215,7 +215,7 @@ async fn find(call: &Call, walk: &mut Walk, name: &str) -> Result<Option<String>
     }
 }
 
-/// Whether a channel still bears a name.
+/// Returns whether a channel still has a name.
 async fn bears(call: &Call, id: &str, name: &str) -> Result<bool, ToolError> {
     match call.get("conversations.info", &[("channel", id.to_owned())]).await {
         Ok(answer) => {
@@ -234,11 +234,11 @@ pub(super) struct Found {
     pub channels: Vec<Channel>,
     /// Whether the workspace has more channels than were read.
     pub incomplete: bool,
-    /// How many could not be read.
+    /// Number of unreadable channels.
     pub unreadable: usize,
 }
 
-/// Lists the channels that `wanted` wants.
+/// Lists the channels that `wanted` accepts.
 pub(super) async fn search(call: &Call, wanted: impl Fn(&Channel) -> bool) -> Result<Found, ToolError> {
     let mut kept = call.api.channels.0.lock().await;
     let walk = current(&mut kept);
@@ -256,8 +256,8 @@ pub(super) async fn search(call: &Call, wanted: impl Fn(&Channel) -> bool) -> Re
     })
 }
 
-/// Returns the channels that bear a name or bore it earlier: a message that was posted by it is in one of these. `Refused`
-/// means that it may be in yet another one.
+/// Returns the channels that have a name or had it earlier: a message that was posted by it is in one of these.
+/// `Refused` means that it may be in yet another one.
 async fn bearers(call: &Call, channel: &str) -> Result<Vec<String>, ToolError> {
     if is_id(channel) {
         return Ok(vec![channel.to_owned()]);
@@ -267,13 +267,13 @@ async fn bearers(call: &Call, channel: &str) -> Result<Vec<String>, ToolError> {
     let count = found.channels.len();
     if count == 0 || count > BEARERS || found.incomplete || found.unreadable > 0 {
         return Err(refused(format!(
-            "which channel #{name} was when the message was to be posted cannot be told"
+            "it is unknown which channel had the name #{name} when the message was to be posted"
         )));
     }
     Ok(found.channels.into_iter().map(|channel| channel.id).collect())
 }
 
-/// Returns the channel that a call posts to: the one where messages of it are, or else the one that bears the name now.
+/// Returns the channel that a call posts to: the one where messages of it are, or else the one that has the name now.
 pub(super) async fn destination(call: &Call, id: CallId, channel: &str) -> Result<String, ToolError> {
     let started = &call.api.started;
     match started.channel(id) {
@@ -290,7 +290,7 @@ pub(super) async fn places(call: &Call, id: CallId, channel: &str) -> Result<Vec
     }
 }
 
-/// Names as Slack keeps them: no #, lower case.
+/// Names in Slack's form: no #, lower case.
 pub(super) fn clean(name: &str) -> String {
     name.trim().trim_start_matches('#').to_lowercase()
 }

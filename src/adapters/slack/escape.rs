@@ -1,9 +1,9 @@
-//! What makes text and addresses harmless in Slack's mrkdwn.
+//! Makes text and addresses harmless in Slack's mrkdwn.
 
 /// Longer addresses are shown as text only: a link may not be split.
 const MAX_URL: usize = 1500;
 
-/// Makes text harmless; this is all the escaping that Slack knows.
+/// Escapes text; Slack knows no other escaping.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -11,7 +11,7 @@ pub(super) fn escape(text: &str) -> String {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
-            // Nobody sees them, and as JSON each takes the room of six characters.
+            // Invisible, and in JSON each takes six characters.
             control if control.is_control() && !matches!(control, '\n' | '\t') => {}
             other => escaped.push(other),
         }
@@ -19,7 +19,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Only addresses that lead out of Slack; whatever could end the link early is percent-encoded.
+/// Allows only addresses that lead out of Slack; whatever could end the link early is percent-encoded.
 pub(super) fn safe_url(url: &str) -> Option<String> {
     let scheme = url.split_once(':')?.0.to_ascii_lowercase();
     if !matches!(scheme.as_str(), "http" | "https" | "mailto") || url.chars().count() > MAX_URL {

@@ -1,4 +1,4 @@
-//! Markdown as models write it, taken apart into pieces that Slack's mrkdwn can show.
+//! Markdown as models write it, parsed into pieces that Slack's mrkdwn can show.
 //!
 //! Invariant: no text of the model reaches the output with a bare `<`, `>` or `&`, except inside `<url|label>` with an
 //! http, https or mailto address. So nothing it writes can become `<!channel>`, `<@U…>` or `<!subteam^…>`.
@@ -10,7 +10,7 @@ use super::escape::{escape, safe_url};
 
 /// Thousands of nested lists fit in one short line; their indents must not multiply the message.
 const MAX_INDENT: usize = 8;
-/// A link may not be split, so its label is bounded.
+/// A link may not be split, so its label is limited.
 const MAX_LABEL: usize = 500;
 
 /// A part of a message.
@@ -20,11 +20,11 @@ pub(super) enum Piece {
     Text(String),
     /// Preformatted, still unescaped.
     Code(String),
-    /// A line across.
+    /// A divider.
     Rule,
 }
 
-/// Takes a message apart.
+/// Parses a message into pieces.
 pub(super) fn pieces(markdown: &str) -> Vec<Piece> {
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
     let mut writer = Writer::default();
@@ -88,7 +88,7 @@ impl Writer {
             Tag::CodeBlock(kind) => {
                 self.flush();
                 self.end_block();
-                // The language is of no use to Slack.
+                // Slack ignores the language.
                 let (CodeBlockKind::Fenced(_) | CodeBlockKind::Indented) = kind;
                 self.code = Some(String::new());
             }
@@ -223,7 +223,7 @@ impl Writer {
         self.end_block_outside();
     }
 
-    /// Writes the open line(s), behind the marks of the lists and quotes around them.
+    /// Writes the open line(s), after the markers of the lists and quotes around them.
     fn flush(&mut self) {
         let text = std::mem::take(&mut self.line);
         if text.trim().is_empty() {

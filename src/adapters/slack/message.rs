@@ -1,4 +1,4 @@
-//! Messages as Slack takes them, made from Markdown.
+//! Messages in Slack's format, converted from Markdown.
 
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::ToolError;
@@ -8,7 +8,7 @@ use super::{blocks, markdown};
 use crate::adapters::tools::member::{as_number, at, set};
 use crate::adapters::tools::refused;
 
-/// Slack refuses an update with a longer `text`, and cuts that of a post; the blocks carry the whole message.
+/// Slack refuses an update with a longer `text`, and truncates that of a post; the blocks carry the whole message.
 const FALLBACK: usize = 4000;
 /// Most messages that one text may become. 40,000 characters of prose are five.
 const MESSAGES: usize = 30;
@@ -16,7 +16,7 @@ const MESSAGES: usize = 30;
 /// Name of our metadata on every message.
 pub const METADATA: &str = "copilotd_call";
 
-/// A message in both forms that Slack wants.
+/// A message in both forms that Slack requires.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Block Kit.
@@ -25,11 +25,11 @@ pub struct Message {
     pub text: String,
 }
 
-/// Converts Markdown into as many messages as Slack's limits make necessary. Nothing in it can notify anybody or become markup
-/// of Slack's own.
+/// Converts Markdown into as many messages as Slack's limits require. Nothing in it can notify anybody or become Slack
+/// markup.
 pub fn from_markdown(text: &str) -> Result<Vec<Message>, ToolError> {
     let packed = blocks::pack(&markdown::pieces(text));
-    // A message of lines across only has blocks, but says nothing.
+    // A message of dividers alone has blocks, but says nothing.
     if packed.iter().all(|message| message.plain.trim().is_empty()) {
         return Err(refused("the message has no text"));
     }
@@ -59,7 +59,7 @@ fn block_id(call: CallId, part: usize) -> String {
     }
 }
 
-/// What a mark on a message says.
+/// Content of a mark on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     /// Which of the call's messages it is, from zero.
@@ -90,7 +90,7 @@ pub(super) fn mark(message: &Value, call: CallId) -> Option<Mark> {
     Some(Mark { part, parts: None })
 }
 
-/// The fields of each message that a text becomes. `parse` keeps Slack from making mentions out of plain names.
+/// The fields of each message that a text becomes. `parse` prevents Slack from turning plain names into mentions.
 pub(super) fn bodies(channel: &str, markdown: &str, call: CallId) -> Result<Vec<Value>, ToolError> {
     let messages = from_markdown(markdown)?;
     let parts = messages.len();

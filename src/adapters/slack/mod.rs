@@ -52,7 +52,7 @@ pub struct Slack {
 }
 
 impl Slack {
-    /// Checks the configuration; nothing is sent.
+    /// Checks the configuration; sends nothing.
     pub fn new(config: &SlackConfig, client: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, InvalidConfig> {
         Ok(Self {
             api: Arc::new(Api::new(config, client, clock)?),

@@ -13,9 +13,9 @@ use crate::adapters::tools::member::{self, Readable, as_object, take_member};
 use crate::adapters::tools::refused;
 use crate::adapters::tools::text::clip;
 
-/// Bounds a search by name: 4,000 people. `users.list` allows some twenty requests a minute.
+/// Limits a search by name: 4,000 people. `users.list` allows some twenty requests a minute.
 const PAGES: usize = 20;
-/// An interrupted search is of use for so long.
+/// How long an interrupted search is useful.
 const KEEP: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Deserialize)]
@@ -47,7 +47,7 @@ struct Profile {
 }
 
 impl Person {
-    /// Tells a person.
+    /// Describes a person for the model.
     pub fn tell(&self) -> Value {
         let short = |text: &Option<String>| text.as_deref().map(|text| clip(text, 120));
         json!({
@@ -74,7 +74,7 @@ impl Person {
     }
 }
 
-/// A search by name that was interrupted; the next one for the same name goes on from there.
+/// A search by name that was interrupted; the next one for the same name continues from there.
 #[derive(Debug)]
 pub(super) struct Search {
     part: String,
@@ -95,7 +95,7 @@ pub(super) async fn by_email(call: &Call, email: &str) -> Result<Option<Person>,
     user.map(Some).ok_or_else(|| unusable(format_args!("an unusable user")))
 }
 
-/// Finds at most `max` people with `part` in one of their names; tells whether there may be more.
+/// Finds at most `max` people with `part` in one of their names; also returns whether there may be more.
 pub(super) async fn by_name(call: &Call, part: &str, max: usize) -> Result<(Readable<Person>, bool), ToolError> {
     let part = part.trim().trim_start_matches('@').to_lowercase();
     let kept = || call.api.search.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +122,7 @@ pub(super) async fn by_name(call: &Call, part: &str, max: usize) -> Result<(Read
         search.found.items.extend(people.items.into_iter().filter(wanted));
         search.pages += 1;
         let is_last = page.next.is_none();
-        // The same page again would be the last one again.
+        // The same page again would repeat for ever.
         let is_stuck = page.next == search.cursor;
         search.cursor = page.next;
         if is_last || is_stuck || search.pages >= PAGES || search.found.items.len() > max {

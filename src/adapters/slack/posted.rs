@@ -1,8 +1,9 @@
-//! Posting messages, and finding them again by the marks that each of them bears.
+//! Posts messages, and finds them again by the marks that each of them carries.
 //!
-//! A long text becomes several messages. Invariant: none of them goes out twice, and a part is never told as the whole. They go out
-//! one after the other, each only when the one before it is known to be out, and each bears its number. What may be out is looked
-//! for and never sent again, by this process or by the one after it: Slack knows no key that would drop a second copy.
+//! A long text becomes several messages. Invariant: none of them is posted twice, and a part is never reported as the
+//! whole. They are posted one after the other, each only when the previous one is known to be posted, and each carries
+//! its number. A message that may have been posted is looked for and never sent again, by this process or by the next
+//! one: Slack has no idempotency key that would drop a second copy.
 
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use super::started::Posted;
 use crate::adapters::tools::member::{as_text, at, set};
 use crate::adapters::tools::refused;
 
-/// Pages that are read before we say that we cannot tell.
+/// Pages that are read before the outcome is reported as unknown.
 const PAGES: usize = 10;
-/// How often Slack may ask for patience between two messages of one call.
+/// How often Slack may ask us to wait between two messages of one call.
 const WAITS: u32 = 5;
 
-/// Posts into a channel, or into a thread of it.
+/// Posts to a channel, or to a thread of it.
 pub(super) async fn post(
     call: &Call,
     request: &ToolRequest,
@@ -63,7 +64,7 @@ pub(super) async fn post(
     Ok(told)
 }
 
-/// Sends one message. Behind others of its call a 429 is waited out here: the call may not begin again.
+/// Sends one message. After the first message of a call a 429 is waited out here: the call may not start again.
 async fn send(
     call: &Call,
     request: &ToolRequest,
@@ -92,7 +93,7 @@ async fn send(
     }
 }
 
-/// A failure behind messages that are out: whatever it is, something was changed.
+/// A failure after messages were posted: whatever it is, something was changed.
 fn partly(error: ToolError, posted: usize, parts: usize) -> ToolError {
     ToolError {
         message: format!("{posted} of {parts} messages were posted, then: {}", error.message),
@@ -123,7 +124,7 @@ pub(super) async fn find(
         }
         started.is_for(request.call, channel);
         let sent = started.sent(request.call);
-        // Nothing is under way any more, and the rest never left.
+        // Nothing is in flight any more, and the rest was never sent.
         if sent > 0 && (0..sent).all(|part| posted.contains_key(&part)) {
             return Err(refused(format!("only {sent} of {parts} messages were posted")));
         }
@@ -135,7 +136,8 @@ pub(super) async fn find(
     Ok(LookUp::NotFound)
 }
 
-/// Reads a channel, newest messages first, until all `wanted` messages of the call are found. Returns how many the call has.
+/// Reads a channel, newest messages first, until all `wanted` messages of the call are found. Returns how many the call
+/// has.
 async fn read(
     call: &Call,
     request: &ToolRequest,
@@ -171,7 +173,7 @@ async fn read(
         }
         if items.iter().any(|item| !item.is_object()) {
             return Err(refused(format!(
-                "a message in {channel} could not be read: whether it is this one cannot be told"
+                "a message in {channel} could not be read: whether it is this one is unknown"
             )));
         }
         if next.is_none() {
@@ -180,11 +182,11 @@ async fn read(
         cursor = next;
     }
     Err(refused(format!(
-        "too many messages were posted since: whether this one is among the later ones in {channel} cannot be told"
+        "too many messages were posted since: whether this one is in {channel} is unknown"
     )))
 }
 
-/// Tells where messages are.
+/// Describes where messages are, for the model.
 pub(super) fn tell(channel: &str, thread: Option<&str>, posted: &Posted) -> Value {
     let mut told = json!({ "channel": channel, "ts": posted.values().next().cloned().flatten() });
     if let Some(thread) = thread {

@@ -1,4 +1,5 @@
-//! What this process knows of the calls that it began or looked up: where and when they post, and which of their messages are out.
+//! What this process knows of the calls that it began or looked up: where and when they post, and which of their
+//! messages are posted.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +16,9 @@ const SKEW: Duration = Duration::from_secs(300);
 /// Calls that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// The messages of a call that are known to be out: each one's `ts`, if Slack told it.
+/// The messages of a call that are known to be posted: each one's `ts`, if Slack returned it.
 pub(super) type Posted = BTreeMap<usize, Option<String>>;
 
-/// See the module.
 pub(super) struct Started {
     clock: Arc<dyn Clock>,
     memory: Mutex<Memory>,
@@ -32,12 +32,12 @@ struct Memory {
 
 #[derive(Default)]
 struct Begun {
-    /// When this process began it first, if it did.
+    /// When this process first began it, if it did.
     at: Option<Timestamp>,
     /// The channel that it posts to.
     channel: Option<String>,
     posted: Posted,
-    /// How many of its messages may have left this process, the posted ones included.
+    /// How many of its messages may have been sent, the posted ones included.
     sent: usize,
 }
 
@@ -49,13 +49,13 @@ impl Started {
         }
     }
 
-    /// Remembers the first beginning of `call`; the oldest call is forgotten when there are too many.
+    /// Records the first start of `call`; the oldest call is forgotten when there are too many.
     pub fn note(&self, call: CallId) {
         let now = self.clock.now();
         self.change(call, |begun| _ = begun.at.get_or_insert(now));
     }
 
-    /// The earliest time at which a message of `call` can have been posted, as Slack writes it.
+    /// The earliest time at which a message of `call` can have been posted, in Slack's format.
     pub fn oldest(&self, call: CallId) -> String {
         let began = self.memory().calls.get(&call).and_then(|begun| begun.at);
         let oldest = match began {
@@ -65,22 +65,22 @@ impl Started {
         format!("{oldest}.000000")
     }
 
-    /// Remembers where a call posts to.
+    /// Records where a call posts to.
     pub fn is_for(&self, call: CallId, channel: &str) {
         self.change(call, |begun| begun.channel = Some(channel.to_owned()));
     }
 
-    /// Where a call posts to.
+    /// Returns where a call posts to.
     pub fn channel(&self, call: CallId) -> Option<String> {
         self.memory().calls.get(&call)?.channel.clone()
     }
 
-    /// Remembers a message that is out.
+    /// Records a posted message.
     pub fn add(&self, call: CallId, part: usize, ts: Option<String>) {
         self.change(call, |begun| _ = begun.posted.insert(part, ts));
     }
 
-    /// The messages that are out.
+    /// The posted messages.
     pub fn posted(&self, call: CallId) -> Posted {
         let memory = self.memory();
         memory
@@ -90,12 +90,12 @@ impl Started {
             .unwrap_or_default()
     }
 
-    /// Remembers how many messages may have left this process.
+    /// Records how many messages may have been sent.
     pub fn set_sent(&self, call: CallId, sent: usize) {
         self.change(call, |begun| begun.sent = sent);
     }
 
-    /// Forgets what a call has done: all of it is done and told.
+    /// Forgets a call's messages: all of them are posted and reported.
     pub fn done(&self, call: CallId) {
         self.change(call, |begun| {
             *begun = Begun {
@@ -105,7 +105,7 @@ impl Started {
         });
     }
 
-    /// How many messages may have left this process.
+    /// How many messages may have been sent.
     pub fn sent(&self, call: CallId) -> usize {
         self.memory().calls.get(&call).map_or(0, |begun| begun.sent)
     }

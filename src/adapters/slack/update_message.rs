@@ -32,7 +32,7 @@ impl Tool<Call> for UpdateMessage {
 
     async fn call(&self, call: &Call, request: &ToolRequest) -> Result<Value, ToolError> {
         let wanted: Arguments = arguments(request)?;
-        // Before anything is asked: a text that is too long is no matter of channels.
+        // Before any request: a text that is too long has nothing to do with channels.
         let parts = message::from_markdown(&wanted.text)?.len();
         if parts > 1 {
             return Err(refused(format!(
@@ -54,7 +54,7 @@ impl Tool<Call> for UpdateMessage {
     async fn look_up(&self, call: &Call, request: &ToolRequest) -> Result<LookUp, ToolError> {
         let wanted: Arguments = arguments(request)?;
         for channel in channels::places(call, request.call, &wanted.channel).await? {
-            // Of one ts, this answers the message itself, whether it stands in the channel or in a thread.
+            // For a single ts this returns the message itself, whether it is in the channel or in a thread.
             let query = [
                 ("channel", channel.clone()),
                 ("ts", wanted.ts.clone()),

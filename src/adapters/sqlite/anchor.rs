@@ -1,12 +1,12 @@
-//! A second copy of where each tenant's audit log ends, outside the database.
+//! A second copy of each tenant's newest audit head, in a file outside the database.
 //!
-//! Whoever deletes a tenant's audit entries together with their head leaves a database that looks as if nothing had ever been
-//! recorded. The file has the newest head of each tenant, with its MAC. It is written after the commit and not flushed: a crash
-//! leaves it behind the database, which is no fault, and never ahead of it.
+//! Deleting a tenant's audit entries together with their head leaves a database that looks as if nothing had ever been
+//! recorded. This file keeps the newest head of each tenant, with its MAC. It is written after the commit and not
+//! flushed: after a crash it may be behind the database, which is not a fault, but never ahead of it.
 //!
-//! The file is a header and one slot of [`SLOT`] bytes per tenant: a hash of the tenant's id, then number, hash and MAC of its head.
-//! A slot never crosses a sector, so no crash leaves half of one. Deleting the file is how an operator says that the
-//! database was put back on purpose: it is then made again from the heads that the database has, which is logged.
+//! The file is a header and one slot of [`SLOT`] bytes per tenant: a hash of the tenant's id, then number, hash and MAC
+//! of its head. A slot never crosses a sector, so no crash leaves half of one. An operator who restores the database on
+//! purpose deletes the file; it is then recreated from the heads in the database, with a warning in the log.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,17 +21,16 @@ use sha2::{Digest as _, Sha256};
 use crate::audit::Head;
 use crate::private_files;
 
-/// Name of the file inside the data directory.
+/// File name inside the data directory.
 const FILE: &str = "copilotd.audit";
-/// What the file begins with.
+/// First bytes of the file.
 const WORD: &[u8] = b"copilotd audit anchors 1\n";
 const SLOT: usize = 128;
-/// Slots that the file grows by, so that an entry of a new tenant seldom needs space.
+/// Slots by which the file grows, so that a new tenant's first entry seldom needs disk space.
 const GROWTH: usize = 32;
 
 type Id = [u8; 16];
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Anchor {
     file: Option<File>,
@@ -39,7 +38,7 @@ pub(super) struct Anchor {
 }
 
 impl Anchor {
-    /// Reads the file. Tenants that it does not have get the heads of the database.
+    /// Reads the file. Tenants that are missing from it get the heads of the database.
     pub(super) fn open(directory: &Path, heads: &[(String, Head)]) -> Self {
         let path = directory.join(FILE);
         let (file, slots) = match private_files::open(&path).and_then(|file| read(&file).map(|slots| (file, slots))) {
@@ -47,7 +46,7 @@ impl Anchor {
             Err(error) => {
                 tracing::warn!(
                     path = %path.display(), %error,
-                    "audit anchors cannot be read and are not kept; an audit log deleted together with its head will not be noticed"
+                    "audit anchor file unreadable; continuing without it, so deleting an audit log together with its head would go unnoticed"
                 );
                 (None, None)
             }
@@ -60,8 +59,8 @@ impl Anchor {
         if is_new && !heads.is_empty() {
             tracing::warn!(
                 path = %path.display(), tenants = heads.len(),
-                "audit anchors are missing and were made from the database: expected after an upgrade or a restored backup; \
-                 otherwise compare the audit log with a backup"
+                "audit anchor file missing; recreated from the database. Expected after an upgrade or a restored backup, \
+                 otherwise compare the audit logs with a backup"
             );
         }
         for (tenant, head) in heads {
@@ -73,12 +72,12 @@ impl Anchor {
         anchor
     }
 
-    /// Where the tenant's log ended when an entry was last recorded.
+    /// Returns the tenant's newest recorded head.
     pub(super) fn of(&self, tenant: &TenantId) -> Option<Head> {
         self.slots().get(&id(tenant.as_str())).map(|(_, head)| head.clone())
     }
 
-    /// Notes a head that was committed, unless a newer one is noted. Blocks for a moment.
+    /// Records a committed head, unless a newer one is recorded already. Blocks briefly.
     pub(super) fn raise(&self, tenant: &str, head: &Head) {
         let (id, mut slots) = (id(tenant), self.slots());
         let (Some(file), Some(bytes)) = (&self.file, encode(id, head)) else {
@@ -90,15 +89,16 @@ impl Anchor {
             None => 1 + slots.values().map(|(slot, _)| *slot).max().unwrap_or(0),
         };
         if let Err(error) = write(file, slot, &bytes) {
-            tracing::warn!(tenant, n = head.n, %error, "an audit anchor was not written; it stays behind the log");
+            tracing::warn!(tenant, n = head.n, %error, "audit anchor not written; it lags behind the audit log until the next entry");
             return;
         }
         slots.insert(id, (slot, head.clone()));
     }
 
-    /// Removes a tenant's anchor: its log begins anew. Blocks for a moment.
+    /// Removes a tenant's anchor; its log starts over. Blocks briefly.
     ///
-    /// The last slot takes its place before it is cleared, so a crash in between leaves that one twice and none missing.
+    /// The last slot is copied into the freed one before it is cleared, so a crash in between leaves a duplicate and
+    /// loses none.
     pub(super) fn forget(&self, tenant: &TenantId) -> io::Result<()> {
         let (id, mut slots) = (id(tenant.as_str()), self.slots());
         let (Some(file), Some((freed, _))) = (&self.file, slots.get(&id).cloned()) else {
@@ -131,7 +131,7 @@ fn id(tenant: &str) -> Id {
     std::array::from_fn(|index| digest[index])
 }
 
-/// A slot with a head as it is recorded; none for one that no release writes.
+/// Encodes a slot; `None` for a head that no release writes.
 fn encode(id: Id, head: &Head) -> Option<[u8; SLOT]> {
     let (hash, mac): ([u8; 32], [u8; 32]) = (
         head.hash.as_slice().try_into().ok()?,
@@ -153,7 +153,7 @@ fn write(file: &File, slot: usize, bytes: &[u8; SLOT]) -> io::Result<()> {
     file.write_all_at(bytes, at)
 }
 
-/// Reads all slots; none from a file that is new or not one of ours.
+/// Reads all slots; `None` if the file is new or not one of ours.
 fn read(file: &File) -> io::Result<Option<HashMap<Id, (usize, Head)>>> {
     let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];

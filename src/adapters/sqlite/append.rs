@@ -1,4 +1,4 @@
-//! What an append and a snapshot do to the tables.
+//! Writes appends and snapshots to the tables.
 
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::{Event, Record};
@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::rows;
 use crate::adapters::text;
 
-/// An append as it goes to the writer: encoded once, however often it is tried.
+/// An append encoded for the writer: once, however often it is tried.
 pub(super) struct EncodedAppend {
     conversation: ConversationId,
     append_id: Uuid,
@@ -25,7 +25,7 @@ pub(super) struct EncodedAppend {
     changes: Changes,
 }
 
-/// Which part of a header an append can have changed besides its counters.
+/// Which columns of a header an append may have changed, besides its counters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Changes {
     Counters,
@@ -54,7 +54,7 @@ impl Changes {
 }
 
 impl EncodedAppend {
-    /// Encodes an append, or refuses it for its size.
+    /// Encodes an append; refused if it is too large.
     pub(super) fn new(append: &Append) -> Result<Self, LogError> {
         Ok(Self {
             conversation: append.conversation,
@@ -70,7 +70,7 @@ impl EncodedAppend {
         })
     }
 
-    /// Whether it erases the conversation.
+    /// Returns whether it erases the conversation.
     pub(super) fn is_erasure(&self) -> bool {
         self.tombstone.is_some()
     }
@@ -88,7 +88,7 @@ impl EncodedAppend {
         if self.first_seq != head.map_or(0, |head| head.last_seq) + 1 {
             return Err(LogError::Conflict(self.first_seq).into());
         }
-        // What the log's first record will no longer tell; it may be damaged already.
+        // The log's first record, which names the owner, is about to be deleted and may be damaged already.
         let kept = match self.tombstone {
             Some(_) => Some(rows::text(&self.header)?),
             None => None,
@@ -126,7 +126,7 @@ impl EncodedAppend {
         Ok(())
     }
 
-    /// Counts what was handed to the database: the values of the statements above, as they are.
+    /// Counts the bytes handed to the database: the values of the statements above, as they are.
     pub(super) fn count(&self) {
         const INTEGER: usize = 8;
         const ID: usize = 16;
@@ -143,7 +143,7 @@ impl EncodedAppend {
         count_bytes("projections", projections);
     }
 
-    /// Whether this very append stands at its number already.
+    /// Returns whether this very append is already stored at its sequence number.
     fn stands(&self, connection: &Connection) -> Result<bool, Failure> {
         let standing: Option<Uuid> = connection
             .prepare_cached("SELECT append_id FROM appends WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
@@ -160,7 +160,7 @@ impl EncodedAppend {
     }
 }
 
-/// Length of a value as JSON text; it was written as such before.
+/// Length of a value as JSON text; it has been encoded successfully before.
 fn length<T: serde::Serialize>(value: &T) -> usize {
     rows::text(value).map_or(0, |text| text.len())
 }
@@ -169,7 +169,7 @@ fn count_bytes(part: &'static str, bytes: usize) {
     metrics::counter!("copilotd_store_bytes_total", "store" => "sqlite", "part" => part).increment(bytes as u64);
 }
 
-/// Notes that records of a turn stand in an append.
+/// Records in `append_turns` that an append has records of a turn.
 pub(super) fn add_turn(
     connection: &Connection,
     tenant: &TenantId,
@@ -193,18 +193,18 @@ pub(super) fn add_turn(
 /// The last append of a log.
 pub(super) struct Head {
     pub(super) last_seq: Seq,
-    /// None if it cannot be read.
+    /// `None` if unreadable.
     pub(super) append_id: Option<Uuid>,
     pub(super) tombstone: Option<Seq>,
 }
 
-/// Numbers of records beyond this are damage: no log grows so long.
+/// Larger sequence numbers are damage: no log grows so long.
 const MAX_SEQ: Seq = 1 << 53;
 
-/// Records of one append; its size is limited, so more are damage.
+/// More records in one append are damage: its size is limited.
 const MAX_RECORDS: Seq = 1 << 20;
 
-/// Finds the last append of a log, from the log itself. It reads no records, which may be damaged.
+/// Finds the last append of a log, from the log itself, without reading its records, which may be damaged.
 pub(super) fn head(
     connection: &Connection,
     tenant: &TenantId,
@@ -230,8 +230,8 @@ pub(super) fn head(
     Ok(head)
 }
 
-/// Keeps a snapshot unless a newer one is there or the conversation is erased: a snapshot that comes after the
-/// tombstone would bring back what was erased.
+/// Stores a snapshot unless a newer one exists or the conversation is erased: a snapshot stored after the tombstone
+/// would bring back what was erased.
 pub(super) fn save_snapshot(
     connection: &Connection,
     tenant: &TenantId,

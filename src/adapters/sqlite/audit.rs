@@ -1,5 +1,5 @@
-//! Audit entries in SQLite: a row for each, and one per tenant for the head, written in one transaction. The head is also kept in a
-//! file of its own ([`Anchor`](super::anchor::Anchor)).
+//! Audit entries in SQLite: a row for each, and one per tenant for the head, written in one transaction. The head is
+//! also copied to a separate file ([`Anchor`](super::anchor::Anchor)).
 
 use std::sync::Arc;
 
@@ -31,12 +31,12 @@ impl AuditStore for SqliteLog {
             move |connection: &Connection| append(connection, &tenant, &entry, &head)
         };
         self.writer.write_as(priority, work).await?;
-        // After the commit: the anchor may be behind the log, and never ahead of it.
+        // After the commit: the anchor may be behind the log, but never ahead of it.
         crash::point("audit.before:anchor");
         let (anchor, tenant, head) = (Arc::clone(&self.anchor), tenant.clone(), head.clone());
         let noted = tokio::task::spawn_blocking(move || anchor.raise(tenant.as_str(), &head)).await;
         if let Err(error) = noted {
-            tracing::warn!(%error, "an audit anchor was not written; it stays behind the log");
+            tracing::warn!(%error, "audit anchor not written; it lags behind the audit log until the next entry");
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ impl AuditStore for SqliteLog {
     }
 }
 
-/// Reads the heads of all tenants, as far as they can be read: a start must not fail on damage.
+/// Reads the readable heads of all tenants: damage must not prevent a start.
 pub(super) fn heads(connection: &Connection) -> Vec<(String, Head)> {
     let read = || {
         let mut statement = connection.prepare("SELECT n, hash, mac, tenant FROM audit_heads")?;
@@ -96,7 +96,7 @@ pub(super) fn heads(connection: &Connection) -> Vec<(String, Head)> {
         Ok::<_, rusqlite::Error>(rows.filter_map(Result::ok).collect())
     };
     read().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the heads of audit logs cannot be read; anchors are kept from the next entry on");
+        tracing::warn!(%error, "heads of audit logs unreadable; each tenant gets an audit anchor again with its next entry");
         Vec::new()
     })
 }
@@ -132,7 +132,8 @@ fn append(connection: &Connection, tenant: &TenantId, entry: &StoredEntry, head:
     Ok(())
 }
 
-/// Reads a column's bytes, whatever type an altered row claims: `verify` finds that they are not those that were recorded.
+/// Reads a column's bytes, whatever type an altered row claims: `verify` finds that they are not those that were
+/// recorded.
 fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
     Ok(row
         .get_ref(column)?

@@ -1,4 +1,4 @@
-//! Erasing what stands before a tombstone, and making the projections again.
+//! Erases what precedes a tombstone, and rebuilds the projections.
 
 use std::ops::ControlFlow;
 
@@ -17,11 +17,11 @@ use super::rows;
 use crate::adapters::text;
 use crate::adapters::unreadable::skip_unreadable;
 
-/// Most appends that one piece of work deletes: other writers get their turn in between.
+/// Most appends deleted in one transaction, so that other writers get their turn in between.
 const PIECE: usize = 200;
 
-/// Bytes of records after which a piece of work ends: what is deleted is overwritten, which takes as much of the write-ahead
-/// log, and on a full disk of the reserve.
+/// Bytes of records after which a transaction ends: deleted rows are overwritten, which takes as much of the
+/// write-ahead log and, on a full disk, of the reserve.
 const PIECE_BYTES: usize = 1024 * 1024;
 
 /// What one step of an erasure deleted.
@@ -31,14 +31,14 @@ pub(super) struct Erased {
     pub(super) snapshots: u64,
 }
 
-/// As much of a record as an erasure needs; the rest may be unreadable and is deleted all the same.
+/// The part of a record that an erasure needs; the rest may be unreadable and is deleted all the same.
 #[derive(Deserialize)]
 struct TurnOf {
     #[serde(default)]
     turn: Option<TurnId>,
 }
 
-/// Deletes some of the oldest appends; breaks when nothing but the tombstone is left.
+/// Deletes some of the oldest appends; breaks when only the tombstone is left.
 pub(super) fn erase_some(
     connection: &Connection,
     tenant: &TenantId,
@@ -80,17 +80,17 @@ pub(super) fn erase_some(
     Ok(ControlFlow::Break(erased))
 }
 
-/// An append that is to be deleted. Its numbers may be damaged.
+/// An append to be deleted. Its numbers may be damaged.
 struct Found {
     row: i64,
     first_seq: i64,
-    /// How many records it had.
+    /// Number of its records.
     count: u64,
     records: Vec<u8>,
 }
 
-/// Reads the appends besides the tombstone's, as many as one piece of work deletes, and whether there are more. Nothing follows
-/// a tombstone, so one with a larger number is damage and goes too.
+/// Reads the appends other than the tombstone's, as many as one transaction deletes, and whether there are more.
+/// Nothing follows a tombstone, so an append with a larger number is damage and is deleted too.
 fn oldest(
     connection: &Connection,
     tenant: &TenantId,
@@ -120,7 +120,7 @@ fn oldest(
     Ok((found, false))
 }
 
-/// How many records an append had; one if its numbers make no sense.
+/// Number of records of an append; 1 if its numbers make no sense.
 fn count(first_seq: i64, last_seq: i64) -> u64 {
     let count = last_seq.saturating_sub(first_seq).saturating_add(1);
     u64::try_from(count).unwrap_or(1).clamp(1, 1 << 32)
@@ -134,7 +134,7 @@ fn forget_turns(
     records: &[u8],
 ) -> Result<(), Failure> {
     let Ok(turns) = serde_json::from_slice::<Vec<TurnOf>>(records) else {
-        // Which turns it was about cannot be read: this looks through all of the tenant's.
+        // The append is unreadable, so its turns are unknown: search all turns of the tenant.
         connection
             .prepare_cached("DELETE FROM append_turns WHERE tenant = ?1 AND conversation = ?2 AND first_seq = ?3")?
             .execute(params![tenant.as_str(), rows::key(conversation), first_seq])?;
@@ -150,7 +150,7 @@ fn forget_turns(
     Ok(())
 }
 
-/// Takes everything but the tombstone out of its append; returns how many records that were.
+/// Deletes everything but the tombstone from its append; returns the number of deleted records.
 fn keep_tombstone(
     connection: &Connection,
     tenant: &TenantId,
@@ -172,7 +172,7 @@ fn keep_tombstone(
     let mut kept = decoded.unwrap_or_default();
     kept.retain(|record| record.seq == tombstone);
     if kept.is_empty() {
-        // It cannot be read, and says no more than this.
+        // The tombstone is unreadable; it contains no more than this.
         let header = find_header(connection, tenant, conversation).ok().flatten();
         kept.push(text::tombstone(tombstone, header.as_ref()));
     }
@@ -184,7 +184,7 @@ fn keep_tombstone(
     Ok(count(first_seq, rows::bound(tombstone)) - 1)
 }
 
-/// Leaves in the log what its first record can no longer tell: whose conversation it was, and when.
+/// Stores in the log what its first record can no longer provide: the conversation's owner and time.
 fn keep_header(
     connection: &Connection,
     tenant: &TenantId,
@@ -218,7 +218,7 @@ fn keep_header(
     Ok(())
 }
 
-/// Notes that nothing of an erased conversation is left but its tombstone.
+/// Records that only the tombstone of an erased conversation is left.
 pub(super) fn finish(connection: &Connection, tenant: &TenantId, conversation: ConversationId) -> Result<(), Failure> {
     connection
         .prepare_cached(
@@ -247,7 +247,7 @@ pub(super) fn find_header(
         .transpose()
 }
 
-/// Makes the projections again from the log; returns the number of conversations.
+/// Rebuilds the projections from the log; returns the number of conversations.
 pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
     connection.execute_batch("DELETE FROM append_turns; DELETE FROM conversations; DELETE FROM stored;")?;
     let mut statement = connection.prepare(
@@ -259,7 +259,7 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
     let mut count = 0;
     let mut before: Option<(String, Uuid)> = None;
     while let Some(row) = appends.next()? {
-        // Also one that cannot be read stands before the next.
+        // An unreadable row still has a position from which the next one is read.
         let place = row.get(0).ok().zip(row.get(1).ok());
         let is_first = place.is_none() || place != before;
         before = place;
@@ -292,7 +292,7 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
                     Some(header) => rows::json(&header),
                     None => fold(conversation, &records),
                 };
-                // The rest of this log is left out like this, append by append.
+                // The remaining appends of this log are skipped the same way.
                 let Some(header) = skip_unreadable("conversation", conversation, header)? else {
                     continue;
                 };
@@ -307,7 +307,7 @@ pub(super) fn rebuild(connection: &Connection) -> Result<u64, Failure> {
     Ok(count)
 }
 
-/// An append as rebuilding needs it.
+/// The part of an append that rebuilding needs.
 struct Appended {
     tenant: TenantId,
     conversation: ConversationId,

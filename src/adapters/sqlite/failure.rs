@@ -1,38 +1,30 @@
-//! What a failure of SQLite means to a caller.
+//! Maps SQLite failures to what they mean for the caller.
 
 use copilotd_actors::ports::{DISK_FULL, LogError};
 use rusqlite::ErrorCode;
 
-/// Why work on the database did not succeed.
+/// Why work on the database failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// An answer: nothing is wrong with the database.
+    /// A business answer: nothing is wrong with the database.
     #[error(transparent)]
     Answer(#[from] LogError),
-    /// SQLite failed.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
-    /// One commit failed for many; its cause was told to the first of them only by its text.
+    /// A commit that failed for several callers; the error itself cannot be cloned.
     #[error("{text}")]
-    Shared {
-        /// SQLite's class.
-        code: Option<ErrorCode>,
-        /// SQLite's text.
-        text: String,
-    },
-    /// The unused parts of the file's pages could not be overwritten.
-    #[error("the unused parts of pages could not be overwritten: {0}")]
+    Shared { code: Option<ErrorCode>, text: String },
+    #[error("unused parts of database pages not overwritten: {0}")]
     Slack(String),
-    /// There is no space for it.
+    /// The disk, or the size limit of the file, is full.
     #[error("{DISK_FULL}")]
     Full,
-    /// The writer has ended.
-    #[error("the writer has ended")]
+    #[error("the database writer thread has ended")]
     Ended,
 }
 
 impl Failure {
-    /// Makes a copy for each of those whose commit failed together.
+    /// Returns a function that copies an error for each caller whose commit failed.
     pub(super) fn share(error: &rusqlite::Error) -> impl Fn() -> Self {
         let (code, text) = (error.sqlite_error_code(), error.to_string());
         move || Self::Shared {
@@ -41,12 +33,12 @@ impl Failure {
         }
     }
 
-    /// Whether SQLite found no space.
+    /// Returns whether SQLite found no space.
     pub(super) fn is_full(&self) -> bool {
         matches!(self, Self::Full) || self.code() == Some(ErrorCode::DiskFull)
     }
 
-    /// SQLite's class, if it failed.
+    /// Returns SQLite's error class, if SQLite failed.
     pub(super) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
@@ -55,7 +47,7 @@ impl Failure {
         }
     }
 
-    /// Whether asking again may help.
+    /// Returns whether trying again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Answer(_) | Self::Slack(_) | Self::Full | Self::Ended => false,
@@ -65,7 +57,7 @@ impl Failure {
     }
 }
 
-/// Whether an error says that there is no space, or fails for whatever cause on a disk that is full.
+/// Returns whether an error says that there is no space, or is an I/O error on a disk that is full.
 pub(super) fn is_full_or_io(code: Option<ErrorCode>, is_disk_full: impl FnOnce() -> bool) -> bool {
     match code {
         Some(ErrorCode::DiskFull) => true,
@@ -83,7 +75,8 @@ enum Class {
 
 fn class(code: Option<ErrorCode>) -> Class {
     match code {
-        // SQLite has rolled back whenever it reports one of these: nothing was written, and asking again changes nothing.
+        // Whenever SQLite reports one of these it has rolled back: nothing was written, and trying again changes
+        // nothing.
         Some(
             ErrorCode::DiskFull
             | ErrorCode::ReadOnly
@@ -94,7 +87,7 @@ fn class(code: Option<ErrorCode>) -> Class {
             | ErrorCode::TypeMismatch
             | ErrorCode::ApiMisuse,
         ) => Class::Refused,
-        // A value that has not the type its column promises has no code.
+        // A value whose type does not match its column has no error code.
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => Class::Corrupt,
         Some(_) => Class::Transient,
     }
@@ -114,7 +107,7 @@ impl From<Failure> for LogError {
             Failure::Sqlite(error) => of(error.sqlite_error_code(), error.to_string()),
             Failure::Shared { code, text } => of(code, text),
             Failure::Slack(_) => Self::Unavailable(failure.to_string()),
-            Failure::Ended => Self::Unavailable("the writer has ended".to_owned()),
+            Failure::Ended => Self::Unavailable("the database writer thread has ended".to_owned()),
         }
     }
 }

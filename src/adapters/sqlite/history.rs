@@ -1,9 +1,10 @@
-//! Whether commits are missing that were acknowledged: a write-ahead log that was cut off or deleted, or an older copy of the
-//! database, cannot be told from a sound one by SQLite.
+//! Detects missing acknowledged commits: SQLite cannot tell a database with a truncated or deleted write-ahead log, or
+//! an older copy, from an intact one.
 //!
-//! Every transaction counts itself in the table `meta`, and after it the count is written to a file beside the database. A count in
-//! the file beyond that of the database says how many commits are missing. The file is written after the commit and is flushed seldom, so that
-//! a power cut leaves it behind the database and never before it.
+//! Every transaction increments a count in the table `meta`; afterwards the count is written to a file beside the
+//! database. If the file's count is larger than the database's, the difference is the number of missing commits. The
+//! file is written after the commit and flushed seldom, so a power cut leaves it behind the database and never ahead of
+//! it.
 
 use std::fs::File;
 use std::io;
@@ -14,12 +15,12 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::private_files;
 
-/// Name of the file inside the data directory.
+/// File name inside the data directory.
 const FILE: &str = "copilotd.state";
-/// What the file says: a word, and the count in twenty digits.
+/// The file contains this word and the count in twenty digits.
 const WORD: &str = "commits ";
 
-/// Counts beyond these are damage: counting begins again.
+/// Counts outside this range are damage: counting starts over.
 const PLAUSIBLE: std::ops::Range<i64> = 0..1 << 53;
 
 /// The count of commits.
@@ -30,7 +31,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Compares the two counts; returns how many commits are missing.
+    /// Compares the two counts; returns the number of missing commits.
     pub(super) fn open(directory: &Path, connection: &Connection) -> rusqlite::Result<(Self, u64)> {
         let commits: i64 = connection
             .query_row("SELECT value FROM meta WHERE name = 'commits'", [], |row| row.get(0))
@@ -41,7 +42,7 @@ impl History {
         let (file, noted) = match private_files::open(&path).and_then(|file| read(&file).map(|noted| (file, noted))) {
             Ok((file, noted)) => (Some(file), noted),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the count of commits is not kept; missing ones will not be noticed");
+                tracing::warn!(path = %path.display(), %error, "commit count file unusable; continuing without it, so lost commits would go unnoticed");
                 (None, None)
             }
         };
@@ -53,8 +54,8 @@ impl History {
             tracing::error!(
                 commits,
                 missing,
-                "commits are missing from the database that were acknowledged: its write-ahead log was cut off or deleted, or an older \
-                 copy was put in its place; serving what is there. Revocations may be among the missing ones: check them"
+                "acknowledged commits are missing from the database: its write-ahead log was truncated or deleted, or the file was \
+                 replaced by an older copy. Serving what is left; revocations may be missing: check them"
             );
         }
         let history = Self { file, commits };
@@ -62,7 +63,7 @@ impl History {
         Ok((history, missing))
     }
 
-    /// Counts a transaction, inside of it.
+    /// Counts a transaction, from inside it.
     pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES ('commits', ?1)")?
@@ -70,23 +71,23 @@ impl History {
         Ok(())
     }
 
-    /// Notes that the transaction was committed.
+    /// Records that the transaction was committed.
     pub(super) fn committed(&mut self) {
         self.commits += 1;
         self.note();
     }
 
-    /// Writes the count over the older one: that needs no space on a full disk.
+    /// Overwrites the previous count, which needs no space on a full disk.
     fn note(&self) {
         let Some(file) = &self.file else { return };
         let text = format!("{WORD}{:020}\n", self.commits);
         if let Err(error) = file.write_all_at(text.as_bytes(), 0) {
-            tracing::debug!(%error, "the count of commits was not noted");
+            tracing::debug!(%error, "commit count not written to its file");
         }
     }
 }
 
-/// Reads the count; none from a file that is new or does not hold one.
+/// Reads the count; `None` if the file is new or contains none.
 fn read(file: &File) -> io::Result<Option<i64>> {
     let mut bytes = vec![0; WORD.len() + 20];
     match file.read_exact_at(&mut bytes, 0) {

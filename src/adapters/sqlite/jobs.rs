@@ -69,7 +69,7 @@ impl JobStore for SqliteLog {
             )?;
             Ok(())
         };
-        // Few and short, and deleting a tenant has to be possible on a full disk.
+        // Jobs are few and short, and deleting a tenant has to work on a full disk.
         Ok(self.writer.write_protective(work).await?)
     }
 
@@ -129,7 +129,7 @@ impl JobStore for SqliteLog {
         let _pass = self.fence.enter(scope.tenant())?;
         let (tenant, piece) = (scope.tenant().clone(), piece.clone());
         let work = move |connection: &Connection| {
-            // In one transaction with the look: an erasure comes before it, or finds the piece.
+            // In the same transaction as the check: an erasure either comes before it or finds the piece.
             let head = head(connection, &tenant, piece.conversation)?;
             if !matches!(head, Some(Head { tombstone: None, .. })) {
                 return Ok(PieceOutcome::Erased);
@@ -208,7 +208,7 @@ pub(super) fn erase_pieces(
     })
 }
 
-/// Reads jobs, each by itself: one that is unreadable keeps none of the others out.
+/// Reads jobs one by one, so that an unreadable one does not hide the others.
 fn jobs(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Job>, Failure> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(parameters)?;

@@ -1,4 +1,4 @@
-//! One process per data directory, held by the operating system: a lock that a killed process cannot leave behind.
+//! One process per data directory, by an operating system lock, which a killed process cannot leave behind.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -9,14 +9,14 @@ use crate::private_files;
 
 const FILE: &str = "copilotd.lock";
 
-/// The lock; given back when it is dropped, or by the kernel when the process ends.
+/// The lock; released when dropped, or by the kernel when the process ends.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
     _file: File,
 }
 
 impl DirectoryLock {
-    /// Takes the lock or says who holds it.
+    /// Takes the lock, or returns which process has it.
     pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(FILE);
         let cannot = |source| OpenError::Directory {
@@ -29,7 +29,7 @@ impl DirectoryLock {
             Err(TryLockError::Error(source)) => return Err(cannot(source)),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // The number is only for the reader of the message; the lock itself says enough.
+                // The process id only serves the error message; the lock itself is what counts.
                 let _ = file.read_to_string(&mut holder);
                 return Err(OpenError::Locked {
                     path: directory.to_owned(),
@@ -37,13 +37,13 @@ impl DirectoryLock {
                 });
             }
         }
-        // The number is for the message of another process alone; a full disk must not keep this one from starting.
+        // The process id only serves another process's error message; a full disk must not prevent this start.
         let noted = file
             .rewind()
             .and_then(|()| write!(file, "{:<10}", std::process::id()))
             .and_then(|()| file.set_len(10));
         if let Err(error) = noted {
-            tracing::warn!(%error, "the process's number could not be written to the lock file");
+            tracing::warn!(%error, "process id not written to the lock file; another process that finds the directory locked cannot name this one");
         }
         Ok(Self { _file: file })
     }

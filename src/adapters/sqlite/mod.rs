@@ -1,9 +1,9 @@
 //! The embedded store: every log and every projection in one SQLite file.
 //!
-//! One thread writes and commits what has gathered meanwhile together (`writer`); a few connections read beside it
-//! on blocking threads (`readers`). Projections change in the append's own transaction, so no read ever lags.
-//! Invariant: no database call runs on an async thread, and an append is acknowledged only after its commit has been
-//! flushed (`synchronous = FULL`).
+//! One thread writes and commits all waiting work together (`writer`); a few connections read beside it on blocking
+//! threads (`readers`). Projections change in the append's own transaction, so no read ever lags. Invariant: no
+//! database call runs on an async thread, and an append is acknowledged only after its commit has been flushed
+//! (`synchronous = FULL`).
 
 mod anchor;
 mod append;
@@ -59,20 +59,20 @@ use super::patience::Patience;
 use super::tenant_fence::TenantFence;
 use crate::private_files;
 
-/// Name of the database inside the data directory.
+/// File name of the database inside the data directory.
 const FILE: &str = "copilotd.db";
 
-/// Rounds in which an erasure clears pages that changed during the round before.
+/// Most rounds in which an erasure clears pages that changed during the previous round.
 const MOST_ROUNDS: usize = 4;
 
-/// What can be set besides the place.
+/// Options besides the directory.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// Largest size of the database file; appends beyond it are refused as if the disk were full.
+    /// Largest size of the database file; larger appends are refused as if the disk were full.
     pub max_bytes: Option<u64>,
-    /// Connections that read at the same time.
+    /// Connections that read concurrently.
     pub readers: usize,
-    /// How long an append is tried before its outcome is given up as unknown.
+    /// How long an append is tried before its outcome is reported as unknown.
     pub append_deadline: Duration,
 }
 
@@ -89,60 +89,46 @@ impl Default for SqliteOptions {
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory or a file in it cannot be made, read or written.
-    #[error("cannot use {path}", path = path.display())]
+    /// The directory or a file in it cannot be created, read or written.
+    #[error("cannot read or write {path}", path = path.display())]
     Directory {
-        /// What was tried.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
-    /// Another process has it.
+    /// Another process uses it.
     #[error("{path} is in use by another copilotd{of}; one process may use a data directory at a time",
         path = path.display(), of = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Locked {
-        /// The data directory.
         path: PathBuf,
-        /// Process that holds it, as far as it can be told.
+        /// The process that uses it, if known.
         pid: Option<u32>,
     },
-    /// A later release wrote it.
+    /// A newer release wrote it.
     #[error("{path} has schema version {found}, and this release knows versions up to {known}; use a newer release",
         path = path.display())]
     Newer {
-        /// The database.
         path: PathBuf,
-        /// Its version.
         found: i64,
-        /// Newest version of this release.
+        /// Newest version that this release knows.
         known: i64,
     },
-    /// There is no space to open it.
-    #[error("the disk of {path} is full, and the reserve is used up; free some space and start again", path = path.display())]
-    Full {
-        /// The database.
-        path: PathBuf,
-    },
-    /// There is no space to bring it to the newest version.
-    #[error("the disk of {path} is full: changing the database from schema version {found} to {known} needs more space than half of \
-        the disk reserve; free some space and start again. Nothing was changed, and the release before still opens it",
+    /// No space to open it.
+    #[error("the disk of {path} is full and the disk reserve is used up; free some space and start again", path = path.display())]
+    Full { path: PathBuf },
+    /// No space to migrate it.
+    #[error("the disk of {path} is full: migrating the database from schema version {found} to {known} needs more space than half of \
+        the disk reserve; free some space and start again. Nothing was changed; the previous release still opens it",
         path = path.display())]
     FullMigration {
-        /// The database.
         path: PathBuf,
-        /// Its version.
         found: i64,
-        /// Newest version of this release.
+        /// Newest version that this release knows.
         known: i64,
     },
-    /// It is somebody else's database.
-    #[error("{path} is a database, but not one of copilotd", path = path.display())]
-    Foreign {
-        /// The database.
-        path: PathBuf,
-    },
-    /// SQLite could not open it.
+    /// The database of another program.
+    #[error("{path} is a SQLite database of another program, not of copilotd; use another data directory", path = path.display())]
+    Foreign { path: PathBuf },
     #[error("cannot open the database")]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -150,7 +136,7 @@ pub enum OpenError {
 /// [`EventLog`] in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteLog {
-    // Dropped first: the last writer to close folds the write-ahead log back, which readers would hinder.
+    // Dropped first: the last writer to close folds the write-ahead log back, which readers would prevent.
     readers: Readers,
     writer: Writer,
     reserve: Arc<Reserve>,
@@ -160,20 +146,20 @@ pub struct SqliteLog {
     max_pages: Option<MaxPages>,
     missing_commits: u64,
     append_deadline: Duration,
-    // Dropped last: it keeps the database's file open, and closing that gives up SQLite's locks on it.
+    // Dropped last: it keeps the database file open, and closing that file would release SQLite's locks on it.
     slack: Arc<Slack>,
 }
 
 impl SqliteLog {
-    /// Opens the store under `directory`, which is made when it is missing. Blocks for a moment; call it at start.
+    /// Opens the store in `directory`, which is created if missing. Blocks briefly; call it at start.
     ///
     /// # Errors
-    /// When the directory is unusable, another process has it, or the file is not one of ours or too new.
+    /// If the directory is unusable or used by another process, or if the file is not one of ours or too new.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         Self::open_with(directory, &SqliteOptions::default())
     }
 
-    /// Opens the store with other options.
+    /// Opens the store with options.
     ///
     /// # Errors
     /// As [`SqliteLog::open`].
@@ -183,7 +169,7 @@ impl SqliteLog {
         Self::open_locked(directory, options, lock)
     }
 
-    /// Opens the store under a directory that a standby has waited for.
+    /// Opens the store in a directory that a standby has waited for.
     ///
     /// # Errors
     /// As [`SqliteLog::open`].
@@ -194,7 +180,7 @@ impl SqliteLog {
     fn open_locked(directory: &Path, options: &SqliteOptions, lock: DirectoryLock) -> Result<Self, OpenError> {
         let path = directory.join(FILE);
         private_files::tighten_directory(directory);
-        // SQLite gives the files beside it (-wal, -shm) the same mode.
+        // SQLite creates the files beside it (-wal, -shm) with the same mode.
         let file = private_files::open(&path).map_err(|source| OpenError::Directory {
             path: path.clone(),
             source,
@@ -231,17 +217,17 @@ impl SqliteLog {
         })
     }
 
-    /// Waits for the last commit, folds the write-ahead log back into the file and gives the directory free. Dropping
+    /// Waits for the last commit, folds the write-ahead log back into the file and releases the directory. Dropping
     /// does the same on the dropping thread.
     pub async fn close(self) {
-        // The thread that closes must not be one that drives others.
+        // Closing blocks, so it must not run on a runtime thread.
         let closed = tokio::task::spawn_blocking(move || drop(self)).await;
         if let Err(error) = closed {
-            tracing::error!(%error, "the store was not closed cleanly; the next start recovers it");
+            tracing::error!(%error, "closing the store failed; the next start recovers it");
         }
     }
 
-    /// Overwrites every copy of deleted rows that is left in the files, in pieces, so that others write in between.
+    /// Overwrites every copy of deleted rows that is left in the files, in slices, so that others write meanwhile.
     async fn clear_slack(&self) -> Result<(), Failure> {
         for _ in 0..MOST_ROUNDS {
             let mut taken = self.slack.take().map_err(|error| Failure::Slack(error.to_string()))?;
@@ -254,7 +240,8 @@ impl SqliteLog {
                 break;
             }
         }
-        // The write-ahead log still holds pages as they were: it is cut off in the same step as the last pages are cleared.
+        // The write-ahead log still has older versions of pages: it is truncated in the same step that clears the last
+        // pages.
         let mut patience = Patience::new(self.append_deadline);
         loop {
             let (slack, reserve) = (Arc::clone(&self.slack), Arc::clone(&self.reserve));
@@ -262,7 +249,7 @@ impl SqliteLog {
                 return Ok(());
             }
             if !patience.pause().await {
-                let busy = "readers kept the write-ahead log from being cut off";
+                let busy = "the write-ahead log cannot be truncated while readers use it";
                 return Err(LogError::Unavailable(busy.to_owned()).into());
             }
         }
@@ -270,7 +257,7 @@ impl SqliteLog {
 
     async fn append_until(&self, encoded: &Arc<EncodedAppend>) -> Result<(), LogError> {
         let mut patience = Patience::new(self.append_deadline);
-        // An erasure has to be possible on a full disk.
+        // An erasure has to work on a full disk.
         let priority = Priority::protective_if(encoded.is_erasure());
         loop {
             let work = Arc::clone(encoded);
@@ -278,12 +265,16 @@ impl SqliteLog {
             let failure = match tokio::time::timeout_at(patience.deadline(), written).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err(LogError::Unavailable("the disk did not take it in time".to_owned())),
+                Err(_) => {
+                    return Err(LogError::Unavailable(
+                        "the append was not committed in time; its outcome is unknown".to_owned(),
+                    ));
+                }
             };
             if !failure.is_transient() || !patience.pause().await {
                 return Err(failure.into());
             }
-            tracing::warn!(error = %failure, "an append is tried again");
+            tracing::warn!(error = %failure, "append failed; trying again");
         }
     }
 }
@@ -294,7 +285,7 @@ fn make_directory(directory: &Path) -> Result<(), OpenError> {
         source,
     };
     private_files::create_directory(directory).map_err(cannot)?;
-    // The directory's own entry must survive a power cut as well as what will stand in it.
+    // The directory entry must survive a power cut as well as its content.
     if let Some(parent) = directory.canonicalize().map_err(cannot)?.parent() {
         File::open(parent)
             .and_then(|parent| parent.sync_all())
@@ -408,7 +399,7 @@ impl EventLog for SqliteLog {
             let work = move |c: &_| jobs::erase_pieces(c, &tenant, conversation);
             match self.writer.write_as(Priority::Erasing, work).await? {
                 ControlFlow::Continue(some) => exports += some,
-                // The tombstone stands: no piece comes behind this.
+                // The tombstone is stored: no piece is added after this.
                 ControlFlow::Break(_) => break,
             }
         }
@@ -424,7 +415,7 @@ impl EventLog for SqliteLog {
             }
         }
         self.clear_slack().await?;
-        // Last of all: a process that dies before this comes back to it.
+        // Last: a process that dies before this resumes the erasure.
         let tenant = scope.tenant().clone();
         self.writer
             .write_protective(move |c| erase::finish(c, &tenant, conversation))
@@ -448,10 +439,12 @@ impl EventLog for SqliteLog {
     }
 
     async fn ready(&self) -> Result<(), LogError> {
-        // A transaction that could be neither committed nor undone would make every later one fail.
+        // A transaction that could be neither committed nor rolled back would make every later one fail.
         let idle = self.writer.between(|c| Ok(c.is_autocommit())).await?;
         if !idle {
-            return Err(LogError::Unavailable("the writer cannot end a transaction".to_owned()));
+            return Err(LogError::Unavailable(
+                "the database writer cannot end its open transaction".to_owned(),
+            ));
         }
         let query =
             |c: &rusqlite::Connection| Ok(c.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))?);

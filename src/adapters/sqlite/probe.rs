@@ -1,4 +1,4 @@
-//! Whether ordinary writes are taken, tried.
+//! The trial write: shows whether the store takes ordinary writes.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use super::SqliteLog;
 use super::failure::Failure;
 use super::writer::MaxPages;
 
-/// Pages that have to be free below the limit of a limited file.
+/// Pages that have to be free below the size limit of the file.
 const SPARE_PAGES: i64 = 16;
 
 impl SqliteLog {
-    /// Writes the one row of the probe; before it, the reserve is allocated again if there is room.
+    /// Writes the probe's one row; before that, restores the reserve if there is space.
     pub(super) async fn probe_write(&self) -> Result<(), LogError> {
         let (reserve, slack) = (Arc::clone(&self.reserve), Arc::clone(&self.slack));
         let mend = move |connection: &Connection| {
@@ -24,12 +24,12 @@ impl SqliteLog {
             Ok(())
         };
         self.writer.between(mend).await?;
-        // A row this small fits where nothing else does any more.
+        // A row this small fits where nothing else fits any more.
         let refused = self.reserve.take_refused() > 0;
         let max_pages = self.max_pages;
         let written = self.writer.write(move |connection| write(connection, max_pages)).await;
         if written.is_err() {
-            // Its own failure says nothing about the next one.
+            // The probe's own failure says nothing about the next probe.
             self.reserve.take_refused();
         }
         written?;
@@ -43,7 +43,7 @@ impl SqliteLog {
 fn write(connection: &Connection, max_pages: Option<MaxPages>) -> Result<(), Failure> {
     connection
         .prepare_cached(
-            // Begins again from 0: a number that cannot grow any more must not look like a store that cannot be written.
+            // Restarts from 0: a number that cannot grow any more must not look like a store that takes no writes.
             "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE
              SET value = CASE WHEN value BETWEEN 0 AND 999999 THEN value + 1 ELSE 0 END",
         )?

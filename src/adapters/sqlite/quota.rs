@@ -1,5 +1,5 @@
-//! What tenants and users keep. Triggers on `conversations` move the counters, so that whatever writes or deletes a header,
-//! an append, an erasure or a rebuild, counts in its own transaction.
+//! What tenants and users have stored. Triggers on `conversations` update the counters, so whatever writes or deletes a
+//! header (an append, an erasure, a rebuild) counts in its own transaction.
 
 use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
 use copilotd_actors::domain::ids::{TenantId, UserId};
@@ -7,8 +7,8 @@ use rusqlite::{Connection, params};
 
 use super::failure::Failure;
 
-/// The counters and what moves them. The row with an empty user is the tenant's; no user has an empty name. Headers that
-/// an older version wrote are measured by their appends.
+/// The counters and their triggers. The row with an empty user is the tenant's; no user has an empty name. Headers
+/// written by an older version are measured by their appends.
 pub(super) const SCHEMA: &str = "
 ALTER TABLE conversations ADD COLUMN log_bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE conversations SET log_bytes = (

@@ -1,4 +1,4 @@
-//! Queries. Every one begins with the tenant; `pending` alone looks over all of them.
+//! Queries. Each is limited to one tenant; only `pending` reads those of all tenants.
 
 use copilotd_actors::domain::conversation::header::Header;
 use copilotd_actors::domain::event::Record;
@@ -12,7 +12,7 @@ use super::rows;
 use crate::adapters::text;
 use crate::adapters::unreadable::skip_unreadable;
 
-/// Records after a number. The page may begin in the middle of an append.
+/// Returns records after a sequence number. The page may begin in the middle of an append.
 pub(super) fn records(
     connection: &Connection,
     tenant: &TenantId,
@@ -37,7 +37,7 @@ pub(super) fn records(
     Ok(page)
 }
 
-/// All records of one turn.
+/// Returns all records of one turn.
 pub(super) fn turn(connection: &Connection, tenant: &TenantId, turn: TurnId) -> Result<Option<TurnRecords>, Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT a.conversation, c.user, a.records FROM append_turns t
@@ -55,7 +55,7 @@ pub(super) fn turn(connection: &Connection, tenant: &TenantId, turn: TurnId) -> 
             .map_err(|error| LogError::Corrupt(format!("a user: {error}")))?;
         let records = text::decode_array(row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?)?;
         let own: Vec<Record> = records.into_iter().filter(|record| record.turn == Some(turn)).collect();
-        // Where an append was lost, another one may stand at its number.
+        // Where an append was lost, another one may have its number.
         if own.is_empty() {
             continue;
         }
@@ -69,7 +69,7 @@ pub(super) fn turn(connection: &Connection, tenant: &TenantId, turn: TurnId) -> 
     Ok(found)
 }
 
-/// A page of messages.
+/// Returns a page of messages.
 pub(super) fn messages(
     connection: &Connection,
     tenant: &TenantId,
@@ -109,7 +109,7 @@ pub(super) fn messages(
     Ok(page)
 }
 
-/// A page of conversations, newest first.
+/// Returns a page of conversations, newest first.
 pub(super) fn list(connection: &Connection, tenant: &TenantId, query: &ListQuery) -> Result<Vec<Header>, Failure> {
     let mut sql = format!("SELECT {} FROM conversations WHERE tenant = ?", rows::HEADER);
     let mut values: Vec<Box<dyn ToSql>> = vec![Box::new(tenant.as_str().to_owned())];
@@ -129,7 +129,7 @@ pub(super) fn list(connection: &Connection, tenant: &TenantId, query: &ListQuery
         values.push(Box::new(rows::nanos(time)?));
         values.push(Box::new(rows::key(id)));
     }
-    // No limit here: a row that is left out must not make a page look like the last one.
+    // No SQL limit: a skipped unreadable row must not make a page look like the last one.
     sql.push_str(" ORDER BY created_at DESC, conversation DESC");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;
@@ -146,7 +146,7 @@ pub(super) fn list(connection: &Connection, tenant: &TenantId, query: &ListQuery
     Ok(page)
 }
 
-/// The newest snapshot.
+/// Returns the newest snapshot.
 pub(super) fn snapshot(
     connection: &Connection,
     tenant: &TenantId,
@@ -165,13 +165,13 @@ pub(super) fn snapshot(
     Ok(snapshot)
 }
 
-/// Conversations that the reconciler has to look at.
+/// Returns conversations that the reconciler has to look at.
 pub(super) fn pending(
     connection: &Connection,
     after: Option<(TenantId, ConversationId)>,
     limit: usize,
 ) -> Result<Vec<Pending>, Failure> {
-    // No tenant's name is empty, so ('', x'') stands before all of them.
+    // No tenant's name is empty, so ('', x'') sorts before all of them.
     let (tenant, key) = match &after {
         Some((tenant, id)) => (tenant.as_str(), rows::key(*id).as_bytes().to_vec()),
         None => ("", Vec::new()),
@@ -202,7 +202,7 @@ fn pending_row(row: &Row<'_>) -> Result<Pending, Failure> {
         conversation: rows::conversation(key),
         tombstone: row.get(2)?,
         updated_at: rows::time(row.get(3)?)?,
-        // Only a hint: a number that cannot be read keeps no turn from being taken up.
+        // Only a hint: an unreadable number does not prevent a turn from being resumed.
         last_seq: row.get(4).unwrap_or(0),
     })
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::failure::Failure;
 use super::{OpenError, schema};
 
-/// A small pool. Invariant: there are as many permits as connections, so who holds a permit finds a connection.
+/// A small pool. Invariant: there are as many permits as connections, so a permit's holder always finds a connection.
 #[derive(Debug)]
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -30,7 +30,7 @@ impl Readers {
         })
     }
 
-    /// Runs `query` on a blocking thread. Its rows are seen as of one moment per statement.
+    /// Runs `query` on a blocking thread. Each statement sees the database as of one moment.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -38,11 +38,11 @@ impl Readers {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| Failure::Ended)?;
         let idle = Arc::clone(&self.idle);
-        // The thread that reads takes a processor from those that serve as much as serving does.
+        // The reading thread takes as much processor time from the serving threads as serving does.
         let share = share::current();
         let answer = tokio::task::spawn_blocking(move || {
             let connection = lock(&idle).pop().ok_or(Failure::Ended)?;
-            // Goes back before the permit: locals end in reverse order.
+            // The connection is returned before the permit: locals are dropped in reverse order.
             let _permit = permit;
             let lent = Lent {
                 connection: Some(connection),
@@ -59,7 +59,7 @@ impl Readers {
     }
 }
 
-/// A connection that goes back whatever happens to its query.
+/// A connection that is returned to the pool whatever happens to its query.
 struct Lent {
     connection: Option<Connection>,
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -72,6 +72,6 @@ impl Drop for Lent {
 }
 
 fn lock(idle: &Mutex<Vec<Connection>>) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-    // Push and pop leave a whole vector behind even if something else panicked.
+    // Push and pop leave a valid vector even if something else panicked.
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }

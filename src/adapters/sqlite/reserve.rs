@@ -1,11 +1,12 @@
-//! Space for what must work on a full disk: revoking, suspending, erasing, auditing, starting again.
+//! Disk space kept for what must work on a full disk: revoking, suspending, erasing, auditing, starting again.
 //!
-//! A file in the data directory holds some MiB. It is given back to the file system in pieces, cut from its end, and only when
-//! a protective write ([`Priority`]) found the disk full: whoever fills the disk again gets at most what is left of
-//! the last piece. It is made whole again when there is room.
+//! A file in the data directory occupies a few MiB. It is truncated in pieces, which returns the space to the file
+//! system, and only when a protective write ([`Priority`]) found the disk full: whatever fills the disk again gets at
+//! most the rest of the last piece. The file grows back to its full size when there is space.
 //!
-//! Invariants: ordinary writes are refused unless the file is whole and [`MARGIN`] is free beside it, so they never get what was
-//! given; what model calls used may take a quarter of the file; erasing and migrating leave half of it for revocations.
+//! Invariants: ordinary writes are refused unless the file has its full size and [`MARGIN`] is free beside it, so they
+//! never get released space; recording the usage of model calls may take a quarter of the file; erasing and migrating
+//! leave half of it for revocations.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -21,43 +22,43 @@ use super::failure::is_full_or_io;
 use super::schema::BUSY_TIMEOUT;
 use crate::private_files;
 
-/// Name of the file inside the data directory.
+/// File name inside the data directory.
 const FILE: &str = "copilotd.reserve";
 /// Size of the reserve, unless the file system is small.
 const SIZE: u64 = 16 * MIB;
 /// Smallest size of the reserve.
 const LEAST: u64 = MIB;
-/// Part of a small file system that the reserve may take.
+/// The reserve takes at most this fraction (one eighth) of a small file system.
 const PART: u64 = 8;
-/// What is given at once. A revocation with its audit entry writes about ten pages.
+/// Bytes released at once. A revocation with its audit entry writes about ten pages.
 pub(super) const PIECE: u64 = 64 * 1024;
-/// Most that is given before trying again, so that a write gets about what it needs.
+/// Most bytes released before the next try, so that a write gets about what it needs.
 const LARGEST_PIECE: u64 = 4 * PIECE;
 /// Space that ordinary writes leave free beside the reserve.
 const MARGIN: u64 = MIB;
 /// Pages of the write-ahead log after which it is checkpointed.
 const CHECKPOINT_PAGES: u64 = 1_000;
-/// Size of a page and its header in the write-ahead log, roughly.
+/// Approximate size of a page and its header in the write-ahead log.
 const PAGE: u64 = 4_200;
-/// How long cutting the write-ahead log off waits for readers; who needs it asks again.
+/// How long truncating the write-ahead log waits for readers; the caller tries again later.
 const WAIT_FOR_READERS: Duration = Duration::from_millis(50);
 const MIB: u64 = 1024 * 1024;
 
 /// How much a write matters when the disk is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
-    /// It is refused.
+    /// Refused.
     Ordinary,
-    /// It writes down what was used and has to be paid: it may use a quarter of the reserve.
+    /// Records usage that has to be billed: may use a quarter of the reserve.
     Booking,
-    /// It deletes what was erased, which can be much: it may use half of the reserve.
+    /// Deletes erased data, which can be much: may use half of the reserve.
     Erasing,
-    /// It protects somebody, or lets the process start: it may use all of the reserve.
+    /// Protects somebody, or lets the process start: may use all of the reserve.
     Protective,
 }
 
 impl Priority {
-    /// Protective if so, else ordinary.
+    /// Returns `Protective` if so, else `Ordinary`.
     pub(super) fn protective_if(is_protective: bool) -> Self {
         if is_protective {
             Self::Protective
@@ -67,7 +68,6 @@ impl Priority {
     }
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
@@ -75,12 +75,12 @@ pub(super) struct Reserve {
     size: u64,
     /// Length of the file.
     held: AtomicU64,
-    /// Ordinary writes that found the disk full since the last look.
+    /// Ordinary writes that found the disk full since the last check.
     refused: AtomicU64,
 }
 
 impl Reserve {
-    /// Takes over what the file holds and makes it whole if there is room.
+    /// Adopts an existing file and grows it to its full size if there is space.
     pub(super) fn open(directory: &Path, database: &Path) -> Self {
         let size = match rustix::fs::statvfs(directory) {
             Ok(about) => (about.f_blocks * about.f_frsize / PART).clamp(LEAST, SIZE),
@@ -100,18 +100,18 @@ impl Reserve {
             let error = held.err().map(|error| error.to_string());
             tracing::error!(
                 directory = %directory.display(), held = reserve.held(), size, error,
-                "the disk is full; only revocations, suspensions and erasures are stored until there is space"
+                "disk full at start; refusing all writes but revocations, suspensions and erasures until there is space"
             );
         }
         reserve
     }
 
-    /// Whether ordinary writes are accepted.
+    /// Returns whether ordinary writes are accepted.
     pub(super) fn admits_ordinary(&self) -> bool {
         self.is_whole() && self.available() >= MARGIN
     }
 
-    /// Whether nothing of it is given away.
+    /// Returns whether the reserve has its full size.
     pub(super) fn is_whole(&self) -> bool {
         self.held() >= self.size
     }
@@ -120,23 +120,23 @@ impl Reserve {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether the file system has nothing left, or next to nothing.
+    /// Returns whether the file system has no space left, or next to none.
     pub(super) fn is_disk_full(&self) -> bool {
         self.available() < MARGIN
     }
 
-    /// Notes that an ordinary write found the disk full.
+    /// Records that an ordinary write found the disk full.
     pub(super) fn note_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how many ordinary writes found the disk full since this was asked last.
+    /// Returns how many ordinary writes found the disk full since the last call.
     pub(super) fn take_refused(&self) -> u64 {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
-    /// Pages of the write-ahead log after which it is checkpointed. On a full disk that is done after every protective
-    /// write, so that each uses the log's space again instead of more of the reserve.
+    /// Pages of the write-ahead log after which it is checkpointed. On a full disk that is after every protective
+    /// write, so that each reuses the log's space instead of more of the reserve.
     pub(super) fn checkpoint_pages(&self) -> u64 {
         if self.is_whole() {
             CHECKPOINT_PAGES.min(self.size / 4 / PAGE)
@@ -145,13 +145,13 @@ impl Reserve {
         }
     }
 
-    /// Prepares the writing connection for its end: closing it on a full disk must not write.
+    /// Prepares the writing connection for closing, which must not write on a full disk.
     pub(super) fn prepare_close(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !self.is_whole())?;
         Ok(())
     }
 
-    /// Gives `bytes` back to the file system. Returns false if `priority` may have no more of it.
+    /// Releases `bytes` to the file system. Returns false if `priority` may use no more of the reserve.
     pub(super) fn give(&self, bytes: u64, priority: Priority) -> bool {
         let held = self.held();
         let floor = match priority {
@@ -170,13 +170,13 @@ impl Reserve {
             .and_then(|file| file.set_len(left));
         match cut {
             Ok(()) => {}
-            // Somebody deleted it: then its space is free or used already.
+            // Somebody deleted it: its space is free or in use already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.held.store(0, Ordering::Relaxed);
                 return false;
             }
             Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "the disk reserve could not be cut");
+                tracing::error!(path = %self.path.display(), %error, "cannot release space from the disk reserve");
                 return false;
             }
         }
@@ -185,15 +185,19 @@ impl Reserve {
             tracing::error!(
                 bytes = held - left,
                 left,
-                "the disk is full; using the reserve: only revocations, suspensions and erasures are stored"
+                "disk full; using the disk reserve and refusing all writes but revocations, suspensions and erasures"
             );
         } else {
-            tracing::debug!(bytes = held - left, left, "used more of the disk reserve");
+            tracing::debug!(
+                bytes = held - left,
+                left,
+                "disk still full; used more of the disk reserve"
+            );
         }
         true
     }
 
-    /// Runs `attempt` again with more of the reserve as long as the disk is too full for it. Returns what it came to.
+    /// Repeats `attempt` with more of the reserve while the disk is too full for it. Returns the last outcome.
     pub(super) fn make_room<T, E>(
         &self,
         priority: Priority,
@@ -211,8 +215,8 @@ impl Reserve {
         }
     }
 
-    /// Copies what the write-ahead log holds into the database without waiting for readers, so that the next write may use the
-    /// log's space again. Call it between transactions.
+    /// Copies the write-ahead log into the database without waiting for readers, so that the next write may reuse the
+    /// log's space. Call it between transactions.
     pub(super) fn checkpoint(&self, connection: &Connection) {
         let attempt = || {
             connection
@@ -221,11 +225,11 @@ impl Reserve {
         };
         let done = self.make_room(Priority::Erasing, attempt, |error| self.is_full(error));
         if let Err(error) = done {
-            tracing::warn!(%error, "the write-ahead log could not be checkpointed; trying again later");
+            tracing::warn!(%error, "checkpoint of the write-ahead log failed; trying again later");
         }
     }
 
-    /// Checkpoints the write-ahead log and cuts it off. Returns false if readers kept it from that: then ask again.
+    /// Checkpoints and truncates the write-ahead log. Returns false if readers prevented that: try again later.
     pub(super) fn truncate_log(&self, connection: &Connection) -> rusqlite::Result<bool> {
         let attempt = || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
         connection.busy_timeout(WAIT_FOR_READERS)?;
@@ -234,12 +238,12 @@ impl Reserve {
         Ok(!busy?)
     }
 
-    /// Whether an error means that the disk is full.
+    /// Returns whether an error means that the disk is full.
     pub(super) fn is_full(&self, error: &rusqlite::Error) -> bool {
         is_full_or_io(error.sqlite_error_code(), || self.is_disk_full())
     }
 
-    /// Makes it whole again when there is room for that. Call it between transactions.
+    /// Grows the reserve back to its full size when there is space. Call it between transactions.
     pub(super) fn mend(&self, connection: &Connection) {
         if self.is_whole() || self.available() < MARGIN + self.log_length() {
             return;
@@ -249,12 +253,12 @@ impl Reserve {
             .map_err(io::Error::other)
             .and_then(|_| self.grow());
         if let Err(error) = grown {
-            tracing::warn!(%error, "the disk reserve could not be made whole; trying again later");
+            tracing::warn!(%error, "cannot restore the disk reserve; trying again later");
         }
         if self.is_whole() {
             tracing::info!(
                 bytes = self.size,
-                "there is space on the disk again; everything is stored again"
+                "disk has space again; disk reserve restored, accepting all writes"
             );
         }
     }
@@ -263,13 +267,13 @@ impl Reserve {
         fs::metadata(&self.write_ahead_log).map_or(0, |about| about.len())
     }
 
-    /// Space that this process may still use. Where it cannot be told, errors of writes tell.
+    /// Space that this process may still use. Where the system does not tell, failing writes do.
     fn available(&self) -> u64 {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         rustix::fs::statvfs(directory).map_or(u64::MAX, |about| about.f_bavail * about.f_frsize)
     }
 
-    /// Reads what the file holds. One with holes, as a copy may have them, holds nothing.
+    /// Reads how much the file occupies. A sparse file, as a copy may be, occupies nothing.
     fn take_over(&self) -> io::Result<()> {
         let file = private_files::open(&self.path)?;
         let about = file.metadata()?;
@@ -286,7 +290,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Makes it as large as there is room for. It grows by less than a MiB only to become whole.
+    /// Grows the file as far as there is space. A step smaller than 1 MiB is only taken to reach the full size.
     fn grow(&self) -> io::Result<()> {
         let held = self.held();
         let missing = self.size.saturating_sub(held);
@@ -296,7 +300,7 @@ impl Reserve {
             return Ok(());
         }
         let file = private_files::open(&self.path)?;
-        // It may have been deleted or cut by somebody else.
+        // Somebody else may have deleted or truncated it.
         if file.metadata()?.len() != held {
             file.set_len(0)?;
             self.held.store(0, Ordering::Relaxed);
@@ -319,7 +323,7 @@ fn extend(file: &File, from: u64, more: u64) -> io::Result<()> {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
     }
-    // Random bytes: a file system that compresses would keep no space for zeros.
+    // Random bytes: a file system that compresses would allocate no space for zeros.
     let mut file = file;
     io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
     let mut left = more;
@@ -363,7 +367,7 @@ mod tests {
         assert_eq!((length(), given), (0, reserve.size / 2));
         reserve.mend(&connection);
         assert_eq!((length(), reserve.admits_ordinary()), (reserve.size, true));
-        // With holes, as a copy may have them, cut off, or deleted.
+        // With holes, as a copy may have them, truncated, or deleted.
         let holes = |length: u64| {
             let file = File::options().write(true).truncate(true).open(&file).unwrap();
             file.set_len(length).unwrap();
@@ -377,7 +381,7 @@ mod tests {
             assert_eq!((length(), again.admits_ordinary()), (reserve.size, true));
             assert!(
                 fs::metadata(&file).unwrap().blocks() * 512 >= reserve.size,
-                "a file with holes keeps no space"
+                "a sparse file reserves no space"
             );
         }
     }

@@ -68,10 +68,13 @@ fn all(connection: &Connection) -> Result<Vec<Revocation>, Failure> {
     while let Some(row) = rows.next()? {
         match revocation(row) {
             Some(revocation) => found.push(revocation),
-            // One row that cannot be read must not keep the others from holding.
+            // One unreadable row must not make the other revocations ineffective.
             None => {
                 let row = row.get::<_, i64>(7).unwrap_or_default();
-                tracing::error!(row, "a token revocation cannot be read and is left out");
+                tracing::error!(
+                    row,
+                    "stored token revocation unreadable; ignoring it, so the tokens it revoked may be accepted"
+                );
             }
         }
     }

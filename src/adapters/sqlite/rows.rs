@@ -38,7 +38,7 @@ pub(super) fn header(row: &Row<'_>) -> Result<Header, Failure> {
     })
 }
 
-/// Writes a whole row, in place of an older one.
+/// Inserts or replaces a whole row.
 pub(super) fn insert(
     connection: &Connection,
     header: &Header,
@@ -75,7 +75,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Writes what every append changes, and nothing that can be long. Returns false when there is no row.
+/// Updates the columns that every append changes; none of them can be long. Returns false if there is no row.
 pub(super) fn update(connection: &Connection, header: &Header, usage: bool) -> Result<bool, Failure> {
     let rows = if usage {
         connection
@@ -114,7 +114,7 @@ pub(super) fn update(connection: &Connection, header: &Header, usage: bool) -> R
     Ok(rows == 1)
 }
 
-/// Whether the reconciler has to look at a conversation.
+/// Returns whether the reconciler has to look at a conversation.
 fn is_due(header: &Header, tombstone: Option<Seq>, cleaned: bool) -> bool {
     if tombstone.is_some() {
         !cleaned
@@ -123,34 +123,34 @@ fn is_due(header: &Header, tombstone: Option<Seq>, cleaned: bool) -> bool {
     }
 }
 
-/// Names the conversation of a row in a log line, as far as it can be read.
+/// Names the conversation of a row for the log, as far as it is readable.
 pub(super) fn name_of(row: &Row<'_>, column: usize) -> String {
     row.get::<_, Uuid>(column)
         .map_or_else(|_| "?".to_owned(), |key| conversation(key).to_string())
 }
 
-/// A conversation as a key: 16 bytes, which sort as the ids do.
+/// A conversation's id as a key: 16 bytes, which sort like the ids.
 pub(super) fn key(id: ConversationId) -> Uuid {
     id.uuid()
 }
 
-/// The conversation behind a key.
+/// The conversation of a key.
 pub(super) fn conversation(key: Uuid) -> ConversationId {
     ConversationId::new(key)
 }
 
-/// A number to compare with, as far as SQLite can count; no record has one beyond that.
+/// A sequence number to compare with, capped at SQLite's largest integer; no record has a larger one.
 pub(super) fn bound(seq: Seq) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// A time as a number that sorts and loses nothing.
+/// A time as a number, sortable and without loss.
 pub(super) fn nanos(time: Timestamp) -> Result<i64, LogError> {
     i64::try_from(time.as_nanosecond())
-        .map_err(|_| LogError::Refused(format!("{time} is not between the years 1678 and 2262")))
+        .map_err(|_| LogError::Refused(format!("time {time} is not between the years 1678 and 2262")))
 }
 
-/// The time behind a number.
+/// The time of a number.
 pub(super) fn time(nanos: i64) -> Result<Timestamp, LogError> {
     Timestamp::from_nanosecond(i128::from(nanos)).map_err(|error| LogError::Corrupt(format!("a time: {error}")))
 }
@@ -160,12 +160,12 @@ fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: String) -> Result<T,
         .map_err(|error| LogError::Corrupt(format!("a name: {error}")))
 }
 
-/// Writes a value as JSON text.
+/// Encodes a value as JSON.
 pub(super) fn text<T: Serialize>(value: &T) -> Result<String, LogError> {
     serde_json::to_string(value).map_err(|error| LogError::Refused(format!("a header: {error}")))
 }
 
-/// Reads a value from JSON text.
+/// Decodes a value from JSON.
 pub(super) fn json<T: DeserializeOwned>(text: &str) -> Result<T, LogError> {
     serde_json::from_str(text).map_err(|error| unreadable("a header", &error))
 }

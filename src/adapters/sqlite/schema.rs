@@ -1,4 +1,4 @@
-//! Tables, and how an older file becomes a newer one.
+//! The tables, and the migration of older files.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::OpenError;
 use super::reserve::{Priority, Reserve};
 use super::writer::MaxPages;
 
-/// Says "a database of copilotd" in the file's header ("cpld").
+/// Marks the file's header as a database of copilotd ("cpld").
 const APPLICATION_ID: i64 = 0x6370_6c64;
 
-/// One step per version: the first makes version 1. A step that has been released is never edited.
+/// One step per version: the first creates version 1. A released step is never edited.
 const MIGRATIONS: &[&str] = &[
     VERSION_1,
     VERSION_2,
@@ -203,13 +203,14 @@ CREATE TABLE learned (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Most pages of a limited file that are kept for protective work.
+/// Most pages of a limited file that are reserved for protective work.
 const RESERVED_PAGES: i64 = 1_024;
 
 /// How long a statement waits for another program that has the database locked.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the one connection that writes, with the file brought to the newest version. On a full disk the reserve is used.
+/// Opens the only connection that writes, with the file migrated to the newest version. On a full disk the reserve is
+/// used.
 pub(super) fn open_writer(path: &Path, reserve: &Reserve) -> Result<Connection, OpenError> {
     let is_full = |error: &OpenError| matches!(error, OpenError::Sqlite(error) if reserve.is_full(error));
     let opened = reserve.make_room(Priority::Protective, || connect(path), is_full);
@@ -218,7 +219,7 @@ pub(super) fn open_writer(path: &Path, reserve: &Reserve) -> Result<Connection, 
         error => error,
     })?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    // Half of the reserve is enough for a table more. A larger change is refused: revocations need the other half.
+    // Half of the reserve is enough for one more table. A larger change is refused: revocations need the other half.
     let migrated = reserve.make_room(Priority::Erasing, || migrate(&mut connection, path), is_full);
     migrated.map_err(|error| match error {
         error if is_full(&error) => OpenError::FullMigration {
@@ -236,8 +237,8 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: what is erased is
-    // overwritten, not only forgotten. recursive_triggers: a replaced header leaves the counters as a deleted one does.
+    // FULL: each commit is on the disk before it is acknowledged, also in WAL mode. secure_delete: erased data is
+    // overwritten and not only unlinked. recursive_triggers: a replaced header updates the counters like a deleted one.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -246,12 +247,12 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
          PRAGMA recursive_triggers = ON;
          PRAGMA journal_size_limit = 67108864;",
     )?;
-    // Reads the file, which recovers the write-ahead log of a process that was killed.
+    // Reads the file, which recovers the write-ahead log of a killed process.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(connection)
 }
 
-/// How many pages a database of `bytes` may have; protective work may use the last part.
+/// Returns how many pages a database of `bytes` may have; the last part is for protective work only.
 pub(super) fn max_pages(connection: &Connection, bytes: u64) -> rusqlite::Result<MaxPages> {
     let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let protective = i64::try_from(bytes).unwrap_or(i64::MAX) / page;
@@ -261,7 +262,7 @@ pub(super) fn max_pages(connection: &Connection, bytes: u64) -> rusqlite::Result
     })
 }
 
-/// Opens a connection that cannot write.
+/// Opens a read-only connection.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -288,7 +289,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     if found == known {
         return Ok(());
     }
-    // All steps and the number in one transaction: a crash or a full disk leaves the older version whole.
+    // All steps and the version number in one transaction: a crash or a full disk leaves the older version intact.
     let transaction = connection.transaction()?;
     for (_, step) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
         transaction.execute_batch(step)?;

@@ -1,12 +1,13 @@
-//! Removes what is left of deleted rows in the unused parts of database pages.
+//! Clears what is left of deleted rows in the unused parts ("slack") of database pages.
 //!
-//! With `secure_delete` SQLite overwrites a row where it stands. When it moves rows between pages, though, it leaves their old bytes
-//! in the unused part of the page they came from, and a row that is erased later has copies there. An erasure therefore
-//! overwrites the unused parts of all pages that changed since the erasure before it, in the file itself.
+//! With `secure_delete` SQLite overwrites a deleted row in place. When SQLite moves rows between pages, though, it
+//! leaves their old bytes in the unused part of the page they came from, so a row that is erased later has copies
+//! there. An erasure therefore overwrites the unused parts of all pages that changed since the previous erasure, in the
+//! file itself.
 //!
-//! Invariants: pages are changed only on the writer's thread, which is the only one that checkpoints, and only in parts that
-//! SQLite does not read; every page that a checkpoint writes is noted before it; the file stays open as long as any connection,
-//! because closing it would give up SQLite's own locks on it.
+//! Invariants: pages are changed only on the writer's thread, which is the only one that checkpoints, and only in parts
+//! that SQLite does not read; every page that a checkpoint writes is recorded before; the file stays open as long as
+//! any connection, because closing it would release SQLite's own locks on it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -23,21 +24,21 @@ use rusqlite::hooks::Wal;
 use super::failure::Failure;
 use super::reserve::Reserve;
 
-/// Changed pages that are remembered; when there are more, all pages of the file are looked at.
+/// Number of changed pages that are remembered; if there are more, all pages of the file are checked.
 const MOST_CHANGED: usize = 256 * 1024;
-/// Pages that one piece of work looks at: other writers get their turn in between.
+/// Pages checked in one step, so that other writers get their turn in between.
 const SLICE: usize = 256;
-/// From this number on, the first byte of an overflow page, which begins with a page number, may look like that of a B-tree page.
+/// From this number on, the first byte of an overflow page, which begins with a page number, may look like that of a
+/// B-tree page.
 const FIRST_AMBIGUOUS: u32 = 0x0200_0000;
-/// Headers of the write-ahead log and of each page in it.
+/// Header sizes of the write-ahead log and of each page in it.
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
-/// Where the log's header has the number that all pages of one round carry.
+/// Offset of the salt in the log's header, which all pages of one round carry.
 const LOG_SALT: u64 = 16;
-/// Header of the whole file, at the beginning of its first page.
+/// Size of the file header, at the beginning of the first page.
 const FILE_HEADER: usize = 100;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Slack {
     database: File,
@@ -47,16 +48,16 @@ pub(super) struct Slack {
     changed: Mutex<Changed>,
 }
 
-/// Pages that changed and were not looked at.
+/// Pages that changed and were not checked yet.
 #[derive(Debug)]
 enum Changed {
-    /// It is not known which.
+    /// Unknown pages: all have to be checked.
     All,
     These(BTreeSet<u32>),
 }
 
 impl Slack {
-    /// Keeps an open database file. What an earlier process changed is not known.
+    /// Takes an open database file. What an earlier process changed is unknown.
     pub(super) fn new(database: File, path: &Path) -> Self {
         let mut write_ahead_log = path.as_os_str().to_owned();
         write_ahead_log.push("-wal");
@@ -68,7 +69,7 @@ impl Slack {
         }
     }
 
-    /// Counts the pages of the write-ahead log from now on, in place of SQLite's own checkpoints.
+    /// Counts the pages of the write-ahead log from now on, in place of SQLite's automatic checkpoints.
     pub(super) fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let frames = Arc::clone(&self.frames);
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
@@ -77,12 +78,12 @@ impl Slack {
         }))
     }
 
-    /// Pages in the write-ahead log that were committed since the last checkpoint began.
+    /// Pages committed to the write-ahead log since the last checkpoint began.
     pub(super) fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
     }
 
-    /// Notes which pages a checkpoint is about to write.
+    /// Records which pages a checkpoint is about to write.
     pub(super) fn note_log(&self) {
         self.frames.store(0, Ordering::Relaxed);
         let noted = self.read_log();
@@ -96,13 +97,13 @@ impl Slack {
             }
             (Ok(_), Changed::All) => {}
             (Err(error), _) => {
-                tracing::warn!(%error, "the write-ahead log could not be read; the next erasure looks at all pages");
+                tracing::warn!(%error, "cannot read the write-ahead log; the next erasure checks all pages of the database");
                 *changed = Changed::All;
             }
         }
     }
 
-    /// Numbers of the pages in the write-ahead log since it was begun anew, checkpointed ones included.
+    /// Numbers of the pages in the write-ahead log since it was last restarted, checkpointed ones included.
     fn read_log(&self) -> io::Result<BTreeSet<u32>> {
         let log = match File::open(&self.write_ahead_log) {
             Ok(log) => log,
@@ -121,7 +122,7 @@ impl Slack {
         while at + FRAME_HEADER + page_size <= length {
             log.read_exact_at(&mut frame, at)?;
             let [a, b, c, d, _, _, _, _, rest @ ..] = frame;
-            // What stands behind is of an earlier round, and was noted in it.
+            // The frames behind this one belong to an earlier round and were recorded then.
             if rest != salt {
                 break;
             }
@@ -145,7 +146,7 @@ impl Slack {
         Ok(u32::try_from(length / u64::from(self.page_size()?)).unwrap_or(u32::MAX))
     }
 
-    /// Takes the pages that are to be looked at. They go back if they are dropped before they are done.
+    /// Takes the pages to be checked. Dropped before they are done, they are put back.
     pub(super) fn take(self: &Arc<Self>) -> io::Result<Taken> {
         let changed = std::mem::replace(&mut *self.changed(), Changed::These(BTreeSet::new()));
         let mut taken = Taken {
@@ -169,22 +170,22 @@ impl Slack {
         Ok(taken)
     }
 
-    /// Whether few enough pages changed to look at them in one piece of work.
+    /// Returns whether so few pages changed that one step can check them all.
     pub(super) fn is_nearly_clean(&self) -> bool {
         matches!(&*self.changed(), Changed::These(pages) if pages.len() <= 4 * SLICE)
     }
 
     /// Overwrites the unused parts of some pages, on the writer's thread and outside a transaction.
     pub(super) fn clear(&self, connection: &Connection, pages: &[u32]) -> Result<(), Failure> {
-        // Holds off other programs that write: they are not expected here, but a backup tool may be one.
+        // Holds off other programs that write: none are expected, but a backup tool may be one.
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let cleared = self.clear_pages(pages);
         connection.execute_batch("ROLLBACK")?;
         cleared.map_err(|error| Failure::Slack(error.to_string()))
     }
 
-    /// Checkpoints, cuts the write-ahead log off, and clears the pages it held, so that no copy of a deleted row is left anywhere.
-    /// Returns false if readers kept the log from being cut off: then ask again.
+    /// Checkpoints and truncates the write-ahead log and clears the pages it contained, so that no copy of a deleted
+    /// row is left anywhere. Returns false if readers prevented the truncation: try again later.
     pub(super) fn finish(self: &Arc<Self>, connection: &Connection, reserve: &Reserve) -> Result<bool, Failure> {
         self.note_log();
         if !reserve.truncate_log(connection)? {
@@ -195,7 +196,7 @@ impl Slack {
             self.clear(connection, pages)?;
         }
         taken.done();
-        // Pages in memory still have the old bytes, and would be written with them.
+        // Pages in SQLite's memory still have the old bytes, and would be written with them.
         connection.execute_batch("PRAGMA shrink_memory")?;
         self.database
             .sync_data()
@@ -236,7 +237,7 @@ impl Slack {
     }
 }
 
-/// Pages to be looked at.
+/// Pages to be checked.
 pub(super) struct Taken {
     slack: Arc<Slack>,
     left: Option<Changed>,
@@ -244,7 +245,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// All of them were cleared.
+    /// Records that all of them were cleared.
     pub(super) fn done(mut self) {
         self.left = None;
     }
@@ -261,8 +262,8 @@ impl Drop for Taken {
     }
 }
 
-/// The parts of a B-tree page that hold nothing: the gap between the cells' directory and the cells, and the free blocks behind
-/// their own headers. None of a page of another kind.
+/// The unused parts of a B-tree page: the gap between the cell pointers and the cells, and the free blocks after their
+/// own headers. Empty for pages of other kinds.
 fn unused(page: &[u8], number: u32) -> Vec<Range<usize>> {
     let header = if number == 1 { FILE_HEADER } else { 0 };
     let short = |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(at)?, *page.get(at + 1)?])));
@@ -283,7 +284,7 @@ fn unused(page: &[u8], number: u32) -> Vec<Range<usize>> {
         let mut end = gap_to;
         while block != 0 {
             let (next, size) = (short(block)?, short(block + 2)?);
-            // Blocks stand in the cells' area in ascending order; what does not is no page of SQLite's.
+            // Free blocks are in the cell area, in ascending order; anything else is not a page of SQLite's.
             if block < end || size < 4 {
                 return None;
             }
@@ -339,7 +340,7 @@ mod tests {
                 assert!(unused(&leaf(kind, header), number).is_empty());
             }
         }
-        // What only looks like one is left alone.
+        // What only looks like a B-tree page is not changed.
         let broken: [Edit<'_>; 6] = [
             &|page| put(page, 3, &[9_000]),
             &|page| put(page, 5, &[3]),

@@ -1,7 +1,7 @@
 //! A process that waits for the data directory while another one has it.
 //!
-//! It holds a shared lock on `copilotd.standby` for as long as it waits, so that the process that serves knows at its stop that
-//! somebody takes over at once. Both locks are the operating system's: they end with their process, however it ends.
+//! While waiting it holds a shared lock on `copilotd.standby`, so that the serving process knows when it stops that a
+//! standby takes over at once. Both locks are the operating system's: they end with their process, however it ends.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -13,17 +13,17 @@ use crate::private_files;
 
 const FILE: &str = "copilotd.standby";
 
-/// How often a standby looks whether the directory is free.
+/// How often a standby checks whether the directory is free.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The right to open the store under a directory.
+/// The right to open the store in a directory.
 #[derive(Debug)]
 pub struct Free(pub(super) DirectoryLock);
 
 /// Waits until no other process has the directory.
 ///
 /// # Errors
-/// When the directory cannot be used.
+/// If the directory is unusable.
 pub async fn wait(directory: &Path) -> Result<Free, OpenError> {
     let mut announced: Option<File> = None;
     loop {
@@ -36,13 +36,13 @@ pub async fn wait(directory: &Path) -> Result<Free, OpenError> {
                 tokio::time::sleep(LOOK).await;
             }
             Ok(Err(error)) => return Err(error),
-            // The runtime ends, and with it this wait.
+            // The runtime is shutting down, and this wait with it.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// Announces the standby, if that was not done before, and tries to take the directory.
+/// Announces the standby unless that was done before, and tries to lock the directory.
 fn look(directory: &Path, announced: Option<File>) -> Result<(Option<DirectoryLock>, Option<File>), OpenError> {
     let announced = match announced {
         Some(file) => Some(file),
@@ -68,16 +68,16 @@ fn announce(directory: &Path) -> Result<Option<File>, OpenError> {
     let file = private_files::open(&path).map_err(cannot)?;
     match file.try_lock_shared() {
         Ok(()) => {
-            tracing::info!("standing by: the data directory is taken over when it is free");
+            tracing::info!("standing by: waiting to take over the data directory when its process ends");
             Ok(Some(file))
         }
-        // The process that serves is just looking.
+        // The serving process is checking for a standby right now.
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(source)) => Err(cannot(source)),
     }
 }
 
-/// Whether a standby waits for the directory.
+/// Returns whether a standby waits for the directory.
 pub fn is_there(directory: &Path) -> bool {
     let Ok(file) = File::open(directory.join(FILE)) else {
         return false;

@@ -1,4 +1,5 @@
-//! Erasing a tenant from SQLite: each table in bounded transactions, then every copy that deleted rows left in the files.
+//! Erases a tenant from SQLite: each table in bounded transactions, then every copy that deleted rows left in the
+//! files.
 
 use async_trait::async_trait;
 use copilotd_actors::domain::ids::{JobId, TenantId};
@@ -11,11 +12,12 @@ use super::jobs::PIECES_AT_ONCE;
 use super::reserve::Priority;
 use crate::jobs::{TenantData, TenantEraser};
 
-/// Rows that one transaction deletes, where rows are short.
+/// Most rows that one transaction deletes from tables with short rows.
 const ROWS_AT_ONCE: i64 = 500;
-/// Rows that one transaction looks at, where they may be long.
+/// Most rows that one transaction reads from tables with long rows.
 const LONG_ROWS_AT_ONCE: i64 = 50;
-/// Bytes of long rows after which a transaction ends: what is deleted is overwritten, which takes as much of the write-ahead log.
+/// Bytes of long rows after which a transaction ends: deleted rows are overwritten, which takes as much of the
+/// write-ahead log.
 const BYTES_AT_ONCE: i64 = 1024 * 1024;
 
 #[async_trait]
@@ -32,7 +34,7 @@ impl TenantEraser for SqliteLog {
         let mut erased = 0;
         loop {
             let of = tenant.clone();
-            // Every write that began before the tenant was closed stands before this in the writer's queue.
+            // Every write that began before the tenant was closed is ahead of this in the writer's queue.
             let work = move |connection: &Connection| erase_some(connection, &of, data);
             match self.writer.write_as(Priority::Erasing, work).await? {
                 0 => break,
@@ -62,7 +64,7 @@ impl TenantEraser for SqliteLog {
     }
 }
 
-/// Deletes some of it; returns how much, 0 at the end.
+/// Deletes some of the data; returns how much, 0 at the end.
 fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> Result<u64, Failure> {
     let delete = |sql: &str, limit: i64| -> Result<u64, Failure> {
         let deleted = connection
@@ -70,7 +72,7 @@ fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> R
             .execute(params![tenant.as_str(), limit])?;
         Ok(deleted as u64)
     };
-    // The first table that still has some; each is looked at again until all are empty.
+    // Deletes from the first table that is not empty; callers repeat until all are.
     let first = |deletes: &[(&str, i64)]| -> Result<u64, Failure> {
         for (sql, limit) in deletes {
             let deleted = delete(sql, *limit)?;
@@ -120,7 +122,7 @@ fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> R
             ROWS_AT_ONCE,
         ),
         TenantData::ApiKeys => {
-            // In one transaction: a use of a key whose record is gone belongs to nobody.
+            // In one transaction: the last use of a key whose record is gone could not be attributed to a tenant.
             let hashes = "(SELECT hash FROM api_keys WHERE tenant = ?1 LIMIT ?2)";
             delete(&format!("DELETE FROM key_uses WHERE hash IN {hashes}"), ROWS_AT_ONCE)?;
             delete(&format!("DELETE FROM api_keys WHERE hash IN {hashes}"), ROWS_AT_ONCE)
@@ -149,7 +151,8 @@ fn erase_some(connection: &Connection, tenant: &TenantId, data: TenantData) -> R
     }
 }
 
-/// Deletes rows of a table with a long column, up to a number of bytes. `worth` is what one counts for.
+/// Deletes rows of a table with a long column, up to a number of bytes. `worth` is an SQL expression: what one row
+/// counts as.
 fn delete_long(
     connection: &Connection,
     tenant: &TenantId,

@@ -38,7 +38,7 @@ impl TenantStore for SqliteLog {
             )?;
             Ok(())
         };
-        // By operators alone, and it may be a suspension or take a leaked secret out.
+        // Only operators do this, and it may be a suspension or remove a leaked secret.
         Ok(self.writer.write_protective(work).await?)
     }
 
@@ -117,7 +117,7 @@ impl TenantStore for SqliteLog {
     }
 }
 
-/// Reads the tenants. What cannot be read of one is taken for the safe side: it is suspended.
+/// Reads the tenants. An unreadable suspension flag is read as suspended.
 fn tenants(connection: &Connection) -> Result<Vec<StoredTenant>, Failure> {
     let mut statement = connection
         .prepare("SELECT id, suspended, sealed, created_at, updated_at, deletion FROM tenants ORDER BY id")?;
@@ -138,7 +138,8 @@ fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
         } else {
             TenantStatus::Suspended
         },
-        // Of another type, it is there and cannot be decrypted: the tenant is left out, and not served with the file's settings.
+        // Of the wrong type, the settings exist and cannot be decrypted: the tenant is left out instead of being served
+        // with the file's settings.
         sealed: row.get(2).unwrap_or_else(|_| Some(Vec::new())),
         created_at: time_or_epoch(row, 3, &id),
         updated_at: time_or_epoch(row, 4, &id),
@@ -147,7 +148,7 @@ fn tenant(row: &Row<'_>) -> Result<StoredTenant, Failure> {
     })
 }
 
-/// Reads the keys. What cannot be read of an end is taken for the safe side: it has come.
+/// Reads the keys. An unreadable expiry is read as expired.
 fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
     let mut statement = connection.prepare(
         "SELECT hash, tenant, name, scopes, created_at, created_by, expires_at, revoked_at FROM api_keys
@@ -162,7 +163,7 @@ fn keys(connection: &Connection) -> Result<Vec<StoredKey>, Failure> {
 }
 
 fn key(row: &Row<'_>) -> Result<StoredKey, Failure> {
-    // A revoked key is known by its tenant and hash alone; what else cannot be read must not bring it back.
+    // Tenant and hash are enough to know a revoked key; other unreadable columns must not bring it back.
     let tenant: String = row.get(1)?;
     let (name, scopes): (String, String) = (row.get(2).unwrap_or_default(), row.get(3).unwrap_or_default());
     let end = |column: usize| match row.get::<_, Option<i64>>(column) {
@@ -189,7 +190,7 @@ fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, Failure> {
     Timestamp::from_millisecond(row.get(column)?).map_err(|error| corrupt("a time", &error))
 }
 
-/// Reads a time that nothing depends on, or an end, of which the earliest is the safe one.
+/// Reads a time that nothing depends on, or an expiry, where the earliest time is the safe one.
 fn time_or_epoch(row: &Row<'_>, column: usize, id: &str) -> Timestamp {
     time(row, column).unwrap_or_else(|error| {
         note_unreadable("time", id, &LogError::from(error).to_string());
@@ -197,7 +198,7 @@ fn time_or_epoch(row: &Row<'_>, column: usize, id: &str) -> Timestamp {
     })
 }
 
-/// Names a row in a log line, as far as that can be read.
+/// Names a row for the log, as far as it is readable.
 fn name_of(row: &Row<'_>, column: usize) -> String {
     row.get(column).unwrap_or_else(|_| "?".to_owned())
 }

@@ -24,7 +24,7 @@ use super::reserve::Priority;
 use crate::adapters::open_tenants::{learned_of_open, open_to};
 use crate::adapters::unreadable::skip_unreadable;
 
-/// Records that are kept before the thread lets others have its processor; a tenth of a millisecond or so.
+/// Records stored before the thread yields its processor: about a tenth of a millisecond.
 const TOGETHER: usize = 16;
 
 #[async_trait]
@@ -131,8 +131,8 @@ fn close(connection: &Connection, ids: &[Uuid]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Here a record's key has its moment in it: none of these is there under another one, since a call is closed in the step that
-/// keeps its record.
+/// In SQLite a record's key contains its time, but no open call is recorded under another key already: a call is closed
+/// in the transaction that stores its record.
 fn lose(connection: &Connection) -> Result<usize, Failure> {
     let mut statement = connection.prepare("SELECT record FROM open_calls")?;
     let texts: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -151,7 +151,7 @@ fn add(connection: &Connection, records: &[UsageRecord]) -> Result<(), Failure> 
     )?;
     for (index, record) in records.iter().enumerate() {
         if index > 0 && index.is_multiple_of(TOGETHER) {
-            // A scheduler's slice lasts for milliseconds: what waits to answer shall not wait for the end of it.
+            // A scheduler's slice takes milliseconds: threads that answer requests shall not wait for the end of it.
             std::thread::yield_now();
         }
         let UsageRecord { usage, .. } = record;
@@ -259,11 +259,11 @@ fn sum(connection: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// What is summed up of a group, in the order in which [`sums`] reads it.
+/// The sums of a group, in the order in which [`sums`] reads them.
 const SUMS: &str = "sum(cache != 'hit'), sum(cache = 'hit'), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), \
      sum(cache_write_tokens), sum(reasoning_tokens), sum(cost), sum(estimated)";
 
-/// Reads a group and its sums from a column on.
+/// Reads a group and its sums, starting at a column.
 fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
     Ok(UsageRow {
         group: row.get(from)?,
@@ -274,7 +274,7 @@ fn sums(row: &Row<'_>, from: usize) -> rusqlite::Result<UsageRow> {
     })
 }
 
-/// Reads tokens, cost and how many of them are estimates, from a column on.
+/// Reads tokens, cost and the number of estimates, starting at a column.
 fn tokens(row: &Row<'_>, from: usize) -> rusqlite::Result<Usage> {
     Ok(Usage {
         prompt_tokens: number(row, from)?,
@@ -345,7 +345,7 @@ fn spending(row: &Row<'_>) -> Result<Spending, Failure> {
     })
 }
 
-/// SQLite's integers have a sign; nothing here comes near their end.
+/// SQLite's integers are signed; no value comes near the limit.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

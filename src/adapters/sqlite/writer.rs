@@ -1,8 +1,8 @@
-//! The one thread that writes: it takes what waits and commits it together, so that many conversations share one
-//! flush of the disk.
+//! The only thread that writes: it commits all waiting work together, so that many conversations share one flush of the
+//! disk.
 //!
-//! Invariant: nothing is answered before the commit that holds it. Each piece of work stands in its own savepoint:
-//! a conflict undoes itself and nobody else.
+//! Invariant: nothing is acknowledged before the commit that contains it. Each piece of work has its own savepoint: a
+//! conflict rolls back that piece and no other.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,15 +16,15 @@ use super::lock::DirectoryLock;
 use super::reserve::{Priority, Reserve};
 use super::slack::Slack;
 
-/// Most pieces of work in one commit. More would only make the first one wait.
+/// Most pieces of work in one commit. More would only delay the first one.
 const MOST_TOGETHER: usize = 256;
 
-/// Work that may wait for the writer.
+/// Most pieces of work that may wait for the writer.
 const QUEUE: usize = 1024;
 
 type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 
-/// One piece of work. It may run twice (its commit can fail because of another one), so it must not consume itself.
+/// One piece of work. It may run twice (its commit can fail because of another piece), so it must not consume itself.
 trait Work: Send {
     fn run(&mut self, connection: &Connection) -> Result<(), Failure>;
     fn settle(self: Box<Self>, commit: Result<(), Failure>);
@@ -47,7 +47,7 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
     fn settle(self: Box<Self>, commit: Result<(), Failure>) {
         let Self { result, reply, .. } = *self;
         let answer = commit.and_then(|()| result.ok_or(Failure::Ended));
-        // Whoever asked may have gone away; what was written stays written.
+        // The caller may have gone; the write stays committed.
         let _ = reply.send(answer);
     }
 
@@ -59,11 +59,11 @@ impl<T: Send, F: FnMut(&Connection) -> Result<T, Failure> + Send> Work for Piece
 enum Job {
     /// Runs inside the common transaction.
     Together(Box<dyn Work>),
-    /// Runs between transactions.
+    /// Runs outside any transaction.
     Between(Box<dyn Work>),
 }
 
-/// Handle of the thread. Dropping it lets the thread finish what it was given, and waits for that.
+/// Handle of the thread. Dropping it waits until the thread has finished all queued work.
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Job {
 }
 
 impl Writer {
-    /// Starts the thread; it keeps the directory's lock until its last commit is done.
+    /// Starts the thread; it holds the directory's lock until its last commit is done.
     pub(super) fn start(writing: Writing, lock: DirectoryLock) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -93,8 +93,8 @@ impl Writer {
         })
     }
 
-    /// Runs `work` in a transaction and returns once that is committed. It may run more than once. On a full disk it is
-    /// refused.
+    /// Runs `work` in a transaction and returns once that is committed. May run it more than once. Refused on a full
+    /// disk.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -102,7 +102,7 @@ impl Writer {
         self.send(work, Priority::Ordinary, Job::Together).await
     }
 
-    /// The same for work that has to be done on a full disk too: it may use the reserve. Keep it small.
+    /// Like [`Writer::write`], for work that has to succeed on a full disk too: it may use the reserve. Keep it small.
     pub(super) async fn write_protective<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
@@ -110,7 +110,7 @@ impl Writer {
         self.send(work, Priority::Protective, Job::Together).await
     }
 
-    /// One of the two.
+    /// Like [`Writer::write`], with a priority.
     pub(super) async fn write_as<T: Send + 'static>(
         &self,
         priority: Priority,
@@ -150,23 +150,23 @@ impl Drop for Writer {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
-            // A panic over there has been reported by its own hook.
+            // The panic hook has reported a panic of the thread.
             let _ = thread.join();
         }
     }
 }
 
-/// How much less of a busy processor the thread gets than those that answer: a quarter of it where one thread of theirs is
-/// busy too. A commit that holds many records of the ledger else takes it from answers for milliseconds.
+/// How much less processor time the thread gets than those that answer requests: a quarter, where one of theirs is busy
+/// too. Otherwise a commit with many ledger records delays answers by milliseconds.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
-/// Lets the threads that answer go first, where there are fewer processors than work.
+/// Lowers this thread's priority, so that threads that answer requests go first.
 #[cfg(target_os = "linux")]
 fn give_way() {
-    // On Linux a thread has a priority of its own.
+    // On Linux each thread has its own priority.
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
-        tracing::debug!(%error, "the writer keeps its priority");
+        tracing::debug!(%error, "cannot lower the priority of the database writer thread");
     }
 }
 
@@ -179,7 +179,7 @@ pub(super) struct Writing {
     pub(super) reserve: Arc<Reserve>,
     pub(super) history: History,
     pub(super) slack: Arc<Slack>,
-    /// Pages that the file may have after ordinary and after protective work, where its size is limited.
+    /// Page limits for ordinary and for protective work, if the file's size is limited.
     pub(super) max_pages: Option<MaxPages>,
 }
 
@@ -212,10 +212,10 @@ fn work_off(mut writing: Writing, mut jobs: mpsc::Receiver<Job>) {
     }
     // The last connection that closes also folds the write-ahead log back into the file.
     if let Err(error) = writing.reserve.prepare_close(&writing.connection) {
-        tracing::warn!(%error, "closing the database may write on a full disk");
+        tracing::warn!(%error, "cannot disable the checkpoint at close; closing the database may fail on a full disk");
     }
     if let Err((_, error)) = writing.connection.close() {
-        tracing::warn!(%error, "the database was not closed cleanly; the next start recovers it");
+        tracing::warn!(%error, "closing the database failed; the next start recovers it");
     }
 }
 
@@ -233,7 +233,7 @@ impl Writing {
                     self.settle(work, result);
                 }
             }
-            // The whole transaction is gone, perhaps because of one member (a full disk): each gets its own answer.
+            // The whole transaction was rolled back, perhaps because of one member (a full disk): retry each alone.
             Err(_) if many > 1 => batch.into_iter().for_each(|work| self.commit(vec![work])),
             Err(error) => {
                 let share = Failure::share(&error);
@@ -253,7 +253,7 @@ impl Writing {
         rest
     }
 
-    /// Answers, unless the disk is full and the reserve can help: then it is done again.
+    /// Answers, unless the disk is full and the reserve can help: then the work is run again.
     fn settle(&mut self, work: Box<dyn Work>, result: Result<(), Failure>) {
         match result {
             Err(failure) if self.is_full(&failure) => match work.priority() {
@@ -271,15 +271,15 @@ impl Writing {
         failure.is_full() || is_full_or_io(failure.code(), || self.reserve.is_disk_full())
     }
 
-    /// Commits work that the disk was too full for, with as much of the reserve as it needs.
+    /// Commits work for which the disk was too full, with as much of the reserve as it needs.
     fn commit_with_reserve(&mut self, work: Box<dyn Work>) {
-        // A limit of our own may have been met, and not the disk's: more space on the disk would not help.
+        // The file's own size limit may be reached, not the disk's: more space on the disk would not help.
         if self.max_pages.is_some() && !self.reserve.is_disk_full() {
             return work.settle(Err(Failure::Full));
         }
         let priority = work.priority();
         let mut batch = vec![work];
-        // What a checkpoint sets free in the write-ahead log may be enough.
+        // A checkpoint may free enough space in the write-ahead log.
         self.checkpoint();
         let reserve = Arc::clone(&self.reserve);
         let attempt = || match self.run_all(&mut batch) {
@@ -306,7 +306,7 @@ impl Writing {
         self.reserve.checkpoint(&self.connection);
     }
 
-    /// Runs all work in one transaction. An error means that the transaction did not happen.
+    /// Runs all work in one transaction. An error means that nothing of it was committed.
     fn run_all(&mut self, batch: &mut [Box<dyn Work>]) -> Result<Vec<Result<(), Failure>>, rusqlite::Error> {
         let outcome = self.try_all(batch);
         match &outcome {
@@ -328,7 +328,8 @@ impl Writing {
             let result = work.run(connection);
             match result {
                 Ok(()) => {}
-                // On a full disk, lack of memory or an I/O error SQLite may have undone everything, not only this piece.
+                // On a full disk, lack of memory or an I/O error SQLite may have rolled back everything, not only this
+                // piece.
                 Err(Failure::Sqlite(error)) if connection.is_autocommit() => return Err(error),
                 Err(_) => {
                     execute("ROLLBACK TO piece")?;

@@ -27,18 +27,16 @@ enum RepeatClass {
     Never,
 }
 
-/// A tool's file cannot be read.
+/// Why a tool's file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidDefinition {
-    /// It has not the right fields.
-    #[error("not a tool definition")]
+    #[error("not a valid tool definition")]
     Shape(#[from] serde_json::Error),
-    /// Its parameters are no schema.
-    #[error("the tool's parameters are unusable")]
+    #[error("the tool's parameters are not a usable schema")]
     Parameters(#[from] InvalidSchema),
 }
 
-/// Reads one file.
+/// Parses one file.
 pub(super) fn parse(text: &str) -> Result<ToolDefinition, InvalidDefinition> {
     let file: File = serde_json::from_str(text)?;
     Ok(ToolDefinition {

@@ -1,5 +1,5 @@
-//! What all vendors' HTTP interfaces have in common: one client, bounded answers, and a clear word on what is known
-//! about the effect after a failure.
+//! Common to all vendors' HTTP APIs: one client, bounded answers, and a clear statement of what is known about the
+//! effect after a failure.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 const MARK: &[u8] = b"\xef\xbb\xbf";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What came back, whatever its status.
+/// The answer, whatever its status.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub status: StatusCode,
@@ -40,7 +40,7 @@ impl Answer {
         }
     }
 
-    /// What a body that is no JSON looks like, for whoever has to find the proxy that sends it.
+    /// What a body that is not JSON looks like, for whoever has to find the proxy that sends it.
     fn looks(&self) -> &'static str {
         let header = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         let is_html = header(CONTENT_TYPE).is_some_and(|kind| kind.to_ascii_lowercase().contains("html"));
@@ -56,8 +56,8 @@ impl Answer {
     }
 }
 
-/// Builds the client which all systems of all tenants share. It keeps no cookies and follows no redirect: a redirected
-/// call would carry a tenant's credentials to a place that nobody configured.
+/// Builds the client that all systems of all tenants share. It stores no cookies and follows no redirect: a redirected
+/// call would send a tenant's credentials to an address that nobody configured.
 pub fn client() -> Result<Client, InvalidConfig> {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
@@ -66,11 +66,11 @@ pub fn client() -> Result<Client, InvalidConfig> {
         .build()
         .map_err(|error| InvalidConfig {
             system: "http",
-            reason: format!("no HTTP client can be built: {error}"),
+            reason: format!("cannot build the HTTP client: {error}"),
         })
 }
 
-/// Reads an answer as JSON: on the compute pool, in its tenant's turn, when it is long. None if it is no JSON.
+/// Parses an answer as JSON; a long one on the compute pool, within its tenant's share. `None` if it is not JSON.
 async fn parsed(tenant: &TenantId, body: Bytes) -> Option<Value> {
     let (cost, parse) = (body.len(), move || {
         serde_json::from_slice(body.strip_prefix(MARK).unwrap_or(&body)).ok()
@@ -109,16 +109,16 @@ pub(crate) fn base_url(system: &'static str, text: &str) -> Result<String, Inval
     };
     let url = reqwest::Url::parse(text).map_err(|error| invalid(&format!("base_url: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(invalid("base_url has to be an http or https address"));
+        return Err(invalid("base_url must be an http or https address"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err(invalid("base_url may not have credentials, a query or a fragment"));
+        return Err(invalid("base_url must not contain credentials, a query or a fragment"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn classify(vendor: &str, error: reqwest::Error) -> ToolError {
-    // The address may hold what the model searched for; it stays out of messages and logs.
+    // The address may contain what the model searched for; it stays out of messages and logs.
     let error = error.without_url();
     if error.is_connect() {
         failed(

@@ -1,8 +1,8 @@
-//! Reads JSON that came from outside, which may be anything.
+//! Reads JSON from outside, which may be anything.
 //!
-//! `value["name"] = …` panics when `value` is no object, and so does every index beyond an end; clippy bans those in the vendors'
-//! rooms, and this is what they use instead. A member that is not needed exactly cannot make an answer unreadable: in another
-//! type than the documented one it is read if its meaning is plain, and is absent otherwise.
+//! `value["name"] = …` panics when `value` is not an object, and so does every index beyond an end; clippy bans those
+//! in the vendors' modules, and this is what they use instead. A member that is not essential cannot make an answer
+//! unreadable: with another type than the documented one it is read if its meaning is clear, and is absent otherwise.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -11,26 +11,26 @@ use serde_json::{Number, Value};
 /// Whole numbers up to here are exact as floats, and no JSON parser rounds them.
 const MAX_EXACT: f64 = 9_007_199_254_740_991.0;
 
-/// Returns the member of `value` at the end of a path of names; null when there is none.
+/// Returns the member of `value` at the end of a path of names; null if there is none.
 pub(crate) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
     static NULL: Value = Value::Null;
     let found = path.iter().try_fold(value, |value, name| value.get(*name));
     found.unwrap_or(&NULL)
 }
 
-/// Takes a member out of `value`; null when there is none, or when `value` is not an object.
+/// Takes a member out of `value`; null if there is none, or if `value` is not an object.
 pub(crate) fn take_member(value: &mut Value, name: &str) -> Value {
     value.get_mut(name).map(Value::take).unwrap_or_default()
 }
 
-/// Sets a member of one of our own objects; nothing happens to what is not an object.
+/// Sets a member of one of our own objects; does nothing if `object` is not an object.
 pub(crate) fn set(object: &mut Value, name: &str, value: impl Into<Value>) {
     if let Value::Object(members) = object {
         members.insert(name.to_owned(), value.into());
     }
 }
 
-/// Items of a list from outside, and how many more could not be read.
+/// Items of a list from outside, and the number of unreadable ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Readable<T> {
     pub items: Vec<T>,
@@ -65,7 +65,7 @@ impl<T: DeserializeOwned> Readable<T> {
     }
 }
 
-/// Says in a result that a part of the list `name` could not be read, so that the rest is not taken for the whole.
+/// Adds to a result how many items of the list `name` were unreadable, so that the rest is not taken for the whole.
 pub(crate) fn tell_unreadable(told: &mut Value, name: &str, unreadable: usize) {
     if unreadable > 0 {
         set(
@@ -76,7 +76,7 @@ pub(crate) fn tell_unreadable(told: &mut Value, name: &str, unreadable: usize) {
     }
 }
 
-/// Reads an object; serde alone would take a list of members for one.
+/// Reads an object; serde alone would also accept a list of members.
 pub(crate) fn as_object<T: DeserializeOwned>(value: Value) -> Option<T> {
     if value.is_array() {
         return None;
@@ -84,7 +84,7 @@ pub(crate) fn as_object<T: DeserializeOwned>(value: Value) -> Option<T> {
     serde_json::from_value(value).ok()
 }
 
-/// Reads a text, or a number or truth value as one.
+/// Reads a text, or a number or boolean as one.
 pub(crate) fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -94,7 +94,7 @@ pub(crate) fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-/// Reads an id or a count: a whole number, as a number or as a text. One that a parser may have rounded is none.
+/// Reads an id or a count: a whole number, as a number or as a text. `None` if a parser may have rounded it.
 pub(crate) fn as_number(value: &Value) -> Option<u64> {
     let exact = |number: &Number| {
         let float = number.as_f64().filter(|float| float.fract() == 0.0)?;
@@ -107,7 +107,7 @@ pub(crate) fn as_number(value: &Value) -> Option<u64> {
     }
 }
 
-/// Reads a truth value, also as a text or as 0 and 1.
+/// Reads a boolean, also as a text or as 0 and 1.
 pub(crate) fn as_flag(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(flag) => Some(*flag),
@@ -127,12 +127,12 @@ pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>,
     Ok(as_text(&Value::deserialize(from)?))
 }
 
-/// For `#[serde(deserialize_with)]`: an id of somebody or something else. Nobody bears zero.
+/// For `#[serde(deserialize_with)]`: an id of somebody or something else. No id is zero.
 pub(crate) fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     Ok(as_number(&Value::deserialize(from)?).filter(|id| *id > 0))
 }
 
-/// For `#[serde(deserialize_with)]`: the item's own id, without which it is of no use.
+/// For `#[serde(deserialize_with)]`: the item's own id, without which it is useless.
 pub(crate) fn own_id<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     id(from)?.ok_or_else(|| serde::de::Error::custom("no id"))
 }
@@ -153,7 +153,7 @@ pub(crate) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D
     Ok(as_flag(&Value::deserialize(from)?))
 }
 
-/// For `#[serde(deserialize_with)]`: a list of objects or nothing; what is no list is one thing that cannot be read.
+/// For `#[serde(deserialize_with)]`: a list of objects or nothing; anything else counts as one unreadable item.
 pub(crate) fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Readable<T>, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::Array(items) => Readable::read(items),
@@ -165,7 +165,7 @@ pub(crate) fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> R
     })
 }
 
-/// For `#[serde(deserialize_with)]`: an object, or its default when it is something else.
+/// For `#[serde(deserialize_with)]`: an object, or its default if it is something else.
 pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
     Ok(as_object(Value::deserialize(from)?).unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 //! Tools: what a model may call, as files in `schemas/tools/`, and the code behind each of them.
 //!
 //! A new tool is one schema file, one Rust file that implements `Tool`, and one line in its system's `TOOLS`. The
-//! schema file is what validates the arguments and what the model reads; there is no second description.
+//! schema file validates the arguments and is what the model reads; there is no second description.
 
 mod definition;
 pub mod http;
@@ -24,16 +24,16 @@ use crate::adapters::{slack, zendesk};
 /// One tool of an external system; `S` is what that system gives to each call.
 #[async_trait]
 pub(crate) trait Tool<S: Sync>: Send + Sync {
-    /// Its name, which is also the name of its schema file.
+    /// The name, which is also the name of its schema file.
     fn name(&self) -> &'static str;
 
     /// Its file in `schemas/tools/`.
     fn definition(&self) -> &'static str;
 
-    /// Does it. The result is at most [`text::RESULT_BYTES`] long.
+    /// Runs the tool. The result is at most [`text::RESULT_BYTES`] long.
     async fn call(&self, session: &S, request: &ToolRequest) -> Result<Value, ToolError>;
 
-    /// Looks whether an earlier call with the same id took effect. `Refused` means that nobody can tell.
+    /// Looks up whether an earlier call with the same id took effect. `Refused` means that this cannot be determined.
     async fn look_up(&self, _session: &S, request: &ToolRequest) -> Result<LookUp, ToolError> {
         Err(refused(format!(
             "an earlier call of {} cannot be looked up",
@@ -61,17 +61,16 @@ pub fn definitions() -> &'static BTreeMap<String, Arc<ToolDefinition>> {
     &DEFINITIONS
 }
 
-/// A system's configuration cannot be used.
+/// Why a system's configuration is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{system}: {reason}")]
 pub struct InvalidConfig {
-    /// The system.
     pub system: &'static str,
-    /// Why; without secrets.
+    /// The reason; without secrets.
     pub reason: String,
 }
 
-/// A failure without any figures about rate limits; the runner adds them.
+/// A failure without rate limit figures; the runner adds them.
 pub(crate) fn failed(kind: ToolErrorKind, message: impl Into<String>) -> ToolError {
     ToolError {
         kind,
@@ -82,7 +81,7 @@ pub(crate) fn failed(kind: ToolErrorKind, message: impl Into<String>) -> ToolErr
     }
 }
 
-/// The vendor answered something that cannot be used: it is well, but whether a change took effect is not known.
+/// The vendor sent an unusable answer: it is reachable, but whether a change took effect is unknown.
 pub(crate) fn unreadable(vendor: &str, what: &str) -> ToolError {
     ToolError {
         answered: true,
@@ -90,7 +89,7 @@ pub(crate) fn unreadable(vendor: &str, what: &str) -> ToolError {
     }
 }
 
-/// A refusal: nothing was changed, and asking again in the same way is of no use.
+/// A refusal: nothing was changed, and the same request would be refused again.
 pub(crate) fn refused(message: impl Into<String>) -> ToolError {
     failed(ToolErrorKind::Refused, message)
 }

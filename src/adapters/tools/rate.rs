@@ -1,4 +1,4 @@
-//! What vendors' headers say about rate limits.
+//! Reads vendors' rate limit headers.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::HeaderMap;
 
-/// Windows longer than this belong to single objects (30 updates of one ticket in 10 minutes): heeding them would stop
-/// every other call of the tenant. When such a limit is hit, the vendor answers 429 for that object.
+/// Windows longer than this belong to single objects (30 updates of one ticket in 10 minutes): respecting them would
+/// stop every other call of the tenant. When such a limit is hit, the vendor answers 429 for that object.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
-/// No vendor asks for more patience than this in good faith.
+/// No vendor asks for a longer wait than this in good faith.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Reads every known spelling of rate headers: `x-rate-limit`, `ratelimit-*`, `x-ratelimit-*` and `zendesk-ratelimit-*:
@@ -33,8 +33,8 @@ pub fn hint(headers: &HeaderMap) -> RateHint {
         .fold(account, tighter)
 }
 
-/// Reads `Retry-After`: seconds, of which a part counts as a whole one, or a date, as far as it is ahead of the answer's own.
-/// Whoever waits adds a pause of his own: what is zero or past must not mean "at once, for ever".
+/// Reads `Retry-After`: seconds, rounded up, or a date, relative to the answer's own date. The caller adds a pause of
+/// its own: zero or a past date must not mean "at once, for ever".
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
     let Ok(seconds) = text.parse::<f64>() else {
@@ -51,7 +51,7 @@ fn date(text: &str) -> Option<Timestamp> {
     PARSER.parse_timestamp(text.trim()).ok()
 }
 
-/// Combines what two answers of one call said: the newer one counts, what it does not say stays.
+/// Combines the figures of two answers of one call: the newer ones count; if there are none, the older ones stay.
 pub fn newer(old: RateHint, new: RateHint) -> RateHint {
     if new == RateHint::default() { old } else { new }
 }

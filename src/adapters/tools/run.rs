@@ -1,4 +1,4 @@
-//! Runs one call: finds the tool, keeps its time, adds what the vendor said about its limits, and traces it.
+//! Runs one call: finds the tool, enforces its timeout, adds the vendor's rate limit figures, and traces it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,13 +17,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Notes what an answer's headers said.
+    /// Records what an answer's headers said.
     pub fn heard(&self, hint: RateHint) {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         *rate = rate::newer(*rate, hint);
     }
 
-    /// Notes that from now on something may have been changed at the vendor. Has to be called before the bytes go out.
+    /// Records that from now on something may have been changed at the vendor. Must be called before the bytes are
+    /// sent.
     pub fn sends_effect(&self) {
         self.effect_sent.store(true, Ordering::SeqCst);
     }
@@ -38,11 +39,11 @@ pub(crate) trait Session: Send + Sync {
     /// Name of the vendor, for messages.
     const VENDOR: &'static str;
 
-    /// What the call has learnt so far.
+    /// What the call has learned so far.
     fn progress(&self) -> &Progress;
 }
 
-/// Does what `request` asks for.
+/// Runs `request`.
 pub(crate) async fn call<S: Session>(
     tools: &[&dyn Tool<S>],
     session: &S,
@@ -104,7 +105,7 @@ async fn in_time<S: Session, T>(
     }
 }
 
-/// A changing call that broke before its change was sent has surely changed nothing.
+/// A changing call that failed before its change was sent has certainly changed nothing.
 fn settle(mut error: ToolError, request: &ToolRequest, progress: &Progress) -> ToolError {
     let changes = definitions()
         .get(&request.tool)

@@ -1,10 +1,10 @@
-//! Bounds of results: texts are clipped and what was left out is counted, so that a model knows what it does not see.
+//! Limits of results: texts are clipped and what was left out is counted, so that a model knows what it does not see.
 
 use serde_json::Value;
 
 /// Longest result of a tool, as JSON.
 pub const RESULT_BYTES: usize = 24 * 1024;
-/// Room for what surrounds a list in a result.
+/// Space for what surrounds a list in a result.
 const ENVELOPE_BYTES: usize = 1024;
 
 /// Shortens `text` until it needs at most `max` bytes inside a JSON string, and says how many characters are missing.
@@ -13,7 +13,7 @@ pub fn clip(text: &str, max: usize) -> String {
     for (at, character) in text.char_indices() {
         used += json_len(character);
         if used > max {
-            // The note needs room too; what it takes is not worth a second pass over long texts.
+            // The note needs space too; its exact size is not worth a second pass over long texts.
             let note = 40.min(max);
             let (begun, _) = text.split_at_checked(at).unwrap_or((text, ""));
             let (kept, rest) = fitting(begun, max - note);
@@ -24,7 +24,7 @@ pub fn clip(text: &str, max: usize) -> String {
     text.to_owned()
 }
 
-/// Takes items from the front until a list of them would be too long beside `base`; returns how many had to stay out.
+/// Takes items from the front until a list of them would be too long beside `base`; returns how many were left out.
 pub fn fit(items: Vec<Value>, base: &Value) -> (Vec<Value>, usize) {
     let mut room = RESULT_BYTES.saturating_sub(ENVELOPE_BYTES + json_bytes(base));
     let total = items.len();

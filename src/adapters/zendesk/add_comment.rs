@@ -1,4 +1,5 @@
-//! `zendesk_add_comment`. A comment is never written twice: one in doubt is found again by its mark.
+//! `zendesk_add_comment`. A comment is never written twice: if the outcome is unknown, the comment is found again by
+//! its mark.
 
 use async_trait::async_trait;
 use copilotd_actors::ports::{LookUp, ToolError, ToolRequest};

@@ -19,7 +19,7 @@ use crate::adapters::tools::{InvalidConfig, failed, rate, text, unreadable};
 
 /// Longest error text of the vendor that is passed on.
 const MAX_ERROR_BYTES: usize = 600;
-/// Zendesk's own bound of a page.
+/// Zendesk's own largest page size.
 const PAGE: usize = 100;
 
 /// One tenant's access; shared by all calls.
@@ -40,7 +40,7 @@ impl Api {
         };
         let mut authorization = HeaderValue::from_str(&credentials).map_err(|_| InvalidConfig {
             system: "zendesk",
-            reason: "the token has characters that no HTTP header can carry".into(),
+            reason: "the token contains characters that are not allowed in an HTTP header".into(),
         })?;
         authorization.set_sensitive(true);
         Ok(Self {
@@ -66,12 +66,12 @@ impl Session for Call {
     }
 }
 
-/// What a change sends.
+/// The request of a change.
 pub(crate) struct Change<'a> {
     pub method: Method,
     pub path: &'a str,
     pub body: Value,
-    /// Only creating a ticket heeds it.
+    /// Only the creation of tickets supports it.
     pub idempotency_key: Option<String>,
 }
 
@@ -107,8 +107,8 @@ impl Call {
         .await
     }
 
-    /// Reads at most `max` items of the list `key`, page by page; tells whether there are more. Only our own path is asked, with
-    /// the vendor's cursor: an address that an answer names is not followed.
+    /// Reads at most `max` items of the list `key`, page by page; also returns whether there are more. Only our own
+    /// path is requested, with the vendor's cursor: an address in an answer is not followed.
     pub async fn list(
         &self,
         path: &str,
@@ -138,7 +138,7 @@ impl Call {
                 return Ok((items, more));
             }
             let next = as_text(at(&page, &["meta", "after_cursor"])).filter(|cursor| !cursor.is_empty());
-            // The same page again would be the last one again.
+            // The same page again would repeat for ever.
             if !more || empty || next.is_none() || next == asked {
                 return Ok((items, more));
             }
@@ -168,12 +168,12 @@ impl Call {
     }
 }
 
-/// Whether a refusal is Zendesk's answer to a change that was made on an old version of the ticket.
+/// Returns whether a refusal is Zendesk's answer to a change of an outdated version of the ticket.
 pub(crate) fn is_conflict(error: &ToolError) -> bool {
     is_refusal(error, StatusCode::CONFLICT)
 }
 
-/// Whether Zendesk says that what was asked for does not exist, or not any more.
+/// Returns whether Zendesk says that the requested object does not exist, or not any more.
 pub(crate) fn is_gone(error: &ToolError) -> bool {
     is_refusal(error, StatusCode::NOT_FOUND) || is_refusal(error, StatusCode::GONE)
 }
@@ -200,7 +200,7 @@ fn refusal(answer: &Answer) -> ToolError {
     };
     let hint = match status {
         StatusCode::UNAUTHORIZED => " (the configured credentials are not accepted)",
-        StatusCode::FORBIDDEN => " (the configured credentials may not do this)",
+        StatusCode::FORBIDDEN => " (the configured credentials are not allowed to do this)",
         _ if status.is_redirection() => " (base_url is not the account's own address)",
         _ => "",
     };

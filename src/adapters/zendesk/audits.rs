@@ -1,5 +1,5 @@
-//! Changes of a ticket that bear our mark. Zendesk writes an audit for each change and keeps in it the metadata that
-//! came with the request; by it a change in doubt is found again instead of being made twice.
+//! Changes of a ticket that carry our mark. Zendesk writes an audit for each change and stores in it the metadata of
+//! the request; by it a change whose outcome is unknown is found again instead of being made twice.
 
 use copilotd_actors::domain::ids::CallId;
 use copilotd_actors::ports::ToolError;
@@ -13,10 +13,10 @@ use crate::adapters::tools::refused;
 
 /// Key of our mark in an audit's `metadata.custom`.
 const MARK: &str = "copilotd_call";
-/// Audits that are read before we say that we cannot tell.
+/// Audits that are read before the outcome is reported as unknown.
 const MAX_AUDITS: usize = 2000;
 
-/// What became of a change.
+/// The result of a change.
 pub(super) enum Outcome {
     /// It was made now; Zendesk's answer.
     Made(Value),
@@ -24,8 +24,8 @@ pub(super) enum Outcome {
     MadeBefore(Value),
 }
 
-/// Changes a ticket. With `expected`, only if nobody changed it since; a conflict that stems from an earlier try of
-/// this very call is its success.
+/// Changes a ticket. With `expected`, only if nobody changed it since; a conflict caused by an earlier try of this very
+/// call is its success.
 pub(super) async fn change(
     call: &Call,
     id: CallId,
@@ -74,10 +74,10 @@ pub(super) async fn find(call: &Call, id: CallId, ticket: u64) -> Result<Option<
     let odd = audits.iter().filter(|audit| !audit.is_object()).count();
     match audits.into_iter().find(|audit| bears(audit, &mark)) {
         None if odd > 0 => Err(refused(format!(
-            "{odd} changes of ticket {ticket} could not be read: whether this one is among them cannot be told"
+            "{odd} changes of ticket {ticket} could not be read: whether this one is among them is unknown"
         ))),
         None if more => Err(refused(format!(
-            "ticket {ticket} has more than {MAX_AUDITS} changes: whether this one is among them cannot be told"
+            "ticket {ticket} has more than {MAX_AUDITS} changes: whether this one is among them is unknown"
         ))),
         found => Ok(found),
     }
@@ -91,6 +91,6 @@ pub(super) fn comment(audit: &Value) -> Option<&Value> {
 
 fn bears(audit: &Value, mark: &str) -> bool {
     let custom = at(audit, &["metadata", "custom"]);
-    // The request's metadata becomes `custom`; an account that keeps the request's own wrapping is understood too.
+    // The request's metadata becomes `custom`; an account that keeps the request's own wrapping is supported too.
     at(custom, &[MARK]) == mark || at(custom, &["custom", MARK]) == mark
 }

@@ -1,6 +1,6 @@
-//! `zendesk_create_ticket`. Zendesk keeps an `Idempotency-Key` for two hours and answers a repeated request with the
-//! ticket of the first one; that window is the tool's `keyed_s`. The ticket also bears the call's id as its `external_id`, by which
-//! a later process finds it however long ago it was created.
+//! `zendesk_create_ticket`. Zendesk stores an `Idempotency-Key` for two hours and answers a repeated request with the
+//! ticket of the first one; that window is the tool's `keyed_s`. The ticket also carries the call's id as its
+//! `external_id`, by which a later process finds it however long ago it was created.
 
 use async_trait::async_trait;
 use copilotd_actors::ports::{LookUp, ToolError, ToolErrorKind, ToolRequest};
@@ -50,7 +50,7 @@ impl Tool<Call> for CreateTicket {
         }
         match (wanted.requester_email, wanted.requester_name) {
             (Some(email), name) => {
-                // Zendesk wants a name for somebody it does not know yet; of somebody known it keeps the one it has.
+                // Zendesk requires a name for somebody unknown; for a known person it keeps the existing one.
                 let name = name.unwrap_or_else(|| email.split('@').next().unwrap_or_default().to_owned());
                 ticket.insert("requester".into(), json!({ "name": name, "email": email }));
             }
@@ -73,7 +73,7 @@ impl Tool<Call> for CreateTicket {
         let mark = request.call.to_string();
         let query = [("external_id", mark.clone())];
         let (tickets, _) = call.list("tickets", "tickets", &query, MAX_FOUND).await?;
-        // The filter is not relied on: what does not bear the mark is not ours.
+        // The filter is not relied on: a ticket without the mark is not ours.
         let is_ours = |ticket: &Value| as_text(at(ticket, &["external_id"])).as_deref() == Some(&mark);
         let odd = tickets.iter().filter(|ticket| !ticket.is_object()).count();
         match tickets.into_iter().find(is_ours) {
@@ -82,22 +82,22 @@ impl Tool<Call> for CreateTicket {
                 &wire::take(json!({ "ticket": found }), "ticket")?,
             ))),
             None if odd > 0 => Err(refused(format!(
-                "{odd} tickets could not be read: whether this one is among them cannot be told"
+                "{odd} tickets could not be read: whether this one is among them is unknown"
             ))),
             None => Ok(LookUp::NotFound),
         }
     }
 }
 
-/// Tickets that are looked at; Zendesk answers those with the wanted `external_id` alone.
+/// Tickets that are checked; Zendesk answers only those with the requested `external_id`.
 const MAX_FOUND: usize = 100;
 
 fn tell(call: &Call, ticket: &Ticket) -> Value {
     json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) })
 }
 
-/// A refusal because of the key means that an earlier request with it reached Zendesk: what became of that one is not
-/// known, and "nothing was changed" would be a guess.
+/// A refusal because of the key means that an earlier request with it reached Zendesk: its outcome is unknown, and
+/// "nothing was changed" would be a guess.
 fn doubt(mut error: ToolError) -> ToolError {
     if is_conflict(&error) || error.message.contains("IdempotentRequestError") {
         error.kind = ToolErrorKind::InDoubt;

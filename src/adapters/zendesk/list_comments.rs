@@ -46,7 +46,7 @@ pub(super) struct Newest {
     pub comments: Vec<Comment>,
     /// Whether there are older ones.
     pub more: bool,
-    /// How many of these could not be read.
+    /// Number of unreadable ones among these.
     pub unreadable: usize,
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn newest(call: &Call, ticket: u64, max: usize) -> Result<Newes
         items: mut comments,
         unreadable,
     } = Readable::<Comment>::read(items);
-    // Two comments of one second have no promised order; ids rise.
+    // Zendesk does not define the order of two comments of one second; ids increase.
     comments.sort_by(|a, b| (&b.created_at, b.id).cmp(&(&a.created_at, a.id)));
     Ok(Newest {
         comments,
@@ -73,7 +73,7 @@ pub(super) async fn newest(call: &Call, ticket: u64, max: usize) -> Result<Newes
     })
 }
 
-/// Adds comments to a result, oldest first as people read them. When they do not all fit, the oldest are left out.
+/// Adds comments to a result, oldest first as people read them. If they do not all fit, the oldest are left out.
 pub(super) fn tell(told: &mut Value, newest: &Newest, users: &Users) {
     let items = newest.comments.iter().map(|comment| comment.tell(users)).collect();
     let (mut items, left_out) = text::fit(items, told);

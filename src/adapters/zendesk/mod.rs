@@ -43,7 +43,6 @@ pub(crate) static TOOLS: &[&dyn Tool<Call>] = &[
 pub struct ZendeskConfig {
     /// Such as `https://acme.zendesk.com`.
     pub base_url: String,
-    /// Whose rights are used.
     pub auth: ZendeskAuth,
 }
 
@@ -54,7 +53,6 @@ pub enum ZendeskAuth {
     Token {
         /// The agent's e-mail address.
         email: String,
-        /// The token.
         token: SecretString,
     },
     /// An OAuth access token.
@@ -67,7 +65,7 @@ pub struct Zendesk {
 }
 
 impl Zendesk {
-    /// Checks the configuration; nothing is sent.
+    /// Checks the configuration; sends nothing.
     pub fn new(config: &ZendeskConfig, client: reqwest::Client) -> Result<Self, InvalidConfig> {
         Ok(Self {
             api: Arc::new(Api::new(config, client)?),

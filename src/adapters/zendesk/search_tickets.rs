@@ -66,10 +66,10 @@ impl Tool<Call> for SearchTickets {
 
 struct Found {
     tickets: Vec<Ticket>,
-    /// How many match in all, where Zendesk says it.
+    /// How many match in all, if Zendesk says so.
     total: Option<u64>,
     more: bool,
-    /// How many could not be read.
+    /// Number of unreadable ones.
     unreadable: usize,
 }
 
@@ -90,7 +90,7 @@ async fn search(call: &Call, wanted: &Arguments, max: usize) -> Result<Found, To
     let Value::Array(results) = take_member(&mut answer, "results") else {
         return Err(unusable("an answer without a list of results"));
     };
-    // The model's own words may ask for other types of things; they are no tickets.
+    // The model's query may ask for other types of objects; they are not tickets.
     let is_ticket = |result: &Value| {
         at(result, &["result_type"])
             .as_str()
@@ -115,7 +115,7 @@ fn query(wanted: &Arguments) -> String {
         None => {}
     }
     terms.extend(wanted.priority.as_ref().map(|priority| format!("priority:{priority}")));
-    // Quoted, so that a name of two words is one value and no value brings its own terms.
+    // Quoted, so that a name of two words is one value and no value adds terms of its own.
     terms.extend(
         wanted
             .requester
@@ -151,7 +151,7 @@ async fn in_view(call: &Call, view: u64, wanted: &Arguments, max: usize) -> Resu
 }
 
 async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolError> {
-    // A ticket whose status cannot be read may wait for an answer too.
+    // A ticket with an unreadable status may wait for an answer too.
     let mut not_examined = found.tickets.iter().filter(|ticket| ticket.status.is_none()).count();
     let waiting = found
         .tickets
@@ -177,7 +177,7 @@ async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolEr
         }
     }
     drop(read);
-    // Part of an answer is better than asking for all of it again with the same end.
+    // A partial answer is better than requesting all of it again with the same result.
     if let Some(error) = failure
         && examined.is_empty()
     {
@@ -186,7 +186,7 @@ async fn unread(call: &Call, found: Found, limit: usize) -> Result<Value, ToolEr
     let mut people: Vec<u64> = examined.iter().filter_map(|(ticket, _)| ticket.requester_id).collect();
     let comments = examined.iter().flat_map(|(_, newest)| &newest.comments);
     people.extend(comments.filter_map(|comment| comment.author_id));
-    // Who is an agent decides here: without it there is no answer.
+    // This decides who is an agent: without it there is no answer.
     let users = Users::find(call, people).await?;
     let (mut tickets, mut odd_comments, mut undecided) = (Vec::new(), 0, 0);
     for (ticket, newest) in examined {

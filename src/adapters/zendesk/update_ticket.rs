@@ -73,7 +73,7 @@ fn tell(call: &Call, ticket: &Ticket) -> Value {
     json!({ "ticket": ticket.tell(call, &Users::default(), Detail::Line) })
 }
 
-/// The change is known to have been made; that the ticket cannot be read just now must not hide it.
+/// The change is known to have been made; a failure to read the ticket afterwards must not hide it.
 async fn as_it_is(call: &Call, id: u64) -> Value {
     match get_ticket::read(call, id).await {
         Ok(ticket) => tell(call, &ticket),

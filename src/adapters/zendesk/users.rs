@@ -1,4 +1,4 @@
-//! Users of the support desk, looked up many at once.
+//! Users of the support desk, looked up in batches.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,7 +11,7 @@ use super::wire;
 use crate::adapters::tools::member;
 use crate::adapters::tools::text::clip;
 
-/// Zendesk's own bound for one request.
+/// Zendesk's own limit for one request.
 const AT_ONCE: usize = 100;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -43,12 +43,12 @@ pub(super) struct User {
 }
 
 impl User {
-    /// Whether the user works at the support desk.
+    /// Returns whether the user works at the support desk.
     pub fn is_agent(&self) -> bool {
         matches!(self.role.as_deref(), Some("agent" | "admin"))
     }
 
-    /// Tells what identifies the user.
+    /// Describes the user for the model.
     pub fn tell(&self) -> Value {
         json!({
             "id": self.id,
@@ -63,7 +63,7 @@ impl User {
 #[derive(Debug, Default)]
 pub(super) struct Users {
     known: HashMap<u64, User>,
-    /// How many could not be read.
+    /// Number of unreadable ones.
     pub unreadable: usize,
 }
 
@@ -82,16 +82,16 @@ impl Users {
         Ok(users)
     }
 
-    /// Looks up `ids` where names are only an adornment: without them the result is still worth having.
+    /// Looks up `ids` where names are only decoration: without them the result is still useful.
     pub async fn find_if_possible(call: &Call, ids: Vec<u64>) -> Self {
         Self::find(call, ids).await.unwrap_or_else(|error| {
-            // Its kind alone: a vendor's words may quote what was looked for.
-            tracing::debug!(kind = ?error.kind, "users stay without names");
+            // Only its kind: the vendor's message may quote what was searched for.
+            tracing::debug!(kind = ?error.kind, "looking up Zendesk users failed; showing ids without names");
             Self::default()
         })
     }
 
-    /// Whether `id` works at the support desk.
+    /// Returns whether `id` works at the support desk.
     pub fn is_agent(&self, id: u64) -> bool {
         self.known.get(&id).is_some_and(User::is_agent)
     }
@@ -105,7 +105,7 @@ impl Users {
         }
     }
 
-    /// Tells who `id` is.
+    /// Describes user `id` for the model.
     pub fn tell(&self, id: u64) -> Value {
         match self.known.get(&id) {
             Some(user) => json!({

@@ -1,4 +1,4 @@
-//! What of Zendesk's answers is read, and how it is told to a model.
+//! The parts of Zendesk's answers that are read, and how they are described for a model.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -17,12 +17,12 @@ const TAG_BYTES: usize = 80;
 /// Words such as a status or a date.
 const WORD_BYTES: usize = 80;
 
-/// How much of the description is told.
+/// How much of the description is shown.
 #[derive(Clone, Copy)]
 pub(super) enum Detail {
     /// One of many.
     Line,
-    /// The one that was asked for.
+    /// The one that was requested.
     Full,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Attachment {
     pub file_name: Option<String>,
 }
 
-/// Reads the member `key` of an answer, which is what was asked for.
+/// Reads the member `key` of an answer, which was requested.
 pub(super) fn take<T: DeserializeOwned>(mut value: Value, key: &str) -> Result<T, ToolError> {
     as_object(take_member(&mut value, key)).ok_or_else(|| unusable(format_args!("an unusable {key}")))
 }
@@ -87,13 +87,13 @@ pub(super) fn take_list<T: DeserializeOwned>(value: &mut Value, key: &str) -> Re
     }
 }
 
-/// Tells a word such as a status or a date.
+/// Formats a word such as a status or a date.
 pub(super) fn word(word: Option<&str>) -> Value {
     json!(word.map(|word| clip(word, WORD_BYTES)))
 }
 
 impl Ticket {
-    /// Tells a ticket; people are named where `users` knows them.
+    /// Describes a ticket; people are named if `users` knows them.
     pub fn tell(&self, call: &Call, users: &Users, detail: Detail) -> Value {
         let description = match detail {
             Detail::Line => 300,
@@ -135,7 +135,7 @@ impl Ticket {
 }
 
 impl Comment {
-    /// Tells a comment.
+    /// Describes a comment.
     pub fn tell(&self, users: &Users) -> Value {
         let body = self.plain_body.as_deref().or(self.body.as_deref()).unwrap_or_default();
         let mut told = json!({

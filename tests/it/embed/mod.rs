@@ -16,7 +16,7 @@ const TEXTS: [&str; 5] = [
     "Ünïcode — naïve café, 12.5 km!",
 ];
 
-/// The models' directory. None when this machine has none: CI then fails, a stranger's run says what it left out.
+/// The models' directory. `None` if this machine has none: CI then fails, any other run prints what it skips.
 pub fn models() -> Option<PathBuf> {
     let set = std::env::var_os("COPILOTD_MODELS").map(PathBuf::from);
     let found = set.filter(|directory| directory.is_dir());
@@ -26,7 +26,7 @@ pub fn models() -> Option<PathBuf> {
             !in_ci,
             "no embedding models: scripts/setup fetches them and sets COPILOTD_MODELS"
         );
-        eprintln!("left out: the embedding models are not here (scripts/setup; COPILOTD_MODELS)");
+        eprintln!("skipped: no embedding models (scripts/setup; COPILOTD_MODELS)");
     }
     found
 }
@@ -34,7 +34,7 @@ pub fn models() -> Option<PathBuf> {
 async fn check(kind: ModelKind, starts: [[f32; 4]; 5], cosines: [(usize, usize, f32); 4]) {
     let Some(directory) = models() else { return };
     let embedder = LocalEmbedder::load(kind, &directory).unwrap();
-    // Alone and beside others: padding must not tell.
+    // Alone and with others: padding must not change a vector.
     let mut vectors = embedder.embed(TEXTS.map(str::to_owned).to_vec()).await.unwrap();
     for (place, text) in TEXTS.into_iter().enumerate() {
         let alone = embedder.embed(vec![text.to_owned()]).await.unwrap().remove(0);

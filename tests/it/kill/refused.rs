@@ -98,5 +98,8 @@ async fn a_directory_that_cannot_be_written() {
         ..Store::Sqlite.into()
     };
     let said = refusal(&mut Server::new(&world, settings)).await;
-    assert!(said.contains(&format!("cannot use {}", data.display())), "{said}");
+    assert!(
+        said.contains(&format!("cannot read or write {}", data.display())),
+        "{said}"
+    );
 }

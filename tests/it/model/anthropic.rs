@@ -1,4 +1,4 @@
-//! Anthropic's adapter against its simulator, and against servers that say exactly what a test wants.
+//! Anthropic's adapter against its simulator, and against servers that send exactly what a test wants.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn prompt(text: &str) -> Value {
     json!({"stream": true, "messages": [{"role": "user", "content": text}]})
 }
 
-/// Reads a stream to its end: what came, and the error that ended it.
+/// Reads a stream to its end; returns what came, and the error that ended it.
 async fn stream(model: &Anthropic, call: &UpstreamCall) -> (Vec<Piece>, Option<ModelError>) {
     let mut pieces = match model.stream(call).await {
         Ok(pieces) => pieces,
@@ -237,12 +237,12 @@ async fn every_way_to_fail_has_its_class() {
         let ends = pieces.iter().filter_map(|piece| piece.chunk.as_ref());
         let reasons =
             ends.map(|chunk| serde_json::from_slice::<Value>(chunk).unwrap()["choices"][0]["finish_reason"].clone());
-        // Where nothing was said, the end has come; the gateway holds it back until there is content.
+        // If there was no content, the end has come; the gateway holds it back until there is content.
         let is_ended = reasons.into_iter().any(|reason| !reason.is_null());
         assert_eq!(
             is_ended,
             fault == "tokens=0",
-            "{fault}: an end is told only when it has come"
+            "{fault}: an end is sent only once it has come"
         );
         // What had begun is accounted for.
         assert_eq!(
@@ -345,7 +345,7 @@ fn every_request_satisfies_anthropics_description() {
         .with_draft(jsonschema::Draft::Draft202012)
         .build(schema)
         .unwrap();
-    // The description forbids too little to trust it blindly: it has to refuse this.
+    // The description forbids too little to trust it blindly: it has to reject this.
     assert!(!validator.is_valid(&json!({"model": "m", "messages": []})));
     let mut offering = request();
     offering.tools = Arc::new(vec![weather()]);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::server::{Exchange, STREAM, Server, UNTIL_CLOSE, said};
 use super::{PATIENT, model, request};
 
-/// What the issue grants.
+/// Required upper bound.
 const LIMIT: Duration = Duration::from_millis(100);
 
 type Slot<T> = Arc<Mutex<Option<oneshot::Sender<T>>>>;
@@ -28,7 +28,7 @@ fn tell<T>(slot: &Slot<T>, value: T) {
     }
 }
 
-/// Sends `opening` and is silent; tells when the request came and when the connection was closed.
+/// Sends `opening` and is silent; reports when the request came and when the connection was closed.
 async fn silent_after(opening: Vec<u8>) -> (Server, oneshot::Receiver<()>, oneshot::Receiver<Instant>) {
     let ((came, has_come), (closed, is_closed)) = (slot(), slot());
     let server = Server::start(move |mut exchange: Exchange| {

@@ -1,4 +1,4 @@
-//! The clocks, with small limits and real time. What must not run out is given a limit far away.
+//! The deadlines, with short timeouts and real time. Timeouts that must not fire are very long.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{PATIENT, ask, model, request, text};
 
 const SHORT: Duration = Duration::from_millis(150);
 
-/// Sends `first`, then `again` every 20 ms until the other side closes, then tells how long it took.
+/// Sends `first`, then `again` every 20 ms until the other side closes, then reports how long that took.
 async fn repeating(first: String, again: String) -> (Server, tokio::sync::mpsc::UnboundedReceiver<Duration>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::start(move |mut exchange: Exchange| {
@@ -110,7 +110,7 @@ async fn keep_alives_and_empty_pieces_are_silence() {
         assert_eq!(text(&events), "a");
         assert!(
             matches!(events.last(), Some(ModelEvent::Usage(_))),
-            "what was used is told"
+            "the usage is reported"
         );
         closed.recv().await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! A text whose stream says that it ends: it reaches its reader at once, and its reason when nothing follows.
+//! A text chunk with a finish reason: the text reaches its reader at once, the reason when nothing follows.
 
 use std::sync::Arc;
 

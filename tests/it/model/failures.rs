@@ -46,7 +46,7 @@ async fn a_refused_request_has_a_class_a_reason_and_a_time_to_ask_again() {
             "retry-after: 7\r\n",
             message("slow, org-1", "rate_limit_exceeded"),
             FailureClass::Rate,
-            "patience",
+            "rate limit",
             Some(7),
         ),
         (
@@ -118,7 +118,7 @@ async fn a_refused_request_has_a_class_a_reason_and_a_time_to_ask_again() {
             json,
             message("engine is down", "server_error"),
             FailureClass::Overload,
-            "broken",
+            "failing",
             None,
         ),
         (
@@ -295,7 +295,7 @@ async fn a_chunked_body_without_its_end_is_a_cut_and_a_reset_is_the_networks() {
             exchange.write(chunked(said("so far").as_bytes())).await;
             exchange.write("ffff\r\ndata: ").await;
             if reset {
-                // Give the bytes time to be read first: a reset throws away what is on its way.
+                // Give the bytes time to be read first: a reset discards what is in flight.
                 let mut sink = [0];
                 let _ = tokio::time::timeout(Duration::from_millis(200), exchange.socket.peek(&mut sink)).await;
                 exchange.socket.set_zero_linger().unwrap();
@@ -332,12 +332,12 @@ async fn no_connection_is_the_networks() {
     let (_, error) = ask(&model(&format!("http://{free}/v1"), PATIENT), request()).await;
     check("refused", &error.unwrap(), FailureClass::Network);
 
-    // A connection that is accepted and closed without a word.
+    // A connection that is accepted and closed without an answer.
     let server = Server::start(|_| async { None }).await;
     let (_, error) = ask(&model(&server.url, PATIENT), request()).await;
     check("closed", &error.unwrap(), FailureClass::Network);
 
-    // A name that does not exist (reserved for that).
+    // A host name that does not exist (reserved for that).
     let (_, error) = ask(&model("http://nobody.invalid/v1", PATIENT), request()).await;
     check("no name", &error.unwrap(), FailureClass::Network);
 }

@@ -51,7 +51,8 @@ async fn rest(streams: Vec<ModelStream>) {
     }
 }
 
-/// Says nothing to anybody before all are there, so that one stream which waits for another one's end hangs the test.
+/// Sends nothing to any stream before all are connected, so that one stream waiting for another one's end hangs the
+/// test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_run_side_by_side() {
     let all = Arc::new(Barrier::new(STREAMS));
@@ -137,7 +138,7 @@ async fn http2_streams_never_queue_behind_a_full_connection() {
     assert_eq!(counts, [100; 10]);
 }
 
-/// Tells when it is dropped.
+/// Reports when it is dropped.
 struct Dropped(mpsc::UnboundedSender<Instant>);
 
 impl Drop for Dropped {

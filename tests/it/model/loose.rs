@@ -1,4 +1,5 @@
-//! Servers that speak OpenAI's protocol loosely: what a turn makes of their streams, and what a client of the endpoint is sent.
+//! Servers that follow OpenAI's protocol loosely: what a turn reads from their streams, and what a client of the
+//! endpoint gets.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::server::{DONE, Server, UNTIL_CLOSE, delta, event, finish, said, usage
 use super::strict_client::{Heard, heard};
 use super::{PATIENT, ask, config, model, request, text, weather};
 
-/// What a turn's agent makes of an answer's calls.
+/// The calls of an answer as a turn's agent reads them.
 pub fn calls(events: &[ModelEvent]) -> Vec<(String, String)> {
     let mut calls = std::collections::BTreeMap::<usize, (String, String)>::new();
     for event in events {
@@ -31,7 +32,7 @@ pub fn calls(events: &[ModelEvent]) -> Vec<(String, String)> {
     calls.into_values().filter(|(name, _)| !name.is_empty()).collect()
 }
 
-/// What a client of the endpoint is sent: chunks, and the error that ends them.
+/// What a client of the endpoint gets: chunks, and the error that ends them.
 pub async fn sent(upstream: &dyn Upstream) -> (Vec<String>, Option<ModelError>) {
     let body = json!({
         "model": "route", "messages": [{"role": "user", "content": "hi"}], "stream": true,
@@ -73,7 +74,7 @@ pub fn call(call: Value) -> String {
     delta(json!({"tool_calls": [call]}))
 }
 
-/// What has to come of a stream.
+/// The expected result of a stream.
 pub struct Case {
     what: &'static str,
     stream: Vec<u8>,
@@ -562,7 +563,7 @@ async fn a_reason_that_is_no_good_end_is_none_for_a_client_either() {
             "{what}: {chunks:#?}"
         );
     }
-    // What a filter stopped is a client's own to read, and a turn's failure.
+    // A filtered end is a client's own to read, and a turn's failure.
     let server = Server::canned(format!("{UNTIL_CLOSE}{}{}", said("so far"), finish("SAFETY"))).await;
     let (_, error) = ask(&model(&server.url, PATIENT), request()).await;
     assert_eq!(error.map(|error| error.class), Some(FailureClass::ContentPolicy));

@@ -1,4 +1,5 @@
-//! Servers that speak Anthropic's protocol loosely: what a turn makes of their streams, and what a client of the endpoint is sent.
+//! Servers that follow Anthropic's protocol loosely: what a turn reads from their streams, and what a client of the
+//! endpoint gets.
 
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ fn call(chunks: bool, stream: bool) -> UpstreamCall {
     }
 }
 
-/// What a turn makes of an answer.
+/// An answer as a turn reads it.
 async fn told(model: &Anthropic) -> (Vec<ModelEvent>, Option<FailureClass>) {
     let mut pieces = match model.stream(&call(false, true)).await {
         Ok(pieces) => pieces,

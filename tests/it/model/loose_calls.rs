@@ -1,4 +1,4 @@
-//! Tool calls of servers that speak OpenAI's protocol loosely.
+//! Tool calls of servers that follow OpenAI's protocol loosely.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Documents that are written loosely: what they mean, and what a client of the endpoint is sent.
+//! Nonstandard documents: what they mean, and what a client of the endpoint gets.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ async fn ask(kind: &str, body: &str) -> Result<WholeAnswer, ModelError> {
     upstream.whole(&call).await
 }
 
-/// A document with one choice, and members of its own.
+/// A document with one choice, and additional members.
 fn document(message: Value, reason: Value, more: Value) -> String {
     let mut document = json!({
         "id": "x", "object": "chat.completion", "created": 1, "model": "m",

@@ -1,4 +1,4 @@
-//! Members that are added to requests, and servers that refuse them.
+//! Parameters that are added to requests, and servers that reject them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::server::{DONE, Exchange, Server, UNTIL_CLOSE, finish, said};
 use super::{Direct, PATIENT, ask, config, request, text};
 
-/// Refuses each member of `refused` in `words`, one at a time; counts what it was asked.
+/// Rejects each member of `refused` in `words`, one at a time; counts requests.
 async fn picky(refused: &'static [&'static str], status: u16, words: fn(&str) -> String) -> (Server, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
@@ -93,18 +93,18 @@ async fn what_a_caller_sent_itself_is_its_own_to_be_refused() {
         tenant: None,
         progress: std::sync::Arc::default(),
     };
-    // Sent neither: gets an answer.
+    // A caller who sent neither gets an answer.
     let plain = json!({"model": "route", "messages": [], "stream": true});
     let pieces: Vec<_> = upstream.stream(&call(plain.clone())).await.unwrap().collect().await;
     assert!(pieces.iter().all(Result::is_ok));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
-    // Asked for a report: it is counted here.
+    // A caller who asked for a report gets an estimate.
     let mut reporting = plain.clone();
     reporting["stream_options"] = json!({"include_usage": true});
     let pieces: Vec<_> = upstream.stream(&call(reporting)).await.unwrap().collect().await;
     let last: Value = serde_json::from_slice(pieces.last().unwrap().as_ref().unwrap().chunk.as_ref().unwrap()).unwrap();
     assert!(last["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{last}");
-    // Sent a user: is told.
+    // A caller who sent a user gets the error.
     let mut named = plain;
     named["user"] = json!("ada");
     let error = upstream.stream(&call(named)).await.err().unwrap();
@@ -125,7 +125,7 @@ async fn a_refusal_that_stays_is_told_and_nothing_is_learned() {
         // It names a member by chance: without it the answer is the same.
         assert_eq!(asked.load(Ordering::SeqCst), 2 * n);
     }
-    // A server that is ill is not one that refuses.
+    // A failing server is not one that rejects a parameter.
     let (server, asked) = picky(&["messages"], 500, |_| "user: stream_options".to_owned()).await;
     let (_, error) = ask(&direct(&server.url, &hosts), request()).await;
     assert_eq!(error.unwrap().class, FailureClass::Overload);

@@ -1,5 +1,5 @@
-//! The OpenAI-compatible adapter against scripted servers on raw sockets. Sockets need real time: clocks are small, and
-//! nothing is waited for but what is observed.
+//! The OpenAI-compatible adapter against scripted servers on raw sockets. Sockets need real time: timeouts are short,
+//! and tests wait only for what they observe.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod anthropic;
@@ -37,10 +37,10 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use uuid::Uuid;
 
-/// The key of all tests; it must never come back in an error.
+/// The key of all tests; it must never appear in an error.
 pub const KEY: &str = "sk-very-secret";
 
-/// Clocks that no healthy test reaches.
+/// Timeouts that no passing test reaches.
 pub const PATIENT: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
     first_token: Duration::from_secs(30),
@@ -54,7 +54,7 @@ pub const PRICE: Price = Price {
     ..Price::flat(2_500_000_000, 10_000_000_000)
 };
 
-/// One deployment, asked without the gateway's retries.
+/// One deployment, without the gateway's retries.
 #[derive(Debug)]
 pub struct Direct {
     pub upstream: OpenAi,
@@ -126,7 +126,7 @@ pub fn weather() -> ToolOffer {
     }
 }
 
-/// Asks and reads to the end: what came, and the error that ended it.
+/// Sends a request and reads to the end; returns what came, and the error that ended it.
 pub async fn ask(model: &Direct, request: ModelRequest) -> (Vec<ModelEvent>, Option<ModelError>) {
     let mut stream = match model.stream(request).await {
         Ok(stream) => stream,

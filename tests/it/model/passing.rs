@@ -26,7 +26,7 @@ fn call(body: &str) -> UpstreamCall {
     }
 }
 
-/// Answers everybody with `answer`, and tells what was asked.
+/// Sends `answer` to everybody, and reports the requests.
 async fn server(answer: String) -> (Server, mpsc::UnboundedReceiver<(String, Value)>) {
     let (sender, asked) = mpsc::unbounded_channel();
     let server = Server::start(move |mut exchange: Exchange| {
@@ -131,7 +131,7 @@ async fn every_choice_is_waited_for() {
     let (whole, _asked) = server(format!("{UNTIL_CLOSE}{answer}")).await;
     let two = PLAIN.replace("true}", r#"true,"n":2}"#);
     let (chunks, events) = stream(&whole.url, &two).await;
-    // Of the last one, what it says goes on at once, and its reason when nothing followed.
+    // The text of the last one is sent at once, and its finish reason when nothing followed.
     assert_eq!(chunks.len(), 5, "{chunks:?}");
     let texts: Vec<&ModelEvent> = events
         .iter()

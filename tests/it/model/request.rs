@@ -227,7 +227,7 @@ fn a_longer_conversation_only_appends() {
     }
 }
 
-/// Finds the vendors' descriptions. They are not part of the repository: a stranger's run goes on without them.
+/// Finds the vendors' descriptions. They are not part of the repository: other runs than CI continue without them.
 pub fn specs() -> Option<PathBuf> {
     let root = std::env::var_os("COPILOTD_SPECS").map_or_else(|| "../shared/specs".into(), PathBuf::from);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(root);
@@ -239,7 +239,7 @@ pub fn specs() -> Option<PathBuf> {
     None
 }
 
-/// Names of all properties of a schema and what it is composed of.
+/// Names of all properties of a schema and of its parts.
 fn properties(root: &Value, schema: &Value, names: &mut Vec<String>) {
     if let Some(reference) = schema["$ref"].as_str() {
         properties(root, root.pointer(&reference[1..]).unwrap(), names);
@@ -269,7 +269,7 @@ fn every_request_satisfies_openais_description() {
         .with_draft(jsonschema::Draft::Draft202012)
         .build(&document)
         .unwrap();
-    // The description forbids too little to trust it blindly: it has to refuse this.
+    // The description forbids too little to trust it blindly: it has to reject this.
     assert!(!validator.is_valid(&json!({"model": "m", "messages": []})));
     for request in [request(), full()] {
         for base_url in [OPENAI, OTHER] {

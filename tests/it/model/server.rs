@@ -106,7 +106,7 @@ impl Exchange {
         Some(Self { head, body, socket })
     }
 
-    /// Writes bytes as they are. Whether the other side still listens is the test's business elsewhere.
+    /// Writes bytes unchanged. Returns whether the other side still listens.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.socket.write_all(bytes.as_ref()).await.is_ok() && self.socket.flush().await.is_ok()
     }
@@ -150,12 +150,12 @@ pub fn said(text: &str) -> String {
     delta(json!({"content": text}))
 }
 
-/// An event with a reason to finish.
+/// An event with a finish reason.
 pub fn finish(reason: &str) -> String {
     event(json!([{"index": 0, "delta": {}, "finish_reason": reason}]), Value::Null)
 }
 
-/// The report of usage.
+/// The usage report.
 pub fn usage(prompt: u64, completion: u64, cached: u64) -> String {
     let usage = json!({
         "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,

@@ -1,4 +1,4 @@
-//! Answers that go well.
+//! Answers that succeed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn call(index: usize, name: Option<&str>, arguments: &str) -> ModelEvent {
     }
 }
 
-/// The calls of an answer, put together.
+/// The assembled calls of an answer.
 fn calls(events: &[ModelEvent]) -> Vec<ModelEvent> {
     let mut calls: std::collections::BTreeMap<usize, (Option<String>, String)> = std::collections::BTreeMap::new();
     for event in events {

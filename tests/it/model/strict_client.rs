@@ -1,11 +1,11 @@
-//! A client that takes OpenAI's protocol by its word, as the vendors' own libraries do: it adds texts up, and breaks on what is not
-//! the protocol.
+//! A client that takes OpenAI's protocol literally, as the vendors' own libraries do: it concatenates texts, and fails
+//! on what is not the protocol.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What a client makes of an answer.
+/// An answer as a client reads it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Heard {
     pub text: String,
@@ -47,7 +47,7 @@ fn document(document: &Value) {
     usage(document.get("usage"));
 }
 
-/// Reads the chunks of a stream whose one choice is asked for.
+/// Reads the chunks of a stream with one choice.
 pub fn heard(chunks: &[String]) -> Heard {
     let (mut heard, mut calls) = (Heard::default(), BTreeMap::<u64, [String; 3]>::new());
     for chunk in chunks {

@@ -39,7 +39,7 @@ fn attribute(span: &SpanData, name: &str) -> Option<String> {
     found.map(|attribute| attribute.value.to_string())
 }
 
-/// How long a span lasted, as its backend is told.
+/// Duration of a span as its backend receives it.
 fn lasted(span: &SpanData) -> Duration {
     span.end_time.duration_since(span.start_time).unwrap()
 }
@@ -86,7 +86,7 @@ async fn a_streamed_call_lasts_until_its_end_or_until_it_is_left() {
         drop(events);
         let took = begun.elapsed();
         let call = kept.take("chat gpt-test");
-        // What the provider waited is in it, and nothing from behind its end.
+        // The provider's pause is in it, and nothing after its end.
         assert!(lasted(&call) >= pause, "{what}: {:?}", lasted(&call));
         assert!(lasted(&call) <= took, "{what}: {:?} {took:?}", lasted(&call));
     }

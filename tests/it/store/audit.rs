@@ -1,4 +1,4 @@
-//! The audit log on every store: one contract, and what damage to the store itself is found.
+//! The audit log on every store: one contract, and detection of damage to the store itself.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -39,7 +39,7 @@ async fn targets(log: &AuditLog, scope: &TenantScope, before: Option<i64>, limit
     (listed.into_iter().map(|listed| listed.body.target).collect(), next)
 }
 
-/// Fails unless the log is good and has so many entries.
+/// Fails unless the log is good and has `entries` entries.
 async fn assert_good(log: &AuditLog, scope: &TenantScope, entries: u64) {
     let good = Verification {
         entries,
@@ -74,7 +74,7 @@ async fn contract(store: Arc<dyn AuditStore>) {
         (&given.actor, &given.changed, &given.reason)
     );
 
-    // Two writers who do not know of each other, many at once: numbers without gaps, and nothing is lost.
+    // Two independent writers, many entries at once: numbers without gaps, and nothing is lost.
     let other = Arc::new(log(Arc::clone(&store)));
     let audit = Arc::new(audit);
     let writers = (0..24).map(|n| {
@@ -132,7 +132,7 @@ async fn in_memory() {
 async fn on_sqlite() {
     let directory = TempDir::new().unwrap();
     contract(Arc::new(SqliteLog::open(directory.path()).unwrap())).await;
-    // After a restart the chain goes on where it was.
+    // After a restart the chain continues where it was.
     let store = Arc::new(SqliteLog::open(directory.path()).unwrap());
     let audit = log(store);
     assert_eq!(audit.record(scope("acme").tenant(), entry("again")).await.unwrap(), 30);
@@ -146,7 +146,7 @@ async fn on_mongodb() {
     }
 }
 
-/// What is done to the tables, the number of the first entry that is bad then, and what is wrong with it.
+/// The damage done to the tables, the number of the first bad entry, and what is wrong with it.
 const DAMAGE: &[(&str, i64, &str)] = &[
     ("DELETE FROM audit WHERE n = 1", 1, "missing"),
     ("DELETE FROM audit WHERE n = 4", 4, "missing"),
@@ -200,7 +200,7 @@ const DAMAGE: &[(&str, i64, &str)] = &[
         "altered",
     ),
     ("UPDATE audit SET body = x'' WHERE n = 5", 5, "altered"),
-    // One row at the very end keeps nothing from being recorded.
+    // A single row at the very end does not prevent recording.
     (
         "INSERT INTO audit SELECT tenant, 9223372036854775807, body, hash, mac FROM audit WHERE n = 1",
         7,
@@ -242,7 +242,7 @@ async fn damage_to_the_tables_is_found_after_a_restart() {
             .first_bad
             .unwrap_or_else(|| panic!("not found: {sql}"));
         assert_eq!((bad.n, bad.fault.as_str()), (*n, *fault), "{sql}");
-        // Recording goes on all the same, and what was found stays found.
+        // Recording continues all the same, and what was found stays found.
         audit.record(acme.tenant(), entry("later")).await.unwrap();
         assert!(audit.verify(&acme).await.unwrap().first_bad.is_some(), "{sql}");
         // A list is still a list.
@@ -348,7 +348,7 @@ async fn damage_to_the_documents_is_found() {
         replace(&whole).await;
         assert_good(&fresh(), &acme, 4).await;
     }
-    // A process that died between an entry and its head is no fault; an older head without the rest is one.
+    // A process that died between an entry and its head is not a fault; an older head without the rest is one.
     let head = heads.find_one(doc! {}).await.unwrap().unwrap();
     let last = find(4).await;
     audit.delete_one(doc! { "n": 4_i64 }).await.unwrap();
@@ -397,7 +397,7 @@ async fn a_log_that_was_deleted_with_its_head_stays_found_until_the_operator_say
     let bad = audit.verify(&acme).await.unwrap().first_bad.unwrap();
     assert_eq!((bad.n, bad.fault.as_str()), (1, "truncated"));
     assert_good(&audit, &globex, 5).await;
-    // Recording goes on behind the anchor and heals nothing, however much is recorded.
+    // Recording continues beyond the anchor and repairs nothing, however much is recorded.
     for n in 0..8 {
         audit.record(acme.tenant(), entry(n)).await.unwrap();
         let bad = audit.verify(&acme).await.unwrap().first_bad.unwrap();
@@ -414,7 +414,8 @@ async fn a_log_that_was_deleted_with_its_head_stays_found_until_the_operator_say
             .is_some()
     );
 
-    // A tenant deleted on purpose, or a backup put back: with the file goes what it knew, and other logs stay good.
+    // A tenant deleted on purpose, or a restored backup: deleting the file deletes what it knew, and other logs stay
+    // good.
     store = restarted(&directory, store, |file| {
         delete_log(&directory);
         std::fs::remove_file(file).unwrap();
@@ -471,7 +472,7 @@ async fn an_anchor_behind_its_log_is_no_fault() {
 
 const DIRECTORY: &str = "COPILOTD_TEST_AUDITING";
 
-/// The process that is killed: the same test binary, asked for this test only.
+/// The process that is killed: the same test binary, running only this test.
 #[test]
 #[ignore = "started by a_kill_between_entry_and_anchor_is_no_fault"]
 fn victim() {
@@ -515,7 +516,7 @@ async fn a_kill_between_entry_and_anchor_is_no_fault() {
             }
         }
         victim.wait().unwrap();
-        assert!(recorded >= lines, "it ended by itself");
+        assert!(recorded >= lines, "the victim ended before it was killed");
         let audit = log(Arc::new(SqliteLog::open(directory.path()).unwrap()));
         for tenant in ["tenant-0", "tenant-1"] {
             assert_eq!(audit.verify(&scope(tenant)).await.unwrap().first_bad, None);
@@ -555,7 +556,7 @@ async fn documents_deleted_with_their_head_are_found() {
     assert_good(&fresh(), &acme, 1).await;
 }
 
-/// Numbers at the end of their range, in whatever table, neither stop the writer nor refuse its probe.
+/// Numbers at the end of their range, in whatever table, neither stop the writer nor fail its probe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_at_their_end_lock_nobody_out() {
     for value in [i64::MAX, i64::MAX - 1, i64::MIN, -1] {

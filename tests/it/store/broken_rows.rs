@@ -1,4 +1,4 @@
-//! One broken row: it is left out of lists, and everything else is read.
+//! One unreadable row: it is left out of lists, and everything else is read.
 
 use copilotd::adapters::sqlite::SqliteLog;
 use copilotd::config::KeyHash;
@@ -65,7 +65,7 @@ async fn a_broken_header_is_left_out_and_fails_by_itself_on_sqlite() {
         let connection = Connection::open(directory.path().join("copilotd.db")).unwrap();
         let sql = format!("UPDATE conversations SET {broken} WHERE conversation = ?1");
         assert_eq!(connection.execute(&sql, [talks[3].id.uuid()]).unwrap(), 1);
-        // Pages stay full, so that nobody takes one for the last.
+        // Pages stay full, so that none is taken for the last one.
         assert_eq!(listed(&log, &talks, 10).await, ids(&talks, &[4, 2, 1, 0]), "{broken}");
         assert_eq!(listed(&log, &talks, 3).await, ids(&talks, &[4, 2, 1]), "{broken}");
         let due = if *is_due {
@@ -77,7 +77,7 @@ async fn a_broken_header_is_left_out_and_fails_by_itself_on_sqlite() {
         let own = log.header(&talks[3].scope, talks[3].id).await;
         assert!(matches!(own, Err(LogError::Corrupt(_))), "{broken}: {own:?}");
         assert!(log.header(&talks[2].scope, talks[2].id).await.unwrap().is_some());
-        // The log itself is whole: its projection can be made again.
+        // The log itself is intact: its projection can be rebuilt.
         assert_eq!(log.rebuild().await.unwrap(), 5);
         assert_eq!(listed(&log, &talks, 10).await, ids(&talks, &[4, 3, 2, 1, 0]));
     }
@@ -96,7 +96,7 @@ async fn a_broken_record_breaks_its_own_conversation_alone_on_sqlite() {
         assert!(matches!(read(3).await, Err(LogError::Corrupt(_))));
         assert_eq!(read(2).await.unwrap(), talks[2].records);
         assert_eq!(listed(&log, &talks, 10).await.len(), 5);
-        // Rebuilding does what can be done.
+        // Rebuilding does what is possible.
         assert_eq!(log.rebuild().await.unwrap(), 4);
         assert_eq!(listed(&log, &talks, 10).await, ids(&talks, &[4, 2, 1, 0]));
     }
@@ -228,7 +228,7 @@ async fn broken_documents_are_left_out_on_mongodb() {
     found.sort_unstable();
     assert_eq!(found, [("b", true), ("c", false)]);
 
-    // A log that is broken keeps neither the next process from starting nor the others from being rebuilt.
+    // A broken log prevents neither the next process from starting nor the others from being rebuilt.
     let appends = raw.collection::<Document>("appends");
     let first =
         doc! { "conversation": mongodb::bson::Uuid::from_bytes(talks[3].id.uuid().into_bytes()), "first_seq": 1_i64 };

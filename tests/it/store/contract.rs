@@ -98,7 +98,7 @@ pub async fn an_append_behind_or_beyond_the_end_conflicts(store: Fixture) {
         log.append(&talk.scope, &beyond).await,
         Err(LogError::Conflict(5))
     ));
-    // In the middle of an append, where no append of a sane writer can begin.
+    // In the middle of an append, where no append of a correct writer can begin.
     let mut middle = talk.draft(vec![updated("d")]);
     Arc::make_mut(&mut middle.records)[0].seq = 3;
     middle.header.last_seq = 3;
@@ -250,7 +250,7 @@ pub async fn nothing_crosses_tenants(store: Fixture) {
     };
     assert_eq!(log.list(&other, &all).await.unwrap(), []);
     assert_eq!(log.snapshot(&other, talk.id).await.unwrap(), None);
-    // Writes in the other scope: to an id that is not theirs, and with a header that says whose it is.
+    // Writes in another tenant's scope: to an id that is not theirs, and with a header that names the real owner.
     let theft = Snapshot {
         state: b"theft".to_vec(),
         ..snapshot.clone()
@@ -258,7 +258,7 @@ pub async fn nothing_crosses_tenants(store: Fixture) {
     log.save_snapshot(&other, talk.id, &theft).await.unwrap();
     let append = talk.draft(vec![updated("theft")]);
     assert!(matches!(log.append(&other, &append).await, Err(LogError::Refused(_))));
-    // Before the tombstone stands, and after.
+    // Before and after the tombstone is stored.
     for _ in 0..2 {
         let receipt = log.erase(&other, talk.id, talk.next() - 1).await.unwrap();
         assert_eq!(receipt.stores.iter().map(|(_, count)| count).sum::<u64>(), 0);

@@ -1,4 +1,4 @@
-//! A conversation whose log is damaged can be erased: that takes no reading of it.
+//! A conversation whose log is damaged can be erased without reading it.
 
 use copilotd::adapters::sqlite::SqliteLog;
 use copilotd_actors::domain::event::{Event, Record};
@@ -28,7 +28,7 @@ async fn talk(log: &dyn EventLog) -> (Talk, [TurnId; 2]) {
     (talk, [done, open])
 }
 
-/// Appends a tombstone as the conversation does that cannot fold its log, and erases.
+/// Appends a tombstone like a conversation that cannot fold its log, and erases.
 async fn erase(log: &dyn EventLog, talk: &Talk, what: &str) -> u64 {
     let mut header = log.header(&talk.scope, talk.id).await.unwrap().unwrap();
     let tombstone = log.end(&talk.scope, talk.id).await.unwrap() + 1;
@@ -116,7 +116,8 @@ async fn a_damaged_log_is_erased_on_sqlite() {
     }
 }
 
-/// The tombstone is there and its reconciler was not: what is damaged then is deleted too, and rebuilding does not forget it.
+/// The tombstone is stored and the reconciler has not run: what is damaged then is deleted too, and rebuilding keeps
+/// the erasure pending.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_damaged_after_its_tombstone_is_erased_on_sqlite() {
     let damage = [
@@ -217,7 +218,7 @@ async fn a_damaged_log_is_erased_on_mongodb() {
     assert_eq!(log.pending(None, 100).await.unwrap(), []);
 }
 
-/// Behind a tombstone, damage keeps neither a new process from starting nor the rest from being erased.
+/// After a tombstone, damage prevents neither a new process from starting nor the rest from being erased.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_damaged_after_its_tombstone_is_erased_on_mongodb() {
     let Some(database) = TestDatabase::new().await else {

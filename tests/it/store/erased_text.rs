@@ -15,7 +15,7 @@ use crate::support::talk::{Talk, cancelled, erased, queued, scope, started, turn
 
 const DIRECTORY: &str = "COPILOTD_TEST_ERASING";
 
-/// Which of the texts stand in any file of a directory.
+/// Returns which of the texts are in any file of a directory.
 fn found(directory: &Path, texts: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -83,7 +83,7 @@ async fn nothing_of_it_is_left_while_others_write() {
     let directory = TempDir::new().unwrap();
     let log = Arc::new(SqliteLog::open(directory.path()).unwrap());
     let mut random = StdRng::seed_from_u64(seed);
-    // Those who write all the time, in the same tables.
+    // Others that write all the time, to the same tables.
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let others: Vec<_> = (0..2)
         .map(|n| {
@@ -124,7 +124,7 @@ async fn nothing_of_it_is_left_while_others_write() {
     assert_eq!(found(directory.path(), &gone), Vec::<String>::new());
 }
 
-/// The process that is killed: the same test binary, asked for this test only.
+/// The process that is killed: the same test binary, running only this test.
 #[test]
 #[ignore = "started by nothing_of_it_is_left_after_a_crash"]
 fn victim() {
@@ -185,7 +185,7 @@ async fn nothing_of_it_is_left_after_a_crash() {
             }
         }
         victim.wait().unwrap();
-        assert!(erasing >= lines, "it ended by itself");
+        assert!(erasing >= lines, "the victim ended before it was killed");
 
         let log = SqliteLog::open(directory.path()).unwrap();
         reconcile(&log).await;

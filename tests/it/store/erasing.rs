@@ -1,4 +1,4 @@
-//! Erasing: the tombstone fences, the rest goes.
+//! Erasing: the tombstone fences, the rest is deleted.
 
 use copilotd_actors::domain::content::Metadata;
 use copilotd_actors::domain::conversation::header::Header;
@@ -36,7 +36,7 @@ async fn assert_refused(log: &dyn EventLog, talk: &Talk, stale: &[Append]) {
     }
 }
 
-/// Writers of every age: at the end, at each number before it, and at the very first.
+/// Writers with state of every age: at the end, at each number before it, and at the very first.
 fn writers_of_every_age(talk: &Talk) -> Vec<Append> {
     let mut stale = vec![talk.draft(vec![updated("too late")])];
     let first = Talk {
@@ -62,7 +62,7 @@ pub async fn a_tombstone_refuses_every_append(store: Fixture) {
     let (talk, _, tombstone) = erased_talk(log).await;
     let stale = writers_of_every_age(&talk);
     assert_refused(log, &talk, &stale).await;
-    // Its own writer may ask again.
+    // Its own writer may append it again.
     log.append(&talk.scope, &tombstone).await.unwrap();
     log.erase(&talk.scope, talk.id, tombstone.last_seq()).await.unwrap();
     assert_refused(log, &talk, &stale).await;
@@ -81,7 +81,7 @@ pub async fn a_tombstone_refuses_every_append(store: Fixture) {
 pub async fn erasing_leaves_only_the_tombstone(store: Fixture) {
     let log = store.log.as_ref();
     let (talk, turns, tombstone) = erased_talk(log).await;
-    // Until then the log can be folded as ever.
+    // Until then the log can be folded as before.
     assert_eq!(log.read(&talk.scope, talk.id, 0, 100).await.unwrap(), talk.records);
     let receipt = log.erase(&talk.scope, talk.id, tombstone.last_seq()).await.unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A full disk: what is ordinary is refused and nothing else, also after a restart.
+//! A full disk: ordinary writes are refused and nothing else, also after a restart.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn is_full<T: std::fmt::Debug>(outcome: Result<T, LogError>) -> bool {
     }
 }
 
-/// Appends until the store refuses; never forever.
+/// Appends until the store refuses, but not forever.
 async fn fill(log: &SqliteLog, talk: &mut Talk) {
     let big = "x".repeat(60_000);
     for _ in 0..2_000 {
@@ -38,7 +38,7 @@ async fn fill(log: &SqliteLog, talk: &mut Talk) {
             return;
         }
     }
-    panic!("the disk never was full");
+    panic!("the disk never became full");
 }
 
 fn suspended(id: &str) -> StoredTenant {
@@ -77,7 +77,7 @@ fn entry(action: Action, n: usize) -> Entry {
     }
 }
 
-/// What has to work on a full disk, and what has not.
+/// What has to work on a full disk, and what must not.
 async fn protect(log: &Arc<SqliteLog>, rounds: usize) {
     let acme = scope("acme");
     let audit = AuditLog::new(
@@ -91,7 +91,7 @@ async fn protect(log: &Arc<SqliteLog>, rounds: usize) {
         audit.record(acme.tenant(), entry(Action::KeyRevoked, n)).await.unwrap();
     }
     log.lose_usage().await.unwrap();
-    assert!(is_full(log.probe().await), "`/readyz` tells of it");
+    assert!(is_full(log.probe().await), "`/readyz` reports it");
     log.ready().await.unwrap();
     assert_eq!(audit.verify(&acme).await.unwrap().first_bad, None);
 }
@@ -132,7 +132,7 @@ async fn of_a_limited_file_the_last_part_is_for_protective_writes() {
     protect(&log, 30).await;
     erase(&log, &mut small).await;
     erase(&log, &mut large).await;
-    // What was erased is space for others.
+    // Erased data is space for others.
     log.probe().await.unwrap();
     let mut next = Talk::new("acme", "bob");
     next.open(log.as_ref()).await;
@@ -176,7 +176,7 @@ async fn a_full_disk_keeps_protective_writes_and_restarts_possible() {
     erase(&log, &mut large).await;
     Arc::into_inner(log).unwrap().close().await;
 
-    // It starts without a byte to spare, and what was protected is.
+    // It starts without a byte to spare, and protective writes are still stored.
     disk.fill();
     for _ in 0..3 {
         let log = open();
@@ -186,12 +186,12 @@ async fn a_full_disk_keeps_protective_writes_and_restarts_possible() {
         Arc::into_inner(log).unwrap().close().await;
     }
 
-    // With space again, everything is taken again, by the process that runs.
+    // With space again, everything is accepted again, by the running process.
     let log = open();
     disk.empty();
     log.probe().await.unwrap();
     small.turn(log.as_ref(), "x").await;
-    assert_eq!(reserve(&data), RESERVE, "it was made whole again");
+    assert_eq!(reserve(&data), RESERVE, "the reserve has its full size again");
     assert_eq!(log.read(&small.scope, small.id, 0, 1_000).await.unwrap(), small.records);
 }
 
@@ -241,10 +241,14 @@ async fn what_a_protective_write_was_given_is_no_space_for_others() {
     for n in 0..100 {
         // As many small writes as would fit into a piece.
         flood(&log, &mut talk, 20).await;
-        assert_eq!(reserve(&data), left, "round {n}: ordinary writes got some of it");
+        assert_eq!(
+            reserve(&data),
+            left,
+            "round {n}: ordinary writes used some of the reserve"
+        );
         log.put_key(&key(&format!("key-{n}"), true)).await.unwrap();
         audit.record(acme.tenant(), entry(Action::KeyRevoked, n)).await.unwrap();
-        // Its checkpoint follows the answer, and goes before this.
+        // Its checkpoint follows the answer, and comes before this.
         log.ready().await.unwrap();
         let used = left - reserve(&data);
         assert!(used <= 256 << 10, "round {n} used {used} bytes");
@@ -292,7 +296,7 @@ async fn a_disk_that_is_filled_again_and_again_stays_protected() {
     talk.write(log.as_ref(), vec![queued(turn(), "x")]).await;
 }
 
-/// Takes a database back to the version before quotas, with so many conversations in it.
+/// Downgrades a database to the version before quotas, with this many conversations in it.
 fn downgrade(data: &Path, conversations: usize) {
     let connection = rusqlite::Connection::open(data.join("copilotd.db")).unwrap();
     connection
@@ -344,7 +348,7 @@ async fn the_first_start_of_a_newer_release_works_on_a_full_disk_or_says_why_not
         let version: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .unwrap();
-        assert_eq!(version, 5, "the release before still opens it");
+        assert_eq!(version, 5, "the previous release still opens it");
         connection.close().unwrap();
         disk.empty();
         let log = SqliteLog::open(&data).unwrap();
@@ -375,7 +379,7 @@ async fn calls(log: &SqliteLog) -> u64 {
     rows.iter().map(|row| row.calls).sum()
 }
 
-/// Waits until so many calls stand in the ledger.
+/// Waits until this many calls are in the ledger.
 async fn booked(log: &SqliteLog, wanted: u64) {
     let all = async {
         while calls(log).await != wanted {
@@ -383,7 +387,7 @@ async fn booked(log: &SqliteLog, wanted: u64) {
         }
     };
     let waited = tokio::time::timeout(std::time::Duration::from_secs(60), all).await;
-    assert!(waited.is_ok(), "{} of {wanted} calls are booked", calls(log).await);
+    assert!(waited.is_ok(), "{} of {wanted} calls are recorded", calls(log).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -405,7 +409,7 @@ async fn what_calls_used_on_a_full_disk_is_booked_and_leaves_the_reserve_to_othe
         ledger.attempted(attempt(id, Outcome::Finished(Finish::Stop)));
     }
     booked(&log, 200).await;
-    // Far more than that part takes: the rest waits in memory, and what protects somebody works.
+    // Far more than that part takes: the rest waits in memory, and protective writes work.
     let many = 12_000;
     for id in 200..many {
         ledger.attempted(attempt(id, Outcome::Finished(Finish::Stop)));

@@ -1,4 +1,4 @@
-//! Commits that are missing: cut-off write-ahead logs and older copies are noticed, and what is there is served.
+//! Missing commits: truncated write-ahead logs and older copies are detected, and the remaining data is served.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -47,16 +47,20 @@ async fn a_write_ahead_log_that_was_cut_off_or_deleted_is_noticed() {
         file.set_len(keep).unwrap();
         let opened = SqliteLog::open(cut.path()).unwrap();
         assert!(opened.missing_commits() > 0, "{keep} of {length} bytes");
-        // What is there is served, and goes on from there.
+        // The remaining data is served, and new appends continue from there.
         let records = opened.read(&talk.scope, talk.id, 0, 1_000).await.unwrap();
         assert_eq!(records[..], talk.records[..records.len()]);
         let mut other = Talk::new("acme", "bob");
         other.open(&opened).await;
         opened.close().await;
-        assert_eq!(SqliteLog::open(cut.path()).unwrap().missing_commits(), 0, "said once");
+        assert_eq!(
+            SqliteLog::open(cut.path()).unwrap().missing_commits(),
+            0,
+            "reported once"
+        );
     }
 
-    // An older copy in the place of the database.
+    // An older copy in place of the database.
     fs::copy(
         directory.path().join("copilotd.state"),
         older.path().join("copilotd.state"),
@@ -65,7 +69,7 @@ async fn a_write_ahead_log_that_was_cut_off_or_deleted_is_noticed() {
     let opened = SqliteLog::open(older.path()).unwrap();
     assert!(opened.missing_commits() >= 20, "{}", opened.missing_commits());
 
-    // Without the file, or with one that says nothing, there is nothing to compare with.
+    // Without the file, or with a meaningless one, there is nothing to compare with.
     for text in [None, Some(""), Some("commits many"), Some("\u{fffd}")] {
         let unknown = copy(directory.path(), &ALL[..2]);
         if let Some(text) = text {

@@ -1,4 +1,4 @@
-//! The contract of the store of jobs and of erasing tenants, on every store.
+//! The contract of the store for jobs and for erasing tenants, on every store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,7 +108,7 @@ async fn pieces_go_with_their_conversation() {
             put(&two, &piece(&gone, 1, "pieces-of-another-job")).await,
             PieceOutcome::Stored
         );
-        // The same number again takes the place.
+        // The same number again replaces the piece.
         put(&one, &piece(&kept, 2, "pieces-again")).await;
         let numbers: Vec<u64> = pieces(&stores, &one).await.iter().map(|piece| piece.n).collect();
         assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
@@ -124,7 +124,7 @@ async fn pieces_go_with_their_conversation() {
         );
 
         let tombstone = gone.write(log, vec![erased()]).await.last_seq();
-        // From the tombstone on nothing of it is stored.
+        // After the tombstone nothing of it is stored.
         assert_eq!(put(&one, &piece(&gone, 31, "x")).await, PieceOutcome::Erased);
         log.erase(&gone.scope, gone.id, tombstone).await.unwrap();
         assert_eq!(put(&one, &piece(&gone, 32, "x")).await, PieceOutcome::Erased);
@@ -212,7 +212,7 @@ async fn a_closed_tenant_takes_no_write_and_others_do() {
         assert_eq!(log.end(&acme, talk.id).await.unwrap(), 0);
         assert!(log.header(&other.scope, other.id).await.unwrap().is_some());
 
-        // A conversation of the same id begins anew.
+        // A conversation with the same id starts over.
         eraser.reopen_tenant(acme.tenant());
         let mut again = Talk {
             id: talk.id,
@@ -291,7 +291,7 @@ async fn a_large_tenant_is_erased_in_steps_while_another_writes() {
         stop.store(true, Ordering::Relaxed);
         let talk = other.await.unwrap();
         let records = log.read(&talk.scope, talk.id, 0, 100_000).await.unwrap();
-        assert_eq!(records, talk.records, "the other tenant's log is whole");
+        assert_eq!(records, talk.records, "the other tenant's log is intact");
         let month = UsageQuery {
             from: "2026-10-01T00:00:00Z".parse().unwrap(),
             to: "2026-12-01T00:00:00Z".parse().unwrap(),

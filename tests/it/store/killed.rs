@@ -1,4 +1,4 @@
-//! A process that is killed while it writes: what it had acknowledged is there, and nothing half.
+//! A process that is killed while it writes: what it had acknowledged is stored, and nothing by half.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use crate::support::talk::{Talk, scope};
 
 const DIRECTORY: &str = "COPILOTD_TEST_VICTIM";
 
-/// The process that is killed: the same test binary, asked for this test only.
+/// The process that is killed: the same test binary, running only this test.
 #[test]
 #[ignore = "started by sqlite_keeps_what_it_acknowledged_when_killed"]
 fn victim() {
@@ -52,7 +52,7 @@ async fn sqlite_keeps_what_it_acknowledged_when_killed() {
         let output = BufReader::new(victim.stdout.take().unwrap());
         let mut acknowledged: Vec<(ConversationId, Seq)> = Vec::new();
         for line in output.lines() {
-            // The last line may have been cut; what precedes it counts.
+            // The last line may be truncated; what precedes it counts.
             let Ok(line) = line else { break };
             let mut words = line.split(' ').skip_while(|word| *word != "acknowledged").skip(1);
             if let (Some(id), Some(seq)) = (words.next(), words.next())
@@ -65,7 +65,7 @@ async fn sqlite_keeps_what_it_acknowledged_when_killed() {
             }
         }
         victim.wait().unwrap();
-        assert!(acknowledged.len() >= lines, "it ended by itself");
+        assert!(acknowledged.len() >= lines, "the victim ended before it was killed");
 
         let log = SqliteLog::open(directory.path()).unwrap();
         let scope = scope("acme");
@@ -75,7 +75,7 @@ async fn sqlite_keeps_what_it_acknowledged_when_killed() {
                 records.iter().map(|record| record.seq).eq(1..=records.len() as Seq),
                 "no gaps"
             );
-            assert!(records.len() as Seq >= seq, "{id} lost what stood up to {seq}");
+            assert!(records.len() as Seq >= seq, "{id} lost records up to {seq}");
             let mut header = Header::open(id, &records[0]).unwrap();
             records[1..].iter().for_each(|record| header.apply(record));
             assert_eq!(log.header(&scope, id).await.unwrap(), Some(header));

@@ -86,7 +86,7 @@ async fn appends() {
 }
 
 fn file_bytes(directory: &TempDir) -> u64 {
-    // Folds the write-ahead log back, so that the file says it all.
+    // Folds the write-ahead log back, so that the file contains everything.
     let file = directory.path().join("copilotd.db");
     let connection = rusqlite::Connection::open(&file).unwrap();
     connection

@@ -1,4 +1,4 @@
-//! The store of the tests keeps the same contract, so that what they prove holds for the others.
+//! The in-memory store of the tests fulfils the same contract, so that what they prove holds for the others.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The stores behind `EventLog`: one contract, and what each of them must stand beyond it.
+//! The stores behind `EventLog`: one contract, and what each of them must withstand beyond it.
 
 mod audit;
 mod broken_rows;
@@ -31,18 +31,18 @@ use std::sync::Arc;
 use copilotd_actors::ports::EventLog;
 use futures::future::BoxFuture;
 
-/// A fresh, empty store of its own for one test.
+/// A new, empty store of its own for one test.
 pub struct Fixture {
     pub log: Arc<dyn EventLog>,
-    /// Loses everything that can be made again from the log.
+    /// Deletes everything that can be rebuilt from the log.
     pub drop_projections: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// Whether the store itself limits the size of an append.
     pub bounded: bool,
-    /// Kept until the test ends.
+    /// Dropped when the test ends.
     pub _guard: Box<dyn Any + Send + Sync>,
 }
 
-/// Runs every contract test on the stores that `$open` makes; one that answers `None` has said why.
+/// Runs every contract test on the stores that `$open` creates; if it returns `None`, it has printed why.
 macro_rules! contract_suite {
     ($open:ident: $($group:ident { $($name:ident)* })*) => {
         $(mod $group {

@@ -1,4 +1,4 @@
-//! The contract on MongoDB, or on what stands in for it.
+//! The contract on MongoDB, or on its stand-in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,7 +143,7 @@ async fn what_a_dead_process_did_not_project_is_projected_at_start() {
     behind.write(&log, vec![updated("renamed")]).await;
     behind.write(&log, vec![queued(open, "x")]).await;
     log.close().await;
-    // As if the process had died before it projected anything of that.
+    // As if the process had died before it projected any of that.
     conversations.delete_one(doc! { "user": "ann" }).await.unwrap();
     conversations.replace_one(doc! { "user": "bob" }, before).await.unwrap();
     meta.replace_one(doc! { "_id": "projected" }, marked.unwrap())
@@ -173,7 +173,7 @@ async fn a_header_that_lags_is_folded_by_its_reader_and_healed_by_the_next_appen
     conversations.replace_one(doc! {}, before).await.unwrap();
 
     assert_eq!(log.header(&talk.scope, talk.id).await.unwrap(), talk.header);
-    // An append that changes counters only must not be put on top of the old title.
+    // An append that changes counters only must not be written on top of the old title.
     talk.turn(&log, "x").await;
     assert_eq!(log.header(&talk.scope, talk.id).await.unwrap(), talk.header);
     assert_eq!(

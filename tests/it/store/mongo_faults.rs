@@ -1,5 +1,5 @@
 //! Connections that are cut, slow or silent, and a server that is killed: nothing acknowledged is lost, nothing is
-//! there twice. Elections cannot be had from the stand-in; a cut is what a step-down looks like from here.
+//! stored twice. The stand-in has no elections; a cut is what a step-down looks like from here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::secantus::{self, Server};
 use crate::support::talk::{Talk, answered, queued, turn, updated};
 
-/// A log behind a proxy. `None` where there is no server of our own.
+/// A log behind a proxy. `None` if there is no server of our own.
 async fn behind_proxy(options: MongoOptions) -> Option<(Arc<MongoLog>, Proxy, TestDatabase)> {
     let database = TestDatabase::new().await?;
     let address = database.url.strip_prefix("mongodb://")?.split('/').next()?;
     let Ok(server) = address.parse::<SocketAddr>() else {
-        eprintln!("MONGODB_URI is not one address: no proxy was put before it");
+        eprintln!("MONGODB_URI is not a single address: skipping tests behind a proxy");
         return None;
     };
     let proxy = Proxy::to(server).await;
@@ -32,7 +32,7 @@ async fn behind_proxy(options: MongoOptions) -> Option<(Arc<MongoLog>, Proxy, Te
     Some((Arc::new(log), proxy, database))
 }
 
-/// Writers that go from append to append without ever seeing a failure, as long as `going`.
+/// Writers that append continuously without ever seeing a failure, as long as `going`.
 fn load(log: &Arc<MongoLog>, writers: usize, going: &watch::Sender<bool>, done: &watch::Sender<u64>) -> JoinSet<Talk> {
     let mut tasks = JoinSet::new();
     for n in 0..writers {
@@ -43,7 +43,7 @@ fn load(log: &Arc<MongoLog>, writers: usize, going: &watch::Sender<bool>, done: 
             let mut round = 0;
             while *going.borrow() {
                 let append = talk.draft(next);
-                // It asks again by itself for 30 s, which is longer than any fault here lasts.
+                // It retries by itself for 30 s, which is longer than any fault here lasts.
                 log.append(&talk.scope, &append).await.unwrap();
                 talk.written(&append);
                 done.send_modify(|done| *done += 1);
@@ -162,7 +162,7 @@ async fn an_outcome_that_stays_unknown_is_said_to_be_so() {
         ));
         assert!(log.ready().await.is_err());
         proxy.set(Mode::Open);
-        // The same append, asked again when the store is back.
+        // The same append, tried again when the store is back.
         while let Err(error) = log.append(&talk.scope, &append).await {
             assert!(matches!(error, LogError::Unavailable(_)), "{error}");
         }
@@ -202,5 +202,5 @@ async fn a_killed_server_loses_nothing_that_was_acknowledged() {
     let client = Client::with_uri_str(server.url()).await.unwrap();
     let appends = client.database("killed").collection::<Document>("appends");
     let count = appends.count_documents(doc! {}).await.unwrap();
-    assert_eq!(count, *done.borrow(), "each append stands there exactly once");
+    assert_eq!(count, *done.borrow(), "each append is stored exactly once");
 }

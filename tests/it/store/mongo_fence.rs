@@ -1,4 +1,4 @@
-//! The server refuses what a process appends that is not the owner any more, however sure of itself that is.
+//! The server refuses appends of a process that is not the owner any more, whatever that process believes.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::support::talk::{Talk, queued, turn, updated};
 /// Longest wait for something that must not hang: shorter than the server keeps an open transaction.
 const HANGS: Duration = Duration::from_secs(40);
 
-/// With the usual lease a process that was overtaken does not find out by itself within a test.
+/// With the usual lease a process that lost its database does not find out by itself within a test.
 async fn connect(database: &TestDatabase) -> MongoLog {
     database.connect().await.unwrap()
 }
 
-/// Ends the lease in the database, behind its owner's back.
+/// Ends the lease in the database, without its owner's knowledge.
 async fn end_lease(database: &TestDatabase) {
     let meta = database.raw().await.collection::<Document>("meta");
     let ended = doc! { "$set": { "expires_at": DateTime::from_millis(0) } };
@@ -117,7 +117,7 @@ async fn a_transaction_that_a_dead_owner_left_open_does_not_hold_up_its_successo
     let first = connect(&database).await;
     let mut talk = Talk::new("acme", "ann");
     talk.open(&first).await;
-    // What a process leaves that dies between two steps of an append; its session is among those it has named.
+    // What a process leaves that dies between two steps of an append; its session is among those it has listed.
     let client = Client::with_uri_str(&database.url).await.unwrap();
     let raw = client.database(&database.name);
     let mut session = client.start_session().await.unwrap();
@@ -134,11 +134,11 @@ async fn a_transaction_that_a_dead_owner_left_open_does_not_hold_up_its_successo
     drop(first);
     end_lease(&database).await;
     let second = tokio::time::timeout(HANGS, connect(&database)).await;
-    let second = second.expect("it does not wait for the server to give the transaction up");
+    let second = second.expect("it does not wait until the server aborts the transaction");
     talk.write(&second, vec![updated("x")]).await;
 }
 
-/// A record that stands in the log though its writer was not the owner any more, as earlier releases could leave it.
+/// A record that is in the log though its writer was not the owner any more, as earlier releases could leave it.
 async fn write_late(database: &TestDatabase, talk: &Talk, records: &[String], stamp: impl Fn(i64) -> i64) {
     let appends = database.raw().await.collection::<Document>("appends");
     let of_talk = doc! { "conversation": mongodb::bson::Uuid::from_bytes(*talk.id.uuid().as_bytes()) };
@@ -229,7 +229,7 @@ async fn a_standby_takes_over_as_soon_as_the_lease_is_given_back_and_when_it_end
             drop(first);
         }
         let second = tokio::time::timeout(HANGS, standby).await.unwrap().unwrap();
-        assert!(!second.has_standby().await, "it stands by no more");
+        assert!(!second.has_standby().await, "the standby is gone");
         talk.write(&second, vec![updated("y")]).await;
         assert_eq!(second.read(&talk.scope, talk.id, 0, 100).await.unwrap(), talk.records);
         let meta = database.raw().await.collection::<Document>("meta");

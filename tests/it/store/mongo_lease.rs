@@ -41,7 +41,7 @@ async fn a_second_process_is_refused_while_the_first_one_lives() {
     );
     let mut talk = Talk::new("acme", "ann");
     talk.open(&first).await;
-    // Given back, it is free at once, and the next tenure is a later one.
+    // Once released, it is free at once, and the next tenure has a higher epoch.
     first.close().await;
     let begun = tokio::time::Instant::now();
     let second = connect(&database, "the second").await.unwrap();
@@ -58,7 +58,7 @@ async fn the_lease_of_a_dead_process_ends() {
     let mut talk = Talk::new("acme", "ann");
     let first = connect(&database, "the first").await.unwrap();
     talk.open(&first).await;
-    // Dropped, not closed: nobody gives the lease back.
+    // Dropped, not closed: nobody releases the lease.
     drop(first);
     let second = connect(&database, "the second").await.unwrap();
     talk.write(&second, vec![updated("x")]).await;
@@ -97,7 +97,7 @@ async fn a_process_that_cannot_renew_stops_before_the_lease_ends() {
         return;
     };
     if std::env::var_os("MONGODB_URI").is_some() {
-        return eprintln!("MONGODB_URI is set: the proxy stands before our own server only");
+        return eprintln!("MONGODB_URI is set: skipping, the proxy works with our own server only");
     }
     let server = database
         .url
@@ -116,7 +116,7 @@ async fn a_process_that_cannot_renew_stops_before_the_lease_ends() {
     talk.open(&first).await;
     let lost = first.lease_lost();
     let end = async || *lease(&database).await.get_datetime("expires_at").unwrap();
-    // What holds for the lease as it was taken must hold for a renewed one too.
+    // What holds for the lease as taken must hold for a renewed one too.
     let begun = end().await;
     while end().await == begun {}
     proxy.set(Mode::Paused);
@@ -128,7 +128,7 @@ async fn a_process_that_cannot_renew_stops_before_the_lease_ends() {
         "lost at {now}, and another may have it from {expires_at} on"
     );
 
-    // The other one takes over; the first one comes back to life and must not write any more.
+    // The other process takes over; the first one comes back and must not write any more.
     let second = connect(&database, "the second").await.unwrap();
     proxy.set(Mode::Open);
     let stale = talk.draft(vec![updated("too late")]);
@@ -160,7 +160,7 @@ async fn a_process_whose_lease_was_taken_is_told_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_append_is_not_acknowledged_and_its_turn_is_found() {
     if std::env::var_os("MONGODB_URI").is_some() {
-        return eprintln!("MONGODB_URI is set: the proxy stands before our own server only");
+        return eprintln!("MONGODB_URI is set: skipping, the proxy works with our own server only");
     }
     for restart in [false, true] {
         let Some(database) = TestDatabase::new().await else {
@@ -189,7 +189,7 @@ async fn a_late_append_is_not_acknowledged_and_its_turn_is_found() {
         assert!(refused, "{outcome:?}");
         let appends = database.raw().await.collection::<Document>("appends");
         if appends.count_documents(doc! {}).await.unwrap() == 1 {
-            // The server refused it, or it was lost with its connection. What an earlier release could leave is written for it.
+            // The server refused it, or it was lost with its connection. Write what an earlier release could leave.
             let mut document = appends.find_one(doc! {}).await.unwrap().unwrap();
             let stamp = document.get_i64("stamp").unwrap() + 1;
             let records: Vec<String> = late
@@ -214,7 +214,7 @@ async fn a_late_append_is_not_acknowledged_and_its_turn_is_found() {
         assert_eq!((pending[0].conversation, pending[0].tombstone), (talk.id, None));
         talk.written(&late);
         assert_eq!(owner.header(&talk.scope, talk.id).await.unwrap(), talk.header);
-        // And the owner goes on behind it.
+        // And the owner continues after it.
         talk.write(&owner, vec![updated("x")]).await;
         assert_eq!(owner.read(&talk.scope, talk.id, 0, 10).await.unwrap(), talk.records);
     }

@@ -105,7 +105,7 @@ pub async fn lists_are_newest_first(store: Fixture) {
     let mut talks = Vec::new();
     for n in 0..13 {
         let mut talk = Talk::new("acme", "ann");
-        // Three share each moment, and order of creation is not order of writing.
+        // Three share each timestamp, and order of creation is not order of writing.
         talk.begun += SignedDuration::from_nanos((n * 5 % 13) / 3);
         talk.open(log).await;
         talks.push(talk);
@@ -221,7 +221,7 @@ pub async fn pending_pages_over_all_tenants(store: Fixture) {
         }
         assert_eq!(found, expected, "in pages of {limit}");
     }
-    // Who has been looked after is not pending any more.
+    // What has been reconciled is not pending any more.
     for pending in &expected {
         if let Some(tombstone) = pending.tombstone {
             log.erase(&pending.scope, pending.conversation, tombstone)

@@ -1,4 +1,4 @@
-//! What is derived from the log: headers, snapshots, and making all of it again.
+//! What is derived from the log: headers, snapshots, and rebuilding all of it.
 
 use copilotd_actors::domain::event::{CompressionMethod, Event};
 use copilotd_actors::domain::ids::TurnId;
@@ -108,7 +108,7 @@ pub async fn lost_projections_are_rebuilt_from_the_log(store: Fixture) {
                 .eq(talks[n].records.iter().filter(|r| r.turn == Some(turn)))
         );
     }
-    // And again, without a loss; then life goes on.
+    // And again, without a loss; then appends continue.
     assert_eq!(log.rebuild().await.unwrap(), 6);
     talks[0].turn(log, "afterwards").await;
     assert_eq!(log.header(&talks[0].scope, talks[0].id).await.unwrap(), talks[0].header);

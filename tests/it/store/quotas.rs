@@ -1,4 +1,4 @@
-//! What is kept is counted with each append, and given back when it is erased.
+//! Stored bytes and conversations are counted with each append, and subtracted when they are erased.
 
 use copilotd_actors::domain::conversation::quota::{Stored, StoredTotals};
 use copilotd_actors::ports::{EventLog, ListQuery};
@@ -6,7 +6,7 @@ use copilotd_actors::ports::{EventLog, ListQuery};
 use super::Fixture;
 use crate::support::talk::{Talk, cancelled, erased, queued, scope, started, turn, updated};
 
-/// What the headers say that is kept, of a tenant and one of its users.
+/// The totals of a tenant and one of its users according to the headers.
 fn expected(talks: &[Talk], tenant: &str, user: &str) -> StoredTotals {
     let mut totals = StoredTotals::default();
     let of_tenant = talks.iter().filter(|talk| talk.scope == scope(tenant));
@@ -22,7 +22,7 @@ fn expected(talks: &[Talk], tenant: &str, user: &str) -> StoredTotals {
 }
 
 async fn check(log: &dyn EventLog, talks: &[Talk], what: &str) {
-    // Waits for what is projected behind an append.
+    // Waits for projections of earlier appends.
     log.list(
         &scope("acme"),
         &ListQuery {

@@ -1,4 +1,4 @@
-//! Random histories: SQLite answers as the model in memory does, after every step.
+//! Random histories: SQLite answers as the in-memory model does, after every step.
 
 use copilotd::adapters::sqlite::SqliteLog;
 use copilotd_actors::domain::event::Event;
@@ -14,7 +14,7 @@ use crate::support::talk::{
 
 const TENANTS: [&str; 3] = ["acme", "acme", "globex"];
 
-/// One step; numbers choose among what there is at that time.
+/// One step; numbers choose among what exists at that time.
 #[derive(Debug, Clone)]
 enum Step {
     Append {
@@ -63,7 +63,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// What a choice of numbers means as events of a conversation with two turns. Only the last may be the tombstone.
+/// Turns a choice of numbers into events of a conversation with two turns. Only the last may be the tombstone.
 fn events(talk: &Talk, choice: &[u8], turns: &[TurnId; 2]) -> Vec<(Option<TurnId>, Event)> {
     let mut events: Vec<_> = match &talk.header {
         None => vec![talk.created()],
@@ -87,7 +87,7 @@ fn events(talk: &Talk, choice: &[u8], turns: &[TurnId; 2]) -> Vec<(Option<TurnId
     events
 }
 
-/// The talk as a writer remembers it who left some appends ago.
+/// The talk as a writer knows it that is some appends behind.
 fn as_known_to(writer: Writer, talk: &Talk, appends: &[Append]) -> Talk {
     let own: Vec<&Append> = appends.iter().filter(|append| append.conversation == talk.id).collect();
     let mut known = talk.clone();

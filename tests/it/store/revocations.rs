@@ -1,4 +1,4 @@
-//! The contract of the store of token revocations, on every store.
+//! The contract of the store for token revocations, on every store.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ async fn contract(store: &dyn RevocationStore) {
     }
     assert_eq!(sorted(store).await, [ada.clone(), token.clone(), other.clone()]);
 
-    // Revoking again replaces, and nobody else's.
+    // Revoking again replaces that revocation and no other.
     ada = revocation("acme", user("ada"), "2026-11-01T10:00:00.900Z");
     store.put_revocation(&ada).await.unwrap();
     assert_eq!(sorted(store).await, [ada.clone(), token.clone(), other.clone()]);
@@ -79,7 +79,7 @@ async fn on_sqlite() {
     contract(&store).await;
     let before = sorted(&store).await;
     store.close().await;
-    // A row that cannot be read keeps none of the others from holding.
+    // An unreadable row does not make the other revocations ineffective.
     let database = rusqlite::Connection::open(directory.path().join("copilotd.db")).unwrap();
     let broken = "INSERT INTO revocations (tenant, kind, subject, revoked_at, expires_at, revoked_by)
                   VALUES ('acme', 'planet', 'mars', 0, 0, 'nobody'), ('No Tenant', 'user', 'ada', 0, 0, 'nobody')";

@@ -115,12 +115,12 @@ async fn a_standby_waits_for_the_directory_and_is_known_while_it_waits() {
     while !standby::is_there(&path) {
         tokio::task::yield_now().await;
     }
-    // Nobody else gets it meanwhile, and the one that has it goes on.
+    // Nobody else gets it meanwhile, and its holder continues.
     assert!(matches!(SqliteLog::open(&path), Err(OpenError::Locked { .. })));
     talk.write(&log, vec![updated("x")]).await;
     log.close().await;
     let free = waiting.await.unwrap();
-    assert!(!standby::is_there(&path), "it stands by no more");
+    assert!(!standby::is_there(&path), "the standby is gone");
     let second = SqliteLog::open_free(&path, free).unwrap();
     assert!(matches!(SqliteLog::open(&path), Err(OpenError::Locked { .. })));
     talk.write(&second, vec![updated("y")]).await;
@@ -167,7 +167,7 @@ async fn a_newer_or_foreign_file_is_refused_untouched() {
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_refused() {
-    // A file stands where the directory should be: no right of any user helps against that.
+    // A file where the directory should be: no user's rights help against that.
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -191,7 +191,7 @@ async fn a_full_disk_refuses_appends_and_keeps_what_it_has() {
     let log = Arc::new(SqliteLog::open_with(directory.path(), &options).unwrap());
     let mut talk = Talk::new("acme", "ann");
     talk.open(log.as_ref()).await;
-    // Large enough that what is left when one does not fit has room for all the small ones.
+    // Large enough that when one does not fit, the space that is left is enough for all the small ones.
     let big = "x".repeat(400_000);
     let refusal = loop {
         match talk.try_write(log.as_ref(), vec![queued(turn(), &big)]).await {
@@ -203,7 +203,7 @@ async fn a_full_disk_refuses_appends_and_keeps_what_it_has() {
         matches!(&refusal, LogError::Refused(reason) if reason.contains("full")),
         "{refusal}"
     );
-    // Small ones that still fit are not hurt by big ones in the same commit.
+    // Small ones that still fit are not affected by big ones in the same commit.
     let tasks = (0..8).map(|n| {
         let (log, big) = (Arc::clone(&log), big.clone());
         tokio::spawn(async move {

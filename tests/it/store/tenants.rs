@@ -1,4 +1,4 @@
-//! The contract of the store of tenants and keys, on every store.
+//! The contract of the store for tenants and keys, on every store.
 
 use std::sync::Arc;
 

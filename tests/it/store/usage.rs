@@ -37,7 +37,7 @@ async fn contract(store: &dyn UsageStore) {
         hit,
     ];
     store.add_usage(&Arc::new(records.clone().into())).await.unwrap();
-    // Told twice, with one that is new among them.
+    // Sent twice, with a new one among them.
     let mut again = records[..3].to_vec();
     again.push(record("2026-11-02T23:59:59Z", "eve", "small", 5));
     store.add_usage(&Arc::new(again.into())).await.unwrap();
@@ -175,7 +175,7 @@ async fn contract(store: &dyn UsageStore) {
     assert_eq!(left, [row("2026-11-02", 3, 35)]);
 }
 
-/// What was under way when its process died becomes a record, once; what ended leaves none.
+/// Calls in flight when their process died become records, once; calls that ended leave none.
 async fn open_calls(store: &dyn UsageStore) {
     let at = "2026-12-01T10:00:00Z";
     let lost = |user: &str| UsageRecord {
@@ -188,7 +188,7 @@ async fn open_calls(store: &dyn UsageStore) {
         begun: vec![ends.clone(), dies.clone()],
         ..Entries::default()
     };
-    // What is put down of one that is still under way follows it.
+    // A later state of a call in flight replaces the earlier one.
     let mut grown = dies.clone();
     (grown.usage.completion_tokens, grown.turn) = (77, Some(TurnId::new(Uuid::from_u128(1)).to_string()));
     let later = Entries {
@@ -202,7 +202,7 @@ async fn open_calls(store: &dyn UsageStore) {
         ended: vec![end],
         ..Entries::default()
     };
-    // Each is told again, as after an error that hid a success.
+    // Each is sent again, as after an error that hid a success.
     for entries in [&begun, &begun, &later, &later, &ended, &ended] {
         store.add_usage(&Arc::new(entries.clone())).await.unwrap();
     }
@@ -222,12 +222,12 @@ async fn open_calls(store: &dyn UsageStore) {
     assert_eq!(
         users().await,
         [("ada".to_owned(), 1)],
-        "what is under way is no record yet"
+        "a call in flight is not a record yet"
     );
     assert_eq!(store.lose_usage().await.unwrap(), 1);
     assert_eq!(store.lose_usage().await.unwrap(), 0);
     assert_eq!(users().await, [("ada".to_owned(), 1), ("bob".to_owned(), 1)]);
-    // Of one whose log may not know all of it: what was lost, and what ended since its last prompt.
+    // For a turn whose log may not know all of it: what was lost, and what ended since its last prompt.
     let turn = TurnId::new(Uuid::from_u128(1));
     let mut answered = record("2026-12-01T10:00:09Z", "bob", "small", 7);
     (answered.turn, answered.usage.completion_tokens) = (Some(turn.to_string()), 5);
@@ -259,7 +259,7 @@ async fn open_calls(store: &dyn UsageStore) {
     assert_eq!(found("globex", 1, at, asked).await, []);
 }
 
-/// What was learned is kept by tenant and model, the newest first, for as long as records are.
+/// What was learned is stored by tenant and model, the newest first, for as long as records are.
 async fn learned(store: &dyn UsageStore) {
     let row = |tenant: &str, model: &str, known: &str| LearnedAnswers {
         tenant: tenant.parse().unwrap(),

@@ -1,4 +1,4 @@
-//! The tools against small scripted servers; what they send is checked against the vendors' published descriptions.
+//! The tools against small scripted servers; their requests are checked against the vendors' published descriptions.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod definitions;
@@ -70,7 +70,7 @@ pub fn request(tool: &str, arguments: Value) -> ToolRequest {
     }
 }
 
-/// A client for tests that need many: making one takes time.
+/// One client for tests that need many: building one takes time.
 fn client() -> reqwest::Client {
     static CLIENT: std::sync::LazyLock<reqwest::Client> = std::sync::LazyLock::new(|| tools::http::client().unwrap());
     CLIENT.clone()

@@ -1,4 +1,4 @@
-//! Every tool against answers that may be anything, at every step of what it asks: nothing panics, and whatever fails says why.
+//! Every tool against arbitrary answers, at every step of its requests: nothing panics, and whatever fails says why.
 
 use std::sync::{Arc, Mutex};
 
@@ -62,7 +62,7 @@ fn room(seen: &Seen) -> Say {
 /// A step and the answer that it gets instead.
 type Odd = Arc<Mutex<(usize, usize, Option<Say>)>>;
 
-/// Answers as `script` does, but one request as the test says.
+/// Answers as `script` does, except one request that gets the test's answer.
 async fn server(script: fn(&Seen) -> Say, odd: Odd) -> (Stub, Arc<Mutex<Vec<Say>>>) {
     let answers: Arc<Mutex<Vec<Say>>> = Arc::default();
     let kept = Arc::clone(&answers);
@@ -93,7 +93,7 @@ fn values() -> [Value; 8] {
     ]
 }
 
-/// All values that differ from `value` in one place, which holds something odd, or nothing.
+/// All values that differ from `value` in one place, which has something odd, or nothing.
 fn variants(value: &Value) -> Vec<Value> {
     let mut all = values().to_vec();
     match value {

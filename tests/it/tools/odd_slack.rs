@@ -105,7 +105,7 @@ async fn an_answer_of_another_type_is_a_clear_error_of_a_system_that_is_well() {
     }
 }
 
-/// An answer that cannot be read after a post leaves doubt; before it, nothing was posted.
+/// An unreadable answer after a post leaves its outcome unknown; before it, nothing was posted.
 #[tokio::test]
 async fn only_what_was_sent_is_in_doubt() {
     let post = request("slack_post_message", json!({ "channel": "support", "text": "x" }));

@@ -1,4 +1,5 @@
-//! Answers of Zendesk that are not as documented: what can be read is told, what cannot is counted, and nothing is guessed.
+//! Answers of Zendesk that are not as documented: readable parts are returned, unreadable ones are counted, and nothing
+//! is guessed.
 
 use copilotd_actors::ports::{ToolBox, ToolErrorKind};
 use serde_json::{Value, json};
@@ -33,7 +34,7 @@ fn users(seen: &Seen) -> Say {
     say(200, json!({ "users": users }))
 }
 
-/// Answers one path with `odd` and the others as ever.
+/// Answers one path with `odd` and the others as usual.
 async fn desk(path: &'static str, odd: Say) -> Stub {
     Stub::start(move |seen: &Seen| match seen.path.strip_prefix("/api/v2/").unwrap() {
         asked if asked == path => odd.clone(),
@@ -314,7 +315,7 @@ async fn an_id_that_was_rounded_is_no_id() {
     }
 }
 
-/// A status that cannot be read may be "open": such a ticket is not called answered.
+/// An unreadable status may be "open": such a ticket does not count as answered.
 #[tokio::test]
 async fn a_ticket_without_a_readable_status_is_not_examined() {
     let mut odd = ticket(2);
@@ -357,12 +358,12 @@ async fn a_list_that_is_none_is_a_clear_error() {
             let error = zendesk(&stub).call(&request(tool, arguments)).await.unwrap_err();
             assert_eq!(error.kind, ToolErrorKind::InDoubt, "{error}");
             assert!(error.message.contains("without a list of"), "{error}");
-            assert!(error.answered, "the system is well");
+            assert!(error.answered, "the system is reachable");
         }
     }
 }
 
-/// Our credentials go to the configured address only.
+/// Our credentials are sent to the configured address only.
 #[tokio::test]
 async fn an_address_in_an_answer_is_never_followed() {
     let elsewhere = Stub::start(|_| raw(200, "{}")).await;

@@ -99,7 +99,7 @@ async fn a_post_bears_our_mark_and_can_notify_nobody() {
     workspace.call(&request("slack_post_message", arguments)).await.unwrap();
     let again: Vec<String> = stub.lines().split_off(seen.len());
     let expected = ["GET /api/conversations.info", "POST /api/chat.postMessage"];
-    assert_eq!(again, expected, "the channel's id is remembered, and asked about");
+    assert_eq!(again, expected, "the channel's id is remembered, and verified");
     check_slack(&stub.seen());
 }
 

@@ -1,4 +1,4 @@
-//! Channels by name: on any page, after a 429, after a change of names.
+//! Channels by name: on any page, after a 429, after a rename.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ fn post(channel: &str) -> ToolRequest {
     request("slack_post_message", json!({ "channel": channel, "text": "x" }))
 }
 
-/// A list of so many pages, with one channel `page-N` on each.
+/// A list of `pages` pages, with one channel `page-N` on each.
 fn page(seen: &Seen, pages: usize) -> Say {
     let at: usize = seen.param("cursor").map_or(0, |cursor| cursor.parse().unwrap());
     let next = if at + 1 < pages {
@@ -50,11 +50,7 @@ async fn a_channel_on_any_page_is_posted_to() {
         .await;
         let told = slack(&stub).call(&post(&format!("page-{at}"))).await.unwrap().result;
         assert_eq!(told["channel"], format!("C0000{at:04}"));
-        assert_eq!(
-            count(&stub, "conversations.list"),
-            at + 1,
-            "what comes behind is not read"
-        );
+        assert_eq!(count(&stub, "conversations.list"), at + 1, "later pages are not read");
     }
 }
 
@@ -77,7 +73,7 @@ async fn a_list_without_end_is_bounded_and_says_so() {
     assert_eq!(stub.seen().len(), 2, "the same page again is the end");
 }
 
-/// S05: whatever interrupts the list, the next try goes on from that page.
+/// S05: whatever interrupts the list, the next try continues from that page.
 #[tokio::test]
 async fn a_list_that_was_interrupted_goes_on_from_that_page() {
     for (trouble, kind) in [
@@ -132,7 +128,7 @@ async fn a_cursor_that_slack_no_longer_knows_begins_the_list_again_once() {
     assert_eq!(stub.seen().len(), 4);
 }
 
-/// Two channels whose names change places when the flag is set.
+/// Two channels that swap names when the flag is set.
 async fn renamed(info: bool) -> (Stub, Arc<AtomicBool>) {
     let swapped = Arc::new(AtomicBool::new(false));
     let is_swapped = Arc::clone(&swapped);

@@ -1,4 +1,4 @@
-//! Texts that become several messages: each goes out once, whatever fails in between.
+//! Texts that become several messages: each is posted once, whatever fails in between.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::specs::check_slack;
 use super::stub::{Say, Seen, Stub, json as say, raw};
 use super::{request, slack};
 
-/// A channel that keeps what is posted. `fails` says what becomes of the post of that number.
+/// A channel that stores posts. `fails` says what happens to the post of that number.
 #[derive(Default)]
 struct Room {
     messages: Vec<Value>,
@@ -22,7 +22,7 @@ struct Room {
 enum Failure {
     /// It takes effect, but the answer is lost.
     After,
-    /// It does not take effect, which nobody hears.
+    /// It does not take effect, and the answer is lost.
     Before,
     /// 429, once.
     Limited,
@@ -125,7 +125,7 @@ async fn a_long_text_is_posted_in_several_messages() {
             );
             assert!(message["blocks"].to_string().len() <= 11_000);
         }
-        // A process that knows nothing finds all of it.
+        // A process without any state finds all of it.
         let LookUp::Found(found) = slack(&stub).look_up(&call).await.unwrap() else {
             panic!("not found")
         };
@@ -161,7 +161,7 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
         match workspace.look_up(&post()).await {
             // It may still arrive.
             Ok(LookUp::Partly(_)) => assert!(failure == Failure::Before),
-            Ok(told) => panic!("a part is neither the whole nor nothing: {told:?}"),
+            Ok(told) => panic!("a part was reported as the whole or as nothing: {told:?}"),
             Err(error) => {
                 assert_eq!(error.kind, ToolErrorKind::Refused);
                 assert_eq!(error.message, format!("only {posted} of 4 messages were posted"));
@@ -171,7 +171,8 @@ async fn a_failure_between_two_messages_is_no_refusal_and_says_what_was_posted()
     }
 }
 
-/// The process dies at whatever message. The next one says the whole is out only if it is, and else how much of it.
+/// The process dies at any message. The next one reports the whole as posted only if it is, and otherwise how much of
+/// it.
 #[tokio::test]
 async fn a_part_is_never_told_as_the_whole() {
     for at in 1..=4 {

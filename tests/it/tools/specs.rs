@@ -1,5 +1,5 @@
-//! The vendors' published descriptions. Every difference between them and what we send stands in a list here, with the
-//! place where the vendor documents it.
+//! The vendors' published descriptions. Every difference between them and what we send is listed here, with the page
+//! where the vendor documents it.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -32,7 +32,7 @@ struct Specs {
     blocks: Value,
 }
 
-/// None when this machine has no descriptions; then CI fails and a stranger's run says what it left out.
+/// `None` if this machine has no descriptions; then CI fails and any other run prints what it skips.
 static SPECS: LazyLock<Option<Specs>> = LazyLock::new(|| {
     let root = std::env::var_os("COPILOTD_SPECS").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/specs"),
@@ -149,7 +149,7 @@ fn check_message(specs: &Specs, body: &Value) {
 
 fn operation<'a>(description: &'a Value, method: &str, path: &str) -> Option<&'a Value> {
     let paths = description["paths"].as_object()?;
-    // A literal path goes before a template.
+    // A literal path takes precedence over a template.
     let exact = paths.get(path);
     let found = exact.or_else(|| Some(paths.iter().find(|(template, _)| fits(template, path))?.1))?;
     found.get(method.to_lowercase())

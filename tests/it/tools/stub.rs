@@ -1,4 +1,4 @@
-//! A scripted server: it keeps what it was asked and answers what the test says.
+//! A scripted server: it records requests and answers what the test says.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -51,7 +51,7 @@ impl Say {
     }
 }
 
-/// Says JSON.
+/// Answers with JSON.
 pub fn json(status: u16, body: Value) -> Say {
     Say {
         status,
@@ -60,7 +60,7 @@ pub fn json(status: u16, body: Value) -> Say {
     }
 }
 
-/// Says anything.
+/// Answers with any body.
 pub fn raw(status: u16, body: impl Into<Bytes>) -> Say {
     Say {
         status,

@@ -15,7 +15,7 @@ use super::{call_id, request, zendesk};
 
 type Fields = BTreeMap<String, String>;
 
-/// Keeps what the one span of a call was given.
+/// Stores the fields of a call's only span.
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Fields>>);
 

@@ -198,7 +198,7 @@ async fn what_cannot_be_told_is_not_called_absent() {
     assert_eq!(stub.seen().len(), 2, "the same cursor again is no further page");
 }
 
-/// However long ago it was created; what the answer holds besides is not taken for ours.
+/// However long ago it was created; other tickets in the answer are not taken for ours.
 #[tokio::test]
 async fn a_created_ticket_is_found_by_its_external_id() {
     let create = request("zendesk_create_ticket", json!({ "subject": "a", "body": "b" }));

@@ -1,9 +1,9 @@
 //! Reads the events of a streamed message, and writes them as OpenAI's chunks.
 //!
-//! The protocol is read leniently: blocks may be mixed, and need no end; what is not known is passed over.
+//! The protocol is read leniently: blocks may be interleaved, and need no end; unknown events are skipped.
 //!
-//! Invariant: the chunk that says why an answer ended goes out when nothing more was said, so that nobody is told of an end that
-//! was then taken back or cut off.
+//! Invariant: the chunk with the finish reason is sent when nothing more came, so that nobody sees an end that was then
+//! revoked or cut off.
 
 #[cfg(test)]
 mod tests;
@@ -25,40 +25,40 @@ use crate::adapters::provider::calls::{Arguments, CallPiece, Calls};
 use crate::adapters::provider::lenient::{Members, Seam, is_text, items, mend, said, skipped, word};
 use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transcript};
 
-/// What is kept of a thought to be told again with its signature; a longer one cannot be given back.
+/// Most bytes of a thinking block that are kept to be sent again with its signature; a longer one cannot be sent back.
 const MAX_THOUGHT: usize = 256 * 1024;
 
-/// What the caller wants to see.
+/// What the caller wants to receive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
-    /// Whether chunks are wanted. Then an end by the content filter is the caller's to read; else it is a failure.
+    /// Whether chunks are wanted. Then an end by the content filter is the caller's to read; otherwise it is a failure.
     pub(super) chunks: bool,
     /// Whether the last chunk shall report usage.
     pub(super) include_usage: bool,
-    /// When the answer was begun, in seconds since 1970.
+    /// When the answer started, in seconds since 1970.
     pub(super) created: i64,
 }
 
-/// A block that is being written.
+/// A block that is being streamed.
 #[derive(Debug)]
 enum Block {
     Text,
     /// A call, by its number.
     Call(usize),
-    /// A thought and its signature; none when it is too long to be kept.
+    /// A thinking block and its signature; `None` if it is too long to be kept.
     Thinking(Option<(String, String)>),
-    /// Something that is passed over.
+    /// Skipped.
     Other,
 }
 
-/// The memory of one answer's reading.
+/// The state of reading one answer.
 #[derive(Debug)]
 pub(super) struct Decoder {
     errors: Errors,
     wish: Wish,
-    /// None until the message has begun.
+    /// `None` until the message has started.
     identity: Option<Identity>,
-    /// Blocks by their numbers; of two with one number the later.
+    /// Blocks by their indexes; of two with one index the later.
     blocks: BTreeMap<u64, Block>,
     last_block: u64,
     calls: Calls,
@@ -66,12 +66,12 @@ pub(super) struct Decoder {
     content_seen: bool,
     usage: WireUsage,
     reason: Option<Reason>,
-    /// An end was taken back.
+    /// An end was revoked by later content.
     was_ended: bool,
 }
 
 impl Decoder {
-    /// Begins an answer.
+    /// Starts an answer.
     pub(super) fn new(errors: Errors, wish: Wish) -> Self {
         Self {
             errors,
@@ -88,7 +88,7 @@ impl Decoder {
         }
     }
 
-    /// Begins the message. Some servers put all of it in there.
+    /// Starts the message. Some servers put the whole message into this event.
     fn start(
         &mut self,
         message: &Members<'_>,
@@ -96,7 +96,7 @@ impl Decoder {
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
         if self.identity.is_some() {
-            return Err(self.errors.malformed("it began twice"));
+            return Err(self.errors.malformed("the provider started the message twice"));
         }
         let reports = self.report(message);
         let model = message.text("model").unwrap_or_default();
@@ -125,14 +125,14 @@ impl Decoder {
             self.block_stop(index, out);
         }
         let ended = self.end_of(message.get("stop_reason"));
-        // One at the beginning knows of the prompt only.
+        // A report at the start covers only the prompt.
         if reports && ended.is_some() {
             transcript.note_report();
         }
         Ok(ended.unwrap_or(progress))
     }
 
-    /// Reads a report of usage. Returns whether there was one.
+    /// Reads a usage report. Returns whether there was one.
     fn report(&mut self, members: &Members<'_>) -> bool {
         let usage = Members::of(members.get("usage"));
         if let Some(usage) = &usage {
@@ -141,10 +141,10 @@ impl Decoder {
         usage.is_some()
     }
 
-    /// Reads a reason to stop.
+    /// Reads a stop reason.
     fn end_of(&mut self, reason: Option<&RawValue>) -> Option<Progress> {
         let reason = Reason::of(reason)?;
-        // Of two, the worse: a part is never told as the whole.
+        // Of two, the worse one: a part is never reported as the whole.
         self.reason = Some(self.reason.map_or(reason, |known| known.max(reason)));
         Some(Progress::Finished)
     }
@@ -157,7 +157,7 @@ impl Decoder {
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
         if self.identity.is_none() {
-            return Err(self.errors.malformed("it began a block before its message"));
+            return Err(self.errors.malformed("the provider started a block before its message"));
         }
         let index = index.unwrap_or_else(|| self.blocks.keys().next_back().map_or(0, |last| last + 1));
         self.block_stop_of_thought(index, out);
@@ -213,7 +213,9 @@ impl Decoder {
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
         if self.identity.is_none() {
-            return Err(self.errors.malformed("it went on with a block before its message"));
+            return Err(self
+                .errors
+                .malformed("the provider continued a block before its message"));
         }
         let index = index.unwrap_or(self.last_block);
         self.last_block = index;
@@ -245,7 +247,7 @@ impl Decoder {
         self.blocks.remove(&index);
     }
 
-    /// Tells a thought again that is whole, with its signature.
+    /// Sends a complete thinking block again, with its signature.
     fn block_stop_of_thought(&mut self, index: u64, out: &mut Out) {
         if let Some(Block::Thinking(Some((thinking, signature)))) = self.blocks.get(&index)
             && !signature.is_empty()
@@ -272,7 +274,7 @@ impl Decoder {
         self.content(chunk, Some(ModelEvent::Text(text)), out)
     }
 
-    /// Reasoning is passed on and is no text of the answer.
+    /// Reasoning is passed on and is not part of the answer's text.
     fn thought(&mut self, text: String, block: &mut Block, out: &mut Out, transcript: &mut Transcript) -> Progress {
         if text.is_empty() {
             return Progress::None;
@@ -288,7 +290,7 @@ impl Decoder {
         self.content(chunk, None, out)
     }
 
-    /// Begins a call; returns its number.
+    /// Starts a call; returns its number.
     fn call(
         &mut self,
         index: u64,
@@ -296,7 +298,7 @@ impl Decoder {
         out: &mut Out,
         transcript: &mut Transcript,
     ) -> Result<usize, ModelError> {
-        // The arguments come in pieces; some proxies send them whole.
+        // The arguments come in pieces; some proxies send them at once.
         let arguments = match block.get("input") {
             Some(raw) if is_text(raw) => Arguments::Text(word(raw).unwrap_or_default()),
             Some(raw) if Members::read(raw.get()).is_none_or(|input| input.iter().next().is_some()) => {
@@ -348,7 +350,7 @@ impl Decoder {
         Ok(self.tell_call(number, out))
     }
 
-    /// Tells that there is a call, and a client what is new of it.
+    /// Reports that there is a call, and sends a client what is new of it.
     fn tell_call(&mut self, number: usize, out: &mut Out) -> Progress {
         let told = self.wish.chunks.then(|| self.calls.tell(number)).flatten();
         let told = told.and_then(|call| serde_json::from_str::<Value>(&call).ok());
@@ -373,13 +375,17 @@ impl Decoder {
         Progress::Content
     }
 
-    /// The provider says that the message is whole.
+    /// The provider says that the message is complete.
     fn stop(&mut self) -> Result<Progress, ModelError> {
         if self.identity.is_none() {
-            return Err(self.errors.malformed("it ended before it began"));
+            return Err(self
+                .errors
+                .malformed("the provider ended the message before it started"));
         }
         if self.reason.is_none() && !self.content_seen {
-            return Err(self.errors.malformed("it ended without a reason"));
+            return Err(self
+                .errors
+                .malformed("the provider ended the message without a stop reason"));
         }
         Ok(Progress::Done)
     }
@@ -398,14 +404,14 @@ impl Decoder {
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
         let mended;
-        // The cause is not quoted: it may hold a piece of the conversation.
+        // The cause is not quoted: it may contain a piece of the conversation.
         let (data, top) = match Members::read(data) {
             Some(top) => (data, top),
             None => {
                 mended = mend(data);
                 let top = Members::read(&mended).ok_or_else(|| {
                     self.errors
-                        .malformed("it sent something that is not an event of a message")
+                        .malformed("the provider sent something that is not an event of a message")
                 })?;
                 (mended.as_str(), top)
             }
@@ -420,9 +426,11 @@ impl Decoder {
         match kind.as_str() {
             "message_start" => match Members::of(top.get("message")) {
                 Some(message) => self.start(&message, out, transcript),
-                None => Err(self.errors.malformed("it began without a message")),
+                None => Err(self
+                    .errors
+                    .malformed("the provider sent a message_start without a message")),
             },
-            // A document in answer to a stream's request.
+            // A document in answer to a streaming request.
             "message" => self.start(&top, out, transcript),
             "content_block_start" => self.block_start(index, top.get("content_block"), out, transcript),
             "content_block_delta" => {
@@ -442,13 +450,13 @@ impl Decoder {
                 Ok(self.end_of(reason).unwrap_or(Progress::None))
             }
             "message_stop" => self.stop(),
-            "" => Err(self.errors.malformed("it sent an event without a type")),
-            // `ping`, and what the API may come to say.
+            "" => Err(self.errors.malformed("the provider sent an event without a type")),
+            // `ping`, and future event types.
             _ => Ok(Progress::None),
         }
     }
 
-    /// Why the answer ended; none if it was cut.
+    /// Why the answer ended; `None` if it was cut off.
     fn ending(&self, end: End) -> Option<Reason> {
         let unsaid = || {
             let is_whole = end == End::Done && !self.was_ended && self.content_seen;
@@ -461,7 +469,7 @@ impl Decoder {
         self.reason.or_else(unsaid)
     }
 
-    /// Sends what was kept back until the good end.
+    /// Sends what was held back until the good end.
     fn flush(&mut self, reason: Reason, out: &mut Out, transcript: &mut Transcript) {
         let indexes: Vec<u64> = self.blocks.keys().copied().collect();
         for index in indexes {
@@ -507,7 +515,7 @@ impl Decoder {
     }
 }
 
-/// A piece that is no content.
+/// A piece without content.
 fn beside(chunk: Bytes) -> Piece {
     Piece {
         chunk: Some(chunk),
@@ -541,7 +549,7 @@ impl provider::Decoder for Decoder {
         // Some proxies write lists, of errors above all.
         let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| {
             self.errors
-                .malformed("it sent something that is not an event of a message")
+                .malformed("the provider sent something that is not an event of a message")
         })?;
         let mut progress = Progress::None;
         for item in items {

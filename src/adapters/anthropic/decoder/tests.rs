@@ -37,7 +37,7 @@ fn text_block(index: u64, text: &str) -> [String; 3] {
     ]
 }
 
-/// Everything that a stream may hold.
+/// Everything that a stream may contain.
 fn full() -> Vec<String> {
     let mut events = vec![
         START.to_owned(),
@@ -99,7 +99,7 @@ fn transcript() -> Transcript {
     )
 }
 
-/// Reads a stream that arrives cut at `cuts`.
+/// Reads a stream that arrives split at `cuts`.
 fn pieces(stream: &[u8], cuts: &[usize], chunks: bool) -> (Vec<Piece>, Decoder) {
     let (mut decoder, mut transcript) = (decoder(chunks), transcript());
     let (mut sse, mut out) = (SseReader::default(), Out::new());
@@ -117,7 +117,7 @@ fn pieces(stream: &[u8], cuts: &[usize], chunks: bool) -> (Vec<Piece>, Decoder) 
     (out.into_iter().map(Result::unwrap).collect(), decoder)
 }
 
-/// Reads events one by one; what each means for the clocks, and the error that ended it.
+/// Reads events one by one; returns what each means for the deadlines, and the error that ended it.
 fn progress(events: &[String], chunks: bool) -> (Vec<Progress>, Option<FailureClass>, Decoder) {
     let (mut decoder, mut transcript, mut out) = (decoder(chunks), transcript(), Out::new());
     let mut seen = Vec::new();

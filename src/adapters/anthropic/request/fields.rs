@@ -17,8 +17,8 @@ const OWN: &[&str] = &[
     "thinking",
     "top_k",
 ];
-/// Members that are read elsewhere, and those that say nothing about the answer: how OpenAI frames, stores, bills, caches
-/// and hurries it. A seed is a wish that OpenAI itself does not promise to keep.
+/// Members that are read elsewhere, and those that do not affect the answer: how OpenAI frames, stores, bills, caches
+/// and prioritises it. A seed is a request that OpenAI itself does not promise to honour.
 const SILENT: &[&str] = &[
     "max_completion_tokens",
     "max_tokens",
@@ -42,11 +42,11 @@ const SILENT: &[&str] = &[
 #[derive(Debug, PartialEq)]
 pub(super) enum Meant {
     Nothing,
-    /// A member of the request; objects of the same name are laid over each other.
+    /// A member of the request; objects of the same name are merged.
     Member(&'static str, Value),
 }
 
-/// Translates a member that is there.
+/// Translates a member that is present.
 pub(super) fn meaning(name: &str, value: Value) -> Result<Meant, Untranslatable> {
     if let Some(own) = OWN.iter().find(|own| **own == name) {
         return Ok(Meant::Member(own, value));
@@ -62,11 +62,11 @@ pub(super) fn meaning(name: &str, value: Value) -> Result<Meant, Untranslatable>
         "service_tier" => Ok(tier(value)),
         "reasoning_effort" => effort(&value),
         "response_format" => format(&value),
-        _ => Err(Untranslatable::new(name, "it has no such field")),
+        _ => Err(Untranslatable::new(name, "there is no such field")),
     }
 }
 
-/// Tells whether a member asks for what happens anyway.
+/// Returns whether a member asks for the default behaviour.
 fn is_usual(name: &str, value: &Value) -> bool {
     match name {
         "logprobs" => value == &Value::Bool(false),
@@ -90,16 +90,19 @@ fn stop(value: Value) -> Result<Meant, Untranslatable> {
     }
     let is_blank = |stop: &Value| stop.as_str().is_none_or(|stop| stop.trim().is_empty());
     if stops.iter().any(is_blank) {
-        return Err(Untranslatable::new("stop", "it does not stop at blanks"));
+        return Err(Untranslatable::new(
+            "stop",
+            "stop sequences of white space alone are not supported",
+        ));
     }
     Ok(Meant::Member("stop_sequences", stops.into()))
 }
 
-/// What is usual is left out: some models take only one of the two, and clients like to send both.
+/// Default values are omitted: some models accept only one of the two, and clients often send both.
 fn sampling(name: &str, value: &Value) -> Result<Meant, Untranslatable> {
     let number = value
         .as_f64()
-        .ok_or_else(|| Untranslatable::new(name, "it has to be a number"))?;
+        .ok_or_else(|| Untranslatable::new(name, "must be a number"))?;
     let name = if name == "top_p" { "top_p" } else { "temperature" };
     if number >= 1.0 {
         return Ok(Meant::Nothing);
@@ -107,7 +110,7 @@ fn sampling(name: &str, value: &Value) -> Result<Meant, Untranslatable> {
     Ok(Meant::Member(name, json!(number.max(0.0))))
 }
 
-/// At OpenAI these are labels of a stored answer; only Anthropic's own member is passed on.
+/// In OpenAI's API these are labels of a stored answer; only Anthropic's own member is passed on.
 fn metadata(value: Value) -> Meant {
     match value {
         Value::Object(mut fields) => match fields.remove("user_id") {
@@ -132,7 +135,7 @@ fn effort(value: &Value) -> Result<Meant, Untranslatable> {
         Some("none") => return Ok(Meant::Member("thinking", json!({"type": "disabled"}))),
         Some("minimal") => "low",
         Some(effort @ ("low" | "medium" | "high" | "xhigh" | "max")) => effort,
-        _ => return Err(Untranslatable::new("reasoning_effort", "it does not know this effort")),
+        _ => return Err(Untranslatable::new("reasoning_effort", "unknown effort")),
     };
     Ok(Meant::Member("output_config", json!({ "effort": effort })))
 }
@@ -150,7 +153,7 @@ fn format(value: &Value) -> Result<Meant, Untranslatable> {
         }
         _ => Err(Untranslatable::new(
             "response_format",
-            "it answers as text or by a schema only",
+            "only text and json_schema are supported",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! The conversation: system texts stand apart, results of tools are the user's, and roles take turns.
+//! The conversation: system texts are separate, results of tools are the user's, and roles alternate.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::Untranslatable;
 use super::parts::{self, Side};
 
-/// A conversation as the Messages API takes it.
+/// A conversation in the form of the Messages API.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) system: Vec<Value>,
@@ -51,14 +51,14 @@ pub(super) fn read(messages: &Value) -> Result<Said, Untranslatable> {
             Some("user") => ("user", plain(at, message, Side::User)?),
             Some("assistant") => ("assistant", assistant(at, message, &mut said.called)?),
             Some("tool") => ("user", vec![result(at, message)?]),
-            _ => return Err(wrong(at, ".role", "it does not know this role")),
+            _ => return Err(wrong(at, ".role", "unknown role")),
         };
         if blocks.is_empty() && role == "user" {
-            return Err(wrong(at, ".content", "it takes no empty message"));
+            return Err(wrong(at, ".content", "empty messages are not supported"));
         }
         match turns.last_mut() {
             Some((last, known)) if *last == role => known.extend(blocks),
-            // An assistant that said nothing is not there.
+            // An assistant message without content is omitted.
             _ if blocks.is_empty() => {}
             _ => turns.push((role, blocks)),
         }
@@ -67,7 +67,7 @@ pub(super) fn read(messages: &Value) -> Result<Said, Untranslatable> {
     if ends.iter().any(|turn| turn.is_none_or(|(role, _)| *role != "user")) {
         return Err(Untranslatable::new(
             "messages",
-            "the first and the last one have to be a user's or a tool's",
+            "the first and the last message must be of the role user or tool",
         ));
     }
     said.messages = turns
@@ -81,17 +81,17 @@ fn wrong(at: usize, part: &str, why: &str) -> Untranslatable {
     Untranslatable::new(format!("messages[{at}]{part}"), why)
 }
 
-/// The content of a message that is nothing but that.
+/// The content of a message that has nothing else.
 fn plain(at: usize, message: &Value, side: Side) -> Result<Vec<Value>, Untranslatable> {
     if !message["name"].is_null() {
-        return Err(wrong(at, ".name", "it does not tell participants by their names"));
+        return Err(wrong(at, ".name", "names of participants are not supported"));
     }
     let mut blocks = parts::blocks(at, &message["content"], side)?;
     mark(message, &mut blocks);
     Ok(blocks)
 }
 
-/// Some clients mark a whole message for the cache: then its last block is meant.
+/// Some clients mark a whole message for the cache: that means its last block.
 fn mark(message: &Value, blocks: &mut [Value]) {
     if let (Some(last), Some(mark)) = (blocks.last_mut(), message.get("cache_control")) {
         last["cache_control"] = mark.clone();
@@ -101,10 +101,10 @@ fn mark(message: &Value, blocks: &mut [Value]) {
 fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Value>, Untranslatable> {
     for part in ["function_call", "audio", "name"] {
         if !message[part].is_null() {
-            return Err(wrong(at, &format!(".{part}"), "it has no such field"));
+            return Err(wrong(at, &format!(".{part}"), "there is no such field"));
         }
     }
-    // What it thought, as this adapter told it.
+    // Its thinking, as this adapter sent it.
     let mut blocks: Vec<Value> = message["thinking_blocks"].as_array().cloned().unwrap_or_default();
     blocks.extend(parts::blocks(at, &message["content"], Side::Assistant)?);
     blocks.extend(parts::text(&message["refusal"]));
@@ -116,12 +116,13 @@ fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Valu
             function["name"].as_str(),
             function["arguments"].as_str(),
         ) else {
-            return Err(wrong("", "it knows calls of functions only"));
+            return Err(wrong("", "only function calls are supported"));
         };
         let input: Map<String, Value> = match arguments.trim() {
             "" => Map::new(),
-            arguments => serde_json::from_str(arguments)
-                .map_err(|_| wrong(".function.arguments", "they have to be a JSON object"))?,
+            arguments => {
+                serde_json::from_str(arguments).map_err(|_| wrong(".function.arguments", "must be a JSON object"))?
+            }
         };
         called.add(name);
         blocks.push(json!({"type": "tool_use", "id": tool_id(id), "name": name, "input": input}));
@@ -133,7 +134,7 @@ fn assistant(at: usize, message: &Value, called: &mut Called) -> Result<Vec<Valu
 fn result(at: usize, message: &Value) -> Result<Value, Untranslatable> {
     let id = message["tool_call_id"]
         .as_str()
-        .ok_or_else(|| wrong(at, ".tool_call_id", "it has to be a string"))?;
+        .ok_or_else(|| wrong(at, ".tool_call_id", "must be a string"))?;
     let mut block = json!({"type": "tool_result", "tool_use_id": tool_id(id)});
     match &message["content"] {
         Value::String(text) if text.trim().is_empty() => {}
@@ -152,7 +153,7 @@ fn result(at: usize, message: &Value) -> Result<Value, Untranslatable> {
     Ok(block)
 }
 
-/// Writes a call's id in the letters that the API takes; other providers' ids may have others. Different ids stay
+/// Writes a call's id in the characters that the API accepts; other providers' ids may have others. Different ids stay
 /// different.
 fn tool_id(id: &str) -> Cow<'_, str> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';

@@ -1,8 +1,8 @@
-//! Says an OpenAI chat body in the words of the Messages API.
+//! Translates an OpenAI chat body to the Messages API.
 //!
-//! Invariant: nothing that the caller asked for is silently left out. A member is translated, passed on because Anthropic
-//! knows it by the same name, left out because it says nothing about the answer, or refused, so that another target may
-//! be asked. The same body always gives the same bytes: providers cache by prefix.
+//! Invariant: nothing that the caller asked for is silently left out. A member is translated, passed on because
+//! Anthropic knows it by the same name, omitted because it does not affect the answer, or refused, so that another
+//! target may be tried. The same body always gives the same bytes: providers cache by prefix.
 
 mod fields;
 mod messages;
@@ -18,12 +18,12 @@ use serde_json::{Map, Value, json};
 
 use fields::Meant;
 
-/// What cannot be said.
+/// What the Messages API cannot express.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untranslatable {
-    /// The part of the body that cannot.
+    /// The part of the body concerned.
     pub param: String,
-    /// Why; quotes nothing of the body.
+    /// The reason; quotes nothing of the body.
     pub why: String,
 }
 
@@ -39,14 +39,13 @@ impl Untranslatable {
 /// How a body is translated.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner<'a> {
-    /// The model.
     pub model: &'a str,
-    /// Bounds the answer where the body does not: the API insists on a bound.
+    /// Limits the answer if the body does not: the API requires a limit.
     pub max_tokens: u64,
-    /// Whether the answer is to come as a stream.
+    /// Whether the answer is to be streamed.
     pub stream: bool,
-    /// Whether whoever asks checks the answer by its schema anyway: bounds that the API does not take may then be left out, also
-    /// where the schema is marked as strict.
+    /// Whether the caller validates the answer against its schema anyway: constraints that the API does not accept may
+    /// then be omitted, even if the schema is marked as strict.
     pub is_checked: bool,
 }
 
@@ -62,7 +61,7 @@ pub fn write(body: &ChatBody, manner: Manner<'_>) -> Result<Bytes, Untranslatabl
     request.insert("model".to_owned(), json!(model));
     request.insert("max_tokens".to_owned(), json!(body.max_tokens().unwrap_or(max_tokens)));
     if body.choices() > 1 {
-        return Err(Untranslatable::new("n", "it gives one answer at a time"));
+        return Err(Untranslatable::new("n", "only one answer per request is supported"));
     }
     let said = messages::read(&parsed("messages", body.messages().get())?)?;
     if !said.system.is_empty() {
@@ -112,6 +111,6 @@ fn member(body: &ChatBody, name: &str) -> Result<Value, Untranslatable> {
 }
 
 fn parsed(name: &str, text: &str) -> Result<Value, Untranslatable> {
-    // The parser's own words may quote the value.
-    serde_json::from_str(text).map_err(|_| Untranslatable::new(name, "it cannot be read"))
+    // The parser's own message may quote the value.
+    serde_json::from_str(text).map_err(|_| Untranslatable::new(name, "unreadable value"))
 }

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::Untranslatable;
 
-/// Images that the API takes as data.
+/// Image types that the API accepts as data.
 const IMAGES: &[&str] = &["image/gif", "image/jpeg", "image/png", "image/webp"];
 
-/// Whose content it is; not everyone may say everything.
+/// Whose content it is; allowed parts depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     System,
@@ -16,7 +16,7 @@ pub(super) enum Side {
     Tool,
 }
 
-/// Translates the content of message `at`. Texts without a letter are left out: the API does not take them.
+/// Translates the content of message `at`. Blank texts are omitted: the API does not accept them.
 pub(super) fn blocks(at: usize, content: &Value, side: Side) -> Result<Vec<Value>, Untranslatable> {
     let mut blocks = Vec::new();
     match content {
@@ -36,13 +36,13 @@ pub(super) fn blocks(at: usize, content: &Value, side: Side) -> Result<Vec<Value
         }
         _ => {
             let param = format!("messages[{at}].content");
-            return Err(Untranslatable::new(param, "it has to be a text or an array of parts"));
+            return Err(Untranslatable::new(param, "must be a text or an array of parts"));
         }
     }
     Ok(blocks)
 }
 
-/// Makes a block of a text that says something.
+/// Returns a block of a text, unless it is blank.
 pub(super) fn text(text: &Value) -> Option<Value> {
     let text = text.as_str().filter(|text| !text.trim().is_empty())?;
     Some(json!({"type": "text", "text": text}))
@@ -55,19 +55,19 @@ fn block(part: &Value, side: Side) -> Result<Option<Value>, &'static str> {
         Some("refusal") if side == Side::Assistant => Ok(text(&part["refusal"])),
         Some("image_url") if shows => image(&part["image_url"]["url"]).map(Some),
         Some("file") if shows => file(&part["file"]).map(Some),
-        // In Anthropic's own words already.
+        // In Anthropic's own format already.
         Some("image" | "document" | "search_result") if shows => Ok(Some(part.clone())),
         Some("thinking" | "redacted_thinking") if side == Side::Assistant => Ok(Some(part.clone())),
-        _ => Err("it takes no part of this type here"),
+        _ => Err("parts of this type are not supported here"),
     }
 }
 
 fn image(url: &Value) -> Result<Value, &'static str> {
-    let url = url.as_str().ok_or("its url has to be a string")?;
+    let url = url.as_str().ok_or("its url must be a string")?;
     let source = match data(url) {
         Some((kind, data)) if IMAGES.contains(&kind) => json!({"type": "base64", "media_type": kind, "data": data}),
         None if url.starts_with("https://") || url.starts_with("http://") => json!({"type": "url", "url": url}),
-        _ => return Err("it takes a JPEG, PNG, GIF or WebP image, as base64 or by its address"),
+        _ => return Err("images must be JPEG, PNG, GIF or WebP, as base64 or by URL"),
     };
     Ok(json!({"type": "image", "source": source}))
 }
@@ -75,7 +75,7 @@ fn image(url: &Value) -> Result<Value, &'static str> {
 fn file(file: &Value) -> Result<Value, &'static str> {
     let pdf = file["file_data"].as_str().and_then(data);
     let Some(("application/pdf", data)) = pdf else {
-        return Err("it takes a file only as a PDF in base64");
+        return Err("files must be PDFs in base64");
     };
     let source = json!({"type": "base64", "media_type": "application/pdf", "data": data});
     let mut document = json!({"type": "document", "source": source});
@@ -85,7 +85,7 @@ fn file(file: &Value) -> Result<Value, &'static str> {
     Ok(document)
 }
 
-/// Takes `data:KIND;base64,DATA` apart.
+/// Splits `data:KIND;base64,DATA`.
 fn data(url: &str) -> Option<(&str, &str)> {
     let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
     let kind = head.strip_suffix(";base64")?;

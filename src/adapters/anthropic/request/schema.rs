@@ -1,14 +1,14 @@
-//! Brings a schema into the part of JSON Schema that Anthropic holds its models to.
+//! Converts a schema to the subset of JSON Schema that Anthropic enforces.
 //!
-//! There every object is closed. An object that is left open here is closed: what satisfies the closed schema satisfies the
-//! open one too. A bound that the provider does not take is left out only where the caller asks for no more than a try
-//! (`strict` is not true): else answers could break it, and such a schema is for another target.
+//! In that subset every object is closed. An object that is left open here is closed: what satisfies the closed schema
+//! satisfies the open one too. A constraint that the provider does not accept is omitted only if the caller asks for
+//! best effort (`strict` is not true): otherwise answers could violate it, and such a schema is for another target.
 
 use serde_json::{Map, Value};
 
 /// Deeper schemas are refused.
 const MAX_DEPTH: usize = 32;
-/// Keywords that are taken and need no further look.
+/// Keywords that are accepted and need no further check.
 const PLAIN: &[&str] = &[
     "$ref",
     "$schema",
@@ -22,7 +22,7 @@ const PLAIN: &[&str] = &[
     "title",
     "type",
 ];
-/// Keywords that only narrow a value down; without them a schema still has its shape.
+/// Keywords that only narrow a value; without them a schema still has its shape.
 const BOUNDS: &[&str] = &[
     "exclusiveMaximum",
     "exclusiveMinimum",
@@ -51,7 +51,7 @@ const FORMATS: &[&str] = &[
     "uuid",
 ];
 
-/// Returns the closed form of `schema`, or why the provider does not take it. `strict`: with every bound.
+/// Returns the closed form of `schema`, or why the provider does not accept it. `strict`: with every constraint.
 pub(super) fn closed(schema: &Value, strict: bool) -> Result<Value, &'static str> {
     let root = walk(schema, strict, 0)?;
     if root.get("type").is_some_and(|kind| kind == "object")
@@ -60,22 +60,22 @@ pub(super) fn closed(schema: &Value, strict: bool) -> Result<Value, &'static str
     {
         return Ok(root);
     }
-    Err("its root has to be an object")
+    Err("the schema's root must be an object")
 }
 
 fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static str> {
     let Value::Object(fields) = schema else {
-        return Err("a schema has to be an object");
+        return Err("a schema must be an object");
     };
     if depth > MAX_DEPTH {
-        return Err("it is too deep");
+        return Err("the schema is nested too deeply");
     }
     let mut out = Map::new();
     for (keyword, value) in fields {
         let value = match keyword.as_str() {
             "properties" | "$defs" | "definitions" => {
                 let Value::Object(schemas) = value else {
-                    return Err("properties have to be an object");
+                    return Err("properties must be an object");
                 };
                 let mut walked = Map::new();
                 for (name, schema) in schemas {
@@ -86,7 +86,7 @@ fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static st
             "items" => walk(value, strict, depth + 1)?,
             "anyOf" | "allOf" => {
                 let Value::Array(schemas) = value else {
-                    return Err("alternatives have to be an array");
+                    return Err("alternatives must be an array");
                 };
                 schemas
                     .iter()
@@ -96,10 +96,10 @@ fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static st
             "minItems" if value.as_u64().is_some_and(|least| least <= 1) => value.clone(),
             "format" if value.as_str().is_some_and(|format| FORMATS.contains(&format)) => value.clone(),
             "additionalProperties" if value == &Value::Bool(false) => value.clone(),
-            "additionalProperties" => return Err("objects cannot be open"),
+            "additionalProperties" => return Err("objects that allow additional properties are not supported"),
             plain if PLAIN.contains(&plain) => value.clone(),
             bound if !strict && BOUNDS.contains(&bound) => continue,
-            _ => return Err("it has a keyword that this provider does not take"),
+            _ => return Err("the schema has an unsupported keyword"),
         };
         out.insert(keyword.clone(), value);
     }
@@ -109,9 +109,9 @@ fn walk(schema: &Value, strict: bool, depth: usize) -> Result<Value, &'static st
         None => fields.contains_key("properties"),
     };
     if is_object {
-        // Closing it would leave nothing that it could hold.
+        // Closing it would leave no allowed members.
         if !fields.contains_key("properties") && !fields.contains_key("additionalProperties") {
-            return Err("objects cannot be open");
+            return Err("objects that allow additional properties are not supported");
         }
         out.entry("additionalProperties").or_insert(Value::Bool(false));
     }

@@ -17,7 +17,7 @@ fn said(body: &Value, is_checked: bool) -> Result<Value, Untranslatable> {
     write(&body, manner).map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
 
-/// Translates `body` with one plain message beside it.
+/// Translates `body` together with one plain message.
 fn with(mut body: Value) -> Result<Value, Untranslatable> {
     body["messages"] = json!([{"role": "user", "content": "Hello?"}]);
     ask(&body)

@@ -1,16 +1,16 @@
-//! Tools on offer, and which of them the model has to take.
+//! The offered tools, and which of them the model has to call.
 
 use serde_json::{Map, Value, json};
 
 use super::{Untranslatable, schema};
 
-/// What the body says of tools.
+/// The tools of a body.
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) tools: Value,
     pub(super) choice: Value,
     pub(super) parallel: Value,
-    /// Names of the tools that the messages speak of, each once.
+    /// Names of the tools that the messages mention, each once.
     pub(super) called: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Offer {
         if !matches!(self.choice.as_str(), None | Some("none" | "auto")) || self.choice.is_object() {
             return Err(Untranslatable::new("tool_choice", "there are no tools"));
         }
-        // The API does not take calls and results of tools that it is not told of. They are told and may not be called.
+        // The API rejects calls and results of tools that are not declared. They are declared, but may not be called.
         let known = |name: &String| json!({"name": name, "input_schema": {"type": "object"}});
         let tools: Vec<Value> = self.called.iter().map(known).collect();
         let choice = (!tools.is_empty()).then(|| json!({"type": "none"}));
@@ -55,7 +55,7 @@ fn tool(at: usize, tool: &Value) -> Result<Value, Untranslatable> {
     let wrong = |part: &str, why: &str| Untranslatable::new(format!("tools[{at}]{part}"), why);
     let function = &tool["function"];
     let (Some("function"), Some(name)) = (tool["type"].as_str(), function["name"].as_str()) else {
-        return Err(wrong("", "it can be offered functions only"));
+        return Err(wrong("", "only function tools are supported"));
     };
     let mut out = Map::new();
     out.insert("name".to_owned(), json!(name));
@@ -66,12 +66,12 @@ fn tool(at: usize, tool: &Value) -> Result<Value, Untranslatable> {
     let mut parameters = match &function["parameters"] {
         Value::Null => json!({"type": "object", "properties": {}}),
         Value::Object(fields) => Value::Object(fields.clone()),
-        _ => return Err(wrong(".function.parameters", "they have to be a schema")),
+        _ => return Err(wrong(".function.parameters", "must be a schema")),
     };
     match &parameters["type"] {
         Value::Null => parameters["type"] = json!("object"),
         kind if kind == "object" => {}
-        _ => return Err(wrong(".function.parameters", "they have to be an object")),
+        _ => return Err(wrong(".function.parameters", "must be an object")),
     }
     if strict {
         parameters = schema::closed(&parameters, true).map_err(|why| wrong(".function.parameters", why))?;
@@ -95,6 +95,6 @@ fn choice(choice: &Value) -> Result<Option<Value>, Untranslatable> {
         Some("none") => json!({"type": "none"}),
         Some("required") => json!({"type": "any"}),
         None if choice["type"] == "function" && name.is_string() => json!({"type": "tool", "name": name}),
-        _ => return Err(Untranslatable::new("tool_choice", "it does not know this choice")),
+        _ => return Err(Untranslatable::new("tool_choice", "unknown choice")),
     }))
 }

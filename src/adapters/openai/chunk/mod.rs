@@ -1,10 +1,10 @@
 //! Reads the chunks of a streamed answer, and passes them on.
 //!
-//! Chunks go on byte for byte, except those that are written in a way of their server's own (`read`), which are written again as
-//! clients expect them (`rewrite`).
+//! Chunks are passed on byte for byte, except nonstandard ones (`read`), which are rewritten as clients expect them
+//! (`rewrite`).
 //!
-//! Invariants: a chunk that says why a choice ended is kept back until nothing more was said, so nobody is told of an end that was
-//! none; content behind it takes it back. Calls are put together by `provider::calls`, and are told when they are whole.
+//! Invariants: a chunk with a finish reason is held back until nothing more came, so nobody sees a false end; content
+//! after it revokes it. Calls are assembled by `provider::calls`, and are reported when complete.
 
 mod reader;
 #[cfg(test)]
@@ -32,81 +32,81 @@ use crate::adapters::provider::{self, End, Errors, Out, Progress, Reason, Transc
 
 /// Most choices that are read of one answer.
 const MAX_CHOICES: u64 = 128;
-/// Events of these names carry nothing, whatever they hold.
+/// Events with these names are ignored, whatever they contain.
 const HEARTBEATS: [&str; 4] = ["ping", "heartbeat", "keepalive", "keep-alive"];
 
-/// The memory of one answer's reading.
+/// The state of reading one answer.
 #[derive(Debug)]
 pub struct Decoder {
     errors: Errors,
     wish: Wish,
     choices: BTreeMap<u64, State>,
     model_told: bool,
-    /// The provider's own report, which goes out last, with our price in it.
+    /// The provider's own usage report, which is sent last, with our price in it.
     report: Option<Bytes>,
     content_seen: bool,
     refusal: String,
     usage: Option<Usage>,
     identity: Identity,
-    /// Chunks that were kept back so far.
+    /// Number of chunks held back so far.
     held: u64,
 }
 
-/// What the caller wants to see.
+/// What the caller wants to receive.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish {
-    /// Whether chunks are passed on. Then a refusal and an end by the content filter are the caller's to read; else they
-    /// are failures: a refusal where a schema was asked for, the filter always.
+    /// Whether chunks are passed on. Then a refusal and an end by the content filter are the caller's to read;
+    /// otherwise they are failures: a refusal where a schema was requested, the filter always.
     pub chunks: bool,
     /// Whether the last chunk shall report usage.
     pub include_usage: bool,
-    /// A schema was asked for.
+    /// Whether a schema was requested.
     pub has_schema: bool,
-    /// How many answers were asked for.
+    /// How many answers were requested.
     pub choices: u64,
 }
 
-/// One choice while it comes.
+/// One choice while it is streamed.
 #[derive(Debug, Default)]
 struct State {
     content: Seam,
     thought: Seam,
     refusal: Seam,
     calls: Calls,
-    /// Calls came in the form that knows several.
+    /// Calls came as a list (`tool_calls`).
     has_list: bool,
-    /// Calls came of a kind that is the caller's own to read.
+    /// Calls came of a type that only the caller can read.
     has_others: bool,
     has_spoken: bool,
     ending: Option<Reason>,
-    /// An end was taken back.
+    /// A finish reason was revoked by later content.
     was_ended: bool,
     held: Option<Held>,
 }
 
-/// A chunk that says why a choice ended.
+/// A chunk with a finish reason.
 #[derive(Debug)]
 struct Held {
-    /// As it came, if it is plain, and the reason in it.
+    /// As received, if it is standard, and its finish reason.
     plain: Option<(Reason, Bytes)>,
     open: Open,
-    /// Its place among those that are kept back.
+    /// Its position among those that are held back.
     number: u64,
 }
 
-/// What became of one choice of a chunk.
+/// The result of reading one choice of a chunk.
 struct Taken {
-    /// Its place among those of the chunk.
+    /// Its position in the chunk.
     at: usize,
     index: u64,
-    /// What is said, written again; none where it is plain.
+    /// The rewritten delta; `None` if it is standard.
     delta: Option<String>,
     reason: Option<Reason>,
     has_content: bool,
 }
 
 impl Decoder {
-    /// Begins an answer.
+    /// Starts an answer.
     pub fn new(errors: Errors, wish: Wish) -> Self {
         Self {
             errors,
@@ -122,7 +122,7 @@ impl Decoder {
         }
     }
 
-    /// Notes who answers, and tells it once.
+    /// Records which model answers, and reports it once.
     fn identify(&mut self, top: &Members<'_>, events: &mut Vec<ModelEvent>) {
         if self.identity.id.is_some() && self.model_told {
             return;
@@ -140,7 +140,7 @@ impl Decoder {
         }
     }
 
-    /// Reads one choice. Only the first one's text is told as events.
+    /// Reads one choice. Only the first one's text becomes events.
     fn choice(
         &mut self,
         at: usize,
@@ -164,7 +164,7 @@ impl Decoder {
             is_odd: choice.is_odd || !choice.has_index || choice.is_whole,
             has_content: false,
         };
-        // Some servers say everything again when they are done.
+        // Some servers repeat the whole message at the end.
         let is_repeated = choice.is_whole && reader.state.has_spoken;
         let delta = if is_repeated {
             reader.is_odd = true;
@@ -188,7 +188,7 @@ impl Decoder {
             piece.events.append(&mut events);
         }
         if let Some(reason) = choice.reason {
-            // Of two, the worse: a part is never told as the whole.
+            // Of two, the worse one: a part is never reported as the whole.
             state.ending = Some(state.ending.map_or(reason, |known| known.max(reason)));
         }
         Ok(Taken {
@@ -200,14 +200,14 @@ impl Decoder {
         })
     }
 
-    /// Tells whether every choice that was asked for has ended.
+    /// Returns whether every requested choice has ended.
     fn have_all_ended(&self) -> bool {
         let ended = self.choices.values().filter(|state| state.ending.is_some()).count();
         ended as u64 >= self.wish.choices.max(1)
     }
 
-    /// Passes a chunk on, in parts if need be, unless it holds nothing that the caller asked for. The report of usage is kept for
-    /// the end, and so is what says that a choice ended.
+    /// Passes a chunk on, in parts if need be, unless it contains nothing that the caller requested. The usage report
+    /// is kept for the end, and so are finish reasons.
     fn pass(&mut self, data: &str, read: &Read<'_>, taken: &[Taken], mut piece: Piece, out: &mut Out) {
         if !self.wish.chunks {
             return emit(piece, out);
@@ -227,7 +227,7 @@ impl Decoder {
             }
             return emit(piece, out);
         }
-        // Usage is reported once, at the end: clients add up what they are told.
+        // Usage is reported once, at the end: clients add up all reports.
         let is_odd = read.is_odd || read.report.is_some() || taken.len() < read.choices.len();
         let is_odd = is_odd || taken.iter().any(|taken| taken.delta.is_some());
         let has_ended = taken.iter().any(|taken| taken.reason.is_some());
@@ -272,7 +272,7 @@ impl Decoder {
         emit(piece, out);
     }
 
-    /// Sends a chunk: the last one of an event with what that means.
+    /// Sends a chunk; the last one of an event carries the event's meaning.
     fn part(&self, chunk: Bytes, is_last: bool, piece: &mut Piece, out: &mut Out) {
         if is_last {
             piece.chunk = Some(chunk);
@@ -293,14 +293,14 @@ impl Decoder {
         transcript: &mut Transcript,
     ) -> Result<Progress, ModelError> {
         let mended;
-        // The cause is not quoted: it may hold a piece of the conversation.
+        // The cause is not quoted: it may contain a piece of the conversation.
         let (data, top) = match Members::read(data) {
             Some(top) => (data, top),
             None => {
                 mended = mend(data);
                 let top = Members::read(&mended).ok_or_else(|| {
                     self.errors
-                        .malformed("it sent something that is not a chunk of an answer")
+                        .malformed("the provider sent something that is not a chunk of an answer")
                 })?;
                 (mended.as_str(), top)
             }
@@ -322,7 +322,7 @@ impl Decoder {
         self.identify(&read.top, &mut piece.events);
         let mut taken: Vec<Taken> = Vec::with_capacity(1);
         for (at, choice) in read.choices.iter().enumerate() {
-            // A choice that nobody asked for would be a second answer mixed in.
+            // A choice that nobody requested would be a second answer mixed in.
             if choice.index < self.wish.choices.clamp(1, MAX_CHOICES) {
                 taken.push(self.choice(at, choice, &mut piece, transcript)?);
             } else {
@@ -343,9 +343,9 @@ impl Decoder {
         Ok(progress)
     }
 
-    /// Why each choice ended; none if one of them was cut.
+    /// The finish reason of each choice; `None` if one of them was cut off.
     fn endings(&self, end: End) -> Option<Vec<(u64, Reason)>> {
-        // A server that names the reason of one choice names all of them: one without is a choice that was cut.
+        // A server that names the reason of one choice names all of them: a choice without one was cut off.
         let names_reasons = self.choices.values().any(|state| state.ending.is_some());
         let ending = |(index, state): (&u64, &State)| {
             let unsaid = || state.unsaid(end).filter(|_| !names_reasons);
@@ -358,7 +358,7 @@ impl Decoder {
 
     fn ended(&self, endings: &[(u64, Reason)]) -> Result<Finish, ModelError> {
         if !self.refusal.is_empty() {
-            let text = format!("it refused: {}", self.errors.clean(&self.refusal));
+            let text = format!("the model refused: {}", self.errors.clean(&self.refusal));
             return Err(self.errors.plain(FailureClass::ContentPolicy, &text));
         }
         let mut first = None;
@@ -374,7 +374,7 @@ impl Decoder {
         first.ok_or_else(|| self.errors.cut())
     }
 
-    /// Sends what was kept back until the good end.
+    /// Sends what was held back until the good end.
     fn flush(&mut self, endings: &[(u64, Reason)], out: &mut Out, transcript: &mut Transcript) {
         let mut ends = BTreeMap::new();
         for (index, reason) in endings {
@@ -451,7 +451,8 @@ impl Decoder {
 }
 
 impl State {
-    /// The reason of a choice that names none: a server that says that it is done, and what it said is not contradicted by it.
+    /// The reason of a choice that names none, if the server says that it has finished and the content does not
+    /// contradict that.
     fn unsaid(&self, end: End) -> Option<Reason> {
         if end != End::Done || self.was_ended || !self.has_spoken {
             return None;
@@ -472,7 +473,7 @@ fn as_it_came(data: &str) -> Bytes {
     }
 }
 
-/// Writes an object again.
+/// Rewrites an object.
 fn written(members: &Members<'_>) -> String {
     let mut out = Writer::default();
     members.iter().for_each(|(name, raw)| out.pass(name, raw));
@@ -511,7 +512,7 @@ impl provider::Decoder for Decoder {
         // Some servers write lists, of errors above all.
         let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| {
             self.errors
-                .malformed("it sent something that is not a chunk of an answer")
+                .malformed("the provider sent something that is not a chunk of an answer")
         })?;
         let mut progress = Progress::None;
         for item in items {

@@ -1,4 +1,4 @@
-//! Reads what one choice of a chunk says, and writes it again as clients expect it.
+//! Reads the content of one choice of a chunk, and rewrites it as clients expect it.
 
 use copilotd_actors::ports::ModelEvent;
 use serde_json::value::RawValue;
@@ -8,10 +8,10 @@ use crate::adapters::openai::read::{self, WrittenCall};
 use crate::adapters::provider::Transcript;
 use crate::adapters::provider::lenient::{Members, Writer, is_list, items, said, skipped};
 
-/// What is kept of a refusal.
+/// Most bytes that are kept of a refusal.
 const MAX_REFUSAL: usize = 2_000;
 
-/// Reads what one choice says.
+/// Reads the content of one choice.
 pub(super) struct Reader<'r> {
     pub(super) state: &'r mut State,
     pub(super) wish: Wish,
@@ -99,7 +99,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reasoning is passed on and is no text of the answer.
+    /// Reasoning is passed on and is not part of the answer's text.
     fn think(&mut self, text: &str) {
         self.has_content |= !text.is_empty();
         self.transcript.add(text);
@@ -129,7 +129,7 @@ impl Reader<'_> {
                     self.is_odd = true;
                     continue;
                 }
-                // Of a kind that is the caller's own to read.
+                // Of a type that only the caller can read.
                 self.state.has_others = true;
                 self.has_content = true;
                 self.transcript.add(item.get());
@@ -156,7 +156,7 @@ impl Reader<'_> {
         Ok(told)
     }
 
-    /// Reads the old form of a call, which knows one at most. Some servers write both forms for old clients.
+    /// Reads the old form of a call, which allows only one. Some servers write both forms for old clients.
     fn function_call(&mut self, raw: &RawValue) -> Result<Option<String>, &'static str> {
         let Some(members) = Members::of(Some(raw)) else {
             self.is_odd |= raw.get() != "null";
@@ -196,7 +196,7 @@ impl Reader<'_> {
             self.has_content = true;
             self.transcript.add(&name);
             self.transcript.add(&arguments);
-            // The whole call is told at the end; until then, that there is one.
+            // The whole call is reported at the end; until then, only that there is one.
             self.events.push(ModelEvent::ToolCall {
                 index,
                 name: None,

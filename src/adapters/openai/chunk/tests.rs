@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::adapters::provider::{Decoder as _, SseReader};
 
-/// What a provider may send: members that nobody here knows, numbers in forms of their own, characters of many bytes,
-/// escapes, a call, two choices; between them comments and the line ends that the standard allows.
+/// What a provider may send: unknown members, numbers in unusual forms, multi-byte characters, escapes, a call, two
+/// choices; between them comments and the line ends that the standard allows.
 const SENT: [&str; 7] = [
     r#"{"id":"a","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}"#,
     r#"{ "x_own" : {"b":1.00,"a":2e0}, "id":"a","choices":[{"index":0,"delta":{"content":"Grüße € 😀 data: \n\r"},"logprobs":null}] }"#,
@@ -19,7 +19,7 @@ const SENT: [&str; 7] = [
 ];
 const REPORT: &str = r#"{"id":"a","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"x":1.0}}"#;
 
-/// Reads a stream that arrives cut at `cuts`; returns the chunks that are passed on.
+/// Reads a stream that arrives split at `cuts`; returns the chunks that are passed on.
 fn relayed(stream: &[u8], cuts: &[usize], include_usage: bool) -> Vec<Bytes> {
     let body = ChatBody::parse(br#"{"model":"m","messages":[]}"#).unwrap();
     let mut transcript = Transcript::new(Arc::new(body), Arc::default());
@@ -149,7 +149,7 @@ fn anything() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A chunk that is right but for some of its members.
+/// A chunk that is correct except for some of its members.
 fn odd_chunk() -> impl Strategy<Value = Value> {
     let places = [
         "/id",
@@ -200,7 +200,7 @@ fn odd_chunk() -> impl Strategy<Value = Value> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
-    /// Whatever stands in a chunk, what a client is sent is the protocol, and what a turn is told is told to the client too.
+    /// Whatever a chunk contains, what a client gets follows the protocol, and what a turn gets the client gets too.
     #[test]
     fn what_is_passed_on_is_the_protocol_whatever_comes(sent in prop::collection::vec(odd_chunk(), 1..4), is_done in any::<bool>()) {
         let run = |chunks: bool| {

@@ -1,11 +1,11 @@
-//! Puts the tool calls of one answer together.
+//! Assembles the tool calls of one answer.
 //!
-//! Servers do not agree on how they tell parallel calls apart: by an index, by an id, by both, or by one of them that is always the
-//! same. Here the id decides where there is one, then the index, then the order. A name may come late, in pieces, or in every
-//! piece; arguments may come as an object.
+//! Servers do not agree on how they tell parallel calls apart: by an index, by an id, by both, or by one of them that
+//! is always the same. Here the id decides if there is one, then the index, then the order. A name may come late, in
+//! pieces, or in every piece; arguments may come as an object.
 //!
-//! Invariant: no call ever gets a piece of another one's arguments. Where a piece could belong to more than one call, the answer
-//! fails.
+//! Invariant: no call ever gets a piece of another one's arguments. If a piece could belong to more than one call, the
+//! answer fails.
 
 mod slot;
 #[cfg(test)]
@@ -20,60 +20,57 @@ use super::lenient::{Seam, Writer, said, skipped};
 /// Most calls of one step.
 pub const MAX_CALLS: usize = 128;
 
-const TOO_MANY: &str = "it asked for too many tools at once";
-const AMBIGUOUS: &str = "it sent a piece of arguments that may belong to several tool calls";
-const NAMELESS: &str = "it sent arguments for a tool that it did not name";
-const TWICE: &str = "it sent two sets of arguments for one tool call";
+const TOO_MANY: &str = "the model called too many tools at once";
+const AMBIGUOUS: &str = "the provider sent a piece of arguments that may belong to several tool calls";
+const NAMELESS: &str = "the provider sent arguments for a tool that it did not name";
+const TWICE: &str = "the provider sent two sets of arguments for one tool call";
 
 /// A piece of a call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallPiece {
-    /// Its number, if it is told.
     pub index: Option<u64>,
-    /// Its id; empty if it is not told.
+    /// Empty if absent.
     pub id: String,
-    /// Its name, or a piece of it; empty if it is not told.
+    /// The name, or a piece of it; empty if absent.
     pub name: String,
-    /// Its arguments, or a piece of them.
+    /// The arguments, or a piece of them.
     pub arguments: Arguments,
 }
 
-/// Arguments as they come.
+/// Arguments as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Arguments {
-    /// None.
     #[default]
     None,
     /// A piece of their JSON.
     Text(String),
-    /// All of them, as JSON and not as a text with JSON in it.
+    /// All of them, as a JSON value and not as a text with JSON in it.
     Value(String),
 }
 
-/// A whole call.
+/// A complete call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Its number, from 0.
+    /// Counted from 0.
     pub number: usize,
-    /// Its name.
     pub name: String,
-    /// Its arguments' JSON, as the model wrote it; empty if it wrote none.
+    /// The arguments' JSON, as the model wrote it; empty if it wrote none.
     pub arguments: String,
 }
 
-/// Tells whether a tool of this name was offered; none if that is not known.
+/// Returns whether a tool of this name was offered; `None` if that is unknown.
 pub type Offers<'a> = &'a dyn Fn(&str) -> Option<bool>;
 
 /// The calls of one answer.
 #[derive(Debug, Default)]
 pub struct Calls {
     slots: Vec<Slot>,
-    /// The one that the last piece belonged to.
+    /// The call that the last piece belonged to.
     last: Option<usize>,
-    /// A piece with an id of its own and nothing else was passed over while a call was open: what follows without an id may be
-    /// of either.
+    /// A piece with a new id and nothing else was ignored while a call was open: what follows without an id may belong
+    /// to either.
     has_lost_id: bool,
-    /// Whether what comes is told to a client, piece by piece.
+    /// Whether pieces are passed on to a client as they come.
     tells: bool,
 }
 
@@ -85,7 +82,7 @@ enum Place {
 }
 
 impl Arguments {
-    /// Returns what they are, or a piece of it, as JSON.
+    /// The arguments, or a piece of them, as JSON.
     pub fn text(&self) -> &str {
         match self {
             Self::None => "",
@@ -93,7 +90,7 @@ impl Arguments {
         }
     }
 
-    /// Tells whether it can only be a later piece: arguments begin with a brace.
+    /// Returns whether it can only be a later piece: arguments begin with a brace.
     fn goes_on(&self) -> bool {
         matches!(self, Self::Text(text) if !text.trim_start().is_empty() && !text.trim_start().starts_with('{'))
     }
@@ -106,7 +103,7 @@ impl CallPiece {
 }
 
 impl Calls {
-    /// Calls that are told to a client as OpenAI's deltas too, if `tells`.
+    /// Creates an empty set of calls; if `tells`, they are also passed on to a client as OpenAI's deltas.
     pub fn new(tells: bool) -> Self {
         Self {
             tells,
@@ -114,13 +111,13 @@ impl Calls {
         }
     }
 
-    /// Tells whether a tool was asked for.
+    /// Returns whether any tool was called.
     pub fn any(&self) -> bool {
         self.slots.iter().any(Slot::is_named)
     }
 
-    /// Takes a piece; returns the number of its call, or none if it says nothing. `written`: its arguments as they came, where they
-    /// are a text that may end in the middle of a character. An error says what is wrong with the answer.
+    /// Adds a piece; returns the number of its call, or `None` if it is empty. `written`: its arguments as received,
+    /// where they are a text that may end in the middle of a character. An error says what is wrong with the answer.
     pub fn take(
         &mut self,
         mut piece: CallPiece,
@@ -148,7 +145,7 @@ impl Calls {
         Ok(Some(at))
     }
 
-    /// Takes the first piece of a call, where a server says that it is one; returns its number.
+    /// Adds the first piece of a call, where the server marks it as such; returns its number.
     pub fn begin(&mut self, piece: CallPiece) -> Result<usize, &'static str> {
         if self.slots.len() >= MAX_CALLS {
             return Err(TOO_MANY);
@@ -160,7 +157,7 @@ impl Calls {
         Ok(at)
     }
 
-    /// Notes that nothing more of the call `at` will come, as its server says.
+    /// Records that the server has ended call `at`.
     pub fn close(&mut self, at: usize) {
         self.slots[at].close();
     }
@@ -174,7 +171,7 @@ impl Calls {
         let of_id = self.slots.iter().rposition(|slot| known(&slot) && same_index(slot));
         if let Some(at) = of_id.or_else(|| self.slots.iter().rposition(|slot| known(&slot))) {
             let slot = &self.slots[at];
-            // One id for several calls, which their numbers tell apart.
+            // One id for several calls, which their indexes tell apart.
             let moved = !same_index(slot) && !piece.name.is_empty() && slot.is_named();
             let goes_on = slot.name() == piece.name && slot.is_open() && piece.arguments.goes_on();
             return Ok(if (moved && !goes_on) || slot.begins_anew(piece, offers) {
@@ -190,11 +187,11 @@ impl Calls {
         let Some(at) = near else { return Ok(Place::New) };
         let slot = &self.slots[at];
         if !slot.has_any_id() {
-            // Its id comes late.
+            // The id comes late.
             return self.unless_ambiguous(at, piece, offers);
         }
         let same_name = piece.name.is_empty() || slot.name() == piece.name;
-        // Some servers make up an id for every piece.
+        // Some servers invent an id for every piece.
         match slot.is_open() && same_name {
             true if piece.says_nothing() => Ok(Place::Nowhere),
             true if piece.arguments.goes_on() && self.is_alone(at, piece) => Ok(Place::Known(at)),
@@ -203,7 +200,7 @@ impl Calls {
         }
     }
 
-    /// Places a piece without an id.
+    /// Finds the call of a piece without an id.
     fn place_by_index(&self, piece: &CallPiece, offers: Offers<'_>) -> Result<Place, &'static str> {
         let near = match piece.index {
             None => self.last,
@@ -223,7 +220,7 @@ impl Calls {
         }
     }
 
-    /// Places a piece in the call `at`, unless it begins another one, or may belong to one that was begun before.
+    /// Assigns a piece to call `at`, unless it begins another call, or may belong to one that began earlier.
     fn unless_ambiguous(&self, at: usize, piece: &CallPiece, offers: Offers<'_>) -> Result<Place, &'static str> {
         let slot = &self.slots[at];
         let is_next = slot.has_all() && piece.arguments.text().trim_start().starts_with('{') && piece.name.is_empty();
@@ -236,30 +233,30 @@ impl Calls {
         }
     }
 
-    /// Tells whether no other call that `piece` may belong to waits for more.
+    /// Returns whether no other call that `piece` may belong to is incomplete.
     fn is_alone(&self, at: usize, piece: &CallPiece) -> bool {
         let may_be = |slot: &Slot| piece.index.is_none() || slot.index.is_none() || slot.index == piece.index;
         let others = self.slots.iter().enumerate().filter(|(other, _)| *other != at);
         !others.map(|(_, slot)| slot).any(|slot| may_be(slot) && slot.waits())
     }
 
-    /// Notes that a client was sent the last piece of the call `at` as it came.
+    /// Records that the last piece of call `at` was passed on to the client unchanged.
     pub fn passed(&mut self, at: usize) {
         self.slots[at].passed();
     }
 
-    /// Tells whether a client that is sent `piece` of the call `at` as it stands reads in it what is meant.
+    /// Returns whether a client that gets `piece` of call `at` unchanged will read it correctly.
     pub fn reads_well(&self, at: usize, piece: &CallPiece) -> bool {
         piece.index == Some(at as u64) && self.slots[at].reads_well(piece)
     }
 
-    /// Writes OpenAI's delta of what a client was not told yet of the call `at`; none while its name is not known.
+    /// Writes OpenAI's delta of what the client does not have yet of call `at`; `None` while its name is unknown.
     pub fn tell(&mut self, at: usize) -> Option<String> {
         self.slots[at].tell(at)
     }
 
-    /// Writes the deltas of what was kept back until the answer's end. `is_whole`: calls without arguments have none; `fills`: a
-    /// client is told so by an empty object, also where the server has sent none.
+    /// Writes the deltas of what was held back until the answer's end. `is_whole`: calls without arguments have none;
+    /// `fills`: the client then gets an empty object, even if the server has sent none.
     pub fn tell_rest(&mut self, is_whole: bool, fills: bool) -> Vec<String> {
         let slots = self.slots.iter_mut().enumerate();
         let told = slots.filter_map(|(at, slot)| {
@@ -271,11 +268,11 @@ impl Calls {
         told.collect()
     }
 
-    /// Returns the whole calls of an answer that ended well.
+    /// Returns the calls of an answer that ended successfully.
     pub fn whole(&self) -> Result<Vec<Call>, &'static str> {
-        // What is missing here may stand in the one that nothing but a name told apart from it. So may what is too much: pieces that
-        // make no JSON together are not of one call, and then nobody knows whose the others are. Where names come behind arguments, a
-        // call that has none may have lost them to another one.
+        // What is missing in one call may have been added to another that only a name told apart from it. So may what
+        // is too much: if pieces do not form JSON together, they are not all of one call, and then the origin of the
+        // others is unknown. Where names come after arguments, a call without any may have lost them to another one.
         let may_be = |slot: &Slot, other: &Slot| {
             let same_index = slot.index == other.index || slot.index.is_none() || other.index.is_none();
             same_index && !(slot.has_any_id() && other.has_any_id())
@@ -300,7 +297,7 @@ impl Calls {
         Ok(calls)
     }
 
-    /// Tells whether every call has all of its arguments by their own word: they are an object that was closed.
+    /// Returns whether the arguments of every call are complete: an object that was closed.
     pub fn are_closed(&self) -> bool {
         self.slots.iter().all(Slot::is_closed)
     }

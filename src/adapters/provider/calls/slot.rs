@@ -1,4 +1,4 @@
-//! One call while its pieces come.
+//! One call while its pieces arrive.
 
 use copilotd_actors::domain::content::MAX_ARGUMENTS;
 use serde::de::IgnoredAny;
@@ -9,19 +9,19 @@ use super::{Arguments, Call, CallPiece, NAMELESS, Offers, Seam, TWICE, Writer};
 
 /// Longest name, all its pieces together.
 const MAX_NAME: usize = 1024;
-/// Most of a call that is kept back from a client because its name is not known.
+/// Most bytes of a call that are held back from a client because its name is unknown.
 const MAX_UNTOLD: usize = 1024 * 1024;
-/// What stands for arguments that are too long. It is no JSON, so the tool is not run and the model is told.
+/// Replaces arguments that are too long. It is not JSON, so the tool is not run and the model gets an error.
 const TOO_LONG: &str = "arguments too long";
 
 /// A call.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) index: Option<u64>,
-    /// The first one is the call's; servers that make up more add to them.
+    /// The first one is the call's; servers that invent more add to them.
     ids: Vec<String>,
     name: String,
-    /// Its name came when arguments had come already.
+    /// The name came after arguments.
     is_named_late: bool,
     arguments: String,
     scan: Scan,
@@ -36,16 +36,16 @@ pub(super) struct Slot {
     told: Told,
 }
 
-/// What a client knows of it.
+/// What the client has of it.
 #[derive(Debug, Default)]
 struct Told {
     has_begun: bool,
     name: usize,
-    /// Arguments that it does not know yet.
+    /// Arguments that it does not have yet.
     due: String,
 }
 
-/// How far JSON is read that comes in pieces.
+/// How far arguments that come in pieces are parsed.
 #[derive(Debug, Default)]
 struct Scan {
     depth: u32,
@@ -103,13 +103,13 @@ impl Slot {
         self.scan.has_begun && !self.scan.is_closed
     }
 
-    /// Its arguments are no JSON.
+    /// Its arguments are not JSON.
     pub(super) fn is_broken(&self) -> bool {
         let is_read = self.scan.has_begun && !self.is_too_long;
         is_read && serde_json::from_str::<IgnoredAny>(&self.arguments).is_err()
     }
 
-    /// It has a name, and nobody said anything of its arguments.
+    /// It has a name, and no arguments came at all.
     pub(super) fn has_no_arguments(&self) -> bool {
         self.is_named() && !self.scan.has_begun && !self.has_empty_object
     }
@@ -123,7 +123,7 @@ impl Slot {
         !self.is_named() || !(self.scan.is_closed || self.has_empty_object)
     }
 
-    /// Its arguments came as a text and were closed: what begins again is another call's.
+    /// Its arguments came as a text and were closed: what begins again belongs to another call.
     pub(super) fn has_all(&self) -> bool {
         self.scan.is_closed && !self.is_object
     }
@@ -134,14 +134,14 @@ impl Slot {
         has_all || self.has_empty_object || (!self.is_named() && !self.scan.has_begun)
     }
 
-    /// Tells whether `piece`, which comes for this call by its id or its index, begins another one by its name.
+    /// Returns whether `piece`, which has the id or index of this call, begins another one by its name.
     pub(super) fn begins_anew(&self, piece: &CallPiece, offers: Offers<'_>) -> bool {
         let name = piece.name.as_str();
         if name.is_empty() {
             return false;
         }
         if !self.is_named() {
-            // It has arguments of its own, and the other one has all of its.
+            // It has arguments of its own, and the other call's are complete.
             return self.scan.is_closed && !piece.arguments.text().trim().is_empty();
         }
         let is_tool = |name: &str| offers(name) == Some(true);
@@ -160,7 +160,7 @@ impl Slot {
         !name.starts_with(&self.name) && is_tool(name) && is_tool(&self.name) && !is_tool(&joined)
     }
 
-    /// Takes a piece; `tells`: what it says is kept for a client.
+    /// Adds a piece; if `tells`, it is also recorded for the client.
     pub(super) fn take(&mut self, piece: CallPiece, tells: bool) -> Result<(), &'static str> {
         if self.index.is_none() {
             self.index = piece.index;
@@ -186,7 +186,7 @@ impl Slot {
             }
             Arguments::Value(json) => self.has_two_sets |= !is_same(&json, &self.arguments),
             Arguments::Text(text) if text.is_empty() => {}
-            // Some servers say the whole call again at the end.
+            // Some servers send the whole call again at the end.
             Arguments::Text(text) if self.scan.is_closed && text.trim() == self.arguments.trim() => {}
             Arguments::Text(text) if self.is_object => {
                 self.has_two_sets |= !text.trim().is_empty() && !is_same(&text, &self.arguments);
@@ -209,7 +209,7 @@ impl Slot {
         }
     }
 
-    /// Nothing more of it will come: no arguments are an empty object.
+    /// Nothing more of it will come: no arguments become an empty object.
     pub(super) fn close(&mut self) {
         self.has_empty_object |= !self.scan.has_begun;
     }
@@ -229,7 +229,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Tells whether `piece`, which was just taken, is written as clients expect it.
+    /// Returns whether `piece`, which was just added, is written as clients expect it.
     pub(super) fn reads_well(&self, piece: &CallPiece) -> bool {
         let is_text = !matches!(piece.arguments, Arguments::Value(_)) && !self.is_object && !self.has_two_sets;
         let has_all = self.told.due == piece.arguments.text();
@@ -237,7 +237,7 @@ impl Slot {
             return false;
         }
         if self.told.has_begun {
-            // A client adds texts up: a repeated id or name would be there twice.
+            // A client concatenates texts: a repeated id or name would be there twice.
             piece.id.is_empty() && (piece.name.is_empty() || self.name[self.told.name..] == piece.name)
         } else {
             !piece.id.is_empty() && piece.name == self.name && self.is_named()
@@ -250,7 +250,8 @@ impl Slot {
         self.told.name = self.name.len();
     }
 
-    /// The answer is whole: a call without arguments has none, which a client is told where its server said so, or if `fills`.
+    /// The answer is complete: a call without arguments has none; the client then gets an empty object if the server
+    /// sent one, or if `fills`.
     pub(super) fn settle(&mut self, fills: bool) {
         let has_none = self.arguments.is_empty() && !self.is_too_long;
         if has_none && self.is_named() && (self.has_empty_object || fills) {
@@ -307,7 +308,7 @@ impl Slot {
     }
 }
 
-/// Tells whether two texts are the same JSON.
+/// Returns whether two texts are the same JSON.
 fn is_same(one: &str, other: &str) -> bool {
     let read = |json: &str| serde_json::from_str::<Value>(json).ok();
     read(one).is_some_and(|one| Some(one) == read(other))

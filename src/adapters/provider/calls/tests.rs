@@ -326,8 +326,8 @@ fn pieces_of(n: usize, name: &str, arguments: &str, cuts: &[Index], manner: Mann
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
-    /// Whatever a server leaves out, a tool runs with its own arguments or not at all; where ids or indexes tell the calls apart,
-    /// all of them run.
+    /// Whatever a server leaves out, a tool runs with its own arguments or not at all; where ids or indexes tell the
+    /// calls apart, all of them run.
     #[test]
     fn a_call_never_gets_anothers_arguments(
         cuts in proptest::collection::vec(proptest::collection::vec(any::<Index>(), 0..4), 2..5),
@@ -338,7 +338,7 @@ proptest! {
     ) {
         let [has_index, is_index_same, has_id, is_id_in_every_piece, is_name_late, is_name_repeated] = flags;
         let manner = Manner { has_index, is_index_same, has_id, is_id_in_every_piece, is_name_late, is_name_repeated };
-        // Two calls of one tool, and nothing that tells them apart, are one as far as anybody can see.
+        // Two calls of one tool with nothing to tell them apart are one as far as anybody can see.
         let same_tool = same_tool && (has_id || (has_index && !is_index_same));
         let names = ["look", "send", "get", "get_time"];
         let wanted: Vec<(String, String)> = (0..cuts.len())
@@ -368,7 +368,7 @@ proptest! {
         match read(&pieces) {
             Ok(found) => {
                 for (name, arguments) in &found {
-                    // What is no JSON runs nothing.
+                    // What is not JSON runs nothing.
                     if serde_json::from_str::<serde_json::Value>(arguments).is_ok() {
                         prop_assert!(
                             wanted.iter().any(|(tool, own)| tool == name && own == arguments),
@@ -388,7 +388,7 @@ proptest! {
         }
     }
 
-    /// What a client is told adds up to the same calls, however its own reader adds texts.
+    /// The pieces passed on to a client add up to the same calls, however its own reader joins texts.
     #[test]
     fn a_client_is_told_the_same_calls(
         cuts in proptest::collection::vec(any::<Index>(), 0..5),

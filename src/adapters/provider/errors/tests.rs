@@ -1,4 +1,4 @@
-//! What the words and statuses of providers mean.
+//! How texts and statuses of providers are classified.
 
 use super::*;
 
@@ -80,7 +80,7 @@ fn statuses_and_words_make_the_class() {
             r#"{"detail":[{"loc":["body"],"msg":"maximum context length"}]}"#,
             FailureClass::ContextLength,
         ),
-        // As Anthropic says it.
+        // As Anthropic writes it.
         (
             401,
             r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#,
@@ -191,7 +191,7 @@ fn a_dead_key_or_account_is_known_in_any_vendors_words() {
             assert_eq!(status(code, body).class, FailureClass::Key, "{body}");
         }
     }
-    // What a caller wrote, and a provider quotes, kills no key.
+    // What a caller wrote and a provider quotes does not disable a key.
     for body in [
         r#"{"error":{"message":"Invalid value: 'your API key is invalid'. Supported values are: 'a'.","param":null}}"#,
         r#"{"error":{"message":"Unknown role `account suspended`"}}"#,
@@ -258,7 +258,7 @@ fn only_what_is_surely_the_callers_fault_is_certain() {
             r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages: at least one message is required"}}"#,
             true,
         ),
-        // What one provider does not take, another one may.
+        // What one provider does not accept, another one may.
         (
             r#"{"error":{"message":"Unsupported value: 'temperature' does not support 0.2 with this model.","type":"invalid_request_error","param":"temperature","code":"unsupported_value"}}"#,
             false,
@@ -282,7 +282,7 @@ fn only_what_is_surely_the_callers_fault_is_certain() {
         assert_eq!(error.class, FailureClass::Rejected, "{body}");
         assert_eq!(error.refusal.unwrap().is_certain, is_certain, "{body}");
     }
-    // A page is nobody's word about the request.
+    // An HTML page says nothing about the request.
     for body in ["<html><h1>400 Bad Request</h1></html>", "", "upstream request failed"] {
         let error = status(400, body);
         assert_eq!((error.class, error.refusal), (FailureClass::Rejected, None), "{body}");

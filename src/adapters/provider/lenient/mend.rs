@@ -1,7 +1,7 @@
-//! Makes JSON of what only nearly is.
+//! Repairs text that is almost JSON.
 
-/// Writes values that JSON does not have (`NaN`, `Infinity`) as null, and control characters inside of texts as escapes. Nothing
-/// else is changed, so what was broken otherwise still is.
+/// Writes values that JSON does not have (`NaN`, `Infinity`) as null, and control characters inside texts as escapes.
+/// Nothing else is changed, so what was broken otherwise still is.
 pub fn mend(json: &str) -> String {
     let mut out = String::with_capacity(json.len() + 16);
     let (mut in_text, mut escaped) = (false, false);

@@ -1,8 +1,8 @@
-//! Reads JSON of servers that keep a protocol only loosely.
+//! Reads JSON of servers that follow a protocol only loosely.
 //!
-//! An object is taken apart without reading its values ([`Members`]); each value is read by itself, by a reader that never
-//! fails: a number may be written as a float or as text, a text may be a list of parts, an item of a list may be anything. So
-//! a member that nobody here needs cannot fail an answer, however it is written.
+//! An object is taken apart without reading its values ([`Members`]); each value is read by itself, by a reader that
+//! never fails: a number may be written as a float or as text, a text may be a list of parts, an item of a list may be
+//! anything. So a member that nobody here needs cannot fail an answer, however it is written.
 
 mod mend;
 mod text;
@@ -18,7 +18,7 @@ pub use copilotd_actors::domain::surrogates::without_lone_surrogates;
 pub use mend::mend;
 pub use text::{Said, Seam, said, word};
 
-/// Largest number that is believed: what is above is no count of tokens.
+/// Larger numbers are ignored: they are not counts of tokens.
 const MAX_COUNT: f64 = 1e12;
 
 /// The members of an object, unread. Of two with one name the last counts.
@@ -26,12 +26,12 @@ const MAX_COUNT: f64 = 1e12;
 pub struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// Reads an object; none if it is not one.
+    /// Reads an object; `None` if it is not one.
     pub fn read(json: &'a str) -> Option<Self> {
         serde_json::from_str(json).ok()
     }
 
-    /// Makes an object of one member.
+    /// Creates an object of one member.
     pub fn one(name: &'static str, raw: &'a RawValue) -> Self {
         Self(vec![(Cow::Borrowed(name), raw)])
     }
@@ -47,7 +47,7 @@ impl<'a> Members<'a> {
         Some(found.1).filter(|raw| !is_null(raw))
     }
 
-    /// Tells whether a member is there, even if it is null.
+    /// Returns whether a member exists, even if it is null.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)
     }
@@ -59,7 +59,7 @@ impl<'a> Members<'a> {
         members.filter_map(move |(at, (name, raw))| is_last(at, name).then_some((&**name, *raw)))
     }
 
-    /// Returns a member that is a text, and has one.
+    /// Returns a member that is a non-empty text.
     pub fn text(&self, name: &str) -> Option<String> {
         word(self.get(name)?).filter(|text| !text.is_empty())
     }
@@ -92,7 +92,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A member's name, borrowed where it has no escapes.
+/// A member's name, borrowed if it has no escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
@@ -117,17 +117,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     }
 }
 
-/// Tells whether a value is null.
+/// Returns whether a value is null.
 pub fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
 }
 
-/// Tells whether a value is a list, and every item of it has a value.
+/// Returns whether a value is a list, and every item of it has a value.
 pub fn is_list(raw: &RawValue) -> bool {
     serde_json::from_str::<Vec<&RawValue>>(raw.get()).is_ok_and(|items| !items.into_iter().any(is_null))
 }
 
-/// Lists the items of a list that have a value; what is no list is a list of one.
+/// Lists the items of a list that have a value; anything else is a list of one.
 pub fn items(raw: Option<&RawValue>) -> Vec<&RawValue> {
     let Some(raw) = raw.filter(|raw| !is_null(raw)) else {
         return Vec::new();
@@ -138,14 +138,13 @@ pub fn items(raw: Option<&RawValue>) -> Vec<&RawValue> {
     }
 }
 
-/// A number of things, as a server may write it.
+/// A count, as a server may write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// Not there, or null.
+    /// Missing or null.
     Missing,
-    /// There, and no number of things: negative, absurd, or no number at all.
+    /// Present, and not a count: negative, absurdly large, or not a number at all.
     Odd,
-    /// So many.
     Is(u64),
 }
 
@@ -154,7 +153,7 @@ impl Count {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "checked to be in between"
+        reason = "the range was checked"
     )]
     pub fn of(raw: Option<&RawValue>) -> Self {
         let Some(raw) = raw.filter(|raw| !is_null(raw)) else {
@@ -179,17 +178,17 @@ impl Count {
     }
 }
 
-/// Tells whether a value is written as a whole number.
+/// Returns whether a value is written as a whole number.
 pub fn is_whole(raw: &RawValue) -> bool {
     raw.get().bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Tells whether a value is written as a text.
+/// Returns whether a value is written as a text.
 pub fn is_text(raw: &RawValue) -> bool {
     raw.get().starts_with('"')
 }
 
-/// Counts what was passed over because nobody here can read it.
+/// Counts what was skipped because it cannot be read here.
 pub fn skipped(what: &'static str) {
     metrics::counter!("copilotd_provider_skipped_total", "what" => what).increment(1);
 }
@@ -225,7 +224,7 @@ impl Writer {
         self.raw(name, &without_lone_surrogates(raw.get()));
     }
 
-    /// Tells whether nothing was written.
+    /// Returns whether nothing was written.
     pub fn is_empty(&self) -> bool {
         self.0.len() == 1
     }

@@ -1,19 +1,19 @@
-//! Texts: as texts, as lists of parts, or as objects with a text; with surrogate pairs that were cut in two.
+//! Texts: as texts, as lists of parts, or as objects with a text; with surrogate pairs that were split.
 
 use copilotd_actors::domain::surrogates::unit;
 use serde_json::value::RawValue;
 
 use super::{Members, is_null, is_text, items, skipped};
 
-/// How deep parts may hold parts.
+/// How deep parts may be nested.
 const MAX_PARTS: usize = 4;
 
-/// The first half of a surrogate pair at the end of a piece, whose other half may begin the next one.
+/// The first half of a surrogate pair at the end of a piece; the other half may begin the next one.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Seam(Option<u16>);
 
 impl Seam {
-    /// Nothing more comes: a half that waits becomes U+FFFD.
+    /// Nothing more comes: a waiting half becomes U+FFFD.
     pub fn close(&mut self, out: &mut String) {
         if self.0.take().is_some() {
             out.push(char::REPLACEMENT_CHARACTER);
@@ -44,18 +44,18 @@ impl Seam {
 /// What a piece says, by kind.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Said {
-    /// What is for the reader.
+    /// The text for the reader.
     pub text: String,
-    /// What was thought.
+    /// The reasoning.
     pub thought: String,
-    /// What was refused.
+    /// The refusal.
     pub refusal: String,
     /// Whether it was written in another way than as one plain text.
     pub is_odd: bool,
 }
 
-/// Reads what is said in `raw`: a text, a list of parts, or an object with a text. A half of a surrogate pair at its end waits in
-/// `seam` for the next piece.
+/// Reads the content of `raw`: a text, a list of parts, or an object with a text. Half of a surrogate pair at its end
+/// waits in `seam` for the next piece.
 pub fn said(raw: &RawValue, seam: &mut Seam) -> Said {
     let mut said = Said::default();
     if is_null(raw) {
@@ -84,7 +84,7 @@ fn part(raw: &RawValue, seam: &mut Seam, said: &mut Said, depth: usize) {
             Some(members) => object(&members, seam, said, depth),
             None => skipped("part"),
         },
-        // A number is what some servers make of a token that looks like one.
+        // Some servers turn a token that looks like a number into one.
         Some(b'-' | b'0'..=b'9') => json.chars().for_each(|c| seam.push(c, &mut said.text)),
         _ => skipped("part"),
     }
@@ -109,7 +109,7 @@ fn object(members: &Members<'_>, seam: &mut Seam, said: &mut Said, depth: usize)
     if !is_thought && !is_refusal {
         return part(inner, seam, said, depth + 1);
     }
-    // What stands in a thought is thought, whatever it is called there.
+    // Everything inside a reasoning part is reasoning, whatever it is called there.
     let (mut within, mut own) = (Said::default(), Seam::default());
     part(inner, &mut own, &mut within, depth + 1);
     own.close(&mut within.text);
@@ -121,7 +121,7 @@ fn object(members: &Members<'_>, seam: &mut Seam, said: &mut Said, depth: usize)
     }
 }
 
-/// Reads a word: an id, a name, a reason. What is a number is read as it is written; none where it is neither.
+/// Reads a word: an id, a name, a reason. A number is read as it is written; `None` for anything else.
 pub fn word(raw: &RawValue) -> Option<String> {
     let json = raw.get();
     match json.as_bytes().first() {
@@ -136,7 +136,7 @@ pub fn word(raw: &RawValue) -> Option<String> {
     }
 }
 
-/// Reads a string of JSON behind what `seam` kept; tells whether it was read as it stands.
+/// Reads a JSON string, continuing what `seam` holds; returns whether it was read unchanged.
 fn string(json: &str, seam: &mut Seam, out: &mut String) -> bool {
     if seam.0.is_none()
         && let Ok(text) = serde_json::from_str::<String>(json)
