@@ -164,7 +164,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_first_token_seconds",
         Kind::Histogram(SLOW),
         Unit::Seconds,
-        "Time from accepting a turn to the first text of its answer.",
+        "Time from accepting a turn to the first text of each answer.",
     ),
     metric(
         "copilotd_tokens_total",
@@ -314,7 +314,7 @@ pub const METRICS: &[Metric] = &[
         "copilotd_compute_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Compute work refused because too much of its tenant's was already waiting.",
+        "Compute work refused because too much, of its tenant or in total, was already waiting.",
     ),
     metric(
         "copilotd_fair_share_wait_seconds",

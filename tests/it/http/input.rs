@@ -501,7 +501,7 @@ async fn tokens_out_of_their_time() {
             problem["detail"]
                 .as_str()
                 .unwrap()
-                .starts_with("the token lives longer than 24 hours"),
+                .starts_with("the token is valid for more than 24 hours"),
             "{problem}"
         );
         for header in [

@@ -67,7 +67,7 @@ fn is_refused(answer: Answer, whose: &str) {
     );
     assert_eq!(answer.headers["retry-after"], "60", "{}", answer.said);
     let problem = answer.problem(429, "rate_limited");
-    let expected = format!("the {whose}'s limit writes_per_minute is reached");
+    let expected = format!("the {whose} has reached its writes_per_minute limit");
     assert_eq!(problem["detail"], expected);
     assert_eq!(problem["retry"], "safe");
 }
