@@ -1,7 +1,8 @@
 //! The resources one request holds: bytes of its body, bytes of its response, and a slot among the requests in flight.
 //!
-//! The router opens an [`Account`] for each request and charges it to the client's address until a credential is verified.
-//! The account travels with the response, so it is closed when the last byte is sent or the client disconnects.
+//! The router opens an [`Account`] for each request and charges it to the client's address until a credential is
+//! verified. The account travels with the response, so it is closed when the last byte is sent or the client
+//! disconnects.
 //!
 //! Invariants: no body is read and no page is built before memory for it is reserved; what a client does not read stays
 //! reserved, and counts against its own share only.
@@ -86,8 +87,8 @@ impl Budgets {
         })
     }
 
-    /// Creates the budgets of the admin port. They are separate so that monitoring gets through when clients fill the public
-    /// port. No request there has a credential.
+    /// Creates the budgets of the admin port. They are separate so that monitoring gets through when clients fill the
+    /// public port. No request there has a credential.
     pub fn of_admin_port() -> Arc<Self> {
         let bytes = Limits {
             process: ADMIN_BYTES,
@@ -151,8 +152,9 @@ impl Account {
         let place = match &address {
             Some(address) => match budgets.requests.try_reserve(address, 1) {
                 Ok(place) => Some(place),
-                // A request with a credential is limited as its caller, whatever others send from the same address. It gets a
-                // slot of the caller once verified; the connection limits bound those with an invalid credential.
+                // A request with a credential is limited as its caller, whatever others send from the same address. It
+                // gets a slot of the caller once verified; the connection limits bound those with an invalid
+                // credential.
                 Err(_full) if shows_credential(request) => None,
                 Err(_full) => {
                     let most = budgets.requests.caller_limit(address);
@@ -255,8 +257,8 @@ impl Account {
         Ok(())
     }
 
-    /// Reserves memory for a frame of an event stream, replacing the previous frame's. If that fails the stream must end: the
-    /// caller's readers are too slow, and this one can resume where it stopped.
+    /// Reserves memory for a frame of an event stream, replacing the previous frame's. If that fails the stream must
+    /// end: the caller's readers are too slow, and this one can resume where it stopped.
     pub fn reserve_frame(&self, bytes: usize) -> Result<(), Exhausted> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
         let mut held = self.0.held();
@@ -270,8 +272,8 @@ impl Account {
         self.0.held().answer = None;
     }
 
-    /// Adjusts the reservation to the response and attaches the account to it. A response that gets no memory becomes a 429 or
-    /// 503.
+    /// Adjusts the reservation to the response and attaches the account to it. A response that gets no memory becomes a
+    /// 429 or 503.
     pub async fn settle(self, mut response: Response) -> Response {
         let size = response.body().size_hint().exact();
         if size.is_none() {
@@ -289,7 +291,8 @@ impl Account {
                 self.0.held().answer = None;
                 let problem = match self.0.changes {
                     true => Problem::new(Code::Unavailable).detail(
-                        "the request may have been carried out, but its response did not fit: too many responses are waiting to be read",
+                        "the request may have been carried out, but there is no memory for its response: too many responses \
+                         are waiting to be read",
                     ),
                     false => {
                         let most = self

@@ -160,8 +160,8 @@ impl Budget {
         self.limits.process
     }
 
-    /// Reserves without waiting. An amount larger than the holder's share reserves the whole share, so it fits if the holder
-    /// holds nothing else.
+    /// Reserves without waiting. An amount larger than the holder's share reserves the whole share, so it fits if the
+    /// holder holds nothing else.
     pub fn try_reserve(self: &Arc<Self>, holder: &Holder, amount: usize) -> Result<Reservation, Exhausted> {
         let units = self.units(holder, amount);
         let mut reservation = self.empty(holder);

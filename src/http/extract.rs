@@ -87,8 +87,8 @@ pub fn invalid(pointer: &str, message: impl Into<String>) -> Problem {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "for OpenAPI only; `IdempotencyKey` reads the header")]
 pub struct Idempotent {
-    /// Makes retries safe: a repeated request with the same key and body within 24 hours has no second effect and gets the
-    /// same status and resource; with another body it is refused with 409
+    /// Makes retries safe: a repeated request with the same key and body within 24 hours has no second effect and gets
+    /// the same status and resource; with another body it is refused with 409
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
 }
@@ -166,7 +166,8 @@ impl Reason {
         };
         text.filter(sane).map(str::to_owned).ok_or_else(|| {
             let what = format!(
-                "reading another user's content requires the header x-copilotd-reason, once, with 1 to {MAX_REASON} characters"
+                "reading another user's content requires the header x-copilotd-reason, once, with 1 to {MAX_REASON} \
+                 characters"
             );
             invalid("", what)
         })

@@ -1,7 +1,7 @@
 //! Leaves requests to the standby once this process is handing over.
 //!
 //! New requests are refused immediately: the standby answers the retry. Requests in flight have until the streams end;
-//! those still unfinished then are answered 503.
+//! those unfinished by then are answered 503.
 
 use axum::extract::{Request, State};
 use axum::http::Method;

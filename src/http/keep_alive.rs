@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Idle time after which a comment is sent. Proxies close connections that are idle for a minute, and clients are promised
-/// a byte every 15 s.
+/// Idle time after which a comment is sent. Proxies close connections that are idle for a minute, and clients are
+/// promised a byte every 15 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A stream of whole frames that sends a comment whenever it is idle.

@@ -22,8 +22,8 @@ impl Proxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Returns the client behind `peer`. Reads hops from the right, each written by the one before it, and stops at the first
-    /// that no trusted proxy wrote.
+    /// Returns the client behind `peer`. Reads hops from the right, each written by the one before it, and stops at the
+    /// first that no trusted proxy wrote.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         let lines = headers.get_all("x-forwarded-for").iter().rev();

@@ -221,7 +221,7 @@ mod tests {
             ("refused", Refusal::Refused { disk_full: false }.into(), "safe"),
             ("left out", Refusal::LeftOut.into(), "safe"),
             ("another writer was first", Refusal::Gone.into(), "safe"),
-            ("never looked at", Refusal::NotStored.into(), "safe"),
+            ("never processed", Refusal::NotStored.into(), "safe"),
             ("an append without an answer", Refusal::Unavailable.into(), "unsafe"),
             (
                 "schema check",
@@ -235,7 +235,7 @@ mod tests {
                 "safe",
             ),
             ("load is shed", Problem::new(Code::Overloaded), "safe"),
-            ("nobody knows", Problem::new(Code::Unavailable), "unsafe"),
+            ("unknown outcome", Problem::new(Code::Unavailable), "unsafe"),
         ];
         for (name, problem, expected) in cases {
             assert_eq!(retry_of(problem), expected, "{name}");

@@ -1,5 +1,5 @@
-//! The outermost layer: adds an id to every request, `x-request-id` to every response, and the problem document to every
-//! error.
+//! The outermost layer: adds an id to every request, `x-request-id` to every response, and the problem document to
+//! every error.
 //!
 //! Invariant: whatever happens inside (a panic, a rejection of the framework, an unknown path), the response is either
 //! a handler's answer or a problem document with the request id.

@@ -1,7 +1,7 @@
 //! Memory for responses, reserved before a handler runs.
 //!
-//! Invariant: every route reserves memory for a page, unless `Room::of` lists it with the reason why less is enough, so a
-//! new route cannot forget to. Reading a whole turn requires a [`PageRoom`].
+//! Invariant: every route reserves memory for a page, unless `Room::of` lists it with the reason why less is enough, so
+//! a new route cannot forget to. Reading a whole turn requires a [`PageRoom`].
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::Method;
@@ -25,8 +25,8 @@ enum Room {
     Page,
     /// A fixed number of bytes.
     Bytes(usize),
-    /// Nothing up front: the response is small or built from the request's own body, or the handler reserves memory when it
-    /// knows how much.
+    /// Nothing up front: the response is small or built from the request's own body, or the handler reserves memory
+    /// when it knows how much.
     Own,
 }
 

@@ -1,8 +1,8 @@
-//! Writes one reader's event stream. [`Reader`] decides what is sent when; the writer waits, and reads the log where the
-//! tail does not reach back far enough. [`super::keep_alive`] handles idle streams.
+//! Writes one reader's event stream. [`Reader`] decides what is sent when; the writer waits, and reads the log where
+//! the tail does not reach back far enough. [`super::keep_alive`] handles idle streams.
 //!
-//! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader that
-//! disconnects drops its writer and affects nothing else.
+//! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader
+//! that disconnects drops its writer and affects nothing else.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use super::state::AppState;
 
 /// Minimum time between two deltas: a fast model causes at most a hundred frames a second per reader.
 const PACE: Duration = Duration::from_millis(10);
-/// Minimum and maximum records per read: few while records are long, so that a reader costs little more memory than what
-/// it is sent.
+/// Minimum and maximum records per read: few while records are long, so that a reader costs little more memory than
+/// what it is sent.
 const PAGE: (usize, usize) = (8, 256);
 /// Bytes gathered before they are passed to the connection.
 const CHUNK: usize = 64 * 1024;

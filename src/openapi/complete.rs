@@ -7,11 +7,11 @@ use super::schemas;
 
 const ABOUT: &str = "The self-hosted backend for AI copilots: durable conversations, each an append-only log.\n\n\
     Every response has an `x-request-id` header; every error is a problem document (RFC 9457) with a stable `code`. An \
-    existing path answers an unsupported method with 405 `method_not_allowed` and an `Allow` header. Unknown fields in a body \
-    or query are refused with 422.";
+    existing path answers an unsupported method with 405 `method_not_allowed` and an `Allow` header. Unknown fields in a \
+    body or query are refused with 422.";
 
-const CHUNKS: &str = "Server-sent events with `data:` lines only: chunks in OpenAI's format. If the answer fails midway, an \
-    error object replaces the next chunk. `[DONE]` follows only a complete answer or one ended by a guardrail rule \
+const CHUNKS: &str = "Server-sent events with `data:` lines only: chunks in OpenAI's format. If the answer fails midway, \
+    an error object replaces the next chunk. `[DONE]` follows only a complete answer or one ended by a guardrail rule \
     (`content_filter`). Comments are sent as keep-alives.";
 
 const STREAM: &str = "Server-sent events (`text/event-stream`, UTF-8, LF, never compressed). A comment follows the headers at \

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 description of the HTTP API: paths and responses from the handlers, schemas from `schemas/`.
 //!
-//! Invariant: the router and the described paths come from the same table (`http::router`), and the schema that validates a
-//! request is the one that describes it.
+//! Invariant: the router and the described paths come from the same table (`http::router`), and the schema that
+//! validates a request is the one that describes it.
 
 mod complete;
 mod problems;

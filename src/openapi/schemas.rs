@@ -1,4 +1,5 @@
-//! The component schemas: the files of `schemas/api` and `schemas/events`, with their references rewritten to components.
+//! The component schemas: the files of `schemas/api` and `schemas/events`, with their references rewritten to
+//! components.
 
 use serde_json::{Map, Value, json};
 

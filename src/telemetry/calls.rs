@@ -1,7 +1,7 @@
 //! Metrics of model calls by provider, model, route and tenant: every call in the usage ledger, whatever its purpose.
 //!
-//! Invariant: at most [`MAX_SERIES`] label sets, and as many again without a tenant's name, however many tenants and routes
-//! there are. Every label value comes from the configuration or this file, never from a caller or provider.
+//! Invariant: at most [`MAX_SERIES`] label sets, and as many again without a tenant's name, however many tenants and
+//! routes there are. Every label value comes from the configuration or this file, never from a caller or provider.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};

@@ -98,7 +98,11 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.span.in_scope(|| {
-            tracing::debug!(target: TARGET, tenant = %self.tenant, role = "assistant", text = cut(&self.text), "answer received from model");
+            let text = cut(&self.text);
+            tracing::debug!(
+                target: TARGET, tenant = %self.tenant, role = "assistant", text,
+                "answer received from model"
+            );
         });
     }
 }

@@ -23,7 +23,7 @@ const NO_ROUTE: &str = "none";
 /// The status of a request whose client disconnected before the response.
 const CLIENT_GONE: u16 = 499;
 
-/// Opens the span of each request and counts it. A stream is measured until its first byte.
+/// Opens the span of each request and counts it. For a stream, the time ends with its first byte.
 pub async fn http_span(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = method(request.method());

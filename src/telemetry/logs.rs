@@ -31,8 +31,8 @@ const KEPT: [(&str, &str); 5] = [
     ("copilotd.turn.id", "turn"),
 ];
 
-/// Filter directives before the configured ones, which may override them. ractor opens a span per actor and enters it at
-/// every poll; async-openai quotes responses that it cannot parse; `traces` reports exporter errors itself, once.
+/// Filter directives before the configured ones, which may override them. ractor opens a span per actor and enters it
+/// at every poll; async-openai quotes responses that it cannot parse; `traces` reports exporter errors itself, once.
 const BASE: &str = "ractor=warn,async_openai=off,opentelemetry=off,opentelemetry_sdk=off,\
                     opentelemetry-otlp=off,opentelemetry-http=off";
 
@@ -174,7 +174,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             LogFormat::Json => json(&time, metadata, fields),
             LogFormat::Pretty => text(&time, metadata, &fields, self.colour),
         };
-        // One write per line, so that lines do not interleave. Errors are ignored: there is nowhere to report a closed stderr.
+        // One write per line, so that lines do not interleave. Errors are ignored: there is nowhere to report a closed
+        // stderr.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 }

@@ -1,7 +1,7 @@
 //! The metrics of the process, as served by `/metrics`. [`METRICS`] is the complete list.
 //!
-//! Counters and histograms are recorded where things happen; states (open turns, streams, memory) are read when the page
-//! is scraped, so they cost nothing in between.
+//! Counters and histograms are recorded where things happen; states (open turns, streams, memory) are read when the
+//! page is scraped, so they cost nothing in between.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -320,7 +320,8 @@ pub const METRICS: &[Metric] = &[
         "copilotd_fair_share_wait_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time that requests waited because their tenant exceeded its fair share while others were active; counts only requests that waited.",
+        "Time that requests waited because their tenant exceeded its fair share while others were active; only requests that \
+         waited.",
     ),
     metric(
         "copilotd_fair_share_refused_total",

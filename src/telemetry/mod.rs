@@ -1,8 +1,8 @@
 //! Logs, traces and metrics. `docs/observability.md` lists all of them.
 //!
 //! Invariants: no log line, span or label contains a prompt, answer, argument, result or credential, except the prompts
-//! and answers of tenants that enable it ([`content`]). Nothing here runs once per token, and nothing here makes a request
-//! wait: log lines are written at once, and spans go through a bounded queue that drops the excess.
+//! and answers of tenants that enable it ([`content`]). Nothing here runs once per token, and nothing here makes a
+//! request wait: log lines are written at once, and spans go through a bounded queue that drops the excess.
 
 mod calls;
 pub mod content;

@@ -1,5 +1,5 @@
-//! Process and runtime metrics: files, memory and CPU from `metrics-process` under the standard names (`process_…`), and
-//! tokio's from `tokio-metrics`.
+//! Process and runtime metrics: files, memory and CPU from `metrics-process` under the standard names (`process_…`),
+//! and tokio's from `tokio-metrics`.
 
 use std::sync::{Mutex, PoisonError};
 

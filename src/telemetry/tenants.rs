@@ -55,7 +55,8 @@ pub(super) fn rewrite(page: &str, view: MetricsView) -> String {
     fold(page, |metric, tenant| match view {
         MetricsView::Public => Fate::Unlabelled,
         MetricsView::Tenants if tenant == OTHER || shown.contains(tenant) => Fate::Kept,
-        // A tenant shown earlier: merging its counter into `other` would make that jump, and fall when it is shown again.
+        // A tenant shown earlier: merging its counter into `other` would make that jump, and fall when it is shown
+        // again.
         MetricsView::Tenants if only_grows(metric) => Fate::Dropped,
         MetricsView::Tenants => Fate::Other,
     })

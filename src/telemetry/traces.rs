@@ -1,4 +1,5 @@
-//! Exports traces to an OpenTelemetry collector, and propagates them across processes and restarts as W3C `traceparent`.
+//! Exports traces to an OpenTelemetry collector, and propagates them across processes and restarts as W3C
+//! `traceparent`.
 //!
 //! Without a collector none of this is installed, and spans only carry ids for log lines.
 

@@ -1,5 +1,6 @@
-//! Initialises counters to zero. A series that first appears with its first event shows no increase: an alert on its rate
-//! would miss exactly that first failure. So every series whose labels are known in the code exists from the start.
+//! Initialises counters to zero. A series that first appears with its first event shows no increase: an alert on its
+//! rate would miss exactly that first failure. So every series whose labels are known in the code exists from the
+//! start.
 
 use metrics::Label;
 

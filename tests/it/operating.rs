@@ -260,8 +260,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     assert!(!told.contains("hunter2"), "{told}");
 }
 
-/// Zendesk, Slack, an issuer's keys and a collector of traces at one address. `good` is the one credential that they
-/// take.
+/// Zendesk, Slack, an issuer's keys and a collector of traces at one address. `good` is the one credential that they take.
 async fn systems() -> String {
     let authorization = |headers: &HeaderMap| {
         let value = headers.get("authorization").map_or("", |value| value.to_str().unwrap());

@@ -1,8 +1,9 @@
 //! A limit on invalid credentials per client address and issuer.
 //!
 //! It limits what failures cost, never who gets in: valid credentials from an office or proxy behind one address keep
-//! working, whatever else comes from there. Beyond the limit a failure is answered 429 instead of 401, and credentials of
-//! that address and issuer that are not cached yet are verified one at a time, so forged signatures use one core at most.
+//! working, whatever else comes from there. Beyond the limit a failure is answered 429 instead of 401, and credentials
+//! of that address and issuer that are not cached yet are verified one at a time, so forged signatures use one core at
+//! most.
 //!
 //! Invariants: the number of counters is bounded, although clients choose addresses, issuers and keys; and whether an
 //! issuer exists makes no difference here, so nobody can find out.
@@ -100,7 +101,8 @@ impl FailureLimit {
         Some(self.proxies.client(peer, headers))
     }
 
-    /// Warns about a possible proxy that is not configured as one, at most once a minute: any client can send the header.
+    /// Warns about a possible proxy that is not configured as one, at most once a minute: any client can send the
+    /// header.
     fn warn_of_proxy(&self, peer: IpAddr) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
@@ -109,7 +111,8 @@ impl FailureLimit {
         *warned = Some(Instant::now());
         tracing::warn!(
             %peer,
-            "X-Forwarded-For ignored: the peer is not in server.trusted_proxies, so all clients behind it share one rate limit"
+            "X-Forwarded-For ignored: the peer is not in server.trusted_proxies, so all clients behind it share one rate \
+             limit"
         );
     }
 
@@ -149,7 +152,9 @@ impl FailureLimit {
             reset: wait,
         };
         Err(Problem::new(Code::RateLimited)
-            .detail("invalid credential, and too many invalid credentials were sent from this address; wait before trying again")
+            .detail(
+                "invalid credential, and this address has sent too many invalid credentials; wait before trying again",
+            )
             .rate_limit(&limit))
     }
 

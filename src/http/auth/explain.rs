@@ -1,5 +1,5 @@
-//! Explains whether a credential is accepted, for `copilotd token verify`: all checks at once and in detail, which outsiders
-//! must not see.
+//! Explains whether a credential is accepted, for `copilotd token verify`: all checks at once and in detail, which
+//! outsiders must not see.
 //!
 //! Uses the same checks as requests do. Only the order differs: a request stops at the first fault, this continues.
 
@@ -87,8 +87,8 @@ fn of_key(keys: &Keys, credential: &str, now: Timestamp, found: &mut Explanation
     else {
         found.note(
             false,
-            "no API key in the configuration file matches this one; keys created through the API are stored by the running \
-             server: see copilotd key list",
+            "no API key in the configuration file matches this one; keys created through the API are stored by the \
+             running server: see copilotd key list",
         );
         return;
     };

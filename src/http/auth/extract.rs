@@ -37,8 +37,9 @@ pub struct Authenticator {
 impl Authenticator {
     /// Authenticates a request by its headers.
     ///
-    /// Invariant: a valid credential is accepted, whatever others sent from the same address. Only failures are limited:
-    /// beyond the limit they are answered 429 instead of 401, and requests from that address are verified one at a time.
+    /// Invariant: a valid credential is accepted, whatever others sent from the same address. Only failures are
+    /// limited: beyond the limit they are answered 429 instead of 401, and requests from that address are verified one
+    /// at a time.
     pub async fn authenticate(&self, parts: &Parts) -> Result<Caller, Problem> {
         let (refusal, source) = match self.identify(parts).await {
             Ok(caller) => return Ok(caller),

@@ -2,7 +2,7 @@
 //!
 //! Invariants: an issuer's URL has one fetch in flight at most and is fetched at most once per [`PAUSE`], however many
 //! tokens name unknown keys; a fetch never serves another issuer, even if both name the same URL; a failed fetch leaves
-//! the last good keys in place for a day; a key is used only with its issuer's configured algorithm.
+//! the last valid keys in place for a day; a key is used only with its issuer's configured algorithm.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -78,7 +78,7 @@ impl Jwks {
         }
     }
 
-    /// Fetches the keys of `published` unless that was done within [`PAUSE`]; returns whether there may be new ones.
+    /// Fetches the keys of `published` unless that was done a few seconds ago; returns whether there may be new ones.
     pub async fn refresh(&self, verifier: &Verifier, published: &Published) -> bool {
         self.fetch(verifier, published, PAUSE).await
     }

@@ -167,8 +167,8 @@ pub(super) fn names(token: &str) -> Option<(String, Option<String>)> {
     Some((iss, header.kid))
 }
 
-/// Why a token's signer could not be determined. The client only learns that the credential is invalid, so that nobody can
-/// find out which issuers and keys exist; the debug log and `copilotd token verify` give the reason.
+/// Why a token's signer could not be determined. The client only learns that the credential is invalid, so that nobody
+/// can find out which issuers and keys exist; the debug log and `copilotd token verify` give the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unknown {
     #[error("not a JWT: expected three base64url parts separated by dots, the first two of them JSON objects")]

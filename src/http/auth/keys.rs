@@ -212,7 +212,8 @@ impl Keys {
         }
     }
 
-    /// Carries over from the previous configuration the keys fetched for unchanged issuers, and the last use of API keys.
+    /// Carries over from the previous configuration the keys fetched for unchanged issuers, and the last use of API
+    /// keys.
     pub fn take_over(&mut self, older: &Self) {
         for (hash, key) in &mut self.api_keys {
             if let Some(known) = older.api_keys.get(hash).filter(|known| known.tenant == key.tenant) {
@@ -282,8 +283,8 @@ impl Keys {
     }
 }
 
-/// Derives the id of an issuer's key from a hash over all its settings. Role claims are included: otherwise cached tokens
-/// would keep their old roles after a change.
+/// Derives the id of an issuer's key from a hash over all its settings. Role claims are included: otherwise cached
+/// tokens would keep their old roles after a change.
 fn source_of(tenant: &TenantId, issuer: &Issuer, material: &str) -> String {
     let kid = issuer.kid.as_deref().unwrap_or_default();
     let role_claims = issuer.role_claims();

@@ -1,8 +1,8 @@
 //! Authentication and authorisation: credentials, their scopes, and the tenant scope that only they open.
 //!
 //! [`Verifier`] turns a credential into a [`Caller`]; [`Authenticator`] does so for requests, with a limit on failures
-//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an argument, so
-//! the required scope is part of the handler's signature.
+//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an
+//! argument, so the required scope is part of the handler's signature.
 
 mod address;
 mod api_key;

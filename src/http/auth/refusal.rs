@@ -53,7 +53,7 @@ pub enum Refusal {
     TooLong,
     /// A ticket was used after 60 seconds without an event id of a stream that it opened.
     #[error(
-        "the ticket is older than 60 seconds: it can only resume a stream, with an event id from a stream opened with it"
+        "the ticket is older than 60 seconds: it can only resume a stream, with an event id of a stream opened with it"
     )]
     TicketNotOpened,
     /// `x-copilotd-user` does not name a user.

@@ -58,8 +58,8 @@ where
         };
         let authenticator = Arc::<Authenticator>::from_ref(state);
         let now = authenticator.clock.now();
-        // Not subject to the failure limit: our own MAC is as cheap to check as a cached token, and readers that reconnect
-        // must not be held up by what others sent from the same address.
+        // Not subject to the failure limit: our own MAC is as cheap to check as a cached token, and readers that
+        // reconnect must not be held up by what others sent from the same address.
         let admitted = authenticator.tickets.verify(ticket, now, resume_from.as_deref());
         let live = admitted.and_then(|admission| match authenticator.verifier.is_live(&admission.caller) {
             true => Ok(admission),
@@ -82,8 +82,8 @@ where
     }
 }
 
-/// Returns the event id that a request resumes from: `Last-Event-ID` wins over `?after=`. A header that is repeated or not
-/// text gives an invalid position. An empty header counts as missing: some clients send it before the first event.
+/// Returns the event id that a request resumes from: `Last-Event-ID` wins over `?after=`. A header that is repeated or
+/// not text gives an invalid position. An empty header counts as missing: some clients send it before the first event.
 fn resume_from(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     const NO_POSITION: &str = "\u{fffd}";
     let mut values = headers.get_all("last-event-id").iter();

@@ -1,9 +1,9 @@
 //! Stream tickets, with which a browser's `EventSource`, which cannot send headers, opens a stream.
 //!
-//! A ticket is signed and not stored, so it works on any node and after any restart. It opens streams for a minute. After
-//! that it only resumes: every event id of a stream opened with a ticket ends in a MAC over ticket and position, and a
-//! reader that reconnects must send such an id. So a ticket that leaks after its minute, for instance in a proxy's log,
-//! opens nothing.
+//! A ticket is signed and not stored, so it works on any node and after any restart. It opens streams for a minute.
+//! After that it only resumes: every event id of a stream opened with a ticket ends in a MAC over ticket and position,
+//! and a reader that reconnects must send such an id. So a ticket that leaks after its minute, for instance in a
+//! proxy's log, opens nothing.
 
 use std::fmt;
 
@@ -115,9 +115,9 @@ struct Payload {
     j: Option<String>,
     /// A random number: no two tickets are equal, and each signs its own positions.
     r: u64,
-    /// Issued at, in Unix seconds.
+    /// Time of issue, in Unix seconds.
     i: i64,
-    /// Expires at, in Unix seconds.
+    /// Expiry, in Unix seconds.
     e: i64,
 }
 

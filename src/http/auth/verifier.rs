@@ -35,7 +35,8 @@ pub struct Verifier {
 #[derive(Debug)]
 pub struct NewKeys(Keys);
 
-/// A token whose signature and claims were verified. Its grant is looked up on each use in the keys current at that time.
+/// A token whose signature and claims were verified. Its grant is looked up on each use in the keys current at that
+/// time.
 #[derive(Debug)]
 struct Remembered {
     /// With the scopes as claimed, before they are limited to what its source may grant.
@@ -146,8 +147,8 @@ impl Verifier {
         let known = self.tokens.get(&digest(credential))?;
         let keys = self.keys();
         let Some(granted) = keys.granted(known.caller.credential.source()) else {
-            // The keys of a tenant that is left out are unknown, but an earlier verification still holds: refuse with the
-            // true reason.
+            // The keys of a tenant that is left out are unknown, but an earlier verification still holds: refuse with
+            // the true reason.
             let tenant = known.caller.scope.tenant();
             let refusal = not_served(&keys, tenant)?;
             let valid = self.of_token(&known, Scopes::NONE, on_behalf, now);
@@ -180,8 +181,8 @@ impl Verifier {
                 .issued_ahead(&verified.key.tenant, &verified.user, issued_at, now);
         }
         let hash = digest(credential);
-        // The id covers the signed part only: anyone can derive a second valid ECDSA signature, and with it another token
-        // that is not the revoked one.
+        // The id covers the signed part only: anyone can derive a second valid ECDSA signature, and with it another
+        // token that is not the revoked one.
         let signed = credential.rsplit_once('.').map_or(credential, |(signed, _)| signed);
         let name = hex::encode(&digest(signed)[..16]);
         let known = Arc::new(Remembered {
@@ -257,8 +258,8 @@ impl Verifier {
         keys.uses().map(owned).collect()
     }
 
-    /// Whether a verified caller's source still exists, may still grant its scopes, and the caller is not revoked. Does not
-    /// check expiry. Streams of the OpenAI endpoint ask too: their callers need not have `chat`.
+    /// Whether a verified caller's source still exists, may still grant its scopes, and the caller is not revoked. Does
+    /// not check expiry. Streams of the OpenAI endpoint ask too: their callers need not have `chat`.
     pub fn is_live(&self, caller: &Caller) -> bool {
         let granted = self.keys().granted(caller.credential.source());
         granted.is_some_and(|granted| granted.contains(caller.scopes)) && !self.is_revoked(caller)

@@ -6,8 +6,8 @@
 //!
 //! Administrators' changes also count against the key that signed their token, because tokens are free to mint.
 //!
-//! Invariant: protective requests (revoking a key or token, suspending) count against their own credential only, so that
-//! neither a flood from the tenant's users nor another, leaked key can block them.
+//! Invariant: protective requests (revoking a key or token, suspending) count against their own credential only, so
+//! that neither a flood from the tenant's users nor another, leaked key can block them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

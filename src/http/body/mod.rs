@@ -131,7 +131,8 @@ fn tenant(request: &Request) -> Option<TenantId> {
     caller.map(|caller| caller.scope.tenant().clone())
 }
 
-/// Runs `parse` on a received body: a large one on the compute pool, in its tenant's turn. The body is dropped there too.
+/// Runs `parse` on a received body: a large one on the compute pool, in its tenant's turn. The body is dropped there
+/// too.
 pub async fn parse_with<T: Send + 'static>(
     tenant: Option<&TenantId>,
     body: Bytes,
@@ -168,7 +169,9 @@ pub fn parse(body: &[u8]) -> Result<Value, Problem> {
         return Err(Problem::new(Code::Malformed).detail("the body is empty"));
     }
     let value = strict::parse(body).map_err(|fault| match fault {
-        Fault::Malformed(detail) => Problem::new(Code::Malformed).detail(detail),
+        Fault::Malformed(detail) => {
+            Problem::new(Code::Malformed).detail(format!("the body cannot be parsed as JSON: {detail}"))
+        }
         Fault::TooMany => {
             Problem::new(Code::TooLarge).detail(format!("the body has more than {MAX_VALUES} JSON values"))
         }

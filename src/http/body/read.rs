@@ -20,8 +20,8 @@ const STEP: usize = 64 * 1024;
 /// Copies of a body that exist during processing: as received, as parsed, and as passed on.
 const COPIES: usize = 3;
 
-/// Reads the body within the request's limits. Memory, including that for the parsed body, is reserved before it is used;
-/// the request's [`Account`] holds it.
+/// Reads the body within the request's limits. Memory, including that for the parsed body, is reserved before it is
+/// used; the request's [`Account`] holds it.
 pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
     let room = Room(request.extensions().get::<Account>().cloned());
@@ -80,8 +80,8 @@ impl Room {
     }
 }
 
-/// Reads and discards the rest of a body, within a limit. Many clients send the whole body before they read the response:
-/// if the connection closes midway they see a broken connection and never the refusal.
+/// Reads and discards the rest of a body, within a limit. Many clients send the whole body before they read the
+/// response: if the connection closes midway they see a broken connection and never the refusal.
 async fn linger(mut body: BodyDataStream, time: Duration, room: &Room) {
     room.shrink_to(0);
     if room.reserve(STEP).await.is_err() {

@@ -10,8 +10,8 @@ use serde_json::{Map, Number, Value};
 /// Maximum nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
 
-/// Maximum number of values in a text, members and items included. Each takes many times its text in memory, and time to
-/// drop.
+/// Maximum number of values in a text, members and items included. Each takes many times its text in memory, and time
+/// to drop.
 pub const MAX_VALUES: usize = 100_000;
 
 /// Why a text was not parsed.

@@ -73,8 +73,8 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
 
 /// Create an API key
 ///
-/// The key is shown only in this response; only its hash is stored. `Idempotency-Key` is ignored: a repeated request with
-/// the same name is refused with 409.
+/// The key is shown only in this response; only its hash is stored. `Idempotency-Key` is ignored: a repeated request
+/// with the same name is refused with 409.
 #[utoipa::path(
     post,
     path = "/v1/admin/api-keys",
@@ -82,7 +82,7 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
     tag = "admin",
     request_body = ref("#/components/schemas/CreateApiKey"),
     responses(
-        (status = 201, description = "Created; the key is accepted from now on", body = ref("#/components/schemas/NewApiKey")),
+        (status = 201, description = "The new key, which is accepted from now on", body = ref("#/components/schemas/NewApiKey")),
         CreateProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -170,8 +170,8 @@ problems!(RevokeProblems: AUTH, FOUND);
 
 /// Revoke an API key, effective immediately
 ///
-/// Requests with the key are refused as soon as this call returns, and its streams end. Keys from the configuration file
-/// can be revoked too.
+/// Requests with the key are refused as soon as this call returns, and its streams end. Keys from the configuration
+/// file can be revoked too.
 #[utoipa::path(
     delete,
     path = "/v1/admin/api-keys/{id}",

@@ -53,8 +53,8 @@ problems!(
 /// Approve or reject a tool call
 ///
 /// Allowed for the conversation's user and the tenant's administrators. Repeating the same decision returns 202; a
-/// different or late one returns 409 `not_waiting`. An administrator's decision on another user's turn is recorded in the
-/// audit log, and the response omits the turn's content unless `x-copilotd-reason` gives a reason for reading it.
+/// different or late one returns 409 `not_waiting`. An administrator's decision on another user's turn is recorded in
+/// the audit log, and the response omits the turn's content unless `x-copilotd-reason` gives a reason for reading it.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/approvals/{call_id}",

@@ -114,8 +114,8 @@ problems!(VerifyProblems: AUTH, &[Code::Overloaded]);
 
 /// Verify the tenant's audit log
 ///
-/// Checks every entry against the hash chain, its keyed MACs and the separate record of where the log ends. Detects altered,
-/// removed, swapped and inserted entries, and entries missing at the end.
+/// Checks every entry against the hash chain, its keyed MACs and the separate record of where the log ends. Detects
+/// altered, removed, swapped and inserted entries, and entries missing at the end.
 #[utoipa::path(
     get,
     path = "/v1/admin/audit/verify",

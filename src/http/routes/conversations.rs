@@ -127,9 +127,9 @@ fn created(header: &Header) -> Response {
         .into_response()
 }
 
-/// Returns the id for a new conversation, with the header of the one that an earlier copy of the request created. With a
-/// key, all copies of a request get the same id, and the log's fence decides between them. A key last used more than a day
-/// ago is free again and gets the id of its next round.
+/// Returns the id for a new conversation, with the header of the one that an earlier copy of the request created. With
+/// a key, all copies of a request get the same id, and the log's fence decides between them. A key last used more than
+/// a day ago is free again and gets the id of its next round.
 ///
 /// If the conversation was erased, every copy gets it in its current state: the first body's hash is erased too, so a
 /// different body cannot be told from the same one.

@@ -166,8 +166,8 @@ pub async fn of_turn(
     open(state, access, id, reader, tail).await
 }
 
-/// Parses the position a client resumes from. Ignores a ticket stream's MAC, which was verified with the ticket and has no
-/// meaning with other credentials.
+/// Parses the position a client resumes from. Ignores a ticket stream's MAC, which was verified with the ticket and has
+/// no meaning with other credentials.
 fn position(access: &StreamAccess) -> Result<Option<Position>, Problem> {
     let parse = |id: &str| {
         without_mac(id)

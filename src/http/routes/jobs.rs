@@ -104,8 +104,8 @@ problems!(GetProblems: AUTH, FOUND);
 
 /// Get a job
 ///
-/// Visible to callers of the tenant and scope that started it. An export is kept until its result is deleted, a day after
-/// it finished; the deletion of a tenant for 30 days.
+/// Visible to callers of the tenant and scope that started it. An export is kept until its result is deleted, a day
+/// after it finished; the deletion of a tenant for 30 days.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
@@ -224,9 +224,9 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReus
 
 /// Export the tenant's conversations
 ///
-/// Starts a job that writes JSON lines, available from `GET /v1/jobs/{id}/result` for a day. Requires `x-copilotd-reason`,
-/// which is stored in the audit log. A tenant can have one running export and four stored results; beyond that the request
-/// is refused with 409.
+/// Starts a job that writes JSON lines, available from `GET /v1/jobs/{id}/result` for a day. Requires
+/// `x-copilotd-reason`, which is stored in the audit log. A tenant can have one running export and four stored results;
+/// beyond that the request is refused with 409.
 #[utoipa::path(
     post,
     path = "/v1/admin/exports",

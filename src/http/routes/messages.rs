@@ -42,7 +42,8 @@ pub struct List {
     order: Order,
 }
 
-/// A page of messages, the turns they belong to, and the position from which a client can open the stream without a gap.
+/// A page of messages, the turns they belong to, and the position from which a client can open the stream without a
+/// gap.
 #[derive(Debug, Serialize)]
 pub struct Messages {
     #[serde(flatten)]
@@ -72,8 +73,8 @@ impl Collected {
     }
 }
 
-/// Reads a page of messages, and returns whether there are more. Reads in small steps, and turns one by one, so that a page
-/// of long messages needs little more memory than its size.
+/// Reads a page of messages, and returns whether there are more. Reads in small steps, and turns one by one, so that a
+/// page of long messages needs little more memory than its size.
 async fn collect(
     state: &AppState,
     caller: &Caller,

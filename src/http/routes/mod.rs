@@ -51,8 +51,8 @@ async fn own_conversation(state: &AppState, caller: &Caller, id: ConversationId)
         .ok_or_else(|| Problem::new(Code::NotFound))
 }
 
-/// Whether content of `user` is the caller's own. Requires the scope `chat`: otherwise an administrator's key, which may
-/// name any user, could read that user's content without a reason.
+/// Whether content of `user` is the caller's own. Requires the scope `chat`: otherwise an administrator's key, which
+/// may name any user, could read that user's content without a reason.
 fn is_own(caller: &Caller, user: &UserId) -> bool {
     *user == caller.user && caller.scopes.contains(Scopes::CHAT)
 }

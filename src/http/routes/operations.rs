@@ -66,11 +66,13 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     if !state.tenants.left_out().is_empty() {
         dependencies["tenants"] = word(false).into();
     }
-    // Does not affect readiness. The log and the tenant list have the warnings, such as a budget that cannot be counted.
+    // Does not affect readiness. The log and the tenant list have the warnings, such as a budget that cannot be
+    // counted.
     if state.tenants.has_warnings() {
         dependencies["tenant_warnings"] = word(false).into();
     }
-    // Does not affect readiness: requests that need a limit are refused one by one, and every process is affected alike.
+    // Does not affect readiness: requests that need a limit are refused one by one, and every process is affected
+    // alike.
     if let Some(limits) = state.gateway.limits_ready() {
         dependencies["limits"] = word(limits).into();
     }

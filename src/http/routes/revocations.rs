@@ -78,7 +78,7 @@ impl From<RevokeError> for Problem {
                     "token revocation change could not be stored; a new revocation applies only until restart"
                 );
                 Self::new(Code::Unavailable).retry(Retry::Safe).detail(
-                    "the change could not be stored: a new revocation applies only until the server restarts; send it again",
+                    "the change could not be stored: a new revocation applies only until the server restarts; try again",
                 )
             }
         }
@@ -115,9 +115,10 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
 /// Revoke one user token, or all tokens of a user
 ///
 /// With `user`, revokes every token of that user issued up to now (`iat`), and every token without `iat`; tokens issued
-/// later are accepted. With `token_id`, revokes one token by its `jti` or its name in the audit log (`jwt:…`). Takes effect
-/// as soon as this call returns and survives restarts; streams and stream tickets of the tokens end. API keys that act for
-/// the user are not affected: revoke them separately. Revoking again moves the time to now. `Idempotency-Key` is ignored.
+/// later are accepted. With `token_id`, revokes one token by its `jti` or its name in the audit log (`jwt:…`). Takes
+/// effect as soon as this call returns and survives restarts; streams and stream tickets of the tokens end. API keys
+/// that act for the user are not affected: revoke them separately. Revoking again moves the time to now.
+/// `Idempotency-Key` is ignored.
 #[utoipa::path(
     post,
     path = "/v1/admin/revocations",
@@ -204,7 +205,8 @@ problems!(LiftProblems: AUTH, FOUND);
 
 /// Undo a revocation
 ///
-/// Its tokens are accepted again until they expire. For a user who was revoked by mistake and whose tokens have no `iat`.
+/// Its tokens are accepted again until they expire. For a user who was revoked by mistake and whose tokens have no
+/// `iat`.
 #[utoipa::path(
     delete,
     path = "/v1/admin/revocations/{id}",

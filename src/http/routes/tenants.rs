@@ -78,7 +78,8 @@ impl Force {
     fn allow(&self, caller: &Caller, id: &TenantId, status: Option<TenantStatus>) -> Result<(), Problem> {
         let own = caller.scope.tenant() == id && status == Some(TenantStatus::Suspended);
         if own && self.force != Some(true) {
-            let detail = "this is the tenant of your own credential, which would stop working; to do it anyway, add ?force=true \
+            let detail = "this is the tenant of your own credential, which would stop working; to do it anyway, add \
+                          ?force=true \
                           (copilotd tenant suspend --force)";
             return Err(Problem::new(Code::Conflict).detail(detail));
         }
@@ -170,8 +171,8 @@ problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 
 /// Create a tenant or replace its settings
 ///
-/// The settings take effect as soon as this call returns, without a restart. With `If-None-Match: *` an existing tenant is
-/// left unchanged (409).
+/// The settings take effect as soon as this call returns, without a restart. With `If-None-Match: *` an existing tenant
+/// is left unchanged (409).
 #[utoipa::path(
     put,
     path = "/v1/operator/tenants/{id}",
@@ -216,8 +217,8 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 
 /// Update a tenant's settings or status
 ///
-/// `settings` is a JSON merge patch (RFC 7396). The change takes effect as soon as this call returns. Suspending a tenant
-/// refuses its credentials and ends its streams; nothing is deleted.
+/// `settings` is a JSON merge patch (RFC 7396). The change takes effect as soon as this call returns. Suspending a
+/// tenant refuses its credentials and ends its streams; nothing is deleted.
 #[utoipa::path(
     patch,
     path = "/v1/operator/tenants/{id}",
@@ -255,9 +256,10 @@ problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
 
 /// Delete a tenant and all of its data
 ///
-/// Its credentials are refused and its streams end as soon as this call returns; open turns are cancelled. A job erases the
-/// data and reports the amount for each store; it resumes after a restart. The id can be reused once the job has completed.
-/// Usage records are erased too, so read the usage first. A tenant of the configuration file cannot be deleted (409).
+/// Its credentials are refused and its streams end as soon as this call returns; open turns are cancelled. A job erases
+/// the data and reports the amount for each store; it resumes after a restart. The id can be reused once the job has
+/// completed. Usage records are erased too, so read the usage first. A tenant of the configuration file cannot be
+/// deleted (409).
 #[utoipa::path(
     delete,
     path = "/v1/operator/tenants/{id}",

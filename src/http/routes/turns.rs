@@ -175,7 +175,7 @@ pub async fn get(
             reason: Some(reason.required()?),
             ..audit::entry(&caller, &request, Action::TurnRead, turn)
         };
-        // Recorded before the content is sent: what cannot be recorded is not shown.
+        // Recorded before the content is sent: what cannot be recorded is not disclosed.
         state.audit.record(caller.scope.tenant(), entry).await?;
     }
     shown(&state, &caller, turn, found)

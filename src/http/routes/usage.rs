@@ -264,8 +264,8 @@ problems!(TenantsUsageProblems: AUTH);
 
 /// Get model usage and cost across tenants
 ///
-/// Counts every attempt, including failed and abandoned ones. Grouped by tenant, or by tenant and API key, each total names
-/// its tenant; grouped by route or day, totals are over all tenants. May lag by a second.
+/// Counts every attempt, including failed and abandoned ones. Grouped by tenant, or by tenant and API key, each total
+/// names its tenant; grouped by route or day, totals are over all tenants. May lag by a second.
 #[utoipa::path(
     get,
     path = "/v1/operator/usage",

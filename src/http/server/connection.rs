@@ -98,8 +98,8 @@ impl Connection {
         InFlight(self.clone())
     }
 
-    /// Records that a request on it had a valid credential. A connection counts against its first caller; a trusted proxy's
-    /// against none.
+    /// Records that a request on it had a valid credential. A connection counts against its first caller; a trusted
+    /// proxy's against none.
     pub fn verified(&self, caller: &Holder, live: Live) -> Result<(), Exhausted> {
         let mut state = self.0.state();
         let place = match &mut state.owner {
@@ -165,8 +165,8 @@ impl Connection {
         }
     }
 
-    /// Checks whether the credential is still valid. If not, the connection is charged to its address again; returns false if
-    /// the address has no connection left, and the connection must close.
+    /// Checks whether the credential is still valid. If not, the connection is charged to its address again; returns
+    /// false if the address has no connection left, and the connection must close.
     fn still_valid(&self) -> bool {
         let mut state = self.0.state();
         let expired = match &state.owner {

@@ -1,8 +1,8 @@
 //! Connection limits. An address gets few connections until it presents a valid credential; callers are counted by
 //! credential, so users behind one proxy or office address do not share a limit.
 //!
-//! Invariant: connections never exceed what [`max_connections`] derives from the open file limit, so that provider calls
-//! and the store always get a file descriptor.
+//! Invariant: connections never exceed what [`max_connections`] derives from the open file limit, so that provider
+//! calls and the store always get a file descriptor.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -102,8 +102,8 @@ impl Connections {
         self.addresses.in_use()
     }
 
-    /// Admits a new connection and counts it against its address, unless that is a trusted proxy: proxies carry many clients,
-    /// whose requests are counted instead.
+    /// Admits a new connection and counts it against its address, unless that is a trusted proxy: proxies carry many
+    /// clients, whose requests are counted instead.
     pub fn admit(&self, peer: IpAddr) -> Result<(OwnedSemaphorePermit, Option<Reservation>), Refused> {
         let refused = |why| {
             self.refused(why, peer);
@@ -136,8 +136,8 @@ impl Connections {
             if self.may_log() {
                 tracing::warn!(
                     %caller,
-                    "requests refused: caller has reached server.connections_per_caller; if a proxy opens these connections, add it \
-                     to server.trusted_proxies"
+                    "requests refused: caller has reached server.connections_per_caller; if a proxy opens these \
+                     connections, add it to server.trusted_proxies"
                 );
             }
         }
@@ -163,8 +163,8 @@ impl Connections {
         match why {
             Refused::Address => tracing::warn!(
                 address = %network_of(peer),
-                "connections refused: address has reached server.connections_per_address without a valid credential; if it is \
-                 a proxy, add it to server.trusted_proxies"
+                "connections refused: address has reached server.connections_per_address without a valid credential; \
+                 if it is a proxy, add it to server.trusted_proxies"
             ),
             Refused::Full => tracing::warn!(
                 open = self.open(),

@@ -3,8 +3,8 @@
 //! This limits what HTTP/1.1 clients and whole HTTP/2 connections can hold; [`super::transfer`] handles single HTTP/2
 //! streams with a closed window.
 //!
-//! When the socket is closed while its peer may still be sending (see [`super::unread`]), incoming bytes are discarded for
-//! a moment: unread bytes would reset the connection, and the peer might never see the response.
+//! When the socket is closed while its peer may still be sending (see [`super::unread`]), incoming bytes are discarded
+//! for a moment: unread bytes would reset the connection, and the peer might never see the response.
 
 use std::io;
 use std::pin::Pin;

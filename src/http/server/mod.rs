@@ -1,5 +1,5 @@
-//! Accepts connections and serves the router over HTTP/1.1 and HTTP/2, with limits for clients that are slow, never read,
-//! or are many.
+//! Accepts connections and serves the router over HTTP/1.1 and HTTP/2, with limits for clients that are slow, never
+//! read, or are many.
 
 mod connection;
 mod connections;
@@ -46,8 +46,8 @@ const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 const HTTP2_WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
 /// Maximum header bytes of one HTTP/2 request.
 const HTTP2_HEADERS: u32 = 16 * 1024;
-/// Maximum streams per HTTP/2 connection that the client reset before they were accepted, and that we reset for its errors;
-/// beyond that the connection is closed.
+/// Maximum streams per HTTP/2 connection that the client reset before they were accepted, and that we reset for its
+/// errors; beyond that the connection is closed.
 const HTTP2_RESETS: (usize, usize) = (20, 128);
 /// Unsent bytes that the kernel buffers. More would only hide how fast the client reads.
 const UNSENT_BYTES: u32 = 64 * 1024;
@@ -150,8 +150,8 @@ impl Builders {
         }
     }
 
-    /// Peeks at the first bytes to detect HTTP/1.1. hyper's own detection reads them from the socket, which doubles the buffer
-    /// of every HTTP/1.1 connection for its lifetime: 8 KiB for each open stream.
+    /// Peeks at the first bytes to detect HTTP/1.1. hyper's own detection reads them from the socket, which doubles the
+    /// buffer of every HTTP/1.1 connection for its lifetime: 8 KiB for each open stream.
     async fn fitting(&self, stream: &TcpStream) -> &auto::Builder<StreamExecutor> {
         let mut first = [0; HTTP2_START.len()];
         match stream.peek(&mut first).await {
@@ -203,7 +203,8 @@ async fn serve_connection(
     // Errors of a client's connection are not ours to report.
     let idle = tokio::select! {
         _ = connection.as_mut() => return,
-        // hyper's own timer starts with HTTP/1.1; before that, and on HTTP/2, a client without requests would stay forever.
+        // hyper's own timer starts with HTTP/1.1; before that, and on HTTP/2, a client without requests would stay
+        // forever.
         idle = handle.idle(timeouts) => Some(idle),
         () = stopped => None,
     };

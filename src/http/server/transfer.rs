@@ -2,8 +2,8 @@
 //!
 //! hyper polls a body again only when the client has a window, so a body that nobody reads is never polled and cannot
 //! notice. Each piece therefore decrements the outstanding count as its bytes are sent, and each HTTP/2 stream's task
-//! watches the count. Invariants: hyper holds at most [`HIGH_WATER`] bytes of a response at a time; a body ends only when
-//! all of them are sent, so an HTTP/2 stream has a task, which can be dropped, for as long as it holds memory.
+//! watches the count. Invariants: hyper holds at most [`HIGH_WATER`] bytes of a response at a time; a body ends only
+//! when all of them are sent, so an HTTP/2 stream has a task, which can be dropped, for as long as it holds memory.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,8 +27,8 @@ use crate::http::account::{Account, FREE_BYTES};
 const HIGH_WATER: usize = 64 * 1024;
 /// Maximum bytes per piece.
 const PIECE: usize = 16 * 1024;
-/// Bytes of a complete response that an HTTP/2 client must read within one write timeout, because it waits in memory. For
-/// an event stream, which holds only a few frames, it is [`LEAST_PROGRESS`].
+/// Bytes of a complete response that an HTTP/2 client must read within one write timeout, because it waits in memory.
+/// For an event stream, which holds only a few frames, it is [`LEAST_PROGRESS`].
 const LEAST_OF_WHOLE: u64 = 32 * 1024;
 /// Maximum write timeout of a connection without a valid credential.
 const ANONYMOUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -242,7 +242,8 @@ tokio::task_local! {
     static STREAM: Arc<OnceLock<Arc<Transfer>>>;
 }
 
-/// Spawns the tasks of HTTP/2 streams, and ends those whose client stops reading: the stream is reset and its memory freed.
+/// Spawns the tasks of HTTP/2 streams, and ends those whose client stops reading: the stream is reset and its memory
+/// freed.
 #[derive(Debug, Clone)]
 pub struct StreamExecutor {
     /// Time within which the client must make progress.

@@ -1,12 +1,14 @@
-//! HTTP/1.1 request bodies that are still unread when the response is ready, mostly refusals (401, 403, 404, 405, 413, 415).
+//! HTTP/1.1 request bodies that are still unread when the response is ready, mostly refusals (401, 403, 404, 405, 413,
+//! 415).
 //!
-//! Unread bytes of a body stand before the client's next request. hyper discards only what has already arrived; otherwise
-//! it closes the connection without saying so, and the next request is lost. So the rest is read here, within limits. If
-//! that does not reach the end of the body, the response says `Connection: close`, and the connection is closed in a way
-//! that lets the response arrive: closing a socket with unread bytes resets the connection, and the client may lose the
-//! response.
+//! Unread bytes of a body stand before the client's next request. hyper discards only what has already arrived;
+//! otherwise it closes the connection without saying so, and the next request is lost. So the rest is read here, within
+//! limits. If that does not reach the end of the body, the response says `Connection: close`, and the connection is
+//! closed in a way that lets the response arrive: closing a socket with unread bytes resets the connection, and the
+//! client may lose the response.
 //!
-//! Invariant: an HTTP/1.1 response is sent only after its request's body was read to the end, or says `Connection: close`.
+//! Invariant: an HTTP/1.1 response is sent only after its request's body was read to the end, or says `Connection:
+//! close`.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -19,8 +19,8 @@ use crate::http::routes::taking_work;
 use crate::http::state::{AppState, Shutdown};
 use crate::openapi::OpenAiErrors;
 
-/// How long the response status of a stream waits for the answer to start. After that the stream starts with comments, so
-/// that no proxy times out, and a failure is reported inside the stream.
+/// How long the response status of a stream waits for the answer to start. After that the stream starts with comments,
+/// so that no proxy times out, and a failure is reported inside the stream.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Extra time for streams when the process stops without a standby.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
@@ -37,8 +37,8 @@ pub struct Wishes {
     /// Minimum similarity for a semantic cache hit; only raises the route's threshold
     #[param(rename = "x-copilotd-cache-threshold", minimum = 0, maximum = 1)]
     threshold: Option<f64>,
-    /// Version of the knowledge that the caller put into the prompt: the cache returns only answers given under the same
-    /// version
+    /// Version of the knowledge that the caller put into the prompt: the cache returns only answers given under the
+    /// same version
     #[param(rename = "x-copilotd-knowledge-version", max_length = 128)]
     knowledge: Option<String>,
 }
@@ -52,8 +52,8 @@ fn modes() -> utoipa::openapi::schema::Object {
 
 /// Create a chat completion
 ///
-/// Compatible with OpenAI's API. `model` is a route of the tenant's configuration, or a `provider/model` that the tenant may
-/// use. Unknown members are passed on to the provider.
+/// Compatible with OpenAI's API. `model` is a route of the tenant's configuration, or a `provider/model` that the
+/// tenant may use. Unknown members are passed on to the provider.
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
@@ -101,7 +101,9 @@ pub async fn complete(
             () = auth.verifier.ended(&by) => {
                 GatewayError::new(GatewayErrorKind::Cut, "the credential has expired or was revoked")
             }
-            () = stopped(&shutdown) => GatewayError::new(GatewayErrorKind::Cut, "the server is shutting down; send the request again"),
+            () = stopped(&shutdown) => {
+                GatewayError::new(GatewayErrorKind::Cut, "the server is shutting down; send the request again")
+            }
         }
     };
     let gateway = Arc::clone(&state.gateway);
@@ -119,7 +121,8 @@ pub async fn complete(
     }
 }
 
-/// Waits until streams must end. Without a standby they get [`LAST_MOMENT`] more than event streams, which can be resumed.
+/// Waits until streams must end. Without a standby they get [`LAST_MOMENT`] more than event streams, which can be
+/// resumed.
 async fn stopped(shutdown: &Shutdown) {
     shutdown.closed().await;
     if !shutdown.is_handing_over() {

@@ -14,8 +14,8 @@ use crate::openapi::OpenAiErrors;
 
 /// Create embeddings
 ///
-/// Compatible with OpenAI's API. `model` is a route of the tenant's configuration, or a `provider/model` that the tenant may
-/// use.
+/// Compatible with OpenAI's API. `model` is a route of the tenant's configuration, or a `provider/model` that the
+/// tenant may use.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",

@@ -1,8 +1,9 @@
-//! Chat completion chunks as server-sent events in OpenAI's framing: `data: {…}`, and `data: [DONE]` after a complete answer.
+//! Chat completion chunks as server-sent events in OpenAI's framing: `data: {…}`, and `data: [DONE]` after a complete
+//! answer.
 //!
-//! Invariant: `[DONE]` is sent only after an answer that its provider completed, or that a guardrail rule ended, as its last
-//! chunk says (`content_filter`). An answer that fails ends with an error object and without `[DONE]`, so that no client
-//! mistakes a partial answer for a complete one.
+//! Invariant: `[DONE]` is sent only after an answer that its provider completed, or that a guardrail rule ended, as its
+//! last chunk says (`content_filter`). An answer that fails ends with an error object and without `[DONE]`, so that no
+//! client mistakes a partial answer for a complete one.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,8 +23,8 @@ use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
 use crate::http::routes::events::LONGEST_PAUSE;
 
-/// Keep-alive comment, ignored by proxies and clients. No empty line follows: it would end an event, which some clients treat
-/// as one without data.
+/// Keep-alive comment, ignored by proxies and clients. No empty line follows: it would end an event, which some clients
+/// treat as one without data.
 const COMMENT: Bytes = Bytes::from_static(b": waiting\n");
 /// Sent after a complete answer.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
@@ -39,8 +40,8 @@ enum State {
     Ended,
 }
 
-/// Builds the streaming response. `place` is held until its end. When `cut` returns, the stream ends with its error, and the
-/// upstream call is dropped.
+/// Builds the streaming response. `place` is held until its end. When `cut` returns, the stream ends with its error,
+/// and the upstream call is dropped.
 pub(super) fn response(
     opening: Opening,
     (shares, tenant): (Arc<Shares>, TenantId),
@@ -104,8 +105,8 @@ fn last(state: &mut State, error: GatewayError) -> Bytes {
     frame(OpenAiError::from(error).document().to_string().as_bytes())
 }
 
-/// Frames one chunk. A line break inside the JSON, which some servers send, would end the line and becomes a space, which is
-/// equivalent in JSON. Characters that only some clients treat as line ends occur in strings and are escaped.
+/// Frames one chunk. A line break inside the JSON, which some servers send, would end the line and becomes a space,
+/// which is equivalent in JSON. Characters that only some clients treat as line ends occur in strings and are escaped.
 fn frame(chunk: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(chunk.len() + 8);
     out.put_slice(b"data: ");
