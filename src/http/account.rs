@@ -1,10 +1,11 @@
-//! What one request holds of the process: bytes of its body, bytes of its answer, a place among the requests in flight.
+//! The resources one request holds: bytes of its body, bytes of its response, and a slot among the requests in flight.
 //!
-//! The router opens an [`Account`] for each request, and charges it to the client's address until a credential was verified. The
-//! account travels with the response, so that it is closed when the last byte has left, or the client has.
+//! The router opens an [`Account`] for each request and charges it to the client's address until a credential is
+//! verified. The account travels with the response, so it is closed when the last byte is sent or the client
+//! disconnects.
 //!
-//! Invariants: nothing of a body is read, and no page is built, before room for it was reserved; what a client does not take
-//! stays reserved, and so counts against nobody but its own share.
+//! Invariants: no body is read and no page is built before memory for it is reserved; what a client does not read stays
+//! reserved, and counts against its own share only.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,46 +23,44 @@ use super::problem::{Code, Problem, RateLimit};
 use super::server::Connection;
 use crate::config;
 
-/// How long a request waits for room before it is refused.
+/// How long a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(1);
-/// When a caller that holds its whole share may ask again.
+/// `Retry-After` for a caller that uses its whole share.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long an answer waits for room: waiting costs little, and what a finished one has cost is spent already.
+/// How long a response waits for memory: waiting is cheap, and the work for it is already done.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// Answers and frames up to this size are not counted: the places of requests bound them.
+/// Responses and frames up to this size are not counted: the limit on requests in flight bounds them.
 pub const FREE_BYTES: usize = 8 * 1024;
-/// Room for the answer to a request that changes something.
+/// Memory reserved for the response to a request that changes something.
 const CHANGE_BYTES: usize = 16 * 1024;
-/// Bytes of answers of the admin port: pages of metrics.
+/// Bytes of responses on the admin port: metrics pages.
 const ADMIN_BYTES: usize = 32 * 1024 * 1024;
 /// Requests in flight on the admin port.
 const ADMIN_REQUESTS: usize = 128;
-/// Requests in flight: more than there can be streams.
+/// Requests in flight: more than there can be open streams.
 const REQUESTS: usize = 100_000;
 
-/// Open streams of one process; each costs a connection and some KiB. A tenant alone may have half of them.
+/// Open streams per process; each costs a connection and a few KiB. One tenant may have half of them.
 pub const MAX_STREAMS: usize = 50_000;
-/// Open streams of one user.
+/// Open streams per user.
 pub const USER_STREAMS: usize = 1_024;
 
-/// What requests share.
+/// The budgets that requests share.
 #[derive(Debug)]
 pub struct Budgets {
-    /// Bytes of request bodies, and what was made of them.
+    /// Bytes of request bodies and of what was parsed from them.
     pub bodies: Arc<Budget>,
-    /// Bytes of answers that are built or not yet sent.
+    /// Bytes of responses being built or not yet sent.
     pub answers: Arc<Budget>,
-    /// The same for what changes something: pages that nobody reads must not be in its way.
+    /// The same for requests that change something: unread pages must not block them.
     pub changes: Arc<Budget>,
-    /// Requests in flight.
     pub requests: Arc<Budget>,
-    /// Open streams.
     pub streams: Arc<Budget>,
     proxies: Proxies,
 }
 
 impl Budgets {
-    /// Makes them as the configuration says.
+    /// Creates the budgets of the public port.
     pub fn new(server: &config::Server) -> Arc<Self> {
         Arc::new(Self {
             bodies: Budget::of_bytes(Limits::bytes(server.body_memory_bytes)),
@@ -80,7 +79,7 @@ impl Budgets {
                 tenant: MAX_STREAMS / 2,
                 key: MAX_STREAMS / 2,
                 user: USER_STREAMS,
-                // Nobody without a credential has a stream.
+                // Streams need a credential.
                 addresses: 1,
                 address: 1,
             }),
@@ -88,8 +87,8 @@ impl Budgets {
         })
     }
 
-    /// Makes those of the admin port, apart from the public port's: monitoring has to get through when clients fill that. Nobody has
-    /// a credential there.
+    /// Creates the budgets of the admin port. They are separate so that monitoring gets through when clients fill the
+    /// public port. No request there has a credential.
     pub fn of_admin_port() -> Arc<Self> {
         let bytes = Limits {
             process: ADMIN_BYTES,
@@ -118,14 +117,14 @@ impl Budgets {
     }
 }
 
-/// What one request holds. Cheap to clone; in the extensions of the request and of its response.
+/// The resources of one request. Cheap to clone; in the extensions of the request and of its response.
 #[derive(Debug, Clone)]
 pub struct Account(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     budgets: Arc<Budgets>,
-    /// Whether it may change something: then its answer cannot say that nothing was done.
+    /// Whether the request may change something: then a refusal cannot claim that nothing was done.
     changes: bool,
     connection: Option<Connection>,
     address: Option<Holder>,
@@ -135,17 +134,17 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Held {
-    /// Its place among the requests in flight.
+    /// The slot among the requests in flight.
     _place: Option<Reservation>,
     body: Option<Reservation>,
-    /// Room for the answer to a change; what is longer takes more as an answer.
+    /// Memory for the response to a change; a longer response reserves the rest as `answer`.
     change: Option<Reservation>,
     answer: Option<Reservation>,
 }
 
 impl Account {
-    /// Opens the account of a request that has just arrived. One that did not come over the network is charged to nobody until
-    /// its credential was verified.
+    /// Opens the account of a new request. A request that did not come over the network is charged to nobody until its
+    /// credential is verified.
     pub fn open(budgets: &Arc<Budgets>, request: &Request) -> Result<Self, Problem> {
         let (extensions, headers) = (request.extensions(), request.headers());
         let peer = extensions.get::<ConnectInfo<SocketAddr>>();
@@ -153,13 +152,14 @@ impl Account {
         let place = match &address {
             Some(address) => match budgets.requests.try_reserve(address, 1) {
                 Ok(place) => Some(place),
-                // Who shows a credential is judged by that, and not by what strangers send from the same address. It takes the
-                // caller's place once it was verified; connections bound those whose credential is none.
+                // A request with a credential is limited as its caller, whatever others send from the same address. It
+                // gets a slot of the caller once verified; the connection limits bound those with an invalid
+                // credential.
                 Err(_full) if shows_credential(request) => None,
                 Err(_full) => {
                     let most = budgets.requests.caller_limit(address);
                     return Err(Problem::new(Code::RateLimited)
-                        .detail("too many requests without a valid credential from this address")
+                        .detail("too many requests in flight without a valid credential from this address")
                         .rate_limit(&RateLimit::all_taken("requests-of-address", most, RETRY)));
                 }
             },
@@ -178,8 +178,7 @@ impl Account {
         })))
     }
 
-    /// Charges the request to a caller whose credential has just been verified, instead of its address. Its connection is known
-    /// as the caller's from then on.
+    /// Charges the request to its verified caller instead of its address, and assigns the connection to the caller.
     pub fn admit(extensions: &Extensions, caller: &Caller, auth: &Arc<Authenticator>) -> Result<(), Problem> {
         let Some(Self(account)) = extensions.get::<Self>() else {
             return Ok(());
@@ -202,7 +201,7 @@ impl Account {
                 refusal(Exhausted::Caller, &CONNECTIONS, connection.most_of(&holder)).header(header::CONNECTION, close)
             })?;
         }
-        // Before anything is done: once it is, the answer has to have room.
+        // Reserved before the change is made: afterwards its response must fit.
         let change = match account.changes {
             true => Some(account.budgets.changes.try_reserve(&holder, CHANGE_BYTES)),
             false => None,
@@ -215,12 +214,12 @@ impl Account {
             change,
             ..Held::default()
         };
-        // Two verifications of one request are one after the other.
+        // Verifications of one request never run concurrently.
         let _ = account.caller.set(holder);
         Ok(())
     }
 
-    /// Reserves room for bytes of the request's body, beside what was reserved for it before.
+    /// Reserves more bytes for the request's body.
     pub async fn reserve_body(&self, bytes: usize) -> Result<(), Problem> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
         let more = self.0.budgets.bodies.reserve(holder, bytes, WAIT).await;
@@ -234,22 +233,22 @@ impl Account {
         Ok(())
     }
 
-    /// Gives back what was reserved for the body beyond `bytes`.
+    /// Releases what is reserved for the body beyond `bytes`.
     pub fn shrink_body(&self, bytes: usize) {
         if let Some(body) = &mut self.0.held().body {
             body.shrink_to(bytes);
         }
     }
 
-    /// Tells whether a valid credential was seen.
+    /// Whether the request's credential was verified.
     pub fn is_verified(&self) -> bool {
         self.0.caller.get().is_some()
     }
 
-    /// Reserves room for an answer that is going to be built, in place of what was reserved for it before.
+    /// Reserves memory for a response about to be built, replacing the earlier reservation.
     pub async fn reserve_answer(&self, bytes: usize) -> Result<(), Problem> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
-        // Given back first: where shares are small, what it holds itself would be in its way.
+        // Released first: with a small share, the old reservation would block the new one.
         self.0.held().answer = None;
         let room = self.0.budgets.answers.reserve(holder, bytes, ANSWER_WAIT).await;
         let most = self.0.budgets.answers.caller_limit(holder);
@@ -258,8 +257,8 @@ impl Account {
         Ok(())
     }
 
-    /// Reserves room for a frame of an event stream, in place of the one before. Without room the stream has to end: its reader
-    /// is one of a caller's who take nothing, and comes back where it stopped.
+    /// Reserves memory for a frame of an event stream, replacing the previous frame's. If that fails the stream must
+    /// end: the caller's readers are too slow, and this one can resume where it stopped.
     pub fn reserve_frame(&self, bytes: usize) -> Result<(), Exhausted> {
         let Some(holder) = self.0.holder() else { return Ok(()) };
         let mut held = self.0.held();
@@ -268,30 +267,32 @@ impl Account {
         Ok(())
     }
 
-    /// Gives back the room of the last frame.
+    /// Releases the memory of the last frame.
     pub fn release_frame(&self) {
         self.0.held().answer = None;
     }
 
-    /// Makes the account fit the answer, and lets it travel with it. An answer that no room can be had for becomes a 503.
+    /// Adjusts the reservation to the response and attaches the account to it. A response that gets no memory becomes a
+    /// 429 or 503.
     pub async fn settle(self, mut response: Response) -> Response {
         let size = response.body().size_hint().exact();
         if size.is_none() {
-            // From now on each frame has its own.
+            // From now on each frame makes its own reservation.
             let mut held = self.0.held();
             (held.change, held.answer) = (None, None);
         }
         if let Some(bytes) = size {
-            // An event stream goes on with what the body asked for; a whole answer was made of it.
+            // A complete response no longer needs the request body; an event stream may.
             self.0.held().body = None;
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
             if let Err(exhausted) = self.cover(bytes).await {
-                // The answer is dropped first: it is what there is no room for.
+                // Dropped first, as there is no memory for it.
                 *response.body_mut() = Body::empty();
                 self.0.held().answer = None;
                 let problem = match self.0.changes {
                     true => Problem::new(Code::Unavailable).detail(
-                        "what was asked for may have been done, but too many bytes of answers are waiting to be read",
+                        "the request may have been carried out, but there is no memory for its response: too many responses \
+                         are waiting to be read",
                     ),
                     false => {
                         let most = self
@@ -324,7 +325,7 @@ impl Account {
             }
             bytes - left
         };
-        // What is larger than the whole share has all of it.
+        // A response larger than the whole share gets the whole share.
         if held >= bytes.min(self.0.budgets.answers.caller_limit(holder)) {
             return Ok(());
         }
@@ -344,7 +345,7 @@ impl Account {
 }
 
 impl Inner {
-    /// Whom the request is charged to.
+    /// The holder the request is charged to.
     fn holder(&self) -> Option<&Holder> {
         self.caller.get().or(self.address.as_ref())
     }
@@ -354,7 +355,7 @@ impl Inner {
     }
 }
 
-/// What callers share, in the words of a problem and as the name of a policy.
+/// A shared resource: its description for problem details, and its rate limit policy.
 struct Shared {
     what: &'static str,
     policy: &'static str,
@@ -369,25 +370,27 @@ const CONNECTIONS: Shared = Shared {
     policy: "connections",
 };
 const ANSWER_BYTES: Shared = Shared {
-    what: "bytes of answers",
+    what: "response bytes waiting to be sent",
     policy: "answer-bytes",
 };
 const BODY_BYTES: Shared = Shared {
-    what: "bytes of request bodies",
+    what: "request body bytes in memory",
     policy: "body-bytes",
 };
 
-/// A caller that uses its whole share, of which `most` is its size, is slowed down; when others use up the rest, the server is overloaded.
+/// A 429 for a caller that uses its whole share of `most`; a 503 when the tenant's or the process's budget is used up.
 fn refusal(exhausted: Exhausted, Shared { what, policy }: &Shared, most: usize) -> Problem {
     match exhausted {
         Exhausted::Caller => Problem::new(Code::RateLimited)
             .detail(format!("this caller has too many {what}"))
             .rate_limit(&RateLimit::all_taken(policy, most, RETRY)),
-        Exhausted::Shared => Problem::new(Code::Overloaded).detail(format!("too many {what}")),
+        Exhausted::Shared => {
+            Problem::new(Code::Overloaded).detail(format!("this server or tenant has too many {what}"))
+        }
     }
 }
 
-/// Whether a request shows a credential, valid or not.
+/// Whether a request carries a credential, valid or not.
 fn shows_credential(request: &Request) -> bool {
     let has_ticket = |query: &str| query.split('&').any(|pair| pair.starts_with("ticket="));
     request.headers().contains_key(header::AUTHORIZATION) || request.uri().query().is_some_and(has_ticket)
@@ -424,7 +427,7 @@ mod tests {
             drop(held);
             assert!(open(&budgets, peer, first).is_ok());
         }
-        // What a stranger claims to be forwarded from does not give it more places.
+        // A forged X-Forwarded-For does not give an untrusted peer more slots.
         let held: Vec<_> = ["1.1.1.1", "2.2.2.2"]
             .map(|forwarded| open(&budgets, "203.0.113.1", forwarded))
             .into();

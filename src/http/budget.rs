@@ -1,8 +1,8 @@
-//! Finite things that callers share: bytes in memory, connections, requests in flight. One caller gets a part of the whole,
-//! all callers of one tenant another part, and all clients without a credential a third.
+//! Budgets for shared resources: bytes in memory, connections, requests in flight. Each caller is limited, so are all
+//! callers of one tenant together, and all clients without a credential together.
 //!
-//! Invariant: what is reserved never exceeds the limit of its caller, of its tenant, or of the process, and a dropped
-//! [`Reservation`] gives everything back, however the request ended.
+//! Invariant: reservations never exceed the limit of their caller, tenant or process, and dropping a [`Reservation`]
+//! releases all of it, however the request ended.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::auth::{Caller, CredentialKind};
 
-/// Whom a reservation is charged to. Cheap to clone.
+/// The party a reservation is charged to. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     kind: Kind,
@@ -32,7 +32,7 @@ enum Kind {
 }
 
 impl Holder {
-    /// An API key, or the user of a token or ticket: a user who gets a new token every minute is still one caller.
+    /// An API key, or the user of a token or ticket: a user with a new token every minute is still one caller.
     pub fn caller(caller: &Caller) -> Self {
         let tenant = caller.scope.tenant();
         let (kind, name) = match caller.kind {
@@ -58,7 +58,7 @@ impl Holder {
         }
     }
 
-    /// An address, as long as no valid credential was seen from there.
+    /// A client address, for requests without a verified credential.
     pub fn address(network: IpAddr) -> Self {
         Self {
             kind: Kind::Address,
@@ -74,10 +74,10 @@ impl fmt::Display for Holder {
     }
 }
 
-/// How much each may hold at one time.
+/// How much each party may hold at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// All together.
+    /// The whole process.
     pub process: usize,
     /// All callers of one tenant.
     pub tenant: usize,
@@ -92,7 +92,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The usual parts of a number of bytes.
+    /// The standard shares of a number of bytes.
     pub fn bytes(process: usize) -> Self {
         Self {
             process,
@@ -105,32 +105,32 @@ impl Limits {
     }
 }
 
-/// Which limit a reservation did not fit in.
+/// Which limit a reservation would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exhausted {
-    /// The caller holds all that one caller may.
+    /// The caller's own.
     Caller,
-    /// Its tenant, or the process.
+    /// The tenant's or the process's.
     Shared,
 }
 
-/// One such thing.
+/// The budget of one resource.
 #[derive(Debug)]
 pub struct Budget {
     limits: Limits,
-    /// What one permit of the semaphores stands for: they count to 2^32 at a time.
+    /// Amount per semaphore permit: a semaphore hands out at most 2^32 permits at a time.
     unit: usize,
     process: Arc<Semaphore>,
     shares: DashMap<Arc<str>, Weak<Semaphore>>,
 }
 
 impl Budget {
-    /// Makes a budget that is counted in single units.
+    /// Creates a budget that is counted in single units.
     pub fn of_units(limits: Limits) -> Arc<Self> {
         Self::new(limits, 1)
     }
 
-    /// Makes a budget of bytes, counted in KiB.
+    /// Creates a budget of bytes, counted in KiB.
     pub fn of_bytes(limits: Limits) -> Arc<Self> {
         Self::new(limits, 1024)
     }
@@ -144,24 +144,24 @@ impl Budget {
         })
     }
 
-    /// Returns how much is reserved now.
+    /// Returns the amount reserved now.
     pub fn in_use(&self) -> usize {
         permits(self.limits.process, self.unit).saturating_sub(self.process.available_permits()) * self.unit
     }
 
-    /// Whether any caller of a tenant holds a part.
+    /// Whether any caller of a tenant holds a reservation.
     pub fn is_held_by(&self, tenant: &TenantId) -> bool {
         let share = self.shares.get(group(tenant).as_str());
         share.is_some_and(|share| share.strong_count() > 0)
     }
 
-    /// Returns the most that can be reserved.
+    /// Returns the limit of the process.
     pub fn limit(&self) -> usize {
         self.limits.process
     }
 
-    /// Reserves without waiting. What is larger than the holder's whole share gets the whole share: it fits when nothing else
-    /// is held.
+    /// Reserves without waiting. An amount larger than the holder's share reserves the whole share, so it fits if the
+    /// holder holds nothing else.
     pub fn try_reserve(self: &Arc<Self>, holder: &Holder, amount: usize) -> Result<Reservation, Exhausted> {
         let units = self.units(holder, amount);
         let mut reservation = self.empty(holder);
@@ -172,7 +172,7 @@ impl Budget {
         Ok(reservation)
     }
 
-    /// Reserves, and waits for `wait` at most if it does not fit at once.
+    /// Reserves, waiting up to `wait` if it does not fit at once.
     pub async fn reserve(
         self: &Arc<Self>,
         holder: &Holder,
@@ -203,7 +203,7 @@ impl Budget {
         }
     }
 
-    /// The narrowest first, so that a caller who waits for its own share keeps nothing from others.
+    /// The narrowest first, so that a caller waiting for its own share blocks nobody else.
     fn semaphores(&self, holder: &Holder) -> [(Arc<Semaphore>, Exhausted); 3] {
         [
             (self.share(&holder.name, self.caller_limit(holder)), Exhausted::Caller),
@@ -212,7 +212,7 @@ impl Budget {
         ]
     }
 
-    /// Returns the most that one holder may reserve.
+    /// Returns the limit of one holder.
     pub fn caller_limit(&self, holder: &Holder) -> usize {
         match holder.kind {
             Kind::User => self.limits.user,
@@ -237,7 +237,7 @@ impl Budget {
         u32::try_from(units).unwrap_or(u32::MAX)
     }
 
-    /// Finds the semaphore of a caller or group; it lives as long as somebody holds a part of it.
+    /// Returns the semaphore of a caller or group; it lives as long as a reservation holds it.
     fn share(&self, name: &Arc<str>, limit: usize) -> Arc<Semaphore> {
         let mut entry = self.shares.entry(Arc::clone(name)).or_default();
         if let Some(share) = entry.upgrade() {
@@ -253,7 +253,7 @@ impl Budget {
     }
 }
 
-/// Names what the callers of a tenant share.
+/// The name of a tenant's share.
 fn group(tenant: &TenantId) -> String {
     format!("tenant/{tenant}")
 }
@@ -262,7 +262,7 @@ fn permits(limit: usize, unit: usize) -> usize {
     (limit / unit).clamp(1, u32::MAX as usize >> 3)
 }
 
-/// A part of a budget, until it is dropped.
+/// A reserved amount of a budget, released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<Budget>,
@@ -271,12 +271,12 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Returns how much it is.
+    /// Returns the reserved amount.
     pub fn amount(&self) -> usize {
         self.permits.first().map_or(0, OwnedSemaphorePermit::num_permits) * self.budget.unit
     }
 
-    /// Gives back what is beyond `amount`.
+    /// Releases what is beyond `amount`.
     pub fn shrink_to(&mut self, amount: usize) {
         let keep = amount.div_ceil(self.budget.unit);
         for permit in &mut self.permits {
@@ -284,7 +284,7 @@ impl Reservation {
         }
     }
 
-    /// Takes over what another one of the same holder and budget holds.
+    /// Absorbs another reservation of the same holder and budget.
     pub fn merge(&mut self, mut other: Self) {
         let others = std::mem::take(&mut other.permits);
         for (mine, theirs) in self.permits.iter_mut().zip(others) {
@@ -332,7 +332,7 @@ mod tests {
             budget.try_reserve(&user("acme", "mia"), 1).unwrap_err(),
             Exhausted::Shared
         );
-        // Another tenant is not concerned.
+        // Other tenants are not affected.
         let other = budget.try_reserve(&user("globex", "ada"), 20).unwrap();
         assert_eq!(budget.in_use(), 70);
         drop((first, bob, eve, other));

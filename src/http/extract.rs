@@ -1,4 +1,4 @@
-//! Path ids, query strings and idempotency keys.
+//! Extractors for path ids, query strings, idempotency keys and reasons.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -16,10 +16,10 @@ use copilotd_actors::domain::event::Idempotency;
 
 use super::problem::{Code, FieldError, Problem};
 
-/// Longest `Idempotency-Key`.
+/// Maximum length of an `Idempotency-Key`, in characters.
 const MAX_KEY: usize = 255;
 
-/// Every id of the path, in order; what is not an id of its kind does not exist.
+/// The ids in the path, in order; a malformed id answers 404.
 pub struct Ids<T>(pub T);
 
 fn params(parts: &RawPathParams) -> Vec<&str> {
@@ -56,7 +56,7 @@ impl<S: Send + Sync, A: FromStr, B: FromStr> FromRequestParts<S> for Ids<(A, B)>
     }
 }
 
-/// What axum puts before the name of the field and its fault.
+/// The prefix of axum's rejection text.
 const PREAMBLE: &str = "Failed to deserialize query string: ";
 
 /// A query string without unknown fields.
@@ -74,7 +74,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A 422 about one place.
+/// A 422 with one violation.
 pub fn invalid(pointer: &str, message: impl Into<String>) -> Problem {
     Problem::invalid([FieldError {
         pointer: pointer.to_owned(),
@@ -82,17 +82,18 @@ pub fn invalid(pointer: &str, message: impl Into<String>) -> Problem {
     }])
 }
 
-/// Describes [`IdempotencyKey`].
+/// The OpenAPI description of [`IdempotencyKey`].
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "describes; the header is read by `IdempotencyKey`")]
+#[expect(dead_code, reason = "for OpenAPI only; `IdempotencyKey` reads the header")]
 pub struct Idempotent {
-    /// The same key and body within 24 hours mean no second effect and the same answer; another body is refused
+    /// Makes retries safe: a repeated request with the same key and body within 24 hours has no second effect and gets
+    /// the same status and resource; with another body it is refused with 409
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
 }
 
-/// The request's `Idempotency-Key`, if it bears one.
+/// The request's `Idempotency-Key`, if any.
 pub struct IdempotencyKey(pub Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
@@ -104,7 +105,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// Reads it off the headers.
+    /// Reads the key from the headers.
     pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut values = headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
@@ -115,26 +116,26 @@ impl IdempotencyKey {
             Some(text) => Ok(Self(Some(text.to_owned()))),
             None => Err(invalid(
                 "",
-                format!("Idempotency-Key has to be one header of 1 to {MAX_KEY} visible characters"),
+                format!("Idempotency-Key must be a single header of 1 to {MAX_KEY} visible ASCII characters"),
             )),
         }
     }
 }
 
-/// Longest `x-copilotd-reason`, in characters.
+/// Maximum length of `x-copilotd-reason`, in characters.
 const MAX_REASON: usize = 500;
 
-/// Describes [`Reason`].
+/// The OpenAPI description of [`Reason`].
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "describes; the header is read by `Reason`")]
+#[expect(dead_code, reason = "for OpenAPI only; `Reason` reads the header")]
 pub struct Reasoned {
-    /// Why the content of another user is read; needed for that alone. It is stored in the audit log
+    /// The reason for reading another user's content; required only for that. It is stored in the audit log
     #[param(rename = "x-copilotd-reason", min_length = 1, max_length = 500)]
     reason: Option<String>,
 }
 
-/// The request's `x-copilotd-reason`, if it bears one; judged only where it is needed.
+/// The request's `x-copilotd-reason`, if any; validated only where it is required.
 pub struct Reason(Vec<Vec<u8>>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Reason {
@@ -147,7 +148,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Reason {
 }
 
 impl Reason {
-    /// Whether the request bears the header at all.
+    /// Whether the header is present.
     pub fn is_given(&self) -> bool {
         !self.0.is_empty()
     }
@@ -165,7 +166,8 @@ impl Reason {
         };
         text.filter(sane).map(str::to_owned).ok_or_else(|| {
             let what = format!(
-                "x-copilotd-reason: reading another user's content needs a reason: one header of 1 to {MAX_REASON} characters"
+                "reading another user's content requires the header x-copilotd-reason, once, with 1 to {MAX_REASON} \
+                 characters"
             );
             invalid("", what)
         })
@@ -173,7 +175,7 @@ impl Reason {
 }
 
 impl IdempotencyKey {
-    /// Ties the key to the body's meaning: white space and the order of fields do not make another request.
+    /// Ties the key to the meaning of the body: white space and field order do not matter.
     pub fn with_body(self, body: &impl Serialize) -> Option<Idempotency> {
         let key = self.0?;
         let value = serde_json::to_value(body).unwrap_or_default();
@@ -184,7 +186,7 @@ impl IdempotencyKey {
     }
 }
 
-/// Writes JSON with sorted keys, each byte once.
+/// Writes canonical JSON, with sorted keys.
 fn canonical(value: &serde_json::Value, out: &mut String) {
     use serde_json::Value;
     let comma = |place: usize, out: &mut String| {

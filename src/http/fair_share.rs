@@ -1,5 +1,5 @@
-//! The door of requests: a tenant that uses more than its share of the threads that serve waits here while others are active, before
-//! its body is read; see [`copilotd_actors::fairness::share`].
+//! Fair sharing of the serving threads: while others are active, requests of a tenant that uses more than its share
+//! wait here, before their body is read; see [`copilotd_actors::share`].
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use super::auth::{identify, is_protective};
 use super::problem::{Code, Problem};
 use super::state::AppState;
 
-/// Lets a request in when it is its tenant's turn, and charges the work on it to the tenant. All requests without a credential have one
-/// share together; a stream that is opened with a ticket waits for its tenant's once the ticket is known.
+/// Admits a request when it is its tenant's turn, and charges the work to the tenant. All requests without a credential
+/// share one share; a stream opened with a ticket waits for its tenant's share once the ticket is verified.
 pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    // Supervisors ask these whatever happens, and they cost nothing.
+    // Health checks must always be answered, and they are cheap.
     if path == "/healthz" || path == "/readyz" {
         return next.run(request).await;
     }
@@ -25,19 +25,19 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
         return match state.shared.shares.enter_stranger().await {
             Ok(passage) => metered(Arc::clone(passage.share()), next.run(request)).await,
             Err(Crowded) => {
-                let detail = "requests without a credential use more than their share of this server";
+                let detail = "requests without a credential are using more than their share of this server";
                 Problem::new(Code::Overloaded).detail(detail).into_response()
             }
         };
     }
     let (mut parts, body) = request.into_parts();
-    // The handler's extractors find the caller in the extensions.
+    // Stored in the extensions for the handler's extractors.
     let caller = match identify(&mut parts, &state.auth).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
     let (shares, tenant) = (&state.shared.shares, caller.scope.tenant());
-    // Whoever revokes a leaked key does not stand behind those who flood with it. Reports and lists are work like any other.
+    // Revoking a leaked key must not queue behind a flood that uses it. Reports and lists wait like any other work.
     let answers_at_once = is_protective(&parts.method, parts.uri.path());
     let answer = next.run(Request::from_parts(parts, body));
     if answers_at_once {
@@ -46,7 +46,7 @@ pub async fn layer(State(state): State<AppState>, request: Request, next: Next) 
     match shares.enter(tenant).await {
         Ok(passage) => metered(Arc::clone(passage.share()), answer).await,
         Err(Crowded) => {
-            let detail = "this tenant sends more than its share of this server can answer";
+            let detail = "this tenant is using more than its share of this server";
             Problem::new(Code::Overloaded).detail(detail).into_response()
         }
     }

@@ -1,7 +1,7 @@
-//! Leaves requests to the standby once this process hands over to it.
+//! Leaves requests to the standby once this process is handing over.
 //!
-//! A request that comes then is refused at once: the standby answers it when it is sent again. One that is being answered has until
-//! the streams end; what is not done by then is told so.
+//! New requests are refused immediately: the standby answers the retry. Requests in flight have until the streams end;
+//! those unfinished by then are answered 503.
 
 use axum::extract::{Request, State};
 use axum::http::Method;
@@ -13,22 +13,21 @@ use super::problem::{Code, Problem, Retry};
 use super::refusal;
 use super::state::AppState;
 
-/// The layer.
 pub async fn layer(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    // Whoever supervises the process is answered to the end.
+    // Health checks and metrics are answered to the end.
     if !path.starts_with("/v1/") {
         return next.run(request).await;
     }
     if state.shutdown.is_handing_over() {
         return refusal::handing_over().into_response();
     }
-    // Reading changes nothing, and a model's answer that nobody has seen is not kept.
+    // Reads change nothing, and an unseen model answer is not stored.
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD) || is_openai(path);
     let handed_over = async {
         state.shutdown.closed().await;
         if !state.shutdown.is_handing_over() {
-            // A drain lets what has begun end.
+            // A drain without handover lets running requests finish.
             std::future::pending::<()>().await;
         }
     };
@@ -45,7 +44,7 @@ fn unfinished(is_safe: bool) -> Problem {
     }
     Problem::new(Code::Unavailable)
         .detail(
-            "this server handed over to its standby before the request was done; whether it was stored is not known",
+            "this server handed over to its standby before the request finished; it may or may not have been stored",
         )
         .retry(Retry::Unsafe)
 }

@@ -1,7 +1,7 @@
-//! Comments in event streams that have nothing to say.
+//! Keep-alive comments in idle event streams.
 //!
-//! Invariant: no more than [`KEEP_ALIVE`] passes between two frames of a stream whose client reads, whatever the stream behind it
-//! waits for and however often that wakes up. The timer counts from the last frame that was handed out, and nothing else resets it.
+//! Invariant: no more than [`KEEP_ALIVE`] passes between two frames of a stream whose client reads, whatever the inner
+//! stream waits for and however often it wakes up. The timer counts from the last frame sent; nothing else resets it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,10 +11,11 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Silence after which a comment is sent. Proxies cut a connection that is silent for a minute, and clients are promised a byte every 15 s.
+/// Idle time after which a comment is sent. Proxies close connections that are idle for a minute, and clients are
+/// promised a byte every 15 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A stream of whole frames, with a comment wherever it is silent.
+/// A stream of whole frames that sends a comment whenever it is idle.
 #[derive(Debug)]
 pub struct KeepAlive<S> {
     frames: Pin<Box<S>>,
@@ -24,7 +25,7 @@ pub struct KeepAlive<S> {
 }
 
 impl<S> KeepAlive<S> {
-    /// Fills the silence of `frames` with `comment`.
+    /// Sends `comment` whenever `frames` is idle.
     pub fn new(frames: S, comment: Bytes) -> Self {
         let last = Instant::now();
         Self {
@@ -48,7 +49,7 @@ impl<E, S: Stream<Item = Result<Bytes, E>>> Stream for KeepAlive<S> {
         loop {
             ready!(this.timer.as_mut().poll(cx));
             let now = Instant::now();
-            // The timer is moved only when it fires: a frame costs no timer.
+            // The timer is reset only when it fires, so that a frame costs no timer update.
             let due = this.last + KEEP_ALIVE;
             if due <= now {
                 this.last = now;

@@ -1,7 +1,7 @@
-//! Errors as OpenAI's clients expect them: `{"error": {message, type, param, code}}`.
+//! Errors in OpenAI's shape: `{"error": {message, type, param, code}}`.
 //!
-//! Invariant: on the paths of that protocol every error has this shape, whoever made it: a handler, the credential
-//! verifier, the router or a panic. The outermost layer (`request_id`) asks [`is_openai`] and renders.
+//! Invariant: every error on an OpenAI-compatible path has this shape, whether it comes from a handler, the credential
+//! verifier, the router or a panic. The outermost layer (`request_id`) checks [`is_openai`] and renders it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::problem::{Code, Problem};
 use super::routes::openai::{ATTEMPTS, standing};
 
-/// An error in OpenAI's words.
+/// An error in OpenAI's shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenAiError {
     status: StatusCode,
@@ -24,27 +24,26 @@ pub struct OpenAiError {
     code: Option<String>,
     retry_after: Option<Duration>,
     limit: Option<LimitState>,
-    /// Requests that were sent to providers.
+    /// Number of requests sent to providers.
     attempts: u32,
 }
 
-/// Tells whether a path belongs to OpenAI's protocol.
+/// Whether a path belongs to the OpenAI-compatible API.
 pub fn is_openai(path: &str) -> bool {
     matches!(path, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models") || path.starts_with("/v1/models/")
 }
 
 impl OpenAiError {
-    /// Returns the status it is answered with.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Returns the document.
+    /// Returns the JSON body.
     pub fn document(&self) -> Value {
         json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
     }
 
-    /// Translates a problem that was made without knowing of this protocol.
+    /// Translates a problem that was created without regard to this protocol.
     pub fn of_problem(problem: &Problem) -> Self {
         let code = problem.code();
         let (kind, word) = match code {
@@ -59,7 +58,7 @@ impl OpenAiError {
         for fault in problem.errors() {
             message = format!("{message}; {}: {}", fault.pointer, fault.message);
         }
-        // The protocol knows one status for a request that breaks its schema.
+        // OpenAI answers 400, not 422, to a request that breaks its schema.
         let status = match code {
             Code::Invalid => StatusCode::BAD_REQUEST,
             other => other.status(),
@@ -76,11 +75,11 @@ impl OpenAiError {
         }
     }
 
-    /// Says that there is no such model.
+    /// The error for a model that does not exist or that the tenant may not use.
     pub fn no_model(name: &str) -> Self {
         GatewayError::new(
             GatewayErrorKind::UnknownRoute,
-            format!("the model {name:?} does not exist or may not be used"),
+            format!("the model {name:?} does not exist or you do not have access to it"),
         )
         .into()
     }
@@ -121,7 +120,7 @@ impl From<GatewayError> for OpenAiError {
         let refusal = error.refusal.unwrap_or_default();
         let code = match error.kind {
             GatewayErrorKind::Invalid => refusal.code,
-            // The clients' own name for it, which they do not retry.
+            // OpenAI's own code, which its clients do not retry.
             GatewayErrorKind::BudgetExhausted => Some("insufficient_quota".to_owned()),
             other => Some(other.code().to_owned()),
         };

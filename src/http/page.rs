@@ -1,4 +1,4 @@
-//! Pages of lists: their limit, and cursors that fit only the list they came from.
+//! Pagination: limits, and cursors that are valid only for the list they came from.
 
 use std::io;
 
@@ -12,15 +12,15 @@ use utoipa::IntoParams;
 use super::extract::invalid;
 use super::problem::Problem;
 
-/// Entries of a page unless the client says otherwise.
+/// Default entries per page.
 const DEFAULT_LIMIT: usize = 20;
-/// Most entries of a page.
+/// Maximum entries per page.
 const MAX_LIMIT: usize = 100;
 
-/// Most bytes of a page's entries, as JSON; only a single entry may be larger, and is then alone on its page.
+/// Maximum size of a page's entries as JSON; a larger entry is alone on its page.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
-/// Returns the bytes of an entry, as JSON.
+/// Returns the size of an entry as JSON, in bytes.
 pub fn size(entry: &impl Serialize) -> usize {
     struct Count(usize);
     impl io::Write for Count {
@@ -33,12 +33,12 @@ pub fn size(entry: &impl Serialize) -> usize {
         }
     }
     let mut count = Count(0);
-    // An entry that cannot be written fails when the answer is; nothing else can.
+    // An entry that cannot be serialised fails when the response is written.
     let _ = serde_json::to_writer(&mut count, entry);
     count.0
 }
 
-/// Leaves as many entries as fit on a page, at least one, and tells whether there were more.
+/// Truncates to the entries that fit on a page, at least one; returns whether there were more.
 pub fn cut(entries: &mut Vec<impl Serialize>) -> bool {
     let mut bytes = 0;
     let fitting = entries.iter().take_while(|entry| {
@@ -51,12 +51,11 @@ pub fn cut(entries: &mut Vec<impl Serialize>) -> bool {
     more
 }
 
-/// How many entries a page has.
+/// The number of entries per page.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit(usize);
 
 impl Limit {
-    /// The number.
     pub fn get(self) -> usize {
         self.0
     }
@@ -74,48 +73,45 @@ impl<'de> Deserialize<'de> for Limit {
         if (1..=MAX_LIMIT).contains(&limit) {
             Ok(Self(limit))
         } else {
-            Err(serde::de::Error::custom(format!(
-                "limit has to be from 1 to {MAX_LIMIT}"
-            )))
+            Err(serde::de::Error::custom(format!("limit must be from 1 to {MAX_LIMIT}")))
         }
     }
 }
 
-/// Which page of a list.
+/// The requested page of a list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wanted {
-    /// Entries of a page
+    /// Maximum number of entries per page
     #[serde(default)]
     #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
     pub limit: Limit,
-    /// `next_cursor` of the page before
+    /// The `next_cursor` of the previous page
     pub cursor: Option<String>,
 }
 
 /// A page of a list.
 #[derive(Debug, Serialize)]
 pub struct Page<T> {
-    /// Its entries.
     pub data: Vec<T>,
-    /// Asks for the next page; none after the last one.
+    /// The cursor of the next page; `None` on the last one.
     pub next_cursor: Option<String>,
 }
 
-/// Writes a cursor that is good for the list named `list` alone (whose list it is has to be part of the name).
+/// Encodes a cursor that is valid only for the list named `list`; the name must include the list's owner.
 pub fn cursor(list: &str, position: &impl Serialize) -> String {
     let position = serde_json::to_string(position).unwrap_or_default();
     URL_SAFE_NO_PAD.encode(format!("{}{position}", mark(list)))
 }
 
-/// Reads a cursor; one of another list, or none at all, is refused.
+/// Decodes a cursor; refuses one of another list and anything else.
 pub fn position<T: DeserializeOwned>(list: &str, cursor: &str) -> Result<T, Problem> {
     let read = || {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
         serde_json::from_str(text.strip_prefix(&mark(list))?).ok()
     };
-    read().ok_or_else(|| invalid("", "cursor is not one of this list"))
+    read().ok_or_else(|| invalid("", "invalid cursor: pass the next_cursor of a page of this same list"))
 }
 
 fn mark(list: &str) -> String {

@@ -1,4 +1,4 @@
-//! Which client a request comes from: the address at the other end of the connection, or the one that a trusted proxy names.
+//! The client address of a request: the peer of the connection, or the address that a trusted proxy forwards.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,24 +6,24 @@ use axum::http::HeaderMap;
 
 use crate::config::IpNet;
 
-/// Proxies whose `X-Forwarded-For` is believed.
+/// Proxies whose `X-Forwarded-For` is trusted.
 #[derive(Debug, Clone, Default)]
 pub struct Proxies(Vec<IpNet>);
 
 impl Proxies {
-    /// Believes these.
+    /// Trusts these networks.
     pub fn new(networks: &[IpNet]) -> Self {
         Self(networks.to_vec())
     }
 
-    /// Tells whether an address is a trusted proxy's.
+    /// Whether an address belongs to a trusted proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Finds the client behind `peer`. From the right, each hop was written by the one before it: what a trusted proxy did not
-    /// write is only a claim.
+    /// Returns the client behind `peer`. Reads hops from the right, each written by the one before it, and stops at the
+    /// first that no trusted proxy wrote.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         let lines = headers.get_all("x-forwarded-for").iter().rev();
@@ -43,7 +43,7 @@ impl Proxies {
     }
 }
 
-/// Returns the network that one client holds: its IPv4 address, or the /64 of its IPv6 address, all of which it can use.
+/// Returns the network of one client: its IPv4 address, or the /64 of its IPv6 address, all of which it can use.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,4 +1,4 @@
-//! Whether the store takes writes: tried in the background, so that `/readyz` tells of a full disk before users do.
+//! Periodic trial writes to the store, so that `/readyz` reports a full disk before users do.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,18 +7,18 @@ use copilotd_actors::ports::{EventLog, LogError};
 use metrics::gauge;
 use tokio::time::Instant;
 
-/// Time between two trial writes.
+/// Interval of trial writes.
 const EVERY: Duration = Duration::from_secs(10);
-/// Longest time for one.
+/// Timeout of one trial write.
 const WITHIN: Duration = Duration::from_secs(10);
-/// A result that is older says nothing any more: the next one is overdue.
+/// A result older than this is stale: the next trial write is overdue.
 const STALE: Duration = Duration::from_secs(35);
 
-/// The last trial write.
+/// The result of the last trial write.
 #[derive(Debug, Default)]
 pub struct StoreProbe {
     last: Mutex<Option<(Instant, Outcome)>>,
-    /// Held while one is tried.
+    /// Held during a trial write.
     trying: tokio::sync::Mutex<()>,
 }
 
@@ -30,12 +30,12 @@ enum Outcome {
     Unavailable,
 }
 
-/// What is known of the last trial write.
+/// Outcome and age of the last trial write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen(Option<(Duration, Outcome)>);
 
 impl StoreProbe {
-    /// Tries writes until the process ends.
+    /// Runs trial writes until the process ends.
     pub async fn run(self: Arc<Self>, log: Arc<dyn EventLog>) {
         loop {
             self.try_once(log.as_ref()).await;
@@ -43,7 +43,7 @@ impl StoreProbe {
         }
     }
 
-    /// Tries again at once when the last write failed, so that the end of an outage is told at once.
+    /// Tries again immediately if the last write failed, so that the end of an outage is reported without delay.
     pub async fn look_again(&self, log: &dyn EventLog) -> Seen {
         if !self.seen().is_good() {
             self.try_once(log).await;
@@ -51,7 +51,7 @@ impl StoreProbe {
         self.seen()
     }
 
-    /// Tries one write, unless one is being tried, and notes what came of it. A change is logged once.
+    /// Tries one write, unless one is in progress, and stores the outcome. A change is logged once.
     async fn try_once(&self, log: &dyn EventLog) {
         let Ok(_trying) = self.trying.try_lock() else { return };
         let tried = tokio::time::timeout(WITHIN, log.probe()).await;
@@ -68,13 +68,18 @@ impl StoreProbe {
         match tried {
             _ if before == Some(outcome) => {}
             Ok(Ok(())) if before.is_none() => {}
-            Ok(Ok(())) => tracing::info!("the store takes writes again"),
-            Ok(Err(error)) => tracing::error!(%error, "the store takes no writes; /readyz answers 503"),
-            Err(_) => tracing::error!("the store did not take a trial write in time; /readyz answers 503"),
+            Ok(Ok(())) => tracing::info!("store is writable again; /readyz recovers"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "store is not writable; /readyz answers 503 until a trial write succeeds")
+            }
+            Err(_) => tracing::error!(
+                timeout_s = WITHIN.as_secs(),
+                "trial write to the store timed out; /readyz answers 503 until one succeeds"
+            ),
         }
     }
 
-    /// Returns what is known.
+    /// Returns the last outcome.
     pub fn seen(&self) -> Seen {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         Seen(last.map(|(at, outcome)| (at.elapsed(), outcome)))
@@ -82,18 +87,18 @@ impl StoreProbe {
 }
 
 impl Seen {
-    /// Whether writes are taken, as far as is known. At the start nothing speaks against it.
+    /// Whether the store is considered writable; true before the first trial write.
     pub fn is_good(self) -> bool {
         self.0
             .is_none_or(|(age, outcome)| outcome == Outcome::Ok && age < STALE)
     }
 
-    /// Time since the last trial write ended.
+    /// Time since the last trial write.
     pub fn age(self) -> Option<Duration> {
         self.0.map(|(age, _)| age)
     }
 
-    /// A word for it.
+    /// The outcome as it is shown in `/readyz`.
     pub fn word(self) -> &'static str {
         match self.0 {
             None => "pending",
@@ -126,7 +131,7 @@ mod tests {
         let task = tokio::spawn(Arc::clone(&probe).run(Arc::new(log)));
         tokio::time::sleep(Duration::from_secs(25)).await;
         assert_eq!((probe.seen().word(), probe.seen().age().unwrap().as_secs()), ("ok", 5));
-        // A trial that never ends is no good sign either.
+        // An overdue trial write counts as a failure.
         task.abort();
         tokio::time::sleep(Duration::from_secs(31)).await;
         assert_eq!((probe.seen().word(), probe.seen().is_good()), ("unavailable", false));

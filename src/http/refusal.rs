@@ -1,4 +1,4 @@
-//! The one place where refusals of the application become problems.
+//! Maps rejections and errors of the application to problem responses, in one place.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use copilotd_gateway::error::{GatewayError, GatewayErrorKind, LimitState};
 
 use super::problem::{Code, Problem, RateLimit, Retry};
 
-/// When a place among the open turns may be free again.
+/// `Retry-After` when too many turns are open.
 const FULL_RETRY: Duration = Duration::from_secs(2);
-/// When the next process serves.
+/// `Retry-After` while the standby takes over.
 const HANDING_OVER_RETRY: Duration = Duration::from_secs(1);
-/// When a place in a conversation's queue may be free again.
+/// `Retry-After` when a conversation's queue is full.
 const QUEUE_RETRY: Duration = Duration::from_secs(5);
 
 impl From<Refusal> for Problem {
@@ -23,33 +23,33 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::Rejected(rejection) => rejection.into(),
             Refusal::Full(Full::Tenant, most) => Self::new(Code::RateLimited)
-                .detail("too many turns of this tenant are open")
+                .detail("this tenant has too many open turns; retry when some have finished")
                 .rate_limit(&RateLimit::all_taken("tenant-turns", most, FULL_RETRY)),
             Refusal::Full(Full::User, most) => Self::new(Code::RateLimited)
-                .detail("too many turns of this user are open")
+                .detail("this user has too many open turns; retry when some have finished")
                 .rate_limit(&RateLimit::all_taken("user-turns", most, FULL_RETRY)),
             Refusal::Full(Full::Node, _) => Self::new(Code::Overloaded)
-                .detail("too many turns are open")
+                .detail("too many turns are open on this server")
                 .retry_after(Duration::from_secs(2)),
             Refusal::Quota(exceeded) => Self::new(Code::QuotaExceeded).detail(exceeded.to_string()),
             Refusal::Refused { disk_full } => store_refuses(disk_full),
             Refusal::Damaged => Self::new(Code::Internal)
-                .detail("the conversation's log is damaged; the server's log says where")
+                .detail("the stored conversation is damaged; details are in the server log under this request id")
                 .retry(Retry::Never),
             Refusal::LeftOut => left_out(),
             Refusal::HandingOver => handing_over(),
             Refusal::Gone | Refusal::NotStored => Self::new(Code::Unavailable)
-                .detail("the conversation cannot be reached at the moment; nothing was stored")
+                .detail("the conversation is temporarily unavailable; nothing was stored")
                 .retry(Retry::Safe)
                 .retry_after(Duration::from_secs(2)),
             Refusal::Unavailable => Self::new(Code::Unavailable)
-                .detail("the store does not answer; whether the request was stored is not known")
+                .detail("the store is not responding; the request may or may not have been stored")
                 .retry_after(Duration::from_secs(2)),
         }
     }
 }
 
-/// Why a turn's `response_schema` was not accepted.
+/// Why a turn's `response_schema` was rejected.
 impl From<SchemaError> for Problem {
     fn from(error: SchemaError) -> Self {
         let at = |pointer: String, message: String| {
@@ -64,12 +64,12 @@ impl From<SchemaError> for Problem {
                     .into(),
             ),
             SchemaError::Busy => Self::new(Code::RateLimited)
-                .detail("too many schemas of this tenant are being compiled")
+                .detail("this tenant is compiling too many response schemas at once")
                 .retry_after(Duration::from_secs(2)),
             SchemaError::Unavailable(_) => {
-                tracing::error!(%error, "a turn's schema could not be compiled");
+                tracing::error!(%error, "response_schema could not be compiled; the turn was refused with 503");
                 Self::new(Code::Unavailable)
-                    .detail("schemas cannot be compiled now")
+                    .detail("response_schema cannot be compiled at the moment; nothing was stored")
                     .retry(Retry::Safe)
                     .retry_after(Duration::from_secs(2))
             }
@@ -77,26 +77,28 @@ impl From<SchemaError> for Problem {
     }
 }
 
-/// The tenant's settings have a fault, which its operator has to fix.
+/// The tenant is left out because its settings have a fault that an operator must fix.
 pub(super) fn left_out() -> Problem {
     Problem::new(Code::Unavailable)
-        .detail("the settings of this tenant have a fault, so it is not served; ask whoever operates the server to fix them")
+        .detail(
+            "this tenant is not served because its settings are invalid; ask the operator of the server to fix them",
+        )
         .retry(Retry::Safe)
         .retry_after(Duration::from_secs(30))
 }
 
-/// Another process takes over within a moment.
+/// The standby is about to take over.
 pub(super) fn handing_over() -> Problem {
     Problem::new(Code::Unavailable)
-        .detail("this server hands over to its standby; nothing was stored")
+        .detail("this server is handing over to its standby; nothing was stored")
         .retry(Retry::Safe)
         .retry_after(HANDING_OVER_RETRY)
 }
 
-/// The store answered, and will not take it as things stand.
+/// The store answered, and refuses writes in its current state.
 fn store_refuses(disk_full: bool) -> Problem {
     let detail = if disk_full {
-        "the store refuses writes: disk full; nothing was stored"
+        "the store refuses writes because its disk is full; nothing was stored"
     } else {
         "the store refuses writes; nothing was stored"
     };
@@ -106,7 +108,7 @@ fn store_refuses(disk_full: bool) -> Problem {
         .retry_after(Duration::from_secs(10))
 }
 
-/// What the gateway refuses at the door: a limit or a budget.
+/// Refusals of the gateway before a call starts, such as a limit or a budget.
 impl From<GatewayError> for Problem {
     fn from(error: GatewayError) -> Self {
         let code = match error.kind {
@@ -117,7 +119,7 @@ impl From<GatewayError> for Problem {
         };
         let mut problem = Self::new(code).detail(error.message);
         if code == Code::Unavailable {
-            // At the door: nothing was begun.
+            // Refused before the call started: nothing was done.
             problem = problem.retry(Retry::Safe);
         }
         if let Some(limit) = &error.limit {
@@ -130,14 +132,14 @@ impl From<GatewayError> for Problem {
     }
 }
 
-/// A limit as the headers tell of it.
+/// A limit in the form that the `RateLimit` headers need.
 pub(super) fn rate_limit(limit: &LimitState) -> RateLimit {
     let (policy, window) = match limit.name.as_str() {
         "requests_per_minute" => ("requests", 60),
         "tokens_per_minute" => ("tokens", 60),
         "usd_per_day" => ("budget-day", 86_400),
         "usd_per_month" => ("budget-month", 30 * 86_400),
-        // How many there may be at one time.
+        // A concurrency limit.
         _ => ("calls", 0),
     };
     RateLimit {
@@ -170,19 +172,20 @@ impl From<Rejection> for Problem {
 
 impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {
-        // The cause is for the operator; it is logged here because it is handled here.
+        // The cause is for the operator only. It is logged here because it is handled here.
         match error {
             LogError::Erased => Self::new(Code::NotFound),
             LogError::Corrupt(_) => {
-                tracing::error!(%error, "the store holds something unreadable");
-                Self::new(Code::Internal).detail("what is stored of this cannot be read; the server's log says where")
+                tracing::error!(%error, "stored data is unreadable; the request was answered with 500");
+                Self::new(Code::Internal)
+                    .detail("the stored data is unreadable; details are in the server log under this request id")
             }
             LogError::Refused(_) => {
-                tracing::warn!(%error, "the store refused a request");
+                tracing::warn!(%error, "the store refused a write; the request was answered with 503");
                 store_refuses(error.is_disk_full())
             }
             LogError::Conflict(_) | LogError::Unavailable(_) => {
-                tracing::warn!(%error, "a request to the store failed");
+                tracing::warn!(%error, "a store request failed; the HTTP request was answered with 503");
                 Self::new(Code::Unavailable)
                     .retry(Retry::Safe)
                     .retry_after(Duration::from_secs(2))
@@ -218,7 +221,7 @@ mod tests {
             ("refused", Refusal::Refused { disk_full: false }.into(), "safe"),
             ("left out", Refusal::LeftOut.into(), "safe"),
             ("another writer was first", Refusal::Gone.into(), "safe"),
-            ("never looked at", Refusal::NotStored.into(), "safe"),
+            ("never processed", Refusal::NotStored.into(), "safe"),
             ("an append without an answer", Refusal::Unavailable.into(), "unsafe"),
             (
                 "schema check",
@@ -232,7 +235,7 @@ mod tests {
                 "safe",
             ),
             ("load is shed", Problem::new(Code::Overloaded), "safe"),
-            ("nobody knows", Problem::new(Code::Unavailable), "unsafe"),
+            ("unknown outcome", Problem::new(Code::Unavailable), "unsafe"),
         ];
         for (name, problem, expected) in cases {
             assert_eq!(retry_of(problem), expected, "{name}");

@@ -1,7 +1,8 @@
-//! The outermost layer: gives every request an id, every response `x-request-id`, and every error the problem document.
+//! The outermost layer: adds an id to every request, `x-request-id` to every response, and the problem document to
+//! every error.
 //!
-//! Invariant: whatever happens inside (a panic, a rejection of the framework, an unknown path), what leaves is either
-//! an answer of a handler or a problem document with the request's id.
+//! Invariant: whatever happens inside (a panic, a rejection of the framework, an unknown path), the response is either
+//! a handler's answer or a problem document with the request id.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -18,23 +19,21 @@ use futures::FutureExt;
 use super::openai_error::{OpenAiError, is_openai};
 use super::problem::{Code, Problem, complete};
 
-/// Name of the header.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id that is taken from a client.
+/// Maximum length of a client's request id.
 const MAX_LENGTH: usize = 128;
 
-/// The id of a request; in the request's extensions for handlers and spans.
+/// The id of a request; stored in its extensions for handlers and spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Takes the client's id if it is sane, or makes one.
+    /// Uses the client's id if it is valid, or generates one.
     fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
         match given {
@@ -46,7 +45,7 @@ impl RequestId {
     }
 }
 
-/// The id that the layer gave the request.
+/// Extracts the id that the layer assigned.
 impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     type Rejection = Infallible;
 
@@ -64,8 +63,8 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(id.clone());
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|_panic| {
-        // The panic hook has already printed where; the payload may hold content and is not repeated.
-        tracing::error!(request_id = id.as_str(), "a handler panicked");
+        // The panic hook has already logged the location; the payload may contain user content and is not repeated.
+        tracing::error!(request_id = id.as_str(), "request handler panicked; answered 500");
         Problem::new(Code::Internal).into_response()
     });
     if let Some(problem) = problem_of(&response) {
@@ -81,7 +80,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
         };
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        // A HEAD is answered with the headers alone.
+        // A response to HEAD has headers only.
         *response.body_mut() = if head { Body::empty() } else { document };
         response.extensions_mut().insert(problem);
     }
@@ -94,7 +93,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Returns the problem that a response is, or that it has to become because the framework made it.
+/// Returns the problem of an error response, creating one for rejections made by the framework.
 fn problem_of(response: &Response) -> Option<Problem> {
     if let Some(problem) = response.extensions().get::<Problem>() {
         return Some(problem.clone());
@@ -103,7 +102,8 @@ fn problem_of(response: &Response) -> Option<Problem> {
     if !status.is_client_error() && !status.is_server_error() {
         return None;
     }
-    // A handler's own error document (another protocol's) has a type; the framework's rejections are bare or plain.
+    // A handler's own error document (of another protocol) has a content type; framework rejections are empty or plain
+    // text.
     let plain = match response.headers().get(header::CONTENT_TYPE) {
         Some(value) => value.as_bytes().starts_with(b"text/plain"),
         None => true,

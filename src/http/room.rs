@@ -1,7 +1,7 @@
-//! Room for answers, reserved before a handler runs.
+//! Memory for responses, reserved before a handler runs.
 //!
-//! Invariant: every route reserves room for a page, unless `Room::of` names it and says why less is enough. So a new route cannot
-//! forget it. Reading a whole turn takes a [`PageRoom`] besides: who has none cannot.
+//! Invariant: every route reserves memory for a page, unless `Room::of` lists it with the reason why less is enough, so
+//! a new route cannot forget to. Reading a whole turn requires a [`PageRoom`].
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::Method;
@@ -13,39 +13,40 @@ use super::account::Account;
 use super::page;
 use super::problem::Problem;
 
-/// What a page costs while it is built: the records that were read for it, what clients see of them, and its text.
+/// Memory needed to build a page: the records read for it, their client representation, and the JSON text.
 const PAGE_BYTES: usize = 4 * page::MAX_BYTES;
-/// What a page of metrics takes, as a rule. A longer one gets more room once it is made.
+/// Usual size of a metrics page. A longer one reserves more once it is rendered.
 const METRICS_BYTES: usize = 256 * 1024;
 
-/// How much room a route reserves.
+/// How much memory a route reserves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// A page: the rule.
+    /// A page: the default.
     Page,
-    /// So many bytes.
+    /// A fixed number of bytes.
     Bytes(usize),
-    /// None at first: the answer is small or made of the request's own body, or the handler reserves room when it knows how much.
+    /// Nothing up front: the response is small or built from the request's own body, or the handler reserves memory
+    /// when it knows how much.
     Own,
 }
 
 impl Room {
     fn of(method: &Method, path: &str) -> Self {
         match (method.as_str(), path) {
-            // Each frame has its own; a turn that is read first takes a `PageRoom`.
+            // Each frame reserves its own; a turn that is read first takes a `PageRoom`.
             (_, "/v1/conversations/{id}/events" | "/v1/turns/{id}/events") => Self::Own,
-            // Providers' answers, which take their time: room is reserved when one has come.
+            // Provider responses take long to arrive: memory is reserved on arrival.
             (_, "/v1/chat/completions" | "/v1/embeddings") => Self::Own,
-            // Names alone.
+            // Only names.
             (_, "/v1/models" | "/v1/models/{id}" | "/v1/models/{provider}/{*model}") => Self::Own,
-            // The turn that was submitted just now is its body once more. A copy's is read with a `PageRoom`.
+            // The submitted turn repeats its request body. A retried request's turn is read with a `PageRoom`.
             ("POST", "/v1/conversations/{id}/turns") => Self::Own,
-            // A title and metadata, which have bounds.
+            // Title and metadata, which are bounded.
             ("POST", "/v1/conversations") | ("PATCH" | "DELETE", "/v1/conversations/{id}") => Self::Own,
             // A few names and numbers.
             ("POST", "/v1/stream-tickets" | "/v1/admin/api-keys" | "/v1/admin/revocations") => Self::Own,
             ("DELETE", "/v1/admin/cache" | "/v1/admin/api-keys/{id}" | "/v1/admin/revocations/{id}") => Self::Own,
-            // A job is a few names and numbers. A result is streamed: each piece that is read has room as a frame.
+            // A job is a few names and numbers. A result is streamed: each chunk is reserved as a frame.
             ("POST", "/v1/admin/exports")
             | ("DELETE", "/v1/operator/tenants/{id}")
             | (_, "/v1/jobs/{id}" | "/v1/jobs/{id}/result") => Self::Own,
@@ -57,7 +58,7 @@ impl Room {
     }
 }
 
-/// Reserves the room of the route that a request has found.
+/// Reserves memory for the route that a request matched.
 pub async fn layer(mut request: Request, next: Next) -> Response {
     let account = request.extensions().get::<Account>().cloned();
     let path = request.extensions().get::<MatchedPath>();
@@ -66,7 +67,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     };
     let reserved = match Room::of(request.method(), path.as_str()) {
         Room::Own => Ok(()),
-        // Without a credential there is no page: the handler says so.
+        // Without a credential there is no page: the handler answers 401.
         Room::Page if !account.is_verified() => Ok(()),
         Room::Page => {
             let room = PageRoom::reserve(&account).await;
@@ -80,7 +81,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     }
 }
 
-/// Room for a page. The account of the request holds it; this says that it does.
+/// Proof that the request's account holds memory for a page.
 #[derive(Debug, Clone)]
 pub struct PageRoom(());
 
@@ -91,7 +92,7 @@ impl PageRoom {
     }
 }
 
-/// As an argument it stands behind the caller: it is the room that the route reserved, or is reserved now.
+/// Must come after the caller in a handler's arguments. Returns the route's reservation or makes one.
 impl<S: Send + Sync> FromRequestParts<S> for PageRoom {
     type Rejection = Problem;
 
@@ -104,12 +105,12 @@ impl<S: Send + Sync> FromRequestParts<S> for PageRoom {
     }
 }
 
-/// The way to room for a page of which a handler does not know yet whether it needs it.
+/// Lets a handler reserve memory for a page later, once it knows that it needs it.
 #[derive(Debug)]
 pub struct LaterRoom(Option<Account>);
 
 impl LaterRoom {
-    /// Reserves it.
+    /// Reserves memory for a page.
     pub async fn page(&self) -> Result<PageRoom, Problem> {
         match &self.0 {
             Some(account) => PageRoom::reserve(account).await,

@@ -1,4 +1,4 @@
-//! All routes in one place, and the layers around them.
+//! The table of all routes, and the layers around them.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -20,7 +20,7 @@ use super::state::AppState;
 use super::{fair_share, hand_over, request_id, room};
 use crate::telemetry;
 
-/// Builds the router.
+/// Builds the public router.
 pub fn router(state: AppState) -> Router {
     let (routes, _) = routes().split_for_parts();
     routes
@@ -34,7 +34,7 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Builds the router of the admin port: what monitoring asks for, and nothing of the product.
+/// Builds the router of the admin port: health checks and metrics, none of the product's routes.
 pub fn admin_router(state: AppState) -> Router {
     let state = AppState {
         budgets: Budgets::of_admin_port(),
@@ -52,12 +52,12 @@ pub fn admin_router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Describes the routes as their handlers do.
+/// Returns the OpenAPI description generated from the handlers.
 pub(crate) fn described() -> OpenApi {
     routes().into_openapi()
 }
 
-/// The one table of routes: what is served and what is described come out of it together.
+/// The single table of routes, from which both the router and the OpenAPI description are built.
 fn routes() -> OpenApiRouter<AppState> {
     let api = OpenApiRouter::default()
         .routes(routes!(conversations::list, conversations::create))
@@ -88,7 +88,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(operations::readyz))
         .routes(routes!(crate::openapi::serve))
         .layer(middleware::from_fn(accepts_json));
-    // As JSON or as CSV: they look themselves.
+    // JSON or CSV: these handlers check `Accept` themselves.
     let reports = OpenApiRouter::default()
         .routes(routes!(admin::usage))
         .routes(routes!(usage::of_tenants))
@@ -97,13 +97,13 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(events::of_conversation))
         .routes(routes!(events::of_turn))
         .layer(middleware::from_fn(accepts_events));
-    // OpenAI's clients accept JSON and mean the stream too: nothing is asked of them.
+    // OpenAI's clients send `Accept: application/json` even for streams, so `Accept` is not checked.
     let gateway = OpenApiRouter::default()
         .routes(routes!(openai::chat::complete))
         .routes(routes!(openai::embeddings::create))
         .routes(routes!(openai::models::list))
         .routes(routes!(openai::models::get))
-        // The name `provider/model` as clients write it, its slash not escaped.
+        // `provider/model` with an unescaped slash, as clients write it.
         .route(
             "/v1/models/{provider}/{*model}",
             axum::routing::get(openai::models::get_nested),
@@ -116,7 +116,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(operations::metrics))
 }
 
-/// Hands the bounds of bodies to the extractors, and keeps account of what the request holds until its response has left.
+/// Passes the body limits to the extractors, and accounts for the request's resources until its response is sent.
 async fn bounds(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(state.body);
     let account = match Account::open(&state.budgets, &request) {
@@ -139,13 +139,15 @@ async fn accepts_events(request: Request, next: Next) -> Response {
 async fn accepts(request: Request, next: Next, kind: &str, subtype: &str) -> Response {
     if request.method() != Method::OPTIONS && !admits(request.headers(), kind, subtype) {
         return Problem::new(Code::NotAcceptable)
-            .detail(format!("this answers with {kind}/{subtype}"))
+            .detail(format!(
+                "this route answers with {kind}/{subtype}; allow it in the Accept header"
+            ))
             .into_response();
     }
     next.run(request).await
 }
 
-/// Whether an `Accept` header, if there is one, admits a media type.
+/// Whether the `Accept` header allows a media type; true without the header.
 fn admits(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
     let mut values = headers.get_all(header::ACCEPT).iter().peekable();
     if values.peek().is_none() {

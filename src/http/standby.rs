@@ -1,7 +1,7 @@
-//! What a standby answers: it listens before it has the store, and holds requests until it has taken over.
+//! The HTTP side of a standby: it listens before it has the store, and holds requests until it has taken over.
 //!
-//! Invariant: a request reaches the product's routes only after [`Standby::serve`], and then unread and unchanged. What is held is
-//! bounded in number, in bytes and in time.
+//! Invariant: a request reaches the product's routes only after [`Standby::serve`], and then unread and unchanged. Held
+//! requests are bounded in number, in bytes and in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,24 +21,24 @@ use super::problem::{Code, Problem, Retry};
 use super::request_id;
 use super::routes::operations;
 
-/// Longest time that a request is held.
+/// Maximum time that a request is held.
 const HOLD: Duration = Duration::from_secs(5);
-/// Requests that are held at the same time.
+/// Maximum number of held requests.
 const MOST_HELD: usize = 1024;
-/// Bytes of all that are held: their headers, and what of their bodies may stand in buffers. Nothing of a body is read.
+/// Maximum bytes of all held requests: their headers, and what of their bodies may be in buffers. No body is read.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
-/// What a request may hold besides its body.
+/// Bytes counted per request besides its body.
 const HEAD: usize = 8 * 1024;
-/// Most of a body that is taken from the socket before somebody reads it, by protocol.
+/// Maximum bytes of a body that are buffered before it is read, by protocol.
 const HTTP1_BODY: usize = 16 * 1024;
 const HTTP2_BODY: usize = 128 * 1024;
-/// When a request that was not served is worth sending again.
+/// `Retry-After` of refused requests.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The routes of one listener before and after the takeover.
 #[derive(Debug)]
 pub struct Standby {
-    /// Where requests go; a standby that ends without having taken over says so.
+    /// The current phase, which held requests wait on.
     serving: watch::Sender<Phase>,
     places: Semaphore,
     bytes: Semaphore,
@@ -51,14 +51,14 @@ enum Phase {
     Ending,
 }
 
-/// Why a request is not answered by the product.
+/// Why a request was not forwarded to the product's routes.
 #[derive(Debug, Clone, Copy)]
 enum NotServed {
-    /// Nobody took over in time.
+    /// This standby did not take over in time.
     Waited,
-    /// Too much is held already.
+    /// Too many requests or bytes are held already.
     Full,
-    /// The standby ends without having taken over.
+    /// The standby exits without having taken over.
     Ending,
 }
 
@@ -73,7 +73,7 @@ impl Default for Standby {
 }
 
 impl Standby {
-    /// Routes for a listener: everything goes to what [`Self::serve`] is given, and waits for it.
+    /// Returns the routes for a listener: every request waits for, and goes to, the routes given to [`Self::serve`].
     pub fn routes(self: &Arc<Self>) -> Router {
         let own = Router::new()
             .route("/healthz", get(operations::healthz))
@@ -84,17 +84,17 @@ impl Standby {
         Router::new().fallback(forward).with_state((standby, own))
     }
 
-    /// Answers with these routes from now on, first what is held.
+    /// Serves these routes from now on, starting with the held requests.
     pub fn serve(&self, routes: Router) {
         self.serving.send_replace(Phase::Serving(routes));
     }
 
-    /// Refuses what is held and what still comes: the process ends without having taken over.
+    /// Refuses held and new requests: the process exits without having taken over.
     pub fn end(&self) {
         self.serving.send_replace(Phase::Ending);
     }
 
-    /// Waits until there are routes to serve with.
+    /// Waits until there are routes to forward to.
     async fn wait(&self, bytes: u32) -> Result<Router, NotServed> {
         let place = self.places.try_acquire().map_err(|_| NotServed::Full)?;
         let bytes = self.bytes.try_acquire_many(bytes);
@@ -115,7 +115,7 @@ impl Standby {
     }
 }
 
-/// Sends a request to the product's routes, once there are any.
+/// Forwards a request to the product's routes once there are any.
 async fn forward(
     State((standby, mut own)): State<(Arc<Standby>, Router)>,
     mut request: Request,
@@ -130,7 +130,7 @@ async fn forward(
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
         return own.call(request).await;
     }
-    // Whoever asks for metrics wants those of now.
+    // Held metrics would be out of date.
     let waited = match request.uri().path() {
         "/metrics" => Err(NotServed::Waited),
         _ => {
@@ -158,9 +158,11 @@ async fn readyz() -> Response {
 
 fn refused(why: NotServed) -> Response {
     let detail = match why {
-        NotServed::Waited => "this server is a standby, and another one serves; nothing was done",
-        NotServed::Full => "this server is a standby, and too many requests wait for it to take over; nothing was done",
-        NotServed::Ending => "this server is about to end; nothing was done",
+        NotServed::Waited => "this server is a standby and has not taken over; nothing was done",
+        NotServed::Full => {
+            "this server is a standby, and too many requests are waiting for it to take over; nothing was done"
+        }
+        NotServed::Ending => "this server is shutting down; nothing was done",
     };
     Problem::new(Code::Unavailable)
         .detail(detail)
@@ -169,7 +171,7 @@ fn refused(why: NotServed) -> Response {
         .into_response()
 }
 
-/// What holding a request may cost.
+/// The bytes to reserve for holding a request.
 fn held_bytes(request: &Request) -> u32 {
     let buffer = if request.version() == Version::HTTP_2 {
         HTTP2_BODY
@@ -233,7 +235,7 @@ mod tests {
             (503, &json!("unavailable"), &json!("safe"), Some("1"))
         );
         assert_eq!(begun.elapsed(), HOLD);
-        // OpenAI's clients read their own form.
+        // OpenAI-compatible routes answer in OpenAI's error shape.
         let (status, body, retry) = answer(&routes, request("/v1/models")).await;
         assert_eq!(
             (status, body["error"].is_object(), retry.as_deref()),

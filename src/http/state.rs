@@ -1,4 +1,4 @@
-//! What handlers share.
+//! The state that handlers share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,45 +24,42 @@ use crate::tenants::Roster;
 /// The router's state. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
-    /// Who is calling.
+    /// Authenticates callers.
     pub auth: Arc<Authenticator>,
-    /// What model calls used.
+    /// Usage records of model calls.
     pub usage: Arc<dyn UsageStore>,
-    /// What was done in each tenant, and by whom.
+    /// The tenants' audit logs.
     pub audit: Arc<AuditLog>,
-    /// The way to models.
+    /// The gateway to models.
     pub gateway: Arc<Gateway>,
     /// Tenants and their keys.
     pub tenants: Arc<Roster>,
-    /// Work that outlives its request.
+    /// Long-running work that outlives its request.
     pub jobs: Arc<Jobs>,
-    /// Revoked user tokens.
     pub revocations: Arc<Revocations>,
-    /// The way to conversations.
+    /// Looks up conversation actors.
     pub directory: Directory,
-    /// Ports, bounds and watched conversations.
+    /// Ports, limits and watched conversations.
     pub shared: Arc<Shared>,
-    /// Bounds of request bodies.
+    /// Limits of request bodies.
     pub body: BodyLimits,
-    /// What requests share: bytes of bodies and answers, places.
+    /// Budgets for bodies, responses, requests in flight and streams.
     pub budgets: Arc<Budgets>,
-    /// How far the process is from its end.
+    /// The progress of a shutdown.
     pub shutdown: Shutdown,
     /// Renders `/metrics`.
     pub metrics: Render,
-    /// Whether the store takes writes, as tried every few seconds.
+    /// Whether the store is writable, as tested every few seconds.
     pub probe: Arc<StoreProbe>,
-    /// Names of the dependencies that `/readyz` asks besides the store.
+    /// The store's name in `/readyz`.
     pub store: &'static str,
 }
 
 impl AppState {
-    /// The log.
     pub fn log(&self) -> &dyn EventLog {
         self.shared.ports.log.as_ref()
     }
 
-    /// The clock.
     pub fn clock(&self) -> &dyn Clock {
         self.shared.ports.clock.as_ref()
     }
@@ -74,7 +71,7 @@ impl FromRef<AppState> for Arc<Authenticator> {
     }
 }
 
-/// The steps of an orderly end.
+/// The steps of a graceful shutdown.
 #[derive(Clone)]
 pub struct Shutdown {
     draining: Arc<AtomicBool>,
@@ -93,7 +90,7 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// No new turns from now on.
+    /// Refuses new turns from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -103,7 +100,7 @@ impl Shutdown {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// No new requests from now on: a standby takes them within a moment.
+    /// Refuses new requests from now on: a standby is about to take over.
     pub fn hand_over(&self) {
         self.drain();
         self.handing_over.store(true, Ordering::Release);
@@ -119,7 +116,7 @@ impl Shutdown {
         self.closed.send_replace(true);
     }
 
-    /// Waits until streams have to end.
+    /// Waits until streams must end.
     pub async fn closed(&self) {
         // The sender lives as long as `self`.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;

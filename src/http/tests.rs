@@ -1,4 +1,4 @@
-//! Requests through a router in process: what is wrong with them is answered as a problem, with the request's id.
+//! In-process requests through a router: every error is answered as a problem with the request id.
 
 use std::time::Duration;
 
@@ -167,7 +167,7 @@ async fn every_fault_of_a_body_has_its_pointer() {
     );
     assert!(
         !String::from_utf8_lossy(&answer.body).contains("hush"),
-        "values are not repeated"
+        "the response repeats a value of the request"
     );
 }
 
@@ -180,7 +180,7 @@ async fn a_large_body_is_refused_before_it_is_sent() {
     request
         .headers_mut()
         .insert(header::CONTENT_LENGTH, "5000000000".parse().unwrap());
-    // Nobody reads the body: reading it would wait for ever, and answer 408.
+    // The body must not be read: reading it would wait forever and answer 408.
     *request.body_mut() = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
     assert_eq!(send(request).await.status, 413);
 }
@@ -273,7 +273,7 @@ fn every_schema_of_a_body_compiles() {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        // Those of answers refer to each other; `openapi` compiles them together.
+        // Schemas of responses refer to each other; `openapi` compiles them together.
         if !text.contains("\"title\": \"Body of ") {
             continue;
         }

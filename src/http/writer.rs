@@ -1,8 +1,8 @@
-//! Writes one reader's stream. What comes when is decided by [`Reader`]; this waits, and reads the log where the tail does
-//! not reach back. Silence is [`super::keep_alive`]'s.
+//! Writes one reader's event stream. [`Reader`] decides what is sent when; the writer waits, and reads the log where
+//! the tail does not reach back far enough. [`super::keep_alive`] handles idle streams.
 //!
-//! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader that
-//! leaves drops its writer and stops nothing.
+//! Invariant: a writer owns one offset and nothing else of the conversation: no queue, no copy of the text. A reader
+//! that disconnects drops its writer and affects nothing else.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use super::auth::Caller;
 use super::budget::Reservation;
 use super::state::AppState;
 
-/// Least time between two deltas: a fast model costs a reader no more than a hundred frames a second.
+/// Minimum time between two deltas: a fast model causes at most a hundred frames a second per reader.
 const PACE: Duration = Duration::from_millis(10);
-/// Fewest and most records that are read at once: a few, as long as they are long, so that a reader costs little more than what it
-/// is sent.
+/// Minimum and maximum records per read: few while records are long, so that a reader costs little more memory than
+/// what it is sent.
 const PAGE: (usize, usize) = (8, 256);
-/// Bytes that are gathered before they are handed to the connection.
+/// Bytes gathered before they are passed to the connection.
 const CHUNK: usize = 64 * 1024;
 
 /// The writer of one stream.
@@ -40,15 +40,15 @@ pub struct Writer {
     tail: Arc<Tail>,
     wake: watch::Receiver<()>,
     greeted: bool,
-    /// Records that are read next.
+    /// Number of records of the next read.
     page: usize,
-    /// Whether the log was read to its end once: only then does the tail tell what is new.
+    /// Whether the log was read to its end once; only then can the tail be used.
     caught_up: bool,
     last_delta: Option<Instant>,
     _place: Reservation,
 }
 
-/// Encodes records: on the compute pool when they are long.
+/// Encodes records, on the compute pool when they are long.
 pub async fn encoded(tenant: &TenantId, records: Vec<Record>) -> Result<Vec<Encoded>, LogError> {
     let cost = records.iter().map(Record::weight).sum();
     let encode = move || records.iter().map(Encoded::new).collect();
@@ -62,7 +62,7 @@ enum Woken {
 }
 
 impl Writer {
-    /// Opens the stream behind the reader's position. The tail has to have been taken before the position was checked.
+    /// Opens a stream at the reader's position. The tail must have been obtained before the position was checked.
     pub fn new(
         state: AppState,
         caller: Caller,
@@ -87,11 +87,11 @@ impl Writer {
         }
     }
 
-    /// Returns the next bytes; none at the end of the stream.
+    /// Returns the next bytes; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Bytes> {
         if !self.greeted {
             self.greeted = true;
-            // Headers and first bytes leave at once: the time to the first byte is not the model's.
+            // Headers and first bytes are sent at once: the time to the first byte does not depend on the model.
             let mut greeting = ": copilotd\n\nretry: 2000\n\n".to_owned();
             self.reader.greet(&mut greeting);
             return Some(greeting.into());
@@ -102,8 +102,11 @@ impl Writer {
                 return (!out.is_empty()).then(|| out.into());
             }
             if let Err(error) = self.collect(&mut out).await {
-                // The client comes back with its position and misses nothing.
-                tracing::warn!(%error, conversation = %self.conversation, "a stream ends: the log cannot be read");
+                // The client reconnects with its position and misses nothing.
+                tracing::warn!(
+                    %error, conversation = %self.conversation,
+                    "event stream closed because the conversation's log could not be read; the client can resume it"
+                );
                 return None;
             }
             if !out.is_empty() {
@@ -119,7 +122,7 @@ impl Writer {
         }
     }
 
-    /// Takes what is there, without waiting for anything new.
+    /// Collects what is available without waiting.
     async fn collect(&mut self, out: &mut String) -> Result<(), LogError> {
         let now = self.state.clock().now();
         loop {
@@ -164,7 +167,7 @@ impl Writer {
         }
     }
 
-    /// Takes records until the stream ends or enough is gathered, and tells whether these were all.
+    /// Writes records until the stream ends or enough is gathered; returns whether all were taken.
     fn take<R: Borrow<Encoded>>(&mut self, records: &[R], now: Timestamp, out: &mut String) -> bool {
         for record in records {
             if out.len() >= CHUNK {
@@ -199,7 +202,7 @@ impl Writer {
                 None => std::future::pending().await,
             }
         };
-        // Text that came within the pace of the last delta is taken when that has passed.
+        // Text that arrived within `PACE` of the last delta is sent when that has passed.
         let pace = self
             .last_delta
             .map(|last| last + PACE)

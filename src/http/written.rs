@@ -1,4 +1,4 @@
-//! Answers as JSON: a long one is written on the compute pool, not on a thread that serves.
+//! JSON responses: a long one is serialised on the compute pool, not on a serving thread.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::problem::{Code, Problem};
 
-/// Works on an answer of `tenant`: on the compute pool when it costs much.
+/// Runs work for a response of `tenant`, on the compute pool when it is expensive.
 pub async fn work<T: Send + 'static>(
     tenant: &TenantId,
     cost: usize,
@@ -19,13 +19,13 @@ pub async fn work<T: Send + 'static>(
         .await
         .map_err(|error| match error {
             ComputeError::Full => {
-                Problem::new(Code::Overloaded).detail("too many large answers are waiting to be written")
+                Problem::new(Code::Overloaded).detail("too many large responses are waiting to be serialised")
             }
             ComputeError::Panicked => Problem::new(Code::Internal),
         })
 }
 
-/// Answers with `value`, which takes about `bytes`.
+/// Responds with `value`, whose JSON is about `bytes` long.
 pub async fn json<T: Serialize + Send + 'static>(
     tenant: &TenantId,
     bytes: usize,
@@ -34,7 +34,7 @@ pub async fn json<T: Serialize + Send + 'static>(
 ) -> Result<Response, Problem> {
     let text = work(tenant, bytes, move || serde_json::to_vec(&value)).await?;
     let text = text.map_err(|error| {
-        tracing::error!(%error, "an answer could not be written as JSON");
+        tracing::error!(%error, "response could not be serialised as JSON; answered 500");
         Problem::new(Code::Internal)
     })?;
     let mut response = Response::new(Body::from(text));

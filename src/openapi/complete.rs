@@ -1,24 +1,26 @@
-//! What no handler says for itself: schemas, credentials, and what is the same for many operations.
+//! Completes the OpenAPI document with what handlers do not describe: schemas, credentials, and common headers and
+//! parameters.
 
 use serde_json::{Map, Value, json};
 
 use super::schemas;
 
 const ABOUT: &str = "The self-hosted backend for AI copilots: durable conversations, each an append-only log.\n\n\
-    Every response bears `x-request-id`; every error is a problem document (RFC 9457) with a stable `code`. A path that \
-    exists answers another method with 405 `method_not_allowed` and `Allow`. Unknown fields of a body or a query are \
-    refused (422).";
+    Every response has an `x-request-id` header; every error is a problem document (RFC 9457) with a stable `code`. An \
+    existing path answers an unsupported method with 405 `method_not_allowed` and an `Allow` header. Unknown fields in a \
+    body or query are refused with 422.";
 
-const CHUNKS: &str = "Server-sent events of `data:` lines only: chunks as OpenAI streams them, an error object in place of the \
-    next one where the answer died, and `[DONE]` behind a whole answer, or one that a rule ended (`content_filter`), and no other. Comments fill silence.";
+const CHUNKS: &str = "Server-sent events with `data:` lines only: chunks in OpenAI's format. If the answer fails midway, \
+    an error object replaces the next chunk. `[DONE]` follows only a complete answer or one ended by a guardrail rule \
+    (`content_filter`). Comments are sent as keep-alives.";
 
 const STREAM: &str = "Server-sent events (`text/event-stream`, UTF-8, LF, never compressed). A comment follows the headers at \
     once and then at least every 15 s; `retry: 2000` once. `event:` is the type, `data:` the JSON object that \
-    `x-events` names for it. `id:` is the reader's whole position, `<seq>` or `<seq>.<offset>`: send it back as \
-    `Last-Event-ID` to continue exactly there, on any connection and after any restart. On a stream that a ticket opened every `id` \
-    ends in `~` and a proof, and one comes at once: after its 60 s the ticket resumes only from such an `id`.";
+    `x-events` describes for it. `id:` is the reader's whole position, `<seq>` or `<seq>.<offset>`: send it back as \
+    `Last-Event-ID` to continue exactly there, on any connection and after any restart. On a stream opened with a ticket \
+    every `id` ends in `~` and a MAC, and one is sent at once: after its 60 s the ticket only resumes, from such an `id`.";
 
-/// Makes the whole document out of the paths.
+/// Completes the document generated from the handlers.
 pub(super) fn complete(mut document: Value) -> Value {
     document["openapi"] = json!("3.1.0");
     document["jsonSchemaDialect"] = json!("https://json-schema.org/draft/2020-12/schema");
@@ -32,12 +34,12 @@ pub(super) fn complete(mut document: Value) -> Value {
     document["components"] = json!({ "schemas": schemas::components(), "securitySchemes": credentials() });
     document["tags"] = json!([
         { "name": "conversations", "description": "Conversations and their messages" },
-        { "name": "turns", "description": "Prompts and the work they cause" },
-        { "name": "streams", "description": "Events as they happen" },
-        { "name": "gateway", "description": "Models for OpenAI's clients, over the gateway that turns use too" },
-        { "name": "admin", "description": "What a tenant's administrators see and do" },
-        { "name": "tenants", "description": "What an operator does to tenants" },
-        { "name": "operations", "description": "The process" },
+        { "name": "turns", "description": "Prompts and everything done to answer them" },
+        { "name": "streams", "description": "Live events over SSE" },
+        { "name": "gateway", "description": "OpenAI-compatible access to models" },
+        { "name": "admin", "description": "For a tenant's administrators" },
+        { "name": "tenants", "description": "For operators: manage tenants" },
+        { "name": "operations", "description": "Health, metrics and jobs" },
     ]);
     if let Some(Value::Object(paths)) = document.get_mut("paths") {
         for (path, item) in paths {
@@ -52,13 +54,13 @@ fn credentials() -> Value {
         "bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A user token (a JWT that the tenant's own backend signs), or an API key (`cpk_…`).",
+            "description": "A user token (a JWT signed by the tenant's own backend) or an API key (`cpk_…`).",
         },
         "ticket": {
             "type": "apiKey",
             "in": "query",
             "name": "ticket",
-            "description": "A ticket of `POST /v1/stream-tickets`, for readers that cannot send headers.",
+            "description": "A ticket from `POST /v1/stream-tickets`, for clients that cannot send headers.",
         },
     })
 }
@@ -76,12 +78,12 @@ fn complete_path(path: &str, item: &mut Value) {
             parameters.push(json!({
                 "name": "x-copilotd-user",
                 "in": "header",
-                "description": "The user that an API key acts for. A user token may name its own user alone.",
+                "description": "The user that an API key acts for. A user token may only name its own user.",
                 "schema": { "type": "string", "minLength": 1, "maxLength": 256 },
             }));
         }
         operation["parameters"] = Value::Array(parameters);
-        // Every body that is described is also asked for.
+        // Every described body is required.
         if let Some(body) = operation.get_mut("requestBody") {
             body["required"] = json!(true);
         }
@@ -102,7 +104,7 @@ fn ids(path: &str) -> Vec<Value> {
             let (pattern, what) = match before {
                 "conversations" => ("^conv_[0-9a-f]{32}$", "The conversation."),
                 "turns" => ("^turn_[0-9a-f]{32}$", "The turn."),
-                "models" => (".", "A route's name, or `provider/model`."),
+                "models" => (".", "A route name or `provider/model`."),
                 "tenants" => ("^[a-z0-9_-]{1,64}$", "The tenant."),
                 "api-keys" => ("^key_[0-9a-f]{32}$", "The key."),
                 "revocations" => ("^rev_[0-9a-f]{32}$", "The revocation."),
@@ -129,18 +131,22 @@ fn complete_response(status: &str, response: &mut Value) {
     };
     headers.insert(
         "x-request-id".into(),
-        header(true, "The request's own id, if it was sane, or a new one.", "string"),
+        header(
+            true,
+            "The id sent by the client, if valid, or a generated one.",
+            "string",
+        ),
     );
     if status == "401" || status == "403" {
         headers.insert(
             "www-authenticate".into(),
-            header(false, "What is missing (RFC 6750).", "string"),
+            header(false, "The authentication challenge (RFC 6750).", "string"),
         );
     }
     if status == "429" || status == "503" {
         headers.insert(
             "retry-after".into(),
-            header(false, "Seconds after which to come back.", "integer"),
+            header(false, "Seconds to wait before retrying.", "integer"),
         );
     }
     if status == "429" {
@@ -148,7 +154,7 @@ fn complete_response(status: &str, response: &mut Value) {
             "ratelimit-policy".into(),
             header(
                 true,
-                "The limit that is reached: `q` in a window of `w` seconds, or at one time where there is no `w`.",
+                "The limit that was reached: `q` per window of `w` seconds, or `q` at a time if there is no `w`.",
                 "string",
             ),
         );
@@ -156,7 +162,7 @@ fn complete_response(status: &str, response: &mut Value) {
             "ratelimit".into(),
             header(
                 true,
-                "What is left of it (`r`), and in how many seconds there is more (`t`).",
+                "The remaining quota (`r`), and the seconds until it is refilled (`t`).",
                 "string",
             ),
         );
@@ -166,22 +172,22 @@ fn complete_response(status: &str, response: &mut Value) {
     if let Some(stream) = stream.filter(|_| is_document_too) {
         *stream = json!({ "schema": { "type": "string", "description": CHUNKS } });
         for (name, about, kind) in [
-            ("cache-control", "`no-store`; on a stream `no-transform` too", "string"),
+            ("cache-control", "`no-store`; on a stream also `no-transform`", "string"),
             ("x-accel-buffering", "`no`, on a stream", "string"),
             (
                 "x-copilotd-model",
-                "The `provider/model` that answered, if that was within 10 s",
+                "The `provider/model` that answered; missing on a stream that took longer than 10 s to start",
                 "string",
             ),
             (
                 "x-copilotd-attempts",
-                "Requests that were sent to providers until then",
+                "Number of requests sent to providers until then",
                 "integer",
             ),
             ("x-copilotd-cache", "`hit`, `miss` or `bypass`", "string"),
             (
                 "x-copilotd-cost-usd",
-                "What it cost; on a stream the report of usage says so",
+                "Cost in US dollars; on a stream see the final usage chunk instead",
                 "string",
             ),
         ] {

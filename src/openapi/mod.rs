@@ -1,7 +1,7 @@
-//! The description of the HTTP interface, OpenAPI 3.1: paths and answers from the handlers, schemas from `schemas/`.
+//! The OpenAPI 3.1 description of the HTTP API: paths and responses from the handlers, schemas from `schemas/`.
 //!
-//! Invariant: the router and the paths of the description are made in one act (`http::router`), and a schema that checks a
-//! request is the one that describes it.
+//! Invariant: the router and the described paths come from the same table (`http::router`), and the schema that
+//! validates a request is the one that describes it.
 
 mod complete;
 mod problems;
@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 pub(crate) use problems::{AUTH, BODY, FOUND, OpenAiErrors, answers, problems};
 use serde_json::Value;
 
-/// The document and its text, made once.
+/// The document and its text, built once.
 static DOCUMENT: LazyLock<(Value, String)> = LazyLock::new(|| {
     let paths = crate::http::router::described();
     let document = complete::complete(serde_json::to_value(paths).unwrap_or_default());
@@ -22,17 +22,17 @@ static DOCUMENT: LazyLock<(Value, String)> = LazyLock::new(|| {
     (document, text)
 });
 
-/// Returns it.
+/// Returns the document.
 pub fn document() -> &'static Value {
     &DOCUMENT.0
 }
 
-/// Returns its bytes.
+/// Returns the size of the document's text, in bytes.
 pub(crate) fn size() -> usize {
     DOCUMENT.1.len()
 }
 
-/// Describes this interface
+/// Get the OpenAPI description
 #[utoipa::path(
     get,
     path = "/openapi.json",

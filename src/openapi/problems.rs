@@ -1,4 +1,4 @@
-//! Which problems an operation answers with: sets of codes that stand beside the handlers.
+//! The problems an operation can answer with: sets of codes, declared beside the handlers.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use utoipa::openapi::{Content, Ref, schema};
 
 use crate::http::problem::Code;
 
-/// Whatever needs a credential.
+/// Of operations that need a credential.
 pub(crate) const AUTH: &[Code] = &[
     Code::Unauthenticated,
     Code::Forbidden,
@@ -20,9 +20,9 @@ pub(crate) const AUTH: &[Code] = &[
     Code::Overloaded,
     Code::Unavailable,
 ];
-/// Whatever names something by its id.
+/// Of operations with an id in the path.
 pub(crate) const FOUND: &[Code] = &[Code::NotFound];
-/// Whatever takes a body.
+/// Of operations with a request body.
 pub(crate) const BODY: &[Code] = &[
     Code::Malformed,
     Code::Timeout,
@@ -56,20 +56,20 @@ impl utoipa::IntoResponses for OpenAiErrors {
         let words = [
             (
                 400,
-                "The request is wrong, too long for every model, or against a provider's content policy",
+                "Invalid request, too long for every model, or against a provider's content policy",
             ),
-            (401, "No valid credential"),
+            (401, "Missing or invalid credential"),
             (
                 403,
-                "The credential lacks the scope, or the tenant may not use that model",
+                "The credential lacks the scope `gateway`, or the tenant may not use the model",
             ),
-            (404, "There is no such model"),
-            (408, "The body did not arrive in time"),
-            (413, "The body is too large"),
-            (429, "A limit was met, or the budget is used up"),
-            (500, "A fault of ours"),
-            (502, "No provider accepts its key, or an answer was cut off"),
-            (503, "No provider can answer, or the server sheds load"),
+            (404, "Unknown model"),
+            (408, "The request body was not received in time"),
+            (413, "Request too large"),
+            (429, "Rate limit reached or budget exhausted"),
+            (500, "Internal server error"),
+            (502, "Every provider rejected its API key, or the answer was cut off"),
+            (503, "No provider is available, or the server is overloaded"),
             (504, "No provider answered in time"),
         ];
         let answer = |(status, words): (u16, &str)| {
@@ -86,7 +86,7 @@ impl utoipa::IntoResponses for OpenAiErrors {
     }
 }
 
-/// Describes the answers of all codes in `sets`, one for each status.
+/// Describes the responses for all codes in `sets`, one per status.
 pub(crate) fn answers(sets: &[&[Code]]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     for code in sets.iter().copied().flatten().copied() {

@@ -1,4 +1,5 @@
-//! The component schemas: the files of `schemas/api` and `schemas/events`, with their references turned inwards.
+//! The component schemas: the files of `schemas/api` and `schemas/events`, with their references rewritten to
+//! components.
 
 use serde_json::{Map, Value, json};
 
@@ -24,7 +25,7 @@ files! {
         "turn.started" "turn.waiting";
 }
 
-/// Names the component of a file: `submit_turn` is `SubmitTurn`, the event `turn.queued` is `TurnQueuedEvent`.
+/// Returns a file's component name: `submit_turn` becomes `SubmitTurn`, the event `turn.queued` `TurnQueuedEvent`.
 fn component(directory: &str, name: &str) -> String {
     let words = name.split(['_', '.']);
     let mut component: String = words
@@ -44,7 +45,7 @@ fn reference(directory: &str, name: &str) -> String {
     format!("#/components/schemas/{}", component(directory, name))
 }
 
-/// Returns every component by its name.
+/// Returns all components by name.
 pub(super) fn components() -> Map<String, Value> {
     let read = |(directory, name, text): &(&str, &str, &str)| {
         let mut schema: Value = serde_json::from_str(text).expect("a test reads every schema");
@@ -58,14 +59,14 @@ pub(super) fn components() -> Map<String, Value> {
     FILES.iter().map(read).collect()
 }
 
-/// Returns the components of the events by their names on the stream.
+/// Returns references to the event components by event type.
 pub(super) fn events() -> Value {
     let events = FILES.iter().filter(|(directory, _, _)| *directory == "events");
     let named = events.map(|(directory, name, _)| ((*name).to_owned(), json!({ "$ref": reference(directory, name) })));
     Value::Object(named.collect())
 }
 
-/// Rewrites references to other files.
+/// Rewrites references to files as references to components.
 fn turn_inwards(value: &mut Value, directory: &str) {
     match value {
         Value::Object(members) => {
@@ -103,7 +104,7 @@ mod tests {
             .collect();
         assert_eq!(known, files);
         let components = components();
-        assert_eq!(components.len(), files.len(), "no two files have one name");
+        assert_eq!(components.len(), files.len(), "two files have the same component name");
         for (directory, name, text) in FILES {
             let schema: Value = serde_json::from_str(text).unwrap();
             assert_eq!(

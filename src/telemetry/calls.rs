@@ -1,7 +1,7 @@
-//! Calls of models, by provider, model, route and tenant: every one that the gateway books, whatever it is for.
+//! Metrics of model calls by provider, model, route and tenant: every call in the usage ledger, whatever its purpose.
 //!
-//! Invariant: at most [`MAX_SERIES`] sets of these labels, and as many again without a tenant's name, however many tenants and routes
-//! there are. Every value is the configuration's, or one that stands here: nothing that a caller or a provider wrote becomes a label.
+//! Invariant: at most [`MAX_SERIES`] label sets, and as many again without a tenant's name, however many tenants and
+//! routes there are. Every label value comes from the configuration or this file, never from a caller or provider.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -20,14 +20,14 @@ use uuid::Uuid;
 use super::tenants::{self, OTHER};
 use super::zeros::outcomes;
 
-/// Most sets of labels that name a tenant; of sets without one there may be as many again.
+/// Maximum number of label sets that name a tenant; sets without one may be as many again.
 const MAX_SERIES: usize = 1_000;
-/// Stands for the route where a caller named a model itself, as `provider/model`.
+/// The route label of calls that name a model directly, as `provider/model`.
 const DIRECT: &str = "direct";
 
 static SERIES: LazyLock<Mutex<HashSet<CallLabels>>> = LazyLock::new(Mutex::default);
 
-/// What a call is counted by.
+/// The labels of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CallLabels {
     provider: String,
@@ -36,12 +36,12 @@ struct CallLabels {
     tenant: String,
 }
 
-/// Counts attempts, and passes them on to another meter.
+/// Counts attempts and passes them on to another meter.
 #[derive(Debug)]
 pub struct CallMetrics(Option<Arc<dyn Meter>>);
 
 impl CallMetrics {
-    /// Counts what `next` is told, if there is one.
+    /// Wraps `next`, if there is one.
     pub fn around(next: Option<Arc<dyn Meter>>) -> Arc<Self> {
         Arc::new(Self(next))
     }
@@ -56,7 +56,7 @@ impl Meter for CallMetrics {
     }
 
     fn attempted(&self, attempt: Attempted) {
-        // An answer of the cache is no call; the cache counts it.
+        // A cache hit is not a model call; the cache counts it.
         if attempt.cache != CacheOutcome::Hit {
             record(&attempt);
         }
@@ -66,7 +66,7 @@ impl Meter for CallMetrics {
     }
 
     fn attempted_at(&self, at: Timestamp, attempt: Attempted) {
-        // The process that made it did not live to count it.
+        // The process that made the attempt died before counting it.
         record(&attempt);
         if let Some(next) = &self.0 {
             next.attempted_at(at, attempt);
@@ -90,7 +90,7 @@ impl Meter for CallMetrics {
     }
 }
 
-/// Starts the counters of a target of a route at zero.
+/// Initialises the counters of a route's target to zero.
 pub fn start(route: &str, provider: &str, model: &str) {
     for route in [route, DIRECT] {
         let labels = CallLabels {
@@ -129,11 +129,11 @@ fn record(attempt: &Attempted) {
     ] {
         counter!("copilotd_tokens_total", labels.with("kind", kind)).increment(tokens);
     }
-    // Counted in billionths, which add up exactly; the page shows dollars.
+    // Counted in billionths of a dollar, which add up exactly; the metrics page shows dollars.
     counter!("copilotd_model_cost_usd_total", labels.all()).increment(usage.cost);
     let estimated = attempt.is_estimated || usage.estimated;
     counter!("copilotd_model_calls_estimated_total", labels.all()).increment(u64::from(estimated));
-    // How long a call took that died with its process, nobody knows.
+    // The duration of a call that died with its process is unknown.
     if attempt.outcome != Outcome::Lost {
         histogram!("copilotd_model_call_seconds", labels.all()).record(attempt.took.as_secs_f64());
     }
@@ -142,7 +142,7 @@ fn record(attempt: &Attempted) {
     }
 }
 
-/// Names a route, or says that a caller named the target itself.
+/// Returns the route label: the name, or [`DIRECT`] if the caller named the target.
 fn route(name: &str, target: &TargetName) -> String {
     if name == target.to_string() {
         DIRECT.to_owned()
@@ -152,7 +152,7 @@ fn route(name: &str, target: &TargetName) -> String {
 }
 
 impl CallLabels {
-    /// Returns these labels while there is room for them, else less precise ones.
+    /// Returns these labels while the limit allows it, otherwise less specific ones.
     fn bounded(self, known: &mut HashSet<Self>) -> Self {
         let others = Self {
             tenant: OTHER.to_owned(),
@@ -235,7 +235,7 @@ mod tests {
             );
             shown.insert(found);
         }
-        // Those of the first thousand stay what they were.
+        // The first thousand label sets stay unchanged.
         assert_eq!(labels(0, 7).bounded(&mut known), labels(0, 7));
         assert_eq!(known.len(), 2 * MAX_SERIES);
         assert!(shown.len() <= MAX_SERIES + 2, "{}", shown.len());

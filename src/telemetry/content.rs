@@ -1,7 +1,7 @@
-//! Prompts and answers in the log, for tenants that asked for it (`log_content = true`) and at level debug alone.
+//! Logs prompts and answers, only for tenants that enable it (`log_content = true`) and only at debug level.
 //!
-//! This is the only place that logs content. It stands around the models: what tools answered is part of the next
-//! prompt, so nothing else has to be logged. Traces never hold content: they take nothing below level info.
+//! This is the only place that logs content. It wraps the models: tool results are part of the next prompt, so nothing
+//! else needs to be logged. Traces never contain content: they record nothing below info level.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,16 +15,16 @@ use copilotd_actors::domain::usage::LostUsage;
 use copilotd_actors::ports::{LogError, LostCall, Model, ModelError, ModelEvent, ModelRequest, ModelStream};
 use futures::StreamExt as _;
 
-/// Most bytes of one piece of content in a line.
+/// Maximum bytes of content per log line.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Target of the lines, for filters: `info,copilotd::content=debug`.
+/// Log target, for filters such as `info,copilotd::content=debug`.
 const TARGET: &str = "copilotd::content";
 
-/// The tenants that asked for it; they may change while the process runs.
+/// The tenants that enable content logging; may change while the process runs.
 pub type ContentTenants = ArcSwap<HashSet<TenantId>>;
 
-/// Models whose content is logged for some tenants.
+/// A model that logs content for some tenants.
 pub struct LoggedContent {
     models: Arc<dyn Model>,
     tenants: Arc<ContentTenants>,
@@ -57,7 +57,7 @@ impl Model for LoggedContent {
         let (tenant, conversation) = (request.scope.tenant().clone(), request.conversation);
         for message in request.messages.iter() {
             let (role, text) = said(message);
-            tracing::debug!(target: TARGET, %tenant, %conversation, role, text = cut(&text), "prompt");
+            tracing::debug!(target: TARGET, %tenant, %conversation, role, text = cut(&text), "prompt message sent to model");
         }
         let stream = self.models.stream(request).await?;
         let mut answer = Answer {
@@ -70,7 +70,7 @@ impl Model for LoggedContent {
     }
 }
 
-/// Collects an answer; it is logged when its stream ends or is dropped.
+/// Collects an answer and logs it when its stream ends or is dropped.
 struct Answer {
     span: tracing::Span,
     tenant: TenantId,
@@ -98,7 +98,11 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.span.in_scope(|| {
-            tracing::debug!(target: TARGET, tenant = %self.tenant, role = "assistant", text = cut(&self.text), "answer");
+            let text = cut(&self.text);
+            tracing::debug!(
+                target: TARGET, tenant = %self.tenant, role = "assistant", text,
+                "answer received from model"
+            );
         });
     }
 }

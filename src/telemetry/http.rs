@@ -1,7 +1,7 @@
-//! One span and one count per request, by the semantic conventions for HTTP servers.
+//! One span and one count per request, following the OpenTelemetry semantic conventions for HTTP servers.
 //!
-//! Invariant: the query is never looked at (it may hold a stream ticket), and labels hold the route's pattern, so that
-//! nobody outside can make new ones.
+//! Invariant: the query is never recorded (it may contain a stream ticket), and labels contain the route's pattern, so
+//! that clients cannot create new label values.
 
 use std::borrow::Cow;
 
@@ -16,14 +16,14 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::http::request_id::RequestId;
 
-/// Longest host name that is taken from a request.
+/// Maximum length of a host name from a request.
 const MAX_HOST: usize = 255;
-/// What stands for a path that no route has.
+/// The route label of paths without a route.
 const NO_ROUTE: &str = "none";
-/// What stands for the status of a request whose client left before there was one.
+/// The status of a request whose client disconnected before the response.
 const CLIENT_GONE: u16 = 499;
 
-/// Opens the span of each request and counts it. A stream counts until its first byte.
+/// Opens the span of each request and counts it. For a stream, the time ends with its first byte.
 pub async fn http_span(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = method(request.method());
@@ -52,7 +52,7 @@ fn span(request: &Request, method: &'static str, route: Option<&str>) -> Span {
         http.request.method = method,
         http.route = route,
         http.response.status_code = field::Empty,
-        // Only ids can stand in it where there is a route; a path nobody knows could hold anything.
+        // With a route, the path can only contain ids; an unknown path could contain anything.
         url.path = route.map(|_| request.uri().path()),
         url.scheme = "http",
         server.address = host,
@@ -64,12 +64,12 @@ fn span(request: &Request, method: &'static str, route: Option<&str>) -> Span {
     let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
         propagator.extract_with_context(&opentelemetry::Context::new(), &HeaderExtractor(request.headers()))
     });
-    // Fails without a collector; then there is no trace to be continued.
+    // Fails without a collector; then there is no trace to continue.
     let _ = span.set_parent(parent);
     span
 }
 
-/// Ends the span and counts the request, also when it is dropped on its way.
+/// Ends the span and counts the request, also when it is dropped midway.
 struct Measured {
     span: Span,
     method: &'static str,
@@ -82,7 +82,7 @@ impl Drop for Measured {
     fn drop(&mut self) {
         let status = match self.status {
             Some(status) => status.as_u16(),
-            // The outer layer answers for a handler that panicked.
+            // The outer layer answers 500 for a handler that panicked.
             None if std::thread::panicking() => 500,
             None => CLIENT_GONE,
         };
@@ -104,7 +104,7 @@ impl Drop for Measured {
                 status,
                 method = self.method,
                 ms = took.as_secs_f64() * 1000.0,
-                "a request was answered"
+                "request finished"
             );
         });
         metrics::histogram!("copilotd_http_request_seconds", "method" => self.method, "route" => route.clone())
@@ -115,7 +115,7 @@ impl Drop for Measured {
     }
 }
 
-/// The methods that the conventions know; others are one.
+/// The methods of the conventions; all others are `_OTHER`.
 fn method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -139,7 +139,7 @@ fn version(version: Version) -> &'static str {
     }
 }
 
-/// The server's name and port as the client wrote them: in a header, or with HTTP/2 beside the path.
+/// Returns the server name and port as sent by the client: in the `Host` header or the HTTP/2 authority.
 fn host(request: &Request) -> (Option<&str>, Option<u16>) {
     let header = request.headers().get(header::HOST);
     let host = match header {

@@ -1,7 +1,7 @@
-//! One line per event, on standard error: JSON for machines or text for people, with the ids of what it belongs to.
+//! Log output on standard error, one line per event: JSON for machines or text for people, with the ids of its context.
 //!
-//! The usual formatter would print every field of every open span. This layer keeps a few ids of a span and nothing
-//! else, which is also all that a span costs when no traces are sent.
+//! The default formatter would print every field of every open span. This layer stores a few ids per span and nothing
+//! else, which is also all that a span costs without a trace collector.
 
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal as _, Write as _};
@@ -22,7 +22,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogFormat, Telemetry as Settings};
 
-/// Fields of spans that stand in the lines below them, and their names there.
+/// Span fields that are copied to log lines, and their names there.
 const KEPT: [(&str, &str); 5] = [
     ("request_id", "request_id"),
     ("http.route", "route"),
@@ -31,12 +31,12 @@ const KEPT: [(&str, &str); 5] = [
     ("copilotd.turn.id", "turn"),
 ];
 
-/// What stands before the configured filter, which may say otherwise. ractor opens a span per actor and enters it at every
-/// poll; async-openai quotes answers it cannot read; the exporter's own complaints are said once by `traces`.
+/// Filter directives before the configured ones, which may override them. ractor opens a span per actor and enters it
+/// at every poll; async-openai quotes responses that it cannot parse; `traces` reports exporter errors itself, once.
 const BASE: &str = "ractor=warn,async_openai=off,opentelemetry=off,opentelemetry_sdk=off,\
                     opentelemetry-otlp=off,opentelemetry-http=off";
 
-/// Checks a filter.
+/// Parses a filter.
 pub fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
     let all = format!("{BASE},{directives}");
     EnvFilter::try_new(all).map_err(|error| anyhow::anyhow!("telemetry.log_level {directives:?}: {error}"))
@@ -47,7 +47,7 @@ pub fn layer<S>(settings: &Settings) -> anyhow::Result<impl Layer<S> + use<S>>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    // Our spans bear the ids, whatever the level of lines is.
+    // Our spans carry the ids and stay enabled at any log level.
     let ours = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with("copilotd");
     let spans = filter_fn(ours).with_max_level_hint(LevelFilter::INFO);
     let lines = Lines {
@@ -61,11 +61,11 @@ where
 struct Lines {
     format: LogFormat,
     colour: bool,
-    /// Finds the trace of a span.
+    /// Used to find the trace of a span.
     dispatch: OnceLock<WeakDispatch>,
 }
 
-/// What is kept of a span.
+/// The ids stored for a span.
 #[derive(Debug, Default)]
 struct Ids(Vec<(&'static str, String)>);
 
@@ -155,7 +155,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let mut fields = Fields::default();
         event.record(&mut fields);
         for span in context.event_scope(event).into_iter().flatten() {
-            // From the innermost outwards: what is nearer is truer.
+            // From the innermost span outwards: the nearest value wins.
             if let Some(ids) = span.extensions().get::<Ids>() {
                 for (name, value) in &ids.0 {
                     if !fields.rest.contains_key(*name) {
@@ -174,7 +174,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             LogFormat::Json => json(&time, metadata, fields),
             LogFormat::Pretty => text(&time, metadata, &fields, self.colour),
         };
-        // One write per line, so that lines do not mix. Nobody is left to tell when standard error is closed.
+        // One write per line, so that lines do not interleave. Errors are ignored: there is nowhere to report a closed
+        // stderr.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 }
@@ -230,7 +231,7 @@ fn text(time: &str, metadata: &Metadata<'_>, fields: &Fields, colour: bool) -> S
     line
 }
 
-/// Escapes what could begin a line of its own or steer a terminal.
+/// Escapes control characters, which could forge log lines or control a terminal.
 fn one_line(text: &str) -> String {
     if text.contains(char::is_control) {
         text.escape_debug().to_string()

@@ -1,7 +1,7 @@
-//! The metrics of the process, as `/metrics` shows them. [`METRICS`] is the whole list.
+//! The metrics of the process, as served by `/metrics`. [`METRICS`] is the complete list.
 //!
-//! Counters and histograms are recorded where things happen; what is a state (open turns, live actors' numbers, streams)
-//! is looked at when the page is asked for, so that it costs nothing in between.
+//! Counters and histograms are recorded where things happen; states (open turns, streams, memory) are read when the
+//! page is scraped, so they cost nothing in between.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,44 +15,41 @@ use super::tenants::{self, MetricsView};
 use super::zeros;
 use crate::http::account::Budgets;
 
-/// Time between two foldings of the histograms: until then each sample stands in memory.
+/// Interval for folding samples into histograms: until then each sample is held in memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// Only grows.
+    /// A value that only grows.
     Counter,
-    /// As it is now.
+    /// A current value.
     Gauge,
-    /// Samples, counted by these bounds.
+    /// Samples, counted in buckets with these bounds.
     Histogram(&'static [f64]),
 }
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its name.
     pub name: &'static str,
-    /// What it is.
     pub kind: Kind,
-    /// What it is counted in.
     pub unit: Unit,
-    /// What it tells.
+    /// The HELP text.
     pub about: &'static str,
 }
 
-/// Bounds for what should take milliseconds.
+/// Buckets for what should take milliseconds.
 const FAST: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
-/// Bounds for what a model does.
+/// Buckets for model latencies.
 const SLOW: &[f64] = &[
     0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0,
 ];
-/// Bounds for what is told of each tenant: few, since there are many of them.
+/// Buckets for per-tenant histograms: few, because there are many tenants.
 const CALLS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// Bounds for numbers of things.
+/// Buckets for counts.
 const COUNT: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 const fn metric(name: &'static str, kind: Kind, unit: Unit, about: &'static str) -> Metric {
@@ -70,241 +67,236 @@ pub const METRICS: &[Metric] = &[
         "copilotd_build_info",
         Kind::Gauge,
         Unit::Count,
-        "Always 1; the label says which version runs.",
+        "Always 1; the running version is in the label.",
     ),
     metric(
         "copilotd_runtime_workers",
         Kind::Gauge,
         Unit::Count,
-        "Threads of the runtime that serve.",
+        "Worker threads of the runtime.",
     ),
     metric(
         "copilotd_runtime_tasks",
         Kind::Gauge,
         Unit::Count,
-        "Tasks of the runtime that live: connections, actors, calls.",
+        "Live tasks of the runtime: connections, actors, calls.",
     ),
     metric(
         "copilotd_runtime_queue",
         Kind::Gauge,
         Unit::Count,
-        "Tasks that wait for a thread of the runtime.",
+        "Runtime tasks waiting for a worker thread.",
     ),
     metric(
         "copilotd_runtime_busy_ratio",
         Kind::Gauge,
         Unit::Count,
-        "Share of the time that the threads of the runtime were busy since the page was asked for last.",
+        "Fraction of time that worker threads were busy since the last scrape, from 0 to 1.",
     ),
     metric(
         "copilotd_http_requests_total",
         Kind::Counter,
         Unit::Count,
-        "Requests by method, route and status; 499: the client left before there was an answer.",
+        "HTTP requests, by method, route and status; 499 means that the client disconnected before the response.",
     ),
     metric(
         "copilotd_http_request_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time until the answer's head, by method and route.",
+        "Time until the response headers, by method and route.",
     ),
     metric(
         "copilotd_auth_failures_total",
         Kind::Counter,
         Unit::Count,
-        "Credentials that were refused, by reason.",
+        "Refused credentials, by reason.",
     ),
     metric(
         "copilotd_auth_failures_limited_total",
         Kind::Counter,
         Unit::Count,
-        "Refused credentials that were answered 429, because too many had come from that address.",
+        "Invalid credentials answered 429 because their address had sent too many.",
     ),
     metric(
         "copilotd_tenant_requests_total",
         Kind::Counter,
         Unit::Count,
-        "Requests with a valid credential, by tenant on the admin port.",
+        "Requests with a valid credential; by tenant on the admin port.",
     ),
     metric(
         "copilotd_http_connections",
         Kind::Gauge,
         Unit::Count,
-        "Connections that are open, by whether a valid credential was seen on them.",
+        "Open connections, by whether a valid credential was seen on them.",
     ),
     metric(
         "copilotd_http_connections_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Connections that were refused, by the limit that they met.",
+        "Refused connections, by the limit reached.",
     ),
     metric(
         "copilotd_http_stalled_total",
         Kind::Counter,
         Unit::Count,
-        "Connections and streams that were closed because their clients did not take what they were sent.",
+        "Connections and streams closed because the client did not read fast enough.",
     ),
     metric(
         "copilotd_http_memory_bytes",
         Kind::Gauge,
         Unit::Bytes,
-        "Memory that is reserved for request bodies and for answers.",
+        "Memory reserved for request bodies and responses.",
     ),
-    metric(
-        "copilotd_open_streams",
-        Kind::Gauge,
-        Unit::Count,
-        "Event streams that are open.",
-    ),
+    metric("copilotd_open_streams", Kind::Gauge, Unit::Count, "Open event streams."),
     metric(
         "copilotd_turns_total",
         Kind::Counter,
         Unit::Count,
-        "Turns that reached a state.",
+        "Turns that reached a state, by state.",
     ),
     metric(
         "copilotd_open_turns",
         Kind::Gauge,
         Unit::Count,
-        "Turns that are in a state now; queued ones wait behind another of their conversation.",
+        "Open turns, by current state; a queued turn waits behind another one of its conversation.",
     ),
     metric(
         "copilotd_first_token_seconds",
         Kind::Histogram(SLOW),
         Unit::Seconds,
-        "Time from a turn's acceptance to the first text of each answer.",
+        "Time from accepting a turn to the first text of each answer.",
     ),
     metric(
         "copilotd_tokens_total",
         Kind::Counter,
         Unit::Count,
-        "Tokens of model calls as the ledger has them, by kind; cached ones are part of the prompt's.",
+        "Tokens of model calls as recorded in the ledger, by kind; cached tokens are included in prompt tokens.",
     ),
     metric(
         "copilotd_model_calls_total",
         Kind::Counter,
         Unit::Count,
-        "Requests to models, whatever for, by how they ended.",
+        "Model calls for any purpose, by outcome.",
     ),
     metric(
         "copilotd_model_calls_estimated_total",
         Kind::Counter,
         Unit::Count,
-        "Those of them whose usage is an estimate, because the provider did not report it.",
+        "Model calls with estimated usage, because the provider reported none.",
     ),
     metric(
         "copilotd_model_cost_usd_total",
         Kind::Counter,
         Unit::Count,
-        "What they cost, in US dollars.",
+        "Cost of model calls, in US dollars.",
     ),
     metric(
         "copilotd_model_call_seconds",
         Kind::Histogram(CALLS),
         Unit::Seconds,
-        "Time from a request to a model until its end.",
+        "Duration of model calls.",
     ),
     metric(
         "copilotd_model_first_content_seconds",
         Kind::Histogram(CALLS),
         Unit::Seconds,
-        "Time from a request to a model until its first content.",
+        "Time from the start of a model call to its first content.",
     ),
     metric(
         "copilotd_model_failures_total",
         Kind::Counter,
         Unit::Count,
-        "Steps of turns that no model answered, by the class of the last failure.",
+        "Run steps of turns that no model answered, by class of the last failure.",
     ),
     metric(
         "copilotd_gateway_attempts_total",
         Kind::Counter,
         Unit::Count,
-        "Requests to providers, by how they ended.",
+        "Requests to providers, by outcome.",
     ),
     metric(
         "copilotd_usage_records_lost_total",
         Kind::Counter,
         Unit::Count,
-        "Records of the ledger that could not be stored before the process ended.",
+        "Usage records that could not be stored before the process exited.",
     ),
     metric(
         "copilotd_usage_records_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Records of the ledger that the store refused by themselves; they are kept and tried again.",
+        "Usage records that the store refused individually; they are kept and retried.",
     ),
     metric(
         "copilotd_usage_records_waiting",
         Kind::Gauge,
         Unit::Count,
-        "Records of the ledger that are not stored yet.",
+        "Usage records not stored yet.",
     ),
     metric(
         "copilotd_provider_skipped_total",
         Kind::Counter,
         Unit::Count,
-        "Odd items of providers' answers that were passed over, by what they were.",
+        "Unrecognised items in provider responses that were skipped, by kind.",
     ),
     metric(
         "copilotd_gateway_breaker_state",
         Kind::Gauge,
         Unit::Count,
-        "Breakers of models: 0 closed, 1 half open, 2 open.",
+        "Circuit breaker of a model: 0 closed, 1 half open, 2 open.",
     ),
     metric(
         "copilotd_limits_store_up",
         Kind::Gauge,
         Unit::Count,
-        "1 while the store of shared limits answers, 0 while it does not.",
+        "1 if the store of shared limits is reachable, otherwise 0.",
     ),
     metric(
         "copilotd_limits_settlements_lost_total",
         Kind::Counter,
         Unit::Count,
-        "Reservations in shared limits that could not be settled in time; they are charged in full.",
+        "Reservations in shared limits that could not be settled in time and are charged in full.",
     ),
     metric(
         "copilotd_writes_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Requests refused by the rate of writes, by whose limit it was.",
+        "Requests refused by a write rate limit, by whose limit it was.",
     ),
     metric(
         "copilotd_cache_lookups_total",
         Kind::Counter,
         Unit::Count,
-        "Look-ups in the semantic cache, by what came of them.",
+        "Cache lookups, by outcome.",
     ),
     metric(
         "copilotd_cache_embeddings_missed_total",
         Kind::Counter,
         Unit::Count,
-        "Look-ups that went on without a vector: the embedding model was late, busy, failed or not allowed.",
+        "Cache lookups without an embedding, because the embedding model was late, busy, failed or not allowed.",
     ),
     metric(
         "copilotd_cache_audits_total",
         Kind::Counter,
         Unit::Count,
-        "Kept answers that were compared with fresh ones, by whether they were right.",
+        "Cached answers compared with fresh ones, by whether they were right.",
     ),
     metric(
         "copilotd_gateway_guardrails_total",
         Kind::Counter,
         Unit::Count,
-        "Rules of tenants that applied to calls of the OpenAI-compatible endpoint, by stage and action.",
+        "Guardrails triggered by calls of the OpenAI-compatible endpoint, by stage and action.",
     ),
     metric(
         "copilotd_tool_tries_total",
         Kind::Counter,
         Unit::Count,
-        "Tries of tool calls, by system and outcome.",
+        "Attempts of tool calls, by system and outcome.",
     ),
     metric(
         "copilotd_connector_queue",
         Kind::Gauge,
         Unit::Count,
-        "Tool calls that wait for a tenant's system.",
+        "Tool calls waiting for a tenant's system.",
     ),
     metric(
         "copilotd_breaker_state",
@@ -316,128 +308,129 @@ pub const METRICS: &[Metric] = &[
         "copilotd_compute_wait_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time that work for the compute threads (tokenizing, large bodies) waits for one of them.",
+        "Time that compute work (tokenizing, large bodies) waits for a compute thread.",
     ),
     metric(
         "copilotd_compute_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Work that was refused because too much of its tenant was waiting for the compute threads.",
+        "Compute work refused because too much, of its tenant or in total, was already waiting.",
     ),
     metric(
         "copilotd_fair_share_wait_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time that requests waited because their tenant used more than its share while others were active; only those that waited.",
+        "Time that requests waited because their tenant exceeded its fair share while others were active; only requests that \
+         waited.",
     ),
     metric(
         "copilotd_fair_share_refused_total",
         Kind::Counter,
         Unit::Count,
-        "Requests that were refused with 503 after such a wait, or because too many of their tenant were waiting.",
+        "Requests refused with 503 after waiting for their tenant's fair share, or because too many were already waiting.",
     ),
     metric(
         "copilotd_append_wait_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time a conversation waits for its append, retries included.",
+        "Time that a conversation waits for its append, retries included.",
     ),
     metric(
         "copilotd_append_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time the store takes for an append, by store.",
+        "Duration of an append, by store.",
     ),
     metric(
         "copilotd_append_batch",
         Kind::Histogram(COUNT),
         Unit::Count,
-        "Appends that SQLite committed together.",
+        "Appends per SQLite commit.",
     ),
     metric(
         "copilotd_store_bytes_total",
         Kind::Counter,
         Unit::Bytes,
-        "Bytes handed to the store, uncompressed, by part: records, projections, snapshots.",
+        "Uncompressed bytes written to the store, by part: records, projections, snapshots.",
     ),
     metric(
         "copilotd_store_writable",
         Kind::Gauge,
         Unit::Count,
-        "1 while the store takes writes, as tried every 10 s, else 0.",
+        "1 if the store is writable, as tested every 10 s, otherwise 0.",
     ),
     metric(
         "copilotd_unreadable_rows_total",
         Kind::Counter,
         Unit::Count,
-        "Rows of the store that could not be read and were left out of what was read, by what they hold.",
+        "Unreadable rows of the store that were skipped, by what they contain.",
     ),
     metric(
         "copilotd_actors_alive",
         Kind::Gauge,
         Unit::Count,
-        "Actors that live, by kind.",
+        "Live actors, by kind.",
     ),
     metric(
         "copilotd_actor_deaths_total",
         Kind::Counter,
         Unit::Count,
-        "Actors that died of an error, by kind.",
+        "Actors that died from an error, by kind.",
     ),
     metric(
         "copilotd_passivations_total",
         Kind::Counter,
         Unit::Count,
-        "Idle conversations that were let go.",
+        "Idle conversations that were passivated.",
     ),
     metric(
         "copilotd_recoveries_total",
         Kind::Counter,
         Unit::Count,
-        "Conversations that were loaded with open turns.",
+        "Conversations replayed with open turns.",
     ),
     metric(
         "copilotd_reconciled_total",
         Kind::Counter,
         Unit::Count,
-        "What the reconciler found to do.",
+        "Items repaired by the reconciler, by kind.",
     ),
     metric(
         "copilotd_compressions_total",
         Kind::Counter,
         Unit::Count,
-        "Compressions of memories, by how they ended.",
+        "Conversation compressions, by method; failed ones included.",
     ),
     metric(
         "copilotd_schema_checks_total",
         Kind::Counter,
         Unit::Count,
-        "Callers' schemas that were compiled, and answers that were checked against one, by outcome.",
+        "Response schemas compiled and answers validated against one, by outcome.",
     ),
     metric(
         "copilotd_schema_check_seconds",
         Kind::Histogram(FAST),
         Unit::Seconds,
-        "Time of one such check in its worker process, without the wait for one.",
+        "Duration of a schema compilation or validation in its worker process, without waiting for a worker.",
     ),
     metric(
         "copilotd_schema_workers_killed_total",
         Kind::Counter,
         Unit::Count,
-        "Worker processes that were killed because a schema check exceeded its limit of time or memory.",
+        "Worker processes killed because a schema check exceeded its time or memory limit.",
     ),
     metric(
         "copilotd_spans_lost_total",
         Kind::Counter,
         Unit::Count,
-        "Spans that the collector did not take.",
+        "Trace spans that could not be sent to the collector and were dropped.",
     ),
 ];
 
-/// Renders the page for who reads it.
+/// Renders the metrics page for a view.
 pub type Render = Arc<dyn Fn(MetricsView) -> String + Send + Sync>;
 
-/// Returns what renders the page. Several applications of one process (in tests) share their counters.
+/// Returns the renderer. Several applications in one process (in tests) share their counters.
 pub fn metrics(shared: Arc<Shared>, budgets: Arc<Budgets>) -> Render {
     let handle = recorder();
     let runtime = RuntimeState::new();
@@ -483,7 +476,10 @@ fn recorder() -> &'static PrometheusHandle {
             }
         });
         if let Err(error) = thread {
-            tracing::warn!(%error, "histograms are folded only when the page is asked for");
+            tracing::warn!(
+                %error,
+                "metrics upkeep thread could not be started; histogram samples use memory until the next scrape"
+            );
         }
         handle
     })
@@ -496,7 +492,7 @@ fn builder() -> PrometheusBuilder {
             let name = Matcher::Full(metric.name.to_owned());
             builder = builder
                 .set_buckets_for_metric(name, bounds)
-                .expect("no list of bounds is empty");
+                .expect("every list of buckets is non-empty");
         }
     }
     builder

@@ -1,8 +1,8 @@
-//! What the process tells about itself: logs, traces and metrics. `docs/observability.md` lists all of it.
+//! Logs, traces and metrics. `docs/observability.md` lists all of them.
 //!
-//! Invariants: no prompt, answer, argument, result or credential stands in a log line, a span or a label, but for the
-//! prompts and answers of tenants that asked for it ([`content`]). Nothing here runs once per token, and nothing here
-//! makes a request wait: lines are written at once, spans go through a bounded queue which drops what is too much.
+//! Invariants: no log line, span or label contains a prompt, answer, argument, result or credential, except the prompts
+//! and answers of tenants that enable it ([`content`]). Nothing here runs once per token, and nothing here makes a
+//! request wait: log lines are written at once, and spans go through a bounded queue that drops the excess.
 
 mod calls;
 pub mod content;
@@ -27,19 +27,19 @@ pub use self::traces::{StoredTraces, traceparent, traces_url};
 pub use self::zeros::provider as start_counters_of_provider;
 use crate::config::Telemetry as Settings;
 
-/// Longest time that the last spans get on their way out.
+/// Maximum time to send the last spans at exit.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Keeps telemetry going; dropping it sends what is left.
+/// Keeps telemetry running; dropping it sends the remaining spans.
 #[derive(Debug)]
 pub struct Telemetry(Option<SdkTracerProvider>);
 
-/// Starts logs and, if a collector is configured, traces. Has to be called inside the runtime, once per process.
+/// Starts logging and, if a collector is configured, tracing. Must be called inside the runtime, once per process.
 pub fn start(settings: &Settings) -> anyhow::Result<Telemetry> {
     let provider = settings.otlp_endpoint.as_deref().map(traces::provider).transpose()?;
     let traces = provider.as_ref().map(traces::layer);
     let subscriber = tracing_subscriber::registry().with(traces).with(logs::layer(settings)?);
-    // Fails when a subscriber stands already, as in tests that start several applications: theirs stays.
+    // Fails if a subscriber is already set, as in tests that start several applications: the first one stays.
     let _ = tracing::subscriber::set_global_default(subscriber);
     panics::log_without_content();
     Ok(Telemetry(provider))
@@ -48,7 +48,7 @@ pub fn start(settings: &Settings) -> anyhow::Result<Telemetry> {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if let Some(provider) = &self.0 {
-            // Whoever stops the process does not wait longer for a collector that is away.
+            // Stopping the process does not wait longer for an unreachable collector.
             let _ = provider.shutdown_with_timeout(FLUSH);
         }
     }

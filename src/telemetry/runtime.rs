@@ -1,5 +1,5 @@
-//! The process and its runtime in the metrics: files, memory and processor by `metrics-process` under the names that every dashboard knows
-//! (`process_…`), and tokio by `tokio-metrics`.
+//! Process and runtime metrics: files, memory and CPU from `metrics-process` under the standard names (`process_…`),
+//! and tokio's from `tokio-metrics`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use metrics_process::Collector;
 use tokio::runtime::Handle;
 use tokio_metrics::{RuntimeIntervals, RuntimeMonitor};
 
-/// Names of the metrics that `metrics-process` records. Not every system has all of them.
+/// Names of the metrics that `metrics-process` records. Not every operating system has all of them.
 pub const PROCESS_METRICS: &[&str] = &[
     "process_cpu_seconds_total",
     "process_open_fds",
@@ -20,15 +20,15 @@ pub const PROCESS_METRICS: &[&str] = &[
     "process_threads",
 ];
 
-/// Looks at the process and the runtime when the page is asked for.
+/// Samples the process and the runtime when the page is scraped.
 pub(super) struct RuntimeState {
     process: Collector,
-    /// What has happened since the page was asked for last.
+    /// Runtime intervals since the last scrape.
     intervals: Mutex<RuntimeIntervals>,
 }
 
 impl RuntimeState {
-    /// Watches the runtime that this is called on.
+    /// Monitors the current runtime.
     pub fn new() -> Self {
         let process = Collector::default();
         process.describe();
@@ -38,7 +38,7 @@ impl RuntimeState {
         }
     }
 
-    /// Records how they are now.
+    /// Records the current values.
     pub fn record(&self) {
         self.process.collect();
         let now = self.intervals.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -1,7 +1,7 @@
-//! Tenants as labels of metrics.
+//! Tenants as metric labels.
 //!
-//! Invariant: the page shows [`TOP`] tenants at most, however many there are; the others are `other`. The page of the public port
-//! names no tenant at all: who a company's customers are is nobody's business there.
+//! Invariant: the page shows at most [`TOP`] tenants, however many there are; all others are `other`. The page on the
+//! public port names no tenants at all: it must not disclose a company's customers.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -16,23 +16,23 @@ use tokio::time::Instant;
 
 use super::metrics::{Kind, METRICS};
 
-/// Most tenants that are labels.
+/// Maximum number of tenants shown as labels.
 const TOP: usize = 100;
-/// What all others are together.
+/// The label of all other tenants together.
 pub(super) const OTHER: &str = "other";
-/// How often it is decided anew which tenants are labels. What was used before counts half each time.
+/// How often tenants are ranked again. Each time, earlier requests count half.
 const RANK_EVERY: Duration = Duration::from_secs(60);
-/// Counted in billionths of what the page shows. All of them name a tenant.
+/// Metrics counted in billionths of the displayed unit. All of them have a tenant label.
 const NANOS: [&str; 1] = ["copilotd_model_cost_usd_total"];
-/// Of several tenants' values of these the highest is shown, not the sum: they are states.
+/// State metrics: of several tenants' values the highest is shown, not the sum.
 const STATES: [&str; 1] = ["copilotd_breaker_state"];
 
-/// Who reads the page.
+/// Who the page is rendered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricsView {
-    /// Whoever reaches the public port: without tenants.
+    /// The public port: without tenant labels.
     Public,
-    /// Who runs the server: with those that use it most.
+    /// The admin port: with labels for the most active tenants.
     Tenants,
 }
 
@@ -44,24 +44,25 @@ pub fn count_request(tenant: &TenantId) {
     metrics::counter!("copilotd_tenant_requests_total", "tenant" => label).increment(1);
 }
 
-/// Returns the label of a tenant that uses something.
+/// Counts a use by a tenant and returns its label.
 pub(super) fn label(tenant: &TenantId) -> String {
     LABELS.used(tenant)
 }
 
-/// Rewrites a page as `view` may see it.
+/// Rewrites a page for `view`.
 pub(super) fn rewrite(page: &str, view: MetricsView) -> String {
     let shown = LABELS.shown.load();
     fold(page, |metric, tenant| match view {
         MetricsView::Public => Fate::Unlabelled,
         MetricsView::Tenants if tenant == OTHER || shown.contains(tenant) => Fate::Kept,
-        // A tenant that was shown once: added to the others its counter would jump, and fall when it is shown again.
+        // A tenant shown earlier: merging its counter into `other` would make that jump, and fall when it is shown
+        // again.
         MetricsView::Tenants if only_grows(metric) => Fate::Dropped,
         MetricsView::Tenants => Fate::Other,
     })
 }
 
-/// Which tenants are labels: those with the most requests of late.
+/// Tracks which tenants are shown as labels: those with the most recent requests.
 #[derive(Debug)]
 struct TenantLabels {
     scores: DashMap<TenantId, AtomicU64>,
@@ -80,7 +81,7 @@ impl Default for TenantLabels {
 }
 
 impl TenantLabels {
-    /// Notes a request and returns the tenant's label.
+    /// Counts a request and returns the tenant's label.
     fn used(&self, tenant: &TenantId) -> String {
         match self.scores.get(tenant) {
             Some(score) => _ = score.fetch_add(1, Ordering::Relaxed),
@@ -111,7 +112,7 @@ impl TenantLabels {
     }
 
     fn rank_if_due(&self) {
-        // Whoever finds another one at it goes on: it is done then.
+        // If another task is ranking, there is nothing to do.
         let Ok(mut ranked) = self.ranked.try_lock() else { return };
         if ranked.elapsed() < RANK_EVERY {
             return;
@@ -131,7 +132,7 @@ impl TenantLabels {
             .take(TOP)
             .map(|(_, tenant)| tenant.to_string())
             .collect();
-        // Those that did nothing of late stay while there is room: a quiet night must not take their gauges away.
+        // Idle tenants stay while there is room: a quiet night must not remove their gauges.
         let mut kept = shown;
         for tenant in self.shown.load().iter() {
             if kept.len() >= TOP {
@@ -143,18 +144,18 @@ impl TenantLabels {
     }
 }
 
-/// What becomes of a line about a tenant.
+/// How to rewrite a line with a tenant label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Kept,
     Dropped,
-    /// The label goes.
+    /// The label is removed.
     Unlabelled,
-    /// It is one of the others.
+    /// The label becomes `other`.
     Other,
 }
 
-/// Rewrites the lines that name a tenant; those that become the same line become one.
+/// Rewrites the lines with a tenant label, and merges those that become the same series.
 fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
     let mut lines: Vec<Line<'_>> = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
@@ -192,11 +193,11 @@ fn fold(page: &str, fate: impl Fn(&str, &str) -> Fate) -> String {
 
 enum Line<'a> {
     Text(&'a str),
-    /// A series, its value, and what is one in its unit.
+    /// A series, its value, and the divisor of its unit.
     Sample(String, f64, f64),
 }
 
-/// A line that names a tenant.
+/// A line with a tenant label.
 struct Sample<'a> {
     name: &'a str,
     labels: Vec<(&'a str, &'a str)>,
@@ -219,7 +220,7 @@ impl Sample<'_> {
     }
 }
 
-/// Reads a line, if it has the label `tenant`. Values keep their escapes.
+/// Parses a line if it has the label `tenant`. Values stay escaped.
 fn sample(line: &str) -> Option<Sample<'_>> {
     if line.starts_with('#') {
         return None;
@@ -247,7 +248,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     })
 }
 
-/// Whether a line is one of a counter or a histogram.
+/// Whether a sample belongs to a counter or histogram.
 fn only_grows(name: &str) -> bool {
     METRICS.iter().any(|metric| match metric.kind {
         Kind::Counter => metric.name == name,
@@ -336,7 +337,7 @@ mod tests {
         let tenant = |n: usize| -> TenantId { format!("t{n}").parse().unwrap() };
         let shown = (0..5_000).filter(|n| labels.used(&tenant(*n)) != OTHER).count();
         assert_eq!((shown, labels.shown.load().len()), (TOP, TOP));
-        // The first hundred came first; the last hundred ask more.
+        // The first hundred came first; the last hundred send more requests.
         for _ in 0..3 {
             for n in 4_900..5_000 {
                 assert_eq!(labels.used(&tenant(n)), OTHER);
@@ -347,9 +348,9 @@ mod tests {
         assert_eq!(labels.shown.load().len(), TOP);
         assert!((4_900..5_000).all(|n| labels.used(&tenant(n)) == format!("t{n}")));
         assert_eq!(labels.used(&tenant(0)), OTHER);
-        // A tenant of that name is one of the others.
+        // A tenant named `other` counts as one of the others.
         assert_eq!(labels.used(&OTHER.parse().unwrap()), OTHER);
-        // Who does nothing is forgotten.
+        // Idle tenants are forgotten.
         for _ in 0..10 {
             tokio::time::advance(RANK_EVERY).await;
             labels.used(&tenant(1));

@@ -1,6 +1,7 @@
-//! Traces to an OpenTelemetry collector, and their way over process borders and restarts as W3C `traceparent`.
+//! Exports traces to an OpenTelemetry collector, and propagates them across processes and restarts as W3C
+//! `traceparent`.
 //!
-//! Without a collector nothing of this is installed: spans then bear ids for log lines and nothing else.
+//! Without a collector none of this is installed, and spans only carry ids for log lines.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,15 +30,15 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Spans that wait for their export; what is more is dropped.
+/// Maximum spans waiting for export; excess spans are dropped.
 const QUEUE: usize = 8_192;
-/// Spans in one request to the collector.
+/// Maximum spans per request to the collector.
 const BATCH: usize = 512;
-/// Longest time a span waits for company.
+/// Maximum time a span waits for its batch to fill.
 const DELAY: Duration = Duration::from_secs(1);
-/// Longest time the collector has to answer.
+/// Timeout of a request to the collector.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer of the collector that is read.
+/// Maximum bytes read of a collector's response.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Starts the export to the collector at `endpoint`.
@@ -47,7 +48,7 @@ pub fn provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
             .timeout(PATIENCE)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .context("no HTTP client for traces can be built")?,
+            .context("cannot create the HTTP client for traces")?,
         runtime: Handle::current(),
     };
     let exporter = OtlpExporter::builder()
@@ -55,7 +56,7 @@ pub fn provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
         .with_http_client(client)
         .with_endpoint(traces_url(endpoint))
         .with_timeout(PATIENCE)
-        // The queue is bounded: while one batch is tried again, others would be lost.
+        // The queue is bounded: while one batch is retried, others would be lost.
         .with_retry_policy(RetryPolicy::disabled())
         .build()
         .context("telemetry.otlp_endpoint")?;
@@ -80,12 +81,12 @@ pub fn provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     Ok(SdkTracerProvider::builder()
         .with_span_processor(processor)
         .with_resource(resource)
-        // A caller that does not want its trace recorded is heard.
+        // Respects a caller's decision not to sample its trace.
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
         .build())
 }
 
-/// The collector's address for traces, as OTLP over HTTP wants it.
+/// Returns the collector's URL for traces over OTLP/HTTP.
 pub fn traces_url(endpoint: &str) -> String {
     let endpoint = endpoint.trim_end_matches('/');
     if endpoint.ends_with("/v1/traces") {
@@ -106,14 +107,14 @@ where
         .with_threads(false)
         .with_target(false)
         .with_level(false)
-        // Both would cost something at every poll of a future.
+        // Both would cost time at every poll of a future.
         .with_tracked_inactivity(false)
         .with_context_activation(false)
-        // The prefix covers all crates of the workspace. Others' spans (drivers, HTTP) may hold anything.
+        // The prefix covers all crates of the workspace. Spans of other crates (drivers, HTTP) may contain anything.
         .with_filter(Targets::new().with_target("copilotd", LevelFilter::INFO))
 }
 
-/// Returns the W3C `traceparent` of the present span, if traces are on.
+/// Returns the W3C `traceparent` of the current span, if tracing is enabled.
 pub fn traceparent() -> Option<String> {
     let context = Span::current().context();
     let span = context.span();
@@ -141,14 +142,14 @@ impl Traces for StoredTraces {
         if let Some(traceparent) = traceparent {
             let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
             let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
-            // Fails without a collector; then there is no trace to be resumed.
+            // Fails without a collector; then there is no trace to resume.
             let _ = span.set_parent(parent);
         }
         span
     }
 }
 
-/// Sends from the exporter's thread through the process's runtime: that thread has none.
+/// Sends requests of the exporter's thread, which has no runtime, through the process's runtime.
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
@@ -176,7 +177,7 @@ impl HttpClient for Client {
     }
 }
 
-/// Says once that traces are lost, and once that they are not lost any more.
+/// Logs once when exporting fails, and once when it recovers.
 #[derive(Debug)]
 struct Reporting<E> {
     inner: E,
@@ -190,13 +191,13 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
         match &outcome {
             Ok(()) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("traces reach the collector again");
+                    tracing::info!("trace export recovered");
                 }
             }
             Err(error) => {
                 metrics::counter!("copilotd_spans_lost_total").increment(spans);
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "traces do not reach the collector and are dropped until they do");
+                    tracing::warn!(%error, "trace export to the collector failed; spans are dropped until it recovers");
                 }
             }
         }

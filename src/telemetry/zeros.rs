@@ -1,5 +1,6 @@
-//! Counters before their first event. A series that appears with the first event has no increase there: an alert on its rate would miss
-//! exactly the first failure. So every series whose labels the code names is 0 from the start.
+//! Initialises counters to zero. A series that first appears with its first event shows no increase: an alert on its
+//! rate would miss exactly that first failure. So every series whose labels are known in the code exists from the
+//! start.
 
 use metrics::Label;
 
@@ -9,7 +10,7 @@ type Labels = (&'static str, &'static [&'static str]);
 /// A label with one value.
 type Chosen = (&'static str, &'static str);
 
-/// How a model call can fail.
+/// Failure classes of a model call.
 const CLASSES: &[&str] = &[
     "key",
     "rate",
@@ -25,12 +26,12 @@ const CLASSES: &[&str] = &[
     "network",
 ];
 
-/// How a request to a model can end.
+/// Outcomes of a request to a model.
 pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
     CLASSES.iter().copied().chain(["ok", "left", "lost"])
 }
 
-/// Counters, with the values that each of their labels can have.
+/// Counters with all values of each label.
 const CLOSED: &[(&str, &[Labels])] = &[
     (
         "copilotd_auth_failures_total",
@@ -157,22 +158,22 @@ const CLOSED: &[(&str, &[Labels])] = &[
     ),
 ];
 
-/// Counters whose labels are known only when something happens, or that the store in use decides on.
+/// Counters whose label values are known only at run time or depend on the store.
 #[cfg(test)]
 const OPEN: &[&str] = &[
     "copilotd_http_requests_total",
     "copilotd_tenant_requests_total",
     "copilotd_store_bytes_total",
-    // Its providers are the configuration's: see `provider`.
+    // By configured provider: see `provider`.
     "copilotd_gateway_attempts_total",
-    // These are by targets of routes: see `calls::start`.
+    // By routes' targets: see `calls::start`.
     "copilotd_tokens_total",
     "copilotd_model_calls_total",
     "copilotd_model_calls_estimated_total",
     "copilotd_model_cost_usd_total",
 ];
 
-/// Starts every counter whose labels the code names.
+/// Initialises every counter in [`CLOSED`].
 pub(super) fn start() {
     for (name, labels) in CLOSED {
         each(labels, &mut Vec::new(), &mut |labels| {
@@ -182,7 +183,7 @@ pub(super) fn start() {
     }
 }
 
-/// Starts the counters of a provider of the configuration.
+/// Initialises the counters of a configured provider.
 pub fn provider(name: &str) {
     for outcome in outcomes() {
         metrics::counter!("copilotd_gateway_attempts_total", "provider" => name.to_owned(), "outcome" => outcome)

@@ -1,4 +1,4 @@
-"""Starts `copilotd-sim` on free ports for the tests, and sets it back before each."""
+"""Starts `copilotd-sim` on free ports for the tests, and resets it before each."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def binary() -> str:
 
 
 class Simulator:
-    """One simulator and its control plane."""
+    """One simulator with its control API."""
 
     def __init__(self, url: str) -> None:
         self.url = url

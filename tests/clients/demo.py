@@ -1,4 +1,4 @@
-"""Starts `copilotd demo` as a user would, kills it, and starts it again; cuts what its readers read."""
+"""Starts `copilotd demo` as a user would, kills and restarts it, and breaks its readers' connections."""
 
 import base64
 import hashlib
@@ -54,7 +54,7 @@ class Demo:
                 command, cwd=self.directory, stdout=subprocess.PIPE, stderr=log, text=True
             )
         lines = []
-        # It says all it has to say, then nothing more; its last words end the wait.
+        # The last line of the start-up output ends the wait.
         guard = threading.Timer(START_S, self.process.kill)
         guard.start()
         for line in self.process.stdout:
@@ -119,7 +119,7 @@ class Demo:
 
 
 class Cutter:
-    """A proxy that breaks a connection once so many bytes of the answer have passed; then lets the next one pass more."""
+    """A proxy that breaks a connection after some bytes of the response, and lets the next one pass more."""
 
     def __init__(self, port: int, cuts: list[int]) -> None:
         self.target = port
@@ -153,7 +153,7 @@ class Cutter:
 
 
 def _copy(source: socket.socket, sink: socket.socket, limit: int | None) -> bool:
-    """Copies until the end, or until `limit` bytes have passed; tells whether it was the limit."""
+    """Copies until the end or until `limit` bytes have passed; returns whether the limit was reached."""
     passed = 0
     try:
         while limit is None or passed < limit:

@@ -1,4 +1,4 @@
-// Reads a stream with npm's `eventsource`, unmodified, until its turn has ended; prints what came, a JSON line.
+// Reads a stream with npm's unmodified `eventsource` until its turn has ended; prints what it received as a JSON line.
 import { createRequire } from "node:module";
 
 const require = createRequire(`${process.env.COPILOTD_NODE_MODULES}/`);

@@ -1,4 +1,4 @@
-// Drives the gateway with npm's `openai`, unmodified; prints what it got, a JSON line.
+// Drives the gateway with npm's unmodified `openai`; prints the results as a JSON line.
 import { createRequire } from "node:module";
 
 const require = createRequire(`${process.env.COPILOTD_NODE_MODULES}/`);

@@ -1,4 +1,4 @@
-"""What the demo and the README tell a newcomer to type works as it stands there."""
+"""The commands that the demo and the README show to newcomers work as printed."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ def demo(tmp_path_factory):
 
 
 def shell(script: str, directory, **variables: str) -> str:
-    """Runs lines as a person would; a stream is left after some seconds, as with Ctrl-C."""
+    """Runs lines as a person would; a stream is interrupted after some seconds, as with Ctrl-C."""
     script = script.replace("curl -sN", "timeout 8 curl -sN")
     done = subprocess.run(
         ["bash", "-c", script],
@@ -63,7 +63,7 @@ def test_the_readme_s_five_lines_work(demo):
     block = re.search(r"## The API in five lines\n\n```sh\n(.*?)```", README.read_text(), re.S).group(1)
     block = block.replace("http://127.0.0.1:8080", demo.url)
     names, create, submit, *rest = block.strip().splitlines()
-    # A person copies the ids out of one answer into the next line.
+    # A person copies the ids from one response into the next line.
     pick = "sed 's/.*\"id\":\"\\({}_[0-9a-f]*\\)\".*/\\1/'"
     script = "\n".join([
         names,

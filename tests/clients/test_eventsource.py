@@ -1,4 +1,4 @@
-"""An EventSource client of PyPI, unmodified, reads streams that break: it comes back with Last-Event-ID by itself."""
+"""An unmodified EventSource client from PyPI reads streams that break: it reconnects with Last-Event-ID by itself."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ import requests
 import sseclient
 from demo import Cutter, Demo
 
-# In small pieces, with characters of several bytes.
+# In small pieces, with multi-byte characters.
 PROMPT = '[[sim text="Grüße aus Köln: {words}" pace_ms=15 chunk=7]]'.replace("{words}", "zehn Öre für Bücher, " * 20)
 
 
@@ -22,7 +22,7 @@ def demo(tmp_path):
 
 
 def utf8(response: requests.Response, **_: object) -> None:
-    """Says what every event stream is; `requests` takes text without a charset for Latin-1."""
+    """Sets UTF-8, the encoding of every event stream; `requests` assumes Latin-1 for text without a charset."""
     response.encoding = "utf-8"
 
 
@@ -53,7 +53,7 @@ def read(url: str, headers: dict | None = None, at_event=lambda _: None) -> list
 
 
 def check(events: list, expected: str) -> None:
-    """Each durable event once and in order; the text whole, from what was not reset."""
+    """Each durable event once and in order; the complete text, from what was not reset."""
     durable = [data["seq"] for kind, _, data in events if kind != "message.delta"]
     assert durable == sorted(set(durable)), durable
     assert events[-1][0] == "turn.completed"
@@ -86,7 +86,7 @@ def test_a_stream_that_breaks_again_and_again_is_read_whole(demo, stream):
     events = read(f"http://127.0.0.1:{cutter.port}{path}", demo.headers())
     cutter.close()
     check(events, answer_of(demo, turn))
-    # How many breaks there is time for depends on the pause the server asks for between them.
+    # The number of breaks depends on the reconnection time that the server asks for.
     assert cutter.made >= 3, "the connection was not broken as often as planned"
 
 

@@ -1,4 +1,4 @@
-"""Unmodified OpenAI clients of PyPI and npm against the gateway of the running product."""
+"""Unmodified OpenAI clients from PyPI and npm against the gateway of the running server."""
 
 import json
 import os
@@ -135,7 +135,7 @@ def test_wrong_models_and_keys(client, demo):
     with openai.OpenAI(base_url=f"{demo.url}/v1", api_key="nope", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError):
             stranger.models.list()
-    # A user's token of the product is no key of the gateway.
+    # A user token without the scope gateway is not a key for the gateway.
     with openai.OpenAI(base_url=f"{demo.url}/v1", api_key=demo.token(), max_retries=0) as other:
         with pytest.raises(openai.PermissionDeniedError):
             other.models.list()
@@ -151,7 +151,7 @@ def test_an_answer_that_dies_is_an_error_and_not_an_end(client):
 
 
 def test_buffered_an_answer_that_dies_is_asked_for_again(client):
-    # What is known to be ill is asked only once; earlier tests had this provider fail.
+    # An unhealthy target is tried only once; earlier tests made this provider fail.
     for _ in range(5):
         client.chat.completions.create(model="default", messages=user("[[sim text=well]]"))
     stream = client.chat.completions.create(
@@ -197,7 +197,7 @@ def test_langchain(demo):
     assert [(call["name"], call["args"]) for call in asked.tool_calls] == [("look", {"place": "here"})]
 
     class Report(BaseModel):
-        """What is going on."""
+        """The simulator's current state."""
 
         total: int
         summary: str

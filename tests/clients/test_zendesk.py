@@ -11,7 +11,7 @@ PUBLIC = "https://acme.zendesk.test/"
 
 
 class ToLoopback(HTTPAdapter):
-    """Sends what is meant for acme.zendesk.test to the simulator; zenpy knows only https."""
+    """Redirects requests for acme.zendesk.test to the simulator; zenpy supports only https."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class ToLoopback(HTTPAdapter):
         asked = request.url
         request.url = asked.replace(PUBLIC, f"{self.url}/", 1)
         response = super().send(request, **options)
-        # zenpy tells from the address what an answer holds.
+        # zenpy derives the response's type from the URL.
         response.url = request.url = asked
         return response
 

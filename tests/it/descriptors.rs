@@ -130,7 +130,7 @@ async fn a_process_that_runs_out_of_files_goes_on_when_there_are_some() {
     let sockets = served.flood(50).await;
     served
         .child
-        .wait_for(|log| said(log, "could not be accepted"))
+        .wait_for(|log| said(log, "accepting a connection failed"))
         .await
         .unwrap();
     limit(pid, FILES).await;

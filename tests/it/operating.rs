@@ -425,32 +425,32 @@ async fn a_token_is_explained() {
             1,
             // All that is wrong, and not the first of it.
             &[
-                "FAIL  the token has no claim aud",
-                "no claim tenant",
-                "no claim sub",
-                "claim exp has passed",
+                "FAIL  the token has no aud claim",
+                "no tenant claim",
+                "no sub claim",
+                "exp claim is in the past",
             ],
         ),
         (
             sign(secret, changed("tenant", json!("globex"))),
             1,
-            &["claim tenant is not the tenant"],
+            &["tenant claim is not the tenant of its issuer"],
         ),
         (
             sign("another secret of at least 32 bytes", good.clone()),
             1,
-            &["its signature does not fit"],
+            &["signature mismatch"],
         ),
         (
             sign(secret, changed("iss", json!("https://acme.exmaple"))),
             1,
-            &["no tenant has an issuer with iss = \"https://acme.exmaple\""],
+            &["no tenant has an issuer with iss \"https://acme.exmaple\""],
         ),
         ("nonsense".to_owned(), 1, &["not a JWT"]),
         (
             "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
             1,
-            &["no API key of the configuration"],
+            &["no API key in the configuration"],
         ),
         (String::new(), 2, &["give a token"]),
     ] {

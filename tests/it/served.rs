@@ -382,7 +382,7 @@ async fn a_full_disk_keeps_neither_protection_nor_restarts_from_working() {
     disk.fill();
     served
         .child
-        .wait_for(|log| said(log, "the store takes no writes"))
+        .wait_for(|log| said(log, "store is not writable"))
         .await
         .unwrap();
     let (status, body) = readiness(&served).await;
@@ -429,14 +429,14 @@ async fn a_full_disk_keeps_neither_protection_nor_restarts_from_working() {
     (served.child, served.server) = (child, server);
     served
         .child
-        .wait_for(|log| said(log, "the store takes no writes"))
+        .wait_for(|log| said(log, "store is not writable"))
         .await
         .unwrap();
 
     disk.empty();
     served
         .child
-        .wait_for(|log| said(log, "the store takes writes again"))
+        .wait_for(|log| said(log, "store is writable again"))
         .await
         .unwrap();
     assert_eq!(readiness(&served).await.0, 200);

@@ -1,11 +1,12 @@
 //! A limit on invalid credentials per client address and issuer.
 //!
-//! It bounds what failing costs, never who gets in: an office or a proxy behind one address keeps all its valid credentials, whatever
-//! else comes from there. Beyond the limit a failure is answered 429 in place of 401, and credentials of that address and issuer that
-//! are not known yet are verified one at a time, so that forged signatures take one core at most.
+//! It limits what failures cost, never who gets in: valid credentials from an office or proxy behind one address keep
+//! working, whatever else comes from there. Beyond the limit a failure is answered 429 instead of 401, and credentials
+//! of that address and issuer that are not cached yet are verified one at a time, so forged signatures use one core at
+//! most.
 //!
-//! Invariant: the number of counters has a bound, though addresses, issuers and keys are the client's to choose; and whether an issuer
-//! exists makes no difference here, so that nobody learns it.
+//! Invariants: the number of counters is bounded, although clients choose addresses, issuers and keys; and whether an
+//! issuer exists makes no difference here, so nobody can find out.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -22,35 +23,35 @@ use crate::config::Server;
 use crate::http::peer::Proxies;
 use crate::http::problem::{Code, Problem, RateLimit};
 
-/// Most counters that are kept; the least used are forgotten first.
+/// Maximum number of counters; the least used are evicted first.
 const COUNTERS: u64 = 50_000;
-/// Counters of one address: issuers and kinds of keys share them by their hash.
+/// Counters per address: issuers and key prefixes are hashed onto them.
 const PER_ADDRESS: u64 = 16;
-/// Characters of an API key that say which kind of key it is: the prefix that all have, and as many as may be shown.
+/// Leading characters of an API key that select its counter: the common prefix and as many as may be shown.
 const KEY_PREFIX: usize = 8;
-/// Shortest time between two warnings about a proxy that is not trusted.
+/// Minimum time between two warnings about an untrusted proxy.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Failures per address and issuer.
+/// The failure counters per address and issuer.
 #[derive(Debug)]
 pub struct FailureLimit {
     per_minute: u32,
     proxies: Proxies,
     buckets: moka::sync::Cache<FailureSource, Arc<Mutex<Bucket>>>,
     hasher: RandomState,
-    /// Taken while a credential is verified that comes from where too many failed.
+    /// Held while verifying a credential from a source with too many failures.
     one_at_a_time: Semaphore,
     warned: Mutex<Option<Instant>>,
 }
 
-/// Where a failure comes from: a client's network, and which of its counters the issuer or the kind of key has.
+/// Where a failure came from: the client's network, and the counter of the issuer or key prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FailureSource {
     client: IpAddr,
     counter: u64,
 }
 
-/// How many failures are left, as of a moment.
+/// A token bucket: failures left as of `at`.
 #[derive(Debug)]
 struct Bucket {
     left: f64,
@@ -58,7 +59,7 @@ struct Bucket {
 }
 
 impl FailureLimit {
-    /// Takes the server's limit and the proxies it believes.
+    /// Creates the limit from the server's settings.
     pub fn new(server: &Server) -> Self {
         Self {
             per_minute: server.failed_logins_per_minute,
@@ -70,7 +71,7 @@ impl FailureLimit {
         }
     }
 
-    /// Finds out where a credential comes from; none for a request that did not come over the network, or without a limit.
+    /// Returns the source of a credential; `None` for a request that did not come over the network, or without a limit.
     pub(super) fn source(
         &self,
         extensions: &Extensions,
@@ -90,7 +91,7 @@ impl FailureLimit {
         Some(FailureSource { client, counter })
     }
 
-    /// Finds the client's address; none for a request that did not come over the network.
+    /// Returns the client's address; `None` for a request that did not come over the network.
     pub(super) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let ConnectInfo(peer) = extensions.get::<ConnectInfo<SocketAddr>>()?;
         let peer = peer.ip().to_canonical();
@@ -100,7 +101,8 @@ impl FailureLimit {
         Some(self.proxies.client(peer, headers))
     }
 
-    /// Says that a proxy is not configured as one, at most once a minute: any client may send the header.
+    /// Warns about a possible proxy that is not configured as one, at most once a minute: any client can send the
+    /// header.
     fn warn_of_proxy(&self, peer: IpAddr) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
@@ -109,11 +111,12 @@ impl FailureLimit {
         *warned = Some(Instant::now());
         tracing::warn!(
             %peer,
-            "X-Forwarded-For ignored: the peer is not in server.trusted_proxies, so all its clients count as one address"
+            "X-Forwarded-For ignored: the peer is not in server.trusted_proxies, so all clients behind it share one rate \
+             limit"
         );
     }
 
-    /// Waits for its turn where too many have failed; whoever comes from elsewhere does not wait.
+    /// Waits for a turn if this source has too many failures; other sources do not wait.
     pub(super) async fn turn(&self, source: Option<FailureSource>) -> Option<SemaphorePermit<'_>> {
         let bucket = self.buckets.get(&source?)?;
         if self.left(&bucket, 0.0) >= 1.0 {
@@ -121,12 +124,12 @@ impl FailureLimit {
         }
         // Never closed.
         let turn = self.one_at_a_time.acquire().await.ok();
-        // Others get this thread between two that wait here.
+        // Let other tasks run between two waiters.
         tokio::task::yield_now().await;
         turn
     }
 
-    /// Counts a failure. Answers with the 429 once there were too many.
+    /// Counts a failure. Returns the 429 once there were too many.
     pub(super) fn count(&self, source: FailureSource) -> Result<(), Problem> {
         let full = || {
             Arc::new(Mutex::new(Bucket {
@@ -149,11 +152,13 @@ impl FailureLimit {
             reset: wait,
         };
         Err(Problem::new(Code::RateLimited)
-            .detail("the credential is not valid, and too many invalid ones have come from this address")
+            .detail(
+                "invalid credential, and this address has sent too many invalid credentials; wait before trying again",
+            )
             .rate_limit(&limit))
     }
 
-    /// Returns how many failures are left, and takes `taken` of them if there are as many.
+    /// Returns the failures left before this call, and takes `taken` of them if there are enough.
     fn left(&self, bucket: &Mutex<Bucket>, taken: f64) -> f64 {
         let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let left = bucket.refill(self.per_minute);
@@ -254,7 +259,7 @@ mod tests {
         }
         assert!(
             counters((0..1_000).map(token).collect()).len() > 4,
-            "issuers are told apart"
+            "issuers use different counters"
         );
     }
 

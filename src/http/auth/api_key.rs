@@ -1,4 +1,4 @@
-//! API keys: random, shown once, kept as a hash.
+//! API keys: random, shown once, stored as a hash.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,12 +7,12 @@ use secrecy::SecretString;
 
 use crate::config::KeyHash;
 
-/// Begins every API key, so that one is recognised where it leaks.
+/// Prefix of every API key, so that leaked ones can be recognised.
 pub(super) const PREFIX: &str = "cpk_";
 /// Length of the rest: 32 bytes in base64url.
 const LENGTH: usize = 43;
 
-/// Makes a new key and its hash. The key is not kept anywhere.
+/// Generates a key and its hash. The key itself is stored nowhere.
 pub fn new_api_key() -> (SecretString, KeyHash) {
     let bytes: [u8; 32] = rand::rng().random();
     let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
@@ -20,7 +20,7 @@ pub fn new_api_key() -> (SecretString, KeyHash) {
     (key.into(), hash)
 }
 
-/// Returns the hash under which a credential has to be known, if it has the form of an API key.
+/// Returns the hash to look a credential up by, if it has the form of an API key.
 pub(super) fn hash_of(credential: &str) -> Option<KeyHash> {
     let rest = credential.strip_prefix(PREFIX)?;
     let valid = rest.len() == LENGTH

@@ -1,6 +1,7 @@
-//! What holds of a credential and what does not, for `copilotd token verify`: everything at once and by name, which nobody outside may learn.
+//! Explains whether a credential is accepted, for `copilotd token verify`: all checks at once and in detail, which
+//! outsiders must not see.
 //!
-//! It is looked at by the same functions that requests are. Only the order differs: a request ends at the first fault, this goes on.
+//! Uses the same checks as requests do. Only the order differs: a request stops at the first fault, this continues.
 
 use copilotd_actors::ports::Standing;
 use jiff::{SignedDuration, Timestamp};
@@ -11,19 +12,19 @@ use super::{Jwks, Verifier, api_key};
 use crate::config::Config;
 use crate::scopes::Scopes;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether it is as it has to be.
+    /// Whether the check passed.
     pub holds: bool,
-    /// What was found, for whoever runs the server.
+    /// What was found, for the operator.
     pub text: String,
 }
 
-/// What was found.
+/// The results of all checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Explanation {
-    /// In the order in which it was looked at.
+    /// In the order of the checks.
     pub findings: Vec<Finding>,
 }
 
@@ -52,7 +53,7 @@ impl Explanation {
     }
 }
 
-/// Explains a credential by a configuration. Keys that its issuer publishes are fetched.
+/// Checks a credential against a configuration. Fetches the issuer's JWKS if needed.
 ///
 /// # Errors
 /// When a key of the configuration cannot be used.
@@ -61,7 +62,7 @@ pub async fn explain(config: &Config, credential: &str, now: Timestamp) -> Resul
     if let Some(published) = verifier.unknown_key(credential)
         && let Ok(jwks) = Jwks::new()
     {
-        // Whether there is a key now is part of what is found.
+        // If the fetch fails, the missing key shows up in the findings.
         jwks.refresh(&verifier, &published).await;
     }
     let keys = verifier.keys();
@@ -86,22 +87,22 @@ fn of_key(keys: &Keys, credential: &str, now: Timestamp, found: &mut Explanation
     else {
         found.note(
             false,
-            "no API key of the configuration has the hash of this one; keys that an administrator made are kept by the running server: \
-             see copilotd key list",
+            "no API key in the configuration file matches this one; keys created through the API are stored by the \
+             running server: see copilotd key list",
         );
         return;
     };
     found.note(
         true,
-        format!("it is an API key of tenant {tenant}; without x-copilotd-user it acts as the user {user}"),
+        format!("API key of tenant {tenant}; without x-copilotd-user it acts as user {user}"),
     );
     match expires_at {
-        Some(end) => found.note(*end > now, format!("it ends at {end}, {}", distance(*end, now))),
-        None => found.note(true, "it has no end"),
+        Some(end) => found.note(*end > now, format!("expiry: {end}, {}", distance(*end, now))),
+        None => found.note(true, "expiry: none"),
     }
     standing(keys.standing(tenant), tenant.as_str(), found);
     let scopes = keys.granted(source).unwrap_or(Scopes::NONE);
-    found.note(true, format!("it grants: {}", named(scopes)));
+    found.note(true, format!("granted scopes: {}", named(scopes)));
 }
 
 fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
@@ -110,18 +111,18 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
         let kid = key.kid.as_ref().map(|kid| format!(", kid {kid:?}")).unwrap_or_default();
         let alg = key.alg.algorithm();
         format!(
-            "signature: made by the issuer {iss:?} of tenant {} ({alg:?}{kid})",
+            "signature: valid, by issuer {iss:?} of tenant {} ({alg:?}{kid})",
             key.tenant
         )
     }) else {
         return;
     };
     let Some(claims) = found.note_all(Claims::of_verified(token), |_| {
-        "claims: a JSON object, each claim once".to_owned()
+        "claims: a JSON object without duplicate members".to_owned()
     }) else {
         return;
     };
-    found.note_all(jwt::audience(&claims), |()| format!("aud: names {AUDIENCE:?}"));
+    found.note_all(jwt::audience(&claims), |()| format!("aud: contains {AUDIENCE:?}"));
     found.note_all(jwt::tenant(&claims, key), |()| format!("tenant: {}", key.tenant));
     found.note_all(jwt::user(&claims), |user| format!("sub: {user}"));
     if let Some(times) = found.note_all(jwt::times(&claims), |times| {
@@ -132,7 +133,7 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
         if times.issued_at.is_none() {
             found.note(
                 true,
-                "iat: there is none, so a revocation of its user's tokens always hits it",
+                "iat: missing, so revoking its user's tokens always revokes this one",
             );
         }
     }
@@ -141,7 +142,7 @@ fn of_token(keys: &Keys, token: &str, now: Timestamp, found: &mut Explanation) {
     if let (Some(claimed), Some(granted)) = (claimed, keys.granted(&key.source)) {
         let left = claimed.intersection(granted);
         let without = claimed.without(granted);
-        let mut text = format!("it grants: {}", named(left));
+        let mut text = format!("granted scopes: {}", named(left));
         if without != Scopes::NONE {
             text += &format!("; the issuer {iss:?} may not grant: {without}");
         }
@@ -154,23 +155,25 @@ fn standing(standing: Standing, tenant: &str, found: &mut Explanation) {
         Standing::Served => {}
         Standing::Suspended => found.note(
             false,
-            format!("the tenant {tenant} is suspended: none of its credentials is accepted"),
+            format!("tenant {tenant} is suspended: none of its credentials are accepted"),
         ),
         Standing::LeftOut => found.note(
             false,
-            format!("the settings of the tenant {tenant} have a fault: none of its credentials is accepted until it is mended"),
+            format!(
+                "the settings of tenant {tenant} are invalid: none of its credentials are accepted until they are fixed"
+            ),
         ),
     }
 }
 
 fn named(scopes: Scopes) -> String {
     if scopes == Scopes::NONE {
-        return "nothing: every route that needs a scope answers 403".to_owned();
+        return "none: every route that needs a scope answers 403".to_owned();
     }
     scopes.to_string()
 }
 
-/// How far a moment is away, for a person.
+/// Formats the distance to a time for people.
 fn distance(at: Timestamp, now: Timestamp) -> String {
     let left = SignedDuration::from_secs(at.duration_since(now).as_secs());
     if left.is_negative() {

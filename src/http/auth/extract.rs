@@ -1,4 +1,4 @@
-//! Callers as arguments of handlers.
+//! Extractors that give handlers their authenticated caller.
 
 use std::sync::Arc;
 
@@ -15,33 +15,31 @@ use crate::http::account::Account;
 use crate::http::problem::Problem;
 use crate::telemetry;
 
-/// Longest credential that is looked at.
+/// Maximum length of a credential.
 const MAX_CREDENTIAL: usize = 8 * 1024;
-/// Names the user that an API key acts for.
+/// The header naming the user that an API key acts for.
 const ON_BEHALF: &str = "x-copilotd-user";
 
-/// Everything that is needed to say who is calling. Part of the router's state, as `Arc<Authenticator>`.
+/// Everything needed to authenticate a request. Part of the router's state, as `Arc<Authenticator>`.
 #[derive(Debug)]
 pub struct Authenticator {
-    /// Verifies credentials.
     pub verifier: Verifier,
-    /// Fetches keys that issuers publish.
+    /// Fetches issuers' JWKS.
     pub jwks: Jwks,
-    /// Issues and verifies tickets.
     pub tickets: Tickets,
-    /// Bounds what failures cost.
+    /// Limits failures per address.
     pub failures: FailureLimit,
-    /// Counts requests that change something.
+    /// Limits requests that change something.
     pub writes: WriteLimits,
-    /// The time.
     pub clock: Arc<dyn Clock>,
 }
 
 impl Authenticator {
-    /// Says who sends a request with these headers.
+    /// Authenticates a request by its headers.
     ///
-    /// Invariant: a credential that verifies is let in, whatever others have sent from the same address. Only failures have a limit:
-    /// beyond it they are answered 429 in place of 401, and what comes from there is verified one at a time.
+    /// Invariant: a valid credential is accepted, whatever others sent from the same address. Only failures are
+    /// limited: beyond the limit they are answered 429 instead of 401, and requests from that address are verified one
+    /// at a time.
     pub async fn authenticate(&self, parts: &Parts) -> Result<Caller, Problem> {
         let (refusal, source) = match self.identify(parts).await {
             Ok(caller) => return Ok(caller),
@@ -54,7 +52,7 @@ impl Authenticator {
         }
     }
 
-    /// Says who it is, or why not, and under what a failure counts that took work to find out.
+    /// Returns the caller, or the refusal and, for a failure that took work to detect, the source to count it against.
     async fn identify(&self, parts: &Parts) -> Result<Caller, (Refusal, Option<FailureSource>)> {
         let free = |refusal| (refusal, None);
         let credential = bearer(&parts.headers).map_err(free)?;
@@ -79,7 +77,7 @@ impl Authenticator {
     }
 }
 
-/// Returns the one bearer credential of the headers.
+/// Returns the single bearer credential of the headers.
 fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or(Refusal::Missing)?;
@@ -107,7 +105,7 @@ fn on_behalf(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 }
 
 impl Caller {
-    /// Refuses a caller that lacks a scope.
+    /// Returns a 403 if the caller lacks a scope.
     pub fn require(&self, scope: Scopes) -> Result<(), Problem> {
         if self.scopes.contains(scope) {
             Ok(())
@@ -132,9 +130,10 @@ where
     }
 }
 
-/// Says who sends a request, and leaves that with it. Counts no write: the handler's own extractor knows whose bucket that is.
+/// Authenticates a request and stores the caller in its extensions. Does not count a write: the handler's own extractor
+/// knows which bucket that belongs to.
 pub async fn identify(parts: &mut Parts, authenticator: &Arc<Authenticator>) -> Result<Caller, Problem> {
-    // Two arguments of one handler are one verification; layers behind find the caller here too.
+    // Verified once per request, however many extractors and layers ask.
     if let Some(caller) = parts.extensions.get::<Caller>() {
         return Ok(caller.clone());
     }
@@ -175,7 +174,7 @@ macro_rules! scoped {
 scoped! {
     /// A caller with the scope `chat`.
     Chat, CHAT, Some(Writer::User);
-    /// A caller with the scope `gateway`. Its requests are limited as model use, not as writes.
+    /// A caller with the scope `gateway`. Its requests count as model calls, not as writes.
     Gateway, GATEWAY, None;
     /// A caller with the scope `knowledge`.
     Knowledge, KNOWLEDGE, Some(Writer::User);

@@ -1,9 +1,8 @@
-//! Keys of issuers that publish them (RFC 7517): fetched at start and every few minutes, and when a token names a key that is not
-//! known yet.
+//! JWKS of issuers (RFC 7517): fetched at start, every few minutes, and when a token names an unknown key.
 //!
-//! Invariants: an issuer's address is asked by one fetch at a time and at most once in [`PAUSE`], however many tokens name unknown
-//! keys; no issuer's fetch stands for another's, though both name one address; what cannot be fetched or read leaves the last good keys in place, for a day; a key counts only for its issuer's one
-//! algorithm.
+//! Invariants: an issuer's URL has one fetch in flight at most and is fetched at most once per [`PAUSE`], however many
+//! tokens name unknown keys; a fetch never serves another issuer, even if both name the same URL; a failed fetch leaves
+//! the last valid keys in place for a day; a key is used only with its issuer's configured algorithm.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,39 +19,39 @@ use super::Verifier;
 use super::keys::{IssuerKey, Published};
 use crate::config::Alg;
 
-/// How often keys are fetched without a reason.
+/// Interval of periodic fetches.
 const EVERY: Duration = Duration::from_secs(300);
-/// Shortest time between two fetches of one address.
+/// Minimum time between two fetches of one issuer's URL.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Longest time for one fetch.
+/// Timeout of one fetch.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long keys are believed that cannot be fetched anew.
+/// How long cached keys are used while fetches fail.
 const LAST_GOOD: Duration = Duration::from_secs(24 * 60 * 60);
-/// Most bytes and keys of an answer.
+/// Maximum size of a JWKS, in bytes and keys.
 const MAX_BYTES: usize = 256 * 1024;
 const MAX_KEYS: usize = 100;
 
-/// Fetches keys.
+/// Fetches JWKS and publishes their keys to the [`Verifier`].
 pub struct Jwks {
     client: reqwest::Client,
     places: Mutex<HashMap<PlaceOf, Arc<tokio::sync::Mutex<Place>>>>,
 }
 
-/// Whose place it is: an issuer of a tenant, and its address.
+/// Tenant, `iss` and JWKS URL.
 type PlaceOf = (TenantId, String, Arc<str>);
 
-/// What is known of an issuer's address.
+/// The fetch state of one issuer's JWKS URL.
 #[derive(Debug, Default)]
 struct Place {
     asked: Option<Instant>,
     good: Option<Instant>,
-    /// Counts fetches: who waited for one need not make another.
+    /// Number of fetches, so that a task that waited for one does not start another.
     fetches: u64,
     is_failing: bool,
 }
 
 impl Jwks {
-    /// Makes the client. Nothing is fetched yet.
+    /// Creates the HTTP client. Fetches nothing yet.
     ///
     /// # Errors
     /// When the HTTP client cannot be set up, for instance without root certificates.
@@ -60,7 +59,7 @@ impl Jwks {
         let client = reqwest::Client::builder()
             .user_agent(concat!("copilotd/", env!("CARGO_PKG_VERSION")))
             .timeout(PATIENCE)
-            // Keys of another place are another's keys.
+            // A redirect could lead to someone else's keys.
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Self {
@@ -69,7 +68,7 @@ impl Jwks {
         })
     }
 
-    /// Fetches all keys now and then, for as long as it is polled.
+    /// Fetches all JWKS periodically, for as long as it is polled.
     pub async fn keep(&self, verifier: &Verifier) {
         loop {
             let published = verifier.published();
@@ -79,7 +78,7 @@ impl Jwks {
         }
     }
 
-    /// Fetches the keys of `published`, unless that was done a moment ago; tells whether there may be new ones.
+    /// Fetches the keys of `published` unless that was done a few seconds ago; returns whether there may be new ones.
     pub async fn refresh(&self, verifier: &Verifier, published: &Published) -> bool {
         self.fetch(verifier, published, PAUSE).await
     }
@@ -91,7 +90,7 @@ impl Jwks {
         };
         let before = match place.try_lock() {
             Ok(place) => place.fetches,
-            // Somebody fetches: what comes counts for us too.
+            // Another task is fetching: use its result.
             Err(_) => {
                 drop(place.lock().await);
                 return true;
@@ -115,11 +114,17 @@ impl Jwks {
             }
             Err(reason) => {
                 if !std::mem::replace(&mut place.is_failing, true) {
-                    tracing::warn!(iss = %published.iss, url = %published.url, "keys could not be fetched: {reason}");
+                    tracing::warn!(
+                        iss = %published.iss, url = %published.url, %reason,
+                        "JWKS fetch failed; cached keys stay valid for up to 24 h"
+                    );
                 }
                 if place.good.is_some_and(|good| good.elapsed() > LAST_GOOD) {
                     place.good = None;
-                    tracing::error!(iss = %published.iss, "its keys could not be fetched for a day and count no more");
+                    tracing::error!(
+                        iss = %published.iss, url = %published.url,
+                        "JWKS unreachable for 24 h; cached keys discarded, all tokens of this issuer are refused"
+                    );
                     verifier.publish(published, Vec::new());
                 }
                 false
@@ -127,7 +132,7 @@ impl Jwks {
         }
     }
 
-    /// Forgets the places of issuers that the configuration does not name any more.
+    /// Drops the state of issuers that are no longer configured.
     fn forget_others(&self, published: &[Published]) {
         let named: HashSet<PlaceOf> = published.iter().map(place_of).collect();
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,13 +179,13 @@ impl fmt::Debug for Jwks {
     }
 }
 
-/// Reads the keys that are fit for the issuer's algorithm; others are of no interest.
+/// Parses the keys usable with the issuer's algorithm; ignores others.
 fn read(body: &[u8], published: &Published) -> Result<Vec<IssuerKey>, String> {
     #[derive(serde::Deserialize)]
     struct Set {
         keys: Vec<serde_json::Value>,
     }
-    let set: Set = serde_json::from_slice(body).map_err(|_| "not a set of keys".to_owned())?;
+    let set: Set = serde_json::from_slice(body).map_err(|_| "the response is not a JWKS".to_owned())?;
     let keys: Vec<IssuerKey> = set
         .keys
         .into_iter()
@@ -189,7 +194,10 @@ fn read(body: &[u8], published: &Published) -> Result<Vec<IssuerKey>, String> {
         .filter_map(|key| issuer_key(&key, published))
         .collect();
     if keys.is_empty() {
-        return Err("no key in it is fit for the issuer's algorithm".to_owned());
+        return Err(format!(
+            "the JWKS contains no key for the issuer's algorithm {:?}",
+            published.alg.algorithm()
+        ));
     }
     Ok(keys)
 }

@@ -1,4 +1,4 @@
-//! User tokens. A key verifies by its own algorithm alone, whatever the token's header says.
+//! User tokens. A key verifies with its configured algorithm only, whatever the token's header says.
 
 use copilotd_actors::domain::ids::UserId;
 use copilotd_gateway::request::role::Role;
@@ -12,17 +12,17 @@ use super::{DAY, Refusal, SKEW};
 use crate::revocations::JtiDigest;
 use crate::scopes::Scopes;
 
-/// The `aud` claim that names us.
+/// The required `aud` claim.
 pub(super) const AUDIENCE: &str = "copilotd";
 
-/// Most keys that the signature of one token is checked by.
+/// Maximum number of keys tried for one token's signature.
 const MAX_TRIES: usize = 16;
-/// What a claim that is a time has to be (RFC 7519).
-const NUMERIC_DATE: &str = "a number: seconds since 1970-01-01T00:00:00Z";
-/// Most characters of an unverified name that are logged.
+/// The form of a time claim (RFC 7519).
+const NUMERIC_DATE: &str = "a number of seconds since 1970-01-01T00:00:00Z";
+/// Maximum characters of an unverified name in the log.
 const MAX_NAME: usize = 200;
 
-/// A token that was verified but for the time.
+/// A token whose signature and claims were verified, except for its times.
 pub(super) struct Verified {
     pub key: IssuerKey,
     pub user: UserId,
@@ -32,7 +32,7 @@ pub(super) struct Verified {
     pub jti: Option<JtiDigest>,
 }
 
-/// When a token is valid.
+/// The validity period of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
     pub issued_at: Option<Timestamp>,
@@ -41,7 +41,7 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// Checks the token's time against the present.
+    /// Checks the times against `now`.
     pub fn check(&self, now: Timestamp) -> Result<(), Refusal> {
         if self.expires_at.duration_since(now) > DAY + SKEW {
             return Err(Refusal::TooLong);
@@ -50,7 +50,7 @@ impl Times {
             return Err(Refusal::Expired);
         }
         if let Some(issued_at) = self.issued_at {
-            // A revocation is kept for as long as a token may live: one that lived longer would come back to life after it.
+            // Revocations are stored for the maximum life of a token: a longer-lived token would become valid again.
             if self.expires_at.duration_since(issued_at) > DAY + SKEW {
                 return Err(Refusal::TooLong);
             }
@@ -65,10 +65,10 @@ impl Times {
     }
 }
 
-/// The claims of a token, each of them once.
+/// The claims of a token, without duplicates.
 pub(super) struct Claims(Map<String, Value>);
 
-/// What is read off a token's payload before it is known to be what we want.
+/// The members of a token's payload as parsed.
 struct Members {
     all: Map<String, Value>,
     given_twice: bool,
@@ -80,8 +80,7 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// Reads an object and notes whether its members have different names: of a claim that is given twice, two readers may believe different
-/// ones.
+/// Parses an object and notes duplicate members: of a duplicate claim, two parsers may use different values.
 struct EachOnce;
 
 impl<'de> Visitor<'de> for EachOnce {
@@ -101,7 +100,7 @@ impl<'de> Visitor<'de> for EachOnce {
 }
 
 impl Claims {
-    /// Reads the claims of a token whose signature was verified.
+    /// Parses the claims of a token whose signature was verified.
     pub fn of_verified(token: &str) -> Result<Self, Refusal> {
         let members: Members =
             jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_error| Refusal::ClaimsUnreadable)?;
@@ -111,7 +110,7 @@ impl Claims {
         Ok(Self(members.all))
     }
 
-    /// Returns a claim; `null` is none.
+    /// Returns a claim; `null` counts as missing.
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
@@ -140,9 +139,9 @@ impl Claims {
         }
     }
 
-    /// Returns the scopes that it claims.
+    /// Returns the claimed scopes.
     pub fn scopes(&self) -> Result<Scopes, Refusal> {
-        let (claim, expected) = ("scope", "a string of names with spaces between them");
+        let (claim, expected) = ("scope", "a string of space-separated names");
         let text = self
             .get(claim)
             .map(|value| value.as_str().ok_or(Refusal::ClaimForm { claim, expected }));
@@ -155,47 +154,47 @@ struct Unverified {
     iss: String,
 }
 
-/// Returns the issuer that a token names, which proves nothing.
+/// Returns a token's `iss` claim, unverified.
 pub(super) fn issuer(token: &str) -> Option<String> {
     let Unverified { iss } = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
     Some(iss)
 }
 
-/// Returns the issuer and the key that a token names, which proves nothing.
+/// Returns a token's `iss` claim and `kid`, unverified.
 pub(super) fn names(token: &str) -> Option<(String, Option<String>)> {
     let header = jsonwebtoken::decode_header(token).ok()?;
     let Unverified { iss } = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
     Some((iss, header.kid))
 }
 
-/// Why it is not known who signed a token. Its sender is told that the credential is not known and nothing else, so that nobody learns which
-/// issuers and keys there are; the log at debug level and `copilotd token verify` say it.
+/// Why a token's signer could not be determined. The client only learns that the credential is invalid, so that nobody
+/// can find out which issuers and keys exist; the debug log and `copilotd token verify` give the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unknown {
-    #[error("it is not a JWT: three base64url parts with dots between them, of which the first two are JSON objects")]
+    #[error("not a JWT: expected three base64url parts separated by dots, the first two of them JSON objects")]
     NotAJwt,
-    #[error("its header has crit, enc or zip, which are not supported")]
+    #[error("unsupported JWT header: crit, enc and zip are not supported")]
     Critical,
-    #[error("its payload has no claim iss that is a string")]
+    #[error("the iss claim is missing or not a string")]
     NoIssuerClaim,
-    #[error("no tenant has an issuer with iss = {0:?}")]
+    #[error("no tenant has an issuer with iss {0:?}")]
     Issuer(String),
-    #[error("the issuer has no key with kid = {0:?}")]
+    #[error("the issuer has no key with kid {0:?}")]
     Kid(String),
-    #[error("the issuer has no key yet: none could be fetched from its jwks_url")]
+    #[error("the issuer has no key yet: its jwks_url could not be fetched")]
     NoKey,
-    #[error("its alg is {token}, and the issuer's key is for {known} alone")]
+    #[error("the token's alg is {token}, but the issuer's key is for {known}")]
     Algorithm { token: String, known: String },
-    #[error("its signature does not fit the issuer's key: another key or secret signed it, or it was changed")]
+    #[error("signature mismatch: the token was signed with another key or secret, or was changed")]
     Signature,
 }
 
-/// Why a token is not accepted.
+/// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It is not known who signed it.
+    /// The signer is unknown.
     Unknown(Unknown),
-    /// It is, and what it says is not accepted.
+    /// The signer is known, but the token's claims are refused.
     Refused(Refusal),
 }
 
@@ -211,13 +210,13 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// Verifies a token by the keys of the issuer that it names.
+/// Verifies a token with the keys of the issuer that it names.
 pub(super) fn verify(token: &str, keys: &Keys) -> Result<Verified, Fault> {
     let Signed { key, iss } = signer(token, keys)?;
     Ok(accept(key, &iss, &Claims::of_verified(token)?)?)
 }
 
-/// Who signed a token.
+/// The verified signer of a token.
 pub(super) struct Signed<'a> {
     pub key: &'a IssuerKey,
     pub iss: String,
@@ -226,11 +225,11 @@ pub(super) struct Signed<'a> {
 /// Finds the key that signed a token.
 pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<Signed<'a>, Unknown> {
     let header = jsonwebtoken::decode_header(token).map_err(|_error| Unknown::NotAJwt)?;
-    // RFC 7515, section 4.1.11: what is marked critical and not understood makes the token invalid.
+    // RFC 7515, section 4.1.11: a critical header that is not understood makes the token invalid.
     if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
         return Err(Unknown::Critical);
     }
-    // The issuer is read before the signature is checked, but only to find the keys that may check it.
+    // The issuer is read before the signature is verified, but only to find the keys to verify it with.
     let Unverified { iss } =
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_error| Unknown::NoIssuerClaim)?;
     let (signed, signature) = token.rsplit_once('.').ok_or(Unknown::NotAJwt)?;
@@ -239,7 +238,7 @@ pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<Signed<'a>, Unkn
         Some(kid) if keys.issuer(&iss, None).next().is_some() => Unknown::Kid(clipped(&kid)),
         _ => Unknown::NoKey,
     };
-    // Only a token without `kid` has so many to be tried: what a forged one costs has a bound.
+    // Only a token without `kid` has many candidate keys: this bounds the cost of a forged one.
     let mut tries = 0;
     for key in keys.issuer(&iss, header.kid.as_deref()) {
         if key.alg.algorithm() != header.alg {
@@ -262,7 +261,7 @@ pub(super) fn signer<'a>(token: &str, keys: &'a Keys) -> Result<Signed<'a>, Unkn
     Err(unknown)
 }
 
-/// What a stranger may write into the log of a name.
+/// Truncates an unverified name for the log.
 fn clipped(text: &str) -> String {
     text.chars().take(MAX_NAME).collect()
 }
@@ -287,7 +286,7 @@ fn accept(key: &IssuerKey, iss: &str, claims: &Claims) -> Result<Verified, Refus
     })
 }
 
-/// Checks that a token is for us.
+/// Checks the `aud` claim.
 pub(super) fn audience(claims: &Claims) -> Result<(), Refusal> {
     if claims.is_for_us()? {
         Ok(())
@@ -296,7 +295,7 @@ pub(super) fn audience(claims: &Claims) -> Result<(), Refusal> {
     }
 }
 
-/// Checks that a token is of the tenant that its issuer signs for.
+/// Checks that the `tenant` claim is the issuer's tenant.
 pub(super) fn tenant(claims: &Claims, key: &IssuerKey) -> Result<(), Refusal> {
     if claims.text("tenant")? == key.tenant.as_str() {
         Ok(())
@@ -305,7 +304,7 @@ pub(super) fn tenant(claims: &Claims, key: &IssuerKey) -> Result<(), Refusal> {
     }
 }
 
-/// Reads the user of a token.
+/// Returns the user from the `sub` claim.
 pub(super) fn user(claims: &Claims) -> Result<UserId, Refusal> {
     let user: UserId = claims.text("sub")?.parse().map_err(|_invalid| Refusal::Subject)?;
     if user.as_str().starts_with(KEY_USER) {
@@ -314,9 +313,9 @@ pub(super) fn user(claims: &Claims) -> Result<UserId, Refusal> {
     Ok(user)
 }
 
-/// Reads when a token is valid.
+/// Parses the `iat`, `nbf` and `exp` claims.
 pub(super) fn times(claims: &Claims) -> Result<Times, Refusal> {
-    // What is no time says as little as a missing one: such a token counts as issued before any revocation.
+    // An invalid `iat` is treated like a missing one: the token counts as issued before any revocation.
     let issued_at = claims.get("iat").and_then(Value::as_f64);
     let not_before = claims.time("nbf")?.map(|seconds| {
         let (claim, expected) = ("nbf", NUMERIC_DATE);
@@ -329,14 +328,14 @@ pub(super) fn times(claims: &Claims) -> Result<Times, Refusal> {
     })
 }
 
-/// Reads a NumericDate, of which the fraction is left out.
+/// Converts a NumericDate, dropping the fraction.
 fn timestamp(seconds: f64) -> Result<Timestamp, Refusal> {
     if !seconds.is_finite() || seconds.abs() > 1e11 {
         return Err(Refusal::TooLong);
     }
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the fraction is left out, and the range was checked"
+        reason = "the fraction is dropped, and the range was checked"
     )]
     Timestamp::from_second(seconds as i64).map_err(|_error| Refusal::TooLong)
 }
@@ -373,7 +372,7 @@ mod tests {
             (61, 3_600, Err(Refusal::NotYet)),
             (-day + 10, 10, Ok(())),
             (-day + 10, 70, Ok(())),
-            // Once refused as too long, it does not become good later.
+            // Once refused as too long, it does not become valid later.
             (-day + 10, 71, Err(Refusal::TooLong)),
             (-30 * day, 10, Err(Refusal::TooLong)),
         ] {

@@ -1,4 +1,4 @@
-//! The keys that verify credentials, out of one configuration.
+//! The keys of one configuration that verify credentials.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::config::{Alg, Config, Issuer, KeyHash, Standings};
 use crate::fingerprint::fingerprint;
 use crate::scopes::Scopes;
 
-/// Begins the users that API keys act as by themselves. No token and no header may claim one.
+/// Prefix of the users that API keys act as by default. No token and no header may claim such a user.
 pub(super) const KEY_USER: &str = "key:";
 
 /// All keys of a configuration.
@@ -22,13 +22,12 @@ pub(super) const KEY_USER: &str = "key:";
 pub(super) struct Keys {
     issuers: HashMap<String, Vec<IssuerKey>>,
     api_keys: HashMap<KeyHash, ApiKey>,
-    /// Issuers whose keys are fetched.
+    /// Issuers with a JWKS URL.
     published: Vec<Published>,
-    /// What vouches for credentials; a credential whose source is gone is gone with it.
+    /// What credentials are verified by; removing a source invalidates its credentials.
     sources: HashMap<Arc<str>, Granting>,
-    /// Which tenants are served.
     standings: Standings,
-    /// API keys of tenants that are left out for a fault of their settings; by these nobody is let in.
+    /// API keys of tenants that are left out because of a fault in their settings; these grant no access.
     left_out: HashMap<KeyHash, LeftOutKey>,
 }
 
@@ -39,11 +38,11 @@ pub(super) struct LeftOutKey {
     pub expires_at: Option<Timestamp>,
 }
 
-/// What vouches for credentials: an issuer's key, or an API key.
+/// What an issuer's key or an API key may grant.
 #[derive(Debug, Clone)]
 struct Granting {
     tenant: TenantId,
-    /// The scopes that its credentials can have, whatever they say.
+    /// The most that its credentials may be granted, whatever they claim.
     scopes: Scopes,
 }
 
@@ -55,31 +54,30 @@ pub(super) struct IssuerKey {
     pub kid: Option<String>,
     pub key: DecodingKey,
     pub source: Arc<str>,
-    /// The claims that are a token's role.
+    /// The claims that make up a token's role.
     pub role_claims: Arc<[String]>,
-    /// Where it was fetched, if it was.
+    /// The JWKS URL it was fetched from, if any.
     pub published: Option<Arc<str>>,
 }
 
-/// An issuer that publishes its keys.
+/// An issuer with a JWKS URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// Its tenant.
     pub tenant: TenantId,
     /// The `iss` claim.
     pub iss: String,
-    /// The one algorithm.
+    /// The only accepted algorithm.
     pub alg: Alg,
-    /// Where the keys are.
+    /// The JWKS URL.
     pub url: Arc<str>,
-    /// The claims that are a token's role.
+    /// The claims that make up a token's role.
     pub role_claims: Arc<[String]>,
-    /// The scopes that its tokens may grant.
+    /// The scopes that its tokens may be granted.
     pub scopes: Scopes,
 }
 
 impl Published {
-    /// Whether the two are the same keys of the same issuer, whatever these may grant.
+    /// Whether both name the same keys of the same issuer, ignoring the scopes.
     pub(super) fn is_same_place(&self, other: &Self) -> bool {
         let place = |published: &Self| {
             (
@@ -100,11 +98,11 @@ pub(super) struct ApiKey {
     pub user: UserId,
     pub source: Arc<str>,
     pub expires_at: Option<Timestamp>,
-    /// When it was used last, in milliseconds since 1970; shared with the keys of a later configuration.
+    /// Last use, in milliseconds since 1970; shared with later configurations.
     pub used: Arc<AtomicI64>,
 }
 
-/// A key of the configuration cannot be used, though loading checks them all.
+/// A key of the configuration is unusable, although loading checks them all.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use a key of tenant {tenant}: {reason}")]
 pub struct UnusableKey {
@@ -113,7 +111,7 @@ pub struct UnusableKey {
 }
 
 impl Keys {
-    /// Reads the keys of all tenants.
+    /// Collects the keys of all tenants.
     pub fn of(config: &Config) -> Result<Self, UnusableKey> {
         let mut keys = Self {
             standings: Standings::of_config(config),
@@ -147,7 +145,7 @@ impl Keys {
                 }
                 let material = issuer
                     .material()
-                    .ok_or_else(|| unusable("it has no material"))?
+                    .ok_or_else(|| unusable("it has no secret or public key"))?
                     .expose_secret();
                 let source: Arc<str> = source_of(&tenant.id, issuer, material).into();
                 keys.sources.insert(Arc::clone(&source), granting(issuer.scopes));
@@ -162,13 +160,16 @@ impl Keys {
                 });
             }
             for key in &tenant.api_keys {
-                // The hash is part of the name: a new key under an old name is another credential.
+                // The hash is part of the id: a new key under an old name is another credential.
                 let fingerprint = hex::encode(&key.hash.bytes()[..8]);
                 let source: Arc<str> = format!("key:{}/{}:{fingerprint}", tenant.id, key.name).into();
                 let user = format!("{KEY_USER}{}", key.name);
                 let Ok(user) = user.parse() else {
-                    // A stored record of which only one key is wrong: that key is refused, and nobody else.
-                    tracing::error!(tenant = %tenant.id, source = %source, "an API key has no name that a user can have; it is refused");
+                    // One bad key in a stored record: refuse that key and no other.
+                    tracing::error!(
+                        tenant = %tenant.id, source = %source,
+                        "API key ignored: its name is not valid in a user id; revoke it and create another one"
+                    );
                     continue;
                 };
                 keys.sources.insert(Arc::clone(&source), granting(key.scopes));
@@ -185,12 +186,12 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Lists the issuers whose keys are fetched.
+    /// Lists the issuers with a JWKS URL.
     pub fn published(&self) -> &[Published] {
         &self.published
     }
 
-    /// Puts fetched keys in the place of those that were fetched there before.
+    /// Replaces the keys fetched earlier from the same URL.
     pub fn publish(&mut self, published: &Published, fetched: Vec<IssuerKey>) {
         let known = self.issuers.entry(published.iss.clone()).or_default();
         let (gone, kept) = std::mem::take(known)
@@ -211,7 +212,8 @@ impl Keys {
         }
     }
 
-    /// Takes over what was fetched for another configuration, where this one names the same place, and when keys were used.
+    /// Carries over from the previous configuration the keys fetched for unchanged issuers, and the last use of API
+    /// keys.
     pub fn take_over(&mut self, older: &Self) {
         for (hash, key) in &mut self.api_keys {
             if let Some(known) = older.api_keys.get(hash).filter(|known| known.tenant == key.tenant) {
@@ -231,12 +233,12 @@ impl Keys {
         }
     }
 
-    /// Whether there is an issuer of this name, whatever is known of its keys.
+    /// Whether an issuer with this `iss` is configured, even if its keys are not known yet.
     pub fn knows(&self, iss: &str) -> bool {
         self.issuers.contains_key(iss) || self.published.iter().any(|published| published.iss == iss)
     }
 
-    /// Lists the keys of an issuer that fit a token's header.
+    /// Lists the keys of an issuer that match a token's `kid`.
     pub fn issuer<'a, 'k>(
         &'a self,
         iss: &str,
@@ -244,23 +246,23 @@ impl Keys {
     ) -> impl Iterator<Item = &'a IssuerKey> + use<'a, 'k> {
         let fits = move |key: &&IssuerKey| match (kid, &key.kid) {
             (Some(wanted), Some(known)) => wanted == known,
-            // A token without `kid` may be of any key, and a key without one of any token.
+            // A token or key without `kid` matches any.
             _ => true,
         };
         self.issuers.get(iss).into_iter().flatten().filter(fits)
     }
 
-    /// Finds an API key by its hash. The hash is of 256 random bits: how long the search takes tells nothing of use.
+    /// Finds an API key by its hash. The hash covers 256 random bits, so lookup timing reveals nothing useful.
     pub fn api_key(&self, hash: &KeyHash) -> Option<&ApiKey> {
         self.api_keys.get(hash)
     }
 
-    /// Finds an API key of a tenant that is left out. One that another tenant has too is that one's.
+    /// Finds an API key of a tenant that is left out, unless a served tenant has the same key.
     pub fn left_out(&self, hash: &KeyHash) -> Option<&LeftOutKey> {
         self.left_out.get(hash).filter(|_| !self.api_keys.contains_key(hash))
     }
 
-    /// Lists when each API key was used last, as far as this process knows.
+    /// Lists the last use of each API key in this process.
     pub fn uses(&self) -> impl Iterator<Item = (&TenantId, &KeyHash, Timestamp)> {
         self.api_keys.iter().filter_map(|(hash, key)| {
             let ms = key.used.load(Ordering::Relaxed);
@@ -269,20 +271,20 @@ impl Keys {
         })
     }
 
-    /// Returns the scopes that `source` may grant now; none when it does not vouch for credentials any more.
+    /// Returns the scopes that `source` may grant now; `None` when it is gone or its tenant is not served.
     pub fn granted(&self, source: &str) -> Option<Scopes> {
         let granting = self.sources.get(source)?;
         (self.standing(&granting.tenant) == Standing::Served).then_some(granting.scopes)
     }
 
-    /// Whether anything of a tenant is accepted.
+    /// Returns whether a tenant is served, suspended or left out.
     pub fn standing(&self, tenant: &TenantId) -> Standing {
         self.standings.of(tenant)
     }
 }
 
-/// Names a key of an issuer by a hash over all that it is. With other role claims it is another one: what is remembered of its tokens
-/// would else keep the old roles.
+/// Derives the id of an issuer's key from a hash over all its settings. Role claims are included: otherwise cached
+/// tokens would keep their old roles after a change.
 fn source_of(tenant: &TenantId, issuer: &Issuer, material: &str) -> String {
     let kid = issuer.kid.as_deref().unwrap_or_default();
     let role_claims = issuer.role_claims();

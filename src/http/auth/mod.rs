@@ -1,8 +1,8 @@
-//! Who is calling: credentials, what they allow, and the tenant scope that only they open.
+//! Authentication and authorisation: credentials, their scopes, and the tenant scope that only they open.
 //!
 //! [`Verifier`] turns a credential into a [`Caller`]; [`Authenticator`] does so for requests, with a limit on failures
-//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an argument, so that
-//! the scope a route needs stands in its signature.
+//! per address and issuer. Handlers take [`Chat`], [`Gateway`], [`Knowledge`], [`Admin`] or [`Operator`] as an
+//! argument, so the required scope is part of the handler's signature.
 
 mod address;
 mod api_key;
@@ -42,50 +42,47 @@ use copilotd_gateway::request::role::Role;
 use crate::revocations::TokenMark;
 pub use crate::scopes::Scopes;
 
-/// Difference between two clocks that is forgiven.
+/// Tolerated clock skew.
 pub const SKEW: SignedDuration = SignedDuration::from_secs(60);
-/// Longest time for which a credential without an end of its own lets a stream be reopened, and the longest life of a
-/// token.
+/// Maximum life of a token, and how long a credential without an expiry lets a stream be reopened.
 pub const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// A verified caller. There is no other way to a [`TenantScope`] from outside.
+/// A verified caller. The only way for a request to obtain a [`TenantScope`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The tenant that everything is done for.
+    /// The tenant to act for.
     pub scope: TenantScope,
-    /// The user that everything is done as.
+    /// The user to act as.
     pub user: UserId,
-    /// What is allowed.
     pub scopes: Scopes,
-    /// What it stands for in its tenant; a ticket stands for its user alone.
+    /// The caller's role in its tenant; `None` for a ticket.
     pub role: Option<Role>,
-    /// The credential, for the audit and for revocation.
+    /// The credential's id, for the audit log and revocation.
     pub credential: CredentialId,
-    /// End of the credential; streams close then. Many API keys have none.
+    /// Expiry of the credential; streams close then. Many API keys have none.
     pub expires_at: Option<Timestamp>,
-    /// What kind of credential it is.
     pub kind: CredentialKind,
-    /// What a revocation looks at; none for an API key and its tickets, which are revoked with the key.
+    /// What revocations match on; `None` for an API key and its tickets, which are revoked with the key.
     pub token: Option<TokenMark>,
 }
 
 /// A kind of credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialKind {
-    /// A JWT of the tenant's backend.
+    /// A JWT signed by the tenant's backend.
     UserToken,
     /// An API key.
     ApiKey,
-    /// A ticket of ours, issued to one of the others.
+    /// A stream ticket, issued to one of the others.
     Ticket,
 }
 
-/// Names a credential without disclosing it: `key:…` or `jwt:<key that signed it>:<hash of the token>`.
+/// Identifies a credential without disclosing it: `key:…` or `jwt:<signing key>:<hash of the token>`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CredentialId(Arc<str>);
 
 impl CredentialId {
-    /// Names a credential after what vouches for it and, for a token, a part of its hash.
+    /// Builds the id from the credential's source and, for a token, a part of its hash.
     fn new(source: &str, token: Option<&str>) -> Self {
         match token {
             Some(hash) => Self(format!("{source}:{hash}").into()),
@@ -93,12 +90,11 @@ impl CredentialId {
         }
     }
 
-    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns what vouches for it: the API key itself, or the key that signed the token.
+    /// Returns the source: the API key itself, or the key that signed the token.
     fn source(&self) -> &str {
         match self.0.rsplit_once(':') {
             Some((source, _)) if self.0.starts_with("jwt:") => source,
@@ -119,7 +115,7 @@ impl fmt::Debug for CredentialId {
     }
 }
 
-/// Opens the scope of a tenant whose credential has just been verified. Called in this module alone.
+/// Opens the scope of a tenant whose credential has just been verified. Called only in this module.
 #[expect(clippy::disallowed_methods, reason = "this is the credential verifier")]
 fn open_scope(tenant: TenantId) -> TenantScope {
     TenantScope::from_verified(tenant)

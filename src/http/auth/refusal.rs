@@ -1,4 +1,4 @@
-//! Why a credential is not accepted, and how that is answered.
+//! Why a credential is refused, and the matching problem response.
 
 use axum::http::{HeaderValue, header};
 
@@ -6,84 +6,72 @@ use crate::http::problem::{Code, Problem};
 use crate::http::refusal::left_out;
 use crate::scopes::Scopes;
 
-/// Why a credential is not accepted. What comes before the check of the signature is one answer, so that nobody learns
-/// which issuers, keys or algorithms there are.
+/// Why a credential is refused. Everything up to the signature check gives the same answer, so that nobody can find out
+/// which issuers, keys or algorithms are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// There is none.
-    #[error("an Authorization header with a bearer credential is needed")]
+    #[error("missing Authorization header: send Authorization: Bearer <credential>")]
     Missing,
-    /// The header is not a single bearer credential.
-    #[error("the Authorization header is not a single bearer credential")]
+    #[error("malformed Authorization header: send it once, as Authorization: Bearer <credential>")]
     Unreadable,
-    /// It is not known: wrong form, issuer, key, algorithm or signature.
-    #[error("the credential is not known")]
+    /// Wrong form, unknown issuer or key, wrong algorithm or signature.
+    #[error("invalid credential: no known key matches it")]
     Unknown,
-    /// It was taken back.
     #[error("the credential was revoked")]
     Revoked,
-    /// It is right, and nothing of its tenant is accepted.
     #[error("the tenant is suspended")]
     Suspended,
-    /// It is right, or was when it was verified last, and the settings of its tenant have a fault.
-    #[error("the settings of the tenant have a fault")]
+    /// The credential is valid, or was when it was last verified, but its tenant's settings have a fault.
+    #[error("the tenant's settings are invalid")]
     LeftOut,
-    /// A claim is not there.
-    #[error("the token has no claim {0}")]
+    #[error("the token has no {0} claim")]
     ClaimMissing(&'static str),
-    /// A claim is of the wrong kind.
-    #[error("the token's claim {claim} has to be {expected}")]
+    /// A claim has the wrong type.
+    #[error("the token's {claim} claim must be {expected}")]
     ClaimForm {
-        /// Its name.
         claim: &'static str,
-        /// What it has to be.
         expected: &'static str,
     },
-    /// Two claims have one name.
-    #[error("the token has two claims of the same name")]
+    #[error("the token contains a duplicate claim")]
     ClaimTwice,
-    /// The claims are no JSON object, or nested too deeply.
-    #[error("the token's claims cannot be read: they have to be a JSON object that is not nested deeply")]
+    #[error("the token's claims are not a JSON object, or are nested too deeply")]
     ClaimsUnreadable,
-    /// The `aud` claim is not ours.
-    #[error("the token's claim aud is not \"copilotd\" and does not list it")]
+    #[error("the token's aud claim must be or contain \"copilotd\"")]
     Audience,
-    /// The `tenant` claim is not the issuer's tenant.
-    #[error("the token's claim tenant is not the tenant that its issuer signs for")]
+    #[error("the token's tenant claim is not the tenant of its issuer")]
     Tenant,
-    /// The `sub` claim does not name a user.
     #[error(
-        "the token's claim sub is not 1 to 256 bytes without control characters, or begins with key:, which is reserved"
+        "the token's sub claim must be 1 to 256 bytes without control characters, and must not start with the reserved \
+         prefix key:"
     )]
     Subject,
-    /// Its end has come.
-    #[error("the credential has expired (for a token: its claim exp has passed)")]
+    #[error("the credential has expired (for a token: its exp claim is in the past)")]
     Expired,
-    /// Its beginning has not come, or it says that it was issued later than now.
-    #[error("the token is not valid yet: its claim nbf or iat is in the future")]
+    #[error("the token is not valid yet: its nbf or iat claim is in the future")]
     NotYet,
-    /// Its end is too far away from now or from its beginning.
-    #[error("the token lives longer than 24 hours: its claim exp is too far from now, or from iat")]
+    #[error("the token is valid for more than 24 hours: its exp claim is too far from now or from iat")]
     TooLong,
-    /// A ticket was used after its minute without an id of a stream that it opened.
-    #[error("the ticket is older than 60 seconds: it only resumes, from an event id of a stream that it opened")]
+    /// A ticket was used after 60 seconds without an event id of a stream that it opened.
+    #[error(
+        "the ticket is older than 60 seconds: it can only resume a stream, with an event id of a stream opened with it"
+    )]
     TicketNotOpened,
     /// `x-copilotd-user` does not name a user.
-    #[error("x-copilotd-user is not a single name of 1 to 256 bytes without control characters, or is reserved")]
+    #[error("x-copilotd-user must be one header of 1 to 256 bytes without control characters, and not a reserved name")]
     OnBehalf,
-    /// A user token came with `x-copilotd-user`.
-    #[error("only an API key may act for another user")]
+    /// A user token was sent with `x-copilotd-user` naming another user.
+    #[error("only an API key may act for another user: remove x-copilotd-user or use an API key")]
     NotAKey,
 }
 
 impl Refusal {
-    /// Counts it in the metrics, and tells the log at debug level.
+    /// Counts the refusal in the metrics and logs it at debug level.
     pub(super) fn count(&self) {
         tracing::debug!(reason = %self, "credential refused");
         metrics::counter!("copilotd_auth_failures_total", "reason" => self.reason()).increment(1);
     }
 
-    /// Whether the credential itself is not valid, as against one that is right and may not do this.
+    /// Whether the credential itself is invalid, as opposed to a valid one that is not allowed here.
     pub(super) fn says_invalid(self) -> bool {
         match self {
             Self::Unknown
@@ -108,7 +96,7 @@ impl Refusal {
         }
     }
 
-    /// Names it in the metrics. What is one answer is one name: the page may be public.
+    /// The metric label. Refusals that give the same answer share a label: the metrics page may be public.
     fn reason(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -151,11 +139,11 @@ fn unauthenticated(refusal: Refusal, challenge: &'static str) -> Problem {
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
-/// Makes the 403 of a credential that lacks a scope.
+/// Builds the 403 for a credential that lacks a scope.
 pub(super) fn lacks(scope: Scopes) -> Problem {
-    tracing::debug!(%scope, "credential refused: it lacks the scope");
+    tracing::debug!(%scope, "credential refused: missing scope");
     let challenge = format!("Bearer realm=\"copilotd\", error=\"insufficient_scope\", scope=\"{scope}\"");
-    let problem = Problem::new(Code::Forbidden).detail(format!("the credential lacks the scope {scope}"));
+    let problem = Problem::new(Code::Forbidden).detail(format!("the credential lacks the scope \"{scope}\""));
     match HeaderValue::from_str(&challenge) {
         Ok(value) => problem.header(header::WWW_AUTHENTICATE, value),
         Err(_not_ascii) => problem,

@@ -1,4 +1,4 @@
-//! Access to streams: by a credential with the scope `chat`, or by a ticket in the query.
+//! Access to streams: with a credential of scope `chat`, or with a ticket in the query.
 
 use std::sync::Arc;
 
@@ -13,21 +13,20 @@ use crate::http::account::Account;
 use crate::http::problem::{Code, Problem};
 use crate::telemetry;
 
-/// A caller that may read streams.
+/// Permission to read streams.
 #[derive(Debug, Clone)]
 pub struct StreamAccess {
-    /// The caller.
     pub caller: Caller,
-    /// The one conversation that a ticket admits; with a credential it is any of the caller's own.
+    /// The only conversation that a ticket admits; `None` with a credential, which admits all of the caller's own.
     pub only: Option<ConversationId>,
-    /// Signs the positions of a stream that a ticket opens.
+    /// Signs the positions of a stream opened with a ticket.
     pub positions: Option<PositionSigner>,
-    /// The event id that the request resumes from, as it was sent.
+    /// The event id to resume from, as sent.
     pub resume_from: Option<String>,
 }
 
 impl StreamAccess {
-    /// Refuses a ticket of another conversation, as if this one did not exist.
+    /// Answers 404 to a ticket for another conversation.
     pub fn admit(&self, conversation: ConversationId) -> Result<(), Problem> {
         match self.only {
             Some(only) if only != conversation => Err(Problem::new(Code::NotFound)),
@@ -44,7 +43,7 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        // A credential in the header wins: a ticket in the address may be an old one.
+        // A credential in the header wins: a ticket in the URL may be an old one.
         let ticket = ticket(parts.uri.query().unwrap_or_default());
         let resume_from = resume_from(&parts.headers, &parts.uri);
         let Some(ticket) = ticket.filter(|_| !parts.headers.contains_key(header::AUTHORIZATION)) else {
@@ -59,8 +58,8 @@ where
         };
         let authenticator = Arc::<Authenticator>::from_ref(state);
         let now = authenticator.clock.now();
-        // Not behind the limit on failures: a signature of ours is as cheap to check as a remembered token, and readers
-        // that come back after a cut must not be held up by what others sent from the same address.
+        // Not subject to the failure limit: our own MAC is as cheap to check as a cached token, and readers that
+        // reconnect must not be held up by what others sent from the same address.
         let admitted = authenticator.tickets.verify(ticket, now, resume_from.as_deref());
         let live = admitted.and_then(|admission| match authenticator.verifier.is_live(&admission.caller) {
             true => Ok(admission),
@@ -83,8 +82,8 @@ where
     }
 }
 
-/// Returns the event id that a request resumes from: `Last-Event-ID` wins over `?after=`. What is no single text is one that is no
-/// position. An empty header says what a missing one does: some clients send it before they have seen an event.
+/// Returns the event id that a request resumes from: `Last-Event-ID` wins over `?after=`. A header that is repeated or
+/// not text gives an invalid position. An empty header counts as missing: some clients send it before the first event.
 fn resume_from(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     const NO_POSITION: &str = "\u{fffd}";
     let mut values = headers.get_all("last-event-id").iter();
@@ -94,13 +93,13 @@ fn resume_from(headers: &HeaderMap, uri: &Uri) -> Option<String> {
         (Some(_), Some(_)) => return Some(NO_POSITION.to_owned()),
         (None, _) => {}
     }
-    // A query that cannot be read is refused by the handler.
+    // The handler refuses an unparsable query.
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
     let after = pairs.into_iter().find(|(name, _)| name == "after");
     after.map(|(_, position)| position)
 }
 
-/// Finds the ticket in a query. Its characters need no percent-encoding.
+/// Finds the ticket in a query. Tickets need no percent-encoding.
 fn ticket(query: &str) -> Option<&str> {
     query.split('&').find_map(|pair| pair.strip_prefix("ticket="))
 }

@@ -1,8 +1,9 @@
-//! Tickets: what a browser's `EventSource`, which cannot send headers, opens a stream with.
+//! Stream tickets, with which a browser's `EventSource`, which cannot send headers, opens a stream.
 //!
-//! A ticket is signed and not stored, so that it works on any node and after any restart. It opens streams for a minute. After that it
-//! only resumes: every event id of a stream that a ticket opened ends in a MAC over ticket and position, and a reader that comes
-//! back has to show such an id. So a ticket that leaks after its minute, in a proxy's log for instance, opens nothing.
+//! A ticket is signed and not stored, so it works on any node and after any restart. It opens streams for a minute.
+//! After that it only resumes: every event id of a stream opened with a ticket ends in a MAC over ticket and position,
+//! and a reader that reconnects must send such an id. So a ticket that leaks after its minute, for instance in a
+//! proxy's log, opens nothing.
 
 use std::fmt;
 
@@ -19,18 +20,18 @@ use super::{Caller, CredentialId, CredentialKind, DAY, Refusal, SKEW, open_scope
 use crate::revocations::TokenMark;
 use crate::scopes::Scopes;
 
-/// Time in which a ticket has to be opened first.
+/// Time within which a ticket must be used to open a stream.
 const OPEN_WITHIN: SignedDuration = SignedDuration::from_secs(60);
-/// Begins every ticket, so that one is recognised where it leaks.
+/// Prefix of every ticket, so that leaked ones can be recognised.
 const PREFIX: &str = "cpt_";
-/// Longest ticket that is looked at.
+/// Maximum length of a ticket.
 const MAX_LENGTH: usize = 4_096;
-/// Keep the two uses of the key apart from each other and from any other.
+/// Separate the two uses of the key from each other and from any other.
 const CONTEXT: &[u8] = b"copilotd stream ticket 1\0";
 const POSITION_CONTEXT: &[u8] = b"copilotd stream position 1\0";
-/// Stands between a position and its MAC in an event id.
+/// Separates a position from its MAC in an event id.
 const SEPARATOR: char = '~';
-/// Bytes of a position's MAC, and of its base64url.
+/// Length of a position's MAC, in bytes and in base64url characters.
 const MAC_BYTES: usize = 16;
 const MAC_TEXT: usize = 22;
 
@@ -41,22 +42,21 @@ pub struct Tickets(Hmac<Sha256>);
 /// A new ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
-    /// The ticket.
     pub ticket: String,
-    /// It has to be opened before.
+    /// Until when it can open a stream.
     pub open_until: Timestamp,
-    /// A reader that resumes may use it until then.
+    /// Until when it can resume a stream.
     pub resume_until: Timestamp,
 }
 
-/// What a ticket admits to.
+/// What a valid ticket gives access to.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    /// The caller it was issued to, with the scope `chat` alone.
+    /// The caller it was issued to, reduced to the scope `chat`.
     pub caller: Caller,
-    /// The conversation whose stream, and whose turns' streams, it admits.
+    /// The conversation whose stream and turn streams it opens.
     pub conversation: ConversationId,
-    /// Signs the positions of a stream that it opens.
+    /// Signs the positions of streams it opens.
     pub positions: PositionSigner,
 }
 
@@ -65,7 +65,7 @@ pub struct Admission {
 pub struct PositionSigner(Hmac<Sha256>);
 
 impl PositionSigner {
-    /// Whether `id` is a position that a stream of this ticket sent: exactly that text and its MAC, compared in constant time.
+    /// Whether `id` is a position that a stream of this ticket sent: position and MAC, compared in constant time.
     fn signed(&self, id: &str) -> bool {
         let Some((position, mac)) = id.split_once(SEPARATOR) else {
             return false;
@@ -94,7 +94,7 @@ impl fmt::Debug for PositionSigner {
     }
 }
 
-/// Returns the position of an event id, without what a ticket's stream adds to it.
+/// Returns the position of an event id, without the MAC of a ticket's stream.
 pub fn without_mac(id: &str) -> &str {
     id.split_once(SEPARATOR).map_or(id, |(position, _mac)| position)
 }
@@ -109,25 +109,25 @@ struct Payload {
     u: UserId,
     /// Credential it was issued to.
     k: String,
-    /// When that token was issued, in Unix seconds, if it says so.
+    /// `iat` of that token, in Unix seconds, if present.
     n: Option<i64>,
-    /// Digest of that token's `jti`, if it has one.
+    /// Digest of that token's `jti`, if present.
     j: Option<String>,
-    /// A random number, so that no two tickets are the same and each signs its own positions.
+    /// A random number: no two tickets are equal, and each signs its own positions.
     r: u64,
-    /// Issued at, in Unix seconds.
+    /// Time of issue, in Unix seconds.
     i: i64,
-    /// Ends at, in Unix seconds.
+    /// Expiry, in Unix seconds.
     e: i64,
 }
 
 impl Tickets {
-    /// Signs with `key`, which has to be random and stay the same over restarts.
+    /// Signs with `key`, which must be random and stay the same across restarts.
     pub fn new(key: &[u8; 32]) -> Self {
         Self(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
     }
 
-    /// Issues a ticket for the streams of `conversation`, which the caller has to own.
+    /// Issues a ticket for the streams of `conversation`, which the caller must own.
     pub fn issue(&self, conversation: ConversationId, caller: &Caller, now: Timestamp) -> Issued {
         let resume_until = caller.expires_at.unwrap_or(now + DAY);
         let payload = Payload {
@@ -159,9 +159,9 @@ impl Tickets {
         }
     }
 
-    /// Verifies a ticket. `resume_from` is the event id that the request resumes from, if it does.
+    /// Verifies a ticket. `resume_from` is the event id that the request resumes from, if any.
     ///
-    /// The caller has to ask the verifier too whether the credential is still live.
+    /// Does not check whether the underlying credential is still live: ask [`super::Verifier::is_live`] too.
     pub fn verify(&self, ticket: &str, now: Timestamp, resume_from: Option<&str>) -> Result<Admission, Refusal> {
         let (payload, positions) = self.signed_payload(ticket).ok_or(Refusal::Unknown)?;
         let at = |seconds| Timestamp::from_second(seconds).map_err(|_error| Refusal::Unknown);
@@ -169,7 +169,7 @@ impl Tickets {
         if now >= expires_at {
             return Err(Refusal::Expired);
         }
-        // One of the future is none of this minute: the clock was set back.
+        // A ticket from the future beyond the skew is not fresh: the clock was set back.
         let age = now.duration_since(issued_at);
         let is_fresh = (-SKEW..=OPEN_WITHIN).contains(&age);
         if !is_fresh && !resume_from.is_some_and(|id| positions.signed(id)) {
@@ -200,7 +200,7 @@ impl Tickets {
         })
     }
 
-    /// Returns the payload only after its signature was compared, in constant time.
+    /// Returns the payload after verifying its signature in constant time.
     fn signed_payload(&self, ticket: &str) -> Option<(Payload, PositionSigner)> {
         let text = Some(ticket)
             .filter(|ticket| ticket.len() <= MAX_LENGTH)?
@@ -208,7 +208,7 @@ impl Tickets {
         let (payload, signature) = text.split_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         self.mac(payload).verify_slice(&signature).ok()?;
-        // The signature is the ticket's: it has one length, so that nothing of it can be taken for a part of a position.
+        // The signature has a fixed length, so no part of it can be mistaken for part of a position.
         let signer = self.0.clone().chain_update(POSITION_CONTEXT).chain_update(&signature);
         let payload = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
         Some((payload, PositionSigner(signer)))

@@ -1,4 +1,4 @@
-//! Minting of user tokens, for `copilotd token` and the demonstration. In production the tenant's own backend signs.
+//! Minting of user tokens, for `copilotd token` and the demo. In production the tenant's own backend signs them.
 
 use copilotd_actors::domain::ids::{TenantId, UserId};
 use jiff::{SignedDuration, Timestamp};
@@ -12,42 +12,36 @@ use super::keys::KEY_USER;
 use crate::config::{Alg, Config, Issuer};
 use crate::scopes::Scopes;
 
-/// What a token is to say.
+/// What a minted token grants.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    /// The tenant.
     pub tenant: TenantId,
-    /// The user.
     pub user: UserId,
-    /// What it allows.
     pub scopes: Scopes,
-    /// How long it lives, at most 24 hours.
+    /// Lifetime, at most 24 hours.
     pub life: SignedDuration,
 }
 
-/// Why no token can be minted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// The tenant is not configured.
-    #[error("there is no tenant {0}")]
+    #[error("unknown tenant {0}: it is not in the configuration")]
     NoTenant(TenantId),
     /// The configuration holds public keys only.
-    #[error("no issuer of tenant {0} has an HS256 secret; a token of a public key is signed where its private key is")]
-    NoSecret(TenantId),
-    /// No key that could sign may grant what is asked for.
     #[error(
-        "no issuer of tenant {0} with an HS256 secret may grant the scopes {1}: list them in its scopes; \
-         operator also needs operator = true on the tenant"
+        "no issuer of tenant {0} has an HS256 secret; with a public key, sign the token where the private key is stored"
+    )]
+    NoSecret(TenantId),
+    /// No issuer with a secret may grant the scopes.
+    #[error(
+        "no issuer of tenant {0} with an HS256 secret may grant the scopes {1}: add them to the issuer's scopes; \
+         the scope operator also needs operator = true on the tenant"
     )]
     NotGranted(TenantId, Scopes),
-    /// The life is nothing or too long.
-    #[error("a token lives at least a second and at most 24 hours")]
+    #[error("a token's lifetime must be from 1 second to 24 hours")]
     Life,
-    /// The user's name is reserved for API keys.
-    #[error("users that begin with key: are reserved for API keys")]
+    #[error("user names starting with key: are reserved for API keys")]
     Reserved,
-    /// The signer refused.
-    #[error("cannot sign the token")]
+    #[error("the token could not be signed")]
     Sign,
 }
 

@@ -1,4 +1,4 @@
-//! Turns credentials into callers, remembers those it has verified, and forgets those that are revoked.
+//! Turns credentials into callers, caches verified tokens, and refuses revoked ones.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,39 +17,40 @@ use crate::config::{Config, KeyHash};
 use crate::revocations::{RevocationList, TokenMark};
 use crate::scopes::Scopes;
 
-/// Most tokens that are remembered. One that is forgotten is verified anew.
+/// Maximum number of cached tokens. An evicted token is verified again.
 const REMEMBERED: u64 = 20_000;
 
-/// Verifies credentials by the keys of a configuration, which may be replaced while it is in use.
+/// Verifies credentials with the keys of the live configuration, which may be replaced at any time.
 #[derive(Debug)]
 pub struct Verifier {
     keys: RwLock<Arc<Keys>>,
-    /// By the hash of the whole token: the token itself is not kept.
+    /// Keyed by the hash of the whole token: the token itself is not stored.
     tokens: moka::sync::Cache<[u8; 32], Arc<Remembered>>,
-    /// User tokens that are refused though their keys vouch for them.
+    /// User tokens that are refused although their signature is valid.
     revocations: Arc<RevocationList>,
     changed: watch::Sender<()>,
 }
 
-/// The keys of a configuration that is about to hold.
+/// The prepared keys of a configuration that is about to take effect.
 #[derive(Debug)]
 pub struct NewKeys(Keys);
 
-/// A token whose signature and claims were verified. What it may do is looked up each time, in the keys as they are then.
+/// A token whose signature and claims were verified. Its grant is looked up on each use in the keys current at that
+/// time.
 #[derive(Debug)]
 struct Remembered {
-    /// With the scopes that the token claims.
+    /// With the scopes as claimed, before they are limited to what its source may grant.
     caller: Caller,
     times: Times,
 }
 
 impl Verifier {
-    /// Takes the keys of `config`. No token is revoked.
+    /// Creates a verifier for `config` without revocations.
     pub fn new(config: &Config) -> Result<Self, UnusableKey> {
         Self::with_revocations(config, Arc::default())
     }
 
-    /// Takes the keys of `config`, and refuses what is revoked.
+    /// Creates a verifier for `config` with a revocation list.
     pub fn with_revocations(config: &Config, revocations: Arc<RevocationList>) -> Result<Self, UnusableKey> {
         Ok(Self {
             keys: RwLock::new(Arc::new(Keys::of(config)?)),
@@ -59,18 +60,18 @@ impl Verifier {
         })
     }
 
-    /// Takes the keys of a new configuration in place of the old ones. What an old key alone vouched for ends at once.
+    /// Replaces the keys by those of a new configuration. Credentials of removed keys stop working immediately.
     pub fn replace(&self, config: &Config) -> Result<(), UnusableKey> {
         self.take(Self::prepare(config)?);
         Ok(())
     }
 
-    /// Reads the keys of a new configuration.
+    /// Builds the keys of a new configuration.
     pub fn prepare(config: &Config) -> Result<NewKeys, UnusableKey> {
         Keys::of(config).map(NewKeys)
     }
 
-    /// Takes the keys that were read.
+    /// Puts prepared keys into effect.
     pub fn take(&self, NewKeys(mut keys): NewKeys) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         keys.take_over(&known);
@@ -79,15 +80,15 @@ impl Verifier {
         self.changed.send_replace(());
     }
 
-    /// Lists the issuers whose keys are fetched.
+    /// Lists the issuers with a JWKS URL.
     pub(super) fn published(&self) -> Vec<Published> {
         self.keys().published().to_vec()
     }
 
-    /// Takes fetched keys. A token of one that is no longer among them is refused from now on.
+    /// Puts fetched keys into effect. Tokens of keys that are no longer among them are refused from now on.
     pub(super) fn publish(&self, published: &Published, fetched: Vec<IssuerKey>) {
         let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        // A configuration may have come meanwhile that does not name it any more, or lets it grant something else.
+        // A reload may have removed the issuer meanwhile, or changed what it may grant.
         let present = known
             .published()
             .iter()
@@ -100,7 +101,7 @@ impl Verifier {
         self.changed.send_replace(());
     }
 
-    /// Returns where a token's key might be that is not known yet.
+    /// Returns the issuer whose JWKS may contain a token's unknown key.
     pub(super) fn unknown_key(&self, token: &str) -> Option<Published> {
         let keys = self.keys();
         if keys.published().is_empty() {
@@ -122,7 +123,7 @@ impl Verifier {
         }
     }
 
-    /// Answers for what is known without any cryptography but a hash; nothing for what has to be examined.
+    /// Answers from the cache with no cryptography but a hash; `None` if the credential must be examined.
     pub(super) fn recall(
         &self,
         credential: &str,
@@ -146,28 +147,28 @@ impl Verifier {
         let known = self.tokens.get(&digest(credential))?;
         let keys = self.keys();
         let Some(granted) = keys.granted(known.caller.credential.source()) else {
-            // Of a tenant that is left out the keys are not known, but what was verified before is still as true. It is refused, and
-            // told why.
+            // The keys of a tenant that is left out are unknown, but an earlier verification still holds: refuse with
+            // the true reason.
             let tenant = known.caller.scope.tenant();
             let refusal = not_served(&keys, tenant)?;
             let valid = self.of_token(&known, Scopes::NONE, on_behalf, now);
             return Some(valid.and(Err(refusal)));
         };
-        // A key that was replaced no longer vouches for what is remembered.
+        // Cached tokens of a replaced key never get here.
         Some(self.of_token(&known, granted, on_behalf, now))
     }
 
-    /// Verifies what is not known yet.
+    /// Verifies a credential that is not cached.
     pub(super) fn examine(&self, credential: &str, on_behalf: Option<&str>, now: Timestamp) -> Result<Caller, Refusal> {
         if credential.starts_with(api_key::PREFIX) {
-            tracing::debug!("credential refused: no API key has this hash");
+            tracing::debug!("credential refused: unknown API key");
             return Err(Refusal::Unknown);
         }
         let keys = self.keys();
         let verified = jwt::verify(credential, &keys).map_err(|fault| match fault {
             Fault::Refused(refusal) => refusal,
             Fault::Unknown(reason) => {
-                tracing::debug!(%reason, "credential refused: it is not known who signed this token");
+                tracing::debug!(%reason, "credential refused: the token's signer could not be verified");
                 Refusal::Unknown
             }
         })?;
@@ -180,8 +181,8 @@ impl Verifier {
                 .issued_ahead(&verified.key.tenant, &verified.user, issued_at, now);
         }
         let hash = digest(credential);
-        // Named after what is signed: of an ECDSA signature anybody can make a second valid one, and so another token that is not
-        // the revoked one.
+        // The id covers the signed part only: anyone can derive a second valid ECDSA signature, and with it another
+        // token that is not the revoked one.
         let signed = credential.rsplit_once('.').map_or(credential, |(signed, _)| signed);
         let name = hex::encode(&digest(signed)[..16]);
         let known = Arc::new(Remembered {
@@ -250,21 +251,21 @@ impl Verifier {
         })
     }
 
-    /// Lists when API keys were used last, as far as this process knows.
+    /// Lists the last use of each API key in this process.
     pub fn uses(&self) -> Vec<(TenantId, KeyHash, Timestamp)> {
         let keys = self.keys();
         let owned = |(tenant, hash, at): (&TenantId, &KeyHash, Timestamp)| (tenant.clone(), *hash, at);
         keys.uses().map(owned).collect()
     }
 
-    /// Whether a caller that was verified once is still vouched for, may still be granted what it was admitted with, and is not revoked.
-    /// Its time is not looked at. Streams of the OpenAI endpoint ask too: their callers need not have `chat`.
+    /// Whether a verified caller's source still exists, may still grant its scopes, and the caller is not revoked. Does
+    /// not check expiry. Streams of the OpenAI endpoint ask too: their callers need not have `chat`.
     pub fn is_live(&self, caller: &Caller) -> bool {
         let granted = self.keys().granted(caller.credential.source());
         granted.is_some_and(|granted| granted.contains(caller.scopes)) && !self.is_revoked(caller)
     }
 
-    /// Why a caller that was verified once and is no longer live is refused.
+    /// Why a once verified caller that is no longer live is refused.
     pub fn why_ended(&self, caller: &Caller) -> Refusal {
         let left_out = self.keys().standing(caller.scope.tenant()) == Standing::LeftOut;
         if left_out && !self.is_revoked(caller) {
@@ -274,11 +275,11 @@ impl Verifier {
         }
     }
 
-    /// Waits until a caller is no longer live, by revocation or because its key is gone; a stream ends then.
+    /// Waits until a caller is no longer live, by revocation or because its key was removed; streams end then.
     pub async fn ended(&self, caller: &Caller) {
         let mut keys = self.changed.subscribe();
         let mut revocations = self.revocations.watch(caller.scope.tenant());
-        // Both senders live as long as `self`: waiting fails never.
+        // Both senders live as long as `self`: waiting never fails.
         while self.is_live(caller) {
             let changed = tokio::select! {
                 changed = keys.changed() => changed,
@@ -296,13 +297,13 @@ impl Verifier {
         caller.token.as_ref().is_some_and(hits)
     }
 
-    /// Returns the keys as they are now.
+    /// Returns the current keys.
     pub(super) fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Why nothing of a tenant is accepted; none for one that is served.
+/// Why a tenant's credentials are refused; `None` if the tenant is served.
 fn not_served(keys: &Keys, tenant: &TenantId) -> Option<Refusal> {
     match keys.standing(tenant) {
         Standing::Served => None,

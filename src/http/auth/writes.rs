@@ -1,13 +1,13 @@
-//! The rate of writes: how many requests that change something a tenant and each of its users may send per minute.
+//! Write rate limits: requests that change something, per minute, for a tenant and each of its users.
 //!
-//! Every extractor of a [`Caller`] counts a request whose method is not safe, before its body is read, so that a new route
-//! cannot forget it. Only the OpenAI-compatible routes are left out: the rate of requests limits those. The buckets are this
-//! process's own, whatever store the rates of model use are in: they protect this process and its store.
+//! Every extractor of a [`Caller`] counts a request whose method is not safe, before its body is read, so a new route
+//! cannot forget to. The OpenAI-compatible routes are exempt: the limits on model calls apply to them. The buckets are
+//! local to this process, wherever the model call limits are stored: they protect this process and its store.
 //!
-//! Other changes of administrators also count by the key that signed their tokens: tokens are free to mint.
+//! Administrators' changes also count against the key that signed their token, because tokens are free to mint.
 //!
-//! Invariant: what protects a tenant (revoking a key or a token, suspending) counts against its own credential alone, so that neither a
-//! flood of the tenant's users nor a leaked key of another name can hold it up.
+//! Invariant: protective requests (revoking a key or token, suspending) count against their own credential only, so
+//! that neither a flood from the tenant's users nor another, leaked key can block them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,30 +25,30 @@ use super::Caller;
 use crate::config::Config;
 use crate::http::problem::{Code, Problem, RateLimit};
 
-/// Buckets of writes, for all tenants.
+/// The write buckets of all tenants.
 #[derive(Debug)]
 pub struct WriteLimits(LocalLimiter);
 
-/// Whose buckets a write counts against.
+/// Which buckets a write counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
     /// The tenant's and the user's.
     User,
-    /// The credential's alone: routes of administrators and operators.
+    /// The credential's only: routes of administrators and operators.
     Admin,
 }
 
-/// In the extensions of a request that was counted: two extractors of one handler are one write.
+/// Marks a request as counted: two extractors of one handler count one write.
 #[derive(Debug, Clone, Copy)]
 struct Counted;
 
 impl WriteLimits {
-    /// Full buckets for the tenants of a configuration.
+    /// Creates full buckets for the tenants of a configuration.
     pub fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
         Self(LocalLimiter::new(Self::prepare(config), clock))
     }
 
-    /// The limits that a configuration asks for.
+    /// Returns the limits of a configuration.
     pub fn prepare(config: &Config) -> HashMap<TenantId, TenantLimits> {
         let tenants = config.tenants.iter();
         tenants
@@ -56,12 +56,12 @@ impl WriteLimits {
             .collect()
     }
 
-    /// Replaces the limits. What was used stays used.
+    /// Replaces the limits. Used capacity stays used.
     pub fn take(&self, limits: HashMap<TenantId, TenantLimits>) {
         self.0.replace(limits);
     }
 
-    /// Counts a request that may write; refuses it when a bucket is empty.
+    /// Counts a request if it may write; refuses it when a bucket is empty.
     pub(super) async fn admit(&self, parts: &mut Parts, caller: &Caller, writer: Writer) -> Result<(), Problem> {
         if parts.method.is_safe() || parts.extensions.get::<Counted>().is_some() {
             return Ok(());
@@ -88,20 +88,20 @@ impl WriteLimits {
                 Ok(())
             }
             Err(Refused::Exceeded(exceeded)) => Err(refused(&exceeded)),
-            // A limiter of this process always answers.
+            // The local limiter is never unavailable.
             Err(Refused::Unavailable { .. }) => Ok(()),
         }
     }
 }
 
-/// Whether a request takes a right away.
+/// Whether a request revokes or suspends something.
 pub(in crate::http) fn is_protective(method: &Method, path: &str) -> bool {
     match path.strip_prefix("/v1/admin/") {
         Some(rest) => {
             let revokes_key = method == Method::DELETE && rest.starts_with("api-keys/");
             revokes_key || (method == Method::POST && rest == "revocations")
         }
-        // Operators suspend by changing a tenant.
+        // Operators suspend a tenant by changing it.
         None => !method.is_safe() && path.starts_with("/v1/operator/"),
     }
 }
@@ -121,7 +121,7 @@ fn refused(exceeded: &Exceeded) -> Problem {
         reset: state.reset,
     };
     let problem = Problem::new(Code::RateLimited)
-        .detail(format!("the {whose}'s limit writes_per_minute is reached"))
+        .detail(format!("the {whose} has reached its writes_per_minute limit"))
         .rate_limit(&limit);
     match retry_after {
         Some(wait) => problem.retry_after(*wait),

@@ -1,7 +1,7 @@
-//! Request bodies: bounded in size, time, nesting and shape before a handler sees them.
+//! Request bodies: limited in size, time and nesting, and checked against their schema, before a handler sees them.
 //!
-//! Invariant: no body above [`compute::INLINE_COST`] bytes is parsed on a thread that serves, and parsing takes time linear in the
-//! body ([`parse_with`] is the one way).
+//! Invariant: no body above [`compute::INLINE_COST`] bytes is parsed on a serving thread, and parsing is linear in the
+//! body's size ([`parse_with`] is the only way).
 
 mod read;
 mod strict;
@@ -26,19 +26,19 @@ use super::extract::IdempotencyKey;
 use super::problem::{Code, FieldError, Problem};
 use crate::shape::Shape;
 
-/// Most faults of one body that are listed.
+/// Maximum number of violations listed for one body.
 const MAX_ERRORS: usize = 32;
 
-/// Bounds of request bodies. Put it into the request's extensions by a layer; without one the default holds.
+/// Limits of request bodies. A layer puts them into the request's extensions; otherwise the default applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Most bytes.
+    /// Maximum size in bytes.
     pub bytes: usize,
-    /// Longest time from the first to the last byte: a client that trickles is not waited for.
+    /// Maximum time to receive the body, so that slow clients are cut off.
     pub time: Duration,
-    /// Most JSON values.
+    /// Maximum number of JSON values.
     pub values: usize,
-    /// What one value costs in memory, at most.
+    /// Upper bound of the memory per value, in bytes.
     pub value_bytes: usize,
 }
 
@@ -53,9 +53,9 @@ impl Default for BodyLimits {
     }
 }
 
-/// A request body with a schema of its own in `schemas/api/`; see [`crate::request_body`].
+/// A request body with its own schema in `schemas/api/`; see [`crate::request_body`].
 pub trait RequestBody: DeserializeOwned {
-    /// Returns its compiled schema.
+    /// Returns the compiled schema.
     fn shape() -> &'static Shape;
 }
 
@@ -97,12 +97,12 @@ impl<T: RequestBody + Send + 'static, S: Send + Sync> FromRequest<S> for Json<T>
     }
 }
 
-/// A JSON body that satisfies its schema, with what its `Idempotency-Key` ties it to.
+/// A JSON body that satisfies its schema, with its `Idempotency-Key`.
 #[derive(Debug)]
 pub struct KeyedJson<T> {
     /// The body.
     pub body: T,
-    /// The key and the body's hash, if the request bears a key.
+    /// The key and the body's hash, if the request has a key.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -125,13 +125,14 @@ impl<T: RequestBody + Serialize + Send + 'static, S: Send + Sync> FromRequest<S>
     }
 }
 
-/// Whose request it is: the credential's extractor ran before the body's and left the caller here.
+/// The tenant of the request: the caller's extractor runs before the body's and stores the caller in the extensions.
 fn tenant(request: &Request) -> Option<TenantId> {
     let caller = request.extensions().get::<Caller>();
     caller.map(|caller| caller.scope.tenant().clone())
 }
 
-/// Hands a body that has arrived to `parse`: a large one on the compute pool, in its tenant's turn. The body is dropped there too.
+/// Runs `parse` on a received body: a large one on the compute pool, in its tenant's turn. The body is dropped there
+/// too.
 pub async fn parse_with<T: Send + 'static>(
     tenant: Option<&TenantId>,
     body: Bytes,
@@ -139,12 +140,14 @@ pub async fn parse_with<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let parsed = compute::run(tenant, body.len(), move || parse(&body)).await;
     parsed.map_err(|error| match error {
-        ComputeError::Full => Problem::new(Code::Overloaded).detail("too many large bodies are waiting to be parsed"),
+        ComputeError::Full => {
+            Problem::new(Code::Overloaded).detail("too many large request bodies are waiting to be parsed")
+        }
         ComputeError::Panicked => Problem::new(Code::Internal),
     })
 }
 
-/// Reads a JSON body that has already arrived.
+/// Decodes a received JSON body.
 pub fn decode<T: RequestBody>(body: &[u8]) -> Result<T, Problem> {
     let value = parse(body)?;
     let violations = T::shape().violations(&value, MAX_ERRORS);
@@ -152,7 +155,7 @@ pub fn decode<T: RequestBody>(body: &[u8]) -> Result<T, Problem> {
         return Err(Problem::invalid(violations));
     }
     serde_json::from_value(value).map_err(|error| {
-        // The schema is looser than the type, such as for the form of an id.
+        // The schema is looser than the type, for example about the form of an id.
         Problem::invalid([FieldError {
             pointer: String::new(),
             message: error.to_string(),
@@ -160,15 +163,17 @@ pub fn decode<T: RequestBody>(body: &[u8]) -> Result<T, Problem> {
     })
 }
 
-/// Reads any JSON body that has already arrived, for protocols whose schema is not ours.
+/// Parses a received JSON body of a protocol whose schema is not ours.
 pub fn parse(body: &[u8]) -> Result<Value, Problem> {
     if body.is_empty() {
         return Err(Problem::new(Code::Malformed).detail("the body is empty"));
     }
     let value = strict::parse(body).map_err(|fault| match fault {
-        Fault::Malformed(detail) => Problem::new(Code::Malformed).detail(detail),
+        Fault::Malformed(detail) => {
+            Problem::new(Code::Malformed).detail(format!("the body cannot be parsed as JSON: {detail}"))
+        }
         Fault::TooMany => {
-            Problem::new(Code::TooLarge).detail(format!("a body may hold at most {MAX_VALUES} JSON values"))
+            Problem::new(Code::TooLarge).detail(format!("the body has more than {MAX_VALUES} JSON values"))
         }
     })?;
     let nul = strict::nul_characters(&value, MAX_ERRORS);
@@ -179,7 +184,7 @@ pub fn parse(body: &[u8]) -> Result<Value, Problem> {
     }
 }
 
-/// Whether the body is announced as JSON in UTF-8, not compressed.
+/// Whether the headers declare an uncompressed JSON body in UTF-8.
 fn is_json(headers: &HeaderMap) -> bool {
     let identity = headers
         .get(header::CONTENT_ENCODING)

@@ -1,4 +1,4 @@
-//! Reads request bodies: within their bounds, and only into memory that was reserved for them.
+//! Reads request bodies within their limits, and only into memory reserved for them.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use super::BodyLimits;
 use crate::http::account::Account;
 use crate::http::problem::{Code, Problem};
 
-/// Most bytes beyond the bound that are read before a body is refused.
+/// Maximum bytes of an oversized body that are read and discarded before it is refused.
 const MAX_LINGER: u64 = 16 * 1024 * 1024;
-/// What is reserved at once for a body that does not say how long it is, and for one that is read only to be thrown away.
+/// Reservation step for a body of unknown length, and for one that is read only to be discarded.
 const STEP: usize = 64 * 1024;
-/// Copies of a body that there are while it is worked on: as it came, as it was read, and as it is passed on.
+/// Copies of a body that exist during processing: as received, as parsed, and as passed on.
 const COPIES: usize = 3;
 
-/// Reads the body within the limits that the request bears. Room is reserved before anything is read, also for what the body
-/// will take once it is parsed; the request's [`Account`] holds it.
+/// Reads the body within the request's limits. Memory, including that for the parsed body, is reserved before it is
+/// used; the request's [`Account`] holds it.
 pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let limits = request.extensions().get::<BodyLimits>().copied().unwrap_or_default();
     let room = Room(request.extensions().get::<Account>().cloned());
@@ -29,7 +29,7 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if let Some(bytes) = announced.filter(|bytes| *bytes > limits.bytes as u64) {
-        // Refused before a byte is read, so that a client which waits for `100 Continue` does not send it at all.
+        // Refused before a byte is read, so that a client waiting for `100 Continue` does not send it at all.
         let sent = !request.headers().contains_key(header::EXPECT);
         if sent && bytes <= MAX_LINGER {
             linger(request.into_body().into_data_stream(), limits.time, &room).await;
@@ -43,14 +43,17 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
     let read = collect(request.into_body(), announced, limits, &room);
     let body = tokio::time::timeout(limits.time, read)
         .await
-        .unwrap_or_else(|_elapsed| Err(Problem::new(Code::Timeout).detail("the body did not arrive in time")))?;
-    // A byte costs an eighth of what parsing it does.
+        .unwrap_or_else(|_elapsed| {
+            Err(Problem::new(Code::Timeout).detail("the request body was not received in time"))
+        })?;
+    // Counting a byte costs an eighth of parsing it.
     let counted = body.clone();
     let values = compute::run(tenant.as_ref(), body.len() / 8, move || count_values(&counted)).await;
-    let values = values.map_err(|_full| Problem::new(Code::Overloaded).detail("too many large bodies are waiting"))?;
+    let values =
+        values.map_err(|_full| Problem::new(Code::Overloaded).detail("too many large request bodies are waiting"))?;
     if values > limits.values {
         return Err(Problem::new(Code::TooLarge).detail(format!(
-            "a body may hold at most {} JSON values; count numbers, texts, arrays and objects",
+            "the body has more than {} JSON values; numbers, strings, arrays and objects all count",
             limits.values
         )));
     }
@@ -59,7 +62,7 @@ pub async fn read(request: Request) -> Result<Bytes, Problem> {
     Ok(body)
 }
 
-/// Where room is reserved; nowhere for a request that has no account.
+/// The account to reserve memory from; `None` for a request without an account.
 struct Room(Option<Account>);
 
 impl Room {
@@ -77,8 +80,8 @@ impl Room {
     }
 }
 
-/// Reads on and throws away, within a bound. Many clients send the whole body before they read a word of the answer: one that is
-/// closed on in the middle sees a broken connection, and never the refusal.
+/// Reads and discards the rest of a body, within a limit. Many clients send the whole body before they read the
+/// response: if the connection closes midway they see a broken connection and never the refusal.
 async fn linger(mut body: BodyDataStream, time: Duration, room: &Room) {
     room.shrink_to(0);
     if room.reserve(STEP).await.is_err() {
@@ -93,7 +96,7 @@ async fn linger(mut body: BodyDataStream, time: Duration, room: &Room) {
             }
         }
     };
-    // Whether it came to an end or not, the answer is the same.
+    // The response is the same whether or not the body ended.
     let _ = tokio::time::timeout(time, rest).await;
 }
 
@@ -102,7 +105,9 @@ async fn collect(body: Body, announced: Option<usize>, limits: BodyLimits, room:
     let mut reserved = announced.unwrap_or(0);
     let mut all = BytesMut::with_capacity(reserved);
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_broken| Problem::new(Code::Malformed).detail("the body was cut off"))?;
+        let piece = piece.map_err(|_broken| {
+            Problem::new(Code::Malformed).detail("the connection broke before the whole body arrived")
+        })?;
         let read = all.len() + piece.len();
         if read > limits.bytes {
             drop((all, piece));
@@ -110,7 +115,7 @@ async fn collect(body: Body, announced: Option<usize>, limits: BodyLimits, room:
             return Err(too_large(limits));
         }
         if read > reserved {
-            // A buffer that grows is up to twice as large as what is in it.
+            // A growing buffer is up to twice as large as its content.
             let more = (2 * read - reserved).next_multiple_of(STEP);
             room.reserve(more).await?;
             reserved += more;
@@ -121,10 +126,10 @@ async fn collect(body: Body, announced: Option<usize>, limits: BodyLimits, room:
 }
 
 fn too_large(limits: BodyLimits) -> Problem {
-    Problem::new(Code::TooLarge).detail(format!("a body may have at most {} bytes", limits.bytes))
+    Problem::new(Code::TooLarge).detail(format!("the body is larger than {} bytes", limits.bytes))
 }
 
-/// Counts the values of a JSON text, in one pass and before it is known to be one. An empty array or object counts twice.
+/// Counts the values of a JSON text in one pass, without validating it. An empty array or object counts twice.
 fn count_values(text: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);
     for byte in text {

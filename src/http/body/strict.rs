@@ -1,4 +1,4 @@
-//! A JSON reader that is stricter than serde_json: bounded nesting, a bounded number of values, no member twice.
+//! A JSON parser that is stricter than serde_json: limited nesting, a limited number of values, no duplicate members.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,26 +7,27 @@ use copilotd_actors::domain::schema::Violation;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting of arrays and objects.
+/// Maximum nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
 
-/// Most values of a text, members and items included. In memory each takes many times its text, and its time to be dropped.
+/// Maximum number of values in a text, members and items included. Each takes many times its text in memory, and time
+/// to drop.
 pub const MAX_VALUES: usize = 100_000;
 
-/// Why a text is not read.
+/// Why a text was not parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is not JSON as it has to be here. The text says what is wrong and where, without quoting more than a member's name.
+    /// Not valid JSON in the strict sense. The text says what is wrong and where, and quotes at most a member's name.
     Malformed(String),
-    /// It has more than [`MAX_VALUES`] values.
+    /// More than [`MAX_VALUES`] values.
     TooMany,
 }
 
-/// Reads a JSON text.
+/// Parses a JSON text.
 pub fn parse(text: &[u8]) -> Result<Value, Fault> {
     let malformed = |error: &dyn fmt::Display| Fault::Malformed(error.to_string());
     let text = std::str::from_utf8(text)
-        .map_err(|error| malformed(&format_args!("not UTF-8 from byte {}", error.valid_up_to())))?;
+        .map_err(|error| malformed(&format_args!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
     let mut reader = serde_json::Deserializer::from_str(text);
     let left = Cell::new(MAX_VALUES);
     let value = Node { depth: 0, left: &left }.deserialize(&mut reader);
@@ -41,7 +42,7 @@ pub fn parse(text: &[u8]) -> Result<Value, Fault> {
     Ok(value)
 }
 
-/// Lists the places where a NUL stands, in a string or a member's name, at most `most` of them. Some stores cut a text there.
+/// Lists up to `most` strings and member names that contain a NUL character. Some stores truncate a text there.
 pub fn nul_characters(value: &Value, most: usize) -> Vec<Violation> {
     let mut found = Vec::new();
     find_nul(value, &mut String::new(), &mut found, most);
@@ -49,13 +50,13 @@ pub fn nul_characters(value: &Value, most: usize) -> Vec<Violation> {
 }
 
 fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>, most: usize) {
-    // Each place is a copy of its pointer: many places below a long name would be more than the body.
+    // Each violation copies its pointer: many of them below a long name would exceed the size of the body.
     if found.len() >= most {
         return;
     }
     let violation = |pointer: &str| Violation {
         pointer: pointer.to_owned(),
-        message: "holds a NUL character".to_owned(),
+        message: "must not contain a NUL character".to_owned(),
     };
     let length = pointer.len();
     match value {
@@ -85,7 +86,7 @@ fn find_nul(value: &Value, pointer: &mut String, found: &mut Vec<Violation>, mos
     }
 }
 
-/// A value at some depth, and how many more there may be.
+/// A value at some depth, and the number of values still allowed.
 #[derive(Clone, Copy)]
 struct Node<'a> {
     depth: usize,
@@ -95,7 +96,7 @@ struct Node<'a> {
 impl Node<'_> {
     fn inner<E: Error>(self) -> Result<Self, E> {
         if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
         }
         Ok(Self {
             depth: self.depth + 1,
@@ -168,7 +169,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         while let Some(name) = map.next_key::<String>()? {
             if members.contains_key(&name) {
                 let name: String = name.chars().take(64).collect();
-                return Err(A::Error::custom(format_args!("the member {name:?} stands twice")));
+                return Err(A::Error::custom(format_args!("duplicate member {name:?}")));
             }
             members.insert(name, map.next_value_seed(inner)?);
         }

@@ -1,7 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457).
 //!
-//! A [`Problem`] travels in the response's extensions too, so that [`super::request_id`] can write the request's id
-//! into the document, and a layer with another error shape (the OpenAI-compatible gateway) can render it anew.
+//! A [`Problem`] also travels in the response's extensions, so that [`super::request_id`] can add the request id to the
+//! document or render it in OpenAI's error shape on the OpenAI-compatible routes.
 
 mod code;
 mod rate_limit;
@@ -21,10 +21,10 @@ use serde::Serialize;
 /// The media type of problem documents.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// Longest pointer in an answer, in bytes.
+/// Maximum length of a pointer in a response, in bytes.
 const MAX_POINTER: usize = 512;
 
-/// An error as it is answered. Texts in it are for the caller's eyes: no internal message, no secret.
+/// An error response. Its texts are shown to the caller: no internal messages, no secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     code: Code,
@@ -34,12 +34,12 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// One fault of a request that breaks its schema.
+/// One schema violation in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
     /// JSON Pointer into the body.
     pub pointer: String,
-    /// What is wrong there.
+    /// What is wrong at the pointer.
     pub message: String,
 }
 
@@ -52,7 +52,7 @@ impl From<Violation> for FieldError {
     }
 }
 
-/// Cuts a pointer that is longer than anybody reads: its names are the caller's, and an answer repeats it for each fault.
+/// Truncates an overlong pointer: the caller chooses its names, and the response repeats it for each violation.
 fn clipped(mut pointer: String) -> String {
     if pointer.len() > MAX_POINTER {
         pointer.truncate(pointer.floor_char_boundary(MAX_POINTER));
@@ -76,7 +76,7 @@ struct Document<'a> {
 }
 
 impl Problem {
-    /// Makes a problem without further words.
+    /// Creates a problem with the code's defaults and no detail.
     pub fn new(code: Code) -> Self {
         let problem = Self {
             code,
@@ -85,7 +85,7 @@ impl Problem {
             errors: Vec::new(),
             headers: Vec::new(),
         };
-        // A 429 or 503 always says when to come back; the one who knows better overwrites it.
+        // Every 429 and 503 carries Retry-After; callers that know a better value overwrite it.
         if code.has_retry_after() {
             problem.retry_after(Duration::from_secs(1))
         } else {
@@ -93,26 +93,26 @@ impl Problem {
         }
     }
 
-    /// Makes a 422 that lists what is wrong in the body.
+    /// Creates a 422 that lists the schema violations.
     pub fn invalid(errors: impl IntoIterator<Item = impl Into<FieldError>>) -> Self {
         let mut problem = Self::new(Code::Invalid);
         problem.errors = errors.into_iter().map(Into::into).collect();
         problem
     }
 
-    /// Says what happened in this case, for the caller's eyes.
+    /// Sets the detail, which the caller sees.
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Says whether a retry helps, where the code's own word is too careful.
+    /// Overrides the code's retry advice.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Says when to come back, in whole seconds, at least one.
+    /// Sets `Retry-After`, rounded up to whole seconds, at least one.
     pub fn retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
@@ -126,29 +126,26 @@ impl Problem {
             .retry_after(limit.reset)
     }
 
-    /// Sets a header of the answer.
+    /// Sets a response header, replacing an earlier value.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self.headers.push((name, value));
         self
     }
 
-    /// Returns the code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// Returns what was said about this case.
     pub fn detail_text(&self) -> Option<&str> {
         self.detail.as_deref()
     }
 
-    /// Returns the faults of the body.
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
     }
 
-    /// Writes the document with the request's id.
+    /// Serialises the problem document with the request id.
     pub(super) fn document(&self, request_id: &str) -> Vec<u8> {
         let document = Document {
             r#type: format!("https://copilotd.dev/problems/{}", self.code.as_str()),
@@ -249,7 +246,7 @@ mod tests {
             document,
             serde_json::json!({
                 "type": "https://copilotd.dev/problems/invalid",
-                "title": "The request is not valid",
+                "title": "Invalid request",
                 "status": 422,
                 "detail": "no",
                 "code": "invalid",

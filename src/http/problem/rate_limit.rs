@@ -7,23 +7,23 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
-/// A limit that a request met, and how much of it is left.
+/// The state of a limit that applies to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimit {
     /// Name of the policy: lower case letters, digits and hyphens.
     pub policy: &'static str,
-    /// Units in one window.
+    /// Units per window.
     pub quota: u64,
-    /// Length of the window; none for what bounds how many there are at one time.
+    /// Length of the window; `None` for a concurrency limit.
     pub window: Option<Duration>,
-    /// Units that are left.
+    /// Units left.
     pub remaining: u64,
-    /// Time until there are units again.
+    /// Time until units are available again.
     pub reset: Duration,
 }
 
 impl RateLimit {
-    /// A bound of how many there may be at one time, all of which are taken. `retry` is when it is worth asking again.
+    /// An exhausted concurrency limit of `most`; retrying makes sense after `retry`.
     pub fn all_taken(policy: &'static str, most: usize, retry: Duration) -> Self {
         Self {
             policy,
@@ -43,8 +43,8 @@ impl RateLimit {
     }
 }
 
-/// Completes the headers of a 429 whose limit is not a number of ours, such as a provider's. When to come back stays unsaid where nobody
-/// can say it.
+/// Adds the `RateLimit` headers to a 429 whose limit we do not know, such as a provider's. Does not add `Retry-After`
+/// where the wait is unknown.
 pub(in crate::http) fn complete(headers: &mut HeaderMap) {
     if headers.contains_key(POLICY) && headers.contains_key(STATE) {
         return;

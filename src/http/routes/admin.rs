@@ -1,4 +1,4 @@
-//! `/v1/admin/…`: what a tenant's administrators see.
+//! `/v1/admin/usage` and `/v1/admin/cache`, for a tenant's administrators.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -17,25 +17,25 @@ use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, problems};
 
-/// Which usage.
+/// Query of the usage report.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wanted {
-    /// From this day or moment on (the beginning of the month)
+    /// Start of the report, a day or a time; inclusive. Default: the start of the current month
     from: Option<String>,
-    /// Before this moment, or to the end of this day (now)
+    /// End of the report: a time (exclusive) or a day (inclusive). Default: now
     to: Option<String>,
-    /// What sums are made by (`day`)
+    /// Group the totals by this. Default: `day`
     #[param(inline)]
     group_by: Option<GroupBy>,
 }
 
 problems!(UsageProblems: AUTH);
 
-/// Sums up what the tenant's model calls used and cost
+/// Get the tenant's model usage and cost
 ///
-/// Every attempt counts, failed ones and those that were left included. May lag by a second.
+/// Counts every attempt, including failed and abandoned ones. May lag by a second.
 #[utoipa::path(
     get,
     path = "/v1/admin/usage",
@@ -43,7 +43,7 @@ problems!(UsageProblems: AUTH);
     tag = "admin",
     params(Wanted),
     responses(
-        (status = 200, description = "The sums, in the order of their keys; as CSV if that is asked for", content(
+        (status = 200, description = "The totals, sorted by key; as CSV with `Accept: text/csv`", content(
             (ref("#/components/schemas/UsageReport") = "application/json"),
             (String = "text/csv"),
         )),
@@ -75,20 +75,20 @@ pub async fn usage(
     Ok(form.response(&report))
 }
 
-/// Which answers.
+/// Query of the cache deletion.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Forgotten {
-    /// Of this route; of all routes when missing
+    /// Delete only this route's answers. Default: all routes
     route: Option<String>,
 }
 
 problems!(ForgetProblems: AUTH);
 
-/// Forgets the answers that the cache keeps for the tenant
+/// Delete the tenant's cached answers
 ///
-/// For when what they rest on has changed. Questions that are being answered meanwhile are not kept either.
+/// Use it when the facts behind cached answers have changed. Answers in progress at that moment are not cached either.
 #[utoipa::path(
     delete,
     path = "/v1/admin/cache",
@@ -96,7 +96,7 @@ problems!(ForgetProblems: AUTH);
     tag = "admin",
     params(Forgotten),
     responses(
-        (status = 200, description = "How many were forgotten", body = ref("#/components/schemas/ForgottenAnswers")),
+        (status = 200, description = "The number of deleted answers", body = ref("#/components/schemas/ForgottenAnswers")),
         ForgetProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -111,6 +111,6 @@ pub async fn forget(
     let entry = audit::entry(&caller, &request, Action::CacheCleared, target);
     state.audit.record(caller.scope.tenant(), entry).await?;
     let forgotten = state.gateway.forget(&caller.scope, which.route.as_deref());
-    tracing::info!(tenant = %caller.scope.tenant(), by = %caller.user, forgotten, "kept answers were forgotten");
+    tracing::info!(tenant = %caller.scope.tenant(), by = %caller.user, forgotten, "cached answers deleted");
     Ok(axum::Json(serde_json::json!({ "forgotten": forgotten })))
 }

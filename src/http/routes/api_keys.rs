@@ -29,7 +29,7 @@ pub struct Create {
 }
 request_body!(Create, "create_api_key.json");
 
-/// A key as it is listed.
+/// A key in the list.
 #[derive(Debug, Serialize)]
 pub struct Listed {
     id: String,
@@ -43,10 +43,10 @@ pub struct Listed {
     last_used_at: Option<Timestamp>,
 }
 
-/// A key that was just made.
+/// A newly created key.
 #[derive(Debug, Serialize)]
 struct Created {
-    /// The key itself, this once.
+    /// The key itself, shown only once.
     key: String,
     #[serde(flatten)]
     listed: Listed,
@@ -71,10 +71,10 @@ impl From<KeyView> for Listed {
 
 problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
 
-/// Makes an API key of the tenant
+/// Create an API key
 ///
-/// The key is shown in this answer alone; only its hash is kept. `Idempotency-Key` is not looked at: a repeated request with the
-/// same name is refused.
+/// The key is shown only in this response; only its hash is stored. `Idempotency-Key` is ignored: a repeated request
+/// with the same name is refused with 409.
 #[utoipa::path(
     post,
     path = "/v1/admin/api-keys",
@@ -82,7 +82,7 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
     tag = "admin",
     request_body = ref("#/components/schemas/CreateApiKey"),
     responses(
-        (status = 201, description = "It is accepted from now on", body = ref("#/components/schemas/NewApiKey")),
+        (status = 201, description = "The new key, which is accepted from now on", body = ref("#/components/schemas/NewApiKey")),
         CreateProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -94,11 +94,11 @@ pub async fn create(
     Json(body): Json<Create>,
 ) -> Result<Response, Problem> {
     if body.scopes.contains(Scopes::OPERATOR) && !caller.scopes.contains(Scopes::OPERATOR) {
-        let detail = "only who has the scope operator may give it";
+        let detail = "only a caller with the scope operator may grant the scope operator";
         return Err(Problem::new(Code::Forbidden).detail(detail));
     }
     if body.expires_at.is_some_and(|end| end <= state.clock().now()) {
-        return Err(invalid("/expires_at", "has passed already"));
+        return Err(invalid("/expires_at", "must be in the future"));
     }
     let (key, hash) = new_api_key();
     let new = NewKey {
@@ -110,10 +110,10 @@ pub async fn create(
     };
     let by = Requester::of(&caller, caller.scope.tenant(), &request);
     let view = match state.tenants.create_key(&caller.scope, new, &by).await {
-        // Nobody would see that key, and a second request would create another one.
+        // The client would never see that key, and a retry would create another one.
         Err(ChangeError::Store(error @ LogError::Unavailable(_))) => {
-            let detail = "the store does not answer; whether the key was created is not known: list the keys before \
-                          you create another one, and revoke what you cannot use";
+            let detail = "the store is not responding; the key may or may not have been created: list the keys before \
+                          creating another one, and revoke any you cannot use";
             return Err(Problem::from(error).detail(detail).retry(Retry::Unsafe));
         }
         created => created?,
@@ -128,9 +128,9 @@ pub async fn create(
 
 problems!(ListProblems: AUTH);
 
-/// Lists the tenant's API keys, newest first, those of the configuration file last
+/// List the tenant's API keys
 ///
-/// A key that has expired or was taken back is listed for 30 days more.
+/// Newest first, keys from the configuration file last. Expired and revoked keys stay in the list for 30 days.
 #[utoipa::path(
     get,
     path = "/v1/admin/api-keys",
@@ -138,7 +138,7 @@ problems!(ListProblems: AUTH);
     tag = "admin",
     params(Wanted),
     responses(
-        (status = 200, description = "A page of them", body = ref("#/components/schemas/ApiKeyPage")),
+        (status = 200, description = "A page of API keys", body = ref("#/components/schemas/ApiKeyPage")),
         ListProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -168,16 +168,17 @@ pub async fn list(
 
 problems!(RevokeProblems: AUTH, FOUND);
 
-/// Takes an API key back
+/// Revoke an API key, effective immediately
 ///
-/// It is refused once this is answered, and its streams end. Keys of the configuration file can be taken back too.
+/// Requests with the key are refused as soon as this call returns, and its streams end. Keys from the configuration
+/// file can be revoked too.
 #[utoipa::path(
     delete,
     path = "/v1/admin/api-keys/{id}",
     operation_id = "revoke_api_key",
     tag = "admin",
     responses(
-        (status = 204, description = "It is refused from now on"),
+        (status = 204, description = "Revoked"),
         RevokeProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -193,7 +194,7 @@ pub async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Names who did it: the user, and for a key the key too.
+/// The actor of a change: the user, and for an API key also the key.
 fn who(caller: &Caller) -> String {
     match caller.kind {
         CredentialKind::ApiKey => format!("{} ({})", caller.user, caller.credential),

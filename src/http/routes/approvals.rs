@@ -26,7 +26,7 @@ use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
-/// Body of the decision.
+/// Body of `POST /v1/turns/{id}/approvals/{call_id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Decide {
     decision: Word,
@@ -50,11 +50,11 @@ problems!(
     &[Code::NotWaiting, Code::RateLimited, Code::Overloaded],
 );
 
-/// Decides on a call that waits: the conversation's user, or an administrator of the tenant
+/// Approve or reject a tool call
 ///
-/// The same decision again is 202; another one, or a late one, is `not_waiting`. An administrator's decision on another user's
-/// turn is recorded in the audit log. The answer then shows the turn without its content, unless `x-copilotd-reason` says why
-/// the content is read.
+/// Allowed for the conversation's user and the tenant's administrators. Repeating the same decision returns 202; a
+/// different or late one returns 409 `not_waiting`. An administrator's decision on another user's turn is recorded in
+/// the audit log, and the response omits the turn's content unless `x-copilotd-reason` gives a reason for reading it.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/approvals/{call_id}",
@@ -63,7 +63,7 @@ problems!(
     params(Reasoned),
     request_body = ref("#/components/schemas/DecideApproval"),
     responses(
-        (status = 202, description = "The decision is stored", body = ref("#/components/schemas/Turn")),
+        (status = 202, description = "Accepted; the decision is stored", body = ref("#/components/schemas/Turn")),
         DecideProblems,
     ),
     security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
@@ -74,7 +74,7 @@ pub async fn decide(
     Ids((turn, call)): Ids<(TurnId, CallId)>,
     request: RequestId,
     reason: Reason,
-    // The answer shows the whole turn.
+    // The response contains the whole turn.
     room: PageRoom,
     Json(body): Json<Decide>,
 ) -> Result<Response, Problem> {
@@ -94,7 +94,7 @@ pub async fn decide(
             arguments: body.arguments.clone(),
         },
         Word::Reject if body.arguments.is_some() => {
-            return Err(invalid("/arguments", "a rejected call takes no arguments"));
+            return Err(invalid("/arguments", "must not be given with decision reject"));
         }
         Word::Reject => Decision::Reject,
     };
@@ -147,7 +147,7 @@ pub async fn decide(
     shown.answer(&caller, StatusCode::ACCEPTED).await
 }
 
-/// Takes out of another user's turn what its users, models and tools said.
+/// Removes from another user's turn everything that users, models and tools said.
 fn withhold_content(view: &mut TurnView) {
     view.input = Input::Text(String::new());
     view.metadata = Metadata::new();
@@ -163,7 +163,7 @@ fn withhold_content(view: &mut TurnView) {
     }
 }
 
-/// Whether the call was decided in just this way before.
+/// Whether the same decision was made before.
 fn repeats(records: &[Record], wanted: CallId, body: &Decide) -> bool {
     records.iter().any(|record| match &record.event {
         Event::ApprovalDecided {

@@ -1,4 +1,4 @@
-//! `/v1/admin/audit`: who did what in the tenant.
+//! `/v1/admin/audit`
 
 use axum::extract::State;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use crate::http::request_id::RequestId;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, problems};
 
-/// An entry as it is answered.
+/// An audit entry in a response.
 #[derive(Debug, Serialize)]
 pub struct Answered {
     n: i64,
@@ -43,7 +43,7 @@ impl From<Listed> for Answered {
     }
 }
 
-/// What verifying found, as it is answered.
+/// The verification result in a response.
 #[derive(Debug, Serialize)]
 pub struct Verified {
     ok: bool,
@@ -65,7 +65,7 @@ impl From<Verification> for Verified {
     }
 }
 
-/// The entry of what a caller does in a request.
+/// Builds the audit entry for an action of a caller.
 pub(super) fn entry(caller: &Caller, request: &RequestId, action: Action, target: impl ToString) -> Entry {
     Entry {
         actor: caller.user.to_string(),
@@ -88,7 +88,7 @@ problems!(ListProblems: AUTH);
     tag = "admin",
     params(Wanted),
     responses(
-        (status = 200, description = "A page of entries", body = ref("#/components/schemas/AuditPage")),
+        (status = 200, description = "A page of audit entries", body = ref("#/components/schemas/AuditPage")),
         ListProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -114,15 +114,15 @@ problems!(VerifyProblems: AUTH, &[Code::Overloaded]);
 
 /// Verify the tenant's audit log
 ///
-/// Checks every entry against the hash chain, its keyed MACs and the separate record of where the log ends: an altered, removed,
-/// swapped or inserted entry is found, and so are entries missing from the end.
+/// Checks every entry against the hash chain, its keyed MACs and the separate record of where the log ends. Detects
+/// altered, removed, swapped and inserted entries, and entries missing at the end.
 #[utoipa::path(
     get,
     path = "/v1/admin/audit/verify",
     operation_id = "verify_audit_log",
     tag = "admin",
     responses(
-        (status = 200, description = "What was found", body = ref("#/components/schemas/AuditVerification")),
+        (status = 200, description = "The result of the verification", body = ref("#/components/schemas/AuditVerification")),
         VerifyProblems,
     ),
     security(("bearer" = ["admin"])),

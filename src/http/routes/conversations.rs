@@ -29,7 +29,7 @@ use crate::http::written;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
-/// Uses of one key on different days that are told apart; beyond that the client has to choose another key.
+/// Maximum number of days on which one idempotency key can be used.
 const MAX_ROUNDS: u32 = 64;
 
 /// Body of `POST /v1/conversations`.
@@ -57,9 +57,10 @@ problems!(
     &[Code::Conflict, Code::IdempotencyKeyReused, Code::QuotaExceeded],
 );
 
-/// Opens a conversation
+/// Create a conversation
 ///
-/// Repeated with its `Idempotency-Key`, it answers with the conversation as it is now: one that was erased since has the status `erased`.
+/// Repeated with the same `Idempotency-Key`, it returns the conversation in its current state; one that has been erased
+/// since has the status `erased`.
 #[utoipa::path(
     post,
     path = "/v1/conversations",
@@ -68,7 +69,7 @@ problems!(
     params(Idempotent),
     request_body = ref("#/components/schemas/CreateConversation"),
     responses(
-        (status = 201, description = "It is stored", body = ref("#/components/schemas/Conversation"), headers(("location" = String, description = "Its address"))),
+        (status = 201, description = "Created", body = ref("#/components/schemas/Conversation"), headers(("location" = String, description = "URL of the conversation"))),
         CreateProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -79,7 +80,7 @@ pub async fn create(
     KeyedJson { body, idempotency }: KeyedJson<Create>,
 ) -> Result<Response, Problem> {
     taking_work(&state)?;
-    let unknown = || invalid("/copilot", "there is no such copilot");
+    let unknown = || invalid("/copilot", "unknown copilot: it is not configured for this tenant");
     let copilot: Option<CopilotName> = match &body.copilot {
         Some(name) => Some(name.parse().map_err(|_| unknown())?),
         None => None,
@@ -107,7 +108,7 @@ pub async fn create(
     match state.directory.ask(&caller.scope, id, &asker(&caller), command).await {
         Ok(accepted) => Ok(created(&accepted.header)),
         Err(refusal) if keyed => {
-            // It may have been erased between the look and the request.
+            // It may have been erased between the lookup and the command.
             let known = state.log().header(&caller.scope, id).await?;
             let erased = known.filter(|header| header.erased);
             erased.map(|erased| created(&erased)).ok_or_else(|| refusal.into())
@@ -126,11 +127,12 @@ fn created(header: &Header) -> Response {
         .into_response()
 }
 
-/// With a key, copies of one request get one id, and the log's fence decides between them. A key that was used more
-/// than a day ago is free again: it gets the id of its next round. Returned with what is known of the conversation that an earlier copy made.
+/// Returns the id for a new conversation, with the header of the one that an earlier copy of the request created. With
+/// a key, all copies of a request get the same id, and the log's fence decides between them. A key last used more than
+/// a day ago is free again and gets the id of its next round.
 ///
-/// One that was erased answers every copy as it is now: what the first body said is erased too, its hash included, so that another body
-/// cannot be told from the same one.
+/// If the conversation was erased, every copy gets it in its current state: the first body's hash is erased too, so a
+/// different body cannot be told from the same one.
 async fn id_for(
     state: &AppState,
     caller: &Caller,
@@ -147,12 +149,13 @@ async fn id_for(
             return Ok((id, header));
         }
     }
-    Err(Problem::new(Code::IdempotencyKeyReused).detail("the key was used on too many days"))
+    Err(Problem::new(Code::IdempotencyKeyReused)
+        .detail("this Idempotency-Key was used on too many days; use a new one"))
 }
 
 problems!(ListProblems: AUTH);
 
-/// Lists the caller's conversations, newest first
+/// List the caller's conversations, newest first
 #[utoipa::path(
     get,
     path = "/v1/conversations",
@@ -160,7 +163,7 @@ problems!(ListProblems: AUTH);
     tag = "conversations",
     params(Wanted),
     responses(
-        (status = 200, description = "A page of them", body = ref("#/components/schemas/ConversationPage")),
+        (status = 200, description = "A page of conversations", body = ref("#/components/schemas/ConversationPage")),
         ListProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -207,14 +210,14 @@ pub async fn list(
 
 problems!(GetProblems: AUTH, FOUND);
 
-/// Returns a conversation
+/// Get a conversation
 #[utoipa::path(
     get,
     path = "/v1/conversations/{id}",
     operation_id = "get_conversation",
     tag = "conversations",
     responses(
-        (status = 200, description = "As it is now", body = ref("#/components/schemas/Conversation")),
+        (status = 200, description = "The conversation", body = ref("#/components/schemas/Conversation")),
         GetProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -230,7 +233,7 @@ pub async fn get(
 
 problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::QuotaExceeded]);
 
-/// Changes title and metadata
+/// Update a conversation's title and metadata
 #[utoipa::path(
     patch,
     path = "/v1/conversations/{id}",
@@ -238,7 +241,7 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::QuotaExceeded]);
     tag = "conversations",
     request_body = ref("#/components/schemas/UpdateConversation"),
     responses(
-        (status = 200, description = "It is stored", body = ref("#/components/schemas/Conversation")),
+        (status = 200, description = "The updated conversation", body = ref("#/components/schemas/Conversation")),
         UpdateProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -258,14 +261,16 @@ pub async fn update(
     Ok(axum::Json(ConversationView::from(&accepted.header)))
 }
 
-/// Erases a conversation: its content goes everywhere, its tombstone stays
+/// Erase a conversation
+///
+/// Erases its content from every store; a tombstone and an audit entry stay.
 #[utoipa::path(
     delete,
     path = "/v1/conversations/{id}",
     operation_id = "delete_conversation",
     tag = "conversations",
     responses(
-        (status = 204, description = "It is erased"),
+        (status = 204, description = "Erased"),
         GetProblems,
     ),
     security(("bearer" = ["chat"])),

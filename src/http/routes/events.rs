@@ -29,13 +29,13 @@ use crate::http::state::AppState;
 use crate::http::writer::{Writer, encoded};
 use crate::openapi::{AUTH, FOUND, problems};
 
-/// What fills the silence of a stream.
+/// Keep-alive comment of an idle stream.
 const KEEP_ALIVE_COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
-/// Longest wait between two frames of a stream whose tenant uses more than its share of the server.
+/// Maximum wait between two frames when the tenant uses more than its share of the server.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// When to try again for whom all streams are taken.
+/// `Retry-After` when the caller has too many open streams.
 const RETRY: Duration = Duration::from_secs(5);
-/// Records that are read at once while a position is checked.
+/// Records per read while checking a position.
 const PAGE: usize = 32;
 
 /// Query of the streams.
@@ -43,7 +43,7 @@ const PAGE: usize = 32;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Options {
-    /// Position to start behind, for clients that cannot send `Last-Event-ID`; read by [`StreamAccess`].
+    /// Position to resume after, for clients that cannot send `Last-Event-ID`
     #[serde(rename = "after")]
     #[param(rename = "after", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?(~.*)?$")]
     _after: Option<String>,
@@ -53,21 +53,21 @@ pub struct Options {
     _ticket: Option<String>,
 }
 
-/// Headers of the streams, read where they are needed.
+/// The OpenAPI description of the streams' headers.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "describes; the header is read as it came")]
+#[expect(dead_code, reason = "for OpenAPI only; `StreamAccess` reads the header")]
 struct Resuming {
-    /// Position to start behind; wins over `?after=`
+    /// Position to resume after; takes precedence over `?after=`
     #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,19}(\\.[0-9]{1,19})?(~.*)?$")]
     last_event_id: Option<String>,
 }
 
 problems!(StreamProblems: AUTH, FOUND, &[Code::NotResumable, Code::Overloaded]);
 
-/// Streams a conversation; stays open over turns
+/// Stream a conversation's events
 ///
-/// Without a position it starts now.
+/// Stays open across turns. Without a position the stream starts at the current end of the conversation.
 #[utoipa::path(
     get,
     path = "/v1/conversations/{id}/events",
@@ -75,7 +75,7 @@ problems!(StreamProblems: AUTH, FOUND, &[Code::NotResumable, Code::Overloaded]);
     tag = "streams",
     params(Options, Resuming),
     responses(
-        (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = String),
+        (status = 200, description = "The event stream", content_type = "text/event-stream", body = String),
         StreamProblems,
     ),
     security(("bearer" = ["chat"]), ("ticket" = [])),
@@ -105,9 +105,9 @@ pub async fn of_conversation(
     open(state, access, id, reader, tail).await
 }
 
-/// Streams a turn; ends after its terminal event
+/// Stream a turn's events
 ///
-/// Without a position it starts at the turn's first event.
+/// Ends after the turn's terminal event. Without a position the stream starts at the turn's first event.
 #[utoipa::path(
     get,
     path = "/v1/turns/{id}/events",
@@ -115,8 +115,8 @@ pub async fn of_conversation(
     tag = "streams",
     params(Options, Resuming),
     responses(
-        (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = String),
-        (status = 204, description = "The position is at the turn's end or behind it: do not come back"),
+        (status = 200, description = "The event stream", content_type = "text/event-stream", body = String),
+        (status = 204, description = "The position is at or after the turn's terminal event: there is nothing left, do not reconnect"),
         StreamProblems,
     ),
     security(("bearer" = ["chat"]), ("ticket" = [])),
@@ -124,7 +124,7 @@ pub async fn of_conversation(
 pub async fn of_turn(
     State(state): State<AppState>,
     access: StreamAccess,
-    // The whole turn is read; then each frame has its own.
+    // For reading the whole turn; later each frame reserves its own.
     room: PageRoom,
     Ids((turn,)): Ids<(TurnId,)>,
     Query(_): Query<Options>,
@@ -144,10 +144,10 @@ pub async fn of_turn(
                     .any(|record| record.event.is_terminal() && record.seq <= seq)
             };
             if position.seq <= header.last_seq && ended(position.seq) {
-                // Tells an EventSource not to come back.
+                // 204 tells an EventSource not to reconnect.
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
-            // What stands before the turn need not be read to know what was sent of it.
+            // Records before the turn are irrelevant to what was sent of it.
             let position = Position {
                 seq: position.seq.max(first - 1),
                 ..position
@@ -166,8 +166,8 @@ pub async fn of_turn(
     open(state, access, id, reader, tail).await
 }
 
-/// The position a client resumes from. What a ticket's stream adds to it was looked at with the ticket; with any other credential
-/// it means nothing.
+/// Parses the position a client resumes from. Ignores a ticket stream's MAC, which was verified with the ticket and has
+/// no meaning with other credentials.
 fn position(access: &StreamAccess) -> Result<Option<Position>, Problem> {
     let parse = |id: &str| {
         without_mac(id)
@@ -186,7 +186,8 @@ async fn check(
     position: Position,
     tail: &Arc<Tail>,
 ) -> Result<(), Problem> {
-    let gone = || Problem::new(Code::NotResumable).detail("nothing was ever sent at this position");
+    let gone =
+        || Problem::new(Code::NotResumable).detail("no event was ever sent with this position; reload the messages");
     if position.seq > header.last_seq {
         return Err(gone());
     }
@@ -210,7 +211,7 @@ async fn check(
             break;
         }
     }
-    // The segment is still open. While a crashed turn waits for its recovery nobody knows its text: the stream waits too.
+    // The segment is still open. Until a crashed turn is recovered its text is unknown, so the stream waits for it.
     match tail.after(seen) {
         Next::UpToDate(Some(live)) if turn.is_none_or(|turn| turn == live.at.turn) => {
             live.visible_from(offset).map(|_| ()).ok_or_else(gone)
@@ -220,7 +221,7 @@ async fn check(
     }
 }
 
-/// Takes a place among the streams of the caller, its tenant and the process.
+/// Reserves a stream of the caller, its tenant and the process.
 pub(super) fn open_stream(state: &AppState, caller: &Caller) -> Result<Reservation, Problem> {
     let streams = &state.budgets.streams;
     let holder = Holder::caller(caller);
@@ -228,7 +229,7 @@ pub(super) fn open_stream(state: &AppState, caller: &Caller) -> Result<Reservati
         Exhausted::Caller => Problem::new(Code::RateLimited)
             .detail("this caller has too many open streams")
             .rate_limit(&RateLimit::all_taken("streams", streams.caller_limit(&holder), RETRY)),
-        Exhausted::Shared => Problem::new(Code::Overloaded).detail("too many streams are open"),
+        Exhausted::Shared => Problem::new(Code::Overloaded).detail("this server or tenant has too many open streams"),
     })
 }
 
@@ -241,10 +242,10 @@ async fn open(
 ) -> Result<Response, Problem> {
     let place = open_stream(&state, &access.caller)?;
     if access.caller.kind == CredentialKind::Ticket {
-        // Other credentials were known at the door.
+        // Other credentials were already admitted by `fair_share`.
         let entered = state.shared.shares.enter(access.caller.scope.tenant()).await;
         entered.map_err(|Crowded| {
-            let detail = "this tenant sends more than its share of this server can answer";
+            let detail = "this tenant is using more than its share of this server";
             Problem::new(Code::Overloaded).detail(detail)
         })?;
     }
@@ -258,7 +259,7 @@ async fn open(
         let bytes = writer.next().await?;
         Some((Ok::<_, Infallible>(bytes), writer))
     });
-    // What is sent later is charged to the tenant like the request itself.
+    // Later frames are charged to the tenant like the request itself.
     let bytes = paced(shares, tenant, LONGEST_PAUSE, bytes);
     let bytes = KeepAlive::new(bytes, KEEP_ALIVE_COMMENT);
     let headers = [

@@ -1,4 +1,4 @@
-//! `/v1/jobs` and `/v1/admin/exports`: work that outlives its request, and its result.
+//! `/v1/jobs` and `/v1/admin/exports`: long-running work and its results.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ use crate::jobs::{Job, JobStatus, Jobs, Progress, Receipt, StartError, Work};
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
-/// Room for a piece of a result, before it is known how long it is.
+/// Memory reserved for a chunk of a result before its size is known.
 const PIECE_ROOM: usize = 512 * 1024;
 
-/// A job as it is answered.
+/// A job in a response.
 #[derive(Debug, Serialize)]
 pub struct Shown {
     id: JobId,
@@ -40,15 +40,15 @@ pub struct Shown {
     status: JobStatus,
     progress: Progress,
     error: Option<String>,
-    /// The tenant that a deletion erases.
+    /// The tenant being erased by a deletion.
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<TenantId>,
-    /// Of a deletion: what was erased, by store.
+    /// For a deletion: what was erased, store by store.
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<Vec<Receipt>>,
     created_at: Timestamp,
     finished_at: Option<Timestamp>,
-    /// When it and its result are deleted.
+    /// When the job and its result are deleted.
     expires_at: Option<Timestamp>,
 }
 
@@ -74,7 +74,7 @@ impl From<Job> for Shown {
     }
 }
 
-/// Answers that a job was started.
+/// The response to starting a job.
 pub(super) fn accepted(job: Job) -> Response {
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
     (StatusCode::ACCEPTED, location, axum::Json(Shown::from(job))).into_response()
@@ -92,7 +92,7 @@ impl From<StartError> for Problem {
     }
 }
 
-/// Finds a job that the caller's tenant and scope have started. Any other one does not exist.
+/// Finds a job started by the caller's tenant and scope; any other is answered 404.
 async fn found(state: &AppState, caller: &Caller, id: JobId) -> Result<Job, Problem> {
     let found = state.jobs.find(&caller.scope, id).await?;
     found
@@ -102,17 +102,17 @@ async fn found(state: &AppState, caller: &Caller, id: JobId) -> Result<Job, Prob
 
 problems!(GetProblems: AUTH, FOUND);
 
-/// Returns a job
+/// Get a job
 ///
-/// To callers of the tenant and with the scope that started it. An export is shown until its result is deleted, a day after its end; a
-/// deletion of a tenant for 30 days.
+/// Visible to callers of the tenant and scope that started it. An export is kept until its result is deleted, a day
+/// after it finished; the deletion of a tenant for 30 days.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
     operation_id = "get_job",
     tag = "operations",
     responses(
-        (status = 200, description = "As it is now", body = ref("#/components/schemas/Job")),
+        (status = 200, description = "The job", body = ref("#/components/schemas/Job")),
         GetProblems,
     ),
     security(("bearer" = ["admin"]), ("bearer" = ["operator"])),
@@ -127,10 +127,11 @@ pub async fn get(
 
 problems!(ResultProblems: AUTH, FOUND, &[Code::Conflict]);
 
-/// Returns the result of an export, as JSON lines
+/// Download the result of an export
 ///
-/// For a day after its end. Each line is a conversation, or a part of a long one: `{conversation, part, messages, turns}`, see
-/// `ExportLine`. Conversations that were erased since are left out. Each reading is an entry of the audit log.
+/// Available for a day after the export finished, as JSON lines. Each line is a conversation, or a part of a long one:
+/// `{conversation, part, messages, turns}`, see `ExportLine`. Conversations erased since are omitted. Every download is
+/// recorded in the audit log.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/result",
@@ -138,7 +139,7 @@ problems!(ResultProblems: AUTH, FOUND, &[Code::Conflict]);
     tag = "operations",
     params(Reasoned),
     responses(
-        (status = 200, description = "The lines", content((String = "application/jsonl"))),
+        (status = 200, description = "The JSON lines", content((String = "application/jsonl"))),
         ResultProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -157,7 +158,7 @@ pub async fn result(
     }
     if !job.state.status.is_terminal() {
         return Err(Problem::new(Code::Conflict)
-            .detail("the export is still being written; its result can be read once it is completed"));
+            .detail("the export is not finished; its result is available once the job's status is completed"));
     }
     let entry = Entry {
         reason: match reason.is_given() {
@@ -180,7 +181,7 @@ pub async fn result(
     Ok((headers, lines).into_response())
 }
 
-/// Reads a result piece by piece, each when the one before has left and there is room for it.
+/// Streams a result chunk by chunk, each after the previous one is sent and memory for it is reserved.
 fn lines(
     jobs: Arc<Jobs>,
     scope: TenantScope,
@@ -194,10 +195,13 @@ fn lines(
                 Some(account) => account.reserve_answer(bytes).await,
                 None => Ok(()),
             };
-            let full = |_| std::io::Error::other("too many answers are waiting to be read");
+            let full = |_| std::io::Error::other("too many responses are waiting to be read");
             room(PIECE_ROOM).await.map_err(full)?;
             let page = jobs.result(&scope, id, after).await.map_err(|error| {
-                tracing::warn!(job = %id, tenant = %scope.tenant(), %error, "the result of an export could not be read to its end");
+                tracing::warn!(
+                    job = %id, tenant = %scope.tenant(), %error,
+                    "reading an export result failed; the download was cut off"
+                );
                 std::io::Error::other("the store failed")
             })?;
             if let Some(page) = page.as_ref().filter(|page| page.lines.len() > PIECE_ROOM) {
@@ -218,10 +222,11 @@ request_body!(Create, "create_export.json");
 
 problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReused]);
 
-/// Exports the tenant's conversations
+/// Export the tenant's conversations
 ///
-/// A job writes them as JSON lines, which `GET /v1/jobs/{id}/result` returns for a day. Needs `x-copilotd-reason`, which is stored in the
-/// audit log. One export of a tenant is written at a time, and four results are kept (409).
+/// Starts a job that writes JSON lines, available from `GET /v1/jobs/{id}/result` for a day. Requires
+/// `x-copilotd-reason`, which is stored in the audit log. A tenant can have one running export and four stored results;
+/// beyond that the request is refused with 409.
 #[utoipa::path(
     post,
     path = "/v1/admin/exports",
@@ -230,7 +235,7 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict, Code::IdempotencyKeyReus
     params(Reasoned, Idempotent),
     request_body = ref("#/components/schemas/CreateExport"),
     responses(
-        (status = 202, description = "It is being written", body = ref("#/components/schemas/Job"), headers(("location" = String, description = "Its address"))),
+        (status = 202, description = "Accepted; the export is running", body = ref("#/components/schemas/Job"), headers(("location" = String, description = "URL of the job"))),
         CreateProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -257,9 +262,9 @@ pub async fn create(
     if let (Some(from), Some(to)) = (from, to)
         && to < from
     {
-        return Err(invalid("/to", "is before from"));
+        return Err(invalid("/to", "must not be before from"));
     }
-    // In a task of its own: a client that leaves must not stop it between the audit log and the store.
+    // In its own task: a client that disconnects must not stop it between the audit log and the store.
     let started = tokio::spawn(
         async move {
             let record = async |job: JobId| {

@@ -20,9 +20,9 @@ use crate::http::state::AppState;
 use crate::http::written;
 use crate::openapi::{AUTH, FOUND, problems};
 
-/// Messages that are read first: most pages are short.
+/// Messages of the first read: most pages are short.
 const FIRST_STEP: usize = 8;
-/// Messages that are read at once after that.
+/// Messages of each later read.
 const STEP: usize = 24;
 
 /// Query of the list.
@@ -30,19 +30,20 @@ const STEP: usize = 24;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct List {
-    /// Entries of a page
+    /// Maximum number of entries per page
     #[serde(default)]
     #[param(value_type = u8, minimum = 1, maximum = 100, default = 20)]
     limit: Limit,
-    /// `next_cursor` of the page before, which has to be of the same order
+    /// The `next_cursor` of the previous page, which must have the same order
     cursor: Option<String>,
-    /// Oldest or newest first
+    /// `asc` for oldest first, `desc` for newest first
     #[serde(default)]
     #[param(value_type = String, pattern = "^(asc|desc)$", default = "asc")]
     order: Order,
 }
 
-/// A page of messages, the turns they belong to, and where a client opens the stream without a gap.
+/// A page of messages, the turns they belong to, and the position from which a client can open the stream without a
+/// gap.
 #[derive(Debug, Serialize)]
 pub struct Messages {
     #[serde(flatten)]
@@ -51,7 +52,7 @@ pub struct Messages {
     last_seq: Seq,
 }
 
-/// What was read so far.
+/// What has been read so far.
 #[derive(Debug, Default)]
 struct Collected {
     data: Vec<MessageView>,
@@ -60,7 +61,7 @@ struct Collected {
 }
 
 impl Collected {
-    /// Takes a message, and its turn if that is not among them; tells whether they fit on the page.
+    /// Adds a message, and its turn if new; returns whether they fit on the page.
     fn take(&mut self, size: usize, message: MessageView, turn: Option<TurnSummary>) -> bool {
         self.bytes += size + turn.as_ref().map_or(0, page::size);
         if self.bytes > page::MAX_BYTES && !self.data.is_empty() {
@@ -72,8 +73,8 @@ impl Collected {
     }
 }
 
-/// Reads a page of messages, and tells whether there are more. They are read in small steps, and turns one by one, so that a page of
-/// long ones costs little more memory than it has bytes.
+/// Reads a page of messages, and returns whether there are more. Reads in small steps, and turns one by one, so that a
+/// page of long messages needs little more memory than its size.
 async fn collect(
     state: &AppState,
     caller: &Caller,
@@ -117,7 +118,7 @@ async fn collect(
     }
 }
 
-/// Reads a turn of the caller's own conversation; none if its records are damaged.
+/// Reads a turn of the caller's own conversation; `None` if its records are damaged.
 async fn summary(
     state: &AppState,
     caller: &Caller,
@@ -131,7 +132,7 @@ async fn summary(
 
 problems!(ListProblems: AUTH, FOUND);
 
-/// Lists a conversation's messages
+/// List a conversation's messages
 #[utoipa::path(
     get,
     path = "/v1/conversations/{id}/messages",
@@ -139,7 +140,7 @@ problems!(ListProblems: AUTH, FOUND);
     tag = "conversations",
     params(List),
     responses(
-        (status = 200, description = "A page of them", body = ref("#/components/schemas/MessagePage")),
+        (status = 200, description = "A page of messages", body = ref("#/components/schemas/MessagePage")),
         ListProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -151,7 +152,7 @@ pub async fn list(
     Query(query): Query<List>,
     _room: PageRoom,
 ) -> Result<Response, Problem> {
-    // Read first: a stream opened behind this number misses nothing that the page does not show.
+    // Read first, so that a stream opened after this number misses nothing that is not on the page.
     let last_seq = own_conversation(&state, &caller, id).await?.last_seq;
     let direction = if query.order == Order::Asc { "asc" } else { "desc" };
     let name = format!("messages/{}/{id}/{direction}", caller.scope.tenant());

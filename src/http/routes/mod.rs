@@ -26,16 +26,16 @@ use super::problem::{Code, Problem, Retry};
 use super::room::PageRoom;
 use super::state::AppState;
 
-/// Refuses what would begin something new while the process is about to end.
+/// Refuses new work while the process is shutting down.
 fn taking_work(state: &AppState) -> Result<(), Problem> {
     if state.shutdown.is_draining() {
-        let problem = Problem::new(Code::Unavailable).detail("the server is shutting down");
+        let problem = Problem::new(Code::Unavailable).detail("the server is shutting down; nothing was stored");
         return Err(problem.retry(Retry::Safe));
     }
     Ok(())
 }
 
-/// Who asks the actors.
+/// The caller in the form that the actors expect.
 fn asker(caller: &Caller) -> Asker {
     Asker {
         user: caller.user.clone(),
@@ -43,7 +43,7 @@ fn asker(caller: &Caller) -> Asker {
     }
 }
 
-/// Finds a conversation of the caller. What belongs to others does not exist.
+/// Finds a conversation of the caller; other users' conversations are answered 404.
 async fn own_conversation(state: &AppState, caller: &Caller, id: ConversationId) -> Result<Header, Problem> {
     let header = state.log().header(&caller.scope, id).await?;
     header
@@ -51,14 +51,14 @@ async fn own_conversation(state: &AppState, caller: &Caller, id: ConversationId)
         .ok_or_else(|| Problem::new(Code::NotFound))
 }
 
-/// Whether what belongs to `user` is the caller's own. It takes the scope `chat`: an administrator's key may name any user, and would
-/// read that user's content without a reason otherwise.
+/// Whether content of `user` is the caller's own. Requires the scope `chat`: otherwise an administrator's key, which
+/// may name any user, could read that user's content without a reason.
 fn is_own(caller: &Caller, user: &UserId) -> bool {
     *user == caller.user && caller.scopes.contains(Scopes::CHAT)
 }
 
-/// Finds a turn of the caller, or of anybody in the tenant for those who may act on others' turns. All of it is read, so there has to
-/// be room for it.
+/// Finds a turn of the caller, or with `others` of anyone in the tenant for administrators. Reads the whole turn, which
+/// requires a [`PageRoom`].
 async fn turn_records(
     state: &AppState,
     caller: &Caller,
@@ -69,7 +69,7 @@ async fn turn_records(
     let found = state.log().read_turn(&caller.scope, id).await?;
     let allowed = |turn: &TurnRecords| turn.user == caller.user || (others && caller.scopes.contains(Scopes::ADMIN));
     let turn = found.filter(allowed).ok_or_else(|| Problem::new(Code::NotFound))?;
-    // The records of an erased conversation are there until the reconciler has come by; for clients they are gone.
+    // Records of an erased conversation exist until the reconciler removes them, but clients must not see them.
     let header = state.log().header(&caller.scope, turn.conversation).await?;
     match header {
         Some(header) if !header.erased => Ok(turn),

@@ -12,20 +12,20 @@ use crate::http::state::AppState;
 use crate::openapi::problems;
 use crate::telemetry::MetricsView;
 
-/// Longest time a dependency has to answer.
+/// Timeout for each dependency check.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 problems!(SmallProblems: &[Code::RateLimited]);
 problems!(LargeProblems: &[Code::RateLimited, Code::Overloaded]);
 
-/// The process is alive
+/// Check liveness
 #[utoipa::path(
     get,
     path = "/healthz",
     operation_id = "get_health",
     tag = "operations",
     responses(
-        (status = 200, description = "It is", body = ref("#/components/schemas/Health")),
+        (status = 200, description = "The process is alive", body = ref("#/components/schemas/Health")),
         SmallProblems,
     ),
 )]
@@ -33,15 +33,15 @@ pub async fn healthz() -> Response {
     axum::Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Whether the dependencies answer, each by name
+/// Check readiness, with each dependency by name
 #[utoipa::path(
     get,
     path = "/readyz",
     operation_id = "get_readiness",
     tag = "operations",
     responses(
-        (status = 200, description = "They do", body = ref("#/components/schemas/Readiness")),
-        (status = 503, description = "One does not, the process is about to end, or it is a standby", body = ref("#/components/schemas/Readiness")),
+        (status = 200, description = "Ready", body = ref("#/components/schemas/Readiness")),
+        (status = 503, description = "Not ready: the store is unavailable, the process is shutting down, or it is a standby", body = ref("#/components/schemas/Readiness")),
         SmallProblems,
     ),
 )]
@@ -58,25 +58,27 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     let ready = store && !draining;
     let word = |good: bool| if good { "ok" } else { "unavailable" };
     let mut dependencies = json!({ state.store: word(store) });
-    // Without it the process still serves: it is named and does not count.
+    // The process serves without embeddings: reported, but it does not affect readiness.
     if let Some(embeds) = state.gateway.embeds() {
         dependencies["embeddings"] = word(embeds).into();
     }
-    // The others are served: the log and the list of tenants say which are left out.
+    // Does not affect readiness, because all other tenants are served. The log and the tenant list name them.
     if !state.tenants.left_out().is_empty() {
         dependencies["tenants"] = word(false).into();
     }
-    // Served too, with a word to be read in the log and the list of tenants, such as a budget that cannot be counted.
+    // Does not affect readiness. The log and the tenant list have the warnings, such as a budget that cannot be
+    // counted.
     if state.tenants.has_warnings() {
         dependencies["tenant_warnings"] = word(false).into();
     }
-    // Nor without this: what cannot be granted then is refused by itself, and every process is in the same case.
+    // Does not affect readiness: requests that need a limit are refused one by one, and every process is affected
+    // alike.
     if let Some(limits) = state.gateway.limits_ready() {
         dependencies["limits"] = word(limits).into();
     }
     let missing = state.log().missing_commits();
     let mut store = json!({ "last_write": writes.word(), "age_s": writes.age().map(|age| age.as_secs()) });
-    // What is there is served: whoever has to look after the rest is told.
+    // Does not affect readiness: what is stored is served. Reported for the operator.
     if missing > 0 {
         store["missing_commits"] = missing.into();
     }
@@ -93,16 +95,16 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-/// Metrics for Prometheus
+/// Get metrics in the Prometheus text format
 ///
-/// Without tenants: those are labels on the admin port alone (`server.admin_listen`).
+/// Without tenant labels, which are only on the admin port (`server.admin_listen`).
 #[utoipa::path(
     get,
     path = "/metrics",
     operation_id = "get_metrics",
     tag = "operations",
     responses(
-        (status = 200, description = "In the text format", body = String, content_type = "text/plain"),
+        (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
         LargeProblems,
     ),
 )]
@@ -110,7 +112,7 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
     page((state.metrics)(MetricsView::Public))
 }
 
-/// Metrics for Prometheus with tenants as labels; on the admin port.
+/// Metrics with tenant labels, for the admin port.
 pub async fn tenant_metrics(State(state): State<AppState>) -> Response {
     page((state.metrics)(MetricsView::Tenants))
 }

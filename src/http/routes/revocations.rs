@@ -34,7 +34,7 @@ pub struct Create {
 }
 request_body!(Create, "create_revocation.json");
 
-/// A revocation as it is shown.
+/// A revocation in a response.
 #[derive(Debug, Serialize)]
 pub struct Shown {
     id: String,
@@ -73,9 +73,12 @@ impl From<RevokeError> for Problem {
             RevokeError::Missing => Self::new(Code::NotFound),
             RevokeError::Audit(error) => error.into(),
             RevokeError::Store(error) => {
-                tracing::error!(%error, "a change of token revocations could not be stored");
+                tracing::error!(
+                    %error,
+                    "token revocation change could not be stored; a new revocation applies only until restart"
+                );
                 Self::new(Code::Unavailable).retry(Retry::Safe).detail(
-                    "the change could not be stored; a revocation holds until the process restarts. Send it again",
+                    "the change could not be stored: a new revocation applies only until the server restarts; try again",
                 )
             }
         }
@@ -88,19 +91,19 @@ impl Create {
             (Some(user), None) => {
                 let user = user.parse::<UserId>();
                 user.map(Subject::User)
-                    .map_err(|_invalid| invalid("/user", "not a user: 1 to 256 bytes without control characters"))
+                    .map_err(|_invalid| invalid("/user", "must be 1 to 256 bytes without control characters"))
             }
             (None, Some(id)) if names_api_key(id) => {
-                let message = "this is an API key: revoke it with DELETE /v1/admin/api-keys/{id}";
+                let message = "this names an API key: revoke it with DELETE /v1/admin/api-keys/{id}";
                 Err(invalid("/token_id", message))
             }
             (None, Some(id)) => Ok(Subject::Token(id.clone())),
-            _ => Err(invalid("", "give either user or token_id")),
+            _ => Err(invalid("", "exactly one of user and token_id is required")),
         }
     }
 }
 
-/// Whether this is an API key, its id or its name in the audit log. A token's jti may begin like one.
+/// Whether this is an API key, a key's id, or its name in the audit log. A token's `jti` may start the same way.
 fn names_api_key(id: &str) -> bool {
     let is_name = |rest: &str| rest.split_once('/').is_some_and(|(_, name)| name.contains(':'));
     let is_key = id.starts_with("cpk_") && id.len() == API_KEY_LENGTH;
@@ -109,12 +112,13 @@ fn names_api_key(id: &str) -> bool {
 
 problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
 
-/// Revokes user tokens: all of a user, or one
+/// Revoke one user token, or all tokens of a user
 ///
-/// Of a user, every token that was issued up to now (`iat`), and every one that does not say when. Tokens that are issued later are
-/// accepted. Of one token, by its `jti`, or by its name in the audit log (`jwt:…`). They are refused once this is answered, after any
-/// restart too; their streams and stream tickets end. API keys that act for the user are not affected: they are revoked by themselves.
-/// Revoking again moves the moment. `Idempotency-Key` is not looked at.
+/// With `user`, revokes every token of that user issued up to now (`iat`), and every token without `iat`; tokens issued
+/// later are accepted. With `token_id`, revokes one token by its `jti` or its name in the audit log (`jwt:…`). Takes
+/// effect as soon as this call returns and survives restarts; streams and stream tickets of the tokens end. API keys
+/// that act for the user are not affected: revoke them separately. Revoking again moves the time to now.
+/// `Idempotency-Key` is ignored.
 #[utoipa::path(
     post,
     path = "/v1/admin/revocations",
@@ -122,7 +126,7 @@ problems!(CreateProblems: AUTH, BODY, &[Code::Conflict]);
     tag = "admin",
     request_body = ref("#/components/schemas/CreateRevocation"),
     responses(
-        (status = 201, description = "It holds from now on", body = ref("#/components/schemas/Revocation")),
+        (status = 201, description = "Revoked", body = ref("#/components/schemas/Revocation")),
         CreateProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -138,7 +142,7 @@ pub async fn create(
         reason: body.reason.clone(),
         ..entry(&caller, &request, Action::TokenRevoked, named(&subject))
     };
-    // In a task of its own: a client that leaves must not stop it between the audit log and the store.
+    // In its own task: a client that disconnects must not stop it between the audit log and the store.
     let revoked = tokio::spawn(
         async move {
             let record = async { state.audit.record(caller.scope.tenant(), entry).await.map(drop) };
@@ -156,9 +160,9 @@ pub async fn create(
 
 problems!(ListProblems: AUTH);
 
-/// Lists the tenant's revocations in force, newest first
+/// List the tenant's active revocations, newest first
 ///
-/// One is kept until every token that it can hit has ended: a day and two minutes.
+/// A revocation is stored until every token it can match has expired: a day and two minutes.
 #[utoipa::path(
     get,
     path = "/v1/admin/revocations",
@@ -166,7 +170,7 @@ problems!(ListProblems: AUTH);
     tag = "admin",
     params(Wanted),
     responses(
-        (status = 200, description = "A page of them", body = ref("#/components/schemas/RevocationPage")),
+        (status = 200, description = "A page of revocations", body = ref("#/components/schemas/RevocationPage")),
         ListProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -179,11 +183,11 @@ pub async fn list(
     let name = format!("revocations/{}", caller.scope.tenant());
     let mut rest = state.revocations.of_tenant(&caller.scope);
     if let Some(cursor) = &query.cursor {
-        // Where the last one of the page before stood; it may be gone, or revoked again, meanwhile.
+        // The position of the previous page's last entry, which may have been removed or renewed meanwhile.
         let (at, id): (Timestamp, String) = page::position(&name, cursor)?;
         let id: RevocationId = id
             .parse()
-            .map_err(|_invalid| invalid("", "cursor is not one of this list"))?;
+            .map_err(|_invalid| invalid("", "invalid cursor: pass the next_cursor of a page of this same list"))?;
         rest.retain(|revocation| revocation.revoked_at < at || (revocation.revoked_at == at && revocation.id() > id));
     }
     let limit = query.limit.get();
@@ -199,17 +203,17 @@ pub async fn list(
 
 problems!(LiftProblems: AUTH, FOUND);
 
-/// Lifts a revocation
+/// Undo a revocation
 ///
-/// Tokens that it hit are accepted again until their end: for a user who was revoked by mistake and whose tokens do not say when they
-/// were issued.
+/// Its tokens are accepted again until they expire. For a user who was revoked by mistake and whose tokens have no
+/// `iat`.
 #[utoipa::path(
     delete,
     path = "/v1/admin/revocations/{id}",
     operation_id = "lift_revocation",
     tag = "admin",
     responses(
-        (status = 204, description = "It holds no longer"),
+        (status = 204, description = "The revocation no longer applies"),
         LiftProblems,
     ),
     security(("bearer" = ["admin"])),
@@ -232,12 +236,12 @@ pub async fn lift(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Says whose or which tokens an entry of the audit log is about.
+/// The target of the audit entry.
 fn named(subject: &Subject) -> String {
     format!("{}:{}", subject.kind(), subject.text())
 }
 
-/// Names who did it.
+/// The actor of the change.
 fn who(caller: &Caller) -> String {
     format!("{} ({})", caller.user, caller.credential)
 }

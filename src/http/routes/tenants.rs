@@ -1,4 +1,4 @@
-//! `/v1/operator/tenants`: what an operator may do to tenants. Their content is out of reach here.
+//! `/v1/operator/tenants`: managing tenants. Gives operators no access to their content.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -33,14 +33,14 @@ request_body!(Put, "put_tenant.json");
 /// Body of `PATCH /v1/operator/tenants/{id}`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Update {
-    /// Missing, null (the file's again), or a merge patch.
+    /// Missing, null (back to the configuration file's settings), or a merge patch.
     #[serde(default, deserialize_with = "present")]
     settings: Option<Option<Value>>,
     status: Option<TenantStatus>,
 }
 request_body!(Update, "update_tenant.json");
 
-/// Tells null from what is missing.
+/// Distinguishes null from missing.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Value>>, D::Error> {
     Option::<Value>::deserialize(deserializer).map(Some)
 }
@@ -57,28 +57,30 @@ impl From<ChangeError> for Problem {
             })),
             ChangeError::Store(error) => error.into(),
             ChangeError::Part(_) => {
-                tracing::error!(error = text, "a change of tenants was not taken");
+                tracing::error!(error = text, "tenant change could not be applied; answered 500");
                 Self::new(Code::Internal)
             }
         }
     }
 }
 
-/// Whether a change that locks its own caller out is meant.
+/// Confirms a change that locks the caller out.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Force {
-    /// `true`: also suspend or delete the tenant of the credential that asks
+    /// `true` allows suspending or deleting the tenant of your own credential
     force: Option<bool>,
 }
 
 impl Force {
-    /// Refuses to suspend the caller's own tenant by mistake: nobody of it could resume it.
+    /// Refuses to suspend the caller's own tenant by mistake: none of its users could resume it.
     fn allow(&self, caller: &Caller, id: &TenantId, status: Option<TenantStatus>) -> Result<(), Problem> {
         let own = caller.scope.tenant() == id && status == Some(TenantStatus::Suspended);
         if own && self.force != Some(true) {
-            let detail = "this is the tenant of your own credential, which would be refused from then on; add ?force=true (copilotd tenant suspend --force) if you mean it";
+            let detail = "this is the tenant of your own credential, which would stop working; to do it anyway, add \
+                          ?force=true \
+                          (copilotd tenant suspend --force)";
             return Err(Problem::new(Code::Conflict).detail(detail));
         }
         Ok(())
@@ -86,7 +88,7 @@ impl Force {
 }
 
 impl Requester {
-    /// Names who asks for a change of `tenant`.
+    /// The requester of a change to `tenant`.
     pub(super) fn of(caller: &Caller, tenant: &TenantId, request: &RequestId) -> Self {
         let (own, user) = (caller.scope.tenant(), &caller.user);
         Self {
@@ -103,7 +105,7 @@ impl Requester {
 
 problems!(ListProblems: AUTH);
 
-/// Lists the tenants by their ids
+/// List tenants, sorted by id
 #[utoipa::path(
     get,
     path = "/v1/operator/tenants",
@@ -111,7 +113,7 @@ problems!(ListProblems: AUTH);
     tag = "tenants",
     params(Wanted),
     responses(
-        (status = 200, description = "A page of them", body = ref("#/components/schemas/TenantPage")),
+        (status = 200, description = "A page of tenants", body = ref("#/components/schemas/TenantPage")),
         ListProblems,
     ),
     security(("bearer" = ["operator"])),
@@ -142,14 +144,16 @@ pub async fn list(
 
 problems!(GetProblems: AUTH, FOUND);
 
-/// Returns a tenant; its secrets are named and not shown
+/// Get a tenant
+///
+/// Secrets are listed but their values are not shown.
 #[utoipa::path(
     get,
     path = "/v1/operator/tenants/{id}",
     operation_id = "get_tenant",
     tag = "tenants",
     responses(
-        (status = 200, description = "As it is now", body = ref("#/components/schemas/Tenant")),
+        (status = 200, description = "The tenant", body = ref("#/components/schemas/Tenant")),
         GetProblems,
     ),
     security(("bearer" = ["operator"])),
@@ -165,19 +169,20 @@ pub async fn get(
 
 problems!(PutProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 
-/// Makes a tenant, or gives one other settings
+/// Create a tenant or replace its settings
 ///
-/// They hold once this is answered, without a restart. With `If-None-Match: *` a tenant that exists is left alone (409).
+/// The settings take effect as soon as this call returns, without a restart. With `If-None-Match: *` an existing tenant
+/// is left unchanged (409).
 #[utoipa::path(
     put,
     path = "/v1/operator/tenants/{id}",
     operation_id = "put_tenant",
     tag = "tenants",
-    params(Force, ("If-None-Match" = Option<String>, Header, description = "`*`: only make it, never change it", pattern = "^\\*$")),
+    params(Force, ("If-None-Match" = Option<String>, Header, description = "`*` creates the tenant only if it does not exist", pattern = "^\\*$")),
     request_body = ref("#/components/schemas/PutTenant"),
     responses(
-        (status = 201, description = "It was made", body = ref("#/components/schemas/Tenant"), headers(("location" = String, description = "Its address"))),
-        (status = 200, description = "It has these settings now", body = ref("#/components/schemas/Tenant")),
+        (status = 201, description = "Created", body = ref("#/components/schemas/Tenant"), headers(("location" = String, description = "URL of the tenant"))),
+        (status = 200, description = "Settings replaced", body = ref("#/components/schemas/Tenant")),
         PutProblems,
     ),
     security(("bearer" = ["operator"])),
@@ -194,7 +199,7 @@ pub async fn put(
     let only_new = match headers.get(header::IF_NONE_MATCH).map(HeaderValue::as_bytes) {
         None => false,
         Some(b"*") => true,
-        Some(_) => return Err(invalid("", "If-None-Match: only * is understood")),
+        Some(_) => return Err(invalid("", "If-None-Match: only * is supported")),
     };
     force.allow(&caller, &id, body.status)?;
     let by = Requester::of(&caller, &id, &request);
@@ -210,9 +215,10 @@ pub async fn put(
 
 problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
 
-/// Changes a tenant's settings (a merge patch, RFC 7396) or its status
+/// Update a tenant's settings or status
 ///
-/// It holds once this is answered. A suspended tenant's credentials are refused and its streams end; nothing is deleted.
+/// `settings` is a JSON merge patch (RFC 7396). The change takes effect as soon as this call returns. Suspending a
+/// tenant refuses its credentials and ends its streams; nothing is deleted.
 #[utoipa::path(
     patch,
     path = "/v1/operator/tenants/{id}",
@@ -221,7 +227,7 @@ problems!(UpdateProblems: AUTH, FOUND, BODY, &[Code::Conflict]);
     params(Force),
     request_body = ref("#/components/schemas/UpdateTenant"),
     responses(
-        (status = 200, description = "As it is now", body = ref("#/components/schemas/Tenant")),
+        (status = 200, description = "The updated tenant", body = ref("#/components/schemas/Tenant")),
         UpdateProblems,
     ),
     security(("bearer" = ["operator"])),
@@ -248,11 +254,12 @@ pub async fn update(
 
 problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
 
-/// Deletes a tenant and everything that is stored of it
+/// Delete a tenant and all of its data
 ///
-/// Its credentials are refused and its streams end once this is answered; open turns are cancelled. A job erases the rest and says for
-/// each store how much that was; it goes on after a restart. The id can be used again once it has completed. Of what its calls used
-/// and cost nothing is left either: read the usage before. A tenant of the configuration file cannot be deleted (409).
+/// Its credentials are refused and its streams end as soon as this call returns; open turns are cancelled. A job erases
+/// the data and reports the amount for each store; it resumes after a restart. The id can be reused once the job has
+/// completed. Usage records are erased too, so read the usage first. A tenant of the configuration file cannot be
+/// deleted (409).
 #[utoipa::path(
     delete,
     path = "/v1/operator/tenants/{id}",
@@ -260,7 +267,7 @@ problems!(DeleteProblems: AUTH, FOUND, &[Code::Conflict]);
     tag = "tenants",
     params(Force),
     responses(
-        (status = 202, description = "It is not served any more and is being erased", body = ref("#/components/schemas/Job"), headers(("location" = String, description = "The job's address"))),
+        (status = 202, description = "Accepted; the tenant is no longer served and is being erased", body = ref("#/components/schemas/Job"), headers(("location" = String, description = "URL of the job"))),
         DeleteProblems,
     ),
     security(("bearer" = ["operator"])),
@@ -273,12 +280,13 @@ pub async fn delete(
     Query(force): Query<Force>,
 ) -> Result<Response, Problem> {
     if caller.scope.tenant() == &id && force.force != Some(true) {
-        let detail = "this is the tenant of your own credential, which would be refused from then on; add ?force=true if you mean it";
+        let detail =
+            "this is the tenant of your own credential, which would stop working; to do it anyway, add ?force=true";
         return Err(Problem::new(Code::Conflict).detail(detail));
     }
-    // The audit log that it is recorded in is the operator's own.
+    // Recorded in the audit log of the operator's own tenant.
     let by = Requester::of(&caller, caller.scope.tenant(), &request);
-    // In a task of its own: a client that leaves must not stop it between the audit log and the store.
+    // In its own task: a client that disconnects must not stop it between the audit log and the store.
     let started =
         tokio::spawn(async move { state.jobs.delete_tenant(&caller.scope, &id, &by).await }.in_current_span());
     let job = started.await.map_err(|_panic| Problem::new(Code::Internal))??;

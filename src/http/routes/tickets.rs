@@ -13,7 +13,7 @@ use crate::http::state::AppState;
 use crate::openapi::{AUTH, BODY, FOUND, problems};
 use crate::request_body;
 
-/// Body of the request.
+/// Body of `POST /v1/stream-tickets`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Create {
     conversation_id: String,
@@ -29,7 +29,9 @@ pub struct Ticket {
 
 problems!(CreateProblems: AUTH, FOUND, BODY);
 
-/// Issues a ticket for the streams of a conversation
+/// Create a stream ticket
+///
+/// Lets a browser's `EventSource`, which cannot send headers, open the streams of a conversation and its turns.
 #[utoipa::path(
     post,
     path = "/v1/stream-tickets",
@@ -37,7 +39,7 @@ problems!(CreateProblems: AUTH, FOUND, BODY);
     tag = "streams",
     request_body = ref("#/components/schemas/CreateStreamTicket"),
     responses(
-        (status = 200, description = "A ticket, signed and not stored", body = ref("#/components/schemas/StreamTicket")),
+        (status = 200, description = "The ticket", body = ref("#/components/schemas/StreamTicket")),
         CreateProblems,
     ),
     security(("bearer" = ["chat"])),

@@ -41,7 +41,7 @@ pub struct Submit {
 }
 request_body!(Submit, "submit_turn.json");
 
-/// What the turn does to one that is busy.
+/// What to do when another turn is busy.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum When {
@@ -66,7 +66,7 @@ problems!(
     ],
 );
 
-/// Asks the copilot
+/// Submit a turn
 ///
 /// A 202 is a promise: the turn is in durable storage, survives a crash at any moment and reaches a terminal state.
 #[utoipa::path(
@@ -77,7 +77,7 @@ problems!(
     params(Idempotent),
     request_body = ref("#/components/schemas/SubmitTurn"),
     responses(
-        (status = 202, description = "It is stored", body = ref("#/components/schemas/Turn"), headers(("location" = String, description = "The turn's address"))),
+        (status = 202, description = "Accepted; the turn is stored", body = ref("#/components/schemas/Turn"), headers(("location" = String, description = "URL of the turn"))),
         SubmitProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -124,7 +124,7 @@ pub async fn submit(
         .collect();
     let shown = match folded(&caller, conversation, of_turn, accepted.position).await? {
         Some(shown) => shown,
-        // The copy of an earlier request: the turn as it is now.
+        // A repeat of an earlier request: return the turn's current state.
         None => view(&state, &caller, turn, &room.page().await?).await?,
     };
     let mut answer = shown.answer(&caller, StatusCode::ACCEPTED).await?;
@@ -133,7 +133,7 @@ pub async fn submit(
     Ok(answer)
 }
 
-/// Lets the schema of a turn in, if checks against it can be afforded.
+/// Accepts a turn's response schema if validation against it is affordable.
 async fn accepted(state: &AppState, caller: &Caller, schema: Value) -> Result<AcceptedSchema, Problem> {
     let checker = state.shared.ports.schemas.as_ref();
     Ok(ports::accept(checker, &caller.scope, schema).await?)
@@ -141,10 +141,10 @@ async fn accepted(state: &AppState, caller: &Caller, schema: Value) -> Result<Ac
 
 problems!(GetProblems: AUTH, FOUND);
 
-/// Returns a turn
+/// Get a turn
 ///
-/// An administrator may read another user's turn. That needs `x-copilotd-reason`, which is recorded in the audit log before the
-/// answer.
+/// An administrator may read another user's turn. That requires `x-copilotd-reason`, which is recorded in the audit log
+/// before the response is sent.
 #[utoipa::path(
     get,
     path = "/v1/turns/{id}",
@@ -152,7 +152,7 @@ problems!(GetProblems: AUTH, FOUND);
     tag = "turns",
     params(Reasoned),
     responses(
-        (status = 200, description = "As it is now", body = ref("#/components/schemas/Turn")),
+        (status = 200, description = "The turn", body = ref("#/components/schemas/Turn")),
         GetProblems,
     ),
     security(("bearer" = ["chat"]), ("bearer" = ["admin"])),
@@ -165,7 +165,7 @@ pub async fn get(
     reason: Reason,
     room: PageRoom,
 ) -> Result<Response, Problem> {
-    // An auditor's credential needs no right to chat.
+    // An auditor's credential does not need the scope `chat`.
     if !caller.scopes.contains(Scopes::ADMIN) {
         caller.require(Scopes::CHAT)?;
     }
@@ -175,7 +175,7 @@ pub async fn get(
             reason: Some(reason.required()?),
             ..audit::entry(&caller, &request, Action::TurnRead, turn)
         };
-        // Before the content leaves: what cannot be recorded is not shown.
+        // Recorded before the content is sent: what cannot be recorded is not disclosed.
         state.audit.record(caller.scope.tenant(), entry).await?;
     }
     shown(&state, &caller, turn, found)
@@ -184,7 +184,7 @@ pub async fn get(
         .await
 }
 
-/// Reads a turn of the caller's own as it is now.
+/// Reads the current state of a turn of the caller.
 async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageRoom) -> Result<Shown, Problem> {
     let found = turn_records(state, caller, turn, false, room).await?;
     shown(state, caller, turn, found).await
@@ -193,18 +193,18 @@ async fn view(state: &AppState, caller: &Caller, turn: TurnId, room: &PageRoom) 
 /// A turn as clients see it.
 pub(super) struct Shown {
     pub(super) view: TurnView,
-    /// Bytes of it, about.
+    /// Approximate size in bytes.
     weight: usize,
 }
 
 impl Shown {
-    /// Answers with it.
+    /// Builds the response.
     pub(super) async fn answer(self, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
         written::json(caller.scope.tenant(), self.weight, status, self.view).await
     }
 }
 
-/// Makes of a turn's records what clients see; none of no records.
+/// Folds a turn's records into what clients see; `None` without records.
 async fn folded(
     caller: &Caller,
     conversation: ConversationId,
@@ -217,7 +217,7 @@ async fn folded(
     Ok(view.map(|view| Shown { view, weight }))
 }
 
-/// Shows a turn whose records were read. Of another user's turn this is content: see [`get`].
+/// Builds the view of a turn from its records. Another user's turn is protected content: see [`get`].
 pub(super) async fn shown(
     state: &AppState,
     caller: &Caller,
@@ -233,14 +233,16 @@ pub(super) async fn shown(
     Ok(shown)
 }
 
-/// Cancels a turn; one that has ended stays as it is
+/// Cancel a turn
+///
+/// Stops the turn's model call. A turn that has already ended stays unchanged.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/cancel",
     operation_id = "cancel_turn",
     tag = "turns",
     responses(
-        (status = 202, description = "It has ended", body = ref("#/components/schemas/Turn")),
+        (status = 202, description = "The turn, which has ended", body = ref("#/components/schemas/Turn")),
         GetProblems,
     ),
     security(("bearer" = ["chat"])),
@@ -249,7 +251,7 @@ pub async fn cancel(
     State(state): State<AppState>,
     Chat(caller): Chat,
     Ids((turn,)): Ids<(TurnId,)>,
-    // The answer shows the whole turn.
+    // The response contains the whole turn.
     room: PageRoom,
 ) -> Result<Response, Problem> {
     let found = turn_records(&state, &caller, turn, false, &room).await?;
@@ -282,9 +284,9 @@ request_body!(Feedback, "give_feedback.json");
 
 problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict, Code::QuotaExceeded]);
 
-/// Submits feedback on an answer
+/// Submit feedback on an answer
 ///
-/// The last one counts. It can be changed 20 times; after that the answer is 409 `conflict`.
+/// The latest feedback counts. It can be changed 20 times; after that the request is refused with 409 `conflict`.
 #[utoipa::path(
     post,
     path = "/v1/turns/{id}/feedback",
@@ -292,7 +294,7 @@ problems!(FeedbackProblems: AUTH, FOUND, BODY, &[Code::Conflict, Code::QuotaExce
     tag = "turns",
     request_body = ref("#/components/schemas/GiveFeedback"),
     responses(
-        (status = 204, description = "It is stored"),
+        (status = 204, description = "Stored"),
         FeedbackProblems,
     ),
     security(("bearer" = ["chat"])),

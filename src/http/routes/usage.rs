@@ -1,4 +1,4 @@
-//! Reports of usage: what a tenant's administrators and an operator share, and `/v1/operator/usage`.
+//! Usage reports: what the tenant's and the operator's report share, and `/v1/operator/usage`.
 
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
@@ -21,10 +21,10 @@ use crate::http::room::PageRoom;
 use crate::http::state::AppState;
 use crate::openapi::{AUTH, problems};
 
-/// Most groups of one answer.
+/// Maximum groups per report.
 pub(super) const MAX_GROUPS: usize = 10_000;
 
-/// Sums of usage.
+/// A usage report.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<B> {
     pub(super) from: Timestamp,
@@ -33,7 +33,7 @@ pub(super) struct Report<B> {
     pub(super) data: Vec<Group>,
 }
 
-/// A sum.
+/// The totals of one group.
 #[derive(Debug, Serialize)]
 pub(super) struct Group {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,12 +86,10 @@ impl From<TenantsUsageRow> for Group {
     }
 }
 
-/// The form in which a report is wanted.
+/// The requested format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As JSON.
     Json,
-    /// As CSV.
     Csv,
 }
 
@@ -99,13 +97,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Form {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        Self::of(&parts.headers)
-            .ok_or_else(|| Problem::new(Code::NotAcceptable).detail("this answers with application/json or text/csv"))
+        Self::of(&parts.headers).ok_or_else(|| {
+            Problem::new(Code::NotAcceptable)
+                .detail("this route answers with application/json or text/csv; allow one in the Accept header")
+        })
     }
 }
 
 impl Form {
-    /// Reads the `Accept` header: CSV for who names it and likes nothing better, JSON for everybody else who takes it.
+    /// Parses the `Accept` header: CSV if it is named and nothing is preferred to it, otherwise JSON if accepted.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut ranges = Vec::new();
         for value in headers.get_all(header::ACCEPT) {
@@ -120,7 +120,7 @@ impl Form {
         if ranges.is_empty() {
             return Some(Self::Json);
         }
-        // How much one is liked: by the range that names it most exactly, and by the earlier of two that are liked as much.
+        // The preference for a format: the quality of its most specific range, then the earlier position.
         let liked = |names: &[&str]| {
             let places = names
                 .iter()
@@ -143,7 +143,7 @@ impl Form {
         }
     }
 
-    /// Writes a report.
+    /// Builds the response.
     pub(super) fn response<B: Serialize>(self, report: &Report<B>) -> Response {
         match self {
             Self::Json => axum::Json(report).into_response(),
@@ -155,7 +155,7 @@ impl Form {
     }
 }
 
-/// Writes sums as CSV (RFC 4180), with a line of names.
+/// Formats totals as CSV (RFC 4180) with a header line.
 fn csv(groups: &[Group]) -> String {
     let by_tenant = groups.iter().any(|group| group.tenant.is_some());
     let mut out = String::new();
@@ -187,12 +187,13 @@ fn csv(groups: &[Group]) -> String {
     out
 }
 
-/// Writes a text. One that a spreadsheet would run as a formula is made a text there: names of users are whatever a tenant's backend signs.
+/// Formats a text cell. Neutralises text that a spreadsheet would run as a formula: user names are whatever a tenant's
+/// backend signs.
 fn cell(text: &str) -> String {
     let mut rest = text.chars();
     let is_formula = match rest.next() {
         Some('=' | '@' | '\t' | '\r') => true,
-        // A telephone number is none.
+        // A phone number is not a formula.
         Some('+' | '-') => !rest.clone().all(|c| c.is_ascii_digit()),
         _ => false,
     };
@@ -207,7 +208,7 @@ fn cell(text: &str) -> String {
     }
 }
 
-/// Reads the time of a report: from the beginning of the month until now, unless it is given.
+/// Parses the period of a report; the default is from the start of the month until now.
 pub(super) fn time(from: Option<&str>, to: Option<&str>, now: Timestamp) -> Result<(Timestamp, Timestamp), Problem> {
     let from = match from {
         Some(text) => moment("from", text, false)?,
@@ -218,12 +219,12 @@ pub(super) fn time(from: Option<&str>, to: Option<&str>, now: Timestamp) -> Resu
         None => now,
     };
     if to < from {
-        return Err(invalid("", "to: is before from"));
+        return Err(invalid("", "to: must not be before from"));
     }
     Ok((from, to))
 }
 
-/// Reads a moment, or a day: its beginning, or its end.
+/// Parses a time, or a day as its start or end.
 pub(super) fn moment(name: &str, text: &str, is_end: bool) -> Result<Timestamp, Problem> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
@@ -243,28 +244,28 @@ pub(super) fn moment(name: &str, text: &str, is_end: bool) -> Result<Timestamp, 
     TimeZone::UTC.to_timestamp(day.at(0, 0, 0, 0)).map_err(|_| wrong())
 }
 
-/// Which usage, over all tenants.
+/// Query of the report over all tenants.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wanted {
-    /// From this day or moment on (the beginning of the month)
+    /// Start of the report, a day or a time; inclusive. Default: the start of the current month
     from: Option<String>,
-    /// Before this moment, or to the end of this day (now)
+    /// End of the report: a time (exclusive) or a day (inclusive). Default: now
     to: Option<String>,
-    /// Of this tenant alone
+    /// Only this tenant. Default: all tenants
     tenant: Option<String>,
-    /// What sums are made by (`tenant`)
+    /// Group the totals by this. Default: `tenant`
     #[param(inline)]
     group_by: Option<TenantsGroupBy>,
 }
 
 problems!(TenantsUsageProblems: AUTH);
 
-/// Sums up what the model calls of all tenants used and cost
+/// Get model usage and cost across tenants
 ///
-/// Every attempt counts, failed ones and those that were left included. By tenant, or by tenant and API key, each sum names its tenant; by
-/// route and by day sums are over all of them. May lag by a second.
+/// Counts every attempt, including failed and abandoned ones. Grouped by tenant, or by tenant and API key, each total
+/// names its tenant; grouped by route or day, totals are over all tenants. May lag by a second.
 #[utoipa::path(
     get,
     path = "/v1/operator/usage",
@@ -272,7 +273,7 @@ problems!(TenantsUsageProblems: AUTH);
     tag = "tenants",
     params(Wanted),
     responses(
-        (status = 200, description = "The sums, by tenant and key; as CSV if that is asked for", content(
+        (status = 200, description = "The totals, sorted by tenant and key; as CSV with `Accept: text/csv`", content(
             (ref("#/components/schemas/TenantsUsageReport") = "application/json"),
             (String = "text/csv"),
         )),
@@ -289,7 +290,7 @@ pub async fn of_tenants(
 ) -> Result<Response, Problem> {
     let (from, to) = time(wanted.from.as_deref(), wanted.to.as_deref(), state.clock().now())?;
     let tenant = wanted.tenant.as_deref().map(str::parse::<TenantId>).transpose();
-    let tenant = tenant.map_err(|_| invalid("", "tenant: expected the id of a tenant"))?;
+    let tenant = tenant.map_err(|_| invalid("", "tenant: not a valid tenant id"))?;
     let group_by = wanted.group_by.unwrap_or(TenantsGroupBy::Tenant);
     let query = TenantsUsageQuery {
         from,

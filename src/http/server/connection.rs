@@ -1,4 +1,4 @@
-//! One connection: whose it is, what is going on on it, and when it has been idle for too long.
+//! One connection: its owner, its requests in flight, and its idle timeout.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,10 +12,10 @@ use super::Timeouts;
 use super::connections::{Connections, Counted};
 use crate::http::budget::{Exhausted, Holder, Reservation};
 
-/// How often it is checked whether the credential of a connection still holds.
+/// Interval for checking that the credential of a connection is still valid.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// Tells whether a credential is still valid.
+/// Returns whether a credential is still valid.
 pub type Live = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// A connection. Cheap to clone; in the extensions of its requests.
@@ -25,7 +25,7 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     all: Arc<Connections>,
     peer: IpAddr,
-    /// Whether its address is counted: a trusted proxy's is not.
+    /// Whether it counts against its address: a trusted proxy's does not.
     counted: bool,
     started: AtomicBool,
     in_flight: AtomicUsize,
@@ -66,17 +66,17 @@ impl Owner {
     }
 }
 
-/// Why a connection is to be closed.
+/// Why a connection should be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
     /// It never sent a request.
     Mute,
-    /// It has no valid credential and nothing is going on on it.
+    /// It has no valid credential and no request in flight.
     Anonymous,
 }
 
 impl Connection {
-    /// A new one, whose address holds `place`; none for a trusted proxy's.
+    /// Creates a connection whose address holds `place`; `None` for a trusted proxy.
     pub fn new(all: Arc<Connections>, peer: IpAddr, place: Option<Reservation>) -> Self {
         Self(Arc::new(Inner {
             all,
@@ -91,20 +91,20 @@ impl Connection {
         }))
     }
 
-    /// Counts a request until the guard is dropped, which is when its response has been sent.
+    /// Counts a request until the guard is dropped, after its response has been sent.
     pub fn request(&self) -> InFlight {
         self.0.started.store(true, Ordering::Relaxed);
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
     }
 
-    /// Notes that a request on it bore a valid credential. A connection is counted against the first caller; a trusted proxy's
-    /// against none.
+    /// Records that a request on it had a valid credential. A connection counts against its first caller; a trusted
+    /// proxy's against none.
     pub fn verified(&self, caller: &Holder, live: Live) -> Result<(), Exhausted> {
         let mut state = self.0.state();
         let place = match &mut state.owner {
             Owner::Caller { live: known, .. } => {
-                // Of several callers on it (a proxy that is not named as one), the last one vouches for it.
+                // With several callers (an unconfigured proxy), the last one keeps it open.
                 *known = live;
                 return Ok(());
             }
@@ -115,17 +115,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns how many connections a caller may have.
+    /// Returns the maximum number of connections of a caller.
     pub fn most_of(&self, caller: &Holder) -> usize {
         self.0.all.most_of(caller)
     }
 
-    /// Tells whether a request on it is being answered.
+    /// Whether a request is in flight.
     pub fn is_busy(&self) -> bool {
         self.0.in_flight.load(Ordering::Relaxed) > 0
     }
 
-    /// Tells whether a valid credential was seen on it.
+    /// Whether a valid credential was seen on it.
     pub fn is_verified(&self) -> bool {
         matches!(self.0.state().owner, Owner::Caller { .. })
     }
@@ -142,7 +142,7 @@ impl Connection {
                 continue;
             }
             if !self.0.started.load(Ordering::Relaxed) {
-                // A trusted proxy that opens connections in advance may keep them as long as any other client.
+                // A trusted proxy may keep connections that it opened in advance as long as any other client.
                 sleep_until(opened + timeouts.header).await;
                 if !self.0.started.load(Ordering::Relaxed) {
                     return Idle::Mute;
@@ -159,14 +159,14 @@ impl Connection {
             } else if self.0.counted {
                 return Idle::Anonymous;
             } else {
-                // A trusted proxy decides itself how long it keeps a connection.
+                // A trusted proxy decides how long it keeps a connection.
                 sleep(RECHECK).await;
             }
         }
     }
 
-    /// Looks whether the credential still holds. If it does not, the connection is its address's again, unless that has no place
-    /// left: then it has to go.
+    /// Checks whether the credential is still valid. If not, the connection is charged to its address again; returns
+    /// false if the address has no connection left, and the connection must close.
     fn still_valid(&self) -> bool {
         let mut state = self.0.state();
         let expired = match &state.owner {
@@ -197,12 +197,12 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A request that is being answered.
+/// A request in flight.
 #[derive(Debug)]
 pub struct InFlight(Connection);
 
 impl InFlight {
-    /// Tells whether no valid credential was seen on its connection.
+    /// Whether no valid credential was seen on its connection.
     pub fn is_anonymous(&self) -> bool {
         !self.0.is_verified()
     }

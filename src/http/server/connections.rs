@@ -1,8 +1,8 @@
-//! Who holds how many connections. An address gets few as long as it shows no valid credential; a caller is counted by its
-//! credential, so that the users behind one proxy or office address do not share a number.
+//! Connection limits. An address gets few connections until it presents a valid credential; callers are counted by
+//! credential, so users behind one proxy or office address do not share a limit.
 //!
-//! Invariant: connections never exceed what [`max_connections`] leaves of the limit of open files, so that calls of providers
-//! and the store always find one.
+//! Invariant: connections never exceed what [`max_connections`] derives from the open file limit, so that provider
+//! calls and the store always get a file descriptor.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,15 +16,15 @@ use crate::config;
 use crate::http::budget::{Budget, Exhausted, Holder, Limits, Reservation};
 use crate::http::peer::{Proxies, network_of};
 
-/// Least time between two log lines about refused connections.
+/// Minimum time between two log lines about refused connections.
 const LOG_EVERY: Duration = Duration::from_secs(60);
-/// Fewest and most files that are kept for everything but connections.
+/// Minimum and maximum number of file descriptors reserved for everything but connections.
 const RESERVED_FILES: (usize, usize) = (64, 16_384);
-/// Fewest connections, however low the limit of open files is.
+/// Minimum number of connections, however low the open file limit is.
 const LEAST_CONNECTIONS: usize = 16;
 
-/// Returns how many connections fit under a limit of open files: half of it, or all but 16,384. The rest is for providers,
-/// external systems and the store: a turn that streams needs a file for each side.
+/// Returns how many connections an open file limit allows: half of it, or all but 16,384. The rest is for providers,
+/// external systems and the store: a streaming turn needs a descriptor on each side.
 pub fn max_connections(configured: usize, open_files: Option<u64>) -> usize {
     let Some(files) = open_files.and_then(|files| usize::try_from(files).ok()) else {
         return configured;
@@ -47,18 +47,17 @@ pub struct Connections {
 /// Why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Its address has as many as it may have without a valid credential.
+    /// The address has reached its limit for connections without a valid credential.
     Address,
-    /// The process has as many as it can have.
+    /// The process has reached its limit.
     Full,
 }
 
-/// A connection in the metrics, until it is dropped.
+/// Counts a connection in the metrics until dropped.
 #[derive(Debug)]
 pub struct Counted(&'static str);
 
 impl Counted {
-    /// Counts one in this state.
     pub fn new(state: &'static str) -> Self {
         gauge!("copilotd_http_connections", "state" => state).increment(1.0);
         Self(state)
@@ -72,7 +71,7 @@ impl Drop for Counted {
 }
 
 impl Connections {
-    /// Allows for `most` connections, and takes everything else from the configuration.
+    /// Allows `most` connections in total, with the other limits from the configuration.
     pub fn new(server: &config::Server, most: usize) -> Arc<Self> {
         let all = |address, caller| Limits {
             process: most,
@@ -93,18 +92,18 @@ impl Connections {
         })
     }
 
-    /// Returns how many are open.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.most.saturating_sub(self.places.available_permits())
     }
 
-    /// Returns how many of them have not shown a valid credential; those of trusted proxies are not counted.
+    /// Returns the number without a valid credential, not counting trusted proxies.
     pub fn anonymous(&self) -> usize {
         self.addresses.in_use()
     }
 
-    /// Gives a new connection its place, and its address one, unless it is a trusted proxy's: those carry many clients, who are
-    /// counted by their requests.
+    /// Admits a new connection and counts it against its address, unless that is a trusted proxy: proxies carry many
+    /// clients, whose requests are counted instead.
     pub fn admit(&self, peer: IpAddr) -> Result<(OwnedSemaphorePermit, Option<Reservation>), Refused> {
         let refused = |why| {
             self.refused(why, peer);
@@ -119,17 +118,17 @@ impl Connections {
         Ok((place, anonymous))
     }
 
-    /// Reserves one of the places of an address.
+    /// Reserves one connection of an address.
     pub fn anonymous_place(&self, peer: IpAddr) -> Result<Reservation, Exhausted> {
         self.addresses.try_reserve(&Holder::address(network_of(peer)), 1)
     }
 
-    /// Returns how many places a caller has.
+    /// Returns the maximum number of connections of a caller.
     pub fn most_of(&self, caller: &Holder) -> usize {
         self.callers.caller_limit(caller)
     }
 
-    /// Reserves one of the places of a caller.
+    /// Reserves one connection of a caller.
     pub fn caller_place(&self, caller: &Holder) -> Result<Reservation, Exhausted> {
         let place = self.callers.try_reserve(caller, 1);
         if place.is_err() {
@@ -137,8 +136,8 @@ impl Connections {
             if self.may_log() {
                 tracing::warn!(
                     %caller,
-                    "requests refused: this caller has as many connections as server.connections_per_caller allows; if they are \
-                     a proxy's, name it in server.trusted_proxies"
+                    "requests refused: caller has reached server.connections_per_caller; if a proxy opens these \
+                     connections, add it to server.trusted_proxies"
                 );
             }
         }
@@ -164,22 +163,22 @@ impl Connections {
         match why {
             Refused::Address => tracing::warn!(
                 address = %network_of(peer),
-                "connections refused: this address has too many without a valid credential; if it is a proxy, name it in \
-                 server.trusted_proxies"
+                "connections refused: address has reached server.connections_per_address without a valid credential; \
+                 if it is a proxy, add it to server.trusted_proxies"
             ),
             Refused::Full => tracing::warn!(
                 open = self.open(),
                 anonymous = self.anonymous(),
-                "connections refused: as many are open as the limit of open files and server.max_connections allow"
+                "connections refused: the process has reached server.max_connections or its open file limit (ulimit -n)"
             ),
         }
     }
 
-    /// Logs a failed accept, which with `EMFILE` comes in thousands a second.
+    /// Logs a failed accept, rate-limited: `EMFILE` occurs thousands of times a second.
     pub fn accept_failed(&self, error: &std::io::Error) {
         counter!("copilotd_http_connections_refused_total", "reason" => "accept").increment(1);
         if self.may_log() {
-            tracing::warn!(%error, open = self.open(), "a connection could not be accepted; accepting goes on");
+            tracing::warn!(%error, open = self.open(), "accepting a connection failed; the listener keeps accepting");
         }
     }
 

@@ -1,10 +1,10 @@
-//! A socket whose peer has to keep reading: writes that make no progress fail after the write timeout.
+//! A socket whose peer must keep reading: writes without progress fail after the write timeout.
 //!
-//! This bounds what HTTP/1.1 clients and whole HTTP/2 connections can hold; a single HTTP/2 stream whose window is closed is
-//! [`super::transfer`]'s.
+//! This limits what HTTP/1.1 clients and whole HTTP/2 connections can hold; [`super::transfer`] handles single HTTP/2
+//! streams with a closed window.
 //!
-//! When it is closed while its peer may still be sending (see [`super::unread`]), what comes is read and thrown away for a moment: unread
-//! bytes would reset the connection, and the peer might never see the answer.
+//! When the socket is closed while its peer may still be sending (see [`super::unread`]), incoming bytes are discarded
+//! for a moment: unread bytes would reset the connection, and the peer might never see the response.
 
 use std::io;
 use std::pin::Pin;
@@ -17,25 +17,25 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::unread::Lingers;
 
-/// Bytes that a peer has to take within one write timeout; fewer count as none.
+/// Bytes that a peer must read within one write timeout; fewer count as no progress.
 pub const LEAST_PROGRESS: u64 = 1024;
-/// How long, and for how many bytes, a peer is listened to that is still sending when its connection is closed.
+/// How long, and how many bytes, incoming data is discarded for while closing.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 * 1024 * 1024);
 
-/// What can be cut off at once, so that the kernel does not keep what was not read.
+/// A socket that can be aborted, so that the kernel does not keep unsent bytes.
 pub trait Abort {
-    /// Makes the next close drop everything that is not sent yet.
+    /// Makes the next close discard everything unsent.
     fn abort(&self);
 }
 
 impl Abort for TcpStream {
     fn abort(&self) {
-        // A socket that cannot be told so is closed as any other.
+        // If this fails, the socket is closed normally.
         let _ = self.set_zero_linger();
     }
 }
 
-/// See the module.
+/// A socket with a write timeout; see the module.
 #[derive(Debug)]
 pub struct WriteTimeout<T> {
     inner: T,
@@ -46,14 +46,14 @@ pub struct WriteTimeout<T> {
     closing: Option<Closing>,
 }
 
-/// The end of a connection: our half is closed.
+/// A closing connection: our half is closed.
 #[derive(Debug)]
 struct Closing {
     thrown_away: usize,
     timer: Pin<Box<Sleep>>,
 }
 
-/// Since when there are bytes that the peer does not take.
+/// A period in which writes are blocked.
 #[derive(Debug)]
 struct Stall {
     written: u64,
@@ -61,7 +61,6 @@ struct Stall {
 }
 
 impl<T> WriteTimeout<T> {
-    /// Watches over `inner`.
     pub fn new(inner: T, timeout: Duration, lingers: Lingers) -> Self {
         Self {
             inner,
@@ -75,7 +74,7 @@ impl<T> WriteTimeout<T> {
 }
 
 impl<T: AsyncRead + Unpin> WriteTimeout<T> {
-    /// Throws away what the peer sends until it closes its half too, or has had its time.
+    /// Discards what the peer sends until it closes its half or [`LINGER`] is used up.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { inner, closing, .. } = self;
         let closing = closing.get_or_insert_with(|| Closing {
@@ -151,7 +150,7 @@ impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for WriteTimeout<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        // HTTP flushes when it has nothing more to write: the peer has taken everything.
+        // HTTP flushes when it has nothing more to write: the peer has read everything.
         self.stall = None;
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,5 @@
-//! Accepts connections and serves the router on them: HTTP/1.1 and HTTP/2, with bounds for clients that are slow, that never
-//! read, and that are many.
+//! Accepts connections and serves the router over HTTP/1.1 and HTTP/2, with limits for clients that are slow, never
+//! read, or are many.
 
 mod connection;
 mod connections;
@@ -28,45 +28,44 @@ use self::transfer::{Sent, StreamExecutor};
 use self::unread::Lingers;
 use crate::config;
 
-/// Pause after a failed accept: out of file descriptors, as a rule, which only waiting mends.
+/// Pause after a failed accept, which usually means no file descriptors: only waiting helps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection without a valid credential stays open after its last response.
 const ANONYMOUS_IDLE: Duration = Duration::from_secs(10);
-/// How long a connection that is closed politely gets to take the last of it.
+/// How long a connection in graceful shutdown gets to read the last of its response.
 const LINGER: Duration = Duration::from_secs(5);
-/// Buffer of one HTTP/1.1 connection; its growth is what a slow reader may cost.
+/// Maximum buffer of one HTTP/1.1 connection, which bounds the cost of a slow reader.
 const HTTP1_BUFFER: usize = 16 * 1024;
-/// Silence after which an HTTP/2 client is asked whether it is still there; one that does not answer is gone.
+/// Interval of HTTP/2 keep-alive pings; a client that does not answer is disconnected.
 const HTTP2_PING: Duration = Duration::from_secs(30);
-/// Streams on one HTTP/2 connection.
+/// Maximum concurrent streams per HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 64;
-/// Bytes of one response that HTTP/2 takes over before the client has room for them.
+/// Bytes of one response that HTTP/2 buffers before the client has a window for them.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
-/// Bytes of bodies that an HTTP/2 client may send before they are read, of one request and of all on a connection.
+/// Bytes of bodies that an HTTP/2 client may send before they are read: per request, and per connection.
 const HTTP2_WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
-/// Bytes of the headers of one HTTP/2 request.
+/// Maximum header bytes of one HTTP/2 request.
 const HTTP2_HEADERS: u32 = 16 * 1024;
-/// Streams of one HTTP/2 connection that the client opened and reset before they were looked at, and that we reset for its
-/// errors; beyond them the connection is closed.
+/// Maximum streams per HTTP/2 connection that the client reset before they were accepted, and that we reset for its
+/// errors; beyond that the connection is closed.
 const HTTP2_RESETS: (usize, usize) = (20, 128);
-/// Bytes that the kernel takes over before the client has room for them. More would only hide how fast it reads.
+/// Unsent bytes that the kernel buffers. More would only hide how fast the client reads.
 const UNSENT_BYTES: u32 = 64 * 1024;
-/// How an HTTP/2 connection begins (RFC 9113, section 3.4); no method of HTTP/1.1 does.
+/// The start of an HTTP/2 connection (RFC 9113, section 3.4), unlike any HTTP/1.1 method.
 const HTTP2_START: &[u8] = b"PRI * ";
 
-/// Times that clients have to keep.
+/// Timeouts for clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// In which a request's headers have to arrive.
+    /// To receive a request's headers.
     pub header: Duration,
-    /// In which a client has to take something of an answer.
+    /// For a client to read some of a response.
     pub write: Duration,
-    /// After which a connection without a valid credential is closed when nothing is going on on it.
+    /// To close an idle connection without a valid credential.
     pub anonymous_idle: Duration,
 }
 
 impl Timeouts {
-    /// Takes them from the configuration.
     pub fn new(server: &config::Server) -> Self {
         Self {
             header: server.header_timeout,
@@ -76,7 +75,7 @@ impl Timeouts {
     }
 }
 
-/// Serves until `stop` says so, then waits for open connections up to `grace`.
+/// Serves until `stop` is true, then waits up to `grace` for open connections.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -99,7 +98,7 @@ pub async fn serve(
                 continue;
             }
         };
-        // Beyond the bounds a connection is closed unanswered: an answer would need what is used up.
+        // Beyond the limits a connection is closed without a response, which would need the exhausted resources.
         let Ok((place, anonymous)) = connections.admit(peer.ip()) else {
             continue;
         };
@@ -111,11 +110,11 @@ pub async fn serve(
         });
     }
     drop(listener);
-    // Whoever is not done by then is cut off.
+    // Connections still open after that are dropped.
     let _ = tokio::time::timeout(grace, connections.closed()).await;
 }
 
-/// How connections are served, by what their first bytes can mean.
+/// The connection builders for HTTP/1.1 and for either version.
 struct Builders {
     timeouts: Timeouts,
     http1: auto::Builder<StreamExecutor>,
@@ -151,13 +150,13 @@ impl Builders {
         }
     }
 
-    /// Waits for the first bytes and tells HTTP/1.1 by them. hyper's own detection takes them out of the socket, which makes it
-    /// double the buffer of every HTTP/1.1 connection for as long as that lives: 8 KiB for each open stream.
+    /// Peeks at the first bytes to detect HTTP/1.1. hyper's own detection reads them from the socket, which doubles the
+    /// buffer of every HTTP/1.1 connection for its lifetime: 8 KiB for each open stream.
     async fn fitting(&self, stream: &TcpStream) -> &auto::Builder<StreamExecutor> {
         let mut first = [0; HTTP2_START.len()];
         match stream.peek(&mut first).await {
             Ok(read) if !HTTP2_START.starts_with(&first[..read]) => &self.http1,
-            // HTTP/2, too few bytes to tell, or a connection that is gone.
+            // HTTP/2, too few bytes to tell, or a closed connection.
             _ => &self.any,
         }
     }
@@ -172,7 +171,7 @@ async fn serve_connection(
     mut stop: watch::Receiver<bool>,
 ) {
     let timeouts = builders.timeouts;
-    // Small frames leave at once; a kernel that refuses this, or the bound below, serves all the same.
+    // Send small frames at once. If the kernel refuses this or the option below, the connection still works.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let Ok(builder) = tokio::time::timeout(timeouts.header, builders.fitting(&stream)).await else {
@@ -201,10 +200,11 @@ async fn serve_connection(
     let stopped = async {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    // How a client's connection ends is the client's affair.
+    // Errors of a client's connection are not ours to report.
     let idle = tokio::select! {
         _ = connection.as_mut() => return,
-        // hyper's own timer starts with HTTP/1.1; before, and on HTTP/2, a client that asks for nothing would stay for ever.
+        // hyper's own timer starts with HTTP/1.1; before that, and on HTTP/2, a client without requests would stay
+        // forever.
         idle = handle.idle(timeouts) => Some(idle),
         () = stopped => None,
     };
@@ -212,7 +212,7 @@ async fn serve_connection(
         Some(Idle::Mute) => {}
         Some(Idle::Anonymous) => {
             connection.as_mut().graceful_shutdown();
-            // What came in just then is answered first.
+            // Finish requests that arrived just now.
             while tokio::time::timeout(LINGER, connection.as_mut()).await.is_err() && handle.is_busy() {}
         }
         None => {

@@ -1,10 +1,9 @@
-//! Response bodies on their way to the client: how much of one was handed out and not taken, and what happens when that does
-//! not change.
+//! Response bodies in transfer: how many bytes of each are outstanding, and what happens when the client stops reading.
 //!
-//! hyper polls a body again only when the client has room, so a body cannot notice by itself that nobody reads it: it is never
-//! polled. Each piece of it therefore counts itself back when its bytes have left, and each HTTP/2 stream's task looks at
-//! the count. Invariants: at most [`HIGH_WATER`] bytes of a response are with hyper at one time; a body ends only when they
-//! all have left, so that an HTTP/2 stream has a task, which can be dropped, for as long as it holds memory.
+//! hyper polls a body again only when the client has a window, so a body that nobody reads is never polled and cannot
+//! notice. Each piece therefore decrements the outstanding count as its bytes are sent, and each HTTP/2 stream's task
+//! watches the count. Invariants: hyper holds at most [`HIGH_WATER`] bytes of a response at a time; a body ends only
+//! when all of them are sent, so an HTTP/2 stream has a task, which can be dropped, for as long as it holds memory.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,26 +23,26 @@ use super::connection::InFlight;
 use super::io::LEAST_PROGRESS;
 use crate::http::account::{Account, FREE_BYTES};
 
-/// Most bytes of one response that are handed out and not yet taken.
+/// Maximum outstanding bytes of one response.
 const HIGH_WATER: usize = 64 * 1024;
-/// Bytes of one piece.
+/// Maximum bytes per piece.
 const PIECE: usize = 16 * 1024;
-/// Bytes of a whole answer that an HTTP/2 client has to take within one write timeout: it was built for it and waits in memory. Of
-/// an event stream, whose memory is a few frames, it is [`LEAST_PROGRESS`].
+/// Bytes of a complete response that an HTTP/2 client must read within one write timeout, because it waits in memory.
+/// For an event stream, which holds only a few frames, it is [`LEAST_PROGRESS`].
 const LEAST_OF_WHOLE: u64 = 32 * 1024;
-/// The longest write timeout of a connection without a valid credential.
+/// Maximum write timeout of a connection without a valid credential.
 const ANONYMOUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How far a response is. Shared by its body, its pieces, and the task of its stream.
+/// The progress of a response. Shared by its body, its pieces, and its stream's task.
 #[derive(Debug, Default)]
 struct Transfer {
     outstanding: AtomicUsize,
     sent: AtomicU64,
-    /// How often everything that was handed out had been taken.
+    /// How often the outstanding count reached zero.
     drained: AtomicU64,
     whole: bool,
     waker: AtomicWaker,
-    /// Closed with the last piece, and not before.
+    /// Dropped with the last piece, and not before.
     _account: Option<Account>,
     in_flight: Option<InFlight>,
 }
@@ -73,7 +72,7 @@ impl Transfer {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
-        // What left between the look and the registration would not wake anybody.
+        // Bytes sent between the check and the registration did not wake this task: check again.
         if self.outstanding() <= bytes {
             Poll::Ready(())
         } else {
@@ -82,7 +81,7 @@ impl Transfer {
     }
 }
 
-/// A piece of a body, which counts itself back as its bytes leave.
+/// A piece of a body that decrements the outstanding count as its bytes are sent.
 #[derive(Debug)]
 pub struct Piece {
     bytes: Bytes,
@@ -119,14 +118,14 @@ pub struct Sent {
     rest: Bytes,
     ended: bool,
     begun: bool,
-    /// The account of an event stream, and whether room was reserved there for a frame.
+    /// The account of an event stream, and whether it holds a reservation for a frame.
     account: Option<Account>,
     reserved: bool,
     transfer: Arc<Transfer>,
 }
 
 impl Sent {
-    /// Wraps the body of a response; `in_flight` is held until its last byte has left.
+    /// Wraps the body of a response; `in_flight` is held until the last byte is sent.
     pub fn wrap(response: Response, in_flight: InFlight) -> axum::http::Response<Self> {
         let (mut parts, body) = response.into_parts();
         let account = parts.extensions.remove::<Account>();
@@ -136,7 +135,7 @@ impl Sent {
             in_flight: Some(in_flight),
             ..Transfer::default()
         });
-        // On HTTP/2 the stream's task looks after it from here on.
+        // On HTTP/2 the stream's task watches it from here on.
         let _ = STREAM.try_with(|stream| stream.set(Arc::clone(&transfer)));
         let account = account.filter(|_| !transfer.whole);
         axum::http::Response::from_parts(
@@ -162,7 +161,7 @@ impl Sent {
         })
     }
 
-    /// Gives back the room of a frame that has left, or has itself woken when it has.
+    /// Releases the reservation of a sent frame, or registers to be woken when it is sent.
     fn release_frame(&mut self, cx: &Context<'_>) {
         if self.reserved && self.transfer.poll_below(0, cx).is_ready() {
             self.reserved = false;
@@ -170,7 +169,7 @@ impl Sent {
         }
     }
 
-    /// Takes the next frame of a stream, if there is room for it and for those before it that have not left.
+    /// Accepts the next frame of a stream if memory for it and for the unsent ones can be reserved.
     fn admit(&mut self, bytes: Bytes) -> Result<(), axum::Error> {
         let waiting = self.transfer.outstanding() + bytes.len();
         if let Some(account) = self.account.as_ref().filter(|_| waiting > FREE_BYTES) {
@@ -229,7 +228,7 @@ impl hyper::body::Body for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        // Only of a body that has nothing at all: one that had something ends when that has left.
+        // Only for an empty body: others end when all their bytes are sent.
         !self.begun && self.body.is_end_stream()
     }
 
@@ -239,14 +238,15 @@ impl hyper::body::Body for Sent {
 }
 
 tokio::task_local! {
-    /// The response of the HTTP/2 stream that the task serves, once there is one.
+    /// The response of the task's HTTP/2 stream, once there is one.
     static STREAM: Arc<OnceLock<Arc<Transfer>>>;
 }
 
-/// Spawns the tasks of HTTP/2 streams, and ends those whose client takes nothing: the stream is reset, and what it held is free.
+/// Spawns the tasks of HTTP/2 streams, and ends those whose client stops reading: the stream is reset and its memory
+/// freed.
 #[derive(Debug, Clone)]
 pub struct StreamExecutor {
-    /// Longest time in which the client has to take something.
+    /// Time within which the client must make progress.
     pub timeout: Duration,
 }
 
@@ -268,7 +268,7 @@ where
 async fn watched(stream: impl Future<Output = ()>, mut watch: Watch) {
     let mut stream = std::pin::pin!(stream);
     std::future::poll_fn(|cx| {
-        // In this order: what the stream hands out in this poll is looked at in this poll.
+        // Polled in this order so that bytes handed out in this poll are seen in this poll.
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -277,14 +277,14 @@ async fn watched(stream: impl Future<Output = ()>, mut watch: Watch) {
     .await;
 }
 
-/// Looks whether the client of a stream takes what it was sent.
+/// Watches whether the client of a stream keeps reading.
 struct Watch {
     timeout: Duration,
     progress: Arc<OnceLock<Arc<Transfer>>>,
     stall: Option<Stall>,
 }
 
-/// Since when bytes are outstanding.
+/// A period in which bytes are outstanding.
 struct Stall {
     sent: u64,
     drained: u64,
@@ -366,7 +366,7 @@ mod tests {
         loop {
             match next(&mut body) {
                 None => {
-                    // It waits: what was handed out has to be taken first.
+                    // The body waits until outstanding pieces are read.
                     assert!(!held.is_empty());
                     let outstanding = body.transfer.outstanding();
                     assert!(outstanding <= HIGH_WATER, "{outstanding}");
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(body.transfer.sent.load(Ordering::Acquire), 4);
     }
 
-    /// A stream of frames whose client takes nothing, with the account of an address.
+    /// A stream of frames that its client never reads, with the account of an address.
     fn unread_stream(frame: usize) -> (Sent, Arc<Budgets>) {
         let budgets = Budgets::new(&config::Server::default());
         let mut request = Request::new(Body::empty());
@@ -426,14 +426,14 @@ mod tests {
                 assert!(waiting <= HIGH_WATER + frame, "{frame}: {waiting}");
             }
             assert!(!held.is_empty());
-            // Once all has left, nothing is reserved any more.
+            // Once everything is sent, nothing stays reserved.
             held.iter_mut().for_each(|piece| piece.advance(piece.remaining()));
             drop((held, body));
             assert_eq!(budgets.answers.in_use(), 0, "{frame}");
         }
     }
 
-    /// Runs the task of a stream that hands out a body, of which a client takes `bytes` every second.
+    /// Runs the task of a stream whose client reads `bytes` every second.
     async fn served(whole: bool, bytes: usize) -> bool {
         let progress = Arc::new(OnceLock::new());
         let transfer = Arc::new(Transfer {
@@ -456,7 +456,7 @@ mod tests {
         };
         tokio::select! {
             () = watched(client, watch) => began.elapsed() >= Duration::from_secs(1_000),
-            () = sleep(Duration::from_secs(2_000)) => panic!("it ends in any case"),
+            () = sleep(Duration::from_secs(2_000)) => panic!("the stream never ended"),
         }
     }
 

@@ -1,11 +1,14 @@
-//! Request bodies of HTTP/1.1 that were not read when their answer was ready: refusals above all (401, 403, 404, 405, 413, 415).
+//! HTTP/1.1 request bodies that are still unread when the response is ready, mostly refusals (401, 403, 404, 405, 413,
+//! 415).
 //!
-//! What is not read of a body stands before the client's next request. hyper reads on only what has arrived already; otherwise it closes
-//! the connection without having said so, and the next request is lost. So the rest is read here, within bounds, and where that does not
-//! bring the body to its end the answer says `Connection: close` and the connection is closed so that the answer arrives: a socket that
-//! is closed with unread bytes in it resets the connection, and the client may lose what it was sent.
+//! Unread bytes of a body stand before the client's next request. hyper discards only what has already arrived;
+//! otherwise it closes the connection without saying so, and the next request is lost. So the rest is read here, within
+//! limits. If that does not reach the end of the body, the response says `Connection: close`, and the connection is
+//! closed in a way that lets the response arrive: closing a socket with unread bytes resets the connection, and the
+//! client may lose the response.
 //!
-//! Invariant: an answer on HTTP/1.1 leaves only when its request's body was read to its end, or says `Connection: close`.
+//! Invariant: an HTTP/1.1 response is sent only after its request's body was read to the end, or says `Connection:
+//! close`.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +23,9 @@ use futures::StreamExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-/// Most bytes of a body that are read only to keep its connection.
+/// Maximum bytes of a body that are read only to keep the connection open.
 const MAX_BYTES: u64 = 256 * 1024;
-/// Longest time for that.
+/// Maximum time for that.
 const MAX_TIME: Duration = Duration::from_secs(1);
 
 /// Set when a connection is closed while its client may still be sending.
@@ -30,24 +33,23 @@ const MAX_TIME: Duration = Duration::from_secs(1);
 pub struct Lingers(Arc<AtomicBool>);
 
 impl Lingers {
-    /// Tells whether it was set.
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How much of a request's body was read.
+/// The read state of a request's body.
 #[derive(Debug)]
 enum Reading {
-    /// Whoever handles the request still has it.
+    /// The handler still has it.
     Held,
-    /// All of it, or it broke off.
+    /// Read to the end, or broken off.
     Done,
-    /// It was dropped before its end.
+    /// Dropped before its end.
     Left { body: Incoming, polled: bool },
 }
 
-/// A request's body on its way to the handler, which comes back here when the handler drops it.
+/// A request's body, which returns to its [`Rest`] when the handler drops it.
 #[derive(Debug)]
 pub struct Watched {
     body: Option<Incoming>,
@@ -55,16 +57,16 @@ pub struct Watched {
     reading: Arc<Mutex<Reading>>,
 }
 
-/// What is looked at once the answer is ready.
+/// Handles the unread rest of a body once the response is ready.
 #[derive(Debug)]
 pub struct Rest {
     reading: Arc<Mutex<Reading>>,
     expects: bool,
 }
 
-/// Watches a request's body, if there is one whose rest matters.
+/// Watches a request's body, if an unread rest of it would matter.
 pub fn watch(version: Version, headers: &HeaderMap, body: Incoming) -> (Body, Option<Rest>) {
-    // A stream of HTTP/2 ends by itself, and a body without anything has been read.
+    // HTTP/2 streams end independently, and an empty body needs no reading.
     if version > Version::HTTP_11 || body.is_end_stream() {
         return (Body::new(body), None);
     }
@@ -79,7 +81,7 @@ pub fn watch(version: Version, headers: &HeaderMap, body: Incoming) -> (Body, Op
 }
 
 impl Rest {
-    /// Reads what is left of the body, within bounds, or has the answer say that the connection ends with it.
+    /// Reads the rest of the body, within limits, or sets `Connection: close`.
     pub async fn settle(self, headers: &mut HeaderMap, lingers: &Lingers) {
         if !self.is_read().await {
             lingers.0.store(true, Ordering::Relaxed);
@@ -97,7 +99,7 @@ impl Rest {
             Reading::Held => return false,
             Reading::Left { body, polled } => (body, polled),
         };
-        // Asked for, it would come: the client waits for `100 Continue`, or for the refusal that it gets now.
+        // The client waits for `100 Continue` or a refusal: reading now would make it send the body.
         if self.expects && !polled {
             return false;
         }

@@ -1,11 +1,11 @@
-//! Who may do what: every route with every kind of wrong credential and every id that is not the caller's.
+//! Access control: every route with every kind of invalid credential and with ids that are not the caller's.
 
 use copilotd::http::auth::Scopes;
 use serde_json::{Value, json};
 
 use super::app::{KEY, TestApp, with_app};
 
-/// A route, and a body that is fine for it.
+/// A route with a valid body.
 pub struct Route {
     pub method: &'static str,
     pub path: &'static str,
@@ -48,7 +48,7 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// What belongs to ada of acme.
+/// Resources of ada of acme.
 struct Ids {
     conversation: String,
     turn: String,
@@ -63,7 +63,7 @@ impl Ids {
     }
 }
 
-/// A conversation of ada whose one turn waits for an approval.
+/// A conversation of ada whose only turn waits for an approval.
 async fn waiting(app: &TestApp) -> Ids {
     use copilotd_actors::fakes::model::{calls, says};
     let arguments = json!({ "subject": "A ticket", "body": "Words" });

@@ -1,4 +1,4 @@
-//! What administrators see.
+//! Usage reports and cache deletion.
 
 use std::sync::Arc;
 
@@ -143,7 +143,7 @@ async fn an_operator_sees_the_usage_of_all_tenants_and_no_user() {
         for wrong in ["&group_by=user", "&group_by=copilot", "&tenant=A%20b", "&x=1"] {
             ask(&operator, wrong, "*/*").await.problem(422, "invalid");
         }
-        // What others may do is not this.
+        // Other scopes are refused.
         for scopes in [Scopes::ADMIN, Scopes::CHAT | Scopes::GATEWAY] {
             ask(&app.token_of("acme", "root", scopes), "", "*/*")
                 .await

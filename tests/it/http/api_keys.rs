@@ -1,4 +1,4 @@
-//! API keys: made, listed, used and taken back while the process runs.
+//! API keys: created, listed, used and revoked while the process runs.
 
 use std::sync::atomic::Ordering;
 
@@ -94,7 +94,7 @@ async fn a_key_is_made_used_and_taken_back_at_once() {
             .await
             .problem(404, "not_found");
         revoke("ci").await.problem(404, "not_found");
-        // A name is free again once its key was taken back.
+        // A name is free again once its key is revoked.
         made(app, json!({ "name": "ci", "scopes": ["gateway"] })).await;
     })
     .await;
@@ -106,7 +106,7 @@ async fn a_key_of_the_file_is_taken_back_too() {
         app.call("GET", "/v1/conversations").by(KEY).send().await.expect(200);
         let id = listed(app).await[0]["id"].as_str().unwrap().to_owned();
         let path = format!("{KEYS}/{id}");
-        // Not by another tenant's administrator.
+        // Another tenant's administrator cannot revoke it.
         let foreign = app.token_of("globex", "root", Scopes::ADMIN);
         app.call("DELETE", &path)
             .by(&foreign)
@@ -172,7 +172,7 @@ async fn what_cannot_be_made() {
         ask(&root, json!({ "name": "backend", "scopes": ["chat"] }))
             .await
             .problem(409, "conflict");
-        // Nobody gives more than he may: tenants are the operator's.
+        // Nobody can grant more than they have: only operators manage tenants.
         let operator = json!({ "name": "ops", "scopes": ["operator"] });
         ask(&root, operator.clone()).await.problem(403, "forbidden");
         let both = app.token_of("acme", "root", Scopes::ADMIN | Scopes::OPERATOR);

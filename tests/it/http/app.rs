@@ -1,4 +1,4 @@
-//! The application behind its router, in process: real actors over fakes whose time and answers a test decides.
+//! The application behind its router, in process: real actors over fakes whose time and answers the test controls.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::support::revocations::MemoryRevocations;
 use crate::support::tenants::MemoryTenants;
 use crate::support::usage::MemoryUsage;
 
-/// A key of acme for its backend, with the scope chat.
+/// An API key of acme's backend, with the scope chat.
 pub const KEY: &str = "cpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Two companies with the same copilots; acme, which also operates the server, has an API key.
@@ -39,13 +39,13 @@ pub fn config(change: &str) -> Source {
     parsed(&text(change))
 }
 
-/// Reads the text of a configuration.
+/// Parses a configuration.
 pub fn parsed(text: &str) -> Source {
     let tools: BTreeSet<String> = copilotd::adapters::tools::definitions().keys().cloned().collect();
     Source::parse(text, &Env::default(), &tools).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// The configuration with more text at its end.
+/// The configuration with text appended.
 pub fn text(change: &str) -> String {
     let mut text = r#"
         [server]
@@ -103,7 +103,7 @@ pub fn text(change: &str) -> String {
     text
 }
 
-/// See the module.
+/// The application under test; see the module.
 pub struct TestApp {
     pub app: App,
     pub router: Router,
@@ -120,33 +120,33 @@ pub struct TestApp {
     pub config: Config,
 }
 
-/// Runs a test against a fresh application, which has to come to rest afterwards.
+/// Runs a test against a fresh application, which must become idle afterwards.
 pub async fn with_app(test: impl AsyncFnOnce(&TestApp)) {
     with_bounds(Bounds::default(), test).await;
 }
 
-/// As [`with_app`], with more text at the end of the configuration, where its last tenant, globex, stands.
+/// Like [`with_app`], with text appended to the configuration, after its last tenant, globex.
 pub async fn with_globex(change: &str, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::configured(config(change), Bounds::default()).await;
     test(&app).await;
     app.stop().await;
 }
 
-/// As [`with_globex`], with turns that ask the configured providers, not the fake model.
+/// Like [`with_globex`], but turns call the configured providers instead of the fake model.
 pub async fn with_providers(change: &str, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::assembled(config(change), Bounds::default(), true).await;
     test(&app).await;
     app.stop().await;
 }
 
-/// As [`with_providers`], with this configuration alone.
+/// Like [`with_providers`], with only this configuration.
 pub async fn with_source(source: Source, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::assembled(source, Bounds::default(), true).await;
     test(&app).await;
     app.stop().await;
 }
 
-/// As [`with_app`], with other bounds of the actors.
+/// Like [`with_app`], with other limits for the actors.
 pub async fn with_bounds(bounds: Bounds, test: impl AsyncFnOnce(&TestApp)) {
     let app = TestApp::start(bounds).await;
     test(&app).await;
@@ -217,7 +217,7 @@ impl TestApp {
         }
     }
 
-    /// Ends the application; work that goes on for ever fails the test.
+    /// Stops the application; work that never ends fails the test.
     async fn stop(self) {
         let shared = Arc::clone(&self.app.state.shared);
         self.app.stop(Duration::from_secs(3600)).await;
@@ -232,7 +232,7 @@ impl TestApp {
         self.clock.now()
     }
 
-    /// A token of a user with these scopes that lives for an hour.
+    /// A token of a user with these scopes, valid for an hour.
     pub fn token_of(&self, tenant: &str, user: &str, scopes: Scopes) -> String {
         self.token_for(tenant, user, scopes, SignedDuration::from_hours(1))
     }
@@ -250,7 +250,7 @@ impl TestApp {
             .to_owned()
     }
 
-    /// A token that a tenant's own backend signs, which says whatever it likes.
+    /// A token signed by a tenant's own backend, with arbitrary claims.
     pub fn signed(&self, tenant: &str, user: &str, scope: &str) -> String {
         let claims = json!({
             "iss": format!("https://{tenant}.example"), "aud": "copilotd", "sub": user, "tenant": tenant, "scope": scope,
@@ -276,7 +276,7 @@ impl TestApp {
         Call::new(self, Method::from_bytes(method.as_bytes()).unwrap(), path)
     }
 
-    /// A request of ada, the user of most tests.
+    /// A request by ada, the user of most tests.
     pub fn ada(&self, method: &str, path: &str) -> Call<'_> {
         self.call(method, path).by(&self.token("ada"))
     }
@@ -289,7 +289,7 @@ impl TestApp {
         self.ada("POST", path).json(&body).send().await
     }
 
-    /// Opens a conversation of ada and returns its path.
+    /// Creates a conversation of ada and returns its path.
     pub async fn conversation(&self) -> String {
         let answer = self.post("/v1/conversations", json!({})).await.expect(201);
         format!("/v1/conversations/{}", answer.text("/id"))
@@ -302,7 +302,7 @@ impl TestApp {
         answer.headers["location"].to_str().unwrap().to_owned()
     }
 
-    /// Waits until a turn is as `wanted` and returns it.
+    /// Waits until a turn has the status `wanted` and returns it.
     pub async fn turn_is(&self, turn: &str, wanted: &str) -> Value {
         for _ in 0..10_000 {
             let view = self.get(turn).await.expect(200).json();
@@ -310,19 +310,19 @@ impl TestApp {
                 return view;
             }
             assert!(view["finished_at"].is_null(), "expected {wanted}: {view:#}");
-            // Time is paused: it moves only when nobody has anything to do.
+            // Time is paused: it advances only when all tasks are idle.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("the turn never was {wanted}");
     }
 
-    /// Submits a prompt of ada and waits until it is answered.
+    /// Submits a prompt of ada and waits for the answer.
     pub async fn answered(&self, conversation: &str, prompt: &str) -> Value {
         let turn = self.submit(conversation, prompt).await;
         self.turn_is(&turn, "completed").await
     }
 
-    /// An external system, which is there from now on.
+    /// Adds an external system.
     pub fn system(&self, name: &str) -> FakeSystem {
         self.systems.get(name)
     }

@@ -1,4 +1,4 @@
-//! The audit log over HTTP, and what is recorded there before it is answered.
+//! The audit log over HTTP, and that entries are recorded before the response is sent.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -58,7 +58,8 @@ async fn another_users_turn_is_read_with_a_reason_that_is_recorded() {
         assert!(entry["credential"].as_str().unwrap().starts_with("jwt:"));
         assert!(!entry.to_string().contains("private"));
 
-        // One's own turn needs no reason and leaves no entry; whoever is no administrator learns nothing, with a reason or without.
+        // One's own turn needs no reason and leaves no entry; a non-administrator gets nothing, with or without a
+        // reason.
         app.get(&turn).await.expect(200);
         let bob = app.token("bob");
         app.call("GET", &turn)
@@ -84,7 +85,7 @@ async fn another_users_turn_is_read_with_a_reason_that_is_recorded() {
         assert_eq!(entries(app, "acme").await.len(), 1);
         assert_eq!(entries(app, "globex").await.len(), 0, "of its own tenant alone");
 
-        // The scope admin is enough; no scope, and nobody else's scope, is.
+        // The scope admin is enough; no other scope is.
         for (scopes, status) in [(Scopes::ADMIN, 200), (Scopes::GATEWAY, 403), (Scopes::OPERATOR, 403)] {
             let token = app.token_of("acme", "root", scopes);
             let answer = app.call("GET", &turn).by(&token).header(REASON, "why").send().await;
@@ -92,7 +93,7 @@ async fn another_users_turn_is_read_with_a_reason_that_is_recorded() {
         }
         assert_eq!(entries(app, "acme").await.len(), 2);
 
-        // Acting for the turn's user makes it nobody's own without the scope chat.
+        // Acting for the turn's user does not make the turn one's own without the scope chat.
         let created = app
             .call("POST", "/v1/admin/api-keys")
             .by(&admin)
@@ -191,7 +192,7 @@ async fn erasing_leaves_an_entry_and_lists_page() {
                 break;
             };
             cursor = format!("&cursor={next}");
-            // Another tenant's cursor is none.
+            // Another tenant's cursor is invalid.
             let foreign = app.token_of("globex", "root", Scopes::ADMIN);
             let path = format!("/v1/admin/audit?cursor={next}");
             app.call("GET", &path).by(&foreign).send().await.problem(422, "invalid");
@@ -216,7 +217,7 @@ async fn erasing_leaves_an_entry_and_lists_page() {
             json!({ "ok": false, "entries": 2, "first_bad": 3, "fault": "altered" })
         );
 
-        // Neither a user nor another tenant's administrator gets there.
+        // Neither a user nor another tenant's administrator has access.
         for path in ["/v1/admin/audit", "/v1/admin/audit/verify"] {
             app.get(path).await.problem(403, "forbidden");
             app.call("GET", path).send().await.problem(401, "unauthenticated");
@@ -248,24 +249,24 @@ async fn nothing_is_erased_that_cannot_be_recorded() {
     .await;
 }
 
-/// Makes the writes of a table, and looks at what each leaves in the audit logs.
+/// Performs the writes of a table, and checks what each leaves in the audit logs.
 struct Writes<'a> {
     app: &'a TestApp,
-    /// Method and path of each, as `/openapi.json` names them.
+    /// Method and path of each write, as in `/openapi.json`.
     made: BTreeSet<(String, String)>,
 }
 
-/// A write, and the one entry that it has to leave.
+/// A write, and the one entry that it must leave.
 struct Write<'a> {
     method: &'a str,
     path: &'a str,
-    /// What in the path is an id.
+    /// The ids in the path.
     id: &'a str,
     body: Value,
-    /// Who asks.
+    /// The caller.
     by: (&'a str, &'a str, Scopes),
     status: u16,
-    /// Whose log has the entry, and what it says.
+    /// The tenant whose log has the entry, and its content.
     entry: (&'a str, &'a str, &'a str),
 }
 
@@ -402,7 +403,7 @@ async fn every_write_of_an_operator_or_administrator_leaves_one_entry_with_who_m
                 })
                 .await;
         }
-        // Of one's own tenant, the user's name alone.
+        // In one's own tenant, only the user's name.
         let body = json!({ "settings": copilots("support") });
         let (path, entry) = ("/v1/operator/tenants/acme", ("acme", "tenant.updated", "root"));
         writes
@@ -486,7 +487,7 @@ async fn every_write_of_an_operator_or_administrator_leaves_one_entry_with_who_m
             })
             .await;
 
-        // Of a deletion, in the log of the operator's tenant: the tenant's own is erased.
+        // A deletion is in the log of the operator's tenant: the tenant's own is erased.
         let (path, entry) = (INITECH, ("acme", "tenant.deleted", "root"));
         let body = Value::Null;
         writes
@@ -515,7 +516,7 @@ async fn every_write_of_an_operator_or_administrator_leaves_one_entry_with_who_m
             })
             .await;
 
-        // No write that is described is missing here.
+        // No write of the OpenAPI description is missing here.
         let described = app.call("GET", "/openapi.json").send().await.expect(200).json();
         let mut all = BTreeSet::new();
         for (path, item) in described["paths"].as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! Bodies in flight: how much of them is in memory, for one caller and for all.
+//! Request bodies in memory: limits per caller and in total.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::wire::{Wire, serve, until};
 
 /// Bytes that one user may hold: an eighth of the whole.
 const SHARE: usize = 1 << 20;
-/// Bytes of a body: as many as the test application takes.
+/// Bytes of a body: the maximum of the test application.
 const BODY: usize = 190_000;
 
 fn bounds() -> Server {
@@ -67,7 +67,7 @@ async fn a_caller_fills_its_share_of_memory_and_no_more() {
                         wire.budgets.bodies.in_use()
                     );
                 }
-                // Some of them are refused; other callers are not concerned.
+                // Some are refused; other callers are not affected.
                 let answers = sockets.iter_mut().map(|socket| Box::pin(status_line(socket)));
                 let (first, _, _) = futures::future::select_all(answers).await;
                 assert_eq!(first, "HTTP/1.1 429 ");
@@ -112,7 +112,7 @@ async fn a_body_of_too_many_values_is_refused_before_it_is_parsed() {
 
 #[tokio::test]
 async fn large_prompts_are_for_tenants_that_ask_for_them() {
-    // Globex does, acme does not.
+    // Globex's limits allow them, acme's do not.
     with_globex("[tenants.limits]\nbody_bytes = 6000000\n", async |app| {
         let body = |bytes: usize| {
             let message = json!({ "role": "user", "content": "x".repeat(bytes) });

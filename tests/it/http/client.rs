@@ -1,4 +1,4 @@
-//! Requests and answers, read as request, status, body.
+//! A client whose requests and responses read as request, status, body.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
@@ -11,7 +11,7 @@ use super::app::TestApp;
 use super::contract;
 use super::sse::Stream;
 
-/// A request that is being written.
+/// A request builder.
 pub struct Call<'a> {
     app: &'a TestApp,
     method: Method,
@@ -36,9 +36,9 @@ impl<'a> Call<'a> {
         self.header("authorization", &format!("Bearer {credential}"))
     }
 
-    /// Adds a header, also when there is one of this name.
+    /// Adds a header, even if there already is one of this name.
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
-        // Bytes beyond ASCII are what some tests are about.
+        // Some tests send bytes beyond ASCII.
         self.headers
             .append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         self
@@ -61,7 +61,7 @@ impl<'a> Call<'a> {
         self.app.router.clone().oneshot(request).await.unwrap()
     }
 
-    /// Sends it and reads the whole answer.
+    /// Sends it and reads the whole response.
     pub async fn send(self) -> Answer {
         let (method, path) = (self.method.clone(), self.path.clone());
         let (parts, body) = self.response().await.into_parts();
@@ -83,7 +83,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Sends it and reads the answer as a stream of events.
+    /// Sends it and reads the response as a stream of events.
     pub async fn stream(self) -> Stream {
         let (method, path) = (self.method.clone(), self.path.clone());
         let (parts, body) = self.response().await.into_parts();
@@ -93,10 +93,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
-    /// The request's line, for messages.
+    /// The request line, for messages.
     pub said: String,
     pub status: u16,
     pub headers: HeaderMap,
@@ -104,7 +104,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Fails unless the status is as expected.
+    /// Fails unless the status is the expected one.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         let body = String::from_utf8_lossy(&self.body);
@@ -112,7 +112,7 @@ impl Answer {
         self
     }
 
-    /// Fails unless this is the problem of that code, as API.md shapes it.
+    /// Fails unless this is a problem document with that code.
     #[track_caller]
     pub fn problem(self, status: u16, code: &str) -> Value {
         let answer = self.expect(status);
@@ -138,12 +138,12 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{}: {error}: {}", self.said, String::from_utf8_lossy(&self.body)))
     }
 
-    /// A text of the body.
+    /// A string of the body.
     #[track_caller]
     pub fn text(&self, pointer: &str) -> String {
         let body = self.json();
         let text = body.pointer(pointer).and_then(Value::as_str);
-        text.unwrap_or_else(|| panic!("{}: no text at {pointer}: {body:#}", self.said))
+        text.unwrap_or_else(|| panic!("{}: no string at {pointer}: {body:#}", self.said))
             .to_owned()
     }
 }

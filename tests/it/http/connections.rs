@@ -1,4 +1,4 @@
-//! Many connections: who may have how many, and how those without a valid credential end.
+//! Connection limits, and how connections without a valid credential are closed.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::app::with_app;
 use super::wire::{Wire, serve, serve_with, until};
 
-/// Sends a request, reads the whole answer, and returns its head.
+/// Sends a request, reads the whole response, and returns its head.
 async fn ask(socket: &mut TcpStream, token: &str) -> String {
     let request = format!("GET /v1/conversations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -28,13 +28,13 @@ async fn ask(socket: &mut TcpStream, token: &str) -> String {
     head
 }
 
-/// Connects and waits until the server has taken the connection, or refused it.
+/// Connects and waits until the server has accepted or refused the connection.
 async fn connect(wire: &Wire) -> Option<TcpStream> {
     let before = wire.connections.open();
     let mut socket = TcpStream::connect(wire.address).await.unwrap();
     tokio::select! {
         () = until("it is open", || wire.connections.open() > before) => Some(socket),
-        // A refused one is closed at once.
+        // A refused connection is closed at once.
         _ = socket.read_u8() => None,
     }
 }
@@ -54,10 +54,10 @@ async fn an_address_without_a_credential_gets_few_and_callers_are_counted_by_the
                 anonymous.push(connect(wire).await.unwrap());
             }
             assert!(connect(wire).await.is_none(), "the fifth");
-            // An invalid credential is none.
+            // An invalid credential counts as none.
             assert!(ask(&mut anonymous[0], "wrong").await.starts_with("HTTP/1.1 401 "));
             assert!(connect(wire).await.is_none(), "still the fifth");
-            // A valid one makes room: behind one address, users do not share a number.
+            // A valid one frees the address's slot: users behind one address do not share a limit.
             let mut known = Vec::new();
             for socket in &mut anonymous {
                 assert!(ask(socket, &ada).await.starts_with("HTTP/1.1 200 "));
@@ -78,7 +78,7 @@ async fn an_address_without_a_credential_gets_few_and_callers_are_counted_by_the
             until("the refused one is closed", || wire.connections.open() == known.len()).await;
             let mut socket = connect(wire).await.unwrap();
             assert!(ask(&mut socket, &bob).await.starts_with("HTTP/1.1 200 "));
-            // What is closed is given back.
+            // A closed connection frees its slot.
             drop((known, socket));
             until("all are closed", || wire.connections.open() == 0).await;
             let mut socket = connect(wire).await.unwrap();
@@ -158,7 +158,7 @@ async fn connections_without_a_credential_end_politely_after_their_last_response
             let known = wire.http2(65_535).await;
             assert_eq!(get(&known, Some(&token)).await.unwrap(), 200);
             until("only the known one is open", || wire.connections.open() == 1).await;
-            // GOAWAY without a fault: a request that comes too late can be sent again elsewhere.
+            // GOAWAY without an error: a request that comes too late can be retried on another connection.
             let error = get(&client, None).await.unwrap_err();
             assert!(
                 !error.is_reset() || error.reason() == Some(h2::Reason::NO_ERROR),
@@ -185,7 +185,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn floods_of_http2_frames_end_the_connection_and_take_nobody_along() {
-    // :method GET, :scheme http, :path /, by their static indexes.
+    // :method GET, :scheme http, :path /, by their static table indexes.
     const HEADERS: &[u8] = &[0x82, 0x86, 0x84];
     with_app(async |app| {
         let server = Server {
@@ -216,7 +216,7 @@ async fn floods_of_http2_frames_end_the_connection_and_take_nobody_along() {
                 socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
                 socket.write_all(&frame(4, 0, 0, &[])).await.unwrap();
                 until("it is open", || wire.connections.open() == 1).await;
-                // Nothing is read: answers to the flood pile up on our side of the socket.
+                // Nothing is read: responses to the flood pile up on our side of the socket.
                 let flooding = async {
                     let _ = socket.write_all(&flood).await;
                     std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! Holds every answer that a test gets against the published description: nothing is answered that it does not know.
+//! Checks every response of the HTTP tests against the OpenAPI description: no response is undocumented.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -8,10 +8,10 @@ use copilotd::openapi::document;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-/// Compiled schemas by the pointer to the answer's media type.
+/// Compiled schemas by the pointer to the response's media type.
 static SCHEMAS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
 
-/// Fails if the description does not know such an answer to such a request.
+/// Fails if the description does not document this response to this request.
 pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body: Option<&[u8]>) {
     let said = format!("{method} {path} answered {status}");
     assert!(headers.contains_key("x-request-id"), "{said} without x-request-id");
@@ -20,7 +20,7 @@ pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body
         return;
     };
     let name = match method.as_str() {
-        // The answer to a HEAD is that to a GET without its body.
+        // The response to HEAD is that to GET without a body.
         "HEAD" => "get".to_owned(),
         other => other.to_lowercase(),
     };
@@ -56,7 +56,7 @@ pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body
     }
 }
 
-/// Fails if an event's data is not as its schema says.
+/// Fails if an event's data violates its schema.
 pub fn check_event(name: &str, data: &Value) {
     let words = name.split(['.', '_']).map(|word| word[..1].to_uppercase() + &word[1..]);
     let component = words.collect::<String>() + "Event";
@@ -91,7 +91,7 @@ fn matches(pointer: &str, value: &Value, said: &str) {
     );
 }
 
-/// Finds the path of the description that a request's path is one of.
+/// Finds the described path that a request's path matches.
 fn find(path: &str) -> Option<(&'static String, &'static Value)> {
     let path = path.split('?').next()?;
     let fits = |template: &str| {
@@ -99,7 +99,7 @@ fn find(path: &str) -> Option<(&'static String, &'static Value)> {
         loop {
             match (wanted.next(), given.next()) {
                 (None, None) => return true,
-                // A model's name may hold slashes.
+                // A model's name may contain slashes.
                 (None, Some(_)) => return template == "/v1/models/{id}",
                 (Some(wanted), Some(given)) if wanted == given => {}
                 (Some(wanted), Some(given)) if wanted.starts_with('{') && !given.is_empty() => {}

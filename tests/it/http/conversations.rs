@@ -52,7 +52,7 @@ async fn a_copy_of_a_creation_answers_with_the_conversation_as_it_is_also_after_
         let first = create("k", "secret").send().await.expect(201);
         let location = first.headers["location"].to_str().unwrap().to_owned();
         app.ada("DELETE", &location).send().await.expect(204);
-        // At once, and when nothing but the tombstone is left.
+        // Immediately, and once only the tombstone is left.
         for pause in [Duration::ZERO, Duration::from_secs(3_600)] {
             tokio::time::sleep(pause).await;
             let copy = create("k", "secret").send().await.expect(201);

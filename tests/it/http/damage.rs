@@ -1,4 +1,4 @@
-//! A damaged conversation answers clearly, and the others as ever.
+//! A damaged conversation gives a clear error, and all others work.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn a_log_with_a_gap_is_refused_and_no_other() {
         }
         let id = damaged.rsplit('/').next().unwrap();
         app.log.lose_record(id.parse().unwrap(), 3);
-        // Idle conversations are let go; the next request folds the log again.
+        // Idle conversations are passivated; the next request replays the log.
         while app.app.state.directory.alive() > 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -30,7 +30,7 @@ async fn a_log_with_a_gap_is_refused_and_no_other() {
         app.answered(&whole, "hello again").await;
         let list = app.get("/v1/conversations").await.expect(200).json();
         assert_eq!(list["data"].as_array().unwrap().len(), 2);
-        // Nobody else may erase it; its owner can, also when nothing is left of it to read.
+        // Only its owner can erase it, even when nothing of it is readable.
         let stranger = app.call("DELETE", &damaged).by(&app.token("bob"));
         stranger.send().await.problem(404, "not_found");
         app.ada("DELETE", &damaged).send().await.expect(204);

@@ -1,4 +1,4 @@
-//! One tenant's flood, as another tenant sees it.
+//! Fair sharing: one tenant's flood does not slow down another tenant.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -13,7 +13,7 @@ async fn a_tenant_above_its_share_waits_and_another_does_not() {
     with_app(async |app| {
         let acme = app.token_of("acme", "ada", Scopes::CHAT);
         let globex = app.token_of("globex", "ada", Scopes::CHAT);
-        // Alone, a tenant may use everything.
+        // While alone, a tenant may use everything.
         let list = |token: &str| app.call("GET", "/v1/conversations").by(token).send();
         list(&globex).await.expect(200);
         let share = app.app.state.shared.shares.of(&"acme".parse().unwrap());
@@ -58,7 +58,7 @@ async fn an_administrator_does_not_stand_behind_a_flood() {
             .by(&admin);
         revoked.send().await.expect(204);
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        // Lists and reports are work like any other.
+        // Lists and reports wait like any other work.
         for path in ["api-keys", "audit", "audit/verify", "usage"] {
             another_is_active().await;
             share.charge(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Floods of small writes: what is kept of feedback and decisions is bounded, by count and by bytes, and nobody else is held up.
+//! Floods of small writes: stored feedback and decisions are bounded by count and bytes, and nobody else is affected.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use super::client::Answer;
 
 /// Writes of a user per minute, unless configured.
 const WRITES: usize = 120;
-/// Changes of the feedback on one turn.
+/// Maximum changes of the feedback on one turn.
 const CHANGES: usize = 20;
 
-/// Statuses of many answers, and how often each came.
+/// Counts the statuses of many responses.
 type Tally = BTreeMap<u16, usize>;
 
 async fn feedback(app: &TestApp, token: &str, turn: &str, n: usize, bytes: usize) -> Answer {
@@ -26,7 +26,7 @@ async fn feedback(app: &TestApp, token: &str, turn: &str, n: usize, bytes: usize
     call.send().await
 }
 
-/// Number and bytes of the records of a conversation that `wanted` accepts.
+/// Number and bytes of the conversation's records that `wanted` accepts.
 fn kept(app: &TestApp, conversation: &str, wanted: impl Fn(&Event) -> bool) -> (usize, usize) {
     let id: ConversationId = conversation.rsplit('/').next().unwrap().parse().unwrap();
     let records = app.log.records(id);
@@ -69,7 +69,7 @@ async fn feedback_on_one_turn_is_kept_twenty_times_and_then_others_go_on() {
             *tally.entry(answer.status).or_default() += 1;
             last = Some(answer);
         }
-        // The conversation and two turns were writes too.
+        // Creating the conversation and two turns counted as writes too.
         let refused = 2 * WRITES - (WRITES - 3);
         let expected = [(204, CHANGES), (409, WRITES - 3 - CHANGES), (429, refused)];
         assert_eq!(tally, expected.into());
@@ -77,7 +77,7 @@ async fn feedback_on_one_turn_is_kept_twenty_times_and_then_others_go_on() {
         let (count, bytes) = kept(app, &conversation, is_feedback);
         assert!(count == CHANGES && bytes < CHANGES * 3_500, "{count} of {bytes} bytes");
 
-        // Another user is not held up, and neither is what belongs to somebody else told or changed.
+        // Another user is not affected, and other users' resources are neither disclosed nor changed.
         feedback(app, &bob, &other, 0, 10).await.problem(404, "not_found");
         let theirs = app
             .call("POST", "/v1/conversations")
@@ -100,11 +100,11 @@ async fn feedback_on_one_turn_is_kept_twenty_times_and_then_others_go_on() {
         feedback(app, &bob, &turn, 0, 10).await.expect(204);
         assert_eq!(kept(app, &theirs, is_feedback).0, 1);
 
-        // A minute later the full turn stays full, and the other one of the same conversation is rated.
+        // A minute later the first turn is still full, but the other one of the same conversation accepts feedback.
         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         feedback(app, &ada, &rated, 0, 10).await.problem(409, "conflict");
         feedback(app, &ada, &other, 0, 10).await.expect(204);
-        // The last one that was kept counts; the same again is no change.
+        // The last stored feedback counts; repeating it is not a change.
         let view = app.get(&rated).await.expect(200).json();
         assert!(view.to_string().len() < 10_000);
         feedback(app, &ada, &other, 0, 10).await.expect(204);
@@ -159,9 +159,9 @@ async fn feedback_on_many_turns_is_kept_up_to_the_users_quota() {
         }
         assert!(tally[&204] < turns.len() * CHANGES && tally[&403] > 0, "{tally:?}");
         let (_, bytes) = kept(app, &conversation, |_| true);
-        // The last one that was let in may pass it.
+        // The last accepted one may exceed it.
         assert!(bytes < QUOTA + 4_000, "{bytes} bytes");
-        // What one user has filled is not another's.
+        // One user's quota does not affect another's.
         let (_, theirs) = open(&bob, 1).await;
         feedback(app, &bob, &theirs[0], 0, 10).await.expect(204);
     })
@@ -208,7 +208,7 @@ async fn a_decision_is_kept_once_however_often_it_is_sent() {
         let mut tally = Tally::new();
         let mut last = None;
         for n in 0..2 * WRITES {
-            // The first one holds; then the same, and others, with words of their own.
+            // The first decision stands; then the same one again, and different ones, with different reasons.
             let body = match n % 3 {
                 0 => json!({ "decision": "reject" }),
                 1 => json!({ "decision": "reject", "reason": format!("{n} {}", "x".repeat(1_000)) }),

@@ -1,4 +1,4 @@
-//! A process that hands over to its standby: what it answers meanwhile.
+//! Responses while a process hands over to its standby.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Bad input: each kind is refused with its problem, and nothing is changed.
+//! Invalid input: each kind is refused with its problem, and nothing is changed.
 
 use std::time::Duration;
 
@@ -212,7 +212,7 @@ async fn bodies_that_break_their_schema() {
                 .collect();
             assert_eq!(found, pointers, "{body}: {problem:#}");
         }
-        // Of a size that no schema names.
+        // Too large in a way that no schema expresses.
         for (method, path, body) in [
             ("POST", &create, json!({ "metadata": { "big": big } })),
             ("PATCH", &conversation, json!({ "metadata": { "big": big } })),
@@ -305,7 +305,7 @@ async fn positions_that_never_were() {
             .unwrap();
         let streams = [format!("{conversation}/events"), format!("{turn}/events")];
         for path in &streams {
-            // Some clients send an empty one before they have seen an event: it says what a missing one does.
+            // Some clients send an empty header before the first event: it counts as missing.
             let empty = app.ada("GET", path).header("last-event-id", "");
             drop(empty.stream().await);
             for bad in [
@@ -350,7 +350,7 @@ async fn positions_that_never_were() {
                     .problem(410, "not_resumable");
             }
         }
-        // The segment is open from turn.started on: seq 3, with its completion behind it.
+        // The segment opens at turn.started, seq 3, and its completion follows.
         let records = app
             .log
             .records(conversation.rsplit('/').next().unwrap().parse().unwrap());
@@ -483,7 +483,7 @@ async fn tokens_out_of_their_time() {
                 .starts_with("the credential has expired"),
             "{problem}"
         );
-        // A token that ends more than a day ahead: the clock was set back.
+        // A token that expires more than a day ahead, as after setting the clock back.
         let long = app.token_for(
             "acme",
             "ada",
@@ -501,7 +501,7 @@ async fn tokens_out_of_their_time() {
             problem["detail"]
                 .as_str()
                 .unwrap()
-                .starts_with("the token lives longer than 24 hours"),
+                .starts_with("the token is valid for more than 24 hours"),
             "{problem}"
         );
         for header in [
@@ -559,7 +559,7 @@ async fn keys_of_requests() {
             .await
             .problem(409, "idempotency_key_reused");
         assert_eq!(app.get(&conversation).await.json()["turn_count"], 1);
-        // The same key of another user is another key.
+        // Another user's key of the same name is a different key.
         let create = |user: &str, key: &str, body: Value| {
             app.call("POST", "/v1/conversations")
                 .by(&app.token(user))

@@ -1,4 +1,5 @@
-//! A tenant that a reload of the file leaves out for a fault of its settings, and another one brings back, while a turn is open.
+//! A tenant that one reload leaves out because of a fault in its settings, and another brings back, while a turn is
+//! open.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use serde_json::{Value, json};
 use super::app::{TestApp, config, with_globex};
 use super::client::Answer;
 
-/// A key of globex, with the scopes chat and gateway.
+/// An API key of globex, with the scopes chat and gateway.
 const GLOBEX: &str = "cpk_GGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGG";
 
-/// What globex has beside the rest: a key, and a secret in a file.
+/// Additional settings of globex: a key, and a secret in a file.
 fn change(secret: &Path) -> String {
     let hash = KeyHash::of(GLOBEX);
     format!(
@@ -24,7 +25,7 @@ fn change(secret: &Path) -> String {
     )
 }
 
-/// What SIGHUP does.
+/// Reloads the configuration, as SIGHUP does.
 async fn reload(app: &TestApp, secret: &Path, left_out: &[&str]) {
     app.roster.reload(config(&change(secret))).await.unwrap();
     assert_eq!(app.roster.left_out(), left_out);
@@ -69,7 +70,7 @@ impl<'a> Eve<'a> {
     }
 }
 
-/// Answers only after a while, and then with a call of a tool.
+/// Answers only after a while, and then with a tool call.
 fn slowly_asks(app: &TestApp) {
     let mut asks = calls(&[("zendesk_search_tickets", json!({ "query": "printer" }))]);
     asks.insert(0, Act::Wait(Duration::from_secs(60)));
@@ -105,7 +106,7 @@ async fn its_open_turns_wait_and_go_on_once_it_is_mended() {
         std::fs::remove_file(secret).unwrap();
         reload(app, secret, &["globex"]).await;
         while stream.block().await.is_some() {}
-        // Others are served, and the call under way ends; nothing else is done for as long as a turn may take, and longer.
+        // Other tenants are served, and the running call ends; nothing else happens for longer than a turn may take.
         let ours = app.conversation().await;
         app.answered(&ours, "hello").await;
         tokio::time::sleep(Duration::from_secs(40 * 60)).await;
@@ -186,12 +187,12 @@ async fn what_is_known_to_be_its_credential_is_told_why() {
         let chat = app.call("POST", "/v1/chat/completions").by(GLOBEX);
         let body = json!({ "model": "default", "messages": [{ "role": "user", "content": "hello" }] });
         chat.json(&body).send().await.expect(503);
-        // Nobody knows whose these are.
+        // The tenant of these is unknown.
         for unknown in [unseen.as_str(), "cpk_HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH"] {
             let answer = app.call("GET", "/v1/conversations").by(unknown).send().await;
             answer.problem(401, "unauthenticated");
         }
-        // What is refused for another reason says so.
+        // Credentials refused for another reason say so.
         tokio::time::sleep(Duration::from_secs(700)).await;
         let answer = app.call("GET", "/v1/conversations").by(&gone).send().await;
         answer.problem(401, "unauthenticated");

@@ -1,4 +1,4 @@
-//! Shared limits whose store does not answer, as callers see it.
+//! Responses while the store of shared limits is unreachable.
 
 use copilotd::http::auth::Scopes;
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::app::with_globex;
 
 #[tokio::test]
 async fn a_budget_that_cannot_be_checked_is_said_and_not_guessed() {
-    // Nobody listens there.
+    // Nothing listens there.
     let change = r#"
         [tenants.limits]
         usd_per_day = 10.0
@@ -16,7 +16,7 @@ async fn a_budget_that_cannot_be_checked_is_said_and_not_guessed() {
         url = { value = "redis://127.0.0.1:1" }
     "#;
     with_globex(change, async |app| {
-        // Other processes would fare no better: this one goes on.
+        // Other processes would be affected too, so this one stays ready.
         let ready = app.call("GET", "/readyz").send().await.expect(200).json();
         assert_eq!(ready["dependencies"]["limits"], "unavailable");
         let token = app.token_of("globex", "ada", Scopes::CHAT);
@@ -27,7 +27,7 @@ async fn a_budget_that_cannot_be_checked_is_said_and_not_guessed() {
         assert_eq!(refused.headers["retry-after"], "1");
         let problem = refused.problem(503, "unavailable");
         assert_eq!(problem["detail"], "the budget cannot be checked at the moment");
-        // Whoever has no limits is not concerned.
+        // Tenants without limits are not affected.
         let made = app.post("/v1/conversations", json!({})).await.expect(201);
         let turns = format!("/v1/conversations/{}/turns", made.text("/id"));
         app.post(&turns, json!({ "input": "hi" })).await.expect(202);

@@ -1,4 +1,4 @@
-//! OpenAI's protocol as its clients see it when something is wrong. What goes well is shown by those clients themselves
+//! Errors of the OpenAI-compatible API. Successful calls are tested with real clients
 //! (`tests/clients/test_gateway.py`).
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,10 +15,10 @@ use super::app::{TestApp, with_app, with_globex};
 use super::client::Answer;
 use super::wire;
 
-/// Beyond it something is lost.
+/// Time after which a test has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The routes of the protocol, as they are described.
+/// The OpenAI-compatible routes of the description.
 pub const ROUTES: [(&str, &str); 4] = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/embeddings"),
@@ -127,7 +127,7 @@ async fn limits_are_told_in_the_headers_of_both_worlds() {
     with_globex(limits, async |app| {
         let token = app.token_of("globex", "ada", Scopes::GATEWAY);
         let body = |content: &str, max: u64| json!({ "model": "default", "max_tokens": max, "messages": [{ "role": "user", "content": content }] });
-        // A request that can never fit is not waited for.
+        // A request that can never fit its limit is refused at once.
         let huge = chat(app, &token, body("x", 5_000)).await;
         huge.error(400, "quota_exceeded");
         assert!(!huge.headers.contains_key("retry-after"));
@@ -140,7 +140,7 @@ async fn limits_are_told_in_the_headers_of_both_worlds() {
         assert_eq!(refused.headers["x-ratelimit-limit-requests"], "3");
         assert_eq!(refused.headers["x-ratelimit-remaining-requests"], "0");
         assert_eq!(refused.headers["ratelimit-policy"], "\"requests\";q=3;w=60");
-        // Another tenant's are its own, and nobody becomes another by saying so.
+        // Another tenant has its own limits, and a header cannot change one's tenant.
         let other = app.token_of("acme", "ada", Scopes::GATEWAY);
         chat(app, &other, body("x", 5_000)).await.error(503, "upstream_unavailable");
         for (credential, claimed, status) in [(&token, "acme", 429), (&other, "globex", 503)] {

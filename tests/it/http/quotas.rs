@@ -1,4 +1,4 @@
-//! Quotas of what is kept, through the router.
+//! Storage quotas, through the router.
 
 use copilotd::http::auth::Scopes;
 use serde_json::json;
@@ -70,7 +70,7 @@ async fn bytes_of_the_log_are_kept_up_to_a_quota() {
         };
         assert_eq!(problem["detail"], "the user's log_bytes quota of 4000 is used up");
         assert!(keyed > 1);
-        // The refused interrupt stopped nothing, and what was accepted is told again.
+        // The refused interrupt stopped nothing, and repeating an accepted request still returns it.
         assert_eq!(submit(keyed - 1).await.expect(202).text("/id"), last);
         let turn = format!("/v1/turns/{last}");
         while app.call("GET", &turn).by(&ada).send().await.expect(200).json()["status"] != "completed" {
@@ -85,7 +85,7 @@ async fn bytes_of_the_log_are_kept_up_to_a_quota() {
         let patch = app.call("PATCH", &path).by(&ada).json(&json!({ "title": "t" }));
         patch.send().await.problem(403, "quota_exceeded");
         create(app, &ada, None).await.problem(403, "quota_exceeded");
-        // What ends or erases something is never refused.
+        // Requests that end or erase something are never refused.
         app.call("POST", &format!("{turn}/cancel"))
             .by(&ada)
             .send()

@@ -1,5 +1,5 @@
-//! Answers that are ready before the request's body was read: the client's next request on the connection is answered, or the answer says
-//! that there is none.
+//! Responses that are ready before the request's body was read: the next request on the connection is answered, or the
+//! response says `Connection: close`.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio::net::TcpStream;
 use super::app::{TestApp, with_app};
 use super::wire::{Wire, serve, until};
 
-/// What it may take until an answer is there.
+/// Maximum time for a response.
 const DEADLINE: Duration = Duration::from_secs(20);
 const NEXT: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// A head as it was answered, and whether the connection ends with it.
+/// The head of a response, and whether the connection closes after it.
 #[derive(Debug)]
 struct Head {
     status: u16,
     closes: bool,
 }
 
-/// Reads one answer. A connection that is reset in it fails the test.
+/// Reads one response. A connection reset fails the test.
 async fn answer(socket: &mut (impl AsyncRead + Unpin), said: &str) -> Head {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -43,7 +43,7 @@ async fn answer(socket: &mut (impl AsyncRead + Unpin), said: &str) -> Head {
     }
 }
 
-/// Requests that are answered before their body is looked at, each with its status.
+/// Requests that are answered before their body is read, each with its status.
 fn requests(app: &TestApp) -> Vec<(u16, String)> {
     let token = app.token("ada");
     let ada = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
@@ -82,7 +82,7 @@ fn requests(app: &TestApp) -> Vec<(u16, String)> {
                 &format!("{ada}idempotency-key: a b\u{e9}\r\n"),
             ),
         ),
-        // Nothing is refused here, and no body was expected.
+        // This request is not refused; it just takes no body.
         (200, request("GET /healthz", "")),
     ]
 }
@@ -101,18 +101,18 @@ fn framed(bytes: usize) -> [(String, String); 2] {
     ]
 }
 
-/// Sends a head, the rest in a later segment with the next request right behind it, and looks at what comes.
+/// Sends a head, then the rest in a later segment directly followed by the next request, and checks the responses.
 async fn exchange(wire: &Wire, said: &str, head: &str, rest: String, status: u16) -> Head {
     let mut socket = TcpStream::connect(wire.address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     socket.write_all(head.as_bytes()).await.unwrap();
     if rest.len() < 100_000 {
-        // It waits for this rest; a longer one is not waited for.
+        // The server waits for this rest, but not for a longer one.
         until("the head has arrived", || wire.budgets.requests.in_use() > 0).await;
     }
     let (mut reads, mut writes) = socket.into_split();
     let sent = tokio::spawn(async move {
-        // A server that has said that it closes does not have to take all of it.
+        // A server that has announced to close need not read all of it.
         let _ = writes.write_all(format!("{rest}{NEXT}").as_bytes()).await;
         writes
     });

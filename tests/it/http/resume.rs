@@ -1,4 +1,4 @@
-//! Resuming: wherever a reader was cut, it goes on exactly there.
+//! Resuming streams: a reader continues exactly where it was cut off.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::app::{TestApp, with_app};
 use super::sse::{Event, delta_text};
 
-/// What a reader learned, however the text was cut into pieces: durable events, and the text between them.
+/// What a reader received, however the text was split: durable events, and the text between them.
 fn learned(events: &[Event]) -> Vec<(String, Value)> {
     let mut learned: Vec<(String, Value)> = Vec::new();
     for event in events {
@@ -37,7 +37,7 @@ async fn from(app: &TestApp, path: &str, position: &str) -> Vec<Event> {
         .await
 }
 
-/// A turn with text before, between and after its tools, and with letters of several bytes.
+/// A turn with text before, between and after its tool calls, and with multi-byte characters.
 async fn rich(app: &TestApp, conversation: &str) -> String {
     let mut first = vec![
         Act::Text("Ich prüfe das… ".into()),
@@ -92,7 +92,7 @@ async fn at_every_position_of_a_turn_after_its_end() {
                 "Last-Event-ID wins"
             );
         }
-        // Behind the end of a turn, on its conversation, nothing is gone: the next turn comes.
+        // On the conversation's stream a position after a turn's end is valid: the next turn follows.
         let last = whole.last().unwrap().id.clone();
         let events = format!("{conversation}/events");
         let mut stream = app.ada("GET", &events).header("last-event-id", &last).stream().await;
@@ -209,7 +209,7 @@ async fn in_mid_answer_with_another_turn_queued_behind_it() {
             rest.iter()
                 .all(|event| turn.ends_with(event.data["turn_id"].as_str().unwrap()))
         );
-        // The positions of either stream are good on the other.
+        // Positions of either stream are valid on the other.
         let rest = from(app, &own, &queued.id).await;
         assert_eq!(delta_text(&rest), "cd");
         let mut all = app
@@ -249,7 +249,7 @@ async fn where_an_answer_was_reset() {
         assert_eq!(delta_text(&whole), "half anwhole");
         for (at, event) in whole.iter().enumerate().take(whole.len() - 1) {
             let rest = from(app, &path, &event.id).await;
-            // Text that was reset since is not sent again.
+            // Text that has been reset since is not sent again.
             let reset = whole[at + 1..].iter().position(|event| event.name == "message.reset");
             let expected: Vec<Event> = whole[at + 1..]
                 .iter()

@@ -1,4 +1,4 @@
-//! Revoked user tokens: refused at once and after a restart, with their streams and tickets, and nobody else's.
+//! Revoked user tokens are refused at once and after a restart, with their streams and tickets, and no others are.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,12 +33,12 @@ async fn status(app: &TestApp, token: &str) -> u16 {
     app.call("GET", "/v1/conversations").by(token).send().await.status
 }
 
-/// Lets time pass, so that the next token of a user is another one.
+/// Advances time, so that the next token of a user is a different one.
 async fn pass(seconds: u64) {
     tokio::time::advance(Duration::from_secs(seconds)).await;
 }
 
-/// A token of ada with these claims in the place of what they were.
+/// A token of ada with some claims replaced.
 fn token_with(app: &TestApp, change: &Value) -> String {
     let now = app.now().as_second();
     let mut claims = json!({
@@ -69,7 +69,7 @@ async fn a_user_s_tokens_end_with_their_streams_and_tickets() {
         let issued = app.post("/v1/stream-tickets", json!({ "conversation_id": id })).await;
         let ticket = issued.expect(200).text("/ticket");
         let by_ticket = format!("{events}?ticket={ticket}");
-        // The tokens are remembered, the streams are open.
+        // The tokens are cached, the streams are open.
         for token in [&old, &undated, &odd, &bob, &namesake] {
             assert_eq!(status(app, token).await, 200);
         }
@@ -101,13 +101,13 @@ async fn a_user_s_tokens_end_with_their_streams_and_tickets() {
                 .problem(401, "unauthenticated");
         }
         app.call("GET", &by_ticket).send().await.problem(401, "unauthenticated");
-        // Others are not hit: another user, the same name elsewhere, and keys that act for the user.
+        // Others are not affected: another user, the same name in another tenant, and keys that act for the user.
         assert_eq!((status(app, &bob).await, status(app, &namesake).await), (200, 200));
         let for_ada = app.call("GET", &events).by(KEY).header("x-copilotd-user", "ada");
         for_ada.stream().await;
         assert!(of_key.block().await.is_some(), "it goes on");
 
-        // What is issued later is accepted; what says nothing of it is not, nor what claims to be of later.
+        // Tokens issued later are accepted; tokens without iat or with an iat in the future are not.
         pass(1).await;
         assert_eq!(status(app, &app.token("ada")).await, 200);
         assert_eq!(status(app, &token_with(app, &json!({ "iat": null }))).await, 401);
@@ -161,7 +161,7 @@ async fn a_revocation_survives_a_restart_and_is_kept_as_long_as_tokens_live() {
     with_app(async |app| {
         let old = token_with(app, &json!({ "exp": app.now().as_second() + 24 * 3_600 }));
         revoke(app, "acme", json!({ "user": "ada" })).await.expect(201);
-        // What the next process reads.
+        // As the next process loads it.
         let clock = Arc::clone(&app.clock) as Arc<dyn Clock>;
         let list = Revocations::open(Arc::clone(&app.revocations) as _, Arc::clone(&clock))
             .await
@@ -259,7 +259,7 @@ async fn revocations_are_listed_in_pages_and_lifted_by_their_own_tenant() {
             pass(1).await;
         }
         revoke(app, "globex", json!({ "user": "u1" })).await.expect(201);
-        // Revoking again moves the moment and makes no second one.
+        // Revoking again moves the time and does not add a second revocation.
         let again = revoke(app, "acme", json!({ "user": "u1" })).await.expect(201);
         let users = |page: &Value| -> Vec<String> {
             let data = page["data"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! What an operator may do, who is one, and what no request can do.
+//! Operators: who is one, what they may do, and what no request can do.
 
 use copilotd::config::KeyHash;
 use copilotd::http::auth::Scopes;
@@ -33,7 +33,7 @@ fn copilots() -> Value {
     json!([{ "name": "support", "route": "default" }])
 }
 
-/// A tenant with a Zendesk of its own, made at run time.
+/// A tenant with its own Zendesk, created at run time.
 async fn initech(app: &TestApp) {
     let settings = json!({
         "copilots": copilots(),
@@ -58,7 +58,7 @@ async fn a_backend_that_signs_operator_is_no_operator() {
     with_app(async |app| {
         let forged = app.signed("globex", "root", "chat admin operator");
         let key = "cpk_CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC";
-        // A key that an older release stored, or somebody with the database at hand.
+        // A key stored by an older release, or by someone with access to the database.
         let stored = StoredKey {
             tenant: "globex".parse().unwrap(),
             hash: KeyHash::of(key),
@@ -87,7 +87,7 @@ async fn a_backend_that_signs_operator_is_no_operator() {
                 answer.problem(403, "forbidden");
             }
         }
-        // The rest of their scopes is theirs, and nobody of the tenant can give more.
+        // They keep their other scopes, and nobody in the tenant can grant more.
         app.call("GET", "/v1/conversations").by(key).send().await.expect(200);
         let new = json!({ "name": "more", "scopes": ["operator"] });
         for credential in [forged.as_str(), key] {
@@ -142,7 +142,7 @@ async fn no_request_makes_an_operator() {
                 }
             }
         }
-        // The operator's tenant stays one when something else of it is changed, with the issuer that the file has.
+        // The operator's tenant stays one when its other settings change, and keeps the issuer from the file.
         let changed = ask(
             app,
             "PATCH",
@@ -219,7 +219,7 @@ async fn a_secret_does_not_follow_a_changed_address() {
             let found = pointers(ask(app, method, "initech", json!({ "settings": settings })).await);
             assert_eq!(found, [pointer], "{method} {settings:#}");
         }
-        // Removed and asked for again, it is gone.
+        // After removing the secret, it cannot be brought back.
         ask(app, "PATCH", "initech", json!({ "settings": { "zendesk": null } }))
             .await
             .expect(200);
@@ -228,13 +228,13 @@ async fn a_secret_does_not_follow_a_changed_address() {
             pointers(ask(app, "PATCH", "initech", again).await),
             ["/settings/zendesk/oauth_token"]
         );
-        // With the secret given again the address may change.
+        // The address may change if the secret is given again.
         let given = json!({ "base_url": "https://new.example", "oauth_token": { "value": "given" } });
         ask(app, "PATCH", "initech", json!({ "settings": { "zendesk": given } }))
             .await
             .expect(200);
         assert_eq!(zendesk_token(app, "initech").as_deref(), Some("given"));
-        // Another tenant's secret has no name here.
+        // Another tenant's secret cannot be referred to.
         let foreign = json!({ "settings": { "slack": { "bot_token": shown["slack"]["bot_token"] } } });
         assert_eq!(
             pointers(ask(app, "PATCH", "globex", foreign).await),
@@ -264,7 +264,7 @@ async fn no_request_reads_the_environment_or_files() {
                 for method in ["PATCH", "PUT"] {
                     let answer = ask(app, method, "initech", json!({ "settings": settings })).await;
                     let problem = answer.problem(422, "invalid").to_string();
-                    // The same whether the file is there or not, and not a word of the operating system.
+                    // The same answer whether or not the file exists, without the operating system's error.
                     assert!(
                         !problem.contains("os error") && !problem.contains("not set"),
                         "{problem}"
@@ -390,7 +390,7 @@ async fn every_change_is_in_the_changed_tenants_audit_log_before_it_holds() {
         assert_eq!(updated.changed, ["/slack", "/zendesk/oauth_token"]);
         assert_eq!(created.changed, ["/copilots", "/slack", "/zendesk"]);
 
-        // What cannot be recorded is not done.
+        // A change that cannot be recorded is not made.
         let away = |away| app.audit.away.store(away, std::sync::atomic::Ordering::Relaxed);
         away(true);
         ask(app, "PATCH", "globex", json!({ "status": "suspended" }))

@@ -1,4 +1,4 @@
-//! What every route owes, and none may forget: room for its answer before it does anything, and an end to slow bodies.
+//! Invariants of every route: memory for the response is reserved before anything is done, and slow bodies time out.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 
 use super::app::{TestApp, with_app};
 
-/// Operations whose answers are small or made of the request, or that reserve room when they know how much: see `http::room`.
+/// Operations whose responses are small or built from the request, or that reserve memory later: see `http::room`.
 const OWN: [&str; 22] = [
     "DELETE /v1/admin/api-keys/{id}",
     "DELETE /v1/admin/cache",
@@ -43,13 +43,13 @@ const OWN: [&str; 22] = [
     "POST /v1/stream-tickets",
     "POST /v1/conversations/{id}/turns",
     "POST /v1/embeddings",
-    // No credential of a caller is looked at there: an address pays, as the next test shows.
+    // No credential needed: charged to the address, as the next test shows.
     "GET /metrics",
 ];
 /// An eighth of this is a user's share, and a 64th an address's.
 const ANSWERS: usize = 1024 * 1024;
 
-/// A router with little room for answers.
+/// A router with little memory for responses.
 fn narrow(app: &TestApp) -> (Router, AppState) {
     let server = Server {
         answer_memory_bytes: ANSWERS,
@@ -97,7 +97,7 @@ async fn send(
     router.clone().oneshot(request).await.unwrap()
 }
 
-/// Ada's token with every scope, and a page of hers that nobody reads: it leaves room for a change, and not for a page.
+/// Ada's token with every scope, and an unread page of hers, which leaves memory for a change but not for a page.
 async fn unread_page(app: &TestApp, router: &Router) -> (String, String, Response) {
     let token = app.signed("acme", "ada", "chat gateway admin operator");
     let conversation = app.conversation().await;
@@ -172,7 +172,7 @@ async fn the_copy_of_a_submission_takes_room_for_its_turn() {
         assert_eq!(unread.status(), 202);
         let in_use = state.budgets.answers.in_use() + state.budgets.changes.in_use();
         assert!(in_use >= 60_000, "{in_use}");
-        // Another one does not fit beside it; nothing was done, and it can be asked again.
+        // A second page does not fit; nothing was done, and the request can be retried.
         assert_eq!(submit().await.status(), 429);
         drop(unread);
         assert_eq!(submit().await.status(), 202);
@@ -197,7 +197,7 @@ async fn the_admin_port_keeps_accounts_of_its_own() {
             assert!(unread.len() < 1_000, "nothing bounds them");
         }
         assert_eq!(ask_from(&admin, "192.0.2.2", "/metrics").await.status(), 200);
-        // The public port is not concerned, nor the other way round.
+        // The public port is not affected, and vice versa.
         assert_eq!(
             (state.budgets.requests.in_use(), state.budgets.answers.in_use()),
             (0, 0)
@@ -208,7 +208,7 @@ async fn the_admin_port_keeps_accounts_of_its_own() {
     .await;
 }
 
-/// The path with ids of the right form.
+/// The path filled with well-formed ids.
 fn called(path: &str) -> String {
     let prefix = match path {
         _ if path.starts_with("/v1/conversations/") => "conv_",
@@ -222,7 +222,7 @@ fn called(path: &str) -> String {
         .replace("{call_id}", "call_01890000000070008000000000000002")
 }
 
-/// A body that announces nothing and brings a byte every second, for hours.
+/// A body of unknown length that sends a byte every second, for hours.
 fn trickle() -> Body {
     let pieces = futures::stream::unfold((), |()| async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -253,7 +253,7 @@ async fn no_route_waits_for_a_body_that_trickles() {
                     .unwrap();
                 let begun = tokio::time::Instant::now();
                 let answer = router.clone().oneshot(request).await.unwrap();
-                // The test application gives a body 20 s.
+                // The test application allows 20 s per body.
                 assert!(
                     begun.elapsed() <= Duration::from_secs(21),
                     "{method} {path}: {:?}",

@@ -1,4 +1,4 @@
-//! What only a real connection shows: clients that are slow, and what is on the wire.
+//! Behaviour that needs a real connection: slow clients, and the bytes on the wire.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::app::{TestApp, with_app};
 use super::wire;
 
-/// Bounds for slow clients, short enough for a test.
+/// Timeouts for slow clients, short enough for a test.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Serves the application on a socket while `test` runs.
@@ -28,15 +28,15 @@ async fn served(test: impl AsyncFnOnce(&TestApp, SocketAddr)) {
     .await;
 }
 
-/// Sends bytes and reads all that comes until the other end closes.
+/// Sends bytes and reads until the server closes.
 async fn exchange(address: SocketAddr, request: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // A connection that is reset has ended too.
+    // A reset connection has ended too.
     let _ = tokio::time::timeout(PATIENCE * 20, socket.read_to_end(&mut answer))
         .await
-        .expect("it ends");
+        .expect("the server never closed the connection");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -52,7 +52,7 @@ async fn a_body_that_does_not_come_is_408() {
             assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
             assert!(answer.contains("\"code\":\"timeout\"") && answer.contains("\"retry\":\"safe\""), "{answer}");
         }
-        // One that announces too much is refused before it sends it.
+        // A request that announces too large a body is refused before it sends it.
         let answer = exchange(address, &format!("{head}expect: 100-continue\r\ncontent-length: 9000000\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
         assert_eq!(app.log.attempts(), 0);
@@ -148,7 +148,7 @@ async fn a_stream_on_the_wire() {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains("content-type: text/event-stream\r\n") && !head.contains("content-encoding"), "{head}");
-        // The first chunk is the comment; nothing was held back for it.
+        // The first chunk is the comment, sent at once.
         assert!(body.split_once("\r\n").unwrap().1.starts_with(": "), "{body}");
         assert!(body.contains("event: turn.completed\n") && body.ends_with("0\r\n\r\n"), "{body}");
     })

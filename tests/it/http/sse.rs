@@ -1,4 +1,4 @@
-//! A strict reader of event streams: it takes API.md's framing and nothing else.
+//! A strict reader of event streams: it accepts exactly the documented framing.
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::HeaderMap;
@@ -8,11 +8,11 @@ use serde_json::Value;
 /// One block of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Block {
-    /// A line for the connection's sake.
+    /// A comment.
     Comment(String),
     /// A position without an event.
     Id(String),
-    /// How long a client waits before it comes back, in milliseconds.
+    /// The reconnection time, in milliseconds.
     Retry(u64),
     Event(Event),
 }
@@ -30,7 +30,7 @@ impl Event {
         self.data["text"].as_str().unwrap()
     }
 
-    /// The durable number of the position.
+    /// The sequence number of the position.
     pub fn seq(&self) -> u64 {
         self.id.split(['.', '~']).next().unwrap().parse().unwrap()
     }
@@ -54,7 +54,7 @@ impl Stream {
         }
     }
 
-    /// The next block; none at the end.
+    /// The next block; `None` at the end.
     pub async fn block(&mut self) -> Option<Block> {
         loop {
             if let Some(end) = self.unread.windows(2).position(|pair| pair == b"\n\n") {
@@ -72,7 +72,7 @@ impl Stream {
         }
     }
 
-    /// The next event; none at the end.
+    /// The next event; `None` at the end.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Block::Event(event) = self.block().await? {
@@ -81,7 +81,7 @@ impl Stream {
         }
     }
 
-    /// Reads up to the first event of that name, it included.
+    /// Reads up to and including the first event of that name.
     pub async fn until(&mut self, name: &str) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -130,7 +130,7 @@ fn parse(block: &str) -> Block {
     Block::Event(Event { id, name, data })
 }
 
-/// The texts of all deltas, one after the other.
+/// The concatenated text of all deltas.
 pub fn delta_text(events: &[Event]) -> String {
     events
         .iter()
@@ -139,7 +139,7 @@ pub fn delta_text(events: &[Event]) -> String {
         .collect()
 }
 
-/// The names of the events that are durable, in order.
+/// The names of the durable events, in order.
 pub fn durable(events: &[Event]) -> Vec<&str> {
     let names = events.iter().map(|event| event.name.as_str());
     names.filter(|name| *name != "message.delta").collect()

@@ -1,4 +1,4 @@
-//! Streams: their framing, and what readers get while they are there.
+//! Event streams: framing, and what connected readers receive.
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ async fn no_stream_is_silent_while_others_are_written_to() {
     with_app(async |app| {
         let pieces: Vec<String> = (0..180).map(|n| format!("{n} ")).collect();
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-        // Wake-ups more often than the keep-alive, and about as often.
+        // Wake-ups more often than the keep-alive interval, and about as often.
         for pause in [Duration::from_millis(400), Duration::from_millis(9_500)] {
             app.model.on("long", &[says(&pieces[..(120_000 / pause.as_millis() as usize).min(180)], pause)]);
             let conversation = app.conversation().await;
@@ -150,7 +150,7 @@ async fn readers_have_a_pace_and_lose_nothing() {
         drop(gone);
         let times = futures::future::join_all(readers).await;
         for times in &times {
-            // The last piece comes with the end of the message and does not wait.
+            // The last piece is sent with the end of the message, without delay.
             let gaps = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_millis());
             let hasty = gaps.rev().skip(1).filter(|gap| *gap < 10).count();
             assert_eq!(hasty, 0, "at most one in 10 ms");
@@ -266,7 +266,7 @@ async fn with_a_schema_nothing_is_shown_before_it_validates() {
     with_app(async |app| {
         let schema = json!({ "type": "object", "required": ["n"], "properties": { "n": { "type": "integer" } } });
         let answer = says(&["{\"n\":", " 7}"], Duration::from_secs(1));
-        // By the route: the model is told what was wrong in a message of its own.
+        // Depending on the route, the model is told what was wrong in a separate message.
         app.model.on("default", &[answer]);
         app.model
             .once("default", says(&["{\"n\":", " \"x\"}"], Duration::from_secs(1)));
@@ -365,7 +365,7 @@ async fn streams_end_with_their_credential() {
         assert_eq!(revoked.rest().await, []);
         assert_eq!(app.now(), begun, "at once");
         app.ada("GET", &path).send().await.problem(401, "unauthenticated");
-        // Another token of hers goes on: time has to pass, or it would be the same one.
+        // Her other token stays valid: time must pass, or it would be the same token.
         tokio::time::advance(Duration::from_secs(1)).await;
         app.ada("POST", &format!("{turn}/cancel")).send().await.expect(202);
     })
@@ -413,7 +413,7 @@ async fn streams_of_one_user_and_of_one_tenant_leave_room_for_others() {
         }
         let refused = app.ada("GET", &path).send().await;
         refused.problem(429, "rate_limited");
-        // Others of the tenant, and other tenants, have their own part.
+        // Other users of the tenant, and other tenants, have their own share.
         assert!(app.app.state.budgets.streams.limit() > 2 * USER_STREAMS);
         let globex = app.token_of("globex", "ada", Scopes::CHAT);
         let made = app

@@ -1,4 +1,4 @@
-//! Tenants: made, changed and suspended by an operator while others are served.
+//! Tenants: created, changed and suspended by an operator while others are served.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn settings(iss: &str) -> Value {
     })
 }
 
-/// A token by the configuration as it is now.
+/// A token for the live configuration.
 fn token(app: &TestApp, tenant: &str) -> String {
     let grant = Grant {
         tenant: tenant.parse().unwrap(),
@@ -54,7 +54,7 @@ fn token(app: &TestApp, tenant: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_tenant_is_made_changed_and_suspended_without_a_restart() {
     with_app(async |app| {
-        // Somebody else's stream is open all the while.
+        // Another tenant's stream stays open throughout.
         let conversation = app.conversation().await;
         let mut others = app.ada("GET", &format!("{conversation}/events")).stream().await;
         others.block().await.unwrap();
@@ -85,7 +85,8 @@ async fn a_tenant_is_made_changed_and_suspended_without_a_restart() {
         let mut stream = app.call("GET", &format!("{path}/events")).by(&milton).stream().await;
         stream.block().await.unwrap();
 
-        // Another copilot, first in the list: it is the default at once. The secret stays, named by what was shown.
+        // Another copilot at the top of the list becomes the default at once. The secret stays, referred to as it was
+        // shown.
         let copilots = json!([{ "name": "sales", "route": "default" }, { "name": "support", "route": "default" }]);
         let issuers = shown["settings"]["issuers"].clone();
         let patch = json!({ "settings": { "copilots": copilots, "issuers": issuers } });
@@ -217,11 +218,11 @@ async fn what_is_wrong_changes_nothing() {
         assert_eq!(pointers(put(copilot("none")).await), ["/settings/copilots/0/route"]);
         assert_eq!(pointers(put(json!({ "colour": "red" })).await), ["/settings/colour"]);
         assert_eq!(pointers(put(json!({ "id": "other" })).await), ["/settings/id"]);
-        // Whoever changes tenants reads no file of this machine by it.
+        // Changing a tenant cannot read files of the server.
         let mut spy = settings("https://initech.example");
         spy["issuers"][0]["secret"] = json!({ "file": "/etc/hostname" });
         assert_eq!(pointers(put(spy).await)[0], "/settings/issuers/0/secret");
-        // Nobody takes another tenant's issuer, in whichever order they stand.
+        // A tenant cannot take another tenant's issuer, in either order.
         assert_eq!(pointers(put(settings("https://acme.example")).await).len(), 1);
         put(settings("https://initech.example")).await.expect(201);
         let taken = json!({ "settings": { "issuers": settings("https://initech.example")["issuers"] } });

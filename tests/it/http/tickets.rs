@@ -1,4 +1,4 @@
-//! Stream tickets: what resumes after their minute, and what does not.
+//! Stream tickets: what can be resumed after their minute, and what cannot.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn every_id_of_a_ticket_s_stream_is_signed_and_resumes_exactly_there() {
             }
         }
         assert!(ids.len() > 5, "{ids:?}");
-        // The same stream with a credential says the same without them.
+        // The same stream with a credential has the same ids without MACs.
         let plain = app.ada("GET", &path).stream().await.rest().await;
         let positions: Vec<&str> = ids.iter().map(|id| parts(id).0).collect();
         assert!(plain.iter().all(|event| !event.id.contains('~')));
@@ -77,13 +77,13 @@ async fn every_id_of_a_ticket_s_stream_is_signed_and_resumes_exactly_there() {
                 .problem(401, "unauthenticated");
         }
         open("").send().await.problem(401, "unauthenticated");
-        // The header wins, whatever the query says, and two headers are none.
+        // The header wins over the query, and two headers are invalid.
         let signed = &ids[1];
         let both = open(&format!("&after={signed}")).header("last-event-id", "1");
         both.send().await.problem(401, "unauthenticated");
         let twice = open("").header("last-event-id", signed).header("last-event-id", signed);
         twice.send().await.problem(401, "unauthenticated");
-        // Another ticket of the same caller and conversation signs for itself.
+        // Another ticket of the same caller and conversation has its own MACs.
         let another = super::tickets::ticket(app, &conversation).await;
         tokio::time::advance(Duration::from_secs(61)).await;
         let foreign = app.call("GET", &format!("{path}?ticket={another}"));
@@ -120,7 +120,7 @@ async fn a_reader_that_got_no_event_yet_can_come_back() {
             (events[0].name.as_str(), delta_text(&events).as_str()),
             ("turn.queued", "abc")
         );
-        // A stream by credential begins without an id.
+        // A stream opened with a credential does not start with an id.
         let mut plain = app.ada("GET", &format!("{conversation}/events?after=0")).stream().await;
         let blocks = [plain.block().await, plain.block().await, plain.block().await];
         assert!(matches!(
@@ -187,7 +187,7 @@ async fn with_a_credential_the_suffix_means_nothing() {
             let call = app.ada("GET", &path).header("last-event-id", bad);
             call.send().await.problem(422, "invalid");
         }
-        // Within the minute a ticket takes a bare position, or another ticket's id, and a malformed one is a malformed one.
+        // Within its minute a ticket accepts a bare position or another ticket's id; a malformed one is still refused.
         let ticket = ticket(app, &conversation).await;
         let open = |id: &str| {
             app.call("GET", &format!("{path}?ticket={ticket}"))
@@ -198,7 +198,7 @@ async fn with_a_credential_the_suffix_means_nothing() {
         }
         open("x").send().await.problem(422, "invalid");
         open("999").send().await.problem(410, "not_resumable");
-        // A credential beside an old ticket counts alone.
+        // With a credential in the header, an old ticket is ignored.
         tokio::time::advance(Duration::from_secs(61)).await;
         let token = app.token_of("acme", "ada", Scopes::CHAT);
         assert!(!open("3").by(&token).stream().await.rest().await.is_empty());

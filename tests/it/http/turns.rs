@@ -1,4 +1,4 @@
-//! Turns: what happens to one that meets another, and what a caller may do with a running one.
+//! Turns: what happens when another turn is busy, and what callers can do with a running turn.
 
 use std::time::Duration;
 
@@ -229,7 +229,7 @@ async fn a_page_of_messages_tells_of_its_turns() {
             assert_eq!(shown["feedback"], expected);
             assert!(shown.get("input").is_none() && shown.get("output").is_none());
         }
-        // A page that begins or ends within a turn bears it too, and each page bears only its own.
+        // A page that starts or ends within a turn includes it, and each page includes only its own turns.
         let (mut seen, mut cursor) = (Vec::new(), String::new());
         loop {
             let path = format!("{conversation}/messages?limit=3&order=desc{cursor}");
@@ -421,7 +421,7 @@ async fn approvals_are_decided_once() {
             .await
             .problem(409, "not_waiting");
 
-        // Nobody decides within the hour: the call is rejected and the turn goes on.
+        // Without a decision within the hour the call is rejected and the turn continues.
         let (turn, path) = waiting().await;
         let token = app.token_for("acme", "ada", Scopes::CHAT, SignedDuration::from_hours(2));
         let mut stream = app.call("GET", &format!("{turn}/events")).by(&token).stream().await;
@@ -493,7 +493,7 @@ async fn a_store_that_is_away_is_a_503_that_says_so() {
             !problem.to_string().contains("switched off"),
             "internal words stay inside"
         );
-        // It was let go meanwhile, and its log cannot be read.
+        // It was passivated meanwhile, and its log cannot be read.
         let problem = app
             .post(&turns, json!({ "input": "x" }))
             .await

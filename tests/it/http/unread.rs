@@ -1,4 +1,4 @@
-//! Clients that ask and do not read the answer: what waits for them is bounded, and gone when they have had their time.
+//! Clients that send requests and never read the response: what waits for them is bounded, and dropped after a timeout.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::app::{TestApp, with_app};
 use super::wire::{Wire, serve, until};
 
-/// What a client has to take something in.
+/// The write timeout.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(400);
-/// Prompts of the long conversation, and the bytes of each.
+/// Number of prompts in the long conversation, and the bytes of each.
 const PROMPTS: usize = 24;
 const PROMPT_BYTES: usize = 60_000;
 /// Bytes that one user may hold: an eighth of the whole.
@@ -30,7 +30,7 @@ fn bounds() -> Server {
 /// A conversation of ada whose messages do not fit on a page.
 async fn long_conversation(app: &TestApp) -> String {
     let conversation = app.conversation().await;
-    // Few tokens, so that all of it fits into the context.
+    // Few tokens, so that everything fits into the context.
     let prompt = format!("{} ", "-".repeat(31)).repeat(PROMPT_BYTES / 32);
     app.model.on(&prompt, &[says(&["ok"], Duration::ZERO)]);
     for _ in 0..PROMPTS {
@@ -114,7 +114,7 @@ async fn http2_streams_whose_window_stays_closed_are_reset() {
             );
             match response.status().as_u16() {
                 200 => built.push(response.into_body()),
-                // Whoever holds all of its share gets no more, and nobody else is concerned.
+                // A caller that holds its whole share gets no more, and nobody else is affected.
                 429 => refused += 1,
                 other => panic!("{other}"),
             }
@@ -131,7 +131,7 @@ async fn http2_streams_whose_window_stays_closed_are_reset() {
             let error = body.data().await.unwrap().unwrap_err();
             assert!(error.is_reset(), "{error}");
         }
-        // The connections were not at fault as a whole.
+        // The connections themselves stay open.
         until("only they are open", || wire.connections.open() == clients.len()).await;
     })
     .await;
@@ -176,7 +176,7 @@ async fn http1_clients_that_do_not_read_are_cut_off() {
         );
         let stream =
             format!("GET {conversation}/events?after=0 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
-        // Never reads; asks many times and never reads; reads a byte now and then; an event stream.
+        // Never reads; sends many requests and never reads; reads a byte now and then; an event stream.
         for (requests, pause) in [
             (one.clone(), None),
             (one.repeat(50), None),
@@ -233,7 +233,7 @@ async fn http2_event_streams_that_are_not_read_end_and_those_that_wait_do_not() 
         let mut waiting = response.await.unwrap().into_body();
         let error = unread.data().await.unwrap().unwrap_err();
         assert!(error.is_reset(), "{error}");
-        // By now nothing was sent on the other for as long as the unread one was given.
+        // By now the other connection has been idle for as long as the unread one was allowed.
         app.model.on("hi", &[says(&["ok"], Duration::ZERO)]);
         let turn = app.submit(conversation, "hi").await;
         app.turn_is(&turn, "completed").await;

@@ -1,4 +1,4 @@
-//! The application on a real socket, in this process, with bounds of a test's choice.
+//! The application on a real socket, in this process, with limits chosen by the test.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::app::TestApp;
 
-/// What it may take until something happens that has to happen.
+/// Maximum time to wait for an expected event.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// An application on a socket.
@@ -24,13 +24,13 @@ pub struct Wire {
     pub budgets: Arc<Budgets>,
 }
 
-/// Serves `app` under the bounds of `server` while `test` runs.
+/// Serves `app` with the limits of `server` while `test` runs.
 pub async fn serve(app: &TestApp, server: &Server, test: impl AsyncFnOnce(&Wire)) {
     let timeouts = Timeouts::new(server);
     serve_with(app, server, timeouts, test).await;
 }
 
-/// As [`serve`], with timeouts that the configuration does not have.
+/// Like [`serve`], with timeouts that the configuration does not offer.
 pub async fn serve_with(app: &TestApp, server: &Server, timeouts: Timeouts, test: impl AsyncFnOnce(&Wire)) {
     let mut state = app.app.state.clone();
     state.body.time = server.body_timeout;
@@ -56,14 +56,14 @@ pub async fn serve_with(app: &TestApp, server: &Server, timeouts: Timeouts, test
 }
 
 impl Wire {
-    /// Connects a client whose kernel takes little for it.
+    /// Connects a client with a small receive buffer.
     pub async fn connect(&self) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(self.address).await.unwrap()
     }
 
-    /// Connects an HTTP/2 client that lets each response send so many bytes before it is read.
+    /// Connects an HTTP/2 client with this window per response.
     pub async fn http2(&self, window: u32) -> h2::client::SendRequest<Bytes> {
         let socket = TcpStream::connect(self.address).await.unwrap();
         let builder = h2::client::Builder::new().initial_window_size(window).to_owned();
@@ -81,14 +81,14 @@ impl Wire {
         request.body(()).unwrap()
     }
 
-    /// Asks by a connection of its own and returns the status.
+    /// Sends a request on a new connection and returns the status.
     pub async fn status(&self, path: &str, token: &str) -> u16 {
         let request = reqwest::Client::new().get(format!("http://{}{path}", self.address));
         request.bearer_auth(token).send().await.unwrap().status().as_u16()
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let looks = async {
         while !is() {

@@ -1,4 +1,4 @@
-//! The rate of writes, through the router.
+//! Write rate limits, through the router.
 
 use copilotd::http::auth::Scopes;
 use copilotd::openapi::document;
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::app::with_globex;
 use super::client::Answer;
 
-/// Every write that the description knows, with ids in its path; those of the OpenAI-compatible routes are limited as
-/// model use.
+/// Every write of the description, with ids in its path. Not those of the OpenAI-compatible routes, which are limited
+/// as model calls.
 fn writes() -> Vec<(String, String)> {
     let document: Value = serde_json::to_value(document()).unwrap();
     let mut writes = Vec::new();
@@ -28,7 +28,7 @@ fn writes() -> Vec<(String, String)> {
     writes
 }
 
-/// A tenant that may have every scope, and one write a minute.
+/// A tenant that may have every scope, and one write per minute.
 const OPERATORS: &str = r#"
     [[tenants]]
     id = "ops"
@@ -67,7 +67,7 @@ fn is_refused(answer: Answer, whose: &str) {
     );
     assert_eq!(answer.headers["retry-after"], "60", "{}", answer.said);
     let problem = answer.problem(429, "rate_limited");
-    let expected = format!("the {whose}'s limit writes_per_minute is reached");
+    let expected = format!("the {whose} has reached its writes_per_minute limit");
     assert_eq!(problem["detail"], expected);
     assert_eq!(problem["retry"], "safe");
 }
@@ -77,7 +77,7 @@ async fn every_write_that_the_description_knows_is_limited() {
     with_globex(OPERATORS, async |app| {
         let token = app.token_of("ops", "ada", everything());
         let call = async |method: &str, path: &str| app.call(method, path).by(&token).send().await;
-        // One of the user, one of the credential.
+        // One limited by user, one by credential.
         let post = app.call("POST", "/v1/conversations").by(&token).json(&json!({}));
         post.send().await.expect(201);
         call("DELETE", "/v1/admin/cache").await.expect(200);
@@ -87,7 +87,7 @@ async fn every_write_that_the_description_knows_is_limited() {
             let admin = path.starts_with("/v1/admin/") || path.starts_with("/v1/operator/");
             is_refused(call(&method, &path).await, if admin { "credential" } else { "user" });
         }
-        // Whoever reads is not concerned, nor are other users.
+        // Reads and other users are not affected.
         call("GET", "/v1/conversations").await.expect(200);
         let bob = app.token_of("ops", "bob", Scopes::CHAT);
         let post = app.call("POST", "/v1/conversations").by(&bob).json(&json!({}));
@@ -145,7 +145,7 @@ async fn all_users_of_a_tenant_share_a_wider_bucket_and_administrators_are_apart
         let problem = post("globex", "eve").await.problem(429, "rate_limited");
         assert_eq!(problem["detail"], "the tenant's limit writes_per_minute is reached");
         post("acme", "eve").await.expect(201);
-        // What protects the tenant is not held up by its users' flood.
+        // Protective requests are not blocked by the users' flood.
         let admin = app.token_of("globex", "ada", Scopes::ADMIN);
         let key = json!({ "name": "n", "scopes": ["chat"] });
         let made = app

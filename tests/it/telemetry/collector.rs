@@ -1,4 +1,4 @@
-//! A collector of traces on loopback: OTLP over HTTP, as any backend speaks it.
+//! A trace collector on loopback: OTLP over HTTP.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,10 +16,10 @@ use tokio::net::TcpListener;
 
 use super::eventually;
 
-/// A span as it was received.
+/// A received span.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// Which process sent it.
+    /// The process that sent it.
     pub instance: String,
     pub trace: String,
     pub id: String,
@@ -43,7 +43,7 @@ struct Received {
     bytes: Vec<u8>,
 }
 
-/// The collector; ends with its test.
+/// The collector; stops with its test.
 #[derive(Debug, Clone)]
 pub struct Collector {
     received: Arc<Mutex<Received>>,
@@ -74,7 +74,7 @@ impl Collector {
         self.received.lock().unwrap().spans.clone()
     }
 
-    /// Everything that was ever sent, as it came.
+    /// Everything received, unparsed.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.received.lock().unwrap().bytes).into_owned()
     }

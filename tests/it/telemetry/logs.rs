@@ -1,4 +1,4 @@
-//! Lines for machines, the ids in them, and the content that a tenant may ask for.
+//! JSON log lines, the ids in them, and content logging.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ async fn content_is_logged_only_for_tenants_that_ask_for_it_and_at_debug() {
     assert!(!log.contains("globex [[") && !log.contains("answer-to-globex"));
     assert!(!collector.text().contains("prompt-of-") && !collector.text().contains("answer-to-"));
 
-    // What is logged inside a request or a turn says which.
-    let answered = |line: &&Value| line["message"] == "a request was answered" && line["status"] == 202;
+    // Lines logged inside a request or turn have its ids.
+    let answered = |line: &&Value| line["message"] == "request finished" && line["status"] == 202;
     let answered = lines.iter().find(answered).unwrap();
     assert_eq!(answered["route"], "/v1/conversations/{id}/turns");
     assert!(answered["request_id"].as_str().unwrap().starts_with("req_"));
@@ -62,7 +62,7 @@ async fn content_is_logged_only_for_tenants_that_ask_for_it_and_at_debug() {
 #[tokio::test]
 async fn a_collector_that_is_away_is_said_once_and_holds_nobody_up() {
     let world = World::start().await;
-    // A port of the reserved range on loopback, where nobody listens.
+    // A reserved port on loopback where nothing listens.
     let options = Options {
         otlp: Some("http://127.0.0.1:1"),
         ..Options::default()
@@ -85,7 +85,7 @@ async fn a_collector_that_is_away_is_said_once_and_holds_nobody_up() {
     let lines = lines(&world.log());
     let said = lines.iter().filter(|line| {
         let message = line["message"].as_str().unwrap_or_default();
-        message.starts_with("traces do not reach")
+        message.starts_with("trace export to the collector failed")
     });
     assert_eq!(said.count(), 1, "{lines:#?}");
     assert!(lines.iter().all(|line| line["level"] != "ERROR"), "{lines:#?}");

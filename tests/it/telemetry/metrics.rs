@@ -1,4 +1,4 @@
-//! The metrics page of a small run, and the lists that have to agree with the code.
+//! The metrics page of a small run, and the lists that must match the code.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -128,7 +128,7 @@ async fn the_page_counts_what_happened() {
     );
     assert!(page_1.sum("copilotd_tool_tries_total", &[("outcome", "ok")]) >= 2.0);
 
-    // Nothing that a client chose, and no id, has become a label.
+    // No value chosen by a client, and no id, became a label.
     let known: BTreeSet<&str> = METRICS
         .iter()
         .map(|metric| metric.name)
@@ -302,7 +302,7 @@ fn every_metric_of_the_code_is_listed_and_described() {
     }
 }
 
-/// Finds the names that stand in `counter!`, `gauge!` and `histogram!`.
+/// Finds the names in `counter!`, `gauge!` and `histogram!`.
 fn collect(directory: &Path, names: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

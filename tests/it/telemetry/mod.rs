@@ -1,4 +1,4 @@
-//! Logs, traces and metrics of the real program, as those see them who read them: an OTLP collector, a scraper, a log.
+//! Logs, traces and metrics of the real program, as seen by an OTLP collector, a scraper and a log reader.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod collector;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks until there is an answer.
+/// Polls until there is a result.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, patience: Duration, ask: impl Fn() -> F) -> T {
     let deadline = Instant::now() + patience;
     loop {
@@ -39,7 +39,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, patience: 
     }
 }
 
-/// The outside world and a data directory.
+/// The simulated services and a data directory.
 struct World {
     openai: Running,
     zendesk: Running,
@@ -47,7 +47,7 @@ struct World {
     directory: TempDir,
 }
 
-/// What a test wants to be different.
+/// Settings that differ from the default.
 #[derive(Default)]
 struct Options<'a> {
     otlp: Option<&'a str>,
@@ -70,7 +70,7 @@ impl World {
         self.directory.path().join("log")
     }
 
-    /// Every line of every start so far.
+    /// The log of all starts so far.
     fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap()
     }
@@ -250,7 +250,7 @@ impl Copilotd {
         (conversation, turn)
     }
 
-    /// Stops it in order, so that what is left is sent.
+    /// Stops it gracefully, so that remaining spans are sent.
     async fn stop(mut self) {
         let pid = self.child.id().unwrap().to_string();
         let signalled = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
@@ -262,7 +262,7 @@ impl Copilotd {
         assert!(ended.success(), "{ended}");
     }
 
-    /// Kills it where it stands.
+    /// Kills it.
     async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }

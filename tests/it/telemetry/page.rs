@@ -1,8 +1,8 @@
-//! A strict reader of Prometheus' text format 0.0.4, with the rules of `promtool check metrics` that can hold for us.
+//! A strict parser of the Prometheus text format 0.0.4, with the applicable rules of `promtool check metrics`.
 
 use std::collections::BTreeMap;
 
-/// A page that was read.
+/// A parsed page.
 #[derive(Debug, Default)]
 pub struct Page {
     pub types: BTreeMap<String, String>,
@@ -18,7 +18,7 @@ pub struct Sample {
 }
 
 impl Page {
-    /// Reads a page; panics at its first fault.
+    /// Parses a page; panics at its first fault.
     pub fn read(text: &str) -> Self {
         assert!(text.ends_with('\n'));
         let mut page = Self::default();
@@ -53,7 +53,7 @@ impl Page {
             assert!(sample.value.is_finite() && sample.value >= 0.0, "{sample:?}");
         }
         for (family, kind) in &self.types {
-            // To OpenMetrics a counter's family is its name without the suffix.
+            // In OpenMetrics a counter's family is its name without the suffix.
             let bare = family.strip_suffix("_total");
             assert!(
                 !bare.is_some_and(|bare| self.types.contains_key(bare)),
@@ -65,7 +65,7 @@ impl Page {
         }
     }
 
-    /// Buckets grow, end at infinity, and agree with the count.
+    /// Buckets grow, end at infinity, and match the count.
     fn lint_histogram(&self, family: &str) {
         let mut series: BTreeMap<BTreeMap<String, String>, Vec<(f64, f64)>> = BTreeMap::new();
         for sample in self
@@ -109,7 +109,7 @@ impl Page {
         sample.name.clone()
     }
 
-    /// Sum of all samples of that name which have these labels.
+    /// Sum of all samples of that name with these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let fits = |sample: &&Sample| {
             sample.name == name
@@ -140,7 +140,7 @@ fn sample(line: &str) -> Sample {
     while !rest.is_empty() {
         let (label, after) = rest.split_once("=\"").expect(line);
         assert!(is_name(label), "{line}");
-        // No value of ours holds a quote or a backslash.
+        // Our label values contain no quotes or backslashes.
         let (value, after) = after.split_once('"').expect(line);
         assert!(!value.contains('\\'), "{line}");
         assert!(labels.insert(label.to_owned(), value.to_owned()).is_none(), "{line}");

@@ -1,4 +1,4 @@
-//! One trace from the request to the model and the tools, and through a restart.
+//! One trace from the request to the model and the tools, and across a restart.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::collector::{Collector, Span};
 use super::{Options, PATIENCE, World, eventually};
 
-/// Words of users, models and tools, and secrets. None may reach a log line or a span.
+/// Content of users, models and tools, and secrets. None of it may appear in a log line or span.
 const PRIVATE: [&str; 7] = [
     "prompt-marker",
     "answer-marker",
@@ -32,7 +32,7 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
     let server = world
         .serve(Options {
             otlp: Some(&collector.url),
-            // As much as there is: nothing at any level may hold content.
+            // The most verbose level: no level may log content.
             log_level: "trace",
             ..Options::default()
         })
@@ -137,8 +137,8 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
         );
         assert!(chat.attribute("gen_ai.usage.input_tokens").parse::<u64>().unwrap() > 0);
     }
-    // A span lasts as long as what it stands for: a turn is no shorter than its attempt, and that than all that was done in it. The
-    // last word of an agent may still be on its way when its turn has ended.
+    // A span lasts as long as what it represents: a turn at least as long as its attempt, and an attempt as its work.
+    // The last message of an agent may still be in flight when its turn has ended.
     let slack = std::time::Duration::from_millis(250);
     assert!(
         whole.lasted + slack >= agent.lasted,
@@ -178,7 +178,7 @@ async fn one_trace_runs_from_the_request_to_the_model_and_the_tools() {
         appends.iter().all(|append| known.contains(append.parent.as_str())),
         "{appends:#?}"
     );
-    // Nothing hangs in the air: every parent is a span of the trace or the caller's.
+    // No span is orphaned: every parent is a span of the trace or the caller's.
     let ids: BTreeSet<&str> = trace.iter().map(|span| span.id.as_str()).chain([CALLER]).collect();
     assert!(
         trace.iter().all(|span| ids.contains(span.parent.as_str())),
@@ -251,7 +251,7 @@ async fn a_turn_that_is_taken_up_after_a_kill_stays_in_its_trace() {
         [&request.id, &whole.id, &agent.id]
     );
     assert_eq!(agent.attribute("copilotd.turn.attempt"), "2");
-    // The claim of the recovery, too: nobody asked for it but the turn itself.
+    // Also the claim made by the recovery, which belongs to the turn itself.
     assert!(
         later
             .iter()

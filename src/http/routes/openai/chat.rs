@@ -20,24 +20,26 @@ use crate::http::routes::taking_work;
 use crate::http::state::{AppState, Shutdown};
 use crate::openapi::OpenAiErrors;
 
-/// How long the status of a stream is held back for an answer's first word. What takes longer begins as a stream of
-/// comments, so that nothing on the way takes the silence for death; its failure is then told inside of the stream.
+/// How long the response status of a stream waits for the answer to start. After that the stream starts with comments,
+/// so that no proxy times out, and a failure is reported inside the stream.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a stream still gets when the process stops and no standby waits.
+/// Extra time for streams when the process stops without a standby.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
-/// What a request may wish by its headers.
-#[expect(dead_code, reason = "it only describes them")]
+/// The OpenAPI description of the request headers.
+#[expect(dead_code, reason = "for OpenAPI only")]
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct Wishes {
-    /// `live` passes pieces on as they come; `buffered` begins a stream when its answer is whole. By the route when missing
+    /// `live` forwards chunks as they arrive; `buffered` starts the stream when the answer is complete. Default: the
+    /// route's mode
     #[param(rename = "x-copilotd-mode", schema_with = modes)]
     mode: Option<String>,
-    /// The least similarity of a cached question, if the route's is lower
+    /// Minimum similarity for a semantic cache hit; only raises the route's threshold
     #[param(rename = "x-copilotd-cache-threshold", minimum = 0, maximum = 1)]
     threshold: Option<f64>,
-    /// The version of what the caller put into the prompt: the cache answers only with what was said under the same one
+    /// Version of the knowledge that the caller put into the prompt: the cache returns only answers given under the
+    /// same version
     #[param(rename = "x-copilotd-knowledge-version", max_length = 128)]
     knowledge: Option<String>,
 }
@@ -49,10 +51,10 @@ fn modes() -> utoipa::openapi::schema::Object {
         .build()
 }
 
-/// Answers a chat
+/// Create a chat completion
 ///
-/// OpenAI's protocol. `model` is a route of the tenant's configuration, or a `provider/model` that the tenant may use. Members that
-/// are not known here are passed on.
+/// Compatible with OpenAI's API. `model` is a route of the tenant's configuration, or a `provider/model` that the
+/// tenant may use. Unknown members are passed on to the provider.
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
@@ -61,7 +63,7 @@ fn modes() -> utoipa::openapi::schema::Object {
     params(Wishes),
     request_body(content = Object, content_type = "application/json", description = "OpenAI's chat completion request"),
     responses(
-        (status = 200, description = "A chat completion, or a stream of its chunks which ends with `[DONE]`", content(
+        (status = 200, description = "A chat completion, or a stream of its chunks that ends with `[DONE]`", content(
             (Object = "application/json"),
             (String = "text/event-stream"),
         )),
@@ -98,9 +100,11 @@ pub async fn complete(
     let cut = async move {
         tokio::select! {
             () = auth.verifier.ended(&by) => {
-                GatewayError::new(GatewayErrorKind::Cut, "the credential is no longer accepted")
+                GatewayError::new(GatewayErrorKind::Cut, "the credential has expired or was revoked")
             }
-            () = stopped(&shutdown) => GatewayError::new(GatewayErrorKind::Cut, "the server stopped; ask again"),
+            () = stopped(&shutdown) => {
+                GatewayError::new(GatewayErrorKind::Cut, "the server is shutting down; send the request again")
+            }
         }
     };
     let gateway = Arc::clone(&state.gateway);
@@ -118,7 +122,8 @@ pub async fn complete(
     }
 }
 
-/// Waits until streams have to end. A stop without a standby leaves them a moment more than the others, which can be resumed.
+/// Waits until streams must end. Without a standby they get [`LAST_MOMENT`] more than event streams, which can be
+/// resumed.
 async fn stopped(shutdown: &Shutdown) {
     shutdown.closed().await;
     if !shutdown.is_handing_over() {
@@ -126,10 +131,10 @@ async fn stopped(shutdown: &Shutdown) {
     }
 }
 
-/// An answer in one piece.
+/// The response to a request without streaming.
 fn whole(reply: Reply) -> Response {
     let Answer::Whole(bytes) = reply.answer else {
-        // Asked for no stream, the gateway makes none.
+        // The gateway streams only when the request asks for it.
         return Problem::new(Code::Internal).into_response();
     };
     let mut response = (

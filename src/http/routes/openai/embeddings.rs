@@ -12,9 +12,10 @@ use crate::http::routes::taking_work;
 use crate::http::state::AppState;
 use crate::openapi::OpenAiErrors;
 
-/// Embeds texts
+/// Create embeddings
 ///
-/// OpenAI's protocol; `model` as for chats.
+/// Compatible with OpenAI's API. `model` is a route of the tenant's configuration, or a `provider/model` that the
+/// tenant may use.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",

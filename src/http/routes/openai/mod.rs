@@ -1,4 +1,4 @@
-//! OpenAI's protocol over the gateway: `/v1/chat/completions`, `/v1/embeddings`, `/v1/models`.
+//! The OpenAI-compatible API of the gateway: `/v1/chat/completions`, `/v1/embeddings`, `/v1/models`.
 
 pub mod chat;
 pub mod embeddings;
@@ -21,36 +21,36 @@ use crate::http::problem::Problem;
 use crate::http::refusal::rate_limit;
 use crate::http::state::AppState;
 
-/// `provider/model` that answered.
+/// The `provider/model` that answered.
 const MODEL: HeaderName = HeaderName::from_static("x-copilotd-model");
-/// Requests that were sent to providers.
+/// Number of requests sent to providers.
 pub(in crate::http) const ATTEMPTS: HeaderName = HeaderName::from_static("x-copilotd-attempts");
-/// What the cache did.
+/// `hit`, `miss` or `bypass`.
 const CACHE: HeaderName = HeaderName::from_static("x-copilotd-cache");
-/// What the call cost, in US dollars.
+/// Cost of the call, in US dollars.
 const COST: HeaderName = HeaderName::from_static("x-copilotd-cost-usd");
-/// The least similarity of a cached question, if the route's is lower.
+/// Minimum similarity for a cache hit; only raises the route's threshold.
 const THRESHOLD: HeaderName = HeaderName::from_static("x-copilotd-cache-threshold");
-/// The version of what the caller put into the prompt, such as documents that it found: it parts the cache.
+/// Version of what the caller put into the prompt, such as retrieved documents; part of the cache key.
 const KNOWLEDGE: HeaderName = HeaderName::from_static("x-copilotd-knowledge-version");
-/// Longest version.
+/// Maximum length of the version.
 const LONGEST_VERSION: usize = 128;
-/// Chooses `live` or `buffered` for one request.
+/// Selects `live` or `buffered` mode for one request.
 const MODE: HeaderName = HeaderName::from_static("x-copilotd-mode");
 
-/// Most bytes of a request, unless the tenant's limits or the whole configuration allow more.
+/// Maximum bytes of a request, unless the tenant's limits or the configuration allow more.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// Most JSON values of a request: an embeddings request may hold its texts as numbers of tokens.
+/// Maximum JSON values of a request: an embeddings request may contain its texts as token numbers.
 const MAX_VALUES: usize = 1_000_000;
-/// What such a value costs in memory: bodies are split at their top level, and passed on as they came.
+/// Memory per value, in bytes: bodies are parsed only at the top level and passed on unchanged.
 const VALUE_BYTES: usize = 32;
 
 /// Why a request of this protocol is refused.
 #[derive(Debug)]
 pub enum Fault {
-    /// In words that every route has; the outermost layer translates it.
+    /// A problem, which the outermost layer translates.
     Problem(Problem),
-    /// In the protocol's own.
+    /// An error in OpenAI's shape.
     Error(OpenAiError),
 }
 
@@ -69,7 +69,7 @@ impl IntoResponse for Fault {
     }
 }
 
-/// Reads a body. Prompts, with the images in them, are larger than what other routes take, and those of some tenants larger still.
+/// Reads a body. Prompts with images are larger than other routes' bodies, and some tenants' limits allow still more.
 async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Result<Bytes, Fault> {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|bytes| bytes.to_str().ok()?.parse::<usize>().ok());
@@ -77,7 +77,7 @@ async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Resu
         limits.bytes = limits.bytes.max(MAX_BODY);
         limits.values = MAX_VALUES;
         limits.value_bytes = VALUE_BYTES;
-        // Tenants are looked through one by one: only for a body that would not fit without.
+        // Finding the tenant is a linear search: done only for a body that would not fit otherwise.
         if announced.is_none_or(|bytes| bytes > limits.bytes) {
             limits.bytes = limits.bytes.max(tenants_bound(state, by));
         }
@@ -85,7 +85,7 @@ async fn read(state: &AppState, by: &auth::Caller, mut request: Request) -> Resu
     body::read(request).await.map_err(Fault::Problem)
 }
 
-/// Parses a body; a large one on the compute pool.
+/// Parses a body, a large one on the compute pool.
 async fn parsed<T: Send + 'static>(
     caller: &auth::Caller,
     bytes: Bytes,
@@ -95,7 +95,7 @@ async fn parsed<T: Send + 'static>(
     Ok(parsed.map_err(Fault::Problem)??)
 }
 
-/// What a tenant's limits allow a request to have.
+/// Returns the body size that the tenant's limits allow, in bytes.
 fn tenants_bound(state: &AppState, by: &auth::Caller) -> usize {
     let config = state.tenants.config();
     let tenant = config.tenant(by.scope.tenant().as_str());
@@ -103,7 +103,7 @@ fn tenants_bound(state: &AppState, by: &auth::Caller) -> usize {
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
 }
 
-/// Whom limits and accounting go by.
+/// The caller in the form that limits and accounting use.
 pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
     let is_key = caller.kind == CredentialKind::ApiKey;
     call::Caller {
@@ -118,7 +118,7 @@ pub(super) fn caller(caller: &auth::Caller, purpose: Purpose) -> call::Caller {
     }
 }
 
-/// What a caller says can only keep the cache out of it, or raise its bar.
+/// Parses the cache headers, with which a caller can only bypass the cache or raise its threshold.
 fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
     let bypass = headers
         .get_all(header::CACHE_CONTROL)
@@ -137,11 +137,11 @@ fn cache_wish(headers: &HeaderMap) -> Result<CacheWish, InvalidBody> {
     };
     let bar = bar.to_str().ok().and_then(|bar| bar.trim().parse::<f64>().ok());
     match bar.filter(|bar| (0.0..=1.0).contains(bar)) {
-        // Rounded up: the bar is never lower than what was asked for.
+        // Rounded up: the threshold is never lower than requested.
         Some(bar) => Ok(CacheWish::AtLeast((bar * 1_000.0).ceil() as u16)),
         None => Err(InvalidBody {
             param: Some(THRESHOLD.as_str().to_owned()),
-            message: "x-copilotd-cache-threshold has to be a number between 0 and 1".to_owned(),
+            message: "x-copilotd-cache-threshold must be a number from 0 to 1".to_owned(),
         }),
     }
 }
@@ -154,7 +154,7 @@ fn knowledge(headers: &HeaderMap) -> Result<Option<String>, InvalidBody> {
         Ok(version) if version.len() <= LONGEST_VERSION => Ok(Some(version.to_owned())),
         _ => Err(InvalidBody {
             param: Some(KNOWLEDGE.as_str().to_owned()),
-            message: format!("x-copilotd-knowledge-version has to be plain text of at most {LONGEST_VERSION} bytes"),
+            message: format!("x-copilotd-knowledge-version must be plain text of at most {LONGEST_VERSION} bytes"),
         }),
     }
 }
@@ -166,16 +166,16 @@ fn mode(headers: &HeaderMap) -> Result<Option<Mode>, InvalidBody> {
         Some(b"buffered") => Ok(Some(Mode::Buffered)),
         Some(_) => Err(InvalidBody {
             param: Some(MODE.as_str().to_owned()),
-            message: "x-copilotd-mode has to be live or buffered".to_owned(),
+            message: "x-copilotd-mode must be live or buffered".to_owned(),
         }),
     }
 }
 
-/// The headers that every answer of the gateway bears.
+/// Sets the headers that every gateway response carries.
 fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcome, limits: &[LimitState]) {
     let headers = response.headers_mut();
     standing(headers, limits);
-    // An answer to one caller must not be kept for another on the way.
+    // Intermediaries must not cache one caller's answer for another.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(model) = HeaderValue::from_str(model) {
         headers.insert(MODEL, model);
@@ -189,7 +189,7 @@ fn label(response: &mut Response, model: &str, attempts: u32, cache: CacheOutcom
     headers.insert(CACHE, HeaderValue::from_static(cache));
 }
 
-/// Tells where the rates stand: in the standard's headers, the tightest of them, and in those that OpenAI's clients know.
+/// Sets the rate limit headers: `RateLimit` for the tightest limit, and OpenAI's own headers.
 pub(in crate::http) fn standing(headers: &mut HeaderMap, limits: &[LimitState]) {
     let tightest = limits
         .iter()
@@ -213,7 +213,7 @@ pub(in crate::http) fn standing(headers: &mut HeaderMap, limits: &[LimitState]) 
             ],
             _ => continue,
         };
-        // OpenAI writes a time as Go does; milliseconds are one of its forms.
+        // OpenAI formats durations as Go does; milliseconds are one of its forms.
         let reset = HeaderValue::from_str(&format!("{}ms", limit.reset.as_millis()));
         headers.insert(names[0], HeaderValue::from(limit.limit));
         headers.insert(names[1], HeaderValue::from(limit.remaining));
@@ -221,7 +221,7 @@ pub(in crate::http) fn standing(headers: &mut HeaderMap, limits: &[LimitState]) 
     }
 }
 
-/// Writes nano-dollars as dollars, exactly.
+/// Formats nano-dollars as dollars, exactly.
 fn dollars(nano: NanoUsd) -> HeaderValue {
     HeaderValue::from_str(&usage::dollars(nano)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }

@@ -12,14 +12,14 @@ use crate::http::openai_error::OpenAiError;
 use crate::http::state::AppState;
 use crate::openapi::OpenAiErrors;
 
-/// Lists what may be named as a model
+/// List available models
 #[utoipa::path(
     get,
     path = "/v1/models",
     operation_id = "list_models",
     tag = "gateway",
     responses(
-        (status = 200, description = "OpenAI's list of models: routes, and the models behind them", body = Object),
+        (status = 200, description = "OpenAI's list of models: the tenant's routes and the models behind them", body = Object),
         OpenAiErrors,
     ),
     security(("bearer" = ["gateway"])),
@@ -29,7 +29,7 @@ pub async fn list(State(state): State<AppState>, Gateway(by): Gateway) -> Respon
     answer(json!({ "object": "list", "data": data }))
 }
 
-/// Shows one of them
+/// Get a model
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
@@ -53,7 +53,7 @@ pub async fn get(
         .ok_or_else(|| OpenAiError::no_model(&id).into())
 }
 
-/// As [`get`], for a name with a slash in it.
+/// Like [`get`], for a name with a slash.
 pub async fn get_nested(
     state: State<AppState>,
     by: Gateway,
@@ -63,7 +63,7 @@ pub async fn get_nested(
 }
 
 fn card(model: &ModelCard) -> Value {
-    // Nobody tells when a model was made; the protocol wants a number.
+    // The creation time is unknown, but the protocol requires a number.
     json!({ "id": model.id, "object": "model", "created": 0, "owned_by": model.owner, "context_length": model.context_tokens })
 }
 

@@ -1,8 +1,9 @@
-//! Chunks as server-sent events, in OpenAI's framing: `data: {…}`, and `data: [DONE]` behind an answer that is whole.
+//! Chat completion chunks as server-sent events in OpenAI's framing: `data: {…}`, and `data: [DONE]` after a complete
+//! answer.
 //!
-//! Invariant: `[DONE]` is written only behind an answer whose provider said that it was done, or that a rule of its tenant ended,
-//! which its last chunk says (`content_filter`). One that dies ends with an
-//! error object and without `[DONE]`, so that no client takes a part for the whole.
+//! Invariant: `[DONE]` is sent only after an answer that its provider completed, or that a guardrail rule ended, as its
+//! last chunk says (`content_filter`). An answer that fails ends with an error object and without `[DONE]`, so that no
+//! client mistakes a partial answer for a complete one.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,16 +24,16 @@ use crate::http::keep_alive::KeepAlive;
 use crate::http::openai_error::OpenAiError;
 use crate::http::routes::events::LONGEST_PAUSE;
 
-/// Proxies and clients take it for nothing. An empty line behind it would end an event, which some clients then take for one
-/// without data.
+/// Keep-alive comment, ignored by proxies and clients. No empty line follows: it would end an event, which some clients
+/// treat as one without data.
 const COMMENT: Bytes = Bytes::from_static(b": waiting\n");
-/// Behind a whole answer.
+/// Sent after a complete answer.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
-/// The gateway's answer while it is being waited for. Dropping it stops everything behind it.
+/// The gateway's pending answer. Dropping it cancels the call.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Reply, GatewayError>> + Send>>;
 
-/// How far a stream is.
+/// The phase of a stream.
 enum State {
     Opening(Opening),
     Open(AnswerStream),
@@ -40,8 +41,8 @@ enum State {
     Ended,
 }
 
-/// Writes the stream's response. The place is held until its end. When `cut` returns, the stream ends with its error, and the upstream
-/// is let go.
+/// Builds the streaming response. `place` is held until its end. When `cut` returns, the stream ends with its error,
+/// and the upstream call is dropped.
 pub(super) fn response(
     opening: Opening,
     (shares, tenant): (Arc<Shares>, TenantId),
@@ -66,7 +67,7 @@ pub(super) fn response(
     (headers, Body::from_stream(frames)).into_response()
 }
 
-/// Returns the next bytes; none at the end.
+/// Returns the next bytes; `None` at the end.
 async fn next(state: &mut State) -> Option<Bytes> {
     loop {
         match state {
@@ -79,7 +80,7 @@ async fn next(state: &mut State) -> Option<Bytes> {
                 Err(error) => return Some(last(state, error)),
                 Ok(reply) => match reply.answer {
                     Answer::Stream(pieces) => *state = State::Open(pieces),
-                    // A whole answer to a stream's request is one event.
+                    // A complete answer to a streaming request is sent as one event.
                     Answer::Whole(bytes) => {
                         *state = State::Whole;
                         return Some(frame(&bytes));
@@ -99,14 +100,14 @@ async fn next(state: &mut State) -> Option<Bytes> {
     }
 }
 
-/// Ends the stream with an error; the upstream is let go at once.
+/// Ends the stream with an error and drops the upstream call at once.
 fn last(state: &mut State, error: GatewayError) -> Bytes {
     *state = State::Ended;
     frame(OpenAiError::from(error).document().to_string().as_bytes())
 }
 
-/// Frames one chunk. A line break inside of the JSON, which some servers write, would end the line: it becomes a space,
-/// which in JSON it may be. What only some clients take for a line end stands in a text, and is written as an escape.
+/// Frames one chunk. A line break inside the JSON, which some servers send, would end the line and becomes a space,
+/// which is equivalent in JSON. Characters that only some clients treat as line ends occur in strings and are escaped.
 fn frame(chunk: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(chunk.len() + 8);
     out.put_slice(b"data: ");
@@ -221,7 +222,7 @@ mod tests {
         let pieces = stream::iter([piece("{}")]).chain(stream::pending());
         let cut = async move {
             let _ = revoked.await;
-            GatewayError::new(GatewayErrorKind::Cut, "the credential is no longer accepted")
+            GatewayError::new(GatewayErrorKind::Cut, "the credential has expired or was revoked")
         };
         let response = response(reply(Answer::Stream(pieces.boxed())), acme(), place, cut);
         let mut body = response.into_body().into_data_stream();
@@ -238,7 +239,7 @@ mod tests {
     async fn silence_is_filled_with_comments_also_while_pieces_come_that_have_no_bytes() {
         let slow: Opening = Box::pin(async {
             tokio::time::sleep(Duration::from_secs(25)).await;
-            // Reasoning that is not passed on, every second for half a minute.
+            // Reasoning that is not forwarded, every second for half a minute.
             let empty = stream::iter(0..30).then(|_| async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 Ok(Piece::default())
