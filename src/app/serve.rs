@@ -139,7 +139,11 @@ pub async fn run_with(
     let lost_calls = match usage.lose_usage().await {
         // They stay open until the next start; revoking and suspending must be possible now.
         Err(error) if error.is_disk_full() => {
-            tracing::error!(%error, "disk full: model calls that a previous process left in flight could not be recorded as lost; budgets omit them until the next start");
+            tracing::error!(
+                %error,
+                "disk full: could not record the previous process's calls in flight as lost; budgets omit them until the \
+                 next start"
+            );
             0
         }
         recorded => recorded.context("recording model calls of the previous process as lost")?,
@@ -215,7 +219,7 @@ pub async fn run_with(
                 reloader.reload(&again).await;
                 service::ready();
             }
-            _ = &mut app.supervisor => break Some("an actor that the process cannot run without has died; the log says why"),
+            _ = &mut app.supervisor => break Some("a vital actor has died; an earlier log line says why"),
             // Another process may own the store now: nothing that is not stored may be shown or sent any more.
             () = &mut lost => break Some("lost the lease of the store: another process may have taken over"),
         }

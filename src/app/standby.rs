@@ -100,7 +100,7 @@ impl Serving {
         let address = listeners.public.local_addr()?;
         let admin = match listeners.admin {
             Some(listener) => {
-                tracing::info!(address = %listener.local_addr()?, "admin port is open: /metrics with tenants as labels, /healthz, /readyz");
+                tracing::info!(address = %listener.local_addr()?, "admin port open: /metrics with tenants, /healthz, /readyz");
                 // Its connections are counted separately: monitoring has to get through when clients fill the public
                 // port.
                 let connections = server::Connections::new(server, ADMIN_CONNECTIONS);
@@ -162,7 +162,7 @@ impl Waiting {
         let listeners = Listeners::bind(server).await?;
         let (public, admin) = (Arc::new(Standby::default()), Arc::new(Standby::default()));
         let serving = Serving::start(listeners, server, most, public.routes(), admin.routes())?;
-        tracing::info!(address = %serving.address, "standing by: another process may serve this store; waiting to take over");
+        tracing::info!(address = %serving.address, "standing by until the store is free; requests wait for the takeover");
         Ok(Self { public, admin, serving })
     }
 

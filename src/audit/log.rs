@@ -164,7 +164,11 @@ impl AuditLog {
             None => last.is_none(),
         };
         if !good {
-            tracing::error!(%tenant, "audit log damaged: its head is missing or was changed; skipping one entry number so that verification finds this");
+            tracing::error!(
+                %tenant,
+                "audit log damaged: its head is missing or was changed; skipping one entry number so that verification \
+                 finds this"
+            );
             let n = last.map_or(0, |last| last.n);
             return Ok((n.saturating_add(1), genesis.hash.clone()));
         }

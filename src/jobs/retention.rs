@@ -94,7 +94,7 @@ impl Retention {
             match self.tenant(&tenant.id, days, place, now).await {
                 Ok(next) => _ = places.insert(tenant.id.clone(), next),
                 Err(error) => {
-                    tracing::warn!(tenant = %tenant.id, %error, "retention: erasing a tenant's expired conversations failed; trying again in a minute");
+                    tracing::warn!(tenant = %tenant.id, %error, "retention: a tenant's round failed; trying again in a minute");
                 }
             }
         }

@@ -170,7 +170,11 @@ impl Jobs {
             .find(|known| known.operator)
             .map(|known| known.id.clone());
         let Some(operator) = operator else {
-            tracing::error!(%tenant, job = %id, "the deletion job of a tenant is missing and cannot be recreated, because no tenant has operator = true; the tenant stays partly deleted until one does");
+            tracing::error!(
+                %tenant, job = %id,
+                "a tenant's deletion job is missing and cannot be recreated without an operator tenant; set operator = true \
+                 on one and restart"
+            );
             return;
         };
         tracing::warn!(%tenant, job = %id, "the deletion job of a tenant is missing; recreating it");

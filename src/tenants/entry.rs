@@ -150,7 +150,7 @@ impl Entry {
         self.stored.as_ref()?.deletion
     }
 
-    /// Returns the settings: the table without what stands beside them.
+    /// Returns the settings: the table without the members in [`NOT_SETTINGS`].
     pub(super) fn settings(&self) -> Value {
         let mut settings = self.table.clone();
         if let Value::Object(members) = &mut settings {

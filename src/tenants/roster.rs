@@ -453,7 +453,7 @@ impl Roster {
                 Ok(commit) => commits.push(commit),
                 Err(error) => tracing::error!(
                     error = format!("{error:#}"),
-                    "a part of the process could not apply a suspension, revocation or deletion and keeps its previous configuration"
+                    "a part of the process could not apply a suspension or revocation and keeps its previous configuration"
                 ),
             }
         }
