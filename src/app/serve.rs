@@ -47,7 +47,7 @@ pub async fn run(source: Source, again: impl Fn() -> Result<Source, Failure>, st
     }
     let when_taken = if standby { WhenTaken::Wait } else { WhenTaken::Refuse };
     run_with(source, again, when_taken, router, |address| {
-        tracing::info!(%address, "copilotd is ready and accepts requests");
+        tracing::info!(%address, "copilotd is ready");
         Ok(())
     })
     .await

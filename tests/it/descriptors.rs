@@ -43,7 +43,7 @@ impl Served {
         let arguments = [&limit, program, "serve", "--config", config.to_str().unwrap()];
         let log = directory.path().join("log");
         let mut child = Child::start(Path::new("prlimit"), &arguments, &[], &log).await;
-        let line = child.wait_for(|log| said(log, "copilotd serves")).await.unwrap();
+        let line = child.wait_for(|log| said(log, "copilotd is ready")).await.unwrap();
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         Self {
             child,
@@ -87,7 +87,7 @@ fn said(log: &str, what: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_leave_files_for_everything_else() {
     let mut served = Served::start().await;
-    let limits = said(&served.child.output(), "limit of open files").unwrap();
+    let limits = said(&served.child.output(), "open file limit; ").unwrap();
     let limits: serde_json::Value = serde_json::from_str(&limits).unwrap();
     assert_eq!(
         (&limits["open_files"], &limits["max_connections"]),

@@ -107,7 +107,7 @@ async fn keys_of_providers_in_files_are_read_again_on_a_signal_and_what_needs_a_
         .await
         .unwrap();
     assert!(
-        told.contains("keys of providers changed: main; NOT applied until a restart: server.drain_s"),
+        told.contains("provider keys changed: main; NOT applied until a restart: server.drain_s"),
         "{told}"
     );
     assert_eq!(chat(&served, &token).await, 200);
@@ -193,7 +193,7 @@ async fn a_health_check_tells_by_its_exit_code() {
     served.child.signal("TERM").await;
     assert_eq!(served.child.wait().await, 0);
     let (failed, told) = code(&[]).await;
-    assert!(failed == 1 && told.contains("nothing answers there"), "{told}");
+    assert!(failed == 1 && told.contains("cannot connect"), "{told}");
     // Something that takes the connection and says nothing.
     let _mute = TcpListener::bind(free).await.unwrap();
     let (failed, told) = code(&["--timeout", "200ms"]).await;
@@ -230,7 +230,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     let (code, told) = check(&format!("{server}{}{tenant}", provider("main", &base, "good"))).await;
     assert_eq!(code, 0, "{told}");
     assert!(
-        told.contains("ok    store: sqlite in") && told.contains("takes the key"),
+        told.contains("ok    store: sqlite in") && told.contains("key accepted"),
         "{told}"
     );
     assert!(!data.exists(), "nothing is made");
@@ -247,9 +247,9 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     for line in [
         "FAIL  store: ",
         "FAIL  limits (Redis): ",
-        "refuses the key (status 401)",
+        "the key was refused (status 401)",
         "FAIL  provider away at",
-        "error: 4 of",
+        "error: checks failed: 4",
         // Each with its place.
         "(line 3)",
         "(line 8)",
@@ -260,7 +260,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     assert!(!told.contains("hunter2"), "{told}");
 }
 
-/// Zendesk, Slack, an issuer's keys and a collector of traces at one address. `good` is the one credential that they take.
+/// Zendesk, Slack, an issuer's keys and a trace collector at one address. `good` is the one credential that they take.
 async fn systems() -> String {
     let authorization = |headers: &HeaderMap| {
         let value = headers.get("authorization").map_or("", |value| value.to_str().unwrap());
@@ -351,34 +351,40 @@ bot_token = {{ value = "{credential}" }}
     let (code, told) = check(text("good", &there)).await;
     assert_eq!(code, 0, "{told}");
     for line in [
-        "ok    collector of traces at http://127.0.0.1:",
-        "takes traces (line 4)",
+        "ok    trace collector at http://127.0.0.1:",
+        "accepts traces (line 4)",
         "ok    provider main at",
-        "answers with 1 keys (line 14)",
+        "published keys: 1 (line 14)",
         "ok    provider main with the keys of tenant acme, key 2 at",
-        "takes the key (line 15)",
+        "reachable, key accepted (line 15)",
         "ok    Zendesk of tenant acme at",
-        "takes the credential (line 19)",
+        "credential accepted (line 19)",
         "ok    Slack of tenant acme at",
-        "takes the token (line 23)",
+        "token accepted (line 23)",
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     let (code, told) = check(text("hunter2", &there)).await;
     assert_eq!(code, 1, "{told}");
     for line in [
-        "refuses the key (status 401) (line 15)",
+        "the key was refused (status 401) (line 15)",
         "FAIL  Zendesk of tenant acme at",
-        "does not know the credential (line 19)",
-        "refuses the token (invalid_auth) (line 23)",
-        "error: 3 of",
+        "the credential is not valid (line 19)",
+        "the token was refused (invalid_auth) (line 23)",
+        "error: checks failed: 3",
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     assert!(!told.contains("hunter2"), "{told}");
     let (code, told) = check(text("good", &format!("http://{closed}"))).await;
     assert_eq!(code, 1, "{told}");
-    for line in ["(line 4)", "(line 14)", "(line 19)", "(line 23)", "error: 4 of"] {
+    for line in [
+        "(line 4)",
+        "(line 14)",
+        "(line 19)",
+        "(line 23)",
+        "error: checks failed: 4",
+    ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     let (code, told) = check(text("good", &format!("http://{mute_at}"))).await;
@@ -452,7 +458,7 @@ async fn a_token_is_explained() {
             1,
             &["no API key of the configuration"],
         ),
-        (String::new(), 2, &["give a token"]),
+        (String::new(), 2, &["pass a token"]),
     ] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_copilotd"))
             .args(["token", "verify", "--config", path.to_str().unwrap()])

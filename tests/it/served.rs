@@ -93,7 +93,7 @@ impl Served {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let mut child = Child::start(program, &arguments, &env, &log).await;
-        let address = child.wait_for(|log| said(log, "copilotd serves")).await;
+        let address = child.wait_for(|log| said(log, "copilotd is ready")).await;
         let line: serde_json::Value = serde_json::from_str(&address.unwrap()).unwrap();
         let server = format!("http://{}", line["address"].as_str().unwrap());
         (child, server)
@@ -156,7 +156,7 @@ async fn tenants_and_keys_by_the_command_line() {
     assert_eq!(again.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&again.stderr),
-        "error: a tenant initech exists already\n"
+        "error: a tenant initech already exists\n"
     );
     let shown = served.ask(&["tenant", "show", "initech"]).await;
     assert!(shown.contains("\"kept\"") && !shown.contains("a secret of"), "{shown}");
@@ -250,7 +250,7 @@ async fn the_file_is_taken_anew_on_a_signal() {
     );
     std::fs::write(&file, format!("{text}{key}{broken}")).unwrap();
     served.child.signal("HUP").await;
-    let told = served.child.wait_for(|log| said(log, "it is left out")).await.unwrap();
+    let told = served.child.wait_for(|log| said(log, "tenant left out")).await.unwrap();
     assert!(
         told.contains("broken") && told.contains("line 28: /zendesk/oauth_token") && told.contains("os error"),
         "{told}"

@@ -257,7 +257,10 @@ fn the_filter_of_logs_can_be_given_by_the_environment_and_has_to_be_one() {
     );
     assert_eq!(parse(one, Some("error")).unwrap().telemetry.log_level, "error");
     let faults = parse(one, Some("copilotd=loud")).unwrap_err().to_string();
-    assert!(faults.contains("telemetry.log_level: not a filter of logs"), "{faults}");
+    assert!(
+        faults.contains("telemetry.log_level: not a valid log filter"),
+        "{faults}"
+    );
 }
 
 /// The schema, the structs and `full.toml` name the same keys: what the schema knows is in the file, and what is in the

@@ -1,4 +1,5 @@
-//! A tenant's deletion dies at each of its points; the next life goes on, and nothing of the tenant is left in any file.
+//! A tenant's deletion dies at each of its points; the next life goes on, and nothing of the tenant is left in any
+//! file.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -52,7 +53,7 @@ impl Life {
         let arguments = ["serve", "--config", config.to_str().unwrap()];
         let mut child = Child::start(program, &arguments, &env, &directory.join("server.log")).await;
         let serving = |log: &str| {
-            let line = log.lines().find(|line| line.contains("copilotd serves"))?;
+            let line = log.lines().find(|line| line.contains("copilotd is ready"))?;
             let (_, port) = line.split_once("127.0.0.1:")?;
             let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
             Some(SocketAddr::from(([127, 0, 0, 1], digits.parse().ok()?)))

@@ -200,7 +200,10 @@ async fn an_export_is_of_a_time_and_a_long_conversation_has_many_lines() {
         }
         // Four results are kept.
         let problem = start(&world, json!({})).await.problem(409, "conflict");
-        assert!(problem["detail"].as_str().unwrap().contains("4 results"), "{problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("4 export results"),
+            "{problem}"
+        );
         world.stop().await;
     })
     .await;

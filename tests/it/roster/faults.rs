@@ -1,4 +1,5 @@
-//! One tenant's fault is its own: the others are served, and suspending and revoking need nothing but their own records.
+//! One tenant's fault is its own: the others are served, and suspending and revoking need nothing but their own
+//! records.
 
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ const FAULTS: [(&str, &str); 12] = [
     ("limits = 5", "/limits: "),
     (
         "[[tenants]]\nid = \"faulty\"",
-        "the configuration file has several tenants faulty",
+        "the configuration file has several tenants with the id faulty",
     ),
 ];
 

@@ -113,7 +113,9 @@ impl Server {
         assert!(self.child.is_none(), "it still lives");
         let log = self.directory.path().join("server.log");
         let mut child = run(&self.config, &["--standby"], &[], &log).await;
-        let address = child.wait_for(|said| address_in(said, "copilotd stands by")).await;
+        let address = child
+            .wait_for(|said| address_in(said, "standing by until the store is free"))
+            .await;
         assert!(address.is_some(), "it does not stand by:\n{}", child.output());
         self.address.send_replace(address);
         self.child = Some(child);
@@ -193,7 +195,7 @@ async fn run(config: &Path, more: &[&str], env: &[(String, String)], log: &Path)
 
 /// Finds the line in which the server says where it serves.
 fn serving_at(log: &str) -> Option<SocketAddr> {
-    address_in(log, "copilotd serves")
+    address_in(log, "copilotd is ready")
 }
 
 /// Finds the address in the line with these words, whatever the form of the logs.
