@@ -1,7 +1,7 @@
 //! Returns freed memory to the operating system.
 //!
 //! glibc keeps freed memory for later allocations. After a burst of large bodies or answers that is most of the
-//! process's size, which would look to monitoring as if the burst had never ended.
+//! process's size, and monitoring would see a burst that never ends.
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ pub struct AuditLog {
     verifying: Semaphore,
 }
 
-/// End of one tenant's log.
+/// The end of one tenant's log.
 #[derive(Default)]
 struct End {
     /// Queue of ordinary entries, which urgent ones (revoking and suspending) bypass.

@@ -1,4 +1,4 @@
-//! Commands that ask a running server: tenants, API keys and revocations stored there.
+//! Commands for a running server: its tenants, API keys and revocations.
 
 use std::path::Path;
 use std::time::Duration;

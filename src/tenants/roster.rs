@@ -127,7 +127,7 @@ impl Roster {
         &self.standings
     }
 
-    /// Registers a part, which will follow every change from now on.
+    /// Registers a part, which is prepared for and told of every later change.
     pub fn follow(&self, part: Arc<dyn Part>) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
     }
@@ -274,7 +274,7 @@ impl Roster {
         view.ok_or(ChangeError::Missing)
     }
 
-    /// Applies the tenants of a newly read file; stored settings still take precedence. Tenants with a fault are left
+    /// Applies the tenants of a newly read file; stored settings still have precedence. Tenants with a fault are left
     /// out.
     ///
     /// # Errors
