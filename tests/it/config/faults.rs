@@ -1,4 +1,4 @@
-//! Wrong configurations, and every fault that has to be named.
+//! Invalid configurations and the faults that have to be reported.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Faults as `copilotd check` shows them: with lines, names, and what was probably meant.
+//! Faults as `copilotd check` shows them: with lines, names and suggestions.
 
 use copilotd::config::Source;
 
@@ -85,7 +85,7 @@ fn each_fault_has_its_line_and_the_names_around_it() {
         (
             "alg = \"HS256\"\n",
             "",
-            // What is missing is missed where its table begins.
+            // A missing member is reported at the line of its table.
             "line 11: tenants[0].issuers[0].alg (tenant \"acme\", issuer \"https://acme.example\"): is required",
         ),
         (
