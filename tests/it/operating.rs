@@ -1,4 +1,4 @@
-//! What an operator does with the real program: checks, reloads, probes, and looks into tokens.
+//! What an operator does with the real program: checks, reloads, health checks, and verifying tokens.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 use crate::served::{FILE, Served, said};
 
-/// A provider that answers everything and notes the keys that it was sent.
+/// A provider that answers everything and records the keys it receives.
 async fn provider() -> (String, Arc<Mutex<Vec<String>>>) {
     let keys: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = Arc::clone(&keys);
@@ -111,7 +111,7 @@ async fn keys_of_providers_in_files_are_read_again_on_a_signal_and_what_needs_a_
         "{told}"
     );
     assert_eq!(chat(&served, &token).await, 200);
-    // One that cannot be read changes nothing.
+    // A file that cannot be read changes nothing.
     std::fs::remove_file(served.path("key")).unwrap();
     served.child.signal("HUP").await;
     let told = served
@@ -155,7 +155,7 @@ async fn a_service_manager_is_told_when_it_serves_reloads_and_stops() {
 async fn a_health_check_tells_by_its_exit_code() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let directory = TempDir::new().unwrap();
-    // Its own secrets are not needed for it.
+    // It does not need the configuration's secrets.
     let file = FILE
         .replacen("127.0.0.1:0", &free.to_string(), 1)
         .replacen("admin_listen = \"127.0.0.1:0\"\n", "", 1);
@@ -194,7 +194,7 @@ async fn a_health_check_tells_by_its_exit_code() {
     assert_eq!(served.child.wait().await, 0);
     let (failed, told) = code(&[]).await;
     assert!(failed == 1 && told.contains("cannot connect"), "{told}");
-    // Something that takes the connection and says nothing.
+    // A server that accepts connections and sends nothing.
     let _mute = TcpListener::bind(free).await.unwrap();
     let (failed, told) = code(&["--timeout", "200ms"]).await;
     assert!(failed == 1 && told.contains("no answer within"), "{told}");
@@ -250,7 +250,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
         "the key was refused (status 401)",
         "FAIL  provider away at",
         "error: checks failed: 4",
-        // Each with its place.
+        // Each with its line.
         "(line 3)",
         "(line 8)",
         "(line 15)",
@@ -260,7 +260,7 @@ async fn check_reaches_what_the_configuration_names_or_says_why_not() {
     assert!(!told.contains("hunter2"), "{told}");
 }
 
-/// Zendesk, Slack, an issuer's keys and a trace collector at one address. `good` is the one credential that they take.
+/// Zendesk, Slack, an issuer's keys and a trace collector at one address. They accept only the credential `good`.
 async fn systems() -> String {
     let authorization = |headers: &HeaderMap| {
         let value = headers.get("authorization").map_or("", |value| value.to_str().unwrap());
@@ -302,7 +302,7 @@ async fn systems() -> String {
 async fn check_reaches_what_tenants_have_of_their_own_and_names_the_line_of_each() {
     let ((base, _), there) = tokio::join!(provider(), systems());
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    // Takes the connection and says nothing.
+    // Accepts connections and sends nothing.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute_at = mute.local_addr().unwrap();
     let directory = TempDir::new().unwrap();
@@ -429,7 +429,7 @@ async fn a_token_is_explained() {
         (
             sign(secret, json!({ "iss": "https://acme.example", "exp": end - 6_000 })),
             1,
-            // All that is wrong, and not the first of it.
+            // All findings, not only the first.
             &[
                 "FAIL  the token has no claim aud",
                 "no claim tenant",
@@ -543,7 +543,7 @@ async fn the_log_of_a_start_names_the_warnings_of_check_with_their_lines() {
     let log = served.child.output();
     for warning in warnings {
         assert!(warning.starts_with("line "), "{warning}");
-        // As it stands in a line of JSON.
+        // As it is escaped in a JSON line.
         let quoted = serde_json::to_string(warning).unwrap();
         assert!(log.contains(quoted.trim_matches('"')), "{warning}: {log}");
     }
