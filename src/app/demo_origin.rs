@@ -246,7 +246,7 @@ mod tests {
                 assert_eq!(ask(&router, method, path, "evil.example:8080").await, 421, "{path}");
             }
         }
-        // Until the port is known there is no address of our own: whoever asks is told to ask again.
+        // Until the port is known the demo has no address of its own: requests are answered 503 with Retry-After.
         let early = demo_page::routes(about, DemoAddress::default());
         for host in ["127.0.0.1:8080", "evil.example:8080"] {
             for path in &paths {

@@ -34,12 +34,12 @@ pub enum Command {
     Check(CheckArgs),
     /// Ask the configured server whether it is ready; for a container's health check
     Healthcheck(HealthcheckArgs),
-    /// Issue a user token for development (HS256 issuers only); verify or revoke tokens
+    /// Issue a user token, if the tenant has an HS256 issuer; verify or revoke tokens
     Token(TokenArgs),
     /// Create, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Manage the tenants of a running server
+    /// Manage the tenants of a running server, with a credential of the scope operator
     #[command(subcommand)]
     Tenant(TenantCommand),
     /// Rebuild projections: data derived from the conversations' logs
@@ -264,7 +264,7 @@ pub enum TenantCommand {
     Create {
         /// Id of the new tenant
         id: TenantId,
-        /// File with its settings, as in the configuration's [[tenants]]: JSON, or TOML if its name ends in .toml
+        /// File with its settings, as in a `[[tenants]]` table: JSON, or TOML if its name ends in .toml
         #[arg(long, value_name = "FILE")]
         settings: PathBuf,
         /// The server
